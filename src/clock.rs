@@ -1,0 +1,64 @@
+//! The wall clock, injectable.
+//!
+//! Ages are measured by the wall clock because it is the only one that goes on
+//! while the process is frozen: after a thaw a monotonic clock may show the
+//! moment of the freeze, and a timer fires late or all at once.
+
+use std::fmt::Debug;
+use std::sync::LazyLock;
+use std::time::{Duration, SystemTime};
+
+/// When this process began, as far as is known: when this was first asked.
+pub(crate) fn process_started() -> SystemTime {
+    static STARTED: LazyLock<SystemTime> = LazyLock::new(SystemTime::now);
+    *STARTED
+}
+
+/// Tells what time it is.
+pub(crate) trait Clock: Debug + Send + Sync {
+    fn now(&self) -> SystemTime;
+
+    /// How long ago `then` was; nothing if the clock was set back meanwhile.
+    fn since(&self, then: SystemTime) -> Duration {
+        self.now().duration_since(then).unwrap_or_default()
+    }
+}
+
+/// The system's clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct System;
+
+impl Clock for System {
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+}
+
+/// A clock that a test moves by hand.
+#[cfg(test)]
+#[derive(Debug)]
+pub(crate) struct Manual(std::sync::Mutex<SystemTime>);
+
+#[cfg(test)]
+impl Manual {
+    pub(crate) fn new() -> std::sync::Arc<Self> {
+        std::sync::Arc::new(Manual(std::sync::Mutex::new(SystemTime::UNIX_EPOCH)))
+    }
+
+    pub(crate) fn advance(&self, by: Duration) {
+        *self
+            .0
+            .lock()
+            .expect("no test panics while it moves the clock") += by;
+    }
+}
+
+#[cfg(test)]
+impl Clock for Manual {
+    fn now(&self) -> SystemTime {
+        *self
+            .0
+            .lock()
+            .expect("no test panics while it moves the clock")
+    }
+}

@@ -1,0 +1,191 @@
+//! The task that drives a connection, and who else may.
+//!
+//! tokio-postgres wants its `Connection` polled. A bare `tokio::spawn` of it
+//! proves nothing: at the end of a handler the queue may hold a BEGIN that the
+//! task has not got round to. So the connection lies behind a lock: the task polls
+//! it when woken, and [`pump`](Driver::pump) polls it right here, at any time, in
+//! the task's name. Polling empties the queue of the client and flushes; after it,
+//! a completed flush as the last operation proves that nothing is left.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::task::{Context, Poll, Waker};
+
+use tokio::sync::Notify;
+use tokio_postgres::{AsyncMessage, Connection};
+
+use crate::net::Socket;
+use crate::observe;
+use crate::wire::{Snapshot, Stream, Wire};
+
+/// Drives one connection.
+pub(super) struct Driver {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// Gone once it has ended: an ended connection must be dropped, or the
+    /// client's futures wait for ever.
+    connection: Mutex<Option<Connection<Stream, Stream>>>,
+    /// The driver task's. Everybody polls with this one, so that what arrives
+    /// later wakes the task and nobody else.
+    waker: Mutex<Waker>,
+    /// The connection was polled and [is decided](Snapshot::is_decided).
+    decided: Notify,
+    wire: Wire,
+}
+
+impl Driver {
+    /// Spawns the task on the current runtime.
+    pub(super) fn spawn(
+        connection: Connection<Stream, Stream>,
+        wire: Wire,
+        socket: Socket,
+        on_end: impl FnOnce() + Send + 'static,
+    ) -> Driver {
+        let shared = Arc::new(Shared {
+            connection: Mutex::new(Some(connection)),
+            waker: Mutex::new(Waker::noop().clone()),
+            decided: Notify::new(),
+            wire,
+        });
+        tokio::spawn(drive(End {
+            shared: Arc::clone(&shared),
+            socket,
+            over: false,
+            on_end: Some(on_end),
+        }));
+        Driver { shared }
+    }
+
+    /// Polls the connection until it has nothing to do, and tells where it stands.
+    pub(super) fn pump(&self) -> Snapshot {
+        self.shared.pump(lock(&self.shared.connection));
+        self.shared.wire.snapshot()
+    }
+
+    pub(super) fn try_pump(&self) -> Option<Snapshot> {
+        let connection = match self.shared.connection.try_lock() {
+            Ok(connection) => connection,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        self.shared.pump(connection);
+        Some(self.shared.wire.snapshot())
+    }
+
+    /// Waits until nothing is under way, or the connection is at its end.
+    pub(super) async fn settled(&self) -> Snapshot {
+        loop {
+            let snapshot = self.pump();
+            if snapshot.is_decided() {
+                return snapshot;
+            }
+            let mut decided = pin!(self.shared.decided.notified());
+            decided.as_mut().enable();
+            // The task may have polled before we listened.
+            let snapshot = self.shared.wire.snapshot();
+            if snapshot.is_decided() {
+                return snapshot;
+            }
+            decided.await;
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.shared.is_over()
+    }
+
+    /// Has the task look at the connection again.
+    pub(super) fn wake(&self) {
+        lock(&self.shared.waker).wake_by_ref();
+    }
+}
+
+impl Shared {
+    fn pump(&self, mut slot: MutexGuard<'_, Option<Connection<Stream, Stream>>>) {
+        let Some(connection) = slot.as_mut() else {
+            return;
+        };
+        let waker = lock(&self.waker).clone();
+        let mut cx = Context::from_waker(&waker);
+        loop {
+            self.wire.before_poll();
+            match connection.poll_message(&mut cx) {
+                Poll::Ready(Some(Ok(AsyncMessage::Notice(notice)))) => observe::notice(&notice),
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Err(error))) => {
+                    observe::connection_lost(&error);
+                    *slot = None;
+                    break;
+                }
+                Poll::Ready(None) => {
+                    *slot = None;
+                    break;
+                }
+                Poll::Pending => break,
+            }
+        }
+        drop(slot);
+        if self.wire.snapshot().is_decided() {
+            self.decided.notify_waiters();
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        lock(&self.connection).is_none()
+    }
+}
+
+async fn drive<F: FnOnce()>(mut end: End<F>) {
+    let shared = &end.shared;
+    poll_fn(|cx| {
+        lock(&shared.waker).clone_from(cx.waker());
+        shared.pump(lock(&shared.connection));
+        match shared.is_over() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
+    end.over = true;
+}
+
+/// What happens when the driver is done: its connection ended, or its runtime was
+/// dropped and the task with it.
+struct End<F: FnOnce()> {
+    shared: Arc<Shared>,
+    socket: Socket,
+    over: bool,
+    on_end: Option<F>,
+}
+
+impl<F: FnOnce()> Drop for End<F> {
+    fn drop(&mut self) {
+        let connection = lock(&self.shared.connection).take();
+        if self.over {
+            // Say goodbye; a teardown can still wait for the server's answer.
+            self.shared.wire.end();
+        } else if self.shared.wire.cut() {
+            // Nothing will ever move on this socket again: its runtime is gone.
+            self.socket.shut_down();
+        }
+        drop(connection);
+        self.shared.decided.notify_waiters();
+        if let Some(on_end) = self.on_end.take() {
+            on_end();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Driver").field(&self.shared.wire).finish()
+    }
+}

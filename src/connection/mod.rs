@@ -1,0 +1,186 @@
+//! One session of the server, and who drives it.
+
+mod cancel;
+mod driver;
+mod statements;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::time::timeout;
+use tokio_postgres::{Client, Statement};
+
+use crate::connect::{Connector, Opened, Target};
+use crate::net::{Peek, Socket};
+use crate::wire::{Snapshot, Wire};
+use driver::Driver;
+use statements::Statements;
+
+/// A session: its client, its wire, its socket, and the task that drives it.
+///
+/// It knows nothing of pools and invocations.
+#[derive(Debug)]
+pub(crate) struct Session {
+    client: Arc<Mutex<Client>>,
+    driver: Driver,
+    wire: Wire,
+    socket: Socket,
+    target: Target,
+    connector: Arc<Connector>,
+    statements: Statements,
+    opened: SystemTime,
+    round_trip: Duration,
+    /// CancelRequests of the user's that are on their way.
+    cancelling: AtomicUsize,
+}
+
+/// A client that is with nobody else as long as this is held.
+pub(crate) type Home = OwnedMutexGuard<Client>;
+
+impl Session {
+    /// Connects, and spawns the driver on the current runtime. `on_end` runs when
+    /// the driver is done, for whatever reason.
+    pub(crate) async fn open(
+        connector: &Arc<Connector>,
+        left: Option<Duration>,
+        now: SystemTime,
+        on_end: impl FnOnce() + Send + 'static,
+    ) -> crate::Result<Arc<Session>> {
+        let Opened {
+            client,
+            connection,
+            wire,
+            socket,
+            target,
+            round_trip,
+        } = connector.open(left).await?;
+        Ok(Arc::new(Session {
+            client: Arc::new(Mutex::new(client)),
+            driver: Driver::spawn(connection, wire.clone(), socket.clone(), on_end),
+            wire,
+            socket,
+            target,
+            statements: Statements::new(connector.config().statement_cache),
+            connector: Arc::clone(connector),
+            opened: now,
+            round_trip,
+            cancelling: AtomicUsize::new(0),
+        }))
+    }
+
+    /// The client, if nobody has it. Whoever holds it can be sure that nothing
+    /// but the Close of a dropped statement is queued behind his back.
+    pub(crate) fn home(&self) -> Option<Home> {
+        Arc::clone(&self.client).try_lock_owned().ok()
+    }
+
+    pub(crate) fn wire(&self) -> &Wire {
+        &self.wire
+    }
+
+    pub(crate) fn opened(&self) -> SystemTime {
+        self.opened
+    }
+
+    /// The distance to the server, as connecting measured it.
+    pub(crate) fn round_trip(&self) -> Duration {
+        self.round_trip
+    }
+
+    /// The server's process.
+    pub(crate) fn process(&self) -> i32 {
+        self.wire.key().map_or(0, |(process, _)| process)
+    }
+
+    /// What the kernel says of the socket at this moment.
+    pub(crate) fn peek(&self) -> Peek {
+        self.socket.peek()
+    }
+
+    /// Polls the connection and tells where it stands.
+    pub(crate) fn pump(&self) -> Snapshot {
+        self.driver.pump()
+    }
+
+    /// Like [`pump`](Session::pump), but `None` instead of waiting for another
+    /// thread that is at it.
+    pub(crate) fn try_pump(&self) -> Option<Snapshot> {
+        self.driver.try_pump()
+    }
+
+    /// The connection has ended, and its driver with it.
+    pub(crate) fn is_over(&self) -> bool {
+        self.driver.is_over()
+    }
+
+    /// Waits until nothing is under way, or the connection is at its end.
+    pub(crate) async fn settled(&self) -> Snapshot {
+        self.driver.settled().await
+    }
+
+    /// Asks the server to cancel what it does, and waits until it has taken the
+    /// request. False if it cannot be asked.
+    pub(crate) async fn cancel(&self, limit: Duration) -> bool {
+        let Some(key) = self.wire.key() else {
+            return false;
+        };
+        if !self.connector.config().path.takes_cancel() {
+            return false;
+        }
+        let cancel = cancel::request(&self.connector, &self.target, key);
+        matches!(timeout(limit, cancel).await, Ok(Ok(())))
+    }
+
+    /// The same for the user. While it is on its way the connection cannot be
+    /// handed on: it might hit the next one's statement.
+    pub(crate) async fn cancel_for_user(&self, limit: Duration) -> bool {
+        struct OnItsWay<'a>(&'a AtomicUsize);
+        impl Drop for OnItsWay<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::AcqRel);
+            }
+        }
+        self.cancelling.fetch_add(1, Ordering::AcqRel);
+        let _on_its_way = OnItsWay(&self.cancelling);
+        self.cancel(limit).await
+    }
+
+    /// A CancelRequest of the user's is on its way.
+    pub(crate) fn is_being_cancelled(&self) -> bool {
+        self.cancelling.load(Ordering::Acquire) > 0
+    }
+
+    /// Says Terminate and waits for the server's end of file: only then has it
+    /// rolled back, released its locks and given up its slot. False if it did not
+    /// confirm within `limit`.
+    pub(crate) async fn close(&self, limit: Duration) -> bool {
+        /// Whatever happens, nothing more passes through the socket.
+        struct ShutDown<'a>(&'a Socket);
+        impl Drop for ShutDown<'_> {
+            fn drop(&mut self) {
+                self.0.shut_down();
+            }
+        }
+        let _shut_down = ShutDown(&self.socket);
+        self.end();
+        timeout(limit, self.wire.closed()).await.unwrap_or(false)
+    }
+
+    /// Takes the connection away from whoever has it, without waiting.
+    pub(crate) fn end(&self) {
+        self.wire.end();
+        self.driver.wake();
+    }
+
+    /// A statement prepared on this session before, or now.
+    pub(crate) async fn prepare(
+        &self,
+        client: &Client,
+        sql: &str,
+        types: &[tokio_postgres::types::Type],
+    ) -> Result<Statement, tokio_postgres::Error> {
+        self.statements.prepare(client, sql, types).await
+    }
+}

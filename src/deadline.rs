@@ -1,0 +1,167 @@
+//! What is left of the time that a host gives, and what of it is kept back for
+//! the teardown.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+/// The least that is kept back for the teardown.
+const RESERVE: Duration = Duration::from_millis(250);
+
+/// So many round trips are kept back: cancel (TCP, TLS, request), ROLLBACK, reset
+/// and the goodbye.
+const RESERVE_ROUND_TRIPS: u32 = 8;
+
+/// Kept back for the response to reach the host.
+const LEAVE: Duration = Duration::from_millis(25);
+
+/// Longer than any host runs a function, and short enough to be added to any
+/// instant.
+const FAR: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// When an invocation has to be done.
+///
+/// A host tells its deadline by the wall clock. It is turned into an instant once,
+/// on arrival: the clock may be set later, and after a thaw it may be behind.
+///
+/// ```
+/// use std::time::Duration;
+/// use antifreeze::Deadline;
+///
+/// let deadline = Deadline::after(Duration::from_secs(30));
+/// assert!(deadline.remaining().unwrap() > Duration::from_secs(29));
+/// assert_eq!(Deadline::none().remaining(), None);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadline {
+    arrived: Instant,
+    at: Option<Instant>,
+}
+
+impl Deadline {
+    /// No deadline: a job, a test.
+    pub fn none() -> Self {
+        Deadline {
+            arrived: Instant::now(),
+            at: None,
+        }
+    }
+
+    /// So much time from now on.
+    pub fn after(left: Duration) -> Self {
+        let arrived = Instant::now();
+        Deadline {
+            arrived,
+            at: Some(arrived + left.min(FAR)),
+        }
+    }
+
+    /// What a host said by the wall clock, but at most `cap` from now.
+    ///
+    /// A deadline before `started`, when this process began, is none: local
+    /// emulators send such. One that has passed since is over at once.
+    pub(crate) fn at(at: SystemTime, now: SystemTime, started: SystemTime, cap: Duration) -> Self {
+        match at.duration_since(now) {
+            Ok(left) => Deadline::after(left.min(cap)),
+            Err(_) if at < started => Deadline::after(cap),
+            Err(_) => Deadline::after(Duration::ZERO),
+        }
+    }
+
+    /// The earlier of this and so much time from its arrival on.
+    pub(crate) fn capped(mut self, cap: Duration) -> Self {
+        let capped = self.arrived + cap.min(FAR);
+        self.at = Some(self.at.map_or(capped, |at| at.min(capped)));
+        self
+    }
+
+    /// What is left; `None` without a deadline.
+    pub fn remaining(&self) -> Option<Duration> {
+        let now = Instant::now();
+        self.at.map(|at| at.saturating_duration_since(now))
+    }
+
+    /// When the response must be on its way.
+    pub(crate) fn end(&self) -> Option<Instant> {
+        self.at.map(|at| at - LEAVE.min(self.granted() / 40))
+    }
+
+    /// When the handler has to give up, so that a teardown over connections with
+    /// this round-trip time can still be waited for.
+    pub(crate) fn cutoff(&self, round_trip: Duration) -> Option<Instant> {
+        let wanted = RESERVE.max(round_trip.saturating_mul(RESERVE_ROUND_TRIPS));
+        self.at.map(|at| at - wanted.min(self.granted() / 4))
+    }
+
+    fn granted(&self) -> Duration {
+        self.at
+            .map_or(FAR, |at| at.saturating_duration_since(self.arrived))
+    }
+}
+
+impl From<Duration> for Deadline {
+    fn from(left: Duration) -> Self {
+        Deadline::after(left)
+    }
+}
+
+impl From<Option<Duration>> for Deadline {
+    fn from(left: Option<Duration>) -> Self {
+        left.map_or_else(Deadline::none, Deadline::after)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const CAP: Duration = Duration::from_secs(900);
+
+    fn seconds(at: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(at)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wall_clock_deadline_is_taken_once_and_capped() {
+        let left = |at, now, started| {
+            Deadline::at(seconds(at), seconds(now), seconds(started), CAP).remaining()
+        };
+        assert_eq!(left(1_003, 1_000, 900), Some(3 * SECOND));
+        assert_eq!(
+            left(99_999, 1_000, 900),
+            Some(CAP),
+            "a clock that was behind"
+        );
+        assert_eq!(left(600, 1_000, 900), Some(CAP), "an emulator's nonsense");
+        assert_eq!(left(950, 1_000, 900), Some(Duration::ZERO), "over");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_reserve_is_a_quarter_at_most() {
+        let kept = |left: Duration, round_trip| {
+            let deadline = Deadline::after(left);
+            deadline.at.expect("set") - deadline.cutoff(round_trip).expect("set")
+        };
+        let fast = Duration::from_micros(200);
+        let slow = Duration::from_millis(100);
+        assert_eq!(kept(30 * SECOND, fast), RESERVE);
+        assert_eq!(kept(30 * SECOND, slow), Duration::from_millis(800));
+        assert_eq!(kept(SECOND / 2, slow), SECOND / 8);
+        assert_eq!(kept(Duration::ZERO, slow), Duration::ZERO);
+        assert_eq!(kept(Duration::MAX, Duration::MAX), FAR / 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_earlier_of_two_wins() {
+        assert_eq!(
+            Deadline::after(30 * SECOND).capped(SECOND).remaining(),
+            Some(SECOND)
+        );
+        assert_eq!(
+            Deadline::after(SECOND).capped(30 * SECOND).remaining(),
+            Some(SECOND)
+        );
+        assert_eq!(Deadline::none().capped(SECOND).remaining(), Some(SECOND));
+    }
+}

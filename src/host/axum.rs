@@ -1,0 +1,49 @@
+//! Extractors for axum.
+
+use axum_core::body::Body;
+use axum_core::extract::FromRequestParts;
+use axum_core::response::{IntoResponse, Response};
+use http::request::Parts;
+
+use crate::error::Error;
+use crate::invocation::{Connection, Invocation, Transaction};
+use crate::layer::problem;
+
+/// The [`Invocation`] of the request. Around the router belongs
+/// [`DatabaseLayer`](crate::DatabaseLayer).
+impl<S: Sync> FromRequestParts<S> for Invocation {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Error> {
+        let invocation = parts.extensions.get::<Invocation>();
+        invocation.cloned().ok_or_else(Error::not_in_invocation)
+    }
+}
+
+/// A [`Connection`] of the request's invocation.
+impl<S: Sync> FromRequestParts<S> for Connection {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let invocation = Invocation::from_request_parts(parts, state).await?;
+        invocation.lease(&"the extractor `Connection`").await
+    }
+}
+
+/// The [`Transaction`] of the request's invocation.
+impl<S: Sync> FromRequestParts<S> for Transaction {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let invocation = Invocation::from_request_parts(parts, state).await?;
+        let transaction = invocation.transaction();
+        transaction.start(&"the extractor `Transaction`").await
+    }
+}
+
+/// A problem document (RFC 9457) that says nothing of how the database is reached.
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        problem::of(&self).map(Body::from)
+    }
+}

@@ -1,0 +1,133 @@
+//! Lambda events that are not HTTP.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::future::Future;
+use std::panic::resume_unwind;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use lambda_runtime::{Diagnostic, LambdaEvent};
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::lambda;
+use crate::database::IsOk;
+use crate::error::Error;
+use crate::invocation::{Ended, Run};
+use crate::layer::DatabaseService;
+
+/// Why an event was not handled: the handler failed, or we did.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum EventError<E> {
+    /// The handler's own error.
+    Handler(E),
+    /// The deadline was reached, or the transaction could not be committed.
+    Database(Error),
+}
+
+impl<E: fmt::Display> fmt::Display for EventError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EventError::Handler(error) => error.fmt(f),
+            EventError::Database(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<E: StdError + 'static> StdError for EventError<E> {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            EventError::Handler(error) => error.source(),
+            EventError::Database(error) => error.source(),
+        }
+    }
+}
+
+impl<E: Into<Diagnostic>> From<EventError<E>> for Diagnostic {
+    fn from(error: EventError<E>) -> Self {
+        match error {
+            EventError::Handler(error) => error.into(),
+            EventError::Database(error) => Diagnostic {
+                error_type: format!("antifreeze::{:?}", error.kind()),
+                error_message: error.to_string(),
+            },
+        }
+    }
+}
+
+impl<S, T> Service<LambdaEvent<T>> for DatabaseService<S>
+where
+    S: Service<LambdaEvent<T>>,
+{
+    type Response = S::Response;
+    type Error = EventError<S::Error>;
+    type Future = EventFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx).map_err(EventError::Handler)
+    }
+
+    fn call(&mut self, event: LambdaEvent<T>) -> Self::Future {
+        let kind = if self.joins() {
+            Kind::Joined {
+                inner: self.inner.call(event),
+            }
+        } else {
+            let deadline = lambda::deadline(&event.context);
+            let invocation = self.settings.begin(deadline, &event.context.request_id);
+            let inner = &mut self.inner;
+            Kind::Ours {
+                run: Run::new(invocation, IsOk, || inner.call(event)),
+            }
+        };
+        EventFuture { kind }
+    }
+}
+
+pin_project! {
+    /// The answer to an event, once everything that the call used is at rest.
+    pub struct EventFuture<F: Future> {
+        #[pin]
+        kind: Kind<F>,
+    }
+}
+
+pin_project! {
+    #[project = KindProjection]
+    enum Kind<F: Future> {
+        // A layer around this one has made the invocation.
+        Joined { #[pin] inner: F },
+        Ours { #[pin] run: Run<F, IsOk> },
+    }
+}
+
+impl<F, T, E> Future for EventFuture<F>
+where
+    F: Future<Output = Result<T, E>>,
+{
+    type Output = Result<T, EventError<E>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let run = match self.project().kind.project() {
+            KindProjection::Joined { inner } => {
+                return inner.poll(cx).map_err(EventError::Handler);
+            }
+            KindProjection::Ours { run } => run,
+        };
+        let (ended, finished) = ready!(run.poll(cx));
+        Poll::Ready(match ended {
+            Ended::Returned(Ok(answer)) => finished.map(|()| answer).map_err(EventError::Database),
+            Ended::Returned(Err(error)) => Err(EventError::Handler(error)),
+            Ended::Deadline => Err(EventError::Database(Error::deadline())),
+            Ended::Panicked(panic) => resume_unwind(panic),
+        })
+    }
+}
+
+impl<F: Future> fmt::Debug for EventFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EventFuture")
+    }
+}

@@ -1,0 +1,46 @@
+//! What Lambda says of a request.
+
+use std::time::{Duration, SystemTime};
+
+use http::Extensions;
+use lambda_http::request::RequestContext;
+use lambda_runtime::Context;
+
+use crate::clock::process_started;
+use crate::deadline::Deadline;
+
+/// The longest that Lambda runs a function ("Lambda quotas": function time-out).
+const MOST: Duration = Duration::from_secs(15 * 60);
+
+/// How long API Gateway waits for an integration ("Amazon API Gateway quotas": REST
+/// 29 s, HTTP 30 s).
+const GATEWAY: Duration = Duration::from_secs(29);
+
+/// The deadline of an event.
+pub(crate) fn deadline(context: &Context) -> Deadline {
+    let at = SystemTime::UNIX_EPOCH + Duration::from_millis(context.deadline);
+    Deadline::at(at, SystemTime::now(), process_started(), MOST)
+}
+
+/// Deadline and id of an HTTP request that came through lambda_http.
+pub(crate) fn arrival(extensions: &Extensions) -> Option<(Deadline, String)> {
+    let context = extensions.get::<Context>()?;
+    let deadline = match extensions.get::<RequestContext>() {
+        Some(request) if is_behind_gateway(request) => deadline(context).capped(GATEWAY),
+        _ => deadline(context),
+    };
+    Some((deadline, context.request_id.clone()))
+}
+
+/// Function URLs speak the gateway's language, but wait as long as the function may
+/// run; so do load balancers.
+fn is_behind_gateway(request: &RequestContext) -> bool {
+    match request {
+        RequestContext::ApiGatewayV1(_) | RequestContext::WebSocket(_) => true,
+        RequestContext::ApiGatewayV2(context) => {
+            let domain = context.domain_name.as_deref().unwrap_or_default();
+            !domain.contains(".lambda-url.")
+        }
+        _ => false,
+    }
+}

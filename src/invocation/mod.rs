@@ -1,0 +1,275 @@
+//! One call of the function, and everything that it used.
+
+mod finish;
+mod lease;
+mod run;
+mod scope;
+mod tasks;
+mod transaction;
+
+use std::any::Any;
+use std::fmt;
+use std::future::Future;
+use std::panic::Location;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+pub(crate) use finish::Finished;
+pub use lease::{CancelToken, Connection};
+pub(crate) use run::{Ended, Judge, Run};
+pub(crate) use scope::Scope;
+pub use scope::{connection, invocation, transaction};
+pub use transaction::{IsolationLevel, Savepoint, Transaction, TransactionBuilder};
+
+use crate::database::Database;
+use crate::deadline::Deadline;
+use crate::error::{Error, Result};
+use crate::pool::Lease;
+use crate::teardown::Budget;
+use tasks::Tasks;
+use transaction::Slot;
+
+type Hook = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// One call of the function.
+///
+/// It owns the connections, the transaction and the tasks that the call uses, and
+/// brings them to rest before the response leaves. Cheap to clone: a task that was
+/// started with `tokio::spawn` does not inherit the invocation, so give it a clone.
+///
+/// ```no_run
+/// # async fn handler() -> Result<(), antifreeze::Error> {
+/// let invocation = antifreeze::invocation()?;
+/// tokio::spawn(async move {
+///     let connection = invocation.connection().await?;
+///     connection.execute("select 1", &[]).await?;
+///     Ok::<_, antifreeze::Error>(())
+/// })
+/// .await
+/// .expect("the task does not panic")
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Invocation {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    database: Database,
+    request_id: Box<str>,
+    deadline: Deadline,
+    transaction: Slot,
+    tasks: Tasks,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    phase: Phase,
+    leases: Vec<Held>,
+    /// Checkouts under way.
+    asking: usize,
+    next_lease: u64,
+    deferred: Vec<Hook>,
+    after: Vec<Hook>,
+    failed: bool,
+    streams: bool,
+    /// Dropped when everything is at rest.
+    guard: Option<Box<dyn Any + Send>>,
+}
+
+/// Who asks for a connection: a place in the source, or an extractor.
+pub(crate) type Caller = &'static (dyn fmt::Display + Sync);
+
+/// A lease and the number by which the connection that was given out knows it.
+struct Held {
+    number: u64,
+    lease: Lease,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Phase {
+    #[default]
+    Open,
+    /// The gate is closed: no more connections are given out.
+    Closed,
+}
+
+impl Invocation {
+    pub(crate) fn new(database: Database, deadline: Deadline, request_id: &str) -> Self {
+        Invocation {
+            inner: Arc::new(Inner {
+                database,
+                request_id: request_id.into(),
+                deadline,
+                transaction: Slot::default(),
+                tasks: Tasks::default(),
+                state: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Leases a connection: a kept one, or a new one.
+    ///
+    /// Each call is another session. Dropping the connection gives it back; if it
+    /// is not at rest then, the invocation keeps it until its own end.
+    ///
+    /// # Errors
+    ///
+    /// - [`InvocationEnded`](crate::ErrorKind::InvocationEnded): the response is on
+    ///   its way.
+    /// - [`WouldWaitForItself`](crate::ErrorKind::WouldWaitForItself): this
+    ///   invocation has all of `max_connections` already.
+    /// - [`AcquireTimeout`](crate::ErrorKind::AcquireTimeout): others did not give
+    ///   one back in time.
+    /// - whatever connecting may fail with.
+    #[track_caller]
+    pub fn connection(&self) -> impl Future<Output = Result<Connection>> + Send + use<> {
+        let invocation = self.clone();
+        let caller: Caller = Location::caller();
+        async move { invocation.lease(caller).await }
+    }
+
+    pub(crate) async fn lease(&self, caller: Caller) -> Result<Connection> {
+        self.inner.checkout(caller).await
+    }
+
+    /// The transaction of this invocation: one, however often it is asked for.
+    ///
+    /// It begins with its first statement, under the same round trip. It has no
+    /// `commit`: the invocation commits before the response leaves if that is a
+    /// success (2xx or 3xx, or `Ok`), and rolls back otherwise.
+    ///
+    /// ```no_run
+    /// # async fn handler(name: &str) -> Result<(), Box<dyn std::error::Error>> {
+    /// let transaction = antifreeze::invocation()?.transaction().await?;
+    /// transaction.execute("insert into partners (name) values ($1)", &[&name]).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn transaction(&self) -> TransactionBuilder {
+        TransactionBuilder::new(self.clone())
+    }
+
+    /// Has the invocation's transaction rolled back whatever the response says: for
+    /// a GraphQL answer of 200 that carries errors.
+    pub fn fail(&self) {
+        self.state().failed = true;
+    }
+
+    /// Starts a task that belongs to this invocation: inside it
+    /// [`connection`] and [`transaction`] work as in the handler.
+    ///
+    /// What has not been joined when the handler returns is aborted.
+    pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        let scope = Scope::around(self.clone());
+        self.inner.tasks.spawn(scope.run(future))
+    }
+
+    /// Runs `cleanup` when the handler is done and its tasks are, before the
+    /// connections are brought to rest: for what other stores leave behind. The
+    /// last one deferred runs first.
+    ///
+    /// It is given up after half a second, or when the deadline leaves no more.
+    pub fn defer(&self, cleanup: impl Future<Output = ()> + Send + 'static) {
+        self.state().deferred.push(Box::pin(cleanup));
+    }
+
+    /// Runs `hook` last, when the connections are at rest and before the response
+    /// leaves: for exporters that have to flush what teardown reports.
+    ///
+    /// It is given up after half a second, or when the deadline leaves no more.
+    pub fn after(&self, hook: impl Future<Output = ()> + Send + 'static) {
+        self.state().after.push(Box::pin(hook));
+    }
+
+    /// Has the response's body read from the database while it is sent: teardown
+    /// moves from the head of the response to the end of `body`, which is returned
+    /// as it is. The last frame is kept back until teardown is done.
+    ///
+    /// The invocation's own [transaction](Invocation::transaction) still commits
+    /// before the head: its outcome decides the status.
+    pub fn stream<B>(&self, body: B) -> B {
+        self.state().streams = true;
+        body
+    }
+
+    /// The host's id of this request; empty where there is none.
+    pub fn request_id(&self) -> &str {
+        &self.inner.request_id
+    }
+
+    /// What is left until the handler is stopped; `None` without a deadline.
+    pub fn remaining(&self) -> Option<Duration> {
+        self.inner.left()
+    }
+
+    /// Keeps `guard` until everything is at rest.
+    pub(crate) fn guard(&self, guard: impl Any + Send) {
+        self.state().guard = Some(Box::new(guard));
+    }
+
+    pub(crate) fn belongs_to(&self, database: &Database) -> bool {
+        self.inner.database.is(database)
+    }
+
+    pub(crate) fn deadline(&self) -> Deadline {
+        self.inner.deadline
+    }
+
+    pub(crate) fn streams(&self) -> bool {
+        self.state().streams
+    }
+
+    pub(crate) fn cutoff(&self) -> Option<tokio::time::Instant> {
+        let round_trip = self.inner.database.pools().round_trip();
+        self.inner.deadline.cutoff(round_trip)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.inner.state()
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the handler has left.
+    fn left(&self) -> Option<Duration> {
+        let round_trip = self.database.pools().round_trip();
+        let now = tokio::time::Instant::now();
+        let cutoff = self.deadline.cutoff(round_trip)?;
+        Some(cutoff.saturating_duration_since(now))
+    }
+
+    fn budget(&self) -> Budget {
+        Budget::new(self.deadline.end(), self.database.pools().round_trip())
+    }
+
+    fn check_open(&self) -> Result<()> {
+        match self.state().phase {
+            Phase::Open => Ok(()),
+            Phase::Closed => Err(Error::invocation_ended()),
+        }
+    }
+}
+
+impl fmt::Debug for Invocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state();
+        f.debug_struct("Invocation")
+            .field("request_id", &self.inner.request_id)
+            .field("remaining", &self.inner.deadline.remaining())
+            .field("phase", &state.phase)
+            .field("connections", &state.leases.len())
+            .finish_non_exhaustive()
+    }
+}

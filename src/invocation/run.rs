@@ -1,0 +1,149 @@
+//! Runs a handler to its end, and the invocation after it.
+
+use std::any::Any;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use pin_project_lite::pin_project;
+use tokio::time::Sleep;
+
+use super::finish::drop_guarded;
+use super::{Finished, Invocation, Scope};
+
+/// How a handler ended.
+pub(crate) enum Ended<T> {
+    Returned(T),
+    /// With what it panicked.
+    Panicked(Box<dyn Any + Send>),
+    /// The deadline was reached; the handler was dropped.
+    Deadline,
+}
+
+/// What is said of a handler's result: is it a success, so that the invocation's
+/// transaction is committed?
+pub(crate) trait Judge<T> {
+    fn is_success(&self, result: &T) -> bool;
+
+    /// The rest of the invocation belongs to the body of the response.
+    fn streams(&self, _: &T, _: &Invocation) -> bool {
+        false
+    }
+}
+
+pin_project! {
+    /// The future of an invocation: the handler, then the teardown.
+    ///
+    /// The handler runs inside the task-local scope and inside a panic guard, and is
+    /// dropped there. Dropped itself before its end, it does what can be done at
+    /// once.
+    pub(crate) struct Run<F: Future, J> {
+        scope: Scope,
+        invocation: Invocation,
+        judge: J,
+        #[pin]
+        handler: Option<F>,
+        #[pin]
+        cutoff: Option<Sleep>,
+        ended: Option<Ended<F::Output>>,
+        teardown: Option<Pin<Box<dyn Future<Output = Finished> + Send>>>,
+        done: bool,
+    }
+
+    impl<F: Future, J> PinnedDrop for Run<F, J> {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            if !*this.done {
+                let handler = this.handler;
+                this.scope.enter(|| drop_guarded(handler));
+                *this.teardown = None;
+                this.invocation.abandon();
+            }
+        }
+    }
+}
+
+impl<F: Future, J: Judge<F::Output>> Run<F, J> {
+    /// Calls `handler` for its future inside the invocation; that too may panic.
+    pub(crate) fn new(invocation: Invocation, judge: J, handler: impl FnOnce() -> F) -> Self {
+        let scope = Scope::around(invocation.clone());
+        let called = catch_unwind(AssertUnwindSafe(|| scope.enter(handler)));
+        let (handler, ended) = match called {
+            Ok(handler) => (Some(handler), None),
+            Err(panic) => (None, Some(Ended::Panicked(panic))),
+        };
+        let cutoff = invocation.cutoff().map(tokio::time::sleep_until);
+        Run {
+            scope,
+            invocation,
+            judge,
+            handler,
+            cutoff,
+            ended,
+            teardown: None,
+            done: false,
+        }
+    }
+
+    pub(crate) fn invocation(self: Pin<&mut Self>) -> &mut Invocation {
+        self.project().invocation
+    }
+}
+
+impl<F: Future, J: Judge<F::Output>> Future for Run<F, J> {
+    type Output = (Ended<F::Output>, Finished);
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        if let Some(handler) = this.handler.as_mut().as_pin_mut() {
+            let polled = this
+                .scope
+                .enter(|| catch_unwind(AssertUnwindSafe(|| handler.poll(cx))));
+            // The work is polled before its timer: after a freeze both are ready.
+            let ended = match polled {
+                Ok(Poll::Ready(result)) => Ended::Returned(result),
+                Err(panic) => Ended::Panicked(panic),
+                Ok(Poll::Pending) => match this.cutoff.as_mut().as_pin_mut() {
+                    Some(cutoff) => {
+                        ready!(cutoff.poll(cx));
+                        Ended::Deadline
+                    }
+                    None => return Poll::Pending,
+                },
+            };
+            *this.ended = Some(ended);
+            let handler = this.handler.as_mut();
+            this.scope.enter(|| drop_guarded(handler));
+            // No timer outlives the handler.
+            this.cutoff.set(None);
+        }
+        if this.teardown.is_none() {
+            let (success, streams) = match this.ended {
+                Some(Ended::Returned(result)) => (
+                    this.judge.is_success(result),
+                    this.judge.streams(result, this.invocation),
+                ),
+                _ => (false, false),
+            };
+            let invocation = this.invocation.clone();
+            if !streams && invocation.try_finish() {
+                *this.done = true;
+                return Poll::Ready((take(this.ended), Ok(())));
+            }
+            *this.teardown = Some(match streams {
+                true => Box::pin(async move { invocation.finish_head(success).await }),
+                false => Box::pin(async move { invocation.finish(success).await }),
+            });
+        }
+        let teardown = this.teardown.as_mut().expect("it has just been made");
+        let finished = ready!(teardown.as_mut().poll(cx));
+        *this.teardown = None;
+        *this.done = true;
+        Poll::Ready((take(this.ended), finished))
+    }
+}
+
+fn take<T>(ended: &mut Option<Ended<T>>) -> Ended<T> {
+    ended.take().expect("not polled after its end")
+}

@@ -1,0 +1,123 @@
+//! Tasks that belong to an invocation.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::timeout;
+
+/// The tasks of one invocation.
+#[derive(Default)]
+pub(super) struct Tasks {
+    started: Mutex<Vec<AbortHandle>>,
+    running: Arc<Running>,
+}
+
+/// How many are running.
+#[derive(Default)]
+struct Running {
+    count: AtomicUsize,
+    none: Notify,
+}
+
+/// A task counts until its future has been dropped, and with it what it held.
+struct Counted(Arc<Running>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.none.notify_waiters();
+        }
+    }
+}
+
+impl Tasks {
+    pub(super) fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        self.running.count.fetch_add(1, Ordering::AcqRel);
+        let counted = Counted(Arc::clone(&self.running));
+        let task = tokio::spawn(async move {
+            let _counted = counted;
+            future.await
+        });
+        let mut started = self.started();
+        started.retain(|task| !task.is_finished());
+        started.push(task.abort_handle());
+        task
+    }
+
+    /// No task is running.
+    pub(super) fn is_empty(&self) -> bool {
+        self.running.count.load(Ordering::Acquire) == 0
+    }
+
+    /// Aborts what still runs.
+    pub(super) fn abort(&self) {
+        for task in self.started().drain(..) {
+            task.abort();
+        }
+    }
+
+    /// Waits until every task is gone. False if one does not yield.
+    pub(super) async fn gone(&self, limit: Duration) -> bool {
+        let gone = async {
+            loop {
+                let mut none = pin!(self.running.none.notified());
+                none.as_mut().enable();
+                if self.is_empty() {
+                    break;
+                }
+                none.await;
+            }
+        };
+        timeout(limit, gone).await.is_ok()
+    }
+
+    fn started(&self) -> MutexGuard<'_, Vec<AbortHandle>> {
+        self.started.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_aborted_task_is_waited_for_until_it_dropped_what_it_held() {
+        let tasks = Tasks::default();
+        let held = Arc::new(());
+        let weak = Arc::downgrade(&held);
+        let task = tasks.spawn(async move {
+            std::future::pending::<()>().await;
+            drop(held);
+        });
+        tokio::task::yield_now().await;
+        assert!(!tasks.is_empty());
+        tasks.abort();
+        assert!(tasks.gone(Duration::from_secs(5)).await);
+        assert!(weak.upgrade().is_none() && tasks.is_empty());
+        assert!(task.await.expect_err("aborted").is_cancelled());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn one_that_blocks_its_thread_is_given_up() {
+        let tasks = Tasks::default();
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let (started, starting) = tokio::sync::oneshot::channel();
+        tasks.spawn(async move {
+            let _ = started.send(());
+            let _ = stopped.recv();
+        });
+        starting.await.expect("started");
+        tasks.abort();
+        assert!(!tasks.gone(Duration::from_millis(20)).await);
+        drop(stop);
+        assert!(tasks.gone(Duration::from_secs(5)).await);
+    }
+}

@@ -1,0 +1,19 @@
+//! What a request says of itself on arrival.
+
+use http::{Extensions, HeaderMap};
+
+use crate::deadline::Deadline;
+
+/// When the response has to be there, and the id under which the host knows the
+/// request.
+pub(super) fn of(extensions: &Extensions, headers: &HeaderMap) -> (Deadline, String) {
+    #[cfg(feature = "lambda")]
+    if let Some(arrival) = crate::host::lambda::arrival(extensions) {
+        return arrival;
+    }
+    let _ = extensions;
+    let id = ["x-request-id", "x-vercel-id"]
+        .iter()
+        .find_map(|name| headers.get(*name)?.to_str().ok());
+    (Deadline::none(), id.unwrap_or_default().to_owned())
+}

@@ -1,0 +1,115 @@
+//! The future of a call.
+
+use std::fmt;
+use std::future::Future;
+use std::panic::resume_unwind;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::Response;
+use pin_project_lite::pin_project;
+
+use super::{Body, Settings, problem};
+use crate::error::Error;
+use crate::invocation::{Ended, Finished, Invocation, Judge, Run};
+
+pin_project! {
+    /// The response of a [`DatabaseService`](super::DatabaseService), once everything
+    /// that the call used is at rest.
+    pub struct ResponseFuture<F: Future> {
+        #[pin]
+        kind: Kind<F>,
+    }
+}
+
+pin_project! {
+    #[project = KindProjection]
+    enum Kind<F: Future> {
+        // A layer around this one has made the invocation.
+        Joined { #[pin] inner: F },
+        Ours { #[pin] run: Run<F, Settings> },
+    }
+}
+
+impl<F, R, E> ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+{
+    pub(crate) fn joined(inner: F) -> Self {
+        ResponseFuture {
+            kind: Kind::Joined { inner },
+        }
+    }
+
+    pub(crate) fn new(
+        invocation: Invocation,
+        settings: Settings,
+        call: impl FnOnce() -> F,
+    ) -> Self {
+        ResponseFuture {
+            kind: Kind::Ours {
+                run: Run::new(invocation, settings, call),
+            },
+        }
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    R: http_body::Body<Data = Bytes>,
+{
+    type Output = Result<Response<Body<R>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().kind.project() {
+            KindProjection::Joined { inner } => {
+                let response = ready!(inner.poll(cx));
+                Poll::Ready(response.map(|response| response.map(Body::whole)))
+            }
+            KindProjection::Ours { mut run } => {
+                let (ended, finished) = ready!(run.as_mut().poll(cx));
+                Poll::Ready(answer(ended, finished, run.invocation()))
+            }
+        }
+    }
+}
+
+/// What the caller is told.
+fn answer<R, E>(
+    ended: Ended<Result<Response<R>, E>>,
+    finished: Finished,
+    invocation: &Invocation,
+) -> Result<Response<Body<R>>, E>
+where
+    R: http_body::Body<Data = Bytes>,
+{
+    match (ended, finished) {
+        (Ended::Returned(Ok(response)), Ok(())) => Ok(match invocation.streams() {
+            true => response.map(|body| Body::held(body, invocation.clone())),
+            false => response.map(Body::whole),
+        }),
+        (Ended::Returned(Ok(_)), Err(error)) => Ok(problem::of(&error).map(Body::ours)),
+        (Ended::Returned(Err(error)), _) => Err(error),
+        (Ended::Deadline, _) => Ok(problem::of(&Error::deadline()).map(Body::ours)),
+        (Ended::Panicked(panic), _) => resume_unwind(panic),
+    }
+}
+
+impl<R, E> Judge<Result<Response<R>, E>> for Settings {
+    fn is_success(&self, result: &Result<Response<R>, E>) -> bool {
+        let response = result.as_ref();
+        response.is_ok_and(|response| self.commits(response.status()))
+    }
+
+    fn streams(&self, result: &Result<Response<R>, E>, invocation: &Invocation) -> bool {
+        result.is_ok() && invocation.streams()
+    }
+}
+
+impl<F: Future> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ResponseFuture")
+    }
+}

@@ -1,0 +1,131 @@
+//! The tower layer.
+
+mod arrival;
+mod body;
+mod future;
+pub(crate) mod problem;
+mod service;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use tower_layer::Layer;
+
+pub use body::Body;
+pub use future::ResponseFuture;
+pub use service::DatabaseService;
+
+use crate::database::Database;
+use crate::deadline::Deadline;
+use crate::invocation::Invocation;
+
+/// Makes every call of a service an [`Invocation`]: when its response leaves, every
+/// database connection that it used is at rest, acknowledged by the server, or closed.
+///
+/// One layer for every shape of service:
+///
+/// | service | runs under |
+/// | --- | --- |
+/// | `Service<http::Request<B>>` | `lambda_http::run`, an axum router, any server |
+/// | `Service<LambdaEvent<T>>` (feature `lambda`) | `lambda_runtime::run` |
+/// | `Service<(AppState, Request)>` (feature `vercel`) | `vercel_runtime::run` |
+///
+/// ```no_run
+/// # use tower_layer::Layer;
+/// # async fn main_(handler: ()) -> Result<(), antifreeze::Error> {
+/// let database = antifreeze::Database::from_env()?;
+/// let service = antifreeze::DatabaseLayer::new(database).layer(handler);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # What it asks for
+///
+/// - Nothing outside it drops its future: a `TimeoutLayer` belongs inside. (If one
+///   does, connections are closed at once, but nobody waits for the server.)
+/// - The handler does not block its thread for ever.
+/// - `panic = "unwind"`, the default.
+/// - Handlers return an `http::Response`: with lambda_http, not a bare `String` or
+///   `Value`.
+#[derive(Clone)]
+pub struct DatabaseLayer {
+    settings: Settings,
+}
+
+/// What the layer hands to its services.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) database: Database,
+    pub(crate) max_duration: Option<Duration>,
+    commit_when: Option<Arc<dyn Fn(StatusCode) -> bool + Send + Sync>>,
+}
+
+impl DatabaseLayer {
+    /// A layer for the connections of `database`. For several databases, a layer
+    /// each; a layer inside another for the same database joins that.
+    pub fn new(database: Database) -> Self {
+        DatabaseLayer {
+            settings: Settings {
+                database,
+                max_duration: None,
+                commit_when: None,
+            },
+        }
+    }
+
+    /// How long a call may take at most; when that is reached the handler is dropped,
+    /// its statements are cancelled and the caller gets a 504.
+    ///
+    /// Default: on Lambda what the host says (and 29 s behind API Gateway, which waits
+    /// no longer); on Vercel 300 s, its own default; elsewhere no limit.
+    pub fn max_duration(mut self, max_duration: Duration) -> Self {
+        self.settings.max_duration = Some(max_duration);
+        self
+    }
+
+    /// Which responses commit the invocation's transaction. Default: 2xx and 3xx.
+    pub fn commit_when(
+        mut self,
+        commit_when: impl Fn(StatusCode) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.settings.commit_when = Some(Arc::new(commit_when));
+        self
+    }
+}
+
+impl Settings {
+    pub(crate) fn commits(&self, status: StatusCode) -> bool {
+        match &self.commit_when {
+            Some(commit_when) => commit_when(status),
+            None => status.is_success() || status.is_redirection(),
+        }
+    }
+
+    /// Begins an invocation that may take until `deadline`, and no longer than
+    /// configured.
+    pub(crate) fn begin(&self, deadline: Deadline, request_id: &str) -> Invocation {
+        let deadline = match self.max_duration {
+            Some(max_duration) => deadline.capped(max_duration),
+            None => deadline,
+        };
+        Invocation::new(self.database.clone(), deadline, request_id)
+    }
+}
+
+impl<S> Layer<S> for DatabaseLayer {
+    type Service = DatabaseService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        DatabaseService::new(inner, self.settings.clone())
+    }
+}
+
+impl fmt::Debug for DatabaseLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatabaseLayer")
+            .field("max_duration", &self.settings.max_duration)
+            .finish_non_exhaustive()
+    }
+}

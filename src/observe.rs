@@ -1,0 +1,101 @@
+//! Every event, once.
+//!
+//! Events carry no SQL, no values and no messages of the server: what the server
+//! says may quote what a user typed.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use tokio_postgres::error::DbError;
+
+/// The target of every event.
+const TARGET: &str = "antifreeze";
+
+/// The server sent a notice.
+pub(crate) fn notice(notice: &DbError) {
+    tracing::debug!(
+        target: TARGET,
+        severity = notice.severity(),
+        sqlstate = notice.code().code(),
+        "notice from the server"
+    );
+}
+
+/// A connection ended by itself.
+pub(crate) fn connection_lost(error: &tokio_postgres::Error) {
+    tracing::debug!(
+        target: TARGET,
+        sqlstate = error.code().map(|code| code.code()),
+        closed = error.is_closed(),
+        "a connection ended"
+    );
+}
+
+/// A connection was made.
+pub(crate) fn connected(process: i32, elapsed: Duration) {
+    tracing::debug!(target: TARGET, process, ?elapsed, "connected");
+}
+
+/// A kept connection turned out to be dead, or too old, and was replaced.
+pub(crate) fn discarded(process: i32, why: &'static str) {
+    tracing::debug!(target: TARGET, process, why, "discarded a kept connection");
+}
+
+/// What teardown did to one connection.
+pub(crate) fn torn_down(
+    request_id: &str,
+    process: i32,
+    outcome: &dyn std::fmt::Display,
+    kept: bool,
+    round_trips: u64,
+    elapsed: Duration,
+) {
+    if kept && round_trips == 0 {
+        tracing::debug!(target: TARGET, request_id, process, %outcome, kept, round_trips, ?elapsed, "teardown");
+    } else {
+        tracing::info!(target: TARGET, request_id, process, %outcome, kept, round_trips, ?elapsed, "teardown");
+    }
+}
+
+/// A clean-up of the user's failed or did not end.
+pub(crate) fn cleanup_failed(request_id: &str, what: &'static str, why: &'static str) {
+    tracing::warn!(target: TARGET, request_id, what, why, "a clean-up did not end well");
+}
+
+/// The layer's own future was dropped.
+pub(crate) fn abandoned(request_id: &str, connections: usize) {
+    tracing::warn!(
+        target: TARGET,
+        request_id,
+        connections,
+        "something outside the layer dropped its future: put time-outs inside it"
+    );
+}
+
+/// What warm-up came to.
+pub(crate) fn warmed_up(
+    requested: usize,
+    warmed: usize,
+    elapsed: Duration,
+    error: Option<&crate::Error>,
+) {
+    match error {
+        None => {
+            tracing::info!(target: TARGET, requested, warmed, ?elapsed, "warmed up");
+        }
+        Some(error) => {
+            let cause = error.source().map(|source| source.to_string());
+            tracing::warn!(target: TARGET, requested, warmed, ?elapsed, %error, cause, "warmed up in part");
+        }
+    }
+}
+
+/// The environment asks for more than fits.
+pub(crate) fn warm_up_capped(asked: usize, size: usize) {
+    tracing::warn!(
+        target: TARGET,
+        asked,
+        size,
+        "ANTIFREEZE_WARM_UP asks for more connections than max_connections allows"
+    );
+}

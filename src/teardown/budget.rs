@@ -1,0 +1,86 @@
+//! How long each step of a teardown may take.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long an answer that is owed is waited for before it is cancelled.
+const GRACE: Duration = Duration::from_millis(50);
+
+/// How long any other step may take, however much time is left: a response is not
+/// held for minutes because the network is gone.
+const STEP: Duration = Duration::from_millis(500);
+
+/// On a long way a step gets more: redialling with TLS is four round trips.
+const STEP_ROUND_TRIPS: u32 = 10;
+
+/// What is left for a teardown.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Budget {
+    end: Option<Instant>,
+    step: Duration,
+}
+
+impl Budget {
+    /// Until `end`, over connections with this round-trip time.
+    pub(crate) fn new(end: Option<Instant>, round_trip: Duration) -> Self {
+        Budget {
+            end,
+            step: STEP.max(round_trip.saturating_mul(STEP_ROUND_TRIPS)),
+        }
+    }
+
+    /// For an answer that is on its way by itself.
+    pub(crate) fn grace(&self) -> Duration {
+        self.part(GRACE)
+    }
+
+    /// For a step that others are to follow: at most half of what is left.
+    pub(crate) fn step(&self) -> Duration {
+        self.part(self.step)
+    }
+
+    /// For the last step.
+    pub(crate) fn last(&self) -> Duration {
+        self.left().map_or(self.step, |left| left.min(self.step))
+    }
+
+    /// All that is left, for what must not be given up early: COMMIT.
+    pub(crate) fn left(&self) -> Option<Duration> {
+        let now = Instant::now();
+        self.end.map(|end| end.saturating_duration_since(now))
+    }
+
+    fn part(&self, most: Duration) -> Duration {
+        self.left().map_or(most, |left| most.min(left / 2))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn each_step_leaves_half_for_those_behind_it() {
+        let near = Duration::from_micros(100);
+        let budget = |left| Budget::new(Some(Instant::now() + left), near);
+        let plenty = budget(Duration::from_secs(20));
+        assert_eq!((plenty.grace(), plenty.step()), (GRACE, STEP));
+        assert_eq!(plenty.last(), STEP);
+        let little = budget(Duration::from_millis(80));
+        assert_eq!(little.grace(), Duration::from_millis(40));
+        assert_eq!(little.last(), Duration::from_millis(80));
+        let none = budget(Duration::ZERO);
+        assert_eq!(
+            (none.grace(), none.last()),
+            (Duration::ZERO, Duration::ZERO)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_way_gets_longer_steps() {
+        let budget = Budget::new(None, Duration::from_millis(120));
+        assert_eq!(budget.step(), Duration::from_millis(1_200));
+        assert_eq!(budget.left(), None);
+    }
+}

@@ -1,0 +1,206 @@
+//! The steps, in order, for one connection.
+//!
+//! Each is taken only if the one before did not help, and each is bounded. What
+//! cannot be brought to rest is closed.
+
+use tokio::time::timeout;
+
+use super::{Budget, Outcome, Step};
+use crate::config::{Config, Path, Reset};
+use crate::connection::{Home, Session};
+use crate::wire::{Snapshot, TransactionStatus};
+
+/// What removes session state. Not `DISCARD ALL`: it would deallocate the
+/// statements that tokio-postgres looks types up with, for good.
+const RESET: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; \
+                     SELECT pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES";
+
+/// How it ended.
+pub(crate) struct Rested {
+    pub(crate) outcome: Outcome,
+    /// The client, if the connection can be kept.
+    pub(crate) home: Option<Home>,
+}
+
+/// What is known without waiting: the client, if the connection is at rest already.
+/// Not one byte is sent for it.
+pub(crate) fn at_rest(session: &Session, config: &Config) -> Option<Home> {
+    let home = session.home()?;
+    session.wire().disarm();
+    let snapshot = session.try_pump()?;
+    let clean = is_outside_transaction(&snapshot)
+        && remedy(&snapshot, config) == Remedy::None
+        && !session.is_being_cancelled();
+    clean.then_some(home)
+}
+
+/// Brings a connection to rest, or closes it: if it is not to be kept, if it cannot
+/// be brought to rest, or if its client is not at `home`, for then there is no telling
+/// what somebody will do next.
+pub(crate) async fn rest(
+    session: &Session,
+    home: Option<Home>,
+    keep: bool,
+    config: &Config,
+    budget: &Budget,
+) -> Rested {
+    let mut outcome = Outcome::default();
+    session.wire().disarm();
+    let home = match home {
+        Some(home) if !session.is_being_cancelled() => home,
+        _ => return close(session, outcome, budget).await,
+    };
+    let Some(snapshot) = settle(session, &mut outcome, budget).await else {
+        return close(session, outcome, budget).await;
+    };
+    let remedy = remedy(&snapshot, config);
+    if !keep || remedy == Remedy::Close {
+        return close(session, outcome, budget).await;
+    }
+    let rolls_back = snapshot.status != Some(TransactionStatus::Idle);
+    let resets = remedy == Remedy::Reset;
+    let statements = match (rolls_back, resets) {
+        (false, false) => {
+            return Rested {
+                outcome,
+                home: Some(home),
+            };
+        }
+        (true, false) => "ROLLBACK".to_owned(),
+        (false, true) => RESET.to_owned(),
+        (true, true) => format!("ROLLBACK; {RESET}"),
+    };
+    let sent = timeout(budget.step(), home.batch_execute(&statements)).await;
+    let snapshot = session.pump();
+    if !matches!(sent, Ok(Ok(()))) || !is_outside_transaction(&snapshot) {
+        return close(session, outcome, budget).await;
+    }
+    if rolls_back {
+        outcome.did(Step::RolledBack);
+    }
+    if resets {
+        session.wire().forget_residue();
+        outcome.did(Step::Reset);
+    }
+    Rested {
+        outcome,
+        home: Some(home),
+    }
+}
+
+/// Waits until nothing is under way, with a CancelRequest if it takes too long.
+/// `None`: there is no more to be hoped for.
+async fn settle(session: &Session, outcome: &mut Outcome, budget: &Budget) -> Option<Snapshot> {
+    let snapshot = session.pump();
+    if snapshot.is_quiet() {
+        return Some(snapshot);
+    }
+    // Nobody will send the COPY data that the server waits for.
+    if snapshot.is_decided() || snapshot.copying_in {
+        return None;
+    }
+    if let Ok(snapshot) = timeout(budget.grace(), session.settled()).await {
+        outcome.did(Step::Settled);
+        return snapshot.is_quiet().then_some(snapshot);
+    }
+    // A stream whose rows nobody takes keeps the answer from being read, whether
+    // the statement is cancelled or not.
+    if !session.wire().snapshot().reads || !session.cancel(budget.step()).await {
+        return None;
+    }
+    outcome.did(Step::Cancelled);
+    let settled = timeout(budget.step(), session.settled()).await;
+    settled.ok().filter(Snapshot::is_quiet)
+}
+
+/// Closes the connection; cancels first if a statement runs.
+pub(crate) async fn close(session: &Session, mut outcome: Outcome, budget: &Budget) -> Rested {
+    let snapshot = session.pump();
+    // A COPY is ended by CopyFail, which goes out with the Terminate.
+    let runs = !snapshot.settled && !snapshot.gone && !snapshot.copying_in;
+    // Freeze first: a task that still has the client could follow the cancelled
+    // statement with another.
+    session.end();
+    let cancelled = outcome.steps().contains(&Step::Cancelled);
+    if runs && !cancelled && session.cancel(budget.step()).await {
+        outcome.did(Step::Cancelled);
+    }
+    let acknowledged = session.close(budget.last()).await;
+    outcome.did(Step::Closed { acknowledged });
+    Rested {
+        outcome,
+        home: None,
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Remedy {
+    None,
+    Reset,
+    Close,
+}
+
+/// What the session state that was left calls for.
+fn remedy(snapshot: &Snapshot, config: &Config) -> Remedy {
+    if snapshot.residue.statements {
+        return Remedy::Close;
+    }
+    let wanted = match config.reset {
+        Reset::Always => true,
+        Reset::Detected => snapshot.residue.state,
+        Reset::Never => false,
+    };
+    match config.path {
+        _ if !wanted => Remedy::None,
+        // The statements would reach another server than the one that has the state.
+        Path::TransactionPooler => Remedy::None,
+        // It stays pinned to its server as long as the client stays.
+        Path::RdsProxy => Remedy::Close,
+        Path::Direct | Path::SessionPooler => Remedy::Reset,
+    }
+}
+
+fn is_outside_transaction(snapshot: &Snapshot) -> bool {
+    snapshot.is_quiet() && snapshot.status == Some(TransactionStatus::Idle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Residue;
+
+    #[test]
+    fn what_each_path_allows() {
+        let snapshot = |state, statements| Snapshot {
+            status: Some(TransactionStatus::Idle),
+            settled: true,
+            flushed: true,
+            reads: true,
+            copying_in: false,
+            lost: false,
+            gone: false,
+            residue: Residue { state, statements },
+        };
+        let clean = snapshot(false, false);
+        let dirty = snapshot(true, false);
+        for (snapshot, reset, path, expected) in [
+            (clean, Reset::Detected, Path::Direct, Remedy::None),
+            (clean, Reset::Always, Path::Direct, Remedy::Reset),
+            (dirty, Reset::Detected, Path::Direct, Remedy::Reset),
+            (dirty, Reset::Never, Path::Direct, Remedy::None),
+            (dirty, Reset::Detected, Path::SessionPooler, Remedy::Reset),
+            (dirty, Reset::Detected, Path::RdsProxy, Remedy::Close),
+            (dirty, Reset::Always, Path::TransactionPooler, Remedy::None),
+            (
+                snapshot(false, true),
+                Reset::Never,
+                Path::Direct,
+                Remedy::Close,
+            ),
+        ] {
+            let mut config = Config::from_url("host=localhost").expect("a host");
+            (config.reset, config.path) = (reset, path);
+            assert_eq!(remedy(&snapshot, &config), expected);
+        }
+    }
+}

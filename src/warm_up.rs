@@ -1,0 +1,147 @@
+//! What can be done before the first event.
+
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout};
+
+use crate::config::Environment;
+use crate::database::Database;
+use crate::error::{Error, ErrorKind, Result};
+use crate::observe;
+
+/// How long warming up may take in all: Lambda gives the init phase 10 s, and other
+/// things happen in it too.
+const LIMIT: Duration = Duration::from_secs(3);
+
+/// Makes ready what an invocation would otherwise wait for. Await it before the
+/// function starts to serve; on Lambda that is inside the init phase.
+///
+/// With [`PerEventLoop`](crate::ConnectionLifetime::PerEventLoop) it opens the connections
+/// that this process can use at once, in parallel, so that it takes as long as one;
+/// with [`PerInvocation`](crate::ConnectionLifetime::PerInvocation) it resolves names and
+/// reads certificate authorities, and opens nothing. It takes 3 s at most, and never
+/// changes anything in the database.
+///
+/// A database that is down does not keep the function from starting, unless
+/// [`required`](WarmUp::required): what failed is in the report, and in one line of
+/// the log.
+#[must_use = "warming up does nothing until it is awaited"]
+pub struct WarmUp {
+    database: Database,
+    connections: Option<usize>,
+    required: bool,
+}
+
+/// What warming up came to.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct WarmedUp {
+    /// Connections that were to be opened.
+    pub requested: usize,
+    /// Connections that are open now.
+    pub warmed: usize,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// What went wrong first, if anything did.
+    pub first_error: Option<Error>,
+}
+
+impl WarmUp {
+    pub(crate) fn new(database: Database) -> Self {
+        WarmUp {
+            database,
+            connections: None,
+            required: false,
+        }
+    }
+
+    /// How many connections to open: at most `max_connections`. Default:
+    /// `ANTIFREEZE_WARM_UP` if that is set, else all that can be kept.
+    pub fn connections(mut self, connections: usize) -> Self {
+        self.connections = Some(connections);
+        self
+    }
+
+    /// Fails unless everything is warm: the function does not start without its
+    /// database.
+    pub fn required(mut self) -> Self {
+        self.required = true;
+        self
+    }
+
+    async fn run(self) -> Result<WarmedUp> {
+        let begin = Instant::now();
+        let requested = self.requested()?;
+        let results = match requested {
+            0 => vec![self.prepare().await.map(|()| false)],
+            _ => join_all((0..requested).map(|_| self.open())).await,
+        };
+        let warmed = results
+            .iter()
+            .filter(|result| matches!(result, Ok(true)))
+            .count();
+        let warmed_up = WarmedUp {
+            requested,
+            warmed,
+            elapsed: begin.elapsed(),
+            first_error: results.into_iter().find_map(Result::err),
+        };
+        let WarmedUp {
+            elapsed,
+            first_error,
+            ..
+        } = &warmed_up;
+        observe::warmed_up(requested, warmed, *elapsed, first_error.as_ref());
+        match warmed_up.first_error {
+            Some(error) if self.required => Err(error),
+            _ => Ok(warmed_up),
+        }
+    }
+
+    /// How many connections to open.
+    fn requested(&self) -> Result<usize> {
+        let config = self.database.config();
+        let size = config.idle_limit();
+        let asked = Environment::of_process().warm_up()?.or(self.connections);
+        if let Some(asked) = asked.filter(|&asked| asked > size && size > 0) {
+            observe::warm_up_capped(asked, size);
+        }
+        Ok(asked.unwrap_or(size).min(size))
+    }
+
+    async fn open(&self) -> Result<bool> {
+        self.database.pools().open_idle(Some(LIMIT)).await
+    }
+
+    async fn prepare(&self) -> Result<()> {
+        let prepare = self.database.pools().connector().prepare();
+        timeout(LIMIT, prepare).await.unwrap_or_else(|_| {
+            Err(Error::new(
+                ErrorKind::ConnectTimeout,
+                format!("resolving the database's name took longer than {LIMIT:.0?}"),
+            ))
+        })
+    }
+}
+
+impl IntoFuture for WarmUp {
+    type Output = Result<WarmedUp>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}
+
+impl fmt::Debug for WarmUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WarmUp")
+            .field("connections", &self.connections)
+            .field("required", &self.required)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,135 @@
+//! Reads along with what the server sends, at whatever byte it is cut.
+
+use bytes::BytesMut;
+
+use super::rewrite;
+use super::status::{Answered, Fate, Tracker};
+
+/// Tag and length (manual, "Message Formats": every message but the start-up
+/// packet begins so).
+const HEADER: usize = 5;
+
+/// Enough of a message for all that is looked at: the longest command tag and
+/// the 13 bytes of BackendKeyData.
+const HEAD: usize = 80;
+
+/// Every message that a server may send over protocol 3.0.
+const TAGS: &[u8] = b"123ACDEGHIKNRSTVWZcdnstv";
+
+/// Follows the framing of the backend's messages.
+#[derive(Debug)]
+pub(super) struct Scanner {
+    head: [u8; HEAD],
+    /// Bytes of the current message that were seen; 0 between two messages.
+    seen: usize,
+    /// Its whole length, 0 until the header is complete.
+    length: usize,
+    fate: Fate,
+    /// An error that is being corrected, held until it is whole.
+    held: BytesMut,
+}
+
+impl Default for Scanner {
+    fn default() -> Self {
+        Scanner {
+            head: [0; HEAD],
+            seen: 0,
+            length: 0,
+            fate: Fate::Pass,
+            held: BytesMut::new(),
+        }
+    }
+}
+
+impl Scanner {
+    /// Takes in `chunk`. What the user may see of it goes to `out`, which is
+    /// needed only while the tracker [filters](Tracker::filters).
+    pub(super) fn feed(
+        &mut self,
+        mut chunk: &[u8],
+        tracker: &mut Tracker,
+        mut out: Option<&mut BytesMut>,
+        mut answered: impl FnMut(Answered, &mut Tracker),
+    ) {
+        while !chunk.is_empty() && !tracker.is_lost() {
+            if self.seen == 0 {
+                if let Some(length) = bulk(chunk) {
+                    if let Some(out) = &mut out {
+                        out.extend_from_slice(&chunk[..length]);
+                    }
+                    chunk = &chunk[length..];
+                    continue;
+                }
+                self.fate = tracker.fate(chunk[0]);
+            }
+            let taken = self.take(chunk, tracker);
+            let (bytes, rest) = chunk.split_at(taken);
+            chunk = rest;
+            match (self.fate, &mut out) {
+                (Fate::Pass, Some(out)) => out.extend_from_slice(bytes),
+                (Fate::Correct, Some(_)) => self.held.extend_from_slice(bytes),
+                _ => {}
+            }
+            if self.seen < HEADER || self.seen < self.length || tracker.is_lost() {
+                continue;
+            }
+            if let (Fate::Correct, Some(out)) = (self.fate, &mut out) {
+                rewrite::shift_position(&self.held, tracker.shift(), out);
+                self.held.clear();
+            }
+            let body = &self.head[HEADER..self.length.min(HEAD)];
+            let end = tracker.received(self.head[0], body);
+            self.seen = 0;
+            self.length = 0;
+            if let Some(end) = end {
+                answered(end, tracker);
+            }
+        }
+        // Whoever lost the framing passes on what it does not understand, and closes.
+        if let Some(out) = out {
+            out.extend_from_slice(chunk);
+        }
+    }
+
+    /// Reads on in the current message and says how many bytes were its own.
+    fn take(&mut self, chunk: &[u8], tracker: &mut Tracker) -> usize {
+        let goal = match self.seen < HEADER {
+            true => HEADER,
+            false => self.length,
+        };
+        let taken = chunk.len().min(goal - self.seen);
+        if self.seen < HEAD {
+            let kept = taken.min(HEAD - self.seen);
+            self.head[self.seen..self.seen + kept].copy_from_slice(&chunk[..kept]);
+        }
+        self.seen += taken;
+        if self.seen == HEADER && self.length == 0 {
+            match length(&self.head) {
+                Some(length) if TAGS.contains(&self.head[0]) => self.length = length,
+                _ => tracker.lose(),
+            }
+        }
+        taken
+    }
+
+    /// The user has been given whole messages only.
+    pub(super) fn is_between_messages(&self) -> bool {
+        self.seen == 0
+    }
+}
+
+/// The length of a message, header included.
+fn length(header: &[u8]) -> Option<usize> {
+    let bytes = header.get(1..HEADER)?.try_into().ok()?;
+    let length = usize::try_from(i32::from_be_bytes(bytes)).ok()?;
+    (length >= 4).then_some(length + 1)
+}
+
+/// The length of a DataRow or CopyData that is wholly there: most of what a
+/// server sends, and nothing to learn from.
+fn bulk(chunk: &[u8]) -> Option<usize> {
+    match chunk[0] {
+        b'D' | b'd' => length(chunk).filter(|&length| length <= chunk.len()),
+        _ => None,
+    }
+}

@@ -1,0 +1,78 @@
+//! Answers in the server's place once a connection was taken away.
+//!
+//! A task that outlived its invocation may still hold the client. It is not left
+//! hanging, nor told "connection closed" without a reason: whatever it asks is
+//! answered with an error that says what happened.
+
+use bytes::{Buf, BufMut, BytesMut};
+
+/// `connection_does_not_exist` (manual, appendix A, class 08).
+pub(crate) const SQLSTATE: &str = "08003";
+
+/// What the error says.
+pub(crate) const MESSAGE: &str = "the invocation that leased this connection has ended";
+
+/// Reads requests and answers each with the same error.
+#[derive(Debug, Default)]
+pub(super) struct Ended {
+    pending: BytesMut,
+}
+
+impl Ended {
+    /// Takes in what tokio-postgres sends; the answers go to `out`.
+    pub(super) fn accept(&mut self, bytes: &[u8], out: &mut BytesMut) {
+        self.pending.extend_from_slice(bytes);
+        while let Some(field) = self.pending.get(1..5) {
+            let length = field
+                .iter()
+                .fold(0, |sum, &byte| sum << 8 | usize::from(byte));
+            if self.pending.len() < 1 + length {
+                break;
+            }
+            if matches!(self.pending[0], b'Q' | b'S' | b'F') {
+                answer(out);
+            }
+            self.pending.advance(1 + length.max(4));
+        }
+    }
+}
+
+/// ErrorResponse and ReadyForQuery: what ends the answer to one request.
+pub(super) fn answer(out: &mut BytesMut) {
+    let start = out.len();
+    out.put_slice(b"E\0\0\0\0");
+    for (field, value) in [
+        (b'S', "ERROR"),
+        (b'V', "ERROR"),
+        (b'C', SQLSTATE),
+        (b'M', MESSAGE),
+    ] {
+        out.put_u8(field);
+        out.put_slice(value.as_bytes());
+        out.put_u8(0);
+    }
+    out.put_u8(0);
+    let length = (out.len() - start - 1) as u32;
+    out[start + 1..start + 5].copy_from_slice(&length.to_be_bytes());
+    out.put_slice(b"Z\0\0\0\x05I");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_answer_for_each_request_however_it_is_cut() {
+        let requests = b"Q\0\0\0\x05\0P\0\0\0\x08a\0b\0S\0\0\0\x04d\0\0\0\x05x";
+        for cut in 1..requests.len() {
+            let (mut ended, mut out) = (Ended::default(), BytesMut::new());
+            for chunk in requests.chunks(cut) {
+                ended.accept(chunk, &mut out);
+            }
+            let mut expected = BytesMut::new();
+            answer(&mut expected);
+            answer(&mut expected);
+            assert_eq!(out, expected);
+        }
+    }
+}

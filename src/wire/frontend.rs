@@ -1,0 +1,336 @@
+//! Reads along with what tokio-postgres sends, and rewrites it where asked to.
+
+use std::collections::HashMap;
+
+use bytes::{Buf, BufMut, BytesMut};
+
+use super::residue::{Residue, Traits};
+use super::rewrite;
+use super::status::{Answered, Tracker, TransactionStatus, Unit};
+
+/// What is known of a prepared statement.
+#[derive(Debug)]
+struct Statement {
+    traits: Traits,
+    /// Text and parameter types, for an unnamed twin of its Parse.
+    text: Option<Box<[u8]>>,
+}
+
+/// The lazily begun transaction.
+#[derive(Debug)]
+struct Begin {
+    sql: Box<str>,
+    /// BEGIN is still to be sent.
+    armed: bool,
+}
+
+/// Follows the framing of the frontend's messages and passes them on.
+#[derive(Debug, Default)]
+pub(super) struct Frontend {
+    started: bool,
+    /// The beginning of a message that is not whole yet, or what waits for
+    /// BEGIN to be answered.
+    pending: BytesMut,
+    /// Bytes of the current message that are passed on unread.
+    pass: usize,
+    /// The answer to BEGIN is awaited: until it is known to have succeeded, a
+    /// second statement might run outside the transaction.
+    holds: bool,
+    begin: Option<Begin>,
+    unnamed: bool,
+    statements: HashMap<Box<[u8]>, Statement>,
+}
+
+impl Frontend {
+    /// With `unnamed`, every named statement is sent as an unnamed one.
+    pub(super) fn new(unnamed: bool) -> Self {
+        Frontend {
+            unnamed,
+            ..Frontend::default()
+        }
+    }
+
+    /// Has the next statement that is sent outside a transaction open one.
+    pub(super) fn arm(&mut self, sql: &str) {
+        self.begin = Some(Begin {
+            sql: sql.into(),
+            armed: true,
+        });
+    }
+
+    /// The lazily begun transaction is over. Answers whether it had begun.
+    pub(super) fn disarm(&mut self) -> bool {
+        self.begin.take().is_some_and(|begin| !begin.armed)
+    }
+
+    /// Nothing that was accepted is kept back.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pending.is_empty() && self.pass == 0
+    }
+
+    /// Bytes that were accepted and never sent on.
+    pub(super) fn take_pending(&mut self) -> BytesMut {
+        std::mem::take(&mut self.pending)
+    }
+
+    /// Takes in `bytes`; what is to be sent goes to `out`.
+    pub(super) fn accept(&mut self, bytes: &[u8], tracker: &mut Tracker, out: &mut BytesMut) {
+        if self.pending.is_empty() && !self.holds {
+            let left = self.pass_on(bytes, tracker, out);
+            self.pending.extend_from_slice(&bytes[bytes.len() - left..]);
+        } else {
+            self.pending.extend_from_slice(bytes);
+            self.go_on(tracker, out);
+        }
+    }
+
+    /// An answer is complete.
+    pub(super) fn answered(&mut self, end: Answered, tracker: &mut Tracker, out: &mut BytesMut) {
+        if let (true, Some(name)) = (end.failed, &end.prepares) {
+            self.statements.remove(name.as_slice());
+        }
+        if let (Some(begin), TransactionStatus::Idle) = (&mut self.begin, end.status) {
+            // BEGIN failed, or somebody ended the transaction by hand: what
+            // follows must not run outside one either.
+            begin.armed |= !tracker.begins();
+        }
+        if end.begins {
+            self.holds = false;
+            self.go_on(tracker, out);
+        }
+    }
+
+    fn go_on(&mut self, tracker: &mut Tracker, out: &mut BytesMut) {
+        let bytes = self.pending.split();
+        let left = self.pass_on(&bytes, tracker, out);
+        self.pending = bytes;
+        self.pending.advance(self.pending.len() - left);
+    }
+
+    /// Passes on whole messages and answers how many bytes are left.
+    fn pass_on(&mut self, mut bytes: &[u8], tracker: &mut Tracker, out: &mut BytesMut) -> usize {
+        loop {
+            if self.pass > 0 {
+                let (now, rest) = bytes.split_at(self.pass.min(bytes.len()));
+                out.put_slice(now);
+                self.pass -= now.len();
+                bytes = rest;
+            }
+            if self.holds || bytes.is_empty() {
+                return bytes.len();
+            }
+            if tracker.is_lost() {
+                out.put_slice(bytes);
+                return 0;
+            }
+            let Some(length) = self.length(bytes, tracker) else {
+                return bytes.len();
+            };
+            let taken = match bytes.get(..length) {
+                Some(message) if !self.started => {
+                    self.started = true;
+                    tracker.sent_whole(Unit {
+                        changes: true,
+                        ..Unit::default()
+                    });
+                    out.put_slice(message);
+                    length
+                }
+                Some(message) => {
+                    self.message(message, tracker, out);
+                    length
+                }
+                // Of these the body may be large, and is of no interest.
+                None if self.started && bytes[0] == b'd' => {
+                    self.pass = length;
+                    0
+                }
+                None if self.started && bytes[0] == b'B' => {
+                    match self.bind(bytes, length, tracker, out) {
+                        Some(taken) => {
+                            self.pass = length - taken;
+                            taken
+                        }
+                        None => return bytes.len(),
+                    }
+                }
+                None => return bytes.len(),
+            };
+            bytes = &bytes[taken..];
+        }
+    }
+
+    /// The whole length of the message that begins, once it is known. The
+    /// start-up packet alone has no tag.
+    fn length(&self, bytes: &[u8], tracker: &mut Tracker) -> Option<usize> {
+        let tag = usize::from(self.started);
+        let field = bytes.get(tag..tag + 4)?.try_into().ok()?;
+        match usize::try_from(i32::from_be_bytes(field)) {
+            Ok(length) if length >= 4 => Some(length + tag),
+            _ => {
+                tracker.lose();
+                None
+            }
+        }
+    }
+
+    fn message(&mut self, message: &[u8], tracker: &mut Tracker, out: &mut BytesMut) {
+        let (tag, body) = (message[0], &message[5..]);
+        match tag {
+            b'Q' => return self.query(message, tracker, out),
+            b'P' => return self.parse(message, tracker, out),
+            b'B' => {
+                if self.bind(message, message.len(), tracker, out) == Some(message.len()) {
+                    return;
+                }
+                tracker.lose();
+            }
+            b'D' if self.unnamed && body.len() > 2 && body[0] == b'S' => {
+                tracker.open().changes = true;
+                return rewrite::describe_unnamed(out);
+            }
+            b'D' | b'E' => {
+                self.begin_under_sync(tracker, out);
+                tracker.open().changes = true;
+            }
+            b'C' => {
+                if let Some(name) = body.strip_prefix(b"S").and_then(|rest| name(rest)) {
+                    self.statements.remove(name);
+                }
+                tracker.open();
+            }
+            b'S' => {
+                self.holds = tracker.open().begins;
+                tracker.sent_sync();
+            }
+            b'c' | b'f' => tracker.sent_copy_end(),
+            b'F' => tracker.sent_whole(Unit {
+                simple: true,
+                changes: true,
+                ..Unit::default()
+            }),
+            b'H' => {
+                tracker.open();
+            }
+            // COPY data, passwords, Terminate.
+            b'd' | b'p' | b'X' => {}
+            _ => tracker.lose(),
+        }
+        out.put_slice(message);
+    }
+
+    fn query(&mut self, message: &[u8], tracker: &mut Tracker, out: &mut BytesMut) {
+        let text = name(&message[5..]).unwrap_or_default();
+        let traits = Traits::of(text);
+        tracker.leaves(residue(traits));
+        let mut unit = Unit {
+            simple: true,
+            changes: true,
+            sets_are_local: traits.sets_are_local,
+            ..Unit::default()
+        };
+        match &mut self.begin {
+            Some(begin) if begin.armed && !text.trim_ascii().is_empty() => {
+                begin.armed = false;
+                unit.shift = rewrite::begin_query(&begin.sql, text, out);
+                unit.swallow = rewrite::BEGIN_QUERY_ANSWERS;
+                unit.begins = true;
+                self.holds = true;
+            }
+            _ => out.put_slice(message),
+        }
+        tracker.sent_whole(unit);
+    }
+
+    fn parse(&mut self, message: &[u8], tracker: &mut Tracker, out: &mut BytesMut) {
+        self.begin_under_sync(tracker, out);
+        let unit = tracker.open();
+        unit.changes = true;
+        let body = &message[5..];
+        let Some(name) = name(body) else {
+            tracker.lose();
+            return out.put_slice(message);
+        };
+        let after_name = &body[name.len() + 1..];
+        let traits = Traits::of(self::name(after_name).unwrap_or_default());
+        let remembers = self.unnamed && !name.is_empty();
+        if remembers || traits != Traits::default() {
+            unit.prepares = Some(name.into());
+            let text = remembers.then(|| after_name.into());
+            self.statements
+                .insert(name.into(), Statement { traits, text });
+        } else {
+            self.statements.remove(name);
+        }
+        match remembers {
+            true => rewrite::parse_unnamed(after_name, out),
+            false => out.put_slice(message),
+        }
+    }
+
+    /// Passes on as much of a Bind as there is, once both names are there.
+    fn bind(
+        &mut self,
+        bytes: &[u8],
+        length: usize,
+        tracker: &mut Tracker,
+        out: &mut BytesMut,
+    ) -> Option<usize> {
+        let names = bytes.get(5..)?;
+        let portal = name(names)?;
+        let statement = name(&names[portal.len() + 1..])?;
+        let head = 5 + portal.len() + 1 + statement.len() + 1;
+        let rest = length.checked_sub(head)?;
+
+        self.begin_under_sync(tracker, out);
+        let unit = tracker.open();
+        unit.changes = true;
+        let known = self.statements.get(statement);
+        let traits = known.map_or(Traits::default(), |known| known.traits);
+        unit.sets_are_local = traits.sets_are_local;
+        match known.and_then(|known| known.text.as_deref()) {
+            Some(text) => {
+                unit.swallow = match unit.swallow {
+                    b"" => rewrite::PARSE_ANSWERS,
+                    rewrite::BEGIN_ANSWERS => rewrite::BEGIN_PARSE_ANSWERS,
+                    // Two of them under one Sync: tokio-postgres does not do that.
+                    _ => return None,
+                };
+                rewrite::parse_unnamed(text, out);
+                rewrite::bind_unnamed(portal, rest, out);
+            }
+            None => out.put_slice(&bytes[..head]),
+        }
+        tracker.leaves(residue(traits));
+        let body = &bytes[head..bytes.len().min(length)];
+        out.put_slice(body);
+        Some(head + body.len())
+    }
+
+    /// Puts BEGIN in front of the unit that now starts to do something.
+    fn begin_under_sync(&mut self, tracker: &mut Tracker, out: &mut BytesMut) {
+        match &mut self.begin {
+            Some(begin) if begin.armed => {
+                begin.armed = false;
+                rewrite::begin(&begin.sql, out);
+                let unit = tracker.open();
+                unit.begins = true;
+                unit.swallow = rewrite::BEGIN_ANSWERS;
+            }
+            _ => {}
+        }
+    }
+}
+
+fn residue(traits: Traits) -> Residue {
+    Residue {
+        state: traits.leaves_state,
+        ..Residue::default()
+    }
+}
+
+/// The NUL-terminated string at the start of `bytes`, without its NUL.
+fn name(bytes: &[u8]) -> Option<&[u8]> {
+    let end = bytes.iter().position(|&byte| byte == 0)?;
+    Some(&bytes[..end])
+}

@@ -1,0 +1,175 @@
+//! The wire: a stream under tokio-postgres that reads along.
+//!
+//! It sees the plaintext of both directions, whatever TLS lies below, and so
+//! knows without a round trip what no API of tokio-postgres tells: the
+//! transaction status, whether an answer is still owed, whether all that was
+//! queued has left. It knows nothing but bytes and what it was told to do with
+//! them: it neither decides nor waits.
+//!
+//! - [`backend`] and [`frontend`] follow the framing of either direction;
+//! - [`status`] keeps what they learn, [`residue`] what a session is left with;
+//! - [`rewrite`] holds the two rewrites;
+//! - [`ended`] answers in the server's place once the connection is taken away.
+
+mod backend;
+pub(crate) mod ended;
+mod frontend;
+pub(crate) mod residue;
+mod rewrite;
+mod sql;
+mod status;
+mod stream;
+
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+pub(crate) use residue::Residue;
+pub use status::TransactionStatus;
+use stream::State;
+pub(crate) use stream::{Stream, Transport};
+
+/// Watches a connection, and takes it away when the time has come.
+#[derive(Clone)]
+pub(crate) struct Wire {
+    state: Arc<Mutex<State>>,
+}
+
+/// What the wire knows at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    /// The last ReadyForQuery. It is today's truth only if `settled`.
+    pub(crate) status: Option<TransactionStatus>,
+    /// No answer is owed that could change the status, and nothing that the
+    /// writer above gave us is still here.
+    pub(crate) settled: bool,
+    /// The last operation above was a completed flush: right after the
+    /// tokio-postgres connection was polled to `Pending` this proves that its
+    /// queue is empty.
+    pub(crate) flushed: bool,
+    /// The reader above waits for the server, not for somebody to take rows.
+    pub(crate) reads: bool,
+    /// The server waits for COPY data.
+    pub(crate) copying_in: bool,
+    /// The framing was lost: nothing here can be trusted.
+    pub(crate) lost: bool,
+    /// The connection is at its end, or was [taken away](Wire::end).
+    pub(crate) gone: bool,
+    pub(crate) residue: Residue,
+}
+
+impl Snapshot {
+    /// Nothing is under way in either direction.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.settled && self.flushed && self.reads && !self.lost && !self.gone
+    }
+
+    /// Waiting would not change what is known.
+    pub(crate) fn is_decided(&self) -> bool {
+        self.is_quiet() || self.lost || self.gone
+    }
+}
+
+impl Wire {
+    /// Puts a wire over `transport`. With `unnamed`, named statements are sent
+    /// as unnamed ones.
+    pub(crate) fn new(
+        transport: impl Transport + 'static,
+        channel_binding: Option<Vec<u8>>,
+        unnamed: bool,
+    ) -> (Wire, Stream) {
+        let state = Arc::new(Mutex::new(State::new(Box::new(transport), unnamed)));
+        let wire = Wire {
+            state: Arc::clone(&state),
+        };
+        let stream = Stream {
+            state,
+            channel_binding,
+        };
+        (wire, stream)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let state = self.state();
+        Snapshot {
+            status: state.tracker.status(),
+            settled: state.is_settled(),
+            flushed: state.flushed,
+            reads: state.reads,
+            copying_in: state.tracker.is_copying_in(),
+            lost: state.tracker.is_lost(),
+            gone: state.gone || state.is_ended(),
+            residue: state.tracker.residue(),
+        }
+    }
+
+    /// To be called before the connection above is polled: what it does not
+    /// touch in that poll, it does not wait for.
+    pub(crate) fn before_poll(&self) {
+        self.state().reads = false;
+    }
+
+    /// Has the next statement open a transaction with `begin`.
+    pub(crate) fn arm(&self, begin: &str) {
+        self.state().frontend.arm(begin);
+    }
+
+    /// The lazily begun transaction is over. Answers whether it had begun.
+    pub(crate) fn disarm(&self) -> bool {
+        self.state().frontend.disarm()
+    }
+
+    /// The server's last word was that it committed.
+    pub(crate) fn committed(&self) -> bool {
+        self.state().tracker.committed()
+    }
+
+    /// A reset went well.
+    pub(crate) fn forget_residue(&self) {
+        self.state().tracker.forget_residue();
+    }
+
+    /// Round trips made on this connection so far.
+    pub(crate) fn round_trips(&self) -> u64 {
+        self.state().round_trips
+    }
+
+    /// The server's process and the secret that cancels its statement.
+    pub(crate) fn key(&self) -> Option<(i32, i32)> {
+        self.state().tracker.key()
+    }
+
+    /// Takes the connection away from tokio-postgres and sends Terminate, as far
+    /// as that goes without waiting.
+    pub(crate) fn end(&self) {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let _ = self.state().poll_closed(&mut cx);
+    }
+
+    /// Nobody reads the connection any more: what has not been heard from the
+    /// server will not be. False if it was [ended](Wire::end) before.
+    pub(crate) fn cut(&self) -> bool {
+        self.state().cut()
+    }
+
+    /// [Ends](Wire::end) the connection and waits for the server to close it.
+    /// False if the connection broke instead.
+    pub(crate) async fn closed(&self) -> bool {
+        poll_fn(|cx| self.poll_closed(cx)).await
+    }
+
+    fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.state().poll_closed(cx)
+    }
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.snapshot().fmt(f)
+    }
+}

@@ -1,0 +1,183 @@
+//! Session state: what a statement leaves behind when its transaction is over.
+//!
+//! Two witnesses are heard, and neither costs a round trip: the command tag that
+//! the server reports (`SET`, `LISTEN`, `DO`, ...) and, for what hides behind a
+//! `SELECT`, the words of the statement (`set_config`, `pg_advisory_lock`, ...).
+//! State that a server-side function sets out of sight is beyond both; that is
+//! what [`Reset::Always`](crate::Reset::Always) is for.
+
+use super::sql::{Token, tokens};
+
+/// How our own `Transaction::local` sets a parameter: for the transaction only,
+/// so it leaves nothing although it says `set_config`.
+pub(crate) const SET_LOCAL: &str = "select pg_catalog.set_config($1, $2, true)";
+
+/// What a session may be left with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Residue {
+    /// Parameters, locks, temporary tables, ...: a reset removes them.
+    pub(crate) state: bool,
+    /// Prepared statements that the driver counts on are gone, or others are
+    /// there that no reset removes: only closing helps.
+    pub(crate) statements: bool,
+}
+
+impl Residue {
+    pub(super) fn merge(&mut self, other: Residue) {
+        self.state |= other.state;
+        self.statements |= other.statements;
+    }
+}
+
+/// What the text of a statement tells before it is executed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Traits {
+    /// It leaves session state without a tag that would say so.
+    pub(super) leaves_state: bool,
+    /// Each `SET` in it ends with the transaction (`SET LOCAL`, `SET TRANSACTION`).
+    pub(super) sets_are_local: bool,
+}
+
+impl Traits {
+    pub(super) fn of(text: &[u8]) -> Traits {
+        if text == SET_LOCAL.as_bytes() {
+            return Traits::default();
+        }
+        let mut leaves_state = false;
+        let (mut local_sets, mut session_sets) = (0, 0);
+        let mut declares = false;
+        // The word before this one; empty at the start of a statement.
+        let mut before: &[u8] = b"";
+        for token in tokens(text) {
+            let Token::Word(word) = token else {
+                before = b"";
+                continue;
+            };
+            leaves_state |= is(word, &["set_config"])
+                || contains(word, b"advisory_lock")
+                || starts(word, b"pg_temp")
+                || (is(word, &["temp", "temporary"])
+                    && is(before, &["create", "replace", "into", "local", "global"]))
+                || (declares && is(word, &["hold"]));
+            declares |= is(word, &["declare"]);
+            if is(before, &["set"]) {
+                match is(word, &["local", "transaction", "constraints"]) {
+                    true => local_sets += 1,
+                    false => session_sets += 1,
+                }
+            }
+            // `UPDATE t SET local = ..` is no SET of its own.
+            before = match before.is_empty() || !is(word, &["set"]) {
+                true => word,
+                false => b"-",
+            };
+        }
+        Traits {
+            leaves_state,
+            sets_are_local: local_sets > 0 && session_sets == 0,
+        }
+    }
+}
+
+/// What a command tag (manual, `CommandComplete`) says about the session.
+pub(super) fn of_tag(tag: &[u8], sets_are_local: bool) -> Residue {
+    let mut residue = Residue::default();
+    match tag {
+        b"SET" => residue.state = !sets_are_local,
+        b"LISTEN" | b"DO" | b"CALL" | b"RESET" => residue.state = true,
+        b"DISCARD ALL" | b"DEALLOCATE ALL" | b"PREPARE" => residue.statements = true,
+        _ => {}
+    }
+    residue
+}
+
+fn is(word: &[u8], any: &[&str]) -> bool {
+    any.iter()
+        .any(|candidate| word.eq_ignore_ascii_case(candidate.as_bytes()))
+}
+
+fn starts(word: &[u8], prefix: &[u8]) -> bool {
+    word.len() >= prefix.len() && word[..prefix.len()].eq_ignore_ascii_case(prefix)
+}
+
+fn contains(word: &[u8], part: &[u8]) -> bool {
+    word.windows(part.len())
+        .any(|window| window.eq_ignore_ascii_case(part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_that_leave_state_behind_a_select() {
+        for text in [
+            "select set_config('a.b', 'c', false)",
+            "SELECT pg_catalog.SET_CONFIG('a.b', 'c', true)",
+            "select pg_advisory_lock(1)",
+            "select pg_try_advisory_lock_shared(1, 2)",
+            "select \"pg_advisory_lock\"(1)",
+            "create temp table t ()",
+            "create temporary view v as select 1",
+            "create or replace temp view v as select 1",
+            "create local temp table t ()",
+            "create /* why */ temp table t ()",
+            "select 1 into temp t",
+            "create table pg_temp.t ()",
+            "create function pg_temp.f() returns int language sql as 'select 1'",
+            "declare c cursor with hold for select 1",
+            "select 1; select pg_advisory_lock(2)",
+        ] {
+            assert!(Traits::of(text.as_bytes()).leaves_state, "{text}");
+        }
+    }
+
+    #[test]
+    fn texts_that_leave_nothing() {
+        for text in [
+            SET_LOCAL,
+            "select 1",
+            "select temp from readings",
+            "insert into readings (temp) values ($1)",
+            "select 'create temp table t ()'",
+            "select 1 -- set_config",
+            "select pg_advisory_xact_lock(1)",
+            "select pg_advisory_unlock(1)",
+            "declare c cursor for select 1",
+            "update t set hold = true",
+        ] {
+            assert!(!Traits::of(text.as_bytes()).leaves_state, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_sets_that_end_with_the_transaction_are_local() {
+        for (text, local) in [
+            ("set local role app", true),
+            ("SET LOCAL a.b = 'c'", true),
+            ("set transaction read only", true),
+            ("set constraints all deferred", true),
+            ("begin; set local a.b = 'c'; select 1", true),
+            ("/* why */ set local a.b = 'c'", true),
+            ("set a.b = 'c'", false),
+            ("set session a.b = 'c'", false),
+            ("set local a.b = 'c'; set d.e = 'f'", false),
+            ("update t set local = 1", false),
+            ("set /* not */ search_path = x", false),
+            ("select 1", false),
+        ] {
+            assert_eq!(Traits::of(text.as_bytes()).sets_are_local, local, "{text}");
+        }
+    }
+
+    #[test]
+    fn tags() {
+        let state = |tag: &str, local| of_tag(tag.as_bytes(), local).state;
+        assert!(state("SET", false));
+        assert!(!state("SET", true));
+        assert!(state("LISTEN", false) && state("DO", false) && state("CALL", false));
+        assert!(!state("UPDATE 1", false) && !state("SELECT 1", false));
+        assert!(of_tag(b"DISCARD ALL", false).statements);
+        assert!(of_tag(b"PREPARE", false).statements);
+    }
+}

@@ -1,0 +1,164 @@
+//! The two rewrites, and nothing but them.
+//!
+//! No API of tokio-postgres can do either (its `GenericClient` is sealed, and
+//! `Deref` goes past any method of ours):
+//!
+//! - **BEGIN in front.** A lazily begun transaction costs no round trip of its
+//!   own when BEGIN travels under the same Sync as the first statement. If it
+//!   fails, the server skips to the Sync: the statement falls with it and is
+//!   never autocommitted.
+//! - **Unnamed statements.** A transaction pooler that does not track prepared
+//!   statements sends Parse and Bind to different servers. Put the remembered
+//!   text before each Bind, unnamed, and both arrive under one Sync.
+
+use bytes::{Buf, BufMut, BytesMut};
+use postgres_protocol::message::frontend;
+
+/// What answers [`begin`]: ParseComplete, BindComplete, CommandComplete.
+pub(super) const BEGIN_ANSWERS: &[u8] = b"12C";
+
+/// What answers a Parse that was put before a Bind: ParseComplete.
+pub(super) const PARSE_ANSWERS: &[u8] = b"1";
+
+/// Both in turn: BEGIN first, then the statement.
+pub(super) const BEGIN_PARSE_ANSWERS: &[u8] = b"12C1";
+
+/// What answers the BEGIN in front of a simple query: CommandComplete.
+pub(super) const BEGIN_QUERY_ANSWERS: &[u8] = b"C";
+
+/// BEGIN by the extended protocol, under whichever Sync follows.
+pub(super) fn begin(sql: &str, out: &mut BytesMut) {
+    // Errors arise from NUL bytes in the text alone, and ours holds none.
+    let _ = frontend::parse("", sql, std::iter::empty(), out);
+    let _ = frontend::bind(
+        "",
+        "",
+        std::iter::empty(),
+        std::iter::empty::<()>(),
+        |(), _| Ok(postgres_protocol::IsNull::Yes),
+        std::iter::empty(),
+        out,
+    );
+    let _ = frontend::execute("", 0, out);
+}
+
+/// The same in front of a simple query. Answers by how many characters the
+/// user's own text is shifted.
+pub(super) fn begin_query(sql: &str, text: &[u8], out: &mut BytesMut) -> usize {
+    let shift = sql.len() + 1;
+    out.put_u8(b'Q');
+    out.put_u32((4 + shift + text.len() + 1) as u32);
+    out.put_slice(sql.as_bytes());
+    out.put_u8(b';');
+    out.put_slice(text);
+    out.put_u8(0);
+    shift
+}
+
+/// Parse, for the unnamed statement. `after_name` is the user's message from the
+/// end of the name on: text and parameter types.
+pub(super) fn parse_unnamed(after_name: &[u8], out: &mut BytesMut) {
+    out.put_u8(b'P');
+    out.put_u32((4 + 1 + after_name.len()) as u32);
+    out.put_u8(0);
+    out.put_slice(after_name);
+}
+
+/// The head of a Bind to the unnamed statement. The rest of the user's message,
+/// `rest` bytes, is to follow.
+pub(super) fn bind_unnamed(portal: &[u8], rest: usize, out: &mut BytesMut) {
+    out.put_u8(b'B');
+    out.put_u32((4 + portal.len() + 1 + 1 + rest) as u32);
+    out.put_slice(portal);
+    out.put_slice(&[0, 0]);
+}
+
+/// Describe of the unnamed statement.
+pub(super) fn describe_unnamed(out: &mut BytesMut) {
+    out.put_slice(b"D\0\0\0\x06S\0");
+}
+
+/// An ErrorResponse whose position counts from the user's own text again.
+///
+/// Field `P` is a decimal count of characters (manual, "Error and Notice Message
+/// Fields"). A position inside our own text, or one that is no number, stays.
+pub(super) fn shift_position(message: &[u8], shift: usize, out: &mut BytesMut) {
+    let start = out.len();
+    let Some(mut fields) = message.get(5..) else {
+        return out.put_slice(message);
+    };
+    out.put_slice(b"E\0\0\0\0");
+    while let Some(end) = fields.iter().position(|&byte| byte == 0) {
+        let field = &fields[..end];
+        let position = field
+            .strip_prefix(b"P")
+            .and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<usize>().ok())
+            .and_then(|position| position.checked_sub(shift))
+            .filter(|&position| position > 0);
+        match position {
+            Some(position) => out.put_slice(format!("P{position}").as_bytes()),
+            None => out.put_slice(field),
+        }
+        out.put_u8(0);
+        fields.advance(end + 1);
+    }
+    out.put_slice(fields);
+    let length = (out.len() - start - 1) as u32;
+    out[start + 1..start + 5].copy_from_slice(&length.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(fields: &[u8]) -> BytesMut {
+        let mut message = BytesMut::new();
+        message.put_u8(b'E');
+        message.put_u32(4 + fields.len() as u32);
+        message.put_slice(fields);
+        message
+    }
+
+    #[test]
+    fn positions_count_from_the_users_text() {
+        for (before, after) in [
+            (&b"SERROR\0P16\0Mx\0\0"[..], &b"SERROR\0P10\0Mx\0\0"[..]),
+            (b"P7\0\0", b"P1\0\0"),
+            (b"P6\0\0", b"P6\0\0"),
+            (b"P\0\0", b"P\0\0"),
+            (b"Pnone\0\0", b"Pnone\0\0"),
+            (b"\0", b"\0"),
+            (b"unterminated", b"unterminated"),
+        ] {
+            let mut out = BytesMut::new();
+            shift_position(&error(before), 6, &mut out);
+            assert_eq!(out, error(after));
+        }
+    }
+
+    #[test]
+    fn begin_before_a_query() {
+        let mut out = BytesMut::new();
+        let shift = begin_query("BEGIN", b"select 1", &mut out);
+        let mut expected = BytesMut::new();
+        frontend::query("BEGIN;select 1", &mut expected).expect("no NUL");
+        assert_eq!((shift, out), (6, expected));
+    }
+
+    #[test]
+    fn unnamed_twins_of_named_messages() {
+        let mut named = BytesMut::new();
+        frontend::parse("s1", "select $1", [25], &mut named).expect("no NUL");
+        let mut unnamed = BytesMut::new();
+        frontend::parse("", "select $1", [25], &mut unnamed).expect("no NUL");
+        let mut out = BytesMut::new();
+        parse_unnamed(&named[5 + 3..], &mut out);
+        assert_eq!(out, unnamed);
+
+        out.clear();
+        unnamed.clear();
+        describe_unnamed(&mut out);
+        frontend::describe(b'S', "", &mut unnamed).expect("no NUL");
+        assert_eq!(out, unnamed);
+    }
+}

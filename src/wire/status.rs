@@ -1,0 +1,390 @@
+//! What the two directions of a connection tell about the session.
+//!
+//! PostgreSQL ends every answer with ReadyForQuery and puts the transaction
+//! status into it (manual, "Frontend/Backend Protocol", sections "Message Flow"
+//! and "Message Formats"). tokio-postgres throws that byte away. [`Tracker`]
+//! keeps it, and keeps count of what is still owed one: each Query, FunctionCall
+//! and Sync, and the start-up packet.
+
+use std::collections::VecDeque;
+
+use super::residue::{Residue, of_tag};
+
+/// Where the server stands between two statements: the byte of its last
+/// ReadyForQuery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TransactionStatus {
+    /// `I`: outside any transaction.
+    Idle,
+    /// `T`: inside a transaction.
+    InTransaction,
+    /// `E`: inside a transaction that failed; only a rollback is accepted.
+    Failed,
+}
+
+impl TransactionStatus {
+    fn from_byte(byte: u8) -> Option<Self> {
+        match byte {
+            b'I' => Some(Self::Idle),
+            b'T' => Some(Self::InTransaction),
+            b'E' => Some(Self::Failed),
+            _ => None,
+        }
+    }
+}
+
+/// What the server's answer to one sync point is owed for.
+#[derive(Debug, Default)]
+pub(super) struct Unit {
+    /// A Query, whose COPY is ended by CopyDone alone.
+    pub(super) simple: bool,
+    /// Something in it could change the transaction status. A Close could not:
+    /// waiting for its answer would cost the clean case a round trip.
+    pub(super) changes: bool,
+    /// The server waits for COPY data.
+    pub(super) copy_in: bool,
+    /// Each SET in it ends with the transaction.
+    pub(super) sets_are_local: bool,
+    /// The answers to what the wire itself put in front, still to be swallowed.
+    pub(super) swallow: &'static [u8],
+    /// By how many bytes our text in front of a simple query shifts the error
+    /// position that the user is told.
+    pub(super) shift: usize,
+    /// It opens the lazily begun transaction.
+    pub(super) begins: bool,
+    /// The statement that it prepares: forgotten again if that fails.
+    pub(super) prepares: Option<Vec<u8>>,
+    /// The server answered with an error.
+    pub(super) failed: bool,
+}
+
+impl Unit {
+    /// Two stretches that one ReadyForQuery will answer.
+    fn absorb(&mut self, earlier: Unit) {
+        self.changes |= earlier.changes;
+        self.sets_are_local |= earlier.sets_are_local;
+        self.begins |= earlier.begins;
+    }
+}
+
+/// The end of an answer, as the frontend side needs to know it.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) begins: bool,
+    pub(super) failed: bool,
+    pub(super) prepares: Option<Vec<u8>>,
+    pub(super) status: TransactionStatus,
+}
+
+/// What to do with a message from the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    Pass,
+    /// It answers what the wire put in front.
+    Swallow,
+    /// An error whose position is to be set right.
+    Correct,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Tracker {
+    status: Option<TransactionStatus>,
+    /// Sync points that were sent and not answered, oldest first.
+    owed: VecDeque<Unit>,
+    /// Extended messages that no Sync has followed yet.
+    open: Option<Unit>,
+    residue: Residue,
+    committed: bool,
+    key: Option<(i32, i32)>,
+    lost: bool,
+}
+
+impl Tracker {
+    /// A unit that ends with its own message: Query, FunctionCall, start-up.
+    pub(super) fn sent_whole(&mut self, unit: Unit) {
+        self.owed.push_back(unit);
+    }
+
+    /// The unit that the next Sync will end.
+    pub(super) fn open(&mut self) -> &mut Unit {
+        self.open.get_or_insert_default()
+    }
+
+    pub(super) fn sent_sync(&mut self) {
+        self.owed.push_back(self.open.take().unwrap_or_default());
+    }
+
+    /// CopyDone or CopyFail.
+    pub(super) fn sent_copy_end(&mut self) {
+        match self.owed.front_mut() {
+            Some(unit) if unit.copy_in => unit.copy_in = false,
+            _ => {
+                let open = self.open();
+                open.copy_in = false;
+                open.changes = true;
+            }
+        }
+    }
+
+    pub(super) fn leaves(&mut self, residue: Residue) {
+        self.residue.merge(residue);
+    }
+
+    /// Decides by its tag what becomes of the message that now begins.
+    pub(super) fn fate(&mut self, tag: u8) -> Fate {
+        let Some(unit) = self.owed.front_mut() else {
+            return Fate::Pass;
+        };
+        match unit.swallow.split_first() {
+            Some((&next, rest)) if next == tag => {
+                unit.swallow = rest;
+                Fate::Swallow
+            }
+            // Ours failed, or the statement behind it did.
+            _ if tag == b'E' => {
+                unit.swallow = &[];
+                match unit.shift {
+                    0 => Fate::Pass,
+                    _ => Fate::Correct,
+                }
+            }
+            _ => Fate::Pass,
+        }
+    }
+
+    /// By how much the error now being answered is shifted.
+    pub(super) fn shift(&self) -> usize {
+        self.owed.front().map_or(0, |unit| unit.shift)
+    }
+
+    /// Takes in a whole message; `body` holds its first bytes.
+    pub(super) fn received(&mut self, tag: u8, body: &[u8]) -> Option<Answered> {
+        match tag {
+            b'Z' => return self.ready(body),
+            b'C' => self.complete(body),
+            b'G' => self.copy_in(),
+            b'E' => {
+                if let Some(unit) = self.owed.front_mut() {
+                    unit.failed = true;
+                }
+            }
+            b'K' => {
+                if let (Some(process), Some(secret)) = (int(body, 0), int(body, 4)) {
+                    self.key = Some((process, secret));
+                }
+            }
+            // CopyBothResponse: replication, which the wire does not follow.
+            b'W' => self.lost = true,
+            _ => {}
+        }
+        None
+    }
+
+    fn ready(&mut self, body: &[u8]) -> Option<Answered> {
+        let status = body
+            .first()
+            .and_then(|&byte| TransactionStatus::from_byte(byte));
+        let (Some(status), Some(unit)) = (status, self.owed.pop_front()) else {
+            self.lost = true;
+            return None;
+        };
+        self.status = Some(status);
+        Some(Answered {
+            begins: unit.begins,
+            failed: unit.failed,
+            prepares: unit.prepares,
+            status,
+        })
+    }
+
+    fn complete(&mut self, body: &[u8]) {
+        let tag = body.split(|&byte| byte == 0).next().unwrap_or_default();
+        let local = self.owed.front().is_some_and(|unit| unit.sets_are_local);
+        self.residue.merge(of_tag(tag, local));
+        self.committed = tag == b"COMMIT";
+    }
+
+    /// In COPY mode the server ignores a Sync, and `copy_in` of tokio-postgres
+    /// has sent one already: it is void. The one behind CopyDone or CopyFail
+    /// will be answered instead.
+    fn copy_in(&mut self) {
+        match self.owed.front_mut() {
+            Some(unit) if unit.simple => unit.copy_in = true,
+            Some(_) => {
+                let unit = self.owed.pop_front().unwrap_or_default();
+                match (self.owed.front_mut(), &mut self.open) {
+                    // CopyFail is on its way already.
+                    (Some(next), _) | (None, Some(next)) => next.absorb(unit),
+                    (None, open) => {
+                        let open = open.get_or_insert_default();
+                        open.absorb(unit);
+                        open.copy_in = true;
+                    }
+                }
+            }
+            // Execute was flushed, not synced.
+            None => self.open().copy_in = true,
+        }
+    }
+
+    pub(super) fn lose(&mut self) {
+        self.lost = true;
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    /// Some answer to come has to be swallowed or corrected.
+    pub(super) fn filters(&self) -> bool {
+        self.owed
+            .iter()
+            .chain(&self.open)
+            .any(|unit| !unit.swallow.is_empty() || unit.shift > 0)
+    }
+
+    /// The statement that opens the lazily begun transaction is under way.
+    pub(super) fn begins(&self) -> bool {
+        self.owed.iter().chain(&self.open).any(|unit| unit.begins)
+    }
+
+    /// Nothing under way could still change the status.
+    pub(super) fn is_settled(&self) -> bool {
+        self.open.is_none() && self.owed.iter().all(|unit| !unit.changes)
+    }
+
+    /// The server waits for COPY data that nobody may ever send.
+    pub(super) fn is_copying_in(&self) -> bool {
+        self.owed.iter().chain(&self.open).any(|unit| unit.copy_in)
+    }
+
+    pub(super) fn owed(&self) -> usize {
+        self.owed.len()
+    }
+
+    pub(super) fn status(&self) -> Option<TransactionStatus> {
+        self.status
+    }
+
+    pub(super) fn residue(&self) -> Residue {
+        self.residue
+    }
+
+    pub(super) fn forget_residue(&mut self) {
+        self.residue = Residue::default();
+    }
+
+    /// The last command that the server completed was a COMMIT, by its own word.
+    pub(super) fn committed(&self) -> bool {
+        self.committed
+    }
+
+    /// BackendKeyData: the process and the secret that a CancelRequest needs.
+    pub(super) fn key(&self) -> Option<(i32, i32)> {
+        self.key
+    }
+}
+
+fn int(body: &[u8], at: usize) -> Option<i32> {
+    let bytes = body.get(at..at + 4)?;
+    Some(i32::from_be_bytes(bytes.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query() -> Unit {
+        Unit {
+            simple: true,
+            changes: true,
+            ..Unit::default()
+        }
+    }
+
+    #[test]
+    fn a_query_is_settled_by_its_ready() {
+        let mut tracker = Tracker::default();
+        tracker.sent_whole(query());
+        assert!(!tracker.is_settled());
+        tracker.received(b'C', b"BEGIN\0");
+        assert!(!tracker.is_settled());
+        tracker.received(b'Z', b"T");
+        assert!(tracker.is_settled());
+        assert_eq!(tracker.status(), Some(TransactionStatus::InTransaction));
+    }
+
+    #[test]
+    fn a_close_is_owed_an_answer_but_need_not_be_waited_for() {
+        let mut tracker = Tracker::default();
+        tracker.open();
+        assert!(!tracker.is_settled(), "an unfinished unit");
+        tracker.sent_sync();
+        assert!(tracker.is_settled());
+        assert_eq!(tracker.owed(), 1);
+    }
+
+    #[test]
+    fn the_sync_that_copy_in_sends_early_is_void() {
+        let mut tracker = Tracker::default();
+        tracker.open().changes = true;
+        tracker.sent_sync();
+        tracker.received(b'2', b"");
+        tracker.received(b'G', b"\0\0\0");
+        assert!(tracker.is_copying_in() && !tracker.is_settled());
+        assert_eq!(tracker.owed(), 0);
+        tracker.sent_copy_end();
+        tracker.sent_sync();
+        tracker.received(b'C', b"COPY 1\0");
+        tracker.received(b'Z', b"I");
+        assert!(tracker.is_settled() && !tracker.is_copying_in());
+    }
+
+    #[test]
+    fn a_copy_in_dropped_before_the_server_knew_is_answered_once() {
+        let mut tracker = Tracker::default();
+        tracker.open().changes = true;
+        tracker.sent_sync();
+        tracker.sent_copy_end();
+        tracker.sent_sync();
+        tracker.received(b'G', b"\0\0\0");
+        assert_eq!(tracker.owed(), 1);
+        assert!(!tracker.is_copying_in());
+        tracker.received(b'E', b"");
+        let answered = tracker.received(b'Z', b"I").expect("answered");
+        assert!(answered.failed && tracker.is_settled());
+    }
+
+    #[test]
+    fn a_simple_copy_in_keeps_its_query_owed() {
+        let mut tracker = Tracker::default();
+        tracker.sent_whole(query());
+        tracker.received(b'G', b"\0\0\0");
+        assert!(tracker.is_copying_in() && !tracker.is_settled());
+        tracker.sent_copy_end();
+        tracker.received(b'Z', b"I");
+        assert!(tracker.is_settled() && !tracker.is_copying_in());
+    }
+
+    #[test]
+    fn what_cannot_be_is_lost_framing() {
+        for (tag, body) in [(b'Z', &b"I"[..]), (b'Z', b"X"), (b'W', b"")] {
+            let mut tracker = Tracker::default();
+            tracker.received(tag, body);
+            assert!(tracker.is_lost());
+        }
+    }
+
+    #[test]
+    fn swallows_what_the_wire_put_in_front_and_no_more() {
+        let mut tracker = Tracker::default();
+        tracker.open().swallow = b"12C";
+        tracker.open().changes = true;
+        tracker.sent_sync();
+        assert!(tracker.filters());
+        let fates = b"12C12C".map(|tag| tracker.fate(tag) == Fate::Swallow);
+        assert_eq!(fates, [true, true, true, false, false, false]);
+        assert!(!tracker.filters());
+    }
+}

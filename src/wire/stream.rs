@@ -1,0 +1,301 @@
+//! The stream that tokio-postgres reads and writes.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf, BufMut, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::backend::Scanner;
+use super::ended::{self, Ended};
+use super::frontend::Frontend;
+use super::status::Tracker;
+
+/// What lies below the wire: a socket, or TLS over one.
+pub(crate) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+
+/// From here on the writer has to wait for the socket.
+const HIGH_WATER: usize = 64 * 1024;
+
+pub(super) struct State {
+    transport: Box<dyn Transport>,
+    pub(super) tracker: Tracker,
+    pub(super) frontend: Frontend,
+    scanner: Scanner,
+    /// On its way to the server.
+    out: BytesMut,
+    /// On its way to tokio-postgres: what was filtered, or answered by ourselves.
+    inject: BytesMut,
+    /// The last thing that the writer above did was a completed flush.
+    pub(super) flushed: bool,
+    /// The reader above waits for more, and for nothing else.
+    pub(super) reads: bool,
+    /// Nothing more will come: end of file, or an error in its place.
+    pub(super) gone: bool,
+    /// The end of file came from the server.
+    eof: bool,
+    /// Our side is shut.
+    shut: bool,
+    wrote: bool,
+    pub(super) round_trips: u64,
+    end: Option<End>,
+}
+
+/// The connection was taken away from tokio-postgres.
+struct End {
+    answers: Ended,
+    /// It stands in the middle of a message: no answer could be understood.
+    cut: bool,
+    waker: Option<Waker>,
+}
+
+impl State {
+    pub(super) fn new(transport: Box<dyn Transport>, unnamed: bool) -> Self {
+        State {
+            transport,
+            tracker: Tracker::default(),
+            frontend: Frontend::new(unnamed),
+            scanner: Scanner::default(),
+            out: BytesMut::new(),
+            inject: BytesMut::new(),
+            flushed: true,
+            reads: false,
+            gone: false,
+            eof: false,
+            shut: false,
+            wrote: false,
+            round_trips: 0,
+            end: None,
+        }
+    }
+
+    pub(super) fn is_ended(&self) -> bool {
+        self.end.is_some()
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.tracker.is_settled() && self.frontend.is_empty() && self.out.is_empty()
+    }
+
+    /// Takes the connection away from tokio-postgres: from here on it is
+    /// answered by [`Ended`], and the server is told goodbye.
+    pub(super) fn end(&mut self) {
+        if self.end.is_some() {
+            return;
+        }
+        let cut = self.gone || self.tracker.is_lost() || !self.scanner.is_between_messages();
+        let mut answers = Ended::default();
+        for _ in 0..self.tracker.owed() {
+            ended::answer(&mut self.inject);
+        }
+        answers.accept(&self.frontend.take_pending(), &mut self.inject);
+        // A server that waits for COPY data would take Terminate for an error.
+        if self.tracker.is_copying_in() {
+            self.out.put_slice(b"f\0\0\0\x05\0S\0\0\0\x04");
+        }
+        self.out.put_slice(b"X\0\0\0\x04");
+        self.end = Some(End {
+            answers,
+            cut,
+            waker: None,
+        });
+    }
+
+    pub(super) fn cut(&mut self) -> bool {
+        let live = self.end.is_none();
+        if live {
+            self.end();
+            let mut cx = Context::from_waker(Waker::noop());
+            let _ = self.poll_drain(&mut cx);
+            self.gone = true;
+        }
+        live
+    }
+
+    /// Says goodbye and waits for the server's end of file. `Ready(false)`: the
+    /// connection broke, and what the server made of it is not known.
+    pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.end();
+        if !self.shut && self.poll_drain(cx).is_ready() {
+            // TLS says so to its peer before the socket is shut.
+            self.shut = Pin::new(&mut self.transport).poll_shutdown(cx).is_ready();
+        }
+        let mut scratch = [0; 8 * 1024];
+        while !self.gone {
+            let mut buf = ReadBuf::new(&mut scratch);
+            let read = ready!(Pin::new(&mut self.transport).poll_read(cx, &mut buf));
+            self.note_end(&read, buf.filled());
+        }
+        Poll::Ready(self.eof)
+    }
+
+    fn note_end(&mut self, read: &io::Result<()>, bytes: &[u8]) {
+        let eof = match read {
+            Ok(()) => bytes.is_empty(),
+            // TLS that ended without a closing alert.
+            Err(error) => error.kind() == io::ErrorKind::UnexpectedEof,
+        };
+        self.eof |= eof;
+        self.gone |= eof || read.is_err();
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.out.is_empty() {
+            let sent = ready!(Pin::new(&mut self.transport).poll_write(cx, &self.out))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.out.advance(sent);
+            self.wrote = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if !self.inject.is_empty() && !self.end.as_ref().is_some_and(|end| end.cut) {
+                let now = self.inject.len().min(buf.remaining());
+                buf.put_slice(&self.inject[..now]);
+                self.inject.advance(now);
+                return Poll::Ready(Ok(()));
+            }
+            match &mut self.end {
+                // End of file: tokio-postgres reports a closed connection.
+                Some(end) if end.cut => return Poll::Ready(Ok(())),
+                Some(end) => {
+                    end.waker = Some(cx.waker().clone());
+                    self.reads = true;
+                    return Poll::Pending;
+                }
+                None => {}
+            }
+            if !self.tracker.filters() {
+                let before = buf.filled().len();
+                let read = Pin::new(&mut self.transport).poll_read(cx, buf);
+                self.reads = read.is_pending();
+                let read = ready!(read);
+                self.note_end(&read, &buf.filled()[before..]);
+                self.received(&buf.filled()[before..], false);
+                return Poll::Ready(read);
+            }
+            let mut scratch = [0; 8 * 1024];
+            let mut chunk = ReadBuf::new(&mut scratch);
+            let read = Pin::new(&mut self.transport).poll_read(cx, &mut chunk);
+            self.reads = read.is_pending();
+            let read = ready!(read);
+            self.note_end(&read, chunk.filled());
+            self.received(chunk.filled(), true);
+            if self.gone {
+                return Poll::Ready(read);
+            }
+        }
+    }
+
+    fn received(&mut self, bytes: &[u8], filtered: bool) {
+        self.round_trips += u64::from(std::mem::take(&mut self.wrote));
+        let State {
+            tracker,
+            frontend,
+            scanner,
+            out,
+            inject,
+            flushed,
+            ..
+        } = self;
+        let user = filtered.then_some(inject);
+        scanner.feed(bytes, tracker, user, |end, tracker| {
+            let before = out.len();
+            frontend.answered(end, tracker, out);
+            *flushed &= out.len() == before;
+        });
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.flushed = false;
+        if let Some(end) = &mut self.end {
+            end.answers.accept(bytes, &mut self.inject);
+            if let Some(waker) = end.waker.take() {
+                waker.wake();
+            }
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        if self.out.len() >= HIGH_WATER {
+            ready!(self.poll_drain(cx))?;
+        }
+        self.frontend
+            .accept(bytes, &mut self.tracker, &mut self.out);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.end.is_none() {
+            ready!(self.poll_drain(cx))?;
+            ready!(Pin::new(&mut self.transport).poll_flush(cx))?;
+        }
+        self.flushed = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_flush(cx))?;
+        match self.end {
+            Some(_) => Poll::Ready(Ok(())),
+            None => Pin::new(&mut self.transport).poll_shutdown(cx),
+        }
+    }
+}
+
+/// The stream handed to tokio-postgres. Its state is shared with the
+/// [`Wire`](super::Wire) that watches it.
+pub(crate) struct Stream {
+    pub(super) state: Arc<Mutex<State>>,
+    /// The hash of the server's certificate, for SCRAM-SHA-256-PLUS.
+    pub(super) channel_binding: Option<Vec<u8>>,
+}
+
+impl Stream {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.state().poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.state().poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.state().poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.state().poll_shutdown(cx)
+    }
+}
+
+impl tokio_postgres::tls::TlsStream for Stream {
+    fn channel_binding(&self) -> tokio_postgres::tls::ChannelBinding {
+        match &self.channel_binding {
+            Some(hash) => tokio_postgres::tls::ChannelBinding::tls_server_end_point(hash.clone()),
+            None => tokio_postgres::tls::ChannelBinding::none(),
+        }
+    }
+}
