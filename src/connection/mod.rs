@@ -153,19 +153,16 @@ impl Session {
     }
 
     /// Says Terminate and waits for the server's end of file: only then has it
-    /// rolled back, released its locks and given up its slot. False if it did not
-    /// confirm within `limit`.
-    pub(crate) async fn close(&self, limit: Duration) -> bool {
-        /// Whatever happens, nothing more passes through the socket.
-        struct ShutDown<'a>(&'a Socket);
-        impl Drop for ShutDown<'_> {
-            fn drop(&mut self) {
-                self.0.shut_down();
-            }
-        }
-        let _shut_down = ShutDown(&self.socket);
+    /// rolled back, released its locks and given up its slot. `Some(false)` if the
+    /// connection broke instead, `None` if nothing was heard within `limit`.
+    pub(crate) async fn closed(&self, limit: Duration) -> Option<bool> {
         self.end();
-        timeout(limit, self.wire.closed()).await.unwrap_or(false)
+        timeout(limit, self.wire.closed()).await.ok()
+    }
+
+    /// Lets nothing more pass through the socket.
+    pub(crate) fn shut_down(&self) {
+        self.socket.shut_down();
     }
 
     /// Takes the connection away from whoever has it, without waiting.

@@ -232,7 +232,7 @@ async fn commit(shared: &Shared, budget: &Budget) -> Finished {
         }
     };
     session.wire().disarm();
-    if snapshot.gone {
+    if snapshot.is_over() {
         return Err(transaction::lost());
     }
     if !snapshot.is_quiet() {

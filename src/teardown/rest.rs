@@ -3,6 +3,9 @@
 //! Each is taken only if the one before did not help, and each is bounded. What
 //! cannot be brought to rest is closed.
 
+use std::future::Future;
+use std::pin::pin;
+
 use tokio::time::timeout;
 
 use super::{Budget, Outcome, Step};
@@ -105,12 +108,38 @@ async fn settle(session: &Session, outcome: &mut Outcome, budget: &Budget) -> Op
     }
     // A stream whose rows nobody takes keeps the answer from being read, whether
     // the statement is cancelled or not.
-    if !session.wire().snapshot().reads || !session.cancel(budget.step()).await {
+    if !session.wire().snapshot().reads {
         return None;
     }
-    outcome.did(Step::Cancelled);
-    let settled = timeout(budget.step(), session.settled()).await;
-    settled.ok().filter(Snapshot::is_quiet)
+    let settled = cancel_until(session, outcome, budget, session.settled()).await;
+    settled.filter(Snapshot::is_quiet)
+}
+
+/// Cancels what the server does until `done`, as long as a step may take.
+///
+/// One request is not always enough: it hits nothing if it overtakes its statement,
+/// and of several statements that were sent together only the first.
+async fn cancel_until<T>(
+    session: &Session,
+    outcome: &mut Outcome,
+    budget: &Budget,
+    done: impl Future<Output = T>,
+) -> Option<T> {
+    let mut done = pin!(done);
+    let cancelling = async {
+        loop {
+            if !session.cancel(budget.step()).await {
+                return None;
+            }
+            if !outcome.steps().contains(&Step::Cancelled) {
+                outcome.did(Step::Cancelled);
+            }
+            if let Ok(done) = timeout(budget.grace(), done.as_mut()).await {
+                return Some(done);
+            }
+        }
+    };
+    timeout(budget.step(), cancelling).await.ok()?
 }
 
 /// Closes the connection; cancels first if a statement runs.
@@ -121,15 +150,33 @@ pub(crate) async fn close(session: &Session, mut outcome: Outcome, budget: &Budg
     // Freeze first: a task that still has the client could follow the cancelled
     // statement with another.
     session.end();
+    let shut_down = ShutDown(session);
     let cancelled = outcome.steps().contains(&Step::Cancelled);
-    if runs && !cancelled && session.cancel(budget.step()).await {
-        outcome.did(Step::Cancelled);
+    let mut closed = None;
+    if runs && !cancelled {
+        let limit = budget.last();
+        closed = cancel_until(session, &mut outcome, budget, session.closed(limit))
+            .await
+            .flatten();
     }
-    let acknowledged = session.close(budget.last()).await;
+    if closed.is_none() {
+        closed = session.closed(budget.last()).await;
+    }
+    drop(shut_down);
+    let acknowledged = closed.unwrap_or(false);
     outcome.did(Step::Closed { acknowledged });
     Rested {
         outcome,
         home: None,
+    }
+}
+
+/// Whatever happens, nothing more passes through the socket.
+struct ShutDown<'a>(&'a Session);
+
+impl Drop for ShutDown<'_> {
+    fn drop(&mut self) {
+        self.0.shut_down();
     }
 }
 
@@ -179,6 +226,7 @@ mod tests {
             copying_in: false,
             lost: false,
             gone: false,
+            ended: false,
             residue: Residue { state, statements },
         };
         let clean = snapshot(false, false);

@@ -54,20 +54,27 @@ pub(crate) struct Snapshot {
     pub(crate) copying_in: bool,
     /// The framing was lost: nothing here can be trusted.
     pub(crate) lost: bool,
-    /// The connection is at its end, or was [taken away](Wire::end).
+    /// The connection is at its end.
     pub(crate) gone: bool,
+    /// It was [taken away](Wire::end).
+    pub(crate) ended: bool,
     pub(crate) residue: Residue,
 }
 
 impl Snapshot {
     /// Nothing is under way in either direction.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.settled && self.flushed && self.reads && !self.lost && !self.gone
+        self.settled && self.flushed && self.reads && !self.lost && !self.is_over()
     }
 
     /// Waiting would not change what is known.
     pub(crate) fn is_decided(&self) -> bool {
-        self.is_quiet() || self.lost || self.gone
+        self.is_quiet() || self.lost || self.is_over()
+    }
+
+    /// tokio-postgres will hear no more from the server.
+    pub(crate) fn is_over(&self) -> bool {
+        self.gone || self.ended
     }
 }
 
@@ -103,7 +110,8 @@ impl Wire {
             reads: state.reads,
             copying_in: state.tracker.is_copying_in(),
             lost: state.tracker.is_lost(),
-            gone: state.gone || state.is_ended(),
+            gone: state.gone,
+            ended: state.is_ended(),
             residue: state.tracker.residue(),
         }
     }

@@ -1,0 +1,58 @@
+//! An axum router, on Lambda or on a plain server.
+//!
+//! ```sh
+//! DATABASE_URL=postgres://... cargo run --example axum --features lambda,axum
+//! curl -X POST localhost:3000/partners/acme
+//! ```
+
+use antifreeze::{Connection, Database, DatabaseLayer, Transaction};
+use axum::Router;
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+
+type Result<T> = std::result::Result<T, StatusCode>;
+
+#[tokio::main]
+async fn main() -> std::result::Result<(), lambda_http::Error> {
+    let database = Database::from_env()?;
+    database.warm_up().await?;
+    let router = Router::new()
+        .route("/partners", get(count))
+        .route("/partners/{name}", post(create))
+        .layer(DatabaseLayer::new(database));
+
+    if std::env::var_os("AWS_LAMBDA_RUNTIME_API").is_some() {
+        return lambda_http::run(router).await;
+    }
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+    axum::serve(listener, router).await?;
+    Ok(())
+}
+
+/// A connection for a single statement.
+async fn count(connection: Connection) -> Result<String> {
+    let row = connection
+        .query_one("select count(*) from partners", &[])
+        .await
+        .map_err(failed)?;
+    Ok(format!("{}\n", row.get::<_, i64>(0)))
+}
+
+/// The request's transaction: begun with the first statement, committed because the
+/// response is a success, rolled back if it were none.
+async fn create(transaction: Transaction, Path(name): Path<String>) -> Result<StatusCode> {
+    let stored = transaction
+        .execute("insert into partners (name) values ($1)", &[&name])
+        .await
+        .map_err(failed)?;
+    match stored {
+        1 => Ok(StatusCode::CREATED),
+        _ => Err(StatusCode::CONFLICT),
+    }
+}
+
+fn failed(error: tokio_postgres::Error) -> StatusCode {
+    eprintln!("{error}");
+    StatusCode::INTERNAL_SERVER_ERROR
+}

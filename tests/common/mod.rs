@@ -1,0 +1,139 @@
+//! A database of its own for each test, and a second connection that looks.
+#![allow(dead_code)]
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use antifreeze::{Config, Database, Error, Outcome, Teardown};
+use lab::postgres::Postgres;
+
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What a test works with.
+pub struct Lab {
+    pub server: lab::postgres::Database,
+    pub database: Database,
+    torn_down: Arc<Mutex<Vec<Teardown>>>,
+}
+
+/// Longer than anything takes, shorter than anybody waits.
+pub const PLENTY: Duration = Duration::from_secs(20);
+
+/// A fresh database with the table `t (a int)`, and the settings as they are by
+/// default.
+pub async fn lab() -> Lab {
+    lab_with(|_| {}).await
+}
+
+/// The same with other settings.
+pub async fn lab_with(change: impl FnOnce(&mut Config)) -> Lab {
+    let server = Postgres::shared().await.expect("a server");
+    let server = server.fresh_database().await.expect("a database");
+    server
+        .execute("create table t (a int)")
+        .await
+        .expect("a table");
+    let url = server.url.clone();
+    Lab::over(server, &url, change)
+}
+
+impl Lab {
+    /// Reaches `server` by `url`, which may lead through a relay.
+    pub fn over(
+        server: lab::postgres::Database,
+        url: &str,
+        change: impl FnOnce(&mut Config),
+    ) -> Lab {
+        let mut config = Config::from_url(url).expect("a URL");
+        config.server.application_name("under test");
+        change(&mut config);
+        let torn_down = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&torn_down);
+        let database = Database::new(config)
+            .expect("settings")
+            .on_teardown(move |teardown| seen.lock().expect("no panic").push(teardown.clone()));
+        Lab {
+            server,
+            database,
+            torn_down,
+        }
+    }
+
+    /// Runs `work` as an invocation with plenty of time.
+    pub async fn run<T>(
+        &self,
+        work: impl Future<Output = Result<T, BoxError>>,
+    ) -> Result<T, BoxError> {
+        self.database.invocation(PLENTY, work).await
+    }
+
+    /// What became of the connections since this was last asked.
+    pub fn torn_down(&self) -> Vec<Teardown> {
+        std::mem::take(&mut *self.torn_down.lock().expect("no panic"))
+    }
+
+    /// What became of the one connection of the last invocation.
+    pub fn outcome(&self) -> Outcome {
+        let mut all = self.torn_down();
+        assert_eq!(all.len(), 1, "{all:?}");
+        all.remove(0).outcome
+    }
+
+    /// Our sessions, as the server sees them: `idle`, `idle in transaction`, ...
+    pub async fn sessions(&self) -> Vec<String> {
+        let rows = self
+            .server
+            .query(
+                "select state from pg_stat_activity where datname = current_database() \
+                 and application_name = 'under test' order by pid",
+            )
+            .await
+            .expect("activity");
+        let states = rows
+            .into_iter()
+            .map(|row| row[0].clone().unwrap_or_default());
+        states.collect()
+    }
+
+    /// No session of ours is in a transaction or busy, and none holds a lock that a
+    /// migration would wait for.
+    pub async fn assert_at_rest(&self) {
+        let sessions = self.sessions().await;
+        assert!(
+            sessions.iter().all(|state| state == "idle"),
+            "not at rest: {sessions:?}"
+        );
+        self.server
+            .execute(
+                "set lock_timeout = '100ms'; alter table t add column b int; \
+                 alter table t drop column b",
+            )
+            .await
+            .expect("nothing is locked");
+    }
+
+    /// Rows in `t`.
+    pub async fn rows(&self) -> i64 {
+        let rows = self
+            .server
+            .query("select count(*) from t")
+            .await
+            .expect("a table");
+        let count = rows[0][0].as_deref().expect("a count");
+        count.parse().expect("a number")
+    }
+
+    /// Waits until `condition` holds; gives up after a while.
+    pub async fn eventually(&self, what: &str, condition: impl AsyncFn(&Lab) -> bool) {
+        let until = tokio::time::Instant::now() + PLENTY;
+        while !condition(self).await {
+            assert!(tokio::time::Instant::now() < until, "never: {what}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// The error behind a boxed one.
+pub fn kind(error: &BoxError) -> Option<antifreeze::ErrorKind> {
+    error.downcast_ref::<Error>().map(Error::kind)
+}

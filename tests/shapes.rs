@@ -1,0 +1,106 @@
+//! Every shape of service, under every runner: that this compiles is the test.
+#![cfg(all(feature = "lambda", feature = "vercel", feature = "axum"))]
+
+use antifreeze::{Body, Connection, Database, DatabaseLayer, Invocation, Transaction};
+use lambda_http::{Request, Response};
+use lambda_runtime::{Error, LambdaEvent};
+use serde_json::Value;
+use tower::ServiceBuilder;
+use tower::{Layer, Service};
+
+fn layer() -> DatabaseLayer {
+    DatabaseLayer::new(Database::from_url("postgres://localhost/none").expect("a URL"))
+}
+
+async fn http(_: Request) -> Result<Response<lambda_http::Body>, Error> {
+    Ok(Response::new(lambda_http::Body::Empty))
+}
+
+async fn event(_: LambdaEvent<Value>) -> Result<Value, Error> {
+    Ok(Value::Null)
+}
+
+/// As `main` awaits it.
+fn runs<F: Future>(_: F) {}
+fn is_sync<T: Sync>() {}
+
+/// Never polled: there is no host here.
+#[test]
+fn the_layer_fits_every_runner() {
+    let service = || ServiceBuilder::new().layer(layer()).service_fn(http);
+    runs(lambda_http::run(service()));
+    runs(lambda_http::run_concurrent(service()));
+    runs(lambda_http::run_with_streaming_response(service()));
+    runs(lambda_http::run_with_streaming_response_concurrent(
+        service(),
+    ));
+    let _ = || lambda_http::runtime(service());
+
+    let service = || ServiceBuilder::new().layer(layer()).service_fn(event);
+    runs(lambda_runtime::run(service()));
+    runs(lambda_runtime::run_concurrent(service()));
+
+    let service = layer().layer(vercel_runtime::service_fn(
+        async |_: vercel_runtime::Request| Ok::<_, vercel_runtime::Error>("fine"),
+    ));
+    runs(vercel_runtime::run(service));
+}
+
+#[test]
+fn the_layer_goes_around_and_inside_an_axum_router() {
+    async fn handler(_: Invocation, _: Connection, _: Transaction) -> &'static str {
+        "fine"
+    }
+    let router = || axum::Router::new().route("/", axum::routing::get(handler));
+    let inside = router().layer(layer());
+    runs(lambda_http::run(inside.clone()));
+    runs(lambda_http::run(layer().layer(router())));
+    runs(lambda_http::run_with_streaming_response(inside));
+}
+
+#[test]
+fn a_handler_with_an_error_of_its_own() {
+    #[derive(Debug)]
+    struct Mine;
+    impl From<Mine> for lambda_runtime::Diagnostic {
+        fn from(_: Mine) -> Self {
+            lambda_runtime::Diagnostic {
+                error_type: "Mine".into(),
+                error_message: "mine".into(),
+            }
+        }
+    }
+    let service = ServiceBuilder::new()
+        .layer(layer())
+        .service_fn(async |_: LambdaEvent<Value>| Err::<Value, _>(Mine));
+    runs(lambda_runtime::run(service));
+}
+
+#[test]
+fn a_service_of_an_unsend_handler_is_still_a_service() {
+    fn is_service<S: Service<http::Request<()>>>(_: &S) {}
+    let local = std::rc::Rc::new(());
+    let service = ServiceBuilder::new()
+        .layer(layer())
+        .service_fn(move |_: http::Request<()>| {
+            let local = local.clone();
+            async move {
+                drop(local);
+                Ok::<_, Error>(Response::new(http_body_util::Empty::<bytes::Bytes>::new()))
+            }
+        });
+    is_service(&service);
+}
+
+#[test]
+fn what_users_hold_can_go_anywhere() {
+    fn anywhere<T: Send + Sync + 'static>() {}
+    anywhere::<Database>();
+    anywhere::<DatabaseLayer>();
+    anywhere::<Invocation>();
+    anywhere::<Connection>();
+    anywhere::<Transaction>();
+    anywhere::<antifreeze::CancelToken>();
+    anywhere::<antifreeze::Error>();
+    is_sync::<Body<lambda_http::Body>>();
+}
