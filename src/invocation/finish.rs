@@ -13,6 +13,7 @@ use tokio_postgres::error::Severity;
 use super::transaction::{self, Shared};
 use super::{Hook, Inner, Invocation, Phase, Scope};
 use crate::error::Result;
+use crate::net::Peek;
 use crate::observe;
 use crate::pool::Lease;
 use crate::teardown::{Budget, Outcome, Teardown, at_rest, close, rest};
@@ -232,7 +233,8 @@ async fn commit(shared: &Shared, budget: &Budget) -> Finished {
         }
     };
     session.wire().disarm();
-    if snapshot.is_over() {
+    // Before the runtime has heard of it, the kernel has.
+    if snapshot.is_over() || session.peek() == Peek::Closed {
         return Err(transaction::lost());
     }
     if !snapshot.is_quiet() {

@@ -180,6 +180,11 @@ impl Transaction {
         Ok(())
     }
 
+    /// The server's process, as in `pg_stat_activity.pid`.
+    pub fn process_id(&self) -> i32 {
+        self.0.connection.process_id()
+    }
+
     /// Begins a part that can be rolled back alone. Dropped, it is.
     ///
     /// # Errors

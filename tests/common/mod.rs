@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use antifreeze::{Config, Database, Error, Outcome, Teardown};
 use lab::postgres::Postgres;
+use lab::relay::Relay;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -35,6 +36,15 @@ pub async fn lab_with(change: impl FnOnce(&mut Config)) -> Lab {
         .expect("a table");
     let url = server.url.clone();
     Lab::over(server, &url, change)
+}
+
+/// The same, reached through a relay.
+pub async fn lab_over_relay(change: impl FnOnce(&mut Config)) -> (Lab, Relay) {
+    let server = lab().await.server;
+    let address = Postgres::shared().await.expect("a server").address();
+    let relay = Relay::start(address).await.expect("a relay");
+    let url = relay.url(&server.url);
+    (Lab::over(server, &url, change), relay)
 }
 
 impl Lab {

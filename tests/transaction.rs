@@ -1,0 +1,474 @@
+//! The invocation's own transaction: begun with its first statement, ended by the
+//! response.
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use antifreeze::{
+    ErrorKind, IsolationLevel, Step, TransactionStatus, connection, invocation, transaction,
+};
+use bytes::Bytes;
+use common::{BoxError, Lab, kind, lab, lab_over_relay, lab_with};
+use futures_util::SinkExt;
+use lab::relay::Cut;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
+
+const INSERT: &str = "insert into t values (1)";
+
+/// Every way in which tokio-postgres can send a first statement.
+async fn send(client: &tokio_postgres::Client, how: &str) -> Result<(), BoxError> {
+    match how {
+        "simple" => client.batch_execute(INSERT).await?,
+        "several" => {
+            client
+                .batch_execute("select 1; insert into t values (1); select 2")
+                .await?
+        }
+        "extended" => drop(client.execute(INSERT, &[]).await?),
+        "typed" => drop(
+            client
+                .execute_typed("insert into t values ($1)", &[(&1i32, Type::INT4)])
+                .await?,
+        ),
+        "pipelined" => {
+            futures_util::try_join!(
+                client.execute_typed("insert into t values ($1)", &[(&1i32, Type::INT4)]),
+                client.query_typed("select 1", &[]),
+                client.batch_execute("select 2"),
+            )?;
+        }
+        "copy" => {
+            let mut sink = std::pin::pin!(client.copy_in("copy t from stdin").await?);
+            sink.send(Bytes::from_static(b"1\n")).await?;
+            sink.finish().await?;
+        }
+        "after a sync" => {
+            client.check_connection().await?;
+            client.execute(INSERT, &[]).await?;
+        }
+        "after an empty query" => {
+            client.batch_execute("  ").await?;
+            client.execute(INSERT, &[]).await?;
+        }
+        other => unreachable!("{other}"),
+    }
+    Ok(())
+}
+
+const WAYS: [&str; 8] = [
+    "simple",
+    "several",
+    "extended",
+    "typed",
+    "pipelined",
+    "copy",
+    "after a sync",
+    "after an empty query",
+];
+
+async fn end(lab: &Lab, how: &str, fails: bool) -> Result<(), BoxError> {
+    lab.run(async {
+        let transaction = invocation()?.transaction().await?;
+        send(&transaction, how).await?;
+        let in_it: bool = transaction
+            .query_one(
+                "select exists (select from t where xmin = pg_current_xact_id()::xid)",
+                &[],
+            )
+            .await?
+            .get(0);
+        assert!(in_it, "{how}");
+        match fails {
+            true => Err("a failure".into()),
+            false => Ok(()),
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn whatever_comes_first_is_in_it() {
+    let lab = lab().await;
+    for (at, how) in WAYS.iter().enumerate() {
+        end(&lab, how, true).await.expect_err("a failure");
+        lab.assert_at_rest().await;
+        assert_eq!(lab.rows().await, at as i64, "{how}: rolled back");
+        lab.torn_down();
+        end(&lab, how, false).await.expect(how);
+        assert!(lab.outcome().is_clean());
+        lab.assert_at_rest().await;
+        assert_eq!(lab.rows().await, at as i64 + 1, "{how}: committed");
+    }
+}
+
+#[tokio::test]
+async fn one_that_is_never_used_costs_nothing() {
+    let lab = lab().await;
+    lab.run(async {
+        let _transaction = transaction()?.await?;
+        Ok(())
+    })
+    .await
+    .expect("fine");
+    let torn = lab.torn_down().remove(0);
+    assert!(torn.outcome.is_clean() && torn.round_trips == 0);
+    // The next one's statements are its own.
+    lab.run(async {
+        let connection = connection().await?;
+        connection.execute(INSERT, &[]).await?;
+        assert_eq!(
+            connection.transaction_status(),
+            Some(TransactionStatus::Idle)
+        );
+        Ok(())
+    })
+    .await
+    .expect("fine");
+    assert_eq!(lab.rows().await, 1);
+}
+
+#[tokio::test]
+async fn a_begin_that_fails_takes_the_statement_with_it_and_the_next_one_too() {
+    let lab = lab().await;
+    // A BEGIN that the server refuses: read-write while recovering would be one;
+    // a limit on the role is another way to make it fail for real.
+    let begin = lab
+        .run(async {
+            let transaction = transaction()?
+                .isolation_level(IsolationLevel::Serializable)
+                .read_only(false)
+                .await?;
+            transaction.batch_execute("select 1").await?;
+            // Ended by hand: what follows opens another, and is not autocommitted.
+            transaction.batch_execute("commit").await?;
+            transaction.execute(INSERT, &[]).await?;
+            assert_eq!(
+                transaction
+                    .query_one("show transaction_isolation", &[])
+                    .await?
+                    .get::<_, String>(0),
+                "serializable"
+            );
+            Err::<(), BoxError>("a failure".into())
+        })
+        .await;
+    begin.expect_err("a failure");
+    assert_eq!(lab.rows().await, 0, "never an autocommit");
+    lab.assert_at_rest().await;
+}
+
+#[tokio::test]
+async fn errors_keep_their_position() {
+    let lab = lab().await;
+    let text = "select 1 as one, nonsense";
+    let expected = u32::try_from(text.find("nonsense").expect("there") + 1).expect("small");
+    lab.run(async {
+        let transaction = transaction()?.await?;
+        let error = transaction
+            .batch_execute(text)
+            .await
+            .expect_err("no such column");
+        let position = error
+            .as_db_error()
+            .and_then(|error| error.position().cloned());
+        assert_eq!(
+            position,
+            Some(tokio_postgres::error::ErrorPosition::Original(expected))
+        );
+        Ok::<_, BoxError>(())
+    })
+    .await
+    .expect_err("the transaction failed");
+    lab.assert_at_rest().await;
+}
+
+#[tokio::test]
+async fn options_are_honoured_and_must_agree() {
+    let lab = lab().await;
+    lab.run(async {
+        let transaction = transaction()?
+            .isolation_level(IsolationLevel::RepeatableRead)
+            .read_only(true)
+            .await?;
+        let shown = |name: &'static str| {
+            let transaction = transaction.clone();
+            async move {
+                let row = transaction.query_one(&format!("show {name}"), &[]).await?;
+                Ok::<String, tokio_postgres::Error>(row.get(0))
+            }
+        };
+        assert_eq!(shown("transaction_isolation").await?, "repeatable read");
+        assert_eq!(shown("transaction_read_only").await?, "on");
+        // Who asks for nothing in particular has the same.
+        let again = invocation()?.transaction().await?;
+        assert_eq!(again.process_id(), transaction.process_id());
+        let other = invocation()?.transaction().read_only(false).await;
+        let error = other.expect_err("they contradict each other");
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        assert!(error.to_string().contains("transaction.rs"), "{error}");
+        Err::<(), BoxError>("done".into())
+    })
+    .await
+    .expect_err("done");
+    lab.assert_at_rest().await;
+}
+
+#[tokio::test]
+async fn savepoints() {
+    let lab = lab().await;
+    lab.run(async {
+        let transaction = transaction()?.await?;
+        transaction.execute(INSERT, &[]).await?;
+
+        let dropped = transaction.savepoint().await?;
+        dropped.execute(INSERT, &[]).await?;
+        assert!(dropped.execute("select 1 / 0", &[]).await.is_err());
+        drop(dropped);
+
+        let kept = transaction.savepoint().await?;
+        kept.execute(INSERT, &[]).await?;
+        kept.release().await?;
+
+        let undone = transaction.savepoint().await?;
+        undone.execute(INSERT, &[]).await?;
+        undone.rollback().await?;
+
+        transaction.execute(INSERT, &[]).await?;
+        Ok(())
+    })
+    .await
+    .expect("fine");
+    assert_eq!(lab.rows().await, 3);
+    lab.assert_at_rest().await;
+}
+
+#[tokio::test]
+async fn a_local_setting_ends_with_it() {
+    let lab = lab_with(|config| config.max_connections = 1).await;
+    lab.run(async {
+        let transaction = transaction()?.await?;
+        transaction.local("app.user", "it's me").await?;
+        let row = transaction
+            .query_one("select current_setting('app.user')", &[])
+            .await?;
+        assert_eq!(row.get::<_, String>(0), "it's me");
+        Ok(())
+    })
+    .await
+    .expect("fine");
+    assert!(lab.outcome().is_clean(), "no reset is needed");
+    lab.run(async {
+        let connection = connection().await?;
+        let row = connection
+            .query_one("select current_setting('app.user', true)", &[])
+            .await?;
+        assert_eq!(row.get::<_, Option<String>>(0).unwrap_or_default(), "");
+        Ok(())
+    })
+    .await
+    .expect("fine");
+}
+
+#[tokio::test]
+async fn a_failed_one_is_not_said_to_be_stored() {
+    let lab = lab().await;
+    let result = lab
+        .run(async {
+            let transaction = transaction()?.await?;
+            transaction.execute(INSERT, &[]).await?;
+            // The handler looks away.
+            let _ = transaction.execute("select 1 / 0", &[]).await;
+            Ok(())
+        })
+        .await;
+    assert_eq!(
+        kind(&result.expect_err("not stored")),
+        Some(ErrorKind::TransactionFailed)
+    );
+    assert_eq!(lab.outcome().steps().last(), Some(&Step::RolledBack));
+    assert_eq!(lab.rows().await, 0);
+}
+
+#[tokio::test]
+async fn a_commit_that_the_server_refuses() {
+    let lab = lab().await;
+    lab.server
+        .execute("create table u (a int unique deferrable initially deferred)")
+        .await
+        .expect("a table");
+    let error = lab
+        .run(async {
+            let transaction = transaction()?.await?;
+            transaction
+                .execute("insert into u values (1), (1)", &[])
+                .await?;
+            Ok(())
+        })
+        .await
+        .expect_err("a constraint");
+    let error = error.downcast_ref::<antifreeze::Error>().expect("ours");
+    assert_eq!(error.kind(), ErrorKind::TransactionFailed);
+    assert_eq!(error.sqlstate(), Some(&SqlState::UNIQUE_VIOLATION));
+    lab.assert_at_rest().await;
+}
+
+#[tokio::test]
+async fn told_to_fail() {
+    let lab = lab().await;
+    lab.run(async {
+        let transaction = transaction()?.await?;
+        transaction.execute(INSERT, &[]).await?;
+        invocation()?.fail();
+        Ok(())
+    })
+    .await
+    .expect("fine all the same");
+    assert_eq!(lab.outcome().steps(), [Step::RolledBack]);
+    assert_eq!(lab.rows().await, 0);
+}
+
+#[tokio::test]
+async fn still_in_use_when_it_should_be_committed() {
+    let lab = lab().await;
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let result = lab
+        .run(async {
+            let transaction = transaction()?.await?;
+            transaction.execute(INSERT, &[]).await?;
+            tokio::spawn(async move {
+                let _ = stopped.await;
+                drop(transaction);
+            });
+            Ok(())
+        })
+        .await;
+    assert_eq!(
+        kind(&result.expect_err("in use")),
+        Some(ErrorKind::TransactionInUse)
+    );
+    lab.assert_at_rest().await;
+    assert_eq!(lab.rows().await, 0);
+    drop(stop);
+}
+
+#[tokio::test]
+async fn tasks_share_it_and_are_joined_or_aborted() {
+    let lab = lab().await;
+    lab.run(async {
+        let invocation = invocation()?;
+        let both = [1, 2].map(|_| {
+            invocation.spawn(async {
+                let transaction = transaction()?.await?;
+                transaction.execute(INSERT, &[]).await?;
+                Ok::<_, BoxError>(())
+            })
+        });
+        for task in both {
+            task.await??;
+        }
+        Ok(())
+    })
+    .await
+    .expect("fine");
+    assert_eq!(lab.rows().await, 2);
+
+    // One that nobody joined is aborted, and is not in the way of the commit.
+    lab.run(async {
+        let transaction = transaction()?.await?;
+        transaction.execute(INSERT, &[]).await?;
+        invocation()?.spawn(async move {
+            let _transaction = transaction;
+            std::future::pending::<()>().await;
+        });
+        tokio::task::yield_now().await;
+        Ok(())
+    })
+    .await
+    .expect("fine");
+    assert_eq!(lab.rows().await, 3);
+    lab.assert_at_rest().await;
+}
+
+#[tokio::test]
+async fn the_connection_lost_before_the_commit() {
+    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let relay = Arc::new(relay);
+    let result = lab
+        .run(async {
+            let transaction = transaction()?.await?;
+            transaction.execute(INSERT, &[]).await?;
+            let relay = Arc::clone(&relay);
+            invocation()?.defer(async move { relay.cut(Cut::Fin).await });
+            Ok(())
+        })
+        .await;
+    let error = result.expect_err("lost");
+    assert_eq!(kind(&error), Some(ErrorKind::Closed), "{error}");
+    lab.eventually("the session is gone", async |lab| {
+        lab.sessions().await.is_empty()
+    })
+    .await;
+    assert_eq!(lab.rows().await, 0);
+}
+
+#[tokio::test]
+async fn the_connection_lost_during_the_commit() {
+    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let relay = Arc::new(relay);
+    let result = lab
+        .run(async {
+            let transaction = transaction()?.await?;
+            transaction.execute(INSERT, &[]).await?;
+            let relay = Arc::clone(&relay);
+            invocation()?.defer(async move {
+                // COMMIT reaches the server, its answer does not reach us.
+                relay.quiet(Duration::from_millis(20)).await;
+                relay.stall_down();
+                let before = relay.counts();
+                tokio::spawn(async move {
+                    while relay.counts().since(before).bytes_up == 0 {
+                        tokio::time::sleep(Duration::from_millis(2)).await;
+                    }
+                    relay.quiet(Duration::from_millis(20)).await;
+                    relay.cut(Cut::Reset).await;
+                    relay.resume();
+                });
+            });
+            Ok(())
+        })
+        .await;
+    let error = result.expect_err("nobody knows");
+    assert_eq!(kind(&error), Some(ErrorKind::CommitUnknown), "{error}");
+    lab.eventually("the session is gone", async |lab| {
+        lab.sessions().await.is_empty()
+    })
+    .await;
+    assert_eq!(lab.rows().await, 1, "it was committed, as it happens");
+}
+
+#[tokio::test]
+async fn a_statement_given_up_is_cancelled_and_fails_the_whole() {
+    let lab = lab().await;
+    let result = lab
+        .run(async {
+            let transaction = transaction()?.await?;
+            transaction.execute(INSERT, &[]).await?;
+            let slow = transaction.batch_execute("select pg_sleep(60)");
+            assert!(
+                tokio::time::timeout(Duration::from_millis(20), slow)
+                    .await
+                    .is_err()
+            );
+            Ok(())
+        })
+        .await;
+    assert_eq!(
+        kind(&result.expect_err("cancelled")),
+        Some(ErrorKind::TransactionFailed)
+    );
+    lab.assert_at_rest().await;
+    assert_eq!(lab.rows().await, 0);
+}
