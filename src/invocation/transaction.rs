@@ -212,6 +212,13 @@ impl Deref for Transaction {
     }
 }
 
+impl AsRef<Connection> for Transaction {
+    /// The connection that it runs on, for its cached statements and its status.
+    fn as_ref(&self) -> &Connection {
+        &self.0.connection
+    }
+}
+
 impl fmt::Debug for Transaction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Transaction")
