@@ -1,0 +1,218 @@
+//! What a teardown costs, counted by a relay between us and the server.
+
+mod common;
+
+use std::time::Duration;
+
+use antifreeze::{Step, connection, invocation, transaction};
+use common::{BoxError, Lab, lab_over_relay};
+use lab::relay::{Counts, Relay};
+use tokio_postgres::types::Type;
+
+const INSERT: &str = "insert into t values ($1)";
+
+/// Runs `work` on a connection that is open already, and counts from the moment at
+/// which `work` marks, or from its beginning, until the invocation is over.
+async fn count(
+    lab: &Lab,
+    relay: &Relay,
+    work: impl AsyncFnOnce(&dyn Fn()) -> Result<(), BoxError>,
+) -> Counts {
+    lab.run(async { Ok(drop(connection().await?)) })
+        .await
+        .expect("warm");
+    lab.torn_down();
+    let before = std::cell::Cell::new(relay.counts());
+    let mark = || before.set(relay.counts());
+    lab.run(work(&mark)).await.expect("fine");
+    // Nothing may follow either.
+    relay.quiet(Duration::from_millis(30)).await;
+    relay.counts().since(before.get())
+}
+
+#[tokio::test]
+async fn a_clean_invocation_sends_not_one_byte() {
+    let (lab, relay) = lab_over_relay(|_| {}).await;
+    for statement in ["select 1", "begin; insert into t values (1); commit"] {
+        let counts = count(&lab, &relay, async |mark| {
+            let connection = connection().await?;
+            connection.batch_execute(statement).await?;
+            mark();
+            Ok(())
+        })
+        .await;
+        assert_eq!(
+            (counts.bytes_up, counts.bytes_down),
+            (0, 0),
+            "{statement}: {counts:?}"
+        );
+        assert_eq!(counts.connections, 0);
+        assert!(lab.outcome().is_clean());
+    }
+    // Nor does leasing one that is kept.
+    let counts = count(&lab, &relay, async |_| Ok(drop(connection().await?))).await;
+    assert_eq!((counts.bytes_up, counts.bytes_down), (0, 0));
+}
+
+#[tokio::test]
+async fn a_close_that_is_on_its_way_is_not_waited_for() {
+    let (lab, relay) = lab_over_relay(|_| {}).await;
+    relay.delay(Duration::from_millis(100));
+    lab.run(async {
+        let connection = connection().await?;
+        // Prepared, executed, and closed on drop: the answer to the Close is 100 ms
+        // away when the handler returns.
+        connection.query("select 1", &[]).await?;
+        Ok(())
+    })
+    .await
+    .expect("fine");
+    let torn = lab.torn_down().remove(0);
+    assert!(torn.outcome.is_clean(), "{}", torn.outcome);
+    assert_eq!(torn.round_trips, 0);
+}
+
+#[tokio::test]
+async fn a_rollback_is_one_round_trip() {
+    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let counts = count(&lab, &relay, async |mark| {
+        let connection = connection().await?;
+        connection
+            .batch_execute("begin; insert into t values (1)")
+            .await?;
+        mark();
+        Ok(())
+    })
+    .await;
+    assert_eq!((counts.round_trips, counts.connections), (1, 0));
+    let torn = lab.torn_down().remove(0);
+    assert_eq!(
+        (torn.outcome.steps(), torn.round_trips),
+        (&[Step::RolledBack][..], 1)
+    );
+
+    // So is the one that tokio-postgres queued.
+    let counts = count(&lab, &relay, async |mark| {
+        let mut connection = connection().await?;
+        let transaction = connection.transaction().await?;
+        transaction
+            .batch_execute("insert into t values (1)")
+            .await?;
+        mark();
+        Ok(())
+    })
+    .await;
+    assert_eq!((counts.round_trips, counts.connections), (1, 0));
+}
+
+#[tokio::test]
+async fn a_reset_is_one_round_trip_and_so_are_both() {
+    let (lab, relay) = lab_over_relay(|_| {}).await;
+    for statement in [
+        "select pg_advisory_lock(1)",
+        "begin; select pg_advisory_lock(1)",
+    ] {
+        let counts = count(&lab, &relay, async |mark| {
+            let connection = connection().await?;
+            connection.batch_execute(statement).await?;
+            mark();
+            Ok(())
+        })
+        .await;
+        assert_eq!(
+            (counts.round_trips, counts.connections),
+            (1, 0),
+            "{statement}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_with_one_write_is_two_round_trips_in_all() {
+    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let counts = count(&lab, &relay, async |_| {
+        let transaction = transaction()?.await?;
+        transaction
+            .execute_typed(INSERT, &[(&1i32, Type::INT4)])
+            .await?;
+        Ok(())
+    })
+    .await;
+    assert_eq!(
+        counts.round_trips, 2,
+        "BEGIN with the statement, then COMMIT"
+    );
+
+    // By hand it is three.
+    let counts = count(&lab, &relay, async |_| {
+        let mut connection = connection().await?;
+        let transaction = connection.transaction().await?;
+        transaction
+            .execute_typed(INSERT, &[(&1i32, Type::INT4)])
+            .await?;
+        transaction.commit().await?;
+        Ok(())
+    })
+    .await;
+    assert_eq!(counts.round_trips, 3);
+    assert_eq!(lab.rows().await, 2);
+}
+
+#[tokio::test]
+async fn a_repeated_statement_is_one_round_trip() {
+    let (lab, relay) = lab_over_relay(|config| config.max_connections = 1).await;
+    for expected in [2, 1, 1] {
+        let counts = count(&lab, &relay, async |_| {
+            let connection = connection().await?;
+            let statement = connection.prepare_cached("select $1::int").await?;
+            connection.query_one(&statement, &[&1i32]).await?;
+            Ok(())
+        })
+        .await;
+        assert_eq!(counts.round_trips, expected);
+    }
+}
+
+#[tokio::test]
+async fn unnamed_statements_cost_no_round_trip_of_their_own() {
+    for path in [
+        antifreeze::Path::Direct,
+        antifreeze::Path::TransactionPooler,
+    ] {
+        let (lab, relay) = lab_over_relay(|config| config.path = path).await;
+        let counts = count(&lab, &relay, async |_| {
+            let connection = connection().await?;
+            connection.query_one("select $1::int", &[&1i32]).await?;
+            Ok(())
+        })
+        .await;
+        assert_eq!(counts.round_trips, 2, "{path:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_deadline_keeps_enough_for_a_slow_network() {
+    let (lab, relay) = lab_over_relay(|_| {}).await;
+    lab.run(async { Ok(drop(connection().await?)) })
+        .await
+        .expect("near");
+    lab.torn_down();
+    relay.delay(Duration::from_millis(40));
+    let left = Duration::from_millis(1_500);
+    let begin = tokio::time::Instant::now();
+    let result: Result<(), BoxError> = lab
+        .database
+        .invocation(left, async {
+            let invocation = invocation()?;
+            assert!(invocation.remaining() < Some(left));
+            connection()
+                .await?
+                .batch_execute("begin; select pg_sleep(60)")
+                .await?;
+            Ok(())
+        })
+        .await;
+    result.expect_err("too slow");
+    assert!(begin.elapsed() < left, "{:?}", begin.elapsed());
+    lab.assert_at_rest().await;
+}
