@@ -1,0 +1,579 @@
+//! The layer around HTTP services.
+
+mod common;
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use antifreeze::{
+    Body, DatabaseLayer, ErrorKind, Invocation, Step, connection, invocation, transaction,
+};
+use bytes::Bytes;
+use common::{BoxError, lab};
+use futures_util::{FutureExt, StreamExt};
+use http::{Request, Response, StatusCode};
+use http_body::{Body as _, Frame};
+use http_body_util::{BodyExt, Full, StreamBody};
+use tokio::time::timeout;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt};
+
+type Reply = Response<Full<Bytes>>;
+
+fn reply(status: u16) -> Reply {
+    let mut reply = Response::new(Full::from("hello"));
+    *reply.status_mut() = StatusCode::from_u16(status).expect("a status");
+    reply
+}
+
+const INSERT: &str = "insert into t values (1)";
+
+#[tokio::test]
+async fn the_status_decides_over_the_transaction() {
+    let lab = lab().await;
+    let mut rows = 0;
+    for (status, commits) in [
+        (200, true),
+        (201, true),
+        (303, true),
+        (404, false),
+        (500, false),
+    ] {
+        let service = DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(
+            move |_: Request<()>| async move {
+                let transaction = transaction()?.await?;
+                transaction.execute(INSERT, &[]).await?;
+                Ok::<_, BoxError>(reply(status))
+            },
+        ));
+        let response = service.oneshot(Request::new(())).await.expect("a response");
+        assert_eq!(response.status(), status);
+        assert_eq!(
+            response
+                .into_body()
+                .collect()
+                .await
+                .expect("whole")
+                .to_bytes(),
+            "hello"
+        );
+        rows += i64::from(commits);
+        assert_eq!(lab.rows().await, rows, "{status}");
+        lab.assert_at_rest().await;
+    }
+
+    let picky = DatabaseLayer::new(lab.database.clone()).commit_when(|status| status == 404);
+    let service = picky.layer(tower::service_fn(async |_: Request<()>| {
+        transaction()?.await?.execute(INSERT, &[]).await?;
+        Ok::<_, BoxError>(reply(404))
+    }));
+    service.oneshot(Request::new(())).await.expect("a response");
+    assert_eq!(lab.rows().await, rows + 1);
+}
+
+#[tokio::test]
+async fn an_error_of_the_handler_goes_through_and_rolls_back() {
+    let lab = lab().await;
+    let service =
+        DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(async |_: Request<()>| {
+            transaction()?.await?.execute(INSERT, &[]).await?;
+            Err::<Reply, BoxError>("mine".into())
+        }));
+    let error = service.oneshot(Request::new(())).await.expect_err("mine");
+    assert_eq!(error.to_string(), "mine");
+    assert_eq!(lab.rows().await, 0);
+    lab.assert_at_rest().await;
+}
+
+async fn problem<B>(response: Response<B>) -> serde_json::Value
+where
+    B: http_body::Body<Data = Bytes, Error: std::fmt::Debug>,
+{
+    assert_eq!(
+        response.headers()["content-type"],
+        "application/problem+json"
+    );
+    let body = response
+        .into_body()
+        .collect()
+        .await
+        .expect("whole")
+        .to_bytes();
+    serde_json::from_slice(&body).expect("a document")
+}
+
+#[tokio::test]
+async fn a_success_that_was_not_stored_is_a_500() {
+    let lab = lab().await;
+    let service =
+        DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(async |_: Request<()>| {
+            let transaction = transaction()?.await?;
+            let _ = transaction.execute("select 1 / 0", &[]).await;
+            Ok::<_, BoxError>(reply(200))
+        }));
+    let response = service.oneshot(Request::new(())).await.expect("a response");
+    assert_eq!(response.status(), 500);
+    let problem = problem(response).await;
+    assert_eq!(problem["status"], 500);
+    assert!(
+        problem["detail"]
+            .as_str()
+            .is_some_and(|text| text.contains("nothing was changed"))
+    );
+}
+
+#[tokio::test]
+async fn too_slow_is_a_504_in_time() {
+    let lab = lab().await;
+    let layer = DatabaseLayer::new(lab.database.clone()).max_duration(Duration::from_millis(400));
+    let service = layer.layer(tower::service_fn(async |_: Request<()>| {
+        let transaction = transaction()?.await?;
+        transaction.execute(INSERT, &[]).await?;
+        transaction.execute("select pg_sleep(60)", &[]).await?;
+        Ok::<_, BoxError>(reply(200))
+    }));
+    let response = timeout(
+        Duration::from_millis(400),
+        service.oneshot(Request::new(())),
+    )
+    .await
+    .expect("in time")
+    .expect("a response");
+    assert_eq!(response.status(), 504);
+    assert_eq!(problem(response).await["title"], "Gateway Timeout");
+    assert_eq!(lab.outcome().steps(), [Step::Cancelled, Step::RolledBack]);
+    lab.assert_at_rest().await;
+    assert_eq!(lab.rows().await, 0);
+}
+
+/// Panics when it is called, when its future is polled, or when that is dropped.
+#[derive(Clone, Copy)]
+enum Panics {
+    InCall,
+    InPoll,
+    InDrop,
+}
+
+struct PanicsInDrop;
+
+impl Drop for PanicsInDrop {
+    fn drop(&mut self) {
+        panic!("in drop");
+    }
+}
+
+#[tokio::test]
+async fn a_panic_goes_on_when_everything_is_at_rest() {
+    let lab = lab().await;
+    for (panics, says) in [(Panics::InCall, "in call"), (Panics::InPoll, "in poll")] {
+        let mut service = DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(
+            move |_: Request<()>| {
+                let invocation = invocation().expect("call is inside it");
+                assert!(!matches!(panics, Panics::InCall), "in call");
+                async move {
+                    invocation
+                        .connection()
+                        .await?
+                        .batch_execute("begin")
+                        .await?;
+                    assert!(!matches!(panics, Panics::InPoll), "in poll");
+                    Ok::<_, BoxError>(reply(200))
+                }
+            },
+        ));
+        let called = service.ready().await.expect("ready").call(Request::new(()));
+        let panic = std::panic::AssertUnwindSafe(called)
+            .catch_unwind()
+            .await
+            .expect_err("a panic");
+        assert_eq!(panic.downcast_ref::<&str>(), Some(&says));
+        lab.assert_at_rest().await;
+    }
+
+    // One while the handler is being dropped at its deadline is caught, too.
+    let layer = DatabaseLayer::new(lab.database.clone()).max_duration(Duration::from_millis(300));
+    let service = layer.layer(tower::service_fn(async |_: Request<()>| {
+        connection().await?.batch_execute("begin").await?;
+        let _panics: (PanicsInDrop, Panics) = (PanicsInDrop, Panics::InDrop);
+        std::future::pending::<()>().await;
+        Ok::<_, BoxError>(reply(200))
+    }));
+    let response = service.oneshot(Request::new(())).await.expect("a response");
+    assert_eq!(response.status(), 504);
+    lab.assert_at_rest().await;
+}
+
+#[tokio::test]
+async fn the_invocation_is_in_the_request_and_in_the_task() {
+    let lab = lab().await;
+    let service = DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(
+        async |request: Request<()>| {
+            let given = request
+                .extensions()
+                .get::<Invocation>()
+                .expect("in the extensions");
+            assert_eq!(given.request_id(), "abc");
+            assert_eq!(invocation()?.request_id(), "abc");
+            given.connection().await?.execute(INSERT, &[]).await?;
+            Ok::<_, BoxError>(reply(200))
+        },
+    ));
+    let request = Request::builder()
+        .header("x-request-id", "abc")
+        .body(())
+        .expect("a request");
+    service.oneshot(request).await.expect("a response");
+    assert_eq!(lab.rows().await, 1);
+}
+
+#[tokio::test]
+async fn a_layer_inside_another_for_the_same_database_joins_it() {
+    let lab = lab().await;
+    let layer = || DatabaseLayer::new(lab.database.clone());
+    let service = ServiceBuilder::new()
+        .layer(layer())
+        .layer(layer())
+        .service_fn(async |_: Request<()>| {
+            connection().await?.batch_execute("begin").await?;
+            Ok::<_, BoxError>(reply(200))
+        });
+    let outer = service.map_response(|response| response);
+    let response = outer.oneshot(Request::new(())).await.expect("a response");
+    assert_eq!(response.status(), 200);
+    assert_eq!(lab.outcome().steps(), [Step::RolledBack], "torn down once");
+}
+
+#[tokio::test]
+async fn several_databases_have_a_layer_each() {
+    let (outer, inner) = (lab().await, lab().await);
+    inner
+        .server
+        .execute("create table only_here ()")
+        .await
+        .expect("a table");
+    let service = ServiceBuilder::new()
+        .layer(DatabaseLayer::new(outer.database.clone()))
+        .layer(DatabaseLayer::new(inner.database.clone()))
+        .service_fn({
+            let (outer, inner) = (outer.database.clone(), inner.database.clone());
+            move |_: Request<()>| {
+                let (outer, inner) = (outer.clone(), inner.clone());
+                async move {
+                    // The free function means the innermost.
+                    connection()
+                        .await?
+                        .execute("select from only_here", &[])
+                        .await?;
+                    inner.connection().await?.batch_execute("begin").await?;
+                    outer
+                        .connection()
+                        .await?
+                        .batch_execute("begin; insert into t values (1)")
+                        .await?;
+                    Ok::<_, BoxError>(reply(200))
+                }
+            }
+        });
+    service.oneshot(Request::new(())).await.expect("a response");
+    outer.assert_at_rest().await;
+    inner.assert_at_rest().await;
+    assert_eq!(outer.rows().await, 0);
+}
+
+#[tokio::test]
+async fn hooks_run_in_their_order_whatever_they_do() {
+    let lab = lab().await;
+    let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let note = |what: &'static str| {
+        let order = Arc::clone(&order);
+        move || order.lock().expect("no panic").push(what)
+    };
+    lab.run(async {
+        let invocation = invocation()?;
+        let (first, second, last) = (
+            note("deferred first"),
+            note("deferred second"),
+            note("after"),
+        );
+        invocation.defer(async move {
+            // Connections are still given out.
+            connection()
+                .await
+                .expect("the gate is open")
+                .execute(INSERT, &[])
+                .await
+                .expect("fine");
+            first();
+        });
+        invocation.defer(async move { second() });
+        invocation.defer(async { panic!("a clean-up panics") });
+        invocation.defer(std::future::pending());
+        let late = invocation.clone();
+        invocation.after(async move {
+            let error = late.connection().await.expect_err("the gate is closed");
+            assert_eq!(error.kind(), ErrorKind::InvocationEnded);
+            last();
+        });
+        note("handler")();
+        Ok(())
+    })
+    .await
+    .expect("fine");
+    let order = order.lock().expect("no panic").clone();
+    assert_eq!(
+        order,
+        ["handler", "deferred second", "deferred first", "after"]
+    );
+    assert_eq!(lab.rows().await, 1);
+}
+
+#[tokio::test]
+async fn readiness_is_the_inner_services_own() {
+    struct Never;
+    impl Service<Request<()>> for Never {
+        type Response = Reply;
+        type Error = &'static str;
+        type Future = std::future::Ready<Result<Reply, &'static str>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            Poll::Ready(Err("not ready"))
+        }
+
+        fn call(&mut self, _: Request<()>) -> Self::Future {
+            unreachable!("it was never ready")
+        }
+    }
+    let lab = lab().await;
+    let mut service = DatabaseLayer::new(lab.database.clone()).layer(Never);
+    assert_eq!(service.ready().await.err(), Some("not ready"));
+}
+
+/// A body that reads rows from the database while it is sent.
+fn rows_of(
+    connection: antifreeze::Connection,
+    rows: i32,
+    ends: bool,
+) -> impl http_body::Body<Data = Bytes, Error = BoxError> + Send {
+    let stream =
+        futures_util::stream::unfold((connection, 0), move |(connection, at)| async move {
+            if at == rows {
+                if !ends {
+                    std::future::pending::<()>().await;
+                }
+                return None;
+            }
+            let frame = match connection.query_one("select $1::int::text", &[&at]).await {
+                Ok(row) => Ok(Frame::data(Bytes::from(row.get::<_, String>(0)))),
+                Err(error) => Err(error.into()),
+            };
+            Some((frame, (connection, at + 1)))
+        });
+    StreamBody::new(stream)
+}
+
+#[tokio::test]
+async fn a_streamed_body_holds_the_invocation_until_its_end() {
+    let lab = lab().await;
+    let service =
+        DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(async |_: Request<()>| {
+            transaction()?.await?.execute(INSERT, &[]).await?;
+            let connection = invocation()?.connection().await?;
+            connection.batch_execute("begin").await?;
+            let body = rows_of(connection, 5, true);
+            Ok::<_, BoxError>(Response::new(invocation()?.stream(body)))
+        }));
+    let response = service.oneshot(Request::new(())).await.expect("a response");
+    assert_eq!(
+        lab.rows().await,
+        1,
+        "the transaction was committed before the head"
+    );
+    assert_eq!(lab.torn_down().len(), 1, "its connection is free again");
+    let mut body = pin!(response.into_body());
+    let mut frames = Vec::new();
+    loop {
+        assert!(!body.is_end_stream() || frames.len() == 5);
+        assert_eq!(body.size_hint().exact(), None);
+        let Some(frame) = body.frame().await else {
+            break;
+        };
+        frames.push(frame.expect("a frame").into_data().expect("data"));
+        if frames.len() == 5 {
+            // Before whoever reads has the last frame, everything is at rest.
+            lab.assert_at_rest().await;
+        }
+    }
+    assert_eq!(frames, ["0", "1", "2", "3", "4"]);
+    assert_eq!(lab.outcome().steps(), [Step::RolledBack]);
+}
+
+#[tokio::test]
+async fn a_streamed_body_dropped_halfway_is_closed() {
+    let lab = lab().await;
+    let service =
+        DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(async |_: Request<()>| {
+            let connection = connection().await?;
+            connection.batch_execute("begin").await?;
+            Ok::<_, BoxError>(Response::new(
+                invocation()?.stream(rows_of(connection, 5, false)),
+            ))
+        }));
+    let response = service.oneshot(Request::new(())).await.expect("a response");
+    let mut body = Box::pin(response.into_body());
+    assert!(body.frame().await.is_some());
+    drop(body);
+    lab.eventually("its session is gone", async |lab| {
+        lab.sessions().await.is_empty()
+    })
+    .await;
+    lab.assert_at_rest().await;
+}
+
+#[tokio::test]
+async fn a_streamed_body_has_a_deadline_and_an_end_even_if_it_panics() {
+    let lab = lab().await;
+    let layer = DatabaseLayer::new(lab.database.clone()).max_duration(Duration::from_millis(400));
+    let service = layer
+        .clone()
+        .layer(tower::service_fn(async |_: Request<()>| {
+            let connection = connection().await?;
+            connection.batch_execute("begin").await?;
+            Ok::<_, BoxError>(Response::new(
+                invocation()?.stream(rows_of(connection, 1, false)),
+            ))
+        }));
+    let response = service.oneshot(Request::new(())).await.expect("a response");
+    let mut body = Box::pin(response.into_body());
+    assert_eq!(
+        body.frame()
+            .await
+            .expect("the row")
+            .expect("the row")
+            .into_data()
+            .expect("data"),
+        "0"
+    );
+    let error = body
+        .frame()
+        .await
+        .expect("an error")
+        .expect_err("the deadline");
+    assert!(error.to_string().contains("deadline"), "{error}");
+    assert!(body.frame().await.is_none() && body.is_end_stream());
+    lab.assert_at_rest().await;
+
+    let service = layer.layer(tower::service_fn(async |_: Request<()>| {
+        let connection = connection().await?;
+        connection.batch_execute("begin").await?;
+        let stream = futures_util::stream::poll_fn(
+            move |_| -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+                assert!(connection.is_closed(), "in the body");
+                Poll::Ready(None)
+            },
+        );
+        Ok::<_, BoxError>(Response::new(invocation()?.stream(StreamBody::new(stream))))
+    }));
+    let response = service.oneshot(Request::new(())).await.expect("a response");
+    let read = std::panic::AssertUnwindSafe(response.into_body().collect())
+        .catch_unwind()
+        .await;
+    assert!(read.is_err(), "the panic goes on");
+    lab.assert_at_rest().await;
+}
+
+#[tokio::test]
+async fn a_failed_commit_replaces_a_streamed_response_too() {
+    let lab = lab().await;
+    let service =
+        DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(async |_: Request<()>| {
+            let transaction = transaction()?.await?;
+            let _ = transaction.execute("select 1 / 0", &[]).await;
+            let connection = invocation()?.connection().await?;
+            Ok::<_, BoxError>(Response::new(
+                invocation()?.stream(rows_of(connection, 5, true)),
+            ))
+        }));
+    let response = service.oneshot(Request::new(())).await.expect("a response");
+    assert_eq!(response.status(), 500);
+    lab.assert_at_rest().await;
+}
+
+#[tokio::test]
+async fn trailers_are_kept_back_like_any_frame() {
+    let lab = lab().await;
+    let service =
+        DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(async |_: Request<()>| {
+            connection().await?.batch_execute("begin").await?;
+            let frames = [
+                Frame::data(Bytes::from("data")),
+                Frame::trailers(http::HeaderMap::new()),
+            ];
+            let body = StreamBody::new(futures_util::stream::iter(frames).map(Ok::<_, Infallible>));
+            Ok::<_, BoxError>(Response::new(invocation()?.stream(body)))
+        }));
+    let response = service.oneshot(Request::new(())).await.expect("a response");
+    let mut body = pin!(response.into_body());
+    assert!(body.frame().await.expect("data").expect("data").is_data());
+    assert_eq!(lab.torn_down().len(), 0);
+    assert!(
+        body.frame()
+            .await
+            .expect("trailers")
+            .expect("trailers")
+            .is_trailers()
+    );
+    assert_eq!(lab.torn_down().len(), 1);
+}
+
+#[tokio::test]
+async fn the_body_of_a_plain_response_is_the_handlers_own() {
+    let lab = lab().await;
+    let service =
+        DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(async |_: Request<()>| {
+            Ok::<_, BoxError>(reply(200))
+        }));
+    let response = service.oneshot(Request::new(())).await.expect("a response");
+    let body: Body<Full<Bytes>> = response.into_body();
+    assert_eq!(body.size_hint().exact(), Some(5));
+}
+
+#[tokio::test]
+async fn dropped_by_a_timeout_outside_it_does_what_can_be_done_at_once() {
+    let lab = lab().await;
+    let ran = Arc::new(AtomicBool::new(false));
+    let layer = DatabaseLayer::new(lab.database.clone());
+    let service = layer.layer(tower::service_fn({
+        let ran = Arc::clone(&ran);
+        move |_: Request<()>| {
+            let ran = Arc::clone(&ran);
+            async move {
+                connection()
+                    .await?
+                    .batch_execute("begin; insert into t values (1)")
+                    .await?;
+                ran.store(true, Ordering::SeqCst);
+                std::future::pending::<()>().await;
+                Ok::<_, BoxError>(reply(200))
+            }
+        }
+    }));
+    let dropped = timeout(
+        Duration::from_millis(200),
+        service.oneshot(Request::new(())),
+    )
+    .await;
+    assert!(dropped.is_err() && ran.load(Ordering::SeqCst));
+    lab.eventually("its session is gone", async |lab| {
+        lab.sessions().await.is_empty()
+    })
+    .await;
+    lab.assert_at_rest().await;
+    let log = lab::postgres::Postgres::shared()
+        .await
+        .expect("a server")
+        .log();
+    assert!(!log.contains("unexpected EOF on client connection with an open transaction"));
+}
