@@ -152,9 +152,9 @@ async fn too_slow_is_a_504_in_time() {
 /// Panics when it is called, when its future is polled, or when that is dropped.
 #[derive(Clone, Copy)]
 enum Panics {
-    InCall,
-    InPoll,
-    InDrop,
+    Call,
+    Poll,
+    Drop,
 }
 
 struct PanicsInDrop;
@@ -168,18 +168,18 @@ impl Drop for PanicsInDrop {
 #[tokio::test]
 async fn a_panic_goes_on_when_everything_is_at_rest() {
     let lab = lab().await;
-    for (panics, says) in [(Panics::InCall, "in call"), (Panics::InPoll, "in poll")] {
+    for (panics, says) in [(Panics::Call, "in call"), (Panics::Poll, "in poll")] {
         let mut service = DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(
             move |_: Request<()>| {
                 let invocation = invocation().expect("call is inside it");
-                assert!(!matches!(panics, Panics::InCall), "in call");
+                assert!(!matches!(panics, Panics::Call), "in call");
                 async move {
                     invocation
                         .connection()
                         .await?
                         .batch_execute("begin")
                         .await?;
-                    assert!(!matches!(panics, Panics::InPoll), "in poll");
+                    assert!(!matches!(panics, Panics::Poll), "in poll");
                     Ok::<_, BoxError>(reply(200))
                 }
             },
@@ -197,7 +197,7 @@ async fn a_panic_goes_on_when_everything_is_at_rest() {
     let layer = DatabaseLayer::new(lab.database.clone()).max_duration(Duration::from_millis(300));
     let service = layer.layer(tower::service_fn(async |_: Request<()>| {
         connection().await?.batch_execute("begin").await?;
-        let _panics: (PanicsInDrop, Panics) = (PanicsInDrop, Panics::InDrop);
+        let _panics: (PanicsInDrop, Panics) = (PanicsInDrop, Panics::Drop);
         std::future::pending::<()>().await;
         Ok::<_, BoxError>(reply(200))
     }));

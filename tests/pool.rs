@@ -66,7 +66,8 @@ async fn an_invocation_that_would_wait_for_itself_is_told_at_once() {
         lab.run(async {
             let _first = connection().await?;
             let _second = connection().await?;
-            Ok(drop(connection().await?))
+            let _third = connection().await?;
+            Ok(())
         }),
     )
     .await
@@ -139,7 +140,8 @@ async fn waiting_ends_in_time_and_says_what_for() {
         let error = lab
             .database
             .invocation(PLENTY, async {
-                Ok::<_, BoxError>(drop(lab.database.connection().await?))
+                let _connection = lab.database.connection().await?;
+                Ok::<_, BoxError>(())
             })
             .await
             .expect_err("nobody gives it back");

@@ -3,14 +3,12 @@
 
 mod common;
 
-use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::task::Poll;
 use std::time::Duration;
 
 use antifreeze::{Config, Connection, TransactionStatus, connection, invocation};
 use bytes::Bytes;
-use common::{BoxError, Lab};
+use common::{BoxError, Lab, at_most};
 use futures_util::{SinkExt, StreamExt};
 use lab::postgres::{Auth, Postgres};
 use proptest::prelude::*;
@@ -207,21 +205,12 @@ async fn perform_alone(connection: &mut Connection, step: Step) -> Result<(), Bo
     Ok(())
 }
 
-/// Polls `future` at most so often, then drops it.
-async fn at_most<F: Future>(polls: Option<usize>, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    let Some(mut left) = polls else {
-        return Some(future.await);
-    };
-    poll_fn(|cx| match future.as_mut().poll(cx) {
-        Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending if left == 0 => Poll::Ready(None),
-        Poll::Pending => {
-            left -= 1;
-            Poll::Pending
-        }
-    })
-    .await
+/// Runs `future` to its end, or drops it after so many polls.
+async fn maybe_cut<F: Future>(polls: Option<usize>, future: F) {
+    match polls {
+        Some(polls) => drop(at_most(polls, future).await),
+        None => drop(future.await),
+    }
 }
 
 fn as_the_server_says(status: TransactionStatus) -> &'static str {
@@ -268,7 +257,7 @@ async fn run(lab: &Lab, observer: &Client, program: &[Cut], lazily: bool) -> Res
         if lazily {
             let transaction = invocation()?.transaction().await?;
             for (step, polls) in program {
-                let _ = at_most(*polls, perform(transaction.as_ref(), *step)).await;
+                maybe_cut(*polls, perform(transaction.as_ref(), *step)).await;
                 if !compare(transaction.as_ref(), &(*step, *polls)).await? {
                     break;
                 }
@@ -278,7 +267,7 @@ async fn run(lab: &Lab, observer: &Client, program: &[Cut], lazily: bool) -> Res
         } else {
             let mut connection = connection().await?;
             for (step, polls) in program {
-                let _ = at_most(*polls, perform_alone(&mut connection, *step)).await;
+                maybe_cut(*polls, perform_alone(&mut connection, *step)).await;
                 if !compare(&connection, &(*step, *polls)).await? {
                     break;
                 }

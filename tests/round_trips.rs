@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use antifreeze::{Step, connection, invocation, transaction};
-use common::{BoxError, Lab, lab_over_relay};
+use common::{BoxError, Lab, lab_over_relay, lease_and_return};
 use lab::relay::{Counts, Relay};
 use tokio_postgres::types::Type;
 
@@ -18,9 +18,7 @@ async fn count(
     relay: &Relay,
     work: impl AsyncFnOnce(&dyn Fn()) -> Result<(), BoxError>,
 ) -> Counts {
-    lab.run(async { Ok(drop(connection().await?)) })
-        .await
-        .expect("warm");
+    lab.run(lease_and_return()).await.expect("warm");
     lab.torn_down();
     let before = std::cell::Cell::new(relay.counts());
     let mark = || before.set(relay.counts());
@@ -50,7 +48,7 @@ async fn a_clean_invocation_sends_not_one_byte() {
         assert!(lab.outcome().is_clean());
     }
     // Nor does leasing one that is kept.
-    let counts = count(&lab, &relay, async |_| Ok(drop(connection().await?))).await;
+    let counts = count(&lab, &relay, async |_| lease_and_return().await).await;
     assert_eq!((counts.bytes_up, counts.bytes_down), (0, 0));
 }
 
@@ -193,9 +191,7 @@ async fn unnamed_statements_cost_no_round_trip_of_their_own() {
 #[tokio::test]
 async fn the_deadline_keeps_enough_for_a_slow_network() {
     let (lab, relay) = lab_over_relay(|_| {}).await;
-    lab.run(async { Ok(drop(connection().await?)) })
-        .await
-        .expect("near");
+    lab.run(lease_and_return()).await.expect("near");
     lab.torn_down();
     relay.delay(Duration::from_millis(40));
     let left = Duration::from_millis(1_500);

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 use tokio_postgres::error::Severity;
 
 use super::transaction::{self, Shared};
-use super::{Hook, Inner, Invocation, Phase, Scope};
+use super::{Held, Hook, Inner, Invocation, Phase, Scope};
 use crate::error::Result;
 use crate::net::Peek;
 use crate::observe;
@@ -104,21 +104,32 @@ impl Invocation {
         }
     }
 
-    /// Brings every lease to rest, in parallel.
+    /// Brings every lease to rest, in parallel. Each stays with the invocation until
+    /// it is, so that none is forgotten if this is dropped halfway.
     async fn rest_all(&self) {
         let inner = &self.inner;
-        let leases = std::mem::take(&mut inner.state().leases);
-        let config = inner.database.config();
         let budget = inner.budget();
-        let rests = leases.into_iter().map(async |held| {
-            let lease = held.lease;
-            let session = &lease.session;
+        let leases: Vec<_> = {
+            let state = inner.state();
+            let lease = |held: &Held| (held.number, Arc::clone(&held.lease.session));
+            state.leases.iter().map(lease).collect()
+        };
+        let rests = leases.into_iter().map(async |(number, session)| {
             let (began, before) = (Instant::now(), session.wire().round_trips());
-            let keep = lease.pool().keeps(session);
-            let rested = rest(session, session.home(), keep, config, &budget).await;
+            let keep = inner.keeps(number);
+            let config = inner.database.config();
+            let rested = rest(&session, session.home(), keep, config, &budget).await;
             let round_trips = session.wire().round_trips() - before;
-            let kept = rested.home.is_some();
-            inner.report(&lease, rested.outcome, kept, round_trips, began);
+            let Some(lease) = inner.release(number) else {
+                return;
+            };
+            inner.report(
+                &lease,
+                rested.outcome,
+                rested.home.is_some(),
+                round_trips,
+                began,
+            );
             if let Some(home) = rested.home {
                 lease.keep(home);
             }
@@ -186,6 +197,18 @@ impl Invocation {
 }
 
 impl Inner {
+    fn keeps(&self, number: u64) -> bool {
+        let state = self.state();
+        let mut leases = state.leases.iter();
+        leases.any(|held| held.number == number && held.lease.pool().keeps(&held.lease.session))
+    }
+
+    fn release(&self, number: u64) -> Option<Lease> {
+        let mut state = self.state();
+        let at = state.leases.iter().position(|held| held.number == number)?;
+        Some(state.leases.swap_remove(at).lease)
+    }
+
     fn report(
         &self,
         lease: &Lease,

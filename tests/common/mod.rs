@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use antifreeze::{Config, Database, Error, Outcome, Teardown};
@@ -143,7 +144,31 @@ impl Lab {
     }
 }
 
+/// The work of an invocation that only touches a connection.
+pub async fn lease_and_return() -> Result<(), BoxError> {
+    drop(antifreeze::connection().await?);
+    Ok(())
+}
+
 /// The error behind a boxed one.
 pub fn kind(error: &BoxError) -> Option<antifreeze::ErrorKind> {
     error.downcast_ref::<Error>().map(Error::kind)
+}
+
+/// Polls `future` at most so often, then drops it.
+pub async fn at_most<F: Future>(polls: usize, future: F) -> Option<F::Output> {
+    let mut future = std::pin::pin!(future);
+    let mut left = polls;
+    std::future::poll_fn(|cx| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if left == 0 => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
 }

@@ -1,0 +1,174 @@
+//! The function's process: its start, its requests, and its freezes.
+
+use std::{
+    os::unix::net::UnixListener,
+    path::Path,
+    process::Command,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::Request;
+use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
+
+use super::{Builder, Outcome, exchange, ipc::Messages};
+use crate::{
+    Error, Result,
+    error::OrSay,
+    leash::{self, Leash},
+    net,
+    program::Program,
+};
+
+/// How long the process may take until it serves.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+pub(super) struct Process {
+    pub(super) program: Program,
+    builder: Builder,
+    pub(super) messages: Messages,
+    port: u16,
+    requests: Mutex<Requests>,
+    _leash: Leash,
+    _socket: TempDir,
+}
+
+#[derive(Default)]
+struct Requests {
+    last: u64,
+    under_way: usize,
+}
+
+impl Process {
+    /// Starts it; the listener is for its side channel.
+    pub(super) fn start(builder: Builder) -> Result<(Self, UnixListener)> {
+        let socket = tempfile::Builder::new()
+            .prefix("lab-vercel-")
+            .tempdir()
+            .or_say(|| "could not make a directory for a socket")?;
+        let path = socket.path().join("ipc");
+        let listener = UnixListener::bind(&path)
+            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+            .or_say(|| format!("could not listen on {}", path.display()))?;
+        // The socket's directory goes, and then the group.
+        let script = format!("rm -rf \"$1\"\n{}", leash::KILL);
+        let leash = Leash::new(&script, Some(socket.path()))?;
+        let port = net::free_port()?;
+        let mut command = command(&builder, &path, port);
+        leash.hold(&mut command);
+        let process = Self {
+            program: Program::start(&mut command, builder.echo)?,
+            builder,
+            messages: Messages::default(),
+            port,
+            requests: Mutex::default(),
+            _leash: leash,
+            _socket: socket,
+        };
+        Ok((process, listener))
+    }
+
+    pub(super) async fn started(&self) -> Result<()> {
+        let mut port = self.messages.port.subscribe();
+        let what = tokio::select! {
+            biased;
+            _ = port.wait_for(Option::is_some) => {
+                if self.requests().under_way == 0 && self.builder.freeze {
+                    self.program.freeze();
+                }
+                return Ok(());
+            }
+            status = self.program.ended() => format!("ended ({status})"),
+            () = sleep(START_LIMIT) => format!("did not serve within {START_LIMIT:?}"),
+        };
+        let name = self.builder.executable.display();
+        Err(Error::new(format!(
+            "{name} {what}; it wrote: {}",
+            self.program.log().trim()
+        )))
+    }
+
+    fn requests(&self) -> MutexGuard<'_, Requests> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) async fn request(&self, request: Request<Bytes>) -> Result<Outcome> {
+        let request_id = self.begin();
+        let result = self.run(request, request_id).await;
+        self.finish(request_id);
+        result
+    }
+
+    /// Signals are sent inside the lock: freezing and thawing cannot overtake.
+    fn begin(&self) -> u64 {
+        let mut requests = self.requests();
+        requests.last += 1;
+        requests.under_way += 1;
+        self.program.thaw();
+        requests.last
+    }
+
+    fn finish(&self, request_id: u64) {
+        self.messages.forget(request_id);
+        let mut requests = self.requests();
+        requests.under_way -= 1;
+        if requests.under_way == 0 && self.builder.freeze {
+            self.program.freeze();
+        }
+    }
+
+    async fn run(&self, request: Request<Bytes>, request_id: u64) -> Result<Outcome> {
+        let invocation_id = format!("{:016x}", net::random());
+        let request = exchange::prepare(request, &invocation_id, request_id)?;
+        let end = self.messages.expect_end(request_id);
+        let started = Instant::now();
+        let limit = self.builder.maximum;
+        let response = match timeout(limit, exchange::exchange(self.port, request)).await {
+            Ok(response) => response,
+            Err(_) => Err(Error::new(format!("no response within {limit:?}"))),
+        };
+        let responded = started.elapsed();
+        let mut ended = None;
+        // Without a response there will be no end either.
+        if response.is_ok() {
+            ended = tokio::select! {
+                biased;
+                end = end => end.ok().map(|end| end - started),
+                _ = self.program.ended() => None,
+                () = sleep(limit.saturating_sub(responded)) => None,
+            };
+        }
+        Ok(Outcome {
+            response,
+            started,
+            responded,
+            ended,
+            request_id,
+        })
+    }
+}
+
+/// The command that starts the process, with what Vercel sets and nothing of the
+/// tester's shell.
+fn command(builder: &Builder, socket: &Path, port: u16) -> Command {
+    let mut command = Command::new(&builder.executable);
+    command.env_clear();
+    for name in ["PATH", "TMPDIR"] {
+        command.envs(std::env::var_os(name).map(|value| (name, value)));
+    }
+    command
+        .env("VERCEL", "1")
+        .env("VERCEL_ENV", "production")
+        .env("VERCEL_REGION", "lab1")
+        .env("VERCEL_URL", "lab.vercel.app")
+        .env("VERCEL_IPC_PATH", socket)
+        .env("VERCEL_DEV_PORT", port.to_string())
+        .env("TZ", ":UTC");
+    if let Some(directory) = builder.executable.parent() {
+        command.current_dir(directory);
+    }
+    command.envs(builder.variables.iter().map(|(name, value)| (name, value)));
+    command
+}

@@ -1,0 +1,40 @@
+//! What several of the lab's tests need.
+#![allow(dead_code)]
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+/// Connects without TLS, and drives the connection on the current runtime.
+pub async fn connect(url: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// Waits until `condition` holds, for what only a look can tell.
+#[track_caller]
+pub fn eventually(condition: impl Fn() -> bool) -> impl Future<Output = ()> {
+    let caller = std::panic::Location::caller();
+    async move {
+        let limit = Instant::now() + Duration::from_secs(10);
+        while !condition() {
+            assert!(Instant::now() < limit, "did not happen: {caller}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// The number that an echo function's thread has written last.
+pub async fn ticks(path: &Path) -> u64 {
+    eventually(|| path.exists()).await;
+    std::fs::read_to_string(path).unwrap().parse().unwrap()
+}
+
+/// Whether that thread does nothing for a tenth of a second.
+pub async fn stands_still(path: &Path) -> bool {
+    let before = ticks(path).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    ticks(path).await == before
+}

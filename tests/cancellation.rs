@@ -1,0 +1,221 @@
+//! Futures dropped at every one of their await points: nothing is left behind, and
+//! nothing is lost.
+
+mod common;
+
+use std::time::Duration;
+
+use antifreeze::{ConnectionLifetime, connection, invocation, transaction};
+use common::{BoxError, Lab, at_most, lab_with, lease_and_return};
+use tokio::time::timeout;
+
+/// The one connection is to be had, and all is at rest.
+async fn nothing_is_lost(lab: &Lab, polls: usize) {
+    let next = timeout(
+        Duration::from_secs(5),
+        lab.run(async {
+            connection().await?.query_one("select 1", &[]).await?;
+            Ok(())
+        }),
+    );
+    match next.await {
+        Ok(result) => result.unwrap_or_else(|error| panic!("after {polls} polls: {error}")),
+        Err(_) => panic!("after {polls} polls the connection is lost"),
+    }
+    lab.eventually("everything is at rest", async |lab| {
+        lab.sessions().await.iter().all(|state| state == "idle")
+    })
+    .await;
+    lab.assert_at_rest().await;
+}
+
+async fn one(lifetime: ConnectionLifetime) -> Lab {
+    lab_with(|config| {
+        config.max_connections = 1;
+        config.lifetime = lifetime;
+    })
+    .await
+}
+
+/// An invocation dropped at each of its await points, from connecting to the end of
+/// its teardown.
+async fn dropped_everywhere(lab: &Lab, work: impl AsyncFn() -> Result<(), BoxError>) {
+    for polls in 0.. {
+        let t = std::time::Instant::now();
+        let done = at_most(polls, lab.run(work())).await;
+        let t1 = t.elapsed();
+        nothing_is_lost(lab, polls).await;
+        eprintln!(
+            "{polls} {t1:?} {:?} {:?}",
+            t.elapsed(),
+            lab.torn_down()
+                .iter()
+                .map(|t| t.outcome.to_string())
+                .collect::<Vec<_>>()
+        );
+        if done.is_some() {
+            assert!(polls > 2, "it has await points");
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_invocation_that_leaves_a_transaction_open() {
+    for lifetime in [
+        ConnectionLifetime::PerEventLoop,
+        ConnectionLifetime::PerInvocation,
+    ] {
+        let lab = one(lifetime).await;
+        dropped_everywhere(&lab, async || {
+            let connection = connection().await?;
+            connection
+                .batch_execute("begin; insert into t values (1)")
+                .await?;
+            connection.query("select pg_advisory_lock(1)", &[]).await?;
+            Ok(())
+        })
+        .await;
+        assert_eq!(lab.rows().await, 0);
+    }
+}
+
+#[tokio::test]
+async fn an_invocation_that_commits() {
+    let lab = one(ConnectionLifetime::PerEventLoop).await;
+    dropped_everywhere(&lab, async || {
+        let transaction = transaction()?.await?;
+        transaction.execute("insert into t values (1)", &[]).await?;
+        let savepoint = transaction.savepoint().await?;
+        savepoint.execute("insert into t values (2)", &[]).await?;
+        savepoint.release().await?;
+        Ok(())
+    })
+    .await;
+    // Whole or not at all. The last run went through.
+    let rows = lab.rows().await;
+    assert!(rows >= 2 && rows % 2 == 0, "{rows}");
+}
+
+#[tokio::test]
+async fn an_invocation_that_has_to_cancel_a_statement() {
+    let lab = one(ConnectionLifetime::PerEventLoop).await;
+    dropped_everywhere(&lab, async || {
+        let connection = connection().await?;
+        let slow = connection.batch_execute("begin; select pg_sleep(60)");
+        let _ = at_most(1, slow).await;
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_invocation_whose_hooks_wait() {
+    let lab = one(ConnectionLifetime::PerEventLoop).await;
+    dropped_everywhere(&lab, async || {
+        let invocation = invocation()?;
+        let own = invocation.connection().await?;
+        invocation.spawn(async move {
+            let _ = own.batch_execute("begin").await;
+            std::future::pending::<()>().await;
+        });
+        invocation.defer(async { tokio::task::yield_now().await });
+        invocation.after(async { tokio::task::yield_now().await });
+        Ok(())
+    })
+    .await;
+}
+
+/// A checkout dropped at each of its await points, in an invocation that lives on.
+#[tokio::test]
+async fn a_checkout() {
+    for lifetime in [
+        ConnectionLifetime::PerEventLoop,
+        ConnectionLifetime::PerInvocation,
+    ] {
+        for dirty in [false, true] {
+            let lab = one(lifetime).await;
+            for polls in 0.. {
+                let done = lab
+                    .run(async {
+                        if dirty {
+                            // What it left is brought to rest by the next checkout.
+                            connection().await?.batch_execute("begin").await?;
+                        }
+                        let done = at_most(polls, connection()).await;
+                        let done = done.transpose()?.is_some();
+                        let again = timeout(Duration::from_secs(5), connection()).await?;
+                        again?.query_one("select 1", &[]).await?;
+                        Ok(done)
+                    })
+                    .await
+                    .unwrap_or_else(|error| panic!("after {polls} polls: {error}"));
+                nothing_is_lost(&lab, polls).await;
+                if done {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Waiting for a connection that others have, dropped while it waits.
+#[tokio::test]
+async fn a_wait_for_others() {
+    let lab = one(ConnectionLifetime::PerEventLoop).await;
+    for polls in 1..4 {
+        lab.run(async {
+            let held = connection().await?;
+            let mut waiting = Box::pin(lab.run(lease_and_return()));
+            for _ in 0..polls {
+                assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+            }
+            drop(waiting);
+            drop(held);
+            Ok(())
+        })
+        .await
+        .expect("fine");
+        nothing_is_lost(&lab, polls).await;
+    }
+}
+
+/// The statements of tokio-postgres itself, dropped at each of their await points.
+#[tokio::test]
+async fn statements() {
+    let lab = one(ConnectionLifetime::PerEventLoop).await;
+    for statement in 0..6 {
+        for polls in 0.. {
+            let done = lab
+                .run(async {
+                    let mut connection = connection().await?;
+                    Ok(match statement {
+                        0 => at_most(polls, connection.batch_execute("begin"))
+                            .await
+                            .is_some(),
+                        1 => at_most(polls, connection.query("select 1", &[]))
+                            .await
+                            .is_some(),
+                        2 => at_most(polls, connection.transaction()).await.is_some(),
+                        3 => {
+                            let transaction = connection.transaction().await?;
+                            at_most(polls, transaction.commit()).await.is_some()
+                        }
+                        4 => {
+                            let sink = connection.copy_in::<_, bytes::Bytes>("copy t from stdin");
+                            at_most(polls, sink).await.is_some()
+                        }
+                        _ => at_most(polls, connection.prepare_cached("select 2"))
+                            .await
+                            .is_some(),
+                    })
+                })
+                .await
+                .unwrap_or_else(|error| panic!("{statement} after {polls} polls: {error}"));
+            nothing_is_lost(&lab, polls).await;
+            if done {
+                break;
+            }
+        }
+    }
+}
