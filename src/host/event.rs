@@ -36,10 +36,12 @@ impl<E: fmt::Display> fmt::Display for EventError<E> {
     }
 }
 
-impl<E: StdError + 'static> StdError for EventError<E> {
+/// Asks no more of the handler's error than that it can be shown: a boxed error is
+/// none itself.
+impl<E: fmt::Debug + fmt::Display> StdError for EventError<E> {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            EventError::Handler(error) => error.source(),
+            EventError::Handler(_) => None,
             EventError::Database(error) => error.source(),
         }
     }

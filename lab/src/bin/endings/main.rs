@@ -1,0 +1,66 @@
+//! A function that ends in every way that a function can end, in every shape that
+//! the layer takes. The tests run it, freeze it, and look at the server meanwhile.
+//!
+//! | variable | meaning |
+//! | --- | --- |
+//! | `SHAPE` | `lambda_http`, `event`, `axum` or `vercel` |
+//! | `LIFETIME` | `per_invocation`, or `per_event_loop` (default) |
+//! | `RUNTIME` | `current_thread`, or `multi_thread` (default) |
+//! | `DATABASE_URL` | the database |
+//! | `ADMINISTRATOR_URL` | the same, for whoever ends sessions |
+//! | `STALLED` | a file that is made when the network is stalled |
+//! | `MAX_DURATION_MS` | how long a request may take on Vercel |
+//! | `SERVER_TIMEOUTS_MS` | the server's own time-outs, where nothing else helps |
+
+mod ending;
+mod sabotage;
+mod shape;
+
+use std::time::Duration;
+
+use antifreeze::{Config, ConnectionLifetime, Database, DatabaseLayer};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+fn main() -> Result<(), BoxError> {
+    let mut runtime = match variable("RUNTIME").as_str() {
+        "current_thread" => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    runtime.enable_all().build()?.block_on(serve())
+}
+
+async fn serve() -> Result<(), BoxError> {
+    let mut config = Config::from_env()?;
+    config.server.application_name("endings");
+    config.max_connections = 2;
+    if variable("LIFETIME") == "per_invocation" {
+        config.lifetime = ConnectionLifetime::PerInvocation;
+    }
+    if let Some(timeout) = milliseconds("SERVER_TIMEOUTS_MS") {
+        config.idle_in_transaction_timeout = timeout;
+        config.statement_timeout = timeout;
+    }
+    let database = Database::new(config)?.on_teardown(|teardown| {
+        println!("teardown: {} in {:?}", teardown.outcome, teardown.elapsed);
+    });
+    database.warm_up().await?;
+    let mut layer = DatabaseLayer::new(database);
+    if let Some(longest) = milliseconds("MAX_DURATION_MS") {
+        layer = layer.max_duration(longest);
+    }
+    match variable("SHAPE").as_str() {
+        "event" => shape::event(layer).await,
+        "axum" => shape::axum(layer).await,
+        "vercel" => shape::vercel(layer).await,
+        _ => shape::lambda_http(layer).await,
+    }
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_default()
+}
+
+fn milliseconds(name: &str) -> Option<Duration> {
+    variable(name).parse().ok().map(Duration::from_millis)
+}

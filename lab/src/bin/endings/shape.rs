@@ -1,0 +1,96 @@
+//! The same handler under each runner.
+
+use antifreeze::DatabaseLayer;
+use http::{Request, Response};
+use lambda_runtime::LambdaEvent;
+use serde_json::{Value, json};
+use tower::ServiceBuilder;
+
+use crate::BoxError;
+use crate::ending::end;
+use crate::sabotage::{Impatient, PanicsInCall};
+
+/// The ending that a path asks for, and what it is told.
+fn asked(uri: &http::Uri) -> (String, String) {
+    let ending = uri.path().rsplit('/').next().unwrap_or_default();
+    (ending.into(), uri.query().unwrap_or_default().into())
+}
+
+pub async fn lambda_http(layer: DatabaseLayer) -> Result<(), BoxError> {
+    let service = ServiceBuilder::new()
+        .layer_fn(Impatient)
+        .layer(layer)
+        .layer_fn(PanicsInCall)
+        .service_fn(async |request: lambda_http::Request| {
+            let (ending, told) = asked(request.uri());
+            let answer = end(&ending, &told).await?;
+            Ok::<_, BoxError>(Response::new(lambda_http::Body::from(answer.to_string())))
+        });
+    lambda_http::run(service).await
+}
+
+pub async fn event(layer: DatabaseLayer) -> Result<(), BoxError> {
+    let service = ServiceBuilder::new()
+        .layer_fn(Impatient)
+        .layer(layer)
+        .layer_fn(PanicsInCall)
+        .service_fn(async |event: LambdaEvent<Value>| {
+            let text = |name| event.payload[name].as_str().unwrap_or_default().to_owned();
+            end(&text("ending"), &text("told")).await
+        });
+    lambda_runtime::run(service).await
+}
+
+pub async fn axum(layer: DatabaseLayer) -> Result<(), BoxError> {
+    let handler = async |request: axum::extract::Request| {
+        let (ending, told) = asked(request.uri());
+        match end(&ending, &told).await {
+            Ok(answer) => (http::StatusCode::OK, answer.to_string()),
+            Err(error) => (http::StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        }
+    };
+    let router = axum::Router::new()
+        .fallback(handler)
+        .layer(tower::layer::layer_fn(PanicsInCall))
+        .layer(layer);
+    let service = ServiceBuilder::new().layer_fn(Impatient).service(router);
+    lambda_http::run(service).await
+}
+
+pub async fn vercel(layer: DatabaseLayer) -> Result<(), BoxError> {
+    let handler = vercel_runtime::service_fn(async |request: vercel_runtime::Request| {
+        let (ending, told) = asked(request.uri());
+        let answer = end(&ending, &told).await?;
+        Ok::<_, BoxError>(json!({ "answer": answer }))
+    });
+    let service = ServiceBuilder::new()
+        .layer_fn(Impatient)
+        .layer(layer)
+        .layer_fn(PanicsInCall)
+        .service(handler);
+    vercel_runtime::run(service).await
+}
+
+/// What a request of any shape asks for.
+pub trait Asks {
+    /// The ending.
+    fn ending(&self) -> String;
+}
+
+impl<B> Asks for Request<B> {
+    fn ending(&self) -> String {
+        asked(self.uri()).0
+    }
+}
+
+impl Asks for LambdaEvent<Value> {
+    fn ending(&self) -> String {
+        self.payload["ending"].as_str().unwrap_or_default().into()
+    }
+}
+
+impl<S, B> Asks for (S, Request<B>) {
+    fn ending(&self) -> String {
+        self.1.ending()
+    }
+}
