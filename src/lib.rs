@@ -34,3 +34,10 @@ pub use layer::{Body, DatabaseLayer, DatabaseService, ResponseFuture};
 pub use teardown::{Outcome, Step, Teardown};
 pub use warm_up::{WarmUp, WarmedUp};
 pub use wire::TransactionStatus;
+
+/// What the fuzz targets need.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::wire::{model, replay};
+}

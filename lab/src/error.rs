@@ -13,14 +13,16 @@ pub struct Error {
 }
 
 impl Error {
-    pub(crate) fn new(message: impl Into<String>) -> Self {
+    /// What went wrong, in a line.
+    pub fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
             source: None,
         }
     }
 
-    pub(crate) fn because(
+    /// The same with its cause.
+    pub fn because(
         message: impl Into<String>,
         source: impl Into<Box<dyn error::Error + Send + Sync>>,
     ) -> Self {
@@ -60,7 +62,11 @@ impl error::Error for Error {
 }
 
 /// `file.read().or_say(|| "what could not be done")?`
-pub(crate) trait OrSay<T> {
+pub trait OrSay<T> {
+    /// Makes an [`Error`] of whatever it was, with that as its cause.
+    ///
+    /// # Errors
+    /// When it was one.
     fn or_say<M: Into<String>>(self, message: impl FnOnce() -> M) -> Result<T>;
 }
 

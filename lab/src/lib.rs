@@ -88,6 +88,7 @@
 
 mod background;
 pub mod certificates;
+pub mod compare;
 mod error;
 pub mod lambda;
 mod leash;
@@ -99,6 +100,6 @@ pub mod relay;
 pub mod vercel;
 
 pub use self::{
-    error::{Error, Result},
+    error::{Error, OrSay, Result},
     program::Exit,
 };

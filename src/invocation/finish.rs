@@ -255,12 +255,12 @@ async fn commit(shared: &Shared, budget: &Budget) -> Finished {
             settled.map_err(|_| transaction::failed())?
         }
     };
-    session.wire().disarm();
+    let fell = session.wire().disarm();
     // Before the runtime has heard of it, the kernel has.
     if snapshot.is_over() || session.peek() == Peek::Closed {
         return Err(transaction::lost());
     }
-    if !snapshot.is_quiet() {
+    if fell || !snapshot.is_quiet() {
         return Err(transaction::failed());
     }
     match snapshot.status {

@@ -112,6 +112,11 @@ impl Scanner {
         taken
     }
 
+    /// The rest of the current message is not for the user, or not as it is.
+    pub(super) fn withholds(&self) -> bool {
+        self.seen > 0 && self.fate != Fate::Pass
+    }
+
     /// The user has been given whole messages only.
     pub(super) fn is_between_messages(&self) -> bool {
         self.seen == 0

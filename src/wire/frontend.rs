@@ -22,6 +22,10 @@ struct Begin {
     sql: Box<str>,
     /// BEGIN is still to be sent.
     armed: bool,
+    /// A first statement fell before the transaction was even open, as the text of a
+    /// simple query does that cannot be parsed: what comes later must not be
+    /// committed as if nothing had happened.
+    failed: bool,
 }
 
 /// Follows the framing of the frontend's messages and passes them on.
@@ -55,12 +59,14 @@ impl Frontend {
         self.begin = Some(Begin {
             sql: sql.into(),
             armed: true,
+            failed: false,
         });
     }
 
-    /// The lazily begun transaction is over. Answers whether it had begun.
+    /// The lazily begun transaction is over. Answers whether a statement of it fell
+    /// without leaving a failed transaction behind.
     pub(super) fn disarm(&mut self) -> bool {
-        self.begin.take().is_some_and(|begin| !begin.armed)
+        self.begin.take().is_some_and(|begin| begin.failed)
     }
 
     /// Nothing that was accepted is kept back.
@@ -93,6 +99,7 @@ impl Frontend {
             // BEGIN failed, or somebody ended the transaction by hand: what
             // follows must not run outside one either.
             begin.armed |= !tracker.begins();
+            begin.failed |= end.begins && end.failed;
         }
         if end.begins {
             self.holds = false;
@@ -119,11 +126,12 @@ impl Frontend {
             if self.holds || bytes.is_empty() {
                 return bytes.len();
             }
+            let length = self.length(bytes, tracker);
             if tracker.is_lost() {
                 out.put_slice(bytes);
                 return 0;
             }
-            let Some(length) = self.length(bytes, tracker) else {
+            let Some(length) = length else {
                 return bytes.len();
             };
             let taken = match bytes.get(..length) {

@@ -14,11 +14,17 @@
 mod backend;
 pub(crate) mod ended;
 mod frontend;
+#[cfg(any(test, fuzzing))]
+pub mod model;
+#[cfg(any(test, fuzzing))]
+pub mod replay;
 pub(crate) mod residue;
 mod rewrite;
 mod sql;
 mod status;
 mod stream;
+#[cfg(test)]
+mod traffic;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -127,7 +133,8 @@ impl Wire {
         self.state().frontend.arm(begin);
     }
 
-    /// The lazily begun transaction is over. Answers whether it had begun.
+    /// The lazily begun transaction is over. Answers whether a statement of it fell
+    /// without leaving a failed transaction behind.
     pub(crate) fn disarm(&self) -> bool {
         self.state().frontend.disarm()
     }

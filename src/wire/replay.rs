@@ -32,12 +32,10 @@ pub struct Played {
     pub down: Vec<u8>,
     /// What the wire knew after each piece.
     pub(crate) snapshots: Vec<Snapshot>,
-    /// What it knew in the end, for whoever has no access to snapshots.
-    pub last: String,
 }
 
 /// What is done to the wire before it is played.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Mode {
     /// Named statements are sent unnamed.
     pub unnamed: bool,
@@ -46,36 +44,96 @@ pub struct Mode {
 }
 
 /// Plays `traffic` with both directions cut into pieces of `cut` bytes.
-pub fn play(traffic: &[(Direction, Vec<u8>)], cut: usize, mode: Mode) -> Played {
-    let server = Arc::new(Mutex::new(Server {
-        sent: Vec::new(),
-        to_send: VecDeque::new(),
-        cut,
-    }));
-    let (wire, mut stream) = Wire::new(Shared(Arc::clone(&server)), None, mode.unnamed);
-    let mut played = Played {
-        up: Vec::new(),
-        down: Vec::new(),
-        snapshots: Vec::new(),
-        last: String::new(),
-    };
-    let mut started = false;
+pub fn play(traffic: &[(Direction, Vec<u8>)], cut: usize) -> Played {
+    let mut link = Link::new(cut, false);
+    let mut snapshots = Vec::new();
     for (direction, bytes) in traffic {
         match direction {
-            Direction::Up => write(&mut stream, bytes, cut),
-            Direction::Down => lock(&server).to_send.extend(bytes),
+            Direction::Up => link.write(bytes),
+            Direction::Down => link.answer(bytes),
         }
-        read(&mut stream, &mut played.down, cut);
-        flush(&mut stream);
-        if mode.armed && !started && wire.snapshot().status.is_some() {
-            started = true;
-            wire.arm("BEGIN");
-        }
-        played.snapshots.push(wire.snapshot());
+        snapshots.push(link.wire.snapshot());
     }
-    played.up.clone_from(&lock(&server).sent);
-    played.last = format!("{:?}", wire.snapshot());
-    played
+    Played {
+        up: link.take_up(),
+        down: link.take_down(),
+        snapshots,
+    }
+}
+
+/// A wire between a client and a server that a test plays both.
+pub struct Link {
+    wire: Wire,
+    stream: Stream,
+    server: Arc<Mutex<Server>>,
+    down: Vec<u8>,
+    cut: usize,
+}
+
+impl Link {
+    /// Both directions are cut into pieces of `cut` bytes.
+    pub fn new(cut: usize, unnamed: bool) -> Self {
+        let server = Arc::new(Mutex::new(Server {
+            sent: Vec::new(),
+            to_send: VecDeque::new(),
+            cut,
+        }));
+        let (wire, stream) = Wire::new(Shared(Arc::clone(&server)), None, unnamed);
+        Link {
+            wire,
+            stream,
+            server,
+            down: Vec::new(),
+            cut: cut.min(1 << 20),
+        }
+    }
+
+    pub(crate) fn wire(&self) -> &Wire {
+        &self.wire
+    }
+
+    /// The client sends.
+    pub fn write(&mut self, mut bytes: &[u8]) {
+        let mut cx = Context::from_waker(Waker::noop());
+        while !bytes.is_empty() {
+            let piece = &bytes[..bytes.len().min(self.cut)];
+            match Pin::new(&mut self.stream).poll_write(&mut cx, piece) {
+                Poll::Ready(Ok(written)) => bytes = &bytes[written..],
+                _ => break,
+            }
+        }
+        self.pump();
+    }
+
+    /// The server sends.
+    pub fn answer(&mut self, bytes: &[u8]) {
+        lock(&self.server).to_send.extend(bytes);
+        self.pump();
+    }
+
+    /// What has reached the server.
+    pub fn take_up(&mut self) -> Vec<u8> {
+        std::mem::take(&mut lock(&self.server).sent)
+    }
+
+    /// What the client was given.
+    pub fn take_down(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.down)
+    }
+
+    /// As tokio-postgres does it: reads what there is, then flushes.
+    fn pump(&mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut piece = vec![0; self.cut];
+        loop {
+            let mut buf = ReadBuf::new(&mut piece);
+            match Pin::new(&mut self.stream).poll_read(&mut cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => self.down.extend(buf.filled()),
+                _ => break,
+            }
+        }
+        let _ = Pin::new(&mut self.stream).poll_flush(&mut cx);
+    }
 }
 
 /// Makes traffic of arbitrary bytes: each piece is a byte that says whose turn it is
@@ -92,34 +150,6 @@ pub fn traffic_of(mut data: &[u8]) -> Traffic {
         data = rest;
     }
     traffic
-}
-
-fn write(stream: &mut Stream, mut bytes: &[u8], cut: usize) {
-    let mut cx = Context::from_waker(Waker::noop());
-    while !bytes.is_empty() {
-        let piece = &bytes[..bytes.len().min(cut)];
-        match Pin::new(&mut *stream).poll_write(&mut cx, piece) {
-            Poll::Ready(Ok(written)) => bytes = &bytes[written..],
-            _ => return,
-        }
-    }
-}
-
-fn flush(stream: &mut Stream) {
-    let mut cx = Context::from_waker(Waker::noop());
-    let _ = Pin::new(stream).poll_flush(&mut cx);
-}
-
-fn read(stream: &mut Stream, into: &mut Vec<u8>, cut: usize) {
-    let mut cx = Context::from_waker(Waker::noop());
-    let mut piece = vec![0; cut];
-    loop {
-        let mut buf = ReadBuf::new(&mut piece);
-        match Pin::new(&mut *stream).poll_read(&mut cx, &mut buf) {
-            Poll::Ready(Ok(())) if !buf.filled().is_empty() => into.extend(buf.filled()),
-            _ => return,
-        }
-    }
 }
 
 struct Server {

@@ -173,7 +173,7 @@ impl State {
                 }
                 None => {}
             }
-            if !self.tracker.filters() {
+            if !self.tracker.filters() && !self.scanner.withholds() {
                 let before = buf.filled().len();
                 let read = Pin::new(&mut self.transport).poll_read(cx, buf);
                 self.reads = read.is_pending();

@@ -1,0 +1,40 @@
+//! Any program of a client, through a rewriting wire to a model of a server: the
+//! rewrites cannot be seen.
+#![no_main]
+
+use antifreeze::fuzzing::model::{ENDS, TEXTS, Unit, rewrites_cannot_be_seen};
+use antifreeze::fuzzing::replay::Mode;
+use libfuzzer_sys::fuzz_target;
+
+/// What the extended protocol takes: one statement at a time.
+const SINGLE: [&str; 3] = ["select 1", "nonsense", "fail"];
+
+fuzz_target!(|data: &[u8]| {
+    let Some((&[mode, cut], data)) = data.split_first_chunk() else {
+        return;
+    };
+    let mode = Mode {
+        unnamed: mode & 1 == 1,
+        armed: mode & 2 == 2,
+    };
+    let mut groups = vec![Vec::new()];
+    for &byte in data.iter().take(60) {
+        let choice = usize::from(byte >> 3);
+        let group = groups.last_mut().expect("there is one");
+        match byte & 7 {
+            0 => group.push(Unit::Simple(TEXTS[choice % TEXTS.len()])),
+            1 => group.push(Unit::Prepare(SINGLE[choice % SINGLE.len()])),
+            2 => group.push(Unit::Execute(choice % 4)),
+            3 => group.push(Unit::Typed(SINGLE[choice % SINGLE.len()])),
+            4 => group.push(Unit::Close(choice % 4)),
+            5 => group.push(Unit::Sync),
+            6 => groups.push(vec![Unit::Simple(ENDS[choice % ENDS.len()])]),
+            _ => groups.push(Vec::new()),
+        }
+        // An end is not pipelined with what follows it.
+        if byte & 7 == 6 {
+            groups.push(Vec::new());
+        }
+    }
+    rewrites_cannot_be_seen(&groups, 1 + usize::from(cut), mode);
+});

@@ -1,0 +1,66 @@
+//! What other libraries leave behind, as a table.
+
+use comfy_table::{Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
+use lab::Result;
+use lab::compare::{ENDINGS, LIBRARIES, Moment, cases, left_behind};
+use lab::postgres::Postgres;
+
+use crate::build::build;
+use crate::step::Step;
+
+const MOMENTS: [(Moment, &str); 3] = [
+    (Moment::Returned, "when the handler has returned"),
+    (Moment::Response, "when the response has left"),
+    (
+        Moment::Next,
+        "when the runtime asks for the next event, as Lambda does it",
+    ),
+];
+
+pub async fn run(runs: usize) -> Result<()> {
+    let function = {
+        let _step = Step::new("building the function");
+        build(&["-p", "lab", "--bin", "libraries", "--features", "functions"]).await?
+    };
+    let postgres = Postgres::start().await?;
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}");
+    let all = MOMENTS.len() * cases(Moment::Next).count();
+    let bar =
+        ProgressBar::new(all as u64).with_style(style.unwrap_or(ProgressStyle::default_bar()));
+    let mut tables = Vec::new();
+    for (moment, name) in MOMENTS {
+        let mut stuck = Vec::new();
+        for case in cases(moment) {
+            bar.set_message(format!("{}: {}", case.library, case.ending));
+            stuck.push((case, left_behind(&postgres, &function, case, runs).await?));
+            bar.inc(1);
+        }
+        let mut table = Table::new();
+        table.load_preset(presets::ASCII_MARKDOWN);
+        table.set_header(std::iter::once("ending").chain(LIBRARIES));
+        for ending in ENDINGS {
+            let cells = LIBRARIES.map(|library| {
+                let those = stuck
+                    .iter()
+                    .filter(|(case, _)| case.library == library && case.ending == ending);
+                let (stuck, of) = those.fold((0, 0), |(stuck, of), (_, left)| {
+                    (stuck + left.stuck, of + left.runs)
+                });
+                format!("{stuck} of {of}")
+            });
+            table.add_row(std::iter::once(ending.to_owned()).chain(cells));
+        }
+        tables.push((name, table));
+    }
+    bar.finish_and_clear();
+    println!(
+        "How often a session was busy or in a transaction while its process was frozen: {runs}\n\
+         times each on a current-thread and on a multi-thread runtime, PostgreSQL {}.\n",
+        postgres.installation().version()
+    );
+    for (name, table) in tables {
+        println!("Frozen {name}:\n\n{table}\n");
+    }
+    Ok(())
+}

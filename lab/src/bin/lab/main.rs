@@ -1,0 +1,74 @@
+//! The lab's command: `cargo run -p lab -- demo`.
+
+mod build;
+mod compare;
+mod demo;
+mod record;
+mod step;
+
+use std::error::Error as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Real things to show antifreeze with: a throwaway PostgreSQL, and a Lambda that
+/// freezes.
+#[derive(Parser)]
+#[command(name = "lab", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serves examples/lambda_http.rs, freezes it after each request and shows what the
+    /// server sees meanwhile, with the layer and without
+    Demo {
+        /// Leave it running, for curl
+        #[arg(long)]
+        serve: bool,
+        /// The port to serve on
+        #[arg(long, default_value_t = 9000, requires = "serve")]
+        port: u16,
+    },
+    /// Counts how often tokio-postgres, deadpool, sqlx and antifreeze leave a session
+    /// stuck when the process is frozen
+    Compare {
+        /// How often each case is tried
+        #[arg(long, default_value_t = 10)]
+        runs: usize,
+    },
+    /// Records what tokio-postgres and a server say to each other, for the tests of the
+    /// wire and as seeds of its fuzz target
+    Record {
+        /// Where the recordings go
+        #[arg(long, default_value = "tests/recordings")]
+        recordings: PathBuf,
+        /// Where the seeds go
+        #[arg(long, default_value = "fuzz/seeds/traffic")]
+        seeds: PathBuf,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Demo { serve, port } => demo::run(serve.then_some(port)).await,
+        Command::Compare { runs } => compare::run(runs).await,
+        Command::Record { recordings, seeds } => record::run(&recordings, &seeds).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                eprintln!("  because: {error}");
+                cause = error.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

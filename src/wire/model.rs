@@ -1,0 +1,375 @@
+//! A model of a server, to show that the rewrites cannot be seen: whatever
+//! tokio-postgres sends through a rewriting wire, it is answered as if nothing had
+//! been rewritten, and as if every statement were inside a transaction.
+
+use std::collections::HashMap;
+
+use bytes::{BufMut, BytesMut};
+use postgres_protocol::message::frontend;
+
+use super::replay::{Link, Mode};
+
+/// What a client may do under one sync point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// A simple query of one or more statements.
+    Simple(&'static str),
+    /// Parse, Describe, Sync of a named statement.
+    Prepare(&'static str),
+    /// Bind, Execute, Sync of the statement prepared so many prepares ago, in another
+    /// group.
+    Execute(usize),
+    /// Parse, Bind, Describe, Execute, Sync, unnamed.
+    Typed(&'static str),
+    /// Close, Sync of such a statement.
+    Close(usize),
+    /// Sync.
+    Sync,
+}
+
+/// Texts that a program is made of. `fail` fails when it is executed, `nonsense` when
+/// it is parsed.
+pub const TEXTS: [&str; 8] = [
+    "select 1",
+    "select 2; select 3",
+    "",
+    "  ",
+    "nonsense",
+    "select nonsense",
+    "fail",
+    "select 1; fail; select 2",
+];
+
+/// Texts that end a transaction, and must not be pipelined with others.
+pub const ENDS: [&str; 3] = ["commit", "rollback", "select 1; commit"];
+
+/// Runs groups of pipelined units through a wire and a model server, cut into pieces
+/// of `cut` bytes, and compares with a server that begins by itself.
+///
+/// # Panics
+///
+/// When the client could tell the difference.
+pub fn rewrites_cannot_be_seen(groups: &[Vec<Unit>], cut: usize, mode: Mode) {
+    let mut plain = Model {
+        begins: mode.armed,
+        ..Model::default()
+    };
+    let mut behind = Model::default();
+    let mut link = Link::new(cut, mode.unnamed);
+    let mut prepared = 0;
+
+    let mut startup = BytesMut::new();
+    let user = [("user", "u")];
+    frontend::startup_message(user, &mut startup).expect("no NUL");
+    exchange(&mut link, &mut behind, &startup);
+    let started = link.take_down();
+    assert_eq!(started, plain.answers(&startup), "the start");
+    if mode.armed {
+        link.wire().arm("BEGIN");
+    }
+    for group in groups {
+        let mut bytes = BytesMut::new();
+        // tokio-postgres uses a statement when it knows that it was prepared.
+        let known = prepared;
+        for &unit in group {
+            encode(unit, known, &mut prepared, &mut bytes);
+        }
+        exchange(&mut link, &mut behind, &bytes);
+        let seen = link.take_down();
+        let expected = plain.answers(&bytes);
+        assert_eq!(
+            shown(&seen),
+            shown(&expected),
+            "{group:?} cut at {cut}, {mode:?}"
+        );
+        let snapshot = link.wire().snapshot();
+        assert!(
+            snapshot.settled && !snapshot.lost,
+            "{group:?}: {snapshot:?}"
+        );
+    }
+}
+
+/// Lets bytes go back and forth until nothing moves.
+fn exchange(link: &mut Link, server: &mut Model, bytes: &[u8]) {
+    link.write(bytes);
+    loop {
+        let sent = link.take_up();
+        if sent.is_empty() {
+            return;
+        }
+        let answers = server.answers(&sent);
+        link.answer(&answers);
+    }
+}
+
+fn encode(unit: Unit, known: usize, prepared: &mut usize, out: &mut BytesMut) {
+    let none = std::iter::empty::<u32>;
+    let name = |back: usize| format!("s{}", known.wrapping_sub(back + 1));
+    let bind = |name: &str, out: &mut BytesMut| {
+        let values = std::iter::empty::<()>();
+        let value = |(), _: &mut BytesMut| Ok(postgres_protocol::IsNull::Yes);
+        let _ = frontend::bind("", name, [], values, value, [1], out);
+    };
+    let encoded = match unit {
+        Unit::Simple(text) => return frontend::query(text, out).expect("no NUL"),
+        Unit::Prepare(text) => {
+            let name = format!("s{prepared}");
+            *prepared += 1;
+            frontend::parse(&name, text, none(), out)
+                .and_then(|()| frontend::describe(b'S', &name, out))
+        }
+        Unit::Execute(back) => {
+            bind(&name(back), out);
+            frontend::execute("", 0, out)
+        }
+        Unit::Typed(text) => frontend::parse("", text, none(), out).and_then(|()| {
+            bind("", out);
+            frontend::describe(b'S', "", out)?;
+            frontend::execute("", 0, out)
+        }),
+        Unit::Close(back) => frontend::close(b'S', &name(back), out),
+        Unit::Sync => Ok(()),
+    };
+    encoded.expect("no NUL");
+    frontend::sync(out);
+}
+
+/// Messages as text, for a difference that can be read.
+fn shown(mut bytes: &[u8]) -> Vec<String> {
+    let mut shown = Vec::new();
+    while let Some((head, _)) = bytes.split_at_checked(5) {
+        let length = u32::from_be_bytes(head[1..].try_into().expect("four bytes")) as usize;
+        let Some((message, rest)) = bytes.split_at_checked(1 + length) else {
+            break;
+        };
+        shown.push(message.escape_ascii().to_string());
+        bytes = rest;
+    }
+    if !bytes.is_empty() {
+        shown.push(format!("a part: {}", bytes.escape_ascii()));
+    }
+    shown
+}
+
+/// As much of a server as tells right from wrong.
+#[derive(Default)]
+struct Model {
+    /// Begins a transaction by itself before a statement outside one: what the client
+    /// of a lazily begun transaction is to see.
+    begins: bool,
+    started: bool,
+    pending: BytesMut,
+    status: Status,
+    /// After an error, until the next Sync.
+    skips: bool,
+    statements: HashMap<Vec<u8>, Vec<u8>>,
+    bound: Vec<u8>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Status {
+    #[default]
+    Idle,
+    Begun,
+    Failed,
+}
+
+struct Failure {
+    position: Option<usize>,
+}
+
+impl Model {
+    fn answers(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.pending.extend_from_slice(bytes);
+        let mut out = BytesMut::new();
+        while let Some(message) = self.next() {
+            self.answer(&message, &mut out);
+        }
+        out.to_vec()
+    }
+
+    fn next(&mut self) -> Option<Vec<u8>> {
+        let tag = usize::from(self.started);
+        let field = self.pending.get(tag..tag + 4)?.try_into().ok()?;
+        let length = u32::from_be_bytes(field) as usize + tag;
+        if self.pending.len() < length {
+            return None;
+        }
+        Some(self.pending.split_to(length).to_vec())
+    }
+
+    fn answer(&mut self, message: &[u8], out: &mut BytesMut) {
+        if !self.started {
+            self.started = true;
+            put(b'R', &[0, 0, 0, 0], out);
+            return self.ready(out);
+        }
+        let (tag, body) = (message[0], &message[5..]);
+        if self.skips && tag != b'S' {
+            return;
+        }
+        // A simple query that cannot be parsed takes the BEGIN in its text with it.
+        let in_vain = tag == b'Q'
+            && (string(body).trim_ascii().is_empty() || self.check(string(body)).is_err());
+        if self.begins && self.status == Status::Idle && b"QPBE".contains(&tag) && !in_vain {
+            self.status = Status::Begun;
+        }
+        let done = match tag {
+            b'Q' => {
+                let done = self.simple(string(body), out);
+                if let Err(failure) = done {
+                    self.fail(&failure, out);
+                    self.skips = false;
+                }
+                return self.ready(out);
+            }
+            b'P' => {
+                let name = string(body);
+                let text = string(&body[name.len() + 1..]);
+                self.parse(name, text).map(|()| put(b'1', &[], out))
+            }
+            b'B' => {
+                let portal = string(body);
+                let name = string(&body[portal.len() + 1..]);
+                self.bind(name).map(|()| put(b'2', &[], out))
+            }
+            b'D' => {
+                put(b't', &[0, 0], out);
+                put(b'n', &[], out);
+                Ok(())
+            }
+            b'E' => {
+                let bound = self.bound.clone();
+                self.execute(&bound, 0, out)
+            }
+            b'C' => {
+                self.statements.remove(string(&body[1..]));
+                put(b'3', &[], out);
+                Ok(())
+            }
+            b'S' => {
+                self.skips = false;
+                return self.ready(out);
+            }
+            other => panic!("what is {}?", char::from(other)),
+        };
+        if let Err(failure) = done {
+            self.fail(&failure, out);
+        }
+    }
+
+    fn simple(&mut self, text: &[u8], out: &mut BytesMut) -> Result<(), Failure> {
+        // Parsed as a whole before anything of it is executed.
+        self.check(text)?;
+        if text.trim_ascii().is_empty() {
+            put(b'I', &[], out);
+        }
+        let mut from = 0;
+        for statement in text.split(|&byte| byte == b';') {
+            if !statement.trim_ascii().is_empty() {
+                self.execute(statement, from, out)?;
+            }
+            from += statement.len() + 1;
+        }
+        Ok(())
+    }
+
+    fn check(&self, text: &[u8]) -> Result<(), Failure> {
+        let word = b"nonsense";
+        let at = text.windows(word.len()).position(|window| window == word);
+        match at {
+            Some(at) => Err(Failure {
+                position: Some(at + 1),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// In a failed transaction nothing is accepted but its end.
+    fn accepts(&self, text: &[u8]) -> Result<(), Failure> {
+        let ends = matches!(text.trim_ascii(), b"commit" | b"rollback");
+        match self.status == Status::Failed && !ends {
+            true => Err(Failure { position: None }),
+            false => Ok(()),
+        }
+    }
+
+    fn parse(&mut self, name: &[u8], text: &[u8]) -> Result<(), Failure> {
+        self.check(text)?;
+        self.accepts(text)?;
+        self.statements.insert(name.to_vec(), text.to_vec());
+        Ok(())
+    }
+
+    fn bind(&mut self, name: &[u8]) -> Result<(), Failure> {
+        let text = self.statements.get(name).cloned();
+        let text = text.ok_or(Failure { position: None })?;
+        self.accepts(&text)?;
+        self.bound = text;
+        Ok(())
+    }
+
+    fn execute(&mut self, text: &[u8], from: usize, out: &mut BytesMut) -> Result<(), Failure> {
+        self.accepts(text)?;
+        let tag: &[u8] = match text.trim_ascii() {
+            b"BEGIN" => {
+                self.status = Status::Begun;
+                b"BEGIN\0"
+            }
+            b"commit" if self.status == Status::Failed => {
+                self.status = Status::Idle;
+                b"ROLLBACK\0"
+            }
+            b"commit" => {
+                self.status = Status::Idle;
+                b"COMMIT\0"
+            }
+            b"rollback" => {
+                self.status = Status::Idle;
+                b"ROLLBACK\0"
+            }
+            b"fail" => {
+                return Err(Failure {
+                    position: Some(from + 1),
+                });
+            }
+            _ => b"SELECT 1\0",
+        };
+        put(b'C', tag, out);
+        Ok(())
+    }
+
+    fn fail(&mut self, failure: &Failure, out: &mut BytesMut) {
+        let mut body = b"SERROR\0C42601\0Mno\0".to_vec();
+        if let Some(position) = failure.position {
+            body.extend(format!("P{position}\0").bytes());
+        }
+        body.push(0);
+        put(b'E', &body, out);
+        if self.status == Status::Begun {
+            self.status = Status::Failed;
+        }
+        self.skips = true;
+    }
+
+    fn ready(&self, out: &mut BytesMut) {
+        let status = match self.status {
+            Status::Idle => b'I',
+            Status::Begun => b'T',
+            Status::Failed => b'E',
+        };
+        put(b'Z', &[status], out);
+    }
+}
+
+fn put(tag: u8, body: &[u8], out: &mut BytesMut) {
+    out.put_u8(tag);
+    out.put_u32(4 + body.len() as u32);
+    out.put_slice(body);
+}
+
+fn string(bytes: &[u8]) -> &[u8] {
+    let end = bytes.iter().position(|&byte| byte == 0);
+    &bytes[..end.expect("a terminator")]
+}

@@ -1,0 +1,182 @@
+//! Recorded traffic of a real server (`cargo run -p lab -- record`), and any other,
+//! through the wire at every cut.
+
+use proptest::prelude::*;
+
+use super::TransactionStatus;
+use super::model::{ENDS, TEXTS, Unit, rewrites_cannot_be_seen};
+use super::replay::{Direction, Mode, Traffic, play, traffic_of};
+
+const RECORDINGS: [(&str, &[u8]); 9] = [
+    (
+        "simple",
+        include_bytes!("../../tests/recordings/simple.traffic"),
+    ),
+    (
+        "extended",
+        include_bytes!("../../tests/recordings/extended.traffic"),
+    ),
+    (
+        "pipelined",
+        include_bytes!("../../tests/recordings/pipelined.traffic"),
+    ),
+    (
+        "errors",
+        include_bytes!("../../tests/recordings/errors.traffic"),
+    ),
+    (
+        "copy_in",
+        include_bytes!("../../tests/recordings/copy_in.traffic"),
+    ),
+    (
+        "copy_out",
+        include_bytes!("../../tests/recordings/copy_out.traffic"),
+    ),
+    (
+        "portals",
+        include_bytes!("../../tests/recordings/portals.traffic"),
+    ),
+    (
+        "notify",
+        include_bytes!("../../tests/recordings/notify.traffic"),
+    ),
+    (
+        "dropped",
+        include_bytes!("../../tests/recordings/dropped.traffic"),
+    ),
+];
+
+/// Not cut at all.
+const WHOLE: usize = 1 << 40;
+
+/// Every cut of a short recording; of a long one the small cuts, where boundaries fall
+/// into every field, and some large ones.
+fn cuts(length: usize) -> impl Iterator<Item = usize> {
+    let all = if length < 3_000 { length } else { 130 };
+    (1..=all).chain([8_191, 8_192, 8_193, 1 << 20])
+}
+
+/// Reads a recording as `lab record` writes it.
+fn recorded(mut file: &[u8]) -> Traffic {
+    let mut traffic = Vec::new();
+    while let Some((head, rest)) = file.split_at_checked(5) {
+        let length = u32::from_be_bytes(head[1..].try_into().expect("four bytes"));
+        let (piece, rest) = rest.split_at(length as usize);
+        let direction = match head[0] {
+            b'^' => Direction::Up,
+            _ => Direction::Down,
+        };
+        traffic.push((direction, piece.to_vec()));
+        file = rest;
+    }
+    traffic
+}
+
+fn bytes_of(traffic: &Traffic, wanted: Direction) -> Vec<u8> {
+    let those = traffic.iter().filter(|(direction, _)| *direction == wanted);
+    those.flat_map(|(_, bytes)| bytes.clone()).collect()
+}
+
+/// The status in the last ReadyForQuery, read in the simplest way there is.
+fn last_status(mut down: &[u8]) -> Option<TransactionStatus> {
+    let mut status = None;
+    while let Some((head, _)) = down.split_at_checked(5) {
+        let length = u32::from_be_bytes(head[1..].try_into().expect("four bytes"));
+        let (message, rest) = down.split_at(1 + length as usize);
+        if message[0] == b'Z' {
+            status = Some(match message[5] {
+                b'I' => TransactionStatus::Idle,
+                b'T' => TransactionStatus::InTransaction,
+                _ => TransactionStatus::Failed,
+            });
+        }
+        down = rest;
+    }
+    status
+}
+
+#[test]
+fn the_wire_is_transparent_and_knows_the_last_status() {
+    for (name, file) in RECORDINGS {
+        let traffic = recorded(file);
+        let up = bytes_of(&traffic, Direction::Up);
+        let down = bytes_of(&traffic, Direction::Down);
+        let whole = play(&traffic, WHOLE);
+        for cut in cuts(file.len()) {
+            let played = play(&traffic, cut);
+            assert_eq!(played.up, up, "{name} cut at {cut}");
+            assert_eq!(played.down, down, "{name} cut at {cut}");
+            assert_eq!(played.snapshots, whole.snapshots, "{name} cut at {cut}");
+            let last = played.snapshots.last().expect("there is traffic");
+            assert_eq!(last.status, last_status(&down), "{name}");
+            assert!(
+                last.settled && !last.lost && !last.copying_in,
+                "{name}: {last:?}"
+            );
+        }
+    }
+}
+
+/// A recording with something done to it.
+fn spoilt() -> impl Strategy<Value = Traffic> {
+    let recording = prop::sample::select(RECORDINGS.to_vec());
+    let spoils = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
+    (recording, spoils).prop_map(|((_, file), spoils)| {
+        let mut traffic = recorded(file);
+        for (at, byte) in spoils {
+            let piece = at.get(&traffic).1.len();
+            let index = at.index(traffic.len());
+            if piece > 0 {
+                let within = at.index(piece);
+                traffic[index].1[within] = byte;
+            }
+        }
+        traffic
+    })
+}
+
+proptest! {
+    #[test]
+    fn spoilt_traffic_goes_through_as_it_is(traffic in spoilt(), cut in 1usize..400) {
+        let played = play(&traffic, cut);
+        prop_assert_eq!(&played, &play(&traffic, WHOLE));
+        prop_assert_eq!(&played.down, &bytes_of(&traffic, Direction::Down));
+    }
+
+    #[test]
+    fn any_bytes_are_cut_anywhere(
+        data in prop::collection::vec(any::<u8>(), 0..400),
+        cut in 1usize..50,
+    ) {
+        let traffic = traffic_of(&data);
+        prop_assert_eq!(play(&traffic, cut), play(&traffic, WHOLE));
+    }
+
+    #[test]
+    fn rewrites_cannot_be_told_from_none(
+        groups in prop::collection::vec(group(), 1..12),
+        cut in prop_oneof![1usize..40, Just(WHOLE)],
+        unnamed in any::<bool>(),
+        armed in any::<bool>(),
+    ) {
+        rewrites_cannot_be_seen(&groups, cut, Mode { unnamed, armed });
+    }
+}
+
+/// Units that are sent without waiting for each other's answers.
+fn group() -> impl Strategy<Value = Vec<Unit>> {
+    let text = || prop::sample::select(TEXTS.to_vec());
+    // The extended protocol takes one statement at a time.
+    let one = || prop::sample::select(vec!["select 1", "nonsense", "fail"]);
+    let unit = prop_oneof![
+        text().prop_map(Unit::Simple),
+        one().prop_map(Unit::Prepare),
+        (0usize..3).prop_map(Unit::Execute),
+        (0usize..3).prop_map(Unit::Execute),
+        one().prop_map(Unit::Typed),
+        (0usize..3).prop_map(Unit::Close),
+        Just(Unit::Sync),
+    ];
+    let end = prop::sample::select(ENDS.to_vec()).prop_map(|text| vec![Unit::Simple(text)]);
+    prop_oneof![5 => prop::collection::vec(unit, 1..5), 1 => end]
+}
