@@ -1,5 +1,72 @@
-//! antifreeze
-#![allow(dead_code)]
+//! A tower layer that lets a serverless function use PostgreSQL safely.
+//!
+//! A serverless host freezes the process once the response is out, and whatever a
+//! database connection was doing stays as it was: a transaction left open keeps its
+//! locks until somebody ends the session. This crate makes one promise:
+//!
+//! > When a response leaves an invocation, every database connection it used is idle
+//! > outside any transaction, acknowledged by the server, or closed (and ended by the
+//! > server's own time-outs if it did not confirm in time); at no cost in round trips
+//! > when there was nothing to clean up.
+//!
+//! What it asks for in return stands with [`DatabaseLayer`].
+//!
+//! ```no_run
+//! # #[cfg(feature = "lambda")] mod function {
+//! use lambda_http::{Body, Error, Request, Response};
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Error> {
+//!     let database = antifreeze::Database::from_env()?; // DATABASE_URL
+//!     database.warm_up().await?;
+//!     let service = tower::ServiceBuilder::new()
+//!         .layer(antifreeze::DatabaseLayer::new(database))
+//!         .service_fn(create_partner);
+//!     lambda_http::run(service).await
+//! }
+//!
+//! async fn create_partner(_: Request) -> Result<Response<Body>, Error> {
+//!     let mut connection = antifreeze::connection().await?;
+//!     let transaction = connection.transaction().await?; // tokio_postgres's own type
+//!     transaction.execute("insert into partners (name) values ($1)", &[&"acme"]).await?;
+//!     transaction.commit().await?;
+//!     Ok(Response::new(Body::Empty))
+//! }
+//! # }
+//! ```
+//!
+//! # Where to look
+//!
+//! | for | see |
+//! | --- | --- |
+//! | mounting it: `lambda_http`, Lambda events, axum, Vercel, any tower service | [`DatabaseLayer`] |
+//! | a connection: a [`tokio_postgres::Client`] that is brought to rest | [`connection()`], [`Connection`] |
+//! | a transaction that the response decides | [`transaction()`], [`Transaction`] |
+//! | tasks, clean-ups, streaming | [`Invocation`] |
+//! | the same without a host: tests, jobs, `main` | [`Database::invocation`] |
+//! | settings, and whether connections outlive an invocation | [`Config`], [`ConnectionLifetime`] |
+//! | what happened | [`Teardown`], [`Database::on_teardown`], `tracing` events with the target `antifreeze` |
+//!
+//! # Tasks and blocking work
+//!
+//! A task that still holds a [`Connection`] when the handler is done, on the runtime
+//! or in `spawn_blocking`, loses it: its statement is cancelled, its session closed,
+//! and whatever it asks of the connection later fails with an error that says so
+//! ([`Error::is_invocation_ended`]). Await such work before the handler returns, or
+//! start it with [`Invocation::spawn`], which aborts it in time. A synchronous driver
+//! of another store is out of this crate's sight: join its thread, or close it in
+//! [`Invocation::defer`].
+//!
+//! # Features
+//!
+//! None is on by default, and the core needs none.
+//!
+//! | feature | brings |
+//! | --- | --- |
+//! | `lambda` | Lambda events, and the deadline of a request |
+//! | `vercel` | `(AppState, Request)`; it needs Rust 1.88, as `vercel_runtime` does |
+//! | `axum` | the extractors [`Connection`], [`Transaction`] and [`Invocation`] |
+
 mod clock;
 mod config;
 mod connect;
@@ -41,3 +108,8 @@ pub use wire::TransactionStatus;
 pub mod fuzzing {
     pub use crate::wire::{model, replay};
 }
+
+/// The README's examples are compiled with the crate's own.
+#[cfg(all(doctest, feature = "lambda", feature = "vercel", feature = "axum"))]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -289,22 +289,6 @@ async fn what_has_come_meanwhile_is_read_before_it_is_judged() {
 }
 
 #[tokio::test]
-async fn an_old_connection_is_replaced() {
-    let lab = lab_with(|config| {
-        config.max_connections = 1;
-        config.max_age = Duration::from_millis(100);
-    })
-    .await;
-    let first = process_id(&lab).await;
-    tokio::time::sleep(Duration::from_millis(150)).await;
-    assert_ne!(process_id(&lab).await, first);
-    lab.eventually("the old session is gone", async |lab| {
-        lab.sessions().await.len() == 1
-    })
-    .await;
-}
-
-#[tokio::test]
 async fn no_more_are_kept_than_allowed() {
     let lab = lab_with(|config| {
         config.max_connections = 3;

@@ -259,11 +259,6 @@ impl Path {
         }
     }
 
-    /// Whether a server stays with its client from one transaction to the next.
-    pub(crate) fn keeps_session(self) -> bool {
-        !matches!(self, Path::TransactionPooler)
-    }
-
     pub(crate) fn takes_cancel(self) -> bool {
         !matches!(self, Path::RdsProxy)
     }

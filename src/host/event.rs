@@ -11,11 +11,10 @@ use lambda_runtime::{Diagnostic, LambdaEvent};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::lambda;
 use crate::database::IsOk;
 use crate::error::Error;
 use crate::invocation::{Ended, Run};
-use crate::layer::DatabaseService;
+use crate::layer::{DatabaseService, arrival};
 
 /// Why an event was not handled: the handler failed, or we did.
 #[derive(Debug)]
@@ -77,7 +76,7 @@ where
                 inner: self.inner.call(event),
             }
         } else {
-            let deadline = lambda::deadline(&event.context);
+            let deadline = arrival::lambda::deadline(&event.context);
             let invocation = self.settings.begin(deadline, &event.context.request_id);
             let inner = &mut self.inner;
             Kind::Ours {

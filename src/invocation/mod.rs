@@ -219,10 +219,6 @@ impl Invocation {
         self.inner.database.is(database)
     }
 
-    pub(crate) fn deadline(&self) -> Deadline {
-        self.inner.deadline
-    }
-
     pub(crate) fn streams(&self) -> bool {
         self.state().streams
     }

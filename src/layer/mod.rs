@@ -1,6 +1,6 @@
 //! The tower layer.
 
-mod arrival;
+pub(crate) mod arrival;
 mod body;
 mod future;
 pub(crate) mod problem;

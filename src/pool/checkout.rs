@@ -147,3 +147,79 @@ async fn examine(pool: &Pool, idle: &Idle) -> Result<Home, &'static str> {
     }
     Ok(home)
 }
+
+#[cfg(test)]
+mod tests {
+    use lab::postgres::Postgres;
+    use lab::relay::Relay;
+
+    use super::*;
+    use crate::clock::Manual;
+    use crate::config::Config;
+    use crate::connect::Connector;
+
+    struct Kept {
+        pools: Arc<Pools>,
+        clock: Arc<Manual>,
+        relay: Relay,
+        /// The server's process behind the connection that is kept.
+        process: i32,
+    }
+
+    impl Kept {
+        async fn one() -> Kept {
+            let postgres = Postgres::shared().await.expect("a server");
+            let relay = Relay::start(postgres.address()).await.expect("a relay");
+            let config = Config::from_url(&relay.url(&postgres.url())).expect("a URL");
+            let clock = Manual::new();
+            let pools = Pools::new(Arc::new(Connector::new(config)), clock.clone());
+            let mut kept = Kept {
+                pools: Arc::new(pools),
+                clock,
+                relay,
+                process: 0,
+            };
+            kept.process = kept.lease().await.expect("a connection");
+            kept
+        }
+
+        /// Leases a connection and gives it back.
+        async fn lease(&self) -> Result<i32> {
+            let (lease, home) = self.pools.checkout(Some(PROBE_LIMIT * 3 / 2)).await?;
+            let process = lease.session.process();
+            lease.keep(home);
+            Ok(process)
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_was_idle_for_long_is_asked_first() {
+        let kept = Kept::one().await;
+        for (idle, round_trips) in [(PROBE_AFTER, 0), (PROBE_AFTER * 2, 1)] {
+            kept.clock.advance(idle);
+            let before = kept.relay.counts();
+            assert_eq!(kept.lease().await.expect("alive"), kept.process);
+            let counts = kept.relay.counts().since(before);
+            assert_eq!(counts.round_trips, round_trips, "{counts:?}");
+            assert_eq!(counts.bytes_up > 0, round_trips > 0, "{counts:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_does_not_answer_is_replaced() {
+        let kept = Kept::one().await;
+        kept.clock.advance(PROBE_AFTER * 2);
+        kept.relay.stall();
+        let error = kept.lease().await.expect_err("nobody answers");
+        assert_eq!(error.kind(), crate::ErrorKind::ConnectTimeout, "{error}");
+        kept.relay.resume();
+        assert_ne!(kept.lease().await.expect("another"), kept.process);
+    }
+
+    #[tokio::test]
+    async fn one_that_is_too_old_is_replaced() {
+        let kept = Kept::one().await;
+        kept.clock.advance(kept.pools.config().max_age);
+        assert_ne!(kept.lease().await.expect("another"), kept.process);
+    }
+}

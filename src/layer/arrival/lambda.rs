@@ -23,7 +23,7 @@ pub(crate) fn deadline(context: &Context) -> Deadline {
 }
 
 /// Deadline and id of an HTTP request that came through lambda_http.
-pub(crate) fn arrival(extensions: &Extensions) -> Option<(Deadline, String)> {
+pub(super) fn of(extensions: &Extensions) -> Option<(Deadline, String)> {
     let context = extensions.get::<Context>()?;
     let deadline = match extensions.get::<RequestContext>() {
         Some(request) if is_behind_gateway(request) => deadline(context).capped(GATEWAY),

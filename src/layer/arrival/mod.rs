@@ -1,5 +1,8 @@
 //! What a request says of itself on arrival.
 
+#[cfg(feature = "lambda")]
+pub(crate) mod lambda;
+
 use http::{Extensions, HeaderMap};
 
 use crate::deadline::Deadline;
@@ -8,7 +11,7 @@ use crate::deadline::Deadline;
 /// request.
 pub(super) fn of(extensions: &Extensions, headers: &HeaderMap) -> (Deadline, String) {
     #[cfg(feature = "lambda")]
-    if let Some(arrival) = crate::host::lambda::arrival(extensions) {
+    if let Some(arrival) = lambda::of(extensions) {
         return arrival;
     }
     let _ = extensions;

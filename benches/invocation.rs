@@ -1,0 +1,184 @@
+//! A warm invocation with one statement: through the layer, and with what a user would
+//! take instead, on the same server in the same run.
+//!
+//! `cargo bench --bench invocation` ends with the ratios to the bare statement.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use antifreeze::{Database, DatabaseLayer, connection};
+use bb8_postgres::PostgresConnectionManager;
+use criterion::{BenchmarkId, Criterion};
+use deadpool_postgres::{Manager, ManagerConfig, RecyclingMethod};
+use http::{Request, Response};
+use http_body_util::Empty;
+use lab::postgres::Postgres;
+use tokio::runtime::{Builder, Runtime};
+use tokio_postgres::{Client, NoTls};
+use tower::{Layer, Service, ServiceExt};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// One round trip, whoever sends it.
+async fn statement(client: &Client) -> Result<i32, BoxError> {
+    let row = client.query_typed_one("select 1", &[]).await?;
+    Ok(row.try_get(0)?)
+}
+
+/// A runtime and its name.
+fn runtimes() -> [(&'static str, Runtime); 2] {
+    [
+        ("current thread", Builder::new_current_thread()),
+        ("multi thread", Builder::new_multi_thread()),
+    ]
+    .map(|(name, mut builder)| (name, builder.enable_all().build().expect("a runtime")))
+}
+
+fn main() {
+    let mut criterion = Criterion::default()
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(4))
+        .configure_from_args();
+    for (name, runtime) in runtimes() {
+        let postgres = runtime.block_on(Postgres::start()).expect("a server");
+        run(&mut criterion, name, &runtime, &postgres.url());
+    }
+    criterion.final_summary();
+    for (name, _) in runtimes() {
+        ratios(name);
+    }
+}
+
+const NAMES: [&str; 7] = [
+    "bare statement",
+    "antifreeze",
+    "deadpool Fast",
+    "deadpool Verified",
+    "bb8 unchecked",
+    "bb8",
+    "antifreeze, nothing asked",
+];
+
+fn run(criterion: &mut Criterion, name: &str, runtime: &Runtime, url: &str) {
+    let mut group = criterion.benchmark_group(name);
+    let mut bench = |which: &str, mut work: Box<dyn FnMut() -> Boxed>| {
+        group.bench_function(BenchmarkId::from_parameter(which), |bencher| {
+            bencher.iter_custom(|times| {
+                runtime.block_on(async {
+                    let begin = std::time::Instant::now();
+                    for _ in 0..times {
+                        work().await.expect("it works");
+                    }
+                    begin.elapsed()
+                })
+            });
+        });
+    };
+
+    let client = runtime.block_on(async {
+        let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("a client");
+        tokio::spawn(connection);
+        std::sync::Arc::new(client)
+    });
+    bench(
+        "bare statement",
+        Box::new(move || {
+            let client = client.clone();
+            Box::pin(async move { statement(&client).await })
+        }),
+    );
+
+    let database = Database::from_url(url).expect("a URL");
+    let mut service =
+        DatabaseLayer::new(database).layer(tower::service_fn(async |_: Request<()>| {
+            statement(&*connection().await?).await?;
+            Ok::<_, BoxError>(Response::new(Empty::<bytes::Bytes>::new()))
+        }));
+    bench(
+        "antifreeze",
+        Box::new(move || {
+            let call = service.call(Request::new(()));
+            Box::pin(async move { call.await.map(|_| 1) })
+        }),
+    );
+
+    for (which, method) in [
+        ("deadpool Fast", RecyclingMethod::Fast),
+        ("deadpool Verified", RecyclingMethod::Verified),
+    ] {
+        let config = ManagerConfig {
+            recycling_method: method,
+        };
+        let manager = Manager::from_config(url.parse().expect("a URL"), NoTls, config);
+        let pool = deadpool_postgres::Pool::builder(manager)
+            .max_size(1)
+            .build()
+            .expect("a pool");
+        bench(
+            which,
+            Box::new(move || {
+                let pool = pool.clone();
+                Box::pin(async move { statement(&*pool.get().await?).await })
+            }),
+        );
+    }
+
+    for (which, checked) in [("bb8 unchecked", false), ("bb8", true)] {
+        let manager = PostgresConnectionManager::new(url.parse().expect("a URL"), NoTls);
+        let builder = bb8::Pool::builder().max_size(1).test_on_check_out(checked);
+        let pool = runtime.block_on(builder.build(manager)).expect("a pool");
+        bench(
+            which,
+            Box::new(move || {
+                let pool = pool.clone();
+                Box::pin(async move { statement(&*pool.get_owned().await?).await })
+            }),
+        );
+    }
+
+    let database = Database::from_url(url).expect("a URL");
+    let service = DatabaseLayer::new(database).layer(tower::service_fn(async |_: Request<()>| {
+        Ok::<_, BoxError>(Response::new(Empty::<bytes::Bytes>::new()))
+    }));
+    bench(
+        "antifreeze, nothing asked",
+        Box::new(move || {
+            let call = service.clone().oneshot(Request::new(()));
+            Box::pin(async move { call.await.map(|_| 1) })
+        }),
+    );
+    group.finish();
+}
+
+type Boxed = std::pin::Pin<Box<dyn Future<Output = Result<i32, BoxError>>>>;
+
+/// The median of each, from what criterion has stored, and its ratio to the bare
+/// statement.
+fn ratios(group: &str) {
+    let medians = NAMES.map(|name| median(group, name));
+    let Some(Some(bare)) = medians.first().copied() else {
+        return;
+    };
+    println!("\n{group}: median of an invocation, and its ratio to the bare statement");
+    for (name, median) in NAMES.iter().zip(medians) {
+        if let Some(median) = median {
+            let (micros, extra) = (median / 1e3, (median - bare) / 1e3);
+            println!(
+                "{name:<26} {micros:8.2} µs {extra:+8.2} µs {:6.2}",
+                median / bare
+            );
+        }
+    }
+}
+
+fn median(group: &str, name: &str) -> Option<f64> {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or("target".into(), PathBuf::from);
+    let file = target
+        .join("criterion")
+        .join(group)
+        .join(name)
+        .join("new/estimates.json");
+    let estimates: serde_json::Value = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+    estimates["median"]["point_estimate"].as_f64()
+}

@@ -1,0 +1,140 @@
+//! The examples do what their first lines say, as executables on their hosts.
+#![cfg(all(feature = "lambda", feature = "axum"))]
+
+mod common;
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use common::PLENTY;
+use http::Request;
+use lab::lambda::{Answer, Function};
+use lab::postgres::{Database, Postgres};
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+/// Where cargo has put an example: it builds them all for `cargo test`.
+fn example(name: &str) -> PathBuf {
+    let this = std::env::current_exe().expect("a path");
+    let target = this.parent().and_then(|deps| deps.parent());
+    let example = target.expect("a folder").join("examples").join(name);
+    assert!(
+        example.exists(),
+        "{name} is not built: run `cargo build --examples --all-features` first"
+    );
+    example
+}
+
+async fn partners() -> Database {
+    let server = Postgres::shared().await.expect("a server");
+    let database = server.fresh_database().await.expect("a database");
+    let table = "create table partners (name text unique check (name <> ''))";
+    database.execute(table).await.expect("a table");
+    database
+}
+
+async fn count(database: &Database) -> String {
+    let rows = database.query("select count(*) from partners").await;
+    rows.expect("a count")[0][0].clone().expect("a number")
+}
+
+async fn function(name: &str, database: &Database) -> Function {
+    let builder = Function::builder(example(name)).env("DATABASE_URL", &database.url);
+    builder.start().await.expect("a function")
+}
+
+#[tokio::test]
+async fn axum_creates_and_counts_partners() {
+    let database = partners().await;
+    let function = function("axum", &database).await;
+    for (request, status, body) in [
+        (Request::post("/partners/acme"), 201, ""),
+        (Request::post("/partners/acme"), 500, ""),
+        (Request::get("/partners"), 200, "1\n"),
+    ] {
+        let request = request.body("").expect("a request");
+        let (response, outcome) = function.request(request).await.expect("it runs");
+        assert_eq!(response.status(), status, "{}", outcome.environment.log());
+        assert_eq!(response.body(), body);
+    }
+    assert_eq!(count(&database).await, "1");
+}
+
+#[tokio::test]
+async fn sqs_stores_a_batch_or_nothing_of_it() {
+    let database = partners().await;
+    let function = function("sqs", &database).await;
+    let batch = |names: [&str; 2]| {
+        let records = names.map(|name| json!({ "messageId": name, "body": name }));
+        json!({ "Records": records })
+    };
+    let outcome = function.invoke(batch(["a", ""])).await.expect("it runs");
+    assert!(
+        matches!(outcome.answer, Answer::Error { .. }),
+        "{outcome:?}"
+    );
+    assert_eq!(count(&database).await, "0");
+    let outcome = function.invoke(batch(["a", "b"])).await.expect("it runs");
+    assert!(matches!(outcome.answer, Answer::Response(_)), "{outcome:?}");
+    assert_eq!(count(&database).await, "2");
+}
+
+#[tokio::test]
+async fn graphql_stores_nothing_of_an_answer_with_errors() {
+    let database = partners().await;
+    let mut server = Command::new(example("graphql"))
+        .env("DATABASE_URL", &database.url)
+        .env("PORT", "0")
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("it starts");
+    let mut lines = BufReader::new(server.stdout.take().expect("its output")).lines();
+    let line = timeout(PLENTY, lines.next_line()).await.expect("in time");
+    let line = line.expect("readable").expect("a line");
+    let address = line.strip_prefix("listening on ").expect("an address");
+
+    let both = r#"mutation { a: partner(name: \"acme\") b: partner(name: \"\") }"#;
+    let answer = post(address, both).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.contains("errors"), "{answer}");
+    assert_eq!(count(&database).await, "0");
+
+    let answer = post(address, r#"mutation { partner(name: \"acme\") }"#).await;
+    assert!(answer.contains(r#"{"partner":true}"#), "{answer}");
+    assert_eq!(count(&database).await, "1");
+}
+
+async fn post(address: &str, query: &str) -> String {
+    let body = format!(r#"{{"query":"{query}"}}"#);
+    let request = format!(
+        "POST / HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    let read = timeout(PLENTY, stream.read_to_string(&mut answer));
+    read.await.expect("in time").expect("an answer");
+    answer
+}
+
+#[tokio::test]
+async fn tower_needs_no_host() {
+    let database = partners().await;
+    let run = Command::new(example("tower"))
+        .env("DATABASE_URL", &database.url)
+        .kill_on_drop(true)
+        .output();
+    let output = timeout(PLENTY, run)
+        .await
+        .expect("in time")
+        .expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    assert!(text.contains("the server's clock says"), "{text}");
+    assert!(text.contains("PostgreSQL"), "{text}");
+}
