@@ -77,13 +77,11 @@ impl WarmUp {
         let begin = Instant::now();
         let requested = self.requested()?;
         let results = match requested {
-            0 => vec![self.prepare().await.map(|()| false)],
+            0 => vec![self.prepare().await],
             _ => join_all((0..requested).map(|_| self.open())).await,
         };
-        let warmed = results
-            .iter()
-            .filter(|result| matches!(result, Ok(true)))
-            .count();
+        let failed = results.iter().filter(|result| result.is_err()).count();
+        let warmed = requested.saturating_sub(failed);
         let warmed_up = WarmedUp {
             requested,
             warmed,
@@ -113,7 +111,7 @@ impl WarmUp {
         Ok(asked.unwrap_or(size).min(size))
     }
 
-    async fn open(&self) -> Result<bool> {
+    async fn open(&self) -> Result<()> {
         self.database.pools().open_idle(Some(LIMIT)).await
     }
 

@@ -472,3 +472,24 @@ async fn a_statement_given_up_is_cancelled_and_fails_the_whole() {
     lab.assert_at_rest().await;
     assert_eq!(lab.rows().await, 0);
 }
+
+#[tokio::test]
+async fn a_first_text_that_cannot_be_parsed_fails_the_whole() {
+    let lab = lab().await;
+    // BEGIN stands before the text of a simple query, and the server parses both or
+    // neither. The next statement begins it again, but what has failed stays failed.
+    let error = lab
+        .run(async {
+            let transaction = transaction()?.await?;
+            let error = transaction.batch_execute("selekt 1").await;
+            let code = error.as_ref().err().and_then(|error| error.code());
+            assert_eq!(code, Some(&SqlState::SYNTAX_ERROR), "{error:?}");
+            transaction.execute(INSERT, &[]).await?;
+            Ok(())
+        })
+        .await
+        .expect_err("nothing was stored, and that is no success");
+    assert_eq!(kind(&error), Some(ErrorKind::TransactionFailed), "{error}");
+    assert_eq!(lab.rows().await, 0);
+    lab.assert_at_rest().await;
+}

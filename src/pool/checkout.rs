@@ -97,12 +97,16 @@ impl Pools {
         Ok(session)
     }
 
-    /// Opens a connection to keep, if there is room for one more.
-    pub(crate) async fn open_idle(self: &Arc<Self>, left: Option<Duration>) -> Result<bool> {
+    /// Opens a connection to keep, unless there are as many as fit.
+    pub(crate) async fn open_idle(self: &Arc<Self>, left: Option<Duration>) -> Result<()> {
         let pool = self.here();
         let Ok(permit) = Arc::clone(&pool.permits).try_acquire_owned() else {
-            return Ok(false);
+            return Ok(());
         };
+        // Our own permit is in use by now.
+        if pool.in_use() + pool.idle() > pool.config().idle_limit() {
+            return Ok(());
+        }
         let session = self.open(&pool, left).await?;
         let home = session.home().ok_or_else(Error::invocation_ended)?;
         let lease = Lease {
@@ -111,7 +115,7 @@ impl Pools {
             permit,
         };
         lease.keep(home);
-        Ok(true)
+        Ok(())
     }
 }
 

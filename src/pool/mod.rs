@@ -80,7 +80,7 @@ impl Pools {
             return Arc::clone(pool);
         }
         // Runtimes that are gone leave an empty pool that nobody knows any more.
-        pools.retain(|_, pool| Arc::strong_count(pool) > 1 || !pool.is_empty());
+        pools.retain(|_, pool| Arc::strong_count(pool) > 1 || pool.idle() > 0);
         let pool = Arc::new(Pool {
             connector: Arc::clone(&self.connector),
             clock: Arc::clone(&self.clock),
@@ -117,13 +117,13 @@ impl Pool {
             .saturating_sub(self.permits.available_permits())
     }
 
-    fn is_empty(&self) -> bool {
-        lock(&self.idle).is_empty()
+    fn idle(&self) -> usize {
+        lock(&self.idle).len()
     }
 
     /// Whether a connection that comes to rest now may stay open.
     pub(crate) fn keeps(&self, session: &Session) -> bool {
-        lock(&self.idle).len() < self.config().idle_limit()
+        self.idle() < self.config().idle_limit()
             && self.clock.since(session.opened()) < self.config().max_age
     }
 
@@ -169,7 +169,7 @@ impl fmt::Debug for Pool {
         f.debug_struct("Pool")
             .field("max_connections", &self.max_connections())
             .field("in_use", &self.in_use())
-            .field("idle", &lock(&self.idle).len())
+            .field("idle", &self.idle())
             .finish()
     }
 }
