@@ -1,7 +1,9 @@
 //! What is left of the time that a host gives, and what of it is kept back for
 //! the teardown.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
+#[cfg(any(test, feature = "lambda"))]
+use std::time::SystemTime;
 
 use tokio::time::Instant;
 
@@ -60,6 +62,7 @@ impl Deadline {
     ///
     /// A deadline before `started`, when this process began, is none: local
     /// emulators send such. One that has passed since is over at once.
+    #[cfg(any(test, feature = "lambda"))]
     pub(crate) fn at(at: SystemTime, now: SystemTime, started: SystemTime, cap: Duration) -> Self {
         match at.duration_since(now) {
             Ok(left) => Deadline::after(left.min(cap)),

@@ -58,8 +58,6 @@ pub enum ErrorKind {
     /// The connection was lost during COMMIT: whether the server committed is not
     /// known. Never to be repeated blindly.
     CommitUnknown,
-    /// The handler panicked.
-    Panicked,
 }
 
 impl Error {

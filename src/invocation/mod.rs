@@ -211,6 +211,7 @@ impl Invocation {
     }
 
     /// Keeps `guard` until everything is at rest.
+    #[cfg(feature = "vercel")]
     pub(crate) fn guard(&self, guard: impl Any + Send) {
         self.state().guard = Some(Box::new(guard));
     }

@@ -73,6 +73,7 @@ impl<R> Body<R> {
     }
 
     /// The handler's own body, if it is to be had as it is.
+    #[cfg(feature = "vercel")]
     pub(crate) fn into_whole(self) -> Result<R, Self> {
         match self.kind {
             Kind::Whole { body } => Ok(body),

@@ -36,7 +36,8 @@ pub(crate) fn of(error: &Error) -> Response<Bytes> {
     document(status, detail)
 }
 
-/// A handler panicked where the host would only hang up.
+/// The handler panicked, and the host would only hang up.
+#[cfg(feature = "vercel")]
 pub(crate) fn panicked() -> Response<Bytes> {
     document(
         StatusCode::INTERNAL_SERVER_ERROR,
