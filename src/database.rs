@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::panic::{Location, resume_unwind};
+use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use std::sync::{Arc, OnceLock};
 
 use crate::clock;
@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::invocation::{
     Caller, Connection, Ended, Invocation, Judge, Run, Scope, TransactionBuilder,
 };
+use crate::observe;
 use crate::pool::Pools;
 use crate::teardown::Teardown;
 use crate::warm_up::WarmUp;
@@ -178,7 +179,10 @@ impl Database {
 
     pub(crate) fn report(&self, teardown: &Teardown) {
         if let Some(observer) = self.inner.on_teardown.get() {
-            observer(teardown);
+            // It may run in a destructor: a second panic there would abort the process.
+            if catch_unwind(AssertUnwindSafe(|| observer(teardown))).is_err() {
+                observe::cleanup_failed(&teardown.request_id, "on_teardown", "it panicked");
+            }
         }
     }
 

@@ -11,11 +11,19 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 type Source = Box<dyn StdError + Send + Sync>;
 
+/// `connection_does_not_exist` (manual, appendix A, class 08): what a task is told that
+/// outlived its invocation.
+pub(crate) const ENDED_SQLSTATE: &str = "08003";
+
+pub(crate) const ENDED_MESSAGE: &str = "the invocation that leased this connection has ended";
+
 /// An error of antifreeze.
 ///
 /// It prints as one line that says what is wrong and what to do. The cause, if
-/// there is one, is in [`source`](StdError::source) and is not printed twice. No
-/// error ever holds a password or a value of a statement.
+/// there is one, is in [`source`](StdError::source) and is not printed twice. Neither
+/// the line nor `Debug` holds a password, SQL or a value; what the server said may quote
+/// values, and is found in the source alone. For logs there is
+/// [`sqlstate`](Error::sqlstate).
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -128,8 +136,7 @@ impl Error {
     /// invocation that had leased it is over.
     pub fn is_invocation_ended(error: &tokio_postgres::Error) -> bool {
         error.as_db_error().is_some_and(|error| {
-            error.code().code() == crate::wire::ended::SQLSTATE
-                && error.message() == crate::wire::ended::MESSAGE
+            error.code().code() == ENDED_SQLSTATE && error.message() == ENDED_MESSAGE
         })
     }
 
@@ -174,8 +181,8 @@ impl fmt::Debug for Error {
         f.debug_struct("Error")
             .field("kind", &self.0.kind)
             .field("message", &self.0.message)
-            .field("source", &self.0.source)
-            .finish()
+            .field("sqlstate", &self.sqlstate().map(SqlState::code))
+            .finish_non_exhaustive()
     }
 }
 

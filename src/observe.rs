@@ -72,6 +72,28 @@ pub(crate) fn abandoned(request_id: &str, connections: usize) {
     );
 }
 
+/// Nobody reads the response's body to its end.
+pub(crate) fn hung_up(request_id: &str, connections: usize) {
+    tracing::debug!(
+        target: TARGET,
+        request_id,
+        connections,
+        "the response's body was dropped before its end"
+    );
+}
+
+/// The deadline was reached.
+pub(crate) fn deadline(request_id: &str) {
+    tracing::warn!(target: TARGET, request_id, "the deadline was reached");
+}
+
+/// The invocation's transaction was to be committed and was not, as far as is known.
+pub(crate) fn not_committed(request_id: &str, error: &crate::Error) {
+    let kind = error.kind();
+    let sqlstate = error.sqlstate().map(|state| state.code());
+    tracing::error!(target: TARGET, request_id, ?kind, sqlstate, "not committed");
+}
+
 /// What warm-up came to.
 pub(crate) fn warmed_up(
     requested: usize,
@@ -96,6 +118,6 @@ pub(crate) fn warm_up_capped(asked: usize, size: usize) {
         target: TARGET,
         asked,
         size,
-        "ANTIFREEZE_WARM_UP asks for more connections than max_connections allows"
+        "warming up asks for more connections than can be kept (max_connections, max_idle)"
     );
 }

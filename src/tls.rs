@@ -1,7 +1,6 @@
 //! TLS by rustls, with a provider of our own choice: the process default may be
 //! missing or set twice, and both panic.
 
-use std::fmt;
 use std::sync::Arc;
 
 use once_cell::sync::OnceCell;
@@ -242,16 +241,4 @@ fn server_end_point(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
         () => return None,
     };
     Some(::ring::digest::digest(hash, certificate).as_ref().to_vec())
-}
-
-impl fmt::Display for TlsMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            TlsMode::Disable => "disable",
-            TlsMode::VerifyFull => "verify-full",
-            TlsMode::VerifyCa => "verify-ca",
-            TlsMode::Encrypt => "require",
-            TlsMode::Prefer => "prefer",
-        })
-    }
 }

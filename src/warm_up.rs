@@ -29,6 +29,11 @@ const LIMIT: Duration = Duration::from_secs(3);
 /// A database that is down does not keep the function from starting, unless
 /// [`required`](WarmUp::required): what failed is in the report, and in one line of
 /// the log.
+///
+/// # Errors
+///
+/// [`Configuration`](crate::ErrorKind::Configuration) if `ANTIFREEZE_WARM_UP` is no number;
+/// with `required`, whatever went wrong first.
 #[must_use = "warming up does nothing until it is awaited"]
 pub struct WarmUp {
     database: Database,
@@ -59,8 +64,8 @@ impl WarmUp {
         }
     }
 
-    /// How many connections to open: at most `max_connections`. Default:
-    /// `ANTIFREEZE_WARM_UP` if that is set, else all that can be kept.
+    /// How many connections to open, unless `ANTIFREEZE_WARM_UP` says otherwise, and at
+    /// most as many as can be kept. Default: all of those.
     pub fn connections(mut self, connections: usize) -> Self {
         self.connections = Some(connections);
         self

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use antifreeze::{ConnectionLifetime, connection, invocation, transaction};
 use common::{BoxError, Lab, at_most, lab_with, lease_and_return};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 /// The one connection is to be had, and all is at rest.
@@ -164,18 +165,25 @@ async fn a_checkout() {
 async fn a_wait_for_others() {
     let lab = one(ConnectionLifetime::PerEventLoop).await;
     for polls in 1..4 {
-        lab.run(async {
-            let held = connection().await?;
+        let (has, having) = oneshot::channel::<()>();
+        let (release, released) = oneshot::channel::<()>();
+        let holder = lab.run(async {
+            let _held = connection().await?;
+            let _ = has.send(());
+            let _ = released.await;
+            Ok(())
+        });
+        let waiter = async {
+            having.await.expect("held");
             let mut waiting = Box::pin(lab.run(lease_and_return()));
             for _ in 0..polls {
                 assert!(futures_util::poll!(waiting.as_mut()).is_pending());
             }
             drop(waiting);
-            drop(held);
-            Ok(())
-        })
-        .await
-        .expect("fine");
+            drop(release);
+        };
+        let (held, ()) = tokio::join!(holder, waiter);
+        held.expect("fine");
         nothing_is_lost(&lab, polls).await;
     }
 }

@@ -13,11 +13,11 @@ use antifreeze::{
     Body, DatabaseLayer, ErrorKind, Invocation, Step, connection, invocation, transaction,
 };
 use bytes::Bytes;
-use common::{BoxError, lab};
+use common::{BoxError, PLENTY, kind, lab, lease_and_return};
 use futures_util::{FutureExt, StreamExt};
 use http::{Request, Response, StatusCode};
 use http_body::{Body as _, Frame};
-use http_body_util::{BodyExt, Full, StreamBody};
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use tokio::time::timeout;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 
@@ -506,12 +506,17 @@ async fn trailers_are_kept_back_like_any_frame() {
     let lab = lab().await;
     let service =
         DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(async |_: Request<()>| {
-            connection().await?.batch_execute("begin").await?;
+            let connection = connection().await?;
+            connection.batch_execute("begin").await?;
             let frames = [
                 Frame::data(Bytes::from("data")),
                 Frame::trailers(http::HeaderMap::new()),
             ];
-            let body = StreamBody::new(futures_util::stream::iter(frames).map(Ok::<_, Infallible>));
+            let frames = futures_util::stream::iter(frames).map(move |frame| {
+                let _in_use = &connection;
+                Ok::<_, Infallible>(frame)
+            });
+            let body = StreamBody::new(frames);
             Ok::<_, BoxError>(Response::new(invocation()?.stream(body)))
         }));
     let response = service.oneshot(Request::new(())).await.expect("a response");
@@ -576,4 +581,66 @@ async fn dropped_by_a_timeout_outside_it_does_what_can_be_done_at_once() {
         .expect("a server")
         .log();
     assert!(!log.contains("unexpected EOF on client connection with an open transaction"));
+}
+
+/// A client that does not read keeps neither the connection nor what it has locked
+/// beyond the deadline.
+#[tokio::test]
+async fn a_body_that_nobody_reads_ends_with_the_deadline() {
+    let lab = lab().await;
+    lab.run(lease_and_return()).await.expect("warm");
+    lab.torn_down();
+    let layer = DatabaseLayer::new(lab.database.clone()).max_duration(Duration::from_secs(1));
+    let service = layer.layer(tower::service_fn(async |_: Request<()>| {
+        let connection = connection().await?;
+        connection.batch_execute("begin; lock t").await?;
+        let body = rows_of(connection, 5, true);
+        Ok::<_, BoxError>(Response::new(invocation()?.stream(body)))
+    }));
+    let response = service.oneshot(Request::new(())).await.expect("a response");
+    assert_eq!(lab.sessions().await, ["idle in transaction"]);
+    lab.eventually("the session is gone", async |lab| {
+        lab.sessions().await.is_empty()
+    })
+    .await;
+    lab.assert_at_rest().await;
+    let read = response.into_body().collect().await;
+    assert!(read.is_err(), "what is missing is not passed over");
+}
+
+/// One that goes on for ever is stopped.
+#[tokio::test]
+async fn a_body_that_never_waits_ends_with_the_deadline() {
+    let lab = lab().await;
+    let layer = DatabaseLayer::new(lab.database.clone()).max_duration(Duration::from_millis(500));
+    let service = layer.layer(tower::service_fn(async |_: Request<()>| {
+        let frame = || Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"on and on")));
+        let body = StreamBody::new(futures_util::stream::repeat_with(frame));
+        Ok::<_, BoxError>(Response::new(invocation()?.stream(body)))
+    }));
+    let response = service.oneshot(Request::new(())).await.expect("a response");
+    let mut body = pin!(response.into_body());
+    let ended = timeout(PLENTY, async {
+        while let Some(frame) = body.frame().await {
+            frame?;
+        }
+        Ok::<_, BoxError>(())
+    });
+    let error = ended.await.expect("in time").expect_err("cut short");
+    assert_eq!(kind(&error), Some(ErrorKind::Deadline), "{error}");
+}
+
+/// What decides whether to commit may panic too: everything is at rest nevertheless.
+#[tokio::test]
+async fn a_panic_of_the_judge_is_the_handlers_own() {
+    let lab = lab().await;
+    let layer = DatabaseLayer::new(lab.database.clone()).commit_when(|_| panic!("undecided"));
+    let service = layer.layer(tower::service_fn(async |_: Request<()>| {
+        connection().await?.batch_execute("begin").await?;
+        Ok::<_, BoxError>(Response::new(Empty::<Bytes>::new()))
+    }));
+    let call = std::panic::AssertUnwindSafe(service.oneshot(Request::new(())));
+    assert!(call.catch_unwind().await.is_err(), "the panic goes on");
+    assert_eq!(lab.outcome().steps(), [Step::RolledBack]);
+    lab.assert_at_rest().await;
 }

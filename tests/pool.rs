@@ -7,11 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use antifreeze::{ConnectionLifetime, ErrorKind, connection, invocation};
-use common::{BoxError, Lab, PLENTY, kind, lab, lab_over_relay, lab_with};
+use antifreeze::{ConnectionLifetime, ErrorKind, Step, Teardown, connection, invocation};
+use common::{
+    BoxError, Lab, PLENTY, at_most, kind, lab, lab_over_relay, lab_with, lease_and_return,
+};
 use lab::relay::Cut;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 async fn process_id(lab: &Lab) -> i32 {
     lab.run(async { Ok(connection().await?.process_id()) })
@@ -61,7 +64,7 @@ async fn one_that_was_not_given_back_at_rest_is_brought_to_rest_for_the_next_lea
 #[tokio::test]
 async fn an_invocation_that_would_wait_for_itself_is_told_at_once() {
     let lab = lab_with(|config| config.max_connections = 2).await;
-    let error = tokio::time::timeout(
+    let error = timeout(
         Duration::from_secs(1),
         lab.run(async {
             let _first = connection().await?;
@@ -79,6 +82,86 @@ async fn an_invocation_that_would_wait_for_itself_is_told_at_once() {
         told.contains("tests/pool.rs:") && told.contains("max_connections"),
         "{told}"
     );
+}
+
+/// What the outer one holds does not come back before the inner one has ended.
+#[tokio::test]
+async fn one_inside_another_that_would_wait_for_it_is_told_at_once() {
+    let lab = lab_with(|config| config.max_connections = 1).await;
+    let inside = lab.run(async {
+        let _held = connection().await?;
+        lab.run(lease_and_return()).await
+    });
+    let told = timeout(Duration::from_secs(1), inside).await;
+    let error = told.expect("at once").expect_err("it waits for itself");
+    assert_eq!(kind(&error), Some(ErrorKind::WouldWaitForItself));
+}
+
+/// One came home in a transaction: the checkout that brings it to rest, and another that
+/// opens a second connection meanwhile, are two and not three.
+#[tokio::test]
+async fn a_checkout_is_counted_once() {
+    let lab = lab_with(|config| config.max_connections = 2).await;
+    lab.run(async {
+        let invocation = invocation()?;
+        let connection = invocation.connection().await?;
+        connection.batch_execute("begin").await?;
+        drop(connection);
+        let both = tokio::try_join!(invocation.connection(), invocation.connection())?;
+        drop(both);
+        Ok(())
+    })
+    .await
+    .expect("there are two to be had");
+    let rolled_back = |teardown: &Teardown| teardown.outcome.steps() == [Step::RolledBack];
+    assert_eq!(lab.torn_down().iter().filter(|t| rolled_back(t)).count(), 1);
+}
+
+#[tokio::test]
+async fn no_more_are_kept_than_allowed_when_all_come_to_rest_at_once() {
+    let lab = lab_with(|config| {
+        config.max_connections = 3;
+        config.max_idle = Some(1);
+    })
+    .await;
+    lab.run(async {
+        for connection in [connection(), connection(), connection()] {
+            let connection = connection.await?;
+            connection.batch_execute("begin").await?;
+            // Given back at the end.
+            invocation()?.defer(async move { drop(connection) });
+        }
+        Ok(())
+    })
+    .await
+    .expect("fine");
+    assert_eq!(lab.sessions().await.len(), 1);
+}
+
+/// What a task is still opening when the gate closes does not stay behind.
+#[tokio::test]
+async fn a_checkout_under_way_ends_with_the_invocation() {
+    let (lab, relay) = lab_over_relay(|_| {}).await;
+    relay.stall();
+    let (asks, asking) = oneshot::channel();
+    lab.run(async {
+        let invocation = invocation()?;
+        tokio::spawn(async move {
+            let mut connection = std::pin::pin!(invocation.connection());
+            assert!(futures_util::poll!(connection.as_mut()).is_pending());
+            let error = connection.await.expect_err("too late");
+            let _ = asks.send(error.kind());
+        });
+        while relay.counts().connections == 0 {
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    })
+    .await
+    .expect("fine");
+    let kind = timeout(Duration::from_millis(500), asking).await;
+    let kind = kind.expect("at once").expect("told");
+    assert_eq!(kind, ErrorKind::InvocationEnded);
 }
 
 #[tokio::test]
@@ -135,26 +218,28 @@ async fn waiting_ends_in_time_and_says_what_for() {
         })
         .await,
     );
-    lab.run(async {
+    let (has, having) = oneshot::channel::<()>();
+    let (release, released) = oneshot::channel::<()>();
+    let holder = lab.run(async {
         let _connection = connection().await?;
-        let error = lab
-            .database
-            .invocation(PLENTY, async {
-                let _connection = lab.database.connection().await?;
-                Ok::<_, BoxError>(())
-            })
-            .await
-            .expect_err("nobody gives it back");
-        assert_eq!(kind(&error), Some(ErrorKind::AcquireTimeout));
-        let told = error.to_string();
-        assert!(
-            told.contains("one of 1 connections") && told.contains("max_connections"),
-            "{told}"
-        );
+        let _ = has.send(());
+        let _ = released.await;
         Ok(())
-    })
-    .await
-    .expect("fine");
+    });
+    let waiter = async {
+        having.await.expect("held");
+        let error = lab.run(lease_and_return()).await;
+        drop(release);
+        error.expect_err("nobody gives it back")
+    };
+    let (held, error) = tokio::join!(holder, waiter);
+    held.expect("fine");
+    assert_eq!(kind(&error), Some(ErrorKind::AcquireTimeout));
+    let told = error.to_string();
+    assert!(
+        told.contains("one of 1 connections") && told.contains("max_connections"),
+        "{told}"
+    );
     // Who gave up left nothing behind.
     process_id(&lab).await;
 }
@@ -404,7 +489,7 @@ fn a_connection_that_outlives_its_runtime_says_so() {
     });
     drop(first);
     second.block_on(async {
-        let error = tokio::time::timeout(PLENTY, connection.query("select 1", &[])).await;
+        let error = timeout(PLENTY, connection.query("select 1", &[])).await;
         assert!(error.expect("it does not hang").is_err());
         lab.eventually("its session is gone", async |lab| {
             lab.sessions().await.is_empty()
@@ -460,4 +545,48 @@ async fn the_users_own_cancel_token() {
     })
     .await
     .expect("unharmed");
+}
+
+/// A request that nobody waits for may come at any time: it must not hit the statement
+/// of whoever is next.
+#[tokio::test]
+async fn a_cancel_that_was_given_up_takes_its_connection_with_it() {
+    let lab = lab().await;
+    for polls in 1.. {
+        let done = lab
+            .run(async {
+                let connection = connection().await?;
+                let token = connection.cancel_token();
+                Ok(at_most(polls, token.cancel()).await.is_some())
+            })
+            .await
+            .expect("fine");
+        if done {
+            assert!(polls > 1 && lab.outcome().is_clean());
+            break;
+        }
+        assert_eq!(lab.outcome().closed(), Some(true), "{polls}");
+    }
+}
+
+/// Within the invocation too: what was given back is somebody else's.
+#[tokio::test]
+async fn a_token_does_nothing_to_who_leases_the_same_session_next() {
+    let lab = lab_with(|config| config.max_connections = 1).await;
+    lab.run(async {
+        let first = connection().await?;
+        first.batch_execute("begin").await?;
+        let (token, session) = (first.cancel_token(), first.process_id());
+        drop(first);
+        let second = connection().await?;
+        assert_eq!(second.process_id(), session, "brought to rest in between");
+        let (slept, cancelled) = tokio::join!(
+            second.query_one("select 1, pg_sleep(0.2)", &[]),
+            token.cancel()
+        );
+        assert!(cancelled.is_ok() && slept.is_ok(), "{slept:?}");
+        Ok(())
+    })
+    .await
+    .expect("fine");
 }

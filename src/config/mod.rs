@@ -7,6 +7,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 pub(crate) use environment::Environment;
 
 use crate::error::Result;
@@ -30,12 +32,13 @@ use crate::error::Result;
 #[non_exhaustive]
 pub struct Config {
     /// Where the server is and who we are: hosts, ports, user, password, database,
-    /// `application_name`, `options`. Its TLS and time-out settings are not used;
-    /// those here are.
+    /// `application_name`, `options`. What it says of TLS, time-outs and keepalives,
+    /// `target_session_attrs` and `load_balance_hosts` is not used.
     pub server: tokio_postgres::Config,
     /// How the connection is encrypted and whom it trusts.
     pub tls: Tls,
-    /// What lies between us and the server. Default: [`Path::Direct`].
+    /// What lies between us and the server. Default: [`Path::Direct`]. Setting the
+    /// field alone leaves `lifetime` as it is: [`set_path`](Config::set_path) does both.
     pub path: Path,
     /// How long a connection lives. Default: what the path calls for.
     pub lifetime: ConnectionLifetime,
@@ -54,11 +57,13 @@ pub struct Config {
     pub acquire_timeout: Duration,
     /// How long connecting may take. Default: 10 s.
     pub connect_timeout: Duration,
-    /// The server's `statement_timeout`. Default: 30 s. Zero: the server's own.
+    /// The server's `statement_timeout`, in whole milliseconds. Default: 30 s. Zero: the
+    /// server's own. It is sent on [`Path::Direct`] alone, since poolers refuse it:
+    /// behind one, use `ALTER ROLE .. SET`.
     pub statement_timeout: Duration,
     /// The server's `idle_in_transaction_session_timeout`, which ends what no
     /// teardown could: the process was killed, the network is gone. Default: 60 s.
-    /// Zero: the server's own.
+    /// Zero: the server's own. Sent as `statement_timeout` is.
     pub idle_in_transaction_timeout: Duration,
     /// How many statements [`prepare_cached`](crate::Connection::prepare_cached)
     /// keeps for each connection, the least recently used out first. Default: 100.
@@ -213,10 +218,20 @@ impl Config {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        if self.max_connections == 0 {
-            return Err(crate::Error::configuration(
-                "max_connections is 0: it takes at least 1",
-            ));
+        let most = Semaphore::MAX_PERMITS;
+        if !(1..=most).contains(&self.max_connections) {
+            return Err(crate::Error::configuration(format!(
+                "max_connections is {}: it takes at least 1 and at most {most}",
+                self.max_connections
+            )));
+        }
+        for (name, value) in self.server_timeouts() {
+            if milliseconds(value).is_none() {
+                return Err(crate::Error::configuration(format!(
+                    "{name} is {value:?}: the server takes at most {} ms",
+                    i32::MAX
+                )));
+            }
         }
         if self.server.get_hosts().is_empty() && self.server.get_hostaddrs().is_empty() {
             return Err(crate::Error::configuration(
@@ -233,21 +248,35 @@ impl Config {
         let own = self.server.get_options().unwrap_or_default();
         let mut options = String::from(own);
         if self.path == Path::Direct {
-            for (name, value) in [
-                ("statement_timeout", self.statement_timeout),
-                (
-                    "idle_in_transaction_session_timeout",
-                    self.idle_in_transaction_timeout,
-                ),
-            ] {
-                if !value.is_zero() && !own.contains(name) {
+            for (name, value) in self.server_timeouts() {
+                let Some(value) = milliseconds(value).filter(|&value| value > 0) else {
+                    continue;
+                };
+                if !own.contains(name) {
                     let space = if options.is_empty() { "" } else { " " };
-                    options += &format!("{space}-c {name}={}", value.as_millis());
+                    options += &format!("{space}-c {name}={value}");
                 }
             }
         }
         (!options.is_empty()).then_some(options)
     }
+
+    /// What the server is told to end by itself.
+    fn server_timeouts(&self) -> [(&'static str, Duration); 2] {
+        [
+            ("statement_timeout", self.statement_timeout),
+            (
+                "idle_in_transaction_session_timeout",
+                self.idle_in_transaction_timeout,
+            ),
+        ]
+    }
+}
+
+/// As the server counts, rounded up: 0 would mean no time-out at all. `None` if it is
+/// more than the server can hold.
+fn milliseconds(time: Duration) -> Option<i32> {
+    i32::try_from(time.as_nanos().div_ceil(1_000_000)).ok()
 }
 
 impl Path {
@@ -304,5 +333,17 @@ impl fmt::Debug for Roots {
             Roots::File(path) => f.debug_tuple("File").field(path).finish(),
             Roots::Pem(_) => f.write_str("Pem(..)"),
         }
+    }
+}
+
+impl fmt::Display for TlsMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TlsMode::Disable => "disable",
+            TlsMode::VerifyFull => "verify-full",
+            TlsMode::VerifyCa => "verify-ca",
+            TlsMode::Encrypt => "require",
+            TlsMode::Prefer => "prefer",
+        })
     }
 }

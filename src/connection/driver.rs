@@ -62,8 +62,7 @@ impl Driver {
 
     /// Polls the connection until it has nothing to do, and tells where it stands.
     pub(super) fn pump(&self) -> Snapshot {
-        self.shared.pump(lock(&self.shared.connection));
-        self.shared.wire.snapshot()
+        self.shared.pump(lock(&self.shared.connection))
     }
 
     pub(super) fn try_pump(&self) -> Option<Snapshot> {
@@ -72,8 +71,7 @@ impl Driver {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return None,
         };
-        self.shared.pump(connection);
-        Some(self.shared.wire.snapshot())
+        Some(self.shared.pump(connection))
     }
 
     /// Waits until nothing is under way, or the connection is at its end.
@@ -105,9 +103,11 @@ impl Driver {
 }
 
 impl Shared {
-    fn pump(&self, mut slot: MutexGuard<'_, Option<Connection<Stream, Stream>>>) {
+    /// The snapshot is taken before anybody else can poll: a poll under way does not
+    /// know yet what it waits for.
+    fn pump(&self, mut slot: MutexGuard<'_, Option<Connection<Stream, Stream>>>) -> Snapshot {
         let Some(connection) = slot.as_mut() else {
-            return;
+            return self.wire.snapshot();
         };
         let waker = lock(&self.waker).clone();
         let mut cx = Context::from_waker(&waker);
@@ -115,6 +115,7 @@ impl Shared {
             self.wire.before_poll();
             match connection.poll_message(&mut cx) {
                 Poll::Ready(Some(Ok(AsyncMessage::Notice(notice)))) => observe::notice(&notice),
+                // A notification: see `Connection`.
                 Poll::Ready(Some(Ok(_))) => {}
                 Poll::Ready(Some(Err(error))) => {
                     observe::connection_lost(&error);
@@ -128,10 +129,12 @@ impl Shared {
                 Poll::Pending => break,
             }
         }
+        let snapshot = self.wire.snapshot();
         drop(slot);
-        if self.wire.snapshot().is_decided() {
+        if snapshot.is_decided() {
             self.decided.notify_waiters();
         }
+        snapshot
     }
 
     fn is_over(&self) -> bool {

@@ -133,21 +133,26 @@ impl Session {
         matches!(timeout(limit, cancel).await, Ok(Ok(())))
     }
 
-    /// The same for the user. While it is on its way the connection cannot be
-    /// handed on: it might hit the next one's statement.
-    pub(crate) async fn cancel_for_user(&self, limit: Duration) -> bool {
-        struct OnItsWay<'a>(&'a AtomicUsize);
-        impl Drop for OnItsWay<'_> {
-            fn drop(&mut self) {
-                self.0.fetch_sub(1, Ordering::AcqRel);
-            }
-        }
+    /// The same for the user, if he still `has` the connection. While the request is
+    /// on its way the connection cannot be handed on, for it might hit the next one's
+    /// statement; and never again if nobody waited until the server had taken it.
+    pub(crate) async fn cancel_for_user(
+        &self,
+        has: impl FnOnce() -> bool,
+        limit: Duration,
+    ) -> bool {
+        // Counted before it is asked: who hands the connection on asks the other way
+        // round.
         self.cancelling.fetch_add(1, Ordering::AcqRel);
-        let _on_its_way = OnItsWay(&self.cancelling);
-        self.cancel(limit).await
+        let has = has();
+        let taken = has && self.cancel(limit).await;
+        if taken || !has {
+            self.cancelling.fetch_sub(1, Ordering::AcqRel);
+        }
+        taken || !has
     }
 
-    /// A CancelRequest of the user's is on its way.
+    /// A CancelRequest of the user's may be on its way.
     pub(crate) fn is_being_cancelled(&self) -> bool {
         self.cancelling.load(Ordering::Acquire) > 0
     }
@@ -160,8 +165,10 @@ impl Session {
         timeout(limit, self.wire.closed()).await.ok()
     }
 
-    /// Lets nothing more pass through the socket.
+    /// Lets nothing more pass through the socket. The end of file that this makes is
+    /// not the server's.
     pub(crate) fn shut_down(&self) {
+        self.wire.give_up();
         self.socket.shut_down();
     }
 

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
@@ -12,12 +13,17 @@ use tokio_postgres::error::Severity;
 
 use super::transaction::{self, Shared};
 use super::{Held, Hook, Inner, Invocation, Phase, Scope};
+use crate::connection::Session;
 use crate::error::Result;
 use crate::net::Peek;
 use crate::observe;
-use crate::pool::Lease;
+use crate::pool::{Lease, Place};
 use crate::teardown::{Budget, Outcome, Teardown, at_rest, close, rest};
 use crate::wire::TransactionStatus;
+
+/// How long COMMIT may take where there is no deadline: twice the default
+/// `statement_timeout`, which is what ends it if the server can be heard.
+const COMMIT_LIMIT: Duration = Duration::from_secs(60);
 
 /// What became of the invocation's transaction, if it had one. An error takes the
 /// place of the response: what the handler thinks it stored is not there.
@@ -28,20 +34,25 @@ impl Invocation {
     /// rest already and stays open. Not one byte is sent for it.
     pub(crate) fn try_finish(&self) -> bool {
         let inner = &self.inner;
-        if !inner.tasks.is_empty() || inner.transaction.is_some() {
+        if inner.transaction.is_some() {
             return false;
         }
         let mut state = inner.state();
-        if !state.deferred.is_empty() || !state.after.is_empty() || state.asking > 0 {
+        if !inner.tasks.is_empty()
+            || !state.deferred.is_empty()
+            || !state.after.is_empty()
+            || state.asking > 0
+        {
             return false;
         }
         let config = inner.database.config();
         let mut clean = Vec::with_capacity(state.leases.len());
         for held in &state.leases {
-            let session = &held.lease.session;
-            let keeps = held.lease.pool().keeps(session);
-            match at_rest(session, config).filter(|_| keeps) {
-                Some(home) => clean.push(home),
+            let Some(place) = held.lease.place() else {
+                return false;
+            };
+            match at_rest(&held.lease.session, config) {
+                Some(home) => clean.push((home, place)),
                 None => return false,
             }
         }
@@ -49,9 +60,9 @@ impl Invocation {
         let leases = std::mem::take(&mut state.leases);
         let guard = state.guard.take();
         drop(state);
-        for (held, home) in leases.into_iter().zip(clean) {
-            inner.report_clean(&held.lease);
-            held.lease.keep(home);
+        for (held, (home, place)) in leases.into_iter().zip(clean) {
+            inner.report_clean(&held.lease.session);
+            held.lease.keep(home, place);
         }
         drop(guard);
         true
@@ -60,7 +71,7 @@ impl Invocation {
     /// Ends the invocation: tasks, clean-ups, transaction, connections, hooks.
     pub(crate) async fn finish(&self, success: bool) -> Finished {
         let finished = self.finish_transaction_after_tasks(success).await;
-        self.rest_all().await;
+        self.rest(|_| true).await;
         self.run(After).await;
         self.inner.state().guard = None;
         finished
@@ -73,7 +84,10 @@ impl Invocation {
             observe::cleanup_failed(&inner.request_id, "task", "it does not yield");
         }
         self.run(Deferred).await;
-        inner.state().phase = Phase::Closed;
+        inner.close_gate();
+        // What was started while the clean-ups ran.
+        inner.tasks.abort();
+        inner.asked(inner.budget().grace()).await;
         self.end_transaction(success).await
     }
 
@@ -81,9 +95,12 @@ impl Invocation {
     /// reading.
     pub(crate) async fn finish_head(&self, success: bool) -> Finished {
         let finished = self.end_transaction(success).await;
-        if finished.is_err() {
+        match finished {
             // There will be no such body.
-            let _ = self.finish(false).await;
+            Err(_) => drop(self.finish(false).await),
+            // The body has its own connections; those that are home hold locks for
+            // nobody.
+            Ok(()) => self.rest(|session| session.home().is_some()).await,
         }
         finished
     }
@@ -104,34 +121,30 @@ impl Invocation {
         }
     }
 
-    /// Brings every lease to rest, in parallel. Each stays with the invocation until
+    /// Brings those leases to rest, in parallel. Each stays with the invocation until
     /// it is, so that none is forgotten if this is dropped halfway.
-    async fn rest_all(&self) {
+    async fn rest(&self, which: impl Fn(&Session) -> bool) {
         let inner = &self.inner;
         let budget = inner.budget();
         let leases: Vec<_> = {
             let state = inner.state();
+            let those = |held: &&Held| which(&held.lease.session);
             let lease = |held: &Held| (held.number, Arc::clone(&held.lease.session));
-            state.leases.iter().map(lease).collect()
+            state.leases.iter().filter(those).map(lease).collect()
         };
         let rests = leases.into_iter().map(async |(number, session)| {
             let (began, before) = (Instant::now(), session.wire().round_trips());
-            let keep = inner.keeps(number);
+            let place = inner.place(number);
             let config = inner.database.config();
-            let rested = rest(&session, session.home(), keep, config, &budget).await;
+            let rested = rest(&session, session.home(), place.is_some(), config, &budget).await;
             let round_trips = session.wire().round_trips() - before;
             let Some(lease) = inner.release(number) else {
                 return;
             };
-            inner.report(
-                &lease,
-                rested.outcome,
-                rested.home.is_some(),
-                round_trips,
-                began,
-            );
-            if let Some(home) = rested.home {
-                lease.keep(home);
+            let kept = rested.home.is_some();
+            inner.report(&session, rested.outcome, kept, round_trips, began);
+            if let (Some(home), Some(place)) = (rested.home, place) {
+                lease.keep(home, place);
             }
         });
         join_all(rests).await;
@@ -155,25 +168,26 @@ impl Invocation {
         }
     }
 
-    /// The layer's own future is being dropped: what can be done without waiting is
-    /// done, and the rest is left to a task that may not get to run.
-    pub(crate) fn abandon(&self) {
+    /// Whoever was to end the invocation is being dropped: what can be done without
+    /// waiting is done, and the rest is left to a task that may not get to run.
+    pub(crate) fn abandon(&self, say: fn(&str, usize)) {
         let inner = &self.inner;
+        inner.close_gate();
         inner.tasks.abort();
         let mut state = inner.state();
-        if state.phase == Phase::Closed && state.leases.is_empty() {
-            return;
-        }
-        state.phase = Phase::Closed;
         let leases = std::mem::take(&mut state.leases);
         let hooks = (
             std::mem::take(&mut state.deferred),
             std::mem::take(&mut state.after),
         );
+        let guard = state.guard.take();
         drop(state);
         drop(hooks);
         let shared = inner.transaction.try_take();
-        observe::abandoned(&inner.request_id, leases.len());
+        if leases.is_empty() {
+            return;
+        }
+        say(&inner.request_id, leases.len());
         for held in &leases {
             held.lease.session.end();
         }
@@ -187,20 +201,20 @@ impl Invocation {
                     let session = &held.lease.session;
                     let rested = close(session, Outcome::default(), &budget).await;
                     let inner = &invocation.inner;
-                    inner.report(&held.lease, rested.outcome, false, 0, began);
+                    inner.report(session, rested.outcome, false, 0, began);
                 });
                 join_all(closes).await;
-                invocation.inner.state().guard = None;
+                drop(guard);
             });
         }
     }
 }
 
 impl Inner {
-    fn keeps(&self, number: u64) -> bool {
+    fn place(&self, number: u64) -> Option<Place> {
         let state = self.state();
-        let mut leases = state.leases.iter();
-        leases.any(|held| held.number == number && held.lease.pool().keeps(&held.lease.session))
+        let held = state.leases.iter().find(|held| held.number == number)?;
+        held.lease.place()
     }
 
     fn release(&self, number: u64) -> Option<Lease> {
@@ -209,9 +223,9 @@ impl Inner {
         Some(state.leases.swap_remove(at).lease)
     }
 
-    fn report(
+    pub(super) fn report(
         &self,
-        lease: &Lease,
+        session: &Session,
         outcome: Outcome,
         kept: bool,
         round_trips: u64,
@@ -219,7 +233,7 @@ impl Inner {
     ) {
         let teardown = Teardown {
             request_id: self.request_id.to_string(),
-            process_id: lease.session.process(),
+            process_id: session.process(),
             outcome,
             kept,
             round_trips,
@@ -237,8 +251,8 @@ impl Inner {
     }
 
     /// Nothing was to be done.
-    pub(super) fn report_clean(&self, lease: &Lease) {
-        self.report(lease, Outcome::default(), true, 0, Instant::now());
+    pub(super) fn report_clean(&self, session: &Session) {
+        self.report(session, Outcome::default(), true, 0, Instant::now());
     }
 }
 
@@ -270,12 +284,9 @@ async fn commit(shared: &Shared, budget: &Budget) -> Finished {
         // COMMIT would return well and store nothing.
         _ => return Err(transaction::failed()),
     }
+    let limit = budget.left().unwrap_or(COMMIT_LIMIT);
     let commit = shared.connection.batch_execute("COMMIT");
-    let committed = match budget.left() {
-        Some(left) => timeout(left, commit).await.ok(),
-        None => Some(commit.await),
-    };
-    match committed {
+    match timeout(limit, commit).await.ok() {
         Some(Ok(())) if session.wire().committed() => Ok(()),
         Some(Ok(())) => Err(transaction::failed()),
         Some(Err(error)) if is_final(&error) => Err(transaction::refused(error)),

@@ -6,6 +6,7 @@ mod run;
 mod scope;
 mod tasks;
 mod transaction;
+mod watch;
 
 use std::any::Any;
 use std::fmt;
@@ -15,6 +16,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 pub(crate) use finish::Finished;
@@ -23,6 +25,8 @@ pub(crate) use run::{Ended, Judge, Run};
 pub(crate) use scope::Scope;
 pub use scope::{connection, invocation, transaction};
 pub use transaction::{IsolationLevel, Savepoint, Transaction, TransactionBuilder};
+
+pub(crate) use watch::Watch;
 
 use crate::database::Database;
 use crate::deadline::Deadline;
@@ -64,6 +68,10 @@ struct Inner {
     transaction: Slot,
     tasks: Tasks,
     state: Mutex<State>,
+    /// The gate was closed.
+    gate: Notify,
+    /// A checkout is done.
+    asked: Notify,
 }
 
 #[derive(Default)]
@@ -108,6 +116,8 @@ impl Invocation {
                 transaction: Slot::default(),
                 tasks: Tasks::default(),
                 state: Mutex::default(),
+                gate: Notify::new(),
+                asked: Notify::new(),
             }),
         }
     }
@@ -169,24 +179,43 @@ impl Invocation {
         F: Future<Output: Send + 'static> + Send + 'static,
     {
         let scope = Scope::around(self.clone());
-        self.inner.tasks.spawn(scope.run(future))
+        let state = self.state();
+        let task = self.inner.tasks.spawn(scope.run(future));
+        if state.phase == Phase::Closed {
+            task.abort();
+        }
+        task
     }
 
     /// Runs `cleanup` when the handler is done and its tasks are, before the
     /// connections are brought to rest: for what other stores leave behind. The
     /// last one deferred runs first.
     ///
-    /// It is given up after half a second, or when the deadline leaves no more.
+    /// It is given up after half a second, or when the deadline leaves no more, and
+    /// dropped unrun if the connections are being brought to rest already.
     pub fn defer(&self, cleanup: impl Future<Output = ()> + Send + 'static) {
-        self.state().deferred.push(Box::pin(cleanup));
+        self.hook(Box::pin(cleanup), |state| &mut state.deferred);
     }
 
     /// Runs `hook` last, when the connections are at rest and before the response
     /// leaves: for exporters that have to flush what teardown reports.
     ///
-    /// It is given up after half a second, or when the deadline leaves no more.
+    /// It is given up after half a second, or when the deadline leaves no more, and
+    /// dropped unrun if the connections are being brought to rest already.
     pub fn after(&self, hook: impl Future<Output = ()> + Send + 'static) {
-        self.state().after.push(Box::pin(hook));
+        self.hook(Box::pin(hook), |state| &mut state.after);
+    }
+
+    fn hook(&self, hook: Hook, list: impl FnOnce(&mut State) -> &mut Vec<Hook>) {
+        let mut state = self.state();
+        match state.phase {
+            Phase::Open => list(&mut state).push(hook),
+            // Kept, it would keep what it holds for ever, and that may be ourselves.
+            Phase::Closed => {
+                drop(state);
+                drop(hook);
+            }
+        }
     }
 
     /// Has the response's body read from the database while it is sent: teardown
@@ -249,6 +278,12 @@ impl Inner {
 
     fn budget(&self) -> Budget {
         Budget::new(self.deadline.end(), self.database.pools().round_trip())
+    }
+
+    /// Gives out no more connections, and stops whoever waits for one.
+    fn close_gate(&self) {
+        self.state().phase = Phase::Closed;
+        self.gate.notify_waiters();
     }
 
     fn check_open(&self) -> Result<()> {

@@ -11,6 +11,7 @@ use tokio::time::Sleep;
 
 use super::finish::drop_guarded;
 use super::{Finished, Invocation, Scope};
+use crate::observe;
 
 /// How a handler ended.
 pub(crate) enum Ended<T> {
@@ -58,7 +59,7 @@ pin_project! {
                 let handler = this.handler;
                 this.scope.enter(|| drop_guarded(handler));
                 *this.teardown = None;
-                this.invocation.abandon();
+                this.invocation.abandon(observe::abandoned);
             }
         }
     }
@@ -105,8 +106,15 @@ impl<F: Future, J: Judge<F::Output>> Future for Run<F, J> {
                 Ok(Poll::Ready(result)) => Ended::Returned(result),
                 Err(panic) => Ended::Panicked(panic),
                 Ok(Poll::Pending) => match this.cutoff.as_mut().as_pin_mut() {
-                    Some(cutoff) => {
+                    Some(mut cutoff) => {
+                        // The way to the server is known once it was gone.
+                        if let Some(at) = this.invocation.cutoff() {
+                            if at != cutoff.deadline() {
+                                cutoff.as_mut().reset(at);
+                            }
+                        }
                         ready!(cutoff.poll(cx));
+                        observe::deadline(this.invocation.request_id());
                         Ended::Deadline
                     }
                     None => return Poll::Pending,
@@ -119,13 +127,17 @@ impl<F: Future, J: Judge<F::Output>> Future for Run<F, J> {
             this.cutoff.set(None);
         }
         if this.teardown.is_none() {
-            let (success, streams) = match this.ended {
+            let judged = catch_unwind(AssertUnwindSafe(|| match this.ended {
                 Some(Ended::Returned(result)) => (
                     this.judge.is_success(result),
                     this.judge.streams(result, this.invocation),
                 ),
                 _ => (false, false),
-            };
+            }));
+            let (success, streams) = judged.unwrap_or_else(|panic| {
+                *this.ended = Some(Ended::Panicked(panic));
+                (false, false)
+            });
             let invocation = this.invocation.clone();
             if !streams && invocation.try_finish() {
                 *this.done = true;
@@ -140,6 +152,9 @@ impl<F: Future, J: Judge<F::Output>> Future for Run<F, J> {
         let finished = ready!(teardown.as_mut().poll(cx));
         *this.teardown = None;
         *this.done = true;
+        if let Err(error) = &finished {
+            observe::not_committed(this.invocation.request_id(), error);
+        }
         Poll::Ready((take(this.ended), finished))
     }
 }

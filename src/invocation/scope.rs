@@ -4,7 +4,7 @@ use std::future::Future;
 use std::panic::Location;
 use std::sync::Arc;
 
-use super::{Caller, Connection, Invocation, TransactionBuilder};
+use super::{Caller, Connection, Inner, Invocation, TransactionBuilder};
 use crate::database::Database;
 use crate::error::{Error, Result};
 
@@ -39,6 +39,20 @@ impl Scope {
             scope = layered.outer.clone();
         }
         None
+    }
+
+    /// How many connections of the same database the invocations around `inner` use.
+    pub(super) fn in_use_around(inner: &Inner) -> usize {
+        let mut in_use = 0;
+        let mut scope = CURRENT.try_with(Clone::clone).ok();
+        while let Some(Scope(layered)) = scope {
+            let outer = &*layered.invocation.inner;
+            if !std::ptr::eq(outer, inner) && outer.database.is(&inner.database) {
+                in_use += Inner::in_use(&outer.state());
+            }
+            scope = layered.outer.clone();
+        }
+        in_use
     }
 
     /// Runs `f` inside this scope.

@@ -7,14 +7,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use crate::error::Error;
-use crate::invocation::{Finished, Invocation, Scope};
+use crate::invocation::{Finished, Invocation, Scope, Watch};
+use crate::observe;
+
+/// When the deadline is reached, whoever reads the body has so long to come and see
+/// it end in order.
+const READ_BY: Duration = Duration::from_millis(50);
 
 /// An error of a body.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -52,7 +58,9 @@ impl<R> Body<R> {
     }
 
     pub(crate) fn held(body: R, invocation: Invocation) -> Self {
-        let cutoff = invocation.cutoff().map(tokio::time::sleep_until);
+        let cutoff = invocation.cutoff();
+        let watch = cutoff.map(|cutoff| invocation.watch(cutoff + READ_BY));
+        let cutoff = cutoff.map(tokio::time::sleep_until);
         Body {
             kind: Kind::Held {
                 held: Box::pin(Held {
@@ -60,6 +68,7 @@ impl<R> Body<R> {
                     kept: None,
                     scope: Scope::around(invocation.clone()),
                     invocation,
+                    _watch: watch,
                     waits: Mutex::new(Waits {
                         cutoff: cutoff.map(Box::pin),
                         teardown: None,
@@ -134,6 +143,7 @@ pin_project! {
         kept: Option<Frame<Bytes>>,
         scope: Scope,
         invocation: Invocation,
+        _watch: Option<Watch>,
         // Never locked but through `&mut`: it makes the whole `Sync`, as the runners ask.
         waits: Mutex<Waits>,
         error: Option<BoxError>,
@@ -148,7 +158,7 @@ pin_project! {
                 let _ = this.scope.enter(|| {
                     catch_unwind(AssertUnwindSafe(|| this.body.set(None)))
                 });
-                this.invocation.abandon();
+                this.invocation.abandon(observe::hung_up);
             }
         }
     }
@@ -175,11 +185,15 @@ where
             let polled = this
                 .scope
                 .enter(|| catch_unwind(AssertUnwindSafe(|| body.poll_frame(cx))));
+            let cutoff = waits.cutoff.as_ref();
+            let late = cutoff.is_some_and(|cutoff| cutoff.deadline() <= Instant::now());
             match polled {
-                Ok(Poll::Ready(Some(Ok(frame)))) => match this.kept.replace(frame) {
+                Ok(Poll::Ready(Some(Ok(frame)))) if !late => match this.kept.replace(frame) {
                     Some(frame) => return Poll::Ready(Some(Ok(frame))),
                     None => continue,
                 },
+                // It always has something to say.
+                Ok(Poll::Ready(Some(Ok(_)))) => *this.error = Some(Error::deadline().into()),
                 Ok(Poll::Ready(Some(Err(error)))) => *this.error = Some(error.into()),
                 Ok(Poll::Ready(None)) => {}
                 Ok(Poll::Pending) => match &mut waits.cutoff {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use super::{Idle, Lease, Pool, Pools, lock};
@@ -19,6 +20,8 @@ const PROBE_AFTER: Duration = Duration::from_secs(60);
 
 /// How long that round trip may take before the connection counts as dead.
 const PROBE_LIMIT: Duration = Duration::from_secs(1);
+
+const NO_ANSWER: &str = "no answer";
 
 impl Pools {
     /// Leases a connection of the current runtime, within the configured time and
@@ -51,7 +54,7 @@ impl Pools {
             }
         };
         while let Some(idle) = pool.pop() {
-            match examine(&pool, &idle).await {
+            match examine(&pool, &idle, left).await {
                 Ok(home) => {
                     let session = idle.session;
                     return Ok((
@@ -67,6 +70,9 @@ impl Pools {
                     observe::discarded(idle.session.process(), why);
                     // Terminate goes out; nobody needs to wait for the answer.
                     idle.session.end();
+                    if why == NO_ANSWER {
+                        pool.discard_forgotten();
+                    }
                 }
             }
         }
@@ -114,7 +120,9 @@ impl Pools {
             pool,
             permit,
         };
-        lease.keep(home);
+        if let Some(place) = lease.place() {
+            lease.keep(home, place);
+        }
         Ok(())
     }
 }
@@ -122,31 +130,49 @@ impl Pools {
 impl Pool {
     /// The most recently used first: the others may then grow old and be closed.
     fn pop(&self) -> Option<Idle> {
-        lock(&self.idle).pop()
+        lock(&self.kept).idle.pop()
+    }
+
+    /// What made one connection fall silent has most likely hit all that were idle for
+    /// as long: asking each would take its time.
+    fn discard_forgotten(&self) {
+        let mut kept = lock(&self.kept);
+        let fresh = |idle: &Idle| self.clock.since(idle.since) <= PROBE_AFTER;
+        let (fresh, forgotten) = std::mem::take(&mut kept.idle).into_iter().partition(fresh);
+        kept.idle = fresh;
+        drop(kept);
+        let forgotten: Vec<Idle> = forgotten;
+        for idle in forgotten {
+            observe::discarded(idle.session.process(), NO_ANSWER);
+            idle.session.end();
+        }
     }
 }
 
 /// Whether a kept connection is still good, without a round trip as far as that
 /// goes. `Err` says why not.
-async fn examine(pool: &Pool, idle: &Idle) -> Result<Home, &'static str> {
+async fn examine(pool: &Pool, idle: &Idle, left: Option<Duration>) -> Result<Home, &'static str> {
     let session = &idle.session;
     if pool.clock.since(session.opened()) >= pool.config().max_age {
         return Err("too old");
     }
-    if session.peek() == Peek::Closed {
-        return Err("closed by the server");
+    match session.peek() {
+        Peek::Closed => return Err("closed by the server"),
+        // What has come meanwhile is no verdict (a parameter may have changed): the
+        // driver reads it, then we know. Tokio has to see it first.
+        Peek::Bytes => yield_now().await,
+        Peek::Quiet => {}
     }
-    // What has come meanwhile is no verdict (a parameter may have changed): the
-    // driver reads it, then we know.
     let snapshot = session.pump();
     if !snapshot.is_quiet() || snapshot.status != Some(TransactionStatus::Idle) {
         return Err("not at rest");
     }
     let home = session.home().ok_or("in use")?;
     if pool.clock.since(idle.since) > PROBE_AFTER {
-        match timeout(PROBE_LIMIT, home.check_connection()).await {
+        let limit = left.map_or(PROBE_LIMIT, |left| left.min(PROBE_LIMIT));
+        match timeout(limit, home.check_connection()).await {
             Ok(Ok(())) => {}
-            _ => return Err("no answer"),
+            _ => return Err(NO_ANSWER),
         }
     }
     Ok(home)
@@ -191,7 +217,8 @@ mod tests {
         async fn lease(&self) -> Result<i32> {
             let (lease, home) = self.pools.checkout(Some(PROBE_LIMIT * 3 / 2)).await?;
             let process = lease.session.process();
-            lease.keep(home);
+            let place = lease.place().expect("there is room");
+            lease.keep(home, place);
             Ok(process)
         }
     }

@@ -34,13 +34,27 @@ pub(crate) struct Pool {
     clock: Arc<dyn Clock>,
     /// One for each connection that may be leased. Fair: first come, first served.
     permits: Arc<Semaphore>,
-    idle: Mutex<Vec<Idle>>,
+    kept: Mutex<Kept>,
+}
+
+/// The connections that stay open between invocations.
+#[derive(Default)]
+struct Kept {
+    idle: Vec<Idle>,
+    /// Places for connections that are being brought to rest.
+    reserved: usize,
 }
 
 /// A connection at rest.
 struct Idle {
     session: Arc<Session>,
     since: SystemTime,
+}
+
+/// A place among the connections that stay open, for one that is being brought to rest.
+pub(crate) struct Place {
+    /// Taken when the place is.
+    pool: Option<Arc<Pool>>,
 }
 
 /// A connection that somebody has, with the right to have it.
@@ -85,7 +99,7 @@ impl Pools {
             connector: Arc::clone(&self.connector),
             clock: Arc::clone(&self.clock),
             permits: Arc::new(Semaphore::new(self.config().max_connections)),
-            idle: Mutex::default(),
+            kept: Mutex::default(),
         });
         pools.insert(runtime, Arc::clone(&pool));
         pool
@@ -118,28 +132,37 @@ impl Pool {
     }
 
     fn idle(&self) -> usize {
-        lock(&self.idle).len()
-    }
-
-    /// Whether a connection that comes to rest now may stay open.
-    pub(crate) fn keeps(&self, session: &Session) -> bool {
-        self.idle() < self.config().idle_limit()
-            && self.clock.since(session.opened()) < self.config().max_age
+        lock(&self.kept).idle.len()
     }
 
     /// The driver of a connection ended.
     fn forget_ended(&self) {
-        lock(&self.idle).retain(|idle| !idle.session.is_over());
+        lock(&self.kept).idle.retain(|idle| !idle.session.is_over());
     }
 }
 
 impl Lease {
-    pub(crate) fn pool(&self) -> &Pool {
-        &self.pool
+    /// Whether it is driven by the runtime whose pool this is.
+    pub(crate) fn belongs_to(&self, pool: &Arc<Pool>) -> bool {
+        Arc::ptr_eq(&self.pool, pool)
+    }
+
+    /// A place for this connection to stay open; `None` if it is to be closed.
+    pub(crate) fn place(&self) -> Option<Place> {
+        let pool = &self.pool;
+        let mut kept = lock(&pool.kept);
+        let room = kept.idle.len() + kept.reserved < pool.config().idle_limit();
+        let young = pool.clock.since(self.session.opened()) < pool.config().max_age;
+        (room && young).then(|| {
+            kept.reserved += 1;
+            Place {
+                pool: Some(Arc::clone(pool)),
+            }
+        })
     }
 
     /// Gives the connection back, at rest. `home` shows that nobody uses it.
-    pub(crate) fn keep(self, home: Home) {
+    pub(crate) fn keep(self, home: Home, mut place: Place) {
         let Lease {
             session,
             pool,
@@ -147,12 +170,22 @@ impl Lease {
         } = self;
         drop(home);
         let since = pool.clock.now();
-        let mut idle = lock(&pool.idle);
+        let mut kept = lock(&pool.kept);
+        place.pool = None;
+        kept.reserved -= 1;
         if !session.is_over() {
-            idle.push(Idle { session, since });
+            kept.idle.push(Idle { session, since });
         }
-        drop(idle);
+        drop(kept);
         drop(permit);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool.take() {
+            lock(&pool.kept).reserved -= 1;
+        }
     }
 }
 

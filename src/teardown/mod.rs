@@ -9,7 +9,8 @@ use std::time::Duration;
 pub(crate) use budget::Budget;
 pub(crate) use rest::{at_rest, close, rest};
 
-/// What became of one connection at the end of an invocation.
+/// What became of one connection: when it was given back at rest, when it was leased again
+/// within the invocation, or at the invocation's end.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Teardown {

@@ -6,11 +6,7 @@
 
 use bytes::{Buf, BufMut, BytesMut};
 
-/// `connection_does_not_exist` (manual, appendix A, class 08).
-pub(crate) const SQLSTATE: &str = "08003";
-
-/// What the error says.
-pub(crate) const MESSAGE: &str = "the invocation that leased this connection has ended";
+use crate::error::{ENDED_MESSAGE as MESSAGE, ENDED_SQLSTATE as SQLSTATE};
 
 /// Reads requests and answers each with the same error.
 #[derive(Debug, Default)]

@@ -166,6 +166,11 @@ impl Wire {
         let _ = self.state().poll_closed(&mut cx);
     }
 
+    /// What the server has not said by now does not count.
+    pub(crate) fn give_up(&self) {
+        self.state().gone = true;
+    }
+
     /// Nobody reads the connection any more: what has not been heard from the
     /// server will not be. False if it was [ended](Wire::end) before.
     pub(crate) fn cut(&self) -> bool {

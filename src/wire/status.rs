@@ -64,11 +64,11 @@ impl Unit {
     fn absorb(&mut self, earlier: Unit) {
         self.changes |= earlier.changes;
         self.sets_are_local |= earlier.sets_are_local;
-        self.begins |= earlier.begins;
     }
 }
 
-/// The end of an answer, as the frontend side needs to know it.
+/// The end of an answer, or of the part of it that tells whether the transaction has
+/// begun, as the frontend side needs to know it.
 #[derive(Debug)]
 pub(super) struct Answered {
     pub(super) begins: bool,
@@ -163,7 +163,7 @@ impl Tracker {
         match tag {
             b'Z' => return self.ready(body),
             b'C' => self.complete(body),
-            b'G' => self.copy_in(),
+            b'G' => return self.copy_in(),
             b'E' => {
                 if let Some(unit) = self.owed.front_mut() {
                     unit.failed = true;
@@ -208,11 +208,20 @@ impl Tracker {
     /// In COPY mode the server ignores a Sync, and `copy_in` of tokio-postgres
     /// has sent one already: it is void. The one behind CopyDone or CopyFail
     /// will be answered instead.
-    fn copy_in(&mut self) {
+    ///
+    /// That it asks for the data shows that the BEGIN in front went well; the data
+    /// must not wait for a ReadyForQuery, which comes only after it.
+    fn copy_in(&mut self) -> Option<Answered> {
         match self.owed.front_mut() {
             Some(unit) if unit.simple => unit.copy_in = true,
             Some(_) => {
                 let unit = self.owed.pop_front().unwrap_or_default();
+                let begun = unit.begins.then_some(Answered {
+                    begins: true,
+                    failed: false,
+                    prepares: None,
+                    status: TransactionStatus::InTransaction,
+                });
                 match (self.owed.front_mut(), &mut self.open) {
                     // CopyFail is on its way already.
                     (Some(next), _) | (None, Some(next)) => next.absorb(unit),
@@ -222,10 +231,12 @@ impl Tracker {
                         open.copy_in = true;
                     }
                 }
+                return begun;
             }
             // Execute was flushed, not synced.
             None => self.open().copy_in = true,
         }
+        None
     }
 
     pub(super) fn lose(&mut self) {
