@@ -109,7 +109,11 @@ pub mod fuzzing {
     pub use crate::wire::{model, replay};
 }
 
-/// The README's examples are compiled with the crate's own.
+/// The examples of these pages are compiled with the crate's own.
 #[cfg(all(doctest, feature = "lambda", feature = "vercel", feature = "axum"))]
-#[doc = include_str!("../README.md")]
-mod readme {}
+mod pages {
+    #[doc = include_str!("../README.md")]
+    mod readme {}
+    #[doc = include_str!("../docs/other-drivers.md")]
+    mod other_drivers {}
+}

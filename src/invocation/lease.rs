@@ -38,7 +38,7 @@ const CANCEL_LIMIT: Duration = Duration::from_secs(5);
 /// }
 ///
 /// let mut connection = antifreeze::connection().await?;
-/// let before = count(&**connection).await?;
+/// let before = count(&*connection).await?;
 /// let transaction = connection.transaction().await?;
 /// transaction.execute("delete from partners", &[]).await?;
 /// transaction.commit().await?;
