@@ -13,8 +13,10 @@
 //! | `SERVER_TIMEOUTS_MS` | the server's own time-outs, where nothing else helps |
 
 mod ending;
+mod look;
 mod sabotage;
 mod shape;
+mod task;
 
 use std::time::Duration;
 
