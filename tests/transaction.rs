@@ -13,6 +13,7 @@ use bytes::Bytes;
 use common::{BoxError, Lab, kind, lab, lab_over_relay, lab_with};
 use futures_util::SinkExt;
 use lab::relay::Cut;
+use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
@@ -128,36 +129,6 @@ async fn one_that_is_never_used_costs_nothing() {
     .await
     .expect("fine");
     assert_eq!(lab.rows().await, 1);
-}
-
-#[tokio::test]
-async fn a_begin_that_fails_takes_the_statement_with_it_and_the_next_one_too() {
-    let lab = lab().await;
-    // A BEGIN that the server refuses: read-write while recovering would be one;
-    // a limit on the role is another way to make it fail for real.
-    let begin = lab
-        .run(async {
-            let transaction = transaction()?
-                .isolation_level(IsolationLevel::Serializable)
-                .read_only(false)
-                .await?;
-            transaction.batch_execute("select 1").await?;
-            // Ended by hand: what follows opens another, and is not autocommitted.
-            transaction.batch_execute("commit").await?;
-            transaction.execute(INSERT, &[]).await?;
-            assert_eq!(
-                transaction
-                    .query_one("show transaction_isolation", &[])
-                    .await?
-                    .get::<_, String>(0),
-                "serializable"
-            );
-            Err::<(), BoxError>("a failure".into())
-        })
-        .await;
-    begin.expect_err("a failure");
-    assert_eq!(lab.rows().await, 0, "never an autocommit");
-    lab.assert_at_rest().await;
 }
 
 #[tokio::test]
@@ -457,11 +428,7 @@ async fn a_statement_given_up_is_cancelled_and_fails_the_whole() {
             let transaction = transaction()?.await?;
             transaction.execute(INSERT, &[]).await?;
             let slow = transaction.batch_execute("select pg_sleep(60)");
-            assert!(
-                tokio::time::timeout(Duration::from_millis(20), slow)
-                    .await
-                    .is_err()
-            );
+            assert!(timeout(Duration::from_millis(20), slow).await.is_err());
             Ok(())
         })
         .await;
@@ -471,25 +438,4 @@ async fn a_statement_given_up_is_cancelled_and_fails_the_whole() {
     );
     lab.assert_at_rest().await;
     assert_eq!(lab.rows().await, 0);
-}
-
-#[tokio::test]
-async fn a_first_text_that_cannot_be_parsed_fails_the_whole() {
-    let lab = lab().await;
-    // BEGIN stands before the text of a simple query, and the server parses both or
-    // neither. The next statement begins it again, but what has failed stays failed.
-    let error = lab
-        .run(async {
-            let transaction = transaction()?.await?;
-            let error = transaction.batch_execute("selekt 1").await;
-            let code = error.as_ref().err().and_then(|error| error.code());
-            assert_eq!(code, Some(&SqlState::SYNTAX_ERROR), "{error:?}");
-            transaction.execute(INSERT, &[]).await?;
-            Ok(())
-        })
-        .await
-        .expect_err("nothing was stored, and that is no success");
-    assert_eq!(kind(&error), Some(ErrorKind::TransactionFailed), "{error}");
-    assert_eq!(lab.rows().await, 0);
-    lab.assert_at_rest().await;
 }
