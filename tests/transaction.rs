@@ -10,7 +10,7 @@ use antifreeze::{
     ErrorKind, IsolationLevel, Step, TransactionStatus, connection, invocation, transaction,
 };
 use bytes::Bytes;
-use common::{BoxError, Lab, kind, lab, lab_over_relay, lab_with};
+use common::{BoxError, Lab, PLENTY, kind, lab, lab_over_relay, lab_with};
 use futures_util::SinkExt;
 use lab::relay::Cut;
 use tokio::time::timeout;
@@ -102,6 +102,36 @@ async fn whatever_comes_first_is_in_it() {
         assert!(lab.outcome().is_clean());
         lab.assert_at_rest().await;
         assert_eq!(lab.rows().await, at as i64 + 1, "{how}: committed");
+    }
+}
+
+#[tokio::test]
+async fn a_copy_that_was_prepared_earlier_comes_first() {
+    let lab = lab_with(|config| config.max_connections = 1).await;
+    let copy = "copy t from stdin";
+    lab.run(async {
+        connection().await?.prepare_cached(copy).await?;
+        Ok(())
+    })
+    .await
+    .expect("fine");
+    for fails in [true, false] {
+        let work = lab.run(async {
+            let transaction = transaction()?.await?;
+            // Known to the connection that was kept: nothing is sent for it.
+            let statement = transaction.as_ref().prepare_cached(copy).await?;
+            let mut sink = std::pin::pin!(transaction.copy_in(&statement).await?);
+            sink.send(Bytes::from_static(b"1\n2\n")).await?;
+            assert_eq!(sink.finish().await?, 2);
+            match fails {
+                true => Err("a failure".into()),
+                false => Ok::<_, BoxError>(()),
+            }
+        });
+        let result = timeout(PLENTY / 2, work).await;
+        assert_eq!(result.expect("it does not hang").is_err(), fails);
+        lab.assert_at_rest().await;
+        assert_eq!(lab.rows().await, if fails { 0 } else { 2 });
     }
 }
 
