@@ -16,6 +16,7 @@ fuzz_target!(|data: &[u8]| {
     let mode = Mode {
         unnamed: mode & 1 == 1,
         armed: mode & 2 == 2,
+        refused: usize::from(mode >> 2),
     };
     let mut groups = vec![Vec::new()];
     for &byte in data.iter().take(60) {

@@ -48,13 +48,19 @@ pub const ENDS: [&str; 3] = ["commit", "rollback", "select 1; commit"];
 ///
 /// # Panics
 ///
-/// When the client could tell the difference.
+/// When the client could tell the difference, or when a statement ran outside the
+/// transaction that was to be begun for it.
 pub fn rewrites_cannot_be_seen(groups: &[Vec<Unit>], cut: usize, mode: Mode) {
     let mut plain = Model {
         begins: mode.armed,
+        refuses: mode.refused,
         ..Model::default()
     };
-    let mut behind = Model::default();
+    let mut behind = Model {
+        insists: mode.armed,
+        refuses: mode.refused,
+        ..Model::default()
+    };
     let mut link = Link::new(cut, mode.unnamed);
     let mut prepared = 0;
 
@@ -158,6 +164,10 @@ struct Model {
     /// Begins a transaction by itself before a statement outside one: what the client
     /// of a lazily begun transaction is to see.
     begins: bool,
+    /// Nothing may be executed outside a transaction.
+    insists: bool,
+    /// So many times it does not begin a transaction.
+    refuses: usize,
     started: bool,
     pending: BytesMut,
     status: Status,
@@ -213,7 +223,14 @@ impl Model {
         let in_vain = tag == b'Q'
             && (string(body).trim_ascii().is_empty() || self.check(string(body)).is_err());
         if self.begins && self.status == Status::Idle && b"QPBE".contains(&tag) && !in_vain {
-            self.status = Status::Begun;
+            if let Err(failure) = self.begin() {
+                self.fail(&failure, out);
+                if tag == b'Q' {
+                    self.skips = false;
+                    self.ready(out);
+                }
+                return;
+            }
         }
         let done = match tag {
             b'Q' => {
@@ -295,6 +312,15 @@ impl Model {
         }
     }
 
+    fn begin(&mut self) -> Result<(), Failure> {
+        if self.refuses > 0 {
+            self.refuses -= 1;
+            return Err(Failure { position: None });
+        }
+        self.status = Status::Begun;
+        Ok(())
+    }
+
     fn parse(&mut self, name: &[u8], text: &[u8]) -> Result<(), Failure> {
         self.check(text)?;
         self.accepts(text)?;
@@ -314,8 +340,11 @@ impl Model {
         self.accepts(text)?;
         let tag: &[u8] = match text.trim_ascii() {
             b"BEGIN" => {
-                self.status = Status::Begun;
+                self.begin()?;
                 b"BEGIN\0"
+            }
+            text if self.insists && self.status == Status::Idle => {
+                panic!("outside a transaction: {}", text.escape_ascii())
             }
             b"commit" if self.status == Status::Failed => {
                 self.status = Status::Idle;

@@ -141,6 +141,10 @@ proptest! {
         let played = play(&traffic, cut);
         prop_assert_eq!(&played, &play(&traffic, WHOLE));
         prop_assert_eq!(&played.down, &bytes_of(&traffic, Direction::Down));
+        // The beginning of a message may wait for its rest, and then that is known.
+        let up = bytes_of(&traffic, Direction::Up);
+        prop_assert!(up.starts_with(&played.up));
+        prop_assert!(up == played.up || !played.is_settled());
     }
 
     #[test]
@@ -158,8 +162,39 @@ proptest! {
         cut in prop_oneof![1usize..40, Just(WHOLE)],
         unnamed in any::<bool>(),
         armed in any::<bool>(),
+        refused in prop_oneof![2 => Just(0), 1 => 1usize..4, 1 => Just(usize::MAX)],
     ) {
-        rewrites_cannot_be_seen(&groups, cut, Mode { unnamed, armed });
+        rewrites_cannot_be_seen(&groups, cut, Mode { unnamed, armed, refused });
+    }
+}
+
+/// Whatever comes first, alone or with others behind it.
+#[test]
+fn a_refused_begin_lets_nothing_through() {
+    let firsts = [
+        Unit::Simple("select 1"),
+        Unit::Simple("select 2; select 3"),
+        Unit::Simple("commit"),
+        Unit::Prepare("select 1"),
+        Unit::Typed("select 1"),
+    ];
+    for (first, unnamed) in firsts
+        .into_iter()
+        .flat_map(|first| [(first, false), (first, true)])
+    {
+        for refused in [1, 2, usize::MAX] {
+            let mode = Mode {
+                unnamed,
+                armed: true,
+                refused,
+            };
+            let behind = vec![first, Unit::Simple("select 1"), Unit::Typed("select 1")];
+            let again = vec![Unit::Execute(0)];
+            for cut in [1, 7, WHOLE] {
+                rewrites_cannot_be_seen(&[vec![first], again.clone()], cut, mode);
+                rewrites_cannot_be_seen(&[behind.clone(), again.clone()], cut, mode);
+            }
+        }
     }
 }
 
