@@ -52,7 +52,7 @@ async fn a_begin_that_is_refused_takes_the_statement_with_it_and_the_next_one_to
     });
     let names = async || {
         let names = "select application_name from pg_stat_activity \
-                     where datname = current_database() and pid <> pg_backend_pid()";
+                     where datname = current_database() and application_name <> 'lab'";
         lab.server.query(names).await.expect("activity")
     };
     // What would show at once, had it been executed outside a transaction.
