@@ -23,9 +23,28 @@ pub enum Unit {
     Typed(&'static str),
     /// Close, Sync of such a statement.
     Close(usize),
+    /// COPY FROM STDIN by a statement that was prepared before anything else. Like an
+    /// end of the transaction it is not pipelined with others.
+    CopyIn(Copy),
     /// Sync.
     Sync,
 }
+
+/// What becomes of a COPY.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copy {
+    /// Data, then CopyDone.
+    Done,
+    /// Data that the server refuses.
+    Bad,
+    /// CopyFail, when the server waits for data.
+    Failed,
+    /// CopyFail, before the server has answered.
+    Early,
+}
+
+/// All of them.
+pub const COPIES: [Copy; 4] = [Copy::Done, Copy::Bad, Copy::Failed, Copy::Early];
 
 /// Texts that a program is made of. `fail` fails when it is executed, `nonsense` when
 /// it is parsed.
@@ -70,6 +89,14 @@ pub fn rewrites_cannot_be_seen(groups: &[Vec<Unit>], cut: usize, mode: Mode) {
     exchange(&mut link, &mut behind, &startup);
     let started = link.take_down();
     assert_eq!(started, plain.answers(&startup), "the start");
+    let mut copy = BytesMut::new();
+    frontend::parse("copy", "copy", [], &mut copy).expect("no NUL");
+    frontend::sync(&mut copy);
+    plain.begins = false;
+    plain.answers(&copy);
+    plain.begins = mode.armed;
+    exchange(&mut link, &mut behind, &copy);
+    link.take_down();
     if mode.armed {
         link.wire().arm("BEGIN");
     }
@@ -80,14 +107,21 @@ pub fn rewrites_cannot_be_seen(groups: &[Vec<Unit>], cut: usize, mode: Mode) {
         for &unit in group {
             encode(unit, known, &mut prepared, &mut bytes);
         }
-        exchange(&mut link, &mut behind, &bytes);
-        let seen = link.take_down();
-        let expected = plain.answers(&bytes);
-        assert_eq!(
-            shown(&seen),
-            shown(&expected),
-            "{group:?} cut at {cut}, {mode:?}"
-        );
+        // It sends data when it knows that the server waits for them.
+        let parts = match group[..] {
+            [Unit::CopyIn(copy)] => vec![bytes, data(copy)],
+            _ => vec![bytes],
+        };
+        for bytes in parts {
+            exchange(&mut link, &mut behind, &bytes);
+            let seen = link.take_down();
+            let expected = plain.answers(&bytes);
+            assert_eq!(
+                shown(&seen),
+                shown(&expected),
+                "{group:?} cut at {cut}, {mode:?}"
+            );
+        }
         let snapshot = link.wire().snapshot();
         assert!(
             snapshot.settled && !snapshot.lost,
@@ -134,11 +168,40 @@ fn encode(unit: Unit, known: usize, prepared: &mut usize, out: &mut BytesMut) {
             frontend::describe(b'S', "", out)?;
             frontend::execute("", 0, out)
         }),
+        Unit::CopyIn(copy) => {
+            bind("copy", out);
+            let encoded = frontend::execute("", 0, out);
+            if copy == Copy::Early {
+                frontend::sync(out);
+                let _ = frontend::copy_fail("dropped", out);
+            }
+            encoded
+        }
         Unit::Close(back) => frontend::close(b'S', &name(back), out),
         Unit::Sync => Ok(()),
     };
     encoded.expect("no NUL");
     frontend::sync(out);
+}
+
+/// What follows the beginning of a COPY, even one that has failed.
+fn data(copy: Copy) -> BytesMut {
+    let mut out = BytesMut::new();
+    let text: &[u8] = match copy {
+        Copy::Bad => b"bad",
+        _ => b"1",
+    };
+    match copy {
+        Copy::Early => return out,
+        Copy::Failed => frontend::copy_fail("given up", &mut out).expect("no NUL"),
+        _ => {
+            let data = frontend::CopyData::new(text).expect("small");
+            data.write(&mut out);
+            frontend::copy_done(&mut out);
+        }
+    }
+    frontend::sync(&mut out);
+    out
 }
 
 /// Messages as text, for a difference that can be read.
@@ -173,6 +236,8 @@ struct Model {
     status: Status,
     /// After an error, until the next Sync.
     skips: bool,
+    /// In COPY mode.
+    copying: bool,
     statements: HashMap<Vec<u8>, Vec<u8>>,
     bound: Vec<u8>,
 }
@@ -216,7 +281,9 @@ impl Model {
             return self.ready(out);
         }
         let (tag, body) = (message[0], &message[5..]);
-        if self.skips && tag != b'S' {
+        // Leftovers of a COPY, and its early Sync, are ignored.
+        let copies = b"dcf".contains(&tag);
+        if self.skips && tag != b'S' || self.copying != copies {
             return;
         }
         // A simple query that cannot be parsed takes the BEGIN in its text with it.
@@ -269,6 +336,14 @@ impl Model {
                 self.skips = false;
                 return self.ready(out);
             }
+            b'd' if body == b"bad" => Err(Failure { position: None }),
+            b'd' => Ok(()),
+            b'c' => {
+                self.copying = false;
+                put(b'C', b"COPY 1\0", out);
+                Ok(())
+            }
+            b'f' => Err(Failure { position: None }),
             other => panic!("what is {}?", char::from(other)),
         };
         if let Err(failure) = done {
@@ -365,7 +440,13 @@ impl Model {
             }
             _ => b"SELECT 1\0",
         };
-        put(b'C', tag, out);
+        match text {
+            b"copy" => {
+                self.copying = true;
+                put(b'G', &[0, 0, 0], out);
+            }
+            _ => put(b'C', tag, out),
+        }
         Ok(())
     }
 
@@ -376,6 +457,7 @@ impl Model {
         }
         body.push(0);
         put(b'E', &body, out);
+        self.copying = false;
         if self.status == Status::Begun {
             self.status = Status::Failed;
         }

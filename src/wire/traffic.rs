@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::TransactionStatus;
-use super::model::{ENDS, TEXTS, Unit, rewrites_cannot_be_seen};
+use super::model::{COPIES, ENDS, TEXTS, Unit, rewrites_cannot_be_seen};
 use super::replay::{Direction, Mode, Traffic, play, traffic_of};
 
 const RECORDINGS: [(&str, &[u8]); 9] = [
@@ -198,6 +198,28 @@ fn a_refused_begin_lets_nothing_through() {
     }
 }
 
+#[test]
+fn a_copy_that_was_prepared_earlier_comes_first() {
+    for copy in COPIES {
+        for refused in [0, 1] {
+            for unnamed in [false, true] {
+                let mode = Mode {
+                    unnamed,
+                    armed: true,
+                    refused,
+                };
+                let groups = [
+                    vec![Unit::CopyIn(copy)],
+                    vec![Unit::Typed("select 1"), Unit::Simple("select 1")],
+                ];
+                for cut in [1, 7, WHOLE] {
+                    rewrites_cannot_be_seen(&groups, cut, mode);
+                }
+            }
+        }
+    }
+}
+
 /// Units that are sent without waiting for each other's answers.
 fn group() -> impl Strategy<Value = Vec<Unit>> {
     let text = || prop::sample::select(TEXTS.to_vec());
@@ -213,5 +235,6 @@ fn group() -> impl Strategy<Value = Vec<Unit>> {
         Just(Unit::Sync),
     ];
     let end = prop::sample::select(ENDS.to_vec()).prop_map(|text| vec![Unit::Simple(text)]);
-    prop_oneof![5 => prop::collection::vec(unit, 1..5), 1 => end]
+    let copy = prop::sample::select(COPIES.to_vec()).prop_map(|copy| vec![Unit::CopyIn(copy)]);
+    prop_oneof![10 => prop::collection::vec(unit, 1..5), 2 => end, 1 => copy]
 }
