@@ -1,16 +1,19 @@
 //! All endings, one after the other, in one process.
 
+mod deaths;
+mod together;
+
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lab::lambda::FreezeAt;
 use lab::postgres::{Auth, Database, Postgres};
-use lab::relay::{Cut, Relay};
+use lab::relay::Relay;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::TIMEOUT;
-use crate::endings::{DEATHS, Death, ENDINGS, Ending, Lease, STALLED, Says};
+use crate::endings::{DEATHS, ENDINGS, Ending, Lease, STALLED, STREAMED, TOGETHER};
 use crate::host::{Called, Host, Shape};
 use crate::server;
 
@@ -119,9 +122,37 @@ impl Combination {
     }
 
     async fn everything(&mut self) {
+        match self.shape {
+            Shape::Streaming => {
+                let host = self.host().await;
+                for &ending in STREAMED {
+                    self.ending(&host, ending).await;
+                }
+            }
+            Shape::Concurrent => {
+                let host = self.host().await;
+                for endings in TOGETHER {
+                    self.together(&host, endings).await;
+                }
+            }
+            _ => self.matrix().await,
+        }
+        // Some of it may have been logged late.
+        let log = self.postgres.log();
+        for line in log.lines().filter(|line| line.contains(LOST)) {
+            self.fail("in the whole log", line.into());
+        }
+    }
+
+    async fn host(&self) -> Host {
         let host = Host::start(self.shape, self.freeze_at, &self.variables).await;
-        // Two connections are there from here on.
+        // All its connections are there from here on.
         host.call("look").await;
+        host
+    }
+
+    async fn matrix(&mut self) {
+        let host = self.host().await;
         for &ending in ENDINGS {
             self.ending(&host, ending).await;
         }
@@ -137,16 +168,9 @@ impl Combination {
             "SERVER_TIMEOUTS_MS",
             SERVER_TIMEOUTS.as_millis().to_string(),
         ));
-        let host = Host::start(self.shape, self.freeze_at, &self.variables).await;
-        host.call("look").await;
+        let host = self.host().await;
         for &ending in STALLED {
             self.ending(&host, ending).await;
-        }
-        drop(host);
-        // Some of it may have been logged late.
-        let log = self.postgres.log();
-        for line in log.lines().filter(|line| line.contains(LOST)) {
-            self.fail("in the whole log", line.into());
         }
     }
 
@@ -217,40 +241,6 @@ impl Combination {
             self.fail(ending, format!("left behind by the next one: {left}"));
         }
         self.check_rows(ending, ending.starts_with("returns")).await;
-    }
-
-    /// The connections that were kept die while the process is frozen: the next
-    /// invocation knows it before it uses one.
-    async fn death(&mut self, host: &Host, death: Death, next: &str) {
-        let name = format!("{death:?}, then {next}");
-        self.truncate(&name).await;
-        self.doing(&name, "waiting for an ordinary response");
-        // It takes all there are.
-        let called = host.call("look").await;
-        let before = self.pids().await;
-        if before.len() != 2 {
-            self.fail(&name, format!("{before:?} were kept"));
-        }
-        self.doing(&name, "waiting for the connections to end");
-        match death {
-            Death::Terminated => server::terminate(&self.database).await.expect("ended"),
-            Death::Restart => self.postgres.restart().await.expect("restarted"),
-            Death::Fin => self.relay.cut(Cut::Fin).await,
-            Death::Reset => self.relay.cut(Cut::Reset).await,
-        }
-        // The news has to reach the frozen process's side.
-        self.relay.quiet(Duration::from_millis(200)).await;
-        self.doing(&name, "waiting for the next invocation");
-        let answer = host.call(next).await;
-        self.check_next(&name, &called, &answer);
-        if answer.says != Says::Well || (next == "look" && answer.saw().is_some()) {
-            let told = format!("the caller was told {:?}: {:?}", answer.says, answer.body);
-            self.fail(&name, told);
-        }
-        if let Some(left) = self.left().await {
-            self.fail(&name, format!("left behind: {left}"));
-        }
-        self.check_rows(&name, next == "returns").await;
     }
 
     /// The next invocation is in the same process, or it shows nothing.

@@ -80,6 +80,50 @@ pub const STALLED: &[Ending] = &[
     ("stalled_in_teardown", Well, Closed),
 ];
 
+/// Under the streaming runner: some with a whole body, and those whose body still reads
+/// when the head has left. The caller has been told that all is well by then.
+pub const STREAMED: &[Ending] = &[
+    ("returns", Well, Kept),
+    ("early_return", Failed, Kept),
+    ("begin_by_hand", Well, Kept),
+    ("panic", Failed, Kept),
+    ("slow_statement", Deadline, Either),
+    ("task_busy", Well, Closed),
+    ("session_state?advisory_lock", Well, Kept),
+    ("stream_returns", Well, Kept),
+    ("stream_fails", Well, Kept),
+    ("stream_half_read", Well, Either),
+    ("stream_is_too_slow", Well, Either),
+];
+
+/// Those that meet in one process, at the same time.
+pub const TOGETHER: [[(&str, Says); 4]; 4] = [
+    [
+        ("returns", Well),
+        ("begin_by_hand", Well),
+        ("early_return", Failed),
+        ("rows_dropped", Well),
+    ],
+    [
+        ("transaction_forgotten", Well),
+        ("task_busy", Well),
+        ("slow_between_statements", Deadline),
+        ("session_state?advisory_lock", Well),
+    ],
+    [
+        ("panic", Failed),
+        ("connection_forgotten", Well),
+        ("slow_statement", Deadline),
+        ("returns_lazily", Well),
+    ],
+    [
+        ("statement_timed_out", Well),
+        ("fails_lazily", Failed),
+        ("copy_in_kept", Well),
+        ("blocking_idle", Well),
+    ],
+];
+
 /// How kept connections end while the process that has them is frozen.
 #[derive(Debug, Clone, Copy)]
 pub enum Death {

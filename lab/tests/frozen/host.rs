@@ -17,7 +17,14 @@ pub enum Shape {
     Event,
     Axum,
     Vercel,
+    /// [`SEVERAL`] at once.
+    Concurrent,
+    /// With bodies that go on after the head.
+    Streaming,
 }
+
+/// How many invocations a concurrent environment serves at once.
+pub const SEVERAL: usize = 4;
 
 impl Shape {
     pub fn name(self) -> &'static str {
@@ -26,6 +33,8 @@ impl Shape {
             Shape::Event => "event",
             Shape::Axum => "axum",
             Shape::Vercel => "vercel",
+            Shape::Concurrent => "concurrent",
+            Shape::Streaming => "streaming",
         }
     }
 }
@@ -63,6 +72,11 @@ impl Host {
         let mut builder = Function::builder(executable)
             .timeout(TIMEOUT)
             .freeze_at(freeze_at);
+        if shape == Shape::Concurrent {
+            builder = builder
+                .concurrency(SEVERAL)
+                .env("MAX_CONNECTIONS", SEVERAL + 1);
+        }
         for (name, value) in variables {
             builder = builder.env(*name, value);
         }
@@ -111,7 +125,7 @@ impl Host {
             Host::Lambda(function, _) => {
                 let (response, outcome) = function.request(request).await.expect("it is running");
                 let (says, body) = match &outcome.answer {
-                    Answer::Response(_) | Answer::Error { .. } => {
+                    Answer::Response(_) | Answer::Streamed { .. } | Answer::Error { .. } => {
                         (says(response.status().as_u16()), response.into_body())
                     }
                     _ => nothing(&outcome),

@@ -54,4 +54,9 @@ combinations! {
     vercel_per_event_loop_tls: Vercel, false, true;
     vercel_per_invocation_plain: Vercel, true, false;
     vercel_per_invocation_tls: Vercel, true, true;
+    concurrent_per_event_loop_plain: Concurrent, false, false;
+    concurrent_per_invocation_tls: Concurrent, true, true;
+    streaming_per_event_loop_plain: Streaming, false, false;
+    streaming_per_event_loop_tls: Streaming, false, true;
+    streaming_per_invocation_plain: Streaming, true, false;
 }
