@@ -1,5 +1,6 @@
 //! One call of the function, and everything that it used.
 
+mod checkout;
 mod finish;
 mod lease;
 mod run;
