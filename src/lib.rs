@@ -45,6 +45,7 @@
 //! | tasks, clean-ups, streaming | [`Invocation`] |
 //! | the same without a host: tests, jobs, `main` | [`Database::invocation`] |
 //! | settings, and whether connections outlive an invocation | [`Config`], [`ConnectionLifetime`] |
+//! | passwords that rotate, tokens | [`credentials`] |
 //! | what happened | [`Teardown`], [`Database::on_teardown`], `tracing` events with the target `antifreeze` |
 //!
 //! # Tasks and blocking work
@@ -66,11 +67,13 @@
 //! | `lambda` | Lambda events, and the deadline of a request |
 //! | `vercel` | `(AppState, Request)`; it needs Rust 1.88, as `vercel_runtime` does |
 //! | `axum` | the extractors [`Connection`], [`Transaction`] and [`Invocation`] |
+//! | `aws` | IAM tokens for RDS, Aurora and Aurora DSQL; Secrets Manager |
 
 mod clock;
 mod config;
 mod connect;
 mod connection;
+pub mod credentials;
 mod database;
 mod deadline;
 mod error;
