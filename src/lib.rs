@@ -120,3 +120,21 @@ mod pages {
     #[doc = include_str!("../docs/other-drivers.md")]
     mod other_drivers {}
 }
+
+#[cfg(all(doctest, feature = "aws"))]
+mod providers {
+    #[doc = include_str!("../docs/providers/aiven.md")]
+    mod aiven {}
+    #[doc = include_str!("../docs/providers/dsql.md")]
+    mod dsql {}
+    #[doc = include_str!("../docs/providers/neon.md")]
+    mod neon {}
+    #[doc = include_str!("../docs/providers/pgbouncer.md")]
+    mod pgbouncer {}
+    #[doc = include_str!("../docs/providers/rds-proxy.md")]
+    mod rds_proxy {}
+    #[doc = include_str!("../docs/providers/rds.md")]
+    mod rds {}
+    #[doc = include_str!("../docs/providers/supabase.md")]
+    mod supabase {}
+}
