@@ -272,3 +272,38 @@ async fn a_refusal_of_pgbouncer() {
     assert_eq!(user(&lab).await.expect("in"), "pooled");
     assert_eq!(answers.asked().len(), 2);
 }
+
+/// What we log, at every level, in this test and those beside it, holds neither what was refused nor what was taken.
+#[tokio::test]
+async fn no_log_holds_a_password() {
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("no panic").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    let lab = lab("logged", Answers::new(&[WRONG, "a-long-password"])).await;
+    change_password("logged", "a-long-password").await;
+    tracing::subscriber::set_global_default(subscriber).expect("the only one");
+    user(&lab).await.expect("in");
+    let log = String::from_utf8(log.0.lock().expect("no panic").clone()).expect("text");
+    assert!(log.contains("connected"), "{log}");
+    assert!(
+        !log.contains(WRONG) && !log.contains("a-long-password"),
+        "{log}"
+    );
+}

@@ -63,7 +63,8 @@ impl Identity {
     }
 }
 
-type Variables<'a> = dyn Fn(&str) -> Option<String> + 'a;
+/// Reads variables; a test has its own.
+pub(super) type Variables<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
 /// What Lambda sets from the function's role (its developer guide, "Defined runtime
 /// environment variables").

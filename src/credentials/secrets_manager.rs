@@ -8,7 +8,7 @@ use http::{Request, Response, StatusCode, Uri};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use super::keys::Identity;
+use super::keys::{Identity, Variables};
 use super::sign::{Signer, Stamp};
 use super::{Attempt, AwsKeys, Credentials, Login, LoginFuture, https};
 use crate::clock::{Clock, System};
@@ -104,7 +104,7 @@ impl SecretsManager {
     fn request(&self) -> Result<Request<Bytes>> {
         let region = self.identity.region(region_of_arn(&self.secret))?;
         let keys = self.identity.keys()?;
-        let uri = self.uri(&region)?;
+        let uri = self.uri(&region, &|name| std::env::var(name).ok())?;
         let host = uri.authority().map_or("", |authority| authority.as_str());
         let body = json!({ "SecretId": self.secret }).to_string();
         let signer = Signer {
@@ -135,8 +135,8 @@ impl SecretsManager {
             })
     }
 
-    fn uri(&self, region: &str) -> Result<Uri> {
-        let set = |name| std::env::var(name).ok().filter(|url| !url.is_empty());
+    fn uri(&self, region: &str, variables: &Variables<'_>) -> Result<Uri> {
+        let set = |name| variables(name).filter(|url| !url.is_empty());
         let given = self.endpoint.clone();
         let url = given
             .or_else(|| ENDPOINTS.into_iter().find_map(set))
@@ -331,21 +331,44 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_by_region() {
-        let secret = SecretsManager::new("s");
-        for (region, expected) in [
+    fn the_endpoint_is_the_regions_unless_it_is_said_otherwise() {
+        let all = [
+            ("AWS_ENDPOINT_URL", "http://all:1"),
+            ("AWS_ENDPOINT_URL_SECRETS_MANAGER", "http://secrets:2"),
+        ];
+        for (given, set, region, expected) in [
             (
+                None,
+                &all[..0],
                 "eu-central-1",
                 "https://secretsmanager.eu-central-1.amazonaws.com/",
             ),
             (
+                None,
+                &all[..0],
                 "cn-north-1",
                 "https://secretsmanager.cn-north-1.amazonaws.com.cn/",
             ),
+            (None, &all[..1], "eu-central-1", "http://all:1/"),
+            (None, &all, "eu-central-1", "http://secrets:2/"),
+            (
+                Some("http://given:3"),
+                &all,
+                "eu-central-1",
+                "http://given:3/",
+            ),
         ] {
-            assert_eq!(secret.uri(region).expect("a URI").to_string(), expected);
+            let mut secret = SecretsManager::new("s");
+            secret.endpoint = given.map(str::to_owned);
+            let variables = |name: &str| {
+                let found = set.iter().find(|(variable, _)| *variable == name);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            let uri = secret.uri(region, &variables).expect("a URI");
+            assert_eq!(uri.to_string(), expected);
         }
-        let error = secret.endpoint("nonsense").uri("a").expect_err("no URL");
+        let secret = SecretsManager::new("s").endpoint("nonsense");
+        let error = secret.uri("a", &|_| None).expect_err("no URL");
         assert!(error.to_string().contains("AWS_ENDPOINT_URL"), "{error}");
     }
 }
