@@ -45,6 +45,7 @@
 //! | tasks, clean-ups, streaming | [`Invocation`] |
 //! | the same without a host: tests, jobs, `main` | [`Database::invocation`] |
 //! | settings, and whether connections outlive an invocation | [`Config`], [`ConnectionLifetime`] |
+//! | passwords that rotate, tokens | [`credentials`] |
 //! | what happened | [`Teardown`], [`Database::on_teardown`], `tracing` events with the target `antifreeze` |
 //!
 //! # Tasks and blocking work
@@ -66,11 +67,13 @@
 //! | `lambda` | Lambda events, and the deadline of a request |
 //! | `vercel` | `(AppState, Request)`; it needs Rust 1.88, as `vercel_runtime` does |
 //! | `axum` | the extractors [`Connection`], [`Transaction`] and [`Invocation`] |
+//! | `aws` | IAM tokens for RDS, Aurora and Aurora DSQL; Secrets Manager |
 
 mod clock;
 mod config;
 mod connect;
 mod connection;
+pub mod credentials;
 mod database;
 mod deadline;
 mod error;
@@ -116,4 +119,22 @@ mod pages {
     mod readme {}
     #[doc = include_str!("../docs/other-drivers.md")]
     mod other_drivers {}
+}
+
+#[cfg(all(doctest, feature = "aws"))]
+mod providers {
+    #[doc = include_str!("../docs/providers/aiven.md")]
+    mod aiven {}
+    #[doc = include_str!("../docs/providers/dsql.md")]
+    mod dsql {}
+    #[doc = include_str!("../docs/providers/neon.md")]
+    mod neon {}
+    #[doc = include_str!("../docs/providers/pgbouncer.md")]
+    mod pgbouncer {}
+    #[doc = include_str!("../docs/providers/rds-proxy.md")]
+    mod rds_proxy {}
+    #[doc = include_str!("../docs/providers/rds.md")]
+    mod rds {}
+    #[doc = include_str!("../docs/providers/supabase.md")]
+    mod supabase {}
 }

@@ -5,6 +5,7 @@ mod tls;
 mod url;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -12,6 +13,7 @@ use tokio::sync::Semaphore;
 pub(crate) use environment::Environment;
 pub use tls::{Roots, Tls, TlsMode};
 
+use crate::credentials::Credentials;
 use crate::error::Result;
 
 /// Everything that a [`Database`](crate::Database) needs to know.
@@ -36,6 +38,9 @@ pub struct Config {
     /// `application_name`, `options`. What it says of TLS, time-outs and keepalives,
     /// `target_session_attrs` and `load_balance_hosts` is not used.
     pub server: tokio_postgres::Config,
+    /// Who is asked for the password at every connect, instead of what `server` says.
+    /// Default: nobody. [`credentials`](crate::credentials) has what there is.
+    pub credentials: Option<Arc<dyn Credentials>>,
     /// How the connection is encrypted and whom it trusts.
     pub tls: Tls,
     /// What lies between us and the server. Default: [`Path::Direct`]. Setting the
@@ -148,6 +153,7 @@ impl Config {
         let (server, tls) = url::parse(url)?;
         Ok(Config {
             server,
+            credentials: None,
             tls,
             path: Path::default(),
             lifetime: ConnectionLifetime::PerEventLoop,
@@ -161,6 +167,12 @@ impl Config {
             idle_in_transaction_timeout: Duration::from_secs(60),
             statement_cache: 100,
         })
+    }
+
+    /// Has `credentials` asked for the password at every connect.
+    pub fn set_credentials(&mut self, credentials: impl Credentials + 'static) -> &mut Self {
+        self.credentials = Some(Arc::new(credentials));
+        self
     }
 
     /// Sets the path, and with it the lifetime that it calls for.
@@ -260,6 +272,7 @@ impl fmt::Debug for Config {
         // tokio-postgres hides the password in its own Debug.
         f.debug_struct("Config")
             .field("server", &self.server)
+            .field("credentials", &self.credentials.as_ref().map(|_| ".."))
             .field("tls", &self.tls)
             .field("path", &self.path)
             .field("lifetime", &self.lifetime)

@@ -6,6 +6,7 @@
 //! way as the session did.
 
 mod dial;
+mod login;
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -17,6 +18,7 @@ use tokio_postgres::config::{SslMode, SslNegotiation};
 use tokio_postgres::tls::TlsConnect;
 
 pub(crate) use dial::Target;
+use login::Logins;
 
 use crate::config::{Config, Path, TlsMode};
 use crate::error::{Error, ErrorKind, Result};
@@ -68,6 +70,16 @@ impl Connector {
     }
 
     async fn start(&self) -> Result<Opened> {
+        let mut logins = Logins::new(&self.config);
+        loop {
+            match self.start_as(&mut logins).await {
+                Err(error) if logins.renew(&error).await => {}
+                result => return result,
+            }
+        }
+    }
+
+    async fn start_as(&self, logins: &mut Logins<'_>) -> Result<Opened> {
         let config = &self.config;
         let (socket, target, round_trip) = dial::any(&config.server).await?;
         let (transport, binding) = self.encrypt(&target, socket.clone()).await?;
@@ -75,6 +87,7 @@ impl Connector {
         let (wire, stream) = Wire::new(transport, binding, unnamed);
 
         let mut server = config.server.clone();
+        logins.apply(&target, &mut server).await?;
         server.ssl_mode(SslMode::Require);
         server.ssl_negotiation(SslNegotiation::Direct);
         if let Some(options) = config.startup_options() {

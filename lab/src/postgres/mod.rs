@@ -30,7 +30,7 @@ mod cluster;
 mod embedded;
 mod installation;
 mod server;
-mod user;
+pub(crate) mod user;
 
 use std::{
     fmt,
