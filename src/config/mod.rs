@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 pub(crate) use environment::Environment;
-pub use tls::{Roots, Tls, TlsMode};
+pub(crate) use tls::Method;
+pub use tls::{ChannelBinding, ClientCertificate, Pem, RequireAuth, Roots, Tls, TlsMode};
 
 use crate::error::Result;
 
