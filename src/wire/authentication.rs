@@ -178,4 +178,29 @@ mod tests {
         authentication.lost();
         assert_eq!(authentication.refused(), Some(Refusal::Unclear));
     }
+
+    #[tokio::test]
+    async fn the_reader_never_has_the_whole_of_a_refused_request() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let request = b"R\0\0\0\x08\0\0\0\x03";
+        for cut in 1..=request.len() {
+            let (ours, mut theirs) = tokio::io::duplex(64);
+            let (wire, mut stream) = crate::wire::Wire::new(ours, None, false);
+            wire.guard(Guard::new(|_| false, false));
+            let (mut seen, mut error) = (Vec::new(), None);
+            for chunk in request.chunks(cut) {
+                theirs.write_all(chunk).await.expect("room");
+                match stream.read_buf(&mut seen).await {
+                    Ok(read) => assert_eq!(read, chunk.len()),
+                    Err(refused) => error = Some(refused),
+                }
+            }
+            let refusal = Refusal::Method(Method::Password);
+            assert_eq!(wire.refused(), Some(refusal), "cut at {cut}");
+            let error = error.expect("an error in its place").to_string();
+            assert_eq!(error, refusal.to_string());
+            assert!(seen.len() < request.len(), "cut at {cut}");
+        }
+    }
 }
