@@ -106,7 +106,8 @@ impl Client {
             return Err(Error::new(
                 ErrorKind::Tls,
                 format!(
-                    "{host} speaks TLS, but does not say that it is PostgreSQL: leave sslnegotiation=direct away, or see what listens there"
+                    "{host} speaks TLS, but does not say that it is PostgreSQL: leave \
+                     sslnegotiation=direct away, or see what listens there"
                 ),
             ));
         }
