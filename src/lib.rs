@@ -88,7 +88,10 @@ mod tls;
 mod warm_up;
 mod wire;
 
-pub use config::{Config, ConnectionLifetime, Path, Reset, Roots, Tls, TlsMode};
+pub use config::{
+    ChannelBinding, ClientCertificate, Config, ConnectionLifetime, Path, Pem, RequireAuth, Reset,
+    Roots, Tls, TlsMode,
+};
 pub use database::Database;
 pub use deadline::Deadline;
 pub use error::{Error, ErrorKind, Result};

@@ -11,7 +11,8 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 pub(crate) use environment::Environment;
-pub use tls::{Roots, Tls, TlsMode};
+pub(crate) use tls::Method;
+pub use tls::{ChannelBinding, ClientCertificate, Pem, RequireAuth, Roots, Tls, TlsMode};
 
 use crate::credentials::Credentials;
 use crate::error::Result;

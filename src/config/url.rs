@@ -3,14 +3,20 @@
 //! tokio-postgres reads most of it; what concerns TLS is ours, because the
 //! handshake is.
 
-use std::net::IpAddr;
-
-use tokio_postgres::config::Host;
-
-use super::{Roots, Tls, TlsMode};
+use super::Tls;
+use super::tls::TlsParameters;
 use crate::error::{Error, Result};
 
-const OURS: [&str; 3] = ["sslmode", "sslrootcert", "sslnegotiation"];
+const OURS: [&str; 8] = [
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "sslnegotiation",
+    "sslsni",
+    "channel_binding",
+    "require_auth",
+];
 
 /// Where we are going, and how it is encrypted.
 pub(super) fn parse(text: &str) -> Result<(tokio_postgres::Config, Tls)> {
@@ -31,7 +37,7 @@ pub(super) fn parse(text: &str) -> Result<(tokio_postgres::Config, Tls)> {
     if server.get_hosts().is_empty() && server.get_hostaddrs().is_empty() {
         server.host("localhost");
     }
-    let tls = tls(&settings, is_local(&server))?;
+    let tls = Tls::from_parameters(&tls(&settings), &server)?;
     Ok((server, tls))
 }
 
@@ -87,62 +93,27 @@ fn percent_decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn tls(settings: &[(&'static str, String)], local: bool) -> Result<Tls> {
+fn tls(settings: &[(&'static str, String)]) -> TlsParameters {
     let value = |key| {
         let setting = settings.iter().rev().find(|(name, _)| *name == key);
-        setting.map(|(_, value)| value.as_str())
+        setting.map(|(_, value)| value.clone())
     };
-    let roots = match value("sslrootcert") {
-        None | Some("system") => None,
-        Some(pem) if pem.starts_with("-----BEGIN") => Some(Roots::Pem(pem.to_owned())),
-        Some(file) => Some(Roots::File(file.into())),
-    };
-    let mode = match value("sslmode") {
-        None if local => TlsMode::Prefer,
-        None | Some("verify-full") => TlsMode::VerifyFull,
-        Some("verify-ca") => TlsMode::VerifyCa,
-        // libpq: a root certificate turns `require` into `verify-ca`.
-        Some("require") if roots.is_some() => TlsMode::VerifyCa,
-        Some("require") => TlsMode::Encrypt,
-        Some("prefer" | "allow") => TlsMode::Prefer,
-        Some("disable") => TlsMode::Disable,
-        Some(other) => {
-            return Err(Error::configuration(format!(
-                "sslmode={other} is none of disable, prefer, require, verify-ca, verify-full"
-            )));
-        }
-    };
-    let direct = match value("sslnegotiation") {
-        None | Some("postgres") => false,
-        Some("direct") => true,
-        Some(other) => {
-            return Err(Error::configuration(format!(
-                "sslnegotiation={other} is neither postgres nor direct"
-            )));
-        }
-    };
-    Ok(Tls {
-        mode,
-        roots,
-        direct,
-    })
-}
-
-/// Nobody else is on the way: loopback, or a socket of this machine.
-fn is_local(server: &tokio_postgres::Config) -> bool {
-    let hosts = server.get_hosts().iter().all(|host| match host {
-        Host::Tcp(name) => {
-            name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-        }
-        #[cfg(unix)]
-        Host::Unix(_) => true,
-    });
-    hosts && server.get_hostaddrs().iter().all(IpAddr::is_loopback)
+    TlsParameters {
+        sslmode: value("sslmode"),
+        sslrootcert: value("sslrootcert"),
+        sslcert: value("sslcert"),
+        sslkey: value("sslkey"),
+        sslnegotiation: value("sslnegotiation"),
+        sslsni: value("sslsni"),
+        channel_binding: value("channel_binding"),
+        require_auth: value("require_auth"),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Roots, TlsMode};
 
     fn mode(text: &str) -> TlsMode {
         parse(text).expect(text).1.mode

@@ -9,8 +9,10 @@
 //! - [`backend`] and [`frontend`] follow the framing of either direction;
 //! - [`status`] keeps what they learn, [`residue`] what a session is left with;
 //! - [`rewrite`] holds the two rewrites;
+//! - [`authentication`] looks at what the server asks for before it lets us in;
 //! - [`ended`] answers in the server's place once the connection is taken away.
 
+mod authentication;
 mod backend;
 pub(crate) mod ended;
 mod frontend;
@@ -31,6 +33,7 @@ use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
+pub(crate) use authentication::{Guard, Refusal};
 pub(crate) use residue::Residue;
 pub use status::TransactionStatus;
 use stream::State;
@@ -120,6 +123,17 @@ impl Wire {
             ended: state.is_ended(),
             residue: state.tracker.residue(),
         }
+    }
+
+    /// Has what the server asks for before it lets us in checked by `guard`. What it
+    /// refuses never reaches tokio-postgres, which would answer.
+    pub(crate) fn guard(&self, guard: Guard) {
+        self.state().tracker.authentication.guard(guard);
+    }
+
+    /// What the [guard](Wire::guard) refused.
+    pub(crate) fn refused(&self) -> Option<Refusal> {
+        self.state().tracker.authentication.refused()
     }
 
     /// To be called before the connection above is polled: what it does not

@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 
+use super::authentication::Authentication;
 use super::residue::{Residue, of_tag};
 
 /// Where the server stands between two statements: the byte of its last
@@ -98,6 +99,7 @@ pub(super) struct Tracker {
     committed: bool,
     key: Option<(i32, i32)>,
     lost: bool,
+    pub(super) authentication: Authentication,
 }
 
 impl Tracker {
@@ -163,6 +165,7 @@ impl Tracker {
         match tag {
             b'Z' => return self.ready(body),
             b'C' => self.complete(body),
+            b'R' => self.authentication.received(body),
             b'G' => return self.copy_in(),
             b'E' => {
                 if let Some(unit) = self.owed.front_mut() {
@@ -175,7 +178,7 @@ impl Tracker {
                 }
             }
             // CopyBothResponse: replication, which the wire does not follow.
-            b'W' => self.lost = true,
+            b'W' => self.lose(),
             _ => {}
         }
         None
@@ -186,7 +189,7 @@ impl Tracker {
             .first()
             .and_then(|&byte| TransactionStatus::from_byte(byte));
         let (Some(status), Some(unit)) = (status, self.owed.pop_front()) else {
-            self.lost = true;
+            self.lose();
             return None;
         };
         self.status = Some(status);
@@ -241,6 +244,7 @@ impl Tracker {
 
     pub(super) fn lose(&mut self) {
         self.lost = true;
+        self.authentication.lost();
     }
 
     pub(super) fn is_lost(&self) -> bool {
