@@ -67,6 +67,7 @@
 //! | `vercel` | `(AppState, Request)`; it needs Rust 1.88, as `vercel_runtime` does |
 //! | `axum` | the extractors [`Connection`], [`Transaction`] and [`Invocation`] |
 
+mod backoff;
 mod clock;
 mod config;
 mod connect;

@@ -6,23 +6,31 @@
 //! way as the session did.
 
 mod dial;
+mod place;
+mod retry;
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_postgres::config::{SslMode, SslNegotiation};
 use tokio_postgres::tls::TlsConnect;
 
 pub(crate) use dial::Target;
 
 use crate::config::{Config, Path, TlsMode};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Goal, Phase, Result};
 use crate::net::Socket;
+use crate::observe;
 use crate::tls;
 use crate::wire::{Stream, Transport, Wire};
+use retry::Time;
+
+/// How long one of several addresses may take to answer before the next has its turn: a
+/// lost SYN is repeated after 1 s (RFC 6298, section 2).
+const TURN: Duration = Duration::from_secs(3);
 
 /// How a database is dialled: what stays the same from one session to the next.
 #[derive(Debug)]
@@ -54,23 +62,74 @@ impl Connector {
         &self.config
     }
 
-    /// Connects and authenticates, within the configured time and at most `left`.
+    /// Connects and authenticates, within the configured time and at most three
+    /// quarters of what is `left`. What can heal is tried again.
     pub(crate) async fn open(&self, left: Option<Duration>) -> Result<Opened> {
-        let limit = self.config.connect_timeout;
-        let limit = left.map_or(limit, |left| left.min(limit));
-        match timeout(limit, self.start()).await {
-            Ok(opened) => opened,
-            Err(_) => Err(Error::new(
-                ErrorKind::ConnectTimeout,
-                format!("connecting to the database took longer than {limit:.1?}"),
-            )),
+        let time = Time::new(self.config.connect_timeout, left);
+        let mut backoff = retry::backoff();
+        loop {
+            let error = match self.start(&time).await {
+                Ok(opened) => return Ok(opened),
+                Err(error) => error,
+            };
+            let Some(delay) = retry::delay(&error, &time, &mut backoff) else {
+                return Err(error);
+            };
+            observe::connecting_again(&error, delay);
+            sleep(delay).await;
         }
     }
 
-    async fn start(&self) -> Result<Opened> {
+    /// Tries each host in turn, and each of its addresses, until a session begins.
+    async fn start(&self, time: &Time) -> Result<Opened> {
+        let endpoints: Vec<_> = dial::endpoints(&self.config.server).collect();
+        let mut last = None;
+        for (at, endpoint) in endpoints.iter().enumerate() {
+            let hosts = endpoints.len() - at;
+            let resolve = timeout_at(time.turn(hosts, TURN), endpoint.targets());
+            let targets = match resolve.await {
+                Ok(targets) => targets,
+                Err(_) => Err(Error::connecting_took(
+                    Phase::Resolve,
+                    time.began.elapsed(),
+                    None,
+                )),
+            };
+            let targets = match targets {
+                Ok(targets) => targets,
+                Err(error) => {
+                    last = Some(error);
+                    continue;
+                }
+            };
+            for (at, target) in targets.iter().enumerate() {
+                let turns = hosts - 1 + targets.len() - at;
+                match self.start_at(target, time, turns).await {
+                    Ok(opened) => return Ok(opened),
+                    Err(error) if retry::may_go_elsewhere(&error) => last = Some(error),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::configuration("no host is given")))
+    }
+
+    /// Dials one of `turns` addresses that are left, and begins a session there.
+    async fn start_at(&self, target: &Target, time: &Time, turns: usize) -> Result<Opened> {
+        let took = |phase, since: Instant| {
+            Error::connecting_took(phase, since.elapsed(), Some(target.dialled()))
+        };
+        let begin = Instant::now();
+        // Once it has answered it may take all the time that is left.
+        let socket = timeout_at(time.turn(turns, TURN), target.dial())
+            .await
+            .map_err(|_| took(Phase::Connect, begin))?
+            .map_err(|error| Error::not_connected(target.dialled(), error))?;
+        let round_trip = begin.elapsed();
+        let (transport, binding) = timeout_at(time.until, self.encrypt(target, socket.clone()))
+            .await
+            .map_err(|_| took(Phase::Tls, time.began))??;
         let config = &self.config;
-        let (socket, target, round_trip) = dial::any(&config.server).await?;
-        let (transport, binding) = self.encrypt(&target, socket.clone()).await?;
         let unnamed = config.path == Path::TransactionPooler;
         let (wire, stream) = Wire::new(transport, binding, unnamed);
 
@@ -80,16 +139,21 @@ impl Connector {
         if let Some(options) = config.startup_options() {
             server.options(options);
         }
-        let (client, connection) = server
-            .connect_raw(stream, AsItIs)
+        let goal = Goal {
+            target,
+            user: server.get_user(),
+            database: server.get_dbname(),
+        };
+        let (client, connection) = timeout_at(time.until, server.connect_raw(stream, AsItIs))
             .await
-            .map_err(|error| refused(&target, error))?;
+            .map_err(|_| took(Phase::Authenticate, time.began))?
+            .map_err(|error| Error::not_started(goal, error))?;
         Ok(Opened {
             client,
             connection,
             wire,
             socket,
-            target,
+            target: target.clone(),
             round_trip,
         })
     }
@@ -138,16 +202,6 @@ impl Connector {
         let (stream, binding) = self.tls.connect(tls, host, socket).await?;
         Ok((Box::new(stream), binding))
     }
-}
-
-fn refused(target: &Target, error: tokio_postgres::Error) -> Error {
-    let kind = match error.as_db_error() {
-        Some(_) => ErrorKind::Database,
-        None => ErrorKind::Closed,
-    };
-    let code = error.code().map(|code| format!(" ({})", code.code()));
-    let code = code.unwrap_or_default();
-    Error::new(kind, format!("{target} refused the connection{code}")).with_source(error)
 }
 
 /// SSLRequest (manual, "SSL Session Encryption"). No more than the one byte of the
