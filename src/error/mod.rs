@@ -149,6 +149,15 @@ impl Error {
         })
     }
 
+    /// The kind that an error of tokio-postgres is of, to look at it without taking it.
+    pub(crate) fn kind_of(error: &tokio_postgres::Error) -> ErrorKind {
+        match error.as_db_error() {
+            Some(said) => Said::by(said).meaning().kind,
+            None if is_lost(error) => ErrorKind::Closed,
+            None => ErrorKind::Database,
+        }
+    }
+
     /// What kind of thing went wrong.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind

@@ -121,6 +121,12 @@ impl Connection {
         self.session.process()
     }
 
+    /// What the handler has left; nothing once its invocation is gone.
+    pub(super) fn left(&self) -> Option<Duration> {
+        let invocation = self.invocation.upgrade();
+        invocation.map_or(Some(Duration::ZERO), |invocation| invocation.left())
+    }
+
     pub(super) fn session(&self) -> &Arc<Session> {
         &self.session
     }
