@@ -9,7 +9,7 @@ use std::time::Duration;
 use antifreeze::{
     Config, Connection, Database, Error, ErrorKind, IsolationLevel, connection, retry_transaction,
 };
-use common::{BoxError, PLENTY, kind, lab, lab_over_relay};
+use common::{BoxError, PLENTY, black_hole, kind, lab, lab_over_relay};
 use lab::postgres::Postgres;
 use lab::relay::Cut;
 use tokio::time::{Instant, sleep};
@@ -275,31 +275,6 @@ async fn a_server_that_is_full_is_left_alone() {
     assert_eq!(error.kind(), ErrorKind::TooManyConnections, "{error}");
     assert_eq!(error.sqlstate(), Some(&SqlState::TOO_MANY_CONNECTIONS));
     assert_eq!(relay.counts().connections, 1, "nobody knocks twice");
-}
-
-/// An address that takes no more connections and says nothing of it, as one does that is
-/// behind a firewall.
-async fn black_hole() -> (std::net::SocketAddr, Vec<tokio::task::JoinHandle<()>>) {
-    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
-    socket
-        .bind("127.0.0.1:0".parse().expect("an address"))
-        .expect("a port");
-    let listener = socket.listen(1).expect("listening");
-    let address = listener.local_addr().expect("an address");
-    let mut held: Vec<_> = (0..4)
-        .map(|_| {
-            tokio::spawn(async move {
-                let _stream = tokio::net::TcpStream::connect(address).await;
-                std::future::pending::<()>().await;
-            })
-        })
-        .collect();
-    held.push(tokio::spawn(async move {
-        let _listener = listener;
-        std::future::pending::<()>().await;
-    }));
-    sleep(Duration::from_millis(50)).await;
-    (address, held)
 }
 
 #[tokio::test]

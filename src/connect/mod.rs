@@ -89,11 +89,7 @@ impl Connector {
             let resolve = timeout_at(time.turn(hosts, TURN), endpoint.targets());
             let targets = match resolve.await {
                 Ok(targets) => targets,
-                Err(_) => Err(Error::connecting_took(
-                    Phase::Resolve,
-                    time.began.elapsed(),
-                    None,
-                )),
+                Err(_) => Err(Error::connecting_took(Phase::Resolve, time.whole(), None)),
             };
             let targets = match targets {
                 Ok(targets) => targets,
@@ -116,19 +112,18 @@ impl Connector {
 
     /// Dials one of `turns` addresses that are left, and begins a session there.
     async fn start_at(&self, target: &Target, time: &Time, turns: usize) -> Result<Opened> {
-        let took = |phase, since: Instant| {
-            Error::connecting_took(phase, since.elapsed(), Some(target.dialled()))
-        };
+        let took = |phase, after| Error::connecting_took(phase, after, Some(target.dialled()));
         let begin = Instant::now();
+        let turn = time.turn(turns, TURN);
         // Once it has answered it may take all the time that is left.
-        let socket = timeout_at(time.turn(turns, TURN), target.dial())
+        let socket = timeout_at(turn, target.dial())
             .await
-            .map_err(|_| took(Phase::Connect, begin))?
+            .map_err(|_| took(Phase::Connect, turn - begin))?
             .map_err(|error| Error::not_connected(target.dialled(), error))?;
         let round_trip = begin.elapsed();
         let (transport, binding) = timeout_at(time.until, self.encrypt(target, socket.clone()))
             .await
-            .map_err(|_| took(Phase::Tls, time.began))??;
+            .map_err(|_| took(Phase::Tls, time.whole()))??;
         let config = &self.config;
         let unnamed = config.path == Path::TransactionPooler;
         let (wire, stream) = Wire::new(transport, binding, unnamed);
@@ -146,7 +141,7 @@ impl Connector {
         };
         let (client, connection) = timeout_at(time.until, server.connect_raw(stream, AsItIs))
             .await
-            .map_err(|_| took(Phase::Authenticate, time.began))?
+            .map_err(|_| took(Phase::Authenticate, time.whole()))?
             .map_err(|error| Error::not_started(goal, error))?;
         Ok(Opened {
             client,

@@ -135,7 +135,7 @@ impl Error {
                     ..Said::by(said)
                 };
                 let meaning = said.meaning();
-                let cause = format!("{} ({})", meaning.cause, said.code);
+                let cause = meaning.cause_with(said.code);
                 let near = near_miss(meaning.kind, goal);
                 let remedy = meaning.remedy.unwrap_or(meaning.kind.remedy());
                 let remedy = near.map_or_else(|| remedy.to_owned(), |near| near + remedy);

@@ -289,7 +289,7 @@ impl ErrorKind {
             Kind::ReadOnly => (
                 "read_only",
                 BUG,
-                "write through the primary, in a transaction that is not read-only",
+                "connect to the primary, and begin a transaction that is not read-only",
             ),
             Kind::UniqueViolation => (
                 "unique_violation",
@@ -330,7 +330,7 @@ impl ErrorKind {
             Kind::Cancelled => (
                 "cancelled",
                 BUG,
-                "it was a CancelToken, a deadline or an administrator",
+                "look for who did: a CancelToken, a deadline, or an administrator",
             ),
             Kind::Database => (
                 "database",

@@ -109,7 +109,7 @@ impl Error {
     pub(crate) fn invocation_ended() -> Self {
         Error::caused(
             ErrorKind::InvocationEnded,
-            "the invocation has ended and gives out no more connections",
+            "the invocation has ended, and what it leased is gone",
         )
     }
 
@@ -216,12 +216,8 @@ impl Error {
     }
 
     fn meant(meaning: Meaning, code: &str) -> Self {
-        let Meaning {
-            kind,
-            cause,
-            remedy,
-        } = meaning;
-        Error::new(kind, format!("{cause} ({code})")).with_remedy(remedy.unwrap_or(kind.remedy()))
+        let remedy = meaning.remedy.unwrap_or(meaning.kind.remedy());
+        Error::new(meaning.kind, meaning.cause_with(code)).with_remedy(remedy)
     }
 }
 
@@ -249,26 +245,35 @@ fn is_lost(error: &tokio_postgres::Error) -> bool {
 /// nothing but numbers.
 fn on_our_side(error: &tokio_postgres::Error) -> Error {
     let text = error.to_string();
+    let number = text.rsplit(' ').next().and_then(|word| word.parse().ok());
+    let number: usize = number.unwrap_or_default();
     let (cause, remedy) = match text.as_str() {
         "query returned an unexpected number of rows" => (
-            "the query returned another number of rows than one",
+            Cow::Borrowed("the query returned another number of rows than one"),
             "use `query_opt` where there may be none, and LIMIT where there may be several",
         ),
         text if text.starts_with("error serializing parameter") => (
-            "a parameter cannot be sent as the type that the statement wants",
+            format!(
+                "parameter ${} cannot be sent as the type that the statement wants",
+                number + 1
+            )
+            .into(),
             "take the Rust type that fits, or cast it in the statement ($1::text); the source \
              says which",
         ),
         text if text.starts_with("error deserializing column") => (
-            "a column cannot be read as the type that was asked for",
+            format!(
+                "column {number}, counted from 0, cannot be read as the type that was asked for"
+            )
+            .into(),
             "take the Rust type that fits, `Option` where it may be NULL; the source says which",
         ),
         text if text.starts_with("expected ") => (
-            "the statement has another number of parameters than were given",
+            format!("the number of parameters is wrong: {text}").into(),
             "count $1, $2 and so on",
         ),
         _ => (
-            "the statement failed on our side of the connection",
+            "the statement failed on our side of the connection".into(),
             "the source says why",
         ),
     };

@@ -31,6 +31,59 @@ pub(super) struct Meaning {
     pub(super) remedy: Option<&'static str>,
 }
 
+/// Words with which poolers say that they, or what is behind them, are full; what they
+/// mean; and what helps.
+const FULL: &[(&str, &str, &str)] = &[
+    ("MaxClientsInSessionMode", SESSION_POOL, LEAVE_SESSION),
+    ("EMAXCONNSESSION", SESSION_POOL, LEAVE_SESSION),
+    ("EMAXCONN", CLIENTS, FEWER_CLIENTS),
+    ("Max client connections reached", CLIENTS, FEWER_CLIENTS),
+    (
+        "no more connections allowed",
+        "PgBouncer takes no more clients (max_client_conn)",
+        FEWER_CLIENTS,
+    ),
+    (
+        "max_user_client_connections",
+        "PgBouncer takes no more clients of this user (max_user_client_connections)",
+        FEWER_CLIENTS,
+    ),
+    (
+        "max_db_client_connections",
+        "PgBouncer takes no more clients for this database (max_db_client_connections)",
+        FEWER_CLIENTS,
+    ),
+    (
+        "query_wait_timeout",
+        "all of PgBouncer's servers were in use for as long as it waits (query_wait_timeout)",
+        SHORTER,
+    ),
+    ("ECHECKOUTTIMEOUT", POOL_IN_USE, SHORTER),
+    ("unable to check out", POOL_IN_USE, SHORTER),
+    (
+        "Timed-out waiting to acquire database connection",
+        POOL_IN_USE,
+        SHORTER,
+    ),
+    (
+        "Too many database connection attempts are currently ongoing",
+        "the pooler has too many connection attempts under way",
+        FEWER_CLIENTS,
+    ),
+];
+
+const SESSION_POOL: &str =
+    "the session pooler has given out all of its pool_size, one for each client";
+const CLIENTS: &str = "the pooler takes no more clients";
+const POOL_IN_USE: &str = "all of the pooler's servers were in use for as long as it waits";
+
+const LEAVE_SESSION: &str = "use the transaction pooler (port 6543 on Supabase) with `Path::TransactionPooler`, or \
+     connections per invocation";
+const FEWER_CLIENTS: &str =
+    "lower `max_connections` or the function's concurrency, or raise the pooler's limit";
+const SHORTER: &str =
+    "look for what holds them, such as a long transaction, or give the pooler more of them";
+
 impl<'a> Said<'a> {
     pub(super) fn by(error: &'a DbError) -> Self {
         Said {
@@ -63,45 +116,6 @@ impl<'a> Said<'a> {
     /// They are no interface and change from one release to the next: a text that is not
     /// known falls back to its code.
     fn pooler(&self) -> Option<Meaning> {
-        const FULL: &[(&str, &str)] = &[
-            ("MaxClientsInSessionMode", SESSION_POOL),
-            ("EMAXCONNSESSION", SESSION_POOL),
-            ("EMAXCONN", "the pooler takes no more clients"),
-            (
-                "Max client connections reached",
-                "the pooler takes no more clients",
-            ),
-            (
-                "no more connections allowed",
-                "PgBouncer takes no more clients (max_client_conn)",
-            ),
-            (
-                "max_user_client_connections",
-                "PgBouncer takes no more clients of this user (max_user_client_connections)",
-            ),
-            (
-                "max_db_client_connections",
-                "PgBouncer takes no more clients for this database (max_db_client_connections)",
-            ),
-            (
-                "query_wait_timeout",
-                "all of PgBouncer's servers were in use for as long as it waits \
-                 (query_wait_timeout)",
-            ),
-            ("ECHECKOUTTIMEOUT", POOL_IN_USE),
-            ("unable to check out", POOL_IN_USE),
-            (
-                "Timed-out waiting to acquire database connection",
-                POOL_IN_USE,
-            ),
-            (
-                "Too many database connection attempts are currently ongoing",
-                "the pooler has too many connection attempts under way",
-            ),
-        ];
-        const SESSION_POOL: &str =
-            "the session pooler has given out all of its pool_size, one for each client";
-        const POOL_IN_USE: &str = "all of the pooler's servers were in use for as long as it waits";
         if !matches!(
             self.code,
             "08P01" | "08006" | "XX000" | "53300" | "0A000" | "28000"
@@ -109,23 +123,8 @@ impl<'a> Said<'a> {
         {
             return None;
         }
-        if let Some((words, cause)) = FULL.iter().find(|(words, _)| self.says(words)) {
-            let session = *cause == SESSION_POOL;
-            return Some(Meaning {
-                kind: ErrorKind::TooManyConnections,
-                cause: (*cause).to_owned(),
-                remedy: match *words {
-                    _ if session => Some(
-                        "use the transaction pooler (port 6543 on Supabase) with \
-                         `Path::TransactionPooler`, or connections per invocation",
-                    ),
-                    "query_wait_timeout" => Some(
-                        "look for what holds them: a long transaction, or more clients than \
-                         default_pool_size can serve",
-                    ),
-                    _ => None,
-                },
-            });
+        if let Some((_, cause, remedy)) = FULL.iter().find(|(words, ..)| self.says(words)) {
+            return Some(advised(ErrorKind::TooManyConnections, cause, remedy));
         }
         let lower = self.message.to_ascii_lowercase();
         if lower.contains("tenant") && lower.contains("not found") {
@@ -379,6 +378,11 @@ impl<'a> Said<'a> {
                 "the statement has a syntax error",
                 "the source says where",
             ),
+            "P0001" => advised(
+                Kind::Database,
+                "a function of the database raised an error of its own",
+                "the source says which",
+            ),
             "53100" => advised(
                 Kind::Database,
                 "the server's disk is full",
@@ -398,6 +402,7 @@ impl<'a> Said<'a> {
                 Some("23") => {
                     self.violated(Kind::ConstraintViolation, "a constraint was violated", None)
                 }
+                _ if self.at_start => plain(Kind::Database, "the server refused it"),
                 _ => plain(Kind::Database, "the server refused the statement"),
             },
         }
@@ -462,6 +467,16 @@ impl<'a> Said<'a> {
             }
             "XX000" => self.message.starts_with("cache lookup failed for type"),
             _ => false,
+        }
+    }
+}
+
+impl Meaning {
+    /// The cause, and the SQLSTATE for who wants to look it up.
+    pub(super) fn cause_with(&self, code: &str) -> String {
+        match self.cause.strip_suffix(')') {
+            Some(cause) => format!("{cause}, {code})"),
+            None => format!("{} ({code})", self.cause),
         }
     }
 }
@@ -651,6 +666,9 @@ mod tests {
                 Kind::Cancelled,
             ),
             ("25P02", "", Kind::TransactionFailed),
+            ("25P03", "", Kind::TransactionFailed),
+            ("25P04", "", Kind::TransactionFailed),
+            ("57P05", "", Kind::Closed),
             (
                 "42501",
                 "permission denied for table t",

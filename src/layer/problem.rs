@@ -20,6 +20,14 @@ pub(crate) fn of(error: &Error) -> Response<Bytes> {
     document(error.status(), detail(error.kind()), more)
 }
 
+/// A problem document (RFC 9457) for a caller over HTTP: status, kind, SQLSTATE and
+/// constraint, and nothing of how the database is reached or of what the server said.
+impl From<&Error> for Response<Bytes> {
+    fn from(error: &Error) -> Self {
+        of(error)
+    }
+}
+
 fn detail(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::Deadline => "The function did not finish within its deadline.",
