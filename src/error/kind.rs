@@ -88,13 +88,6 @@ pub enum ErrorKind {
     CommitUnknown,
 }
 
-/// What follows from a kind.
-struct Facts {
-    name: &'static str,
-    remedy: &'static str,
-    status: StatusCode,
-}
-
 impl ErrorKind {
     /// Every kind that there is at present, for metrics that want to know their labels
     /// beforehand.
@@ -140,7 +133,9 @@ impl ErrorKind {
     /// Whether the same work, done again from its beginning, may succeed without
     /// anybody changing anything, and nothing of it has been done so far.
     ///
-    /// A connection that was lost is none: the last statement may have been executed.
+    /// A connection that was lost, or that the server ended, is none: the last statement
+    /// may have been executed. [`Error::is_retryable`](crate::Error::is_retryable) knows
+    /// more of the single case.
     pub fn is_retryable(self) -> bool {
         matches!(
             self,
@@ -149,7 +144,6 @@ impl ErrorKind {
                 | ErrorKind::Refused
                 | ErrorKind::TooManyConnections
                 | ErrorKind::ServerStarting
-                | ErrorKind::ServerStopping
                 | ErrorKind::StatementMissing
                 | ErrorKind::StatementOutdated
                 | ErrorKind::SerializationFailure
@@ -160,221 +154,82 @@ impl ErrorKind {
     /// Whether there is no database to be had at the moment, whatever is asked of it:
     /// a handler can answer from a cache, or do less.
     pub fn is_unavailable(self) -> bool {
-        self.facts().status == StatusCode::SERVICE_UNAVAILABLE
+        matches!(
+            self,
+            ErrorKind::AcquireTimeout
+                | ErrorKind::ConnectTimeout
+                | ErrorKind::Refused
+                | ErrorKind::NameNotResolved
+                | ErrorKind::NetworkBlocked
+                | ErrorKind::Unreachable
+                | ErrorKind::TooManyConnections
+                | ErrorKind::ServerStarting
+                | ErrorKind::ServerStopping
+                | ErrorKind::Closed
+        )
     }
 
     /// What a caller over HTTP is best told: 409 for a unique violation, 422 for other
     /// constraints and bad input, 503 while there is no database to be had, 504 at the
     /// deadline, else 500.
     pub fn status(self) -> StatusCode {
-        self.facts().status
+        match self {
+            ErrorKind::UniqueViolation => StatusCode::CONFLICT,
+            ErrorKind::ConstraintViolation | ErrorKind::BadInput => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
+            ErrorKind::Deadline => StatusCode::GATEWAY_TIMEOUT,
+            kind if kind.is_unavailable() => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        }
     }
 
-    /// What to do about it, in general.
-    pub(super) fn remedy(self) -> &'static str {
-        self.facts().remedy
-    }
-
-    fn facts(self) -> Facts {
+    fn name(self) -> &'static str {
         use ErrorKind as Kind;
-        const BUG: StatusCode = StatusCode::INTERNAL_SERVER_ERROR;
-        const DOWN: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
-        let (name, status, remedy) = match self {
-            Kind::Configuration => ("configuration", BUG, "correct the setting that is named"),
-            Kind::NotInInvocation => (
-                "not_in_invocation",
-                BUG,
-                "add `.layer(antifreeze::DatabaseLayer::new(database))` around the handler, or \
-                 run the code inside `database.invocation(..)`; a task started with \
-                 `tokio::spawn` needs a clone of the `Invocation`",
-            ),
-            Kind::InvocationEnded => (
-                "invocation_ended",
-                BUG,
-                "await what needs a connection before the handler returns, or start it with \
-                 `Invocation::spawn`",
-            ),
-            Kind::WouldWaitForItself => (
-                "would_wait_for_itself",
-                BUG,
-                "drop one first, pass it on as `&Client`, or raise `max_connections`",
-            ),
-            Kind::AcquireTimeout => (
-                "acquire_timeout",
-                DOWN,
-                "raise `max_connections`, or shorten what holds them",
-            ),
-            Kind::ConnectTimeout => (
-                "connect_timeout",
-                DOWN,
-                "if the server is well, raise `connect_timeout` or the function's own time-out",
-            ),
-            Kind::Refused => (
-                "refused",
-                DOWN,
-                "is the server running, and are host and port right?",
-            ),
-            Kind::NameNotResolved => (
-                "name_not_resolved",
-                DOWN,
-                "is it spelt right, and can names be resolved where the function runs?",
-            ),
-            Kind::NetworkBlocked => (
-                "network_blocked",
-                DOWN,
-                "let the function through: the provider's allow-list of addresses, the security \
-                 group of the database, or a NAT gateway for a function inside a VPC",
-            ),
-            Kind::Unreachable => (
-                "unreachable",
-                DOWN,
-                "is the server running, and may this function reach it?",
-            ),
-            Kind::Tls => (
-                "tls",
-                BUG,
-                "check sslmode and sslrootcert against what the server has",
-            ),
-            Kind::Authentication => (
-                "authentication",
-                BUG,
-                "check user and password; was the password changed, or the token too old?",
-            ),
-            Kind::RoleMissing => (
-                "role_missing",
-                BUG,
-                "create the role, or correct the user of the URL",
-            ),
-            Kind::DatabaseMissing => (
-                "database_missing",
-                BUG,
-                "create the database, or correct the name at the end of the URL",
-            ),
-            Kind::TenantNotFound => (
-                "tenant_not_found",
-                BUG,
-                "behind Supabase's pooler the user is `postgres.<project>`, and the host that of \
-                 the project's own region: copy the URL from the dashboard once more",
-            ),
-            Kind::TooManyConnections => (
-                "too_many_connections",
-                DOWN,
-                "lower `max_connections` or the function's concurrency, go through a transaction \
-                 pooler, or raise the limit",
-            ),
-            Kind::ServerStarting => ("server_starting", DOWN, "it takes a moment: try again"),
-            Kind::ServerStopping => (
-                "server_stopping",
-                DOWN,
-                "a restart or a failover takes a moment: try again",
-            ),
-            Kind::ParameterRefused => (
-                "parameter_refused",
-                BUG,
-                "set `path` to what lies in between, take the parameter out of the URL, and set \
-                 it with ALTER ROLE .. SET",
-            ),
-            Kind::StatementMissing => (
-                "statement_missing",
-                BUG,
-                "behind a transaction pooler set `path` to `Path::TransactionPooler`, and do not \
-                 PREPARE or DEALLOCATE by hand",
-            ),
-            Kind::StatementOutdated => (
-                "statement_outdated",
-                BUG,
-                "it is prepared anew the next time; `query_cached` and `execute_cached` do so at \
-                 once",
-            ),
-            Kind::ReadOnly => (
-                "read_only",
-                BUG,
-                "connect to the primary, and begin a transaction that is not read-only",
-            ),
-            Kind::UniqueViolation => (
-                "unique_violation",
-                StatusCode::CONFLICT,
-                "take another value, or say ON CONFLICT",
-            ),
-            Kind::ConstraintViolation => (
-                "constraint_violation",
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "check the values before they are stored",
-            ),
-            Kind::BadInput => (
-                "bad_input",
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "check the values before they are sent",
-            ),
-            Kind::PermissionDenied => (
-                "permission_denied",
-                BUG,
-                "GRANT it to the role, or connect as another",
-            ),
-            Kind::SerializationFailure => (
-                "serialization_failure",
-                BUG,
-                "run the whole transaction again, as `retry_transaction` does",
-            ),
-            Kind::LockTimeout => (
-                "lock_timeout",
-                BUG,
-                "find who holds it in pg_locks, or wait for longer",
-            ),
-            Kind::StatementTimeout => (
-                "statement_timeout",
-                BUG,
-                "is an index missing, or somebody's lock in the way? else raise \
-                 `statement_timeout`",
-            ),
-            Kind::Cancelled => (
-                "cancelled",
-                BUG,
-                "look for who did: a CancelToken, a deadline, or an administrator",
-            ),
-            Kind::Database => (
-                "database",
-                BUG,
-                "the SQLSTATE says what (PostgreSQL's manual, appendix A), the source the rest",
-            ),
-            Kind::Closed => (
-                "closed",
-                DOWN,
-                "ask for another connection, and mind that the last statement may have been \
-                 executed",
-            ),
-            Kind::Deadline => (
-                "deadline",
-                StatusCode::GATEWAY_TIMEOUT,
-                "do less at a time, or raise the function's time-out",
-            ),
-            Kind::TransactionFailed => (
-                "transaction_failed",
-                BUG,
-                "see to the statement that failed first",
-            ),
-            Kind::TransactionInUse => (
-                "transaction_in_use",
-                BUG,
-                "join the tasks that use it before the handler returns",
-            ),
-            Kind::CommitUnknown => (
-                "commit_unknown",
-                BUG,
-                "look whether the change is there before it is repeated",
-            ),
-        };
-        Facts {
-            name,
-            remedy,
-            status,
+        match self {
+            Kind::Configuration => "configuration",
+            Kind::NotInInvocation => "not_in_invocation",
+            Kind::InvocationEnded => "invocation_ended",
+            Kind::WouldWaitForItself => "would_wait_for_itself",
+            Kind::AcquireTimeout => "acquire_timeout",
+            Kind::ConnectTimeout => "connect_timeout",
+            Kind::Refused => "refused",
+            Kind::NameNotResolved => "name_not_resolved",
+            Kind::NetworkBlocked => "network_blocked",
+            Kind::Unreachable => "unreachable",
+            Kind::Tls => "tls",
+            Kind::Authentication => "authentication",
+            Kind::RoleMissing => "role_missing",
+            Kind::DatabaseMissing => "database_missing",
+            Kind::TenantNotFound => "tenant_not_found",
+            Kind::TooManyConnections => "too_many_connections",
+            Kind::ServerStarting => "server_starting",
+            Kind::ServerStopping => "server_stopping",
+            Kind::ParameterRefused => "parameter_refused",
+            Kind::StatementMissing => "statement_missing",
+            Kind::StatementOutdated => "statement_outdated",
+            Kind::ReadOnly => "read_only",
+            Kind::UniqueViolation => "unique_violation",
+            Kind::ConstraintViolation => "constraint_violation",
+            Kind::BadInput => "bad_input",
+            Kind::PermissionDenied => "permission_denied",
+            Kind::SerializationFailure => "serialization_failure",
+            Kind::LockTimeout => "lock_timeout",
+            Kind::StatementTimeout => "statement_timeout",
+            Kind::Cancelled => "cancelled",
+            Kind::Database => "database",
+            Kind::Closed => "closed",
+            Kind::Deadline => "deadline",
+            Kind::TransactionFailed => "transaction_failed",
+            Kind::TransactionInUse => "transaction_in_use",
+            Kind::CommitUnknown => "commit_unknown",
         }
     }
 }
 
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.facts().name)
+        f.write_str(self.name())
     }
 }
 
@@ -416,6 +271,7 @@ mod tests {
     fn what_may_have_been_done_is_not_to_be_repeated() {
         for kind in [
             ErrorKind::Closed,
+            ErrorKind::ServerStopping,
             ErrorKind::CommitUnknown,
             ErrorKind::Deadline,
             ErrorKind::Cancelled,

@@ -2,7 +2,10 @@
 
 mod connecting;
 mod kind;
+mod pooler;
+mod remedy;
 mod sqlstate;
+mod start;
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -178,11 +181,13 @@ impl Error {
     /// from everybody at once. A connection that was lost is not among them: the last
     /// statement may have been executed.
     pub fn is_retryable(&self) -> bool {
-        // The server may say so of a COMMIT, too.
-        let gave_way =
-            |error: &DbError| Said::by(error).meaning().kind == ErrorKind::SerializationFailure;
         match self.0.kind {
-            ErrorKind::TransactionFailed => self.db_error().is_some_and(gave_way),
+            // Nothing is committed where the server says that it gave way.
+            ErrorKind::TransactionFailed => {
+                self.refused_at_commit() == Some(ErrorKind::SerializationFailure)
+            }
+            // Said before the session began; a session that is ended may have committed.
+            ErrorKind::ServerStopping => self.sqlstate() == Some(&SqlState::CANNOT_CONNECT_NOW),
             kind => kind.is_retryable(),
         }
     }
@@ -193,9 +198,19 @@ impl Error {
         self.0.kind.is_unavailable()
     }
 
-    /// What a caller over HTTP is best told: see [`ErrorKind::status`].
+    /// What a caller over HTTP is best told: see [`ErrorKind::status`]. A deferred
+    /// constraint that is violated at COMMIT counts as if it had been at once.
     pub fn status(&self) -> StatusCode {
-        self.0.kind.status()
+        let at_commit = self.refused_at_commit();
+        at_commit.unwrap_or(self.0.kind).status()
+    }
+
+    /// Why the server refused to commit, if it did.
+    fn refused_at_commit(&self) -> Option<ErrorKind> {
+        match self.0.kind {
+            ErrorKind::TransactionFailed => Some(Said::by(self.db_error()?).meaning().kind),
+            _ => None,
+        }
     }
 
     /// The SQLSTATE, where the server reported one.

@@ -31,59 +31,6 @@ pub(super) struct Meaning {
     pub(super) remedy: Option<&'static str>,
 }
 
-/// Words with which poolers say that they, or what is behind them, are full; what they
-/// mean; and what helps.
-const FULL: &[(&str, &str, &str)] = &[
-    ("MaxClientsInSessionMode", SESSION_POOL, LEAVE_SESSION),
-    ("EMAXCONNSESSION", SESSION_POOL, LEAVE_SESSION),
-    ("EMAXCONN", CLIENTS, FEWER_CLIENTS),
-    ("Max client connections reached", CLIENTS, FEWER_CLIENTS),
-    (
-        "no more connections allowed",
-        "PgBouncer takes no more clients (max_client_conn)",
-        FEWER_CLIENTS,
-    ),
-    (
-        "max_user_client_connections",
-        "PgBouncer takes no more clients of this user (max_user_client_connections)",
-        FEWER_CLIENTS,
-    ),
-    (
-        "max_db_client_connections",
-        "PgBouncer takes no more clients for this database (max_db_client_connections)",
-        FEWER_CLIENTS,
-    ),
-    (
-        "query_wait_timeout",
-        "all of PgBouncer's servers were in use for as long as it waits (query_wait_timeout)",
-        SHORTER,
-    ),
-    ("ECHECKOUTTIMEOUT", POOL_IN_USE, SHORTER),
-    ("unable to check out", POOL_IN_USE, SHORTER),
-    (
-        "Timed-out waiting to acquire database connection",
-        POOL_IN_USE,
-        SHORTER,
-    ),
-    (
-        "Too many database connection attempts are currently ongoing",
-        "the pooler has too many connection attempts under way",
-        FEWER_CLIENTS,
-    ),
-];
-
-const SESSION_POOL: &str =
-    "the session pooler has given out all of its pool_size, one for each client";
-const CLIENTS: &str = "the pooler takes no more clients";
-const POOL_IN_USE: &str = "all of the pooler's servers were in use for as long as it waits";
-
-const LEAVE_SESSION: &str = "use the transaction pooler (port 6543 on Supabase) with `Path::TransactionPooler`, or \
-     connections per invocation";
-const FEWER_CLIENTS: &str =
-    "lower `max_connections` or the function's concurrency, or raise the pooler's limit";
-const SHORTER: &str =
-    "look for what holds them, such as a long transaction, or give the pooler more of them";
-
 impl<'a> Said<'a> {
     pub(super) fn by(error: &'a DbError) -> Self {
         Said {
@@ -102,166 +49,12 @@ impl<'a> Said<'a> {
             .unwrap_or_else(|| self.server())
     }
 
-    fn says(&self, words: &str) -> bool {
+    pub(super) fn says(&self, words: &str) -> bool {
         self.message.contains(words)
     }
 
-    fn says_any(&self, words: &[&str]) -> bool {
+    pub(super) fn says_any(&self, words: &[&str]) -> bool {
         words.iter().any(|words| self.says(words))
-    }
-
-    /// What PgBouncer, Supavisor, RDS Proxy and Neon's proxy say by words of their own,
-    /// mostly under 08P01 and XX000.
-    ///
-    /// They are no interface and change from one release to the next: a text that is not
-    /// known falls back to its code.
-    fn pooler(&self) -> Option<Meaning> {
-        if !matches!(
-            self.code,
-            "08P01" | "08006" | "XX000" | "53300" | "0A000" | "28000"
-        ) && !self.at_start
-        {
-            return None;
-        }
-        if let Some((_, cause, remedy)) = FULL.iter().find(|(words, ..)| self.says(words)) {
-            return Some(advised(ErrorKind::TooManyConnections, cause, remedy));
-        }
-        let lower = self.message.to_ascii_lowercase();
-        if lower.contains("tenant") && lower.contains("not found") {
-            return Some(plain(
-                ErrorKind::TenantNotFound,
-                "the pooler knows no such tenant or user",
-            ));
-        }
-        if self.says_any(&["no such user", "no such database"]) {
-            let (kind, cause, remedy) = match self.says("no such user") {
-                true => (
-                    ErrorKind::RoleMissing,
-                    "PgBouncer knows no such user",
-                    "add it to PgBouncer's auth_file, or set auth_query",
-                ),
-                false => (
-                    ErrorKind::DatabaseMissing,
-                    "PgBouncer knows no such database",
-                    "add it to the section [databases] of PgBouncer's configuration, or correct \
-                     the name at the end of the URL",
-                ),
-            };
-            return Some(advised(kind, cause, remedy));
-        }
-        if self.says("unsupported startup parameter") {
-            let name = self.message.rsplit(": ").next().and_then(name);
-            let cause = match name {
-                Some(name) => format!("PgBouncer does not take {name} at start-up"),
-                None => "PgBouncer does not take a parameter at start-up".to_owned(),
-            };
-            return Some(Meaning {
-                kind: ErrorKind::ParameterRefused,
-                cause,
-                remedy: Some(
-                    "set `path` to `Path::TransactionPooler` or `Path::SessionPooler`, take the \
-                     parameter out of the URL and set it with ALTER ROLE .. SET, or add it to \
-                     PgBouncer's ignore_startup_parameters",
-                ),
-            });
-        }
-        if self.says("RDS Proxy") {
-            return Some(advised(
-                ErrorKind::ParameterRefused,
-                "RDS Proxy does not take what was asked for at start-up",
-                "set `path` to `Path::RdsProxy`, take `options` out of the URL, and set \
-                 parameters with ALTER ROLE .. SET",
-            ));
-        }
-        if self.says("connection is insecure") {
-            return Some(advised(
-                ErrorKind::Tls,
-                "the server takes no connection without TLS",
-                "set sslmode=verify-full",
-            ));
-        }
-        if self.says_any(&[
-            "server_login_retry",
-            "cannot connect to server",
-            "server connection crashed",
-            "EDBHANDLEREXITED",
-            "DbHandler exited",
-        ]) {
-            return Some(advised(
-                ErrorKind::Unreachable,
-                "the pooler is there, and cannot reach the server behind it",
-                "is the server running, and does the pooler have the right password for it?",
-            ));
-        }
-        if self.says_any(&["pooler is shut down", "pgbouncer is shutting down"]) {
-            return Some(plain(
-                ErrorKind::ServerStopping,
-                "the pooler is shutting down",
-            ));
-        }
-        None
-    }
-
-    /// What the server says in answer to a start-up packet.
-    fn start(&self) -> Option<Meaning> {
-        match self.code {
-            "28000" if self.says("no pg_hba.conf entry") => {
-                Some(match self.says_any(&["no encryption", "SSL off"]) {
-                    true => advised(
-                        ErrorKind::Tls,
-                        "the server lets nobody in from here without TLS (pg_hba.conf)",
-                        "set sslmode=verify-full; if that is set, add a line to pg_hba.conf for \
-                         this address, user and database",
-                    ),
-                    false => advised(
-                        ErrorKind::Authentication,
-                        "the server lets nobody in from here with this user and database \
-                         (pg_hba.conf)",
-                        "add a line to its pg_hba.conf, or correct user and database",
-                    ),
-                })
-            }
-            "28000" if self.says("role") && self.says("does not exist") => Some(plain(
-                ErrorKind::RoleMissing,
-                "the role to connect as does not exist",
-            )),
-            "28000" if self.says("not permitted to log in") => Some(advised(
-                ErrorKind::Authentication,
-                "the role may not log in",
-                "ALTER ROLE .. LOGIN, or connect as another",
-            )),
-            "28P01" => Some(advised(
-                ErrorKind::Authentication,
-                "the server does not accept this user with this password",
-                "check both, reserved characters of the password percent-encoded; the server says \
-                 the same of a role that does not exist",
-            )),
-            "28000" => Some(plain(
-                ErrorKind::Authentication,
-                "the server does not accept this user",
-            )),
-            "3D000" => Some(plain(
-                ErrorKind::DatabaseMissing,
-                "the database to connect to does not exist",
-            )),
-            "42704" | "22023" | "42501" | "22P02" if self.at_start => {
-                let quoted = self.message.split('"').nth(1).and_then(name);
-                let cause = match quoted {
-                    Some(name) => format!("the server does not take {name} at start-up"),
-                    None => "the server does not take a parameter at start-up".to_owned(),
-                };
-                Some(Meaning {
-                    kind: ErrorKind::ParameterRefused,
-                    cause,
-                    remedy: Some("correct it, or take it out of `options` in the URL"),
-                })
-            }
-            "57014" if self.says("authentication") => Some(plain(
-                ErrorKind::ConnectTimeout,
-                "the server waited too long for the authentication",
-            )),
-            _ => None,
-        }
     }
 
     fn server(&self) -> Meaning {
@@ -481,7 +274,7 @@ impl Meaning {
     }
 }
 
-fn plain(kind: ErrorKind, cause: &str) -> Meaning {
+pub(super) fn plain(kind: ErrorKind, cause: &str) -> Meaning {
     Meaning {
         kind,
         cause: cause.to_owned(),
@@ -489,7 +282,7 @@ fn plain(kind: ErrorKind, cause: &str) -> Meaning {
     }
 }
 
-fn advised(kind: ErrorKind, cause: &str, remedy: &'static str) -> Meaning {
+pub(super) fn advised(kind: ErrorKind, cause: &str, remedy: &'static str) -> Meaning {
     Meaning {
         remedy: Some(remedy),
         ..plain(kind, cause)
@@ -497,7 +290,7 @@ fn advised(kind: ErrorKind, cause: &str, remedy: &'static str) -> Meaning {
 }
 
 /// The name of a parameter; `None` if it does not look like one.
-fn name(text: &str) -> Option<&str> {
+pub(super) fn parameter(text: &str) -> Option<&str> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
     (!text.is_empty() && text.len() < 64 && text.chars().all(fits)).then_some(text)
 }
@@ -529,51 +322,6 @@ mod tests {
                 Kind::TooManyConnections,
             ),
             (
-                "XX000",
-                "MaxClientsInSessionMode: max clients reached - in Session mode max clients are \
-                 limited to pool_size",
-                Kind::TooManyConnections,
-            ),
-            (
-                "XX000",
-                "(EMAXCONNSESSION) max clients reached in session mode",
-                Kind::TooManyConnections,
-            ),
-            (
-                "XX000",
-                "Max client connections reached",
-                Kind::TooManyConnections,
-            ),
-            ("XX000", "Tenant or user not found", Kind::TenantNotFound),
-            (
-                "XX000",
-                "(ENOTFOUND) tenant/user postgres.abc not found",
-                Kind::TenantNotFound,
-            ),
-            (
-                "08P01",
-                "no more connections allowed (max_client_conn)",
-                Kind::TooManyConnections,
-            ),
-            ("08P01", "query_wait_timeout", Kind::TooManyConnections),
-            ("08P01", "no such user: app", Kind::RoleMissing),
-            ("08P01", "no such database: shop", Kind::DatabaseMissing),
-            (
-                "08P01",
-                "unsupported startup parameter: extra_float_digits",
-                Kind::ParameterRefused,
-            ),
-            (
-                "08P01",
-                "server login has been failing, try again later (server_login_retry)",
-                Kind::Unreachable,
-            ),
-            (
-                "0A000",
-                "Feature not supported: RDS Proxy currently doesn't support command-line options.",
-                Kind::ParameterRefused,
-            ),
-            (
                 "57P03",
                 "the database system is starting up",
                 Kind::ServerStarting,
@@ -592,27 +340,6 @@ mod tests {
                 "57P01",
                 "terminating connection due to administrator command",
                 Kind::ServerStopping,
-            ),
-            (
-                "3D000",
-                "database \"x\" does not exist",
-                Kind::DatabaseMissing,
-            ),
-            ("28000", "role \"x\" does not exist", Kind::RoleMissing),
-            (
-                "28P01",
-                "password authentication failed for user \"x\"",
-                Kind::Authentication,
-            ),
-            (
-                "28000",
-                "no pg_hba.conf entry for host \"::1\", user \"x\", database \"x\", no encryption",
-                Kind::Tls,
-            ),
-            (
-                "28000",
-                "no pg_hba.conf entry for host \"::1\", user \"x\", database \"x\", SSL encryption",
-                Kind::Authentication,
             ),
             (
                 "26000",
@@ -683,22 +410,6 @@ mod tests {
         ] {
             assert_eq!(said(code, message).meaning().kind, kind, "{code} {message}");
         }
-    }
-
-    #[test]
-    fn a_parameter_is_named_and_nothing_that_only_looks_like_one() {
-        let refused = |message| said("08P01", message).meaning().cause;
-        assert!(refused("unsupported startup parameter: search_path").contains("search_path"));
-        let odd = refused("unsupported startup parameter: a b\nc");
-        assert_eq!(odd, "PgBouncer does not take a parameter at start-up");
-        let start = Said {
-            at_start: true,
-            ..said("42704", "unrecognized configuration parameter \"a.b\"")
-        };
-        assert_eq!(start.meaning().kind, ErrorKind::ParameterRefused);
-        assert!(start.meaning().cause.contains("a.b"));
-        let later = said("42704", "unrecognized configuration parameter \"a.b\"");
-        assert_eq!(later.meaning().kind, ErrorKind::Database);
     }
 
     #[test]

@@ -76,7 +76,9 @@ impl Connection {
 
     /// Prepares a statement, or finds it prepared already: a statement that is
     /// repeated, in this invocation or a later one on the same connection, costs one
-    /// round trip. At most `statement_cache` of them are kept.
+    /// round trip. At most `statement_cache` of them are kept, and none once the server has
+    /// said that the schema has changed under one.
+    /// [`query_cached`](Connection::query_cached) and its like prepare and execute in one.
     ///
     /// # Errors
     ///

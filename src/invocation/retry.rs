@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use super::finish::is_final;
 use super::transaction;
 use super::{Caller, Connection, IsolationLevel, invocation};
 use crate::backoff::Backoff;
@@ -229,7 +230,7 @@ impl TransactionRetry<'_> {
                 let error = match transaction.commit().await {
                     Ok(()) if session.wire().committed() => return Ended::Done(Ok(value)),
                     Ok(()) => transaction::failed(),
-                    Err(error) if error.as_db_error().is_some() => transaction::refused(error),
+                    Err(error) if is_final(&error) => transaction::refused(error),
                     Err(error) => transaction::unknown().with_source(error),
                 };
                 return match error.is_retryable() {
