@@ -42,6 +42,7 @@
 //! | mounting it: `lambda_http`, Lambda events, axum, Vercel, any tower service | [`DatabaseLayer`] |
 //! | a connection: a [`tokio_postgres::Client`] that is brought to rest | [`connection()`], [`Connection`] |
 //! | a transaction that the response decides | [`transaction()`], [`Transaction`] |
+//! | one of your own that is run again after a serialization failure | [`retry_transaction()`], [`Connection::retry_transaction`] |
 //! | tasks, clean-ups, streaming | [`Invocation`] |
 //! | the same without a host: tests, jobs, `main` | [`Database::invocation`] |
 //! | settings, and whether connections outlive an invocation | [`Config`], [`ConnectionLifetime`] |
@@ -69,6 +70,7 @@
 //! | `axum` | the extractors [`Connection`], [`Transaction`] and [`Invocation`] |
 //! | `aws` | IAM tokens for RDS, Aurora and Aurora DSQL; Secrets Manager |
 
+mod backoff;
 mod clock;
 mod config;
 mod connect;
@@ -101,7 +103,7 @@ pub use host::event::{EventError, EventFuture};
 pub use host::vercel::VercelFuture;
 pub use invocation::{
     CancelToken, Connection, Invocation, IsolationLevel, Savepoint, Transaction,
-    TransactionBuilder, connection, invocation, transaction,
+    TransactionBuilder, TransactionRetry, connection, invocation, retry_transaction, transaction,
 };
 pub use layer::{Body, DatabaseLayer, DatabaseService, ResponseFuture};
 pub use teardown::{Outcome, Step, Teardown};

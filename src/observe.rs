@@ -46,6 +46,13 @@ pub(crate) fn unverified(host: &str) {
     );
 }
 
+/// No connection was made, and it is tried again.
+pub(crate) fn connecting_again(error: &crate::Error, delay: Duration) {
+    let kind = error.kind();
+    let sqlstate = error.sqlstate().map(|state| state.code());
+    tracing::debug!(target: TARGET, %kind, sqlstate, ?delay, "connecting again");
+}
+
 /// A kept connection turned out to be dead, or too old, and was replaced.
 pub(crate) fn discarded(process: i32, why: &'static str) {
     tracing::debug!(target: TARGET, process, why, "discarded a kept connection");

@@ -36,7 +36,7 @@ use crate::error::Result;
 #[non_exhaustive]
 pub struct Config {
     /// Where the server is and who we are: hosts, ports, user, password, database,
-    /// `application_name`, `options`. What it says of TLS, time-outs and keepalives,
+    /// `application_name`, `options`, keepalives. What it says of TLS and time-outs,
     /// `target_session_attrs` and `load_balance_hosts` is not used.
     pub server: tokio_postgres::Config,
     /// Who is asked for the password at every connect, instead of what `server` says.

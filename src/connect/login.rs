@@ -85,7 +85,7 @@ impl<'a> Logins<'a> {
 fn attempt(config: &Config, target: &Target) -> Attempt {
     let user = config.server.get_user().map(str::to_owned);
     let (host, port) = match target {
-        Target::Tcp { address, host } => (host.clone(), address.port()),
+        Target::Tcp { address, host, .. } => (host.clone(), address.port()),
         #[cfg(unix)]
         Target::Unix(path) => (path.display().to_string(), 0),
     };

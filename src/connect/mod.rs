@@ -7,6 +7,8 @@
 
 mod dial;
 mod login;
+mod place;
+mod retry;
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -14,7 +16,7 @@ use std::sync::Once;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_postgres::config::{self, Host, SslMode, SslNegotiation};
 use tokio_postgres::tls::TlsConnect;
 
@@ -22,11 +24,16 @@ pub(crate) use dial::Target;
 use login::Logins;
 
 use crate::config::{ChannelBinding, Config, Path, TlsMode};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Goal, Phase, Result};
 use crate::net::Socket;
 use crate::observe;
 use crate::tls;
 use crate::wire::{Guard, Refusal, Stream, Transport, Wire};
+use retry::Time;
+
+/// How long one of several addresses may take to answer before the next has its turn: a
+/// lost SYN is repeated after 1 s (RFC 6298, section 2).
+const TURN: Duration = Duration::from_secs(3);
 
 /// How a database is dialled: what stays the same from one session to the next.
 #[derive(Debug)]
@@ -60,42 +67,91 @@ impl Connector {
         &self.config
     }
 
-    /// Connects and authenticates, within the configured time and at most `left`.
+    /// Connects and authenticates, within the configured time and at most three
+    /// quarters of what is `left`. What can heal is tried again.
     pub(crate) async fn open(&self, left: Option<Duration>) -> Result<Opened> {
-        let limit = self.config.connect_timeout;
-        let limit = left.map_or(limit, |left| left.min(limit));
-        match timeout(limit, self.start()).await {
-            Ok(opened) => opened,
-            Err(_) => Err(Error::new(
-                ErrorKind::ConnectTimeout,
-                format!("connecting to the database took longer than {limit:.1?}"),
-            )),
-        }
-    }
-
-    async fn start(&self) -> Result<Opened> {
+        let time = Time::new(self.config.connect_timeout, left);
+        let mut backoff = retry::backoff();
         let mut logins = Logins::new(&self.config);
         loop {
-            match self.start_as(&mut logins).await {
-                Err(error) if logins.renew(&error).await => {}
-                result => return result,
+            let error = match self.start(&time, &mut logins).await {
+                Ok(opened) => return Ok(opened),
+                Err(error) => error,
+            };
+            // Another password may do better.
+            if let Ok(true) = timeout_at(time.until, logins.renew(&error)).await {
+                continue;
             }
+            let Some(delay) = retry::delay(&error, &time, &mut backoff) else {
+                return Err(error);
+            };
+            observe::connecting_again(&error, delay);
+            sleep(delay).await;
         }
     }
 
-    async fn start_as(&self, logins: &mut Logins<'_>) -> Result<Opened> {
+    /// Tries each host in turn, and each of its addresses, until a session begins.
+    async fn start(&self, time: &Time, logins: &mut Logins<'_>) -> Result<Opened> {
+        let endpoints: Vec<_> = dial::endpoints(&self.config.server).collect();
+        let mut last = None;
+        for (at, endpoint) in endpoints.iter().enumerate() {
+            let hosts = endpoints.len() - at;
+            let resolve = timeout_at(time.turn(hosts, TURN), endpoint.targets());
+            let targets = match resolve.await {
+                Ok(targets) => targets,
+                Err(_) => Err(Error::connecting_took(Phase::Resolve, time.whole(), None)),
+            };
+            let targets = match targets {
+                Ok(targets) => targets,
+                Err(error) => {
+                    last = Some(error);
+                    continue;
+                }
+            };
+            for (at, target) in targets.iter().enumerate() {
+                let turns = hosts - 1 + targets.len() - at;
+                match self.start_at(target, time, turns, logins).await {
+                    Ok(opened) => return Ok(opened),
+                    Err(error) if retry::may_go_elsewhere(&error) => last = Some(error),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::configuration("no host is given")))
+    }
+
+    /// Dials one of `turns` addresses that are left, and begins a session there.
+    async fn start_at(
+        &self,
+        target: &Target,
+        time: &Time,
+        turns: usize,
+        logins: &mut Logins<'_>,
+    ) -> Result<Opened> {
+        let took = |phase, after| Error::connecting_took(phase, after, Some(target.dialled()));
+        let begin = Instant::now();
+        let turn = time.turn(turns, TURN);
+        // Once it has answered it may take all the time that is left.
+        let socket = timeout_at(turn, target.dial())
+            .await
+            .map_err(|_| took(Phase::Connect, turn - begin))?
+            .map_err(|error| Error::not_connected(target.dialled(), error))?;
+        let round_trip = begin.elapsed();
+        let way = timeout_at(time.until, self.encrypt(target, socket.clone()))
+            .await
+            .map_err(|_| took(Phase::Tls, time.whole()))??;
         let config = &self.config;
-        let (socket, target, round_trip) = dial::any(&config.server).await?;
-        let way = self.encrypt(&target, socket.clone()).await?;
-        let bound = self.bound(&target, &way)?;
-        let safe = way.verified || is_here(&target);
+        let bound = self.bound(target, &way)?;
+        let safe = way.verified || is_here(target);
         let unnamed = config.path == Path::TransactionPooler;
         let (wire, stream) = Wire::new(way.transport, way.binding, unnamed);
         let tls = config.tls.clone();
         wire.guard(Guard::new(move |method| tls.permits(method, safe), bound));
 
         let mut server = config.server.clone();
-        logins.apply(&target, &mut server).await?;
+        timeout_at(time.until, logins.apply(target, &mut server))
+            .await
+            .map_err(|_| took(Phase::Credentials, time.whole()))??;
         match config.tls.channel_binding {
             ChannelBinding::Disable => server.channel_binding(config::ChannelBinding::Disable),
             ChannelBinding::Require => server.channel_binding(config::ChannelBinding::Require),
@@ -106,20 +162,24 @@ impl Connector {
         if let Some(options) = config.startup_options() {
             server.options(options);
         }
-        let (client, connection) =
-            server
-                .connect_raw(stream, AsItIs)
-                .await
-                .map_err(|error| match wire.refused() {
-                    Some(refusal) => self.distrusted(&target, refusal).with_source(error),
-                    None => self.refused(&target, error),
-                })?;
+        let goal = Goal {
+            target,
+            user: server.get_user(),
+            database: server.get_dbname(),
+        };
+        let (client, connection) = timeout_at(time.until, server.connect_raw(stream, AsItIs))
+            .await
+            .map_err(|_| took(Phase::Authenticate, time.whole()))?
+            .map_err(|error| match wire.refused() {
+                Some(refusal) => self.distrusted(target, refusal).with_source(error),
+                None => self.not_started(target, goal, error),
+            })?;
         Ok(Opened {
             client,
             connection,
             wire,
             socket,
-            target,
+            target: target.clone(),
             round_trip,
         })
     }
@@ -222,12 +282,13 @@ impl Connector {
         Error::new(ErrorKind::Tls, message)
     }
 
-    fn refused(&self, target: &Target, error: tokio_postgres::Error) -> Error {
+    /// The session did not begin.
+    fn not_started(&self, target: &Target, goal: Goal<'_>, error: tokio_postgres::Error) -> Error {
         let host = target.host().unwrap_or_default();
-        if let Some(message) = tls::explain_later(&self.config.tls, host, &error) {
-            return Error::new(ErrorKind::Tls, message).with_source(error);
+        match tls::explain_later(&self.config.tls, host, &error) {
+            Some(message) => Error::new(ErrorKind::Tls, message).with_source(error),
+            None => Error::not_started(goal, error),
         }
-        refused(target, error)
     }
 }
 
@@ -268,16 +329,6 @@ fn without_tls(host: &str) -> &'static str {
              else turn TLS on there"
         }
     }
-}
-
-fn refused(target: &Target, error: tokio_postgres::Error) -> Error {
-    let kind = match error.as_db_error() {
-        Some(_) => ErrorKind::Database,
-        None => ErrorKind::Closed,
-    };
-    let code = error.code().map(|code| format!(" ({})", code.code()));
-    let code = code.unwrap_or_default();
-    Error::new(kind, format!("{target} refused the connection{code}")).with_source(error)
 }
 
 /// SSLRequest (manual, "SSL Session Encryption"). No more than the one byte of the

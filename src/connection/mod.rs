@@ -198,13 +198,19 @@ impl Session {
         self.driver.wake();
     }
 
-    /// A statement prepared on this session before, or now.
+    /// A statement prepared on this session before, or now. Once the server has said that
+    /// one does not fit the schema any more, none that was prepared before is trusted.
     pub(crate) async fn prepare(
         &self,
         client: &Client,
         sql: &str,
         types: &[tokio_postgres::types::Type],
     ) -> Result<Statement, tokio_postgres::Error> {
+        if self.wire.take_outdated() {
+            self.statements.clear();
+            // The types that they had been prepared with may be others, too.
+            client.clear_type_cache();
+        }
         self.statements.prepare(client, sql, types).await
     }
 }

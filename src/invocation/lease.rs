@@ -71,7 +71,9 @@ impl Connection {
 
     /// Prepares a statement, or finds it prepared already: a statement that is
     /// repeated, in this invocation or a later one on the same connection, costs one
-    /// round trip. At most `statement_cache` of them are kept.
+    /// round trip. At most `statement_cache` of them are kept, and none once the server has
+    /// said that the schema has changed under one.
+    /// [`query_cached`](Connection::query_cached) and its like prepare and execute in one.
     ///
     /// # Errors
     ///
@@ -128,6 +130,12 @@ impl Connection {
             number,
             invocation: Arc::downgrade(invocation),
         }
+    }
+
+    /// What the handler has left; nothing once its invocation is gone.
+    pub(super) fn left(&self) -> Option<Duration> {
+        let invocation = self.invocation.upgrade();
+        invocation.map_or(Some(Duration::ZERO), |invocation| invocation.left())
     }
 
     pub(super) fn session(&self) -> &Arc<Session> {

@@ -163,6 +163,22 @@ impl Wire {
         self.state().tracker.forget_residue();
     }
 
+    /// The SQLSTATE of the last error that the server reported.
+    pub(crate) fn error(&self) -> Option<[u8; 5]> {
+        self.state().tracker.error()
+    }
+
+    /// What the server has reported so far does not count.
+    pub(crate) fn forget_error(&self) {
+        self.state().tracker.forget_error();
+    }
+
+    /// Whether the server has said, since this was last asked, that a prepared statement
+    /// is not there or does not fit the schema any more.
+    pub(crate) fn take_outdated(&self) -> bool {
+        self.state().tracker.take_outdated()
+    }
+
     /// Round trips made on this connection so far.
     pub(crate) fn round_trips(&self) -> u64 {
         self.state().round_trips
