@@ -194,7 +194,7 @@ enum Remedy {
 
 /// What the session state that was left calls for.
 fn remedy(snapshot: &Snapshot, config: &Config) -> Remedy {
-    if snapshot.residue.statements {
+    if snapshot.residue.driver {
         return Remedy::Close;
     }
     let wanted = match config.reset {
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn what_each_path_allows() {
-        let snapshot = |state, statements| Snapshot {
+        let snapshot = |state, driver| Snapshot {
             status: Some(TransactionStatus::Idle),
             settled: true,
             flushed: true,
@@ -232,7 +232,7 @@ mod tests {
             lost: false,
             gone: false,
             ended: false,
-            residue: Residue { state, statements },
+            residue: Residue { state, driver },
         };
         let clean = snapshot(false, false);
         let dirty = snapshot(true, false);

@@ -17,15 +17,16 @@ pub(crate) const SET_LOCAL: &str = "select pg_catalog.set_config($1, $2, true)";
 pub(crate) struct Residue {
     /// Parameters, locks, temporary tables, ...: a reset removes them.
     pub(crate) state: bool,
-    /// Prepared statements that the driver counts on are gone, or others are
-    /// there that no reset removes: only closing helps.
-    pub(crate) statements: bool,
+    /// What the driver counts on is not so: its prepared statements are gone, others are
+    /// there that no reset removes, or one answer more comes than it expects. Only
+    /// closing helps.
+    pub(crate) driver: bool,
 }
 
 impl Residue {
     pub(super) fn merge(&mut self, other: Residue) {
         self.state |= other.state;
-        self.statements |= other.statements;
+        self.driver |= other.driver;
     }
 }
 
@@ -85,7 +86,7 @@ pub(super) fn of_tag(tag: &[u8], sets_are_local: bool) -> Residue {
     match tag {
         b"SET" => residue.state = !sets_are_local,
         b"LISTEN" | b"DO" | b"CALL" | b"RESET" => residue.state = true,
-        b"DISCARD ALL" | b"DEALLOCATE ALL" | b"PREPARE" => residue.statements = true,
+        b"DISCARD ALL" | b"DEALLOCATE ALL" | b"PREPARE" => residue.driver = true,
         _ => {}
     }
     residue
@@ -177,7 +178,7 @@ mod tests {
         assert!(!state("SET", true));
         assert!(state("LISTEN", false) && state("DO", false) && state("CALL", false));
         assert!(!state("UPDATE 1", false) && !state("SELECT 1", false));
-        assert!(of_tag(b"DISCARD ALL", false).statements);
-        assert!(of_tag(b"PREPARE", false).statements);
+        assert!(of_tag(b"DISCARD ALL", false).driver);
+        assert!(of_tag(b"PREPARE", false).driver);
     }
 }

@@ -45,6 +45,8 @@ pub(super) struct Unit {
     pub(super) changes: bool,
     /// The server waits for COPY data.
     pub(super) copy_in: bool,
+    /// The end of its COPY is on its way, before the server has begun one.
+    pub(super) ends_early: bool,
     /// Each SET in it ends with the transaction.
     pub(super) sets_are_local: bool,
     /// The answers to what the wire itself put in front, still to be swallowed.
@@ -121,12 +123,19 @@ impl Tracker {
 
     /// CopyDone or CopyFail.
     pub(super) fn sent_copy_end(&mut self) {
-        match self.owed.front_mut() {
-            Some(unit) if unit.copy_in => unit.copy_in = false,
-            _ => {
-                let open = self.open();
-                open.copy_in = false;
-                open.changes = true;
+        if let Some(unit) = self.owed.front_mut().filter(|unit| unit.copy_in) {
+            unit.copy_in = false;
+            return;
+        }
+        let open = self.open();
+        let expected = std::mem::take(&mut open.copy_in);
+        open.changes = true;
+        if !expected {
+            // Given up before the server asked for data. If it never does, one more Sync
+            // is answered than tokio-postgres expects.
+            match self.owed.back_mut() {
+                Some(unit) => unit.ends_early = true,
+                None => self.residue.driver = true,
             }
         }
     }
@@ -197,6 +206,8 @@ impl Tracker {
             return None;
         };
         self.status = Some(status);
+        // What tokio-postgres takes for the next request's answer is this one's.
+        self.residue.driver |= unit.ends_early;
         Some(Answered {
             begins: unit.begins,
             failed: unit.failed,
