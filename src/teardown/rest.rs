@@ -58,6 +58,9 @@ pub(crate) async fn rest(
     };
     let remedy = remedy(&snapshot, config);
     if !keep || remedy == Remedy::Close {
+        if config.path != Path::Direct {
+            leave(&home, &snapshot, &mut outcome, budget).await;
+        }
         return close(session, outcome, budget).await;
     }
     let rolls_back = snapshot.status != Some(TransactionStatus::Idle);
@@ -88,6 +91,20 @@ pub(crate) async fn rest(
     Rested {
         outcome,
         home: Some(home),
+    }
+}
+
+/// What a pooler is owed before it is told goodbye: it acknowledges that at once, but its
+/// server rolls back a moment later; and it throws away a server that still has
+/// something to answer, be it the Close of a statement.
+async fn leave(home: &Home, snapshot: &Snapshot, outcome: &mut Outcome, budget: &Budget) {
+    if snapshot.status != Some(TransactionStatus::Idle) {
+        let rolled_back = timeout(budget.step(), home.batch_execute("ROLLBACK")).await;
+        if let Ok(Ok(())) = rolled_back {
+            outcome.did(Step::RolledBack);
+        }
+    } else if snapshot.owed {
+        let _ = timeout(budget.grace(), home.check_connection()).await;
     }
 }
 
@@ -226,6 +243,7 @@ mod tests {
         let snapshot = |state, driver| Snapshot {
             status: Some(TransactionStatus::Idle),
             settled: true,
+            owed: false,
             flushed: true,
             reads: true,
             copying_in: false,

@@ -53,6 +53,8 @@ pub(crate) struct Snapshot {
     /// No answer is owed that could change the status, and nothing that the
     /// writer above gave us is still here.
     pub(crate) settled: bool,
+    /// Some answer is owed, if only that of a Close.
+    pub(crate) owed: bool,
     /// The last operation above was a completed flush: right after the
     /// tokio-postgres connection was polled to `Pending` this proves that its
     /// queue is empty.
@@ -115,6 +117,7 @@ impl Wire {
         Snapshot {
             status: state.tracker.status(),
             settled: state.is_settled(),
+            owed: state.tracker.owed() > 0,
             flushed: state.flushed,
             reads: state.reads,
             copying_in: state.tracker.is_copying_in(),
