@@ -85,7 +85,10 @@ mod tls;
 mod warm_up;
 mod wire;
 
-pub use config::{Config, ConnectionLifetime, Path, Reset, Roots, Tls, TlsMode};
+pub use config::{
+    Config, ConfigBuilder, ConnectionLifetime, DirectEndpoint, Endpoint, Path, Reset, Roots,
+    TargetSessionAttrs, Tls, TlsMode,
+};
 pub use database::Database;
 pub use deadline::Deadline;
 pub use error::{Error, ErrorKind, Result};
@@ -114,6 +117,8 @@ pub mod fuzzing {
 mod pages {
     #[doc = include_str!("../README.md")]
     mod readme {}
+    #[doc = include_str!("../docs/configuration.md")]
+    mod configuration {}
     #[doc = include_str!("../docs/other-drivers.md")]
     mod other_drivers {}
 }

@@ -1,7 +1,82 @@
 //! How a connection is encrypted and whom it trusts.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
+
+use tokio_postgres::config::Host;
+
+use crate::error::{Error, Result};
+
+/// What was said of TLS and authentication, by libpq's names and as it was written
+/// (manual, "Parameter Key Words").
+#[derive(Clone, Default)]
+#[allow(dead_code)]
+pub(crate) struct TlsParameters {
+    pub(crate) sslmode: Option<String>,
+    pub(crate) sslrootcert: Option<String>,
+    pub(crate) sslcert: Option<String>,
+    pub(crate) sslkey: Option<String>,
+    pub(crate) sslnegotiation: Option<String>,
+    pub(crate) sslsni: Option<String>,
+    pub(crate) channel_binding: Option<String>,
+    pub(crate) require_auth: Option<String>,
+}
+
+impl Tls {
+    /// Reads `parameters`; what they leave open depends on where `server` is.
+    pub(crate) fn from_parameters(
+        parameters: &TlsParameters,
+        server: &tokio_postgres::Config,
+    ) -> Result<Self> {
+        let roots = match parameters.sslrootcert.as_deref() {
+            None | Some("system") => None,
+            Some(pem) if pem.starts_with("-----BEGIN") => Some(Roots::Pem(pem.to_owned())),
+            Some(file) => Some(Roots::File(file.into())),
+        };
+        let mode = match parameters.sslmode.as_deref() {
+            None if is_local(server) => TlsMode::Prefer,
+            None | Some("verify-full") => TlsMode::VerifyFull,
+            Some("verify-ca") => TlsMode::VerifyCa,
+            // libpq: a root certificate turns `require` into `verify-ca`.
+            Some("require") if roots.is_some() => TlsMode::VerifyCa,
+            Some("require") => TlsMode::Encrypt,
+            Some("prefer" | "allow") => TlsMode::Prefer,
+            Some("disable") => TlsMode::Disable,
+            Some(other) => {
+                return Err(Error::configuration(format!(
+                    "sslmode={other} is none of disable, prefer, require, verify-ca, verify-full"
+                )));
+            }
+        };
+        let direct = match parameters.sslnegotiation.as_deref() {
+            None | Some("postgres") => false,
+            Some("direct") => true,
+            Some(other) => {
+                return Err(Error::configuration(format!(
+                    "sslnegotiation={other} is neither postgres nor direct"
+                )));
+            }
+        };
+        Ok(Tls {
+            mode,
+            roots,
+            direct,
+        })
+    }
+}
+
+/// Nobody else is on the way: loopback, or a socket of this machine.
+fn is_local(server: &tokio_postgres::Config) -> bool {
+    let hosts = server.get_hosts().iter().all(|host| match host {
+        Host::Tcp(name) => {
+            name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        }
+        #[cfg(unix)]
+        Host::Unix(_) => true,
+    });
+    hosts && server.get_hostaddrs().iter().all(IpAddr::is_loopback)
+}
 
 /// How a connection is encrypted and whom it trusts.
 #[derive(Clone, Default)]

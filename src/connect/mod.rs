@@ -84,6 +84,10 @@ impl Connector {
             .connect_raw(stream, AsItIs)
             .await
             .map_err(|error| refused(&target, error))?;
+        config
+            .target_session_attrs
+            .check(|name| connection.parameter(name))
+            .map_err(|why| Error::new(ErrorKind::Unreachable, format!("{target} {why}")))?;
         Ok(Opened {
             client,
             connection,

@@ -1,0 +1,319 @@
+//! Where a server is reached, as parameters say.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio_postgres::config::Host;
+
+use super::parameters::Parameters;
+use super::tls::TlsParameters;
+use super::{Path, TargetSessionAttrs, Tls};
+use crate::error::{Error, Result};
+
+/// The port of PostgreSQL (IANA).
+pub(super) const PORT: u16 = 5432;
+
+/// Longer than any invocation.
+const UNLIMITED: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Which of two ways to a database is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Endpoint {
+    /// The one that the URL names, whatever it is (`DATABASE_URL` and friends).
+    #[default]
+    Pooled,
+    /// [`Config::direct`](crate::Config::direct): past a pooler that is down.
+    Direct,
+}
+
+/// A way to the same database that leads past its pooler.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct DirectEndpoint {
+    /// As [`Config::server`](crate::Config::server).
+    pub server: tokio_postgres::Config,
+    /// As [`Config::tls`](crate::Config::tls).
+    pub tls: Tls,
+    /// As [`Config::path`](crate::Config::path): it may be a session pooler, as
+    /// Supabase's is for whom has no IPv6.
+    pub path: Path,
+}
+
+impl DirectEndpoint {
+    /// Reads what [`Config::from_url`](crate::Config::from_url) reads.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn from_url(url: &str) -> Result<Self> {
+        let read = Read::new(&Parameters::parse(url)?)?;
+        Ok(DirectEndpoint {
+            server: read.server,
+            tls: read.tls,
+            path: read.path,
+        })
+    }
+}
+
+/// What parameters come to.
+pub(super) struct Read {
+    pub(super) server: tokio_postgres::Config,
+    pub(super) tls: Tls,
+    pub(super) path: Path,
+    pub(super) schema: Option<String>,
+    pub(super) target_session_attrs: TargetSessionAttrs,
+    pub(super) connect_timeout: Option<Duration>,
+    pub(super) acquire_timeout: Option<Duration>,
+    pub(super) max_connections: Option<usize>,
+    pub(super) statement_cache: Option<usize>,
+}
+
+impl Read {
+    pub(super) fn new(given: &Parameters) -> Result<Self> {
+        let mut server = tokio_postgres::Config::new();
+        add_addresses(&mut server, given)?;
+        if let Some(user) = given.get("user") {
+            server.user(user);
+        }
+        if let Some(password) = given.get("password") {
+            server.password(password);
+        }
+        if let Some(dbname) = given.get("dbname") {
+            // libpq would take it for another URL, with another password.
+            if dbname.contains("://") {
+                return Err(Error::configuration(
+                    "dbname holds a URL: give the URL alone, or the database's name",
+                ));
+            }
+            server.dbname(dbname);
+        }
+        if let Some(options) = given.get("options") {
+            server.options(options);
+        }
+        let application = given.get("application_name");
+        if let Some(name) = application.or(given.get("fallback_application_name")) {
+            server.application_name(name);
+        }
+        add_liveness(&mut server, given)?;
+
+        let tls = Tls::from_parameters(&tls(given), &server)?;
+        let pgbouncer = match given.get("pgbouncer") {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(_) => return Err(wrong("pgbouncer", "true or false")),
+        };
+        Ok(Read {
+            path: detect(&server, pgbouncer),
+            server,
+            tls,
+            schema: given.get("schema").map(str::to_owned),
+            target_session_attrs: match given.get("target_session_attrs") {
+                None => TargetSessionAttrs::default(),
+                Some(value) => value.parse()?,
+            },
+            connect_timeout: limit(given, "connect_timeout")?,
+            acquire_timeout: limit(given, "pool_timeout")?,
+            max_connections: number(given, "connection_limit", "a number of connections")?,
+            statement_cache: number(given, "statement_cache_size", "a number of statements")?,
+        })
+    }
+}
+
+/// `host`, `hostaddr` and `port`: lists of one length, or one port for all.
+fn add_addresses(server: &mut tokio_postgres::Config, given: &Parameters) -> Result<()> {
+    let list = |name| {
+        let list = given.get(name).map(|value| value.split(',').map(str::trim));
+        list.into_iter().flatten().collect::<Vec<_>>()
+    };
+    let (hosts, addresses, ports) = (list("host"), list("hostaddr"), list("port"));
+    let several = hosts.len().max(addresses.len()).max(1);
+    if !hosts.is_empty() && !addresses.is_empty() && hosts.len() != addresses.len() {
+        return Err(Error::configuration(format!(
+            "host and hostaddr contradict each other: {} and {} of them",
+            hosts.len(),
+            addresses.len()
+        )));
+    }
+    if ports.len() > 1 && ports.len() != several {
+        return Err(Error::configuration(format!(
+            "port holds {} ports for {several} hosts: it takes one for each, or one for all",
+            ports.len()
+        )));
+    }
+    for at in in_order(several, given)? {
+        let host = hosts.get(at).copied().unwrap_or_default();
+        match host {
+            "" if addresses.is_empty() => {
+                server.host("localhost");
+            }
+            // A list of addresses may do without names, but not with some.
+            "" if hosts.is_empty() => {}
+            "" => {
+                server.host(addresses[at]);
+            }
+            _ if host.starts_with('@') => {
+                return Err(Error::configuration(
+                    "host is an abstract socket (`@`), which is not supported: name its directory",
+                ));
+            }
+            // Nothing that a host's name holds, and a password may.
+            _ if !host.starts_with('/') && host.contains(|c: char| "@/?#\\\"'`<>".contains(c)) => {
+                return Err(Error::configuration(
+                    "host holds a character that no name has: it takes a name, an address, or the \
+                     directory of a socket, which begins with `/`",
+                ));
+            }
+            _ => {
+                server.host(host);
+            }
+        }
+        if let Some(address) = addresses.get(at) {
+            let address: IpAddr = address
+                .parse()
+                .map_err(|_| wrong("hostaddr", "an IPv4 or IPv6 address"))?;
+            server.hostaddr(address);
+        }
+        let port = ports.get(at).or(ports.first()).copied().unwrap_or_default();
+        let port = match port {
+            "" => PORT,
+            port => port
+                .parse()
+                .ok()
+                .filter(|&port| port > 0)
+                .ok_or_else(|| wrong("port", "a number from 1 to 65535"))?,
+        };
+        server.port(port);
+    }
+    Ok(())
+}
+
+/// The hosts' order. A random one is drawn once, so that each instance of a function
+/// begins elsewhere and stays there.
+fn in_order(several: usize, given: &Parameters) -> Result<Vec<usize>> {
+    let mut order: Vec<usize> = (0..several).collect();
+    match given.get("load_balance_hosts") {
+        None | Some("disable") => {}
+        Some("random") => {
+            // Seeded anew by the operating system in each process.
+            let state = RandomState::new();
+            order.sort_by_cached_key(|&at| {
+                let mut hasher = state.build_hasher();
+                hasher.write_usize(at);
+                hasher.finish()
+            });
+        }
+        Some(_) => return Err(wrong("load_balance_hosts", "disable or random")),
+    }
+    Ok(order)
+}
+
+/// What finds out that nobody is there any more.
+fn add_liveness(server: &mut tokio_postgres::Config, given: &Parameters) -> Result<()> {
+    // To libpq, zero is the system's default.
+    let number = |name, wanted| number::<u32>(given, name, wanted);
+    let seconds = |name| Ok::<_, Error>(number(name, "a number of seconds")?.filter(|&n| n > 0));
+    if let Some(keepalives) = number("keepalives", "0 or 1")? {
+        server.keepalives(keepalives != 0);
+    }
+    if let Some(idle) = seconds("keepalives_idle")? {
+        server.keepalives_idle(Duration::from_secs(idle.into()));
+    }
+    if let Some(interval) = seconds("keepalives_interval")? {
+        server.keepalives_interval(Duration::from_secs(interval.into()));
+    }
+    if let Some(count) = number("keepalives_count", "a number of probes")?.filter(|&n| n > 0) {
+        server.keepalives_retries(count);
+    }
+    // libpq's is in milliseconds.
+    let timeout = number("tcp_user_timeout", "a number of milliseconds")?;
+    if let Some(timeout) = timeout.filter(|&n| n > 0) {
+        server.tcp_user_timeout(Duration::from_millis(timeout.into()));
+    }
+    Ok(())
+}
+
+fn tls(given: &Parameters) -> TlsParameters {
+    let value = |name| given.get(name).map(str::to_owned);
+    TlsParameters {
+        sslmode: value("sslmode"),
+        sslrootcert: value("sslrootcert"),
+        sslcert: value("sslcert"),
+        sslkey: value("sslkey"),
+        sslnegotiation: value("sslnegotiation"),
+        sslsni: value("sslsni"),
+        channel_binding: value("channel_binding"),
+        require_auth: value("require_auth"),
+    }
+}
+
+/// The first host that tells something decides.
+fn detect(server: &tokio_postgres::Config, pgbouncer: bool) -> Path {
+    let hosts = host_names(server).enumerate();
+    let mut paths = hosts.map(|(at, host)| {
+        let ports = server.get_ports();
+        let port = ports.get(at).or(ports.first()).copied().unwrap_or(PORT);
+        Path::detect(host, port, pgbouncer)
+    });
+    paths.find(|&path| path != Path::Direct).unwrap_or_default()
+}
+
+/// A name for each host; nothing for one that has none.
+pub(super) fn host_names(server: &tokio_postgres::Config) -> impl Iterator<Item = &str> {
+    let (hosts, addresses) = (server.get_hosts(), server.get_hostaddrs());
+    (0..hosts.len().max(addresses.len())).map(|at| match hosts.get(at) {
+        Some(Host::Tcp(name)) => name.as_str(),
+        _ => "",
+    })
+}
+
+/// The same server behind other hosts: tokio-postgres takes none away.
+pub(super) fn with_hosts(
+    old: &tokio_postgres::Config,
+    host: impl Fn(&str) -> String,
+) -> tokio_postgres::Config {
+    let mut server = tokio_postgres::Config::new();
+    for name in host_names(old) {
+        server.host(host(name));
+    }
+    for &port in old.get_ports() {
+        server.port(port);
+    }
+    old.get_user().map(|user| server.user(user));
+    old.get_password().map(|password| server.password(password));
+    old.get_dbname().map(|dbname| server.dbname(dbname));
+    old.get_options().map(|options| server.options(options));
+    server.keepalives(old.get_keepalives());
+    server.keepalives_idle(old.get_keepalives_idle());
+    old.get_keepalives_interval()
+        .map(|interval| server.keepalives_interval(interval));
+    old.get_keepalives_retries()
+        .map(|retries| server.keepalives_retries(retries));
+    old.get_tcp_user_timeout()
+        .map(|&timeout| server.tcp_user_timeout(timeout));
+    server
+}
+
+/// A time in whole seconds, as libpq and Prisma have it: zero is none at all.
+fn limit(given: &Parameters, name: &str) -> Result<Option<Duration>> {
+    let seconds = number::<i64>(given, name, "a number of seconds")?;
+    Ok(seconds.map(|seconds| match u64::try_from(seconds) {
+        Ok(seconds @ 1..) => Duration::from_secs(seconds).min(UNLIMITED),
+        _ => UNLIMITED,
+    }))
+}
+
+fn number<T: FromStr>(given: &Parameters, name: &str, wanted: &str) -> Result<Option<T>> {
+    let number = given.get(name).map(|value| value.trim().parse());
+    number.transpose().map_err(|_| wrong(name, wanted))
+}
+
+/// The value is not repeated: it may have become one by an unescaped password.
+fn wrong(name: &str, wanted: &str) -> Error {
+    Error::configuration(format!("{name} cannot be understood: it takes {wanted}"))
+}
