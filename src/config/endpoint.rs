@@ -317,3 +317,152 @@ fn number<T: FromStr>(given: &Parameters, name: &str, wanted: &str) -> Result<Op
 fn wrong(name: &str, wanted: &str) -> Error {
     Error::configuration(format!("{name} cannot be understood: it takes {wanted}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Read> {
+        Read::new(&Parameters::parse(text)?)
+    }
+
+    #[test]
+    fn hosts_and_their_ports() {
+        for (text, expected) in [
+            ("", &[("localhost", 5432)][..]),
+            ("postgres:///shop", &[("localhost", 5432)]),
+            ("postgres://Db.Example.com", &[("Db.Example.com", 5432)]),
+            ("postgres://[::1]:1/x", &[("::1", 1)]),
+            ("postgres://a:1,b/x", &[("a", 1), ("b", 5432)]),
+            ("host=a,b port=7", &[("a", 7), ("b", 7)]),
+            ("host=a,b port=7,8", &[("a", 7), ("b", 8)]),
+            ("postgres://a:1/x?host=b", &[("b", 1)]),
+            ("postgres://a:1/x?host=b&port=2", &[("b", 2)]),
+            ("hostaddr=10.0.0.1,10.0.0.2", &[("", 5432), ("", 5432)]),
+            ("host=a hostaddr=10.0.0.1", &[("a", 5432)]),
+            (
+                "host=a,, hostaddr=10.0.0.1,::2,::3",
+                &[("a", 5432), ("::2", 5432), ("::3", 5432)],
+            ),
+        ] {
+            let server = read(text).expect(text).server;
+            let hosts = host_names(&server).zip(server.get_ports().iter().copied());
+            assert_eq!(hosts.collect::<Vec<_>>(), expected, "{text}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn sockets() {
+        for text in [
+            "postgres://%2Frun%2Fpg:6/x",
+            "postgres:///x?host=/run/pg&port=6",
+            "postgres://localhost/x?host=/run/pg&port=6",
+            "host=/run/pg port=6",
+        ] {
+            let server = read(text).expect(text).server;
+            assert_eq!(server.get_hosts(), [Host::Unix("/run/pg".into())], "{text}");
+            assert_eq!(server.get_ports(), [6], "{text}");
+        }
+    }
+
+    #[test]
+    fn a_random_order_keeps_each_host_with_its_port() {
+        let text = "postgres://a:1,b:2,c:3/x?load_balance_hosts=random";
+        let mut first = std::collections::BTreeSet::new();
+        for _ in 0..200 {
+            let server = read(text).expect(text).server;
+            let hosts = host_names(&server).zip(server.get_ports().iter().copied());
+            let mut hosts: Vec<_> = hosts.collect();
+            first.insert(hosts[0].1);
+            hosts.sort_unstable();
+            assert_eq!(hosts, [("a", 1), ("b", 2), ("c", 3)]);
+        }
+        assert_eq!(first.len(), 3, "each comes first at times");
+    }
+
+    #[test]
+    fn settings_reach_their_places() {
+        let seconds = Duration::from_secs;
+        let read = read(
+            "postgres://Me:p@h/Shop?options=-c%20a%3Db&fallback_application_name=f\
+             &keepalives_idle=5&keepalives_interval=6&keepalives_count=7&tcp_user_timeout=8000\
+             &target_session_attrs=primary&sslmode=require&connect_timeout=9&pool_timeout=0\
+             &connection_limit=2&statement_cache_size=0&schema=s&pgbouncer=true",
+        )
+        .expect("fine");
+        let server = &read.server;
+        assert_eq!(server.get_user(), Some("Me"));
+        assert_eq!(server.get_password(), Some(&b"p"[..]));
+        assert_eq!(server.get_dbname(), Some("Shop"));
+        assert_eq!(server.get_options(), Some("-c a=b"));
+        assert_eq!(server.get_application_name(), Some("f"));
+        assert_eq!(server.get_keepalives_idle(), seconds(5));
+        assert_eq!(server.get_keepalives_interval(), Some(seconds(6)));
+        assert_eq!(server.get_keepalives_retries(), Some(7));
+        assert_eq!(server.get_tcp_user_timeout(), Some(&seconds(8)));
+        assert_eq!(read.target_session_attrs, TargetSessionAttrs::Primary);
+        assert_eq!(read.tls.mode, super::super::TlsMode::Encrypt);
+        assert_eq!(read.connect_timeout, Some(seconds(9)));
+        assert_eq!(read.acquire_timeout, Some(UNLIMITED));
+        assert_eq!(read.max_connections, Some(2));
+        assert_eq!(read.statement_cache, Some(0));
+        assert_eq!(read.schema.as_deref(), Some("s"));
+        assert_eq!(read.path, Path::TransactionPooler);
+    }
+
+    #[test]
+    fn zero_leaves_keepalive_to_the_system_and_off_is_off() {
+        let untouched = tokio_postgres::Config::new();
+        let zero = read("keepalives_idle=0 keepalives_count=0 tcp_user_timeout=0");
+        let zero = zero.expect("fine").server;
+        assert_eq!(zero.get_keepalives_idle(), untouched.get_keepalives_idle());
+        assert_eq!(zero.get_keepalives_retries(), None);
+        assert_eq!(zero.get_tcp_user_timeout(), None);
+        assert!(!read("keepalives=0").expect("fine").server.get_keepalives());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_its_value_is_not() {
+        for (text, word) in [
+            ("host=a,b hostaddr=::1", "host and hostaddr contradict"),
+            ("host=a,b port=1,2,3", "port holds 3 ports for 2 hosts"),
+            ("postgres://u:hunter2", "port cannot be understood"),
+            ("port=0", "from 1 to 65535"),
+            ("port=65536", "from 1 to 65535"),
+            ("hostaddr=hunter2", "hostaddr cannot"),
+            ("host=@hunter2", "abstract socket"),
+            ("host='hunter2@x'", "a character that no name has"),
+            ("connect_timeout=hunter2", "a number of seconds"),
+            ("pool_timeout=1.5", "a number of seconds"),
+            ("connection_limit=-1", "a number of connections"),
+            ("keepalives=yes", "0 or 1"),
+            ("tcp_user_timeout=1s", "a number of milliseconds"),
+            ("pgbouncer=1", "true or false"),
+            ("load_balance_hosts=yes", "disable or random"),
+            ("target_session_attrs=prefer-standby", "cannot be honoured"),
+            ("dbname=postgres://u:hunter2@h", "dbname holds a URL"),
+        ] {
+            let error = read(text).err().expect(text).to_string();
+            assert!(error.contains(word), "{text}: {error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_first_host_that_tells_something_decides() {
+        for (text, expected) in [
+            ("postgres://a,b:6432/x", Path::TransactionPooler),
+            ("host=a,b port=6432", Path::TransactionPooler),
+            ("hostaddr=10.0.0.1 port=6432", Path::TransactionPooler),
+            (
+                "postgres://a.pooler.supabase.com,b:6432/x",
+                Path::SessionPooler,
+            ),
+            ("host=/run/pg", Path::Direct),
+            ("postgres://a/x?pgbouncer=false", Path::Direct),
+        ] {
+            assert_eq!(read(text).expect(text).path, expected, "{text}");
+        }
+    }
+}

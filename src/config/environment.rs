@@ -7,9 +7,12 @@ use crate::error::{Error, Result};
 
 /// Reads variables; a test has its own.
 pub(crate) struct Environment {
-    variable: Box<dyn Fn(&str) -> Option<String>>,
-    names: Box<dyn Fn() -> Vec<String>>,
+    variable: Box<Variable>,
+    names: Box<Names>,
 }
+
+type Variable = dyn Fn(&str) -> Option<String>;
+type Names = dyn Fn() -> Vec<String>;
 
 /// What the environment says of limits, below the code and the URL.
 #[derive(Debug, Default, PartialEq)]

@@ -94,6 +94,8 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
     use super::*;
@@ -268,5 +270,50 @@ mod tests {
         }
         let public = |config: &mut Config| config.schema = Some("public".into());
         assert!(settled(&[POOLED], public).is_ok());
+    }
+    #[test]
+    fn what_is_in_force_is_logged_and_no_password() {
+        #[derive(Clone, Default)]
+        struct Log(Arc<Mutex<Vec<u8>>>);
+
+        impl Write for Log {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().expect("no panic").extend(bytes);
+                Ok(bytes.len())
+            }
+
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_max_level(tracing::Level::INFO)
+            .with_writer(move || writer.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let url = ("DATABASE_URL", "postgres://u:hunter2@db.example.com/x");
+            settled(&[url], |_| {}).expect("fine");
+            let levers = [
+                url,
+                ("ANTIFREEZE_MAX_CONNECTIONS", "2"),
+                ("ANTIFREEZE_MAX_CONECTIONS", "hunter2"),
+            ];
+            settled(&levers, |_| {}).expect("fine");
+        });
+        let log = log.0.lock().expect("no panic").clone();
+        let log = String::from_utf8(log).expect("text");
+        let lines: Vec<_> = log.lines().collect();
+        assert_eq!(lines.len(), 2, "nothing is said of no levers: {log}");
+        assert!(lines[0].contains("WARN") && lines[0].contains("ANTIFREEZE_MAX_CONECTIONS"));
+        assert!(
+            lines[0].contains("meant=\"ANTIFREEZE_MAX_CONNECTIONS\""),
+            "{log}"
+        );
+        assert!(lines[1].contains("ANTIFREEZE_MAX_CONNECTIONS=2"), "{log}");
+        assert!(!log.contains("hunter2"), "{log}");
     }
 }
