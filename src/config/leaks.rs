@@ -4,8 +4,8 @@
 use proptest::prelude::*;
 
 use super::Config;
-use super::endpoint::Read;
 use super::parameters::Parameters;
+use super::read::Read;
 
 /// Something that nothing but a password holds.
 const SECRET: &str = "kX7wQ9";

@@ -11,6 +11,7 @@ mod leaks;
 mod overrides;
 mod parameters;
 mod path;
+mod read;
 mod session;
 mod settle;
 mod source;
@@ -32,7 +33,7 @@ pub use session::TargetSessionAttrs;
 pub use tls::{Roots, Tls, TlsMode};
 
 use crate::error::Result;
-use endpoint::Read;
+use read::Read;
 use source::Source;
 
 /// Everything that a [`Database`](crate::Database) needs to know.

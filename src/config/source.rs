@@ -4,8 +4,8 @@
 //! looked for in the next, since an integration's `PGPASSWORD` would otherwise go to
 //! whatever server `DATABASE_URL` names.
 
-use super::endpoint::Read;
 use super::parameters::Parameters;
+use super::read::Read;
 use super::{DirectEndpoint, Environment};
 use crate::error::{Error, Result};
 
