@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use antifreeze::{Database, DatabaseLayer, connection};
 use bb8_postgres::PostgresConnectionManager;
@@ -16,7 +16,7 @@ use http_body_util::Empty;
 use lab::postgres::Postgres;
 use tokio::runtime::{Builder, Runtime};
 use tokio_postgres::{Client, NoTls};
-use tower::{Layer, Service, ServiceExt};
+use tower::{Layer, ServiceExt};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -36,6 +36,7 @@ fn runtimes() -> [(&'static str, Runtime); 2] {
 }
 
 fn main() {
+    let begin = SystemTime::now();
     let mut criterion = Criterion::default()
         .warm_up_time(Duration::from_secs(1))
         .measurement_time(Duration::from_secs(4))
@@ -46,7 +47,7 @@ fn main() {
     }
     criterion.final_summary();
     for (name, _) in runtimes() {
-        ratios(name);
+        ratios(name, begin);
     }
 }
 
@@ -90,15 +91,14 @@ fn run(criterion: &mut Criterion, name: &str, runtime: &Runtime, url: &str) {
     );
 
     let database = Database::from_url(url).expect("a URL");
-    let mut service =
-        DatabaseLayer::new(database).layer(tower::service_fn(async |_: Request<()>| {
-            statement(&*connection().await?).await?;
-            Ok::<_, BoxError>(Response::new(Empty::<bytes::Bytes>::new()))
-        }));
+    let service = DatabaseLayer::new(database).layer(tower::service_fn(async |_: Request<()>| {
+        statement(&*connection().await?).await?;
+        Ok::<_, BoxError>(Response::new(Empty::<bytes::Bytes>::new()))
+    }));
     bench(
         "antifreeze",
         Box::new(move || {
-            let call = service.call(Request::new(()));
+            let call = service.clone().oneshot(Request::new(()));
             Box::pin(async move { call.await.map(|_| 1) })
         }),
     );
@@ -153,10 +153,10 @@ fn run(criterion: &mut Criterion, name: &str, runtime: &Runtime, url: &str) {
 
 type Boxed = std::pin::Pin<Box<dyn Future<Output = Result<i32, BoxError>>>>;
 
-/// The median of each, from what criterion has stored, and its ratio to the bare
-/// statement.
-fn ratios(group: &str) {
-    let medians = NAMES.map(|name| median(group, name));
+/// The median of each, from what criterion has stored in this run, and its ratio to
+/// the bare statement.
+fn ratios(group: &str, begin: SystemTime) {
+    let medians = NAMES.map(|name| median(group, name, begin));
     let Some(Some(bare)) = medians.first().copied() else {
         return;
     };
@@ -172,13 +172,18 @@ fn ratios(group: &str) {
     }
 }
 
-fn median(group: &str, name: &str) -> Option<f64> {
+fn median(group: &str, name: &str, begin: SystemTime) -> Option<f64> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or("target".into(), PathBuf::from);
     let file = target
         .join("criterion")
         .join(group)
         .join(name)
         .join("new/estimates.json");
+    // An earlier run may have left one.
+    let written = std::fs::metadata(&file).and_then(|file| file.modified());
+    if written.ok()? < begin {
+        return None;
+    }
     let estimates: serde_json::Value = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
     estimates["median"]["point_estimate"].as_f64()
 }

@@ -1,6 +1,7 @@
 //! An axum router, on Lambda or on a plain server.
 //!
 //! ```sh
+//! # create table partners (name text unique)
 //! DATABASE_URL=postgres://... cargo run --example axum --features lambda,axum
 //! curl -X POST localhost:3000/partners/acme
 //! ```
@@ -25,7 +26,9 @@ async fn main() -> std::result::Result<(), lambda_http::Error> {
     if std::env::var_os("AWS_LAMBDA_RUNTIME_API").is_some() {
         return lambda_http::run(router).await;
     }
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+    let port = std::env::var("PORT").unwrap_or_else(|_| "3000".into());
+    let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await?;
+    println!("listening on {}", listener.local_addr()?);
     axum::serve(listener, router).await?;
     Ok(())
 }
@@ -42,11 +45,12 @@ async fn count(connection: Connection) -> Result<String> {
 /// The request's transaction: begun with the first statement, committed because the
 /// response is a success, rolled back if it were none.
 async fn create(transaction: Transaction, Path(name): Path<String>) -> Result<StatusCode> {
-    let stored = transaction
-        .execute("insert into partners (name) values ($1)", &[&name])
+    let insert = "insert into partners (name) values ($1) on conflict do nothing";
+    match transaction
+        .execute(insert, &[&name])
         .await
-        .map_err(failed)?;
-    match stored {
+        .map_err(failed)?
+    {
         1 => Ok(StatusCode::CREATED),
         _ => Err(StatusCode::CONFLICT),
     }

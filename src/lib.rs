@@ -42,9 +42,11 @@
 //! | mounting it: `lambda_http`, Lambda events, axum, Vercel, any tower service | [`DatabaseLayer`] |
 //! | a connection: a [`tokio_postgres::Client`] that is brought to rest | [`connection()`], [`Connection`] |
 //! | a transaction that the response decides | [`transaction()`], [`Transaction`] |
+//! | one of your own that is run again after a serialization failure | [`retry_transaction()`], [`Connection::retry_transaction`] |
 //! | tasks, clean-ups, streaming | [`Invocation`] |
 //! | the same without a host: tests, jobs, `main` | [`Database::invocation`] |
 //! | settings, and whether connections outlive an invocation | [`Config`], [`ConnectionLifetime`] |
+//! | passwords that rotate, tokens | [`credentials`] |
 //! | what happened | [`Teardown`], [`Database::on_teardown`], `tracing` events with the target `antifreeze` |
 //!
 //! # Tasks and blocking work
@@ -66,11 +68,14 @@
 //! | `lambda` | Lambda events, and the deadline of a request |
 //! | `vercel` | `(AppState, Request)`; it needs Rust 1.88, as `vercel_runtime` does |
 //! | `axum` | the extractors [`Connection`], [`Transaction`] and [`Invocation`] |
+//! | `aws` | IAM tokens for RDS, Aurora and Aurora DSQL; Secrets Manager |
 
+mod backoff;
 mod clock;
 mod config;
 mod connect;
 mod connection;
+pub mod credentials;
 mod database;
 mod deadline;
 mod error;
@@ -86,8 +91,8 @@ mod warm_up;
 mod wire;
 
 pub use config::{
-    Config, ConfigBuilder, ConnectionLifetime, DirectEndpoint, Endpoint, Path, Reset, Roots,
-    TargetSessionAttrs, Tls, TlsMode,
+    ChannelBinding, ClientCertificate, Config, ConfigBuilder, ConnectionLifetime, DirectEndpoint,
+    Endpoint, Path, Pem, RequireAuth, Reset, Roots, TargetSessionAttrs, Tls, TlsMode,
 };
 pub use database::Database;
 pub use deadline::Deadline;
@@ -98,7 +103,7 @@ pub use host::event::{EventError, EventFuture};
 pub use host::vercel::VercelFuture;
 pub use invocation::{
     CancelToken, Connection, Invocation, IsolationLevel, Savepoint, Transaction,
-    TransactionBuilder, connection, invocation, transaction,
+    TransactionBuilder, TransactionRetry, connection, invocation, retry_transaction, transaction,
 };
 pub use layer::{Body, DatabaseLayer, DatabaseService, ResponseFuture};
 pub use teardown::{Outcome, Step, Teardown};
@@ -121,4 +126,22 @@ mod pages {
     mod configuration {}
     #[doc = include_str!("../docs/other-drivers.md")]
     mod other_drivers {}
+}
+
+#[cfg(all(doctest, feature = "aws"))]
+mod providers {
+    #[doc = include_str!("../docs/providers/aiven.md")]
+    mod aiven {}
+    #[doc = include_str!("../docs/providers/dsql.md")]
+    mod dsql {}
+    #[doc = include_str!("../docs/providers/neon.md")]
+    mod neon {}
+    #[doc = include_str!("../docs/providers/pgbouncer.md")]
+    mod pgbouncer {}
+    #[doc = include_str!("../docs/providers/rds-proxy.md")]
+    mod rds_proxy {}
+    #[doc = include_str!("../docs/providers/rds.md")]
+    mod rds {}
+    #[doc = include_str!("../docs/providers/supabase.md")]
+    mod supabase {}
 }

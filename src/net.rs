@@ -10,8 +10,9 @@ use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 #[cfg(unix)]
@@ -23,6 +24,77 @@ pub(crate) enum Socket {
     Tcp(Arc<TcpStream>),
     #[cfg(unix)]
     Unix(Arc<UnixStream>),
+}
+
+/// After so long a silence the kernel asks whether the other side is still there: well
+/// before the 350 s after which NAT gateways and connection tracking of EC2 forget a
+/// connection.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+
+/// And asks again so often.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Until this many have not been answered: a minute in all.
+const KEEPALIVE_RETRIES: u32 = 3;
+
+/// So long may bytes that were sent remain unacknowledged (RFC 5482; tcp(7): it decides
+/// over keepalive, too). Else the kernel repeats them for a quarter of an hour.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How a connection is found dead that ended without a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Liveness {
+    keepalive: Option<Keepalive>,
+    /// Linux alone has it.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    user_timeout: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Keepalive {
+    idle: Duration,
+    interval: Duration,
+    retries: u32,
+}
+
+impl Liveness {
+    /// Our own values, unless the URL says otherwise (`keepalives`, `keepalives_idle`,
+    /// `keepalives_interval`, `keepalives_retries`, `tcp_user_timeout`).
+    pub(crate) fn of(server: &tokio_postgres::Config) -> Self {
+        // What tokio-postgres has when nobody has set it.
+        let unset = tokio_postgres::Config::new().get_keepalives_idle();
+        let idle = server.get_keepalives_idle();
+        let keepalive = Keepalive {
+            idle: if idle == unset { KEEPALIVE_IDLE } else { idle },
+            interval: server
+                .get_keepalives_interval()
+                .unwrap_or(KEEPALIVE_INTERVAL),
+            retries: server.get_keepalives_retries().unwrap_or(KEEPALIVE_RETRIES),
+        };
+        let user_timeout = server.get_tcp_user_timeout().copied();
+        Liveness {
+            keepalive: server.get_keepalives().then_some(keepalive),
+            user_timeout: user_timeout.unwrap_or(USER_TIMEOUT),
+        }
+    }
+
+    pub(crate) fn watch(&self, stream: &TcpStream) -> io::Result<()> {
+        let socket = SockRef::from(stream);
+        match self.keepalive {
+            None => socket.set_keepalive(false)?,
+            Some(keepalive) => {
+                let watched = TcpKeepalive::new().with_time(keepalive.idle);
+                #[cfg(not(any(target_os = "openbsd", target_os = "haiku")))]
+                let watched = watched
+                    .with_interval(keepalive.interval)
+                    .with_retries(keepalive.retries);
+                socket.set_tcp_keepalive(&watched)?;
+            }
+        }
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_user_timeout(Some(self.user_timeout))?;
+        Ok(())
+    }
 }
 
 /// What is at the socket, as the kernel tells it at this moment.
@@ -119,5 +191,52 @@ impl AsyncWrite for Socket {
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
             shut => shut,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn watched(url: &str) -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let stream = TcpStream::connect(address).await.expect("a connection");
+        let server = url.parse().expect("a URL");
+        Liveness::of(&server).watch(&stream).expect("set");
+        stream
+    }
+
+    #[tokio::test]
+    async fn a_half_open_socket_is_found_within_a_minute() {
+        let stream = watched("postgres://h/d").await;
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().expect("told"));
+        assert_eq!(socket.tcp_keepalive_time().expect("told"), KEEPALIVE_IDLE);
+        let interval = socket.tcp_keepalive_interval().expect("told");
+        let retries = socket.tcp_keepalive_retries().expect("told");
+        assert_eq!((interval, retries), (KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES));
+        let silence = KEEPALIVE_IDLE + interval * retries;
+        assert_eq!(silence, Duration::from_secs(60));
+        #[cfg(target_os = "linux")]
+        assert_eq!(socket.tcp_user_timeout().expect("told"), Some(USER_TIMEOUT));
+    }
+
+    #[tokio::test]
+    async fn the_url_has_the_last_word() {
+        let stream = watched("postgres://h/d?keepalives=0&tcp_user_timeout=7").await;
+        let socket = SockRef::from(&stream);
+        assert!(!socket.keepalive().expect("told"));
+        #[cfg(target_os = "linux")]
+        assert_eq!(
+            socket.tcp_user_timeout().expect("told"),
+            Some(Duration::from_secs(7))
+        );
+        let stream = watched("postgres://h/d?keepalives_idle=45").await;
+        let socket = SockRef::from(&stream);
+        let idle = socket.tcp_keepalive_time().expect("told");
+        assert_eq!(idle, Duration::from_secs(45));
     }
 }

@@ -50,6 +50,23 @@ pub(crate) fn connected(process: i32, elapsed: Duration) {
     tracing::debug!(target: TARGET, process, ?elapsed, "connected");
 }
 
+/// A connection is encrypted, and nobody knows with whom.
+pub(crate) fn unverified(host: &str) {
+    tracing::warn!(
+        target: TARGET,
+        host,
+        "sslmode=require encrypts, and trusts whoever answers: set sslmode=verify-full, and \
+         sslrootcert if the server's authority is a private one"
+    );
+}
+
+/// No connection was made, and it is tried again.
+pub(crate) fn connecting_again(error: &crate::Error, delay: Duration) {
+    let kind = error.kind();
+    let sqlstate = error.sqlstate().map(|state| state.code());
+    tracing::debug!(target: TARGET, %kind, sqlstate, ?delay, "connecting again");
+}
+
 /// A kept connection turned out to be dead, or too old, and was replaced.
 pub(crate) fn discarded(process: i32, why: &'static str) {
     tracing::debug!(target: TARGET, process, why, "discarded a kept connection");

@@ -6,9 +6,16 @@ mod common;
 use std::time::Duration;
 
 use antifreeze::{ConnectionLifetime, connection, invocation, transaction};
-use common::{BoxError, Lab, at_most, lab_with, lease_and_return};
+use common::{BoxError, Lab, PLENTY, at_most, lab_with, lease_and_return};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+
+/// More than any of these futures takes.
+const POLLS: usize = 500;
+
+fn hangs(polls: usize) -> ! {
+    panic!("after {polls} polls it has not ended")
+}
 
 /// The one connection is to be had, and all is at rest.
 async fn nothing_is_lost(lab: &Lab, polls: usize) {
@@ -41,24 +48,16 @@ async fn one(lifetime: ConnectionLifetime) -> Lab {
 /// An invocation dropped at each of its await points, from connecting to the end of
 /// its teardown.
 async fn dropped_everywhere(lab: &Lab, work: impl AsyncFn() -> Result<(), BoxError>) {
-    for polls in 0.. {
-        let t = std::time::Instant::now();
-        let done = at_most(polls, lab.run(work())).await;
-        let t1 = t.elapsed();
+    for polls in 0..POLLS {
+        let run = timeout(PLENTY, at_most(polls, lab.run(work())));
+        let done = run.await.unwrap_or_else(|_| hangs(polls));
         nothing_is_lost(lab, polls).await;
-        eprintln!(
-            "{polls} {t1:?} {:?} {:?}",
-            t.elapsed(),
-            lab.torn_down()
-                .iter()
-                .map(|t| t.outcome.to_string())
-                .collect::<Vec<_>>()
-        );
         if done.is_some() {
             assert!(polls > 2, "it has await points");
             return;
         }
     }
+    hangs(POLLS)
 }
 
 #[tokio::test]
@@ -136,9 +135,11 @@ async fn a_checkout() {
     ] {
         for dirty in [false, true] {
             let lab = one(lifetime).await;
-            for polls in 0.. {
-                let done = lab
-                    .run(async {
+            let mut done = false;
+            for polls in 0..POLLS {
+                let run = timeout(
+                    PLENTY,
+                    lab.run(async {
                         if dirty {
                             // What it left is brought to rest by the next checkout.
                             connection().await?.batch_execute("begin").await?;
@@ -148,14 +149,16 @@ async fn a_checkout() {
                         let again = timeout(Duration::from_secs(5), connection()).await?;
                         again?.query_one("select 1", &[]).await?;
                         Ok(done)
-                    })
-                    .await
-                    .unwrap_or_else(|error| panic!("after {polls} polls: {error}"));
+                    }),
+                );
+                let run = run.await.unwrap_or_else(|_| hangs(polls));
+                done = run.unwrap_or_else(|error| panic!("after {polls} polls: {error}"));
                 nothing_is_lost(&lab, polls).await;
                 if done {
                     break;
                 }
             }
+            assert!(done, "after {POLLS} polls it has not ended");
         }
     }
 }
@@ -193,9 +196,11 @@ async fn a_wait_for_others() {
 async fn statements() {
     let lab = one(ConnectionLifetime::PerEventLoop).await;
     for statement in 0..6 {
-        for polls in 0.. {
-            let done = lab
-                .run(async {
+        let mut done = false;
+        for polls in 0..POLLS {
+            let run = timeout(
+                PLENTY,
+                lab.run(async {
                     let mut connection = connection().await?;
                     Ok(match statement {
                         0 => at_most(polls, connection.batch_execute("begin"))
@@ -217,13 +222,15 @@ async fn statements() {
                             .await
                             .is_some(),
                     })
-                })
-                .await
-                .unwrap_or_else(|error| panic!("{statement} after {polls} polls: {error}"));
+                }),
+            );
+            let run = run.await.unwrap_or_else(|_| hangs(polls));
+            done = run.unwrap_or_else(|error| panic!("{statement} after {polls} polls: {error}"));
             nothing_is_lost(&lab, polls).await;
             if done {
                 break;
             }
         }
+        assert!(done, "{statement}: after {POLLS} polls it has not ended");
     }
 }

@@ -13,7 +13,7 @@ use lab::postgres::{Database, Postgres};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 /// Where cargo has put an example: it builds them all for `cargo test`.
@@ -52,7 +52,7 @@ async fn axum_creates_and_counts_partners() {
     let function = function("axum", &database).await;
     for (request, status, body) in [
         (Request::post("/partners/acme"), 201, ""),
-        (Request::post("/partners/acme"), 500, ""),
+        (Request::post("/partners/acme"), 409, ""),
         (Request::get("/partners"), 200, "1\n"),
     ] {
         let request = request.body("").expect("a request");
@@ -61,6 +61,29 @@ async fn axum_creates_and_counts_partners() {
         assert_eq!(response.body(), body);
     }
     assert_eq!(count(&database).await, "1");
+}
+
+#[tokio::test]
+async fn axum_does_the_same_without_a_host() {
+    let database = partners().await;
+    let (_server, address) = serve("axum", &database).await;
+    for (line, status, body) in [
+        ("POST /partners/acme", "201", ""),
+        ("POST /partners/acme", "409", ""),
+        ("POST /partners/umbrella", "201", ""),
+        ("GET /partners", "200", "2\n"),
+    ] {
+        let answer = ask(&address, line, "").await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{line}: {answer}"
+        );
+        assert!(
+            answer.ends_with(&format!("\r\n\r\n{body}")),
+            "{line}: {answer}"
+        );
+    }
+    assert_eq!(count(&database).await, "2");
 }
 
 #[tokio::test]
@@ -85,17 +108,8 @@ async fn sqs_stores_a_batch_or_nothing_of_it() {
 #[tokio::test]
 async fn graphql_stores_nothing_of_an_answer_with_errors() {
     let database = partners().await;
-    let mut server = Command::new(example("graphql"))
-        .env("DATABASE_URL", &database.url)
-        .env("PORT", "0")
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("it starts");
-    let mut lines = BufReader::new(server.stdout.take().expect("its output")).lines();
-    let line = timeout(PLENTY, lines.next_line()).await.expect("in time");
-    let line = line.expect("readable").expect("a line");
-    let address = line.strip_prefix("listening on ").expect("an address");
+    let (_server, address) = serve("graphql", &database).await;
+    let address = address.as_str();
 
     let both = r#"mutation { a: partner(name: \"acme\") b: partner(name: \"\") }"#;
     let answer = post(address, both).await;
@@ -108,10 +122,31 @@ async fn graphql_stores_nothing_of_an_answer_with_errors() {
     assert_eq!(count(&database).await, "1");
 }
 
+/// Starts an example that listens on a port of its own choice, and says which.
+async fn serve(name: &str, database: &Database) -> (Child, String) {
+    let mut server = Command::new(example(name))
+        .env("DATABASE_URL", &database.url)
+        .env("PORT", "0")
+        .env_remove("AWS_LAMBDA_RUNTIME_API")
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("it starts");
+    let mut lines = BufReader::new(server.stdout.take().expect("its output")).lines();
+    let line = timeout(PLENTY, lines.next_line()).await.expect("in time");
+    let line = line.expect("readable").expect("a line");
+    let address = line.strip_prefix("listening on ").expect("an address");
+    (server, address.to_owned())
+}
+
 async fn post(address: &str, query: &str) -> String {
     let body = format!(r#"{{"query":"{query}"}}"#);
+    ask(address, "POST /", &body).await
+}
+
+async fn ask(address: &str, line: &str, body: &str) -> String {
     let request = format!(
-        "POST / HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        "{line} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
     let mut stream = TcpStream::connect(address).await.expect("it listens");

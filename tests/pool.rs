@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use antifreeze::{ConnectionLifetime, ErrorKind, Step, Teardown, connection, invocation};
+use antifreeze::{ConnectionLifetime, ErrorKind, Reset, Step, Teardown, connection, invocation};
 use common::{
     BoxError, Lab, PLENTY, at_most, kind, lab, lab_over_relay, lab_with, lease_and_return,
 };
@@ -345,32 +345,32 @@ async fn a_dead_connection_is_found_without_asking() {
 
 #[tokio::test]
 async fn what_has_come_meanwhile_is_read_before_it_is_judged() {
-    let lab = lab_with(|config| config.max_connections = 1).await;
-    let first = process_id(&lab).await;
-    // Every session is told of a changed parameter as soon as the server has read it.
-    let server = lab::postgres::Postgres::start()
-        .await
-        .expect("a server of its own");
-    let database = server.create_database("d").await.expect("a database");
-    let own = Lab::over(database, &server.url_for("postgres", "d"), |config| {
-        config.max_connections = 1
-    });
-    let kept = process_id(&own).await;
-    server
-        .execute("alter system set timezone = 'Pacific/Chatham'")
-        .await
-        .expect("altered");
-    server
-        .execute("select pg_reload_conf()")
-        .await
-        .expect("reloaded");
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let (lab, relay) = lab_over_relay(|config| {
+        config.max_connections = 1;
+        // It goes on listening.
+        config.reset = Reset::Never;
+    })
+    .await;
+    lab.run(async {
+        connection().await?.batch_execute("listen news").await?;
+        Ok(())
+    })
+    .await
+    .expect("fine");
+    let kept = process_id(&lab).await;
+    relay.quiet(Duration::from_millis(20)).await;
+    let before = relay.counts();
+    lab.server.execute("notify news").await.expect("told");
+    lab.eventually("the news arrives", async |_| {
+        relay.counts().since(before).bytes_down > 0
+    })
+    .await;
+    relay.quiet(Duration::from_millis(20)).await;
     assert_eq!(
-        process_id(&own).await,
+        process_id(&lab).await,
         kept,
         "news is no reason to throw it away"
     );
-    assert_eq!(process_id(&lab).await, first);
 }
 
 #[tokio::test]
@@ -524,7 +524,8 @@ async fn the_users_own_cancel_token() {
             let token = connection.cancel_token();
             let slow = connection.batch_execute("select pg_sleep(60)");
             let (slow, cancelled) = futures_util::join!(slow, async {
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                let active = async |lab: &Lab| lab.sessions().await == ["active"];
+                lab.eventually("it runs", active).await;
                 token.cancel().await
             });
             cancelled?;

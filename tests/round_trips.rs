@@ -2,12 +2,16 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use antifreeze::{Step, connection, invocation, transaction};
+use antifreeze::{DatabaseLayer, Step, connection, invocation, transaction};
 use common::{BoxError, Lab, lab_over_relay, lease_and_return};
+use http::{Request, Response};
+use lab::postgres::Postgres;
 use lab::relay::{Counts, Relay};
 use tokio_postgres::types::Type;
+use tower::{Layer, ServiceExt};
 
 const INSERT: &str = "insert into t values ($1)";
 
@@ -50,6 +54,74 @@ async fn a_clean_invocation_sends_not_one_byte() {
     // Nor does leasing one that is kept.
     let counts = count(&lab, &relay, async |_| lease_and_return().await).await;
     assert_eq!((counts.bytes_up, counts.bytes_down), (0, 0));
+}
+
+#[tokio::test]
+async fn a_clean_response_leaves_without_one_byte() {
+    let (lab, relay) = lab_over_relay(|_| {}).await;
+    lab.run(lease_and_return()).await.expect("warm");
+    lab.torn_down();
+    let relay = Arc::new(relay);
+    let last_answer = Arc::new(std::sync::Mutex::new(relay.counts()));
+    let service = DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn({
+        let (relay, last_answer) = (Arc::clone(&relay), Arc::clone(&last_answer));
+        move |_: Request<()>| {
+            let (relay, last_answer) = (Arc::clone(&relay), Arc::clone(&last_answer));
+            async move {
+                connection().await?.batch_execute("select 1").await?;
+                *last_answer.lock().expect("no panic") = relay.counts();
+                let body = http_body_util::Empty::<bytes::Bytes>::new();
+                Ok::<_, BoxError>(Response::new(body))
+            }
+        }
+    }));
+    let response = service.oneshot(Request::new(())).await.expect("a response");
+    let responded = relay.counts();
+    assert_eq!(response.status(), 200);
+    // Nothing may follow either.
+    relay.quiet(Duration::from_millis(30)).await;
+    let last_answer = *last_answer.lock().expect("no panic");
+    assert_eq!(responded.since(last_answer), Counts::default());
+    assert_eq!(relay.counts().since(last_answer), Counts::default());
+    let torn = lab.torn_down().remove(0);
+    assert!(torn.outcome.is_clean() && torn.round_trips == 0);
+}
+
+#[tokio::test]
+async fn under_tls_it_is_the_same() {
+    let server = Postgres::builder().tls(true).start().await;
+    let server = server.expect("a server");
+    let database = server.create_database("d").await.expect("a database");
+    let relay = Relay::start(server.address()).await.expect("a relay");
+    let roots = server.certificate_authority().expect("an authority");
+    let url = format!(
+        "{}?sslmode=verify-full&sslrootcert={}",
+        relay.url(&database.url),
+        roots.display()
+    );
+    let lab = Lab::over(database, &url, |_| {});
+    let counts = count(&lab, &relay, async |mark| {
+        let connection = connection().await?;
+        let ssl = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
+        let row = connection.query_typed_one(ssl, &[]).await?;
+        assert!(row.get::<_, bool>(0));
+        connection.batch_execute("select 1").await?;
+        mark();
+        Ok(())
+    })
+    .await;
+    assert_eq!(counts, Counts::default());
+    assert!(lab.outcome().is_clean());
+
+    // What has to be done takes as many round trips as in plain text.
+    let counts = count(&lab, &relay, async |mark| {
+        connection().await?.batch_execute("begin").await?;
+        mark();
+        Ok(())
+    })
+    .await;
+    assert_eq!((counts.round_trips, counts.connections), (1, 0));
+    assert_eq!(lab.outcome().steps(), [Step::RolledBack]);
 }
 
 #[tokio::test]
@@ -141,6 +213,19 @@ async fn a_transaction_with_one_write_is_two_round_trips_in_all() {
         "BEGIN with the statement, then COMMIT"
     );
 
+    // A text that is not prepared yet costs another, for its parameters' types, and
+    // the Close behind it is not waited for.
+    let counts = count(&lab, &relay, async |_| {
+        let transaction = transaction()?.await?;
+        transaction.execute(INSERT, &[&1i32]).await?;
+        Ok(())
+    })
+    .await;
+    assert_eq!(
+        counts.round_trips, 3,
+        "BEGIN with the Parse, the statement, then COMMIT"
+    );
+
     // By hand it is three.
     let counts = count(&lab, &relay, async |_| {
         let mut connection = connection().await?;
@@ -153,7 +238,7 @@ async fn a_transaction_with_one_write_is_two_round_trips_in_all() {
     })
     .await;
     assert_eq!(counts.round_trips, 3);
-    assert_eq!(lab.rows().await, 2);
+    assert_eq!(lab.rows().await, 3);
 }
 
 #[tokio::test]

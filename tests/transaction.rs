@@ -10,9 +10,10 @@ use antifreeze::{
     ErrorKind, IsolationLevel, Step, TransactionStatus, connection, invocation, transaction,
 };
 use bytes::Bytes;
-use common::{BoxError, Lab, kind, lab, lab_over_relay, lab_with};
+use common::{BoxError, Lab, PLENTY, kind, lab, lab_over_relay, lab_with};
 use futures_util::SinkExt;
 use lab::relay::Cut;
+use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
@@ -105,6 +106,36 @@ async fn whatever_comes_first_is_in_it() {
 }
 
 #[tokio::test]
+async fn a_copy_that_was_prepared_earlier_comes_first() {
+    let lab = lab_with(|config| config.max_connections = 1).await;
+    let copy = "copy t from stdin";
+    lab.run(async {
+        connection().await?.prepare_cached(copy).await?;
+        Ok(())
+    })
+    .await
+    .expect("fine");
+    for fails in [true, false] {
+        let work = lab.run(async {
+            let transaction = transaction()?.await?;
+            // Known to the connection that was kept: nothing is sent for it.
+            let statement = transaction.as_ref().prepare_cached(copy).await?;
+            let mut sink = std::pin::pin!(transaction.copy_in(&statement).await?);
+            sink.send(Bytes::from_static(b"1\n2\n")).await?;
+            assert_eq!(sink.finish().await?, 2);
+            match fails {
+                true => Err("a failure".into()),
+                false => Ok::<_, BoxError>(()),
+            }
+        });
+        let result = timeout(PLENTY / 2, work).await;
+        assert_eq!(result.expect("it does not hang").is_err(), fails);
+        lab.assert_at_rest().await;
+        assert_eq!(lab.rows().await, if fails { 0 } else { 2 });
+    }
+}
+
+#[tokio::test]
 async fn one_that_is_never_used_costs_nothing() {
     let lab = lab().await;
     lab.run(async {
@@ -128,36 +159,6 @@ async fn one_that_is_never_used_costs_nothing() {
     .await
     .expect("fine");
     assert_eq!(lab.rows().await, 1);
-}
-
-#[tokio::test]
-async fn a_begin_that_fails_takes_the_statement_with_it_and_the_next_one_too() {
-    let lab = lab().await;
-    // A BEGIN that the server refuses: read-write while recovering would be one;
-    // a limit on the role is another way to make it fail for real.
-    let begin = lab
-        .run(async {
-            let transaction = transaction()?
-                .isolation_level(IsolationLevel::Serializable)
-                .read_only(false)
-                .await?;
-            transaction.batch_execute("select 1").await?;
-            // Ended by hand: what follows opens another, and is not autocommitted.
-            transaction.batch_execute("commit").await?;
-            transaction.execute(INSERT, &[]).await?;
-            assert_eq!(
-                transaction
-                    .query_one("show transaction_isolation", &[])
-                    .await?
-                    .get::<_, String>(0),
-                "serializable"
-            );
-            Err::<(), BoxError>("a failure".into())
-        })
-        .await;
-    begin.expect_err("a failure");
-    assert_eq!(lab.rows().await, 0, "never an autocommit");
-    lab.assert_at_rest().await;
 }
 
 #[tokio::test]
@@ -457,11 +458,7 @@ async fn a_statement_given_up_is_cancelled_and_fails_the_whole() {
             let transaction = transaction()?.await?;
             transaction.execute(INSERT, &[]).await?;
             let slow = transaction.batch_execute("select pg_sleep(60)");
-            assert!(
-                tokio::time::timeout(Duration::from_millis(20), slow)
-                    .await
-                    .is_err()
-            );
+            assert!(timeout(Duration::from_millis(20), slow).await.is_err());
             Ok(())
         })
         .await;
@@ -471,25 +468,4 @@ async fn a_statement_given_up_is_cancelled_and_fails_the_whole() {
     );
     lab.assert_at_rest().await;
     assert_eq!(lab.rows().await, 0);
-}
-
-#[tokio::test]
-async fn a_first_text_that_cannot_be_parsed_fails_the_whole() {
-    let lab = lab().await;
-    // BEGIN stands before the text of a simple query, and the server parses both or
-    // neither. The next statement begins it again, but what has failed stays failed.
-    let error = lab
-        .run(async {
-            let transaction = transaction()?.await?;
-            let error = transaction.batch_execute("selekt 1").await;
-            let code = error.as_ref().err().and_then(|error| error.code());
-            assert_eq!(code, Some(&SqlState::SYNTAX_ERROR), "{error:?}");
-            transaction.execute(INSERT, &[]).await?;
-            Ok(())
-        })
-        .await
-        .expect_err("nothing was stored, and that is no success");
-    assert_eq!(kind(&error), Some(ErrorKind::TransactionFailed), "{error}");
-    assert_eq!(lab.rows().await, 0);
-    lab.assert_at_rest().await;
 }

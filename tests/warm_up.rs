@@ -73,7 +73,7 @@ async fn a_database_that_is_down_stops_nobody_unless_it_is_required() {
     assert_eq!(warmed_up.warmed, 0);
     assert!(warmed_up.first_error.is_some());
     let error = lab.database.warm_up().required().await.expect_err("down");
-    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
 }
 
 #[tokio::test]
@@ -89,7 +89,7 @@ async fn a_database_that_is_silent_takes_three_seconds_in_all() {
         "it was tried: {elapsed:?}"
     );
     assert!(
-        elapsed < Duration::from_secs(6),
+        elapsed < Duration::from_millis(4_500),
         "it was given up: {elapsed:?}"
     );
 }

@@ -2,7 +2,7 @@
 //! rewrites cannot be seen.
 #![no_main]
 
-use antifreeze::fuzzing::model::{ENDS, TEXTS, Unit, rewrites_cannot_be_seen};
+use antifreeze::fuzzing::model::{COPIES, ENDS, TEXTS, Unit, rewrites_cannot_be_seen};
 use antifreeze::fuzzing::replay::Mode;
 use libfuzzer_sys::fuzz_target;
 
@@ -16,6 +16,7 @@ fuzz_target!(|data: &[u8]| {
     let mode = Mode {
         unnamed: mode & 1 == 1,
         armed: mode & 2 == 2,
+        refused: usize::from(mode >> 2),
     };
     let mut groups = vec![Vec::new()];
     for &byte in data.iter().take(60) {
@@ -27,12 +28,13 @@ fuzz_target!(|data: &[u8]| {
             2 => group.push(Unit::Execute(choice % 4)),
             3 => group.push(Unit::Typed(SINGLE[choice % SINGLE.len()])),
             4 => group.push(Unit::Close(choice % 4)),
-            5 => group.push(Unit::Sync),
+            5 if choice < 24 => group.push(Unit::Sync),
+            5 => groups.push(vec![Unit::CopyIn(COPIES[choice % COPIES.len()])]),
             6 => groups.push(vec![Unit::Simple(ENDS[choice % ENDS.len()])]),
             _ => groups.push(Vec::new()),
         }
-        // An end is not pipelined with what follows it.
-        if byte & 7 == 6 {
+        // Neither a COPY nor an end is pipelined with what follows it.
+        if byte & 7 == 6 || byte & 7 == 5 && choice >= 24 {
             groups.push(Vec::new());
         }
     }

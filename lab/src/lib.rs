@@ -24,6 +24,20 @@
 //! # }
 //! ```
 //!
+//! # [`pgbouncer`]: a pooler in front of it
+//! Debian's PgBouncer or any other, in transaction or session mode, with a pool of any
+//! size.
+//! ```no_run
+//! # async fn example(database: lab::postgres::Database) -> lab::Result<()> {
+//! use lab::pgbouncer::{Mode, PgBouncer};
+//! use lab::postgres::Postgres;
+//!
+//! let pooler = PgBouncer::builder(Postgres::shared().await?).mode(Mode::Transaction).start().await?;
+//! let url = pooler.url(&database.url);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # [`relay`]: what the network does
 //! Stands in front of a server; counts connections, bytes and exact round trips,
 //! delays, stalls, cuts, refuses and records.
@@ -93,6 +107,7 @@ mod error;
 pub mod lambda;
 mod leash;
 mod net;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
 mod program;

@@ -21,6 +21,7 @@ mod tls;
 mod url;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -30,8 +31,10 @@ pub use endpoint::{DirectEndpoint, Endpoint};
 pub(crate) use environment::Environment;
 pub use path::Path;
 pub use session::TargetSessionAttrs;
-pub use tls::{Roots, Tls, TlsMode};
+pub(crate) use tls::Method;
+pub use tls::{ChannelBinding, ClientCertificate, Pem, RequireAuth, Roots, Tls, TlsMode};
 
+use crate::credentials::Credentials;
 use crate::error::Result;
 use read::Read;
 use source::Source;
@@ -64,6 +67,9 @@ pub struct Config {
     /// `application_name` is the function's name and version where Lambda or Vercel tell
     /// them and the URL does not.
     pub server: tokio_postgres::Config,
+    /// Who is asked for the password at every connect, instead of what `server` says.
+    /// Default: nobody. [`credentials`](crate::credentials) has what there is.
+    pub credentials: Option<Arc<dyn Credentials>>,
     /// How the connection is encrypted and whom it trusts.
     pub tls: Tls,
     /// What lies between us and the server. Default: what the address tells, which is
@@ -214,6 +220,7 @@ impl Config {
         let size = read.max_connections.or(limits.max_connections);
         Ok(Config {
             server: read.server,
+            credentials: None,
             tls: read.tls,
             path: read.path,
             direct: None,
@@ -233,6 +240,12 @@ impl Config {
             jit: false,
             statement_cache: read.statement_cache.unwrap_or(100),
         })
+    }
+
+    /// Has `credentials` asked for the password at every connect.
+    pub fn set_credentials(&mut self, credentials: impl Credentials + 'static) -> &mut Self {
+        self.credentials = Some(Arc::new(credentials));
+        self
     }
 
     /// Sets the path, and with it the lifetime that it calls for.
@@ -257,6 +270,7 @@ impl fmt::Debug for Config {
         // tokio-postgres hides the password in its own Debug.
         f.debug_struct("Config")
             .field("server", &self.server)
+            .field("credentials", &self.credentials.as_ref().map(|_| ".."))
             .field("tls", &self.tls)
             .field("path", &self.path)
             .field("direct", &self.direct)

@@ -6,16 +6,15 @@ use std::net::SocketAddr;
 #[cfg(unix)]
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
-use tokio::time::Instant;
 use tokio_postgres::config::Host;
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::net::Socket;
+use super::place;
+use crate::error::{Dialled, Error, Result};
+use crate::net::{Liveness, Socket};
 
 /// The port of PostgreSQL (IANA).
 const PORT: u16 = 5432;
@@ -27,6 +26,9 @@ pub(crate) enum Target {
         address: SocketAddr,
         /// The name that the certificate is for.
         host: String,
+        /// The name stands for no IPv4 address at all.
+        only_ipv6: bool,
+        liveness: Liveness,
     },
     #[cfg(unix)]
     Unix(PathBuf),
@@ -41,11 +43,35 @@ impl Target {
         }
     }
 
+    /// What an error can say of it.
+    pub(super) fn dialled(&self) -> Dialled<'_> {
+        let (host, loopback, only_ipv6) = match self {
+            Target::Tcp {
+                host,
+                address,
+                only_ipv6,
+                ..
+            } => (host.as_str(), address.ip().is_loopback(), *only_ipv6),
+            #[cfg(unix)]
+            Target::Unix(_) => ("", false, false),
+        };
+        Dialled {
+            target: self,
+            host,
+            loopback,
+            only_ipv6,
+            inside: place::inside(),
+        }
+    }
+
     pub(crate) async fn dial(&self) -> io::Result<Socket> {
         match self {
-            Target::Tcp { address, .. } => {
+            Target::Tcp {
+                address, liveness, ..
+            } => {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
+                liveness.watch(&stream)?;
                 Ok(Socket::Tcp(Arc::new(stream)))
             }
             #[cfg(unix)]
@@ -57,44 +83,14 @@ impl Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Target::Tcp { address, host } if address.ip().to_string() == *host => {
+            Target::Tcp { address, host, .. } if address.ip().to_string() == *host => {
                 write!(f, "{address}")
             }
-            Target::Tcp { address, host } => write!(f, "{host} ({address})"),
+            Target::Tcp { address, host, .. } => write!(f, "{host} ({address})"),
             #[cfg(unix)]
             Target::Unix(path) => write!(f, "{}", path.display()),
         }
     }
-}
-
-/// Dials each host in turn, and each of its addresses, until one answers.
-pub(super) async fn any(server: &tokio_postgres::Config) -> Result<(Socket, Target, Duration)> {
-    let mut last = None;
-    for endpoint in endpoints(server) {
-        let targets = match endpoint.targets().await {
-            Ok(targets) => targets,
-            Err(error) => {
-                last = Some(error);
-                continue;
-            }
-        };
-        for target in targets {
-            let start = Instant::now();
-            match target.dial().await {
-                Ok(socket) => return Ok((socket, target, start.elapsed())),
-                Err(error) => {
-                    last = Some(
-                        Error::new(
-                            ErrorKind::Unreachable,
-                            format!("{target} does not take connections: is the server running, and may this function reach it?"),
-                        )
-                        .with_source(error),
-                    );
-                }
-            }
-        }
-    }
-    Err(last.unwrap_or_else(|| Error::configuration("no host is given")))
 }
 
 /// Resolves the names, for the resolver's own cache. Fails if none can be.
@@ -110,13 +106,14 @@ pub(super) async fn resolve(server: &tokio_postgres::Config) -> Result<()> {
 }
 
 /// A host of the configuration, with the address and the port that go with it.
-struct Endpoint<'a> {
+pub(super) struct Endpoint<'a> {
     host: Option<&'a Host>,
     address: Option<std::net::IpAddr>,
     port: u16,
+    liveness: Liveness,
 }
 
-fn endpoints(server: &tokio_postgres::Config) -> impl Iterator<Item = Endpoint<'_>> {
+pub(super) fn endpoints(server: &tokio_postgres::Config) -> impl Iterator<Item = Endpoint<'_>> {
     let (hosts, addresses, ports) = (
         server.get_hosts(),
         server.get_hostaddrs(),
@@ -127,11 +124,14 @@ fn endpoints(server: &tokio_postgres::Config) -> impl Iterator<Item = Endpoint<'
         address: addresses.get(at).copied(),
         // One port serves all hosts.
         port: ports.get(at).or(ports.first()).copied().unwrap_or(PORT),
+        liveness: Liveness::of(server),
     })
 }
 
 impl Endpoint<'_> {
-    async fn targets(&self) -> Result<Vec<Target>> {
+    /// The name is looked up.
+    pub(super) async fn targets(&self) -> Result<Vec<Target>> {
+        let liveness = self.liveness;
         match (self.host, self.address) {
             #[cfg(unix)]
             (Some(Host::Unix(directory)), _) => {
@@ -144,22 +144,21 @@ impl Endpoint<'_> {
                     Some(Host::Tcp(name)) => name.clone(),
                     _ => address.to_string(),
                 },
+                only_ipv6: address.is_ipv6(),
+                liveness,
             }]),
             (Some(Host::Tcp(name)), None) => {
                 let found = tokio::net::lookup_host((name.as_str(), self.port)).await;
-                let addresses = found.map_err(|error| {
-                    Error::new(
-                        ErrorKind::Unreachable,
-                        format!("the host name {name} cannot be resolved: is it spelt right?"),
-                    )
-                    .with_source(error)
-                })?;
-                Ok(addresses
-                    .map(|address| Target::Tcp {
-                        address,
-                        host: name.clone(),
-                    })
-                    .collect())
+                let found = found.map_err(|error| Error::not_resolved(name, error))?;
+                let addresses: Vec<SocketAddr> = found.collect();
+                let only_ipv6 = addresses.iter().all(SocketAddr::is_ipv6);
+                let target = |address| Target::Tcp {
+                    address,
+                    host: name.clone(),
+                    only_ipv6,
+                    liveness,
+                };
+                Ok(addresses.into_iter().map(target).collect())
             }
             (None, None) => Ok(Vec::new()),
         }

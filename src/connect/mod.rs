@@ -6,29 +6,41 @@
 //! way as the session did.
 
 mod dial;
+mod login;
+mod place;
+mod retry;
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::sync::Once;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
-use tokio_postgres::config::{SslMode, SslNegotiation};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_postgres::config::{self, Host, SslMode, SslNegotiation};
 use tokio_postgres::tls::TlsConnect;
 
 pub(crate) use dial::Target;
+use login::Logins;
 
-use crate::config::{Config, Path, TlsMode};
-use crate::error::{Error, ErrorKind, Result};
+use crate::config::{ChannelBinding, Config, Path, TlsMode};
+use crate::error::{Error, ErrorKind, Goal, Phase, Result};
 use crate::net::Socket;
+use crate::observe;
 use crate::tls;
-use crate::wire::{Stream, Transport, Wire};
+use crate::wire::{Guard, Refusal, Stream, Transport, Wire};
+use retry::Time;
+
+/// How long one of several addresses may take to answer before the next has its turn: a
+/// lost SYN is repeated after 1 s (RFC 6298, section 2).
+const TURN: Duration = Duration::from_secs(3);
 
 /// How a database is dialled: what stays the same from one session to the next.
 #[derive(Debug)]
 pub(crate) struct Connector {
     config: Config,
     tls: tls::Client,
+    warned: Once,
 }
 
 /// A session that has been started and that nobody drives yet.
@@ -47,6 +59,7 @@ impl Connector {
         Connector {
             config,
             tls: tls::Client::default(),
+            warned: Once::new(),
         }
     }
 
@@ -54,36 +67,113 @@ impl Connector {
         &self.config
     }
 
-    /// Connects and authenticates, within the configured time and at most `left`.
+    /// Connects and authenticates, within the configured time and at most three
+    /// quarters of what is `left`. What can heal is tried again.
     pub(crate) async fn open(&self, left: Option<Duration>) -> Result<Opened> {
-        let limit = self.config.connect_timeout;
-        let limit = left.map_or(limit, |left| left.min(limit));
-        match timeout(limit, self.start()).await {
-            Ok(opened) => opened,
-            Err(_) => Err(Error::new(
-                ErrorKind::ConnectTimeout,
-                format!("connecting to the database took longer than {limit:.1?}"),
-            )),
+        let time = Time::new(self.config.connect_timeout, left);
+        let mut backoff = retry::backoff();
+        let mut logins = Logins::new(&self.config);
+        loop {
+            let error = match self.start(&time, &mut logins).await {
+                Ok(opened) => return Ok(opened),
+                Err(error) => error,
+            };
+            // Another password may do better.
+            if let Ok(true) = timeout_at(time.until, logins.renew(&error)).await {
+                continue;
+            }
+            let Some(delay) = retry::delay(&error, &time, &mut backoff) else {
+                return Err(error);
+            };
+            observe::connecting_again(&error, delay);
+            sleep(delay).await;
         }
     }
 
-    async fn start(&self) -> Result<Opened> {
+    /// Tries each host in turn, and each of its addresses, until a session begins.
+    async fn start(&self, time: &Time, logins: &mut Logins<'_>) -> Result<Opened> {
+        let endpoints: Vec<_> = dial::endpoints(&self.config.server).collect();
+        let mut last = None;
+        for (at, endpoint) in endpoints.iter().enumerate() {
+            let hosts = endpoints.len() - at;
+            let resolve = timeout_at(time.turn(hosts, TURN), endpoint.targets());
+            let targets = match resolve.await {
+                Ok(targets) => targets,
+                Err(_) => Err(Error::connecting_took(Phase::Resolve, time.whole(), None)),
+            };
+            let targets = match targets {
+                Ok(targets) => targets,
+                Err(error) => {
+                    last = Some(error);
+                    continue;
+                }
+            };
+            for (at, target) in targets.iter().enumerate() {
+                let turns = hosts - 1 + targets.len() - at;
+                match self.start_at(target, time, turns, logins).await {
+                    Ok(opened) => return Ok(opened),
+                    Err(error) if retry::may_go_elsewhere(&error) => last = Some(error),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::configuration("no host is given")))
+    }
+
+    /// Dials one of `turns` addresses that are left, and begins a session there.
+    async fn start_at(
+        &self,
+        target: &Target,
+        time: &Time,
+        turns: usize,
+        logins: &mut Logins<'_>,
+    ) -> Result<Opened> {
+        let took = |phase, after| Error::connecting_took(phase, after, Some(target.dialled()));
+        let begin = Instant::now();
+        let turn = time.turn(turns, TURN);
+        // Once it has answered it may take all the time that is left.
+        let socket = timeout_at(turn, target.dial())
+            .await
+            .map_err(|_| took(Phase::Connect, turn - begin))?
+            .map_err(|error| Error::not_connected(target.dialled(), error))?;
+        let round_trip = begin.elapsed();
+        let way = timeout_at(time.until, self.encrypt(target, socket.clone()))
+            .await
+            .map_err(|_| took(Phase::Tls, time.whole()))??;
         let config = &self.config;
-        let (socket, target, round_trip) = dial::any(&config.server).await?;
-        let (transport, binding) = self.encrypt(&target, socket.clone()).await?;
+        let bound = self.bound(target, &way)?;
+        let safe = way.verified || is_here(target);
         let unnamed = config.path == Path::TransactionPooler;
-        let (wire, stream) = Wire::new(transport, binding, unnamed);
+        let (wire, stream) = Wire::new(way.transport, way.binding, unnamed);
+        let tls = config.tls.clone();
+        wire.guard(Guard::new(move |method| tls.permits(method, safe), bound));
 
         let mut server = config.server.clone();
+        timeout_at(time.until, logins.apply(target, &mut server))
+            .await
+            .map_err(|_| took(Phase::Credentials, time.whole()))??;
+        match config.tls.channel_binding {
+            ChannelBinding::Disable => server.channel_binding(config::ChannelBinding::Disable),
+            ChannelBinding::Require => server.channel_binding(config::ChannelBinding::Require),
+            ChannelBinding::Prefer => &mut server,
+        };
         server.ssl_mode(SslMode::Require);
         server.ssl_negotiation(SslNegotiation::Direct);
         if let Some(options) = config.startup_options() {
             server.options(options);
         }
-        let (client, connection) = server
-            .connect_raw(stream, AsItIs)
+        let goal = Goal {
+            target,
+            user: server.get_user(),
+            database: server.get_dbname(),
+        };
+        let (client, connection) = timeout_at(time.until, server.connect_raw(stream, AsItIs))
             .await
-            .map_err(|error| refused(&target, error))?;
+            .map_err(|_| took(Phase::Authenticate, time.whole()))?
+            .map_err(|error| match wire.refused() {
+                Some(refusal) => self.distrusted(target, refusal).with_source(error),
+                None => self.not_started(target, goal, error),
+            })?;
         config
             .target_session_attrs
             .check(|name| connection.parameter(name))
@@ -93,7 +183,7 @@ impl Connector {
             connection,
             wire,
             socket,
-            target,
+            target: target.clone(),
             round_trip,
         })
     }
@@ -102,7 +192,11 @@ impl Connector {
     /// before a connection is needed.
     pub(crate) async fn prepare(&self) -> Result<()> {
         if self.config.tls.mode != TlsMode::Disable {
-            self.tls.config(&self.config.tls)?;
+            for host in self.config.server.get_hosts() {
+                if let Host::Tcp(host) = host {
+                    self.tls.prepare(&self.config.tls, host)?;
+                }
+            }
         }
         dial::resolve(&self.config.server).await
     }
@@ -112,46 +206,133 @@ impl Connector {
         let socket = target.dial().await.map_err(|error| {
             Error::new(ErrorKind::Unreachable, "the server does not answer").with_source(error)
         })?;
-        let (transport, _) = self.encrypt(target, socket).await?;
-        Ok(transport)
+        Ok(self.encrypt(target, socket).await?.transport)
     }
 
-    async fn encrypt(
-        &self,
-        target: &Target,
-        mut socket: Socket,
-    ) -> Result<(Box<dyn Transport>, Option<Vec<u8>>)> {
+    async fn encrypt(&self, target: &Target, mut socket: Socket) -> Result<Way> {
         let tls = &self.config.tls;
         let host = match target.host() {
             Some(host) if tls.mode != TlsMode::Disable => host,
-            _ => return Ok((Box::new(socket), None)),
+            _ => return Ok(Way::in_the_clear(socket)),
         };
         if !tls.direct && !offers_tls(&mut socket).await? {
             if tls.mode == TlsMode::Prefer {
-                return Ok((Box::new(socket), None));
+                return Ok(Way::in_the_clear(socket));
             }
             return Err(Error::new(
                 ErrorKind::Tls,
                 format!(
-                    "{host} offers no TLS, and sslmode={} needs it: turn TLS on there, or set \
-                     sslmode=disable if the network is yours",
-                    tls.mode
+                    "{host} offers no TLS, and sslmode={} needs it: {}",
+                    tls.mode,
+                    without_tls(host)
                 ),
             ));
         }
-        let (stream, binding) = self.tls.connect(tls, host, socket).await?;
-        Ok((Box::new(stream), binding))
+        let encrypted = self.tls.connect(tls, host, socket).await?;
+        if tls.mode == TlsMode::Encrypt && !encrypted.verified && !is_here(target) {
+            self.warned.call_once(|| observe::unverified(host));
+        }
+        Ok(Way {
+            transport: Box::new(encrypted.stream),
+            binding: encrypted.binding,
+            verified: encrypted.verified,
+        })
+    }
+
+    /// Whether the password's proof has to be bound to the TLS connection. Fails if it
+    /// cannot be, before the server is told anything.
+    fn bound(&self, target: &Target, way: &Way) -> Result<bool> {
+        let required = match self.config.tls.channel_binding {
+            ChannelBinding::Require => true,
+            // For who sets tokio-postgres's own.
+            ChannelBinding::Prefer => {
+                self.config.server.get_channel_binding() == config::ChannelBinding::Require
+            }
+            ChannelBinding::Disable => false,
+        };
+        if required && way.binding.is_none() {
+            return Err(Error::new(
+                ErrorKind::Tls,
+                format!(
+                    "channel_binding=require, and {target} was reached without TLS or has a \
+                     certificate that cannot be bound to: set sslmode=verify-full, or \
+                     channel_binding=prefer"
+                ),
+            ));
+        }
+        Ok(required)
+    }
+
+    /// The server asked for what we do not give it.
+    fn distrusted(&self, target: &Target, refusal: Refusal) -> Error {
+        let message = match refusal {
+            Refusal::Method(method) if self.config.tls.require_auth.is_some() => format!(
+                "{target} asks for the authentication \"{method}\", which require_auth does not \
+                 permit"
+            ),
+            Refusal::Method(method) => format!(
+                "{target} asks for the authentication \"{method}\", which would give the password \
+                 to whoever listens: set sslmode=verify-full, have the server ask for \
+                 scram-sha-256, or set require_auth={method} if the network is yours"
+            ),
+            Refusal::Unbound => format!(
+                "channel_binding=require, and {target} does not offer it (few poolers do, and \
+                 only scram-sha-256 can): set channel_binding=prefer, or take the direct endpoint"
+            ),
+            Refusal::Unclear => {
+                format!("{target} does not speak PostgreSQL: is it the right port?")
+            }
+        };
+        Error::new(ErrorKind::Tls, message)
+    }
+
+    /// The session did not begin.
+    fn not_started(&self, target: &Target, goal: Goal<'_>, error: tokio_postgres::Error) -> Error {
+        let host = target.host().unwrap_or_default();
+        match tls::explain_later(&self.config.tls, host, &error) {
+            Some(message) => Error::new(ErrorKind::Tls, message).with_source(error),
+            None => Error::not_started(goal, error),
+        }
     }
 }
 
-fn refused(target: &Target, error: tokio_postgres::Error) -> Error {
-    let kind = match error.as_db_error() {
-        Some(_) => ErrorKind::Database,
-        None => ErrorKind::Closed,
-    };
-    let code = error.code().map(|code| format!(" ({})", code.code()));
-    let code = code.unwrap_or_default();
-    Error::new(kind, format!("{target} refused the connection{code}")).with_source(error)
+/// What lies between the wire and the server.
+struct Way {
+    transport: Box<dyn Transport>,
+    /// The hash that binds SCRAM to it.
+    binding: Option<Vec<u8>>,
+    verified: bool,
+}
+
+impl Way {
+    fn in_the_clear(socket: Socket) -> Self {
+        Way {
+            transport: Box::new(socket),
+            binding: None,
+            verified: false,
+        }
+    }
+}
+
+/// It never leaves this machine.
+fn is_here(target: &Target) -> bool {
+    match target {
+        Target::Tcp { address, .. } => address.ip().to_canonical().is_loopback(),
+        #[cfg(unix)]
+        Target::Unix(_) => true,
+    }
+}
+
+/// What to do about a server without TLS. A name without a dot is one that a compose
+/// file, or a cluster, gave to a service.
+fn without_tls(host: &str) -> &'static str {
+    match host.contains(['.', ':']) {
+        true => "turn TLS on there, or set sslmode=disable if the network is yours",
+        false => {
+            "for a service of your own compose file or cluster add ?sslmode=disable to the URL; \
+             else turn TLS on there"
+        }
+    }
 }
 
 /// SSLRequest (manual, "SSL Session Encryption"). No more than the one byte of the

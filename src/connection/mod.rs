@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
 use tokio_postgres::{Client, Statement};
@@ -17,6 +18,9 @@ use crate::net::{Peek, Socket};
 use crate::wire::{Snapshot, Wire};
 use driver::Driver;
 use statements::Statements;
+
+/// How long a cancel that nobody waits for may take.
+const DETACHED_LIMIT: Duration = Duration::from_secs(5);
 
 /// A session: its client, its wire, its socket, and the task that drives it.
 ///
@@ -133,6 +137,22 @@ impl Session {
         matches!(timeout(limit, cancel).await, Ok(Ok(())))
     }
 
+    /// Asks without anybody waiting, for when a teardown has run out of time. It can hit
+    /// nothing but this session, which is being closed.
+    pub(crate) fn cancel_detached(&self) {
+        let (Some(key), Ok(runtime)) = (self.wire.key(), Handle::try_current()) else {
+            return;
+        };
+        if !self.connector.config().path.takes_cancel() {
+            return;
+        }
+        let (connector, target) = (Arc::clone(&self.connector), self.target.clone());
+        runtime.spawn(async move {
+            let cancel = cancel::request(&connector, &target, key);
+            let _ = timeout(DETACHED_LIMIT, cancel).await;
+        });
+    }
+
     /// The same for the user, if he still `has` the connection. While the request is
     /// on its way the connection cannot be handed on, for it might hit the next one's
     /// statement; and never again if nobody waited until the server had taken it.
@@ -178,13 +198,19 @@ impl Session {
         self.driver.wake();
     }
 
-    /// A statement prepared on this session before, or now.
+    /// A statement prepared on this session before, or now. Once the server has said that
+    /// one does not fit the schema any more, none that was prepared before is trusted.
     pub(crate) async fn prepare(
         &self,
         client: &Client,
         sql: &str,
         types: &[tokio_postgres::types::Type],
     ) -> Result<Statement, tokio_postgres::Error> {
+        if self.wire.take_outdated() {
+            self.statements.clear();
+            // The types that they had been prepared with may be others, too.
+            client.clear_type_cache();
+        }
         self.statements.prepare(client, sql, types).await
     }
 }

@@ -48,6 +48,13 @@ impl Statements {
         Ok(statement)
     }
 
+    /// Forgets them all. Each is closed on the server when its last user drops it.
+    pub(super) fn clear(&self) {
+        // Dropped behind the lock: a statement sends its Close.
+        let forgotten = std::mem::take(&mut self.kept().statements);
+        drop(forgotten);
+    }
+
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }

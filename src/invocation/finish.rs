@@ -297,7 +297,7 @@ async fn commit(shared: &Shared, budget: &Budget) -> Finished {
 
 /// Whether the server itself said that the commit failed. An error that ends the
 /// session may come after the commit was made.
-fn is_final(error: &tokio_postgres::Error) -> bool {
+pub(super) fn is_final(error: &tokio_postgres::Error) -> bool {
     let severity = error
         .as_db_error()
         .and_then(|error| error.parsed_severity());

@@ -2,20 +2,15 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use futures_util::future::{Either, select};
-use tokio::time::{Instant, timeout};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Statement};
 
-use super::{Caller, Held, Inner, Phase, Scope, State};
+use super::Inner;
 use crate::connection::{Home, Session};
 use crate::error::{Error, Result};
-use crate::pool::Lease;
-use crate::teardown::{at_rest, rest};
 use crate::wire::TransactionStatus;
 
 /// How long the user's own CancelRequest may take.
@@ -76,7 +71,9 @@ impl Connection {
 
     /// Prepares a statement, or finds it prepared already: a statement that is
     /// repeated, in this invocation or a later one on the same connection, costs one
-    /// round trip. At most `statement_cache` of them are kept.
+    /// round trip. At most `statement_cache` of them are kept, and none once the server has
+    /// said that the schema has changed under one.
+    /// [`query_cached`](Connection::query_cached) and its like prepare and execute in one.
     ///
     /// # Errors
     ///
@@ -119,6 +116,26 @@ impl Connection {
     /// The server's process, as in `pg_stat_activity.pid`.
     pub fn process_id(&self) -> i32 {
         self.session.process()
+    }
+
+    pub(super) fn new(
+        invocation: &Arc<Inner>,
+        number: u64,
+        session: Arc<Session>,
+        home: Home,
+    ) -> Self {
+        Connection {
+            home: Some(home),
+            session,
+            number,
+            invocation: Arc::downgrade(invocation),
+        }
+    }
+
+    /// What the handler has left; nothing once its invocation is gone.
+    pub(super) fn left(&self) -> Option<Duration> {
+        let invocation = self.invocation.upgrade();
+        invocation.map_or(Some(Duration::ZERO), |invocation| invocation.left())
     }
 
     pub(super) fn session(&self) -> &Arc<Session> {
@@ -194,209 +211,5 @@ impl CancelToken {
 impl fmt::Debug for CancelToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("CancelToken")
-    }
-}
-
-impl Inner {
-    pub(super) async fn checkout(self: &Arc<Self>, caller: Caller) -> Result<Connection> {
-        let mut asking = Asking::start(self, caller)?;
-        let leasing = async {
-            if let Some(connection) = self.lease_again(&mut asking).await? {
-                return Ok(connection);
-            }
-            let (lease, home) = self.database.pools().checkout(self.left()).await?;
-            self.give_out(lease, home, &mut asking)
-        };
-        // A checkout must not outlive the invocation: what it opens would stay behind.
-        match select(pin!(leasing), pin!(self.closed())).await {
-            Either::Left((connection, _)) => connection,
-            Either::Right(((), _)) => Err(Error::invocation_ended()),
-        }
-    }
-
-    /// Waits until the gate is closed.
-    async fn closed(&self) {
-        let mut closing = pin!(self.gate.notified());
-        closing.as_mut().enable();
-        if self.check_open().is_ok() {
-            closing.await;
-        }
-    }
-
-    /// Waits until no checkout is under way any more, as the gate is closed.
-    pub(super) async fn asked(&self, limit: Duration) {
-        let asked = async {
-            loop {
-                let mut asked = pin!(self.asked.notified());
-                asked.as_mut().enable();
-                if self.state().asking == 0 {
-                    break;
-                }
-                asked.await;
-            }
-        };
-        let _ = timeout(limit, asked).await;
-    }
-
-    /// A connection that came home without being at rest, brought to rest.
-    async fn lease_again(self: &Arc<Self>, asking: &mut Asking<'_>) -> Result<Option<Connection>> {
-        let here = self.database.pools().here();
-        let found = {
-            let mut state = self.state();
-            let number = state.next_lease;
-            let found = state.leases.iter_mut().find_map(|held| {
-                let home = held.lease.session.home()?;
-                // Under its old number somebody may still wish to cancel something.
-                let found = held.lease.belongs_to(&here).then_some((held, home));
-                found.map(|(held, home)| {
-                    held.number = number;
-                    (Arc::clone(&held.lease.session), home)
-                })
-            });
-            if found.is_some() {
-                state.next_lease += 1;
-                // From here on it counts as one that is away.
-                asking.done(&mut state);
-            }
-            found.map(|(session, home)| (number, session, home))
-        };
-        let Some((number, session, home)) = found else {
-            return Ok(None);
-        };
-        let (began, before) = (Instant::now(), session.wire().round_trips());
-        let config = self.database.config();
-        let budget = self.budget();
-        let rested = rest(&session, Some(home), true, config, &budget).await;
-        let round_trips = session.wire().round_trips() - before;
-        let kept = rested.home.is_some();
-        let mut state = self.state();
-        let Some(at) = state.leases.iter().position(|held| held.number == number) else {
-            return Err(Error::invocation_ended());
-        };
-        let again = rested.home.map(|home| Connection {
-            home: Some(home),
-            session: Arc::clone(&session),
-            number,
-            invocation: Arc::downgrade(self),
-        });
-        if again.is_none() {
-            let lease = state.leases.swap_remove(at).lease;
-            asking.again(&mut state);
-            drop(state);
-            drop(lease);
-        } else {
-            drop(state);
-        }
-        self.report(&session, rested.outcome, kept, round_trips, began);
-        Ok(again)
-    }
-
-    /// Notes the lease, unless the gate was closed meanwhile.
-    fn give_out(
-        self: &Arc<Self>,
-        lease: Lease,
-        home: Home,
-        asking: &mut Asking<'_>,
-    ) -> Result<Connection> {
-        let mut state = self.state();
-        if state.phase == Phase::Closed {
-            drop(state);
-            match lease.place() {
-                Some(place) => lease.keep(home, place),
-                None => lease.session.end(),
-            }
-            return Err(Error::invocation_ended());
-        }
-        let number = state.next_lease;
-        state.next_lease += 1;
-        let session = Arc::clone(&lease.session);
-        state.leases.push(Held { number, lease });
-        asking.done(&mut state);
-        Ok(Connection {
-            home: Some(home),
-            session,
-            number,
-            invocation: Arc::downgrade(self),
-        })
-    }
-
-    /// A connection was dropped. At rest it is free for others at once; else it
-    /// stays here, for the next checkout or the teardown.
-    fn came_home(&self, number: u64) {
-        let mut state = self.state();
-        let found = state.leases.iter().position(|held| held.number == number);
-        let (Some(at), Phase::Open) = (found, state.phase) else {
-            return;
-        };
-        let lease = &state.leases[at].lease;
-        let Some(place) = lease.place() else {
-            return;
-        };
-        if let Some(home) = at_rest(&lease.session, self.database.config()) {
-            let lease = state.leases.swap_remove(at).lease;
-            drop(state);
-            self.report_clean(&lease.session);
-            lease.keep(home, place);
-        }
-    }
-
-    /// Whoever knows the connection by this number has it still.
-    fn has(&self, number: u64) -> bool {
-        let state = self.state();
-        state.phase == Phase::Open && state.leases.iter().any(|held| held.number == number)
-    }
-
-    /// How many connections somebody uses or is about to.
-    pub(super) fn in_use(state: &State) -> usize {
-        let away = |held: &&Held| held.lease.session.home().is_none();
-        state.leases.iter().filter(away).count() + state.asking
-    }
-}
-
-/// A checkout under way: until it is done it counts as a connection that the invocation
-/// has.
-struct Asking<'a> {
-    inner: &'a Inner,
-    counts: bool,
-}
-
-impl<'a> Asking<'a> {
-    fn start(inner: &'a Inner, caller: Caller) -> Result<Self> {
-        let pool = inner.database.pools().here();
-        // What the invocations around this one hold will not come back before it ends.
-        let outer = Scope::in_use_around(inner);
-        let mut state = inner.state();
-        if state.phase == Phase::Closed {
-            return Err(Error::invocation_ended());
-        }
-        let held = Inner::in_use(&state) + outer;
-        if held >= pool.max_connections() {
-            return Err(Error::would_wait_for_itself(held, caller));
-        }
-        state.asking += 1;
-        Ok(Asking {
-            inner,
-            counts: true,
-        })
-    }
-
-    fn done(&mut self, state: &mut State) {
-        if std::mem::take(&mut self.counts) {
-            state.asking -= 1;
-            self.inner.asked.notify_waiters();
-        }
-    }
-
-    fn again(&mut self, state: &mut State) {
-        if !std::mem::replace(&mut self.counts, true) {
-            state.asking += 1;
-        }
-    }
-}
-
-impl Drop for Asking<'_> {
-    fn drop(&mut self) {
-        let inner = self.inner;
-        self.done(&mut inner.state());
     }
 }

@@ -1,7 +1,10 @@
 //! One call of the function, and everything that it used.
 
+mod cached;
+mod checkout;
 mod finish;
 mod lease;
+mod retry;
 mod run;
 mod scope;
 mod tasks;
@@ -21,6 +24,7 @@ use tokio::task::JoinHandle;
 
 pub(crate) use finish::Finished;
 pub use lease::{CancelToken, Connection};
+pub use retry::{TransactionRetry, retry_transaction};
 pub(crate) use run::{Ended, Judge, Run};
 pub(crate) use scope::Scope;
 pub use scope::{connection, invocation, transaction};

@@ -2,38 +2,48 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
+use serde_json::{Map, Value};
 
 use crate::error::{Error, ErrorKind};
 
-/// A response that says what went wrong, and nothing of how the database is reached.
+/// A response that says what went wrong, and nothing of how the database is reached: the
+/// kind, the SQLSTATE and the constraint, which name no value.
 pub(crate) fn of(error: &Error) -> Response<Bytes> {
-    let (status, detail) = match error.kind() {
-        ErrorKind::Deadline => (
-            StatusCode::GATEWAY_TIMEOUT,
-            "The function did not finish within its deadline.",
-        ),
-        ErrorKind::AcquireTimeout
-        | ErrorKind::ConnectTimeout
-        | ErrorKind::Unreachable
-        | ErrorKind::Closed => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "The database cannot be reached at the moment.",
-        ),
-        ErrorKind::CommitUnknown => (
-            StatusCode::INTERNAL_SERVER_ERROR,
+    let mut more = Map::new();
+    more.insert("kind".to_owned(), error.kind().to_string().into());
+    if let Some(state) = error.sqlstate() {
+        more.insert("sqlstate".to_owned(), state.code().into());
+    }
+    if let Some(constraint) = error.constraint() {
+        more.insert("constraint".to_owned(), constraint.into());
+    }
+    document(error.status(), detail(error.kind()), more)
+}
+
+/// A problem document (RFC 9457) for a caller over HTTP: status, kind, SQLSTATE and
+/// constraint, and nothing of how the database is reached or of what the server said.
+impl From<&Error> for Response<Bytes> {
+    fn from(error: &Error) -> Self {
+        of(error)
+    }
+}
+
+fn detail(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Deadline => "The function did not finish within its deadline.",
+        ErrorKind::CommitUnknown => {
             "The connection to the database was lost during the commit: whether the change was \
-             made is not known.",
-        ),
-        ErrorKind::TransactionFailed | ErrorKind::TransactionInUse => (
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "The transaction could not be committed: nothing was changed.",
-        ),
-        _ => (
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "The function failed to use its database.",
-        ),
-    };
-    document(status, detail)
+             made is not known."
+        }
+        ErrorKind::TransactionFailed | ErrorKind::TransactionInUse => {
+            "The transaction could not be committed: nothing was changed."
+        }
+        ErrorKind::UniqueViolation => "A value is there already that may be there only once.",
+        ErrorKind::ConstraintViolation => "A value is not allowed, or does not fit to others.",
+        ErrorKind::BadInput => "A value is not of the form that it must have.",
+        kind if kind.is_unavailable() => "The database cannot be reached at the moment.",
+        _ => "The function failed to use its database.",
+    }
 }
 
 /// The handler panicked, and the host would only hang up.
@@ -42,17 +52,19 @@ pub(crate) fn panicked() -> Response<Bytes> {
     document(
         StatusCode::INTERNAL_SERVER_ERROR,
         "The function failed unexpectedly.",
+        Map::new(),
     )
 }
 
-fn document(status: StatusCode, detail: &str) -> Response<Bytes> {
-    let document = serde_json::json!({
-        "type": "about:blank",
-        "title": status.canonical_reason(),
-        "status": status.as_u16(),
-        "detail": detail,
-    });
-    let mut response = Response::new(Bytes::from(document.to_string()));
+fn document(status: StatusCode, detail: &str, more: Map<String, Value>) -> Response<Bytes> {
+    let mut document = Map::from_iter([
+        ("type".to_owned(), "about:blank".into()),
+        ("title".to_owned(), status.canonical_reason().into()),
+        ("status".to_owned(), status.as_u16().into()),
+        ("detail".to_owned(), detail.into()),
+    ]);
+    document.extend(more);
+    let mut response = Response::new(Bytes::from(Value::Object(document).to_string()));
     *response.status_mut() = status;
     response.headers_mut().insert(
         header::CONTENT_TYPE,
@@ -69,9 +81,19 @@ mod tests {
     fn a_deadline_is_a_gateway_timeout() {
         let response = of(&Error::deadline());
         assert_eq!(response.status(), 504);
-        let document: serde_json::Value =
-            serde_json::from_slice(response.body()).expect("a document");
+        let document: Value = serde_json::from_slice(response.body()).expect("a document");
         assert_eq!(document["status"], 504);
         assert_eq!(document["title"], "Gateway Timeout");
+        assert_eq!(document["kind"], "deadline");
+    }
+
+    #[test]
+    fn nothing_is_said_of_how_the_database_is_reached() {
+        for &kind in ErrorKind::ALL {
+            let response = of(&Error::new(kind, "postgres://db.example.com"));
+            let text = String::from_utf8(response.body().to_vec()).expect("text");
+            assert!(!text.contains("example.com"), "{text}");
+            assert_eq!(response.status(), kind.status());
+        }
     }
 }

@@ -256,6 +256,37 @@ mod tests {
         assert_ne!(kept.lease().await.expect("another"), kept.process);
     }
 
+    /// Nothing has told the runtime that the connection died, as in the first moment
+    /// after a freeze: the socket has to be asked.
+    #[tokio::test]
+    async fn one_that_died_unseen_is_replaced() {
+        for how in ["cut", "terminated"] {
+            let kept = Kept::one().await;
+            let (relay, process) = (&kept.relay, kept.process);
+            // The thread of this runtime waits meanwhile, and looks at no socket.
+            std::thread::scope(|scope| {
+                let died = scope.spawn(|| {
+                    let mut runtime = tokio::runtime::Builder::new_current_thread();
+                    let runtime = runtime.enable_all().build().expect("a runtime");
+                    runtime.block_on(async {
+                        match how {
+                            "cut" => relay.cut(lab::relay::Cut::Fin).await,
+                            _ => {
+                                let postgres = Postgres::shared().await.expect("a server");
+                                let end = format!("select pg_terminate_backend({process}, 5000)");
+                                postgres.execute(&end).await.expect("ended");
+                                // Its last words come through the relay.
+                                relay.quiet(Duration::from_millis(50)).await;
+                            }
+                        }
+                    });
+                });
+                died.join().expect("no panic");
+            });
+            assert_ne!(kept.lease().await.expect(how), kept.process, "{how}");
+        }
+    }
+
     #[tokio::test]
     async fn one_that_is_too_old_is_replaced() {
         let kept = Kept::one().await;

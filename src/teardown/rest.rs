@@ -108,8 +108,9 @@ async fn settle(session: &Session, outcome: &mut Outcome, budget: &Budget) -> Op
     }
     // A stream whose rows nobody takes keeps the answer from being read, whether
     // the statement is cancelled or not.
-    if !session.wire().snapshot().reads {
-        return None;
+    let snapshot = session.pump();
+    if snapshot.is_quiet() || !snapshot.reads {
+        return snapshot.is_quiet().then_some(snapshot);
     }
     let settled = cancel_until(session, outcome, budget, session.settled()).await;
     settled.filter(Snapshot::is_quiet)
@@ -164,6 +165,10 @@ pub(crate) async fn close(session: &Session, mut outcome: Outcome, budget: &Budg
     }
     drop(shut_down);
     let acknowledged = closed.unwrap_or(false);
+    if runs && !acknowledged {
+        // The statement would go on until the server notices that nobody is there.
+        session.cancel_detached();
+    }
     outcome.did(Step::Closed { acknowledged });
     Rested {
         outcome,

@@ -9,8 +9,10 @@
 //! - [`backend`] and [`frontend`] follow the framing of either direction;
 //! - [`status`] keeps what they learn, [`residue`] what a session is left with;
 //! - [`rewrite`] holds the two rewrites;
+//! - [`authentication`] looks at what the server asks for before it lets us in;
 //! - [`ended`] answers in the server's place once the connection is taken away.
 
+mod authentication;
 mod backend;
 pub(crate) mod ended;
 mod frontend;
@@ -31,6 +33,7 @@ use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
+pub(crate) use authentication::{Guard, Refusal};
 pub(crate) use residue::Residue;
 pub use status::TransactionStatus;
 use stream::State;
@@ -122,6 +125,17 @@ impl Wire {
         }
     }
 
+    /// Has what the server asks for before it lets us in checked by `guard`. What it
+    /// refuses never reaches tokio-postgres, which would answer.
+    pub(crate) fn guard(&self, guard: Guard) {
+        self.state().tracker.authentication.guard(guard);
+    }
+
+    /// What the [guard](Wire::guard) refused.
+    pub(crate) fn refused(&self) -> Option<Refusal> {
+        self.state().tracker.authentication.refused()
+    }
+
     /// To be called before the connection above is polled: what it does not
     /// touch in that poll, it does not wait for.
     pub(crate) fn before_poll(&self) {
@@ -147,6 +161,22 @@ impl Wire {
     /// A reset went well.
     pub(crate) fn forget_residue(&self) {
         self.state().tracker.forget_residue();
+    }
+
+    /// The SQLSTATE of the last error that the server reported.
+    pub(crate) fn error(&self) -> Option<[u8; 5]> {
+        self.state().tracker.error()
+    }
+
+    /// What the server has reported so far does not count.
+    pub(crate) fn forget_error(&self) {
+        self.state().tracker.forget_error();
+    }
+
+    /// Whether the server has said, since this was last asked, that a prepared statement
+    /// is not there or does not fit the schema any more.
+    pub(crate) fn take_outdated(&self) -> bool {
+        self.state().tracker.take_outdated()
     }
 
     /// Round trips made on this connection so far.

@@ -23,9 +23,28 @@ pub enum Unit {
     Typed(&'static str),
     /// Close, Sync of such a statement.
     Close(usize),
+    /// COPY FROM STDIN by a statement that was prepared before anything else. Like an
+    /// end of the transaction it is not pipelined with others.
+    CopyIn(Copy),
     /// Sync.
     Sync,
 }
+
+/// What becomes of a COPY.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copy {
+    /// Data, then CopyDone.
+    Done,
+    /// Data that the server refuses.
+    Bad,
+    /// CopyFail, when the server waits for data.
+    Failed,
+    /// CopyFail, before the server has answered.
+    Early,
+}
+
+/// All of them.
+pub const COPIES: [Copy; 4] = [Copy::Done, Copy::Bad, Copy::Failed, Copy::Early];
 
 /// Texts that a program is made of. `fail` fails when it is executed, `nonsense` when
 /// it is parsed.
@@ -48,13 +67,19 @@ pub const ENDS: [&str; 3] = ["commit", "rollback", "select 1; commit"];
 ///
 /// # Panics
 ///
-/// When the client could tell the difference.
+/// When the client could tell the difference, or when a statement ran outside the
+/// transaction that was to be begun for it.
 pub fn rewrites_cannot_be_seen(groups: &[Vec<Unit>], cut: usize, mode: Mode) {
     let mut plain = Model {
         begins: mode.armed,
+        refuses: mode.refused,
         ..Model::default()
     };
-    let mut behind = Model::default();
+    let mut behind = Model {
+        insists: mode.armed,
+        refuses: mode.refused,
+        ..Model::default()
+    };
     let mut link = Link::new(cut, mode.unnamed);
     let mut prepared = 0;
 
@@ -64,6 +89,14 @@ pub fn rewrites_cannot_be_seen(groups: &[Vec<Unit>], cut: usize, mode: Mode) {
     exchange(&mut link, &mut behind, &startup);
     let started = link.take_down();
     assert_eq!(started, plain.answers(&startup), "the start");
+    let mut copy = BytesMut::new();
+    frontend::parse("copy", "copy", [], &mut copy).expect("no NUL");
+    frontend::sync(&mut copy);
+    plain.begins = false;
+    plain.answers(&copy);
+    plain.begins = mode.armed;
+    exchange(&mut link, &mut behind, &copy);
+    link.take_down();
     if mode.armed {
         link.wire().arm("BEGIN");
     }
@@ -74,14 +107,21 @@ pub fn rewrites_cannot_be_seen(groups: &[Vec<Unit>], cut: usize, mode: Mode) {
         for &unit in group {
             encode(unit, known, &mut prepared, &mut bytes);
         }
-        exchange(&mut link, &mut behind, &bytes);
-        let seen = link.take_down();
-        let expected = plain.answers(&bytes);
-        assert_eq!(
-            shown(&seen),
-            shown(&expected),
-            "{group:?} cut at {cut}, {mode:?}"
-        );
+        // It sends data when it knows that the server waits for them.
+        let parts = match group[..] {
+            [Unit::CopyIn(copy)] => vec![bytes, data(copy)],
+            _ => vec![bytes],
+        };
+        for bytes in parts {
+            exchange(&mut link, &mut behind, &bytes);
+            let seen = link.take_down();
+            let expected = plain.answers(&bytes);
+            assert_eq!(
+                shown(&seen),
+                shown(&expected),
+                "{group:?} cut at {cut}, {mode:?}"
+            );
+        }
         let snapshot = link.wire().snapshot();
         assert!(
             snapshot.settled && !snapshot.lost,
@@ -128,11 +168,40 @@ fn encode(unit: Unit, known: usize, prepared: &mut usize, out: &mut BytesMut) {
             frontend::describe(b'S', "", out)?;
             frontend::execute("", 0, out)
         }),
+        Unit::CopyIn(copy) => {
+            bind("copy", out);
+            let encoded = frontend::execute("", 0, out);
+            if copy == Copy::Early {
+                frontend::sync(out);
+                let _ = frontend::copy_fail("dropped", out);
+            }
+            encoded
+        }
         Unit::Close(back) => frontend::close(b'S', &name(back), out),
         Unit::Sync => Ok(()),
     };
     encoded.expect("no NUL");
     frontend::sync(out);
+}
+
+/// What follows the beginning of a COPY, even one that has failed.
+fn data(copy: Copy) -> BytesMut {
+    let mut out = BytesMut::new();
+    let text: &[u8] = match copy {
+        Copy::Bad => b"bad",
+        _ => b"1",
+    };
+    match copy {
+        Copy::Early => return out,
+        Copy::Failed => frontend::copy_fail("given up", &mut out).expect("no NUL"),
+        _ => {
+            let data = frontend::CopyData::new(text).expect("small");
+            data.write(&mut out);
+            frontend::copy_done(&mut out);
+        }
+    }
+    frontend::sync(&mut out);
+    out
 }
 
 /// Messages as text, for a difference that can be read.
@@ -158,11 +227,17 @@ struct Model {
     /// Begins a transaction by itself before a statement outside one: what the client
     /// of a lazily begun transaction is to see.
     begins: bool,
+    /// Nothing may be executed outside a transaction.
+    insists: bool,
+    /// So many times it does not begin a transaction.
+    refuses: usize,
     started: bool,
     pending: BytesMut,
     status: Status,
     /// After an error, until the next Sync.
     skips: bool,
+    /// In COPY mode.
+    copying: bool,
     statements: HashMap<Vec<u8>, Vec<u8>>,
     bound: Vec<u8>,
 }
@@ -206,14 +281,23 @@ impl Model {
             return self.ready(out);
         }
         let (tag, body) = (message[0], &message[5..]);
-        if self.skips && tag != b'S' {
+        // Leftovers of a COPY, and its early Sync, are ignored.
+        let copies = b"dcf".contains(&tag);
+        if self.skips && tag != b'S' || self.copying != copies {
             return;
         }
         // A simple query that cannot be parsed takes the BEGIN in its text with it.
         let in_vain = tag == b'Q'
             && (string(body).trim_ascii().is_empty() || self.check(string(body)).is_err());
         if self.begins && self.status == Status::Idle && b"QPBE".contains(&tag) && !in_vain {
-            self.status = Status::Begun;
+            if let Err(failure) = self.begin() {
+                self.fail(&failure, out);
+                if tag == b'Q' {
+                    self.skips = false;
+                    self.ready(out);
+                }
+                return;
+            }
         }
         let done = match tag {
             b'Q' => {
@@ -252,6 +336,14 @@ impl Model {
                 self.skips = false;
                 return self.ready(out);
             }
+            b'd' if body == b"bad" => Err(Failure { position: None }),
+            b'd' => Ok(()),
+            b'c' => {
+                self.copying = false;
+                put(b'C', b"COPY 1\0", out);
+                Ok(())
+            }
+            b'f' => Err(Failure { position: None }),
             other => panic!("what is {}?", char::from(other)),
         };
         if let Err(failure) = done {
@@ -295,6 +387,15 @@ impl Model {
         }
     }
 
+    fn begin(&mut self) -> Result<(), Failure> {
+        if self.refuses > 0 {
+            self.refuses -= 1;
+            return Err(Failure { position: None });
+        }
+        self.status = Status::Begun;
+        Ok(())
+    }
+
     fn parse(&mut self, name: &[u8], text: &[u8]) -> Result<(), Failure> {
         self.check(text)?;
         self.accepts(text)?;
@@ -314,8 +415,11 @@ impl Model {
         self.accepts(text)?;
         let tag: &[u8] = match text.trim_ascii() {
             b"BEGIN" => {
-                self.status = Status::Begun;
+                self.begin()?;
                 b"BEGIN\0"
+            }
+            text if self.insists && self.status == Status::Idle => {
+                panic!("outside a transaction: {}", text.escape_ascii())
             }
             b"commit" if self.status == Status::Failed => {
                 self.status = Status::Idle;
@@ -336,7 +440,13 @@ impl Model {
             }
             _ => b"SELECT 1\0",
         };
-        put(b'C', tag, out);
+        match text {
+            b"copy" => {
+                self.copying = true;
+                put(b'G', &[0, 0, 0], out);
+            }
+            _ => put(b'C', tag, out),
+        }
         Ok(())
     }
 
@@ -347,6 +457,7 @@ impl Model {
         }
         body.push(0);
         put(b'E', &body, out);
+        self.copying = false;
         if self.status == Status::Begun {
             self.status = Status::Failed;
         }

@@ -34,6 +34,13 @@ pub struct Played {
     pub(crate) snapshots: Vec<Snapshot>,
 }
 
+impl Played {
+    /// Nothing that was written waits in the wire at the end.
+    pub fn is_settled(&self) -> bool {
+        self.snapshots.last().is_none_or(|last| last.settled)
+    }
+}
+
 /// What is done to the wire before it is played.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Mode {
@@ -41,6 +48,8 @@ pub struct Mode {
     pub unnamed: bool,
     /// BEGIN is put in front of the first statement.
     pub armed: bool,
+    /// The server refuses so many of them, as a standby does with READ WRITE.
+    pub refused: usize,
 }
 
 /// Plays `traffic` with both directions cut into pieces of `cut` bytes.

@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 
+use super::authentication::Authentication;
 use super::residue::{Residue, of_tag};
 
 /// Where the server stands between two statements: the byte of its last
@@ -98,6 +99,9 @@ pub(super) struct Tracker {
     committed: bool,
     key: Option<(i32, i32)>,
     lost: bool,
+    pub(super) authentication: Authentication,
+    error: Option<[u8; 5]>,
+    outdated: bool,
 }
 
 impl Tracker {
@@ -163,11 +167,14 @@ impl Tracker {
         match tag {
             b'Z' => return self.ready(body),
             b'C' => self.complete(body),
+            b'R' => self.authentication.received(body),
             b'G' => return self.copy_in(),
             b'E' => {
                 if let Some(unit) = self.owed.front_mut() {
                     unit.failed = true;
                 }
+                self.error = sqlstate(body);
+                self.outdated |= self.error.is_some_and(|code| OUTDATED.contains(&&code[..]));
             }
             b'K' => {
                 if let (Some(process), Some(secret)) = (int(body, 0), int(body, 4)) {
@@ -175,7 +182,7 @@ impl Tracker {
                 }
             }
             // CopyBothResponse: replication, which the wire does not follow.
-            b'W' => self.lost = true,
+            b'W' => self.lose(),
             _ => {}
         }
         None
@@ -186,7 +193,7 @@ impl Tracker {
             .first()
             .and_then(|&byte| TransactionStatus::from_byte(byte));
         let (Some(status), Some(unit)) = (status, self.owed.pop_front()) else {
-            self.lost = true;
+            self.lose();
             return None;
         };
         self.status = Some(status);
@@ -241,6 +248,7 @@ impl Tracker {
 
     pub(super) fn lose(&mut self) {
         self.lost = true;
+        self.authentication.lost();
     }
 
     pub(super) fn is_lost(&self) -> bool {
@@ -291,10 +299,37 @@ impl Tracker {
         self.committed
     }
 
+    /// The SQLSTATE of the last ErrorResponse.
+    pub(super) fn error(&self) -> Option<[u8; 5]> {
+        self.error
+    }
+
+    pub(super) fn forget_error(&mut self) {
+        self.error = None;
+    }
+
+    /// Whether an error has said that a prepared statement is not to be trusted.
+    pub(super) fn take_outdated(&mut self) -> bool {
+        std::mem::take(&mut self.outdated)
+    }
+
     /// BackendKeyData: the process and the secret that a CancelRequest needs.
     pub(super) fn key(&self) -> Option<(i32, i32)> {
         self.key
     }
+}
+
+/// `invalid_sql_statement_name`; `feature_not_supported`, as which a cached plan is
+/// refused whose columns have changed; `internal_error`, as which a type is missed. The
+/// last two stand for other things, too: then statements are prepared anew in vain.
+const OUTDATED: [&[u8]; 3] = [b"26000", b"0A000", b"XX000"];
+
+/// The field `C` of an ErrorResponse (manual, "Error and Notice Message Fields"): it comes
+/// behind the severity, so the first bytes have it.
+fn sqlstate(body: &[u8]) -> Option<[u8; 5]> {
+    let mut fields = body.split(|&byte| byte == 0);
+    let code = fields.find_map(|field| field.strip_prefix(b"C"))?;
+    code.try_into().ok()
 }
 
 fn int(body: &[u8], at: usize) -> Option<i32> {
@@ -312,6 +347,31 @@ mod tests {
             changes: true,
             ..Unit::default()
         }
+    }
+
+    #[test]
+    fn the_code_of_the_last_error_is_kept() {
+        let mut tracker = Tracker::default();
+        assert_eq!(tracker.error(), None);
+        for (body, code, outdated) in [
+            (
+                &b"SERROR\0VERROR\0C23505\0Mduplicate key"[..],
+                Some(*b"23505"),
+                false,
+            ),
+            (b"SFEHLER\0VERROR\0C0A000\0Mcached", Some(*b"0A000"), true),
+            (b"SERROR\0C26000\0M", Some(*b"26000"), true),
+            (b"SERROR\0VERROR\0C400", None, false),
+            (b"", None, false),
+        ] {
+            tracker.received(b'E', body);
+            assert_eq!(tracker.error(), code);
+            assert_eq!(tracker.take_outdated(), outdated);
+            assert!(!tracker.take_outdated(), "told once");
+        }
+        tracker.received(b'E', b"SERROR\0C40001\0M");
+        tracker.forget_error();
+        assert_eq!(tracker.error(), None);
     }
 
     #[test]

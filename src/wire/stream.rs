@@ -180,6 +180,10 @@ impl State {
                 let read = ready!(read);
                 self.note_end(&read, &buf.filled()[before..]);
                 self.received(&buf.filled()[before..], false);
+                if let Some(refusal) = self.tracker.authentication.refused() {
+                    buf.set_filled(before);
+                    return Poll::Ready(Err(io::Error::other(refusal)));
+                }
                 return Poll::Ready(read);
             }
             let mut scratch = [0; 8 * 1024];

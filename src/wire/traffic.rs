@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::TransactionStatus;
-use super::model::{ENDS, TEXTS, Unit, rewrites_cannot_be_seen};
+use super::model::{COPIES, ENDS, TEXTS, Unit, rewrites_cannot_be_seen};
 use super::replay::{Direction, Mode, Traffic, play, traffic_of};
 
 const RECORDINGS: [(&str, &[u8]); 9] = [
@@ -141,6 +141,10 @@ proptest! {
         let played = play(&traffic, cut);
         prop_assert_eq!(&played, &play(&traffic, WHOLE));
         prop_assert_eq!(&played.down, &bytes_of(&traffic, Direction::Down));
+        // The beginning of a message may wait for its rest, and then that is known.
+        let up = bytes_of(&traffic, Direction::Up);
+        prop_assert!(up.starts_with(&played.up));
+        prop_assert!(up == played.up || !played.is_settled());
     }
 
     #[test]
@@ -158,8 +162,61 @@ proptest! {
         cut in prop_oneof![1usize..40, Just(WHOLE)],
         unnamed in any::<bool>(),
         armed in any::<bool>(),
+        refused in prop_oneof![2 => Just(0), 1 => 1usize..4, 1 => Just(usize::MAX)],
     ) {
-        rewrites_cannot_be_seen(&groups, cut, Mode { unnamed, armed });
+        rewrites_cannot_be_seen(&groups, cut, Mode { unnamed, armed, refused });
+    }
+}
+
+/// Whatever comes first, alone or with others behind it.
+#[test]
+fn a_refused_begin_lets_nothing_through() {
+    let firsts = [
+        Unit::Simple("select 1"),
+        Unit::Simple("select 2; select 3"),
+        Unit::Simple("commit"),
+        Unit::Prepare("select 1"),
+        Unit::Typed("select 1"),
+    ];
+    for (first, unnamed) in firsts
+        .into_iter()
+        .flat_map(|first| [(first, false), (first, true)])
+    {
+        for refused in [1, 2, usize::MAX] {
+            let mode = Mode {
+                unnamed,
+                armed: true,
+                refused,
+            };
+            let behind = vec![first, Unit::Simple("select 1"), Unit::Typed("select 1")];
+            let again = vec![Unit::Execute(0)];
+            for cut in [1, 7, WHOLE] {
+                rewrites_cannot_be_seen(&[vec![first], again.clone()], cut, mode);
+                rewrites_cannot_be_seen(&[behind.clone(), again.clone()], cut, mode);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_copy_that_was_prepared_earlier_comes_first() {
+    for copy in COPIES {
+        for refused in [0, 1] {
+            for unnamed in [false, true] {
+                let mode = Mode {
+                    unnamed,
+                    armed: true,
+                    refused,
+                };
+                let groups = [
+                    vec![Unit::CopyIn(copy)],
+                    vec![Unit::Typed("select 1"), Unit::Simple("select 1")],
+                ];
+                for cut in [1, 7, WHOLE] {
+                    rewrites_cannot_be_seen(&groups, cut, mode);
+                }
+            }
+        }
     }
 }
 
@@ -178,5 +235,6 @@ fn group() -> impl Strategy<Value = Vec<Unit>> {
         Just(Unit::Sync),
     ];
     let end = prop::sample::select(ENDS.to_vec()).prop_map(|text| vec![Unit::Simple(text)]);
-    prop_oneof![5 => prop::collection::vec(unit, 1..5), 1 => end]
+    let copy = prop::sample::select(COPIES.to_vec()).prop_map(|copy| vec![Unit::CopyIn(copy)]);
+    prop_oneof![10 => prop::collection::vec(unit, 1..5), 2 => end, 1 => copy]
 }

@@ -172,3 +172,28 @@ pub async fn at_most<F: Future>(polls: usize, future: F) -> Option<F::Output> {
     })
     .await
 }
+
+/// An address that takes no more connections and says nothing of it, as one does that is
+/// behind a firewall.
+pub async fn black_hole() -> (std::net::SocketAddr, Vec<tokio::task::JoinHandle<()>>) {
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket
+        .bind("127.0.0.1:0".parse().expect("an address"))
+        .expect("a port");
+    let listener = socket.listen(1).expect("listening");
+    let address = listener.local_addr().expect("an address");
+    let mut held: Vec<_> = (0..4)
+        .map(|_| {
+            tokio::spawn(async move {
+                let _stream = tokio::net::TcpStream::connect(address).await;
+                std::future::pending::<()>().await;
+            })
+        })
+        .collect();
+    held.push(tokio::spawn(async move {
+        let _listener = listener;
+        std::future::pending::<()>().await;
+    }));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    (address, held)
+}

@@ -30,7 +30,7 @@ mod cluster;
 mod embedded;
 mod installation;
 mod server;
-mod user;
+pub(crate) mod user;
 
 use std::{
     fmt,
@@ -54,6 +54,8 @@ use crate::{Result, background::blocking};
 
 /// Who owns the cluster, in the database.
 const SUPERUSER: &str = "postgres";
+/// The database that is there before any other.
+const ADMINISTRATION: &str = "postgres";
 const PASSWORD: &str = "lab";
 
 /// A running cluster; see the [module](self).
@@ -115,7 +117,7 @@ impl Postgres {
     /// The URL of the superuser and the database `postgres`. It says nothing about
     /// TLS: clients differ in what they understand.
     pub fn url(&self) -> String {
-        self.url_for(SUPERUSER, "postgres")
+        self.url_for(SUPERUSER, ADMINISTRATION)
     }
 
     /// The URL for a role and a database, which need not exist; with
@@ -199,7 +201,7 @@ impl Postgres {
     /// # Errors
     /// The server's, as the source.
     pub async fn query(&self, sql: &str) -> Result<Rows> {
-        self.cluster.access().run("postgres", sql).await
+        self.cluster.access().run(ADMINISTRATION, sql).await
     }
 
     /// Stops the server in fast mode and starts it on the same port.
@@ -262,7 +264,8 @@ impl fmt::Debug for Postgres {
     }
 }
 
-/// A database in a cluster, which lasts as long as the cluster.
+/// A database in a cluster, which lasts as long as the cluster, unless it is
+/// [discarded](Database::discard) before.
 #[derive(Clone)]
 pub struct Database {
     /// Its URL, as superuser over TCP.
@@ -292,6 +295,21 @@ impl Database {
     /// The server's, as the source.
     pub async fn query(&self, sql: &str) -> Result<Rows> {
         self.access.run(&self.name, sql).await
+    }
+
+    /// Drops the database with all that is in it (seven megabytes at least, which may
+    /// be memory), and ends the sessions that somebody still has there, whatever they
+    /// are doing. PostgreSQL 13 or later.
+    ///
+    /// # Errors
+    /// The server's, as the source.
+    pub async fn discard(self) -> Result<()> {
+        let name = quote(&self.name);
+        let drop_database = format!("drop database {name} with (force)");
+        self.access
+            .run(ADMINISTRATION, &drop_database)
+            .await
+            .map(drop)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{Error, Result, error::OrSay};
 
 /// Who runs the server.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum User {
+pub(crate) enum User {
     /// Whoever runs the tests.
     Ourselves,
     Other {
@@ -25,7 +25,7 @@ pub(super) enum User {
 
 impl User {
     /// Ourselves, unless that is root: then `postgres`, or `nobody` where there is none.
-    pub(super) fn find() -> Result<Self> {
+    pub(crate) fn find() -> Result<Self> {
         if !rustix::process::geteuid().is_root() {
             return Ok(User::Ourselves);
         }
@@ -39,14 +39,14 @@ impl User {
     }
 
     /// Makes `command` run as this user.
-    pub(super) fn apply(self, command: &mut Command) {
+    pub(crate) fn apply(self, command: &mut Command) {
         if let User::Other { uid, gid } = self {
             command.uid(uid).gid(gid);
         }
     }
 
     /// Gives `path` to this user.
-    pub(super) fn own(self, path: &Path) -> Result<()> {
+    pub(crate) fn own(self, path: &Path) -> Result<()> {
         match self {
             User::Ourselves => Ok(()),
             User::Other { uid, gid } => std::os::unix::fs::chown(path, Some(uid), Some(gid))
@@ -55,7 +55,7 @@ impl User {
     }
 
     /// Whether this user may enter `directory`, as far as its modes say.
-    pub(super) fn reaches(self, directory: &Path) -> bool {
+    pub(crate) fn reaches(self, directory: &Path) -> bool {
         let User::Other { uid, gid } = self else {
             return true;
         };
@@ -76,7 +76,7 @@ impl User {
     /// Where directories for this user can be made: in memory if there is room, as
     /// a cluster is made, and a database in it, several times as fast there; unless
     /// TMPDIR says otherwise.
-    pub(super) fn temporary_directory(self) -> Result<PathBuf> {
+    pub(crate) fn temporary_directory(self) -> Result<PathBuf> {
         let memory = PathBuf::from("/dev/shm");
         let in_memory = env::var_os("TMPDIR").is_none() && has_room(&memory);
         let candidates = [

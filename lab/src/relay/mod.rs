@@ -27,7 +27,7 @@ mod clock;
 mod connection;
 mod control;
 mod counts;
-mod url;
+pub(crate) mod url;
 
 use std::{
     fmt, io,

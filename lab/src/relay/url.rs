@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 /// Replaces the host and the port of a URL, or of a libpq string of keywords.
-pub(super) fn replace_address(database: &str, address: SocketAddr) -> String {
+pub(crate) fn replace_address(database: &str, address: SocketAddr) -> String {
     let Some((scheme, rest)) = database.split_once("://") else {
         return replace_keywords(database, address);
     };

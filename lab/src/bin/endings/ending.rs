@@ -13,8 +13,11 @@ use tokio::sync::oneshot;
 use tokio_postgres::{Client, NoTls};
 
 use crate::BoxError;
+use crate::look::look;
+use crate::task::{keep, spawn, spawn_blocking};
 
 const INSERT: &str = "insert into t values (1)";
+const SLEEP: &str = "select pg_sleep(600)";
 
 /// More rows than anybody reads, from the first on without delay.
 const ENDLESS: &str = "select repeat('x', 1000) from pg_class a, pg_class b, pg_class c";
@@ -88,7 +91,7 @@ pub async fn end(ending: &str, told: &str) -> Result<Value, BoxError> {
             let mut connection = connection().await?;
             let transaction = connection.transaction().await?;
             transaction.execute(INSERT, &[]).await?;
-            transaction.execute("select pg_sleep(600)", &[]).await?;
+            transaction.execute(SLEEP, &[]).await?;
         }
         "slow_between_statements" | "dropped_from_outside" => {
             let mut connection = connection().await?;
@@ -99,7 +102,7 @@ pub async fn end(ending: &str, told: &str) -> Result<Value, BoxError> {
         "statement_timed_out" => {
             let connection = connection().await?;
             begin(&connection).await?;
-            let slow = connection.batch_execute("select pg_sleep(600)");
+            let slow = connection.batch_execute(SLEEP);
             let _ = tokio::time::timeout(Duration::from_millis(20), slow).await;
         }
         "begin_dropped" => {
@@ -130,7 +133,9 @@ pub async fn end(ending: &str, told: &str) -> Result<Value, BoxError> {
             let connection = connection().await?;
             begin(&connection).await?;
             let copy = format!("copy ({ENDLESS}) to stdout");
-            std::mem::forget(connection.copy_out(&copy).await?);
+            let mut stream = Box::pin(connection.copy_out(&copy).await?);
+            stream.next().await.transpose()?;
+            std::mem::forget(stream);
         }
         "rows_dropped" => {
             let connection = connection().await?;
@@ -141,24 +146,24 @@ pub async fn end(ending: &str, told: &str) -> Result<Value, BoxError> {
         "rows_kept" => {
             let connection = connection().await?;
             begin(&connection).await?;
-            std::mem::forget(connection.query_raw(ENDLESS, empty::<i32>()).await?);
+            let mut rows = Box::pin(connection.query_raw(ENDLESS, empty::<i32>()).await?);
+            rows.next().await.transpose()?;
+            std::mem::forget(rows);
         }
-        "task_idle" => keep_in_a_task(connection().await?, None).await?,
-        "task_busy" => keep_in_a_task(connection().await?, Some("select pg_sleep(600)")).await?,
+        "task_idle" => keep(connection().await?, None, spawn).await?,
+        "task_busy" => keep(connection().await?, Some(SLEEP), spawn).await?,
         "own_task" => {
             let connection = connection().await?;
             let (begun, beginning) = oneshot::channel();
             invocation()?.spawn(async move {
                 let _ = begin(&connection).await;
                 let _ = begun.send(());
-                let _ = connection.batch_execute("select pg_sleep(600)").await;
+                let _ = connection.batch_execute(SLEEP).await;
             });
             beginning.await?;
         }
-        "blocking_idle" => keep_in_a_blocking_task(connection().await?, None).await?,
-        "blocking_busy" => {
-            keep_in_a_blocking_task(connection().await?, Some("select pg_sleep(600)")).await?;
-        }
+        "blocking_idle" => keep(connection().await?, None, spawn_blocking).await?,
+        "blocking_busy" => keep(connection().await?, Some(SLEEP), spawn_blocking).await?,
         "two_leases" => {
             let (first, second) = (connection().await?, connection().await?);
             begin(&first).await?;
@@ -204,45 +209,12 @@ pub async fn end(ending: &str, told: &str) -> Result<Value, BoxError> {
     Ok(json!("ended"))
 }
 
-/// What the next invocation sees of the last one, on both its connections.
-async fn look() -> Result<Value, BoxError> {
-    let both = [connection().await?, connection().await?];
-    let mut seen = Vec::new();
-    for connection in &both {
-        let row = connection
-            .query_one(
-                "select current_setting('work_mem') = '7MB', \
-                 coalesce(current_setting('app.user', true), '') <> '', \
-                 exists (select from pg_listening_channels()), \
-                 exists (select from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()), \
-                 to_regclass('pg_temp.left_behind') is not null, \
-                 pg_current_xact_id_if_assigned() is not null",
-                &[],
-            )
-            .await?;
-        let names = [
-            "work_mem",
-            "app.user",
-            "listening",
-            "advisory lock",
-            "temp table",
-            "transaction",
-        ];
-        for (at, name) in names.into_iter().enumerate() {
-            if row.try_get(at)? {
-                seen.push(name);
-            }
-        }
-    }
-    Ok(json!({ "seen": seen }))
-}
-
-async fn begin(client: &Client) -> Result<(), BoxError> {
+pub async fn begin(client: &Client) -> Result<(), BoxError> {
     let begin = format!("begin; {INSERT}");
     Ok(client.batch_execute(&begin).await?)
 }
 
-/// The state that is to be left behind.
+/// The session state that is to be left behind.
 fn told_sql(told: &str) -> &'static str {
     match told {
         "listen" => "listen something",
@@ -258,55 +230,6 @@ fn told_sql(told: &str) -> &'static str {
         "temp_table_by_select" => "select 1 as a into temp left_behind",
         _ => "select state_that_nobody_knows()",
     }
-}
-
-async fn keep_in_a_task(
-    connection: Connection,
-    then: Option<&'static str>,
-) -> Result<(), BoxError> {
-    let (begun, beginning) = oneshot::channel();
-    tokio::spawn(async move {
-        let _ = begin(&connection).await;
-        match then {
-            Some(statement) => {
-                let mut busy = pin!(connection.batch_execute(statement));
-                let _ = futures_util::poll!(busy.as_mut());
-                let _ = begun.send(());
-                let _ = busy.await;
-            }
-            None => drop(begun.send(())),
-        }
-        // What it does next comes with the thaw.
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        let _ = connection
-            .batch_execute("begin; insert into t values (3)")
-            .await;
-        pending::<()>().await;
-    });
-    Ok(beginning.await?)
-}
-
-async fn keep_in_a_blocking_task(
-    connection: Connection,
-    then: Option<&'static str>,
-) -> Result<(), BoxError> {
-    let (begun, beginning) = oneshot::channel();
-    let runtime = tokio::runtime::Handle::current();
-    // Not one of tokio's own threads: those keep a runtime from ending.
-    std::thread::spawn(move || {
-        let _ = runtime.block_on(begin(&connection));
-        let _ = begun.send(());
-        if let Some(statement) = then {
-            let _ = runtime.block_on(connection.batch_execute(statement));
-        }
-        std::thread::sleep(Duration::from_secs(600));
-        drop(connection);
-    });
-    beginning.await?;
-    if then.is_some() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
 }
 
 /// Somebody else's connection: an administrator's.

@@ -3,7 +3,8 @@
 //!
 //! | variable | meaning |
 //! | --- | --- |
-//! | `SHAPE` | `lambda_http`, `event`, `axum` or `vercel` |
+//! | `SHAPE` | `lambda_http`, `event`, `axum`, `vercel`, `concurrent` or `streaming` |
+//! | `MAX_CONNECTIONS` | how many connections at most (default 2) |
 //! | `LIFETIME` | `per_invocation`, or `per_event_loop` (default) |
 //! | `RUNTIME` | `current_thread`, or `multi_thread` (default) |
 //! | `DATABASE_URL` | the database |
@@ -13,8 +14,11 @@
 //! | `SERVER_TIMEOUTS_MS` | the server's own time-outs, where nothing else helps |
 
 mod ending;
+mod look;
 mod sabotage;
 mod shape;
+mod stream;
+mod task;
 
 use std::time::Duration;
 
@@ -33,7 +37,7 @@ fn main() -> Result<(), BoxError> {
 async fn serve() -> Result<(), BoxError> {
     let mut config = Config::from_env()?;
     config.server.application_name("endings");
-    config.max_connections = 2;
+    config.max_connections = variable("MAX_CONNECTIONS").parse().unwrap_or(2);
     if variable("LIFETIME") == "per_invocation" {
         config.lifetime = ConnectionLifetime::PerInvocation;
     }
@@ -50,6 +54,8 @@ async fn serve() -> Result<(), BoxError> {
         layer = layer.max_duration(longest);
     }
     match variable("SHAPE").as_str() {
+        "concurrent" => shape::concurrent(layer).await,
+        "streaming" => shape::streaming(layer).await,
         "event" => shape::event(layer).await,
         "axum" => shape::axum(layer).await,
         "vercel" => shape::vercel(layer).await,

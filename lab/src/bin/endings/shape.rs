@@ -9,6 +9,7 @@ use tower::ServiceBuilder;
 use crate::BoxError;
 use crate::ending::end;
 use crate::sabotage::{Impatient, PanicsInCall};
+use crate::stream::{stream, whole};
 
 /// The ending that a path asks for, and what it is told.
 fn asked(uri: &http::Uri) -> (String, String) {
@@ -27,6 +28,35 @@ pub async fn lambda_http(layer: DatabaseLayer) -> Result<(), BoxError> {
             Ok::<_, BoxError>(Response::new(lambda_http::Body::from(answer.to_string())))
         });
     lambda_http::run(service).await
+}
+
+/// Several at once, as on Lambda Managed Instances.
+pub async fn concurrent(layer: DatabaseLayer) -> Result<(), BoxError> {
+    let service = ServiceBuilder::new()
+        .layer(layer)
+        .layer_fn(PanicsInCall)
+        .service_fn(async |request: lambda_http::Request| {
+            let (ending, told) = asked(request.uri());
+            let answer = end(&ending, &told).await?;
+            Ok::<_, BoxError>(Response::new(lambda_http::Body::from(answer.to_string())))
+        });
+    lambda_http::run_concurrent(service).await
+}
+
+/// With bodies that go on after the head; those of the other endings are whole.
+pub async fn streaming(layer: DatabaseLayer) -> Result<(), BoxError> {
+    let service = ServiceBuilder::new()
+        .layer(layer)
+        .layer_fn(PanicsInCall)
+        .service_fn(async |request: lambda_http::Request| {
+            let (ending, told) = asked(request.uri());
+            let body = match ending.strip_prefix("stream_") {
+                Some(ending) => stream(ending).await?,
+                None => whole(end(&ending, &told).await?.to_string()),
+            };
+            Ok::<_, BoxError>(Response::new(body))
+        });
+    lambda_http::run_with_streaming_response(service).await
 }
 
 pub async fn event(layer: DatabaseLayer) -> Result<(), BoxError> {

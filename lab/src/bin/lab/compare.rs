@@ -55,8 +55,8 @@ pub async fn run(runs: usize) -> Result<()> {
     }
     bar.finish_and_clear();
     println!(
-        "How often a session was busy or in a transaction while its process was frozen: {runs}\n\
-         times each on a current-thread and on a multi-thread runtime, PostgreSQL {}.\n",
+        "How often a session was busy, in a transaction, or had an advisory lock, while its\n\
+         process was frozen: {runs} times each on a current-thread and on a multi-thread runtime, PostgreSQL {}.\n",
         postgres.installation().version()
     );
     for (name, table) in tables {

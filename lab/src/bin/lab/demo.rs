@@ -177,13 +177,8 @@ async fn request(postgres: &Postgres, example: &Path, path: &str, layer: bool) -
         ))
         .await;
     let migration = migration.is_ok().then(|| begin.elapsed());
-    // A backend that sleeps does not notice that its client is gone.
-    database
-        .execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity \
-             where datname = current_database() and application_name = 'function'",
-        )
-        .await?;
+    drop(function);
+    database.discard().await?;
     Ok(Seen {
         response,
         session,

@@ -8,7 +8,9 @@ use sqlx::postgres::PgPoolOptions;
 use tokio::sync::oneshot;
 
 use crate::stop::StopsWhenReturned;
-use crate::{BoxError, ENDLESS, Ending, INSERT, PATIENCE, SLEEP, asked, ended, variable};
+use crate::{
+    BoxError, ENDLESS, Ending, FAILS, INSERT, LOCK, PATIENCE, SLEEP, asked, ended, variable,
+};
 
 pub async fn serve() -> Result<(), BoxError> {
     let options = PgPoolOptions::new().max_connections(1);
@@ -21,43 +23,81 @@ pub async fn serve() -> Result<(), BoxError> {
 }
 
 async fn handle(event: LambdaEvent<Value>, pool: PgPool) -> Result<Value, BoxError> {
-    match asked(&event)? {
+    let ending = asked(&event)?;
+    match ending {
         Ending::Returns => {
             let mut transaction = pool.begin().await?;
             sqlx::query(INSERT).execute(&mut *transaction).await?;
             transaction.commit().await?;
+            ending.is_reached();
         }
         Ending::TransactionDropped => {
             let mut transaction = pool.begin().await?;
             sqlx::query(INSERT).execute(&mut *transaction).await?;
+            ending.is_reached();
             return Err("early".into());
+        }
+        Ending::Panics => {
+            let mut transaction = pool.begin().await?;
+            sqlx::query(INSERT).execute(&mut *transaction).await?;
+            ending.is_reached();
+            panic!("as it was asked to");
+        }
+        Ending::TransactionForgotten => {
+            let mut transaction = pool.begin().await?;
+            sqlx::query(INSERT).execute(&mut *transaction).await?;
+            ending.is_reached();
+            std::mem::forget(transaction);
         }
         Ending::BeginByHand => {
             let mut connection = pool.acquire().await?;
             sqlx::query("begin").execute(&mut *connection).await?;
             sqlx::query(INSERT).execute(&mut *connection).await?;
+            ending.is_reached();
+        }
+        Ending::FailedStatement => {
+            let mut connection = pool.acquire().await?;
+            sqlx::query("begin").execute(&mut *connection).await?;
+            sqlx::query(INSERT).execute(&mut *connection).await?;
+            let failed = sqlx::query(FAILS).execute(&mut *connection).await;
+            if failed.is_err() {
+                ending.is_reached();
+            }
         }
         Ending::TaskInTransaction => {
             let (begun, beginning) = oneshot::channel();
             tokio::spawn(async move {
-                if let Ok(mut transaction) = pool.begin().await {
-                    let _ = sqlx::query(INSERT).execute(&mut *transaction).await;
+                if let Ok(mut transaction) = pool.begin().await
+                    && sqlx::query(INSERT).execute(&mut *transaction).await.is_ok()
+                {
                     let _ = begun.send(());
                     std::future::pending::<()>().await;
                 }
             });
             beginning.await?;
+            ending.is_reached();
         }
         Ending::RowsDropped => {
             let mut connection = pool.acquire().await?;
             let mut rows = sqlx::query(ENDLESS).fetch(&mut *connection);
-            rows.next().await.transpose()?;
+            if rows.next().await.transpose()?.is_some() {
+                ending.is_reached();
+            }
         }
         Ending::StatementTimedOut => {
             let mut transaction = pool.begin().await?;
             sqlx::query(INSERT).execute(&mut *transaction).await?;
             let slow = sqlx::query(SLEEP).execute(&mut *transaction);
-            tokio::time::timeout(PATIENCE, slow).await??;
+            let slow = tokio::time::timeout(PATIENCE, slow).await;
+            if slow.is_err() {
+                ending.is_reached();
+            }
+            slow??;
+        }
+        Ending::AdvisoryLock => {
+            let mut connection = pool.acquire().await?;
+            sqlx::query(LOCK).execute(&mut *connection).await?;
+            ending.is_reached();
         }
     }
     ended()

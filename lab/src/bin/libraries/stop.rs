@@ -2,14 +2,17 @@
 //! the runtime has even seen the response.
 
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use futures_util::FutureExt;
 use tower::Service;
 
 use crate::variable;
 
-/// Stops the whole process when the service has answered, if `STOP` is set.
+/// Says what the service has answered, and then stops the whole process, if `STOP` is
+/// set.
 pub struct StopsWhenReturned<S>(pub S);
 
 impl<S, R> Service<R> for StopsWhenReturned<S>
@@ -28,14 +31,18 @@ where
     fn call(&mut self, request: R) -> Self::Future {
         let answer = self.0.call(request);
         Box::pin(async move {
-            let answer = answer.await;
+            let answer = AssertUnwindSafe(answer).catch_unwind().await;
+            match &answer {
+                Ok(Ok(_)) => println!("returned: an answer"),
+                Ok(Err(_)) | Err(_) => println!("returned: an error"),
+            }
             if !variable("STOP").is_empty() {
                 let _ = rustix::process::kill_process(
                     rustix::process::getpid(),
                     rustix::process::Signal::STOP,
                 );
             }
-            answer
+            answer.unwrap_or_else(|panic| resume_unwind(panic))
         })
     }
 }

@@ -1,0 +1,345 @@
+//! All endings, one after the other, in one process.
+
+mod deaths;
+mod together;
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use lab::lambda::FreezeAt;
+use lab::postgres::{Auth, Database, Postgres};
+use lab::relay::Relay;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::TIMEOUT;
+use crate::endings::{DEATHS, ENDINGS, Ending, Lease, STALLED, STREAMED, TOGETHER};
+use crate::host::{Called, Host, Shape};
+use crate::server;
+
+/// The server's own time-outs, where nothing else can help.
+const SERVER_TIMEOUTS: Duration = Duration::from_secs(1);
+
+/// More than all of it takes on a slow machine.
+const PLENTY: Duration = Duration::from_secs(600);
+
+/// How long the function may take until it is inside its transaction.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+const LOST: &str = "unexpected EOF on client connection with an open transaction";
+
+/// One shape, one lifetime, with or without TLS: a server of its own, and all endings
+/// one after the other in one process.
+pub struct Combination {
+    shape: Shape,
+    per_invocation: bool,
+    freeze_at: FreezeAt,
+    postgres: Postgres,
+    database: Database,
+    relay: Relay,
+    files: tempfile::TempDir,
+    variables: Vec<(&'static str, String)>,
+    failures: Vec<String>,
+    /// What is being waited for, should it never come.
+    doing: RefCell<String>,
+}
+
+impl Combination {
+    pub async fn new(shape: Shape, per_invocation: bool, tls: bool) -> Combination {
+        let postgres = Postgres::builder()
+            .tls(tls)
+            .auth(Auth::Scram)
+            .start()
+            .await
+            .expect("a server");
+        let database = postgres
+            .create_database("matrix")
+            .await
+            .expect("a database");
+        database
+            .execute(
+                "create table t (a int); \
+                 create table slow_to_commit (a int); \
+                 create function slow() returns trigger language plpgsql as \
+                 $$ begin perform pg_sleep(600); return null; end $$; \
+                 create constraint trigger slow after insert on slow_to_commit \
+                 deferrable initially deferred for each row execute function slow()",
+            )
+            .await
+            .expect("tables");
+        let relay = Relay::start(postgres.address()).await.expect("a relay");
+        let url = relay.url(&database.url);
+        let url = match postgres.certificate_authority() {
+            Some(roots) => format!("{url}?sslmode=verify-full&sslrootcert={}", roots.display()),
+            None => format!("{url}?sslmode=disable"),
+        };
+        let administrator = format!("{}?application_name=administrator", database.url);
+        let files = tempfile::tempdir().expect("a directory");
+        let lifetime = match per_invocation {
+            true => "per_invocation",
+            false => "per_event_loop",
+        };
+        // Both kinds of runtime come up for each shape.
+        let runtime = match tls {
+            true => "multi_thread",
+            false => "current_thread",
+        };
+        // So do both moments, and with each lifetime.
+        let freeze_at = match per_invocation ^ tls ^ (shape == Shape::Event) {
+            true => FreezeAt::Response,
+            false => FreezeAt::Next,
+        };
+        let stalled = files.path().join("stalled").display().to_string();
+        let variables = vec![
+            ("SHAPE", shape.name().to_owned()),
+            ("LIFETIME", lifetime.to_owned()),
+            ("RUNTIME", runtime.to_owned()),
+            ("DATABASE_URL", url),
+            ("ADMINISTRATOR_URL", administrator),
+            ("STALLED", stalled),
+        ];
+        Combination {
+            shape,
+            per_invocation,
+            freeze_at,
+            postgres,
+            database,
+            relay,
+            files,
+            variables,
+            failures: Vec::new(),
+            doing: RefCell::default(),
+        }
+    }
+
+    pub async fn run(mut self) {
+        if timeout(PLENTY, self.everything()).await.is_err() {
+            let doing = self.doing.take();
+            self.fail(&doing, format!("was not done after {PLENTY:?} in all"));
+        }
+        let failures = std::mem::take(&mut self.failures);
+        assert!(failures.is_empty(), "\n{}\n", failures.join("\n"));
+    }
+
+    async fn everything(&mut self) {
+        match self.shape {
+            Shape::Streaming => {
+                let host = self.host().await;
+                for &ending in STREAMED {
+                    self.ending(&host, ending).await;
+                }
+            }
+            Shape::Concurrent => {
+                let host = self.host().await;
+                for endings in TOGETHER {
+                    self.together(&host, endings).await;
+                }
+            }
+            _ => self.matrix().await,
+        }
+        // Some of it may have been logged late.
+        let log = self.postgres.log();
+        for line in log.lines().filter(|line| line.contains(LOST)) {
+            self.fail("in the whole log", line.into());
+        }
+    }
+
+    async fn host(&self) -> Host {
+        let host = Host::start(self.shape, self.freeze_at, &self.variables).await;
+        // All its connections are there from here on.
+        host.call("look").await;
+        host
+    }
+
+    async fn matrix(&mut self) {
+        let host = self.host().await;
+        for &ending in ENDINGS {
+            self.ending(&host, ending).await;
+        }
+        if !self.per_invocation {
+            for death in DEATHS {
+                for next in ["look", "returns"] {
+                    self.death(&host, death, next).await;
+                }
+            }
+        }
+        drop(host);
+        self.variables.push((
+            "SERVER_TIMEOUTS_MS",
+            SERVER_TIMEOUTS.as_millis().to_string(),
+        ));
+        let host = self.host().await;
+        for &ending in STALLED {
+            self.ending(&host, ending).await;
+        }
+    }
+
+    async fn ending(&mut self, host: &Host, (ending, expected, lease): Ending) {
+        self.truncate(ending).await;
+        let before = self.pids().await;
+        let logged = self.postgres.log().len();
+        self.doing(ending, "waiting for the response");
+        let (called, came) = tokio::join!(host.call(ending), self.meanwhile(ending));
+        let frozen = Instant::now();
+        if let Err(missing) = came {
+            self.fail(ending, missing);
+        }
+        if called.says != expected {
+            let told = format!("the caller was told {:?}: {:?}", called.says, called.body);
+            self.fail(ending, told);
+        }
+        if called.took > TIMEOUT {
+            self.fail(ending, format!("the response took {:?}", called.took));
+        }
+        self.doing(ending, "looking at what was left behind");
+        // Only what nobody could tell the server may take its time.
+        let patience = match ending {
+            "dropped_from_outside" => Duration::from_millis(500),
+            _ if ending.starts_with("stalled") => 3 * SERVER_TIMEOUTS,
+            _ => Duration::ZERO,
+        };
+        while let Some(left) = self.left().await {
+            if frozen.elapsed() >= patience {
+                self.fail(ending, format!("left behind: {left}"));
+                break;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        let after = self.pids().await;
+        let kept = before.is_subset(&after);
+        match lease {
+            _ if self.per_invocation => {}
+            Lease::Kept if before.len() < 2 || !kept => {
+                self.fail(ending, format!("of {before:?} only {after:?} were kept"));
+            }
+            Lease::Closed if kept => {
+                self.fail(ending, format!("none of {before:?} was closed"));
+            }
+            Lease::Kept | Lease::Closed | Lease::Either => {}
+        }
+        let state = server::session_state(&self.database).await;
+        let state = state.expect("the administrator can ask");
+        if !state.is_empty() {
+            self.fail(ending, format!("left behind: {state:?}"));
+        }
+        if let Err(error) = server::migrate(&self.database).await {
+            self.fail(ending, format!("a migration waited: {error:?}"));
+        }
+        if self.postgres.log()[logged..].contains(LOST) {
+            self.fail(ending, format!("in the log: {LOST}"));
+        }
+
+        self.relay.resume();
+        let _ = std::fs::remove_file(self.files.path().join("stalled"));
+        self.doing(ending, "waiting for the next invocation");
+        let next = host.call("look").await;
+        self.check_next(ending, &called, &next);
+        if let Some(saw) = next.saw() {
+            self.fail(ending, format!("the next invocation saw {saw}"));
+        }
+        if let Some(left) = self.left().await {
+            self.fail(ending, format!("left behind by the next one: {left}"));
+        }
+        self.check_rows(ending, ending.starts_with("returns")).await;
+    }
+
+    /// The next invocation is in the same process, or it shows nothing.
+    fn check_next(&mut self, ending: &str, called: &Called, next: &Called) {
+        if next.cold || next.pid != called.pid {
+            let processes = format!("process {} after {}", next.pid, called.pid);
+            self.fail(ending, format!("the next invocation was in {processes}"));
+        }
+    }
+
+    async fn check_rows(&mut self, ending: &str, stored: bool) {
+        let rows = server::rows(&self.database).await.expect("a count");
+        if rows != i32::from(stored).to_string() {
+            self.fail(ending, format!("{rows} rows were stored"));
+        }
+    }
+
+    /// Empties the table. If somebody locks it for good, that is a failure, and not
+    /// the end of all that follows.
+    async fn truncate(&mut self, ending: &str) {
+        self.doing(ending, "emptying the table");
+        if let Err(error) = server::truncate(&self.database).await {
+            self.fail(
+                ending,
+                format!("before it, the table was locked: {error:?}"),
+            );
+            let ended = server::terminate(&self.database).await;
+            ended.expect("the administrator can end sessions");
+            let emptied = server::truncate(&self.database).await;
+            emptied.expect("nobody is left who locks it");
+        }
+    }
+
+    /// What happens outside the function while it runs. The error is what did not.
+    async fn meanwhile(&self, ending: &str) -> Result<(), String> {
+        match ending {
+            "waits_for_a_restart" => {
+                self.in_transaction().await?;
+                self.postgres.restart().await.expect("restarted");
+            }
+            _ if ending.starts_with("stalled") => {
+                self.in_transaction().await?;
+                self.relay.stall();
+                std::fs::write(self.files.path().join("stalled"), "").expect("a file");
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Waits until the function is inside its transaction.
+    async fn in_transaction(&self) -> Result<(), String> {
+        let begun = Instant::now();
+        loop {
+            let sessions = self.sessions().await;
+            if sessions
+                .iter()
+                .any(|one| one.state == "idle in transaction")
+            {
+                return Ok(());
+            }
+            if begun.elapsed() > PATIENCE {
+                return Err(format!("not in its transaction after {PATIENCE:?}"));
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn sessions(&self) -> Vec<server::Session> {
+        let sessions = server::sessions(&self.database).await;
+        sessions.expect("the administrator can ask")
+    }
+
+    /// Sessions of ours that should not be there.
+    async fn left(&self) -> Option<String> {
+        let mut left = self.sessions().await;
+        left.retain(|session| self.per_invocation || session.state != "idle");
+        (!left.is_empty()).then(|| format!("{left:?}"))
+    }
+
+    async fn pids(&self) -> BTreeSet<String> {
+        let sessions = self.sessions().await.into_iter();
+        sessions.map(|session| session.pid).collect()
+    }
+
+    fn fail(&mut self, ending: &str, what: String) {
+        self.failures.push(format!("{ending}: {what}"));
+    }
+
+    fn doing(&self, ending: &str, what: &str) {
+        self.doing.replace(format!("{ending}: {what}"));
+    }
+}
+
+/// What was found until then is not lost when something panics.
+impl Drop for Combination {
+    fn drop(&mut self) {
+        if std::thread::panicking() && !self.failures.is_empty() {
+            eprintln!("before that:\n{}", self.failures.join("\n"));
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Kept connections that end behind the back of a frozen process.
+
+use std::time::Duration;
+
+use lab::relay::Cut;
+
+use super::Combination;
+use crate::endings::{Death, Says};
+use crate::host::Host;
+use crate::server;
+
+impl Combination {
+    /// The connections that were kept die while the process is frozen: the next
+    /// invocation knows it before it uses one.
+    pub(super) async fn death(&mut self, host: &Host, death: Death, next: &str) {
+        let name = format!("{death:?}, then {next}");
+        self.truncate(&name).await;
+        self.doing(&name, "waiting for an ordinary response");
+        // It takes all there are.
+        let called = host.call("look").await;
+        let before = self.pids().await;
+        if before.len() != 2 {
+            self.fail(&name, format!("{before:?} were kept"));
+        }
+        self.doing(&name, "waiting for the connections to end");
+        match death {
+            Death::Terminated => server::terminate(&self.database).await.expect("ended"),
+            Death::Restart => self.postgres.restart().await.expect("restarted"),
+            Death::Fin => self.relay.cut(Cut::Fin).await,
+            Death::Reset => self.relay.cut(Cut::Reset).await,
+        }
+        // The news has to reach the frozen process's side.
+        self.relay.quiet(Duration::from_millis(200)).await;
+        self.doing(&name, "waiting for the next invocation");
+        let answer = host.call(next).await;
+        self.check_next(&name, &called, &answer);
+        if answer.says != Says::Well || (next == "look" && answer.saw().is_some()) {
+            let told = format!("the caller was told {:?}: {:?}", answer.says, answer.body);
+            self.fail(&name, told);
+        }
+        if let Some(left) = self.left().await {
+            self.fail(&name, format!("left behind: {left}"));
+        }
+        self.check_rows(&name, next == "returns").await;
+    }
+}

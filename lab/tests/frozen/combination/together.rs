@@ -1,0 +1,49 @@
+//! Several endings at once, in one process.
+
+use super::Combination;
+use crate::endings::Says;
+use crate::host::{Host, SEVERAL};
+use crate::server;
+
+impl Combination {
+    /// Several endings at the same time: none is in another's way, and nothing of any is
+    /// left.
+    pub(super) async fn together(&mut self, host: &Host, endings: [(&str, Says); SEVERAL]) {
+        let name = format!("{endings:?}");
+        self.truncate(&name).await;
+        self.doing(&name, "waiting for the responses");
+        let [one, two, three, four] = endings.map(|(ending, _)| host.call(ending));
+        let (one, two, three, four) = tokio::join!(one, two, three, four);
+        for ((ending, expected), called) in endings.into_iter().zip([&one, &two, &three, &four]) {
+            self.check_next(ending, &one, called);
+            if called.says != expected {
+                let told = format!("the caller was told {:?}: {:?}", called.says, called.body);
+                self.fail(ending, format!("{told}, together with {name}"));
+            }
+        }
+        self.doing(&name, "looking at what was left behind");
+        if let Some(left) = self.left().await {
+            self.fail(&name, format!("left behind: {left}"));
+        }
+        let state = server::session_state(&self.database).await;
+        let state = state.expect("the administrator can ask");
+        if !state.is_empty() {
+            self.fail(&name, format!("left behind: {state:?}"));
+        }
+        if let Err(error) = server::migrate(&self.database).await {
+            self.fail(&name, format!("a migration waited: {error:?}"));
+        }
+        self.doing(&name, "waiting for the next invocations");
+        let (next, another) = tokio::join!(host.call("look"), host.call("look"));
+        for next in [next, another] {
+            self.check_next(&name, &one, &next);
+            if let Some(saw) = next.saw() {
+                self.fail(&name, format!("the next invocation saw {saw}"));
+            }
+        }
+        let stored = endings
+            .iter()
+            .any(|(ending, _)| ending.starts_with("returns"));
+        self.check_rows(&name, stored).await;
+    }
+}

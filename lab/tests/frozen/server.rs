@@ -1,0 +1,85 @@
+//! What the server knows of us, as its administrator sees it.
+
+use lab::Result;
+use lab::postgres::Database;
+
+/// Everybody in this database but the tests themselves and the administrator who ends
+/// sessions in some endings. Not by the name that our sessions give themselves: one
+/// without it would not be seen.
+const OURS: &str = "from pg_stat_activity \
+                    where datname = current_database() and backend_type = 'client backend' \
+                    and pid <> pg_backend_pid() \
+                    and application_name not in ('lab', 'administrator')";
+
+/// A session of ours.
+#[derive(Debug)]
+pub struct Session {
+    pub pid: String,
+    pub state: String,
+    /// What it did last. Only to be printed.
+    #[allow(dead_code, reason = "Debug shows it")]
+    query: String,
+}
+
+/// Our sessions.
+pub async fn sessions(database: &Database) -> Result<Vec<Session>> {
+    let rows = database
+        .query(&format!("select pid, state, query {OURS} order by pid"))
+        .await?;
+    let sessions = rows.into_iter().map(|row| {
+        let mut columns = row.into_iter().map(Option::unwrap_or_default);
+        let mut next = || columns.next().unwrap_or_default();
+        Session {
+            pid: next(),
+            state: next(),
+            query: next(),
+        }
+    });
+    Ok(sessions.collect())
+}
+
+/// Ends our sessions, and waits until they have ended.
+pub async fn terminate(database: &Database) -> Result<()> {
+    let terminate = format!("select pg_terminate_backend(pid, 10000) {OURS}");
+    database.execute(&terminate).await
+}
+
+/// What sessions of this database still have that others can see: advisory locks and
+/// temporary tables.
+pub async fn session_state(database: &Database) -> Result<Vec<String>> {
+    let rows = database
+        .query(
+            "select 'advisory lock of ' || pid from pg_locks \
+             where locktype = 'advisory' and database = \
+             (select oid from pg_database where datname = current_database()) \
+             union all \
+             select 'temporary table ' || relname from pg_class where relpersistence = 't'",
+        )
+        .await?;
+    Ok(rows.into_iter().flatten().flatten().collect())
+}
+
+/// Waits for a lock no longer than anybody should have to.
+pub async fn migrate(database: &Database) -> Result<()> {
+    let alter = "set lock_timeout = '100ms'; alter table t add column b int; \
+                 alter table t drop column b";
+    database.execute(alter).await
+}
+
+/// Empties the table. What was left behind may be in the way.
+pub async fn truncate(database: &Database) -> Result<()> {
+    database
+        .execute("set lock_timeout = '5s'; truncate t")
+        .await
+}
+
+/// How many rows were stored.
+pub async fn rows(database: &Database) -> Result<String> {
+    let rows = database.query("select count(*) from t").await?;
+    Ok(rows
+        .into_iter()
+        .flatten()
+        .flatten()
+        .next()
+        .unwrap_or_default())
+}

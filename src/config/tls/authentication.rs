@@ -1,0 +1,181 @@
+//! How a server may ask us to prove who we are (manual, "Database Connection Control
+//! Functions", `require_auth`).
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+
+/// A way to prove who we are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Method {
+    /// The password itself.
+    Password,
+    /// The password, hashed with MD5.
+    Md5,
+    /// SCRAM-SHA-256, with or without channel binding.
+    Scram,
+    /// Nothing, or a client certificate.
+    None,
+    /// What only libpq can do.
+    Foreign(&'static str),
+}
+
+impl Method {
+    fn parse(name: &str) -> Option<Self> {
+        Some(match name {
+            "password" => Method::Password,
+            "md5" => Method::Md5,
+            "scram-sha-256" => Method::Scram,
+            "none" => Method::None,
+            "gss" => Method::Foreign("gss"),
+            "sspi" => Method::Foreign("sspi"),
+            "oauth" => Method::Foreign("oauth"),
+            _ => return None,
+        })
+    }
+
+    /// Whoever hears the answer has the password, or can soon have it: MD5 is guessed
+    /// at billions of times a second, and its hash alone lets one in.
+    pub(super) fn gives_the_password_away(self) -> bool {
+        matches!(self, Method::Password | Method::Md5)
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Method::Password => "password",
+            Method::Md5 => "md5",
+            Method::Scram => "scram-sha-256",
+            Method::None => "none",
+            Method::Foreign(name) => name,
+        })
+    }
+}
+
+/// The ways of proving who we are that the server may ask for, as libpq's
+/// `require_auth`: a list of `none`, `password`, `md5` and `scram-sha-256`, or a list
+/// of those that it may not ask for, each with a `!` in front.
+///
+/// A method that is listed is also taken where it would not be safe: `password` and
+/// `md5` over TLS that is not verified, or over none.
+///
+/// ```
+/// let required: antifreeze::RequireAuth = "scram-sha-256".parse()?;
+/// let forbidden: antifreeze::RequireAuth = "!password,!md5".parse()?;
+/// # let _ = (required, forbidden);
+/// # Ok::<(), antifreeze::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequireAuth {
+    methods: Vec<Method>,
+    negated: bool,
+}
+
+impl RequireAuth {
+    /// What was said about `method`, if anything was.
+    pub(super) fn permits(&self, method: Method) -> Option<bool> {
+        self.methods.contains(&method).then_some(!self.negated)
+    }
+
+    /// What is not on it is forbidden.
+    pub(super) fn is_list(&self) -> bool {
+        !self.negated
+    }
+}
+
+impl FromStr for RequireAuth {
+    type Err = Error;
+
+    /// # Errors
+    ///
+    /// A name that is none of a method, names with and without `!` in one list, or
+    /// nothing left that we can do.
+    fn from_str(text: &str) -> Result<Self> {
+        let mut required = RequireAuth {
+            methods: Vec::new(),
+            negated: text.trim_start().starts_with('!'),
+        };
+        for name in text.split(',').map(str::trim) {
+            let (negated, bare) = match name.strip_prefix('!') {
+                Some(bare) => (true, bare),
+                None => (false, name),
+            };
+            let Some(method) = Method::parse(bare) else {
+                return Err(Error::configuration(format!(
+                    "require_auth={text}: each is to be one of none, password, md5, \
+                     scram-sha-256, all of them or none with a ! in front"
+                )));
+            };
+            if negated != required.negated {
+                return Err(Error::configuration(format!(
+                    "require_auth={text}: either all have a ! in front, or none"
+                )));
+            }
+            required.methods.push(method);
+        }
+        let ours = [Method::Password, Method::Md5, Method::Scram, Method::None];
+        if !ours
+            .into_iter()
+            .any(|method| required.permits(method).unwrap_or(required.negated))
+        {
+            return Err(Error::configuration(format!(
+                "require_auth={text} leaves nothing that this driver can do: none, password, \
+                 md5, scram-sha-256"
+            )));
+        }
+        Ok(required)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Tls;
+
+    #[test]
+    fn a_password_is_given_away_only_where_it_is_safe_or_was_said_to_be() {
+        use Method::{Md5, None as Nothing, Password, Scram};
+        for (required, method, unsafely, safely) in [
+            (None, Password, false, true),
+            (None, Md5, false, true),
+            (None, Scram, true, true),
+            (None, Nothing, true, true),
+            (Some("password"), Password, true, true),
+            (Some("password"), Md5, false, false),
+            (Some("md5,scram-sha-256"), Md5, true, true),
+            (Some("md5, scram-sha-256"), Scram, true, true),
+            (Some("scram-sha-256"), Nothing, false, false),
+            (Some("!md5"), Md5, false, false),
+            (Some("!md5"), Password, false, true),
+            (Some("!md5,!none"), Scram, true, true),
+            (Some("!md5,!none"), Nothing, false, false),
+            (Some("gss,scram-sha-256"), Scram, true, true),
+        ] {
+            let tls = Tls {
+                require_auth: required.map(|text| text.parse().expect(text)),
+                ..Tls::default()
+            };
+            let shown = format!("{required:?} {method}");
+            assert_eq!(tls.permits(method, false), unsafely, "{shown}");
+            assert_eq!(tls.permits(method, true), safely, "{shown}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_named() {
+        for (text, word) in [
+            ("scram", "one of"),
+            ("", "one of"),
+            ("md5,,none", "one of"),
+            ("md5,!none", "either all"),
+            ("!md5,none", "either all"),
+            ("gss,sspi", "leaves nothing"),
+            ("!none,!password,!md5,!scram-sha-256", "leaves nothing"),
+        ] {
+            let error = text.parse::<RequireAuth>().expect_err(text).to_string();
+            assert!(error.contains(word) && error.contains(text), "{error}");
+        }
+    }
+}

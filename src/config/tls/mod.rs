@@ -1,0 +1,188 @@
+//! How a connection is encrypted, whom it trusts, and how it proves who it is.
+
+mod authentication;
+mod parameters;
+
+use std::fmt;
+use std::path::PathBuf;
+
+pub(crate) use authentication::Method;
+pub use authentication::RequireAuth;
+pub(crate) use parameters::TlsParameters;
+
+/// How a connection is encrypted, whom it trusts, and how it proves who it is.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Tls {
+    /// Whether to, and what is verified. Default: [`TlsMode::VerifyFull`].
+    pub mode: TlsMode,
+    /// The certificate authorities to trust (`sslrootcert`). Default: Mozilla's, and
+    /// for hosts of Amazon RDS those of its region.
+    pub roots: Option<Roots>,
+    /// TLS from the first byte on, without asking first (`sslnegotiation=direct`,
+    /// PostgreSQL 17 and newer). Default: no.
+    pub direct: bool,
+    /// Our own certificate (`sslcert`, `sslkey`). Default: none.
+    pub client: Option<ClientCertificate>,
+    /// Says the host's name in the clear while shaking hands (`sslsni`), as hosts
+    /// that serve several names need it. Default: yes.
+    pub sni: bool,
+    /// Whether the password's proof is bound to this very TLS connection
+    /// (`channel_binding`). Default: [`ChannelBinding::Prefer`].
+    pub channel_binding: ChannelBinding,
+    /// The ways of proving who we are that the server may ask for (`require_auth`).
+    /// Default: any, but a password in the clear or hashed with MD5 only over TLS
+    /// whose certificate was verified, or to this machine.
+    pub require_auth: Option<RequireAuth>,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Tls {
+            mode: TlsMode::default(),
+            roots: None,
+            direct: false,
+            client: None,
+            sni: true,
+            channel_binding: ChannelBinding::default(),
+            require_auth: None,
+        }
+    }
+}
+
+impl Tls {
+    /// Whether the server may ask for `method`. `safe`: nobody but the server hears
+    /// what we answer.
+    pub(crate) fn permits(&self, method: Method, safe: bool) -> bool {
+        let harmless = safe || !method.gives_the_password_away();
+        match &self.require_auth {
+            None => harmless,
+            Some(required) => required
+                .permits(method)
+                .unwrap_or_else(|| harmless && !required.is_list()),
+        }
+    }
+}
+
+/// `sslmode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum TlsMode {
+    /// Never encrypt.
+    Disable,
+    /// Encrypt and verify the certificate and the host name (`verify-full`).
+    #[default]
+    VerifyFull,
+    /// Encrypt and verify the certificate, for whatever name (`verify-ca`). Without
+    /// authorities of one's own that would be no proof at all: anybody can have a
+    /// certificate of a public one. Then the name is verified as well.
+    VerifyCa,
+    /// Encrypt, and trust anybody (libpq's `require` without a root certificate).
+    ///
+    /// Hosts that are known to have a certificate of a public authority are verified
+    /// in full all the same: Neon, Aurora DSQL, RDS Proxy. For others a warning is
+    /// logged once. With authorities of one's own it is [`TlsMode::VerifyCa`].
+    Encrypt,
+    /// Encrypt if the server can, and trust anybody (libpq's `prefer`).
+    Prefer,
+}
+
+/// `channel_binding`: SCRAM-SHA-256-PLUS proves that nobody sits in between, even
+/// where the certificate alone would not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum ChannelBinding {
+    /// Never.
+    Disable,
+    /// If the server offers it.
+    #[default]
+    Prefer,
+    /// Connecting fails without it.
+    Require,
+}
+
+/// Where certificate authorities come from.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Roots {
+    /// A file, PEM.
+    File(PathBuf),
+    /// The text itself, PEM, as from an environment variable.
+    Pem(String),
+    /// `system`: Mozilla's, which are compiled in, and no others. A function's image
+    /// often has none of its own; where it has, [`File`](Roots::File) can name them.
+    System,
+}
+
+/// Our own certificate, for servers that ask for one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClientCertificate {
+    /// The certificate, and those between it and the authority, if there are any
+    /// (`sslcert`).
+    pub certificate: Pem,
+    /// Its private key, not encrypted (`sslkey`).
+    pub key: Pem,
+}
+
+impl ClientCertificate {
+    /// A certificate and its key.
+    pub fn new(certificate: Pem, key: Pem) -> Self {
+        ClientCertificate { certificate, key }
+    }
+}
+
+/// Something in PEM. Its `Debug` does not show the text.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Pem {
+    /// A file.
+    File(PathBuf),
+    /// The text itself, as from an environment variable.
+    Text(String),
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls")
+            .field("mode", &self.mode)
+            .field("roots", &self.roots)
+            .field("direct", &self.direct)
+            .field("client", &self.client)
+            .field("sni", &self.sni)
+            .field("channel_binding", &self.channel_binding)
+            .field("require_auth", &self.require_auth)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Roots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Roots::File(path) => f.debug_tuple("File").field(path).finish(),
+            Roots::Pem(_) => f.write_str("Pem(..)"),
+            Roots::System => f.write_str("System"),
+        }
+    }
+}
+
+impl fmt::Debug for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Pem::File(path) => f.debug_tuple("File").field(path).finish(),
+            Pem::Text(_) => f.write_str("Text(..)"),
+        }
+    }
+}
+
+impl fmt::Display for TlsMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TlsMode::Disable => "disable",
+            TlsMode::VerifyFull => "verify-full",
+            TlsMode::VerifyCa => "verify-ca",
+            TlsMode::Encrypt => "require",
+            TlsMode::Prefer => "prefer",
+        })
+    }
+}

@@ -1,0 +1,278 @@
+//! From what a URL or a variable says of TLS to what we do.
+
+use std::net::IpAddr;
+
+use tokio_postgres::config::Host;
+
+use super::{ChannelBinding, ClientCertificate, Pem, Roots, Tls, TlsMode};
+use crate::error::{Error, Result};
+
+/// What was said of TLS and authentication, by libpq's names and as it was written
+/// (manual, "Parameter Key Words").
+#[derive(Clone, Default)]
+pub(crate) struct TlsParameters {
+    pub(crate) sslmode: Option<String>,
+    pub(crate) sslrootcert: Option<String>,
+    pub(crate) sslcert: Option<String>,
+    pub(crate) sslkey: Option<String>,
+    pub(crate) sslnegotiation: Option<String>,
+    pub(crate) sslsni: Option<String>,
+    pub(crate) channel_binding: Option<String>,
+    pub(crate) require_auth: Option<String>,
+}
+
+impl Tls {
+    /// Reads `parameters`; what they leave open depends on where `server` is.
+    ///
+    /// # Errors
+    ///
+    /// Names the parameter that is wrong, or the two that contradict each other.
+    pub(crate) fn from_parameters(
+        parameters: &TlsParameters,
+        server: &tokio_postgres::Config,
+    ) -> Result<Self> {
+        let roots = given(&parameters.sslrootcert).map(|value| match value {
+            "system" => Roots::System,
+            value => match pem(value) {
+                Pem::File(file) => Roots::File(file),
+                Pem::Text(text) => Roots::Pem(text),
+            },
+        });
+        let direct = match given(&parameters.sslnegotiation) {
+            None | Some("postgres") => false,
+            Some("direct") => true,
+            Some(other) => return Err(none_of("sslnegotiation", other, "postgres, direct")),
+        };
+        let mode = match given(&parameters.sslmode) {
+            // libpq: whoever names public authorities wants them to be asked.
+            None if roots == Some(Roots::System) => TlsMode::VerifyFull,
+            None if !is_local(server) => TlsMode::VerifyFull,
+            None if direct => TlsMode::Encrypt,
+            None => TlsMode::Prefer,
+            Some("verify-full") => TlsMode::VerifyFull,
+            Some("verify-ca") => TlsMode::VerifyCa,
+            // libpq: a root certificate turns `require` into `verify-ca`.
+            Some("require") if roots.is_some() => TlsMode::VerifyCa,
+            Some("require") => TlsMode::Encrypt,
+            Some("prefer" | "allow") => TlsMode::Prefer,
+            Some("disable") => TlsMode::Disable,
+            Some(other) => {
+                let modes = "disable, prefer, require, verify-ca, verify-full";
+                return Err(none_of("sslmode", other, modes));
+            }
+        };
+        let asked = given(&parameters.sslmode).unwrap_or("its default");
+        if roots == Some(Roots::System) && mode != TlsMode::VerifyFull {
+            return Err(Error::configuration(format!(
+                "sslrootcert=system goes with sslmode=verify-full alone, and not with {asked}: a \
+                 public authority vouches for nothing but a name"
+            )));
+        }
+        if direct && matches!(mode, TlsMode::Disable | TlsMode::Prefer) {
+            return Err(Error::configuration(format!(
+                "sslnegotiation=direct does not go with sslmode={asked}, which allows for no \
+                 TLS: set require, verify-ca or verify-full"
+            )));
+        }
+        let client = match (given(&parameters.sslcert), given(&parameters.sslkey)) {
+            (Some(certificate), Some(key)) => {
+                Some(ClientCertificate::new(pem(certificate), pem(key)))
+            }
+            (None, None) => None,
+            (Some(_), None) => return Err(Error::configuration("sslcert is set, sslkey is not")),
+            (None, Some(_)) => return Err(Error::configuration("sslkey is set, sslcert is not")),
+        };
+        let sni = match given(&parameters.sslsni) {
+            None | Some("1") => true,
+            Some("0") => false,
+            Some(other) => return Err(none_of("sslsni", other, "0, 1")),
+        };
+        let channel_binding = match given(&parameters.channel_binding) {
+            None | Some("prefer") => ChannelBinding::Prefer,
+            Some("disable") => ChannelBinding::Disable,
+            Some("require") if mode == TlsMode::Disable => {
+                return Err(Error::configuration(
+                    "channel_binding=require binds to TLS, which sslmode=disable rules out",
+                ));
+            }
+            Some("require") => ChannelBinding::Require,
+            Some(other) => {
+                return Err(none_of(
+                    "channel_binding",
+                    other,
+                    "disable, prefer, require",
+                ));
+            }
+        };
+        let require_auth = given(&parameters.require_auth);
+        Ok(Tls {
+            mode,
+            roots,
+            direct,
+            client,
+            sni,
+            channel_binding,
+            require_auth: require_auth.map(str::parse).transpose()?,
+        })
+    }
+}
+
+/// To libpq, what is empty is not set.
+fn given(parameter: &Option<String>) -> Option<&str> {
+    parameter.as_deref().filter(|value| !value.is_empty())
+}
+
+fn none_of(name: &str, value: &str, values: &str) -> Error {
+    Error::configuration(format!("{name}={value} is none of {values}"))
+}
+
+/// A file's name or the text itself. Hosts that take variables of one line only have
+/// the text's line ends written as `\n`.
+fn pem(value: &str) -> Pem {
+    match value.trim_start().starts_with("-----BEGIN") {
+        true => Pem::Text(value.trim_start().replace("\\n", "\n")),
+        false => Pem::File(value.into()),
+    }
+}
+
+/// Nobody else is on the way: loopback, or a socket of this machine.
+fn is_local(server: &tokio_postgres::Config) -> bool {
+    let hosts = server.get_hosts().iter().all(|host| match host {
+        Host::Tcp(name) => {
+            name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        }
+        #[cfg(unix)]
+        Host::Unix(_) => true,
+    });
+    hosts && server.get_hostaddrs().iter().all(IpAddr::is_loopback)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(host: &str, change: impl FnOnce(&mut TlsParameters)) -> Result<Tls> {
+        let mut parameters = TlsParameters::default();
+        change(&mut parameters);
+        let mut server = tokio_postgres::Config::new();
+        server.host(host);
+        Tls::from_parameters(&parameters, &server)
+    }
+
+    #[test]
+    fn the_mode_follows_from_where_and_what_was_said() {
+        use TlsMode::{Disable, Encrypt, Prefer, VerifyCa, VerifyFull};
+        for (host, mode, roots, negotiation, expected) in [
+            ("db.example.com", None, None, None, VerifyFull),
+            ("db", None, None, None, VerifyFull),
+            ("10.0.0.1", None, None, None, VerifyFull),
+            ("localhost", None, None, None, Prefer),
+            ("127.0.0.1", None, None, None, Prefer),
+            ("::1", None, None, None, Prefer),
+            ("/run/postgresql", None, None, None, Prefer),
+            ("localhost", None, Some("system"), None, VerifyFull),
+            ("localhost", None, None, Some("direct"), Encrypt),
+            ("db", None, None, Some("direct"), VerifyFull),
+            ("db", Some("disable"), None, None, Disable),
+            ("db", Some("allow"), None, None, Prefer),
+            ("db", Some("prefer"), None, Some("postgres"), Prefer),
+            ("db", Some("require"), None, None, Encrypt),
+            ("db", Some("require"), Some("ca.pem"), None, VerifyCa),
+            ("db", Some("verify-ca"), None, None, VerifyCa),
+            ("db", Some("verify-full"), Some("system"), None, VerifyFull),
+        ] {
+            let tls = read(host, |parameters| {
+                parameters.sslmode = mode.map(str::to_owned);
+                parameters.sslrootcert = roots.map(str::to_owned);
+                parameters.sslnegotiation = negotiation.map(str::to_owned);
+            });
+            let shown = format!("{host} {mode:?} {roots:?} {negotiation:?}");
+            assert_eq!(tls.expect(&shown).mode, expected, "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_loopback_name_with_another_address_is_not_local() {
+        let mut server = tokio_postgres::Config::new();
+        server.host("localhost");
+        server.hostaddr([10, 0, 0, 1].into());
+        let tls = Tls::from_parameters(&TlsParameters::default(), &server).expect("fine");
+        assert_eq!(tls.mode, TlsMode::VerifyFull);
+    }
+
+    #[test]
+    fn certificates_are_files_or_the_text_itself() {
+        let text = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
+        let one_line = text.replace('\n', "\\n");
+        let tls = read("db", |parameters| {
+            parameters.sslrootcert = Some(one_line);
+            parameters.sslcert = Some("/etc/client.crt".to_owned());
+            parameters.sslkey = Some(format!("\n{text}"));
+        })
+        .expect("fine");
+        assert_eq!(tls.roots, Some(Roots::Pem(text.to_owned())));
+        let client = tls.client.as_ref().expect("a certificate");
+        assert_eq!(client.certificate, Pem::File("/etc/client.crt".into()));
+        assert_eq!(client.key, Pem::Text(text.to_owned()));
+        assert!(!format!("{tls:?}").contains("AA=="), "{tls:?}");
+    }
+
+    #[test]
+    fn the_rest_is_read() {
+        let tls = read("db", |_| {}).expect("fine");
+        assert!(tls.sni && !tls.direct && tls.require_auth.is_none());
+        assert_eq!(tls.channel_binding, ChannelBinding::Prefer);
+        let tls = read("db", |parameters| {
+            parameters.sslsni = Some("0".to_owned());
+            parameters.channel_binding = Some("require".to_owned());
+            parameters.require_auth = Some("!md5".to_owned());
+            parameters.sslrootcert = Some(String::new());
+        })
+        .expect("fine");
+        assert!(!tls.sni && tls.roots.is_none());
+        assert_eq!(tls.channel_binding, ChannelBinding::Require);
+        assert_eq!(tls.require_auth, Some("!md5".parse().expect("a list")));
+    }
+
+    #[test]
+    fn what_is_wrong_or_contradicts_itself_is_named() {
+        type Change = fn(&mut TlsParameters);
+        let wrong: [(Change, &str); 10] = [
+            (|p| p.sslmode = Some("maybe".into()), "sslmode=maybe"),
+            (|p| p.sslnegotiation = Some("x".into()), "sslnegotiation=x"),
+            (|p| p.sslsni = Some("yes".into()), "sslsni=yes"),
+            (
+                |p| p.channel_binding = Some("on".into()),
+                "channel_binding=on",
+            ),
+            (|p| p.require_auth = Some("x".into()), "require_auth=x"),
+            (|p| p.sslcert = Some("a".into()), "sslkey is not"),
+            (|p| p.sslkey = Some("a".into()), "sslcert is not"),
+            (
+                |p| {
+                    p.sslmode = Some("require".into());
+                    p.sslrootcert = Some("system".into());
+                },
+                "not with require",
+            ),
+            (
+                |p| {
+                    p.sslmode = Some("prefer".into());
+                    p.sslnegotiation = Some("direct".into());
+                },
+                "sslmode=prefer",
+            ),
+            (
+                |p| {
+                    p.sslmode = Some("disable".into());
+                    p.channel_binding = Some("require".into());
+                },
+                "sslmode=disable rules out",
+            ),
+        ];
+        for (change, word) in wrong {
+            let error = read("db", change).expect_err(word).to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! What of connecting can heal by itself, and for how long to hope.
+//!
+//! Nothing has been executed on a connection that was not made, so it may be tried again;
+//! and a server that is full is not helped by more who knock.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::backoff::Backoff;
+use crate::error::{Error, ErrorKind};
+
+/// The ceiling of the first delay.
+const FIRST: Duration = Duration::from_millis(50);
+
+/// The ceiling of any.
+const MOST: Duration = Duration::from_secs(1);
+
+/// The time that connecting may take, and when it began.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Time {
+    pub(super) began: Instant,
+    pub(super) until: Instant,
+}
+
+impl Time {
+    /// `limit`, and at most three quarters of what is `left`: who is told in time that
+    /// there is no connection can still say so.
+    pub(super) fn new(limit: Duration, left: Option<Duration>) -> Self {
+        let began = Instant::now();
+        let share = left.map(|left| left / 4 * 3);
+        let limit = share.map_or(limit, |share| share.min(limit));
+        Time {
+            began,
+            until: began.checked_add(limit).unwrap_or(began + MOST),
+        }
+    }
+
+    /// All of it.
+    pub(super) fn whole(&self) -> Duration {
+        self.until - self.began
+    }
+
+    /// When one of `several` that are left to be tried has to give way to the next.
+    pub(super) fn turn(&self, several: usize, most: Duration) -> Instant {
+        match u32::try_from(several) {
+            Ok(several @ 2..) => {
+                let now = Instant::now();
+                let left = self.until.saturating_duration_since(now);
+                now + (left / several).min(most)
+            }
+            _ => self.until,
+        }
+    }
+
+    /// How long to hope that it heals: a quarter, for who can do without the database
+    /// wants to know soon; all of it where the server has said that it is about to be
+    /// there.
+    fn hope(&self, error: &Error) -> Instant {
+        match error.kind() {
+            ErrorKind::ServerStarting => self.until,
+            _ => self.began + self.whole() / 4,
+        }
+    }
+}
+
+pub(super) fn backoff() -> Backoff {
+    Backoff::new(FIRST, MOST)
+}
+
+/// How long to wait before connecting is tried again; `None` if it is not.
+pub(super) fn delay<R: FnMut() -> f64>(
+    error: &Error,
+    time: &Time,
+    backoff: &mut Backoff<R>,
+) -> Option<Duration> {
+    let delay = backoff.next().filter(|_| heals(error))?;
+    (Instant::now() + delay < time.hope(error)).then_some(delay)
+}
+
+/// Another address of the server may do better: nobody has spoken for it yet, or the one
+/// who did is going or coming.
+pub(super) fn may_go_elsewhere(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Refused
+            | ErrorKind::NameNotResolved
+            | ErrorKind::NetworkBlocked
+            | ErrorKind::Unreachable
+            | ErrorKind::ConnectTimeout
+            | ErrorKind::Closed
+            | ErrorKind::ServerStarting
+            | ErrorKind::ServerStopping
+    )
+}
+
+fn heals(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::Refused
+        | ErrorKind::ServerStarting
+        | ErrorKind::ServerStopping
+        | ErrorKind::Closed => true,
+        ErrorKind::Unreachable => cause(error).is_some_and(|cause| {
+            matches!(
+                cause.kind(),
+                io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::ConnectionAborted
+                    | io::ErrorKind::BrokenPipe
+                    | io::ErrorKind::UnexpectedEof
+            )
+        }),
+        ErrorKind::NameNotResolved => cause(error).is_some_and(|cause| !is_unknown(cause)),
+        _ => false,
+    }
+}
+
+fn cause(error: &Error) -> Option<&io::Error> {
+    std::error::Error::source(error)?.downcast_ref()
+}
+
+/// The resolver is sure that there is no such name: glibc's, musl's and macOS's words for
+/// EAI_NONAME, since the standard library keeps no more of it.
+fn is_unknown(cause: &io::Error) -> bool {
+    let text = cause.to_string();
+    [
+        "not known",
+        "Name does not resolve",
+        "nodename nor servname",
+    ]
+    .iter()
+    .any(|words| text.contains(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn failed(kind: ErrorKind) -> Error {
+        Error::new(kind, "failed")
+    }
+
+    fn delay_of(error: &Error, time: &Time) -> Option<Duration> {
+        let mut backoff = Backoff::with_random(FIRST, MOST, || 1.0);
+        delay(error, time, &mut backoff)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_can_heal_is_tried_again() {
+        let time = Time::new(10 * SECOND, None);
+        for &kind in ErrorKind::ALL {
+            let again = matches!(
+                kind,
+                ErrorKind::Refused
+                    | ErrorKind::ServerStarting
+                    | ErrorKind::ServerStopping
+                    | ErrorKind::Closed
+            );
+            let delay = delay_of(&failed(kind), &time);
+            assert_eq!(delay, again.then_some(FIRST), "{kind}");
+        }
+        let caused = |kind, cause: io::Error| {
+            let error = failed(kind).with_source(cause);
+            delay_of(&error, &time).is_some()
+        };
+        let reset = io::ErrorKind::ConnectionReset;
+        assert!(caused(ErrorKind::Unreachable, reset.into()));
+        let no_way = io::ErrorKind::NetworkUnreachable;
+        assert!(!caused(ErrorKind::Unreachable, no_way.into()));
+        for (text, again) in [
+            (
+                "failed to lookup address information: Temporary failure in name resolution",
+                true,
+            ),
+            (
+                "failed to lookup address information: Name or service not known",
+                false,
+            ),
+        ] {
+            let error = io::Error::other(text);
+            assert_eq!(caused(ErrorKind::NameNotResolved, error), again, "{text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hope_ends_after_a_share_of_the_time() {
+        let time = Time::new(10 * SECOND, Some(8 * SECOND));
+        assert_eq!(time.whole(), 6 * SECOND, "three quarters of what is left");
+        let (refused, starting) = (
+            failed(ErrorKind::Refused),
+            failed(ErrorKind::ServerStarting),
+        );
+        tokio::time::advance(SECOND).await;
+        assert!(delay_of(&refused, &time).is_some());
+        tokio::time::advance(SECOND).await;
+        assert!(delay_of(&refused, &time).is_none());
+        assert!(delay_of(&starting, &time).is_some(), "it has said so");
+        tokio::time::advance(4 * SECOND).await;
+        assert!(delay_of(&starting, &time).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_of_several_has_its_turn() {
+        let time = Time::new(4 * SECOND, None);
+        let turn = |several| time.turn(several, 3 * SECOND) - time.began;
+        assert_eq!(turn(1), 4 * SECOND);
+        assert_eq!(turn(2), 2 * SECOND);
+        assert_eq!(turn(4), SECOND);
+        let long = Time::new(60 * SECOND, None);
+        assert_eq!(long.turn(2, 3 * SECOND) - long.began, 3 * SECOND);
+    }
+}

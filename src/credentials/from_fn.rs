@@ -1,0 +1,52 @@
+//! A closure as a provider.
+
+use std::fmt;
+use std::future::Future;
+
+use super::{Attempt, BoxError, Credentials, Login, LoginFuture};
+
+/// Asks `function` at every connect.
+///
+/// It gets an [`Attempt`] of its own and returns a future; nothing is kept of what that
+/// answers.
+///
+/// ```
+/// use antifreeze::credentials::{self, Login};
+///
+/// # async fn vault(_: &str) -> Result<String, std::io::Error> { Ok(String::new()) }
+/// let mut config = antifreeze::Config::from_url("postgres://db.example.com/shop")?;
+/// config.set_credentials(credentials::from_fn(|attempt| async move {
+///     let password = vault(&attempt.host).await?;
+///     Ok(Login::password(password).of_user("app"))
+/// }));
+/// # Ok::<(), antifreeze::Error>(())
+/// ```
+pub fn from_fn<F, Fut>(function: F) -> FromFn<F>
+where
+    F: Fn(Attempt) -> Fut + Send + Sync,
+    Fut: Future<Output = Result<Login, BoxError>> + Send + 'static,
+{
+    FromFn { function }
+}
+
+/// What [`from_fn`] makes.
+#[derive(Clone, Copy)]
+pub struct FromFn<F> {
+    function: F,
+}
+
+impl<F, Fut> Credentials for FromFn<F>
+where
+    F: Fn(Attempt) -> Fut + Send + Sync,
+    Fut: Future<Output = Result<Login, BoxError>> + Send + 'static,
+{
+    fn login<'a>(&'a self, attempt: &'a Attempt) -> LoginFuture<'a> {
+        Box::pin((self.function)(attempt.clone()))
+    }
+}
+
+impl<F> fmt::Debug for FromFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FromFn").finish_non_exhaustive()
+    }
+}

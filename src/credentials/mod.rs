@@ -1,0 +1,188 @@
+//! Who we are, asked for at every connect.
+//!
+//! A password in the URL is read once. One that rotates, or a token that lives for
+//! minutes, has to be asked for whenever a connection is made:
+//! [`Config::credentials`](crate::Config::credentials) holds who is asked.
+//!
+//! ```
+//! use antifreeze::{Config, Database, credentials};
+//!
+//! let mut config = Config::from_url("postgres://app@db.example.com/shop")?;
+//! config.set_credentials(credentials::File::new("/run/secrets/database-password"));
+//! let database = Database::new(config)?;
+//! # Ok::<(), antifreeze::Error>(())
+//! ```
+//!
+//! | provider | where the password comes from |
+//! | --- | --- |
+//! | none | the URL, once |
+//! | [`Password`] | the program, once |
+//! | [`Variable`] | a variable of the environment, read anew at each connect |
+//! | [`File`] | a file, read anew at each connect |
+//! | [`from_fn`] | a closure |
+//! | `RdsToken` (feature `aws`) | RDS and Aurora: an IAM token, signed locally |
+//! | `DsqlToken` (feature `aws`) | Aurora DSQL: an IAM token, signed locally |
+//! | `SecretsManager` (feature `aws`) | a secret in AWS Secrets Manager |
+//! | your own [`Credentials`] | wherever you like |
+//!
+//! If the server refuses what it was given (SQLSTATE 28P01 or 28000), the provider is
+//! asked once more and told so, past whatever it has cached; the refusal is reported if
+//! the answer is the same, or is refused too. What is answered is never logged, and shown
+//! by no `Debug`.
+
+mod from_fn;
+mod local;
+
+#[cfg(feature = "aws")]
+mod https;
+#[cfg(feature = "aws")]
+mod keys;
+#[cfg(feature = "aws")]
+mod secrets_manager;
+#[cfg(feature = "aws")]
+mod sign;
+#[cfg(feature = "aws")]
+mod token;
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+
+pub use from_fn::{FromFn, from_fn};
+#[cfg(feature = "aws")]
+pub use keys::AwsKeys;
+pub use local::{File, Password, Variable};
+#[cfg(feature = "aws")]
+pub use secrets_manager::SecretsManager;
+#[cfg(feature = "aws")]
+pub use token::{DsqlToken, RdsToken};
+
+/// Says who we are, whenever a connection is made.
+///
+/// Most need no implementation: [`from_fn`] makes one of a closure.
+///
+/// Several connections may ask at a time. Who answers from a distance should keep the
+/// answer, and give it out until it is [refused](Attempt::refused).
+pub trait Credentials: Send + Sync {
+    /// Answers for one connection. The time that it takes counts towards
+    /// [`connect_timeout`](crate::Config::connect_timeout); when that is over, the future
+    /// is dropped.
+    ///
+    /// # Errors
+    ///
+    /// Whatever kept it from answering: it becomes the
+    /// [`source`](StdError::source) of what the caller of
+    /// [`connection()`](crate::connection()) gets, and must not hold a secret.
+    fn login<'a>(&'a self, attempt: &'a Attempt) -> LoginFuture<'a>;
+}
+
+/// What [`Credentials::login`] returns.
+pub type LoginFuture<'a> = Pin<Box<dyn Future<Output = Result<Login, BoxError>> + Send + 'a>>;
+
+/// Any error.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// A connection that is being made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Attempt {
+    /// The host, as the configuration names it; for a unix socket, its path.
+    pub host: String,
+    /// The port; 0 for a unix socket.
+    pub port: u16,
+    /// The user whom the configuration names.
+    pub user: Option<String>,
+    /// What the server has just refused, if it has: the same again would not help.
+    pub refused: Option<Login>,
+}
+
+impl Attempt {
+    /// Whether `login` is what the server has just refused.
+    pub fn has_refused(&self, login: &Login) -> bool {
+        self.refused.as_ref() == Some(login)
+    }
+}
+
+/// A password, and perhaps the user whom it is of.
+///
+/// Its `Debug` shows the user alone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    user: Option<String>,
+    password: Vec<u8>,
+}
+
+impl Login {
+    /// A password of the user whom the configuration names.
+    pub fn password(password: impl Into<Vec<u8>>) -> Self {
+        Login {
+            user: None,
+            password: password.into(),
+        }
+    }
+
+    /// The same for this user, whatever the configuration says.
+    pub fn of_user(mut self, user: impl Into<String>) -> Self {
+        self.user = Some(user.into());
+        self
+    }
+
+    /// Has `server` log in with it.
+    pub(crate) fn apply(&self, server: &mut tokio_postgres::Config) {
+        if let Some(user) = &self.user {
+            server.user(user);
+        }
+        server.password(&self.password);
+    }
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login")
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+pub(crate) fn attempt(host: &str, port: u16, user: &str) -> Attempt {
+    Attempt {
+        host: host.to_owned(),
+        port,
+        user: Some(user.to_owned()),
+        refused: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_debug_shows_a_password() {
+        let mut attempt = attempt("db", 5432, "app");
+        attempt.refused = Some(Login::password("hunter2").of_user("other"));
+        let debug = format!("{attempt:?}");
+        assert!(
+            debug.contains("other") && !debug.contains("hunter2"),
+            "{debug}"
+        );
+        // As bytes, neither.
+        assert!(!debug.contains("104"), "{debug}");
+    }
+
+    #[test]
+    fn a_login_names_the_user_if_it_knows_one() {
+        for (login, user) in [
+            (Login::password("x"), "app"),
+            (Login::password("x").of_user("other"), "other"),
+        ] {
+            let mut server = tokio_postgres::Config::new();
+            server.user("app").password("old");
+            login.apply(&mut server);
+            assert_eq!(server.get_user(), Some(user));
+            assert_eq!(server.get_password(), Some(&b"x"[..]));
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! What can go wrong until a session has begun, with what is known of the way there.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use super::sqlstate::Said;
+use super::{Error, ErrorKind, is_lost};
+
+/// How far connecting had come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The name was being looked up.
+    Resolve,
+    /// TCP was shaking hands.
+    Connect,
+    /// TLS was.
+    Tls,
+    /// The provider of the password was being asked.
+    Credentials,
+    /// The start-up packet was sent, and perhaps a password.
+    Authenticate,
+}
+
+/// The address that was dialled, and what it tells.
+#[derive(Clone, Copy)]
+pub(crate) struct Dialled<'a> {
+    pub(crate) target: &'a (dyn fmt::Display + Sync),
+    /// The name that it was found by.
+    pub(crate) host: &'a str,
+    /// This very machine.
+    pub(crate) loopback: bool,
+    /// Of all that the name stands for there is no IPv4 address.
+    pub(crate) only_ipv6: bool,
+    /// What we run in, if it is closed off: `localhost` is nobody but us there.
+    pub(crate) inside: Option<&'static str>,
+}
+
+/// Who wants to go where.
+#[derive(Clone, Copy)]
+pub(crate) struct Goal<'a> {
+    pub(crate) target: &'a (dyn fmt::Display + Sync),
+    pub(crate) user: Option<&'a str>,
+    pub(crate) database: Option<&'a str>,
+}
+
+/// Nobody answers a SYN that was lost before this: the first is repeated after 1 s
+/// (RFC 6298, section 2).
+const LONG_ENOUGH: Duration = Duration::from_secs(1);
+
+const SUPABASE: &str = "Supabase's direct host has an IPv6 address only, unless IPv4 is bought: take the URL of the \
+     pooler (..pooler.supabase.com) from the dashboard";
+
+const IPV6: &str = "it has an IPv6 address only: name one with IPv4, or give the function IPv6";
+
+const MOVED: &str = "is the socket's directory right, and does the server run on this machine?";
+
+impl Error {
+    /// The name has no address.
+    pub(crate) fn not_resolved(host: &str, error: io::Error) -> Self {
+        let unresolved = Error::caused(
+            ErrorKind::NameNotResolved,
+            format!("the host name {} cannot be resolved", one_line(host)),
+        );
+        let unresolved = match is_supabase(host) {
+            true => unresolved.with_remedy(SUPABASE),
+            false => unresolved,
+        };
+        unresolved.with_source(error)
+    }
+
+    /// TCP, or the unix socket, did not connect.
+    pub(crate) fn not_connected(at: Dialled<'_>, error: io::Error) -> Self {
+        let target = at.target;
+        let not_connected = match error.kind() {
+            io::ErrorKind::ConnectionRefused => {
+                let refused = format!("{target} refuses connections: nothing listens there");
+                let refused = Error::caused(ErrorKind::Refused, refused);
+                match at.inside.filter(|_| at.loopback) {
+                    Some(inside) => refused.with_remedy(format!(
+                        "inside {inside} {} is {inside} itself: name the database's own host",
+                        at.host
+                    )),
+                    None => refused,
+                }
+            }
+            io::ErrorKind::NotFound => {
+                Error::new(ErrorKind::Refused, format!("there is no socket {target}"))
+                    .with_remedy(MOVED)
+            }
+            io::ErrorKind::TimedOut => blocked(at, None),
+            io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::AddrNotAvailable
+                if at.only_ipv6 =>
+            {
+                Error::new(
+                    ErrorKind::Unreachable,
+                    format!("there is no way to {target} from here"),
+                )
+                .with_remedy(ipv6(at.host))
+            }
+            _ => Error::caused(
+                ErrorKind::Unreachable,
+                format!("{target} cannot be connected to"),
+            ),
+        };
+        not_connected.with_source(error)
+    }
+
+    /// The time was over.
+    pub(crate) fn connecting_took(phase: Phase, after: Duration, at: Option<Dialled<'_>>) -> Self {
+        match (phase, at) {
+            (Phase::Connect, Some(at)) if after >= LONG_ENOUGH => blocked(at, Some(after)),
+            (_, Some(at)) => Error::caused(
+                ErrorKind::ConnectTimeout,
+                format!(
+                    "connecting to {} took longer than {after:.1?}, and was at {phase}",
+                    at.target
+                ),
+            ),
+            (_, None) => Error::caused(
+                ErrorKind::ConnectTimeout,
+                format!(
+                    "connecting to the database took longer than {after:.1?}, and was at {phase}"
+                ),
+            ),
+        }
+    }
+
+    /// The server, or a pooler, did not begin the session.
+    pub(crate) fn not_started(goal: Goal<'_>, error: tokio_postgres::Error) -> Self {
+        let (kind, cause, remedy) = match error.as_db_error() {
+            Some(said) => {
+                let said = Said {
+                    at_start: true,
+                    ..Said::by(said)
+                };
+                let meaning = said.meaning();
+                let cause = meaning.cause_with(said.code);
+                let near = near_miss(meaning.kind, goal);
+                let remedy = meaning.remedy.unwrap_or(meaning.kind.remedy());
+                let remedy = near.map_or_else(|| remedy.to_owned(), |near| near + remedy);
+                (meaning.kind, cause, remedy)
+            }
+            None if is_lost(&error) => (
+                ErrorKind::Closed,
+                "it hung up before the session had begun".to_owned(),
+                "its log says why, or that of what lies in between".to_owned(),
+            ),
+            None => match error.to_string().as_str() {
+                "authentication error" => (
+                    ErrorKind::Authentication,
+                    "its way to authenticate is none of ours".to_owned(),
+                    "the source says which; SCRAM-SHA-256 is what to use".to_owned(),
+                ),
+                // The one thing that tokio-postgres can miss this late.
+                "invalid configuration" => (
+                    ErrorKind::Authentication,
+                    "it wants a password, and there is none".to_owned(),
+                    "put one into the URL or the variable that it comes from".to_owned(),
+                ),
+                _ => (
+                    ErrorKind::Database,
+                    "it does not answer as PostgreSQL does".to_owned(),
+                    "is it the right port?".to_owned(),
+                ),
+            },
+        };
+        Error::new(kind, format!("cannot connect to {goal}: {cause}"))
+            .with_remedy(remedy)
+            .with_source(error)
+    }
+}
+
+fn blocked(at: Dialled<'_>, after: Option<Duration>) -> Error {
+    let within = after.map(|after| format!(" within {after:.1?}"));
+    let blocked = Error::caused(
+        ErrorKind::NetworkBlocked,
+        format!(
+            "nothing answers at {}{}",
+            at.target,
+            within.unwrap_or_default()
+        ),
+    );
+    match at.only_ipv6 {
+        true => blocked.with_remedy(ipv6(at.host)),
+        false => blocked,
+    }
+}
+
+fn ipv6(host: &str) -> &'static str {
+    match is_supabase(host) {
+        true => SUPABASE,
+        false => IPV6,
+    }
+}
+
+/// The direct host of a project (Supabase, "Connect to your database").
+fn is_supabase(host: &str) -> bool {
+    host.starts_with("db.") && host.ends_with(".supabase.co")
+}
+
+/// A name may be almost right. Nobody can be asked for the others before the session has
+/// begun; but that capitals were not meant is the usual case.
+fn near_miss(kind: ErrorKind, goal: Goal<'_>) -> Option<String> {
+    let name = match kind {
+        ErrorKind::RoleMissing => goal.user?,
+        ErrorKind::DatabaseMissing => match goal.database {
+            Some(name) => name,
+            None => return Some("the URL names none, so the user's name was taken; ".to_owned()),
+        },
+        _ => return None,
+    };
+    let lower = one_line(&name.to_lowercase());
+    (lower != name).then(|| {
+        format!("capitals count here, and CREATE without quotes makes none: try {lower}; or ")
+    })
+}
+
+fn one_line(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).collect()
+}
+
+impl fmt::Display for Goal<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.target.fmt(f)?;
+        if let Some(user) = self.user {
+            write!(f, " as {}", one_line(user))?;
+        }
+        match self.database {
+            Some(database) => write!(f, ", database {}", one_line(database)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Phase::Resolve => "resolving the name",
+            Phase::Connect => "the TCP handshake",
+            Phase::Tls => "the TLS handshake",
+            Phase::Credentials => "asking for the password",
+            Phase::Authenticate => "start-up and authentication",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(host: &str) -> Dialled<'_> {
+        Dialled {
+            target: &"db (1.2.3.4:5432)",
+            host,
+            loopback: false,
+            only_ipv6: false,
+            inside: None,
+        }
+    }
+
+    #[test]
+    fn how_a_dial_failed_makes_the_kind() {
+        for (failed, kind) in [
+            (io::ErrorKind::ConnectionRefused, ErrorKind::Refused),
+            (io::ErrorKind::NotFound, ErrorKind::Refused),
+            (io::ErrorKind::TimedOut, ErrorKind::NetworkBlocked),
+            (io::ErrorKind::NetworkUnreachable, ErrorKind::Unreachable),
+            (io::ErrorKind::ConnectionReset, ErrorKind::Unreachable),
+        ] {
+            let error = Error::not_connected(at("db"), failed.into());
+            assert_eq!(error.kind(), kind, "{error}");
+        }
+    }
+
+    #[test]
+    fn localhost_inside_something_is_that_itself() {
+        let refused = |loopback, inside| {
+            let at = Dialled {
+                loopback,
+                inside,
+                ..at("localhost")
+            };
+            Error::not_connected(at, io::ErrorKind::ConnectionRefused.into()).to_string()
+        };
+        assert!(refused(true, Some("Lambda")).contains("inside Lambda localhost is Lambda itself"));
+        assert!(!refused(true, None).contains("inside"));
+        assert!(!refused(false, Some("Lambda")).contains("inside"));
+    }
+
+    #[test]
+    fn who_has_only_ipv6_is_sent_to_the_pooler() {
+        let only = |host| Dialled {
+            only_ipv6: true,
+            ..at(host)
+        };
+        let unreachable = |host| {
+            Error::not_connected(only(host), io::ErrorKind::NetworkUnreachable.into()).to_string()
+        };
+        assert!(unreachable("db.abc.supabase.co").contains("pooler.supabase.com"));
+        assert!(unreachable("db.example.com").contains("IPv6 address only"));
+        let long = Duration::from_secs(3);
+        let silent = Error::connecting_took(Phase::Connect, long, Some(only("db.a.supabase.co")));
+        assert!(silent.to_string().contains("pooler.supabase.com"));
+        let unknown = Error::not_resolved("db.abc.supabase.co", io::Error::other("unknown"));
+        assert_eq!(unknown.kind(), ErrorKind::NameNotResolved);
+        assert!(unknown.to_string().contains("pooler.supabase.com"));
+    }
+
+    #[test]
+    fn silence_is_a_wall_only_after_a_while() {
+        let took = |phase, after| Error::connecting_took(phase, after, Some(at("db")));
+        let (short, long) = (Duration::from_millis(300), Duration::from_secs(3));
+        for (phase, after, kind) in [
+            (Phase::Connect, short, ErrorKind::ConnectTimeout),
+            (Phase::Connect, long, ErrorKind::NetworkBlocked),
+            (Phase::Tls, long, ErrorKind::ConnectTimeout),
+            (Phase::Authenticate, long, ErrorKind::ConnectTimeout),
+        ] {
+            let error = took(phase, after);
+            assert_eq!(error.kind(), kind, "{error}");
+        }
+        assert!(
+            took(Phase::Tls, long)
+                .to_string()
+                .contains("the TLS handshake")
+        );
+    }
+
+    #[test]
+    fn capitals_are_the_usual_mistake() {
+        let goal = Goal {
+            target: &"db",
+            user: Some("App"),
+            database: Some("shop"),
+        };
+        let near = |kind| near_miss(kind, goal);
+        assert!(near(ErrorKind::RoleMissing).is_some_and(|near| near.contains("try app")));
+        assert_eq!(near(ErrorKind::DatabaseMissing), None);
+        assert_eq!(near(ErrorKind::Authentication), None);
+    }
+}

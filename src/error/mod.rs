@@ -1,0 +1,324 @@
+//! What can go wrong, in one line each.
+
+mod connecting;
+mod kind;
+mod pooler;
+mod remedy;
+mod sqlstate;
+mod start;
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio_postgres::error::{DbError, SqlState};
+
+pub(crate) use connecting::{Dialled, Goal, Phase};
+pub use kind::ErrorKind;
+use sqlstate::{Meaning, Said};
+
+/// The result of what antifreeze does.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+type Source = Box<dyn StdError + Send + Sync>;
+
+/// `connection_does_not_exist` (manual, appendix A, class 08): what a task is told that
+/// outlived its invocation.
+pub(crate) const ENDED_SQLSTATE: &str = "08003";
+
+pub(crate) const ENDED_MESSAGE: &str = "the invocation that leased this connection has ended";
+
+/// An error of antifreeze.
+///
+/// It prints as one line: what is wrong, and what to do about it. The cause, if
+/// there is one, is in [`source`](StdError::source) and is not printed twice. Neither
+/// the line nor `Debug` holds a password, SQL or a value; what the server said may quote
+/// values, and is found in the source alone. For logs there are [`kind`](Error::kind)
+/// and [`sqlstate`](Error::sqlstate).
+///
+/// An error of tokio-postgres becomes one of these with `?` or `Error::from`, and is then
+/// known by its [kind](ErrorKind):
+///
+/// ```no_run
+/// use antifreeze::{Error, ErrorKind};
+///
+/// # async fn handler() -> Result<&'static str, Error> {
+/// # let name = "acme";
+/// let connection = match antifreeze::connection().await {
+///     Ok(connection) => connection,
+///     Err(error) if error.is_unavailable() => return Ok("come back later"),
+///     Err(error) => return Err(error),
+/// };
+/// let insert = "insert into partners (name) values ($1)";
+/// match connection.execute(insert, &[&name]).await.map_err(Error::from) {
+///     Ok(_) => Ok("stored"),
+///     Err(error) if error.kind() == ErrorKind::UniqueViolation => Ok("known already"),
+///     Err(error) => Err(error),
+/// }
+/// # }
+/// ```
+///
+/// As an axum rejection it is a problem document with [`status`](Error::status), kind,
+/// SQLSTATE and constraint.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    message: Cow<'static, str>,
+    remedy: Option<Cow<'static, str>>,
+    source: Option<Source>,
+}
+
+impl Error {
+    /// An error whose message says what to do, too.
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
+        Error(Box::new(Inner {
+            kind,
+            message: message.into(),
+            remedy: None,
+            source: None,
+        }))
+    }
+
+    /// An error with the usual remedy of its kind.
+    pub(crate) fn caused(kind: ErrorKind, cause: impl Into<Cow<'static, str>>) -> Self {
+        Error::new(kind, cause).with_remedy(kind.remedy())
+    }
+
+    pub(crate) fn with_source(mut self, source: impl Into<Source>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// What to do, as the end of the line.
+    pub(crate) fn with_remedy(mut self, remedy: impl Into<Cow<'static, str>>) -> Self {
+        self.0.remedy = Some(remedy.into());
+        self
+    }
+
+    pub(crate) fn configuration(message: impl Into<Cow<'static, str>>) -> Self {
+        Error::new(ErrorKind::Configuration, message)
+    }
+
+    pub(crate) fn not_in_invocation() -> Self {
+        Error::caused(
+            ErrorKind::NotInInvocation,
+            "there is no invocation here to have a connection from",
+        )
+    }
+
+    pub(crate) fn invocation_ended() -> Self {
+        Error::caused(
+            ErrorKind::InvocationEnded,
+            "the invocation has ended, and what it leased is gone",
+        )
+    }
+
+    pub(crate) fn would_wait_for_itself(held: usize, at: &dyn fmt::Display) -> Self {
+        Error::caused(
+            ErrorKind::WouldWaitForItself,
+            format!(
+                "{at} asks for another connection while this invocation already holds all {held} \
+                 that it may have"
+            ),
+        )
+    }
+
+    pub(crate) fn acquire_timeout(after: Duration, in_use: usize, max: usize) -> Self {
+        Error::caused(
+            ErrorKind::AcquireTimeout,
+            format!(
+                "waited {after:.1?} for one of {max} connections, {in_use} of them in use by other \
+                 invocations"
+            ),
+        )
+    }
+
+    pub(crate) fn deadline() -> Self {
+        Error::caused(
+            ErrorKind::Deadline,
+            "the invocation reached its deadline, so its statements were cancelled and its \
+             transactions rolled back",
+        )
+    }
+
+    /// Whether `error` says that the connection was taken away because the
+    /// invocation that had leased it is over.
+    pub fn is_invocation_ended(error: &tokio_postgres::Error) -> bool {
+        error.as_db_error().is_some_and(|error| {
+            error.code().code() == ENDED_SQLSTATE && error.message() == ENDED_MESSAGE
+        })
+    }
+
+    /// The kind that an error of tokio-postgres is of, to look at it without taking it.
+    pub(crate) fn kind_of(error: &tokio_postgres::Error) -> ErrorKind {
+        match error.as_db_error() {
+            Some(said) => Said::by(said).meaning().kind,
+            None if is_lost(error) => ErrorKind::Closed,
+            None => ErrorKind::Database,
+        }
+    }
+
+    /// What kind of thing went wrong.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// What to do about it, without the cause.
+    pub fn remedy(&self) -> &str {
+        match &self.0.remedy {
+            Some(remedy) => remedy,
+            None => self.0.kind.remedy(),
+        }
+    }
+
+    /// Whether the same work, done again from its beginning, may succeed without anybody
+    /// changing anything, and nothing of it has been done so far.
+    ///
+    /// It says nothing of when: while the server is full or away, a while later, and not
+    /// from everybody at once. A connection that was lost is not among them: the last
+    /// statement may have been executed.
+    pub fn is_retryable(&self) -> bool {
+        match self.0.kind {
+            // Nothing is committed where the server says that it gave way.
+            ErrorKind::TransactionFailed => {
+                self.refused_at_commit() == Some(ErrorKind::SerializationFailure)
+            }
+            // Said before the session began; a session that is ended may have committed.
+            ErrorKind::ServerStopping => self.sqlstate() == Some(&SqlState::CANNOT_CONNECT_NOW),
+            kind => kind.is_retryable(),
+        }
+    }
+
+    /// Whether there is no database to be had at the moment, whatever is asked of it: a
+    /// handler can answer from a cache, or do less.
+    pub fn is_unavailable(&self) -> bool {
+        self.0.kind.is_unavailable()
+    }
+
+    /// What a caller over HTTP is best told: see [`ErrorKind::status`]. A deferred
+    /// constraint that is violated at COMMIT counts as if it had been at once.
+    pub fn status(&self) -> StatusCode {
+        let at_commit = self.refused_at_commit();
+        at_commit.unwrap_or(self.0.kind).status()
+    }
+
+    /// Why the server refused to commit, if it did.
+    fn refused_at_commit(&self) -> Option<ErrorKind> {
+        match self.0.kind {
+            ErrorKind::TransactionFailed => Some(Said::by(self.db_error()?).meaning().kind),
+            _ => None,
+        }
+    }
+
+    /// The SQLSTATE, where the server reported one.
+    pub fn sqlstate(&self) -> Option<&SqlState> {
+        Some(self.db_error()?.code())
+    }
+
+    /// The name of the constraint that was violated.
+    pub fn constraint(&self) -> Option<&str> {
+        self.db_error()?.constraint()
+    }
+
+    fn db_error(&self) -> Option<&DbError> {
+        let source = self.0.source.as_ref()?;
+        source
+            .downcast_ref::<tokio_postgres::Error>()?
+            .as_db_error()
+    }
+
+    fn meant(meaning: Meaning, code: &str) -> Self {
+        let remedy = meaning.remedy.unwrap_or(meaning.kind.remedy());
+        Error::new(meaning.kind, meaning.cause_with(code)).with_remedy(remedy)
+    }
+}
+
+/// Known by its SQLSTATE; the words of the server stay in the source.
+impl From<tokio_postgres::Error> for Error {
+    fn from(error: tokio_postgres::Error) -> Self {
+        if Error::is_invocation_ended(&error) {
+            return Error::invocation_ended().with_source(error);
+        }
+        let known = match error.as_db_error() {
+            Some(said) => Error::meant(Said::by(said).meaning(), said.code().code()),
+            None if is_lost(&error) => Error::caused(ErrorKind::Closed, "the connection was lost"),
+            None => on_our_side(&error),
+        };
+        known.with_source(error)
+    }
+}
+
+/// The socket ended or broke, whether tokio-postgres knew it before or not.
+fn is_lost(error: &tokio_postgres::Error) -> bool {
+    error.is_closed() || error.to_string() == "error communicating with the server"
+}
+
+/// What tokio-postgres itself did not like. It has no kinds to be had; its texts quote
+/// nothing but numbers.
+fn on_our_side(error: &tokio_postgres::Error) -> Error {
+    let text = error.to_string();
+    let number = text.rsplit(' ').next().and_then(|word| word.parse().ok());
+    let number: usize = number.unwrap_or_default();
+    let (cause, remedy) = match text.as_str() {
+        "query returned an unexpected number of rows" => (
+            Cow::Borrowed("the query returned another number of rows than one"),
+            "use `query_opt` where there may be none, and LIMIT where there may be several",
+        ),
+        text if text.starts_with("error serializing parameter") => (
+            format!(
+                "parameter ${} cannot be sent as the type that the statement wants",
+                number + 1
+            )
+            .into(),
+            "take the Rust type that fits, or cast it in the statement ($1::text); the source \
+             says which",
+        ),
+        text if text.starts_with("error deserializing column") => (
+            format!(
+                "column {number}, counted from 0, cannot be read as the type that was asked for"
+            )
+            .into(),
+            "take the Rust type that fits, `Option` where it may be NULL; the source says which",
+        ),
+        text if text.starts_with("expected ") => (
+            format!("the number of parameters is wrong: {text}").into(),
+            "count $1, $2 and so on",
+        ),
+        _ => (
+            "the statement failed on our side of the connection".into(),
+            "the source says why",
+        ),
+    };
+    Error::new(ErrorKind::Database, cause).with_remedy(remedy)
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)?;
+        match &self.0.remedy {
+            Some(remedy) => write!(f, "; {remedy}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("message", &self.0.message)
+            .field("remedy", &self.0.remedy)
+            .field("sqlstate", &self.sqlstate().map(SqlState::code))
+            .finish_non_exhaustive()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        let source = self.0.source.as_deref()?;
+        Some(source)
+    }
+}

@@ -1,0 +1,226 @@
+//! What poolers say, in their own words and under whatever code.
+
+use super::ErrorKind;
+use super::sqlstate::{Meaning, Said, advised, parameter, plain};
+
+/// Words with which poolers say that they, or what is behind them, are full; what they
+/// mean; and what helps.
+const FULL: &[(&str, &str, &str)] = &[
+    ("MaxClientsInSessionMode", SESSION_POOL, LEAVE_SESSION),
+    ("EMAXCONNSESSION", SESSION_POOL, LEAVE_SESSION),
+    ("EMAXCONN", CLIENTS, FEWER_CLIENTS),
+    ("Max client connections reached", CLIENTS, FEWER_CLIENTS),
+    (
+        "no more connections allowed",
+        "PgBouncer takes no more clients (max_client_conn)",
+        FEWER_CLIENTS,
+    ),
+    (
+        "max_user_client_connections",
+        "PgBouncer takes no more clients of this user (max_user_client_connections)",
+        FEWER_CLIENTS,
+    ),
+    (
+        "max_db_client_connections",
+        "PgBouncer takes no more clients for this database (max_db_client_connections)",
+        FEWER_CLIENTS,
+    ),
+    (
+        "query_wait_timeout",
+        "all of PgBouncer's servers were in use for as long as it waits (query_wait_timeout)",
+        SHORTER,
+    ),
+    ("ECHECKOUTTIMEOUT", POOL_IN_USE, SHORTER),
+    ("unable to check out", POOL_IN_USE, SHORTER),
+    (
+        "Timed-out waiting to acquire database connection",
+        POOL_IN_USE,
+        SHORTER,
+    ),
+    (
+        "Too many database connection attempts are currently ongoing",
+        "the pooler has too many connection attempts under way",
+        FEWER_CLIENTS,
+    ),
+];
+
+const SESSION_POOL: &str =
+    "the session pooler has given out all of its pool_size, one for each client";
+const CLIENTS: &str = "the pooler takes no more clients";
+const POOL_IN_USE: &str = "all of the pooler's servers were in use for as long as it waits";
+
+const LEAVE_SESSION: &str = "use the transaction pooler (port 6543 on Supabase) with `Path::TransactionPooler`, or \
+     connections per invocation";
+const FEWER_CLIENTS: &str =
+    "lower `max_connections` or the function's concurrency, or raise the pooler's limit";
+const SHORTER: &str =
+    "look for what holds them, such as a long transaction, or give the pooler more of them";
+
+impl Said<'_> {
+    /// What PgBouncer, Supavisor, RDS Proxy and Neon's proxy say by words of their own,
+    /// mostly under 08P01 and XX000.
+    ///
+    /// They are no interface and change from one release to the next: a text that is not
+    /// known falls back to its code.
+    pub(super) fn pooler(&self) -> Option<Meaning> {
+        if !matches!(
+            self.code,
+            "08P01" | "08006" | "XX000" | "53300" | "0A000" | "28000"
+        ) && !self.at_start
+        {
+            return None;
+        }
+        if let Some((_, cause, remedy)) = FULL.iter().find(|(words, ..)| self.says(words)) {
+            return Some(advised(ErrorKind::TooManyConnections, cause, remedy));
+        }
+        let lower = self.message.to_ascii_lowercase();
+        if lower.contains("tenant") && lower.contains("not found") {
+            return Some(plain(
+                ErrorKind::TenantNotFound,
+                "the pooler knows no such tenant or user",
+            ));
+        }
+        if self.says_any(&["no such user", "no such database"]) {
+            let (kind, cause, remedy) = match self.says("no such user") {
+                true => (
+                    ErrorKind::RoleMissing,
+                    "PgBouncer knows no such user",
+                    "add it to PgBouncer's auth_file, or set auth_query",
+                ),
+                false => (
+                    ErrorKind::DatabaseMissing,
+                    "PgBouncer knows no such database",
+                    "add it to the section [databases] of PgBouncer's configuration, or correct \
+                     the name at the end of the URL",
+                ),
+            };
+            return Some(advised(kind, cause, remedy));
+        }
+        if self.says("unsupported startup parameter") {
+            let name = self.message.rsplit(": ").next().and_then(parameter);
+            let cause = match name {
+                Some(name) => format!("PgBouncer does not take {name} at start-up"),
+                None => "PgBouncer does not take a parameter at start-up".to_owned(),
+            };
+            return Some(Meaning {
+                kind: ErrorKind::ParameterRefused,
+                cause,
+                remedy: Some(
+                    "set `path` to `Path::TransactionPooler` or `Path::SessionPooler`, take the \
+                     parameter out of the URL and set it with ALTER ROLE .. SET, or add it to \
+                     PgBouncer's ignore_startup_parameters",
+                ),
+            });
+        }
+        if self.says("RDS Proxy") {
+            return Some(advised(
+                ErrorKind::ParameterRefused,
+                "RDS Proxy does not take what was asked for at start-up",
+                "set `path` to `Path::RdsProxy`, take `options` out of the URL, and set \
+                 parameters with ALTER ROLE .. SET",
+            ));
+        }
+        if self.says("connection is insecure") {
+            return Some(advised(
+                ErrorKind::Tls,
+                "the server takes no connection without TLS",
+                "set sslmode=verify-full",
+            ));
+        }
+        if self.says_any(&[
+            "server_login_retry",
+            "cannot connect to server",
+            "server connection crashed",
+            "EDBHANDLEREXITED",
+            "DbHandler exited",
+        ]) {
+            return Some(advised(
+                ErrorKind::Unreachable,
+                "the pooler is there, and cannot reach the server behind it",
+                "is the server running, and does the pooler have the right password for it?",
+            ));
+        }
+        if self.says_any(&["pooler is shut down", "pgbouncer is shutting down"]) {
+            return Some(plain(
+                ErrorKind::ServerStopping,
+                "the pooler is shutting down",
+            ));
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said<'a>(code: &'a str, message: &'a str) -> Said<'a> {
+        Said {
+            code,
+            message,
+            ..Said::default()
+        }
+    }
+
+    #[test]
+    fn a_pooler_is_known_by_its_words() {
+        use ErrorKind as Kind;
+        for (code, message, kind) in [
+            (
+                "XX000",
+                "MaxClientsInSessionMode: max clients reached - in Session mode max clients are \
+                 limited to pool_size",
+                Kind::TooManyConnections,
+            ),
+            (
+                "XX000",
+                "(EMAXCONNSESSION) max clients reached in session mode",
+                Kind::TooManyConnections,
+            ),
+            (
+                "XX000",
+                "Max client connections reached",
+                Kind::TooManyConnections,
+            ),
+            ("XX000", "Tenant or user not found", Kind::TenantNotFound),
+            (
+                "XX000",
+                "(ENOTFOUND) tenant/user postgres.abc not found",
+                Kind::TenantNotFound,
+            ),
+            (
+                "08P01",
+                "no more connections allowed (max_client_conn)",
+                Kind::TooManyConnections,
+            ),
+            ("08P01", "query_wait_timeout", Kind::TooManyConnections),
+            ("08P01", "no such user: app", Kind::RoleMissing),
+            ("08P01", "no such database: shop", Kind::DatabaseMissing),
+            (
+                "08P01",
+                "unsupported startup parameter: extra_float_digits",
+                Kind::ParameterRefused,
+            ),
+            (
+                "08P01",
+                "server login has been failing, try again later (server_login_retry)",
+                Kind::Unreachable,
+            ),
+            (
+                "0A000",
+                "Feature not supported: RDS Proxy currently doesn't support command-line options.",
+                Kind::ParameterRefused,
+            ),
+        ] {
+            assert_eq!(said(code, message).meaning().kind, kind, "{code} {message}");
+        }
+    }
+
+    #[test]
+    fn a_parameter_is_named_and_nothing_that_only_looks_like_one() {
+        let refused = |message| said("08P01", message).meaning().cause;
+        assert!(refused("unsupported startup parameter: search_path").contains("search_path"));
+        let odd = refused("unsupported startup parameter: a b\nc");
+        assert_eq!(odd, "PgBouncer does not take a parameter at start-up");
+    }
+}

@@ -1,0 +1,92 @@
+//! Statements that are prepared once, and once more when the schema has changed.
+
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Row, Statement};
+
+use super::Connection;
+use crate::error::{Error, ErrorKind};
+use crate::wire::TransactionStatus;
+
+type Result<T> = std::result::Result<T, tokio_postgres::Error>;
+
+/// Cached statements, prepared and executed in one call.
+///
+/// A statement that is prepared knows its columns and types. When the schema changes under
+/// it, the server refuses it (`cached plan must not change result type`, a type that was
+/// dropped) before anything is executed. These methods then prepare it anew and execute
+/// it once more, outside a transaction; inside one the transaction has failed already, and
+/// the error is returned. Executed by hand, such a statement fails once, and
+/// [`prepare_cached`](Connection::prepare_cached) prepares it anew the next time.
+impl Connection {
+    /// Like [`Client::query`](tokio_postgres::Client::query), with a cached statement.
+    ///
+    /// # Errors
+    ///
+    /// Those of tokio-postgres.
+    pub async fn query_cached(
+        &self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>> {
+        let run = async |statement: Statement| self.query(&statement, params).await;
+        self.healed(sql, run).await
+    }
+
+    /// Like [`Client::query_one`](tokio_postgres::Client::query_one), with a cached
+    /// statement.
+    ///
+    /// # Errors
+    ///
+    /// Those of tokio-postgres; there is not exactly one row.
+    pub async fn query_one_cached(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Row> {
+        let run = async |statement: Statement| self.query_one(&statement, params).await;
+        self.healed(sql, run).await
+    }
+
+    /// Like [`Client::query_opt`](tokio_postgres::Client::query_opt), with a cached
+    /// statement.
+    ///
+    /// # Errors
+    ///
+    /// Those of tokio-postgres; there are several rows.
+    pub async fn query_opt_cached(
+        &self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Option<Row>> {
+        let run = async |statement: Statement| self.query_opt(&statement, params).await;
+        self.healed(sql, run).await
+    }
+
+    /// Like [`Client::execute`](tokio_postgres::Client::execute), with a cached statement.
+    ///
+    /// # Errors
+    ///
+    /// Those of tokio-postgres.
+    pub async fn execute_cached(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
+        let run = async |statement: Statement| self.execute(&statement, params).await;
+        self.healed(sql, run).await
+    }
+
+    async fn healed<T>(&self, sql: &str, run: impl AsyncFn(Statement) -> Result<T>) -> Result<T> {
+        let statement = self.prepare_cached(sql).await?;
+        let outside = self.transaction_status() == Some(TransactionStatus::Idle);
+        let error = match run(statement).await {
+            Err(error) if outside && is_outdated(&error) => error,
+            result => return result,
+        };
+        // A transaction that was to begin with this statement has begun, and failed.
+        let settled = self.session().settled().await;
+        if settled.is_over() || settled.status != Some(TransactionStatus::Idle) {
+            return Err(error);
+        }
+        // The wire has heard the error, too: nothing is in the cache any more.
+        run(self.prepare_cached(sql).await?).await
+    }
+}
+
+/// The server refused it before it executed anything of it.
+fn is_outdated(error: &tokio_postgres::Error) -> bool {
+    let code = error.code().map(|code| code.code());
+    code == Some("26000") || Error::kind_of(error) == ErrorKind::StatementOutdated
+}

@@ -1,0 +1,256 @@
+//! The user's own transactions, run again when they met another and gave way.
+
+use std::fmt;
+use std::panic::Location;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::finish::is_final;
+use super::transaction;
+use super::{Caller, Connection, IsolationLevel, invocation};
+use crate::backoff::Backoff;
+use crate::error::{Error, Result};
+use crate::net::Peek;
+use crate::wire::TransactionStatus;
+
+/// How often a transaction is run at most, unless it is told otherwise.
+const ATTEMPTS: u32 = 5;
+
+/// The ceiling of the first delay: about as long as a small transaction takes.
+const FIRST: Duration = Duration::from_millis(10);
+
+/// The ceiling of any.
+const MOST: Duration = Duration::from_secs(1);
+
+/// The SQLSTATEs with which the server says that the whole transaction is to be run again:
+/// serialization failure and deadlock (manual, "Serialization Failure Handling"), and
+/// Aurora DSQL's for conflicting changes of data and of the schema.
+const GAVE_WAY: [&[u8]; 4] = [b"40001", b"40P01", b"OC000", b"OC001"];
+
+/// Leases a connection for the current invocation, and runs `work` in a transaction on
+/// it, again and again while that has to give way: see [`Connection::retry_transaction`].
+///
+/// # Errors
+///
+/// Those of [`connection`](super::connection) and of [`Connection::retry_transaction`].
+#[track_caller]
+pub fn retry_transaction<T, E, F>(work: F) -> impl Future<Output = Result<T, E>>
+where
+    F: AsyncFnMut(&tokio_postgres::Transaction<'_>) -> Result<T, E>,
+    E: From<Error>,
+{
+    let caller: Caller = Location::caller();
+    async move {
+        let mut connection = invocation()?.lease(caller).await?;
+        connection.retry_transaction(work).await
+    }
+}
+
+impl Connection {
+    /// Runs `work` in a transaction and commits it; from its beginning again, after a
+    /// short while, if the server says that it met another and gave way (SQLSTATE
+    /// 40001, 40P01, Aurora DSQL's OC000 and OC001). At most five times in all, and while
+    /// the deadline leaves time to wait.
+    ///
+    /// Whatever else goes wrong is not tried again: the transaction is rolled back, and
+    /// the error returned as it is. `work` itself may run several times, so what it does
+    /// besides the transaction (a mail, a counter) belongs behind it.
+    ///
+    /// ```no_run
+    /// # async fn handler(from: i32, to: i32) -> Result<(), antifreeze::Error> {
+    /// let mut connection = antifreeze::connection().await?;
+    /// let left: i64 = connection
+    ///     .retry_transaction(async |transaction| {
+    ///         let take = "update accounts set cents = cents - 100 where id = $1 returning cents";
+    ///         let give = "update accounts set cents = cents + 100 where id = $1";
+    ///         let row = transaction.query_one(take, &[&from]).await?;
+    ///         transaction.execute(give, &[&to]).await?;
+    ///         Ok::<_, antifreeze::Error>(row.try_get(0)?)
+    ///     })
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// [`build_retry`](Connection::build_retry) has options. It is not the
+    /// [transaction of the invocation](super::Invocation::transaction): that one is
+    /// committed with the response, when nothing can be run again.
+    ///
+    /// # Errors
+    ///
+    /// Those of `work`, and of BEGIN and COMMIT. A connection that is lost during COMMIT
+    /// is [`CommitUnknown`](crate::ErrorKind::CommitUnknown) and never tried again; a
+    /// transaction of which a statement had failed although `work` returned `Ok` is
+    /// [`TransactionFailed`](crate::ErrorKind::TransactionFailed).
+    pub async fn retry_transaction<T, E, F>(&mut self, work: F) -> Result<T, E>
+    where
+        F: AsyncFnMut(&tokio_postgres::Transaction<'_>) -> Result<T, E>,
+        E: From<Error>,
+    {
+        self.build_retry().run(work).await
+    }
+
+    /// The same with options.
+    ///
+    /// ```no_run
+    /// # use antifreeze::IsolationLevel;
+    /// # async fn handler() -> Result<(), antifreeze::Error> {
+    /// let mut connection = antifreeze::connection().await?;
+    /// connection
+    ///     .build_retry()
+    ///     .isolation_level(IsolationLevel::Serializable)
+    ///     .attempts(10)
+    ///     .run(async |transaction| {
+    ///         transaction.execute("select book_a_seat()", &[]).await?;
+    ///         Ok::<_, antifreeze::Error>(())
+    ///     })
+    ///     .await
+    /// # }
+    /// ```
+    pub fn build_retry(&mut self) -> TransactionRetry<'_> {
+        TransactionRetry {
+            connection: self,
+            isolation_level: None,
+            read_only: None,
+            deferrable: None,
+            attempts: ATTEMPTS,
+        }
+    }
+}
+
+/// A transaction that is [run again](Connection::retry_transaction) when it has to give
+/// way, and its options.
+#[must_use = "nothing is run until `run` is called"]
+pub struct TransactionRetry<'a> {
+    connection: &'a mut Connection,
+    isolation_level: Option<IsolationLevel>,
+    read_only: Option<bool>,
+    deferrable: Option<bool>,
+    attempts: u32,
+}
+
+/// How one run ended.
+enum Ended<T, E> {
+    Done(Result<T, E>),
+    GaveWay(E),
+}
+
+impl TransactionRetry<'_> {
+    /// Sets the isolation level. Default: the server's own.
+    pub fn isolation_level(mut self, level: IsolationLevel) -> Self {
+        self.isolation_level = Some(level);
+        self
+    }
+
+    /// Whether the transaction may write. Default: the server's own.
+    pub fn read_only(mut self, read_only: bool) -> Self {
+        self.read_only = Some(read_only);
+        self
+    }
+
+    /// Whether a serializable, read-only transaction waits until it can run without the
+    /// risk of a serialization failure.
+    pub fn deferrable(mut self, deferrable: bool) -> Self {
+        self.deferrable = Some(deferrable);
+        self
+    }
+
+    /// How often it is run at most, the first time included. Default: 5. It is run once
+    /// at least.
+    pub fn attempts(mut self, attempts: u32) -> Self {
+        self.attempts = attempts;
+        self
+    }
+
+    /// Runs it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Connection::retry_transaction`].
+    pub async fn run<T, E, F>(mut self, mut work: F) -> Result<T, E>
+    where
+        F: AsyncFnMut(&tokio_postgres::Transaction<'_>) -> Result<T, E>,
+        E: From<Error>,
+    {
+        let mut backoff = Backoff::new(FIRST, MOST);
+        let mut attempt = 1;
+        loop {
+            let error = match self.once(&mut work).await {
+                Ended::Done(result) => return result,
+                Ended::GaveWay(error) => error,
+            };
+            let delay = backoff.next().unwrap_or(MOST);
+            let left = self.connection.left();
+            if attempt >= self.attempts || left.is_some_and(|left| left <= delay) {
+                return Err(error);
+            }
+            attempt += 1;
+            sleep(delay).await;
+        }
+    }
+
+    async fn once<T, E, F>(&mut self, work: &mut F) -> Ended<T, E>
+    where
+        F: AsyncFnMut(&tokio_postgres::Transaction<'_>) -> Result<T, E>,
+        E: From<Error>,
+    {
+        let session = self.connection.session().clone();
+        let mut begin = self.connection.build_transaction();
+        if let Some(level) = self.isolation_level {
+            begin = begin.isolation_level(level);
+        }
+        if let Some(read_only) = self.read_only {
+            begin = begin.read_only(read_only);
+        }
+        if let Some(deferrable) = self.deferrable {
+            begin = begin.deferrable(deferrable);
+        }
+        let transaction = match begin.start().await {
+            Ok(transaction) => transaction,
+            Err(error) => return Ended::Done(Err(Error::from(error).into())),
+        };
+        session.wire().forget_error();
+        // The user's error may be of any type: what the server said last is asked of the
+        // wire instead.
+        let gave_way = || {
+            let code = session.wire().error();
+            code.is_some_and(|code| GAVE_WAY.contains(&&code[..]))
+        };
+        let error = match work(&transaction).await {
+            Err(error) => error,
+            // COMMIT of a failed transaction succeeds and stores nothing.
+            Ok(_) if session.settled().await.status == Some(TransactionStatus::Failed) => {
+                transaction::failed().into()
+            }
+            Ok(_) if session.peek() == Peek::Closed => {
+                return Ended::Done(Err(transaction::lost().into()));
+            }
+            Ok(value) => {
+                let error = match transaction.commit().await {
+                    Ok(()) if session.wire().committed() => return Ended::Done(Ok(value)),
+                    Ok(()) => transaction::failed(),
+                    Err(error) if is_final(&error) => transaction::refused(error),
+                    Err(error) => transaction::unknown().with_source(error),
+                };
+                return match error.is_retryable() {
+                    true => Ended::GaveWay(error.into()),
+                    false => Ended::Done(Err(error.into())),
+                };
+            }
+        };
+        let gave_way = gave_way();
+        match transaction.rollback().await {
+            Ok(()) if gave_way => Ended::GaveWay(error),
+            _ => Ended::Done(Err(error)),
+        }
+    }
+}
+
+impl fmt::Debug for TransactionRetry<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TransactionRetry")
+            .field("attempts", &self.attempts)
+            .finish_non_exhaustive()
+    }
+}

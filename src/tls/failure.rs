@@ -1,0 +1,273 @@
+//! What to say when the handshake fails: which certificate it was, and what to set.
+
+use std::fmt::Write;
+use std::io;
+
+use rustls::pki_types::CertificateDer;
+use rustls::{AlertDescription, CertificateError};
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
+
+use super::hosts::Authority;
+use crate::config::{Roots, Tls};
+use crate::error::{Error, ErrorKind};
+
+/// More of what a stranger sent does not help.
+const LONGEST: usize = 120;
+const MOST_NAMES: usize = 5;
+
+/// The error for a handshake with `host` that ended in `error`; `rejected` is the
+/// certificate that was not good enough, if it was that.
+pub(super) fn explain(
+    tls: &Tls,
+    host: &str,
+    error: io::Error,
+    rejected: Option<&CertificateDer<'_>>,
+) -> Error {
+    let cause = error.get_ref();
+    let message = match cause.and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(why)) => {
+            let shown = rejected.map(|certificate| describe(certificate));
+            let shown = shown.unwrap_or_default();
+            let (why, remedy) = verdict(tls, host, why);
+            format!("the certificate of {host} {why}{shown}: {remedy}")
+        }
+        Some(rustls::Error::AlertReceived(alert)) => refused(tls, host, *alert),
+        _ if tls.direct => format!(
+            "{host} does not take TLS from the first byte on: sslnegotiation=direct needs \
+             PostgreSQL 17 or newer, and no pooler in between that does not know it"
+        ),
+        _ => format!("the TLS handshake with {host} failed"),
+    };
+    Error::new(ErrorKind::Tls, message).with_source(error)
+}
+
+/// What is wrong with a certificate, and what to do.
+fn verdict(tls: &Tls, host: &str, why: &CertificateError) -> (&'static str, String) {
+    use CertificateError as Why;
+    match why {
+        Why::UnknownIssuer => ("is of an authority that is not trusted", issuer(tls, host)),
+        Why::NotValidForName | Why::NotValidForNameContext { .. } => (
+            "is for another name",
+            "connect by a name that it is for, or set sslmode=verify-ca together with \
+             sslrootcert if whoever that authority vouches for will do"
+                .to_owned(),
+        ),
+        Why::Expired | Why::ExpiredContext { .. } => (
+            "has expired",
+            "renew it at the server, or set this machine's clock right".to_owned(),
+        ),
+        Why::NotValidYet | Why::NotValidYetContext { .. } => (
+            "is not in force yet",
+            "set this machine's clock right".to_owned(),
+        ),
+        Why::Other(_) | Why::BadEncoding => (
+            "cannot be used",
+            "give the server one that is signed by an authority and is for servers (not the \
+             authority's own), and set sslrootcert to the authority's"
+                .to_owned(),
+        ),
+        _ => (
+            "is not good enough",
+            "the cause says why; give the server another".to_owned(),
+        ),
+    }
+}
+
+fn issuer(tls: &Tls, host: &str) -> String {
+    let remedy = match (&tls.roots, Authority::of(host)) {
+        (Some(Roots::File(_) | Roots::Pem(_)), _) => {
+            "set sslrootcert to the authority that issued it, which is none of those it holds now"
+        }
+        (_, Authority::Supabase) => {
+            "Supabase has an authority of its own; download its certificate in the dashboard \
+             (database settings, SSL configuration) and set sslrootcert to it"
+        }
+        (_, Authority::Rds(_) | Authority::RdsElsewhere) => {
+            "download the authorities of its region (RDS manual, \"Using SSL/TLS to encrypt a \
+             connection\") and set sslrootcert to that file"
+        }
+        _ => "set sslrootcert to the certificate of that authority, a file or the text itself",
+    };
+    remedy.to_owned()
+}
+
+/// The server ended the handshake.
+fn refused(tls: &Tls, host: &str, alert: AlertDescription) -> String {
+    match alert {
+        _ if is_about_us(alert) => client_certificate(tls, host),
+        AlertDescription::NoApplicationProtocol => format!(
+            "{host} does not take sslnegotiation=direct: it needs PostgreSQL 17 or newer; leave it \
+             away"
+        ),
+        AlertDescription::UnrecognisedName if !tls.sni => {
+            format!("{host} wants to be told its name: leave sslsni=0 away")
+        }
+        _ => format!("{host} ended the TLS handshake"),
+    }
+}
+
+/// The server did not like our certificate, or that there is none.
+fn is_about_us(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::CertificateRequired
+            | AlertDescription::NoCertificate
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+    )
+}
+
+fn client_certificate(tls: &Tls, host: &str) -> String {
+    match &tls.client {
+        Some(_) => format!(
+            "{host} does not take our certificate: set sslcert and sslkey to one that is in force \
+             and of an authority that it trusts"
+        ),
+        None => format!("{host} wants a certificate of ours: set sslcert and sslkey"),
+    }
+}
+
+/// What a session that has broken down at its start has to say, if TLS is behind it:
+/// with TLS 1.3 the server looks at our certificate only after the handshake.
+pub(crate) fn explain_later(
+    tls: &Tls,
+    host: &str,
+    error: &(dyn std::error::Error + 'static),
+) -> Option<String> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let inner = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        let inner = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        if let Some(rustls::Error::AlertReceived(alert)) = inner {
+            return is_about_us(*alert).then(|| client_certificate(tls, host));
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// Subject, issuer, names and the last day of a certificate, in brackets.
+fn describe(certificate: &[u8]) -> String {
+    let Ok(certificate) = Certificate::from_der(certificate) else {
+        return String::new();
+    };
+    let fields = &certificate.tbs_certificate;
+    let mut shown = format!(
+        " (subject {}, issuer {}",
+        harmless(&fields.subject.to_string()),
+        harmless(&fields.issuer.to_string())
+    );
+    let names = names(&certificate);
+    if !names.is_empty() {
+        let _ = write!(shown, ", for {}", names.join(", "));
+    }
+    let last = fields.validity.not_after.to_date_time();
+    let _ = write!(
+        shown,
+        ", until {:04}-{:02}-{:02})",
+        last.year(),
+        last.month(),
+        last.day()
+    );
+    shown
+}
+
+fn names(certificate: &Certificate) -> Vec<String> {
+    let extensions = certificate.tbs_certificate.extensions.iter().flatten();
+    let alternative = extensions
+        .filter(|extension| extension.extn_id.to_string() == "2.5.29.17")
+        .find_map(|extension| SubjectAltName::from_der(extension.extn_value.as_bytes()).ok());
+    let names = alternative.map(|names| names.0).unwrap_or_default();
+    let more = names.len().saturating_sub(MOST_NAMES);
+    let shown = names.iter().take(MOST_NAMES).filter_map(|name| match name {
+        GeneralName::DnsName(name) => Some(harmless(name.as_str())),
+        GeneralName::IpAddress(address) => match address.as_bytes() {
+            &[a, b, c, d] => Some(std::net::Ipv4Addr::new(a, b, c, d).to_string()),
+            bytes => {
+                let bytes: [u8; 16] = bytes.try_into().ok()?;
+                Some(std::net::Ipv6Addr::from(bytes).to_string())
+            }
+        },
+        _ => None,
+    });
+    let mut shown: Vec<String> = shown.collect();
+    if more > 0 {
+        shown.push(format!("{more} more"));
+    }
+    shown
+}
+
+/// What a stranger wrote, fit for one line of a log.
+fn harmless(text: &str) -> String {
+    let printable = |c: char| match c {
+        c if c.is_control() => '?',
+        c => c,
+    };
+    let mut shown: String = text.chars().take(LONGEST).map(printable).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        shown.push_str("..");
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unknown(tls: &Tls, host: &str) -> String {
+        verdict(tls, host, &CertificateError::UnknownIssuer).1
+    }
+
+    #[test]
+    fn the_remedy_fits_the_host() {
+        let none = Tls::default();
+        let own = Tls {
+            roots: Some(Roots::File("ca.pem".into())),
+            ..Tls::default()
+        };
+        for (tls, host, word) in [
+            (&none, "db.abc.supabase.co", "dashboard"),
+            (&none, "d.a.il-central-1.rds.amazonaws.com", "RDS manual"),
+            (
+                &none,
+                "db.example.com",
+                "set sslrootcert to the certificate",
+            ),
+            (&own, "db.abc.supabase.co", "none of those it holds"),
+        ] {
+            let remedy = unknown(tls, host);
+            assert!(remedy.contains(word), "{host}: {remedy}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_described_by_what_helps() {
+        use rustls::pki_types::pem::PemObject;
+        let Authority::Rds(pem) = Authority::of("d.a.eu-west-1.rds.amazonaws.com") else {
+            panic!("a region that we have");
+        };
+        let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).expect("PEM");
+        let shown = describe(&certificate);
+        assert!(
+            shown.contains("Amazon RDS eu-west-1 Root CA ECC384 G1"),
+            "{shown}"
+        );
+        assert!(shown.ends_with(", until 2121-05-20)"), "{shown}");
+        assert_eq!(describe(b"no certificate"), "");
+    }
+
+    #[test]
+    fn what_a_stranger_wrote_stays_in_its_line() {
+        assert_eq!(harmless("a\nb\u{1b}[31m"), "a?b?[31m");
+        assert_eq!(harmless(&"x".repeat(500)).len(), LONGEST + 2);
+    }
+}

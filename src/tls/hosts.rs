@@ -1,0 +1,122 @@
+//! Whose host it is, as far as its name and its provider's documentation tell what
+//! authority its certificate is of.
+
+/// RDS's authorities, each region's behind a line with its name; see `roots/README.md`.
+const RDS: &str = include_str!("roots/rds.pem");
+
+/// Who signs a host's certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Authority {
+    /// One that browsers trust.
+    Public,
+    /// Amazon's own for databases, in this region (PEM).
+    Rds(&'static str),
+    /// Amazon's own for databases, in a region that we have no certificate for.
+    RdsElsewhere,
+    /// Supabase's own, which we have no certificate for.
+    Supabase,
+    /// The name does not tell.
+    Unknown,
+}
+
+impl Authority {
+    /// Reads `host` from its end, since only that is the provider's.
+    pub(super) fn of(host: &str) -> Self {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        let labels: Vec<&str> = host.rsplit('.').collect();
+        match labels.as_slice() {
+            // Neon, "Connect to Neon securely": Let's Encrypt.
+            // https://neon.com/docs/connect/connect-securely
+            ["tech", "neon", _, ..] => Authority::Public,
+            // Aurora DSQL, "Configuring SSL/TLS certificates": Amazon Root CA 1.
+            // https://docs.aws.amazon.com/aurora-dsql/latest/userguide/configure-root-certificates.html
+            ["aws", "on", _, "dsql", _, ..] => Authority::Public,
+            // Aurora, "Rotating your SSL/TLS certificate": RDS Proxy has certificates of
+            // AWS Certificate Manager.
+            // https://docs.aws.amazon.com/AmazonRDS/latest/AuroraUserGuide/UsingWithRDS.SSL-certificate-rotation.html
+            ["com", "amazonaws", "rds", _, id, _, ..] if id.starts_with("proxy-") => {
+                Authority::Public
+            }
+            // RDS, "Using SSL/TLS to encrypt a connection": authorities for each region.
+            // https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/UsingWithRDS.SSL.html
+            ["com", "amazonaws", "rds", region, _, ..] => {
+                rds(region).map_or(Authority::RdsElsewhere, Authority::Rds)
+            }
+            ["cn", "com", "amazonaws", _, "rds", _, ..] => Authority::RdsElsewhere,
+            ["co" | "com", "supabase", _, ..] => Authority::Supabase,
+            _ => Authority::Unknown,
+        }
+    }
+}
+
+fn rds(region: &str) -> Option<&'static str> {
+    let mut regions = RDS.split("# ").filter_map(|part| part.split_once('\n'));
+    regions.find_map(|(name, pem)| (name == region).then_some(pem))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_the_name_tells() {
+        for (host, expected) in [
+            ("ep-a-1.eu-central-1.aws.neon.tech", Authority::Public),
+            ("ep-a-1-pooler.us-east-2.aws.NEON.tech.", Authority::Public),
+            ("neon.tech", Authority::Unknown),
+            ("neon.tech.example.com", Authority::Unknown),
+            ("notneon.tech", Authority::Unknown),
+            ("abc.dsql.us-east-1.on.aws", Authority::Public),
+            ("abc.lambda-url.us-east-1.on.aws", Authority::Unknown),
+            ("p.proxy-abc.us-east-1.rds.amazonaws.com", Authority::Public),
+            (
+                "e.endpoint.proxy-abc.us-east-1.rds.amazonaws.com",
+                Authority::Public,
+            ),
+            ("d.abc.xx-west-1.rds.amazonaws.com", Authority::RdsElsewhere),
+            (
+                "d.abc.rds.cn-north-1.amazonaws.com.cn",
+                Authority::RdsElsewhere,
+            ),
+            ("rds.amazonaws.com", Authority::Unknown),
+            ("rds.amazonaws.com.example.com", Authority::Unknown),
+            ("db.abc.supabase.co", Authority::Supabase),
+            ("aws-0-eu-west-1.pooler.supabase.com", Authority::Supabase),
+            ("localhost", Authority::Unknown),
+            ("db", Authority::Unknown),
+            ("127.0.0.1", Authority::Unknown),
+            ("", Authority::Unknown),
+        ] {
+            assert_eq!(Authority::of(host), expected, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_region_has_its_own_authorities_and_no_others() {
+        use rustls::pki_types::CertificateDer;
+        use rustls::pki_types::pem::PemObject;
+        use x509_cert::der::Decode;
+
+        let mut regions = 0;
+        for line in RDS.lines().filter_map(|line| line.strip_prefix("# ")) {
+            let host = format!("d.abc.{line}.rds.amazonaws.com");
+            let Authority::Rds(pem) = Authority::of(&host) else {
+                panic!("{line} has none");
+            };
+            let mut certificates = 0;
+            for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+                let certificate = certificate.expect("PEM");
+                let parsed = x509_cert::Certificate::from_der(&certificate).expect("X.509");
+                let subject = parsed.tbs_certificate.subject.to_string();
+                assert!(subject.contains(&format!("Amazon RDS {line} Root CA ")));
+                rustls::RootCertStore::empty()
+                    .add(certificate)
+                    .expect("an authority");
+                certificates += 1;
+            }
+            assert_eq!(certificates, 3, "{line}");
+            regions += 1;
+        }
+        assert_eq!(regions, 27);
+    }
+}

@@ -1,0 +1,108 @@
+use std::time::Instant;
+
+use super::*;
+use crate::config::{ClientCertificate, TlsMode};
+
+const RDS: &str = "d.abc.eu-west-1.rds.amazonaws.com";
+
+fn rds_pem() -> &'static str {
+    let policy = Policy::of(&Tls::default(), RDS);
+    policy.shipped.expect("a region that we have")
+}
+
+#[test]
+fn each_host_has_its_own_authorities_and_each_is_read_once() {
+    let (client, tls) = (Client::default(), Tls::default());
+    for host in ["db.example.com", RDS, RDS, "db.example.com", "other"] {
+        client.prepare(&tls, host).expect("roots");
+    }
+    let ready = client.ready.lock().expect("no panic");
+    let shipped: Vec<bool> = ready
+        .iter()
+        .map(|(policy, _)| policy.shipped.is_some())
+        .collect();
+    assert_eq!(shipped, [false, true]);
+}
+
+#[test]
+fn what_cannot_be_read_is_named_and_keys_are_not_shown() {
+    let secret = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n";
+    let text = |text: &str| Pem::Text(text.to_owned());
+    let client = |certificate: Pem, key: Pem| Tls {
+        client: Some(ClientCertificate::new(certificate, key)),
+        ..Tls::default()
+    };
+    let roots = |roots| Tls {
+        roots: Some(roots),
+        ..Tls::default()
+    };
+    for (tls, word) in [
+        (roots(Roots::File("nowhere.pem".into())), "nowhere.pem"),
+        (roots(Roots::Pem("x".to_owned())), "sslrootcert holds no"),
+        (
+            roots(Roots::Pem("-----BEGIN CERTIFICATE-----\nx".to_owned())),
+            "sslrootcert is not PEM",
+        ),
+        (client(text("x"), text("y")), "sslcert holds no"),
+        (client(text(rds_pem()), text("y")), "sslkey holds no"),
+        (
+            client(text(rds_pem()), Pem::File("key.pem".into())),
+            "sslkey: cannot read",
+        ),
+        (
+            client(text(rds_pem()), text(secret)),
+            "does not belong to sslcert",
+        ),
+    ] {
+        let error = Client::default().prepare(&tls, "db").expect_err(word);
+        let shown = format!("{error} {error:?} {tls:?}");
+        assert!(shown.contains(word), "{shown}");
+        assert!(!shown.contains("c2VjcmV0"), "{shown}");
+    }
+}
+
+#[test]
+fn nothing_is_read_that_will_not_be_looked_at() {
+    let tls = Tls {
+        mode: TlsMode::Encrypt,
+        ..Tls::default()
+    };
+    let client = Client::default();
+    client.prepare(&tls, RDS).expect("nothing to read");
+    assert!(client.ready.lock().expect("no panic")[0].1.chain.is_none());
+}
+
+/// What reading authorities costs at a cold start; docs/security.md quotes it.
+#[test]
+#[ignore = "measures, for docs/security.md"]
+fn cost() {
+    let all = Tls {
+        roots: Some(Roots::Pem(include_str!("roots/rds.pem").to_owned())),
+        ..Tls::default()
+    };
+    let none = Tls {
+        mode: TlsMode::Encrypt,
+        ..Tls::default()
+    };
+    for (what, tls, host) in [
+        ("verify nothing", &none, "db.example.com"),
+        ("Mozilla's", &Tls::default(), "db.example.com"),
+        ("Mozilla's and a region's of RDS", &Tls::default(), RDS),
+        ("a PEM of 81 certificates", &all, "db.example.com"),
+    ] {
+        let mut times: Vec<_> = (0..101)
+            .map(|_| {
+                let start = Instant::now();
+                Client::default().prepare(tls, host).expect("roots");
+                start.elapsed()
+            })
+            .collect();
+        let first = times[0];
+        times.sort();
+        println!(
+            "{what}: {first:.1?} the first time, {:.1?} the median",
+            times[50]
+        );
+        assert!(times[50].as_millis() < 1000, "{what}");
+    }
+}

@@ -1,0 +1,156 @@
+//! What of a server's certificate is looked at.
+
+use std::sync::{Arc, OnceLock};
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, DigitallySignedStruct, SignatureScheme};
+
+use super::hosts::Authority;
+use crate::config::{Roots, Tls, TlsMode};
+
+/// How much of a certificate is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Check {
+    /// That it is of a trusted authority, in force, and for this host.
+    Full,
+    /// That it is of a trusted authority and in force.
+    Chain,
+    /// Nothing.
+    Nothing,
+}
+
+/// What a host's certificate is held against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Policy {
+    pub(super) check: Check,
+    /// Authorities to trust besides those of the configuration, PEM.
+    pub(super) shipped: Option<&'static str>,
+}
+
+impl Policy {
+    pub(super) fn of(tls: &Tls, host: &str) -> Self {
+        let own = matches!(tls.roots, Some(Roots::File(_) | Roots::Pem(_)));
+        let authority = Authority::of(host);
+        let check = match tls.mode {
+            TlsMode::Disable | TlsMode::Prefer => Check::Nothing,
+            TlsMode::VerifyFull => Check::Full,
+            TlsMode::VerifyCa | TlsMode::Encrypt if own => Check::Chain,
+            // Anybody can have a certificate of a public authority: the name is all
+            // that it proves.
+            TlsMode::VerifyCa => Check::Full,
+            TlsMode::Encrypt if authority == Authority::Public => Check::Full,
+            TlsMode::Encrypt => Check::Nothing,
+        };
+        let shipped = match (&tls.roots, check, authority) {
+            (None, Check::Full | Check::Chain, Authority::Rds(pem)) => Some(pem),
+            _ => None,
+        };
+        Policy { check, shipped }
+    }
+}
+
+/// Looks at a certificate, and keeps one that was found wanting, for the error.
+#[derive(Debug)]
+pub(super) struct Verifier {
+    pub(super) check: Check,
+    pub(super) chain: Option<Arc<WebPkiServerVerifier>>,
+    pub(super) provider: Arc<CryptoProvider>,
+    pub(super) rejected: Arc<OnceLock<CertificateDer<'static>>>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let Some(chain) = &self.chain else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        let verified =
+            chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        match verified {
+            // The name is the last thing that is looked at.
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) if self.check == Check::Chain => Ok(ServerCertVerified::assertion()),
+            Err(error) => {
+                let _ = self.rejected.set(end_entity.clone().into_owned());
+                Err(error)
+            }
+            Ok(verified) => Ok(verified),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_looked_at_follows_from_mode_roots_and_host() {
+        use TlsMode::{Encrypt, Prefer, VerifyCa, VerifyFull};
+        let own = || Some(Roots::File("ca.pem".into()));
+        let system = || Some(Roots::System);
+        let (neon, rds, other) = (
+            "a.aws.neon.tech",
+            "d.abc.eu-west-1.rds.amazonaws.com",
+            "db.example.com",
+        );
+        for (mode, roots, host, check, shipped) in [
+            (VerifyFull, None, other, Check::Full, false),
+            (VerifyFull, None, rds, Check::Full, true),
+            (VerifyFull, own(), rds, Check::Full, false),
+            (VerifyFull, system(), rds, Check::Full, false),
+            (VerifyCa, own(), other, Check::Chain, false),
+            (VerifyCa, None, other, Check::Full, false),
+            (VerifyCa, None, rds, Check::Full, true),
+            (Encrypt, None, neon, Check::Full, false),
+            (Encrypt, None, rds, Check::Nothing, false),
+            (Encrypt, None, other, Check::Nothing, false),
+            (Encrypt, own(), neon, Check::Chain, false),
+            (Prefer, None, neon, Check::Nothing, false),
+        ] {
+            let shown = format!("{mode} {roots:?} {host}");
+            let tls = Tls {
+                mode,
+                roots,
+                ..Tls::default()
+            };
+            let policy = Policy::of(&tls, host);
+            assert_eq!(policy.check, check, "{shown}");
+            assert_eq!(policy.shipped.is_some(), shipped, "{shown}");
+        }
+    }
+}

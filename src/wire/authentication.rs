@@ -1,0 +1,206 @@
+//! What the server asks of us before it lets us in, and what we do not do.
+//!
+//! tokio-postgres answers whatever it is asked. A server that is not who it says, or
+//! somebody in between, would have the password for the asking. So the request is
+//! looked at before tokio-postgres sees it (manual, "Message Flow", "Start-up").
+
+use std::fmt;
+
+use crate::config::Method;
+
+/// The mechanism that binds the password's proof to the TLS connection.
+const BOUND: &[u8] = b"SCRAM-SHA-256-PLUS";
+
+/// What the server may ask for.
+pub(crate) struct Guard {
+    permits: Box<dyn Fn(Method) -> bool + Send>,
+    /// The proof has to be bound to the TLS connection.
+    bound: bool,
+}
+
+/// Why we did not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// This was asked for, and is not permitted.
+    Method(Method),
+    /// Channel binding was required, and is not offered.
+    Unbound,
+    /// It could not be understood.
+    Unclear,
+}
+
+impl Guard {
+    pub(crate) fn new(permits: impl Fn(Method) -> bool + Send + 'static, bound: bool) -> Self {
+        Guard {
+            permits: Box::new(permits),
+            bound,
+        }
+    }
+
+    fn check(&self, method: Method) -> Result<(), Refusal> {
+        match (self.permits)(method) {
+            true if self.bound && method != Method::Scram => Err(Refusal::Unbound),
+            true => Ok(()),
+            false => Err(Refusal::Method(method)),
+        }
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::Method(method) => write!(f, "the server asks for {method}"),
+            Refusal::Unbound => f.write_str("the server offers no channel binding"),
+            Refusal::Unclear => f.write_str("the server does not speak PostgreSQL"),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// How far the server and we are in it.
+#[derive(Debug, Default)]
+pub(super) struct Authentication {
+    /// Until the server let us in.
+    guard: Option<Guard>,
+    asked: bool,
+    refused: Option<Refusal>,
+}
+
+impl Authentication {
+    pub(super) fn guard(&mut self, guard: Guard) {
+        self.guard = Some(guard);
+    }
+
+    pub(super) fn refused(&self) -> Option<Refusal> {
+        self.refused
+    }
+
+    /// The framing was lost: what comes could be anything.
+    pub(super) fn lost(&mut self) {
+        if self.guard.is_some() {
+            self.refused.get_or_insert(Refusal::Unclear);
+        }
+    }
+
+    /// Takes in a message of the type R, at least its first bytes.
+    pub(super) fn received(&mut self, body: &[u8]) {
+        let Some(guard) = &self.guard else {
+            return;
+        };
+        let kind = body.first_chunk().map(|bytes| i32::from_be_bytes(*bytes));
+        let checked = match kind {
+            // AuthenticationOk
+            Some(0) if self.asked => Ok(()),
+            Some(0) => guard.check(Method::None),
+            Some(3) => guard.check(Method::Password),
+            Some(5) => guard.check(Method::Md5),
+            // AuthenticationSASL, with the names of the mechanisms.
+            Some(10) => guard.check(Method::Scram).and_then(|()| {
+                let mut names = body[4..].split(|&byte| byte == 0);
+                match !guard.bound || names.any(|name| name == BOUND) {
+                    true => Ok(()),
+                    false => Err(Refusal::Unbound),
+                }
+            }),
+            // What SASL goes on with, and what tokio-postgres does not do anyway.
+            Some(_) => Ok(()),
+            None => Err(Refusal::Unclear),
+        };
+        self.asked = true;
+        if kind == Some(0) {
+            self.guard = None;
+        }
+        self.refused = self.refused.or(checked.err());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OK: &[u8] = b"\0\0\0\0";
+    const PASSWORD: &[u8] = b"\0\0\0\x03";
+    const MD5: &[u8] = b"\0\0\0\x05salt";
+    const SASL: &[u8] = b"\0\0\0\x0aSCRAM-SHA-256\0\0";
+    const PLUS: &[u8] = b"\0\0\0\x0aSCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0";
+
+    #[test]
+    fn only_what_is_permitted_gets_an_answer() {
+        use Method::{Md5, None as Nothing, Password, Scram};
+        for (permitted, bound, messages, expected) in [
+            (&[Nothing][..], false, &[OK][..], None),
+            (&[Scram], false, &[OK], Some(Refusal::Method(Nothing))),
+            (&[Scram], false, &[SASL, OK], None),
+            (&[Scram], false, &[PLUS, OK], None),
+            (&[Scram], true, &[PLUS, OK], None),
+            (&[Scram], true, &[SASL], Some(Refusal::Unbound)),
+            (&[Nothing], true, &[OK], Some(Refusal::Unbound)),
+            (&[Password], true, &[PASSWORD], Some(Refusal::Unbound)),
+            (&[Password], false, &[PASSWORD, OK], None),
+            (&[Md5], false, &[MD5, OK], None),
+            (&[Md5], false, &[PASSWORD], Some(Refusal::Method(Password))),
+            (&[Scram], false, &[MD5], Some(Refusal::Method(Md5))),
+            (&[Md5], false, &[SASL], Some(Refusal::Method(Scram))),
+            (&[Md5], false, &[b"\0\0"], Some(Refusal::Unclear)),
+        ] {
+            let mut authentication = Authentication::default();
+            let permits = |method| permitted.contains(&method);
+            authentication.guard(Guard::new(permits, bound));
+            for message in messages {
+                authentication.received(message);
+            }
+            let shown = format!("{permitted:?} {bound} {messages:?}");
+            assert_eq!(authentication.refused(), expected, "{shown}");
+        }
+    }
+
+    #[test]
+    fn once_we_are_in_nothing_is_refused() {
+        let mut authentication = Authentication::default();
+        authentication.guard(Guard::new(|_| true, false));
+        authentication.received(OK);
+        authentication.received(PASSWORD);
+        authentication.lost();
+        assert_eq!(authentication.refused(), None);
+    }
+
+    #[test]
+    fn before_that_framing_must_hold() {
+        let mut authentication = Authentication::default();
+        authentication.guard(Guard::new(|_| true, false));
+        authentication.lost();
+        assert_eq!(authentication.refused(), Some(Refusal::Unclear));
+    }
+
+    #[tokio::test]
+    async fn the_reader_never_has_the_whole_of_a_refused_request() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let request = b"R\0\0\0\x08\0\0\0\x03";
+        for cut in 1..=request.len() {
+            let (ours, mut theirs) = tokio::io::duplex(64);
+            let (wire, mut stream) = crate::wire::Wire::new(ours, None, false);
+            wire.guard(Guard::new(|_| false, false));
+            let (mut seen, mut error) = (Vec::new(), None);
+            for chunk in request.chunks(cut) {
+                theirs.write_all(chunk).await.expect("room");
+                match stream.read_buf(&mut seen).await {
+                    Ok(read) => assert_eq!(read, chunk.len()),
+                    Err(refused) => error = Some(refused),
+                }
+            }
+            let refusal = Refusal::Method(Method::Password);
+            assert_eq!(wire.refused(), Some(refusal), "cut at {cut}");
+            let error = error.expect("an error in its place").to_string();
+            assert_eq!(error, refusal.to_string());
+            assert!(seen.len() < request.len(), "cut at {cut}");
+        }
+    }
+}

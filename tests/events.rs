@@ -1,0 +1,298 @@
+//! What the log says: one event for each thing that happened, and nothing that anybody
+//! would not want to read there.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use antifreeze::{DatabaseLayer, Step, connection, invocation, transaction};
+use common::{BoxError, Lab, PLENTY, lab, lab_with, lease_and_return};
+use http::{Request, Response};
+use http_body_util::Empty;
+use lab::postgres::{Auth, Postgres};
+use tower::{Layer as _, ServiceExt};
+use tracing::field::{Field, Visit};
+use tracing::subscriber::DefaultGuard;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+/// An event: its message and its other fields, as text.
+#[derive(Debug, Clone)]
+struct Seen {
+    level: Level,
+    message: String,
+    fields: BTreeMap<&'static str, String>,
+}
+
+impl Visit for Seen {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.record_debug(field, &format_args!("{value}"));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let value = format!("{value:?}");
+        match field.name() {
+            "message" => self.message = value,
+            name => drop(self.fields.insert(name, value)),
+        }
+    }
+}
+
+#[derive(Clone, Default)]
+struct Capture(Arc<Mutex<Vec<Seen>>>);
+
+impl<S: Subscriber> Layer<S> for Capture {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut seen = Seen {
+            level: *event.metadata().level(),
+            message: String::new(),
+            fields: BTreeMap::new(),
+        };
+        event.record(&mut seen);
+        self.0.lock().expect("no panic").push(seen);
+    }
+}
+
+impl Capture {
+    /// Listens on this thread, on which the whole of a test runs.
+    fn start() -> (Self, DefaultGuard) {
+        let capture = Capture::default();
+        let subscriber = tracing_subscriber::registry().with(capture.clone());
+        (capture, tracing::subscriber::set_default(subscriber))
+    }
+
+    /// All since this was last asked.
+    fn take(&self) -> Vec<Seen> {
+        std::mem::take(&mut self.0.lock().expect("no panic"))
+    }
+
+    /// Those with this message.
+    fn of(&self, message: &str) -> Vec<Seen> {
+        let mut all = self.take();
+        all.retain(|seen| seen.message == message);
+        all
+    }
+}
+
+#[tokio::test]
+async fn a_teardown_is_one_event_that_says_what_was_done() {
+    let lab = lab().await;
+    lab.run(lease_and_return()).await.expect("warm");
+    lab.torn_down();
+    let (capture, _guard) = Capture::start();
+    let service =
+        DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(async |_: Request<()>| {
+            connection().await?.batch_execute("begin").await?;
+            Ok::<_, BoxError>(Response::new(Empty::<bytes::Bytes>::new()))
+        }));
+    let request = Request::builder().header("x-request-id", "abc").body(());
+    let request = request.expect("a request");
+    service.oneshot(request).await.expect("a response");
+    let torn = lab.torn_down().remove(0);
+    assert_eq!(torn.outcome.steps(), [Step::RolledBack]);
+
+    let events = capture.of("teardown");
+    let [event] = events.as_slice() else {
+        panic!("one event: {events:?}");
+    };
+    assert_eq!(event.level, Level::INFO);
+    let expected = [
+        ("elapsed", format!("{:?}", torn.elapsed)),
+        ("kept", "true".into()),
+        ("outcome", "rolled back".into()),
+        ("process", torn.process_id.to_string()),
+        ("request_id", "abc".into()),
+        ("round_trips", "1".into()),
+    ];
+    assert_eq!(event.fields, BTreeMap::from(expected));
+}
+
+#[tokio::test]
+async fn a_clean_one_is_only_for_who_debugs() {
+    let lab = lab().await;
+    let (capture, _guard) = Capture::start();
+    for _ in 0..2 {
+        lab.run(async {
+            connection().await?.query_typed("select 1", &[]).await?;
+            Ok(())
+        })
+        .await
+        .expect("fine");
+        let events = capture.take();
+        assert!(events.iter().all(|seen| seen.level >= Level::DEBUG));
+        let torn: Vec<_> = events
+            .iter()
+            .filter(|seen| seen.message == "teardown")
+            .collect();
+        assert_eq!(torn.len(), 1, "{events:?}");
+        assert_eq!(torn[0].fields["outcome"], "clean");
+        assert_eq!(torn[0].fields["round_trips"], "0");
+    }
+}
+
+#[tokio::test]
+async fn every_connection_has_its_own() {
+    let lab = lab_with(|config| config.max_connections = 2).await;
+    let (capture, _guard) = Capture::start();
+    lab.run(async {
+        let (first, second) = (connection().await?, connection().await?);
+        first.batch_execute("begin").await?;
+        second.query_typed("select 1", &[]).await?;
+        Ok(())
+    })
+    .await
+    .expect("fine");
+    let events = capture.of("teardown");
+    let mut outcomes: Vec<_> = events.iter().map(|seen| &seen.fields["outcome"]).collect();
+    outcomes.sort();
+    assert_eq!(outcomes, ["clean", "rolled back"]);
+}
+
+#[tokio::test]
+async fn warming_up_is_one_line() {
+    let lab = lab_with(|config| config.max_connections = 2).await;
+    let (capture, _guard) = Capture::start();
+    let warmed_up = lab.database.warm_up().await.expect("fine");
+    // Level by level: the more severe is the lesser.
+    let mut lines = capture.take();
+    lines.retain(|seen| seen.level <= Level::INFO);
+    let [line] = lines.as_slice() else {
+        panic!("one line: {lines:?}");
+    };
+    assert_eq!(
+        (line.level, line.message.as_str()),
+        (Level::INFO, "warmed up")
+    );
+    let expected = [
+        ("elapsed", format!("{:?}", warmed_up.elapsed)),
+        ("requested", "2".into()),
+        ("warmed", "2".into()),
+    ];
+    assert_eq!(line.fields, BTreeMap::from(expected));
+}
+
+/// What must not be in any event.
+const SECRETS: [&str; 6] = [
+    "hunter2",
+    "tr0ub4dor",
+    "mallory",
+    "accounts",
+    "select",
+    "insert",
+];
+
+fn assert_nothing_is_told(events: &[Seen]) {
+    for seen in events {
+        let text = format!("{seen:?}");
+        for secret in SECRETS {
+            assert!(!text.contains(secret), "{secret} is in {text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_event_tells_a_statement_or_a_value_or_the_password() {
+    let server = Postgres::builder().auth(Auth::Scram).start().await;
+    let server = server.expect("a server");
+    let database = server.create_database("d").await.expect("a database");
+    database
+        .execute(
+            "create role visitor superuser login password 'hunter2'; \
+             create table t (a int); create table accounts (name text unique)",
+        )
+        .await
+        .expect("a role");
+    let url = |password: &str| {
+        let address = server.address();
+        format!("postgres://visitor:{password}@{address}/d?sslmode=disable")
+    };
+    let lab = Lab::over(database, &url("hunter2"), |config| {
+        config.max_connections = 1
+    });
+    let (capture, _guard) = Capture::start();
+
+    // An error that quotes the value, and a notice, from a statement that is quoted.
+    let clash = "insert into accounts values ($1)";
+    lab.run(async {
+        let transaction = transaction()?.await?;
+        transaction.execute(clash, &[&"mallory"]).await?;
+        let quoted = transaction.execute(clash, &[&"mallory"]).await;
+        let quoted = quoted.expect_err("there is one").into_source();
+        assert!(
+            quoted
+                .expect("the server's")
+                .to_string()
+                .contains("accounts")
+        );
+        Ok(())
+    })
+    .await
+    .expect_err("it failed");
+    lab.run(async {
+        let connection = connection().await?;
+        let notice = "do $$ begin raise notice 'mallory'; end $$";
+        connection.batch_execute(notice).await?;
+        // Session state, a transaction, and a backend that is killed under it.
+        connection.batch_execute("listen mallory; begin").await?;
+        let pid = connection.process_id();
+        let kill = format!("select pg_terminate_backend({pid}, 5000)");
+        lab.server.execute(&kill).await?;
+        assert!(connection.batch_execute("select 'mallory'").await.is_err());
+        Ok(())
+    })
+    .await
+    .expect("fine");
+    // Clean-ups that do not end well, and a deadline in a statement.
+    let late: Result<(), BoxError> = lab
+        .database
+        .invocation(Duration::from_secs(1), async {
+            invocation()?.defer(async { panic!("mallory") });
+            let connection = connection().await?;
+            connection
+                .batch_execute("begin; select 'mallory', pg_sleep(60)")
+                .await?;
+            Ok(())
+        })
+        .await;
+    late.expect_err("too late");
+    // Something outside drops the whole.
+    let dropped = lab.run(async {
+        connection()
+            .await?
+            .batch_execute("begin; select 'mallory', pg_sleep(60)")
+            .await?;
+        Ok(())
+    });
+    let active = lab.eventually("it runs", async |lab| lab.sessions().await == ["active"]);
+    tokio::select! {
+        _ = dropped => unreachable!("it sleeps"),
+        () = active => {}
+    }
+    lab.eventually("its session is gone", async |lab| {
+        lab.sessions().await.is_empty()
+    })
+    .await;
+    // Who is not let in.
+    let config = antifreeze::Config::from_url(&url("tr0ub4dor")).expect("a URL");
+    let refused = antifreeze::Database::new(config).expect("settings");
+    let warmed_up = tokio::time::timeout(PLENTY, refused.warm_up()).await;
+    let warmed_up = warmed_up.expect("in time").expect("a report");
+    assert!(warmed_up.first_error.is_some());
+
+    let events = capture.take();
+    for message in [
+        "teardown",
+        "notice from the server",
+        "a clean-up did not end well",
+        "warmed up in part",
+    ] {
+        assert!(
+            events.iter().any(|seen| seen.message == message),
+            "{message} was not seen in {events:?}"
+        );
+    }
+    assert_nothing_is_told(&events);
+}

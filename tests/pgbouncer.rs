@@ -1,0 +1,600 @@
+//! Behind a real PgBouncer, in transaction and in session mode: the promise, named
+//! statements, types that the user defined.
+//!
+//! Debian 12 has PgBouncer 1.18, which knows nothing of prepared statements. Another is
+//! tested with `LAB_PGBOUNCER=path cargo test --test pgbouncer`; 1.26 passes too.
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use antifreeze::{Config, Path, connection, transaction};
+use bytes::{BufMut, BytesMut};
+use common::{BoxError, Lab, PLENTY};
+use futures_util::StreamExt;
+use futures_util::future::{join_all, try_join_all};
+use lab::pgbouncer::{Mode, PgBouncer};
+use lab::postgres::Postgres;
+use tokio::sync::Barrier;
+use tokio::time::timeout;
+use tokio_postgres::Row;
+use tokio_postgres::types::{FromSql, IsNull, Kind, ToSql, Type, to_sql_checked};
+
+/// As many clients as work at a time, and servers for them.
+const CLIENTS: usize = 8;
+const SERVERS: usize = 2;
+
+const MODES: [Mode; 2] = [Mode::Transaction, Mode::Session];
+
+struct Pooled {
+    lab: Lab,
+    pooler: PgBouncer,
+    mode: Mode,
+}
+
+async fn pooled(mode: Mode) -> Pooled {
+    pooled_with(mode, |_| {}).await
+}
+
+async fn pooled_with(mode: Mode, change: impl FnOnce(&mut Config)) -> Pooled {
+    let postgres = Postgres::shared().await.expect("a server");
+    let server = postgres.fresh_database().await.expect("a database");
+    server
+        .execute("create table t (a int)")
+        .await
+        .expect("a table");
+    let pooler = PgBouncer::builder(postgres)
+        .mode(mode)
+        .pool_size(SERVERS)
+        .start()
+        .await
+        .expect("a pooler");
+    let url = pooler.url(&server.url);
+    let lab = Lab::over(server, &url, |config| {
+        config.set_path(match mode {
+            Mode::Transaction => Path::TransactionPooler,
+            _ => Path::SessionPooler,
+        });
+        change(config);
+    });
+    Pooled { lab, pooler, mode }
+}
+
+impl Pooled {
+    /// What PgBouncer's servers do, whatever they call themselves.
+    async fn servers(&self) -> Vec<String> {
+        let rows = self
+            .lab
+            .server
+            .query(
+                "select state from pg_stat_activity where datname = current_database() \
+                 and backend_type = 'client backend' and application_name <> 'lab'",
+            )
+            .await
+            .expect("activity");
+        let states = rows
+            .into_iter()
+            .map(|row| row[0].clone().unwrap_or_default());
+        states.collect()
+    }
+
+    /// No server of the pooler is in a transaction or at work, nothing is locked, and
+    /// the next invocation finds everything as it should be.
+    ///
+    /// Where the connection was kept, that holds at once. Where it was closed, it is the
+    /// pooler that acknowledged: it ends or resets its server on its own, a moment later.
+    async fn is_at_rest(&self, ending: &str) {
+        let what = format!("{ending}, {:?}", self.mode);
+        let torn_down = self.lab.torn_down();
+        let closed: Vec<_> = torn_down
+            .iter()
+            .filter_map(|one| one.outcome.closed())
+            .collect();
+        assert!(closed.iter().all(|acknowledged| *acknowledged), "{what}");
+        let at_rest = async || {
+            let servers = self.servers().await;
+            (servers.iter().all(|state| state == "idle"), servers)
+        };
+        if closed.is_empty() {
+            let (at_rest, servers) = at_rest().await;
+            assert!(at_rest, "{what}: {servers:?}\n{}", self.pooler.log());
+        }
+        self.lab
+            .eventually(&format!("at rest after {what}"), async |_| {
+                at_rest().await.0
+            })
+            .await;
+        self.lab.assert_at_rest().await;
+        // On each of the servers, wherever the pooler sends it.
+        let next = (0..SERVERS).map(|_| {
+            self.lab.run(async {
+                let connection = connection().await?;
+                let row = connection.query_one("select 1 where true", &[]).await?;
+                assert_eq!(row.get::<_, i32>(0), 1);
+                Ok(())
+            })
+        });
+        for result in join_all(next).await {
+            result.unwrap_or_else(|error| panic!("after {what}: {error:?}"));
+        }
+    }
+}
+
+/// Runs an ending in both modes; it says how many rows it stored.
+async fn ends_at_rest(ending: &str, run: impl AsyncFn(&Lab) -> i64) {
+    for mode in MODES {
+        let pooled = pooled(mode).await;
+        let stored = run(&pooled.lab).await;
+        pooled.is_at_rest(ending).await;
+        assert_eq!(pooled.lab.rows().await, stored, "{ending}, {mode:?}");
+    }
+}
+
+#[tokio::test]
+async fn returns() {
+    ends_at_rest("a return", async |lab| {
+        lab.run(async {
+            let mut connection = connection().await?;
+            connection
+                .execute("insert into t values ($1)", &[&1])
+                .await?;
+            let transaction = connection.transaction().await?;
+            transaction
+                .execute("insert into t values ($1)", &[&2])
+                .await?;
+            transaction.commit().await?;
+            Ok(())
+        })
+        .await
+        .expect("fine");
+        2
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn early_return_in_a_transaction() {
+    ends_at_rest("an early return", async |lab| {
+        let result = lab
+            .run(async {
+                let mut connection = connection().await?;
+                let transaction = connection.transaction().await?;
+                transaction.execute("insert into t values (1)", &[]).await?;
+                transaction.query_one("select no_such_thing", &[]).await?;
+                transaction.commit().await?;
+                Ok(())
+            })
+            .await;
+        assert!(result.is_err());
+        0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn begin_by_hand() {
+    ends_at_rest("BEGIN by hand", async |lab| {
+        lab.run(async {
+            let connection = connection().await?;
+            connection.batch_execute("begin").await?;
+            connection.execute("insert into t values (1)", &[]).await?;
+            Ok(())
+        })
+        .await
+        .expect("fine");
+        0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_panic() {
+    ends_at_rest("a panic", async |lab| {
+        let database = lab.database.clone();
+        let panicked = tokio::spawn(async move {
+            let work = async {
+                let mut connection = connection().await?;
+                let transaction = connection.transaction().await?;
+                transaction.execute("insert into t values (1)", &[]).await?;
+                assert!(transaction.client().is_closed(), "as it must");
+                Ok::<_, BoxError>(())
+            };
+            database.invocation(PLENTY, work).await
+        });
+        let panic = panicked.await.expect_err("the panic goes on");
+        assert!(panic.is_panic());
+        0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_task_in_a_transaction() {
+    ends_at_rest("a task", async |lab| {
+        let (go_on, going_on) = tokio::sync::oneshot::channel::<()>();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        lab.run(async move {
+            let (begun, beginning) = tokio::sync::oneshot::channel();
+            let connection = connection().await?;
+            tokio::spawn(async move {
+                let first = connection
+                    .batch_execute("begin; insert into t values (1)")
+                    .await;
+                let _ = begun.send(first.is_ok());
+                let _ = going_on.await;
+                let _ = tell.send(connection.batch_execute("commit").await);
+            });
+            assert!(beginning.await?, "its own time was its own");
+            Ok(())
+        })
+        .await
+        .expect("fine");
+        let _ = go_on.send(());
+        let late = told.await.expect("the task ends").expect_err("too late");
+        assert!(antifreeze::Error::is_invocation_ended(&late), "{late:?}");
+        0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_statement_that_timed_out() {
+    ends_at_rest("a time-out of the server", async |lab| {
+        let result = lab
+            .run(async {
+                let mut connection = connection().await?;
+                let transaction = connection.transaction().await?;
+                transaction
+                    .batch_execute("set local statement_timeout = '50ms'")
+                    .await?;
+                transaction.execute("insert into t values (1)", &[]).await?;
+                transaction.execute("select pg_sleep(60)", &[]).await?;
+                transaction.commit().await?;
+                Ok(())
+            })
+            .await;
+        let error = result.expect_err("a time-out");
+        let error = error
+            .downcast_ref::<tokio_postgres::Error>()
+            .expect("the server's");
+        assert_eq!(error.code().map(|code| code.code()), Some("57014"));
+        0
+    })
+    .await;
+}
+
+/// The caller gave up, the server did not: teardown cancels through the pooler.
+#[tokio::test]
+async fn a_statement_given_up() {
+    ends_at_rest("a statement given up", async |lab| {
+        lab.run(async {
+            let mut connection = connection().await?;
+            let transaction = connection.transaction().await?;
+            transaction.execute("insert into t values (1)", &[]).await?;
+            let sleep = transaction.execute("select pg_sleep(60)", &[]);
+            assert!(timeout(Duration::from_millis(100), sleep).await.is_err());
+            Ok(())
+        })
+        .await
+        .expect("fine");
+        0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_deadline_in_a_statement() {
+    ends_at_rest("a deadline", async |lab| {
+        let work = async {
+            let mut connection = connection().await?;
+            let transaction = connection.transaction().await?;
+            transaction.execute("insert into t values (1)", &[]).await?;
+            transaction.execute("select pg_sleep(60)", &[]).await?;
+            Ok::<_, BoxError>(())
+        };
+        let result = lab.database.invocation(Duration::from_secs(2), work).await;
+        let error = result.expect_err("a deadline");
+        let kind = common::kind(&error);
+        assert_eq!(kind, Some(antifreeze::ErrorKind::Deadline), "{error}");
+        0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn rows_that_nobody_reads() {
+    ends_at_rest("dropped rows", async |lab| {
+        lab.run(async {
+            let connection = connection().await?;
+            connection.batch_execute("begin").await?;
+            connection.execute("insert into t values (1)", &[]).await?;
+            let none: [&(dyn ToSql + Sync); 0] = [];
+            let query = "select repeat('x', 1000) from generate_series(1, 1000000)";
+            let mut rows = std::pin::pin!(connection.query_raw(query, none).await?);
+            assert!(rows.next().await.is_some_and(|row| row.is_ok()));
+            Ok(())
+        })
+        .await
+        .expect("fine");
+        0
+    })
+    .await;
+}
+
+/// Begun with its first statement, under whichever form that has; ended by the result.
+#[tokio::test]
+async fn the_lazy_transaction() {
+    for mode in MODES {
+        let pooled = pooled(mode).await;
+        for (commits, expected) in [(true, 2), (false, 2)] {
+            let result = pooled
+                .lab
+                .run(async {
+                    let transaction = transaction()?.await?;
+                    let insert = transaction.prepare("insert into t values ($1)").await?;
+                    transaction.execute(&insert, &[&1]).await?;
+                    transaction.batch_execute("select 1").await?;
+                    transaction.execute(&insert, &[&2]).await?;
+                    let row = transaction
+                        .query_one("select pg_current_xact_id_if_assigned() is not null", &[])
+                        .await?;
+                    assert!(row.get::<_, bool>(0), "one transaction");
+                    match commits {
+                        true => Ok(()),
+                        false => Err("no success".into()),
+                    }
+                })
+                .await;
+            assert_eq!(result.is_ok(), commits, "{mode:?}: {result:?}");
+            pooled.is_at_rest("a lazy transaction").await;
+            assert_eq!(pooled.lab.rows().await, expected, "{mode:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn cancelling() {
+    for mode in MODES {
+        let pooled = pooled(mode).await;
+        pooled
+            .lab
+            .run(async {
+                let connection = connection().await?;
+                let token = connection.cancel_token();
+                let cancel = async {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    token.cancel().await
+                };
+                let sleep = connection.execute("select pg_sleep(60)", &[]);
+                let (slept, cancelled) = tokio::join!(sleep, cancel);
+                cancelled.expect("taken");
+                let error = slept.expect_err("cancelled");
+                assert_eq!(error.code().map(|code| code.code()), Some("57014"));
+                Ok(())
+            })
+            .await
+            .expect("fine");
+        pooled.is_at_rest("a cancel").await;
+    }
+}
+
+/// A type of the user's own, as one text: what tokio-postgres has to look up.
+#[derive(Debug, Clone, PartialEq)]
+enum Value {
+    /// `mood`, an enum.
+    Mood(&'static str),
+    /// `price`, a composite of text and int.
+    Price(&'static str, i32),
+    /// `age`, a domain over int.
+    Age(i32),
+}
+
+impl ToSql for Value {
+    fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, BoxError> {
+        match (self, ty.kind()) {
+            (Value::Mood(label), Kind::Enum(labels)) => {
+                assert!(labels.iter().any(|known| known == label));
+                out.put_slice(label.as_bytes());
+            }
+            (Value::Price(currency, amount), Kind::Composite(fields)) => {
+                // record_send: the number of fields, then type, length and value of each.
+                let values: [&(dyn ToSql + Sync); 2] = [currency, amount];
+                out.put_i32(2);
+                for (field, value) in fields.iter().zip(values) {
+                    let mut bytes = BytesMut::new();
+                    value.to_sql_checked(field.type_(), &mut bytes)?;
+                    out.put_u32(field.type_().oid());
+                    out.put_i32(i32::try_from(bytes.len())?);
+                    out.put_slice(&bytes);
+                }
+            }
+            (Value::Age(years), Kind::Domain(Type::INT4)) => out.put_i32(*years),
+            other => return Err(format!("{other:?}").into()),
+        }
+        Ok(IsNull::No)
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        ["mood", "price", "age"].contains(&ty.name())
+    }
+
+    to_sql_checked!();
+}
+
+/// The bytes of a value whose type was looked up.
+struct Raw(Vec<u8>);
+
+impl FromSql<'_> for Raw {
+    fn from_sql(_: &Type, bytes: &[u8]) -> Result<Self, BoxError> {
+        Ok(Raw(bytes.to_vec()))
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+}
+
+fn echoes(row: &Row, value: &Value, ty: &Type) {
+    let mut bytes = BytesMut::new();
+    let sent = value.to_sql(ty, &mut bytes).expect("it was sent");
+    assert!(matches!(sent, IsNull::No));
+    assert_eq!(row.get::<_, Raw>(0).0, bytes, "{value:?}");
+}
+
+/// One client's work: statements of every kind, prepared, kept and sent again.
+async fn works(client: &antifreeze::Connection, number: i32) -> Result<(), BoxError> {
+    let kept = client.prepare("select $1::int + 1").await?;
+    let cached = client.prepare_cached("select $1::text || 'x'").await?;
+    for round in 0..5 {
+        let given = number * 100 + round;
+        let row = client.query_one(&kept, &[&given]).await?;
+        assert_eq!(row.get::<_, i32>(0), given + 1);
+        let row = client.query_one(&cached, &[&"a"]).await?;
+        assert_eq!(row.get::<_, &str>(0), "ax");
+        // A text of its own: nobody else has prepared it.
+        let text = format!("select $1::int + {given}");
+        let row = client.query_one(text.as_str(), &[&1]).await?;
+        assert_eq!(row.get::<_, i32>(0), given + 1);
+        for (value, name) in [
+            (Value::Mood("sad"), "mood"),
+            (Value::Price("EUR", given), "price"),
+            (Value::Age(given), "age"),
+        ] {
+            let row = client
+                .query_one(format!("select $1::{name}").as_str(), &[&value])
+                .await?;
+            let looked_up = client.prepare(&format!("select $1::{name}")).await?;
+            echoes(&row, &value, &looked_up.params()[0]);
+        }
+        client
+            .execute(
+                "insert into typed (mood, price, age) values ($1, $2, $3)",
+                &[
+                    &Value::Mood("fine"),
+                    &Value::Price("USD", given),
+                    &Value::Age(given),
+                ],
+            )
+            .await?;
+    }
+    Ok(())
+}
+
+async fn with_types(path: Path) -> Pooled {
+    let pooled = pooled_with(Mode::Transaction, |config| {
+        config.set_path(path);
+        config.max_connections = CLIENTS;
+        // Behind a pooler they are not sent; here the control would be refused for them.
+        config.jit = true;
+        config.statement_timeout = Duration::ZERO;
+        config.idle_in_transaction_timeout = Duration::ZERO;
+    })
+    .await;
+    let types = "create type mood as enum ('sad', 'fine'); \
+                 create type price as (currency text, amount int); \
+                 create domain age as int check (value >= 0); \
+                 create table typed (mood mood, price price, age age)";
+    pooled.lab.server.execute(types).await.expect("types");
+    pooled
+}
+
+/// So many at a time, each an invocation with a client of its own.
+async fn all_at_once(pooled: &Pooled) -> Vec<Result<(), BoxError>> {
+    let together = Arc::new(Barrier::new(CLIENTS));
+    let clients = (0..CLIENTS as i32).map(|number| {
+        let together = Arc::clone(&together);
+        pooled.lab.run(async move {
+            let connection = connection().await?;
+            together.wait().await;
+            works(&connection, number).await
+        })
+    });
+    join_all(clients).await
+}
+
+#[tokio::test]
+async fn named_statements_of_eight_clients_on_two_servers() {
+    let pooled = with_types(Path::TransactionPooler).await;
+    names_are_taken(&pooled).await;
+    for round in 0..2 {
+        for result in all_at_once(&pooled).await {
+            result.unwrap_or_else(|error| panic!("round {round}: {error:?}"));
+        }
+        let servers = pooled.servers().await;
+        assert!(servers.len() <= SERVERS, "{servers:?}");
+        pooled.is_at_rest("named statements").await;
+    }
+    let rows = pooled.lab.server.query("select count(*) from typed").await;
+    let expected = (2 * CLIENTS * 5).to_string();
+    assert_eq!(rows.expect("rows")[0][0], Some(expected));
+}
+
+/// Another process counts its statements from the beginning too: its names are on every
+/// server.
+async fn names_are_taken(pooled: &Pooled) {
+    let together = Arc::new(Barrier::new(SERVERS));
+    let others = (0..SERVERS).map(|_| {
+        let together = Arc::clone(&together);
+        pooled.lab.run(async move {
+            let connection = connection().await?;
+            connection.batch_execute("begin").await?;
+            let prepare = |number| format!("prepare s{number} as select 'not yours';");
+            let prepare: String = (0..1000).map(prepare).collect();
+            connection.batch_execute(&prepare).await?;
+            together.wait().await;
+            connection.batch_execute("commit").await?;
+            Ok(())
+        })
+    });
+    try_join_all(others).await.expect("prepared");
+}
+
+/// The same work without the rewrite falls on a PgBouncer that does not follow
+/// prepared statements: so the test above shows something.
+#[tokio::test]
+async fn named_statements_fall_without_the_rewrite() {
+    let pooled = with_types(Path::Direct).await;
+    names_are_taken(&pooled).await;
+    let failed: Vec<_> = all_at_once(&pooled)
+        .await
+        .into_iter()
+        .filter_map(Result::err)
+        .collect();
+    let follows = pooled.pooler.version() >= "1.21";
+    assert_eq!(failed.is_empty(), follows, "{failed:?}");
+}
+
+/// A lazily begun transaction pins the server: statements and types inside it too.
+#[tokio::test]
+async fn lazy_transactions_of_eight_clients_on_two_servers() {
+    let pooled = with_types(Path::TransactionPooler).await;
+    let clients = (0..CLIENTS as i32).map(|number| {
+        pooled.lab.run(async move {
+            let transaction = transaction()?.await?;
+            let insert = "insert into typed (mood, price, age) values ($1, $2, $3)";
+            for round in 0..5 {
+                let age = Value::Age(number * 10 + round);
+                let price = Value::Price("EUR", round);
+                transaction
+                    .execute(insert, &[&Value::Mood("fine"), &price, &age])
+                    .await?;
+            }
+            match number % 2 {
+                0 => Ok(()),
+                _ => Err("rolled back".into()),
+            }
+        })
+    });
+    let results: Vec<Result<(), BoxError>> = join_all(clients).await;
+    for (number, result) in results.into_iter().enumerate() {
+        match result {
+            Ok(()) => assert_eq!(number % 2, 0),
+            Err(error) => assert_eq!(error.to_string(), "rolled back"),
+        }
+    }
+    pooled.is_at_rest("lazy transactions").await;
+    let rows = pooled.lab.server.query("select count(*) from typed").await;
+    let expected = (CLIENTS / 2 * 5).to_string();
+    assert_eq!(rows.expect("rows")[0][0], Some(expected));
+}

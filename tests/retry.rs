@@ -1,0 +1,428 @@
+//! What is tried again: connecting, whole transactions, statements that the schema left
+//! behind. And what is not.
+
+mod common;
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use antifreeze::{
+    Config, Connection, Database, Error, ErrorKind, IsolationLevel, connection, retry_transaction,
+};
+use common::{BoxError, PLENTY, black_hole, kind, lab, lab_over_relay};
+use lab::postgres::Postgres;
+use lab::relay::Cut;
+use tokio::time::{Instant, sleep};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{IsNull, ToSql, Type, private::BytesMut, to_sql_checked};
+
+/// Reads the sum, lets the other one do so, and stores what both would: one of two
+/// serializable transactions has to give way.
+async fn add_the_sum(
+    connection: &mut Connection,
+    meet: &tokio::sync::Barrier,
+    runs: &AtomicU32,
+) -> Result<(), Error> {
+    connection
+        .build_retry()
+        .isolation_level(IsolationLevel::Serializable)
+        .run(async |transaction| {
+            let sum = "select coalesce(sum(a), 0)::int from t";
+            let sum: i32 = transaction.query_one(sum, &[]).await?.try_get(0)?;
+            if runs.fetch_add(1, Ordering::Relaxed) < 2 {
+                meet.wait().await;
+            }
+            let insert = "insert into t values ($1)";
+            transaction.execute(insert, &[&(sum + 1)]).await?;
+            Ok(())
+        })
+        .await
+}
+
+#[tokio::test]
+async fn a_transaction_that_gave_way_is_run_again_as_a_whole() {
+    let lab = lab().await;
+    let (meet, runs) = (tokio::sync::Barrier::new(2), AtomicU32::new(0));
+    lab.run(async {
+        let (mut one, mut other) = (connection().await?, connection().await?);
+        let (one, other) = tokio::join!(
+            add_the_sum(&mut one, &meet, &runs),
+            add_the_sum(&mut other, &meet, &runs),
+        );
+        one?;
+        other?;
+        Ok(())
+    })
+    .await
+    .expect("both, one after the other");
+    assert!(runs.load(Ordering::Relaxed) >= 3, "{runs:?}");
+    // Had they not seen each other there would be two of the first.
+    let rows = lab.server.query("select a from t order by a").await;
+    let rows = rows.expect("rows");
+    let values: Vec<_> = rows.iter().map(|row| row[0].as_deref()).collect();
+    assert_eq!(values, [Some("1"), Some("2")]);
+    lab.assert_at_rest().await;
+}
+
+#[tokio::test]
+async fn a_deadlock_is_run_again() {
+    let lab = lab().await;
+    lab.server
+        .execute("insert into t values (1), (2)")
+        .await
+        .expect("rows");
+    lab.server
+        .execute("alter role postgres set deadlock_timeout = '20ms'")
+        .await
+        .expect("set");
+    let (meet, runs) = (tokio::sync::Barrier::new(2), AtomicU32::new(0));
+    let both_ways = async |first: i32, second: i32| {
+        retry_transaction(async |transaction| {
+            let update = "update t set a = a where a = $1";
+            transaction.execute(update, &[&first]).await?;
+            if runs.fetch_add(1, Ordering::Relaxed) < 2 {
+                meet.wait().await;
+            }
+            transaction.execute(update, &[&second]).await?;
+            // An error type that knows nothing of SQLSTATEs would do as well.
+            Ok::<_, BoxError>(())
+        })
+        .await
+    };
+    lab.run(async {
+        let (one, other) = tokio::join!(both_ways(1, 2), both_ways(2, 1));
+        one?;
+        other
+    })
+    .await
+    .expect("one gave way and came again");
+    assert!(runs.load(Ordering::Relaxed) >= 3, "{runs:?}");
+    lab.assert_at_rest().await;
+}
+
+/// Fails as the server does when a transaction has to give way.
+const GIVE_WAY: &str = "do $$ begin raise sqlstate '40001'; end $$";
+
+#[tokio::test]
+async fn the_attempts_are_counted_and_their_end_is_the_last_error() {
+    let lab = lab().await;
+    for (attempts, expected) in [(0, 1), (1, 1), (3, 3)] {
+        let mut runs = 0;
+        let error = lab
+            .run(async {
+                let mut connection = connection().await?;
+                let retry = connection.build_retry().attempts(attempts);
+                retry
+                    .run(async |transaction| {
+                        runs += 1;
+                        transaction.batch_execute(GIVE_WAY).await?;
+                        Ok::<_, Error>(())
+                    })
+                    .await?;
+                Ok(())
+            })
+            .await
+            .expect_err("never");
+        assert_eq!(kind(&error), Some(ErrorKind::SerializationFailure));
+        assert_eq!(runs, expected, "attempts({attempts})");
+    }
+    lab.assert_at_rest().await;
+}
+
+#[tokio::test]
+async fn what_did_not_give_way_is_run_once() {
+    let lab = lab().await;
+    for (statement, expected) in [
+        ("insert into nowhere values (1)", ErrorKind::Database),
+        ("insert into t values ('x')", ErrorKind::BadInput),
+    ] {
+        let mut runs = 0;
+        let error = lab
+            .run(async {
+                let work = async |transaction: &tokio_postgres::Transaction<'_>| {
+                    runs += 1;
+                    transaction.execute("insert into t values (1)", &[]).await?;
+                    transaction.batch_execute(statement).await?;
+                    Ok::<_, Error>(())
+                };
+                connection().await?.retry_transaction(work).await?;
+                Ok(())
+            })
+            .await
+            .expect_err(statement);
+        assert_eq!(kind(&error), Some(expected), "{error}");
+        assert_eq!(runs, 1);
+    }
+    assert_eq!(lab.rows().await, 0, "rolled back");
+    lab.assert_at_rest().await;
+}
+
+#[tokio::test]
+async fn a_swallowed_error_is_no_commit() {
+    let lab = lab().await;
+    let error = lab
+        .run(async {
+            retry_transaction(async |transaction| {
+                transaction.execute("insert into t values (1)", &[]).await?;
+                let _ = transaction.batch_execute("select 1/0").await;
+                Ok::<_, Error>(())
+            })
+            .await?;
+            Ok(())
+        })
+        .await
+        .expect_err("nothing is stored");
+    assert_eq!(kind(&error), Some(ErrorKind::TransactionFailed), "{error}");
+    assert_eq!(lab.rows().await, 0);
+}
+
+#[tokio::test]
+async fn a_connection_lost_during_the_commit_is_not_tried_again() {
+    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let mut runs = 0;
+    let error = lab.run(async {
+        retry_transaction(async |transaction| {
+            runs += 1;
+            transaction.execute("insert into t values (1)", &[]).await?;
+            relay.quiet(Duration::from_millis(20)).await;
+            relay.stall_down();
+            Ok::<_, Error>(())
+        })
+        .await?;
+        Ok(())
+    });
+    let cut = async {
+        // COMMIT reaches the server, its answer does not reach us.
+        lab.eventually("committed", async |lab| lab.rows().await == 1)
+            .await;
+        relay.cut(Cut::Reset).await;
+        relay.resume();
+    };
+    let (result, ()) = tokio::join!(error, cut);
+    let error = result.expect_err("nobody knows");
+    assert_eq!(kind(&error), Some(ErrorKind::CommitUnknown), "{error}");
+    assert_eq!(runs, 1);
+}
+
+#[tokio::test]
+async fn the_helper_can_be_used_in_a_task() {
+    let lab = lab().await;
+    lab.run(async {
+        let task = antifreeze::invocation()?.spawn(async {
+            retry_transaction(async |transaction| {
+                let insert = "insert into t values ($1)";
+                Ok::<_, Error>(transaction.execute(insert, &[&1]).await?)
+            })
+            .await
+        });
+        assert_eq!(task.await??, 1);
+        Ok(())
+    })
+    .await
+    .expect("it is Send");
+    assert_eq!(lab.rows().await, 1);
+}
+
+fn database_at(url: &str, change: impl FnOnce(&mut Config)) -> Database {
+    let mut config = Config::from_url(url).expect("a URL");
+    change(&mut config);
+    Database::new(config).expect("settings")
+}
+
+async fn lease(database: &Database) -> Result<i32, Error> {
+    let lease = async { Ok(connection().await?.process_id()) };
+    database.invocation(PLENTY, lease).await
+}
+
+#[tokio::test]
+async fn a_server_that_comes_back_is_waited_for() {
+    let postgres = Postgres::start().await.expect("a server");
+    let database = database_at(&postgres.url(), |_| {});
+    postgres.halt().await.expect("down");
+    let (leased, restarted) = tokio::join!(lease(&database), async {
+        sleep(Duration::from_millis(300)).await;
+        postgres.restart().await
+    });
+    restarted.expect("up");
+    leased.expect("connected");
+}
+
+#[tokio::test]
+async fn hope_ends_long_before_the_time_does() {
+    let (lab, relay) = lab_over_relay(|_| {}).await;
+    relay.refuse(true).await.expect("refusing");
+    let begin = Instant::now();
+    let error = lab.run(common::lease_and_return()).await;
+    let error = error.expect_err("refused");
+    assert_eq!(kind(&error), Some(ErrorKind::Refused), "{error}");
+    let elapsed = begin.elapsed();
+    assert!(elapsed > Duration::from_millis(500), "tried: {elapsed:?}");
+    assert!(elapsed < Duration::from_secs(8), "given up: {elapsed:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_full_is_left_alone() {
+    let lab = lab().await;
+    let role = format!("full_{}", lab.server.name);
+    let postgres = Postgres::shared().await.expect("a server");
+    postgres.create_role(&role).await.expect("a role");
+    let limit = format!("alter role {role} connection limit 0");
+    postgres.execute(&limit).await.expect("a limit");
+    let relay = lab::relay::Relay::start(postgres.address()).await;
+    let relay = relay.expect("a relay");
+    let database = database_at(&relay.url(&lab.server.url_for(&role)), |_| {});
+    let error = lease(&database).await.expect_err("full");
+    assert_eq!(error.kind(), ErrorKind::TooManyConnections, "{error}");
+    assert_eq!(error.sqlstate(), Some(&SqlState::TOO_MANY_CONNECTIONS));
+    assert_eq!(relay.counts().connections, 1, "nobody knocks twice");
+}
+
+#[tokio::test]
+async fn a_silent_host_leaves_time_for_the_next() {
+    let lab = lab().await;
+    let (silent, _held) = black_hole().await;
+    let postgres = Postgres::shared().await.expect("a server").address();
+    let url = format!(
+        "postgres://postgres@{silent},{postgres}/{}",
+        lab.server.name
+    );
+    let database = database_at(&url, |config| {
+        config.connect_timeout = Duration::from_secs(4)
+    });
+    lease(&database).await.expect("the second host answers");
+
+    let alone = format!("postgres://postgres@{silent}/x");
+    let database = database_at(&alone, |config| {
+        config.connect_timeout = Duration::from_millis(1500);
+    });
+    let error = lease(&database).await.expect_err("silence");
+    assert_eq!(error.kind(), ErrorKind::NetworkBlocked, "{error}");
+    assert!(error.to_string().contains("security group"), "{error}");
+}
+
+const SELECT: &str = "select * from t";
+
+#[tokio::test]
+async fn a_statement_is_prepared_anew_when_the_schema_has_changed() {
+    let lab = lab().await;
+    lab.server
+        .execute("insert into t values (1)")
+        .await
+        .expect("a row");
+    lab.run(async {
+        let connection = connection().await?;
+        let columns = async || {
+            let rows = connection.query_cached(SELECT, &[]).await?;
+            Ok::<_, tokio_postgres::Error>(rows[0].len())
+        };
+        assert_eq!(columns().await?, 1);
+        lab.server.execute("alter table t add column b int").await?;
+        assert_eq!(columns().await?, 2, "healed at once");
+        assert_eq!(connection.query_one_cached(SELECT, &[]).await?.len(), 2);
+
+        // By hand it fails once.
+        lab.server.execute("alter table t drop column b").await?;
+        let statement = connection.prepare_cached(SELECT).await?;
+        let error = connection
+            .query(&statement, &[])
+            .await
+            .expect_err("outdated");
+        assert_eq!(Error::from(error).kind(), ErrorKind::StatementOutdated);
+        let statement = connection.prepare_cached(SELECT).await?;
+        assert_eq!(connection.query_one(&statement, &[]).await?.len(), 1);
+        Ok(())
+    })
+    .await
+    .expect("healed");
+    lab.assert_at_rest().await;
+}
+
+#[tokio::test]
+async fn what_is_inside_a_transaction_is_not_executed_again() {
+    let lab = lab().await;
+    let error = lab
+        .run(async {
+            {
+                let connection = connection().await?;
+                connection.query_cached(SELECT, &[]).await?;
+            }
+            lab.server.execute("alter table t add column b int").await?;
+            let transaction = antifreeze::transaction()?.await?;
+            let connection: &Connection = transaction.as_ref();
+            let error = connection.query_cached(SELECT, &[]).await;
+            let error = Error::from(error.expect_err("it has begun, and failed"));
+            assert_eq!(error.kind(), ErrorKind::StatementOutdated, "{error}");
+            let error = connection.query_cached(SELECT, &[]).await;
+            assert_eq!(
+                error.expect_err("failed").code(),
+                Some(&SqlState::IN_FAILED_SQL_TRANSACTION)
+            );
+            Ok(())
+        })
+        .await
+        .expect_err("nothing to commit");
+    assert_eq!(kind(&error), Some(ErrorKind::TransactionFailed), "{error}");
+}
+
+/// A label of an enum, whatever its type.
+#[derive(Debug)]
+struct Label(&'static str);
+
+impl ToSql for Label {
+    fn to_sql(
+        &self,
+        _: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        out.extend_from_slice(self.0.as_bytes());
+        Ok(IsNull::No)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
+
+#[tokio::test]
+async fn a_type_that_was_dropped_and_made_again_is_looked_up_again() {
+    let lab = lab().await;
+    let create = "create type mood as enum ('sad', 'happy')";
+    lab.server.execute(create).await.expect("a type");
+    lab.run(async {
+        let connection = connection().await?;
+        let ask = async || {
+            let sql = "select $1::mood = 'sad'::mood";
+            let row = connection.query_one_cached(sql, &[&Label("sad")]).await?;
+            row.try_get::<_, bool>(0)
+        };
+        assert!(ask().await?);
+        lab.server.execute("drop type mood").await?;
+        lab.server.execute(create).await?;
+        assert!(ask().await?, "healed");
+        Ok(())
+    })
+    .await
+    .expect("healed");
+}
+
+#[tokio::test]
+async fn statements_that_somebody_deallocated_are_prepared_again() {
+    let lab = lab().await;
+    lab.run(async {
+        let connection = connection().await?;
+        let insert = "insert into t values ($1)";
+        assert_eq!(connection.execute_cached(insert, &[&1]).await?, 1);
+        connection.batch_execute("deallocate all").await?;
+        assert_eq!(connection.execute_cached(insert, &[&2]).await?, 1);
+        assert!(
+            connection.query_opt_cached(SELECT, &[]).await.is_err(),
+            "two rows"
+        );
+        Ok(())
+    })
+    .await
+    .expect("healed");
+    assert_eq!(lab.rows().await, 2, "each once");
+}
