@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use std::sync::{Arc, OnceLock};
 
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, Environment};
 use crate::connect::Connector;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
@@ -47,9 +47,10 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// A setting is missing or contradicts another.
+    /// A setting is missing or contradicts another, or an `ANTIFREEZE_*` variable cannot
+    /// be understood.
     pub fn new(config: Config) -> Result<Self> {
-        config.check()?;
+        let config = config.settled(&Environment::of_process())?;
         // Deadlines from before now are none.
         clock::process_started();
         let connector = Arc::new(Connector::new(config));
@@ -61,7 +62,7 @@ impl Database {
         })
     }
 
-    /// The database that `DATABASE_URL` names, or else `POSTGRES_URL`.
+    /// The database that the environment names: `DATABASE_URL` and its friends.
     ///
     /// # Errors
     ///

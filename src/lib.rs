@@ -91,8 +91,8 @@ mod warm_up;
 mod wire;
 
 pub use config::{
-    ChannelBinding, ClientCertificate, Config, ConnectionLifetime, Path, Pem, RequireAuth, Reset,
-    Roots, Tls, TlsMode,
+    ChannelBinding, ClientCertificate, Config, ConfigBuilder, ConnectionLifetime, DirectEndpoint,
+    Endpoint, Path, Pem, RequireAuth, Reset, Roots, TargetSessionAttrs, Tls, TlsMode,
 };
 pub use database::Database;
 pub use deadline::Deadline;
@@ -122,6 +122,8 @@ pub mod fuzzing {
 mod pages {
     #[doc = include_str!("../README.md")]
     mod readme {}
+    #[doc = include_str!("../docs/configuration.md")]
+    mod configuration {}
     #[doc = include_str!("../docs/other-drivers.md")]
     mod other_drivers {}
 }

@@ -11,6 +11,20 @@ use tokio_postgres::error::DbError;
 /// The target of every event.
 const TARGET: &str = "antifreeze";
 
+/// The settings that a database was made with, and the operator's variables that won.
+pub(crate) fn configured(path: &'static str, max_connections: usize, variables: &str) {
+    if variables.is_empty() {
+        tracing::debug!(target: TARGET, path, max_connections, "configured");
+    } else {
+        tracing::info!(target: TARGET, path, max_connections, variables, "configured");
+    }
+}
+
+/// A variable looks like one of ours and is none.
+pub(crate) fn unknown_variable(name: &str, meant: Option<&'static str>) {
+    tracing::warn!(target: TARGET, name, meant, "an unknown variable is ignored");
+}
+
 /// The server sent a notice.
 pub(crate) fn notice(notice: &DbError) {
     tracing::debug!(

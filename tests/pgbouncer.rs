@@ -491,6 +491,7 @@ async fn with_types(path: Path) -> Pooled {
         config.set_path(path);
         config.max_connections = CLIENTS;
         // Behind a pooler they are not sent; here the control would be refused for them.
+        config.jit = true;
         config.statement_timeout = Duration::ZERO;
         config.idle_in_transaction_timeout = Duration::ZERO;
     })

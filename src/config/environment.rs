@@ -1,33 +1,59 @@
 //! What the process was told by its environment.
 
+use std::time::Duration;
+
+use super::duration;
 use crate::error::{Error, Result};
 
-/// The variables that a URL is looked for in, in this order.
-const URLS: [&str; 2] = ["DATABASE_URL", "POSTGRES_URL"];
-
 /// Reads variables; a test has its own.
-pub(crate) struct Environment(Box<Variables>);
+pub(crate) struct Environment {
+    variable: Box<Variable>,
+    names: Box<Names>,
+}
 
-type Variables = dyn Fn(&str) -> Option<String>;
+type Variable = dyn Fn(&str) -> Option<String>;
+type Names = dyn Fn() -> Vec<String>;
+
+/// What the environment says of limits, below the code and the URL.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Limits {
+    pub(super) max_connections: Option<usize>,
+    pub(super) max_idle: Option<usize>,
+    pub(super) max_age: Option<Duration>,
+    pub(super) max_idle_time: Option<Duration>,
+}
 
 impl Environment {
     pub(crate) fn of_process() -> Self {
-        Environment(Box::new(|name| std::env::var(name).ok()))
+        Environment {
+            variable: Box::new(|name| std::env::var(name).ok()),
+            names: Box::new(|| {
+                let names = std::env::vars_os().map(|(name, _)| name.into_string());
+                names.filter_map(Result::ok).collect()
+            }),
+        }
     }
 
-    fn get(&self, name: &str) -> Option<String> {
-        self.0(name).filter(|value| !value.is_empty())
+    #[cfg(test)]
+    pub(super) fn of(variables: &[(&str, &str)]) -> Self {
+        let owned = variables.iter();
+        let owned = owned.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let variables: std::collections::BTreeMap<String, String> = owned.collect();
+        let names = variables.keys().cloned().collect::<Vec<_>>();
+        Environment {
+            variable: Box::new(move |name| variables.get(name).cloned()),
+            names: Box::new(move || names.clone()),
+        }
     }
 
-    /// The first URL that is set, and the variable that it was found in.
-    pub(super) fn url(&self) -> Result<(&'static str, String)> {
-        let mut found = URLS.into_iter().map(|name| (name, self.get(name)));
-        let url = found.find_map(|(name, url)| Some((name, url?)));
-        url.ok_or_else(|| {
-            Error::configuration(
-                "no database is named: set DATABASE_URL=postgres://user:password@host/database",
-            )
-        })
+    /// What is empty is not set.
+    pub(super) fn get(&self, name: &str) -> Option<String> {
+        (self.variable)(name).filter(|value| !value.is_empty())
+    }
+
+    /// The names of all variables.
+    pub(super) fn names(&self) -> Vec<String> {
+        (self.names)()
     }
 
     /// How many invocations this process may serve at a time.
@@ -43,38 +69,52 @@ impl Environment {
 
     /// How many connections the operator wants warmed, if he says so.
     pub(crate) fn warm_up(&self) -> Result<Option<usize>> {
-        let Some(value) = self.get("ANTIFREEZE_WARM_UP") else {
+        self.count("ANTIFREEZE_WARM_UP", 0)
+    }
+
+    /// The limits that Go's `database/sql` has, by the names that services in Go give
+    /// their variables. Zero is never, as it is there.
+    pub(super) fn limits(&self) -> Result<Limits> {
+        let max_age = self.duration("DB_MAX_LIFETIME")?;
+        Ok(Limits {
+            max_connections: self.count("DB_MAX_OPEN_CONNS", 1)?,
+            max_idle: self.count("DB_MAX_IDLE_CONNS", 0)?,
+            max_age: max_age.map(|age| if age.is_zero() { Duration::MAX } else { age }),
+            max_idle_time: self
+                .duration("DB_MAX_IDLE_TIME")?
+                .filter(|time| !time.is_zero()),
+        })
+    }
+
+    pub(super) fn count(&self, name: &str, least: usize) -> Result<Option<usize>> {
+        let Some(value) = self.get(name) else {
             return Ok(None);
         };
-        let connections = value.parse().map_err(|_| {
-            Error::configuration(format!(
-                "ANTIFREEZE_WARM_UP={value} is not a number of connections"
-            ))
-        })?;
-        Ok(Some(connections))
+        match value.trim().parse() {
+            Ok(count) if count >= least => Ok(Some(count)),
+            _ => Err(Error::configuration(format!(
+                "{name}={value} is not a number of connections, {least} or more"
+            ))),
+        }
+    }
+
+    pub(super) fn duration(&self, name: &str) -> Result<Option<Duration>> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        match duration::parse(&value) {
+            Some(duration) => Ok(Some(duration)),
+            None => Err(Error::configuration(format!(
+                "{name}={value} is not {}",
+                duration::WANTED
+            ))),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn environment(variables: &'static [(&str, &str)]) -> Environment {
-        Environment(Box::new(|name| {
-            let found = variables.iter().find(|(variable, _)| *variable == name);
-            found.map(|(_, value)| (*value).to_owned())
-        }))
-    }
-
-    #[test]
-    fn the_first_url_wins() {
-        let both = environment(&[("POSTGRES_URL", "b"), ("DATABASE_URL", "a")]);
-        assert_eq!(both.url().expect("set").0, "DATABASE_URL");
-        let second = environment(&[("POSTGRES_URL", "b"), ("DATABASE_URL", "")]);
-        assert_eq!(second.url().expect("set").0, "POSTGRES_URL");
-        let error = environment(&[]).url().expect_err("not set").to_string();
-        assert!(error.contains("DATABASE_URL="), "{error}");
-    }
 
     #[test]
     fn one_connection_for_each_invocation_that_can_run() {
@@ -90,15 +130,60 @@ mod tests {
             ),
             (&[("AWS_LAMBDA_MAX_CONCURRENCY", "many")], 3),
         ] {
-            assert_eq!(environment(variables).concurrency(), expected);
+            assert_eq!(Environment::of(variables).concurrency(), expected);
         }
     }
 
     #[test]
     fn a_misspelt_number_is_named() {
-        let error = environment(&[("ANTIFREEZE_WARM_UP", "two")])
+        let error = Environment::of(&[("ANTIFREEZE_WARM_UP", "two")])
             .warm_up()
             .expect_err("no number");
         assert!(error.to_string().contains("ANTIFREEZE_WARM_UP=two"));
+    }
+
+    #[test]
+    fn limits_as_go_has_them() {
+        let seconds = Duration::from_secs;
+        let given = Environment::of(&[
+            ("DB_MAX_OPEN_CONNS", "4"),
+            ("DB_MAX_IDLE_CONNS", "0"),
+            ("DB_MAX_LIFETIME", "1h30m"),
+            ("DB_MAX_IDLE_TIME", "90s"),
+        ]);
+        let expected = Limits {
+            max_connections: Some(4),
+            max_idle: Some(0),
+            max_age: Some(seconds(5400)),
+            max_idle_time: Some(seconds(90)),
+        };
+        assert_eq!(given.limits().expect("fine"), expected);
+        let never = Environment::of(&[("DB_MAX_LIFETIME", "0s"), ("DB_MAX_IDLE_TIME", "0s")]);
+        let expected = Limits {
+            max_age: Some(Duration::MAX),
+            ..Limits::default()
+        };
+        assert_eq!(never.limits().expect("fine"), expected);
+        let none = Environment::of(&[("DB_MAX_OPEN_CONNS", "")]);
+        assert_eq!(none.limits().expect("fine"), Limits::default());
+    }
+
+    #[test]
+    fn limits_that_are_none_are_named() {
+        for (name, value, wanted) in [
+            ("DB_MAX_OPEN_CONNS", "0", "1 or more"),
+            ("DB_MAX_OPEN_CONNS", "many", "a number of connections"),
+            ("DB_MAX_IDLE_CONNS", "-1", "0 or more"),
+            ("DB_MAX_LIFETIME", "1d", "a duration"),
+            ("DB_MAX_IDLE_TIME", "-5s", "a duration"),
+        ] {
+            let error = Environment::of(&[(name, value)]).limits();
+            let error = error.expect_err(name).to_string();
+            assert!(
+                error.contains(&format!("{name}={value} is not ")),
+                "{error}"
+            );
+            assert!(error.contains(wanted), "{error}");
+        }
     }
 }

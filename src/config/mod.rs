@@ -1,6 +1,22 @@
 //! How a database is reached and how its connections are kept.
 
+mod application;
+mod builder;
+mod duration;
+mod endpoint;
 mod environment;
+mod keywords;
+#[cfg(test)]
+mod leaks;
+mod overrides;
+mod parameters;
+mod path;
+mod read;
+mod session;
+mod settle;
+mod source;
+mod spelling;
+mod startup;
 mod tls;
 mod url;
 
@@ -8,18 +24,27 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use serde::Deserialize;
 
+pub use builder::ConfigBuilder;
+pub use endpoint::{DirectEndpoint, Endpoint};
 pub(crate) use environment::Environment;
+pub use path::Path;
+pub use session::TargetSessionAttrs;
 pub(crate) use tls::Method;
 pub use tls::{ChannelBinding, ClientCertificate, Pem, RequireAuth, Roots, Tls, TlsMode};
 
 use crate::credentials::Credentials;
 use crate::error::Result;
+use read::Read;
+use source::Source;
 
 /// Everything that a [`Database`](crate::Database) needs to know.
 ///
-/// Made from a URL or from the environment, then changed field by field:
+/// Made from a URL, from the environment, by a [builder](Config::builder) or by serde,
+/// then changed field by field. What an operator sets in `ANTIFREEZE_*` variables wins
+/// over the code, the code over the URL, the URL over `DB_MAX_*` variables, and those
+/// over the defaults; `docs/configuration.md` has all of them.
 ///
 /// ```
 /// use antifreeze::{Config, ConnectionLifetime, Database};
@@ -38,31 +63,50 @@ pub struct Config {
     /// Where the server is and who we are: hosts, ports, user, password, database,
     /// `application_name`, `options`, keepalives. What it says of TLS and time-outs,
     /// `target_session_attrs` and `load_balance_hosts` is not used.
+    ///
+    /// `application_name` is the function's name and version where Lambda or Vercel tell
+    /// them and the URL does not.
     pub server: tokio_postgres::Config,
     /// Who is asked for the password at every connect, instead of what `server` says.
     /// Default: nobody. [`credentials`](crate::credentials) has what there is.
     pub credentials: Option<Arc<dyn Credentials>>,
     /// How the connection is encrypted and whom it trusts.
     pub tls: Tls,
-    /// What lies between us and the server. Default: [`Path::Direct`]. Setting the
-    /// field alone leaves `lifetime` as it is: [`set_path`](Config::set_path) does both.
+    /// What lies between us and the server. Default: what the address tells, which is
+    /// [`Path::Direct`] unless it is known for a pooler. Setting the field alone leaves
+    /// `lifetime` as it is: [`set_path`](Config::set_path) does both.
     pub path: Path,
+    /// A way to the same database past its pooler. Default: what
+    /// `DATABASE_URL_UNPOOLED`, `POSTGRES_URL_NON_POOLING` or `DIRECT_URL` name, if the
+    /// database is the environment's, too.
+    pub direct: Option<DirectEndpoint>,
+    /// Which of the two is used. Default: [`Endpoint::Pooled`], the one of the URL.
+    pub endpoint: Endpoint,
+    /// What a session has to be, if several hosts are named. Default: anything.
+    pub target_session_attrs: TargetSessionAttrs,
     /// How long a connection lives. Default: what the path calls for.
     pub lifetime: ConnectionLifetime,
     /// What removes session state before a connection is kept.
     pub reset: Reset,
     /// The most connections that a tokio runtime of this process has at a time.
-    /// Default: 1 on Lambda, the concurrency on Lambda Managed Instances, else 3.
+    /// Default: `connection_limit` of the URL, `DB_MAX_OPEN_CONNS`, or else 1 on Lambda,
+    /// the concurrency on Lambda Managed Instances, elsewhere 3.
     pub max_connections: usize,
     /// The most connections that are kept between invocations, with
-    /// [`PerEventLoop`](ConnectionLifetime::PerEventLoop). Default: `None`, all of
-    /// them.
+    /// [`PerEventLoop`](ConnectionLifetime::PerEventLoop). Default: `DB_MAX_IDLE_CONNS`,
+    /// or else `None`, all of them.
     pub max_idle: Option<usize>,
-    /// A connection older than this is not kept. Default: 30 minutes.
+    /// A connection older than this is not kept. Default: `DB_MAX_LIFETIME`, or else 30
+    /// minutes.
     pub max_age: Duration,
-    /// How long to wait for a connection that others have. Default: 5 s.
+    /// A connection that was kept for longer than this without use, by the wall clock,
+    /// is replaced when it is next asked for. Default: `DB_MAX_IDLE_TIME`, or else
+    /// `None`, however long.
+    pub max_idle_time: Option<Duration>,
+    /// How long to wait for a connection that others have. Default: `pool_timeout` of the
+    /// URL, or else 5 s.
     pub acquire_timeout: Duration,
-    /// How long connecting may take. Default: 10 s.
+    /// How long connecting may take. Default: `connect_timeout` of the URL, or else 10 s.
     pub connect_timeout: Duration,
     /// The server's `statement_timeout`, in whole milliseconds. Default: 30 s. Zero: the
     /// server's own. It is sent on [`Path::Direct`] alone, since poolers refuse it:
@@ -72,13 +116,23 @@ pub struct Config {
     /// teardown could: the process was killed, the network is gone. Default: 60 s.
     /// Zero: the server's own. Sent as `statement_timeout` is.
     pub idle_in_transaction_timeout: Duration,
+    /// The schema that is looked in, instead of the server's `search_path`. Default:
+    /// `schema` of the URL, or else `None`. It is sent on [`Path::Direct`] alone; behind a
+    /// pooler any but `public` is an error.
+    pub schema: Option<String>,
+    /// Whether the server may compile statements (`jit`), which costs short ones more
+    /// than it brings. Default: no, where the path takes the setting, as
+    /// [`Path::Direct`] does.
+    pub jit: bool,
     /// How many statements [`prepare_cached`](crate::Connection::prepare_cached)
-    /// keeps for each connection, the least recently used out first. Default: 100.
+    /// keeps for each connection, the least recently used out first. Default:
+    /// `statement_cache_size` of the URL, or else 100.
     pub statement_cache: usize,
 }
 
 /// How long a connection lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum ConnectionLifetime {
     /// Opened when an invocation first asks for it, closed before its response
@@ -91,7 +145,8 @@ pub enum ConnectionLifetime {
 
 /// What removes session state (`SET`, `LISTEN`, session locks, temporary tables)
 /// before a connection is kept. It costs one round trip when it runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Reset {
     /// When the wire saw a statement that leaves some. State that a function of
@@ -104,69 +159,86 @@ pub enum Reset {
     Never,
 }
 
-/// What lies between us and the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum Path {
-    /// Nothing.
-    #[default]
-    Direct,
-    /// A pooler that gives out a server for one transaction at a time (PgBouncer,
-    /// Neon's pooled host, Supavisor on 6543): named statements are sent unnamed,
-    /// no settings at start-up, no session state.
-    TransactionPooler,
-    /// A pooler that gives out a server for as long as the client stays.
-    SessionPooler,
-    /// Amazon RDS Proxy: no settings at start-up, and no CancelRequest.
-    RdsProxy,
-}
-
 impl Config {
     /// Reads a URL (`postgres://user:password@host:port/database?..`) or a libpq
-    /// keyword string (`host=.. user=..`).
+    /// keyword string (`host=.. user=..`), with every parameter that libpq knows, and
+    /// Prisma's: `docs/configuration.md` says what becomes of each.
     ///
     /// A host that is not local is verified in full unless the URL says otherwise
     /// (`sslmode`, `sslrootcert`, `sslnegotiation`).
     ///
     /// # Errors
     ///
-    /// Says what it could not understand, without repeating the password.
+    /// Says what it could not understand, without repeating the password; or names the
+    /// `DB_MAX_*` variable that is misspelt.
     pub fn from_url(url: &str) -> Result<Self> {
-        Config::from_url_in(url, &Environment::of_process())
+        let read = Source::code(url)?.read()?;
+        Config::from_read(read, &Environment::of_process())
     }
 
-    /// Reads `DATABASE_URL`, or else `POSTGRES_URL`.
+    /// Reads the environment: `DATABASE_URL` or `POSTGRES_URL`, or else `DB_HOST` and its
+    /// companions, or else libpq's `PGHOST` and its companions; and the direct endpoint
+    /// from `DATABASE_URL_UNPOOLED`, `POSTGRES_URL_NON_POOLING` or `DIRECT_URL`.
     ///
     /// # Errors
     ///
-    /// Neither is set, or what is set cannot be understood.
+    /// None is set, or what is set cannot be understood; the variable is named.
     pub fn from_env() -> Result<Self> {
         Config::from_environment(&Environment::of_process())
     }
 
-    pub(crate) fn from_environment(environment: &Environment) -> Result<Self> {
-        let (name, url) = environment.url()?;
-        Config::from_url_in(&url, environment)
-            .map_err(|error| crate::Error::configuration(format!("{name}: {error}")))
+    /// A configuration by its settings' names.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use antifreeze::Config;
+    ///
+    /// let config = Config::builder()
+    ///     .host("localhost")
+    ///     .dbname("shop")
+    ///     .statement_timeout(Duration::from_secs(5))
+    ///     .build()?;
+    /// # Ok::<(), antifreeze::Error>(())
+    /// ```
+    pub fn builder() -> ConfigBuilder {
+        ConfigBuilder::default()
     }
 
-    fn from_url_in(url: &str, environment: &Environment) -> Result<Self> {
-        let (server, tls) = url::parse(url)?;
+    fn from_environment(environment: &Environment) -> Result<Self> {
+        ConfigBuilder::default().build_in(environment)
+    }
+
+    fn from_read(mut read: Read, environment: &Environment) -> Result<Self> {
+        if let Some(name) =
+            application::name(environment).filter(|_| read.server.get_application_name().is_none())
+        {
+            read.server.application_name(name);
+        }
+        let limits = environment.limits()?;
+        let seconds = Duration::from_secs;
+        let size = read.max_connections.or(limits.max_connections);
         Ok(Config {
-            server,
+            server: read.server,
             credentials: None,
-            tls,
-            path: Path::default(),
-            lifetime: ConnectionLifetime::PerEventLoop,
+            tls: read.tls,
+            path: read.path,
+            direct: None,
+            endpoint: Endpoint::default(),
+            target_session_attrs: read.target_session_attrs,
+            lifetime: read.path.lifetime(),
             reset: Reset::default(),
-            max_connections: environment.concurrency(),
-            max_idle: None,
-            max_age: Duration::from_secs(30 * 60),
-            acquire_timeout: Duration::from_secs(5),
-            connect_timeout: Duration::from_secs(10),
-            statement_timeout: Duration::from_secs(30),
-            idle_in_transaction_timeout: Duration::from_secs(60),
-            statement_cache: 100,
+            max_connections: size.unwrap_or_else(|| environment.concurrency()),
+            max_idle: limits.max_idle,
+            max_age: limits.max_age.unwrap_or(seconds(30 * 60)),
+            max_idle_time: limits.max_idle_time,
+            acquire_timeout: read.acquire_timeout.unwrap_or(seconds(5)),
+            connect_timeout: read.connect_timeout.unwrap_or(seconds(10)),
+            statement_timeout: seconds(30),
+            idle_in_transaction_timeout: seconds(60),
+            schema: read.schema,
+            jit: false,
+            statement_cache: read.statement_cache.unwrap_or(100),
         })
     }
 
@@ -191,81 +263,6 @@ impl Config {
             ConnectionLifetime::PerEventLoop => self.max_idle.map_or(size, |idle| idle.min(size)),
         }
     }
-
-    pub(crate) fn check(&self) -> Result<()> {
-        let most = Semaphore::MAX_PERMITS;
-        if !(1..=most).contains(&self.max_connections) {
-            return Err(crate::Error::configuration(format!(
-                "max_connections is {}: it takes at least 1 and at most {most}",
-                self.max_connections
-            )));
-        }
-        for (name, value) in self.server_timeouts() {
-            if milliseconds(value).is_none() {
-                return Err(crate::Error::configuration(format!(
-                    "{name} is {value:?}: the server takes at most {} ms",
-                    i32::MAX
-                )));
-            }
-        }
-        if self.server.get_hosts().is_empty() && self.server.get_hostaddrs().is_empty() {
-            return Err(crate::Error::configuration(
-                "no host is given: set DATABASE_URL=postgres://user:password@host/database",
-            ));
-        }
-        Ok(())
-    }
-
-    /// The `options` of the start-up packet (manual, "Connection Settings"): the
-    /// user's own, and the time-outs that end what no teardown could. A pooler
-    /// would refuse them.
-    pub(crate) fn startup_options(&self) -> Option<String> {
-        let own = self.server.get_options().unwrap_or_default();
-        let mut options = String::from(own);
-        if self.path == Path::Direct {
-            for (name, value) in self.server_timeouts() {
-                let Some(value) = milliseconds(value).filter(|&value| value > 0) else {
-                    continue;
-                };
-                if !own.contains(name) {
-                    let space = if options.is_empty() { "" } else { " " };
-                    options += &format!("{space}-c {name}={value}");
-                }
-            }
-        }
-        (!options.is_empty()).then_some(options)
-    }
-
-    /// What the server is told to end by itself.
-    fn server_timeouts(&self) -> [(&'static str, Duration); 2] {
-        [
-            ("statement_timeout", self.statement_timeout),
-            (
-                "idle_in_transaction_session_timeout",
-                self.idle_in_transaction_timeout,
-            ),
-        ]
-    }
-}
-
-/// As the server counts, rounded up: 0 would mean no time-out at all. `None` if it is
-/// more than the server can hold.
-fn milliseconds(time: Duration) -> Option<i32> {
-    i32::try_from(time.as_nanos().div_ceil(1_000_000)).ok()
-}
-
-impl Path {
-    fn lifetime(self) -> ConnectionLifetime {
-        match self {
-            // Its clients are as dear as the server's own slots.
-            Path::SessionPooler => ConnectionLifetime::PerInvocation,
-            _ => ConnectionLifetime::PerEventLoop,
-        }
-    }
-
-    pub(crate) fn takes_cancel(self) -> bool {
-        !matches!(self, Path::RdsProxy)
-    }
 }
 
 impl fmt::Debug for Config {
@@ -276,11 +273,15 @@ impl fmt::Debug for Config {
             .field("credentials", &self.credentials.as_ref().map(|_| ".."))
             .field("tls", &self.tls)
             .field("path", &self.path)
+            .field("direct", &self.direct)
+            .field("endpoint", &self.endpoint)
+            .field("target_session_attrs", &self.target_session_attrs)
             .field("lifetime", &self.lifetime)
             .field("reset", &self.reset)
             .field("max_connections", &self.max_connections)
             .field("max_idle", &self.max_idle)
             .field("max_age", &self.max_age)
+            .field("max_idle_time", &self.max_idle_time)
             .field("acquire_timeout", &self.acquire_timeout)
             .field("connect_timeout", &self.connect_timeout)
             .field("statement_timeout", &self.statement_timeout)
@@ -288,6 +289,8 @@ impl fmt::Debug for Config {
                 "idle_in_transaction_timeout",
                 &self.idle_in_transaction_timeout,
             )
+            .field("schema", &self.schema)
+            .field("jit", &self.jit)
             .field("statement_cache", &self.statement_cache)
             .finish()
     }

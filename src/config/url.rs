@@ -1,174 +1,242 @@
-//! A URL or keyword string, taken apart.
+//! A connection URL, taken apart.
 //!
-//! tokio-postgres reads most of it; what concerns TLS is ours, because the
-//! handshake is.
+//! As libpq does it (manual, "Connection URIs"), but stricter about `@`, `#`, `/` and
+//! `?`: an unescaped one in the password moves everything behind it to another place,
+//! where errors and logs would show it. So there may be one `@`, and only before the
+//! first of the others; then what stands elsewhere is no piece of a password.
 
-use super::Tls;
-use super::tls::TlsParameters;
+use super::parameters::Parameters;
 use crate::error::{Error, Result};
 
-const OURS: [&str; 8] = [
-    "sslmode",
-    "sslrootcert",
-    "sslcert",
-    "sslkey",
-    "sslnegotiation",
-    "sslsni",
-    "channel_binding",
-    "require_auth",
-];
+/// What to do about a character that means something else in a URL.
+const ESCAPE: &str = "in user, password and database `@` is written %40, `#` %23, `/` %2F, `?` \
+                      %3F, `:` %3A, `%` %25 and a space %20";
 
-/// Where we are going, and how it is encrypted.
-pub(super) fn parse(text: &str) -> Result<(tokio_postgres::Config, Tls)> {
-    let text = text.trim();
-    let mut settings = Vec::new();
-    let rest = match text.split_once("://") {
-        Some(_) => take_from_url(text, &mut settings),
-        None => take_from_keywords(text, &mut settings),
+/// The URL's parts, if `text` is a URL at all.
+pub(super) fn parse(text: &str) -> Result<Option<Parameters>> {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Ok(None);
     };
-    // The error may quote what it did not understand, and that may be a piece of
-    // the password: it is not passed on.
-    let mut server: tokio_postgres::Config = rest.parse().map_err(|_| {
-        Error::configuration(
-            "cannot be understood: expected postgres://user:password@host:port/database, with \
-             reserved characters of the password percent-encoded",
-        )
-    })?;
-    if server.get_hosts().is_empty() && server.get_hostaddrs().is_empty() {
-        server.host("localhost");
+    let is_scheme = |c: char| c.is_ascii_alphanumeric() || "+-.:".contains(c);
+    if scheme.is_empty() || !scheme.chars().all(is_scheme) {
+        // It may belong to a value in a keyword string.
+        return Ok(None);
     }
-    let tls = Tls::from_parameters(&tls(&settings), &server)?;
-    Ok((server, tls))
+    // SQLAlchemy names the driver behind a `+`.
+    let (scheme, _driver) = scheme.split_once('+').unwrap_or((scheme, ""));
+    let ours = ["postgres", "postgresql"];
+    if !ours.iter().any(|ours| scheme.eq_ignore_ascii_case(ours)) {
+        return Err(Error::configuration(
+            "does not begin with postgres:// or postgresql://, which is what PostgreSQL itself \
+             is reached by",
+        ));
+    }
+    if rest.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(wrong("holds a space or a line break"));
+    }
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, tail) = rest.split_at(end);
+    if authority.matches('@').count() > 1 {
+        return Err(wrong("holds a second `@`"));
+    }
+    if let Some(first) = tail.chars().next().filter(|_| tail.contains('@')) {
+        return Err(wrong(&format!("holds an `@` behind a `{first}`")));
+    }
+    if tail.contains('#') {
+        return Err(wrong("holds a `#`"));
+    }
+
+    let mut parameters = Parameters::default();
+    let hosts = match authority.split_once('@') {
+        None => authority,
+        Some((user, hosts)) => {
+            let (user, password) = user.split_once(':').unwrap_or((user, ""));
+            parameters.add("user", decoded(user)?);
+            parameters.add("password", decoded(password)?);
+            hosts
+        }
+    };
+    read_hosts(hosts, &mut parameters)?;
+    let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
+    parameters.add("dbname", decoded(path.strip_prefix('/').unwrap_or(path))?);
+    read_query(query, &mut parameters)?;
+    Ok(Some(parameters))
 }
 
-fn take_from_url(url: &str, settings: &mut Vec<(&'static str, String)>) -> String {
-    let Some((head, query)) = url.split_once('?') else {
-        return url.to_owned();
-    };
-    let mut kept = Vec::new();
-    for pair in query.split('&') {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        match OURS.iter().find(|&&ours| ours == key) {
-            Some(key) => settings.push((key, percent_decoded(value))),
-            None => kept.push(pair),
+/// `a:1,[::1]:2,c` becomes libpq's lists, `a,::1,c` and `1,2,`.
+fn read_hosts(hosts: &str, parameters: &mut Parameters) -> Result<()> {
+    let mut names = Vec::new();
+    let mut ports = Vec::new();
+    for host in hosts.split(',') {
+        let (name, port) = match host.strip_prefix('[') {
+            None => host.split_once(':').unwrap_or((host, "")),
+            Some(host) => match host.split_once(']') {
+                Some((name, "")) => (name, ""),
+                Some((name, after)) if after.starts_with(':') => (name, &after[1..]),
+                _ => return Err(wrong("holds a `[` that is not closed in front of a port")),
+            },
+        };
+        if port.contains(':') {
+            return Err(wrong(
+                "holds a host with several `:`: an IPv6 address goes in brackets, [::1]",
+            ));
+        }
+        let name = decoded(name)?;
+        if name.contains(',') {
+            return Err(wrong("holds a host with a `,` in it"));
+        }
+        names.push(name);
+        ports.push(decoded(port)?);
+    }
+    parameters.add("host", names.join(","));
+    if ports.iter().any(|port| !port.is_empty()) {
+        parameters.add("port", ports.join(","));
+    }
+    Ok(())
+}
+
+fn read_query(query: &str, parameters: &mut Parameters) -> Result<()> {
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let Some((name, value)) = pair.split_once('=') else {
+            return Err(wrong("has a parameter without `=` behind the `?`"));
+        };
+        let name = decoded(name)?;
+        if name.contains("password") {
+            parameters.hide_names();
+        }
+        match (name.as_str(), decoded(value)?) {
+            // JDBC's, which libpq takes too.
+            ("ssl", value) if value == "true" => parameters.add("sslmode", "require"),
+            (name, value) => parameters.add(name, value),
         }
     }
-    match kept.is_empty() {
-        true => head.to_owned(),
-        false => format!("{head}?{}", kept.join("&")),
-    }
+    Ok(())
 }
 
-fn take_from_keywords(text: &str, settings: &mut Vec<(&'static str, String)>) -> String {
-    let mut rest = format!(" {text}");
-    for key in OURS {
-        let needle = format!(" {key}=");
-        if let Some(at) = rest.find(&needle) {
-            let from = at + needle.len();
-            let end = rest[from..].find(' ').map_or(rest.len(), |end| from + end);
-            settings.push((key, rest[from..end].trim_matches('\'').to_owned()));
-            rest.replace_range(at..end, "");
-        }
-    }
-    rest
+fn wrong(what: &str) -> Error {
+    Error::configuration(format!(
+        "{what}: is something in the URL not percent-encoded? {ESCAPE}"
+    ))
 }
 
-fn percent_decoded(text: &str) -> String {
+fn decoded(text: &str) -> Result<String> {
     let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        let hex = after.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
-        let decoded = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        match (first, decoded) {
-            (b'%', Some(byte)) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            _ => {
-                bytes.push(first);
-                rest = after;
-            }
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let mut digit = || char::from(rest.next()?).to_digit(16);
+        match (digit(), digit()) {
+            (Some(high), Some(low)) if high + low > 0 => bytes.push((high * 16 + low) as u8),
+            _ => return Err(wrong("holds a `%` that begins no escape")),
         }
     }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-fn tls(settings: &[(&'static str, String)]) -> TlsParameters {
-    let value = |key| {
-        let setting = settings.iter().rev().find(|(name, _)| *name == key);
-        setting.map(|(_, value)| value.clone())
-    };
-    TlsParameters {
-        sslmode: value("sslmode"),
-        sslrootcert: value("sslrootcert"),
-        sslcert: value("sslcert"),
-        sslkey: value("sslkey"),
-        sslnegotiation: value("sslnegotiation"),
-        sslsni: value("sslsni"),
-        channel_binding: value("channel_binding"),
-        require_auth: value("require_auth"),
-    }
+    String::from_utf8(bytes).map_err(|_| wrong("holds escapes that are not UTF-8"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Roots, TlsMode};
-
-    fn mode(text: &str) -> TlsMode {
-        parse(text).expect(text).1.mode
-    }
 
     #[test]
-    fn what_is_not_local_is_verified_in_full() {
+    fn every_form_of_a_url() {
         for (text, expected) in [
-            ("postgres://db.example.com/x", TlsMode::VerifyFull),
-            ("host=db.example.com", TlsMode::VerifyFull),
-            ("postgres://localhost/x", TlsMode::Prefer),
-            ("postgres://127.0.0.1:5433/x", TlsMode::Prefer),
-            ("postgres://[::1]/x", TlsMode::Prefer),
-            ("host=/run/postgresql", TlsMode::Prefer),
+            ("postgres://", &[][..]),
+            ("postgres://db", &[("host", "db")]),
+            ("postgresql://db", &[("host", "db")]),
+            ("POSTGRES://Db", &[("host", "Db")]),
+            ("postgresql+asyncpg://db", &[("host", "db")]),
+            ("postgres+psycopg2://db", &[("host", "db")]),
             (
-                "postgres://u@db.example.com/x?sslmode=require",
-                TlsMode::Encrypt,
+                "postgres://App:P%40s%3As@db:5433/Shop",
+                &[
+                    ("user", "App"),
+                    ("password", "P@s:s"),
+                    ("host", "db"),
+                    ("port", "5433"),
+                    ("dbname", "Shop"),
+                ],
+            ),
+            ("postgres://u@db/", &[("user", "u"), ("host", "db")]),
+            (
+                "postgres://u:a:b@db",
+                &[("user", "u"), ("password", "a:b"), ("host", "db")],
+            ),
+            ("postgres:///shop", &[("dbname", "shop")]),
+            (
+                "postgres://[::1]:5433/shop",
+                &[("host", "::1"), ("port", "5433"), ("dbname", "shop")],
+            ),
+            ("postgres://[fe80::1%25eth0]", &[("host", "fe80::1%eth0")]),
+            ("postgres://a,b:2,c", &[("host", "a,b,c"), ("port", ",2,")]),
+            (
+                "postgres://[::1]:1,[::2]",
+                &[("host", "::1,::2"), ("port", "1,")],
             ),
             (
-                "postgres://u@db.example.com/x?sslmode=require&sslrootcert=ca.pem",
-                TlsMode::VerifyCa,
+                "postgres://%2Fvar%2Frun%2Fpg/shop",
+                &[("host", "/var/run/pg"), ("dbname", "shop")],
             ),
             (
-                "host=db.example.com sslmode=disable user=u",
-                TlsMode::Disable,
+                "postgres://localhost/shop?host=/cloudsql/a&application_name=x%20y&",
+                &[
+                    ("host", "localhost"),
+                    ("dbname", "shop"),
+                    ("host", "/cloudsql/a"),
+                    ("application_name", "x y"),
+                ],
+            ),
+            (
+                "postgres://db?user=u&options=-c%20a%3Db&ssl=true",
+                &[
+                    ("host", "db"),
+                    ("user", "u"),
+                    ("options", "-c a=b"),
+                    ("sslmode", "require"),
+                ],
             ),
         ] {
-            assert_eq!(mode(text), expected, "{text}");
+            let parameters = parse(text).expect(text).expect("a URL");
+            let found: Vec<_> = parameters.iter().collect();
+            assert_eq!(found, expected, "{text}");
         }
     }
 
     #[test]
-    fn other_settings_stay_with_tokio_postgres() {
-        let (server, tls) = parse(
-            "postgres://u:p%40ss@h:1/d?application_name=a&sslrootcert=%2Ftmp%2Fca.pem\
-             &sslnegotiation=direct&options=-c%20x%3D1",
-        )
-        .expect("fine");
-        assert_eq!(server.get_application_name(), Some("a"));
-        assert_eq!(server.get_options(), Some("-c x=1"));
-        assert_eq!(server.get_password(), Some(&b"p@ss"[..]));
-        assert!(tls.direct && tls.roots == Some(Roots::File("/tmp/ca.pem".into())));
+    fn what_is_no_url_is_left_to_others() {
+        for text in ["", "host=db", "options='a://b'", "://x"] {
+            assert!(parse(text).expect(text).is_none(), "{text}");
+        }
     }
 
     #[test]
-    fn what_is_wrong_is_named_and_the_password_is_not() {
+    fn what_is_wrong_is_said_and_not_quoted() {
         for (text, word) in [
-            ("postgres://u:hunter2@h/d?sslmode=maybe", "sslmode=maybe"),
-            ("postgres://u:hunter2@h:port/d", "cannot be understood"),
-            ("host=h password=hunter2 hunter2", "cannot be understood"),
+            ("mysql://u:hunter2@db/x", "does not begin with postgres://"),
+            ("jdbc:postgresql://db/x?password=hunter2", "does not begin"),
+            ("prisma+postgres://db/?api_key=hunter2", "does not begin"),
+            ("postgres://u:hun@ter2@db/x", "second `@`"),
+            ("postgres://u:hunter2#x@db/x", "behind a `#`"),
+            ("postgres://u:hunter2/x@db/x", "behind a `/`"),
+            ("postgres://u:hunter2?x@db/x", "behind a `?`"),
+            ("postgres://u:hunter2@db/x#y", "a `#`"),
+            ("postgres://u:hunter2@db/x?user=a@b", "behind a `/`"),
+            ("postgres://u:hunter2 x@db/x", "a space"),
+            ("postgres://u:hunter2\n@db/x", "a line break"),
+            ("postgres://u:hunter2%@db/x", "`%`"),
+            ("postgres://u:hunter2%zz@db/x", "`%`"),
+            ("postgres://u:hunter2%00@db/x", "`%`"),
+            ("postgres://u:hunter2%ff@db/x", "not UTF-8"),
+            ("postgres://u:hunter2@::1/x", "[::1]"),
+            ("postgres://u:hunter2@[::1/x", "not closed"),
+            ("postgres://u:hunter2@[::1]x/x", "not closed"),
+            ("postgres://u:hunter2@db/x?sslmode", "without `=`"),
         ] {
-            let error = parse(text).expect_err(text);
-            let shown = format!("{error} {error:?}");
-            assert!(shown.contains(word), "{shown}");
-            assert!(!shown.contains("hunter2"), "{shown}");
+            let error = parse(text).err().expect(text).to_string();
+            assert!(error.contains(word), "{text}: {error}");
+            assert!(!error.contains("hun"), "{error}");
         }
     }
 }

@@ -174,6 +174,10 @@ impl Connector {
                 Some(refusal) => self.distrusted(target, refusal).with_source(error),
                 None => self.not_started(target, goal, error),
             })?;
+        config
+            .target_session_attrs
+            .check(|name| connection.parameter(name))
+            .map_err(|why| Error::new(ErrorKind::Unreachable, format!("{target} {why}")))?;
         Ok(Opened {
             client,
             connection,

@@ -156,6 +156,10 @@ async fn examine(pool: &Pool, idle: &Idle, left: Option<Duration>) -> Result<Hom
     if pool.clock.since(session.opened()) >= pool.config().max_age {
         return Err("too old");
     }
+    let limit = pool.config().max_idle_time;
+    if limit.is_some_and(|limit| pool.clock.since(idle.since) >= limit) {
+        return Err("idle for too long");
+    }
     match session.peek() {
         Peek::Closed => return Err("closed by the server"),
         // What has come meanwhile is no verdict (a parameter may have changed): the
@@ -198,9 +202,14 @@ mod tests {
 
     impl Kept {
         async fn one() -> Kept {
+            Kept::one_with(|_| {}).await
+        }
+
+        async fn one_with(change: impl FnOnce(&mut Config)) -> Kept {
             let postgres = Postgres::shared().await.expect("a server");
             let relay = Relay::start(postgres.address()).await.expect("a relay");
-            let config = Config::from_url(&relay.url(&postgres.url())).expect("a URL");
+            let mut config = Config::from_url(&relay.url(&postgres.url())).expect("a URL");
+            change(&mut config);
             let clock = Manual::new();
             let pools = Pools::new(Arc::new(Connector::new(config)), clock.clone());
             let mut kept = Kept {
@@ -282,6 +291,15 @@ mod tests {
     async fn one_that_is_too_old_is_replaced() {
         let kept = Kept::one().await;
         kept.clock.advance(kept.pools.config().max_age);
+        assert_ne!(kept.lease().await.expect("another"), kept.process);
+    }
+    #[tokio::test]
+    async fn one_that_was_idle_for_too_long_is_replaced() {
+        let limit = PROBE_AFTER * 2;
+        let kept = Kept::one_with(|config| config.max_idle_time = Some(limit)).await;
+        kept.clock.advance(PROBE_AFTER);
+        assert_eq!(kept.lease().await.expect("alive"), kept.process);
+        kept.clock.advance(limit);
         assert_ne!(kept.lease().await.expect("another"), kept.process);
     }
 }

@@ -1,0 +1,38 @@
+//! Any connection string, and any with a password in it: nothing panics, and neither an
+//! error nor the configuration shows the password.
+#![no_main]
+
+use antifreeze::Config;
+use libfuzzer_sys::fuzz_target;
+
+/// Something that nothing but a password holds.
+const SECRET: &str = "kX7wQ9";
+
+fuzz_target!(|data: &[u8]| {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let _ = shown(text);
+    if text.contains(SECRET) {
+        return;
+    }
+    // The first line is what stands between pieces of the password, the second what
+    // comes after it.
+    let (between, rest) = text.split_once('\n').unwrap_or((text, ""));
+    let password = format!("{SECRET}{between}{SECRET}");
+    // What is the URL's own holds no `@`, or nobody could say where the password ends.
+    if !rest.contains('@') {
+        let url = format!("postgres://app:{password}@{rest}");
+        assert!(!shown(&url).contains(SECRET), "{url}");
+    }
+    let quoted = password.replace('\\', "\\\\").replace('\'', "\\'");
+    let keywords = format!("password='{quoted}' {rest}");
+    assert!(!shown(&keywords).contains(SECRET), "{keywords}");
+});
+
+fn shown(text: &str) -> String {
+    match Config::from_url(text) {
+        Ok(config) => format!("{config:?}"),
+        Err(error) => format!("{error} {error:?}"),
+    }
+}

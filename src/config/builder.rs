@@ -1,0 +1,351 @@
+//! A configuration put together by name: in code, or by serde.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::de::{self, Deserialize, Deserializer, Visitor};
+
+use super::source::{self, Source};
+use super::{
+    Config, ConnectionLifetime, DirectEndpoint, Endpoint, Environment, Path, Reset, duration,
+};
+use crate::error::Result;
+
+/// The struct and its setters from one list.
+macro_rules! settings {
+    ($($(#[$doc:meta])* $(@$with:literal)? $name:ident: $type:ty,)*) => {
+        /// Puts a [`Config`] together. What is not set is as the URL or the environment
+        /// says, or else the default.
+        ///
+        /// It is what [`Config`] is deserialized from: the setters' names are the
+        /// fields' names.
+        #[derive(Clone, Default, serde::Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        #[must_use = "a builder does nothing until `build`"]
+        pub struct ConfigBuilder {
+            $($(#[serde(deserialize_with = $with)])? $name: Option<$type>,)*
+        }
+
+        impl ConfigBuilder {
+            $(
+                $(#[$doc])*
+                pub fn $name(mut self, $name: impl Into<$type>) -> Self {
+                    self.$name = Some($name.into());
+                    self
+                }
+            )*
+        }
+    };
+}
+
+settings! {
+    /// A URL or keyword string, as for [`Config::from_url`]. Without it and without
+    /// [`host`](Self::host), the environment's.
+    @"text" url: String,
+    /// The URL of [`Config::direct`].
+    @"text" direct_url: String,
+    /// Hosts, separated by commas. This and what follows up to
+    /// [`options`](Self::options) wins over the URL.
+    host: String,
+    /// A port for all hosts.
+    port: u16,
+    /// The user.
+    user: String,
+    /// The password.
+    @"text" password: String,
+    /// The database.
+    dbname: String,
+    /// `disable`, `prefer`, `require`, `verify-ca` or `verify-full`.
+    sslmode: String,
+    /// Certificate authorities: a file, PEM, or `system`.
+    sslrootcert: String,
+    /// The name that the server shows for our sessions.
+    application_name: String,
+    /// Options of the server (`-c name=value`).
+    options: String,
+    /// [`Config::path`].
+    path: Path,
+    /// [`Config::endpoint`].
+    endpoint: Endpoint,
+    /// [`Config::lifetime`].
+    lifetime: ConnectionLifetime,
+    /// [`Config::reset`].
+    reset: Reset,
+    /// [`Config::schema`].
+    schema: String,
+    /// [`Config::jit`].
+    jit: bool,
+    /// [`Config::max_connections`].
+    max_connections: usize,
+    /// [`Config::max_idle`].
+    max_idle: usize,
+    /// [`Config::max_age`].
+    @"time" max_age: Duration,
+    /// [`Config::max_idle_time`].
+    @"time" max_idle_time: Duration,
+    /// [`Config::acquire_timeout`].
+    @"time" acquire_timeout: Duration,
+    /// [`Config::connect_timeout`].
+    @"time" connect_timeout: Duration,
+    /// [`Config::statement_timeout`].
+    @"time" statement_timeout: Duration,
+    /// [`Config::idle_in_transaction_timeout`].
+    @"time" idle_in_transaction_timeout: Duration,
+    /// [`Config::statement_cache`].
+    statement_cache: usize,
+}
+
+impl ConfigBuilder {
+    /// The configuration.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Config::from_url`] and [`Config::from_env`].
+    pub fn build(self) -> Result<Config> {
+        self.build_in(&Environment::of_process())
+    }
+
+    pub(super) fn build_in(self, environment: &Environment) -> Result<Config> {
+        let (mut source, direct) = match (&self.url, &self.host) {
+            (Some(url), _) => (Source::code(url)?, None),
+            (None, Some(_)) => (Source::none(), None),
+            (None, None) => (
+                Source::environment(environment)?,
+                source::direct(environment)?,
+            ),
+        };
+        let port = self.port.map(|port| port.to_string());
+        for (name, value) in [
+            ("host", self.host),
+            ("port", port),
+            ("user", self.user),
+            ("password", self.password),
+            ("dbname", self.dbname),
+            ("sslmode", self.sslmode),
+            ("sslrootcert", self.sslrootcert),
+            ("application_name", self.application_name),
+            ("options", self.options),
+            ("schema", self.schema),
+        ] {
+            if let Some(value) = value {
+                source.parameters.add(name, value);
+            }
+        }
+        let mut config = Config::from_read(source.read()?, environment)?;
+        config.direct = match &self.direct_url {
+            Some(url) => Some(DirectEndpoint::from_url(url)?),
+            None => direct,
+        };
+        if let Some(path) = self.path {
+            config.set_path(path);
+        }
+        fn set<T>(field: &mut T, value: Option<T>) {
+            if let Some(value) = value {
+                *field = value;
+            }
+        }
+        set(&mut config.endpoint, self.endpoint);
+        set(&mut config.lifetime, self.lifetime);
+        set(&mut config.reset, self.reset);
+        set(&mut config.jit, self.jit);
+        set(&mut config.max_connections, self.max_connections);
+        config.max_idle = self.max_idle.or(config.max_idle);
+        set(&mut config.max_age, self.max_age);
+        config.max_idle_time = self.max_idle_time.or(config.max_idle_time);
+        set(&mut config.acquire_timeout, self.acquire_timeout);
+        set(&mut config.connect_timeout, self.connect_timeout);
+        set(&mut config.statement_timeout, self.statement_timeout);
+        set(
+            &mut config.idle_in_transaction_timeout,
+            self.idle_in_transaction_timeout,
+        );
+        set(&mut config.statement_cache, self.statement_cache);
+        Ok(config)
+    }
+}
+
+impl fmt::Debug for ConfigBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // It holds a password, in a URL perhaps.
+        f.debug_struct("ConfigBuilder").finish_non_exhaustive()
+    }
+}
+
+/// As [`ConfigBuilder`] has the fields. There is no `Serialize`, which would write the
+/// password.
+impl<'de> Deserialize<'de> for Config {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let builder = ConfigBuilder::deserialize(deserializer)?;
+        builder.build().map_err(de::Error::custom)
+    }
+}
+
+/// A text that is not repeated in errors: a password of digits without quotes is a
+/// number to most formats, and serde would show it.
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    struct Text;
+
+    impl<'de> Visitor<'de> for Text {
+        type Value = Option<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a text in quotes")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            Ok(Some(text.to_owned()))
+        }
+
+        fn visit_u64<E: de::Error>(self, _: u64) -> Result<Self::Value, E> {
+            Err(E::custom("a number where a text in quotes is expected"))
+        }
+
+        fn visit_i64<E: de::Error>(self, _: i64) -> Result<Self::Value, E> {
+            self.visit_u64(0)
+        }
+
+        fn visit_f64<E: de::Error>(self, _: f64) -> Result<Self::Value, E> {
+            self.visit_u64(0)
+        }
+
+        fn visit_none<E: de::Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_some<D: Deserializer<'de>>(self, inner: D) -> Result<Self::Value, D::Error> {
+            inner.deserialize_any(self)
+        }
+    }
+
+    deserializer.deserialize_option(Text)
+}
+
+/// `"1h30m"`, or a number of seconds.
+fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    #[derive(serde::Deserialize)]
+    #[serde(
+        untagged,
+        expecting = "a duration (\"300ms\", \"1h30m\", or a number of seconds)"
+    )]
+    enum Time {
+        Seconds(f64),
+        Text(String),
+    }
+    let parsed = match Option::<Time>::deserialize(deserializer)? {
+        None => return Ok(None),
+        Some(Time::Seconds(seconds)) => Duration::try_from_secs_f64(seconds).ok(),
+        Some(Time::Text(text)) => duration::parse(&text),
+    };
+    match parsed {
+        Some(parsed) => Ok(Some(parsed)),
+        None => Err(de::Error::custom(format!("expected {}", duration::WANTED))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::TlsMode;
+
+    #[test]
+    fn every_field_by_serde() {
+        let config: Config = serde_json::from_str(
+            r#"{
+                "url": "postgres://u:p@h/d?sslmode=require&connection_limit=9",
+                "direct_url": "postgres://direct",
+                "host": "a,b", "port": 6, "user": "me", "password": "secret", "dbname": "shop",
+                "sslmode": "disable", "application_name": "app", "options": "-c x.y=1",
+                "path": "session-pooler", "endpoint": "pooled", "lifetime": "per-event-loop",
+                "reset": "always", "schema": "public", "jit": true,
+                "max_connections": 4, "max_idle": 2, "max_age": "1h", "max_idle_time": 1.5,
+                "acquire_timeout": "250ms", "connect_timeout": 3, "statement_timeout": "0s",
+                "idle_in_transaction_timeout": "1m", "statement_cache": 7
+            }"#,
+        )
+        .expect("fine");
+        let server = &config.server;
+        assert_eq!(server.get_hosts().len(), 2);
+        assert_eq!(server.get_ports(), [6, 6]);
+        assert_eq!(server.get_user(), Some("me"));
+        assert_eq!(server.get_password(), Some(&b"secret"[..]));
+        assert_eq!(server.get_dbname(), Some("shop"));
+        assert_eq!(server.get_application_name(), Some("app"));
+        assert_eq!(server.get_options(), Some("-c x.y=1"));
+        assert_eq!(config.tls.mode, TlsMode::Disable);
+        assert!(config.direct.is_some() && config.jit);
+        assert_eq!(config.path, Path::SessionPooler);
+        assert_eq!(config.endpoint, Endpoint::Pooled);
+        assert_eq!(config.lifetime, ConnectionLifetime::PerEventLoop);
+        assert_eq!(config.reset, Reset::Always);
+        assert_eq!(config.schema.as_deref(), Some("public"));
+        assert_eq!((config.max_connections, config.max_idle), (4, Some(2)));
+        let milliseconds = Duration::from_millis;
+        assert_eq!(config.max_age, milliseconds(3_600_000));
+        assert_eq!(config.max_idle_time, Some(milliseconds(1_500)));
+        assert_eq!(config.acquire_timeout, milliseconds(250));
+        assert_eq!(config.connect_timeout, milliseconds(3_000));
+        assert_eq!(config.statement_timeout, Duration::ZERO);
+        assert_eq!(config.idle_in_transaction_timeout, milliseconds(60_000));
+        assert_eq!(config.statement_cache, 7);
+    }
+
+    #[test]
+    fn without_a_place_it_is_the_environments() {
+        let environment = Environment::of(&[
+            ("DATABASE_URL", "postgres://pooler:6432"),
+            ("DIRECT_URL", "postgres://db"),
+        ]);
+        let built = ConfigBuilder::default().max_connections(4_usize);
+        let config = built.build_in(&environment).expect("fine");
+        assert_eq!(config.path, Path::TransactionPooler);
+        assert!(config.direct.is_some());
+        assert_eq!(config.max_connections, 4);
+        let here = ConfigBuilder::default().host("db").password("p");
+        let config = here.build_in(&environment).expect("fine");
+        assert_eq!(config.path, Path::Direct);
+        assert!(config.direct.is_none());
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_without_the_password() {
+        for (json, word) in [
+            (
+                r#"{"url": "postgres://h", "password": 424242}"#,
+                "in quotes",
+            ),
+            (
+                r#"{"url": "postgres://h", "password": -424242}"#,
+                "in quotes",
+            ),
+            (
+                r#"{"url": "postgres://h", "password": 424242.5}"#,
+                "in quotes",
+            ),
+            (r#"{"url": 424242}"#, "in quotes"),
+            (r#"{"url": "postgres://u:424242@h@h"}"#, "second `@`"),
+            (r#"{"url": "postgres://h", "max_age": "1d"}"#, "a duration"),
+            (r#"{"url": "postgres://h", "max_age": []}"#, "a duration"),
+            (r#"{"url": "postgres://h", "max_age": -1}"#, "a duration"),
+            (
+                r#"{"url": "postgres://h", "max_conections": 1}"#,
+                "max_conections",
+            ),
+            (
+                r#"{"url": "postgres://h", "path": "pgbouncer"}"#,
+                "pgbouncer",
+            ),
+            (r#"{"url": "postgres://h", "sslmode": "x"}"#, "sslmode=x"),
+        ] {
+            let error = serde_json::from_str::<Config>(json).expect_err(json);
+            let shown = format!("{error} {error:?}");
+            assert!(shown.contains(word), "{shown}");
+            assert!(!shown.contains("424242"), "{shown}");
+        }
+        let built = ConfigBuilder::default().url("postgres://u:hunter2@h");
+        assert!(!format!("{built:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,86 @@
+//! Two ways to one server.
+
+use serde::Deserialize;
+use tokio_postgres::config::Host;
+
+use super::parameters::Parameters;
+use super::read::Read;
+use super::{Path, Tls};
+use crate::error::Result;
+
+/// Which of two ways to a database is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Endpoint {
+    /// The one that the URL names, whatever it is (`DATABASE_URL` and friends).
+    #[default]
+    Pooled,
+    /// [`Config::direct`](crate::Config::direct): past a pooler that is down.
+    Direct,
+}
+
+/// A way to the same database that leads past its pooler.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct DirectEndpoint {
+    /// As [`Config::server`](crate::Config::server).
+    pub server: tokio_postgres::Config,
+    /// As [`Config::tls`](crate::Config::tls).
+    pub tls: Tls,
+    /// As [`Config::path`](crate::Config::path): it may be a session pooler, as
+    /// Supabase's is for whom has no IPv6.
+    pub path: Path,
+}
+
+impl DirectEndpoint {
+    /// Reads what [`Config::from_url`](crate::Config::from_url) reads.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn from_url(url: &str) -> Result<Self> {
+        let read = Read::new(&Parameters::parse(url)?)?;
+        Ok(DirectEndpoint {
+            server: read.server,
+            tls: read.tls,
+            path: read.path,
+        })
+    }
+}
+
+/// A name for each host; nothing for one that has none.
+pub(super) fn host_names(server: &tokio_postgres::Config) -> impl Iterator<Item = &str> {
+    let (hosts, addresses) = (server.get_hosts(), server.get_hostaddrs());
+    (0..hosts.len().max(addresses.len())).map(|at| match hosts.get(at) {
+        Some(Host::Tcp(name)) => name.as_str(),
+        _ => "",
+    })
+}
+
+/// The same server behind other hosts: tokio-postgres takes none away.
+pub(super) fn with_hosts(
+    old: &tokio_postgres::Config,
+    host: impl Fn(&str) -> String,
+) -> tokio_postgres::Config {
+    let mut server = tokio_postgres::Config::new();
+    for name in host_names(old) {
+        server.host(host(name));
+    }
+    for &port in old.get_ports() {
+        server.port(port);
+    }
+    old.get_user().map(|user| server.user(user));
+    old.get_password().map(|password| server.password(password));
+    old.get_dbname().map(|dbname| server.dbname(dbname));
+    old.get_options().map(|options| server.options(options));
+    server.keepalives(old.get_keepalives());
+    server.keepalives_idle(old.get_keepalives_idle());
+    old.get_keepalives_interval()
+        .map(|interval| server.keepalives_interval(interval));
+    old.get_keepalives_retries()
+        .map(|retries| server.keepalives_retries(retries));
+    old.get_tcp_user_timeout()
+        .map(|&timeout| server.tcp_user_timeout(timeout));
+    server
+}

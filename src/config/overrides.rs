@@ -1,0 +1,188 @@
+//! An operator's levers: `ANTIFREEZE_*` variables, which win over the code.
+
+use std::time::Duration;
+
+use super::path::PATHS;
+use super::{Config, ConnectionLifetime, Endpoint, Environment, Path, spelling};
+use crate::error::{Error, Result};
+
+const MAX_CONNECTIONS: &str = "ANTIFREEZE_MAX_CONNECTIONS";
+const LIFETIME: &str = "ANTIFREEZE_LIFETIME";
+const ENDPOINT: &str = "ANTIFREEZE_ENDPOINT";
+const PATH: &str = "ANTIFREEZE_PATH";
+const CONNECT: &str = "ANTIFREEZE_CONNECT_TIMEOUT";
+const STATEMENT: &str = "ANTIFREEZE_STATEMENT_TIMEOUT";
+const ACQUIRE: &str = "ANTIFREEZE_ACQUIRE_TIMEOUT";
+const IDLE_IN_TRANSACTION: &str = "ANTIFREEZE_IDLE_IN_TRANSACTION_TIMEOUT";
+
+/// All that there are; the last is read by warm-up.
+const NAMES: [&str; 9] = [
+    MAX_CONNECTIONS,
+    LIFETIME,
+    ENDPOINT,
+    PATH,
+    CONNECT,
+    STATEMENT,
+    ACQUIRE,
+    IDLE_IN_TRANSACTION,
+    "ANTIFREEZE_WARM_UP",
+];
+
+/// What the operator wants.
+#[derive(Debug, Default)]
+pub(super) struct Overrides {
+    pub(super) endpoint: Option<Endpoint>,
+    path: Option<Path>,
+    lifetime: Option<ConnectionLifetime>,
+    max_connections: Option<usize>,
+    connect_timeout: Option<Duration>,
+    statement_timeout: Option<Duration>,
+    acquire_timeout: Option<Duration>,
+    idle_in_transaction_timeout: Option<Duration>,
+}
+
+impl Overrides {
+    pub(super) fn read(environment: &Environment) -> Result<Self> {
+        let lifetimes = [
+            ("per-invocation", ConnectionLifetime::PerInvocation),
+            ("per-event-loop", ConnectionLifetime::PerEventLoop),
+        ];
+        let endpoints = [("direct", Endpoint::Direct), ("pooled", Endpoint::Pooled)];
+        let connect_timeout = environment.duration(CONNECT)?;
+        if connect_timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return Err(Error::configuration(format!(
+                "{CONNECT} is zero: nothing connects in no time"
+            )));
+        }
+        Ok(Overrides {
+            endpoint: one_of(environment, ENDPOINT, &endpoints)?,
+            path: one_of(environment, PATH, &PATHS)?,
+            lifetime: one_of(environment, LIFETIME, &lifetimes)?,
+            max_connections: environment.count(MAX_CONNECTIONS, 1)?,
+            connect_timeout,
+            statement_timeout: environment.duration(STATEMENT)?,
+            acquire_timeout: environment.duration(ACQUIRE)?,
+            idle_in_transaction_timeout: environment.duration(IDLE_IN_TRANSACTION)?,
+        })
+    }
+
+    /// All but the endpoint, which decides what the others are about.
+    pub(super) fn apply(&self, config: &mut Config) {
+        if let Some(path) = self.path {
+            config.follow(path);
+        }
+        set(&mut config.lifetime, self.lifetime);
+        set(&mut config.max_connections, self.max_connections);
+        set(&mut config.connect_timeout, self.connect_timeout);
+        set(&mut config.statement_timeout, self.statement_timeout);
+        set(&mut config.acquire_timeout, self.acquire_timeout);
+        set(
+            &mut config.idle_in_transaction_timeout,
+            self.idle_in_transaction_timeout,
+        );
+    }
+}
+
+fn set<T>(field: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *field = value;
+    }
+}
+
+/// Those that are set, as `NAME=value`. None holds a secret, and each was understood.
+pub(super) fn in_force(environment: &Environment) -> String {
+    let shown = NAMES.iter().filter_map(|name| {
+        let value = environment.get(name)?;
+        Some(format!("{name}={value}"))
+    });
+    shown.collect::<Vec<_>>().join(" ")
+}
+
+/// Variables that look like ours and are not, each with what was perhaps meant.
+pub(super) fn unknown(environment: &Environment) -> Vec<(String, Option<&'static str>)> {
+    let names = environment.names().into_iter();
+    let unknown =
+        names.filter(|name| name.starts_with("ANTIFREEZE_") && !NAMES.contains(&name.as_str()));
+    unknown
+        .map(|name| {
+            let near = spelling::nearest(&name, NAMES);
+            (name, near)
+        })
+        .collect()
+}
+
+fn one_of<T: Copy>(
+    environment: &Environment,
+    name: &str,
+    values: &[(&str, T)],
+) -> Result<Option<T>> {
+    let Some(value) = environment.get(name) else {
+        return Ok(None);
+    };
+    let known = values.iter().find(|(known, _)| *known == value.trim());
+    match known {
+        Some((_, known)) => Ok(Some(*known)),
+        None => {
+            let wanted: Vec<_> = values.iter().map(|(known, _)| *known).collect();
+            Err(Error::configuration(format!(
+                "{name}={value} is none of {}",
+                wanted.join(", ")
+            )))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_misspelt_is_named_with_what_was_wanted() {
+        for (name, value, wanted) in [
+            (MAX_CONNECTIONS, "0", "a number of connections, 1 or more"),
+            (MAX_CONNECTIONS, "few", "a number of connections, 1 or more"),
+            (
+                LIFETIME,
+                "forever",
+                "none of per-invocation, per-event-loop",
+            ),
+            (ENDPOINT, "unpooled", "none of direct, pooled"),
+            (PATH, "pgbouncer", "none of direct, transaction-pooler"),
+            (CONNECT, "soon", "a duration"),
+            (CONNECT, "0s", "zero"),
+            (STATEMENT, "-1s", "a duration"),
+            (ACQUIRE, "5 s", "a duration"),
+            (IDLE_IN_TRANSACTION, "1d", "a duration"),
+        ] {
+            let environment = Environment::of(&[(name, value)]);
+            let error = Overrides::read(&environment).expect_err(name).to_string();
+            assert!(error.starts_with(name), "{error}");
+            assert!(error.contains(wanted), "{error}");
+        }
+    }
+
+    #[test]
+    fn strangers_are_found_and_ours_are_shown() {
+        let environment = Environment::of(&[
+            ("ANTIFREEZE_MAX_CONECTIONS", "1"),
+            ("ANTIFREEZE_LIFETIME", "per-invocation"),
+            ("ANTIFREEZE_COLOUR", "blue"),
+            ("ANTIFREEZE_WARM_UP", "2"),
+            ("OTHER", "x"),
+        ]);
+        assert_eq!(
+            unknown(&environment),
+            [
+                ("ANTIFREEZE_COLOUR".to_owned(), None),
+                (
+                    "ANTIFREEZE_MAX_CONECTIONS".to_owned(),
+                    Some(MAX_CONNECTIONS)
+                ),
+            ]
+        );
+        assert_eq!(
+            in_force(&environment),
+            "ANTIFREEZE_LIFETIME=per-invocation ANTIFREEZE_WARM_UP=2"
+        );
+    }
+}

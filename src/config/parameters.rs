@@ -1,0 +1,379 @@
+//! The parameters of a connection string, by libpq's names: which there are and what
+//! becomes of each (docs/configuration.md has the table).
+
+use super::{keywords, spelling, url};
+use crate::error::{Error, Result};
+
+/// What a URL, a keyword string or variables say.
+#[derive(Default)]
+pub(super) struct Parameters {
+    list: Vec<(String, String)>,
+    /// A name may be a piece of a password: it is not to be quoted.
+    secret: bool,
+}
+
+/// What becomes of a parameter.
+enum Fate {
+    /// It is read.
+    Read,
+    /// It changes nothing here, whatever it says.
+    Ignored,
+    /// Any other value asks for what we do not do, and why not.
+    Only(&'static [&'static str], &'static str),
+    Refused(&'static str),
+}
+
+use Fate::{Ignored, Only, Read, Refused};
+
+const NO_GSS: &str = "GSSAPI is not spoken";
+const NO_OAUTH: &str = "OAuth is not spoken: use a password, a token or a certificate";
+const NO_CRL: &str = "certificates are not looked up in revocation lists";
+
+/// libpq's (manual, "Parameter Key Words"), then those of others.
+const KNOWN: &[(&str, Fate)] = &[
+    ("host", Read),
+    ("hostaddr", Read),
+    ("port", Read),
+    ("dbname", Read),
+    ("user", Read),
+    ("password", Read),
+    ("options", Read),
+    ("application_name", Read),
+    ("fallback_application_name", Read),
+    ("connect_timeout", Read),
+    ("keepalives", Read),
+    ("keepalives_idle", Read),
+    ("keepalives_interval", Read),
+    ("keepalives_count", Read),
+    ("tcp_user_timeout", Read),
+    ("target_session_attrs", Read),
+    ("load_balance_hosts", Read),
+    ("sslmode", Read),
+    ("sslrootcert", Read),
+    ("sslcert", Read),
+    ("sslkey", Read),
+    ("sslnegotiation", Read),
+    ("sslsni", Read),
+    ("channel_binding", Read),
+    ("require_auth", Read),
+    (
+        "client_encoding",
+        Only(
+            &["auto", "utf8", "utf-8", "unicode"],
+            "the driver speaks UTF8 alone",
+        ),
+    ),
+    ("sslcompression", Ignored),
+    (
+        "sslcertmode",
+        Only(
+            &["allow"],
+            "leave sslcert and sslkey out where no certificate is to be sent",
+        ),
+    ),
+    (
+        "ssl_min_protocol_version",
+        Only(
+            &["tlsv1", "tlsv1.1", "tlsv1.2"],
+            "TLS 1.2 and 1.3 are both offered, and the newer is taken",
+        ),
+    ),
+    (
+        "ssl_max_protocol_version",
+        Only(
+            &["tlsv1.3"],
+            "TLS 1.2 and 1.3 are both offered, and the newer is taken",
+        ),
+    ),
+    (
+        "min_protocol_version",
+        Only(&["3.0"], "the driver speaks version 3.0 of the protocol"),
+    ),
+    (
+        "max_protocol_version",
+        Only(
+            &["3.0", "3.2", "latest"],
+            "the driver speaks version 3.0 of the protocol",
+        ),
+    ),
+    ("gssencmode", Only(&["disable", "prefer"], NO_GSS)),
+    ("gssdelegation", Only(&["0"], NO_GSS)),
+    ("gsslib", Ignored),
+    ("krbsrvname", Ignored),
+    (
+        "replication",
+        Only(
+            &["false", "off", "no", "0"],
+            "the driver does not speak the replication protocol",
+        ),
+    ),
+    (
+        "passfile",
+        Refused("no password file is read: give the password itself"),
+    ),
+    (
+        "service",
+        Refused("no service file is read: name host, user and database themselves"),
+    ),
+    (
+        "servicefile",
+        Refused("no service file is read: name host, user and database themselves"),
+    ),
+    (
+        "sslpassword",
+        Refused("an encrypted key is not read: decrypt the key that sslkey names"),
+    ),
+    ("sslcrl", Refused(NO_CRL)),
+    ("sslcrldir", Refused(NO_CRL)),
+    ("sslkeylogfile", Refused("keys of TLS are written nowhere")),
+    (
+        "requirepeer",
+        Refused("the owner of a unix socket is not asked for"),
+    ),
+    ("requiressl", Refused("write sslmode=require")),
+    (
+        "scram_client_key",
+        Refused("SCRAM begins with the password here"),
+    ),
+    (
+        "scram_server_key",
+        Refused("SCRAM begins with the password here"),
+    ),
+    ("oauth_issuer", Refused(NO_OAUTH)),
+    ("oauth_client_id", Refused(NO_OAUTH)),
+    ("oauth_client_secret", Refused(NO_OAUTH)),
+    ("oauth_scope", Refused(NO_OAUTH)),
+    // Prisma's ("PostgreSQL connector", "Arguments").
+    ("pgbouncer", Read),
+    ("connection_limit", Read),
+    ("pool_timeout", Read),
+    ("schema", Read),
+    ("statement_cache_size", Read),
+    // Supabase's integration with Vercel marks its URLs with these.
+    ("supa", Ignored),
+    ("workaround", Ignored),
+    // How node-postgres is told to read sslmode as libpq does.
+    ("uselibpqcompat", Ignored),
+];
+
+impl Parameters {
+    /// Reads a URL or a keyword string.
+    pub(super) fn parse(text: &str) -> Result<Self> {
+        let text = text.trim();
+        if text.starts_with(['"', '\'', '`']) {
+            return Err(Error::configuration(
+                "begins with a quotation mark: take the quotes away",
+            ));
+        }
+        let parameters = match url::parse(text)? {
+            Some(parameters) => parameters,
+            None => {
+                let list = keywords::parse(text).map_err(|error| match text.contains("://") {
+                    false => error,
+                    true => Error::configuration(
+                        "has something in front of postgres://: take away what is before it",
+                    ),
+                })?;
+                let secret = list.iter().any(|(name, _)| name.contains("password"));
+                Parameters { list, secret }
+            }
+        };
+        parameters.check()?;
+        Ok(parameters)
+    }
+
+    /// Adds a value, which wins over earlier ones. To libpq, what is empty is not set.
+    pub(super) fn add(&mut self, name: &str, value: impl Into<String>) {
+        let value = value.into();
+        if !value.is_empty() {
+            self.list.push((name.to_owned(), value));
+        }
+    }
+
+    /// A password stands among the parameters, perhaps with an `&` or a space in it that
+    /// makes another parameter of the rest.
+    pub(super) fn hide_names(&mut self) {
+        self.secret = true;
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        let mut from_last = self.list.iter().rev();
+        let (_, value) = from_last.find(|(known, value)| known == name && !value.is_empty())?;
+        Some(value)
+    }
+
+    #[cfg(test)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.list.iter().map(|(n, v)| (n.as_str(), v.as_str()))
+    }
+
+    /// Each is known, and wants nothing that we do not do.
+    pub(super) fn check(&self) -> Result<()> {
+        for (name, value) in &self.list {
+            let known = KNOWN.iter().find(|(known, _)| known == name);
+            let Some((name, fate)) = known else {
+                return Err(self.unknown(name));
+            };
+            let refused = |why: &str| {
+                Err(Error::configuration(format!(
+                    "{name} cannot be honoured: {why}"
+                )))
+            };
+            match fate {
+                Read | Ignored => {}
+                Only(values, _) if value.is_empty() || values.contains(&&*value.to_lowercase()) => {
+                }
+                Only(values, why) => {
+                    return refused(&format!("{why} (it may be {})", values.join(", ")));
+                }
+                Refused(why) => return refused(why),
+            }
+        }
+        match self.get("password") {
+            Some(password) if is_placeholder(password) => Err(Error::configuration(
+                "the password is still the placeholder of the provider's page: put yours in its \
+                 place",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn unknown(&self, name: &str) -> Error {
+        let near = spelling::nearest(name, KNOWN.iter().map(|(known, _)| *known));
+        let near = near.map(|near| format!(" (did you mean {near}?)"));
+        let near = near.unwrap_or_default();
+        let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        let name = match !self.secret && plain && name.len() <= 40 {
+            true => name,
+            false => "one of the parameters",
+        };
+        Error::configuration(format!(
+            "{name} is no parameter that antifreeze knows{near}; a setting of the server goes into \
+             options, as -c name=value"
+        ))
+    }
+}
+
+/// What providers write where the password belongs: `[YOUR-PASSWORD]`, `<password>`.
+fn is_placeholder(password: &str) -> bool {
+    let bare = password.to_lowercase().replace(['-', '_', ' '], "");
+    let brackets = [('[', ']'), ('<', '>'), ('{', '}')];
+    let inner = brackets
+        .iter()
+        .find_map(|&(open, close)| bare.strip_prefix(open)?.strip_suffix(close));
+    match inner {
+        Some(inner) => inner.contains("password"),
+        None => bare == "yourpassword",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: &str) -> String {
+        match Parameters::parse(text) {
+            Ok(_) => panic!("{text} is taken"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn what_is_known_is_taken() {
+        for text in [
+            "host=db client_encoding=UTF8 gssencmode=prefer krbsrvname=postgres",
+            "sslcompression=1 ssl_min_protocol_version=TLSv1.2 max_protocol_version=latest",
+            "replication=false client_encoding='' sslcertmode=allow",
+            "postgres://db/x?supa=base-pooler.x&uselibpqcompat=true",
+            "postgres://db/x?pgbouncer=true&connection_limit=1&pool_timeout=2&schema=public",
+            "  postgres://db  ",
+            "",
+        ] {
+            assert!(Parameters::parse(text).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_done_is_refused_with_its_reason() {
+        for (parameter, word) in [
+            ("gssencmode=require", "GSSAPI"),
+            ("client_encoding=latin1", "UTF8"),
+            ("replication=database", "replication"),
+            ("ssl_min_protocol_version=TLSv1.3", "TLS 1.2 and 1.3"),
+            ("sslcrl=a.crl", "revocation"),
+            ("sslpassword=hunter2", "decrypt"),
+            ("passfile=/x", "password file"),
+            ("service=x", "service file"),
+            ("requirepeer=x", "unix socket"),
+            ("oauth_issuer=https://x", "OAuth"),
+            ("scram_client_key=hunter2", "password"),
+            ("requiressl=1", "sslmode=require"),
+            ("min_protocol_version=3.2", "3.0"),
+        ] {
+            let name = parameter.split('=').next().expect("a name");
+            for text in [parameter.to_owned(), format!("postgres://db?{parameter}")] {
+                let refusal = refusal(&text);
+                assert!(refusal.starts_with(name), "{refusal}");
+                assert!(refusal.contains(word), "{refusal}");
+                assert!(!refusal.contains("hunter2"), "{refusal}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_is_named_unless_it_may_be_a_piece_of_a_password() {
+        for (text, word) in [
+            (
+                "postgres://u:p@db/x?ssl_mode=require",
+                "ssl_mode is no parameter",
+            ),
+            (
+                "postgres://u:p@db/x?ssl_mode=require",
+                "did you mean sslmode?",
+            ),
+            ("postgres://u:p@db/x?work_mem=1", "work_mem is no parameter"),
+            ("host=db sslmod=require", "did you mean sslmode?"),
+            ("password=a hunter2=b", "one of the parameters is no"),
+            (
+                "postgres://db/x?password=a&hunter2=b",
+                "one of the parameters is no",
+            ),
+            ("postgres://db/x?%68\u{e4}=b", "one of the parameters is no"),
+        ] {
+            let refusal = refusal(text);
+            assert!(refusal.contains(word), "{text}: {refusal}");
+            assert!(!refusal.contains("hunter2"), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn what_was_pasted_with_too_much_is_said() {
+        for (text, word) in [
+            ("\"postgres://u:hunter2@db/x\"", "quotes"),
+            (
+                "psql 'postgres://u:hunter2@db/x'",
+                "in front of postgres://",
+            ),
+            (
+                "DATABASE_URL=postgres://u:hunter2@db/x",
+                "DATABASE_URL is no parameter",
+            ),
+            ("postgres://u:[YOUR-PASSWORD]@db/x", "placeholder"),
+            ("postgres://u:%5BYOUR-PASSWORD%5D@db/x", "placeholder"),
+            ("postgres://u:<db_password>@db/x", "placeholder"),
+            ("host=db password=YOUR_PASSWORD", "placeholder"),
+        ] {
+            let refusal = refusal(text);
+            assert!(refusal.contains(word), "{text}: {refusal}");
+            assert!(!refusal.contains("hunter2"), "{refusal}");
+        }
+        assert!(Parameters::parse("postgres://u:[x]@db").is_ok());
+    }
+
+    #[test]
+    fn the_last_value_wins_and_an_empty_one_is_none() {
+        let parameters = Parameters::parse("user=a user=b user='' host=''").expect("fine");
+        assert_eq!(parameters.get("user"), Some("b"));
+        assert_eq!(parameters.get("host"), None);
+    }
+}

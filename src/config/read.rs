@@ -1,0 +1,391 @@
+//! What parameters come to.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::endpoint::host_names;
+use super::parameters::Parameters;
+use super::tls::TlsParameters;
+use super::{Path, TargetSessionAttrs, Tls};
+use crate::error::{Error, Result};
+
+/// The port of PostgreSQL (IANA).
+const PORT: u16 = 5432;
+
+/// Longer than any invocation.
+const UNLIMITED: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What a URL, a keyword string or variables come to.
+pub(super) struct Read {
+    pub(super) server: tokio_postgres::Config,
+    pub(super) tls: Tls,
+    pub(super) path: Path,
+    pub(super) schema: Option<String>,
+    pub(super) target_session_attrs: TargetSessionAttrs,
+    pub(super) connect_timeout: Option<Duration>,
+    pub(super) acquire_timeout: Option<Duration>,
+    pub(super) max_connections: Option<usize>,
+    pub(super) statement_cache: Option<usize>,
+}
+
+impl Read {
+    pub(super) fn new(given: &Parameters) -> Result<Self> {
+        let mut server = tokio_postgres::Config::new();
+        add_addresses(&mut server, given)?;
+        if let Some(user) = given.get("user") {
+            server.user(user);
+        }
+        if let Some(password) = given.get("password") {
+            server.password(password);
+        }
+        if let Some(dbname) = given.get("dbname") {
+            // libpq would take it for another URL, with another password.
+            if dbname.contains("://") {
+                return Err(Error::configuration(
+                    "dbname holds a URL: give the URL alone, or the database's name",
+                ));
+            }
+            server.dbname(dbname);
+        }
+        if let Some(options) = given.get("options") {
+            server.options(options);
+        }
+        let application = given.get("application_name");
+        if let Some(name) = application.or(given.get("fallback_application_name")) {
+            server.application_name(name);
+        }
+        add_liveness(&mut server, given)?;
+
+        let tls = Tls::from_parameters(&tls(given), &server)?;
+        let pgbouncer = match given.get("pgbouncer") {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(_) => return Err(wrong("pgbouncer", "true or false")),
+        };
+        Ok(Read {
+            path: detect(&server, pgbouncer),
+            server,
+            tls,
+            schema: given.get("schema").map(str::to_owned),
+            target_session_attrs: match given.get("target_session_attrs") {
+                None => TargetSessionAttrs::default(),
+                Some(value) => value.parse()?,
+            },
+            connect_timeout: limit(given, "connect_timeout")?,
+            acquire_timeout: limit(given, "pool_timeout")?,
+            max_connections: number(given, "connection_limit", "a number of connections")?,
+            statement_cache: number(given, "statement_cache_size", "a number of statements")?,
+        })
+    }
+}
+
+/// `host`, `hostaddr` and `port`: lists of one length, or one port for all.
+fn add_addresses(server: &mut tokio_postgres::Config, given: &Parameters) -> Result<()> {
+    let list = |name| {
+        let list = given.get(name).map(|value| value.split(',').map(str::trim));
+        list.into_iter().flatten().collect::<Vec<_>>()
+    };
+    let (hosts, addresses, ports) = (list("host"), list("hostaddr"), list("port"));
+    let several = hosts.len().max(addresses.len()).max(1);
+    if !hosts.is_empty() && !addresses.is_empty() && hosts.len() != addresses.len() {
+        return Err(Error::configuration(format!(
+            "host and hostaddr contradict each other: {} and {} of them",
+            hosts.len(),
+            addresses.len()
+        )));
+    }
+    if ports.len() > 1 && ports.len() != several {
+        return Err(Error::configuration(format!(
+            "port holds {} ports for {several} hosts: it takes one for each, or one for all",
+            ports.len()
+        )));
+    }
+    for at in in_order(several, given)? {
+        let host = hosts.get(at).copied().unwrap_or_default();
+        match host {
+            "" if addresses.is_empty() => {
+                server.host("localhost");
+            }
+            // A list of addresses may do without names, but not with some.
+            "" if hosts.is_empty() => {}
+            "" => {
+                server.host(addresses[at]);
+            }
+            _ if host.starts_with('@') => {
+                return Err(Error::configuration(
+                    "host is an abstract socket (`@`), which is not supported: name its directory",
+                ));
+            }
+            // Nothing that a host's name holds, and a password may.
+            _ if !host.starts_with('/') && host.contains(|c: char| "@/?#\\\"'`<>".contains(c)) => {
+                return Err(Error::configuration(
+                    "host holds a character that no name has: it takes a name, an address, or the \
+                     directory of a socket, which begins with `/`",
+                ));
+            }
+            _ => {
+                server.host(host);
+            }
+        }
+        if let Some(address) = addresses.get(at) {
+            let address: IpAddr = address
+                .parse()
+                .map_err(|_| wrong("hostaddr", "an IPv4 or IPv6 address"))?;
+            server.hostaddr(address);
+        }
+        let port = ports.get(at).or(ports.first()).copied().unwrap_or_default();
+        let port = match port {
+            "" => PORT,
+            port => port
+                .parse()
+                .ok()
+                .filter(|&port| port > 0)
+                .ok_or_else(|| wrong("port", "a number from 1 to 65535"))?,
+        };
+        server.port(port);
+    }
+    Ok(())
+}
+
+/// The hosts' order. A random one is drawn once, so that each instance of a function
+/// begins elsewhere and stays there.
+fn in_order(several: usize, given: &Parameters) -> Result<Vec<usize>> {
+    let mut order: Vec<usize> = (0..several).collect();
+    match given.get("load_balance_hosts") {
+        None | Some("disable") => {}
+        Some("random") => {
+            // Seeded anew by the operating system in each process.
+            let state = RandomState::new();
+            order.sort_by_cached_key(|&at| {
+                let mut hasher = state.build_hasher();
+                hasher.write_usize(at);
+                hasher.finish()
+            });
+        }
+        Some(_) => return Err(wrong("load_balance_hosts", "disable or random")),
+    }
+    Ok(order)
+}
+
+/// What finds out that nobody is there any more.
+fn add_liveness(server: &mut tokio_postgres::Config, given: &Parameters) -> Result<()> {
+    // To libpq, zero is the system's default.
+    let number = |name, wanted| number::<u32>(given, name, wanted);
+    let seconds = |name| Ok::<_, Error>(number(name, "a number of seconds")?.filter(|&n| n > 0));
+    if let Some(keepalives) = number("keepalives", "0 or 1")? {
+        server.keepalives(keepalives != 0);
+    }
+    if let Some(idle) = seconds("keepalives_idle")? {
+        server.keepalives_idle(Duration::from_secs(idle.into()));
+    }
+    if let Some(interval) = seconds("keepalives_interval")? {
+        server.keepalives_interval(Duration::from_secs(interval.into()));
+    }
+    if let Some(count) = number("keepalives_count", "a number of probes")?.filter(|&n| n > 0) {
+        server.keepalives_retries(count);
+    }
+    // libpq's is in milliseconds.
+    let timeout = number("tcp_user_timeout", "a number of milliseconds")?;
+    if let Some(timeout) = timeout.filter(|&n| n > 0) {
+        server.tcp_user_timeout(Duration::from_millis(timeout.into()));
+    }
+    Ok(())
+}
+
+fn tls(given: &Parameters) -> TlsParameters {
+    let value = |name| given.get(name).map(str::to_owned);
+    TlsParameters {
+        sslmode: value("sslmode"),
+        sslrootcert: value("sslrootcert"),
+        sslcert: value("sslcert"),
+        sslkey: value("sslkey"),
+        sslnegotiation: value("sslnegotiation"),
+        sslsni: value("sslsni"),
+        channel_binding: value("channel_binding"),
+        require_auth: value("require_auth"),
+    }
+}
+
+/// The first host that tells something decides.
+fn detect(server: &tokio_postgres::Config, pgbouncer: bool) -> Path {
+    let hosts = host_names(server).enumerate();
+    let mut paths = hosts.map(|(at, host)| {
+        let ports = server.get_ports();
+        let port = ports.get(at).or(ports.first()).copied().unwrap_or(PORT);
+        Path::detect(host, port, pgbouncer)
+    });
+    paths.find(|&path| path != Path::Direct).unwrap_or_default()
+}
+
+/// A time in whole seconds, as libpq and Prisma have it: zero is none at all.
+fn limit(given: &Parameters, name: &str) -> Result<Option<Duration>> {
+    let seconds = number::<i64>(given, name, "a number of seconds")?;
+    Ok(seconds.map(|seconds| match u64::try_from(seconds) {
+        Ok(seconds @ 1..) => Duration::from_secs(seconds).min(UNLIMITED),
+        _ => UNLIMITED,
+    }))
+}
+
+fn number<T: FromStr>(given: &Parameters, name: &str, wanted: &str) -> Result<Option<T>> {
+    let number = given.get(name).map(|value| value.trim().parse());
+    number.transpose().map_err(|_| wrong(name, wanted))
+}
+
+/// The value is not repeated: it may have become one by an unescaped password.
+fn wrong(name: &str, wanted: &str) -> Error {
+    Error::configuration(format!("{name} cannot be understood: it takes {wanted}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_postgres::config::Host;
+
+    use super::*;
+
+    fn read(text: &str) -> Result<Read> {
+        Read::new(&Parameters::parse(text)?)
+    }
+
+    #[test]
+    fn hosts_and_their_ports() {
+        for (text, expected) in [
+            ("", &[("localhost", 5432)][..]),
+            ("postgres:///shop", &[("localhost", 5432)]),
+            ("postgres://Db.Example.com", &[("Db.Example.com", 5432)]),
+            ("postgres://[::1]:1/x", &[("::1", 1)]),
+            ("postgres://a:1,b/x", &[("a", 1), ("b", 5432)]),
+            ("host=a,b port=7", &[("a", 7), ("b", 7)]),
+            ("host=a,b port=7,8", &[("a", 7), ("b", 8)]),
+            ("postgres://a:1/x?host=b", &[("b", 1)]),
+            ("postgres://a:1/x?host=b&port=2", &[("b", 2)]),
+            ("hostaddr=10.0.0.1,10.0.0.2", &[("", 5432), ("", 5432)]),
+            ("host=a hostaddr=10.0.0.1", &[("a", 5432)]),
+            (
+                "host=a,, hostaddr=10.0.0.1,::2,::3",
+                &[("a", 5432), ("::2", 5432), ("::3", 5432)],
+            ),
+        ] {
+            let server = read(text).expect(text).server;
+            let hosts = host_names(&server).zip(server.get_ports().iter().copied());
+            assert_eq!(hosts.collect::<Vec<_>>(), expected, "{text}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn sockets() {
+        for text in [
+            "postgres://%2Frun%2Fpg:6/x",
+            "postgres:///x?host=/run/pg&port=6",
+            "postgres://localhost/x?host=/run/pg&port=6",
+            "host=/run/pg port=6",
+        ] {
+            let server = read(text).expect(text).server;
+            assert_eq!(server.get_hosts(), [Host::Unix("/run/pg".into())], "{text}");
+            assert_eq!(server.get_ports(), [6], "{text}");
+        }
+    }
+
+    #[test]
+    fn a_random_order_keeps_each_host_with_its_port() {
+        let text = "postgres://a:1,b:2,c:3/x?load_balance_hosts=random";
+        let mut first = std::collections::BTreeSet::new();
+        for _ in 0..200 {
+            let server = read(text).expect(text).server;
+            let hosts = host_names(&server).zip(server.get_ports().iter().copied());
+            let mut hosts: Vec<_> = hosts.collect();
+            first.insert(hosts[0].1);
+            hosts.sort_unstable();
+            assert_eq!(hosts, [("a", 1), ("b", 2), ("c", 3)]);
+        }
+        assert_eq!(first.len(), 3, "each comes first at times");
+    }
+
+    #[test]
+    fn settings_reach_their_places() {
+        let seconds = Duration::from_secs;
+        let read = read(
+            "postgres://Me:p@h/Shop?options=-c%20a%3Db&fallback_application_name=f\
+             &keepalives_idle=5&keepalives_interval=6&keepalives_count=7&tcp_user_timeout=8000\
+             &target_session_attrs=primary&sslmode=require&connect_timeout=9&pool_timeout=0\
+             &connection_limit=2&statement_cache_size=0&schema=s&pgbouncer=true",
+        )
+        .expect("fine");
+        let server = &read.server;
+        assert_eq!(server.get_user(), Some("Me"));
+        assert_eq!(server.get_password(), Some(&b"p"[..]));
+        assert_eq!(server.get_dbname(), Some("Shop"));
+        assert_eq!(server.get_options(), Some("-c a=b"));
+        assert_eq!(server.get_application_name(), Some("f"));
+        assert_eq!(server.get_keepalives_idle(), seconds(5));
+        assert_eq!(server.get_keepalives_interval(), Some(seconds(6)));
+        assert_eq!(server.get_keepalives_retries(), Some(7));
+        assert_eq!(server.get_tcp_user_timeout(), Some(&seconds(8)));
+        assert_eq!(read.target_session_attrs, TargetSessionAttrs::Primary);
+        assert_eq!(read.tls.mode, super::super::TlsMode::Encrypt);
+        assert_eq!(read.connect_timeout, Some(seconds(9)));
+        assert_eq!(read.acquire_timeout, Some(UNLIMITED));
+        assert_eq!(read.max_connections, Some(2));
+        assert_eq!(read.statement_cache, Some(0));
+        assert_eq!(read.schema.as_deref(), Some("s"));
+        assert_eq!(read.path, Path::TransactionPooler);
+    }
+
+    #[test]
+    fn zero_leaves_keepalive_to_the_system_and_off_is_off() {
+        let untouched = tokio_postgres::Config::new();
+        let zero = read("keepalives_idle=0 keepalives_count=0 tcp_user_timeout=0");
+        let zero = zero.expect("fine").server;
+        assert_eq!(zero.get_keepalives_idle(), untouched.get_keepalives_idle());
+        assert_eq!(zero.get_keepalives_retries(), None);
+        assert_eq!(zero.get_tcp_user_timeout(), None);
+        assert!(!read("keepalives=0").expect("fine").server.get_keepalives());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_its_value_is_not() {
+        for (text, word) in [
+            ("host=a,b hostaddr=::1", "host and hostaddr contradict"),
+            ("host=a,b port=1,2,3", "port holds 3 ports for 2 hosts"),
+            ("postgres://u:hunter2", "port cannot be understood"),
+            ("port=0", "from 1 to 65535"),
+            ("port=65536", "from 1 to 65535"),
+            ("hostaddr=hunter2", "hostaddr cannot"),
+            ("host=@hunter2", "abstract socket"),
+            ("host='hunter2@x'", "a character that no name has"),
+            ("connect_timeout=hunter2", "a number of seconds"),
+            ("pool_timeout=1.5", "a number of seconds"),
+            ("connection_limit=-1", "a number of connections"),
+            ("keepalives=yes", "0 or 1"),
+            ("tcp_user_timeout=1s", "a number of milliseconds"),
+            ("pgbouncer=1", "true or false"),
+            ("load_balance_hosts=yes", "disable or random"),
+            ("target_session_attrs=prefer-standby", "cannot be honoured"),
+            ("dbname=postgres://u:hunter2@h", "dbname holds a URL"),
+        ] {
+            let error = read(text).err().expect(text).to_string();
+            assert!(error.contains(word), "{text}: {error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_first_host_that_tells_something_decides() {
+        for (text, expected) in [
+            ("postgres://a,b:6432/x", Path::TransactionPooler),
+            ("host=a,b port=6432", Path::TransactionPooler),
+            ("hostaddr=10.0.0.1 port=6432", Path::TransactionPooler),
+            (
+                "postgres://a.pooler.supabase.com,b:6432/x",
+                Path::SessionPooler,
+            ),
+            ("host=/run/pg", Path::Direct),
+            ("postgres://a/x?pgbouncer=false", Path::Direct),
+        ] {
+            assert_eq!(read(text).expect(text).path, expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What a session has to be, where several hosts stand for one database.
+
+use std::str::FromStr;
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+
+/// `target_session_attrs`: which of several hosts is meant. The server says what it is
+/// while the session starts, so asking costs no round trip; PostgreSQL 14 and newer do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum TargetSessionAttrs {
+    /// Any that takes connections.
+    #[default]
+    Any,
+    /// It is no standby, and transactions may write unless told otherwise.
+    ReadWrite,
+    /// It is a standby, or transactions are read-only unless told otherwise.
+    ReadOnly,
+    /// It is no standby.
+    Primary,
+    /// It is a standby.
+    Standby,
+}
+
+impl TargetSessionAttrs {
+    /// Whether a session is such. `parameter` has what the server reported. `Err` says
+    /// why not.
+    pub(crate) fn check<'a>(
+        self,
+        parameter: impl Fn(&str) -> Option<&'a str>,
+    ) -> Result<(), &'static str> {
+        if self == TargetSessionAttrs::Any {
+            return Ok(());
+        }
+        let is_on = |name| parameter(name).map(|value| value == "on");
+        let reported = (
+            is_on("in_hot_standby"),
+            is_on("default_transaction_read_only"),
+        );
+        let (Some(standby), Some(read_only)) = reported else {
+            return Err(
+                "does not report what target_session_attrs asks for: PostgreSQL does from 14 on, \
+                 poolers may not",
+            );
+        };
+        let (fits, why) = match self {
+            TargetSessionAttrs::Any => (true, ""),
+            TargetSessionAttrs::ReadWrite => (
+                !standby && !read_only,
+                "is read-only, and target_session_attrs=read-write",
+            ),
+            TargetSessionAttrs::ReadOnly => (
+                standby || read_only,
+                "takes writes, and target_session_attrs=read-only",
+            ),
+            TargetSessionAttrs::Primary => {
+                (!standby, "is a standby, and target_session_attrs=primary")
+            }
+            TargetSessionAttrs::Standby => {
+                (standby, "is no standby, and target_session_attrs=standby")
+            }
+        };
+        if fits { Ok(()) } else { Err(why) }
+    }
+}
+
+impl FromStr for TargetSessionAttrs {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Ok(match text {
+            "any" => TargetSessionAttrs::Any,
+            "read-write" => TargetSessionAttrs::ReadWrite,
+            "read-only" => TargetSessionAttrs::ReadOnly,
+            "primary" => TargetSessionAttrs::Primary,
+            "standby" => TargetSessionAttrs::Standby,
+            "prefer-standby" => {
+                return Err(Error::configuration(
+                    "target_session_attrs=prefer-standby cannot be honoured: it goes through the \
+                     hosts twice, which nobody has time for; name standby or any",
+                ));
+            }
+            _ => {
+                return Err(Error::configuration(
+                    "target_session_attrs is none of any, read-write, read-only, primary, standby",
+                ));
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_server_reports_decides() {
+        // Standby, read-only by default; then which wishes it fulfils.
+        for (standby, read_only, fits) in [
+            ("off", "off", ["any", "read-write", "primary"].as_slice()),
+            ("off", "on", &["any", "read-only", "primary"]),
+            ("on", "off", &["any", "read-only", "standby"]),
+            ("on", "on", &["any", "read-only", "standby"]),
+        ] {
+            for wish in ["any", "read-write", "read-only", "primary", "standby"] {
+                let parsed: TargetSessionAttrs = wish.parse().expect(wish);
+                let checked = parsed.check(|name| match name {
+                    "in_hot_standby" => Some(standby),
+                    "default_transaction_read_only" => Some(read_only),
+                    _ => None,
+                });
+                let found = checked.is_ok();
+                assert_eq!(found, fits.contains(&wish), "{standby} {read_only} {wish}");
+                if let Err(why) = checked {
+                    assert!(why.ends_with(&format!("={wish}")), "{why}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn who_cannot_tell_is_refused() {
+        assert_eq!(TargetSessionAttrs::Any.check(|_| None), Ok(()));
+        let refused = TargetSessionAttrs::Primary.check(|_| None);
+        assert!(refused.expect_err("unknown").contains("from 14 on"));
+    }
+
+    #[test]
+    fn what_is_not_honoured_is_refused() {
+        for (text, word) in [("prefer-standby", "cannot be honoured"), ("x", "none of")] {
+            let error = text.parse::<TargetSessionAttrs>().expect_err(text);
+            assert!(error.to_string().contains(word), "{error}");
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! The last word on a configuration: the operator's, then whether it makes sense.
+
+use tokio::sync::Semaphore;
+
+use super::endpoint::{host_names, with_hosts};
+use super::overrides::{self, Overrides};
+use super::path::behind_neon_pooler;
+use super::{Config, DirectEndpoint, Endpoint, Environment, Path};
+use crate::error::{Error, Result};
+use crate::observe;
+
+impl Config {
+    /// What is in force, with the operator's `ANTIFREEZE_*` variables over the code's
+    /// settings and on the endpoint that was chosen. Logged, once for each database.
+    pub(crate) fn settled(mut self, environment: &Environment) -> Result<Self> {
+        let overrides = Overrides::read(environment)?;
+        if let Some(endpoint) = overrides.endpoint {
+            self.endpoint = endpoint;
+        }
+        if self.endpoint == Endpoint::Direct {
+            self.take_direct_endpoint()?;
+        }
+        overrides.apply(&mut self);
+        self.check()?;
+        for (name, near) in overrides::unknown(environment) {
+            observe::unknown_variable(&name, near);
+        }
+        let variables = overrides::in_force(environment);
+        observe::configured(self.path.name(), self.max_connections, &variables);
+        Ok(self)
+    }
+
+    /// Takes `path`, and its lifetime unless somebody has chosen another.
+    pub(super) fn follow(&mut self, path: Path) {
+        if self.lifetime == self.path.lifetime() {
+            self.lifetime = path.lifetime();
+        }
+        self.path = path;
+    }
+
+    fn take_direct_endpoint(&mut self) -> Result<()> {
+        let known = self.direct.take().or_else(|| self.past_neon_pooler());
+        let Some(mut direct) = known else {
+            if self.path == Path::Direct {
+                return Ok(());
+            }
+            return Err(Error::configuration(
+                "the direct endpoint is wanted (ANTIFREEZE_ENDPOINT=direct, or Config::endpoint) \
+                 and is not known: set DATABASE_URL_UNPOOLED, POSTGRES_URL_NON_POOLING or \
+                 DIRECT_URL, or Config::direct",
+            ));
+        };
+        // It is the function's name for itself, whatever way it goes.
+        if let Some(name) = self.server.get_application_name() {
+            direct.server.application_name(name);
+        }
+        self.server = direct.server.clone();
+        self.tls = direct.tls.clone();
+        self.follow(direct.path);
+        self.direct = Some(direct);
+        Ok(())
+    }
+
+    /// Neon's direct host is named as the pooled one is, without `-pooler`.
+    fn past_neon_pooler(&self) -> Option<DirectEndpoint> {
+        let mut hosts = host_names(&self.server);
+        let all = hosts.all(|host| behind_neon_pooler(host).is_some());
+        all.then(|| DirectEndpoint {
+            server: with_hosts(&self.server, |host| {
+                behind_neon_pooler(host).unwrap_or_else(|| host.to_owned())
+            }),
+            tls: self.tls.clone(),
+            path: Path::Direct,
+        })
+    }
+
+    fn check(&self) -> Result<()> {
+        let most = Semaphore::MAX_PERMITS;
+        if !(1..=most).contains(&self.max_connections) {
+            return Err(Error::configuration(format!(
+                "max_connections is {}: it takes at least 1 and at most {most}",
+                self.max_connections
+            )));
+        }
+        self.check_startup()?;
+        if self.server.get_hosts().is_empty() && self.server.get_hostaddrs().is_empty() {
+            return Err(Error::configuration(
+                "no host is given: set DATABASE_URL=postgres://user:password@host/database",
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::ConnectionLifetime::{self, PerEventLoop, PerInvocation};
+
+    const POOLED: (&str, &str) = ("DATABASE_URL", "postgres://pooler.example.com:6432/x");
+    const DIRECT: (&str, &str) = ("DIRECT_URL", "postgres://u@db.example.com/x");
+    const OVER: (&str, &str) = ("ANTIFREEZE_ENDPOINT", "direct");
+
+    fn settled(variables: &[(&str, &str)], change: impl FnOnce(&mut Config)) -> Result<Config> {
+        let environment = Environment::of(variables);
+        let mut config = Config::from_environment(&environment)?;
+        change(&mut config);
+        config.settled(&environment)
+    }
+
+    fn host(config: &Config) -> &str {
+        host_names(&config.server).next().unwrap_or_default()
+    }
+
+    #[test]
+    fn the_operator_wins_over_the_code_the_url_and_the_defaults() {
+        let url = (
+            "DATABASE_URL",
+            "postgres://db.example.com/x?connection_limit=5&connect_timeout=4&pool_timeout=3",
+        );
+        let go = ("DB_MAX_OPEN_CONNS", "7");
+        let plain = ("DATABASE_URL", "postgres://db.example.com/x");
+        let lambda = ("AWS_LAMBDA_FUNCTION_NAME", "f");
+        let over = ("ANTIFREEZE_MAX_CONNECTIONS", "9");
+        let code = |config: &mut Config| config.max_connections = 8;
+        let size = |variables: &[(&str, &str)], change: fn(&mut Config)| {
+            settled(variables, change).expect("fine").max_connections
+        };
+        assert_eq!(size(&[plain], |_| {}), 3);
+        assert_eq!(size(&[plain, lambda], |_| {}), 1);
+        assert_eq!(size(&[plain, lambda, go], |_| {}), 7);
+        assert_eq!(size(&[url, lambda, go], |_| {}), 5);
+        assert_eq!(size(&[url, lambda, go], code), 8);
+        assert_eq!(size(&[url, lambda, go, over], code), 9);
+        let config = settled(&[url], |_| {}).expect("fine");
+        assert_eq!(config.connect_timeout, Duration::from_secs(4));
+        assert_eq!(config.acquire_timeout, Duration::from_secs(3));
+    }
+
+    #[test]
+    fn every_lever_moves_its_setting() {
+        let seconds = Duration::from_secs;
+        let config = settled(
+            &[
+                POOLED,
+                ("ANTIFREEZE_LIFETIME", "per-invocation"),
+                ("ANTIFREEZE_PATH", "rds-proxy"),
+                ("ANTIFREEZE_CONNECT_TIMEOUT", "3s"),
+                ("ANTIFREEZE_STATEMENT_TIMEOUT", "0"),
+                ("ANTIFREEZE_ACQUIRE_TIMEOUT", "250ms"),
+                ("ANTIFREEZE_IDLE_IN_TRANSACTION_TIMEOUT", "5"),
+            ],
+            |_| {},
+        )
+        .expect("fine");
+        assert_eq!(config.lifetime, PerInvocation);
+        assert_eq!(config.path, Path::RdsProxy);
+        assert_eq!(config.connect_timeout, seconds(3));
+        assert_eq!(config.statement_timeout, Duration::ZERO);
+        assert_eq!(config.acquire_timeout, Duration::from_millis(250));
+        assert_eq!(config.idle_in_transaction_timeout, seconds(5));
+    }
+
+    #[test]
+    fn one_setting_switches_the_endpoint() {
+        let neon = (
+            "DATABASE_URL",
+            "postgres://u:p@ep-a-pooler.x.aws.neon.tech/x?sslmode=require",
+        );
+        let named = |config: &mut Config| {
+            config.server.application_name("shop");
+        };
+        for (variables, expected, path) in [
+            (
+                &[POOLED, DIRECT][..],
+                "pooler.example.com",
+                Path::TransactionPooler,
+            ),
+            (&[POOLED, DIRECT, OVER], "db.example.com", Path::Direct),
+            (
+                &[DIRECT, ("DATABASE_URL", "postgres://a"), OVER],
+                "db.example.com",
+                Path::Direct,
+            ),
+            (&[("DATABASE_URL", "postgres://a"), OVER], "a", Path::Direct),
+            (
+                &[neon],
+                "ep-a-pooler.x.aws.neon.tech",
+                Path::TransactionPooler,
+            ),
+            (&[neon, OVER], "ep-a.x.aws.neon.tech", Path::Direct),
+        ] {
+            let config = settled(variables, named).expect("fine");
+            assert_eq!((host(&config), config.path), (expected, path));
+            assert_eq!(config.server.get_application_name(), Some("shop"));
+            assert_eq!(config.lifetime, PerEventLoop);
+        }
+        let direct = settled(&[neon, OVER], |_| {}).expect("fine").server;
+        assert_eq!(direct.get_password(), Some(&b"p"[..]));
+        assert_eq!(direct.get_user(), Some("u"));
+
+        let code = |config: &mut Config| config.endpoint = Endpoint::Direct;
+        assert_eq!(
+            host(&settled(&[POOLED, DIRECT], code).expect("fine")),
+            "db.example.com"
+        );
+        let back = [POOLED, DIRECT, ("ANTIFREEZE_ENDPOINT", "pooled")];
+        assert_eq!(
+            host(&settled(&back, code).expect("fine")),
+            "pooler.example.com"
+        );
+        let error = settled(&[POOLED, OVER], |_| {})
+            .expect_err("unknown")
+            .to_string();
+        assert!(error.contains("DATABASE_URL_UNPOOLED"), "{error}");
+    }
+
+    #[test]
+    fn the_lifetime_follows_the_path_unless_it_was_chosen() {
+        let session = (
+            "DIRECT_URL",
+            "postgres://u@aws-0-x.pooler.supabase.com:5432/x",
+        );
+        let lifetime = |variables: &[(&str, &str)], chosen: Option<ConnectionLifetime>| {
+            let config = settled(variables, |config| {
+                if let Some(chosen) = chosen {
+                    config.lifetime = chosen;
+                }
+            });
+            config.expect("fine").lifetime
+        };
+        assert_eq!(lifetime(&[POOLED, session, OVER], None), PerInvocation);
+        let chosen = Some(PerInvocation);
+        assert_eq!(lifetime(&[POOLED, DIRECT, OVER], chosen), PerInvocation);
+        let levers = [
+            POOLED,
+            session,
+            OVER,
+            ("ANTIFREEZE_LIFETIME", "per-event-loop"),
+        ];
+        assert_eq!(lifetime(&levers, None), PerEventLoop);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for (change, word) in [
+            (
+                (|config| config.max_connections = 0) as fn(&mut Config),
+                "max_connections is 0",
+            ),
+            (
+                |config| config.statement_timeout = Duration::MAX,
+                "statement_timeout is",
+            ),
+            (
+                |config| config.schema = Some("x".into()),
+                "behind a transaction-pooler",
+            ),
+            (
+                |config| config.server = tokio_postgres::Config::new(),
+                "no host is given",
+            ),
+        ] {
+            let error = settled(&[POOLED], change).expect_err(word).to_string();
+            assert!(error.contains(word), "{error}");
+        }
+        let public = |config: &mut Config| config.schema = Some("public".into());
+        assert!(settled(&[POOLED], public).is_ok());
+    }
+    #[test]
+    fn what_is_in_force_is_logged_and_no_password() {
+        #[derive(Clone, Default)]
+        struct Log(Arc<Mutex<Vec<u8>>>);
+
+        impl Write for Log {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().expect("no panic").extend(bytes);
+                Ok(bytes.len())
+            }
+
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_max_level(tracing::Level::INFO)
+            .with_writer(move || writer.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let url = ("DATABASE_URL", "postgres://u:hunter2@db.example.com/x");
+            settled(&[url], |_| {}).expect("fine");
+            let levers = [
+                url,
+                ("ANTIFREEZE_MAX_CONNECTIONS", "2"),
+                ("ANTIFREEZE_MAX_CONECTIONS", "hunter2"),
+            ];
+            settled(&levers, |_| {}).expect("fine");
+        });
+        let log = log.0.lock().expect("no panic").clone();
+        let log = String::from_utf8(log).expect("text");
+        let lines: Vec<_> = log.lines().collect();
+        assert_eq!(lines.len(), 2, "nothing is said of no levers: {log}");
+        assert!(lines[0].contains("WARN") && lines[0].contains("ANTIFREEZE_MAX_CONECTIONS"));
+        assert!(
+            lines[0].contains("meant=\"ANTIFREEZE_MAX_CONNECTIONS\""),
+            "{log}"
+        );
+        assert!(lines[1].contains("ANTIFREEZE_MAX_CONNECTIONS=2"), "{log}");
+        assert!(!log.contains("hunter2"), "{log}");
+    }
+}

@@ -1,0 +1,317 @@
+//! Where the environment says that the database is.
+//!
+//! The first that is complete is taken whole: what one of them leaves open is not
+//! looked for in the next, since an integration's `PGPASSWORD` would otherwise go to
+//! whatever server `DATABASE_URL` names.
+
+use super::parameters::Parameters;
+use super::read::Read;
+use super::{DirectEndpoint, Environment};
+use crate::error::{Error, Result};
+
+/// Variables that hold a URL, in this order.
+const URLS: [&str; 2] = ["DATABASE_URL", "POSTGRES_URL"];
+
+/// Variables that hold a URL past the pooler: Neon's, those of older integrations with
+/// Vercel, Prisma's.
+const DIRECT_URLS: [&str; 3] = [
+    "DATABASE_URL_UNPOOLED",
+    "POSTGRES_URL_NON_POOLING",
+    "DIRECT_URL",
+];
+
+/// Variables and the parameters that they hold.
+type Variables = &'static [(&'static str, &'static str)];
+
+/// Those that compose files and charts share with PostgreSQL's own image.
+const COMPOSE: Variables = &[
+    ("DB_HOST", "host"),
+    ("DB_PORT", "port"),
+    ("POSTGRES_USER", "user"),
+    ("POSTGRES_PASSWORD", "password"),
+    ("POSTGRES_DB", "dbname"),
+    ("DB_SSLMODE", "sslmode"),
+];
+
+/// libpq's (manual, "Environment Variables").
+const LIBPQ: Variables = &[
+    ("PGHOST", "host"),
+    ("PGHOSTADDR", "hostaddr"),
+    ("PGPORT", "port"),
+    ("PGDATABASE", "dbname"),
+    ("PGUSER", "user"),
+    ("PGPASSWORD", "password"),
+    ("PGPASSFILE", "passfile"),
+    ("PGSERVICE", "service"),
+    ("PGSERVICEFILE", "servicefile"),
+    ("PGOPTIONS", "options"),
+    ("PGAPPNAME", "application_name"),
+    ("PGSSLMODE", "sslmode"),
+    ("PGSSLNEGOTIATION", "sslnegotiation"),
+    ("PGSSLROOTCERT", "sslrootcert"),
+    ("PGSSLCERT", "sslcert"),
+    ("PGSSLKEY", "sslkey"),
+    ("PGSSLCERTMODE", "sslcertmode"),
+    ("PGSSLSNI", "sslsni"),
+    ("PGSSLCOMPRESSION", "sslcompression"),
+    ("PGSSLCRL", "sslcrl"),
+    ("PGSSLCRLDIR", "sslcrldir"),
+    ("PGSSLMINPROTOCOLVERSION", "ssl_min_protocol_version"),
+    ("PGSSLMAXPROTOCOLVERSION", "ssl_max_protocol_version"),
+    ("PGMINPROTOCOLVERSION", "min_protocol_version"),
+    ("PGMAXPROTOCOLVERSION", "max_protocol_version"),
+    ("PGREQUIREAUTH", "require_auth"),
+    ("PGREQUIREPEER", "requirepeer"),
+    ("PGREQUIRESSL", "requiressl"),
+    ("PGCHANNELBINDING", "channel_binding"),
+    ("PGGSSENCMODE", "gssencmode"),
+    ("PGGSSDELEGATION", "gssdelegation"),
+    ("PGGSSLIB", "gsslib"),
+    ("PGKRBSRVNAME", "krbsrvname"),
+    ("PGCONNECT_TIMEOUT", "connect_timeout"),
+    ("PGCLIENTENCODING", "client_encoding"),
+    ("PGTARGETSESSIONATTRS", "target_session_attrs"),
+    ("PGLOADBALANCEHOSTS", "load_balance_hosts"),
+];
+
+/// Parameters, and who gave them.
+pub(super) struct Source {
+    /// The variable of a URL; nothing if the URL came from the code, or there are many.
+    name: &'static str,
+    variables: Variables,
+    pub(super) parameters: Parameters,
+}
+
+impl Source {
+    /// A URL or keyword string that the code has.
+    pub(super) fn code(url: &str) -> Result<Self> {
+        Ok(Source {
+            name: "",
+            variables: &[],
+            parameters: Parameters::parse(url)?,
+        })
+    }
+
+    pub(super) fn none() -> Self {
+        Source {
+            name: "",
+            variables: &[],
+            parameters: Parameters::default(),
+        }
+    }
+
+    /// The first that the environment has.
+    pub(super) fn environment(environment: &Environment) -> Result<Self> {
+        if let Some((name, url)) = first(environment, &URLS) {
+            return Ok(Source {
+                name,
+                variables: &[],
+                parameters: Parameters::parse(&url).map_err(|error| named(name, &error))?,
+            });
+        }
+        let is_set = |name: &str| environment.get(name).is_some();
+        let variables = if is_set("DB_HOST") {
+            COMPOSE
+        } else if is_set("PGHOST") || is_set("PGHOSTADDR") {
+            LIBPQ
+        } else {
+            let half = COMPOSE.iter().find(|(name, _)| is_set(name));
+            let half = half.map(|(name, _)| format!("{name} is set, but DB_HOST is not; "));
+            return Err(Error::configuration(format!(
+                "no database is named: {}set DATABASE_URL=postgres://user:password@host/database",
+                half.unwrap_or_default()
+            )));
+        };
+        let mut parameters = Parameters::default();
+        for (name, parameter) in variables {
+            if let Some(value) = environment.get(name) {
+                parameters.add(parameter, value);
+            }
+        }
+        let source = Source {
+            name: "",
+            variables,
+            parameters,
+        };
+        match source.parameters.check() {
+            Ok(()) => Ok(source),
+            Err(error) => Err(source.explain(&error)),
+        }
+    }
+
+    pub(super) fn read(&self) -> Result<Read> {
+        Read::new(&self.parameters).map_err(|error| self.explain(&error))
+    }
+
+    /// With the variable that it is about.
+    fn explain(&self, error: &Error) -> Error {
+        let message = error.to_string();
+        let subject = message.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        let subject = subject.into_iter().next().unwrap_or_default();
+        let about = self.variables.iter().find(|(_, name)| *name == subject);
+        // "the password is still .."
+        let about = about.or_else(|| {
+            let mut known = self.variables.iter();
+            known.find(|(_, name)| *name == "password" && message.starts_with("the password"))
+        });
+        match about.map_or(self.name, |(variable, _)| variable) {
+            "" => Error::configuration(message),
+            name => named(name, &message),
+        }
+    }
+}
+
+/// The way past the pooler that the environment knows.
+pub(super) fn direct(environment: &Environment) -> Result<Option<DirectEndpoint>> {
+    let Some((name, url)) = first(environment, &DIRECT_URLS) else {
+        return Ok(None);
+    };
+    let endpoint = DirectEndpoint::from_url(&url).map_err(|error| named(name, &error))?;
+    Ok(Some(endpoint))
+}
+
+fn first(environment: &Environment, names: &[&'static str]) -> Option<(&'static str, String)> {
+    let found = names.iter().map(|&name| (name, environment.get(name)));
+    let mut found = found.filter_map(|(name, value)| Some((name, value?)));
+    found.next()
+}
+
+fn named(variable: &str, error: &dyn std::fmt::Display) -> Error {
+    Error::configuration(format!("{variable}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(variables: &[(&str, &str)]) -> Result<(Vec<String>, Vec<u16>)> {
+        let environment = Environment::of(variables);
+        let server = Source::environment(&environment)?.read()?.server;
+        let names = [
+            super::super::endpoint::host_names(&server)
+                .collect::<Vec<_>>()
+                .join(","),
+            server.get_user().unwrap_or_default().to_owned(),
+            String::from_utf8_lossy(server.get_password().unwrap_or_default()).into_owned(),
+            server.get_dbname().unwrap_or_default().to_owned(),
+        ];
+        Ok((names.to_vec(), server.get_ports().to_vec()))
+    }
+
+    #[test]
+    fn the_first_that_is_set_is_taken_whole() {
+        let pg = [
+            ("PGHOST", "pg"),
+            ("PGUSER", "u3"),
+            ("PGPASSWORD", "p3"),
+            ("PGDATABASE", "d3"),
+            ("PGPORT", "3"),
+        ];
+        let db = [
+            ("DB_HOST", "db"),
+            ("DB_PORT", "2"),
+            ("POSTGRES_USER", "u2"),
+            ("POSTGRES_PASSWORD", "p2"),
+            ("POSTGRES_DB", "d2"),
+            ("DB_SSLMODE", "disable"),
+        ];
+        let second = [("POSTGRES_URL", "postgres://u1:p1@url2:1/d1")];
+        let first = [("DATABASE_URL", "postgres://url1")];
+        let empty = [("DATABASE_URL", "")];
+        for (variables, expected, port) in [
+            (
+                [&pg[..], &db, &second, &first].concat(),
+                ["url1", "", "", ""],
+                5432,
+            ),
+            (
+                [&pg[..], &db, &second, &empty].concat(),
+                ["url2", "u1", "p1", "d1"],
+                1,
+            ),
+            ([&pg[..], &db].concat(), ["db", "u2", "p2", "d2"], 2),
+            ([&pg[..], &db[..1]].concat(), ["db", "", "", ""], 5432),
+            (pg.to_vec(), ["pg", "u3", "p3", "d3"], 3),
+            (vec![("PGHOSTADDR", "10.0.0.1")], ["", "", "", ""], 5432),
+        ] {
+            let (names, ports) = found(&variables).expect("a database");
+            assert_eq!(
+                (names, ports),
+                (expected.map(String::from).to_vec(), vec![port])
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_its_variable() {
+        for (variables, words) in [
+            (&[][..], &["no database", "DATABASE_URL="][..]),
+            (&[("PGUSER", "u")], &["no database"]),
+            (
+                &[("POSTGRES_DB", "d")],
+                &["POSTGRES_DB is set", "DB_HOST is not"],
+            ),
+            (&[("DATABASE_URL", "hunter2")], &["DATABASE_URL: "]),
+            (
+                &[("POSTGRES_URL", "postgres://h/d?sslmode=maybe")],
+                &["POSTGRES_URL: sslmode=maybe"],
+            ),
+            (
+                &[("DB_HOST", "h"), ("DB_PORT", "hunter2")],
+                &["DB_PORT: port", "from 1 to 65535"],
+            ),
+            (
+                &[("DB_HOST", "h"), ("DB_SSLMODE", "maybe")],
+                &["DB_SSLMODE: sslmode=maybe"],
+            ),
+            (
+                &[("DB_HOST", "h"), ("POSTGRES_PASSWORD", "[YOUR-PASSWORD]")],
+                &["POSTGRES_PASSWORD: the password"],
+            ),
+            (
+                &[("PGHOST", "h"), ("PGSERVICE", "x")],
+                &["PGSERVICE: service cannot be honoured"],
+            ),
+            (
+                &[("PGHOST", "a,b"), ("PGPORT", "1,2,3")],
+                &["PGPORT: port holds 3"],
+            ),
+            (
+                &[("PGHOST", "h"), ("PGCONNECT_TIMEOUT", "soon")],
+                &["PGCONNECT_TIMEOUT: connect_timeout"],
+            ),
+            (
+                &[("PGHOST", "h"), ("PGHOSTADDR", "h")],
+                &["PGHOSTADDR: hostaddr"],
+            ),
+        ] {
+            let error = found(variables)
+                .expect_err("something is wrong")
+                .to_string();
+            for word in words {
+                assert!(error.contains(word), "{error}");
+            }
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_direct_endpoint_is_found_by_its_names() {
+        let all = [
+            ("DATABASE_URL_UNPOOLED", "postgres://a"),
+            ("POSTGRES_URL_NON_POOLING", "postgres://b"),
+            ("DIRECT_URL", "postgres://c"),
+        ];
+        for (from, expected) in ["a", "b", "c"].into_iter().enumerate() {
+            let environment = Environment::of(&all[from..]);
+            let endpoint = direct(&environment).expect("fine").expect("one");
+            let mut hosts = super::super::endpoint::host_names(&endpoint.server);
+            assert_eq!(hosts.next(), Some(expected));
+        }
+        assert!(direct(&Environment::of(&[])).expect("fine").is_none());
+        let wrong = Environment::of(&[("DIRECT_URL", "mysql://u:hunter2@h")]);
+        let error = direct(&wrong).expect_err("no PostgreSQL").to_string();
+        assert!(error.starts_with("DIRECT_URL: "), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}

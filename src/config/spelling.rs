@@ -1,0 +1,53 @@
+//! What somebody most likely meant.
+
+/// The nearest of `words`, if it is near: two slips at most, and one in short words.
+pub(super) fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // Nobody misspells a word into one of many times its length.
+    if word.len() > 64 {
+        return None;
+    }
+    let distances = words
+        .into_iter()
+        .map(|known| (distance(word, known), known));
+    let (slips, known) = distances.min()?;
+    let allowed = if known.len() < 8 { 1 } else { 2 };
+    (slips <= allowed).then_some(known)
+}
+
+/// Insertions, deletions and replacements (Levenshtein), whatever the case.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.to_lowercase().chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (at, a) in a.to_lowercase().chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], at + 1);
+        for (column, b) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(a != *b);
+            diagonal = row[column + 1];
+            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slips_are_seen_through_and_other_words_are_not() {
+        let words = ["sslmode", "connect_timeout", "user"];
+        for (word, expected) in [
+            ("ssl_mode", Some("sslmode")),
+            ("SSLMODE", Some("sslmode")),
+            ("conect_timout", Some("connect_timeout")),
+            ("usr", Some("user")),
+            ("fuse", None),
+            ("schema", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(word, words), expected, "{word}");
+        }
+        assert_eq!(nearest(&"x".repeat(65), words), None);
+        assert_eq!(nearest("x", []), None);
+    }
+}

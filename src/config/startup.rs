@@ -1,0 +1,178 @@
+//! What the server is told when a session starts.
+
+use std::time::Duration;
+
+use super::endpoint::host_names;
+use super::{Config, path};
+use crate::error::{Error, Result};
+
+/// What is on the search path anyway.
+const PUBLIC: &str = "public";
+
+impl Config {
+    /// The `options` of the start-up packet (manual, "Connection Settings"): the
+    /// user's own, and ours where the path takes them: the time-outs that end what no
+    /// teardown could, the schema, and `jit=off`. What the user sets himself is his.
+    pub(crate) fn startup_options(&self) -> Option<String> {
+        let own = self.server.get_options().unwrap_or_default();
+        let mut options = String::from(own);
+        let mut add = |name: &str, value: &str| {
+            if !sets(own, name) {
+                let space = if options.is_empty() { "" } else { " " };
+                options += &format!("{space}-c {name}={}", escaped(value));
+            }
+        };
+        // What a schema needs, `check` has seen to.
+        if let Some(schema) = self.schema.as_ref().filter(|_| self.path.takes_options()) {
+            let quoted = schema.replace('"', "\"\"");
+            add("search_path", &format!("\"{quoted}\""));
+        }
+        if self.path.takes_options() && !host_names(&self.server).any(path::is_dsql) {
+            for (name, value) in self.server_timeouts() {
+                if let Some(value) = milliseconds(value).filter(|&value| value > 0) {
+                    add(name, &value.to_string());
+                }
+            }
+            if !self.jit {
+                add("jit", "off");
+            }
+        }
+        (!options.is_empty()).then_some(options)
+    }
+
+    /// Whether what is to be sent can be sent.
+    pub(super) fn check_startup(&self) -> Result<()> {
+        for (name, value) in self.server_timeouts() {
+            if milliseconds(value).is_none() {
+                return Err(Error::configuration(format!(
+                    "{name} is {value:?}: the server takes at most {} ms",
+                    i32::MAX
+                )));
+            }
+        }
+        match &self.schema {
+            Some(schema) if schema.contains('\0') => {
+                Err(Error::configuration("schema holds a zero byte"))
+            }
+            Some(schema) if schema != PUBLIC && !self.path.takes_options() => {
+                Err(Error::configuration(format!(
+                    "schema cannot be set behind a {}: write ALTER ROLE .. SET search_path, or \
+                     schema-qualified names",
+                    self.path.name()
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What the server is told to end by itself.
+    fn server_timeouts(&self) -> [(&'static str, Duration); 2] {
+        [
+            ("statement_timeout", self.statement_timeout),
+            (
+                "idle_in_transaction_session_timeout",
+                self.idle_in_transaction_timeout,
+            ),
+        ]
+    }
+}
+
+/// As the server counts, rounded up: 0 would mean no time-out at all. `None` if it is
+/// more than the server can hold.
+fn milliseconds(time: Duration) -> Option<i32> {
+    i32::try_from(time.as_nanos().div_ceil(1_000_000)).ok()
+}
+
+/// Whether `options` has `-c name=..` or `--name=..`, where `-` may stand for `_`.
+fn sets(options: &str, name: &str) -> bool {
+    options.split_whitespace().any(|word| {
+        let setting = word.strip_prefix("--").or(word.strip_prefix("-c"));
+        is_named(setting.unwrap_or(word), name)
+    })
+}
+
+fn is_named(word: &str, name: &str) -> bool {
+    let setting = word.split_once('=').map(|(setting, _)| setting);
+    setting.is_some_and(|setting| setting.replace('-', "_").eq_ignore_ascii_case(name))
+}
+
+/// The server splits options at spaces that no backslash guards.
+fn escaped(value: &str) -> String {
+    let mut escaped = String::new();
+    for c in value.chars() {
+        if c == '\\' || c.is_ascii_whitespace() || c == '\u{b}' {
+            escaped.push('\\');
+        }
+        escaped.push(c);
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Path;
+
+    fn options(url: &str, change: impl FnOnce(&mut Config)) -> String {
+        let mut config = Config::from_url(url).expect(url);
+        change(&mut config);
+        config.startup_options().unwrap_or_default()
+    }
+
+    const OURS: &str = "-c statement_timeout=30000 \
+                        -c idle_in_transaction_session_timeout=60000 -c jit=off";
+
+    #[test]
+    fn what_the_path_takes() {
+        let plain = "postgres://db.example.com/x";
+        assert_eq!(options(plain, |_| {}), OURS);
+        for path in [Path::TransactionPooler, Path::SessionPooler, Path::RdsProxy] {
+            let sent = options(plain, |config| config.path = path);
+            assert_eq!(sent, "", "{path:?}");
+        }
+        let own = "postgres://db.example.com/x?options=endpoint%3Dep-1";
+        assert_eq!(
+            options(own, |config| config.path = Path::RdsProxy),
+            "endpoint=ep-1"
+        );
+        assert_eq!(options("postgres://a.dsql.us-east-1.on.aws/x", |_| {}), "");
+    }
+
+    #[test]
+    fn what_the_user_sets_himself_is_his() {
+        let ours = ["statement_timeout=30000", "jit=off"];
+        for (own, kept) in [
+            ("-c jit_above_cost=1", [true, true]),
+            ("-c jit=on", [true, false]),
+            ("-cjit=on", [true, false]),
+            ("--jit=on --statement-timeout=1", [false, false]),
+            ("-c STATEMENT_TIMEOUT=1", [false, true]),
+        ] {
+            let sent = options("host=db.example.com", |config| {
+                config.server.options(own);
+            });
+            assert!(sent.starts_with(own), "{sent}");
+            let found = ours.map(|setting| sent.contains(&format!("-c {setting}")));
+            assert_eq!(found, kept, "{sent}");
+        }
+    }
+
+    #[test]
+    fn a_schema_is_quoted() {
+        for (schema, expected) in [
+            ("public", "\"public\""),
+            ("My Shop", "\"My\\ Shop\""),
+            ("a\"b\\", "\"a\"\"b\\\\\""),
+        ] {
+            let sent = options("host=db", |config| config.schema = Some(schema.into()));
+            assert_eq!(sent, format!("-c search_path={expected} {OURS}"));
+        }
+    }
+
+    #[test]
+    fn milliseconds_are_rounded_up() {
+        assert_eq!(milliseconds(Duration::ZERO), Some(0));
+        assert_eq!(milliseconds(Duration::from_nanos(1)), Some(1));
+        assert_eq!(milliseconds(Duration::MAX), None);
+    }
+}

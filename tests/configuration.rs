@@ -1,0 +1,122 @@
+//! What a configuration comes to on a real server.
+
+mod common;
+
+use antifreeze::{Config, Database, ErrorKind, TargetSessionAttrs};
+use common::{BoxError, PLENTY, lab, lab_with};
+
+/// What the server says of a setting.
+async fn setting(name: &str) -> Result<String, BoxError> {
+    let connection = antifreeze::connection().await?;
+    let row = connection
+        .query_one("select current_setting($1)", &[&name])
+        .await?;
+    Ok(row.get(0))
+}
+
+#[tokio::test]
+async fn a_direct_path_tells_the_server_what_to_do() {
+    let lab = lab_with(|config| {
+        config.schema = Some("My \"Shop\\".into());
+        config.server.application_name("shop:17");
+    })
+    .await;
+    for (name, expected) in [
+        ("statement_timeout", "30s"),
+        ("idle_in_transaction_session_timeout", "1min"),
+        ("jit", "off"),
+        ("search_path", "\"My \"\"Shop\\\""),
+        ("application_name", "shop:17"),
+    ] {
+        let found = lab.run(setting(name)).await.expect(name);
+        assert_eq!(found, expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_user_sets_himself_is_his() {
+    let lab = lab_with(|config| {
+        config.server.options("-c jit=on --statement-timeout=7s");
+        config.jit = true;
+    })
+    .await;
+    for (name, expected) in [("jit", "on"), ("statement_timeout", "7s")] {
+        let found = lab.run(setting(name)).await.expect(name);
+        assert_eq!(found, expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_session_has_to_be_is_asked_of_the_server() {
+    let lab = lab().await;
+    for (wish, options, fits) in [
+        (TargetSessionAttrs::Primary, "", true),
+        (TargetSessionAttrs::ReadWrite, "", true),
+        (TargetSessionAttrs::Standby, "", false),
+        (TargetSessionAttrs::ReadOnly, "", false),
+        (
+            TargetSessionAttrs::ReadOnly,
+            "-c default_transaction_read_only=on",
+            true,
+        ),
+        (
+            TargetSessionAttrs::ReadWrite,
+            "-c default_transaction_read_only=on",
+            false,
+        ),
+    ] {
+        let mut config = Config::from_url(&lab.server.url).expect("a URL");
+        config.target_session_attrs = wish;
+        config.server.options(options);
+        let database = Database::new(config).expect("settings");
+        let tried = database
+            .invocation(PLENTY, async {
+                drop(antifreeze::connection().await?);
+                Ok::<_, antifreeze::Error>(())
+            })
+            .await;
+        assert_eq!(tried.is_ok(), fits, "{wish:?} {options}: {tried:?}");
+        if let Err(error) = tried {
+            assert_eq!(error.kind(), ErrorKind::Unreachable);
+            assert!(
+                error.to_string().contains("target_session_attrs="),
+                "{error}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn keywords_and_urls_lead_to_the_same_server() {
+    let lab = lab().await;
+    let from_url = Config::from_url(&lab.server.url).expect("a URL");
+    let server = &from_url.server;
+    let port = server.get_ports()[0];
+    let user = server.get_user().expect("a user");
+    let dbname = server.get_dbname().expect("a database");
+    let password = server.get_password().unwrap_or_default();
+    let password = String::from_utf8_lossy(password).replace('\'', "\\'");
+    let keywords = format!(
+        "host = 127.0.0.1 port={port} user='{user}' password='{password}' dbname = '{dbname}'"
+    );
+    for config in [
+        Config::from_url(&keywords).expect("keywords"),
+        Config::builder()
+            .url(lab.server.url.as_str())
+            .application_name("x")
+            .build()
+            .expect("a builder"),
+    ] {
+        let database = Database::new(config).expect("settings");
+        let found: Result<String, BoxError> = database
+            .invocation(PLENTY, async {
+                let connection = antifreeze::connection().await?;
+                let row = connection
+                    .query_one("select current_database()::text", &[])
+                    .await?;
+                Ok(row.get(0))
+            })
+            .await;
+        assert_eq!(found.expect("a name"), dbname);
+    }
+}
