@@ -204,14 +204,14 @@ impl<'a> Said<'a> {
     /// 53300, `too_many_connections`.
     fn full(&self) -> Meaning {
         let (cause, remedy) = match () {
-            () if self.says("for role") => (
+            () if self.says("connections for role") => (
                 "the role has no connection left of its CONNECTION LIMIT",
                 Some(
                     "lower `max_connections` or the function's concurrency, or ALTER ROLE .. \
                      CONNECTION LIMIT",
                 ),
             ),
-            () if self.says("for database") => (
+            () if self.says("connections for database") => (
                 "the database has no connection left of its CONNECTION LIMIT",
                 Some(
                     "lower `max_connections` or the function's concurrency, or ALTER DATABASE .. \

