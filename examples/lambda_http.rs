@@ -3,7 +3,8 @@
 //! `cargo run -p lab -- demo` serves it on a throwaway PostgreSQL, freezes it after
 //! each request and shows what the server sees of it meanwhile. With
 //! `WITHOUT_LAYER=1` the same handler runs on a bare tokio-postgres client, for
-//! comparison.
+//! comparison: that is what the trait below is for. A function of your own needs
+//! neither; see the README.
 
 use std::future::Future;
 use std::ops::Deref;
@@ -78,7 +79,7 @@ async fn handle(
             transaction.commit().await?;
             reply(201, "created")
         }
-        // The transaction is still open when `?` leaves.
+        // The transaction is still open when this returns.
         "/early" => {
             let transaction = connection.transaction().await?;
             transaction.execute(INSERT, &[]).await?;
