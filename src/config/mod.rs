@@ -31,8 +31,8 @@ pub use endpoint::{DirectEndpoint, Endpoint};
 pub(crate) use environment::Environment;
 pub use path::Path;
 pub use session::TargetSessionAttrs;
-pub(crate) use tls::Method;
 pub use tls::{ChannelBinding, ClientCertificate, Pem, RequireAuth, Roots, Tls, TlsMode};
+pub(crate) use tls::{Method, could_be_file};
 
 use crate::credentials::Credentials;
 use crate::error::Result;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 pub(crate) use authentication::Method;
 pub use authentication::RequireAuth;
-pub(crate) use parameters::TlsParameters;
+pub(crate) use parameters::{TlsParameters, could_be_file};
 
 /// How a connection is encrypted, whom it trusts, and how it proves who it is.
 #[derive(Clone)]
@@ -132,7 +132,8 @@ impl ClientCertificate {
     }
 }
 
-/// Something in PEM. Its `Debug` does not show the text.
+/// Something in PEM. Its `Debug` shows neither the text nor the file: what was taken for
+/// its name may be a key.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Pem {
@@ -159,7 +160,8 @@ impl fmt::Debug for Tls {
 impl fmt::Debug for Roots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Roots::File(path) => f.debug_tuple("File").field(path).finish(),
+            Roots::File(path) if could_be_file(path) => f.debug_tuple("File").field(path).finish(),
+            Roots::File(_) => f.write_str("File(..)"),
             Roots::Pem(_) => f.write_str("Pem(..)"),
             Roots::System => f.write_str("System"),
         }
@@ -169,7 +171,7 @@ impl fmt::Debug for Roots {
 impl fmt::Debug for Pem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Pem::File(path) => f.debug_tuple("File").field(path).finish(),
+            Pem::File(_) => f.write_str("File(..)"),
             Pem::Text(_) => f.write_str("Text(..)"),
         }
     }
