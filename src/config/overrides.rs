@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use super::path::PATHS;
-use super::{Config, ConnectionLifetime, Endpoint, Environment, Path, spelling};
+use super::{Config, ConnectionLifetime, Endpoint, Environment, Path, spelling, startup};
 use crate::error::{Error, Result};
 
 const MAX_CONNECTIONS: &str = "ANTIFREEZE_MAX_CONNECTIONS";
 const LIFETIME: &str = "ANTIFREEZE_LIFETIME";
-const ENDPOINT: &str = "ANTIFREEZE_ENDPOINT";
+pub(super) const ENDPOINT: &str = "ANTIFREEZE_ENDPOINT";
 const PATH: &str = "ANTIFREEZE_PATH";
 const CONNECT: &str = "ANTIFREEZE_CONNECT_TIMEOUT";
 const STATEMENT: &str = "ANTIFREEZE_STATEMENT_TIMEOUT";
@@ -83,6 +83,21 @@ impl Overrides {
             &mut config.idle_in_transaction_timeout,
             self.idle_in_transaction_timeout,
         );
+        let timeouts = self.server_timeouts().into_iter();
+        config.operators = timeouts.map(|(_, setting)| setting).collect();
+    }
+
+    /// Those that are set, each with the server's name for it.
+    pub(super) fn server_timeouts(&self) -> Vec<(&'static str, &'static str)> {
+        let all = [
+            (self.statement_timeout, (STATEMENT, startup::STATEMENT)),
+            (
+                self.idle_in_transaction_timeout,
+                (IDLE_IN_TRANSACTION, startup::IDLE_IN_TRANSACTION),
+            ),
+        ];
+        let set = all.into_iter().filter(|(value, _)| value.is_some());
+        set.map(|(_, names)| names).collect()
     }
 }
 

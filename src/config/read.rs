@@ -76,7 +76,7 @@ impl Read {
             },
             connect_timeout: limit(given, "connect_timeout")?,
             acquire_timeout: limit(given, "pool_timeout")?,
-            max_connections: number(given, "connection_limit", "a number of connections")?,
+            max_connections: connections(given)?,
             statement_cache: number(given, "statement_cache_size", "a number of statements")?,
         })
     }
@@ -220,6 +220,14 @@ fn detect(server: &tokio_postgres::Config, pgbouncer: bool) -> Path {
     paths.find(|&path| path != Path::Direct).unwrap_or_default()
 }
 
+fn connections(given: &Parameters) -> Result<Option<usize>> {
+    let (name, wanted) = ("connection_limit", "a number of connections, 1 or more");
+    match number(given, name, wanted)? {
+        Some(0) => Err(wrong(name, wanted)),
+        number => Ok(number),
+    }
+}
+
 /// A time in whole seconds, as libpq and Prisma have it: zero is none at all.
 fn limit(given: &Parameters, name: &str) -> Result<Option<Duration>> {
     let seconds = number::<i64>(given, name, "a number of seconds")?;
@@ -359,6 +367,10 @@ mod tests {
             ("connect_timeout=hunter2", "a number of seconds"),
             ("pool_timeout=1.5", "a number of seconds"),
             ("connection_limit=-1", "a number of connections"),
+            (
+                "connection_limit=0",
+                "connection_limit cannot be understood",
+            ),
             ("keepalives=yes", "0 or 1"),
             ("tcp_user_timeout=1s", "a number of milliseconds"),
             ("pgbouncer=1", "true or false"),

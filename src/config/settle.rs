@@ -5,7 +5,8 @@ use tokio::sync::Semaphore;
 use super::endpoint::{host_names, with_hosts};
 use super::overrides::{self, Overrides};
 use super::path::behind_neon_pooler;
-use super::{Config, DirectEndpoint, Endpoint, Environment, Path};
+use super::startup::PUBLIC;
+use super::{Config, DirectEndpoint, Endpoint, Environment, Path, TargetSessionAttrs};
 use crate::error::{Error, Result};
 use crate::observe;
 
@@ -17,11 +18,23 @@ impl Config {
         if let Some(endpoint) = overrides.endpoint {
             self.endpoint = endpoint;
         }
-        if self.endpoint == Endpoint::Direct {
-            self.take_direct_endpoint()?;
-        }
+        let switched = match self.endpoint {
+            Endpoint::Direct => self.take_direct_endpoint()?,
+            Endpoint::Pooled => true,
+        };
+        self.tls.keep_to(&self.server);
         overrides.apply(&mut self);
         self.check()?;
+        if overrides.endpoint.is_some() && !switched {
+            let why = "no direct endpoint is known, and the path is direct as it is";
+            observe::without_effect(overrides::ENDPOINT, why);
+        }
+        let timeouts = overrides.server_timeouts();
+        if !timeouts.is_empty() && !self.sends_settings() {
+            let names: Vec<_> = timeouts.iter().map(|(name, _)| *name).collect();
+            let why = "the server is sent no time-outs on this path: write ALTER ROLE .. SET";
+            observe::without_effect(&names.join(" "), why);
+        }
         for (name, near) in overrides::unknown(environment) {
             observe::unknown_variable(&name, near);
         }
@@ -38,16 +51,18 @@ impl Config {
         self.path = path;
     }
 
-    fn take_direct_endpoint(&mut self) -> Result<()> {
+    /// Whether there is one.
+    fn take_direct_endpoint(&mut self) -> Result<bool> {
         let known = self.direct.take().or_else(|| self.past_neon_pooler());
         let Some(mut direct) = known else {
             if self.path == Path::Direct {
-                return Ok(());
+                return Ok(false);
             }
             return Err(Error::configuration(
                 "the direct endpoint is wanted (ANTIFREEZE_ENDPOINT=direct, or Config::endpoint) \
-                 and is not known: set DATABASE_URL_UNPOOLED, POSTGRES_URL_NON_POOLING or \
-                 DIRECT_URL, or Config::direct",
+                 and is not known: set Config::direct (direct_url of the builder), or, where the \
+                 database is the environment's too (from_env), DATABASE_URL_UNPOOLED, \
+                 POSTGRES_URL_NON_POOLING or DIRECT_URL",
             ));
         };
         // It is the function's name for itself, whatever way it goes.
@@ -57,8 +72,14 @@ impl Config {
         self.server = direct.server.clone();
         self.tls = direct.tls.clone();
         self.follow(direct.path);
+        // A pooler's URL says `public` since it takes nothing else.
+        let schema = self.schema.take().filter(|schema| schema != PUBLIC);
+        self.schema = direct.schema.clone().or(schema);
+        if direct.target_session_attrs != TargetSessionAttrs::Any {
+            self.target_session_attrs = direct.target_session_attrs;
+        }
         self.direct = Some(direct);
-        Ok(())
+        Ok(true)
     }
 
     /// Neon's direct host is named as the pooled one is, without `-pooler`.
@@ -71,16 +92,27 @@ impl Config {
             }),
             tls: self.tls.clone(),
             path: Path::Direct,
+            schema: None,
+            target_session_attrs: TargetSessionAttrs::Any,
         })
     }
 
     fn check(&self) -> Result<()> {
-        let most = Semaphore::MAX_PERMITS;
-        if !(1..=most).contains(&self.max_connections) {
+        if self.max_connections == 0 {
+            return Err(Error::configuration(
+                "max_connections is 0: it takes at least 1",
+            ));
+        }
+        if self.max_connections > Semaphore::MAX_PERMITS {
             return Err(Error::configuration(format!(
-                "max_connections is {}: it takes at least 1 and at most {most}",
-                self.max_connections
+                "max_connections is more than {}",
+                Semaphore::MAX_PERMITS
             )));
+        }
+        if self.connect_timeout.is_zero() {
+            return Err(Error::configuration(
+                "connect_timeout is zero: nothing connects in no time",
+            ));
         }
         self.check_startup()?;
         if self.server.get_hosts().is_empty() && self.server.get_hostaddrs().is_empty() {
@@ -251,6 +283,10 @@ mod tests {
             (
                 (|config| config.max_connections = 0) as fn(&mut Config),
                 "max_connections is 0",
+            ),
+            (
+                |config| config.connect_timeout = Duration::ZERO,
+                "connect_timeout is zero",
             ),
             (
                 |config| config.statement_timeout = Duration::MAX,

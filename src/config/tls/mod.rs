@@ -34,6 +34,8 @@ pub struct Tls {
     /// Default: any, but a password in the clear or hashed with MD5 only over TLS
     /// whose certificate was verified, or to this machine.
     pub require_auth: Option<RequireAuth>,
+    /// The mode, if nobody said it: it followed from a server on this machine.
+    pub(crate) implied: Option<TlsMode>,
 }
 
 impl Default for Tls {
@@ -46,6 +48,7 @@ impl Default for Tls {
             sni: true,
             channel_binding: ChannelBinding::default(),
             require_auth: None,
+            implied: None,
         }
     }
 }

@@ -117,7 +117,16 @@ impl Tls {
             sni,
             channel_binding,
             require_auth: require_auth.map(str::parse).transpose()?,
+            implied: (given(&parameters.sslmode).is_none() && is_local(server)).then_some(mode),
         })
+    }
+
+    /// A mode that followed from where the server was does not stay when the code has
+    /// named another that is elsewhere.
+    pub(crate) fn keep_to(&mut self, server: &tokio_postgres::Config) {
+        if self.implied == Some(self.mode) && !is_local(server) {
+            self.mode = TlsMode::VerifyFull;
+        }
     }
 }
 
@@ -223,6 +232,25 @@ mod tests {
         server.hostaddr([10, 0, 0, 1].into());
         let tls = Tls::from_parameters(&TlsParameters::default(), &server).expect("fine");
         assert_eq!(tls.mode, TlsMode::VerifyFull);
+    }
+
+    #[test]
+    fn a_mode_that_nobody_said_goes_with_the_server() {
+        let (mut here, mut there) = (tokio_postgres::Config::new(), tokio_postgres::Config::new());
+        here.host("127.0.0.1");
+        there.host("db.example.com");
+        for (mode, server, expected) in [
+            (None, &here, TlsMode::Prefer),
+            (None, &there, TlsMode::VerifyFull),
+            (Some("prefer"), &there, TlsMode::Prefer),
+        ] {
+            let mut tls = read("localhost", |parameters| {
+                parameters.sslmode = mode.map(str::to_owned);
+            })
+            .expect("fine");
+            tls.keep_to(server);
+            assert_eq!(tls.mode, expected, "{mode:?}");
+        }
     }
 
     #[test]
