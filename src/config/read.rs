@@ -172,7 +172,7 @@ fn in_order(several: usize, given: &Parameters) -> Result<Vec<usize>> {
 
 /// What finds out that nobody is there any more.
 fn add_liveness(server: &mut tokio_postgres::Config, given: &Parameters) -> Result<()> {
-    // To libpq, zero is the system's default.
+    // To libpq, zero is the default: the system's there, ours here (`net::Liveness`).
     let number = |name, wanted| number::<u32>(given, name, wanted);
     let seconds = |name| Ok::<_, Error>(number(name, "a number of seconds")?.filter(|&n| n > 0));
     if let Some(keepalives) = number("keepalives", "0 or 1")? {
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_leaves_keepalive_to_the_system_and_off_is_off() {
+    fn zero_is_the_default_of_keepalive_and_off_is_off() {
         let untouched = tokio_postgres::Config::new();
         let zero = read("keepalives_idle=0 keepalives_count=0 tcp_user_timeout=0");
         let zero = zero.expect("fine").server;

@@ -132,6 +132,7 @@ mod tests {
 
     use super::*;
     use crate::ConnectionLifetime::{self, PerEventLoop, PerInvocation};
+    use crate::TlsMode;
 
     const POOLED: (&str, &str) = ("DATABASE_URL", "postgres://pooler.example.com:6432/x");
     const DIRECT: (&str, &str) = ("DIRECT_URL", "postgres://u@db.example.com/x");
@@ -307,8 +308,102 @@ mod tests {
         let public = |config: &mut Config| config.schema = Some("public".into());
         assert!(settled(&[POOLED], public).is_ok());
     }
+
     #[test]
-    fn what_is_in_force_is_logged_and_no_password() {
+    fn the_direct_url_says_what_a_session_is_like() {
+        let pooled = (
+            "DATABASE_URL",
+            "postgres://h:6432/x?schema=public&target_session_attrs=primary",
+        );
+        let plain = ("DATABASE_URL", "postgres://h/x?schema=shop");
+        let said = (
+            "DIRECT_URL",
+            "postgres://d/x?schema=mine&target_session_attrs=standby",
+        );
+        let public = ("DIRECT_URL", "postgres://d/x?schema=public");
+        let (primary, standby) = (TargetSessionAttrs::Primary, TargetSessionAttrs::Standby);
+        for (url, direct, schema, attributes) in [
+            (pooled, DIRECT, None, primary),
+            (pooled, said, Some("mine"), standby),
+            (pooled, public, Some("public"), primary),
+            (plain, DIRECT, Some("shop"), TargetSessionAttrs::Any),
+        ] {
+            let config = settled(&[url, direct, OVER], |_| {}).expect("fine");
+            assert_eq!(config.schema.as_deref(), schema, "{}", direct.1);
+            assert_eq!(config.target_session_attrs, attributes, "{}", direct.1);
+        }
+        let neon = (
+            "DATABASE_URL",
+            "postgres://ep-a-pooler.x.aws.neon.tech/x?schema=public",
+        );
+        let bound = |config: &mut Config| {
+            let binding = tokio_postgres::config::ChannelBinding::Require;
+            config.server.channel_binding(binding);
+        };
+        let config = settled(&[neon, OVER], bound).expect("fine");
+        assert_eq!(config.schema, None);
+        assert_eq!(
+            config.server.get_channel_binding(),
+            tokio_postgres::config::ChannelBinding::Require
+        );
+    }
+
+    #[test]
+    fn a_server_elsewhere_is_verified_unless_the_url_said_otherwise() {
+        let mode = |url| {
+            let config = settled(&[("DATABASE_URL", url)], |config| {
+                let elsewhere = "host=db.example.com".parse();
+                config.server = elsewhere.expect("a host");
+            });
+            config.expect("fine").tls.mode
+        };
+        assert_eq!(mode("postgres://localhost"), TlsMode::VerifyFull);
+        assert_eq!(mode("postgres://localhost?sslmode=prefer"), TlsMode::Prefer);
+    }
+
+    #[test]
+    fn the_operators_time_out_wins_over_the_urls() {
+        let url = (
+            "DATABASE_URL",
+            "postgres://db/x?options=-c%20statement_timeout%3D0",
+        );
+        let lever = ("ANTIFREEZE_STATEMENT_TIMEOUT", "30s");
+        let sent = |variables: &[(&str, &str)]| {
+            let config = settled(variables, |_| {}).expect("fine");
+            config.startup_options().unwrap_or_default()
+        };
+        assert!(!sent(&[url]).contains("statement_timeout=30000"));
+        let sent = sent(&[url, lever]);
+        let (theirs, ours) = (
+            sent.find("statement_timeout=0"),
+            sent.find("statement_timeout=30000"),
+        );
+        assert!(theirs < ours && theirs.is_some(), "{sent}");
+    }
+
+    #[test]
+    fn a_lever_that_moves_nothing_is_warned_of() {
+        let timeout = ("ANTIFREEZE_STATEMENT_TIMEOUT", "30s");
+        let plain = ("DATABASE_URL", "postgres://db.example.com/x");
+        let dsql = ("DATABASE_URL", "postgres://a.dsql.us-east-1.on.aws/x");
+        for (variables, warned) in [
+            (&[POOLED, timeout][..], true),
+            (&[dsql, timeout], true),
+            (&[plain, timeout], false),
+            (&[POOLED, DIRECT, OVER, timeout], false),
+            (&[POOLED], false),
+            (&[plain, OVER], true),
+            (&[plain, DIRECT, OVER], false),
+            (&[plain, ("ANTIFREEZE_ENDPOINT", "pooled")], false),
+        ] {
+            let log = logged(|| drop(settled(variables, |_| {}).expect("fine")));
+            let found = log.contains("a variable has no effect");
+            assert_eq!(found, warned, "{variables:?}: {log}");
+        }
+    }
+
+    /// What `act` logs.
+    fn logged(act: impl FnOnce()) -> String {
         #[derive(Clone, Default)]
         struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -330,7 +425,14 @@ mod tests {
             .with_max_level(tracing::Level::INFO)
             .with_writer(move || writer.clone())
             .finish();
-        tracing::subscriber::with_default(subscriber, || {
+        tracing::subscriber::with_default(subscriber, act);
+        let log = log.0.lock().expect("no panic").clone();
+        String::from_utf8(log).expect("text")
+    }
+
+    #[test]
+    fn what_is_in_force_is_logged_and_no_password() {
+        let log = logged(|| {
             let url = ("DATABASE_URL", "postgres://u:hunter2@db.example.com/x");
             settled(&[url], |_| {}).expect("fine");
             let levers = [
@@ -340,8 +442,6 @@ mod tests {
             ];
             settled(&levers, |_| {}).expect("fine");
         });
-        let log = log.0.lock().expect("no panic").clone();
-        let log = String::from_utf8(log).expect("text");
         let lines: Vec<_> = log.lines().collect();
         assert_eq!(lines.len(), 2, "nothing is said of no levers: {log}");
         assert!(lines[0].contains("WARN") && lines[0].contains("ANTIFREEZE_MAX_CONECTIONS"));
