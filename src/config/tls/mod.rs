@@ -15,6 +15,10 @@ pub(crate) use parameters::{TlsParameters, could_be_file};
 #[non_exhaustive]
 pub struct Tls {
     /// Whether to, and what is verified. Default: [`TlsMode::VerifyFull`].
+    ///
+    /// What followed from a URL of this machine without `sslmode` is
+    /// [`TlsMode::VerifyFull`] again once [`Config::server`](crate::Config::server) is
+    /// another machine.
     pub mode: TlsMode,
     /// The certificate authorities to trust (`sslrootcert`). Default: Mozilla's, and
     /// for hosts of Amazon RDS those of its region.
