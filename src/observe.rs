@@ -25,6 +25,11 @@ pub(crate) fn unknown_variable(name: &str, meant: Option<&'static str>) {
     tracing::warn!(target: TARGET, name, meant, "an unknown variable is ignored");
 }
 
+/// A lever of the operator's moves nothing.
+pub(crate) fn without_effect(variables: &str, why: &str) {
+    tracing::warn!(target: TARGET, variables, why, "a variable has no effect");
+}
+
 /// The server sent a notice.
 pub(crate) fn notice(notice: &DbError) {
     tracing::debug!(

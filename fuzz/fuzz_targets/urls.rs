@@ -1,11 +1,11 @@
-//! Any connection string, and any with a password in it: nothing panics, and neither an
-//! error nor the configuration shows the password.
+//! Any connection string, and any with a password or a key in it: nothing panics, and
+//! neither an error nor the configuration shows it.
 #![no_main]
 
 use antifreeze::Config;
 use libfuzzer_sys::fuzz_target;
 
-/// Something that nothing but a password holds.
+/// Something that nothing but a password or a key holds.
 const SECRET: &str = "kX7wQ9";
 
 fuzz_target!(|data: &[u8]| {
@@ -27,6 +27,8 @@ fuzz_target!(|data: &[u8]| {
     }
     let quoted = password.replace('\\', "\\\\").replace('\'', "\\'");
     let keywords = format!("password='{quoted}' {rest}");
+    assert!(!shown(&keywords).contains(SECRET), "{keywords}");
+    let keywords = format!("host=db sslcert=client.crt sslkey='{quoted}'");
     assert!(!shown(&keywords).contains(SECRET), "{keywords}");
 });
 

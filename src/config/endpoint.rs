@@ -5,7 +5,7 @@ use tokio_postgres::config::Host;
 
 use super::parameters::Parameters;
 use super::read::Read;
-use super::{Path, Tls};
+use super::{Path, TargetSessionAttrs, Tls};
 use crate::error::Result;
 
 /// Which of two ways to a database is used.
@@ -31,6 +31,12 @@ pub struct DirectEndpoint {
     /// As [`Config::path`](crate::Config::path): it may be a session pooler, as
     /// Supabase's is for whom has no IPv6.
     pub path: Path,
+    /// As [`Config::schema`](crate::Config::schema). `None`: that one, unless it is
+    /// `public`.
+    pub schema: Option<String>,
+    /// As [`Config::target_session_attrs`](crate::Config::target_session_attrs).
+    /// [`Any`](TargetSessionAttrs::Any): that one.
+    pub target_session_attrs: TargetSessionAttrs,
 }
 
 impl DirectEndpoint {
@@ -45,6 +51,8 @@ impl DirectEndpoint {
             server: read.server,
             tls: read.tls,
             path: read.path,
+            schema: read.schema,
+            target_session_attrs: read.target_session_attrs,
         })
     }
 }
@@ -74,6 +82,7 @@ pub(super) fn with_hosts(
     old.get_password().map(|password| server.password(password));
     old.get_dbname().map(|dbname| server.dbname(dbname));
     old.get_options().map(|options| server.options(options));
+    server.channel_binding(old.get_channel_binding());
     server.keepalives(old.get_keepalives());
     server.keepalives_idle(old.get_keepalives_idle());
     old.get_keepalives_interval()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::duration;
+use super::{duration, overrides, spelling};
 use crate::error::{Error, Result};
 
 /// Reads variables; a test has its own.
@@ -69,7 +69,7 @@ impl Environment {
 
     /// How many connections the operator wants warmed, if he says so.
     pub(crate) fn warm_up(&self) -> Result<Option<usize>> {
-        self.count("ANTIFREEZE_WARM_UP", 0)
+        self.count(overrides::WARM_UP, 0)
     }
 
     /// The limits that Go's `database/sql` has, by the names that services in Go give
@@ -93,7 +93,8 @@ impl Environment {
         match value.trim().parse() {
             Ok(count) if count >= least => Ok(Some(count)),
             _ => Err(Error::configuration(format!(
-                "{name}={value} is not a number of connections, {least} or more"
+                "{} is not a number of connections, {least} or more",
+                spelling::shown(name, &value)
             ))),
         }
     }
@@ -105,7 +106,8 @@ impl Environment {
         match duration::parse(&value) {
             Some(duration) => Ok(Some(duration)),
             None => Err(Error::configuration(format!(
-                "{name}={value} is not {}",
+                "{} is not {}",
+                spelling::shown(name, &value),
                 duration::WANTED
             ))),
         }

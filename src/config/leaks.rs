@@ -94,6 +94,23 @@ proptest! {
     }
 
     #[test]
+    fn no_key_is_shown(
+        before in prop::sample::select(vec![
+            "", "-----BEGIN PRIVATE KEY-----\n", "Bag Attributes\n", "LS0tLS1CRUdJTi", "MC4C/", "\r\n",
+        ]),
+        between in prop::collection::vec(separators(), 0..4),
+    ) {
+        let mut key = format!("{before}{SECRET}");
+        for separator in between {
+            key += &separator;
+            key += SECRET;
+        }
+        let quoted = key.replace('\\', "\\\\").replace('\'', "\\'");
+        let text = format!("host=db sslcert=client.crt sslkey='{quoted}'");
+        prop_assert!(!shown(&text).contains(SECRET), "{}", text);
+    }
+
+    #[test]
     fn nothing_panics(text in "\\PC{0,80}", tail in "[a-z@:/?#%&=,\\[\\]' \\\\0-9]{0,60}") {
         shown(&text);
         shown(&tail);

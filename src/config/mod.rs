@@ -31,8 +31,8 @@ pub use endpoint::{DirectEndpoint, Endpoint};
 pub(crate) use environment::Environment;
 pub use path::Path;
 pub use session::TargetSessionAttrs;
-pub(crate) use tls::Method;
 pub use tls::{ChannelBinding, ClientCertificate, Pem, RequireAuth, Roots, Tls, TlsMode};
+pub(crate) use tls::{Method, could_be_file};
 
 use crate::credentials::Credentials;
 use crate::error::Result;
@@ -108,8 +108,8 @@ pub struct Config {
     pub acquire_timeout: Duration,
     /// How long connecting may take. Default: `connect_timeout` of the URL, or else 10 s.
     pub connect_timeout: Duration,
-    /// The server's `statement_timeout`, in whole milliseconds. Default: 30 s. Zero: the
-    /// server's own. It is sent on [`Path::Direct`] alone, since poolers refuse it:
+    /// The server's `statement_timeout`, in whole milliseconds. Default: 30 s, unless
+    /// `options` of the URL say otherwise. Zero: the server's own. It is sent on [`Path::Direct`] alone, since poolers refuse it:
     /// behind one, use `ALTER ROLE .. SET`.
     pub statement_timeout: Duration,
     /// The server's `idle_in_transaction_session_timeout`, which ends what no
@@ -128,6 +128,8 @@ pub struct Config {
     /// keeps for each connection, the least recently used out first. Default:
     /// `statement_cache_size` of the URL, or else 100.
     pub statement_cache: usize,
+    /// Time-outs of the server that the operator has set.
+    operators: Vec<&'static str>,
 }
 
 /// How long a connection lives.
@@ -234,11 +236,12 @@ impl Config {
             max_idle_time: limits.max_idle_time,
             acquire_timeout: read.acquire_timeout.unwrap_or(seconds(5)),
             connect_timeout: read.connect_timeout.unwrap_or(seconds(10)),
-            statement_timeout: seconds(30),
-            idle_in_transaction_timeout: seconds(60),
+            statement_timeout: startup::STATEMENT_TIMEOUT,
+            idle_in_transaction_timeout: startup::IDLE_IN_TRANSACTION_TIMEOUT,
             schema: read.schema,
             jit: false,
             statement_cache: read.statement_cache.unwrap_or(100),
+            operators: Vec::new(),
         })
     }
 

@@ -3,19 +3,20 @@
 use std::time::Duration;
 
 use super::path::PATHS;
-use super::{Config, ConnectionLifetime, Endpoint, Environment, Path, spelling};
+use super::{Config, ConnectionLifetime, Endpoint, Environment, Path, spelling, startup};
 use crate::error::{Error, Result};
 
 const MAX_CONNECTIONS: &str = "ANTIFREEZE_MAX_CONNECTIONS";
 const LIFETIME: &str = "ANTIFREEZE_LIFETIME";
-const ENDPOINT: &str = "ANTIFREEZE_ENDPOINT";
+pub(super) const ENDPOINT: &str = "ANTIFREEZE_ENDPOINT";
 const PATH: &str = "ANTIFREEZE_PATH";
 const CONNECT: &str = "ANTIFREEZE_CONNECT_TIMEOUT";
 const STATEMENT: &str = "ANTIFREEZE_STATEMENT_TIMEOUT";
 const ACQUIRE: &str = "ANTIFREEZE_ACQUIRE_TIMEOUT";
 const IDLE_IN_TRANSACTION: &str = "ANTIFREEZE_IDLE_IN_TRANSACTION_TIMEOUT";
+pub(super) const WARM_UP: &str = "ANTIFREEZE_WARM_UP";
 
-/// All that there are; the last is read by warm-up.
+/// All that there are; the last is used by warm-up.
 const NAMES: [&str; 9] = [
     MAX_CONNECTIONS,
     LIFETIME,
@@ -25,7 +26,7 @@ const NAMES: [&str; 9] = [
     STATEMENT,
     ACQUIRE,
     IDLE_IN_TRANSACTION,
-    "ANTIFREEZE_WARM_UP",
+    WARM_UP,
 ];
 
 /// What the operator wants.
@@ -54,6 +55,8 @@ impl Overrides {
                 "{CONNECT} is zero: nothing connects in no time"
             )));
         }
+        // It is used later; what is shown in the log has to be a number by then.
+        environment.warm_up()?;
         Ok(Overrides {
             endpoint: one_of(environment, ENDPOINT, &endpoints)?,
             path: one_of(environment, PATH, &PATHS)?,
@@ -80,6 +83,21 @@ impl Overrides {
             &mut config.idle_in_transaction_timeout,
             self.idle_in_transaction_timeout,
         );
+        let timeouts = self.server_timeouts().into_iter();
+        config.operators = timeouts.map(|(_, setting)| setting).collect();
+    }
+
+    /// Those that are set, each with the server's name for it.
+    pub(super) fn server_timeouts(&self) -> Vec<(&'static str, &'static str)> {
+        let all = [
+            (self.statement_timeout, (STATEMENT, startup::STATEMENT)),
+            (
+                self.idle_in_transaction_timeout,
+                (IDLE_IN_TRANSACTION, startup::IDLE_IN_TRANSACTION),
+            ),
+        ];
+        let set = all.into_iter().filter(|(value, _)| value.is_some());
+        set.map(|(_, names)| names).collect()
     }
 }
 
@@ -125,7 +143,8 @@ fn one_of<T: Copy>(
         None => {
             let wanted: Vec<_> = values.iter().map(|(known, _)| *known).collect();
             Err(Error::configuration(format!(
-                "{name}={value} is none of {}",
+                "{} is none of {}",
+                spelling::shown(name, &value),
                 wanted.join(", ")
             )))
         }
@@ -153,11 +172,15 @@ mod tests {
             (STATEMENT, "-1s", "a duration"),
             (ACQUIRE, "5 s", "a duration"),
             (IDLE_IN_TRANSACTION, "1d", "a duration"),
+            (ENDPOINT, "postgres://app:hunter2@h", "none of direct"),
+            (CONNECT, "postgres://app:hunter2@h", "a duration"),
+            (WARM_UP, "postgres://app:hunter2@h", "a number"),
         ] {
             let environment = Environment::of(&[(name, value)]);
             let error = Overrides::read(&environment).expect_err(name).to_string();
             assert!(error.starts_with(name), "{error}");
             assert!(error.contains(wanted), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
         }
     }
 

@@ -76,7 +76,7 @@ impl Read {
             },
             connect_timeout: limit(given, "connect_timeout")?,
             acquire_timeout: limit(given, "pool_timeout")?,
-            max_connections: number(given, "connection_limit", "a number of connections")?,
+            max_connections: connections(given)?,
             statement_cache: number(given, "statement_cache_size", "a number of statements")?,
         })
     }
@@ -172,7 +172,7 @@ fn in_order(several: usize, given: &Parameters) -> Result<Vec<usize>> {
 
 /// What finds out that nobody is there any more.
 fn add_liveness(server: &mut tokio_postgres::Config, given: &Parameters) -> Result<()> {
-    // To libpq, zero is the system's default.
+    // To libpq, zero is the default: the system's there, ours here (`net::Liveness`).
     let number = |name, wanted| number::<u32>(given, name, wanted);
     let seconds = |name| Ok::<_, Error>(number(name, "a number of seconds")?.filter(|&n| n > 0));
     if let Some(keepalives) = number("keepalives", "0 or 1")? {
@@ -218,6 +218,14 @@ fn detect(server: &tokio_postgres::Config, pgbouncer: bool) -> Path {
         Path::detect(host, port, pgbouncer)
     });
     paths.find(|&path| path != Path::Direct).unwrap_or_default()
+}
+
+fn connections(given: &Parameters) -> Result<Option<usize>> {
+    let (name, wanted) = ("connection_limit", "a number of connections, 1 or more");
+    match number(given, name, wanted)? {
+        Some(0) => Err(wrong(name, wanted)),
+        number => Ok(number),
+    }
 }
 
 /// A time in whole seconds, as libpq and Prisma have it: zero is none at all.
@@ -335,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_leaves_keepalive_to_the_system_and_off_is_off() {
+    fn zero_is_the_default_of_keepalive_and_off_is_off() {
         let untouched = tokio_postgres::Config::new();
         let zero = read("keepalives_idle=0 keepalives_count=0 tcp_user_timeout=0");
         let zero = zero.expect("fine").server;
@@ -359,6 +367,10 @@ mod tests {
             ("connect_timeout=hunter2", "a number of seconds"),
             ("pool_timeout=1.5", "a number of seconds"),
             ("connection_limit=-1", "a number of connections"),
+            (
+                "connection_limit=0",
+                "connection_limit cannot be understood",
+            ),
             ("keepalives=yes", "0 or 1"),
             ("tcp_user_timeout=1s", "a number of milliseconds"),
             ("pgbouncer=1", "true or false"),

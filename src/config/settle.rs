@@ -5,7 +5,8 @@ use tokio::sync::Semaphore;
 use super::endpoint::{host_names, with_hosts};
 use super::overrides::{self, Overrides};
 use super::path::behind_neon_pooler;
-use super::{Config, DirectEndpoint, Endpoint, Environment, Path};
+use super::startup::PUBLIC;
+use super::{Config, DirectEndpoint, Endpoint, Environment, Path, TargetSessionAttrs};
 use crate::error::{Error, Result};
 use crate::observe;
 
@@ -17,11 +18,23 @@ impl Config {
         if let Some(endpoint) = overrides.endpoint {
             self.endpoint = endpoint;
         }
-        if self.endpoint == Endpoint::Direct {
-            self.take_direct_endpoint()?;
-        }
+        let switched = match self.endpoint {
+            Endpoint::Direct => self.take_direct_endpoint()?,
+            Endpoint::Pooled => true,
+        };
+        self.tls.keep_to(&self.server);
         overrides.apply(&mut self);
         self.check()?;
+        if overrides.endpoint.is_some() && !switched {
+            let why = "no direct endpoint is known, and the path is direct as it is";
+            observe::without_effect(overrides::ENDPOINT, why);
+        }
+        let timeouts = overrides.server_timeouts();
+        if !timeouts.is_empty() && !self.sends_settings() {
+            let names: Vec<_> = timeouts.iter().map(|(name, _)| *name).collect();
+            let why = "the server is sent no time-outs on this path: write ALTER ROLE .. SET";
+            observe::without_effect(&names.join(" "), why);
+        }
         for (name, near) in overrides::unknown(environment) {
             observe::unknown_variable(&name, near);
         }
@@ -38,16 +51,18 @@ impl Config {
         self.path = path;
     }
 
-    fn take_direct_endpoint(&mut self) -> Result<()> {
+    /// Whether there is one.
+    fn take_direct_endpoint(&mut self) -> Result<bool> {
         let known = self.direct.take().or_else(|| self.past_neon_pooler());
         let Some(mut direct) = known else {
             if self.path == Path::Direct {
-                return Ok(());
+                return Ok(false);
             }
             return Err(Error::configuration(
                 "the direct endpoint is wanted (ANTIFREEZE_ENDPOINT=direct, or Config::endpoint) \
-                 and is not known: set DATABASE_URL_UNPOOLED, POSTGRES_URL_NON_POOLING or \
-                 DIRECT_URL, or Config::direct",
+                 and is not known: set Config::direct (direct_url of the builder), or, where the \
+                 database is the environment's too (from_env), DATABASE_URL_UNPOOLED, \
+                 POSTGRES_URL_NON_POOLING or DIRECT_URL",
             ));
         };
         // It is the function's name for itself, whatever way it goes.
@@ -57,8 +72,14 @@ impl Config {
         self.server = direct.server.clone();
         self.tls = direct.tls.clone();
         self.follow(direct.path);
+        // A pooler's URL says `public` since it takes nothing else.
+        let schema = self.schema.take().filter(|schema| schema != PUBLIC);
+        self.schema = direct.schema.clone().or(schema);
+        if direct.target_session_attrs != TargetSessionAttrs::Any {
+            self.target_session_attrs = direct.target_session_attrs;
+        }
         self.direct = Some(direct);
-        Ok(())
+        Ok(true)
     }
 
     /// Neon's direct host is named as the pooled one is, without `-pooler`.
@@ -71,16 +92,27 @@ impl Config {
             }),
             tls: self.tls.clone(),
             path: Path::Direct,
+            schema: None,
+            target_session_attrs: TargetSessionAttrs::Any,
         })
     }
 
     fn check(&self) -> Result<()> {
-        let most = Semaphore::MAX_PERMITS;
-        if !(1..=most).contains(&self.max_connections) {
+        if self.max_connections == 0 {
+            return Err(Error::configuration(
+                "max_connections is 0: it takes at least 1",
+            ));
+        }
+        if self.max_connections > Semaphore::MAX_PERMITS {
             return Err(Error::configuration(format!(
-                "max_connections is {}: it takes at least 1 and at most {most}",
-                self.max_connections
+                "max_connections is more than {}",
+                Semaphore::MAX_PERMITS
             )));
+        }
+        if self.connect_timeout.is_zero() {
+            return Err(Error::configuration(
+                "connect_timeout is zero: nothing connects in no time",
+            ));
         }
         self.check_startup()?;
         if self.server.get_hosts().is_empty() && self.server.get_hostaddrs().is_empty() {
@@ -100,6 +132,7 @@ mod tests {
 
     use super::*;
     use crate::ConnectionLifetime::{self, PerEventLoop, PerInvocation};
+    use crate::TlsMode;
 
     const POOLED: (&str, &str) = ("DATABASE_URL", "postgres://pooler.example.com:6432/x");
     const DIRECT: (&str, &str) = ("DIRECT_URL", "postgres://u@db.example.com/x");
@@ -253,6 +286,10 @@ mod tests {
                 "max_connections is 0",
             ),
             (
+                |config| config.connect_timeout = Duration::ZERO,
+                "connect_timeout is zero",
+            ),
+            (
                 |config| config.statement_timeout = Duration::MAX,
                 "statement_timeout is",
             ),
@@ -271,8 +308,102 @@ mod tests {
         let public = |config: &mut Config| config.schema = Some("public".into());
         assert!(settled(&[POOLED], public).is_ok());
     }
+
     #[test]
-    fn what_is_in_force_is_logged_and_no_password() {
+    fn the_direct_url_says_what_a_session_is_like() {
+        let pooled = (
+            "DATABASE_URL",
+            "postgres://h:6432/x?schema=public&target_session_attrs=primary",
+        );
+        let plain = ("DATABASE_URL", "postgres://h/x?schema=shop");
+        let said = (
+            "DIRECT_URL",
+            "postgres://d/x?schema=mine&target_session_attrs=standby",
+        );
+        let public = ("DIRECT_URL", "postgres://d/x?schema=public");
+        let (primary, standby) = (TargetSessionAttrs::Primary, TargetSessionAttrs::Standby);
+        for (url, direct, schema, attributes) in [
+            (pooled, DIRECT, None, primary),
+            (pooled, said, Some("mine"), standby),
+            (pooled, public, Some("public"), primary),
+            (plain, DIRECT, Some("shop"), TargetSessionAttrs::Any),
+        ] {
+            let config = settled(&[url, direct, OVER], |_| {}).expect("fine");
+            assert_eq!(config.schema.as_deref(), schema, "{}", direct.1);
+            assert_eq!(config.target_session_attrs, attributes, "{}", direct.1);
+        }
+        let neon = (
+            "DATABASE_URL",
+            "postgres://ep-a-pooler.x.aws.neon.tech/x?schema=public",
+        );
+        let bound = |config: &mut Config| {
+            let binding = tokio_postgres::config::ChannelBinding::Require;
+            config.server.channel_binding(binding);
+        };
+        let config = settled(&[neon, OVER], bound).expect("fine");
+        assert_eq!(config.schema, None);
+        assert_eq!(
+            config.server.get_channel_binding(),
+            tokio_postgres::config::ChannelBinding::Require
+        );
+    }
+
+    #[test]
+    fn a_server_elsewhere_is_verified_unless_the_url_said_otherwise() {
+        let mode = |url| {
+            let config = settled(&[("DATABASE_URL", url)], |config| {
+                let elsewhere = "host=db.example.com".parse();
+                config.server = elsewhere.expect("a host");
+            });
+            config.expect("fine").tls.mode
+        };
+        assert_eq!(mode("postgres://localhost"), TlsMode::VerifyFull);
+        assert_eq!(mode("postgres://localhost?sslmode=prefer"), TlsMode::Prefer);
+    }
+
+    #[test]
+    fn the_operators_time_out_wins_over_the_urls() {
+        let url = (
+            "DATABASE_URL",
+            "postgres://db/x?options=-c%20statement_timeout%3D0",
+        );
+        let lever = ("ANTIFREEZE_STATEMENT_TIMEOUT", "30s");
+        let sent = |variables: &[(&str, &str)]| {
+            let config = settled(variables, |_| {}).expect("fine");
+            config.startup_options().unwrap_or_default()
+        };
+        assert!(!sent(&[url]).contains("statement_timeout=30000"));
+        let sent = sent(&[url, lever]);
+        let (theirs, ours) = (
+            sent.find("statement_timeout=0"),
+            sent.find("statement_timeout=30000"),
+        );
+        assert!(theirs < ours && theirs.is_some(), "{sent}");
+    }
+
+    #[test]
+    fn a_lever_that_moves_nothing_is_warned_of() {
+        let timeout = ("ANTIFREEZE_STATEMENT_TIMEOUT", "30s");
+        let plain = ("DATABASE_URL", "postgres://db.example.com/x");
+        let dsql = ("DATABASE_URL", "postgres://a.dsql.us-east-1.on.aws/x");
+        for (variables, warned) in [
+            (&[POOLED, timeout][..], true),
+            (&[dsql, timeout], true),
+            (&[plain, timeout], false),
+            (&[POOLED, DIRECT, OVER, timeout], false),
+            (&[POOLED], false),
+            (&[plain, OVER], true),
+            (&[plain, DIRECT, OVER], false),
+            (&[plain, ("ANTIFREEZE_ENDPOINT", "pooled")], false),
+        ] {
+            let log = logged(|| drop(settled(variables, |_| {}).expect("fine")));
+            let found = log.contains("a variable has no effect");
+            assert_eq!(found, warned, "{variables:?}: {log}");
+        }
+    }
+
+    /// What `act` logs.
+    fn logged(act: impl FnOnce()) -> String {
         #[derive(Clone, Default)]
         struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -294,7 +425,14 @@ mod tests {
             .with_max_level(tracing::Level::INFO)
             .with_writer(move || writer.clone())
             .finish();
-        tracing::subscriber::with_default(subscriber, || {
+        tracing::subscriber::with_default(subscriber, act);
+        let log = log.0.lock().expect("no panic").clone();
+        String::from_utf8(log).expect("text")
+    }
+
+    #[test]
+    fn what_is_in_force_is_logged_and_no_password() {
+        let log = logged(|| {
             let url = ("DATABASE_URL", "postgres://u:hunter2@db.example.com/x");
             settled(&[url], |_| {}).expect("fine");
             let levers = [
@@ -304,8 +442,6 @@ mod tests {
             ];
             settled(&levers, |_| {}).expect("fine");
         });
-        let log = log.0.lock().expect("no panic").clone();
-        let log = String::from_utf8(log).expect("text");
         let lines: Vec<_> = log.lines().collect();
         assert_eq!(lines.len(), 2, "nothing is said of no levers: {log}");
         assert!(lines[0].contains("WARN") && lines[0].contains("ANTIFREEZE_MAX_CONECTIONS"));

@@ -1,5 +1,15 @@
 //! What somebody most likely meant.
 
+/// `name=value`, or `name` alone where the value is more than a word: somebody may have
+/// put a URL or a key in the wrong place, and errors are logged.
+pub(super) fn shown(name: &str, value: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    match value.len() <= 20 && value.chars().all(plain) {
+        true => format!("{name}={value}"),
+        false => name.to_owned(),
+    }
+}
+
 /// The nearest of `words`, if it is near: two slips at most, and one in short words.
 pub(super) fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // Nobody misspells a word into one of many times its length.
@@ -32,6 +42,20 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_is_repeated_and_nothing_else() {
+        assert_eq!(shown("a", "1.5-x"), "a=1.5-x");
+        for value in [
+            "app:secret",
+            "postgres://a",
+            "two words",
+            "\u{e4}",
+            &"x".repeat(21),
+        ] {
+            assert_eq!(shown("a", value), "a");
+        }
+    }
 
     #[test]
     fn slips_are_seen_through_and_other_words_are_not() {

@@ -7,17 +7,39 @@ use super::{Config, path};
 use crate::error::{Error, Result};
 
 /// What is on the search path anyway.
-const PUBLIC: &str = "public";
+pub(super) const PUBLIC: &str = "public";
+
+/// To the server.
+pub(super) const STATEMENT: &str = "statement_timeout";
+
+/// To the server.
+pub(super) const IDLE_IN_TRANSACTION: &str = "idle_in_transaction_session_timeout";
+
+/// By default.
+pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// By default.
+pub(super) const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A time-out that the server is told.
+struct Timeout {
+    name: &'static str,
+    value: Duration,
+    /// The operator or the code wants it, as far as one can tell: it is not the default.
+    wanted: bool,
+}
 
 impl Config {
     /// The `options` of the start-up packet (manual, "Connection Settings"): the
     /// user's own, and ours where the path takes them: the time-outs that end what no
-    /// teardown could, the schema, and `jit=off`. What the user sets himself is his.
+    /// teardown could, the schema, and `jit=off`. What the user sets himself is his, unless
+    /// the operator or the code says something else: theirs is put last, and the server
+    /// takes the last.
     pub(crate) fn startup_options(&self) -> Option<String> {
         let own = self.server.get_options().unwrap_or_default();
         let mut options = String::from(own);
-        let mut add = |name: &str, value: &str| {
-            if !sets(own, name) {
+        let mut add = |name: &str, value: &str, wanted: bool| {
+            if wanted || !sets(own, name) {
                 let space = if options.is_empty() { "" } else { " " };
                 options += &format!("{space}-c {name}={}", escaped(value));
             }
@@ -25,27 +47,34 @@ impl Config {
         // What a schema needs, `check` has seen to.
         if let Some(schema) = self.schema.as_ref().filter(|_| self.path.takes_options()) {
             let quoted = schema.replace('"', "\"\"");
-            add("search_path", &format!("\"{quoted}\""));
+            add("search_path", &format!("\"{quoted}\""), false);
         }
-        if self.path.takes_options() && !host_names(&self.server).any(path::is_dsql) {
-            for (name, value) in self.server_timeouts() {
-                if let Some(value) = milliseconds(value).filter(|&value| value > 0) {
-                    add(name, &value.to_string());
+        if self.sends_settings() {
+            for timeout in self.server_timeouts() {
+                if let Some(value) = milliseconds(timeout.value).filter(|&value| value > 0) {
+                    add(timeout.name, &value.to_string(), timeout.wanted);
                 }
             }
             if !self.jit {
-                add("jit", "off");
+                add("jit", "off", false);
             }
         }
         (!options.is_empty()).then_some(options)
     }
 
+    /// Whether time-outs and `jit` are sent at all.
+    pub(super) fn sends_settings(&self) -> bool {
+        self.path.takes_options() && !host_names(&self.server).any(path::is_dsql)
+    }
+
     /// Whether what is to be sent can be sent.
     pub(super) fn check_startup(&self) -> Result<()> {
-        for (name, value) in self.server_timeouts() {
-            if milliseconds(value).is_none() {
+        for timeout in self.server_timeouts() {
+            if milliseconds(timeout.value).is_none() {
                 return Err(Error::configuration(format!(
-                    "{name} is {value:?}: the server takes at most {} ms",
+                    "{} is {:?}: the server takes at most {} ms",
+                    timeout.name,
+                    timeout.value,
                     i32::MAX
                 )));
             }
@@ -66,14 +95,20 @@ impl Config {
     }
 
     /// What the server is told to end by itself.
-    fn server_timeouts(&self) -> [(&'static str, Duration); 2] {
+    fn server_timeouts(&self) -> [Timeout; 2] {
         [
-            ("statement_timeout", self.statement_timeout),
+            (STATEMENT, self.statement_timeout, STATEMENT_TIMEOUT),
             (
-                "idle_in_transaction_session_timeout",
+                IDLE_IN_TRANSACTION,
                 self.idle_in_transaction_timeout,
+                IDLE_IN_TRANSACTION_TIMEOUT,
             ),
         ]
+        .map(|(name, value, default)| Timeout {
+            name,
+            value,
+            wanted: value != default || self.operators.contains(&name),
+        })
     }
 }
 
@@ -155,6 +190,28 @@ mod tests {
             let found = ours.map(|setting| sent.contains(&format!("-c {setting}")));
             assert_eq!(found, kept, "{sent}");
         }
+    }
+
+    #[test]
+    fn who_says_it_in_code_wins_over_the_url_and_the_operator_over_both() {
+        let own = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0";
+        let sent = |change: fn(&mut Config)| {
+            options("host=db", |config| {
+                config.server.options(own);
+                change(config);
+            })
+        };
+        assert_eq!(sent(|_| {}), format!("{own} -c jit=off"));
+        let code = sent(|config| config.statement_timeout = Duration::from_secs(7));
+        assert_eq!(code, format!("{own} -c statement_timeout=7000 -c jit=off"));
+        // The operator's wins even where it is what the default would be.
+        let operator = sent(|config| config.operators = vec![IDLE_IN_TRANSACTION]);
+        assert_eq!(
+            operator,
+            format!("{own} -c idle_in_transaction_session_timeout=60000 -c jit=off")
+        );
+        let none = sent(|config| config.statement_timeout = Duration::ZERO);
+        assert_eq!(none, format!("{own} -c jit=off"));
     }
 
     #[test]

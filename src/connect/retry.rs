@@ -17,6 +17,9 @@ const FIRST: Duration = Duration::from_millis(50);
 /// The ceiling of any.
 const MOST: Duration = Duration::from_secs(1);
 
+/// Longer than any invocation, and nothing overflows.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// The time that connecting may take, and when it began.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Time {
@@ -33,7 +36,7 @@ impl Time {
         let limit = share.map_or(limit, |share| share.min(limit));
         Time {
             began,
-            until: began.checked_add(limit).unwrap_or(began + MOST),
+            until: began + limit.min(LONGEST),
         }
     }
 
@@ -199,6 +202,11 @@ mod tests {
         assert!(delay_of(&starting, &time).is_some(), "it has said so");
         tokio::time::advance(4 * SECOND).await;
         assert!(delay_of(&starting, &time).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_limit_there_is_time() {
+        assert_eq!(Time::new(Duration::MAX, None).whole(), LONGEST);
     }
 
     #[tokio::test(start_paused = true)]

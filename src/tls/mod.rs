@@ -21,7 +21,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::config::{Pem, Roots, Tls};
+use crate::config::{Pem, Roots, Tls, could_be_file};
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::Socket;
 pub(crate) use failure::explain_later;
@@ -249,8 +249,12 @@ fn read(parameter: &str, pem: &Pem) -> Result<Vec<u8>> {
     match pem {
         Pem::Text(text) => Ok(text.clone().into_bytes()),
         Pem::File(file) => std::fs::read(file).map_err(|error| {
-            Error::configuration(format!("{parameter}: cannot read {}", file.display()))
-                .with_source(error)
+            // What was taken for the name of a key's file may be the key.
+            let shown = match parameter != "sslkey" && could_be_file(file) {
+                true => file.display().to_string(),
+                false => "its file".to_owned(),
+            };
+            Error::configuration(format!("{parameter}: cannot read {shown}")).with_source(error)
         }),
     }
 }

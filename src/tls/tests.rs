@@ -46,8 +46,12 @@ fn what_cannot_be_read_is_named_and_keys_are_not_shown() {
         (client(text("x"), text("y")), "sslcert holds no"),
         (client(text(rds_pem()), text("y")), "sslkey holds no"),
         (
-            client(text(rds_pem()), Pem::File("key.pem".into())),
+            client(text(rds_pem()), Pem::File("c2VjcmV0".into())),
             "sslkey: cannot read",
+        ),
+        (
+            roots(Roots::File("-----BEGIN c2VjcmV0".into())),
+            "sslrootcert: cannot read",
         ),
         (
             client(text(rds_pem()), text(secret)),

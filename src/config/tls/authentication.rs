@@ -4,6 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::config::spelling::shown;
 use crate::error::{Error, Result};
 
 /// A way to prove who we are.
@@ -93,6 +94,7 @@ impl FromStr for RequireAuth {
     /// A name that is none of a method, names with and without `!` in one list, or
     /// nothing left that we can do.
     fn from_str(text: &str) -> Result<Self> {
+        let said = shown("require_auth", text);
         let mut required = RequireAuth {
             methods: Vec::new(),
             negated: text.trim_start().starts_with('!'),
@@ -104,13 +106,13 @@ impl FromStr for RequireAuth {
             };
             let Some(method) = Method::parse(bare) else {
                 return Err(Error::configuration(format!(
-                    "require_auth={text}: each is to be one of none, password, md5, \
+                    "{said}: each is to be one of none, password, md5, \
                      scram-sha-256, all of them or none with a ! in front"
                 )));
             };
             if negated != required.negated {
                 return Err(Error::configuration(format!(
-                    "require_auth={text}: either all have a ! in front, or none"
+                    "{said}: either all have a ! in front, or none"
                 )));
             }
             required.methods.push(method);
@@ -121,7 +123,7 @@ impl FromStr for RequireAuth {
             .any(|method| required.permits(method).unwrap_or(required.negated))
         {
             return Err(Error::configuration(format!(
-                "require_auth={text} leaves nothing that this driver can do: none, password, \
+                "{said} leaves nothing that this driver can do: none, password, \
                  md5, scram-sha-256"
             )));
         }
@@ -175,7 +177,10 @@ mod tests {
             ("!none,!password,!md5,!scram-sha-256", "leaves nothing"),
         ] {
             let error = text.parse::<RequireAuth>().expect_err(text).to_string();
-            assert!(error.contains(word) && error.contains(text), "{error}");
+            assert!(
+                error.contains(word) && error.contains("require_auth"),
+                "{error}"
+            );
         }
     }
 }

@@ -8,13 +8,17 @@ use std::path::PathBuf;
 
 pub(crate) use authentication::Method;
 pub use authentication::RequireAuth;
-pub(crate) use parameters::TlsParameters;
+pub(crate) use parameters::{TlsParameters, could_be_file};
 
 /// How a connection is encrypted, whom it trusts, and how it proves who it is.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Tls {
     /// Whether to, and what is verified. Default: [`TlsMode::VerifyFull`].
+    ///
+    /// What followed from a URL of this machine without `sslmode` is
+    /// [`TlsMode::VerifyFull`] again once [`Config::server`](crate::Config::server) is
+    /// another machine.
     pub mode: TlsMode,
     /// The certificate authorities to trust (`sslrootcert`). Default: Mozilla's, and
     /// for hosts of Amazon RDS those of its region.
@@ -34,6 +38,8 @@ pub struct Tls {
     /// Default: any, but a password in the clear or hashed with MD5 only over TLS
     /// whose certificate was verified, or to this machine.
     pub require_auth: Option<RequireAuth>,
+    /// The mode, if nobody said it: it followed from a server on this machine.
+    pub(crate) implied: Option<TlsMode>,
 }
 
 impl Default for Tls {
@@ -46,6 +52,7 @@ impl Default for Tls {
             sni: true,
             channel_binding: ChannelBinding::default(),
             require_auth: None,
+            implied: None,
         }
     }
 }
@@ -132,7 +139,8 @@ impl ClientCertificate {
     }
 }
 
-/// Something in PEM. Its `Debug` does not show the text.
+/// Something in PEM. Its `Debug` shows neither the text nor the file: what was taken for
+/// its name may be a key.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Pem {
@@ -159,7 +167,8 @@ impl fmt::Debug for Tls {
 impl fmt::Debug for Roots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Roots::File(path) => f.debug_tuple("File").field(path).finish(),
+            Roots::File(path) if could_be_file(path) => f.debug_tuple("File").field(path).finish(),
+            Roots::File(_) => f.write_str("File(..)"),
             Roots::Pem(_) => f.write_str("Pem(..)"),
             Roots::System => f.write_str("System"),
         }
@@ -169,7 +178,7 @@ impl fmt::Debug for Roots {
 impl fmt::Debug for Pem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Pem::File(path) => f.debug_tuple("File").field(path).finish(),
+            Pem::File(_) => f.write_str("File(..)"),
             Pem::Text(_) => f.write_str("Text(..)"),
         }
     }

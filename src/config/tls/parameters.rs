@@ -1,10 +1,12 @@
 //! From what a URL or a variable says of TLS to what we do.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use tokio_postgres::config::Host;
 
 use super::{ChannelBinding, ClientCertificate, Pem, Roots, Tls, TlsMode};
+use crate::config::spelling::shown;
 use crate::error::{Error, Result};
 
 /// What was said of TLS and authentication, by libpq's names and as it was written
@@ -31,13 +33,14 @@ impl Tls {
         parameters: &TlsParameters,
         server: &tokio_postgres::Config,
     ) -> Result<Self> {
-        let roots = given(&parameters.sslrootcert).map(|value| match value {
-            "system" => Roots::System,
-            value => match pem(value) {
+        let roots = match given(&parameters.sslrootcert) {
+            None => None,
+            Some("system") => Some(Roots::System),
+            Some(value) => Some(match pem("sslrootcert", value)? {
                 Pem::File(file) => Roots::File(file),
                 Pem::Text(text) => Roots::Pem(text),
-            },
-        });
+            }),
+        };
         let direct = match given(&parameters.sslnegotiation) {
             None | Some("postgres") => false,
             Some("direct") => true,
@@ -75,9 +78,10 @@ impl Tls {
             )));
         }
         let client = match (given(&parameters.sslcert), given(&parameters.sslkey)) {
-            (Some(certificate), Some(key)) => {
-                Some(ClientCertificate::new(pem(certificate), pem(key)))
-            }
+            (Some(certificate), Some(key)) => Some(ClientCertificate::new(
+                pem("sslcert", certificate)?,
+                pem("sslkey", key)?,
+            )),
             (None, None) => None,
             (Some(_), None) => return Err(Error::configuration("sslcert is set, sslkey is not")),
             (None, Some(_)) => return Err(Error::configuration("sslkey is set, sslcert is not")),
@@ -113,7 +117,16 @@ impl Tls {
             sni,
             channel_binding,
             require_auth: require_auth.map(str::parse).transpose()?,
+            implied: (given(&parameters.sslmode).is_none() && is_local(server)).then_some(mode),
         })
+    }
+
+    /// A mode that followed from where the server was does not stay when the code has
+    /// named another that is elsewhere.
+    pub(crate) fn keep_to(&mut self, server: &tokio_postgres::Config) {
+        if self.implied == Some(self.mode) && !is_local(server) {
+            self.mode = TlsMode::VerifyFull;
+        }
     }
 }
 
@@ -123,16 +136,37 @@ fn given(parameter: &Option<String>) -> Option<&str> {
 }
 
 fn none_of(name: &str, value: &str, values: &str) -> Error {
-    Error::configuration(format!("{name}={value} is none of {values}"))
+    Error::configuration(format!("{} is none of {values}", shown(name, value)))
 }
 
 /// A file's name or the text itself. Hosts that take variables of one line only have
 /// the text's line ends written as `\n`.
-fn pem(value: &str) -> Pem {
-    match value.trim_start().starts_with("-----BEGIN") {
-        true => Pem::Text(value.trim_start().replace("\\n", "\n")),
-        false => Pem::File(value.into()),
+fn pem(name: &str, value: &str) -> Result<Pem> {
+    // OpenSSL writes attributes in front of it.
+    if value.contains("-----BEGIN") {
+        return Ok(Pem::Text(value.trim_start().replace("\\n", "\n")));
     }
+    if !could_be_file(Path::new(value)) {
+        // Not repeated: it may be a key in some other form.
+        let what = match name {
+            "sslkey" => "a key",
+            _ => "certificates",
+        };
+        return Err(Error::configuration(format!(
+            "{name}: neither the name of a file nor {what} in PEM (-----BEGIN ..)"
+        )));
+    }
+    Ok(Pem::File(value.into()))
+}
+
+/// Whether `path` looks like the name of a file, and not like PEM that was encoded once
+/// more or lost its first line.
+pub(crate) fn could_be_file(path: &Path) -> bool {
+    let text = path.to_string_lossy();
+    // What `-----BEGIN` is in base64.
+    let encoded = text.trim_start().starts_with("LS0tLS1CRUdJTi");
+    let fits = text.split(['/', '\\']).all(|part| part.len() <= 255);
+    fits && !encoded && !text.contains(['\n', '\r']) && !text.contains("-----BEGIN")
 }
 
 /// Nobody else is on the way: loopback, or a socket of this machine.
@@ -201,6 +235,25 @@ mod tests {
     }
 
     #[test]
+    fn a_mode_that_nobody_said_goes_with_the_server() {
+        let (mut here, mut there) = (tokio_postgres::Config::new(), tokio_postgres::Config::new());
+        here.host("127.0.0.1");
+        there.host("db.example.com");
+        for (mode, server, expected) in [
+            (None, &here, TlsMode::Prefer),
+            (None, &there, TlsMode::VerifyFull),
+            (Some("prefer"), &there, TlsMode::Prefer),
+        ] {
+            let mut tls = read("localhost", |parameters| {
+                parameters.sslmode = mode.map(str::to_owned);
+            })
+            .expect("fine");
+            tls.keep_to(server);
+            assert_eq!(tls.mode, expected, "{mode:?}");
+        }
+    }
+
+    #[test]
     fn certificates_are_files_or_the_text_itself() {
         let text = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
         let one_line = text.replace('\n', "\\n");
@@ -215,6 +268,33 @@ mod tests {
         assert_eq!(client.certificate, Pem::File("/etc/client.crt".into()));
         assert_eq!(client.key, Pem::Text(text.to_owned()));
         assert!(!format!("{tls:?}").contains("AA=="), "{tls:?}");
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_shown() {
+        let text = "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\n";
+        let with_attributes = format!("Bag Attributes\n    friendlyName: x\n{text}");
+        let long = format!("/etc/{}hunter2", "x".repeat(255));
+        for (key, fine) in [
+            (text, true),
+            (&with_attributes, true),
+            ("/run/secrets/hunter2", true),
+            ("MC4CAQAwBQYDK2VwBCIEIhunter2", true),
+            ("hunter2\nhunter2", false),
+            ("LS0tLS1CRUdJTiBQUklWQVRFIEtFWS0tLS0thunter2", false),
+            (&long, false),
+        ] {
+            let tls = read("db", |parameters| {
+                parameters.sslcert = Some("client.crt".to_owned());
+                parameters.sslkey = Some(key.to_owned());
+            });
+            assert_eq!(tls.is_ok(), fine, "{key}");
+            let shown = match tls {
+                Ok(tls) => format!("{tls:?}"),
+                Err(error) => format!("{error} {error:?}"),
+            };
+            assert!(!shown.contains("hunter2"), "{shown}");
+        }
     }
 
     #[test]
