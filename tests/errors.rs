@@ -329,7 +329,7 @@ async fn start_up(golden: &mut Golden) {
 
 /// What poolers and servers said elsewhere, word for word as far as it is on record: the
 /// code, then the message.
-const RECORDED: [(&str, &str, &str); 18] = [
+const RECORDED: [(&str, &str, &str); 24] = [
     (
         "the server is starting",
         "57P03",
@@ -396,14 +396,47 @@ const RECORDED: [(&str, &str, &str); 18] = [
         "server login has been failing, try again later (server_login_retry)",
     ),
     (
+        "PgBouncer 1.18, a wrong password",
+        "08P01",
+        "password authentication failed for user \"app\"",
+    ),
+    (
+        "PgBouncer 1.18, a wrong password and SCRAM",
+        "08P01",
+        "SASL authentication failed",
+    ),
+    (
         "RDS Proxy, options",
         "0A000",
         "Feature not supported: RDS Proxy currently doesn't support command-line options.",
     ),
     (
+        "RDS Proxy, TLS",
+        "28000",
+        "This RDS Proxy requires TLS connections",
+    ),
+    (
+        "RDS Proxy, no secret",
+        "28000",
+        "This RDS proxy has no credentials for the role app. Check the credentials for this role \
+         and try again.",
+    ),
+    (
         "RDS Proxy, in use",
         "53300",
         "Timed-out waiting to acquire database connection",
+    ),
+    (
+        "Neon, no host name",
+        "08P01",
+        "Endpoint ID is not specified. Either please upgrade the postgres client library (libpq) \
+         for SNI support or pass the endpoint ID (first part of the domain name) as a parameter.",
+    ),
+    (
+        "Neon, no such endpoint",
+        "XX000",
+        "The requested endpoint could not be found, or you don't have access to it. Please check \
+         the provided ID and try again.",
     ),
     (
         "something else",

@@ -3,7 +3,17 @@
 use super::ErrorKind;
 use super::sqlstate::{Meaning, Said, advised, parameter, plain};
 
+/// What to do about a password that nobody has typed.
+const PROVIDED: &str = "the provider of the password was asked once more, to no avail: is its secret, or token, that \
+     of this user at this host, and is the function allowed to log in with it?";
+
 impl Said<'_> {
+    /// `remedy` is for who wrote the password into a URL.
+    pub(super) fn wrong_password(&self, cause: &str, remedy: &'static str) -> Meaning {
+        let remedy = if self.provided { PROVIDED } else { remedy };
+        advised(ErrorKind::Authentication, cause, remedy)
+    }
+
     /// What the server says in answer to a start-up packet.
     pub(super) fn start(&self) -> Option<Meaning> {
         match self.code {
@@ -32,12 +42,14 @@ impl Said<'_> {
                 "the role may not log in",
                 "ALTER ROLE .. LOGIN, or connect as another",
             )),
-            "28P01" => Some(advised(
-                ErrorKind::Authentication,
+            "28P01" => Some(self.wrong_password(
                 "the server does not accept this user with this password",
                 "check both, reserved characters of the password percent-encoded; the server says \
                  the same of a role that does not exist",
             )),
+            "28000" if self.provided => {
+                Some(self.wrong_password("the server does not accept this user", PROVIDED))
+            }
             "28000" => Some(plain(
                 ErrorKind::Authentication,
                 "the server does not accept this user",
