@@ -4,8 +4,8 @@ use super::ErrorKind;
 use super::sqlstate::{Meaning, Said, advised, parameter, plain};
 
 /// What to do about a password that nobody has typed.
-const PROVIDED: &str = "the provider of the password was asked once more, to no avail: is its secret, or token, that \
-     of this user at this host, and is the function allowed to log in with it?";
+const PROVIDED: &str = "its provider was asked once more, to no avail: does what it answers belong to this user and \
+     host, and may this user log in with it (with an IAM token: GRANT rds_iam)?";
 
 impl Said<'_> {
     /// `remedy` is for who wrote the password into a URL.
