@@ -47,6 +47,12 @@ impl Said<'_> {
                 "check both, reserved characters of the password percent-encoded; the server says \
                  the same of a role that does not exist",
             )),
+            "28000" if self.says("valid client certificate") => Some(advised(
+                ErrorKind::Authentication,
+                "the server wants a client certificate",
+                "set sslcert and sslkey to one that it takes for this user, and an sslmode with \
+                 TLS",
+            )),
             "28000" if self.provided => {
                 Some(self.wrong_password("the server does not accept this user", PROVIDED))
             }
@@ -104,6 +110,11 @@ mod tests {
             (
                 "28P01",
                 "password authentication failed for user \"x\"",
+                Kind::Authentication,
+            ),
+            (
+                "28000",
+                "connection requires a valid client certificate",
                 Kind::Authentication,
             ),
             (
