@@ -1,19 +1,10 @@
 //! Asking the provider of credentials, once for a connection, and once more if the
 //! server refuses what it answered.
 
-use std::error::Error as _;
-
 use super::Target;
 use crate::config::Config;
 use crate::credentials::{Attempt, BoxError, Credentials, Login};
 use crate::error::{Error, ErrorKind, Result};
-
-/// `protocol_violation`: what PgBouncer 1.18 and older say with every refusal.
-const PROTOCOL_VIOLATION: &str = "08P01";
-
-/// `invalid_password` and `invalid_authorization_specification` (manual, appendix A,
-/// class 28).
-const REFUSED: [&str; 2] = ["28P01", "28000"];
 
 /// The logins of one connection.
 pub(super) struct Logins<'a> {
@@ -104,21 +95,21 @@ async fn ask(credentials: &dyn Credentials, attempt: &Attempt) -> Result<Login> 
             ErrorKind::Unreachable,
             "the credentials of the database cannot be had: their provider failed",
         )
+        .with_remedy(
+            "the source says why; may the function read the secret, and reach who keeps it? from \
+             inside a VPC Secrets Manager is reached by a NAT gateway or an interface endpoint",
+        )
         .with_source(error),
     };
     credentials.login(attempt).await.map_err(failed)
 }
 
-/// The server does not take the user, or not with this password.
+/// The server, or a pooler, does not take the user, or not with this password. A secret
+/// may name another user, too.
 fn is_refusal(error: &Error) -> bool {
-    let Some(sqlstate) = error.sqlstate() else {
-        return false;
-    };
-    if sqlstate.code() == PROTOCOL_VIOLATION {
-        let source = error.source();
-        let source = source.and_then(|source| source.downcast_ref::<tokio_postgres::Error>());
-        let said = source.and_then(tokio_postgres::Error::as_db_error);
-        return said.is_some_and(|said| said.message().contains("authentication failed"));
-    }
-    REFUSED.contains(&sqlstate.code())
+    let refused = matches!(
+        error.kind(),
+        ErrorKind::Authentication | ErrorKind::RoleMissing
+    );
+    refused && error.sqlstate().is_some()
 }

@@ -166,6 +166,7 @@ impl Connector {
             target,
             user: server.get_user(),
             database: server.get_dbname(),
+            provided: config.credentials.is_some(),
         };
         let (client, connection) = timeout_at(time.until, server.connect_raw(stream, AsItIs))
             .await
@@ -215,7 +216,7 @@ impl Connector {
             Some(host) if tls.mode != TlsMode::Disable => host,
             _ => return Ok(Way::in_the_clear(socket)),
         };
-        if !tls.direct && !offers_tls(&mut socket).await? {
+        if !tls.direct && !offers_tls(target, &mut socket).await? {
             if tls.mode == TlsMode::Prefer {
                 return Ok(Way::in_the_clear(socket));
             }
@@ -279,9 +280,7 @@ impl Connector {
                 "channel_binding=require, and {target} does not offer it (few poolers do, and \
                  only scram-sha-256 can): set channel_binding=prefer, or take the direct endpoint"
             ),
-            Refusal::Unclear => {
-                format!("{target} does not speak PostgreSQL: is it the right port?")
-            }
+            Refusal::Unclear => return not_postgres(target),
         };
         Error::new(ErrorKind::Tls, message)
     }
@@ -337,9 +336,15 @@ fn without_tls(host: &str) -> &'static str {
 
 /// SSLRequest (manual, "SSL Session Encryption"). No more than the one byte of the
 /// answer is read, so nothing can be slipped in before the handshake.
-async fn offers_tls(socket: &mut Socket) -> Result<bool> {
+async fn offers_tls(target: &Target, socket: &mut Socket) -> Result<bool> {
     let lost = |error: std::io::Error| {
-        Error::new(ErrorKind::Unreachable, "the server hung up before TLS").with_source(error)
+        let hung_up = format!("{target} hung up before TLS");
+        Error::new(ErrorKind::Unreachable, hung_up)
+            .with_remedy(
+                "is it the right port, and does what lies in between, such as a tunnel or a load \
+                 balancer, reach its server? the log of either says why",
+            )
+            .with_source(error)
     };
     socket
         .write_all(&[0, 0, 0, 8, 4, 210, 22, 47])
@@ -347,7 +352,23 @@ async fn offers_tls(socket: &mut Socket) -> Result<bool> {
         .map_err(lost)?;
     let mut answer = [0];
     socket.read_exact(&mut answer).await.map_err(lost)?;
-    Ok(&answer == b"S")
+    match &answer {
+        b"S" => Ok(true),
+        b"N" => Ok(false),
+        // An ErrorResponse, as of a server that cannot start a process. Its text is not to be
+        // trusted before TLS, and is not read.
+        b"E" => Err(Error::new(
+            ErrorKind::Unreachable,
+            format!("{target} answered with an error when it was asked for TLS"),
+        )
+        .with_remedy("its log says which; is it the right port?")),
+        _ => Err(not_postgres(target)),
+    }
+}
+
+fn not_postgres(target: &Target) -> Error {
+    let message = format!("{target} does not speak PostgreSQL: is it the right port?");
+    Error::new(ErrorKind::Tls, message)
 }
 
 /// The TLS connector of a stream that is encrypted as far as it will be.

@@ -25,7 +25,8 @@
 //! | `SecretsManager` (feature `aws`) | a secret in AWS Secrets Manager |
 //! | your own [`Credentials`] | wherever you like |
 //!
-//! If the server refuses what it was given (SQLSTATE 28P01 or 28000), the provider is
+//! If the server or a pooler refuses the user or the password that it was given, as
+//! SQLSTATE 28P01 and 28000 say and older PgBouncers under 08P01, the provider is
 //! asked once more and told so, past whatever it has cached; the refusal is reported if
 //! the answer is the same, or is refused too. What is answered is never logged, and shown
 //! by no `Debug`.

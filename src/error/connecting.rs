@@ -42,6 +42,8 @@ pub(crate) struct Goal<'a> {
     pub(crate) target: &'a (dyn fmt::Display + Sync),
     pub(crate) user: Option<&'a str>,
     pub(crate) database: Option<&'a str>,
+    /// The password is that of a provider.
+    pub(crate) provided: bool,
 }
 
 /// Nobody answers a SYN that was lost before this: the first is repeated after 1 s
@@ -54,6 +56,11 @@ const SUPABASE: &str = "Supabase's direct host has an IPv6 address only, unless 
 const IPV6: &str = "it has an IPv6 address only: name one with IPv4, or give the function IPv6";
 
 const MOVED: &str = "is the socket's directory right, and does the server run on this machine?";
+
+const UNANSWERED: &str = "from inside a VPC Secrets Manager is reached by a NAT gateway or an interface endpoint; if \
+     the provider is but slow, raise `connect_timeout`";
+
+const UNNAMED: &str = "no user is named, so the system's was taken; ";
 
 impl Error {
     /// The name has no address.
@@ -110,21 +117,21 @@ impl Error {
 
     /// The time was over.
     pub(crate) fn connecting_took(phase: Phase, after: Duration, at: Option<Dialled<'_>>) -> Self {
-        match (phase, at) {
-            (Phase::Connect, Some(at)) if after >= LONG_ENOUGH => blocked(at, Some(after)),
-            (_, Some(at)) => Error::caused(
-                ErrorKind::ConnectTimeout,
-                format!(
-                    "connecting to {} took longer than {after:.1?}, and was at {phase}",
-                    at.target
-                ),
-            ),
-            (_, None) => Error::caused(
-                ErrorKind::ConnectTimeout,
-                format!(
-                    "connecting to the database took longer than {after:.1?}, and was at {phase}"
-                ),
-            ),
+        let silent = at.filter(|_| phase == Phase::Connect && after >= LONG_ENOUGH);
+        if let Some(at) = silent {
+            return blocked(at, Some(after));
+        }
+        let target = match &at {
+            Some(at) => at.target,
+            None => &"the database",
+        };
+        let late = Error::caused(
+            ErrorKind::ConnectTimeout,
+            format!("connecting to {target} took longer than {after:.1?}, and was at {phase}"),
+        );
+        match phase {
+            Phase::Credentials => late.with_remedy(UNANSWERED),
+            _ => late,
         }
     }
 
@@ -134,6 +141,7 @@ impl Error {
             Some(said) => {
                 let said = Said {
                     at_start: true,
+                    provided: goal.provided,
                     ..Said::by(said)
                 };
                 let meaning = said.meaning();
@@ -166,6 +174,10 @@ impl Error {
                     "is it the right port?".to_owned(),
                 ),
             },
+        };
+        let remedy = match goal.user.is_none() && is_about_the_user(kind) {
+            true => UNNAMED.to_owned() + &remedy,
+            false => remedy,
         };
         Error::new(kind, format!("cannot connect to {goal}: {cause}"))
             .with_remedy(remedy)
@@ -216,6 +228,17 @@ fn near_miss(kind: ErrorKind, goal: Goal<'_>) -> Option<String> {
     (lower != name).then(|| {
         format!("capitals count here, and CREATE without quotes makes none: try {lower}; or ")
     })
+}
+
+/// Another user may fare better.
+fn is_about_the_user(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Authentication
+            | ErrorKind::RoleMissing
+            | ErrorKind::DatabaseMissing
+            | ErrorKind::TenantNotFound
+    )
 }
 
 fn one_line(text: &str) -> String {
@@ -335,6 +358,7 @@ mod tests {
             target: &"db",
             user: Some("App"),
             database: Some("shop"),
+            provided: false,
         };
         let near = |kind| near_miss(kind, goal);
         assert!(near(ErrorKind::RoleMissing).is_some_and(|near| near.contains("try app")));

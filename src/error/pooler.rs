@@ -112,13 +112,17 @@ impl Said<'_> {
                 ),
             });
         }
-        if self.says("RDS Proxy") {
-            return Some(advised(
-                ErrorKind::ParameterRefused,
-                "RDS Proxy does not take what was asked for at start-up",
-                "set `path` to `Path::RdsProxy`, take `options` out of the URL, and set \
-                 parameters with ALTER ROLE .. SET",
+        // PgBouncer 1.18 and older; what a server told the pooler stands behind "server login".
+        if self.code == "08P01" && self.says("authentication failed") && !self.says("server login")
+        {
+            return Some(self.wrong_password(
+                "the pooler does not accept this user with this password",
+                "check both, reserved characters of the password percent-encoded, and what \
+                 PgBouncer's auth_file or auth_query has",
             ));
+        }
+        if let Some(meaning) = self.neon(&lower).or_else(|| self.rds_proxy(&lower)) {
+            return Some(meaning);
         }
         if self.says("connection is insecure") {
             return Some(advised(
@@ -147,6 +151,53 @@ impl Said<'_> {
             ));
         }
         None
+    }
+
+    fn neon(&self, lower: &str) -> Option<Meaning> {
+        let (cause, remedy) = match () {
+            () if lower.contains("endpoint id is not specified") => (
+                "Neon goes by the host name that TLS tells it (SNI), and was told none",
+                "name Neon's own host in the URL, no address and no tunnel, with \
+                 sslmode=verify-full and without sslsni=0; else add \
+                 ?options=endpoint%3D<endpoint id>",
+            ),
+            () if lower.contains("requested endpoint could not be found") => (
+                "Neon knows no such endpoint",
+                "was the branch or its compute deleted? copy the URL from the console once more",
+            ),
+            () => return None,
+        };
+        Some(advised(ErrorKind::TenantNotFound, cause, remedy))
+    }
+
+    /// Its texts are in AWS's manual ("Troubleshooting for RDS Proxy").
+    fn rds_proxy(&self, lower: &str) -> Option<Meaning> {
+        if !lower.contains("rds proxy") {
+            return None;
+        }
+        let refused = || {
+            advised(
+                ErrorKind::ParameterRefused,
+                "RDS Proxy does not take what was asked for at start-up",
+                "set `path` to `Path::RdsProxy`, take `options` out of the URL, and set \
+                 parameters with ALTER ROLE .. SET",
+            )
+        };
+        match () {
+            () if lower.contains("doesn't support") => Some(refused()),
+            () if lower.contains("requires tls") => Some(advised(
+                ErrorKind::Tls,
+                "RDS Proxy takes no connection without TLS",
+                "set sslmode=verify-full",
+            )),
+            () if lower.contains("no credentials for the role") => Some(advised(
+                ErrorKind::Authentication,
+                "RDS Proxy has no credentials for this role",
+                "add a secret with this user name to the proxy's authentication settings, let \
+                 its IAM role read it, or correct the user of the URL",
+            )),
+            () => None,
+        }
     }
 }
 
@@ -205,6 +256,33 @@ mod tests {
                 "08P01",
                 "server login has been failing, try again later (server_login_retry)",
                 Kind::Unreachable,
+            ),
+            (
+                "08P01",
+                "password authentication failed for user \"app\"",
+                Kind::Authentication,
+            ),
+            ("08P01", "SASL authentication failed", Kind::Authentication),
+            (
+                "XX000",
+                "The requested endpoint could not be found, or you don't have access to it.",
+                Kind::TenantNotFound,
+            ),
+            (
+                "28000",
+                "This RDS Proxy requires TLS connections",
+                Kind::Tls,
+            ),
+            (
+                "28000",
+                "This RDS proxy has no credentials for the role app. Check the credentials for \
+                 this role and try again.",
+                Kind::Authentication,
+            ),
+            (
+                "XX000",
+                "RDS Proxy is in trouble of another sort",
+                Kind::Database,
             ),
             (
                 "0A000",

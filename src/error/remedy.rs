@@ -30,7 +30,8 @@ impl ErrorKind {
             }
             Kind::NetworkBlocked => {
                 "let the function through: the provider's allow-list of addresses, the security \
-                 group of the database, or a NAT gateway for a function inside a VPC"
+                 group of the database, or a NAT gateway for a function inside a VPC; else the host \
+                 may be down, or the address an old one, as after a failover"
             }
             Kind::Unreachable => "is the server running, and may this function reach it?",
             Kind::Tls => "check sslmode and sslrootcert against what the server has",

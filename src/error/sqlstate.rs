@@ -20,6 +20,8 @@ pub(super) struct Said<'a> {
     pub(super) table: Option<&'a str>,
     /// It came in answer to the start-up packet.
     pub(super) at_start: bool,
+    /// The password is that of a provider, which is asked once more before this is told.
+    pub(super) provided: bool,
 }
 
 /// What it came to.
@@ -40,6 +42,7 @@ impl<'a> Said<'a> {
             constraint: error.constraint(),
             table: error.table(),
             at_start: false,
+            provided: false,
         }
     }
 

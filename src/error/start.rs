@@ -3,7 +3,17 @@
 use super::ErrorKind;
 use super::sqlstate::{Meaning, Said, advised, parameter, plain};
 
+/// What to do about a password that nobody has typed.
+const PROVIDED: &str = "its provider was asked once more, to no avail: does what it answers belong to this user and \
+     host, and may this user log in with it (with an IAM token: GRANT rds_iam)?";
+
 impl Said<'_> {
+    /// `remedy` is for who wrote the password into a URL.
+    pub(super) fn wrong_password(&self, cause: &str, remedy: &'static str) -> Meaning {
+        let remedy = if self.provided { PROVIDED } else { remedy };
+        advised(ErrorKind::Authentication, cause, remedy)
+    }
+
     /// What the server says in answer to a start-up packet.
     pub(super) fn start(&self) -> Option<Meaning> {
         match self.code {
@@ -32,12 +42,20 @@ impl Said<'_> {
                 "the role may not log in",
                 "ALTER ROLE .. LOGIN, or connect as another",
             )),
-            "28P01" => Some(advised(
-                ErrorKind::Authentication,
+            "28P01" => Some(self.wrong_password(
                 "the server does not accept this user with this password",
                 "check both, reserved characters of the password percent-encoded; the server says \
                  the same of a role that does not exist",
             )),
+            "28000" if self.says("valid client certificate") => Some(advised(
+                ErrorKind::Authentication,
+                "the server wants a client certificate",
+                "set sslcert and sslkey to one that it takes for this user, and an sslmode with \
+                 TLS",
+            )),
+            "28000" if self.provided => {
+                Some(self.wrong_password("the server does not accept this user", PROVIDED))
+            }
             "28000" => Some(plain(
                 ErrorKind::Authentication,
                 "the server does not accept this user",
@@ -92,6 +110,11 @@ mod tests {
             (
                 "28P01",
                 "password authentication failed for user \"x\"",
+                Kind::Authentication,
+            ),
+            (
+                "28000",
+                "connection requires a valid client certificate",
                 Kind::Authentication,
             ),
             (
