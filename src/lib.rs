@@ -68,6 +68,8 @@
 //! | `lambda` | Lambda events, and the deadline of a request |
 //! | `vercel` | `(AppState, Request)`; it needs Rust 1.88, as `vercel_runtime` does |
 //! | `axum` | the extractors [`Connection`], [`Transaction`] and [`Invocation`] |
+//! | `doctor` | what is wrong between a function and its database, as a library: module `doctor` |
+//! | `cli` | the command `antifreeze`: `cargo install antifreeze --features cli` |
 //! | `aws` | IAM tokens for RDS, Aurora and Aurora DSQL; Secrets Manager |
 
 mod backoff;
@@ -78,6 +80,8 @@ mod connection;
 pub mod credentials;
 mod database;
 mod deadline;
+#[cfg(feature = "doctor")]
+pub mod doctor;
 mod error;
 mod host;
 mod invocation;

@@ -2,6 +2,8 @@
 
 mod application;
 mod builder;
+#[cfg(feature = "doctor")]
+mod described;
 mod duration;
 mod endpoint;
 mod environment;
@@ -27,10 +29,14 @@ use std::time::Duration;
 use serde::Deserialize;
 
 pub use builder::ConfigBuilder;
+#[cfg(feature = "doctor")]
+pub(crate) use duration::parse as parse_duration;
 pub use endpoint::{DirectEndpoint, Endpoint};
 pub(crate) use environment::Environment;
 pub use path::Path;
 pub use session::TargetSessionAttrs;
+#[cfg(feature = "doctor")]
+pub(crate) use spelling::nearest;
 pub use tls::{ChannelBinding, ClientCertificate, Pem, RequireAuth, Roots, Tls, TlsMode};
 pub(crate) use tls::{Method, could_be_file};
 

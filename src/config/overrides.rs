@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 const MAX_CONNECTIONS: &str = "ANTIFREEZE_MAX_CONNECTIONS";
 const LIFETIME: &str = "ANTIFREEZE_LIFETIME";
 pub(super) const ENDPOINT: &str = "ANTIFREEZE_ENDPOINT";
-const PATH: &str = "ANTIFREEZE_PATH";
+pub(super) const PATH: &str = "ANTIFREEZE_PATH";
 const CONNECT: &str = "ANTIFREEZE_CONNECT_TIMEOUT";
 const STATEMENT: &str = "ANTIFREEZE_STATEMENT_TIMEOUT";
 const ACQUIRE: &str = "ANTIFREEZE_ACQUIRE_TIMEOUT";

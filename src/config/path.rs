@@ -64,6 +64,27 @@ impl Path {
         }
     }
 
+    /// Why [`detect`](Path::detect) says what it says.
+    #[cfg(feature = "doctor")]
+    pub(super) fn why(self, host: &str, port: u16) -> &'static str {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        match self {
+            Path::RdsProxy if is_rds_proxy(&host) => "by the name of the host",
+            Path::SessionPooler | Path::TransactionPooler
+                if host.ends_with(".pooler.supabase.com") =>
+            {
+                "by the name of the host and the port"
+            }
+            Path::TransactionPooler if is_pooled_neon(&host) => "by the name of the host",
+            Path::TransactionPooler if port == PGBOUNCER || port == SUPAVISOR_TRANSACTIONS => {
+                "by the port"
+            }
+            Path::TransactionPooler => "pgbouncer=true in the URL, or the code, says so",
+            Path::Direct => "nothing in the host or the port speaks of a pooler",
+            _ => "the configuration says so",
+        }
+    }
+
     pub(super) fn lifetime(self) -> ConnectionLifetime {
         match self {
             // Its clients are as dear as the server's own slots.
@@ -82,7 +103,7 @@ impl Path {
         matches!(self, Path::Direct)
     }
 
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         let named = PATHS.iter().find(|(_, path)| *path == self);
         named.map_or("direct", |(name, _)| name)
     }
@@ -116,7 +137,7 @@ pub(super) fn behind_neon_pooler(host: &str) -> Option<String> {
 
 /// Aurora DSQL takes few settings and fails at others (its documents, "Supported
 /// session parameters").
-pub(super) fn is_dsql(host: &str) -> bool {
+pub(crate) fn is_dsql(host: &str) -> bool {
     let host = host.trim_end_matches('.').to_ascii_lowercase();
     host.ends_with(".on.aws") && host.split('.').any(|label| label.starts_with("dsql"))
 }

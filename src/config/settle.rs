@@ -83,7 +83,7 @@ impl Config {
     }
 
     /// Neon's direct host is named as the pooled one is, without `-pooler`.
-    fn past_neon_pooler(&self) -> Option<DirectEndpoint> {
+    pub(super) fn past_neon_pooler(&self) -> Option<DirectEndpoint> {
         let mut hosts = host_names(&self.server);
         let all = hosts.all(|host| behind_neon_pooler(host).is_some());
         all.then(|| DirectEndpoint {

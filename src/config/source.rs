@@ -170,6 +170,18 @@ pub(super) fn direct(environment: &Environment) -> Result<Option<DirectEndpoint>
     Ok(Some(endpoint))
 }
 
+/// The variables that say where the database is.
+#[cfg(feature = "doctor")]
+pub(super) fn named_by(environment: &Environment) -> Vec<&'static str> {
+    if let Some((name, _)) = first(environment, &URLS) {
+        return vec![name];
+    }
+    let is_set = |name: &str| environment.get(name).is_some();
+    let variables = if is_set("DB_HOST") { COMPOSE } else { LIBPQ };
+    let names = variables.iter().map(|(name, _)| *name);
+    names.filter(|name| is_set(name)).collect()
+}
+
 fn first(environment: &Environment, names: &[&'static str]) -> Option<(&'static str, String)> {
     let found = names.iter().map(|&name| (name, environment.get(name)));
     let mut found = found.filter_map(|(name, value)| Some((name, value?)));

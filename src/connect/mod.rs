@@ -8,6 +8,7 @@
 mod dial;
 mod login;
 mod place;
+mod progress;
 mod retry;
 
 use std::convert::Infallible;
@@ -22,6 +23,7 @@ use tokio_postgres::tls::TlsConnect;
 
 pub(crate) use dial::Target;
 use login::Logins;
+pub(crate) use progress::{Manner, Progress};
 
 use crate::config::{ChannelBinding, Config, Path, TlsMode};
 use crate::error::{Error, ErrorKind, Goal, Phase, Result};
@@ -74,7 +76,7 @@ impl Connector {
         let mut backoff = retry::backoff();
         let mut logins = Logins::new(&self.config);
         loop {
-            let error = match self.start(&time, &mut logins).await {
+            let error = match self.start(&time, &mut logins, Manner::USUAL).await {
                 Ok(opened) => return Ok(opened),
                 Err(error) => error,
             };
@@ -90,12 +92,33 @@ impl Connector {
         }
     }
 
+    /// Connects as [`open`](Connector::open) does, in another manner, and only once.
+    #[cfg(feature = "doctor")]
+    pub(crate) async fn open_once(&self, manner: Manner<'_>) -> Result<Opened> {
+        let time = Time::new(self.config.connect_timeout, None);
+        let mut logins = Logins::new(&self.config);
+        let error = match self.start(&time, &mut logins, manner).await {
+            Ok(opened) => return Ok(opened),
+            Err(error) => error,
+        };
+        match timeout_at(time.until, logins.renew(&error)).await {
+            Ok(true) => self.start(&time, &mut logins, manner).await,
+            _ => Err(error),
+        }
+    }
+
     /// Tries each host in turn, and each of its addresses, until a session begins.
-    async fn start(&self, time: &Time, logins: &mut Logins<'_>) -> Result<Opened> {
+    async fn start(
+        &self,
+        time: &Time,
+        logins: &mut Logins<'_>,
+        manner: Manner<'_>,
+    ) -> Result<Opened> {
         let endpoints: Vec<_> = dial::endpoints(&self.config.server).collect();
         let mut last = None;
         for (at, endpoint) in endpoints.iter().enumerate() {
             let hosts = endpoints.len() - at;
+            let begin = Instant::now();
             let resolve = timeout_at(time.turn(hosts, TURN), endpoint.targets());
             let targets = match resolve.await {
                 Ok(targets) => targets,
@@ -108,9 +131,13 @@ impl Connector {
                     continue;
                 }
             };
+            (manner.watch)(Progress::Resolved {
+                targets: &targets,
+                took: begin.elapsed(),
+            });
             for (at, target) in targets.iter().enumerate() {
                 let turns = hosts - 1 + targets.len() - at;
-                match self.start_at(target, time, turns, logins).await {
+                match self.start_at(target, time, turns, logins, manner).await {
                     Ok(opened) => return Ok(opened),
                     Err(error) if retry::may_go_elsewhere(&error) => last = Some(error),
                     Err(error) => return Err(error),
@@ -127,6 +154,7 @@ impl Connector {
         time: &Time,
         turns: usize,
         logins: &mut Logins<'_>,
+        manner: Manner<'_>,
     ) -> Result<Opened> {
         let took = |phase, after| Error::connecting_took(phase, after, Some(target.dialled()));
         let begin = Instant::now();
@@ -137,13 +165,14 @@ impl Connector {
             .map_err(|_| took(Phase::Connect, turn - begin))?
             .map_err(|error| Error::not_connected(target.dialled(), error))?;
         let round_trip = begin.elapsed();
-        let way = timeout_at(time.until, self.encrypt(target, socket.clone()))
+        (manner.watch)(Progress::Dialled { target, round_trip });
+        let way = timeout_at(time.until, self.encrypt(target, socket.clone(), manner))
             .await
             .map_err(|_| took(Phase::Tls, time.whole()))??;
         let config = &self.config;
         let bound = self.bound(target, &way)?;
         let safe = way.verified || is_here(target);
-        let unnamed = config.path == Path::TransactionPooler;
+        let unnamed = config.path == Path::TransactionPooler && !manner.named;
         let (wire, stream) = Wire::new(way.transport, way.binding, unnamed);
         let tls = config.tls.clone();
         wire.guard(Guard::new(move |method| tls.permits(method, safe), bound));
@@ -207,18 +236,27 @@ impl Connector {
         let socket = target.dial().await.map_err(|error| {
             Error::new(ErrorKind::Unreachable, "the server does not answer").with_source(error)
         })?;
-        Ok(self.encrypt(target, socket).await?.transport)
+        Ok(self.encrypt(target, socket, Manner::USUAL).await?.transport)
     }
 
-    async fn encrypt(&self, target: &Target, mut socket: Socket) -> Result<Way> {
+    async fn encrypt(
+        &self,
+        target: &Target,
+        mut socket: Socket,
+        manner: Manner<'_>,
+    ) -> Result<Way> {
+        let in_the_clear = |socket| {
+            (manner.watch)(Progress::InTheClear { target });
+            Way::in_the_clear(socket)
+        };
         let tls = &self.config.tls;
         let host = match target.host() {
             Some(host) if tls.mode != TlsMode::Disable => host,
-            _ => return Ok(Way::in_the_clear(socket)),
+            _ => return Ok(in_the_clear(socket)),
         };
         if !tls.direct && !offers_tls(target, &mut socket).await? {
             if tls.mode == TlsMode::Prefer {
-                return Ok(Way::in_the_clear(socket));
+                return Ok(in_the_clear(socket));
             }
             return Err(Error::new(
                 ErrorKind::Tls,
@@ -230,6 +268,9 @@ impl Connector {
             ));
         }
         let encrypted = self.tls.connect(tls, host, socket).await?;
+        (manner.watch)(Progress::Encrypted {
+            encrypted: &encrypted,
+        });
         if tls.mode == TlsMode::Encrypt && !encrypted.verified && !is_here(target) {
             self.warned.call_once(|| observe::unverified(host));
         }

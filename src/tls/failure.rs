@@ -181,7 +181,7 @@ fn describe(certificate: &[u8]) -> String {
     shown
 }
 
-fn names(certificate: &Certificate) -> Vec<String> {
+pub(super) fn names(certificate: &Certificate) -> Vec<String> {
     let extensions = certificate.tbs_certificate.extensions.iter().flatten();
     let alternative = extensions
         .filter(|extension| extension.extn_id.to_string() == "2.5.29.17")
@@ -207,7 +207,7 @@ fn names(certificate: &Certificate) -> Vec<String> {
 }
 
 /// What a stranger wrote, fit for one line of a log.
-fn harmless(text: &str) -> String {
+pub(super) fn harmless(text: &str) -> String {
     let printable = |c: char| match c {
         c if c.is_control() => '?',
         c => c,

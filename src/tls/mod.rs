@@ -7,6 +7,8 @@
 //! - [`failure`] says which certificate it was, and what to set.
 
 mod binding;
+#[cfg(feature = "doctor")]
+mod description;
 mod failure;
 mod hosts;
 mod verify;
@@ -24,6 +26,8 @@ use tokio_rustls::client::TlsStream;
 use crate::config::{Pem, Roots, Tls, could_be_file};
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::Socket;
+#[cfg(feature = "doctor")]
+pub(crate) use description::Description;
 pub(crate) use failure::explain_later;
 use verify::{Check, Policy, Verifier};
 
@@ -53,6 +57,9 @@ pub(crate) struct Encrypted {
     pub(crate) binding: Option<Vec<u8>>,
     /// The server has shown a certificate that somebody trusted vouches for.
     pub(crate) verified: bool,
+    /// What of the certificate was looked at.
+    #[cfg(feature = "doctor")]
+    check: Check,
 }
 
 impl Client {
@@ -119,6 +126,8 @@ impl Client {
             stream,
             binding,
             verified: policy.check != Check::Nothing,
+            #[cfg(feature = "doctor")]
+            check: policy.check,
         })
     }
 }

@@ -1,0 +1,84 @@
+//! A configuration in words, for who asks where a setting comes from.
+
+use super::endpoint::host_names;
+use super::overrides;
+use super::source;
+use super::{Config, Endpoint, Environment};
+
+/// What is known of a configuration beside its settings.
+pub(crate) struct Described {
+    /// The variables that say where the database is, if the environment does.
+    pub(crate) variables: Vec<&'static str>,
+    /// `NAME=value` of the operator's variables.
+    pub(crate) operators: String,
+    /// Variables that look like the operator's and are not, with what was perhaps meant.
+    pub(crate) unknown: Vec<(String, Option<&'static str>)>,
+    /// Why the path is what it is.
+    pub(crate) path: String,
+    /// The other of two endpoints, if there is one: `direct` or `pooled`.
+    pub(crate) twin: Option<&'static str>,
+}
+
+impl Config {
+    /// What the process's environment has to say about this configuration.
+    pub(crate) fn described(&self) -> Described {
+        self.described_by(&Environment::of_process())
+    }
+
+    fn described_by(&self, environment: &Environment) -> Described {
+        let host = host_names(&self.server).next().unwrap_or_default();
+        let port = self.server.get_ports().first().copied().unwrap_or(5432);
+        let path = match environment.get(overrides::PATH) {
+            Some(_) => format!("{} says so", overrides::PATH),
+            None => self.path.why(host, port).to_owned(),
+        };
+        let twin = match self.endpoint {
+            Endpoint::Direct => Some("pooled"),
+            Endpoint::Pooled if self.direct.is_some() => Some("direct"),
+            Endpoint::Pooled => self.past_neon_pooler().map(|_| "direct"),
+        };
+        Described {
+            variables: source::named_by(environment),
+            operators: overrides::in_force(environment),
+            unknown: overrides::unknown(environment),
+            path,
+            twin,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn described(variables: &[(&str, &str)]) -> Described {
+        let environment = Environment::of(variables);
+        let config = Config::from_environment(&environment).expect("a configuration");
+        let config = config.settled(&environment).expect("it makes sense");
+        config.described_by(&environment)
+    }
+
+    #[test]
+    fn who_says_what() {
+        let plain = described(&[("DATABASE_URL", "postgres://db.example.com/x")]);
+        assert_eq!(plain.variables, ["DATABASE_URL"]);
+        assert_eq!(plain.twin, None);
+        assert!(plain.path.starts_with("nothing"), "{}", plain.path);
+        let pg = described(&[("PGHOST", "h"), ("PGUSER", "u"), ("PGPORT", "6432")]);
+        assert_eq!(pg.variables, ["PGHOST", "PGPORT", "PGUSER"]);
+        assert_eq!(pg.path, "by the port");
+        let neon = "postgres://u@ep-a-pooler.eu-central-1.aws.neon.tech/x";
+        let neon = described(&[("DATABASE_URL", neon)]);
+        assert_eq!(neon.twin, Some("direct"));
+        assert_eq!(neon.path, "by the name of the host");
+        let said = described(&[
+            ("DATABASE_URL", "postgres://db.example.com/x"),
+            ("ANTIFREEZE_PATH", "rds-proxy"),
+            ("ANTIFREEZE_PAHT", "direct"),
+        ]);
+        assert_eq!(said.path, "ANTIFREEZE_PATH says so");
+        assert_eq!(said.operators, "ANTIFREEZE_PATH=rds-proxy");
+        let meant = ("ANTIFREEZE_PAHT".to_owned(), Some("ANTIFREEZE_PATH"));
+        assert_eq!(said.unknown, [meant]);
+    }
+}

@@ -1,0 +1,112 @@
+//! Who is on the server.
+
+use serde::{Deserialize, Serialize};
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use super::text::plain;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A session of the server, as `pg_stat_activity` shows it. What the role may not see is
+/// nothing, or the server's words for that.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ServerSession {
+    /// Its process.
+    pub pid: i32,
+    /// Who logged in.
+    pub role: Option<String>,
+    /// Where.
+    pub database: Option<String>,
+    /// `application_name`.
+    pub application: Option<String>,
+    /// Its address; nothing for a unix socket.
+    pub client: Option<String>,
+    /// `client backend`, `walsender`; nothing if the role may not see it.
+    pub kind: Option<String>,
+    /// `active`, `idle`, `idle in transaction`, ..
+    pub state: Option<String>,
+    /// Since when it is in this state, in seconds.
+    pub state_seconds: Option<f64>,
+    /// Since when its transaction is open, in seconds.
+    pub transaction_seconds: Option<f64>,
+    /// What it waits for: `Lock: relation`.
+    pub waits_for: Option<String>,
+    /// Who keeps it waiting.
+    pub blocked_by: Vec<i32>,
+    /// Its statement, the last one if it is idle; 500 characters.
+    pub query: Option<String>,
+    /// When it began, as the server writes it.
+    pub began: Option<String>,
+    /// When it came into this state, as the server writes it.
+    pub changed: Option<String>,
+    /// Whether it is the one that asks.
+    pub is_self: bool,
+}
+
+/// Rows of `pg_stat_activity` as JSON: clients and replication, no workers of the
+/// server's own. Those have no user, which everybody can see.
+pub(super) const SESSIONS: &str = "\
+    coalesce((select json_agg(json_build_object(\
+    'pid', pid, 'role', usename, 'database', datname, 'application', nullif(application_name, ''), \
+    'client', host(client_addr), 'kind', backend_type, 'state', state, \
+    'state_seconds', extract(epoch from clock_timestamp() - state_change), \
+    'transaction_seconds', extract(epoch from clock_timestamp() - xact_start), \
+    'waits_for', wait_event_type || ': ' || wait_event, \
+    'blocked_by', case wait_event_type when 'Lock' then pg_blocking_pids(pid) else '{}' end, \
+    'query', left(query, 500), 'began', backend_start::text, 'changed', state_change::text, \
+    'is_self', pid = pg_backend_pid()) order by pid) \
+    from pg_stat_activity where usesysid is not null \
+    and coalesce(backend_type, 'client backend') in ('client backend', 'walsender')), '[]')";
+
+/// Everybody who is on the server, in one round trip.
+///
+/// # Errors
+///
+/// The server's.
+pub async fn sessions(client: &Client) -> Result<Vec<ServerSession>> {
+    read(client, &format!("select ({SESSIONS})::text")).await
+}
+
+/// The one JSON document that `sql` returns.
+pub(super) async fn read<T: for<'a> Deserialize<'a>>(client: &Client, sql: &str) -> Result<T> {
+    let messages = client.simple_query(sql).await?;
+    let document = messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    let read = serde_json::from_str(document.unwrap_or_default());
+    read.map_err(|error| {
+        Error::caused(
+            ErrorKind::Database,
+            "the server's answer is not as expected",
+        )
+        .with_source(error)
+    })
+}
+
+impl ServerSession {
+    /// A connection of a client, and none of replication.
+    pub fn is_client(&self) -> bool {
+        self.kind.as_deref().unwrap_or("client backend") == "client backend"
+    }
+
+    /// It has a transaction open, failed or not, and does nothing.
+    pub fn is_idle_in_transaction(&self) -> bool {
+        let state = self.state.as_deref().unwrap_or_default();
+        state.starts_with("idle in transaction")
+    }
+
+    /// `pid 123 (shop:17 as app, idle in transaction for 5 min)`, without control
+    /// characters.
+    pub fn describe(&self) -> String {
+        let application = self.application.as_deref().unwrap_or("no application_name");
+        let role = self.role.as_deref().unwrap_or("somebody");
+        let state = self.state.as_deref().unwrap_or("state not visible");
+        let since = self.state_seconds.map(super::seconds);
+        let since = since
+            .map(|since| format!(" for {since}"))
+            .unwrap_or_default();
+        let described = format!("pid {} ({application} as {role}, {state}{since})", self.pid);
+        plain(&described)
+    }
+}

@@ -1,0 +1,253 @@
+//! From the configuration to a session, each step by itself.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::SystemTime;
+
+use super::SOON;
+use super::examine::Findings;
+use super::near;
+use super::report::{Check, Step};
+use super::session::Session;
+use super::text::milliseconds;
+use super::ways::Ways;
+use crate::config::{Config, Path};
+use crate::connect::{Manner, Progress, Target};
+use crate::database::Database;
+use crate::error::{Error, ErrorKind};
+use crate::tls::Description;
+
+/// What can be said before anything is dialled.
+pub(super) fn configuration(config: &Config) -> Vec<Check> {
+    let described = config.described();
+    let mut source = match described.variables.as_slice() {
+        [] => "from code or the command line".to_owned(),
+        variables => format!("the environment has {}", variables.join(", ")),
+    };
+    if !described.operators.is_empty() {
+        source += &format!("; in force: {}", described.operators);
+    }
+    let mut checks = vec![Check::note(Step::Configuration, source)];
+    for (name, meant) in described.unknown {
+        let remedy = match meant {
+            Some(meant) => format!("it is called {meant}"),
+            None => "remove it; docs/configuration.md has all there are".to_owned(),
+        };
+        checks.push(Check::finding(
+            Step::Configuration,
+            format!("{name} is no variable of ours, and does nothing"),
+            remedy,
+        ));
+    }
+    let twin = described
+        .twin
+        .map(|twin| format!("; a {twin} endpoint is known, too"));
+    checks.push(Check::note(
+        Step::Path,
+        format!(
+            "{} ({}){}",
+            config.path.name().replace('-', " "),
+            described.path,
+            twin.unwrap_or_default()
+        ),
+    ));
+    checks
+}
+
+/// Gets a session, and tells of each step; `None` if there is none to be had.
+pub(super) async fn reach(ways: &Ways, findings: &Findings<'_>) -> Option<(Session, Config)> {
+    let config = ways.database().config();
+    let come_to = AtomicU8::new(0);
+    let watch = |progress: Progress<'_>| {
+        let (stage, check) = match progress {
+            Progress::Resolved { targets, took } => (1, name(targets, took)),
+            Progress::Dialled { target, round_trip } => {
+                let answers = format!("{target} answers in {}", milliseconds(round_trip));
+                (2, Check::well(Step::Tcp, answers))
+            }
+            Progress::InTheClear { target } => (3, in_the_clear(target)),
+            Progress::Encrypted { encrypted } => (3, tls(&encrypted.describe())),
+        };
+        come_to.store(stage, Ordering::Relaxed);
+        findings.add(check);
+    };
+    let manner = Manner {
+        named: false,
+        watch: &watch,
+    };
+    let mut full = |error: &Error| findings.add(no_slot(error));
+    match ways.open_in(manner, &mut full).await {
+        Ok((session, way)) => {
+            let used = way.database.config().clone();
+            if std::ptr::eq(&raw const *way.database.config(), &raw const *config) {
+                findings.add(Check::well(Step::Authentication, who(config)));
+            } else {
+                findings.add(Check::note(
+                    Step::Authentication,
+                    format!("by {}: {}", way.name, who(&used)),
+                ));
+            }
+            Some((session, used))
+        }
+        Err(error) if error.kind() == ErrorKind::ParameterRefused => {
+            let (text, remedy) = parted(&error);
+            findings.add(Check::finding(Step::StartUp, text, remedy));
+            behind_a_pooler(config, findings).await
+        }
+        Err(error) => {
+            let stage = come_to.load(Ordering::Relaxed);
+            findings.add(failed(&error, stage, config).await);
+            None
+        }
+    }
+}
+
+/// It is a pooler that nobody told us of: the rest can be looked at as what it is.
+async fn behind_a_pooler(config: &Config, findings: &Findings<'_>) -> Option<(Session, Config)> {
+    let mut pooled = config.clone();
+    pooled.set_path(Path::TransactionPooler);
+    let database = Database::new(pooled).ok()?;
+    let opened = Session::open(&database).await;
+    match opened {
+        Ok(session) => {
+            let taken = format!("without these settings: {}", who(config));
+            findings.add(Check::note(Step::Authentication, taken));
+            Some((session, database.config().clone()))
+        }
+        Err(error) => {
+            findings.add(failed(&error, 3, config).await);
+            None
+        }
+    }
+}
+
+fn name(targets: &[Target], took: std::time::Duration) -> Check {
+    let host = targets
+        .first()
+        .and_then(Target::host)
+        .unwrap_or("a unix socket");
+    let mut addresses: Vec<String> = Vec::new();
+    for target in targets {
+        match target {
+            Target::Tcp { address, .. } => addresses.push(address.ip().to_string()),
+            #[cfg(unix)]
+            Target::Unix(path) => addresses.push(path.display().to_string()),
+        }
+    }
+    let text = match addresses.as_slice() {
+        [address] if address == host => format!("{host} is an address"),
+        addresses => format!(
+            "{host} is {} (in {})",
+            addresses.join(", "),
+            milliseconds(took)
+        ),
+    };
+    Check::well(Step::Name, text)
+}
+
+fn in_the_clear(target: &Target) -> Check {
+    let here = match target {
+        Target::Tcp { address, .. } => address.ip().to_canonical().is_loopback(),
+        #[cfg(unix)]
+        Target::Unix(_) => true,
+    };
+    match here {
+        true => Check::well(Step::Tls, "none, and it is this machine"),
+        false => Check::finding(
+            Step::Tls,
+            "none: whoever is in between reads and writes along",
+            "set sslmode=verify-full, and turn TLS on at the server if it has none",
+        ),
+    }
+}
+
+fn tls(description: &Description) -> Check {
+    let mut text = description.version.clone();
+    let mut ends_soon = None;
+    if let Some(shown) = &description.shown {
+        text += &format!(
+            ", certificate for {} by {}, until {}",
+            shown.names.join(", "),
+            shown.issuer,
+            shown.until_day
+        );
+        let left = shown.until.duration_since(SystemTime::now());
+        if left.map_or(true, |left| left < SOON) {
+            ends_soon = Some(shown.until_day.as_str());
+        }
+    }
+    match (description.chain_checked, description.name_checked) {
+        (true, true) => text += "; authority and name are as they should be",
+        (true, false) => text += "; the authority is as it should be, the name is not looked at",
+        _ => text += "; nothing of it is verified",
+    }
+    if !description.chain_checked {
+        let remedy =
+            "set sslmode=verify-full, and sslrootcert if the authority is not a public one";
+        return Check::finding(Step::Tls, text, remedy);
+    }
+    match ends_soon {
+        Some(day) => Check::finding(Step::Tls, text, format!("renew it before {day}")),
+        None => Check::well(Step::Tls, text),
+    }
+}
+
+fn who(config: &Config) -> String {
+    let user = config.server.get_user().unwrap_or("the system's user");
+    let database = config.server.get_dbname().unwrap_or(user);
+    format!("logged in as {user} to the database {database}")
+}
+
+fn no_slot(error: &Error) -> Check {
+    let (text, remedy) = parted(error);
+    Check::finding(Step::Slots, text, remedy)
+}
+
+/// Where it failed, and why.
+async fn failed(error: &Error, stage: u8, config: &Config) -> Check {
+    let step = match error.kind() {
+        ErrorKind::NameNotResolved => Step::Name,
+        ErrorKind::Refused | ErrorKind::NetworkBlocked => Step::Tcp,
+        ErrorKind::Tls => Step::Tls,
+        ErrorKind::Authentication | ErrorKind::RoleMissing | ErrorKind::TenantNotFound => {
+            Step::Authentication
+        }
+        ErrorKind::DatabaseMissing => Step::Database,
+        ErrorKind::TooManyConnections => Step::Slots,
+        ErrorKind::ParameterRefused => Step::StartUp,
+        ErrorKind::ServerStarting | ErrorKind::ServerStopping => Step::Server,
+        ErrorKind::Configuration => Step::Configuration,
+        _ => match stage {
+            0 => Step::Name,
+            1 => Step::Tcp,
+            2 => Step::Tls,
+            _ => Step::Authentication,
+        },
+    };
+    let (text, mut remedy) = parted(error);
+    match error.kind() {
+        ErrorKind::DatabaseMissing => {
+            if let Some(meant) = near::database(config).await {
+                remedy = meant;
+            }
+        }
+        ErrorKind::TooManyConnections => {
+            remedy = format!("{remedy}; {}", super::slots::WHAT_STILL_WORKS);
+        }
+        _ => {}
+    }
+    Check::failed(step, text, remedy)
+}
+
+/// The cause and the remedy.
+pub(super) fn parted(error: &Error) -> (String, String) {
+    let line = error.to_string();
+    let remedy = error.remedy().to_owned();
+    match line.strip_suffix(&remedy) {
+        Some(cause) => (cause.trim_end_matches([';', ' ', ':']).to_owned(), remedy),
+        // The line holds one of its own, as errors of the configuration do.
+        None => match line.rsplit_once(": ") {
+            Some((cause, own)) => (cause.to_owned(), own.to_owned()),
+            None => (line, remedy),
+        },
+    }
+}
