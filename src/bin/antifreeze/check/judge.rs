@@ -1,0 +1,183 @@
+//! What the server says to a statement.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use antifreeze::doctor::{Session, plain};
+use serde::Serialize;
+use tokio_postgres::error::{DbError, ErrorPosition, SqlState};
+
+use super::split::{Statement, Unreadable};
+use crate::outcome::Failure;
+
+/// A statement that is in nobody's way for longer than this: to look a table up takes a
+/// lock that an ALTER TABLE keeps back.
+const BEGIN: &str = "begin read only; set local lock_timeout = '2s'";
+
+/// What became of a statement.
+pub enum Judged {
+    Fits,
+    /// Nothing but its grammar was looked at.
+    Grammar,
+    /// It needs what another of the files makes.
+    Later,
+    Wrong(Box<Finding>),
+}
+
+/// A statement that does not fit.
+#[derive(Debug, Serialize)]
+pub struct Finding {
+    pub file: String,
+    pub line: u64,
+    pub column: u64,
+    pub sqlstate: Option<String>,
+    pub message: String,
+    pub hint: Option<String>,
+    /// The name that stands there.
+    pub name: Option<String>,
+    /// A name that was perhaps meant.
+    pub meant: Option<String>,
+    /// Tables are looked up by the words of the statement.
+    #[serde(skip)]
+    pub words: Vec<String>,
+}
+
+pub async fn judge(
+    session: &Session,
+    file: &str,
+    statement: &Statement,
+    made: &HashSet<String>,
+) -> Result<Judged, Failure> {
+    let first = statement
+        .words
+        .first()
+        .map(String::as_str)
+        .unwrap_or_default();
+    session.batch_execute(BEGIN).await?;
+    let prepared = session.prepare(&statement.text).await;
+    let judged = match prepared {
+        Ok(_) if is_looked_at(first) => Judged::Fits,
+        Ok(_) => Judged::Grammar,
+        Err(error) => match error.as_db_error() {
+            Some(said) => {
+                let finding = Finding::of(file, statement, said);
+                match finding.name.as_ref().filter(|_| is_missing(said)) {
+                    Some(name) if made.contains(name) => Judged::Later,
+                    _ => Judged::Wrong(Box::new(finding)),
+                }
+            }
+            None => return Err(error.into()),
+        },
+    };
+    session.batch_execute("rollback").await?;
+    Ok(judged)
+}
+
+/// Statements whose tables and types are looked up before they are executed.
+fn is_looked_at(first: &str) -> bool {
+    matches!(
+        first,
+        "SELECT" | "INSERT" | "UPDATE" | "DELETE" | "MERGE" | "VALUES" | "WITH" | "TABLE"
+    )
+}
+
+fn is_missing(said: &DbError) -> bool {
+    *said.code() == SqlState::UNDEFINED_TABLE
+}
+
+impl Finding {
+    fn of(file: &str, statement: &Statement, said: &DbError) -> Self {
+        let at = match said.position() {
+            Some(ErrorPosition::Original(at)) => usize::try_from(*at).unwrap_or(1).max(1) - 1,
+            _ => 0,
+        };
+        let before: String = statement.text.chars().take(at).collect();
+        let rest: String = statement.text.chars().skip(at).collect();
+        let lines = before.matches('\n').count() as u64;
+        let column = match before.rsplit_once('\n') {
+            Some((_, last)) => last.chars().count() as u64 + 1,
+            None => statement.column + before.chars().count() as u64,
+        };
+        Finding {
+            file: file.to_owned(),
+            line: statement.line + lines,
+            column,
+            sqlstate: Some(said.code().code().to_owned()),
+            message: plain(said.message()),
+            hint: said.hint().map(plain),
+            name: said.position().and_then(|_| name(&rest)),
+            meant: None,
+            words: statement.words.clone(),
+        }
+    }
+
+    pub fn unreadable(file: &str, error: &Unreadable) -> Self {
+        Finding {
+            file: file.to_owned(),
+            line: error.line,
+            column: error.column,
+            sqlstate: None,
+            message: plain(&error.why),
+            hint: None,
+            name: None,
+            meant: None,
+            words: Vec::new(),
+        }
+    }
+}
+
+/// The last part of the name that `text` begins with.
+fn name(text: &str) -> Option<String> {
+    let mut rest = text;
+    let mut last = None;
+    loop {
+        if let Some(quoted) = rest.strip_prefix('"') {
+            let (inside, after) = quoted.split_once('"')?;
+            last = Some(inside.to_owned());
+            rest = after;
+        } else {
+            let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$'));
+            let (word, after) = rest.split_at(end.unwrap_or(rest.len()));
+            if word.is_empty() {
+                return last;
+            }
+            last = Some(word.to_lowercase());
+            rest = after;
+        }
+        match rest.strip_prefix('.') {
+            Some(after) => rest = after,
+            None => return last,
+        }
+    }
+}
+
+/// `sql/a.sql:12:8: relation "partner" does not exist; did you mean "partners"?`
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = plain(&self.file);
+        write!(f, "{file}:{}:{}: {}", self.line, self.column, self.message)?;
+        match (&self.meant, &self.hint) {
+            (Some(meant), _) => write!(f, "; did you mean \"{}\"?", plain(meant)),
+            (None, Some(hint)) => write!(f, "; {hint}"),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_part_of_a_name() {
+        for (text, expected) in [
+            ("Partner where", Some("partner")),
+            ("app.\"Part ner\" x", Some("Part ner")),
+            ("p.nam, 1", Some("nam")),
+            ("(select", None),
+            ("", None),
+        ] {
+            assert_eq!(name(text).as_deref(), expected, "{text}");
+        }
+    }
+}

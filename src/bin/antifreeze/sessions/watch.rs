@@ -1,0 +1,60 @@
+//! Sessions, again and again.
+
+use std::time::Duration;
+
+use antifreeze::doctor::{Session, Ways, sessions};
+use serde_json::json;
+use tokio::time::sleep;
+
+use super::choice::Choice;
+use super::table;
+use crate::outcome::{Failure, Outcome};
+use crate::paint;
+use crate::reach::Reach;
+
+/// Clears the screen, and goes to its beginning (ECMA-48: ED, CUP).
+const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
+
+/// Until ctrl-C. A connection that is lost is made again.
+pub async fn run(
+    reach: &Reach,
+    ways: &Ways,
+    session: Session,
+    choice: &Choice,
+    every: Duration,
+    json: bool,
+) -> Result<Outcome, Failure> {
+    let watch = async {
+        let mut session = session;
+        loop {
+            match sessions(&session).await {
+                Ok(all) => {
+                    let chosen = choice.of(&all);
+                    if json {
+                        paint::print(&json!({ "sessions": chosen }).to_string());
+                    } else {
+                        show(&table::of(&chosen), chosen.len(), all.len(), every);
+                    }
+                }
+                Err(error) if session.is_closed() => {
+                    paint::complain(&format!("{error}; connecting again"));
+                    session = reach.open(ways).await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            sleep(every).await;
+        }
+    };
+    tokio::select! {
+        failure = watch => failure,
+        _ = tokio::signal::ctrl_c() => Ok(Outcome::Well),
+    }
+}
+
+fn show(table: &str, chosen: usize, all: usize, every: Duration) {
+    let head = format!("{chosen} of {all} sessions, every {every:?}; ctrl-C ends this");
+    // A pipe gets one table after the other.
+    let clear = if paint::is_terminal() { CLEAR } else { "" };
+    // Not through `paint`: without colours it would take the movement away, too.
+    println!("{clear}{head}\n\n{table}");
+}
