@@ -1,1 +1,162 @@
+//! The command `antifreeze` while every slot is taken.
 
+mod cli;
+
+use cli::{PLENTY, at, client, command, run};
+use lab::pgbouncer::PgBouncer;
+use lab::postgres::Postgres;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio_postgres::Client;
+
+/// A server that has no slot left for `app`, and who holds them.
+async fn full() -> (Postgres, String, Vec<Client>) {
+    let server = Postgres::builder()
+        .setting("max_connections", 8)
+        .start()
+        .await;
+    let server = server.expect("a server");
+    server.create_role("app").await.expect("a role");
+    let url = server.url_for("app", "postgres");
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        held.push(client(&url, "shop:17").await);
+    }
+    (server, url, held)
+}
+
+#[tokio::test]
+async fn it_waits_for_a_slot_and_keeps_it() {
+    let (_server, url, mut held) = full().await;
+    for arguments in [
+        &["sessions", "--wait", "50s"][..],
+        &["doctor", "--wait", "50s"],
+        &["plan", "--instances", "1", "--wait", "50s"],
+    ] {
+        let mut child = command(&[("DATABASE_URL", &url)], arguments)
+            .spawn()
+            .expect("it starts");
+        let doctor = arguments[0] == "doctor";
+        // The doctor says it as a finding.
+        let seen = if doctor {
+            let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+            wait_for(lines, "slots").await
+        } else {
+            let lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+            wait_for(lines, "no slot").await
+        };
+        assert!(seen, "{arguments:?} does not say that it waits");
+        assert_eq!(
+            child.try_wait().expect("a child"),
+            None,
+            "{arguments:?} waits"
+        );
+        let freed = held.pop().expect("one");
+        drop(freed);
+        let status = tokio::time::timeout(PLENTY, child.wait()).await;
+        let code = status.expect("it ends").expect("a status").code();
+        // A server that is full is a finding of the doctor's, and too full for the plan.
+        let expected = if arguments[0] == "sessions" { 0 } else { 1 };
+        assert_eq!(code, Some(expected), "{arguments:?}");
+        held.push(again(&url).await);
+    }
+}
+
+/// A slot that the command has given back.
+async fn again(url: &str) -> Client {
+    let end = std::time::Instant::now() + PLENTY;
+    loop {
+        let connected = tokio_postgres::connect(url, tokio_postgres::NoTls).await;
+        match connected {
+            Ok((client, connection)) => {
+                tokio::spawn(connection);
+                return client;
+            }
+            Err(error) => assert!(std::time::Instant::now() < end, "{error}"),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+/// The rest is read, too: a pipe that nobody empties would keep it waiting.
+async fn wait_for<R: tokio::io::AsyncRead + Unpin + Send + 'static>(
+    mut lines: tokio::io::Lines<BufReader<R>>,
+    word: &str,
+) -> bool {
+    let look = async {
+        while let Ok(Some(line)) = lines.next_line().await {
+            if line.contains(word) {
+                return true;
+            }
+        }
+        false
+    };
+    let seen = tokio::time::timeout(PLENTY, look).await.unwrap_or(false);
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    seen
+}
+
+#[tokio::test]
+async fn it_names_what_still_works_or_takes_it() {
+    let (server, url, _held) = full().await;
+    let ran = at(&url, &["sessions", "--wait", "0s"]).await.exits(2);
+    assert!(ran.err.contains("--admin-url"), "{}", ran.err);
+    assert!(
+        ran.err.contains("pg_use_reserved_connections"),
+        "{}",
+        ran.err
+    );
+    let json = at(&url, &["sessions", "--wait", "0s", "--json"])
+        .await
+        .exits(2)
+        .json();
+    assert!(json["error"].as_str().is_some(), "{json}");
+
+    // A superuser has slots of his own.
+    let admin = server.url();
+    let variables = [
+        ("DATABASE_URL", url.as_str()),
+        ("ADMIN_DATABASE_URL", &admin),
+    ];
+    let ran = run(&variables, &["sessions", "--wait", "0s"])
+        .await
+        .exits(0);
+    assert!(
+        ran.err.contains("connected by the admin's URL"),
+        "{}",
+        ran.err
+    );
+    assert!(ran.out.contains("shop:17"), "{}", ran.out);
+    let named = [("DATABASE_URL", url.as_str()), ("KEY", &admin)];
+    let ran = run(
+        &named,
+        &["doctor", "--wait", "0s", "--admin-url", "env:KEY"],
+    )
+    .await
+    .exits(1);
+    assert!(ran.out.contains("by the admin's URL"), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn the_direct_endpoint_is_taken_when_the_pooler_is_full() {
+    let server = Postgres::start().await.expect("a server");
+    let pooler = PgBouncer::builder(&server)
+        .setting("max_client_conn", 1)
+        .start()
+        .await;
+    let pooler = pooler.expect("a pooler");
+    let (direct, pooled) = (server.url(), pooler.url(&server.url()));
+    let _held = client(&pooled, "shop:17").await;
+    let variables = [
+        ("DATABASE_URL", pooled.as_str()),
+        ("ANTIFREEZE_PATH", "transaction-pooler"),
+        ("DIRECT_URL", direct.as_str()),
+    ];
+    let ran = run(&variables, &["sessions", "--wait", "0s"])
+        .await
+        .exits(0);
+    assert!(
+        ran.err.contains("connected by the direct endpoint"),
+        "{}",
+        ran.err
+    );
+}

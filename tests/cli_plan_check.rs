@@ -1,1 +1,205 @@
+//! `antifreeze plan` and `antifreeze check`, and what all commands have in common.
 
+mod cli;
+
+use cli::{at, run};
+use lab::postgres::Postgres;
+
+#[tokio::test]
+async fn plans_fit_or_do_not() {
+    let plan = |arguments: &'static [&'static str]| async move {
+        run(&[], &[&["plan", "--json"], arguments].concat()).await
+    };
+    let ran = plan(&["--instances", "30", "--limit", "103"])
+        .await
+        .exits(0);
+    assert_eq!(ran.json()["peak"], 60);
+    let groups = [
+        "--instances",
+        "200",
+        "--group",
+        "worker=3x5",
+        "--provider",
+        "neon:0.25",
+    ];
+    let groups: &'static [&'static str] = Box::leak(Box::new(groups));
+    let json = plan(groups).await.exits(1).json();
+    assert_eq!(json["verdict"], "too_many");
+    assert_eq!((&json["peak"], &json["open"]), (&430.into(), &97.into()));
+    assert!(
+        json["advice"]
+            .as_array()
+            .is_some_and(|advice| !advice.is_empty())
+    );
+    let pooled = plan(&["--instances", "5000", "--pool-size", "20", "--limit", "103"]).await;
+    assert_eq!(pooled.exits(0).json()["needed"], 20);
+    plan(&["--instances", "1", "--provider", "aiven:hobbyist"])
+        .await
+        .exits(2);
+    plan(&[]).await.exits(2);
+    // Without a limit the server is asked; there is none.
+    plan(&["--instances", "1"]).await.exits(2);
+
+    let server = Postgres::builder()
+        .setting("max_connections", 23)
+        .start()
+        .await;
+    let server = server.expect("a server");
+    let ran = at(&server.url(), &["plan", "--instances", "8"])
+        .await
+        .exits(0);
+    assert!(
+        ran.out
+            .contains("23 (asked of the server), 3 of them reserved; 0 in use"),
+        "{}",
+        ran.out
+    );
+    assert!(ran.out.contains("it fits"), "{}", ran.out);
+    at(&server.url(), &["plan", "--instances", "9"])
+        .await
+        .exits(1);
+}
+
+#[tokio::test]
+async fn statements_are_held_against_the_database() {
+    let server = Postgres::shared().await.expect("a server");
+    let database = server.fresh_database().await.expect("a database");
+    database
+        .execute(
+            "create schema app; create type app.colour as enum ('red'); \
+             create table app.partners (id bigserial primary key, name text, colour app.colour); \
+             insert into app.partners (name) values ('acme')",
+        )
+        .await
+        .expect("tables");
+    let files = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, text: &str| {
+        let path = files.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+        std::fs::write(path, text).expect("written");
+    };
+    let path = files.path().display().to_string();
+    let check = |json: bool| {
+        let (url, path) = (database.url.clone(), path.clone());
+        async move {
+            let more: &[&str] = if json { &["--json"] } else { &[] };
+            at(&url, &[&["check", &path], more].concat()).await
+        }
+    };
+    let none = check(false).await.exits(2);
+    assert!(none.err.contains("no *.sql"), "{}", none.err);
+
+    write(
+        "good.sql",
+        "-- all of it fits; really\n\
+         select id, name from app.partners where id = $1 and colour = $2;\n\
+         insert into app.partners (name) values ($1) returning id;\n\
+         delete from app.partners;\n\
+         drop table app.partners;\n",
+    );
+    let json = check(true).await.exits(0).json();
+    assert_eq!(
+        (&json["fit"], &json["grammar_only"]),
+        (&3.into(), &1.into())
+    );
+    // Nothing was executed.
+    let rows = database
+        .query("select count(*), max(id) from app.partners")
+        .await;
+    let rows = rows.expect("it is still there");
+    assert_eq!(rows[0], [Some("1".to_owned()), Some("1".to_owned())]);
+    let nextval = database
+        .query("select nextval('app.partners_id_seq')")
+        .await;
+    assert_eq!(nextval.expect("a row")[0][0].as_deref(), Some("2"));
+
+    write(
+        "later/bad.sql",
+        "select 1;\nselect p.nme\n  from app.partners p;\n\
+         select * from app.partner;\n\
+         select * from app.partners where id = 'x'::text;\n\
+         select * from app.nothing_like_it;\n\
+         selct 1;\n\
+         create table app.orders (id int);\n\
+         select * from app.orders;\n",
+    );
+    write("open.sql", "select 'never closed");
+    let ran = check(false).await.exits(1);
+    let lines: Vec<&str> = ran.out.lines().collect();
+    let bad = format!("{path}/later/bad.sql");
+    for (place, words) in [
+        ("2:8", &["p.nme", "\"name\""][..]),
+        (
+            "4:15",
+            &[
+                "\"app.partner\" does not exist",
+                "did you mean \"partners\"",
+            ],
+        ),
+        ("5:38", &["operator does not exist"]),
+        ("6:15", &["\"app.nothing_like_it\" does not exist"]),
+        ("7:1", &["syntax error"]),
+    ] {
+        let start = format!("{bad}:{place}: ");
+        let line = lines.iter().find(|line| line.starts_with(&start));
+        let line = line.unwrap_or_else(|| panic!("{start} is not in {}", ran.out));
+        assert!(words.iter().all(|word| line.contains(word)), "{line}");
+    }
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.starts_with(&format!("{path}/open.sql:1:8: "))),
+        "{}",
+        ran.out
+    );
+    assert_eq!(
+        lines.last().copied(),
+        Some(
+            "4 statements fit, 6 do not; 2 cannot be prepared (DDL and the like), only their \
+             grammar was looked at; 1 need what these files make first"
+        )
+    );
+    let json = check(true).await.exits(1).json();
+    assert_eq!(json["findings"][1]["meant"], "partners");
+    assert_eq!(json["findings"][1]["sqlstate"], "42P01");
+}
+
+#[tokio::test]
+async fn a_password_is_no_argument() {
+    for url in [
+        "postgres://app:hunter2@localhost/shop",
+        "postgres://app@localhost/shop?password=hunter2",
+        "host=localhost password=hunter2",
+    ] {
+        let ran = run(&[], &["doctor", "--url", url]).await.exits(2);
+        assert!(ran.err.contains("--url env:NAME"), "{}", ran.err);
+    }
+    let server = Postgres::shared().await.expect("a server");
+    run(&[], &["sessions", "--url", &server.url()])
+        .await
+        .exits(0);
+    run(&[("KEY", &server.url())], &["sessions", "--url", "env:KEY"])
+        .await
+        .exits(0);
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), server.url() + "\n").expect("written");
+    let named = format!("file:{}", file.path().display());
+    run(&[], &["sessions", "--url", &named]).await.exits(0);
+    let unset = run(&[], &["sessions", "--url", "env:NOWHERE"])
+        .await
+        .exits(2);
+    assert!(unset.err.contains("NOWHERE is not set"), "{}", unset.err);
+}
+
+#[tokio::test]
+async fn shells_are_told_how_to_complete() {
+    for shell in ["bash", "zsh", "fish"] {
+        let ran = cli::command(&[], &["completions", shell]).output().await;
+        let ran = ran.expect("it starts");
+        assert!(ran.status.success());
+        assert!(
+            String::from_utf8_lossy(&ran.stdout).contains("doctor"),
+            "{shell}"
+        );
+    }
+}

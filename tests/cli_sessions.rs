@@ -1,1 +1,280 @@
+//! `antifreeze sessions` on a real server, in a pipe and in a terminal.
 
+mod cli;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use cli::{PLENTY, at, client, pid, until};
+use lab::postgres::Postgres;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const STUCK: [&str; 4] = ["sessions", "--idle-in-transaction", "--older-than", "50ms"];
+
+/// A session that sits in a transaction for long enough.
+async fn stuck(url: &str, application: &str, sql: &str) -> tokio_postgres::Client {
+    let stuck = client(url, application).await;
+    stuck.batch_execute(sql).await.expect("begun");
+    let look = client(url, "look").await;
+    let old = format!(
+        "select count(*) = 1 from pg_stat_activity where application_name = '{application}' \
+         and state_change < clock_timestamp() - interval '100 ms'"
+    );
+    until(&look, &old).await;
+    stuck
+}
+
+#[tokio::test]
+async fn those_that_are_meant_are_ended_and_no_others() {
+    let server = Postgres::start().await.expect("a server");
+    let url = server.url();
+    at(&url, &STUCK).await.exits(0);
+    let stuck = stuck(&url, "shop:17", "begin; select 'hunter'").await;
+    let idle = client(&url, "shop:18").await;
+    idle.batch_execute("select 1").await.expect("done");
+
+    let ran = at(&url, &STUCK).await.exits(1);
+    assert!(
+        ran.out.contains("shop:17") && ran.out.contains("begin; select 'hunter'"),
+        "{}",
+        ran.out
+    );
+    assert!(!ran.out.contains("shop:18"), "{}", ran.out);
+    let json = at(&url, &[&STUCK[..], &["--json"]].concat())
+        .await
+        .exits(1)
+        .json();
+    assert_eq!(json["sessions"][0]["pid"], pid(&stuck).await);
+    assert_eq!(json["sessions"].as_array().map(Vec::len), Some(1));
+
+    // Nobody answers, nobody is ended.
+    let asked = at(&url, &[&STUCK[..], &["--terminate"]].concat()).await;
+    let asked = asked.exits(2);
+    assert!(asked.err.contains("--yes"), "{}", asked.err);
+    stuck.simple_query("select 1").await.expect("it lives");
+    let nothing = at(&url, &["sessions", "--terminate", "--yes"])
+        .await
+        .exits(2);
+    assert!(nothing.err.contains("a choice"), "{}", nothing.err);
+
+    let look = client(&url, "look").await;
+    until(
+        &look,
+        "select count(*) = 1 from pg_stat_activity where application_name = 'shop:17' \
+         and state_change < clock_timestamp() - interval '100 ms'",
+    )
+    .await;
+    let ended = at(&url, &[&STUCK[..], &["--terminate", "--yes"]].concat()).await;
+    let ended = ended.exits(0);
+    assert!(ended.out.contains("ended pid "), "{}", ended.out);
+    assert!(
+        ended
+            .out
+            .contains("(shop:17 as postgres, idle in transaction"),
+        "{}",
+        ended.out
+    );
+    stuck
+        .simple_query("select 1")
+        .await
+        .expect_err("it was ended");
+    idle.simple_query("select 1").await.expect("it lives");
+}
+
+#[tokio::test]
+async fn it_ends_neither_itself_nor_replication() {
+    let server = Postgres::builder()
+        .rule("host replication all 127.0.0.1/32 trust")
+        .start()
+        .await
+        .expect("a server");
+    let url = server.url();
+    let own = [
+        "sessions",
+        "--application",
+        "antifreeze sessions",
+        "--terminate",
+        "--yes",
+    ];
+    let ran = at(&url, &own).await.exits(1);
+    assert!(ran.out.contains("it is this command"), "{}", ran.out);
+
+    // The start-up packet of a walsender (manual, "Streaming Replication Protocol").
+    let mut replication = TcpStream::connect(server.address()).await.expect("dialled");
+    let parameters = b"user\0postgres\0replication\0true\0application_name\0standby\0\0";
+    let length = u32::try_from(parameters.len() + 8).expect("short");
+    let packet = [
+        &length.to_be_bytes()[..],
+        &196_608_u32.to_be_bytes(),
+        parameters,
+    ]
+    .concat();
+    replication.write_all(&packet).await.expect("sent");
+    assert_eq!(replication.read_u8().await.expect("an answer"), b'R');
+    let look = client(&url, "look").await;
+    until(
+        &look,
+        "select count(*) = 1 from pg_stat_activity where application_name = 'standby' \
+         and backend_type = 'walsender'",
+    )
+    .await;
+    let it = [
+        "sessions",
+        "--application",
+        "standby",
+        "--terminate",
+        "--yes",
+        "--json",
+    ];
+    let json = at(&url, &it).await.exits(1).json();
+    let fate = json["terminated"].as_array().and_then(|fates| fates.last());
+    assert_eq!(fate.expect("one")["ended"], false, "{json}");
+    let why = fate.expect("one")["why"].as_str().expect("a reason");
+    assert!(why.contains("replication"), "{why}");
+    until(
+        &look,
+        "select count(*) = 1 from pg_stat_activity where application_name = 'standby'",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_is_told_so() {
+    let server = Postgres::start().await.expect("a server");
+    server.create_role("app").await.expect("a role");
+    let _stuck = stuck(&server.url(), "shop:17", "begin").await;
+    let url = server.url_for("app", "postgres");
+    let ran = at(
+        &url,
+        &["sessions", "--application", "shop", "--terminate", "--yes"],
+    )
+    .await;
+    let ran = ran.exits(1);
+    assert!(ran.out.contains("GRANT pg_read_all_stats"), "{}", ran.out);
+    server
+        .execute("grant pg_read_all_stats to app")
+        .await
+        .expect("granted");
+    let ran = at(
+        &url,
+        &["sessions", "--application", "shop", "--terminate", "--yes"],
+    )
+    .await;
+    let ran = ran.exits(1);
+    assert!(ran.out.contains("GRANT pg_signal_backend"), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn what_the_server_says_cannot_write_to_the_terminal() {
+    let server = Postgres::start().await.expect("a server");
+    let evil = "begin; select '\u{1b}[2J\u{1b}]0;owned\u{7}\u{202e}'";
+    let _stuck = stuck(&server.url(), "shop:17", evil).await;
+    // `run` looks for control characters.
+    let ran = at(&server.url(), &STUCK).await.exits(1);
+    assert!(ran.out.contains("\u{fffd}[2J"), "{}", ran.out);
+    assert!(!ran.out.contains('\u{202e}'), "{}", ran.out);
+    let limits = [
+        "doctor",
+        "--idle-in-transaction",
+        "50ms",
+        "--transaction",
+        "50ms",
+    ];
+    let ran = at(&server.url(), &limits).await.exits(1);
+    assert!(ran.out.contains("\u{fffd}[2J"), "{}", ran.out);
+}
+
+/// A terminal of our own.
+struct Tmux {
+    socket: String,
+}
+
+impl Tmux {
+    fn start(command: &str) -> Tmux {
+        let tmux = Tmux {
+            socket: format!("antifreeze-{}", std::process::id()),
+        };
+        tmux.run(&[
+            "new-session",
+            "-d",
+            "-x",
+            "180",
+            "-y",
+            "30",
+            "-s",
+            "t",
+            command,
+        ]);
+        tmux
+    }
+
+    fn run(&self, arguments: &[&str]) -> Option<String> {
+        let output = Command::new("tmux")
+            .args(["-L", &self.socket, "-f", "/dev/null"])
+            .args(arguments)
+            .output()
+            .expect("tmux: apt-get install tmux");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        output.status.success().then_some(text)
+    }
+
+    fn screen(&self) -> Option<String> {
+        self.run(&["capture-pane", "-p", "-t", "t"])
+    }
+
+    async fn shows(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let end = Instant::now() + PLENTY;
+        loop {
+            let screen = self.screen().unwrap_or_default();
+            if wanted(&screen) {
+                return screen;
+            }
+            assert!(Instant::now() < end, "never: {what}\n{screen}");
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    }
+}
+
+impl Drop for Tmux {
+    fn drop(&mut self) {
+        let _ = self.run(&["kill-server"]);
+    }
+}
+
+#[tokio::test]
+async fn watching_in_a_terminal() {
+    let server = Postgres::start().await.expect("a server");
+    let url = server.url();
+    let terminal = Tmux::start(&format!(
+        "env DATABASE_URL='{url}' '{}' sessions --watch --every 50ms; echo ended with $?; sleep 60",
+        env!("CARGO_BIN_EXE_antifreeze")
+    ));
+    let alone = terminal
+        .shows("itself", |screen| screen.contains("(this)"))
+        .await;
+    assert!(alone.starts_with("1 of 1 sessions, every 50ms"), "{alone}");
+    let stuck = client(&url, "shop:17").await;
+    stuck.batch_execute("begin").await.expect("begun");
+    let both = terminal
+        .shows("the other", |s| {
+            s.contains("shop:17") && s.contains("idle in")
+        })
+        .await;
+    // One screen, not one below the other.
+    assert_eq!(both.matches("PID").count(), 1, "{both}");
+    drop(stuck);
+    terminal
+        .shows("it goes", |screen| !screen.contains("shop:17"))
+        .await;
+    // The server goes and comes back.
+    server.restart().await.expect("restarted");
+    let _again = client(&url, "shop:18").await;
+    terminal
+        .shows("connected again", |screen| screen.contains("shop:18"))
+        .await;
+    terminal.run(&["send-keys", "-t", "t", "C-c"]);
+    terminal
+        .shows("it ends", |screen| screen.contains("ended with 0"))
+        .await;
+}

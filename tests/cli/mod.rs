@@ -1,0 +1,178 @@
+//! Running the command `antifreeze`, and comparing what it says.
+#![allow(dead_code)]
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+use tokio_postgres::{Client, NoTls};
+
+/// Longer than anything takes, shorter than anybody waits.
+pub const PLENTY: Duration = Duration::from_secs(60);
+
+/// What a run came to.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+/// The command, with an environment of its own.
+pub fn command(variables: &[(&str, &str)], arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_antifreeze"));
+    command
+        .env_clear()
+        .envs(variables.iter().copied())
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+pub async fn run(variables: &[(&str, &str)], arguments: &[&str]) -> Ran {
+    let output = command(variables, arguments).output();
+    let output = tokio::time::timeout(PLENTY, output).await;
+    let output = output.expect("it ends").expect("it starts");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    let ran = Ran {
+        code: output.status.code().expect("an exit code"),
+        out: text(output.stdout),
+        err: text(output.stderr),
+    };
+    for text in [&ran.out, &ran.err] {
+        let control = |c: char| c.is_control() && c != '\n';
+        assert!(!text.contains(control), "control characters: {text:?}");
+        assert!(!text.contains("hunter2"), "a secret: {text}");
+    }
+    ran
+}
+
+/// With the database in DATABASE_URL.
+pub async fn at(url: &str, arguments: &[&str]) -> Ran {
+    run(&[("DATABASE_URL", url)], arguments).await
+}
+
+impl Ran {
+    #[track_caller]
+    pub fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "{}\n{}", self.out, self.err);
+        self
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.out).expect(&self.out)
+    }
+
+    /// Compares the output with a file; `UPDATE_GOLDEN=1` writes it anew.
+    #[track_caller]
+    pub fn is_golden(&self, name: &str) {
+        let is = normal(&self.out);
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/doctor");
+        let path = path.join(format!("{name}.txt"));
+        if std::env::var("UPDATE_GOLDEN").is_ok_and(|update| update == "1") {
+            std::fs::write(&path, is).expect("written");
+            return;
+        }
+        let was = std::fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(
+            is, was,
+            "{name}: UPDATE_GOLDEN=1 writes it anew: read it then"
+        );
+    }
+}
+
+/// Without what differs from run to run.
+fn normal(text: &str) -> String {
+    let mut text = text.to_owned();
+    for before in [
+        "127.0.0.1:",
+        "localhost:",
+        "pid ",
+        "pg_terminate_backend(",
+        "PostgreSQL ",
+        "fresh_",
+    ] {
+        text = numbers(&text, |text, at| text[..at].ends_with(before), "N");
+    }
+    for behind in [" ms", " s", " s)", " min"] {
+        let is_time = |text: &str, at: usize| {
+            let rest = text[at..].trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+            rest.starts_with(behind) && !rest.starts_with(" se") && !rest.starts_with(" st")
+        };
+        text = numbers(&text, is_time, "T");
+    }
+    text = numbers(&text, |text, at| text[..at].ends_with("until "), "DAY");
+    // Debian's version goes on in brackets.
+    let lines = text.lines().map(|line| match line.split_once(" (Debian") {
+        Some((head, tail)) => {
+            let tail = tail
+                .split_once(')')
+                .map(|(_, tail)| tail)
+                .unwrap_or_default();
+            format!("{head}{tail}")
+        }
+        None => line.replace(", transaction_timeout off", ""),
+    });
+    lines.map(|line| line + "\n").collect()
+}
+
+/// Replaces numbers, and dates, where `wanted` says so.
+fn numbers(text: &str, wanted: impl Fn(&str, usize) -> bool, name: &str) -> String {
+    let mut replaced = String::new();
+    let mut at = 0;
+    while at < text.len() {
+        let digit = |c: char| c.is_ascii_digit() || c == '.' || (name == "DAY" && c == '-');
+        let run = text[at..].find(|c| !digit(c)).unwrap_or(text.len() - at);
+        let begins = text[at..].starts_with(|c: char| c.is_ascii_digit());
+        if begins && wanted(text, at) {
+            replaced += name;
+            // A point behind it is the sentence's.
+            let end = text[at..at + run].trim_end_matches('.').len();
+            at += end;
+        } else {
+            let step = if begins {
+                run
+            } else {
+                text[at..].chars().next().map_or(1, char::len_utf8)
+            };
+            replaced += &text[at..at + step];
+            at += step;
+        }
+    }
+    replaced
+}
+
+/// A session by this name.
+pub async fn client(url: &str, application: &str) -> Client {
+    let mut config: tokio_postgres::Config = url.parse().expect("a URL");
+    let (client, connection) = config
+        .application_name(application)
+        .connect(NoTls)
+        .await
+        .expect("a session");
+    tokio::spawn(connection);
+    client
+}
+
+/// Waits until the one value of `sql` is `t`.
+pub async fn until(client: &Client, sql: &str) {
+    let end = std::time::Instant::now() + PLENTY;
+    loop {
+        let row = client.query_one(sql, &[]).await.expect("a row");
+        if row.get(0) {
+            return;
+        }
+        assert!(std::time::Instant::now() < end, "never: {sql}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The process of a session.
+pub async fn pid(client: &Client) -> i32 {
+    let row = client.query_one("select pg_backend_pid()", &[]).await;
+    row.expect("a row").get(0)
+}
