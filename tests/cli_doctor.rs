@@ -3,26 +3,43 @@
 
 mod cli;
 
-use cli::{at, client, run, until};
+use cli::{Ran, client, pid, run, until};
 use lab::certificates::Authority;
-use lab::pgbouncer::{Mode, PgBouncer};
+use lab::pgbouncer::{Builder, Mode, PgBouncer};
 use lab::postgres::{Auth, Postgres};
 use tokio::net::TcpListener;
 
-/// A cluster whose sessions are nobody else's, and the database `shop`.
+/// A cluster whose sessions are nobody else's, with the database `shop`.
 async fn shop() -> (Postgres, lab::postgres::Database) {
     let server = Postgres::start().await.expect("a server");
     let shop = server.create_database("shop").await.expect("a database");
     (server, shop)
 }
 
+/// Has the doctor look while nobody is on the server but `watcher` and whom the test knows:
+/// sessions of before have gone.
+async fn examine(server: &Postgres, variables: &[(&str, &str)], more: &[&str]) -> Ran {
+    let watcher = client(&server.url(), "watcher").await;
+    until(
+        &watcher,
+        "select count(*) = 0 from pg_stat_activity where pid <> pg_backend_pid() \
+         and application_name in ('lab', 'watcher', 'antifreeze doctor')",
+    )
+    .await;
+    run(variables, &[&["doctor"], more].concat()).await
+}
+
+async fn examine_at(server: &Postgres, url: &str) -> Ran {
+    examine(server, &[("DATABASE_URL", url)], &[]).await
+}
+
 #[tokio::test]
 async fn all_is_well() {
-    let (_server, shop) = shop().await;
-    let ran = at(&shop.url, &["doctor"]).await.exits(0);
+    let (server, shop) = shop().await;
+    let ran = examine_at(&server, &shop.url).await.exits(0);
     ran.is_golden("well");
-    let ran = at(&shop.url, &["doctor", "--json"]).await.exits(0);
-    let document = ran.json();
+    let url = [("DATABASE_URL", shop.url.as_str())];
+    let document = examine(&server, &url, &["--json"]).await.exits(0).json();
     assert_eq!(document["verdict"], "well");
     let checks = document["checks"].as_array().expect("checks");
     let steps: Vec<_> = checks.iter().map(|check| check["step"].as_str()).collect();
@@ -32,29 +49,38 @@ async fn all_is_well() {
 #[tokio::test]
 async fn what_is_on_the_way_is_named() {
     let ran = run(&[], &["doctor"]).await.exits(2);
-    assert!(
-        ran.err.starts_with("error: no database is named"),
-        "{}",
-        ran.err
-    );
+    let told = ran.err.starts_with("error: no database is named");
+    assert!(told, "{}", ran.err);
 
-    let nowhere = "postgres://app:hunter2@db.invalid/shop";
-    at(nowhere, &["doctor"]).await.exits(2).is_golden("name");
+    let nowhere = [("DATABASE_URL", "postgres://app:hunter2@db.invalid/shop")];
+    run(&nowhere, &["doctor"]).await.exits(2).is_golden("name");
 
     let free = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = free.local_addr().expect("an address").port();
     drop(free);
     let url = format!("postgres://app:hunter2@127.0.0.1:{port}/shop");
-    at(&url, &["doctor"]).await.exits(2).is_golden("refused");
+    // Which container this is, if any, is not to be seen.
+    let mut here = vec![
+        ("DATABASE_URL", url.as_str()),
+        ("AWS_LAMBDA_FUNCTION_NAME", "shop"),
+    ];
+    run(&here, &["doctor"]).await.exits(2).is_golden("refused");
 
-    let (_server, shop) = shop().await;
+    // Another way in is found, and what can be seen from there is told.
+    let (server, shop) = shop().await;
+    here.push(("DIRECT_URL", &shop.url));
+    examine(&server, &here, &[])
+        .await
+        .exits(2)
+        .is_golden("refused_twin");
+
     let misspelt = [
         ("DATABASE_URL", shop.url.as_str()),
         ("ANTIFREEZE_LIFETME", "per-invocation"),
         ("ANTIFREEZE_MAX_CONNECTIONS", "1"),
         ("AWS_REGION", "eu-central-1"),
     ];
-    run(&misspelt, &["doctor"])
+    examine(&server, &misspelt, &[])
         .await
         .exits(1)
         .is_golden("misspelt");
@@ -63,30 +89,34 @@ async fn what_is_on_the_way_is_named() {
 #[tokio::test]
 async fn certificates_are_looked_at() {
     let authority = Authority::new().expect("an authority");
-    let identity = authority.server(&["localhost"]).expect("a certificate");
-    let server = Postgres::builder().tls_with(&authority, identity);
-    let server = server.start().await.expect("a server");
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), authority.pem()).expect("written");
-    let url = |sslmode: &str| {
+    let roots = format!("&sslrootcert={}", file.path().display());
+    let at = |server: &Postgres, sslmode: &str| {
         let url = server.url().replace("127.0.0.1", "localhost");
         format!("{url}?sslmode={sslmode}")
     };
-    let roots = file.path().display().to_string();
-    let good = format!("{}&sslrootcert={roots}", url("verify-full"));
-    at(&good, &["doctor"]).await.exits(0).is_golden("tls_well");
-    let ran = at(&url("require"), &["doctor"]).await.exits(1);
+    let good = authority.server(&["localhost"]).expect("a certificate");
+    let good = Postgres::builder().tls_with(&authority, good).start().await;
+    let good = good.expect("a server");
+    let verified = at(&good, "verify-full") + &roots;
+    examine_at(&good, &verified)
+        .await
+        .exits(0)
+        .is_golden("tls_well");
+    let unverified = at(&good, "require");
+    let ran = examine_at(&good, &unverified).await.exits(1);
     ran.is_golden("tls_unverified");
 
     let expired = authority.expired(&["localhost"]).expect("a certificate");
-    let server = Postgres::builder().tls_with(&authority, expired);
-    let server = server.start().await.expect("a server");
-    let url = server.url().replace("127.0.0.1", "localhost");
-    let url = format!("{url}?sslmode=verify-full&sslrootcert={roots}");
-    at(&url, &["doctor"])
-        .await
-        .exits(2)
-        .is_golden("tls_expired");
+    let expired = Postgres::builder()
+        .tls_with(&authority, expired)
+        .start()
+        .await;
+    let expired = expired.expect("a server");
+    let url = at(&expired, "verify-full") + &roots;
+    let ran = run(&[("DATABASE_URL", &url)], &["doctor"]).await.exits(2);
+    ran.is_golden("tls_expired");
 }
 
 #[tokio::test]
@@ -96,22 +126,25 @@ async fn who_is_not_let_in_is_told_why() {
     server.create_database("shop").await.expect("a database");
     server.create_role("app").await.expect("a role");
     let right = server.url_for("app", "shop");
-    let wrong = right.replace(Postgres::PASSWORD, "hunter2");
-    at(&wrong, &["doctor"]).await.exits(2).is_golden("password");
+    let wrong = right.replace(&format!(":{}@", Postgres::PASSWORD), ":hunter2@");
+    examine_at(&server, &wrong)
+        .await
+        .exits(2)
+        .is_golden("password");
     let near = server.url_for("app", "shp");
-    at(&near, &["doctor"])
+    examine_at(&server, &near)
         .await
         .exits(2)
         .is_golden("database_near");
     let far = server.url_for("app", "warehouse");
-    at(&far, &["doctor"])
+    examine_at(&server, &far)
         .await
         .exits(2)
         .is_golden("database_far");
-    // The role sees itself alone.
-    let other = client(&server.url_for("postgres", "shop"), "other").await;
+    // The role sees itself alone: it is not told that nobody idles.
+    let other = client(&server.url(), "other").await;
     other.batch_execute("begin").await.expect("begun");
-    at(&right, &["doctor"])
+    examine_at(&server, &right)
         .await
         .exits(0)
         .is_golden("visibility");
@@ -119,19 +152,18 @@ async fn who_is_not_let_in_is_told_why() {
 
 #[tokio::test]
 async fn who_blocks_whom() {
-    let (_server, shop) = shop().await;
+    let (server, shop) = shop().await;
     let stuck = client(&shop.url, "shop:17").await;
+    shop.execute("create table partners (a int)")
+        .await
+        .expect("a table");
     stuck
-        .batch_execute("create table partners (a int); begin; select from partners")
+        .batch_execute("begin; select from partners")
         .await
         .expect("begun");
+    let head = pid(&stuck).await;
     let migration = client(&shop.url, "migration").await;
     let reader = client(&shop.url, "shop:18").await;
-    let alter = tokio::spawn(async move {
-        let _ = migration
-            .batch_execute("alter table partners add b int")
-            .await;
-    });
     let look = client(&shop.url, "look").await;
     let waiting = |count: u32| {
         format!(
@@ -139,39 +171,27 @@ async fn who_blocks_whom() {
              from pg_stat_activity where wait_event_type = 'Lock'"
         )
     };
-    until(&look, &waiting(1)).await;
-    let read = tokio::spawn(async move {
-        let _ = reader.batch_execute("select from partners").await;
-    });
-    until(&look, &waiting(2)).await;
-    drop(look);
-    let watcher = client(&shop.url, "watcher").await;
-    until(
-        &watcher,
-        "select count(*) = 0 from pg_stat_activity where application_name = 'look'",
-    )
-    .await;
-    drop(watcher);
-    let limits = [
-        "doctor",
-        "--idle-in-transaction",
-        "100ms",
-        "--transaction",
-        "100ms",
-    ];
-    let ran = at(&shop.url, &limits).await.exits(1);
-    // Whether the watcher has gone by now is the server's affair.
-    let out = ran
-        .out
-        .replace("; watcher 1 (1 idle)", "")
-        .replace("4 of 97", "5 of 97");
-    let ran = cli::Ran {
-        out: out.replace("6 of 97", "5 of 97"),
-        ..ran
+    let alter = migration.batch_execute("alter table partners add b int");
+    let read = reader.batch_execute("select from partners");
+    let examined = async {
+        until(&look, &waiting(1)).await;
+        let read = async { read.await.expect("read in the end") };
+        let examined = async {
+            until(&look, &waiting(2)).await;
+            let url = [("DATABASE_URL", shop.url.as_str())];
+            let limits = ["--idle-in-transaction", "100ms", "--transaction", "100ms"];
+            let ran = examine(&server, &url, &limits).await.exits(1);
+            ran.is_golden("locks");
+            // What the remedy says to do ends it.
+            let end = format!("pg_terminate_backend({head})");
+            assert!(ran.out.contains(&end), "{}", ran.out);
+            let end = format!("select {end}");
+            look.batch_execute(&end).await.expect("ended");
+        };
+        futures_util::join!(read, examined)
     };
-    ran.is_golden("locks");
-    alter.abort();
-    read.abort();
+    let (altered, _) = futures_util::join!(alter, examined);
+    altered.expect("altered in the end");
 }
 
 #[tokio::test]
@@ -184,18 +204,21 @@ async fn few_slots() {
     server.create_database("shop").await.expect("a database");
     server.create_role("app").await.expect("a role");
     server
-        .execute("alter role app connection limit 8; grant pg_read_all_stats to app")
+        .execute("alter role app connection limit 7; grant pg_read_all_stats to app")
         .await
         .expect("a limit");
     let url = server.url_for("app", "shop");
     let mut held = Vec::new();
-    for _ in 0..6 {
+    for _ in 0..5 {
         held.push(client(&url, "shop:17").await);
     }
-    at(&url, &["doctor"]).await.exits(1).is_golden("slots");
-    held.push(client(&url, "shop:17").await);
-    let full = ["doctor", "--wait", "0s"];
-    at(&url, &full).await.exits(2).is_golden("slots_full");
+    examine_at(&server, &url).await.exits(1).is_golden("slots");
+    held.push(client(&server.url_for("postgres", "shop"), "reports").await);
+    let variables = [("DATABASE_URL", url.as_str())];
+    let ran = examine(&server, &variables, &["--wait", "0s"])
+        .await
+        .exits(2);
+    ran.is_golden("slots_full");
 }
 
 #[tokio::test]
@@ -204,83 +227,83 @@ async fn what_cannot_be_written_to() {
     shop.execute("alter database shop set default_transaction_read_only = on")
         .await
         .expect("set");
-    at(&shop.url, &["doctor"])
+    examine_at(&server, &shop.url)
         .await
         .exits(1)
         .is_golden("read_only");
-    shop.execute(
-        "set default_transaction_read_only = off; \
-         alter database shop reset default_transaction_read_only",
-    )
-    .await
-    .expect("reset");
+    server
+        .execute("alter database shop reset default_transaction_read_only")
+        .await
+        .expect("reset");
     server.halt().await.expect("stopped");
     let signal = server.directory().join("data/standby.signal");
     std::fs::write(signal, "").expect("written");
     server.restart().await.expect("started");
-    at(&shop.url, &["doctor"])
+    examine_at(&server, &shop.url)
         .await
         .exits(1)
         .is_golden("standby");
 }
 
-#[tokio::test]
-async fn poolers_and_what_they_do() {
+/// What the doctor says of a pooler in front of a server of its own, which the variables
+/// tell the path of.
+async fn examine_pooler(build: impl FnOnce(Builder) -> Builder, path: Option<&str>) -> Ran {
     let (server, shop) = shop().await;
-    // Refused at the start: it is seen for what it is.
-    let pooler = PgBouncer::builder(&server).start().await.expect("a pooler");
-    let url = pooler.url(&shop.url);
-    at(&url, &["doctor"])
-        .await
-        .exits(1)
-        .is_golden("pooler_unknown");
-    let told = [
+    let pooler = build(PgBouncer::builder(&server)).start().await;
+    let url = pooler.as_ref().expect("a pooler").url(&shop.url);
+    let mut variables = vec![("DATABASE_URL", url.as_str())];
+    variables.extend(path.map(|path| ("ANTIFREEZE_PATH", path)));
+    examine(&server, &variables, &[]).await
+}
+
+#[tokio::test]
+async fn a_pooler_that_nobody_told_of_is_found_out() {
+    let ran = examine_pooler(|pooler| pooler, None).await.exits(1);
+    ran.is_golden("pooler_unknown");
+    let silent = "options,extra_float_digits";
+    let ran = examine_pooler(
+        |pooler| pooler.setting("ignore_startup_parameters", silent),
+        None,
+    );
+    ran.await.exits(1).is_golden("pooler_silent");
+}
+
+#[tokio::test]
+async fn what_poolers_do_to_sessions() {
+    let ran = examine_pooler(|pooler| pooler, Some("transaction-pooler")).await;
+    ran.exits(1).is_golden("pooler");
+    let session = |pooler: Builder| pooler.mode(Mode::Session);
+    let leaky = |pooler: Builder| session(pooler).setting("server_reset_query", "");
+    let ran = examine_pooler(leaky, Some("session-pooler")).await;
+    ran.exits(1).is_golden("pooler_leaks");
+    let ran = examine_pooler(session, Some("session-pooler")).await;
+    let tight = "what one client SETs does not reach another";
+    assert!(ran.out.contains(tight), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn the_remedy_of_time_outs_is_one() {
+    let (server, shop) = shop().await;
+    let pooler = || async { PgBouncer::builder(&server).start().await.expect("a pooler") };
+    let first = pooler().await;
+    let url = first.url(&shop.url);
+    let variables = [
         ("DATABASE_URL", url.as_str()),
         ("ANTIFREEZE_PATH", "transaction-pooler"),
     ];
-    run(&told, &["doctor"]).await.exits(1).is_golden("pooler");
-    // What its finding says to do helps.
-    shop.execute(
-        "alter role postgres set statement_timeout = '30000ms'; \
-         alter role postgres set idle_in_transaction_session_timeout = '60000ms'",
-    )
-    .await
-    .expect("set");
-    let fresh = PgBouncer::builder(&server).start().await.expect("a pooler");
-    let url = fresh.url(&shop.url);
-    let told = [
+    let json = run(&variables, &["doctor", "--json"]).await.exits(1).json();
+    let checks = json["checks"].as_array().expect("checks");
+    let check = checks.iter().find(|check| check["step"] == "time_outs");
+    let remedy = check.and_then(|check| check["remedy"].as_str());
+    shop.execute(remedy.expect("a remedy"))
+        .await
+        .expect("it is SQL");
+    // Servers of before do not know.
+    let second = pooler().await;
+    let url = second.url(&shop.url);
+    let variables = [
         ("DATABASE_URL", url.as_str()),
         ("ANTIFREEZE_PATH", "transaction-pooler"),
     ];
-    run(&told, &["doctor"]).await.exits(0);
-    shop.execute("alter role postgres reset all")
-        .await
-        .expect("reset");
-
-    let silent = PgBouncer::builder(&server)
-        .setting("ignore_startup_parameters", "options,extra_float_digits")
-        .start()
-        .await
-        .expect("a pooler");
-    let url = silent.url(&shop.url);
-    at(&url, &["doctor"])
-        .await
-        .exits(1)
-        .is_golden("pooler_silent");
-
-    let leaky = PgBouncer::builder(&server)
-        .mode(Mode::Session)
-        .setting("server_reset_query", "")
-        .start()
-        .await
-        .expect("a pooler");
-    let url = leaky.url(&shop.url);
-    let told = [
-        ("DATABASE_URL", url.as_str()),
-        ("ANTIFREEZE_PATH", "session-pooler"),
-    ];
-    run(&told, &["doctor"])
-        .await
-        .exits(1)
-        .is_golden("pooler_leaks");
+    run(&variables, &["doctor"]).await.exits(0);
 }

@@ -136,7 +136,7 @@ async fn statements_are_held_against_the_database() {
                 "did you mean \"partners\"",
             ],
         ),
-        ("5:38", &["operator does not exist"]),
+        ("5:37", &["operator does not exist"]),
         ("6:15", &["\"app.nothing_like_it\" does not exist"]),
         ("7:1", &["syntax error"]),
     ] {

@@ -5,7 +5,7 @@ mod cli;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use cli::{PLENTY, at, client, pid, until};
+use cli::{PLENTY, at, client, until};
 use lab::postgres::Postgres;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -45,26 +45,19 @@ async fn those_that_are_meant_are_ended_and_no_others() {
         .await
         .exits(1)
         .json();
-    assert_eq!(json["sessions"][0]["pid"], pid(&stuck).await);
+    assert_eq!(json["sessions"][0]["application"], "shop:17");
     assert_eq!(json["sessions"].as_array().map(Vec::len), Some(1));
 
     // Nobody answers, nobody is ended.
     let asked = at(&url, &[&STUCK[..], &["--terminate"]].concat()).await;
     let asked = asked.exits(2);
     assert!(asked.err.contains("--yes"), "{}", asked.err);
-    stuck.simple_query("select 1").await.expect("it lives");
+    assert!(!stuck.is_closed());
     let nothing = at(&url, &["sessions", "--terminate", "--yes"])
         .await
         .exits(2);
     assert!(nothing.err.contains("a choice"), "{}", nothing.err);
 
-    let look = client(&url, "look").await;
-    until(
-        &look,
-        "select count(*) = 1 from pg_stat_activity where application_name = 'shop:17' \
-         and state_change < clock_timestamp() - interval '100 ms'",
-    )
-    .await;
     let ended = at(&url, &[&STUCK[..], &["--terminate", "--yes"]].concat()).await;
     let ended = ended.exits(0);
     assert!(ended.out.contains("ended pid "), "{}", ended.out);

@@ -55,7 +55,7 @@ pub(super) const SESSIONS: &str = "\
     'blocked_by', case wait_event_type when 'Lock' then pg_blocking_pids(pid) else '{}' end, \
     'query', left(query, 500), 'began', backend_start::text, 'changed', state_change::text, \
     'is_self', pid = pg_backend_pid()) order by pid) \
-    from pg_stat_activity where usesysid is not null \
+    from pg_stat_activity where usesysid is not null and (backend_type is not null or datid is not null) \
     and coalesce(backend_type, 'client backend') in ('client backend', 'walsender')), '[]')";
 
 /// Everybody who is on the server, in one round trip.

@@ -75,6 +75,15 @@ impl Facts {
             .map(|setting| setting.value.as_str())
     }
 
+    /// How many sessions the role may not see the state of.
+    pub(super) fn hidden(&self) -> usize {
+        let hidden = self
+            .sessions
+            .iter()
+            .filter(|session| session.kind.is_none());
+        hidden.count()
+    }
+
     pub(super) fn clients(&self) -> impl Iterator<Item = &ServerSession> {
         self.sessions.iter().filter(|session| session.is_client())
     }

@@ -8,8 +8,8 @@ use super::examine::Findings;
 use super::near;
 use super::report::{Check, Step};
 use super::session::Session;
-use super::text::milliseconds;
-use super::ways::Ways;
+use super::text::{milliseconds, seconds};
+use super::ways::{DIRECT, POOLED, Ways};
 use crate::config::{Config, Path};
 use crate::connect::{Manner, Progress, Target};
 use crate::database::Database;
@@ -90,13 +90,36 @@ pub(super) async fn reach(ways: &Ways, findings: &Findings<'_>) -> Option<(Sessi
         }
         Err(error) if error.kind() == ErrorKind::ParameterRefused => {
             let (text, remedy) = parted(&error);
+            let lever = "ANTIFREEZE_PATH=transaction-pooler does it without a new build";
+            let remedy = format!("{remedy}; {lever}");
             findings.add(Check::finding(Step::StartUp, text, remedy));
             behind_a_pooler(config, findings).await
+        }
+        Err(error) if error.kind() == ErrorKind::TooManyConnections => {
+            let waited = seconds(ways.waits().as_secs_f64());
+            let none = format!("no slot was to be had within {waited}");
+            findings.add(Check::failed(
+                Step::Slots,
+                none,
+                super::slots::WHAT_STILL_WORKS,
+            ));
+            None
         }
         Err(error) => {
             let stage = come_to.load(Ordering::Relaxed);
             findings.add(failed(&error, stage, config).await);
-            None
+            if !error.is_unavailable() {
+                return None;
+            }
+            let (session, way) = ways.open_other().await?;
+            let lever = match way.name.as_str() {
+                DIRECT => "ANTIFREEZE_ENDPOINT=direct goes there, without a new build",
+                POOLED => "ANTIFREEZE_ENDPOINT=pooled goes there, without a new build",
+                _ => "what follows was seen from there",
+            };
+            let works = format!("{} works", way.name);
+            findings.add(Check::note(Step::Path, works).remedied(lever));
+            Some((session, way.database.config().clone()))
         }
     }
 }
@@ -224,16 +247,10 @@ async fn failed(error: &Error, stage: u8, config: &Config) -> Check {
         },
     };
     let (text, mut remedy) = parted(error);
-    match error.kind() {
-        ErrorKind::DatabaseMissing => {
-            if let Some(meant) = near::database(config).await {
-                remedy = meant;
-            }
+    if error.kind() == ErrorKind::DatabaseMissing {
+        if let Some(meant) = near::database(config).await {
+            remedy = meant;
         }
-        ErrorKind::TooManyConnections => {
-            remedy = format!("{remedy}; {}", super::slots::WHAT_STILL_WORKS);
-        }
-        _ => {}
     }
     Check::failed(step, text, remedy)
 }

@@ -48,18 +48,14 @@ pub(super) fn writable(facts: &Facts) -> Check {
 /// Who may not see other sessions must not be told that there are none.
 pub(super) fn visibility(facts: &Facts) -> Option<Check> {
     let sees_all = facts.superuser == Some(true) || facts.sees_all == Some(true);
-    (!sees_all).then(|| {
-        let others = facts
-            .sessions
-            .iter()
-            .filter(|session| session.state.is_none());
+    (!sees_all && facts.hidden() > 0).then(|| {
         Check::note(
             Step::Visibility,
             format!(
-                "{} may not see what {} other sessions do: idle transactions and locks of theirs \
-                 are missing below",
+                "{} may not see what {} other sessions do: their transactions and locks are \
+                 missing below",
                 facts.role,
-                others.count()
+                facts.hidden()
             ),
         )
         .remedied(format!(

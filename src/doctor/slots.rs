@@ -23,15 +23,15 @@ pub(super) fn slots(facts: &Facts) -> Vec<Check> {
     let used = i64::try_from(clients.len()).unwrap_or(i64::MAX);
     let held_back = facts.superuser_reserved + facts.reserved;
     let open = facts.max - held_back;
+    let own = match (facts.superuser, facts.uses_reserved) {
+        (Some(true), _) => ", and open to this role".to_owned(),
+        (_, Some(true)) => format!(", {} of them open to this role", facts.reserved),
+        _ => String::new(),
+    };
     let mut text = format!(
-        "{used} of {} in use ({held_back} of {} are reserved)",
-        open, facts.max
+        "{used} of {open} in use ({held_back} of {} are reserved{own})",
+        facts.max
     );
-    if facts.superuser == Some(true) {
-        text += ", for this role, too";
-    } else if facts.uses_reserved == Some(true) {
-        text += &format!(", {} of them for this role, too", facts.reserved);
-    }
     let by: Vec<String> = by_application(&clients);
     text += &format!(": {}", by.join("; "));
     let crowded = |used: i64, of: i64| used as f64 >= of as f64 * CROWDED;
@@ -107,9 +107,20 @@ fn by_application(clients: &[&ServerSession]) -> Vec<String> {
     });
     let mut shown: Vec<String> = shown.collect();
     if more > 0 {
-        shown.push(format!("{more} applications more"));
+        shown.push(format!("{more} other applications"));
     }
     shown
+}
+
+/// Who may not look must not say that there is nothing.
+fn none_seen(facts: &Facts, step: Step, none: String) -> Check {
+    match facts.hidden() {
+        0 => Check::well(step, none),
+        hidden => Check::note(
+            step,
+            format!("{none}, but for {hidden} sessions out of sight"),
+        ),
+    }
 }
 
 pub(super) fn idle_in_transaction(facts: &Facts, options: &Options) -> Check {
@@ -120,7 +131,7 @@ pub(super) fn idle_in_transaction(facts: &Facts, options: &Options) -> Check {
     let mut idle: Vec<_> = idle.collect();
     if idle.is_empty() {
         let none = format!("none for longer than {}", seconds(limit));
-        return Check::well(Step::IdleInTransaction, none);
+        return none_seen(facts, Step::IdleInTransaction, none);
     }
     idle.sort_by(|a, b| {
         b.state_seconds
@@ -130,14 +141,20 @@ pub(super) fn idle_in_transaction(facts: &Facts, options: &Options) -> Check {
     let shown: Vec<String> = idle.iter().take(MOST).map(|s| s.describe()).collect();
     Check::finding(
         Step::IdleInTransaction,
-        format!("{}: {}", idle.len(), shown.join("; ")),
+        format!("{}: {}", counted(idle.len()), shown.join("; ")),
         format!(
             "they keep their locks: antifreeze sessions --idle-in-transaction --older-than \
-             {}s --terminate; in psql: SELECT pg_terminate_backend({})",
-            options.idle_in_transaction.as_secs(),
-            idle[0].pid
+             {:?} --terminate; in psql: SELECT pg_terminate_backend({})",
+            options.idle_in_transaction, idle[0].pid
         ),
     )
+}
+
+fn counted(sessions: usize) -> String {
+    match sessions {
+        1 => "1 session".to_owned(),
+        many => format!("{many} sessions"),
+    }
 }
 
 pub(super) fn transactions(facts: &Facts, options: &Options) -> Check {
@@ -155,7 +172,7 @@ pub(super) fn transactions(facts: &Facts, options: &Options) -> Check {
         open.last()
     }) else {
         let none = format!("none is open for longer than {}", seconds(limit));
-        return Check::well(Step::Transactions, none);
+        return none_seen(facts, Step::Transactions, none);
     };
     let query = longest.query.as_deref().map(|query| shortened(query, 80));
     Check::finding(
@@ -181,7 +198,8 @@ pub(super) fn locks(facts: &Facts) -> Vec<Check> {
         .filter(|s| !s.blocked_by.is_empty())
         .collect();
     if waiting.is_empty() {
-        return vec![Check::well(Step::Locks, "nobody waits for a lock")];
+        let nobody = "nobody waits for a lock".to_owned();
+        return vec![none_seen(facts, Step::Locks, nobody)];
     }
     let is_waiting = |pid: i32| waiting.iter().any(|session| session.pid == pid);
     let mut heads: BTreeMap<i32, Vec<&ServerSession>> = BTreeMap::new();

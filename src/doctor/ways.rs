@@ -17,6 +17,10 @@ const FIRST: Duration = Duration::from_millis(20);
 /// .. and never more seldom than this.
 const MOST: Duration = Duration::from_millis(250);
 
+/// The other of two endpoints.
+pub(super) const DIRECT: &str = "the direct endpoint";
+pub(super) const POOLED: &str = "the pooled endpoint";
+
 /// How a tool that must work in an outage gets to the server: by the configured way, for
 /// as long as it takes, and by others that are known.
 #[derive(Debug, Clone)]
@@ -44,8 +48,8 @@ impl Ways {
     /// Those of [`Database::new`].
     pub fn new(config: Config) -> Result<Self> {
         let (endpoint, name) = match config.endpoint {
-            Endpoint::Direct => (Endpoint::Pooled, "the pooled endpoint"),
-            Endpoint::Pooled => (Endpoint::Direct, "the direct endpoint"),
+            Endpoint::Direct => (Endpoint::Pooled, POOLED),
+            Endpoint::Pooled => (Endpoint::Direct, DIRECT),
         };
         let mut twin = config.clone();
         twin.endpoint = endpoint;
@@ -84,6 +88,10 @@ impl Ways {
         self
     }
 
+    pub(super) fn waits(&self) -> Duration {
+        self.wait
+    }
+
     /// The configured database.
     pub fn database(&self) -> &Database {
         &self.main.database
@@ -98,6 +106,17 @@ impl Ways {
     /// slot was to be had in time by any way.
     pub async fn open(&self, full: &mut (dyn FnMut(&Error) + Send)) -> Result<(Session, &Way)> {
         self.open_in(Manner::USUAL, full).await
+    }
+
+    /// Gets in by another way, for when the configured one leads nowhere: a pooler that is
+    /// down. `None` if none does.
+    pub async fn open_other(&self) -> Option<(Session, &Way)> {
+        for way in &self.others {
+            if let Ok(session) = Session::open(&way.database).await {
+                return Some((session, way));
+            }
+        }
+        None
     }
 
     pub(super) async fn open_in(

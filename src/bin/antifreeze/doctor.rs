@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use antifreeze::doctor::{Check, Mark, Options, Verdict, examine};
+use antifreeze::doctor::{Check, Mark, Options, Step, Verdict, examine};
 use clap::Args;
 use serde_json::json;
 
@@ -43,7 +43,12 @@ pub async fn run(reach: &Reach, arguments: Arguments, json: bool) -> Result<Outc
                 .filter(|check| check.mark == mark)
                 .count()
         };
+        let hidden = report
+            .checks
+            .iter()
+            .any(|check| check.step == Step::Visibility);
         paint::print(&match (count(Mark::Finding), verdict) {
+            (0, Verdict::Well) if hidden => "nothing was found; not all could be seen".to_owned(),
             (0, Verdict::Well) => "all is well".to_owned(),
             (findings, Verdict::Failed) => {
                 format!("not all could be looked at; findings so far: {findings}")

@@ -1,7 +1,7 @@
 //! How a command ends.
 
 use std::error::Error as _;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::process::ExitCode;
 
 use antifreeze::Error;
@@ -37,6 +37,12 @@ impl Failure {
     pub fn with(mut self, because: impl Display) -> Self {
         self.because.push(plain(&because.to_string()));
         self
+    }
+}
+
+impl Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.cause)
     }
 }
 

@@ -76,6 +76,14 @@ impl Reach {
                      with pg_use_reserved_connections, the other of a pooled and a direct endpoint"
                 )))
             }
+            Err(error) if error.is_unavailable() => match ways.open_other().await {
+                Some((session, way)) => {
+                    paint::complain(&error.to_string());
+                    paint::complain(&format!("connected by {}", way.name));
+                    Ok(session)
+                }
+                None => Err(error.into()),
+            },
             Err(error) => Err(error.into()),
         }
     }

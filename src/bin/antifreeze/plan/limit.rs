@@ -21,7 +21,7 @@ pub struct Limit {
 const SQL: &str = "select current_setting('max_connections'), \
     current_setting('superuser_reserved_connections')::int \
     + coalesce(current_setting('reserved_connections', true), '0')::int, \
-    (select count(*) - 1 from pg_stat_activity where usesysid is not null \
+    (select count(*) - 1 from pg_stat_activity where usesysid is not null and datid is not null \
     and coalesce(backend_type, 'client backend') = 'client backend')";
 
 impl Limit {

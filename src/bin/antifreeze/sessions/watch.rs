@@ -36,9 +36,10 @@ pub async fn run(
                         show(&table::of(&chosen), chosen.len(), all.len(), every);
                     }
                 }
-                Err(error) if session.is_closed() => {
-                    paint::complain(&format!("{error}; connecting again"));
-                    session = reach.open(ways).await?;
+                Err(error) if session.is_closed() || error.is_unavailable() => {
+                    paint::complain(&error.to_string());
+                    session = again(reach, ways, every).await;
+                    continue;
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -48,6 +49,17 @@ pub async fn run(
     tokio::select! {
         failure = watch => failure,
         _ = tokio::signal::ctrl_c() => Ok(Outcome::Well),
+    }
+}
+
+/// The server may take a while to come back.
+async fn again(reach: &Reach, ways: &Ways, every: Duration) -> Session {
+    loop {
+        sleep(every).await;
+        match reach.open(ways).await {
+            Ok(session) => return session,
+            Err(failure) => paint::complain(&failure.to_string()),
+        }
     }
 }
 
