@@ -69,6 +69,7 @@
 //! | `vercel` | `(AppState, Request)`; it needs Rust 1.88, as `vercel_runtime` does |
 //! | `axum` | the extractors [`Connection`], [`Transaction`] and [`Invocation`] |
 //! | `aws` | IAM tokens for RDS, Aurora and Aurora DSQL; Secrets Manager |
+//! | `migrate` | migrations that cannot take the site down: the module `migrate` |
 
 mod backoff;
 mod clock;
@@ -82,6 +83,8 @@ mod error;
 mod host;
 mod invocation;
 mod layer;
+#[cfg(feature = "migrate")]
+pub mod migrate;
 mod net;
 mod observe;
 mod pool;
