@@ -47,6 +47,7 @@
 //! | the same without a host: tests, jobs, `main` | [`Database::invocation`] |
 //! | settings, and whether connections outlive an invocation | [`Config`], [`ConnectionLifetime`] |
 //! | passwords that rotate, tokens | [`credentials`] |
+//! | migrations that do not stop the traffic | `migrate`, with the feature of that name |
 //! | what happened | [`Teardown`], [`Database::on_teardown`], `tracing` events with the target `antifreeze` |
 //!
 //! # Tasks and blocking work
@@ -130,6 +131,10 @@ mod pages {
     #[doc = include_str!("../docs/other-drivers.md")]
     mod other_drivers {}
 }
+
+#[cfg(all(doctest, feature = "migrate"))]
+#[doc = include_str!("../docs/migrations.md")]
+mod migrations_page {}
 
 #[cfg(all(doctest, feature = "aws"))]
 mod providers {

@@ -66,10 +66,10 @@ impl Apply<'_> {
                 }));
                 return Ok(());
             };
-            if self.own.is_over() {
+            // The server's goodbye may be here before the end of the file is.
+            if self.own.is_over() || self.own.settle().await.is_err() {
                 return Err(lost(&name, failed));
             }
-            self.own.settle().await?;
             let delay = backoff.next().unwrap_or_default();
             let again = gives_way(&failed.error)
                 && attempt < self.settings.attempts

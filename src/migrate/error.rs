@@ -94,9 +94,15 @@ impl From<crate::Error> for Error {
             ErrorKind::Configuration => Kind::Configuration,
             ErrorKind::LockTimeout => Kind::Blocked,
             ErrorKind::StatementTimeout => Kind::Timeout,
-            ErrorKind::Database | ErrorKind::PermissionDenied | ErrorKind::ReadOnly => {
-                Kind::Statement
-            }
+            ErrorKind::Database
+            | ErrorKind::PermissionDenied
+            | ErrorKind::ReadOnly
+            | ErrorKind::BadInput
+            | ErrorKind::UniqueViolation
+            | ErrorKind::ConstraintViolation
+            | ErrorKind::SerializationFailure
+            | ErrorKind::Cancelled
+            | ErrorKind::TransactionFailed => Kind::Statement,
             _ => Kind::Connection,
         };
         Error::new(kind, error.to_string()).with_source(error)

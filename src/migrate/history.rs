@@ -73,7 +73,7 @@ impl History {
                    (select format('%I.%I', n.nspname, c.relname) from pg_class c \
                     join pg_namespace n on n.oid = c.relnamespace \
                     where c.oid = to_regclass('{TABLE}')), \
-                   format('%I.{TABLE}', current_schema())), \
+                   quote_ident(current_schema()) || '.{TABLE}'), \
                  to_regclass('{TABLE}') is not null"
             ))
             .await?;

@@ -29,15 +29,18 @@ mod around;
 mod error;
 mod event;
 mod files;
+mod held;
 mod history;
 mod index;
 mod lint;
 mod lock;
+mod options;
 mod report;
 mod run;
 mod script;
 mod session;
 mod settings;
+mod tool;
 mod watch;
 
 pub use around::Around;

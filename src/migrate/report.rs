@@ -47,10 +47,8 @@ impl Report {
             Event::Waiting {
                 holder: Some(holder),
                 ..
-            } => {
-                if !self.waited_for.iter().any(|known| known.pid == holder.pid) {
-                    self.waited_for.push(holder.clone());
-                }
+            } if self.waited_for.iter().all(|known| known.pid != holder.pid) => {
+                self.waited_for.push(holder.clone());
             }
             Event::Planned { pending } => self.pending.clone_from(pending),
             Event::Finding(finding) => self.findings.push(finding.clone()),
@@ -68,10 +66,8 @@ impl Report {
                 let end = format!(" {index};");
                 self.invalid_indexes.retain(|line| !line.ends_with(&end));
             }
-            Event::IndexLeft { remove, .. } => {
-                if !self.invalid_indexes.contains(remove) {
-                    self.invalid_indexes.push(remove.clone());
-                }
+            Event::IndexLeft { remove, .. } if !self.invalid_indexes.contains(remove) => {
+                self.invalid_indexes.push(remove.clone());
             }
             Event::Applied(applied) => {
                 self.pending.retain(|name| *name != applied.migration);
@@ -96,15 +92,18 @@ pub(super) fn milliseconds<S: Serializer>(time: &Duration, to: S) -> Result<S::O
     to.serialize_u64(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// Somebody who is told what happens.
+pub(super) type Observer = Box<dyn FnMut(&Event) + Send>;
+
 /// Tells the user, the log and the report.
 pub(super) struct Events {
-    observer: Option<Box<dyn FnMut(&Event) + Send>>,
+    observer: Option<Observer>,
     pub(super) report: Report,
     began: tokio::time::Instant,
 }
 
 impl Events {
-    pub(super) fn new(observer: Option<Box<dyn FnMut(&Event) + Send>>) -> Self {
+    pub(super) fn new(observer: Option<Observer>) -> Self {
         Events {
             observer,
             report: Report::default(),

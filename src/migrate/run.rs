@@ -1,35 +1,20 @@
-//! Running migrations, and everything that is told beforehand.
+//! Running migrations, and writing their history without running them.
 
 use std::future::Future;
-use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::apply::Apply;
 use super::error::{Error, Kind, Result};
 use super::event::Event;
 use super::files::{Migrations, Step};
+use super::held::{Held, under_lock};
 use super::history::{History, State, Status};
+use super::options::{Base, options};
 use super::report::{Events, Report};
 use super::session::Own;
-use super::settings::Settings;
 use super::watch::Watch;
-use super::{index, lint, lock};
-use crate::config::{DirectEndpoint, Environment};
-use crate::connect::Connector;
-use crate::{Config, Database, Deadline};
-
-/// What the server calls us, before the function's own name.
-const NAME: &str = "migrate";
-
-/// Kept back from a deadline for cancelling, rolling back and the goodbye.
-const RESERVE: Duration = Duration::from_secs(3);
-
-/// Somebody who is told what happens.
-pub(super) type Observer = Box<dyn FnMut(&Event) + Send>;
-
-/// What ends it before its end.
-pub(super) type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
+use super::{index, lint};
+use crate::Database;
 
 /// Runs [`Migrations`] on a database, under a lock and time-outs.
 ///
@@ -60,127 +45,6 @@ pub struct Runner {
     base: Base,
 }
 
-/// What all that work under the lock have in common.
-pub(super) struct Base {
-    pub(super) config: Config,
-    pub(super) endpoint: Option<DirectEndpoint>,
-    pub(super) settings: Settings,
-    pub(super) observer: Option<Observer>,
-    pub(super) deadline: Deadline,
-    pub(super) stop: Option<Stop>,
-}
-
-impl Base {
-    pub(super) fn new(database: &Database) -> Self {
-        Base {
-            config: database.config().clone(),
-            endpoint: None,
-            settings: Settings::default(),
-            observer: None,
-            deadline: Deadline::none(),
-            stop: None,
-        }
-    }
-
-    /// Where to connect to, and how.
-    pub(super) fn connector(&mut self) -> Result<Arc<Connector>> {
-        let environment = Environment::of_process();
-        let mut config = self
-            .config
-            .for_migrations(self.endpoint.take(), &environment)?;
-        let name = match config.server.get_application_name() {
-            Some(name) => format!("{NAME}:{name}"),
-            None => NAME.to_owned(),
-        };
-        config.server.application_name(name);
-        Ok(Arc::new(Connector::new(config)))
-    }
-}
-
-/// The methods of builders that are the same for migrations of ours and for those of
-/// another tool.
-macro_rules! settings {
-    () => {
-        /// How long a statement waits for a lock before it gives way, and so how long
-        /// anybody queues behind it. Default: 2 s.
-        ///
-        /// It holds for each statement: a migration that changes several tables may keep
-        /// the first one's lock while it waits for the next one's, so change one in each.
-        pub fn lock_timeout(mut self, limit: std::time::Duration) -> Self {
-            self.base.settings.lock_timeout = limit.max(std::time::Duration::from_millis(1));
-            self
-        }
-
-        /// How long a statement may take. Default: 30 s. Zero: as long as it wants.
-        pub fn statement_timeout(mut self, limit: std::time::Duration) -> Self {
-            self.base.settings.statement_timeout = limit;
-            self
-        }
-
-        /// How often what is blocked is tried, the first time included. Default: 10.
-        pub fn attempts(mut self, attempts: u32) -> Self {
-            self.base.settings.attempts = attempts;
-            self
-        }
-
-        /// For how long what is blocked is tried, whatever [`attempts`](Self::attempts)
-        /// are left. Default: 5 minutes for each migration.
-        pub fn retry_for(mut self, limit: std::time::Duration) -> Self {
-            self.base.settings.retry_for = limit;
-            self
-        }
-
-        /// The pause after a first failed attempt, at most, and the longest of all: they
-        /// double, with full jitter. Default: 1 s and 15 s.
-        pub fn backoff(mut self, first: std::time::Duration, most: std::time::Duration) -> Self {
-            self.base.settings.backoff = [first, most];
-            self
-        }
-
-        /// How long to wait while another runner has the lock. Default: 5 minutes.
-        pub fn lock_wait(mut self, limit: std::time::Duration) -> Self {
-            self.base.settings.lock_wait = limit;
-            self
-        }
-
-        /// Consents to ending sessions that have been `idle in transaction` for as long as
-        /// `age`, if they are in our way. Others are never ended. Default: none is.
-        pub fn terminate_idle_in_transaction(mut self, age: std::time::Duration) -> Self {
-            self.base.settings.consent = Some(age);
-            self
-        }
-
-        /// Goes this way to the database, whatever the environment says.
-        pub fn endpoint(mut self, endpoint: $crate::DirectEndpoint) -> Self {
-            self.base.endpoint = Some(endpoint);
-            self
-        }
-
-        /// When it has to be done: 3 s before that, or after three quarters of a shorter
-        /// time, what runs is cancelled and rolled back.
-        pub fn deadline(mut self, deadline: impl Into<$crate::Deadline>) -> Self {
-            self.base.deadline = deadline.into();
-            self
-        }
-
-        /// Stops once `stop` is done, as on ctrl-C: what runs is cancelled and rolled back.
-        pub fn stop_when(mut self, stop: impl Future<Output = ()> + Send + 'static) -> Self {
-            self.base.stop = Some(Box::pin(stop));
-            self
-        }
-
-        /// Tells `observer` what happens, when it happens.
-        pub fn on_event(
-            mut self,
-            observer: impl FnMut(&$crate::migrate::Event) + Send + 'static,
-        ) -> Self {
-            self.base.observer = Some(Box::new(observer));
-            self
-        }
-    };
-}
-pub(super) use settings;
-
 impl Runner {
     pub(super) fn new(migrations: Migrations, database: &Database) -> Self {
         Runner {
@@ -189,7 +53,7 @@ impl Runner {
         }
     }
 
-    settings!();
+    options!();
 
     /// The [`statement_timeout`](Runner::statement_timeout) of statements that lock nobody
     /// out: CREATE INDEX CONCURRENTLY and its kind, and VACUUM. They wait for locks as
@@ -321,99 +185,6 @@ impl Runner {
     }
 }
 
-/// What there is once the lock is ours.
-pub(super) struct Held<'a> {
-    pub(super) own: &'a Own,
-    pub(super) connector: &'a Arc<Connector>,
-    pub(super) settings: &'a Settings,
-    pub(super) events: &'a mut Events,
-}
-
-/// Takes the lock, does `work`, gives the lock back, and ends the session, unless the
-/// deadline comes first.
-pub(super) async fn under_lock(
-    mut base: Base,
-    connector: Arc<Connector>,
-    work: impl AsyncFnOnce(&mut Held<'_>) -> Result<()>,
-) -> Result<Report> {
-    let mut events = Events::new(base.observer.take());
-    let stop = base.stop.take();
-    let deadline = base.deadline;
-    let settings = &base.settings;
-    let mut slot = None;
-    let worked = async {
-        let own = &*slot.insert(Own::open(&connector).await?);
-        lock::keeps_server(own, &connector).await?;
-        lock::take(own, settings.lock_wait, &mut events).await?;
-        events.tell(Event::Locked);
-        let mut held = Held {
-            own,
-            connector: &connector,
-            settings,
-            events: &mut events,
-        };
-        let worked = work(&mut held).await;
-        if !own.is_over() {
-            own.settle().await?;
-            lock::release(own, &mut events).await?;
-        }
-        worked
-    };
-    let worked = tokio::select! {
-        biased;
-        worked = worked => worked,
-        why = interrupted(deadline, stop) => Err(Error::new(Kind::Interrupted, why)),
-    };
-    // What an interrupted statement has left is told by a session that can still ask.
-    if let Some(own) = slot {
-        own.close().await;
-    }
-    if matches!(&worked, Err(error) if error.kind() == Kind::Interrupted) {
-        tell_left(&connector, &mut events).await;
-    }
-    let report = events.into_report();
-    match worked {
-        Ok(()) => Ok(report),
-        Err(error) => Err(error.with_report(report)),
-    }
-}
-
-/// Ends with the reason.
-async fn interrupted(deadline: Deadline, stop: Option<Stop>) -> String {
-    let stopped = async {
-        match stop {
-            Some(stop) => stop.await,
-            None => std::future::pending().await,
-        }
-    };
-    let over = async {
-        match deadline.remaining() {
-            Some(left) => tokio::time::sleep(left - RESERVE.min(left / 4)).await,
-            None => std::future::pending().await,
-        }
-    };
-    let undone = "so what ran was cancelled and rolled back; what was applied before is in the \
-                  history, and it can be run again";
-    tokio::select! {
-        () = stopped => format!("it was told to stop, {undone}"),
-        () = over => format!("the deadline was near, {undone}"),
-    }
-}
-
-async fn tell_left(connector: &Arc<Connector>, events: &mut Events) {
-    let look = async {
-        let own = Own::open(connector).await?;
-        let left = index::invalid(own.client()?, &[]).await;
-        own.close().await;
-        left
-    };
-    if let Ok(Ok(left)) = tokio::time::timeout(RESERVE / 3, look).await {
-        for one in left {
-            events.tell(one.left());
-        }
-    }
-}
-
 /// Tells what is pending, and what is to be said of it.
 async fn plan<'a>(
     history: &History,
@@ -454,12 +225,15 @@ async fn migrate(held: &mut Held<'_>, migrations: &Migrations) -> Result<()> {
     if pending.is_empty() {
         return Ok(());
     }
+    let settings = held.settings;
+    held.own
+        .set(settings.lock_timeout, settings.statement_timeout)
+        .await?;
     history.ensure(client).await?;
     let mut known = index::invalid(client, &[]).await?;
     for left in &known {
         held.events.tell(left.left());
     }
-    let settings = held.settings;
     let mut watch = Watch::open(
         held.connector,
         settings.consent,

@@ -59,6 +59,11 @@ impl Own {
         self.pid
     }
 
+    /// Whether the server looks for its client while it runs a statement.
+    pub(super) fn checks(&self) -> bool {
+        self.checks
+    }
+
     /// Whether the server itself told us its process, which no pooler does.
     pub(super) fn is_direct(&self) -> bool {
         self.session.process() == self.pid
@@ -74,8 +79,8 @@ impl Own {
         let set = format!(
             "set lock_timeout = {}; set statement_timeout = {}; \
              set idle_in_transaction_session_timeout = '60s'; {check}",
-            lock_timeout.as_nanos().div_ceil(1_000_000),
-            statement_timeout.as_nanos().div_ceil(1_000_000),
+            milliseconds(lock_timeout),
+            milliseconds(statement_timeout),
         );
         Ok(self.client()?.batch_execute(&set).await?)
     }
@@ -111,6 +116,11 @@ impl Own {
         self.home = None;
         let _ = self.session.closed(CLOSE).await;
     }
+}
+
+/// As the server counts, rounded up, and as many as it can hold.
+fn milliseconds(time: Duration) -> i32 {
+    i32::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
 }
 
 impl Drop for Own {
