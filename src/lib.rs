@@ -47,6 +47,7 @@
 //! | the same without a host: tests, jobs, `main` | [`Database::invocation`] |
 //! | settings, and whether connections outlive an invocation | [`Config`], [`ConnectionLifetime`] |
 //! | passwords that rotate, tokens | [`credentials`] |
+//! | migrations that do not stop the traffic | `migrate`, with the feature of that name |
 //! | what happened | [`Teardown`], [`Database::on_teardown`], `tracing` events with the target `antifreeze` |
 //!
 //! # Tasks and blocking work
@@ -71,6 +72,7 @@
 //! | `doctor` | what is wrong between a function and its database, as a library: module `doctor` |
 //! | `cli` | the command `antifreeze`: `cargo install antifreeze --features cli` |
 //! | `aws` | IAM tokens for RDS, Aurora and Aurora DSQL; Secrets Manager |
+//! | `migrate` | migrations that cannot take the site down: the module `migrate` |
 
 mod backoff;
 mod clock;
@@ -86,6 +88,8 @@ mod error;
 mod host;
 mod invocation;
 mod layer;
+#[cfg(feature = "migrate")]
+pub mod migrate;
 mod net;
 mod observe;
 mod pool;
@@ -131,6 +135,10 @@ mod pages {
     #[doc = include_str!("../docs/other-drivers.md")]
     mod other_drivers {}
 }
+
+#[cfg(all(doctest, feature = "migrate"))]
+#[doc = include_str!("../docs/migrations.md")]
+mod migrations_page {}
 
 #[cfg(all(doctest, feature = "aws"))]
 mod providers {

@@ -157,3 +157,9 @@ pub(crate) fn warm_up_capped(asked: usize, size: usize) {
         "warming up asks for more connections than can be kept (max_connections, max_idle)"
     );
 }
+
+/// Something happened while migrations run. Its line holds names, and no SQL.
+#[cfg(feature = "migrate")]
+pub(crate) fn migrating(event: &dyn std::fmt::Display) {
+    tracing::info!(target: TARGET, %event, "migrate");
+}

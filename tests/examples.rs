@@ -122,6 +122,49 @@ async fn graphql_stores_nothing_of_an_answer_with_errors() {
     assert_eq!(count(&database).await, "1");
 }
 
+#[cfg(feature = "doctor")]
+#[tokio::test]
+async fn the_doctor_comes_to_a_vpc() {
+    let database = partners().await;
+    let function = function("doctor_lambda", &database).await;
+    let examine = async || {
+        let limits = json!({ "idle_in_transaction_seconds": 0, "transaction_seconds": 3600 });
+        let outcome = function.invoke(limits).await.expect("it runs");
+        let Answer::Response(body) = outcome.answer else {
+            panic!("{}", outcome.environment.log());
+        };
+        let report: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        let checks = report["checks"].as_array().expect("checks").clone();
+        let check = checks
+            .into_iter()
+            .find(|check| check["step"] == "idle_in_transaction");
+        check.expect("it was looked at")
+    };
+    // Others are on the same server: it is about this one.
+    let (stuck, connection) = tokio_postgres::connect(&database.url, tokio_postgres::NoTls)
+        .await
+        .expect("a session");
+    tokio::spawn(connection);
+    let name = "set application_name = 'forgotten:1'; begin";
+    stuck.batch_execute(name).await.expect("begun");
+    let check = examine().await;
+    assert_eq!(check["mark"], "finding", "{check}");
+    assert!(
+        check["text"]
+            .as_str()
+            .is_some_and(|text| text.contains("forgotten:1")),
+        "{check}"
+    );
+    stuck.batch_execute("rollback").await.expect("rolled back");
+    let check = examine().await;
+    assert!(
+        !check["text"]
+            .as_str()
+            .is_some_and(|text| text.contains("forgotten:1")),
+        "{check}"
+    );
+}
+
 /// Starts an example that listens on a port of its own choice, and says which.
 async fn serve(name: &str, database: &Database) -> (Child, String) {
     let mut server = Command::new(example(name))

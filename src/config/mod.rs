@@ -10,6 +10,8 @@ mod environment;
 mod keywords;
 #[cfg(test)]
 mod leaks;
+#[cfg(feature = "migrate")]
+mod migrations;
 mod overrides;
 mod parameters;
 mod path;

@@ -135,6 +135,16 @@ pub(super) fn behind_neon_pooler(host: &str) -> Option<String> {
     pooled.then(|| format!("{label}.{domain}"))
 }
 
+/// What port 5432 is on a host of Supabase's that has a pooler on 6543.
+#[cfg(feature = "migrate")]
+pub(super) fn behind_supabase_pooler(host: &str) -> Option<Path> {
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    if host.ends_with(".pooler.supabase.com") {
+        return Some(Path::SessionPooler);
+    }
+    host.ends_with(".supabase.co").then_some(Path::Direct)
+}
+
 /// Aurora DSQL takes few settings and fails at others (its documents, "Supported
 /// session parameters").
 pub(crate) fn is_dsql(host: &str) -> bool {

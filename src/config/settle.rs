@@ -54,7 +54,7 @@ impl Config {
     /// Whether there is one.
     fn take_direct_endpoint(&mut self) -> Result<bool> {
         let known = self.direct.take().or_else(|| self.past_neon_pooler());
-        let Some(mut direct) = known else {
+        let Some(direct) = known else {
             if self.path == Path::Direct {
                 return Ok(false);
             }
@@ -65,21 +65,26 @@ impl Config {
                  POSTGRES_URL_NON_POOLING or DIRECT_URL",
             ));
         };
+        self.take(direct.clone());
+        self.direct = Some(direct);
+        Ok(true)
+    }
+
+    /// Goes another way to the same database.
+    pub(super) fn take(&mut self, mut direct: DirectEndpoint) {
         // It is the function's name for itself, whatever way it goes.
         if let Some(name) = self.server.get_application_name() {
             direct.server.application_name(name);
         }
-        self.server = direct.server.clone();
-        self.tls = direct.tls.clone();
+        self.server = direct.server;
+        self.tls = direct.tls;
         self.follow(direct.path);
         // A pooler's URL says `public` since it takes nothing else.
         let schema = self.schema.take().filter(|schema| schema != PUBLIC);
-        self.schema = direct.schema.clone().or(schema);
+        self.schema = direct.schema.or(schema);
         if direct.target_session_attrs != TargetSessionAttrs::Any {
             self.target_session_attrs = direct.target_session_attrs;
         }
-        self.direct = Some(direct);
-        Ok(true)
     }
 
     /// Neon's direct host is named as the pooled one is, without `-pooler`.
@@ -87,9 +92,11 @@ impl Config {
         let mut hosts = host_names(&self.server);
         let all = hosts.all(|host| behind_neon_pooler(host).is_some());
         all.then(|| DirectEndpoint {
-            server: with_hosts(&self.server, |host| {
-                behind_neon_pooler(host).unwrap_or_else(|| host.to_owned())
-            }),
+            server: with_hosts(
+                &self.server,
+                |host| behind_neon_pooler(host).unwrap_or_else(|| host.to_owned()),
+                |port| port,
+            ),
             tls: self.tls.clone(),
             path: Path::Direct,
             schema: None,

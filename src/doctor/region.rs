@@ -124,7 +124,7 @@ fn is_region(label: &str) -> bool {
     match parts.as_slice() {
         [area, middle @ .., number] if !middle.is_empty() => {
             area.len() == 2
-                && middle.iter().all(|part| word(part))
+                && middle.iter().all(word)
                 && number.len() == 1
                 && number.bytes().all(|b| b.is_ascii_digit())
         }

@@ -4,6 +4,7 @@
 
 mod check;
 mod doctor;
+mod migrate;
 mod outcome;
 mod paint;
 mod plan;
@@ -47,6 +48,8 @@ enum Command {
     Plan(plan::Arguments),
     /// Prepares each statement of files, and says what does not exist or does not fit
     Check(check::Arguments),
+    /// Runs migrations so that they cannot take the site down
+    Migrate(migrate::Arguments),
     /// Writes what a shell needs to complete commands
     Completions {
         /// Which shell
@@ -66,6 +69,7 @@ async fn main() -> ExitCode {
         Command::Sessions(arguments) => sessions::run(&reach, arguments, json).await,
         Command::Plan(arguments) => plan::run(&reach, arguments, json).await,
         Command::Check(arguments) => check::run(&reach, arguments, json).await,
+        Command::Migrate(arguments) => migrate::run(&reach, arguments, json).await,
         Command::Completions { shell } => completions(shell),
     };
     outcome::exit(done, json)

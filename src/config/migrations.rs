@@ -1,0 +1,244 @@
+//! Where migrations connect to: a session of their own, whatever requests use.
+
+use super::endpoint::{host_names, with_hosts};
+use super::path::behind_supabase_pooler;
+use super::{Config, ConnectionLifetime, DirectEndpoint, Environment, Path};
+use crate::error::{Error, Result};
+
+/// A role of its own for migrations, past any pooler.
+const VARIABLE: &str = "MIGRATION_DATABASE_URL";
+
+/// What to do where only a pooler is known.
+const REMEDY: &str = "name the server's own endpoint in MIGRATION_DATABASE_URL (or \
+                      DATABASE_URL_UNPOOLED, POSTGRES_URL_NON_POOLING, DIRECT_URL), or give it to \
+                      the runner";
+
+impl Config {
+    /// The settings for a session that keeps its locks: `given`, or what
+    /// `MIGRATION_DATABASE_URL` names, or [`Config::direct`], or what follows from the
+    /// address of a known provider's pooler, or this one if it is no such pooler.
+    pub(crate) fn for_migrations(
+        &self,
+        given: Option<DirectEndpoint>,
+        environment: &Environment,
+    ) -> Result<Config> {
+        let mut config = self.clone();
+        config.direct = None;
+        let named = match (&given, environment.get(VARIABLE)) {
+            (None, Some(url)) => Some(self.named(&url)?),
+            _ => None,
+        };
+        if let Some(endpoint) = given.or(named) {
+            // Whoever has a password of his own is not asked for the function's.
+            if endpoint.server.get_password().is_some() {
+                config.credentials = None;
+            }
+            config.take(endpoint);
+        } else if config.path != Path::Direct {
+            if let Some(endpoint) = self.direct.clone() {
+                config.take(endpoint);
+            }
+        }
+        config.leave_poolers()?;
+        config.lifetime = ConnectionLifetime::PerInvocation;
+        config.tls.keep_to(&config.server);
+        Ok(config)
+    }
+
+    fn named(&self, url: &str) -> Result<DirectEndpoint> {
+        let endpoint = DirectEndpoint::from_url(url).map_err(|error| {
+            Error::configuration(format!("{VARIABLE} cannot be used: {error}")).with_source(error)
+        })?;
+        // One variable, and perhaps several databases in one process: the wrong one must not
+        // be migrated.
+        match (endpoint.server.get_dbname(), self.server.get_dbname()) {
+            (Some(theirs), Some(ours)) if theirs != ours => Err(Error::configuration(format!(
+                "{VARIABLE} names the database {theirs:?}, and {ours:?} is to be migrated: correct \
+                 one of them, or give the endpoint to the runner"
+            ))),
+            _ => Ok(endpoint),
+        }
+    }
+
+    fn leave_poolers(&mut self) -> Result<()> {
+        match self.path {
+            Path::Direct | Path::SessionPooler => return Ok(()),
+            Path::TransactionPooler => {}
+            Path::RdsProxy => {
+                return Err(Error::configuration(
+                    "migrations need a session of their own, and only RDS Proxy is known",
+                )
+                .with_remedy(REMEDY));
+            }
+        }
+        let known = self.past_neon_pooler().or_else(|| self.supabase_session());
+        let Some(endpoint) = known else {
+            return Err(Error::configuration(
+                "migrations need a session that keeps its locks, and only a transaction pooler is \
+                 known",
+            )
+            .with_remedy(REMEDY));
+        };
+        self.take(endpoint);
+        Ok(())
+    }
+
+    /// Supavisor keeps a session on the other port of the same host.
+    fn supabase_session(&self) -> Option<DirectEndpoint> {
+        let path = host_names(&self.server)
+            .map(behind_supabase_pooler)
+            .collect::<Option<Vec<Path>>>()?
+            .pop()?;
+        let mut server = with_hosts(&self.server, str::to_owned, |_| 5432);
+        for &address in self.server.get_hostaddrs() {
+            server.hostaddr(address);
+        }
+        Some(DirectEndpoint {
+            server,
+            tls: self.tls.clone(),
+            path,
+            schema: None,
+            target_session_attrs: self.target_session_attrs,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEON: &str = "postgres://u:p@ep-a-pooler.x.aws.neon.tech/shop?sslmode=require";
+    const SUPABASE: &str = "postgres://postgres.abc:p@aws-0-x.pooler.supabase.com:6543/shop";
+    const POOLED: &str = "postgres://u:p@pooler.example.com:6432/shop";
+
+    fn settled(url: &str, given: Option<&str>, variables: &[(&str, &str)]) -> Result<Config> {
+        let config = Config::from_url(url).expect(url);
+        let given = given.map(|url| DirectEndpoint::from_url(url).expect(url));
+        config.for_migrations(given, &Environment::of(variables))
+    }
+
+    fn place(config: &Config) -> (String, u16, Path) {
+        let host = host_names(&config.server).next().unwrap_or_default();
+        (host.to_owned(), config.server.get_ports()[0], config.path)
+    }
+
+    #[test]
+    fn a_session_is_given_named_known_or_derived() {
+        let named = &[(VARIABLE, "postgres://owner:s@named.example.com/shop")][..];
+        let given = Some("postgres://given.example.com/shop");
+        let session = Path::SessionPooler;
+        for (url, given, variables, expected) in [
+            (
+                POOLED,
+                given,
+                named,
+                ("given.example.com", 5432, Path::Direct),
+            ),
+            (
+                POOLED,
+                None,
+                named,
+                ("named.example.com", 5432, Path::Direct),
+            ),
+            (
+                NEON,
+                None,
+                &[],
+                ("ep-a.x.aws.neon.tech", 5432, Path::Direct),
+            ),
+            (
+                SUPABASE,
+                None,
+                &[],
+                ("aws-0-x.pooler.supabase.com", 5432, session),
+            ),
+            (
+                "postgres://u:p@db.abc.supabase.co:6543/shop",
+                None,
+                &[],
+                ("db.abc.supabase.co", 5432, Path::Direct),
+            ),
+            (
+                "postgres://u@aws-0-x.pooler.supabase.com/shop",
+                None,
+                &[],
+                ("aws-0-x.pooler.supabase.com", 5432, session),
+            ),
+            (
+                "postgres://db.example.com:5433/shop",
+                None,
+                &[],
+                ("db.example.com", 5433, Path::Direct),
+            ),
+            // A variable may name a pooled host, too.
+            (
+                "postgres://db.example.com/shop",
+                None,
+                &[(VARIABLE, NEON)],
+                ("ep-a.x.aws.neon.tech", 5432, Path::Direct),
+            ),
+        ] {
+            let config = settled(url, given, variables).expect(url);
+            let (host, port, path) = place(&config);
+            assert_eq!((host.as_str(), port, path), expected, "{url}");
+            assert_eq!(config.server.get_dbname(), Some("shop"));
+        }
+        let supabase = settled(SUPABASE, None, &[]).expect("derived").server;
+        assert_eq!(supabase.get_user(), Some("postgres.abc"));
+        assert_eq!(supabase.get_password(), Some(&b"p"[..]));
+    }
+
+    #[test]
+    fn what_the_environment_knows_of_a_direct_endpoint_is_taken() {
+        let direct = ("DIRECT_URL", "postgres://direct.example.com/shop");
+        let environment = Environment::of(&[("DATABASE_URL", POOLED), direct]);
+        let config = Config::from_environment(&environment).expect("fine");
+        let config = config.for_migrations(None, &environment).expect("known");
+        assert_eq!(place(&config).0, "direct.example.com");
+    }
+
+    #[test]
+    fn a_pooler_alone_is_refused() {
+        let proxy = "postgres://p.proxy-abc.eu-central-1.rds.amazonaws.com/shop";
+        for (url, word) in [
+            (POOLED, "only a transaction pooler"),
+            (proxy, "only RDS Proxy"),
+        ] {
+            let error = settled(url, None, &[]).expect_err(url).to_string();
+            assert!(error.contains(word) && error.contains(VARIABLE), "{error}");
+            assert!(!error.contains('\n'), "{error}");
+        }
+        // Nor is one that somebody names.
+        let error = settled(POOLED, Some(POOLED), &[]).expect_err("a pooler");
+        assert!(error.to_string().contains("only a transaction pooler"));
+    }
+
+    #[test]
+    fn the_variable_of_another_database_is_refused() {
+        let other = (VARIABLE, "postgres://u:secret@named.example.com/other");
+        let error = settled(POOLED, None, &[other]).expect_err("another");
+        let error = error.to_string();
+        assert!(
+            error.contains("\"other\"") && error.contains("\"shop\""),
+            "{error}"
+        );
+        assert!(!error.contains("secret"), "{error}");
+        let wrong = (VARIABLE, "postgres://u:secret@h/shop?sslmode=maybe");
+        let error = settled(POOLED, None, &[wrong]).expect_err("misspelt");
+        assert!(error.to_string().starts_with(VARIABLE), "{error}");
+    }
+
+    #[test]
+    fn a_password_of_its_own_is_not_replaced() {
+        let config = |url| {
+            let mut config = Config::from_url(POOLED).expect("fine");
+            config.set_credentials(crate::credentials::from_fn(|_| async {
+                Ok(crate::credentials::Login::password("x"))
+            }));
+            let config = config.for_migrations(None, &Environment::of(&[(VARIABLE, url)]));
+            config.expect("fine").credentials.is_some()
+        };
+        assert!(!config("postgres://owner:s@h/shop"));
+        assert!(config("postgres://owner@h/shop"));
+    }
+}

@@ -1,0 +1,391 @@
+//! One migration, tried until it is done.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use super::error::{Error, Kind, Result};
+use super::event::{Applied, At, Event};
+use super::files::Step;
+use super::history::History;
+use super::index::{self, Invalid, There};
+use super::lock;
+use super::report::Events;
+use super::script::Statement;
+use super::session::Own;
+use super::settings::Settings;
+use super::watch::{Watch, What};
+use crate::backoff::Backoff;
+
+/// What applying needs.
+pub(super) struct Apply<'a> {
+    pub(super) own: &'a Own,
+    pub(super) watch: &'a mut Watch,
+    pub(super) settings: &'a Settings,
+    pub(super) events: &'a mut Events,
+    pub(super) history: &'a History,
+    /// Invalid indexes that were there before, or that were told of.
+    pub(super) known: &'a mut Vec<Invalid>,
+}
+
+/// Why a statement failed.
+struct Failed {
+    error: tokio_postgres::Error,
+    line: Option<usize>,
+}
+
+impl Apply<'_> {
+    /// Runs `step` and writes it into the history. What is blocked gives way and is tried
+    /// again.
+    pub(super) async fn run(&mut self, step: &Step) -> Result<()> {
+        let name = step.name();
+        let began = Instant::now();
+        let mut backoff = Backoff::new(self.settings.backoff[0], self.settings.backoff[1]);
+        let mut attempt = 1;
+        // Of statements that run alone, those that are done are not done again.
+        let mut done = 0;
+        loop {
+            self.events.tell(Event::Started {
+                migration: name.clone(),
+                attempt,
+                transaction: step.script.in_transaction,
+            });
+            let begin = Instant::now();
+            let ended = match step.script.in_transaction {
+                true => self.together(step, &name).await?,
+                false => self.alone(step, &name, &mut done).await?,
+            };
+            let Err(failed) = ended else {
+                let took = begin.elapsed();
+                self.events.tell(Event::Applied(Applied {
+                    migration: name,
+                    attempts: attempt,
+                    took,
+                }));
+                return Ok(());
+            };
+            // The server's goodbye may be here before the end of the file is.
+            if self.own.is_over() || self.own.settle().await.is_err() {
+                return Err(lost(&name, failed));
+            }
+            let delay = backoff.next().unwrap_or_default();
+            let again = gives_way(&failed.error)
+                && attempt < self.settings.attempts
+                && began.elapsed() + delay < self.settings.retry_for;
+            if !again {
+                self.note_left().await?;
+                return Err(self.refused(step, &name, attempt, failed));
+            }
+            if !step.script.in_transaction {
+                self.remove_left().await?;
+            }
+            let code = failed.error.code().map_or("", SqlState::code);
+            self.events.tell(Event::Retrying {
+                migration: name.clone(),
+                attempt,
+                sqlstate: code.to_owned(),
+                after: delay,
+            });
+            sleep(delay).await;
+            attempt += 1;
+        }
+    }
+
+    /// All statements and the history's row in one transaction.
+    async fn together(&mut self, step: &Step, name: &str) -> Result<Result<(), Failed>> {
+        let client = self.own.client()?;
+        let settings = self.settings;
+        self.own
+            .set(settings.lock_timeout, settings.statement_timeout)
+            .await?;
+        let insertion = self.history.insertion(&step.migration).await?;
+        client.batch_execute("begin").await?;
+        self.check_lock(client).await?;
+        for statement in &step.script.statements {
+            let line = (!step.script.is_whole).then_some(statement.line);
+            let what = What {
+                migration: name,
+                line,
+            };
+            let work = client.batch_execute(&statement.text);
+            let ended = self
+                .watch
+                .over(self.own.pid(), what, self.events, work)
+                .await;
+            if let Err(error) = ended {
+                return Ok(Err(Failed { error, line }));
+            }
+        }
+        // A text that could not be read may have held a COMMIT.
+        if !self.own.in_transaction() {
+            return Err(Error::new(
+                Kind::Files,
+                format!(
+                    "{name} ended the transaction that it ran in, and is not in the history: take \
+                     BEGIN and COMMIT out, look what of it was done, and `resolve` version {} if \
+                     all of it was",
+                    step.version()
+                ),
+            ));
+        }
+        let what = What {
+            migration: name,
+            line: None,
+        };
+        let finish = async {
+            // The migration may have taken another role on.
+            client
+                .batch_execute("reset session authorization; reset role")
+                .await?;
+            client.batch_execute(&insertion).await?;
+            client.batch_execute("commit").await
+        };
+        let ended = self
+            .watch
+            .over(self.own.pid(), what, self.events, finish)
+            .await;
+        if let Err(error) = ended {
+            return Ok(Err(Failed { error, line: None }));
+        }
+        self.own.settle().await?;
+        Ok(Ok(()))
+    }
+
+    /// One statement after the other, then the history's row.
+    async fn alone(
+        &mut self,
+        step: &Step,
+        name: &str,
+        done: &mut usize,
+    ) -> Result<Result<(), Failed>> {
+        let client = self.own.client()?;
+        let settings = self.settings;
+        // Nobody queues behind such a statement: it may wait for old transactions to end.
+        let in_peace = (Duration::ZERO, settings.concurrent_timeout);
+        let usual = (settings.lock_timeout, settings.statement_timeout);
+        let mut statements = step.script.statements.iter();
+        let all_in_peace = statements.all(|one| one.sets() || one.waits_in_peace());
+        // What the file sets itself is not set again.
+        let sets = step.script.statements.iter().any(Statement::sets);
+        let (lock, statement) = if all_in_peace { in_peace } else { usual };
+        self.own.set(lock, statement).await?;
+        self.check_lock(client).await?;
+        for statement in &step.script.statements[*done..] {
+            let eased = statement.waits_in_peace() && !all_in_peace && !sets;
+            if eased {
+                self.own.set(in_peace.0, in_peace.1).await?;
+            }
+            if !self.is_there(client, step, name, statement).await? {
+                let line = Some(statement.line);
+                let what = What {
+                    migration: name,
+                    line,
+                };
+                let work = client.batch_execute(&statement.text);
+                let ended = self
+                    .watch
+                    .over(self.own.pid(), what, self.events, work)
+                    .await;
+                if let Err(error) = ended {
+                    return Ok(Err(Failed { error, line }));
+                }
+            }
+            if eased {
+                self.own.set(usual.0, usual.1).await?;
+            }
+            *done += 1;
+        }
+        if self.own.in_transaction() {
+            return Err(Error::new(
+                Kind::Files,
+                format!("{name} leaves a transaction open: it has a BEGIN without its COMMIT"),
+            ));
+        }
+        self.own.settle().await?;
+        let insertion = self.history.insertion(&step.migration).await?;
+        match client.batch_execute(&insertion).await {
+            Ok(()) => Ok(Ok(())),
+            Err(error) => Ok(Err(Failed { error, line: None })),
+        }
+    }
+
+    /// Whether an earlier run has made the index that `statement` is to make. What one that
+    /// failed has left of it is removed.
+    async fn is_there(
+        &mut self,
+        client: &Client,
+        step: &Step,
+        name: &str,
+        statement: &Statement,
+    ) -> Result<bool> {
+        if !statement.makes_index_concurrently() {
+            return Ok(false);
+        }
+        match index::there(client, &statement.text).await? {
+            There::Nothing => Ok(false),
+            There::Same(index) => {
+                self.events.tell(Event::IndexThere { index });
+                Ok(true)
+            }
+            There::Invalid(index) => {
+                let what = What {
+                    migration: name,
+                    line: Some(statement.line),
+                };
+                let removal = index::removal(&index);
+                let work = client.batch_execute(&removal);
+                self.watch
+                    .over(self.own.pid(), what, self.events, work)
+                    .await?;
+                self.events.tell(Event::IndexRemoved { index });
+                Ok(false)
+            }
+            There::Other(index) => Err(Error::new(
+                Kind::Statement,
+                format!(
+                    "{}: an index {index} is there, and is not known to be the same: drop or \
+                     rename it, or `resolve` version {} if an earlier run has made it",
+                    At(name, Some(statement.line)),
+                    step.version()
+                ),
+            )),
+        }
+    }
+
+    /// Removes what a failed attempt has left, before the next.
+    async fn remove_left(&mut self) -> Result<()> {
+        let client = self.own.client()?;
+        for left in index::invalid(client, self.known).await? {
+            self.own
+                .set(self.settings.lock_timeout, self.settings.concurrent_timeout)
+                .await?;
+            match client.batch_execute(&left.removal()).await {
+                Ok(()) => self.events.tell(Event::IndexRemoved { index: left.name }),
+                Err(_) => {
+                    self.events.tell(left.left());
+                    self.known.push(left);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells what the last attempt has left.
+    async fn note_left(&mut self) -> Result<()> {
+        for left in index::invalid(self.own.client()?, self.known).await? {
+            self.events.tell(left.left());
+            self.known.push(left);
+        }
+        Ok(())
+    }
+
+    async fn check_lock(&mut self, client: &Client) -> Result<()> {
+        if lock::is_ours(client).await? {
+            return Ok(());
+        }
+        self.events.tell(Event::LockLost);
+        Err(Error::new(
+            Kind::Pooler,
+            "the lock is not ours any more: something between us and the server gave its session \
+             to somebody else; name the server's own endpoint in MIGRATION_DATABASE_URL",
+        ))
+    }
+
+    fn refused(&self, step: &Step, name: &str, attempts: u32, failed: Failed) -> Error {
+        let at = At(name, failed.line);
+        let code = failed
+            .error
+            .code()
+            .map_or("no SQLSTATE", SqlState::code)
+            .to_owned();
+        let error = crate::Error::from(failed.error);
+        let (kind, message) = match error.kind() {
+            _ if code == SqlState::T_R_DEADLOCK_DETECTED.code() => (
+                Kind::Blocked,
+                format!(
+                    "{at} met a deadlock at each of {attempts} attempts: run it when there is less traffic"
+                ),
+            ),
+            crate::ErrorKind::LockTimeout => {
+                let blocked = self.events.report.blocked_now();
+                let by = blocked.map_or_else(
+                    || "who had it was gone by then".to_owned(),
+                    |blocked| blocked.to_string(),
+                );
+                (
+                    Kind::Blocked,
+                    format!(
+                        "{at} did not get its lock within {:?} at any of {attempts} attempts, and gave \
+                         way each time ({by}): end who blocks, or consent to it with \
+                         `terminate_idle_in_transaction`",
+                        self.settings.lock_timeout
+                    ),
+                )
+            }
+            crate::ErrorKind::StatementTimeout => (
+                Kind::Timeout,
+                format!(
+                    "{at} took longer than statement_timeout allows and was undone: do it in smaller \
+                     parts, or raise `{}`",
+                    if step.script.in_transaction {
+                        "statement_timeout"
+                    } else {
+                        "concurrent_timeout"
+                    }
+                ),
+            ),
+            _ if !step.script.in_transaction => (
+                Kind::Statement,
+                format!(
+                    "{at} failed (SQLSTATE {code}): {}; it runs without a transaction, so if an \
+                     earlier run has done it, `resolve` version {}",
+                    hint(&error),
+                    step.version()
+                ),
+            ),
+            _ => (
+                Kind::Statement,
+                format!(
+                    "{at} failed (SQLSTATE {code}), and all of it was rolled back: {}",
+                    hint(&error)
+                ),
+            ),
+        };
+        Error::new(kind, message).with_source(error)
+    }
+}
+
+/// What the kind of the error is, in a few words. The server's own are in the source.
+fn hint(error: &crate::Error) -> String {
+    match error.kind() {
+        crate::ErrorKind::Database => "the source has the server's words".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// It may succeed the next time, and nothing of it was done: a lock that was not to be had,
+/// a deadlock, a serialization failure.
+fn gives_way(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|code| {
+        [
+            SqlState::LOCK_NOT_AVAILABLE,
+            SqlState::T_R_DEADLOCK_DETECTED,
+            SqlState::T_R_SERIALIZATION_FAILURE,
+        ]
+        .contains(code)
+    })
+}
+
+fn lost(name: &str, failed: Failed) -> Error {
+    Error::new(
+        Kind::Connection,
+        format!(
+            "the connection was lost at {}: run it again, and what was done by then is known from \
+             the history",
+            At(name, failed.line)
+        ),
+    )
+    .with_source(crate::Error::from(failed.error))
+}

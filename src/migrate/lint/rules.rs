@@ -1,0 +1,257 @@
+//! The rules. What locks how long is from the manual: "ALTER TABLE", "Notes"; "CREATE
+//! INDEX", "Building Indexes Concurrently"; "Explicit Locking".
+
+use sqlparser::ast::{
+    AlterColumnOperation, AlterTable, AlterTableOperation, ColumnDef, ColumnOption, DataType, Expr,
+    ObjectName, RenameTableNameKind, Statement, TableConstraint,
+};
+use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::tokenizer::{Token, Tokenizer};
+
+use super::Rule;
+use super::tables::{Indexes, Tables, folded};
+
+type Found = Vec<(Rule, String)>;
+
+/// Functions that give every row the same value: evaluated once, they cost nothing.
+const NOT_VOLATILE: [&str; 16] = [
+    "now",
+    "transaction_timestamp",
+    "statement_timestamp",
+    "current_setting",
+    "current_schema",
+    "current_date",
+    "current_time",
+    "current_timestamp",
+    "localtime",
+    "localtimestamp",
+    "timezone",
+    "to_date",
+    "to_timestamp",
+    "date_trunc",
+    "lower",
+    "upper",
+];
+
+/// What `statement` breaks.
+pub(super) fn broken(statement: &Statement, tables: &Tables, indexes: &Indexes) -> Found {
+    match statement {
+        Statement::AlterTable(alter) if !tables.is_new(&alter.name) => {
+            let operations = alter.operations.iter();
+            let found = operations.flat_map(|one| operation(alter, one, tables, indexes));
+            found.collect()
+        }
+        Statement::CreateIndex(index)
+            if !index.concurrently && !tables.is_new(&index.table_name) =>
+        {
+            let what = format!(
+                "nobody can write to {} while the index is made",
+                index.table_name
+            );
+            vec![(Rule::IndexWithoutConcurrently, what)]
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn operation(
+    alter: &AlterTable,
+    operation: &AlterTableOperation,
+    tables: &Tables,
+    indexes: &Indexes,
+) -> Found {
+    let table = &alter.name;
+    match operation {
+        AlterTableOperation::AddConstraint {
+            constraint,
+            not_valid,
+        } => added_constraint(table, constraint, *not_valid, indexes),
+        AlterTableOperation::AddColumn { column_def, .. } => {
+            added_column(table, column_def, indexes)
+        }
+        AlterTableOperation::AlterColumn { column_name, op } => match op {
+            AlterColumnOperation::SetDataType { .. } => vec![(
+                Rule::TypeChange,
+                format!(
+                    "most changes of a type write all of {table} anew ({column_name}), and nobody \
+                     can read it meanwhile"
+                ),
+            )],
+            // What it would look for was just shown.
+            AlterColumnOperation::SetNotNull if !tables.is_validated(table) => vec![(
+                Rule::SetNotNull,
+                format!(
+                    "every row of {table} is looked at ({column_name}), and nobody can read it meanwhile"
+                ),
+            )],
+            _ => Vec::new(),
+        },
+        AlterTableOperation::RenameColumn {
+            old_column_name, ..
+        } => vec![(
+            Rule::Rename,
+            format!("the deployment that runs still asks for {table}.{old_column_name}"),
+        )],
+        AlterTableOperation::RenameTable {
+            table_name: RenameTableNameKind::To(_) | RenameTableNameKind::As(_),
+        } => vec![(
+            Rule::Rename,
+            format!("the deployment that runs still asks for {table}"),
+        )],
+        _ => Vec::new(),
+    }
+}
+
+fn added_constraint(
+    table: &ObjectName,
+    constraint: &TableConstraint,
+    not_valid: bool,
+    indexes: &Indexes,
+) -> Found {
+    let mut found = Vec::new();
+    match constraint {
+        TableConstraint::Check(_) | TableConstraint::ForeignKey(_) if !not_valid => {
+            found.push(checks_rows(table));
+        }
+        TableConstraint::Unique(_)
+        | TableConstraint::PrimaryKey(_)
+        | TableConstraint::Exclude(_) => {
+            found.push(makes_index(table));
+        }
+        _ => {}
+    }
+    if let TableConstraint::ForeignKey(key) = constraint {
+        if !indexes.have(table, &key.columns) {
+            let columns: Vec<_> = key.columns.iter().map(folded).collect();
+            found.push(unindexed(table, &columns.join(", "), &key.foreign_table));
+        }
+    }
+    found
+}
+
+fn added_column(table: &ObjectName, column: &ColumnDef, indexes: &Indexes) -> Found {
+    let mut found = Vec::new();
+    let options = || column.options.iter().map(|option| &option.option);
+    let default = options().find_map(|option| match option {
+        ColumnOption::Default(value) => Some(value),
+        _ => None,
+    });
+    // Each row gets a number of its own, or what is computed from it.
+    let is_numbered = options().any(|option| match option {
+        ColumnOption::Generated {
+            generation_expr,
+            generation_expr_mode,
+            ..
+        } => {
+            use sqlparser::ast::GeneratedExpressionMode::Virtual;
+            generation_expr.is_none() || *generation_expr_mode != Some(Virtual)
+        }
+        ColumnOption::Identity(_) => true,
+        _ => false,
+    }) || is_serial(&column.data_type);
+    if is_numbered || default.is_some_and(is_volatile) {
+        let what = format!(
+            "all of {table} is written anew, for {} differs from row to row, and nobody can read it \
+             meanwhile",
+            column.name
+        );
+        found.push((Rule::VolatileDefault, what));
+    }
+    let is_null = default.is_none_or(|value| value.to_string().eq_ignore_ascii_case("null"));
+    let is_generated = options().any(|option| matches!(option, ColumnOption::Generated { .. }));
+    for option in options() {
+        match option {
+            ColumnOption::NotNull if is_null && !is_numbered && !is_generated => found.push((
+                Rule::NotNullWithoutDefault,
+                format!(
+                    "it fails if {table} has a row, and the deployment that runs inserts without {}",
+                    column.name
+                ),
+            )),
+            ColumnOption::Check(_) => found.push(checks_rows(table)),
+            ColumnOption::Unique(_) | ColumnOption::PrimaryKey(_) => found.push(makes_index(table)),
+            ColumnOption::ForeignKey(key) => {
+                // Where all are NULL, there is nothing to be checked.
+                if !is_null {
+                    found.push(checks_rows(table));
+                }
+                if !indexes.have(table, std::slice::from_ref(&column.name)) {
+                    found.push(unindexed(table, &folded(&column.name), &key.foreign_table));
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+fn checks_rows(table: &ObjectName) -> (Rule, String) {
+    let what = format!("every row of {table} is checked, and nobody can write to it meanwhile");
+    (Rule::ConstraintWithoutNotValid, what)
+}
+
+fn makes_index(table: &ObjectName) -> (Rule, String) {
+    let what = format!("nobody can read {table} while the index of the constraint is made");
+    (Rule::IndexWithoutConcurrently, what)
+}
+
+fn unindexed(table: &ObjectName, columns: &str, foreign: &ObjectName) -> (Rule, String) {
+    let what = format!(
+        "each row that is deleted from {foreign} has all of {table} looked through, which has no \
+         index on ({columns})"
+    );
+    (Rule::ForeignKeyWithoutIndex, what)
+}
+
+fn is_serial(data_type: &DataType) -> bool {
+    let name = data_type.to_string().to_ascii_lowercase();
+    [
+        "serial",
+        "serial2",
+        "serial4",
+        "serial8",
+        "bigserial",
+        "smallserial",
+    ]
+    .contains(&name.as_str())
+}
+
+/// Whether it calls a function that is not known to give every row the same.
+fn is_volatile(value: &Expr) -> bool {
+    let text = value.to_string();
+    let Ok(tokens) = Tokenizer::new(&PostgreSqlDialect {}, &text).tokenize() else {
+        return true;
+    };
+    let mut words = tokens
+        .iter()
+        .filter(|token| !matches!(token, Token::Whitespace(_)))
+        .peekable();
+    while let Some(token) = words.next() {
+        let (Token::Word(word), Some(Token::LParen)) = (token, words.peek()) else {
+            continue;
+        };
+        let name = word.value.to_ascii_lowercase();
+        // A type's length looks like a call: `varchar(5)`, `'1'::numeric(10, 2)`.
+        let is_type = [
+            "varchar",
+            "char",
+            "character",
+            "varying",
+            "numeric",
+            "decimal",
+            "bit",
+            "timestamp",
+            "time",
+            "interval",
+            "timestamptz",
+            "cast",
+            "array",
+            "row",
+            "in",
+        ];
+        if !NOT_VOLATILE.contains(&name.as_str()) && !is_type.contains(&name.as_str()) {
+            return true;
+        }
+    }
+    false
+}

@@ -1,0 +1,160 @@
+use super::*;
+
+fn read(text: &str) -> Script {
+    Script::read("V1__x", text).expect(text)
+}
+
+fn texts(text: &str) -> Vec<String> {
+    let statements = read(text).statements.into_iter();
+    statements.map(|statement| statement.text).collect()
+}
+
+#[test]
+fn statements_are_told_apart() {
+    for (text, expected) in [
+        ("", &[][..]),
+        (";;  -- nothing\n;", &[]),
+        ("select 1", &["select 1"]),
+        ("select 1 ; select 2;", &["select 1", "select 2"]),
+        (
+            "select ';', \";\", $$;$$, $a$ ; $$ $a$; x",
+            &["select ';', \";\", $$;$$, $a$ ; $$ $a$", "x"],
+        ),
+        (
+            "select /* ; /* ; */ ; */ 1 -- ;\n; x",
+            &["select /* ; /* ; */ ; */ 1 -- ;", "x"],
+        ),
+        (r"select E'\';', 'a\'; x", &[r"select E'\';', 'a\'", "x"]),
+        ("größe;\nzwei;\r\ndrei", &["größe", "zwei", "drei"]),
+        (
+            "create rule r as on insert to t do also (a; b); x",
+            &["create rule r as on insert to t do also (a; b)", "x"],
+        ),
+        (
+            "create function f() returns int begin atomic select case when true then 1 end; select 2; end; x",
+            &[
+                "create function f() returns int begin atomic select case when true then 1 end; select 2; end",
+                "x",
+            ],
+        ),
+    ] {
+        assert_eq!(texts(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn lines_are_counted() {
+    let script = read("-- first\n\nselect 1;\n/* a\nb */ select\n2; select 3");
+    let lines: Vec<_> = script.statements.iter().map(|one| one.line).collect();
+    assert_eq!(lines, [3, 5, 6]);
+}
+
+#[test]
+fn what_cannot_run_in_a_transaction_runs_alone() {
+    for (text, alone) in [
+        ("create index concurrently i on t (a)", true),
+        (
+            "CREATE UNIQUE INDEX CONCURRENTLY i ON t (a); set statement_timeout = 0",
+            true,
+        ),
+        ("create index i on t (a)", false),
+        ("drop index concurrently i", true),
+        ("drop index i", false),
+        ("reindex (concurrently) table t", true),
+        ("reindex table concurrently t", true),
+        ("reindex table t", false),
+        ("vacuum t", true),
+        ("create database x", true),
+        ("drop tablespace x", true),
+        ("alter system set work_mem = 1", true),
+        ("alter table t detach partition p concurrently", true),
+        ("alter table t detach partition p", false),
+        ("cluster", true),
+        ("cluster t using i", false),
+        ("select 'vacuum'; create table vacuum_full (a int)", false),
+        ("refresh materialized view concurrently v", false),
+        ("-- antifreeze: no-transaction\ncall p(); commit", true),
+    ] {
+        assert_eq!(!read(text).in_transaction, alone, "{text}");
+    }
+}
+
+#[test]
+fn whoever_queues_behind_nothing_may_wait() {
+    let waits = |text| read(text).statements[0].waits_in_peace();
+    assert!(waits("create index concurrently i on t (a)"));
+    assert!(waits("vacuum t"));
+    assert!(!waits("vacuum full t"));
+    assert!(!waits("alter table t detach partition p concurrently"));
+    assert!(!waits("create index i on t (a)"));
+}
+
+#[test]
+fn what_no_migration_can_hold_is_refused() {
+    for (text, word) in [
+        ("begin; select 1; commit;", "line 1): BEGIN"),
+        ("select 1;\ncommit;", "line 2): COMMIT"),
+        ("start transaction", "START TRANSACTION"),
+        ("rollback", "ROLLBACK"),
+        ("copy t from stdin;", "COPY cannot"),
+        (
+            "create table u ();\ncreate index concurrently i on t (a);",
+            "line 2): CREATE INDEX CONCURRENTLY cannot",
+        ),
+        ("-- antifreeze: alow rename\nselect 1", "is not known"),
+        (
+            "-- antifreeze: allow renam\nselect 1",
+            "no rule of the lint",
+        ),
+    ] {
+        let error = Script::read("V1__x", text).expect_err(text);
+        assert_eq!(error.kind(), Kind::Files);
+        assert!(error.to_string().contains(word), "{error}");
+    }
+    assert!(Script::read("V1__x", "savepoint a; rollback to a").is_ok());
+    assert!(Script::read("V1__x", "copy t from '/tmp/x'").is_ok());
+    // What it says inside of a function is its own affair.
+    assert!(Script::read("V1__x", "do $$ begin commit; end $$").is_ok());
+}
+
+#[test]
+fn a_comment_allows_for_one_statement() {
+    let script = read(
+        "-- antifreeze: allow rename, type-change\nalter table a rename to b;\n\
+         select 1; -- antifreeze: allow set-not-null\nselect 2",
+    );
+    let allowed: Vec<_> = script
+        .statements
+        .iter()
+        .map(|one| one.allowed.clone())
+        .collect();
+    assert_eq!(
+        allowed,
+        [
+            vec![Rule::Rename, Rule::TypeChange],
+            vec![Rule::SetNotNull],
+            vec![]
+        ]
+    );
+}
+
+#[test]
+fn what_cannot_be_read_is_sent_whole() {
+    let script = read("select 'open; commit");
+    assert!(script.is_whole && script.in_transaction);
+    assert_eq!(script.statements[0].text, "select 'open; commit");
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_text_is_read(text in "\\PC{0,80}") {
+        let _ = Script::read("V1__x", &text);
+    }
+
+    /// Nothing between the semicolons is lost.
+    #[test]
+    fn plain_statements_come_back(words in proptest::collection::vec("[a-zü']{1,8}", 1..9)) {
+        let words: Vec<_> = words.iter().map(|word| format!("x '{}'", word.replace('\'', "''"))).collect();
+        proptest::prop_assert_eq!(texts(&words.join(";\n ")), words);
+    }
+}

@@ -1,0 +1,133 @@
+//! A session of our own, outside of any pool, that leaves nothing behind.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_postgres::Client;
+
+use super::error::{Error, Kind, Result};
+use crate::clock::{Clock, System};
+use crate::connect::Connector;
+use crate::connection::{Home, Session};
+
+/// How long ending it may take, and each step of that.
+const CLOSE: Duration = Duration::from_secs(2);
+
+/// How long the server may go on when its client is gone, as when the process was killed:
+/// it looks only that often while it runs a statement (manual,
+/// `client_connection_check_interval`, PostgreSQL 14).
+const CHECK: &str = "set client_connection_check_interval = '1s'";
+
+/// A session. Dropped before it is closed, it cancels what it does, and says goodbye.
+pub(super) struct Own {
+    session: Arc<Session>,
+    /// Ours until the end.
+    home: Option<Home>,
+    pid: i32,
+    checks: bool,
+}
+
+impl Own {
+    pub(super) async fn open(connector: &Arc<Connector>) -> Result<Own> {
+        let session = Session::open(connector, None, System.now(), || {}).await?;
+        let home = session.home();
+        let mut own = Own {
+            session,
+            home,
+            pid: 0,
+            checks: false,
+        };
+        // A pooler's own number of a process is none of the server's.
+        own.pid = own
+            .client()?
+            .query_one("select pg_backend_pid()", &[])
+            .await?
+            .try_get(0)?;
+        // Not every version has it, and not every platform can.
+        own.checks = own.client()?.batch_execute(CHECK).await.is_ok();
+        Ok(own)
+    }
+
+    pub(super) fn client(&self) -> Result<&Client> {
+        self.home
+            .as_deref()
+            .ok_or_else(|| Error::new(Kind::Connection, "the session of the migrations is over"))
+    }
+
+    /// The server's process.
+    pub(super) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Whether the server looks for its client while it runs a statement.
+    pub(super) fn checks(&self) -> bool {
+        self.checks
+    }
+
+    /// Whether the server itself told us its process, which no pooler does.
+    pub(super) fn is_direct(&self) -> bool {
+        self.session.process() == self.pid
+    }
+
+    /// The settings of every statement, which a migration may have changed.
+    pub(super) async fn set(
+        &self,
+        lock_timeout: Duration,
+        statement_timeout: Duration,
+    ) -> Result<()> {
+        let check = if self.checks { CHECK } else { "" };
+        let set = format!(
+            "set lock_timeout = {}; set statement_timeout = {}; \
+             set idle_in_transaction_session_timeout = '60s'; {check}",
+            milliseconds(lock_timeout),
+            milliseconds(statement_timeout),
+        );
+        Ok(self.client()?.batch_execute(&set).await?)
+    }
+
+    /// Ends whatever transaction is open, and all settings.
+    pub(super) async fn settle(&self) -> Result<()> {
+        let client = self.client()?;
+        if self.in_transaction() {
+            client.batch_execute("rollback").await?;
+        }
+        let reset = "reset session authorization; reset role; reset all";
+        Ok(client.batch_execute(reset).await?)
+    }
+
+    pub(super) fn in_transaction(&self) -> bool {
+        use crate::wire::TransactionStatus::Idle;
+        self.session
+            .pump()
+            .status
+            .is_some_and(|status| status != Idle)
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.session.is_over()
+    }
+
+    /// Cancels what runs, and waits until the server has ended the session: only then has
+    /// it rolled back and given up its locks.
+    pub(super) async fn close(mut self) {
+        if !self.session.pump().is_quiet() {
+            self.session.cancel(CLOSE).await;
+        }
+        self.home = None;
+        let _ = self.session.closed(CLOSE).await;
+    }
+}
+
+/// As the server counts, rounded up, and as many as it can hold.
+fn milliseconds(time: Duration) -> i32 {
+    i32::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        if self.home.take().is_some() {
+            self.session.cancel_detached();
+            self.session.end();
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! `antifreeze migrate` on a real server: what it prints and how it exits. What it does to
+//! the database is tested in `tests/migrate`.
+
+mod cli;
+
+use cli::{at, client, command, run};
+use lab::pgbouncer::PgBouncer;
+use lab::postgres::Postgres;
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+#[tokio::test]
+async fn it_runs_what_is_pending_once() {
+    let server = Postgres::shared().await.expect("a server");
+    let database = server.fresh_database().await.expect("a database");
+    let files = tempfile::tempdir().expect("a directory");
+    let directory = files.path().display().to_string();
+    let write = |name: &str, text: &str| {
+        std::fs::write(files.path().join(name), text).expect("written");
+    };
+    write(
+        "V1__partners.sql",
+        "create table partners (id int primary key, name text);",
+    );
+    let migrate = async |more: &[&str]| {
+        let arguments = [&["migrate", "--directory", &directory], more].concat();
+        at(&database.url, &arguments).await
+    };
+    let state = async |code: i32| {
+        let status = migrate(&["--json", "status"]).await.exits(code);
+        let json = status.json();
+        let all = json["migrations"].as_array().expect("migrations").clone();
+        all.iter()
+            .map(|one| one["state"].to_string())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(state(1).await, ["\"pending\""]);
+    let dry = migrate(&["--dry-run", "--json"]).await.exits(0).json();
+    assert_eq!(dry["report"]["pending"][0], "V1__partners");
+    migrate(&[]).await.exits(0);
+    assert_eq!(state(0).await, ["\"applied\""]);
+    migrate(&[]).await.exits(0);
+
+    // The lint is a finding, and can be told to refuse.
+    write(
+        "V2__unique.sql",
+        "alter table partners add constraint u unique (name);",
+    );
+    let dry = migrate(&["--dry-run"]).await.exits(1);
+    assert!(dry.out.contains("V2__unique"), "{}", dry.out);
+    migrate(&["--refuse-findings"]).await.exits(1);
+    assert_eq!(state(1).await, ["\"applied\"", "\"pending\""]);
+
+    let nowhere = at(&database.url, &["migrate", "--directory", "/nowhere"]).await;
+    nowhere.exits(2);
+}
+
+#[tokio::test]
+async fn who_blocks_is_named_while_it_waits() {
+    let server = Postgres::shared().await.expect("a server");
+    let database = server.fresh_database().await.expect("a database");
+    database
+        .execute("create table partners (name text)")
+        .await
+        .expect("a table");
+    let stuck = client(&database.url, "shop:17").await;
+    stuck
+        .batch_execute("begin; select from partners")
+        .await
+        .expect("begun");
+    let files = tempfile::tempdir().expect("a directory");
+    let alter = "alter table partners add column city text;";
+    std::fs::write(files.path().join("V1__city.sql"), alter).expect("written");
+    let directory = files.path().display().to_string();
+    let arguments = [
+        "migrate",
+        "--directory",
+        &directory,
+        "--lock-timeout",
+        "500ms",
+    ];
+    let mut child = command(&[("DATABASE_URL", &database.url)], &arguments)
+        .spawn()
+        .expect("it starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    let named = async {
+        while let Some(line) = lines.next_line().await.expect("readable") {
+            if line.contains("shop:17") {
+                return true;
+            }
+        }
+        false
+    };
+    let named = tokio::time::timeout(cli::PLENTY, named).await;
+    assert_eq!(named, Ok(true), "the session in the way is named");
+    stuck.batch_execute("rollback").await.expect("rolled back");
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    let status = tokio::time::timeout(cli::PLENTY, child.wait()).await;
+    assert_eq!(status.expect("it ends").expect("a status").code(), Some(0));
+    let rows = database.query("select city from partners").await;
+    assert_eq!(rows.map(|rows| rows.len()).ok(), Some(0), "it was done");
+}
+
+#[tokio::test]
+async fn other_tools_run_in_its_place() {
+    let server = Postgres::shared().await.expect("a server");
+    let database = server.fresh_database().await.expect("a database");
+    let path = std::env::var("PATH").unwrap_or_default();
+    let variables = [("DATABASE_URL", database.url.as_str()), ("PATH", &path)];
+    let ran = run(
+        &variables,
+        &["migrate", "--run", "echo \"told: $PGOPTIONS\""],
+    )
+    .await;
+    let ran = ran.exits(0);
+    assert!(ran.out.contains("-c lock_timeout=2000"), "{}", ran.out);
+    let ran = run(&variables, &["migrate", "--run", "exit 3"])
+        .await
+        .exits(1);
+    assert!(ran.err.starts_with("error: "), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn a_pooler_alone_is_refused() {
+    let server = Postgres::start().await.expect("a server");
+    let pooler = PgBouncer::builder(&server).start().await.expect("a pooler");
+    let url = pooler.url(&server.url());
+    let files = tempfile::tempdir().expect("a directory");
+    std::fs::write(files.path().join("V1__one.sql"), "select 1;").expect("written");
+    let directory = files.path().display().to_string();
+    let variables = [
+        ("DATABASE_URL", url.as_str()),
+        ("ANTIFREEZE_PATH", "transaction-pooler"),
+    ];
+    let ran = run(&variables, &["migrate", "--directory", &directory])
+        .await
+        .exits(2);
+    assert!(ran.err.contains("MIGRATION_DATABASE_URL"), "{}", ran.err);
+}

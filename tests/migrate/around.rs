@@ -1,0 +1,159 @@
+//! Another tool under our lock: psql, as the simplest of them.
+
+use std::process::Command;
+use std::time::Duration;
+
+use antifreeze::migrate::{Around, Event, Kind};
+
+use crate::common::{LOCK_TIMEOUT, Lab, lab};
+
+/// psql with `sql`, started by a shell.
+fn psql(lab: &Lab, sql: &str) -> Command {
+    let mut command = Command::new("sh");
+    command
+        .args([
+            "-c",
+            "psql -X -q -v ON_ERROR_STOP=1 -d \"$URL\" -c \"$SQL\" && true",
+        ])
+        .env("URL", &lab.server.url)
+        .env("SQL", sql);
+    command
+}
+
+fn around(lab: &Lab, sql: &str) -> Around {
+    let short = Duration::from_millis(100);
+    Around::new(&lab.database, psql(lab, sql))
+        .lock_timeout(LOCK_TIMEOUT)
+        .backoff(short, short)
+}
+
+const KEEP: &str = "create table kept as select current_setting('lock_timeout') as lock, \
+    current_setting('statement_timeout') as statement, current_setting('application_name') as name, \
+    (select count(*) from pg_locks where locktype = 'advisory' and database = \
+        (select oid from pg_database where datname = current_database())) as locks";
+
+#[tokio::test]
+async fn it_has_our_lock_and_time_outs() {
+    let lab = lab().await;
+    let report = around(&lab, KEEP).run().await.expect("fine");
+    assert_eq!(report.retries, 0);
+    let kept = "select concat_ws(' ', lock, statement, name, locks) from kept";
+    assert_eq!(lab.value(kept).await, "600ms 30s migrate:sh 1");
+    lab.assert_gone().await;
+}
+
+#[tokio::test]
+async fn it_gives_way_is_told_of_and_tried_again() {
+    let lab = lab().await;
+    let forgetful = lab.idle_in_transaction().await;
+    let (sender, mut coming) = tokio::sync::mpsc::unbounded_channel();
+    let around = around(&lab, "alter table partners add column c int").attempts(100);
+    let running = tokio::spawn(
+        around
+            .on_event(move |event| {
+                let _ = sender.send(event.clone());
+            })
+            .run(),
+    );
+    let mut named = false;
+    loop {
+        match coming.recv().await.expect("it runs") {
+            Event::Blocked(blocked) => {
+                named |= blocked
+                    .by
+                    .iter()
+                    .any(|by| by.application.as_deref() == Some("forgetful"));
+                assert_eq!(blocked.relation.as_deref(), Some("partners"));
+            }
+            Event::Retrying { migration, .. } if named => {
+                assert_eq!(migration, "sh");
+                break;
+            }
+            _ => {}
+        }
+    }
+    forgetful
+        .batch_execute("rollback")
+        .await
+        .expect("remembered");
+    let report = running.await.expect("no panic").expect("the lock is free");
+    assert!(report.retries >= 1, "{report:?}");
+    let columns = "select count(*) from information_schema.columns where column_name = 'c'";
+    assert_eq!(lab.value(columns).await, "1");
+}
+
+#[tokio::test]
+async fn another_failure_is_not_repeated() {
+    let lab = lab().await;
+    let error = around(&lab, "select nothing_like_it")
+        .run()
+        .await
+        .expect_err("it fails");
+    assert_eq!(error.kind(), Kind::Tool, "{error}");
+    assert!(
+        error.to_string().starts_with("sh failed (exit status: 1)"),
+        "{error}"
+    );
+    assert_eq!(error.report().retries, 0);
+    let missing = Around::new(&lab.database, Command::new("no-such-tool"));
+    let error = missing.run().await.expect_err("not there");
+    assert!(
+        error.to_string().contains("no-such-tool cannot be started"),
+        "{error}"
+    );
+    lab.assert_gone().await;
+}
+
+#[tokio::test]
+async fn with_consent_the_way_is_cleared_for_it_too() {
+    let lab = lab().await;
+    let _forgetful = lab.idle_in_transaction().await;
+    let around = around(&lab, "alter table partners add column c int");
+    let report = around
+        .terminate_idle_in_transaction(Duration::ZERO)
+        .run()
+        .await
+        .expect("cleared");
+    assert_eq!(report.terminated.len(), 1, "{report:?}");
+}
+
+#[tokio::test]
+async fn one_that_does_not_heed_us_is_told_of() {
+    let lab = lab().await;
+    let forgetful = lab.idle_in_transaction().await;
+    // Its own setting comes later than what it was given.
+    let sql = "set lock_timeout = 0; alter table partners add column c int";
+    let (sender, mut coming) = tokio::sync::mpsc::unbounded_channel();
+    let running = tokio::spawn(
+        around(&lab, sql)
+            .on_event(move |event| {
+                let _ = sender.send(event.clone());
+            })
+            .run(),
+    );
+    while !matches!(
+        coming.recv().await.expect("it runs"),
+        Event::ToolHeedless { .. }
+    ) {}
+    forgetful
+        .batch_execute("rollback")
+        .await
+        .expect("remembered");
+    let _ = running.await.expect("no panic").expect("it went on");
+}
+
+#[tokio::test]
+async fn dropped_it_ends_the_tool_and_all_that_it_started() {
+    let lab = lab().await;
+    let running = tokio::spawn(
+        around(&lab, "select pg_sleep(3600)")
+            .statement_timeout(Duration::ZERO)
+            .run(),
+    );
+    let sleeping = "select count(*) from pg_stat_activity where wait_event = 'PgSleep' \
+                    and datname = current_database()";
+    lab.eventually(sleeping, "1").await;
+    running.abort();
+    lab.eventually(sleeping, "0").await;
+    lab.assert_gone().await;
+}

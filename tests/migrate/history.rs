@@ -1,0 +1,320 @@
+//! What is run, what is remembered, and what refinery thinks of it.
+
+use antifreeze::migrate::{Error, Kind, State};
+
+use crate::common::{lab, migrations, over};
+
+const ONE: (&str, &str) = ("V1__one", "create table one (a int)");
+const TWO: (&str, &str) = (
+    "V2__two",
+    "create table two (a int); insert into two values (1)",
+);
+const THREE: (&str, &str) = ("V3__three", "create table three (a int)");
+
+#[tokio::test]
+async fn what_is_pending_is_run_once_and_in_order() {
+    let lab = lab().await;
+    let report = lab.runner(&[TWO, ONE]).run().await.expect("fine");
+    let applied: Vec<_> = report
+        .applied
+        .iter()
+        .map(|one| one.migration.as_str())
+        .collect();
+    assert_eq!(applied, ["V1__one", "V2__two"]);
+    assert!(report.pending.is_empty() && !report.lock_lost);
+    let again = lab.runner(&[ONE, TWO]).run().await.expect("nothing to do");
+    assert!(again.applied.is_empty());
+    let later = lab.runner(&[ONE, TWO, THREE]).run().await.expect("fine");
+    assert_eq!(later.applied.len(), 1);
+    assert_eq!(lab.applied().await, "1 one, 2 two, 3 three");
+    assert_eq!(lab.value("select count(*) from two").await, "1");
+    lab.assert_gone().await;
+}
+
+#[tokio::test]
+async fn the_history_is_refinerys() {
+    let lab = lab().await;
+    let _ = lab.runner(&[ONE]).run().await.expect("fine");
+    let theirs = refinery_core::Migration::unapplied(ONE.0, ONE.1).expect("a name");
+    let row = "select version || ' ' || name || ' ' || checksum from refinery_schema_history";
+    assert_eq!(lab.value(row).await, format!("1 one {}", theirs.checksum()));
+    let on = lab
+        .value("select applied_on from refinery_schema_history")
+        .await;
+    let parsed = lab
+        .value(&format!("select now() - '{on}'::timestamptz < '5 min'"))
+        .await;
+    assert_eq!(parsed, "t", "{on}");
+    let columns = "select string_agg(column_name || ' ' || udt_name, ', ' order by ordinal_position) \
+                   from information_schema.columns where table_name = 'refinery_schema_history'";
+    let expected = "version int4, name varchar, applied_on varchar, checksum varchar";
+    assert_eq!(lab.value(columns).await, expected);
+}
+
+#[tokio::test]
+async fn a_failure_rolls_all_of_a_migration_back_and_names_the_line() {
+    let lab = lab().await;
+    let wrong = (
+        "V2__two",
+        "create table two (a int);\n\ninsert into two values ('secret')",
+    );
+    let error = lab
+        .runner(&[ONE, wrong, THREE])
+        .run()
+        .await
+        .expect_err("no number");
+    assert_eq!(error.kind(), Kind::Statement);
+    let line = error.to_string();
+    assert!(
+        line.starts_with("V2__two (line 3) failed (SQLSTATE 22P02)"),
+        "{line}"
+    );
+    assert!(!line.contains("secret") && !line.contains('\n'), "{line}");
+    assert!(!format!("{error:?}").contains("secret"), "{error:?}");
+    let source = std::error::Error::source(&error).expect("the server's words");
+    assert!(format!("{source:?}").contains("secret"));
+    assert_eq!(error.report().applied.len(), 1);
+    assert_eq!(error.report().pending, ["V2__two", "V3__three"]);
+    assert_eq!(lab.value("select to_regclass('two') is null").await, "t");
+    assert_eq!(lab.applied().await, "1 one");
+    lab.assert_gone().await;
+    let _ = lab
+        .runner(&[ONE, TWO, THREE])
+        .run()
+        .await
+        .expect("corrected");
+}
+
+#[tokio::test]
+async fn what_a_migration_sets_is_not_left_to_the_next() {
+    let lab = lab().await;
+    lab.server
+        .execute("create role another")
+        .await
+        .expect("a role");
+    lab.server
+        .execute("create schema away; grant all on schema away to another")
+        .await
+        .expect("a schema");
+    let sets = (
+        "V1__sets",
+        "set role another; set search_path = away; set lock_timeout = '9s'; create table moved (a int); \
+         select set_config('search_path', '', false)",
+    );
+    let next = (
+        "V2__next",
+        "create table here as select current_user::text as who, \
+         current_setting('lock_timeout') as lock, current_setting('statement_timeout') as statement",
+    );
+    let _ = lab.runner(&[sets, next]).run().await.expect("fine");
+    assert_eq!(
+        lab.value("select to_regclass('away.moved') is not null")
+            .await,
+        "t"
+    );
+    let here = "select concat_ws(' ', who, lock, statement) from public.here";
+    assert_eq!(lab.value(here).await, "postgres 600ms 30s");
+    assert_eq!(lab.applied().await, "1 sets, 2 next");
+    lab.server
+        .execute("drop schema away cascade; drop role another")
+        .await
+        .expect("cleaned up");
+}
+
+#[tokio::test]
+async fn a_dry_run_and_a_status_change_nothing() {
+    let lab = lab().await;
+    let risky = (
+        "V2__two",
+        "alter table partners alter column name set not null",
+    );
+    let report = lab.runner(&[ONE, risky]).dry_run().await.expect("fine");
+    assert_eq!(report.pending, ["V1__one", "V2__two"]);
+    assert_eq!(report.findings.len(), 1);
+    let status = lab.runner(&[ONE, risky]).status().await.expect("fine");
+    assert!(
+        status.iter().all(|one| one.state == State::Pending),
+        "{status:?}"
+    );
+    let tables =
+        "select count(*) from pg_class where relname in ('one', 'refinery_schema_history')";
+    assert_eq!(lab.value(tables).await, "0");
+    lab.assert_gone().await;
+}
+
+#[tokio::test]
+async fn findings_can_be_refused() {
+    let lab = lab().await;
+    let risky = (
+        "V1__risky",
+        "alter table partners rename column name to title",
+    );
+    let error = lab
+        .runner(&[risky])
+        .refuse_findings()
+        .run()
+        .await
+        .expect_err("refused");
+    assert_eq!(error.kind(), Kind::Findings);
+    assert_eq!(
+        lab.value("select to_regclass('refinery_schema_history') is null")
+            .await,
+        "t"
+    );
+    let allowed = format!("-- antifreeze: allow rename\n{}", risky.1);
+    let runner = lab.runner(&[("V1__risky", &allowed)]).refuse_findings();
+    assert_eq!(runner.run().await.expect("allowed").applied.len(), 1);
+}
+
+fn refused(error: &Error, words: &[&str]) {
+    assert_eq!(error.kind(), Kind::History, "{error}");
+    let line = error.to_string();
+    assert!(words.iter().all(|word| line.contains(word)), "{line}");
+    assert!(!line.contains('\n'), "{line}");
+}
+
+#[tokio::test]
+async fn files_and_history_that_contradict_each_other_are_refused() {
+    let lab = lab().await;
+    let _ = lab.runner(&[ONE, THREE]).run().await.expect("fine");
+    let changed = ("V1__one", "create table one (a bigint)");
+    let error = lab
+        .runner(&[changed, THREE])
+        .run()
+        .await
+        .expect_err("changed");
+    refused(&error, &["V1__one was applied with another", "resolve"]);
+    let error = lab.runner(&[THREE]).run().await.expect_err("missing");
+    refused(&error, &["V1__one was applied", "missing"]);
+    let error = lab
+        .runner(&[ONE, TWO, THREE])
+        .run()
+        .await
+        .expect_err("out of order");
+    refused(&error, &["V2__two was not applied", "later ones were"]);
+    let status = lab
+        .runner(&[changed, TWO])
+        .status()
+        .await
+        .expect("told anyway");
+    let states: Vec<_> = status.iter().map(|one| one.state).collect();
+    assert_eq!(states, [State::Changed, State::Skipped, State::Missing]);
+    assert_eq!(lab.applied().await, "1 one, 3 three");
+
+    // It may come later than its version says if its name begins with a U.
+    let _ = lab
+        .runner(&[ONE, ("U2__two", TWO.1), THREE])
+        .run()
+        .await
+        .expect("unversioned");
+    assert_eq!(lab.applied().await, "1 one, 2 two, 3 three");
+}
+
+#[tokio::test]
+async fn a_baseline_is_for_a_database_with_a_past_and_without_a_history() {
+    let lab = lab().await;
+    lab.server
+        .execute("create table one (a int); create table two (a int)")
+        .await
+        .expect("a past");
+    let report = lab
+        .runner(&[ONE, TWO, THREE])
+        .baseline(2)
+        .await
+        .expect("fine");
+    assert_eq!(report.recorded, ["V1__one", "V2__two"]);
+    assert_eq!(
+        lab.value("select count(*) from two").await,
+        "0",
+        "nothing was run"
+    );
+    let report = lab
+        .runner(&[ONE, TWO, THREE])
+        .run()
+        .await
+        .expect("the rest");
+    assert_eq!(report.applied.len(), 1);
+    let error = lab
+        .runner(&[ONE, TWO, THREE])
+        .baseline(2)
+        .await
+        .expect_err("a history");
+    refused(&error, &["there is a history already, up to V3__three"]);
+    let error = lab.runner(&[ONE]).baseline(7).await.expect_err("no such");
+    assert_eq!(error.kind(), Kind::Files);
+}
+
+#[tokio::test]
+async fn one_that_was_done_by_hand_is_resolved() {
+    let lab = lab().await;
+    lab.server
+        .execute("create table one (a int)")
+        .await
+        .expect("by hand");
+    let error = lab
+        .runner(&[ONE, TWO])
+        .resolve(2)
+        .await
+        .expect_err("not yet");
+    refused(&error, &["V1__one is pending"]);
+    let report = lab.runner(&[ONE, TWO]).resolve(1).await.expect("fine");
+    assert_eq!(report.recorded, ["V1__one"]);
+    let _ = lab.runner(&[ONE, TWO]).run().await.expect("the rest");
+    let error = lab
+        .runner(&[ONE, TWO])
+        .resolve(1)
+        .await
+        .expect_err("already");
+    refused(&error, &["V1__one is in the history as it is"]);
+    let changed = ("V1__one", "create table one (a int) -- as it was meant");
+    let _ = lab
+        .runner(&[changed, TWO])
+        .resolve(1)
+        .await
+        .expect("its text is taken");
+    let _ = lab.runner(&[changed, TWO]).run().await.expect("in line");
+    assert_eq!(lab.applied().await, "1 one, 2 two");
+}
+
+#[tokio::test]
+async fn a_directory_is_read() {
+    let lab = lab().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::write(directory.path().join("V1__one.sql"), ONE.1).expect("a file");
+    let read = antifreeze::migrate::Migrations::from_dir(directory.path()).expect("read");
+    let future = read.runner(&lab.database).run();
+    // It can be spawned.
+    let report = tokio::spawn(future).await.expect("no panic").expect("fine");
+    assert_eq!(report.applied.len(), 1);
+    let json = serde_json::to_value(&report).expect("JSON");
+    assert_eq!(json["applied"][0]["migration"], "V1__one");
+    std::fs::write(directory.path().join("V01__again.sql"), ONE.1).expect("a file");
+    let error = antifreeze::migrate::Migrations::from_dir(directory.path()).expect_err("twice");
+    assert!(error.to_string().contains("one version"), "{error}");
+    let error = antifreeze::migrate::Migrations::from_dir("no/such").expect_err("not there");
+    assert_eq!(error.kind(), Kind::Files);
+}
+
+#[tokio::test]
+async fn a_schema_of_its_own_has_a_history_of_its_own() {
+    let lab = lab().await;
+    lab.server
+        .execute("create schema \"My Shop\"")
+        .await
+        .expect("a schema");
+    let database = over(&format!("{}?schema=My%20Shop", lab.server.url));
+    let _ = migrations(&[ONE])
+        .runner(&database)
+        .run()
+        .await
+        .expect("fine");
+    let count = "select count(*) from \"My Shop\".refinery_schema_history";
+    assert_eq!(lab.value(count).await, "1");
+    let missing = over(&format!("{}?schema=nowhere", lab.server.url));
+    let error = migrations(&[ONE])
+        .runner(&missing)
+        .run()
+        .await
+        .expect_err("no place");
+    assert_eq!(error.kind(), Kind::Configuration, "{error}");
+}

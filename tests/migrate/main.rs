@@ -1,0 +1,12 @@
+//! Migrations on a real server.
+#![cfg(feature = "migrate")]
+
+mod around;
+mod blocked;
+mod common;
+mod concurrently;
+mod history;
+mod interrupted;
+mod killed;
+mod lock;
+mod pooler;
