@@ -216,3 +216,68 @@ async fn tower_needs_no_host() {
     assert!(text.contains("the server's clock says"), "{text}");
     assert!(text.contains("PostgreSQL"), "{text}");
 }
+
+/// A directory with one migration.
+#[cfg(feature = "migrate")]
+fn migrations(sql: &str) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("V1__add_city.sql");
+    std::fs::write(file, sql).expect("a file");
+    directory
+}
+
+#[cfg(feature = "migrate")]
+#[tokio::test]
+async fn migrate_lambda_answers_with_the_report_or_fails() {
+    let database = partners().await;
+    let column = "select count(*) from information_schema.columns where column_name = 'city'";
+    let there = async || database.query(column).await.expect("a count")[0][0].clone();
+    for (sql, event, fine, expected) in [
+        (
+            "alter table partners add column city",
+            json!({}),
+            false,
+            "0",
+        ),
+        (
+            "alter table partners add column city text",
+            json!({"dry_run": true}),
+            true,
+            "0",
+        ),
+        (
+            "alter table partners add column city text",
+            json!({}),
+            true,
+            "1",
+        ),
+    ] {
+        let directory = migrations(sql);
+        let function = Function::builder(example("migrate_lambda"))
+            .env("DATABASE_URL", &database.url)
+            .env("MIGRATIONS", directory.path().display())
+            .timeout(PLENTY)
+            .start()
+            .await
+            .expect("a function");
+        let outcome = function.invoke(event).await.expect("it runs");
+        let log = outcome.environment.log();
+        match &outcome.answer {
+            Answer::Response(body) if fine => {
+                let report: serde_json::Value = serde_json::from_slice(body).expect("JSON");
+                let (applied, pending) = (&report["applied"], &report["pending"]);
+                let named =
+                    applied[0]["migration"] == "V1__add_city" || pending[0] == "V1__add_city";
+                assert!(named, "{report}");
+            }
+            Answer::Error { message, .. } if !fine => {
+                let failed = "V1__add_city (line 1) failed (SQLSTATE 42601)";
+                assert!(message.contains(failed), "{message}");
+                assert!(log.contains("syntax error at end of input"), "{log}");
+                assert!(log.contains("\"pending\":[\"V1__add_city\"]"), "{log}");
+            }
+            other => panic!("{other:?}: {log}"),
+        }
+        assert_eq!(there().await.as_deref(), Some(expected));
+    }
+}

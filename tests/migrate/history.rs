@@ -85,6 +85,38 @@ async fn a_failure_rolls_all_of_a_migration_back_and_names_the_line() {
         .expect("corrected");
 }
 
+/// The server reads it, and our reader does not.
+const UNREAD: &str = "select U&'a\\zzzz' uescape '!'";
+
+#[tokio::test]
+async fn what_cannot_be_split_is_run_as_a_whole() {
+    let lab = lab().await;
+    let whole = format!("create table whole (a int); {UNREAD}; insert into whole values (1)");
+    let report = lab.runner(&[("V1__whole", &whole)]).run().await;
+    assert_eq!(report.expect("fine").findings.len(), 1);
+    assert_eq!(lab.value("select count(*) from whole").await, "1");
+    let wrong = format!("create table never (a int); {UNREAD}; select 1/0");
+    let files = [("V1__whole", whole.as_str()), ("V2__wrong", &wrong)];
+    let error = lab.runner(&files).run().await.expect_err("by zero");
+    let line = error.to_string();
+    assert!(
+        line.starts_with("V2__wrong failed (SQLSTATE 22012)"),
+        "{line}"
+    );
+    assert_eq!(lab.value("select to_regclass('never') is null").await, "t");
+}
+
+#[tokio::test]
+async fn a_commit_that_could_not_be_seen_is_noticed() {
+    let lab = lab().await;
+    let commits = format!("{UNREAD}; commit; create table loose (a int)");
+    let files = [("V1__commits", commits.as_str())];
+    let error = lab.runner(&files).run().await.expect_err("noticed");
+    assert_eq!(error.kind(), Kind::Files, "{error}");
+    assert!(error.to_string().contains("`resolve` version 1"), "{error}");
+    assert_eq!(lab.applied().await, "");
+}
+
 #[tokio::test]
 async fn what_a_migration_sets_is_not_left_to_the_next() {
     let lab = lab().await;

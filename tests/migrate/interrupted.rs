@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use antifreeze::migrate::{Event, Kind};
+use lab::postgres::Postgres;
 
 use crate::common::{Log, PLENTY, lab};
 
@@ -28,9 +29,21 @@ async fn a_dropped_future_cancels_on_the_server() {
     let running = tokio::spawn(runner.run());
     log.until("the start", started).await;
     lab.eventually(SLEEPING, "1").await;
+    let pid = lab.value(&SLEEPING.replace("count(*)", "pid")).await;
     running.abort();
     assert!(running.await.is_err_and(|error| error.is_cancelled()));
     lab.assert_gone().await;
+    // It was asked to, and did not find out by itself that nobody is there.
+    let log = Postgres::shared().await.expect("a server").log();
+    let of_it: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains(&format!("[{pid}]")))
+        .collect();
+    let cancelled = "canceling statement due to user request";
+    assert!(
+        of_it.iter().any(|line| line.contains(cancelled)),
+        "{of_it:?}"
+    );
     assert_eq!(lab.applied().await, "1 first");
     let report = lab.runner(&QUICK).run().await.expect("again");
     assert_eq!(report.applied.len(), 1);

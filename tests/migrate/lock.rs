@@ -83,3 +83,11 @@ async fn a_lock_that_somebody_takes_away_is_noticed() {
     assert!(error.report().lock_lost);
     assert_eq!(lab.applied().await, "1 unlocks");
 }
+
+#[tokio::test]
+async fn one_that_is_gone_at_the_end_is_noticed_when_it_is_given_back() {
+    let lab = lab().await;
+    let files = [("V1__unlocks", "select pg_advisory_unlock_all()")];
+    let report = lab.runner(&files).run().await.expect("it was run");
+    assert!(report.lock_lost && report.applied.len() == 1, "{report:?}");
+}
