@@ -184,9 +184,9 @@ struct Tmux {
 }
 
 impl Tmux {
-    fn start(command: &str) -> Tmux {
+    fn start(name: &str, command: &str) -> Tmux {
         let tmux = Tmux {
-            socket: format!("antifreeze-{}", std::process::id()),
+            socket: format!("antifreeze-{name}-{}", std::process::id()),
         };
         tmux.run(&[
             "new-session",
@@ -239,10 +239,13 @@ impl Drop for Tmux {
 async fn watching_in_a_terminal() {
     let server = Postgres::start().await.expect("a server");
     let url = server.url();
-    let terminal = Tmux::start(&format!(
-        "env DATABASE_URL='{url}' '{}' sessions --watch --every 50ms; echo ended with $?; sleep 60",
-        env!("CARGO_BIN_EXE_antifreeze")
-    ));
+    let terminal = Tmux::start(
+        "watch",
+        &format!(
+            "env DATABASE_URL='{url}' '{}' sessions --watch --every 50ms; echo ended with $?; sleep 60",
+            env!("CARGO_BIN_EXE_antifreeze")
+        ),
+    );
     let alone = terminal
         .shows("itself", |screen| screen.contains("(this)"))
         .await;
@@ -270,4 +273,42 @@ async fn watching_in_a_terminal() {
     terminal
         .shows("it ends", |screen| screen.contains("ended with 0"))
         .await;
+}
+
+#[tokio::test]
+async fn it_asks_before_it_ends_anything() {
+    let server = Postgres::start().await.expect("a server");
+    let url = server.url();
+    let stuck = stuck(&url, "shop:17", "begin").await;
+    let end = format!(
+        "env DATABASE_URL='{url}' '{}' sessions --idle-in-transaction --terminate",
+        env!("CARGO_BIN_EXE_antifreeze")
+    );
+    let both = format!("{end}; echo first $?; {end}; echo second $?; sleep 60");
+    let terminal = Tmux::start("ask", &both);
+    let answer = |key: &str| terminal.run(&["send-keys", "-t", "t", key, "Enter"]);
+    terminal
+        .shows("the question", |s| s.contains("end this session?"))
+        .await;
+    // Nothing is not yes.
+    answer("");
+    terminal
+        .shows("that it did nothing", |s| s.contains("nothing was ended"))
+        .await;
+    terminal
+        .shows("the second question", |s| {
+            s.contains("first 1") && s.matches("end this session?").count() == 2
+        })
+        .await;
+    assert!(!stuck.is_closed());
+    answer("y");
+    terminal
+        .shows("that it is done", |s| {
+            s.contains("ended pid") && s.contains("second 0")
+        })
+        .await;
+    stuck
+        .simple_query("select 1")
+        .await
+        .expect_err("it was ended");
 }

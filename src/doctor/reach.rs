@@ -78,7 +78,7 @@ pub(super) async fn reach(ways: &Ways, findings: &Findings<'_>) -> Option<(Sessi
     match ways.open_in(manner, &mut full).await {
         Ok((session, way)) => {
             let used = way.database.config().clone();
-            if std::ptr::eq(&raw const *way.database.config(), &raw const *config) {
+            if std::ptr::eq(way.database.config(), config) {
                 findings.add(Check::well(Step::Authentication, who(config)));
             } else {
                 findings.add(Check::note(
@@ -266,5 +266,64 @@ pub(super) fn parted(error: &Error) -> (String, String) {
             Some((cause, own)) => (cause.to_owned(), own.to_owned()),
             None => (line, remedy),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::Mark;
+    use super::*;
+    use crate::tls::Shown;
+
+    fn certificate(left: Duration, checked: [bool; 2]) -> Check {
+        tls(&Description {
+            version: "TLS 1.3".to_owned(),
+            shown: Some(Shown {
+                issuer: "CN=an authority".to_owned(),
+                names: vec!["db.example.com".to_owned()],
+                until: SystemTime::now() + left,
+                until_day: "2030-01-01".to_owned(),
+            }),
+            chain_checked: checked[0],
+            name_checked: checked[1],
+        })
+    }
+
+    #[test]
+    fn a_certificate_that_ends_soon_is_a_finding_in_time() {
+        let day = Duration::from_secs(24 * 60 * 60);
+        assert_eq!(certificate(15 * day, [true, true]).mark, Mark::Well);
+        let soon = certificate(13 * day, [true, true]);
+        assert_eq!(soon.mark, Mark::Finding);
+        assert_eq!(soon.remedy.as_deref(), Some("renew it before 2030-01-01"));
+        let unnamed = certificate(15 * day, [true, false]);
+        assert_eq!(unnamed.mark, Mark::Well);
+        assert!(unnamed.text.contains("the name is not looked at"));
+        // That nobody looks is worse than that it ends.
+        let unlooked = certificate(day, [false, false]);
+        assert!(
+            unlooked
+                .remedy
+                .is_some_and(|remedy| remedy.contains("verify-full"))
+        );
+    }
+
+    #[test]
+    fn in_the_clear_is_well_on_this_machine_alone() {
+        for (address, expected) in [
+            ("127.0.0.1:5432", Mark::Well),
+            ("[::1]:5432", Mark::Well),
+            ("10.0.0.1:5432", Mark::Finding),
+        ] {
+            let target = Target::Tcp {
+                address: address.parse().expect("an address"),
+                host: "db".to_owned(),
+                only_ipv6: false,
+                liveness: crate::net::Liveness::of(&tokio_postgres::Config::new()),
+            };
+            assert_eq!(in_the_clear(&target).mark, expected, "{address}");
+        }
     }
 }

@@ -107,7 +107,7 @@ fn by_application(clients: &[&ServerSession]) -> Vec<String> {
     });
     let mut shown: Vec<String> = shown.collect();
     if more > 0 {
-        shown.push(format!("{more} other applications"));
+        shown.push(format!("and {more} more"));
     }
     shown
 }

@@ -28,6 +28,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::net::Socket;
 #[cfg(feature = "doctor")]
 pub(crate) use description::Description;
+#[cfg(all(test, feature = "doctor"))]
+pub(crate) use description::Shown;
 pub(crate) use failure::explain_later;
 use verify::{Check, Policy, Verifier};
 

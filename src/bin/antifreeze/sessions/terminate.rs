@@ -81,10 +81,14 @@ fn consent(count: usize) -> Result<bool, Failure> {
             "nobody can be asked here: give --yes to end them without asking",
         ));
     }
+    let sessions = match count {
+        1 => "this session".to_owned(),
+        many => format!("these {many} sessions"),
+    };
     let mut out = io::stderr().lock();
     let _ = write!(
         out,
-        "end these {count} sessions? what they have open is rolled back [y/N] "
+        "end {sessions}? what is open there is rolled back [y/N] "
     );
     let _ = out.flush();
     let mut answer = String::new();
