@@ -82,6 +82,7 @@ mod error;
 mod host;
 mod invocation;
 mod layer;
+mod limit;
 mod net;
 mod observe;
 mod pool;
@@ -92,7 +93,7 @@ mod wire;
 
 pub use config::{
     ChannelBinding, ClientCertificate, Config, ConfigBuilder, ConnectionLifetime, DirectEndpoint,
-    Endpoint, Path, Pem, RequireAuth, Reset, Roots, TargetSessionAttrs, Tls, TlsMode,
+    Endpoint, LoadShed, Path, Pem, RequireAuth, Reset, Roots, TargetSessionAttrs, Tls, TlsMode,
 };
 pub use database::Database;
 pub use deadline::Deadline;

@@ -72,6 +72,21 @@ pub(crate) fn connecting_again(error: &crate::Error, delay: Duration) {
     tracing::debug!(target: TARGET, %kind, sqlstate, ?delay, "connecting again");
 }
 
+/// The server is full or away: from now on one tries, and the others wait for it.
+pub(crate) fn circuit_opened(kind: crate::ErrorKind) {
+    tracing::warn!(target: TARGET, %kind, "the circuit is open");
+}
+
+/// The server takes connections again.
+pub(crate) fn circuit_closed(elapsed: Duration) {
+    tracing::info!(target: TARGET, ?elapsed, "the circuit is closed");
+}
+
+/// An invocation was turned away.
+pub(crate) fn shed(error: &crate::Error) {
+    tracing::warn!(target: TARGET, %error, "turned away");
+}
+
 /// A kept connection turned out to be dead, or too old, and was replaced.
 pub(crate) fn discarded(process: i32, why: &'static str) {
     tracing::debug!(target: TARGET, process, why, "discarded a kept connection");

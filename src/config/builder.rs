@@ -7,7 +7,8 @@ use serde::de::{self, Deserialize, Deserializer, Visitor};
 
 use super::source::{self, Source};
 use super::{
-    Config, ConnectionLifetime, DirectEndpoint, Endpoint, Environment, Path, Reset, duration,
+    Config, ConnectionLifetime, DirectEndpoint, Endpoint, Environment, LoadShed, Path, Reset,
+    duration,
 };
 use crate::error::Result;
 
@@ -93,6 +94,10 @@ settings! {
     @"time" idle_in_transaction_timeout: Duration,
     /// [`Config::statement_cache`].
     statement_cache: usize,
+    /// [`Config::crowded_at`].
+    crowded_at: u8,
+    /// [`Config::load_shed`].
+    load_shed: LoadShed,
 }
 
 impl ConfigBuilder {
@@ -160,6 +165,8 @@ impl ConfigBuilder {
             self.idle_in_transaction_timeout,
         );
         set(&mut config.statement_cache, self.statement_cache);
+        set(&mut config.crowded_at, self.crowded_at);
+        set(&mut config.load_shed, self.load_shed);
         Ok(config)
     }
 }
@@ -263,7 +270,8 @@ mod tests {
                 "reset": "always", "schema": "public", "jit": true,
                 "max_connections": 4, "max_idle": 2, "max_age": "1h", "max_idle_time": 1.5,
                 "acquire_timeout": "250ms", "connect_timeout": 3, "statement_timeout": "0s",
-                "idle_in_transaction_timeout": "1m", "statement_cache": 7
+                "idle_in_transaction_timeout": "1m", "statement_cache": 7,
+                "crowded_at": 50, "load_shed": "door"
             }"#,
         )
         .expect("fine");
@@ -291,6 +299,7 @@ mod tests {
         assert_eq!(config.statement_timeout, Duration::ZERO);
         assert_eq!(config.idle_in_transaction_timeout, milliseconds(60_000));
         assert_eq!(config.statement_cache, 7);
+        assert_eq!((config.crowded_at, config.load_shed), (50, LoadShed::Door));
     }
 
     #[test]

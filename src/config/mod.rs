@@ -8,6 +8,7 @@ mod environment;
 mod keywords;
 #[cfg(test)]
 mod leaks;
+mod load_shed;
 mod overrides;
 mod parameters;
 mod path;
@@ -29,6 +30,7 @@ use serde::Deserialize;
 pub use builder::ConfigBuilder;
 pub use endpoint::{DirectEndpoint, Endpoint};
 pub(crate) use environment::Environment;
+pub use load_shed::LoadShed;
 pub use path::Path;
 pub use session::TargetSessionAttrs;
 pub use tls::{ChannelBinding, ClientCertificate, Pem, RequireAuth, Roots, Tls, TlsMode};
@@ -128,6 +130,14 @@ pub struct Config {
     /// keeps for each connection, the least recently used out first. Default:
     /// `statement_cache_size` of the URL, or else 100.
     pub statement_cache: usize,
+    /// The part of the server's slots, in percent, above which connections are given back
+    /// at the end of each invocation instead of being kept. Default: 80. It counts on
+    /// [`Path::Direct`] and [`Path::SessionPooler`], where a connection that is kept
+    /// takes a slot.
+    pub crowded_at: u8,
+    /// Who is turned away while the server is full or away. Default:
+    /// [`LoadShed::FirstUse`].
+    pub load_shed: LoadShed,
     /// Time-outs of the server that the operator has set.
     operators: Vec<&'static str>,
 }
@@ -241,6 +251,8 @@ impl Config {
             schema: read.schema,
             jit: false,
             statement_cache: read.statement_cache.unwrap_or(100),
+            crowded_at: 80,
+            load_shed: LoadShed::default(),
             operators: Vec::new(),
         })
     }
@@ -256,6 +268,13 @@ impl Config {
         self.path = path;
         self.lifetime = path.lifetime();
         self
+    }
+
+    /// Whether a connection takes one of the server's slots, so that it is worth asking
+    /// how many are left. Aurora DSQL counts otherwise.
+    pub(crate) fn takes_slots(&self) -> bool {
+        let counted = matches!(self.path, Path::Direct | Path::SessionPooler);
+        counted && !endpoint::host_names(&self.server).any(path::is_dsql)
     }
 
     /// How many connections may stay open between invocations.
@@ -295,6 +314,8 @@ impl fmt::Debug for Config {
             .field("schema", &self.schema)
             .field("jit", &self.jit)
             .field("statement_cache", &self.statement_cache)
+            .field("crowded_at", &self.crowded_at)
+            .field("load_shed", &self.load_shed)
             .finish()
     }
 }

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use super::path::PATHS;
-use super::{Config, ConnectionLifetime, Endpoint, Environment, Path, spelling, startup};
+use super::{Config, ConnectionLifetime, Endpoint, Environment, LoadShed, Path, spelling, startup};
 use crate::error::{Error, Result};
 
 const MAX_CONNECTIONS: &str = "ANTIFREEZE_MAX_CONNECTIONS";
 const LIFETIME: &str = "ANTIFREEZE_LIFETIME";
 pub(super) const ENDPOINT: &str = "ANTIFREEZE_ENDPOINT";
 const PATH: &str = "ANTIFREEZE_PATH";
+const LOAD_SHED: &str = "ANTIFREEZE_LOAD_SHED";
 const CONNECT: &str = "ANTIFREEZE_CONNECT_TIMEOUT";
 const STATEMENT: &str = "ANTIFREEZE_STATEMENT_TIMEOUT";
 const ACQUIRE: &str = "ANTIFREEZE_ACQUIRE_TIMEOUT";
@@ -17,11 +18,12 @@ const IDLE_IN_TRANSACTION: &str = "ANTIFREEZE_IDLE_IN_TRANSACTION_TIMEOUT";
 pub(super) const WARM_UP: &str = "ANTIFREEZE_WARM_UP";
 
 /// All that there are; the last is used by warm-up.
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 10] = [
     MAX_CONNECTIONS,
     LIFETIME,
     ENDPOINT,
     PATH,
+    LOAD_SHED,
     CONNECT,
     STATEMENT,
     ACQUIRE,
@@ -35,6 +37,7 @@ pub(super) struct Overrides {
     pub(super) endpoint: Option<Endpoint>,
     path: Option<Path>,
     lifetime: Option<ConnectionLifetime>,
+    load_shed: Option<LoadShed>,
     max_connections: Option<usize>,
     connect_timeout: Option<Duration>,
     statement_timeout: Option<Duration>,
@@ -49,6 +52,11 @@ impl Overrides {
             ("per-event-loop", ConnectionLifetime::PerEventLoop),
         ];
         let endpoints = [("direct", Endpoint::Direct), ("pooled", Endpoint::Pooled)];
+        let sheds = [
+            ("off", LoadShed::Off),
+            ("first-use", LoadShed::FirstUse),
+            ("door", LoadShed::Door),
+        ];
         let connect_timeout = environment.duration(CONNECT)?;
         if connect_timeout.is_some_and(|timeout| timeout.is_zero()) {
             return Err(Error::configuration(format!(
@@ -61,6 +69,7 @@ impl Overrides {
             endpoint: one_of(environment, ENDPOINT, &endpoints)?,
             path: one_of(environment, PATH, &PATHS)?,
             lifetime: one_of(environment, LIFETIME, &lifetimes)?,
+            load_shed: one_of(environment, LOAD_SHED, &sheds)?,
             max_connections: environment.count(MAX_CONNECTIONS, 1)?,
             connect_timeout,
             statement_timeout: environment.duration(STATEMENT)?,
@@ -75,6 +84,7 @@ impl Overrides {
             config.follow(path);
         }
         set(&mut config.lifetime, self.lifetime);
+        set(&mut config.load_shed, self.load_shed);
         set(&mut config.max_connections, self.max_connections);
         set(&mut config.connect_timeout, self.connect_timeout);
         set(&mut config.statement_timeout, self.statement_timeout);

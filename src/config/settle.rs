@@ -114,6 +114,11 @@ impl Config {
                 "connect_timeout is zero: nothing connects in no time",
             ));
         }
+        if !(1..=100).contains(&self.crowded_at) {
+            return Err(Error::configuration(
+                "crowded_at is a part of the server's slots in percent: 1 to 100",
+            ));
+        }
         self.check_startup()?;
         if self.server.get_hosts().is_empty() && self.server.get_hostaddrs().is_empty() {
             return Err(Error::configuration(
@@ -132,7 +137,7 @@ mod tests {
 
     use super::*;
     use crate::ConnectionLifetime::{self, PerEventLoop, PerInvocation};
-    use crate::TlsMode;
+    use crate::{LoadShed, TlsMode};
 
     const POOLED: (&str, &str) = ("DATABASE_URL", "postgres://pooler.example.com:6432/x");
     const DIRECT: (&str, &str) = ("DIRECT_URL", "postgres://u@db.example.com/x");
@@ -182,6 +187,7 @@ mod tests {
                 POOLED,
                 ("ANTIFREEZE_LIFETIME", "per-invocation"),
                 ("ANTIFREEZE_PATH", "rds-proxy"),
+                ("ANTIFREEZE_LOAD_SHED", "off"),
                 ("ANTIFREEZE_CONNECT_TIMEOUT", "3s"),
                 ("ANTIFREEZE_STATEMENT_TIMEOUT", "0"),
                 ("ANTIFREEZE_ACQUIRE_TIMEOUT", "250ms"),
@@ -192,6 +198,7 @@ mod tests {
         .expect("fine");
         assert_eq!(config.lifetime, PerInvocation);
         assert_eq!(config.path, Path::RdsProxy);
+        assert_eq!(config.load_shed, LoadShed::Off);
         assert_eq!(config.connect_timeout, seconds(3));
         assert_eq!(config.statement_timeout, Duration::ZERO);
         assert_eq!(config.acquire_timeout, Duration::from_millis(250));

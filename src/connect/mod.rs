@@ -68,8 +68,9 @@ impl Connector {
     }
 
     /// Connects and authenticates, within the configured time and at most three
-    /// quarters of what is `left`. What can heal is tried again.
-    pub(crate) async fn open(&self, left: Option<Duration>) -> Result<Opened> {
+    /// quarters of what is `left`. What can heal is tried again, unless it is to be tried
+    /// `once`.
+    pub(crate) async fn open(&self, left: Option<Duration>, once: bool) -> Result<Opened> {
         let time = Time::new(self.config.connect_timeout, left);
         let mut backoff = retry::backoff();
         let mut logins = Logins::new(&self.config);
@@ -82,7 +83,8 @@ impl Connector {
             if let Ok(true) = timeout_at(time.until, logins.renew(&error)).await {
                 continue;
             }
-            let Some(delay) = retry::delay(&error, &time, &mut backoff) else {
+            let delay = retry::delay(&error, &time, &mut backoff).filter(|_| !once);
+            let Some(delay) = delay else {
                 return Err(error);
             };
             observe::connecting_again(&error, delay);

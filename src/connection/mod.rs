@@ -44,11 +44,12 @@ pub(crate) struct Session {
 pub(crate) type Home = OwnedMutexGuard<Client>;
 
 impl Session {
-    /// Connects, and spawns the driver on the current runtime. `on_end` runs when
+    /// Connects, tried again or `once`, and spawns the driver on the current runtime. `on_end` runs when
     /// the driver is done, for whatever reason.
     pub(crate) async fn open(
         connector: &Arc<Connector>,
         left: Option<Duration>,
+        once: bool,
         now: SystemTime,
         on_end: impl FnOnce() + Send + 'static,
     ) -> crate::Result<Arc<Session>> {
@@ -59,7 +60,7 @@ impl Session {
             socket,
             target,
             round_trip,
-        } = connector.open(left).await?;
+        } = connector.open(left, once).await?;
         Ok(Arc::new(Session {
             client: Arc::new(Mutex::new(client)),
             driver: Driver::spawn(connection, wire.clone(), socket.clone(), on_end),

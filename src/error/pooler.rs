@@ -56,6 +56,14 @@ const FEWER_CLIENTS: &str =
 const SHORTER: &str =
     "look for what holds them, such as a long transaction, or give the pooler more of them";
 
+/// The size that a full pooler names: Supavisor's "limited to pool_size: 15".
+pub(super) fn pool_size(message: &str) -> Option<u32> {
+    let (_, after) = message.split_once("limited to pool_size")?;
+    let digits = after.trim_start_matches([':', ' ', '=']);
+    let end = digits.find(|c: char| !c.is_ascii_digit());
+    digits[..end.unwrap_or(digits.len())].parse().ok()
+}
+
 impl Said<'_> {
     /// What PgBouncer, Supavisor, RDS Proxy and Neon's proxy say by words of their own,
     /// mostly under 08P01 and XX000.

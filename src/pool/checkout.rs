@@ -1,14 +1,17 @@
 //! Leasing a connection: a kept one that is still alive, or a new one.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use super::{Idle, Lease, Pool, Pools, lock};
 use crate::connection::{Home, Session};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::limit::Attempt;
 use crate::net::Peek;
 use crate::observe;
 use crate::wire::TransactionStatus;
@@ -20,6 +23,9 @@ const PROBE_AFTER: Duration = Duration::from_secs(60);
 
 /// How long that round trip may take before the connection counts as dead.
 const PROBE_LIMIT: Duration = Duration::from_secs(1);
+
+/// Longer than any invocation, and nothing overflows.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 const NO_ANSWER: &str = "no answer";
 
@@ -53,19 +59,52 @@ impl Pools {
                 }
             }
         };
-        while let Some(idle) = pool.pop() {
-            match examine(&pool, &idle, left).await {
-                Ok(home) => {
-                    let session = idle.session;
-                    return Ok((
-                        Lease {
-                            session,
-                            pool,
-                            permit,
-                        },
-                        home,
-                    ));
+        // With a connection that comes at the very end nobody can do anything.
+        let patience = left.map_or(pool.config().connect_timeout, |left| left / 8 * 7);
+        let end = begin + patience.min(LONGEST);
+        let limits = &self.limits;
+        loop {
+            let mut came_home = pin!(pool.came_home.notified());
+            came_home.as_mut().enable();
+            let left = left.map(|left| left.saturating_sub(begin.elapsed()));
+            if let Some((session, home)) = self.kept(&pool, left).await {
+                return Ok((Lease::new(session, Arc::clone(&pool), permit), home));
+            }
+            // While the server is full, another's connection may come home first.
+            let admit = pin!(limits.breaker.admit(end, limits.sheds()));
+            let attempt = match select(admit, came_home).await {
+                Either::Left((attempt, _)) => attempt.inspect_err(observe::shed)?,
+                Either::Right(_) => continue,
+            };
+            let left = left.map(|left| left.saturating_sub(begin.elapsed()));
+            match self.open(&pool, left, attempt).await {
+                Ok(session) => {
+                    let home = session.home().ok_or_else(Error::invocation_ended)?;
+                    limits.room.ask(&home).await.map(tokio::spawn);
+                    return Ok((Lease::new(session, Arc::clone(&pool), permit), home));
                 }
+                // It is full: whether to wait for the next try, the breaker says.
+                Err(error) if error.kind() == ErrorKind::TooManyConnections => {
+                    let next = limits.breaker.next_try().unwrap_or_default();
+                    if Instant::now() + next >= end {
+                        return Err(error.with_retry_after(next));
+                    }
+                }
+                Err(error) => {
+                    return Err(match limits.breaker.next_try() {
+                        Some(next) => error.with_retry_after(next),
+                        None => error,
+                    });
+                }
+            }
+        }
+    }
+
+    /// A kept connection that is still good.
+    async fn kept(&self, pool: &Arc<Pool>, left: Option<Duration>) -> Option<(Arc<Session>, Home)> {
+        while let Some(idle) = pool.pop() {
+            match examine(pool, &idle, left).await {
+                Ok(home) => return Some((idle.session, home)),
                 Err(why) => {
                     observe::discarded(idle.session.process(), why);
                     // Terminate goes out; nobody needs to wait for the answer.
@@ -76,20 +115,15 @@ impl Pools {
                 }
             }
         }
-        let left = left.map(|left| left.saturating_sub(begin.elapsed()));
-        let session = self.open(&pool, left).await?;
-        let home = session.home().ok_or_else(Error::invocation_ended)?;
-        Ok((
-            Lease {
-                session,
-                pool,
-                permit,
-            },
-            home,
-        ))
+        None
     }
 
-    async fn open(&self, pool: &Arc<Pool>, left: Option<Duration>) -> Result<Arc<Session>> {
+    async fn open(
+        &self,
+        pool: &Arc<Pool>,
+        left: Option<Duration>,
+        attempt: Attempt<'_>,
+    ) -> Result<Arc<Session>> {
         let begin = Instant::now();
         let weak = Arc::downgrade(pool);
         let on_end = move || {
@@ -97,10 +131,22 @@ impl Pools {
                 pool.forget_ended();
             }
         };
-        let session = Session::open(&self.connector, left, pool.clock.now(), on_end).await?;
-        self.note_round_trip(session.round_trip());
-        observe::connected(session.process(), begin.elapsed());
-        Ok(session)
+        let (once, now) = (attempt.probes(), pool.clock.now());
+        match Session::open(&self.connector, left, once, now, on_end).await {
+            Ok(session) => {
+                attempt.succeeded();
+                self.note_round_trip(session.round_trip());
+                observe::connected(session.process(), begin.elapsed());
+                Ok(session)
+            }
+            Err(error) => {
+                if error.kind() == ErrorKind::TooManyConnections {
+                    self.limits.room.note_refusal(error.pool_size());
+                }
+                attempt.failed(&error);
+                Err(error)
+            }
+        }
     }
 
     /// Opens a connection to keep, unless there are as many as fit.
@@ -113,13 +159,16 @@ impl Pools {
         if pool.in_use() + pool.idle() > pool.config().idle_limit() {
             return Ok(());
         }
-        let session = self.open(&pool, left).await?;
+        let limits = &self.limits;
+        let end = Instant::now() + left.unwrap_or(pool.config().connect_timeout).min(LONGEST);
+        let attempt = limits.breaker.admit(end, true).await?;
+        let session = self.open(&pool, left, attempt).await?;
         let home = session.home().ok_or_else(Error::invocation_ended)?;
-        let lease = Lease {
-            session,
-            pool,
-            permit,
-        };
+        // Nobody waits for this connection yet: it may as well be known by then.
+        if let Some(reading) = limits.room.ask(&home).await {
+            let _ = timeout(PROBE_LIMIT, reading).await;
+        }
+        let lease = Lease::new(session, pool, permit);
         if let Some(place) = lease.place() {
             lease.keep(home, place);
         }
@@ -174,8 +223,15 @@ async fn examine(pool: &Pool, idle: &Idle, left: Option<Duration>) -> Result<Hom
     let home = session.home().ok_or("in use")?;
     if pool.clock.since(idle.since) > PROBE_AFTER {
         let limit = left.map_or(PROBE_LIMIT, |left| left.min(PROBE_LIMIT));
-        match timeout(limit, home.check_connection()).await {
-            Ok(Ok(())) => {}
+        let probe = async {
+            // The question after the room is as good as any, and one round trip is paid.
+            match pool.limits.room.ask(&home).await {
+                Some(reading) => reading.await,
+                None => home.check_connection().await.is_ok(),
+            }
+        };
+        match timeout(limit, probe).await {
+            Ok(true) => {}
             _ => return Err(NO_ANSWER),
         }
     }

@@ -12,17 +12,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::{self, Handle};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::connect::Connector;
 use crate::connection::{Home, Session};
+use crate::limit::Limits;
 
 /// The pools of one database, one for each runtime.
 pub(crate) struct Pools {
     connector: Arc<Connector>,
     clock: Arc<dyn Clock>,
+    limits: Arc<Limits>,
     by_runtime: Mutex<HashMap<runtime::Id, Arc<Pool>>>,
     /// The distance to the server in microseconds, as last measured.
     round_trip: AtomicU64,
@@ -32,9 +34,12 @@ pub(crate) struct Pools {
 pub(crate) struct Pool {
     connector: Arc<Connector>,
     clock: Arc<dyn Clock>,
+    limits: Arc<Limits>,
     /// One for each connection that may be leased. Fair: first come, first served.
     permits: Arc<Semaphore>,
     kept: Mutex<Kept>,
+    /// One came to be kept.
+    came_home: Notify,
 }
 
 /// The connections that stay open between invocations.
@@ -66,9 +71,11 @@ pub(crate) struct Lease {
 
 impl Pools {
     pub(crate) fn new(connector: Arc<Connector>, clock: Arc<dyn Clock>) -> Self {
+        let limits = Limits::new(connector.config(), Arc::clone(&clock));
         Pools {
             connector,
             clock,
+            limits: Arc::new(limits),
             by_runtime: Mutex::default(),
             round_trip: AtomicU64::new(0),
         }
@@ -76,6 +83,10 @@ impl Pools {
 
     pub(crate) fn config(&self) -> &Config {
         self.connector.config()
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     pub(crate) fn connector(&self) -> &Connector {
@@ -98,8 +109,10 @@ impl Pools {
         let pool = Arc::new(Pool {
             connector: Arc::clone(&self.connector),
             clock: Arc::clone(&self.clock),
+            limits: Arc::clone(&self.limits),
             permits: Arc::new(Semaphore::new(self.config().max_connections)),
             kept: Mutex::default(),
+            came_home: Notify::new(),
         });
         pools.insert(runtime, Arc::clone(&pool));
         pool
@@ -142,6 +155,14 @@ impl Pool {
 }
 
 impl Lease {
+    fn new(session: Arc<Session>, pool: Arc<Pool>, permit: OwnedSemaphorePermit) -> Self {
+        Lease {
+            session,
+            pool,
+            permit,
+        }
+    }
+
     /// Whether it is driven by the runtime whose pool this is.
     pub(crate) fn belongs_to(&self, pool: &Arc<Pool>) -> bool {
         Arc::ptr_eq(&self.pool, pool)
@@ -150,6 +171,10 @@ impl Lease {
     /// A place for this connection to stay open; `None` if it is to be closed.
     pub(crate) fn place(&self) -> Option<Place> {
         let pool = &self.pool;
+        // Others need the slot more.
+        if pool.limits.room.is_crowded() {
+            return None;
+        }
         let mut kept = lock(&pool.kept);
         let room = kept.idle.len() + kept.reserved < pool.config().idle_limit();
         let young = pool.clock.since(self.session.opened()) < pool.config().max_age;
@@ -177,6 +202,7 @@ impl Lease {
             kept.idle.push(Idle { session, since });
         }
         drop(kept);
+        pool.came_home.notify_waiters();
         drop(permit);
     }
 }

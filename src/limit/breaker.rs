@@ -1,0 +1,288 @@
+//! The circuit breaker: who may try to connect while the server is full or away.
+//!
+//! One rule. While the circuit is open one prober goes on trying, with exponential backoff
+//! and full jitter, and the others wait for what it finds. Who cannot wait for the next
+//! try, because its deadline is nearer than that or the circuit has been open for longer
+//! than it can wait, is told so at once.
+//!
+//! There is no task behind it: a frozen process runs none. The prober is an invocation
+//! that needs a connection itself, and whoever comes first takes its place.
+
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::backoff::Backoff;
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind};
+use crate::observe;
+
+/// So many failed connects in a row open the circuit; one is enough where the server
+/// itself says that it is full.
+const FAILURES: u32 = 3;
+
+/// The ceiling of the first delay.
+const FIRST: Duration = Duration::from_millis(100);
+
+/// The ceiling of any: with full jitter a process asks about once a second.
+const MOST: Duration = Duration::from_secs(2);
+
+/// Decides who may connect, for all of a process.
+#[derive(Debug)]
+pub(crate) struct Breaker {
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+    /// The prober has found something out, or has gone.
+    turn: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Connects in a row that failed.
+    failures: u32,
+    open: Option<Open>,
+    /// Somebody is the prober.
+    probing: bool,
+    /// So many wait for what it finds.
+    waiting: usize,
+}
+
+#[derive(Debug)]
+struct Open {
+    since: SystemTime,
+    next: SystemTime,
+    backoff: Backoff,
+    /// What opened it.
+    kind: ErrorKind,
+}
+
+/// The right to connect once. Dropped without a verdict it says nothing about the server.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct Attempt<'a> {
+    breaker: &'a Breaker,
+    /// It is the one that is waited for.
+    probes: bool,
+}
+
+/// What whoever asks is told.
+enum Told {
+    Connect,
+    /// It is the prober, and this long is to be waited first.
+    Probe(Duration),
+    Wait,
+    Shed(Error),
+}
+
+impl Breaker {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        Breaker {
+            clock,
+            state: Mutex::default(),
+            turn: Notify::new(),
+        }
+    }
+
+    /// Waits for the right to connect, until `end`. With `sheds`, who cannot wait for it
+    /// is told at once.
+    ///
+    /// Cancel-safe: whoever stops waiting leaves his place to the next.
+    pub(crate) async fn admit(&self, end: Instant, sheds: bool) -> Result<Attempt<'_>, Error> {
+        loop {
+            let mut turn = pin!(self.turn.notified());
+            turn.as_mut().enable();
+            let left = end.saturating_duration_since(Instant::now());
+            match self.ask(left, sheds) {
+                Told::Connect => return Ok(self.attempt(false)),
+                Told::Probe(delay) => {
+                    let attempt = self.attempt(true);
+                    sleep(delay).await;
+                    return Ok(attempt);
+                }
+                Told::Shed(error) => return Err(error),
+                Told::Wait => {
+                    let _waiting = Waiting::new(self);
+                    if timeout_at(end, turn).await.is_err() {
+                        return Err(self.shed());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether whoever can wait no longer than `left` would be turned away now.
+    pub(crate) fn sheds(&self, left: Duration) -> Option<Error> {
+        let state = self.state();
+        let open = state.open.as_ref()?;
+        open.sheds(left, self.clock.now(), state.probing)
+            .then(|| open.error(self.clock.now()))
+    }
+
+    /// How long until it is worth asking again; `None` while the circuit is closed.
+    pub(crate) fn next_try(&self) -> Option<Duration> {
+        let state = self.state();
+        let open = state.open.as_ref()?;
+        Some(open.delay(self.clock.now()))
+    }
+
+    /// What has opened the circuit, and how long ago; `None` while it is closed.
+    pub(crate) fn opened_by(&self) -> Option<(ErrorKind, Duration)> {
+        let state = self.state();
+        let open = state.open.as_ref()?;
+        Some((open.kind, self.clock.since(open.since)))
+    }
+
+    fn ask(&self, left: Duration, sheds: bool) -> Told {
+        let mut state = self.state();
+        let probing = state.probing;
+        let Some(open) = &state.open else {
+            return Told::Connect;
+        };
+        let now = self.clock.now();
+        let delay = open.delay(now);
+        // Nobody can do anything with a connection that comes after the end.
+        if left <= delay || (sheds && open.sheds(left, now, probing)) {
+            return Told::Shed(open.error(now));
+        }
+        if probing {
+            return Told::Wait;
+        }
+        state.probing = true;
+        Told::Probe(delay)
+    }
+
+    fn attempt(&self, probes: bool) -> Attempt<'_> {
+        Attempt {
+            breaker: self,
+            probes,
+        }
+    }
+
+    fn shed(&self) -> Error {
+        match &self.state().open {
+            Some(open) => open.error(self.clock.now()),
+            None => Error::shed(ErrorKind::TooManyConnections, Duration::ZERO, FIRST),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    /// At most the longest, in case that the clock was set back.
+    fn delay(&self, now: SystemTime) -> Duration {
+        self.next.duration_since(now).unwrap_or_default().min(MOST)
+    }
+
+    fn sheds(&self, left: Duration, now: SystemTime, probing: bool) -> bool {
+        let open = now.duration_since(self.since).unwrap_or_default();
+        // The first who comes is to try, however long it has been: nobody else will.
+        left <= self.delay(now) || (probing && open > left)
+    }
+
+    fn error(&self, now: SystemTime) -> Error {
+        let open = now.duration_since(self.since).unwrap_or_default();
+        Error::shed(self.kind, open, self.delay(now))
+    }
+}
+
+impl State {
+    /// A connect failed, and that concerns others.
+    fn failed(&mut self, kind: ErrorKind, now: SystemTime, probed: bool) {
+        match &mut self.open {
+            // What was under way when the circuit opened says nothing new.
+            Some(_) if !probed => {}
+            Some(open) => {
+                open.kind = kind;
+                open.next = now + open.backoff.next().unwrap_or(MOST);
+            }
+            None => {
+                self.failures += 1;
+                if kind == ErrorKind::TooManyConnections || self.failures >= FAILURES {
+                    let mut backoff = Backoff::new(FIRST, MOST);
+                    let delay = backoff.next().unwrap_or(FIRST);
+                    self.open = Some(Open {
+                        since: now,
+                        next: now + delay,
+                        backoff,
+                        kind,
+                    });
+                    observe::circuit_opened(kind);
+                }
+            }
+        }
+    }
+
+    /// The server takes connections.
+    fn succeeded(&mut self, now: SystemTime) {
+        self.failures = 0;
+        match &mut self.open {
+            // One after the other, as long as it goes well: all at once might fill it again.
+            Some(open) if self.waiting > 0 => {
+                open.since = now;
+                open.next = now;
+                open.backoff = Backoff::new(FIRST, MOST);
+            }
+            Some(open) => {
+                let elapsed = now.duration_since(open.since).unwrap_or_default();
+                observe::circuit_closed(elapsed);
+                self.open = None;
+            }
+            None => {}
+        }
+    }
+}
+
+impl Attempt<'_> {
+    /// Whether it is made while the circuit is open: it is then to be made once.
+    pub(crate) fn probes(&self) -> bool {
+        self.probes
+    }
+
+    /// A connection was made.
+    pub(crate) fn succeeded(self) {
+        let now = self.breaker.clock.now();
+        self.breaker.state().succeeded(now);
+    }
+
+    /// None was made.
+    pub(crate) fn failed(self, error: &Error) {
+        let now = self.breaker.clock.now();
+        let mut state = self.breaker.state();
+        match error.kind() {
+            kind if kind.is_unavailable() => state.failed(kind, now, self.probes),
+            // It answered, whatever it said: it is neither full nor away.
+            _ => state.succeeded(now),
+        }
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if self.probes {
+            self.breaker.state().probing = false;
+            self.breaker.turn.notify_waiters();
+        }
+    }
+}
+
+/// Somebody who waits for the prober.
+struct Waiting<'a>(&'a Breaker);
+
+impl<'a> Waiting<'a> {
+    fn new(breaker: &'a Breaker) -> Self {
+        breaker.state().waiting += 1;
+        Waiting(breaker)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.state().waiting -= 1;
+    }
+}
