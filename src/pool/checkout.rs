@@ -9,6 +9,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use super::{Idle, Lease, Pool, Pools, lock};
+use crate::connect::heals;
 use crate::connection::{Home, Session};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limit::Attempt;
@@ -83,18 +84,15 @@ impl Pools {
                     limits.room.ask(&home).await.map(tokio::spawn);
                     return Ok((Lease::new(session, Arc::clone(&pool), permit), home));
                 }
-                // It is full: whether to wait for the next try, the breaker says.
-                Err(error) if error.kind() == ErrorKind::TooManyConnections => {
-                    let next = limits.breaker.next_try().unwrap_or_default();
-                    if Instant::now() + next >= end {
+                // The next try is the breaker's, if there is to be one.
+                Err(error) => {
+                    let Some(next) = limits.breaker.next_try() else {
+                        return Err(error);
+                    };
+                    let worth = worth_waiting(&error, begin, end);
+                    if worth.is_none_or(|until| Instant::now() + next >= until) {
                         return Err(error.with_retry_after(next));
                     }
-                }
-                Err(error) => {
-                    return Err(match limits.breaker.next_try() {
-                        Some(next) => error.with_retry_after(next),
-                        None => error,
-                    });
                 }
             }
         }
@@ -195,6 +193,16 @@ impl Pool {
             observe::discarded(idle.session.process(), NO_ANSWER);
             idle.session.end();
         }
+    }
+}
+
+/// Until when to wait for the server, if that makes sense: a slot comes free within any
+/// time, and who is starting has said so; for what may heal a quarter of the time is
+/// enough, since who can do without the database wants to know soon.
+fn worth_waiting(error: &Error, begin: Instant, end: Instant) -> Option<Instant> {
+    match error.kind() {
+        ErrorKind::TooManyConnections | ErrorKind::ServerStarting => Some(end),
+        _ => heals(error).then(|| begin + (end - begin) / 4),
     }
 }
 

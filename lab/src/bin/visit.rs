@@ -1,0 +1,35 @@
+//! A function of which a fleet runs: each request is one visit, stored, and some work of
+//! the server's.
+//!
+//! | variable | meaning |
+//! | --- | --- |
+//! | `DATABASE_URL` | the database, with the table `visits (at timestamptz)` |
+//! | `WORK_MS` | how long the server works on each (default 50) |
+
+use antifreeze::{Database, DatabaseLayer};
+use bytes::Bytes;
+use lambda_http::{Body, Error, Request, Response, tower::ServiceBuilder};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    let layer = DatabaseLayer::new(Database::from_env()?);
+    let service = ServiceBuilder::new().layer(layer).service_fn(visit);
+    lambda_http::run(service).await
+}
+
+async fn visit(_: Request) -> Result<Response<Body>, Error> {
+    Ok(match store().await {
+        Ok(visits) => Response::new(Body::Text(visits.to_string())),
+        Err(error) => Response::<Bytes>::from(&error).map(|body| Body::Binary(body.into())),
+    })
+}
+
+async fn store() -> Result<i64, antifreeze::Error> {
+    let work = std::env::var("WORK_MS").ok();
+    let work: f64 = work.and_then(|work| work.parse().ok()).unwrap_or(50.0);
+    let connection = antifreeze::connection().await?;
+    let sql = "with stored as (insert into visits values (now()) returning at) \
+               select count(at) from stored, pg_sleep($1)";
+    let row = connection.query_one(sql, &[&(work / 1_000.0)]).await?;
+    Ok(row.get(0))
+}
