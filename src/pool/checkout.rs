@@ -17,11 +17,6 @@ use crate::net::Peek;
 use crate::observe;
 use crate::wire::TransactionStatus;
 
-/// Idle for longer than this, a connection may have been forgotten by something
-/// in between that never sent a FIN (NAT gateways and connection tracking do that
-/// after 350 s): only a round trip can tell.
-const PROBE_AFTER: Duration = Duration::from_secs(60);
-
 /// How long that round trip may take before the connection counts as dead.
 const PROBE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -184,7 +179,7 @@ impl Pool {
     /// as long: asking each would take its time.
     fn discard_forgotten(&self) {
         let mut kept = lock(&self.kept);
-        let fresh = |idle: &Idle| self.clock.since(idle.since) <= PROBE_AFTER;
+        let fresh = |idle: &Idle| self.clock.since(idle.since) <= self.config().probe_after;
         let (fresh, forgotten) = std::mem::take(&mut kept.idle).into_iter().partition(fresh);
         kept.idle = fresh;
         drop(kept);
@@ -229,7 +224,7 @@ async fn examine(pool: &Pool, idle: &Idle, left: Option<Duration>) -> Result<Hom
         return Err("not at rest");
     }
     let home = session.home().ok_or("in use")?;
-    if pool.clock.since(idle.since) > PROBE_AFTER {
+    if pool.clock.since(idle.since) > pool.config().probe_after {
         let limit = left.map_or(PROBE_LIMIT, |left| left.min(PROBE_LIMIT));
         let probe = async {
             // The question after the room is as good as any, and one round trip is paid.
@@ -248,6 +243,9 @@ async fn examine(pool: &Pool, idle: &Idle, left: Option<Duration>) -> Result<Hom
 
 #[cfg(test)]
 mod tests {
+    /// By default.
+    const PROBE_AFTER: Duration = Duration::from_secs(60);
+
     use lab::postgres::Postgres;
     use lab::relay::Relay;
 

@@ -5,14 +5,21 @@
 //! | --- | --- |
 //! | `DATABASE_URL` | the database, with the table `visits (at timestamptz)` |
 //! | `WORK_MS` | how long the server works on each (default 50) |
+//! | `PROBE_AFTER_MS` | `Config::probe_after` |
 
-use antifreeze::{Database, DatabaseLayer};
+use std::time::Duration;
+
+use antifreeze::{Config, Database, DatabaseLayer};
 use bytes::Bytes;
 use lambda_http::{Body, Error, Request, Response, tower::ServiceBuilder};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let layer = DatabaseLayer::new(Database::from_env()?);
+    let mut config = Config::from_env()?;
+    if let Some(after) = milliseconds("PROBE_AFTER_MS") {
+        config.probe_after = after;
+    }
+    let layer = DatabaseLayer::new(Database::new(config)?);
     let service = ServiceBuilder::new().layer(layer).service_fn(visit);
     lambda_http::run(service).await
 }
@@ -25,11 +32,15 @@ async fn visit(_: Request) -> Result<Response<Body>, Error> {
 }
 
 async fn store() -> Result<i64, antifreeze::Error> {
-    let work = std::env::var("WORK_MS").ok();
-    let work: f64 = work.and_then(|work| work.parse().ok()).unwrap_or(50.0);
+    let work = milliseconds("WORK_MS").unwrap_or(Duration::from_millis(50));
     let connection = antifreeze::connection().await?;
     let sql = "with stored as (insert into visits values (now()) returning at) \
                select count(at) from stored, pg_sleep($1)";
-    let row = connection.query_one(sql, &[&(work / 1_000.0)]).await?;
+    let row = connection.query_one(sql, &[&work.as_secs_f64()]).await?;
     Ok(row.get(0))
+}
+
+fn milliseconds(name: &str) -> Option<Duration> {
+    let text = std::env::var(name).ok()?;
+    text.parse().ok().map(Duration::from_millis)
 }
