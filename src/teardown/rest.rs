@@ -73,8 +73,8 @@ pub(crate) async fn rest(
             };
         }
         (true, false) => "ROLLBACK".to_owned(),
-        (false, true) => RESET.to_owned(),
-        (true, true) => format!("ROLLBACK; {RESET}"),
+        (false, true) => format!("{RESET}{}", session.backstops_again()),
+        (true, true) => format!("ROLLBACK; {RESET}{}", session.backstops_again()),
     };
     let sent = timeout(budget.step(), home.batch_execute(&statements)).await;
     let snapshot = session.pump();
