@@ -84,7 +84,8 @@ impl Inner {
         let (began, before) = (Instant::now(), session.wire().round_trips());
         let config = self.database.config();
         let budget = self.budget();
-        let rested = rest(&session, Some(home), true, config, &budget).await;
+        let room = &self.database.pools().limits().room;
+        let rested = rest(&session, Some(home), true, config, room, &budget).await;
         let round_trips = session.wire().round_trips() - before;
         let kept = rested.home.is_some();
         let mut state = self.state();

@@ -28,6 +28,8 @@ pin_project! {
     enum Kind<F: Future> {
         // A layer around this one has made the invocation.
         Joined { #[pin] inner: F },
+        // It was turned away.
+        Refused { error: Option<Error> },
         Ours { #[pin] run: Run<F, Settings> },
     }
 }
@@ -39,6 +41,13 @@ where
     pub(crate) fn joined(inner: F) -> Self {
         ResponseFuture {
             kind: Kind::Joined { inner },
+        }
+    }
+
+    /// Answers that it was turned away, without a call.
+    pub(crate) fn refused(error: Error) -> Self {
+        ResponseFuture {
+            kind: Kind::Refused { error: Some(error) },
         }
     }
 
@@ -67,6 +76,12 @@ where
             KindProjection::Joined { inner } => {
                 let response = ready!(inner.poll(cx));
                 Poll::Ready(response.map(|response| response.map(Body::whole)))
+            }
+            KindProjection::Refused { error } => {
+                let error = error
+                    .take()
+                    .expect("a future is not polled once it is done");
+                Poll::Ready(Ok(problem::of(&error).map(Body::ours)))
             }
             KindProjection::Ours { mut run } => {
                 let (ended, finished) = ready!(run.as_mut().poll(cx));

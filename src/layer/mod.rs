@@ -19,6 +19,7 @@ pub use service::DatabaseService;
 
 use crate::database::Database;
 use crate::deadline::Deadline;
+use crate::error::Result;
 use crate::invocation::Invocation;
 
 /// Makes every call of a service an [`Invocation`]: when its response leaves, every
@@ -104,13 +105,17 @@ impl Settings {
     }
 
     /// Begins an invocation that may take until `deadline`, and no longer than
-    /// configured.
-    pub(crate) fn begin(&self, deadline: Deadline, request_id: &str) -> Invocation {
+    /// configured. Fails if it is turned away at the door.
+    pub(crate) fn begin(&self, deadline: Deadline, request_id: &str) -> Result<Invocation> {
         let deadline = match self.max_duration {
             Some(max_duration) => deadline.capped(max_duration),
             None => deadline,
         };
-        Invocation::new(self.database.clone(), deadline, request_id)
+        let invocation = Invocation::new(self.database.clone(), deadline, request_id);
+        match invocation.turned_away() {
+            Some(error) => Err(error),
+            None => Ok(invocation),
+        }
     }
 }
 

@@ -49,7 +49,10 @@ where
             return ResponseFuture::joined(self.inner.call(request));
         }
         let (deadline, id) = arrival::of(request.extensions(), request.headers());
-        let invocation = self.settings.begin(deadline, &id);
+        let invocation = match self.settings.begin(deadline, &id) {
+            Ok(invocation) => invocation,
+            Err(error) => return ResponseFuture::refused(error),
+        };
         request.extensions_mut().insert(invocation.clone());
         let inner = &mut self.inner;
         ResponseFuture::new(invocation, self.settings.clone(), || inner.call(request))

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use breaker::{Attempt, Breaker};
-pub(crate) use reading::{Reading, Slots};
 pub(crate) use room::Room;
 
 use crate::clock::Clock;
@@ -42,12 +41,8 @@ impl Limits {
         self.load_shed != LoadShed::Off
     }
 
-    /// Why an invocation that can wait for `left` had better not begin, where that is
-    /// asked for.
+    /// Why an invocation that can wait for `left` had better not begin.
     pub(crate) fn at_the_door(&self, left: Duration) -> Option<Error> {
-        if self.load_shed != LoadShed::Door {
-            return None;
-        }
         let full = || {
             let why = ErrorKind::TooManyConnections;
             let full = self.room.is_full() && self.breaker.next_try().is_none();

@@ -2,9 +2,8 @@
 
 use std::time::SystemTime;
 
-use tokio_postgres::{Client, Error, SimpleQueryMessage, SimpleQueryRow};
-
 use futures_util::TryStreamExt;
+use tokio_postgres::{Client, Error, SimpleQueryMessage, SimpleQueryRow};
 
 /// Slots of the server, and how many are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,5 +116,34 @@ impl Slots {
     /// Whether more than `percent` of them are taken.
     pub(crate) fn is_above(&self, percent: u8) -> bool {
         u64::from(self.used) * 100 > u64::from(self.limit) * u64::from(percent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(figures: [i64; 6]) -> Reading {
+        Reading::new(SystemTime::UNIX_EPOCH, figures)
+    }
+
+    #[test]
+    fn the_slots_that_run_out_first_count() {
+        let slots = |limit, used| Slots { limit, used };
+        assert_eq!(reading([97, 10, -1, 3, -1, 5]).tightest(), slots(97, 10));
+        assert_eq!(reading([97, 10, 4, 3, -1, 5]).tightest(), slots(4, 3));
+        assert_eq!(reading([97, 10, 40, 3, 6, 5]).tightest(), slots(6, 5));
+        assert_eq!(reading([97, 97, 4, 3, 6, 5]).tightest(), slots(97, 97));
+        // A limit of none at all is one.
+        assert_eq!(reading([97, 10, 0, 3, -1, 5]).tightest(), slots(0, 3));
+    }
+
+    #[test]
+    fn the_mark_is_exact() {
+        let slots = |limit, used| Slots { limit, used };
+        assert!(!slots(10, 8).is_above(80) && slots(10, 9).is_above(80));
+        assert!(!slots(22, 17).is_above(80) && slots(22, 18).is_above(80));
+        assert!(!slots(0, 0).is_above(80) && slots(0, 1).is_above(80));
+        assert_eq!(slots(3, 5).free(), 0);
     }
 }

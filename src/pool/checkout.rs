@@ -314,7 +314,7 @@ mod tests {
         kept.clock.advance(PROBE_AFTER * 2);
         kept.relay.stall();
         let error = kept.lease().await.expect_err("nobody answers");
-        assert_eq!(error.kind(), crate::ErrorKind::ConnectTimeout, "{error}");
+        assert_eq!(error.kind(), ErrorKind::ConnectTimeout, "{error}");
         kept.relay.resume();
         assert_ne!(kept.lease().await.expect("another"), kept.process);
     }

@@ -15,10 +15,12 @@ use tokio::runtime::{self, Handle};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, LoadShed};
 use crate::connect::Connector;
 use crate::connection::{Home, Session};
+use crate::error::Error;
 use crate::limit::Limits;
+use crate::observe;
 
 /// The pools of one database, one for each runtime.
 pub(crate) struct Pools {
@@ -87,6 +89,18 @@ impl Pools {
 
     pub(crate) fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// Why an invocation that has so much time left is turned away, if it is: a connection
+    /// that is kept serves it whatever the server is like.
+    pub(crate) fn at_the_door(self: &Arc<Self>, left: Option<Duration>) -> Option<Error> {
+        if self.config().load_shed != LoadShed::Door || self.here().idle() > 0 {
+            return None;
+        }
+        let left = left.unwrap_or(self.config().connect_timeout);
+        let error = self.limits.at_the_door(left)?;
+        observe::shed(&error);
+        Some(error)
     }
 
     pub(crate) fn connector(&self) -> &Connector {

@@ -5,12 +5,15 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 
+use futures_util::future::join;
 use tokio::time::timeout;
 
 use super::{Budget, Outcome, Step};
 use crate::config::{Config, Path, Reset};
 use crate::connection::{Home, Session};
+use crate::limit::Room;
 use crate::wire::{Snapshot, TransactionStatus};
 
 /// What removes session state. Not `DISCARD ALL`: it would deallocate the
@@ -45,6 +48,7 @@ pub(crate) async fn rest(
     home: Option<Home>,
     keep: bool,
     config: &Config,
+    room: &Arc<Room>,
     budget: &Budget,
 ) -> Rested {
     let mut outcome = Outcome::default();
@@ -76,7 +80,16 @@ pub(crate) async fn rest(
         (false, true) => format!("{RESET}{}", session.backstops_again()),
         (true, true) => format!("ROLLBACK; {RESET}{}", session.backstops_again()),
     };
-    let sent = timeout(budget.step(), home.batch_execute(&statements)).await;
+    let work = async {
+        // A round trip is being paid: the room on the server can be asked for under it.
+        let reading = async {
+            if let Some(reading) = room.ask(&home).await {
+                reading.await;
+            }
+        };
+        join(home.batch_execute(&statements), reading).await.0
+    };
+    let sent = timeout(budget.step(), work).await;
     let snapshot = session.pump();
     if !matches!(sent, Ok(Ok(()))) || !is_outside_transaction(&snapshot) {
         return close(session, outcome, budget).await;
