@@ -102,7 +102,11 @@ impl Stopped {
             .env("DATABASE_URL", &database.url)
             .env("MAX_CONNECTIONS", 1);
         for (at, variable) in VARIABLES.into_iter().enumerate() {
-            let time = if at == timeout { TIMEOUT } else { Duration::ZERO };
+            let time = if at == timeout {
+                TIMEOUT
+            } else {
+                Duration::ZERO
+            };
             builder = builder.env(variable, time.as_secs());
         }
         let function = builder.start().await.expect("a function");
@@ -115,7 +119,8 @@ impl Stopped {
         let until = Instant::now() + PLENTY;
         let pid = loop {
             if let Some([pid, state_now, waits]) = look(&database).await {
-                if [state_now.as_str(), waits.as_str()] == state.seen {
+                let staying = state.ending == "slow_statement" || said(&function, "staying");
+                if staying && [state_now.as_str(), waits.as_str()] == state.seen {
                     break pid;
                 }
             }
@@ -145,6 +150,13 @@ impl Stopped {
             None => Ended,
         }
     }
+}
+
+fn said(function: &Function, what: &str) -> bool {
+    let environments = function.environments();
+    environments
+        .iter()
+        .any(|environment| environment.log().contains(what))
 }
 
 /// The one session of the function's: its process, state, and what it waits for.
@@ -187,7 +199,12 @@ async fn each_alone(installation: Installation) {
         sleep((TIMEOUT * 2).saturating_sub(last.elapsed())).await;
         for stopped in &stopped {
             let found = stopped.now().await;
-            assert_eq!(found, expected(stopped), "{variable}: {}", stopped.state.ending);
+            assert_eq!(
+                found,
+                expected(stopped),
+                "{variable}: {}",
+                stopped.state.ending
+            );
         }
     }
 }

@@ -289,6 +289,8 @@ mod tests {
         async fn lease(&self) -> Result<i32> {
             let (lease, home) = self.pools.checkout(Some(PROBE_LIMIT * 3 / 2), None).await?;
             let process = lease.session.process();
+            // As teardown does, before it gives one back.
+            lease.session.settled().await;
             let place = lease.place().expect("there is room");
             lease.keep(home, place);
             Ok(process)

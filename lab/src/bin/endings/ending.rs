@@ -208,6 +208,7 @@ pub async fn end(ending: &str, told: &str) -> Result<Value, BoxError> {
     }
     if told == "stay" {
         // What is left is left as it is, and the handler goes on for ever.
+        println!("staying");
         pending::<()>().await;
     }
     Ok(json!("ended"))
