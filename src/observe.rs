@@ -103,6 +103,11 @@ pub(crate) fn discarded(process: i32, why: &'static str) {
     tracing::debug!(target: TARGET, process, why, "discarded a kept connection");
 }
 
+/// Every connection was closed, or all that are idle.
+pub(crate) fn closed(closed: usize, acknowledged: usize, interrupted: usize, elapsed: Duration) {
+    tracing::info!(target: TARGET, closed, acknowledged, interrupted, ?elapsed, "closed");
+}
+
 /// What teardown did to one connection.
 pub(crate) fn torn_down(
     request_id: &str,

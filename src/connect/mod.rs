@@ -194,6 +194,15 @@ impl Connector {
         })
     }
 
+    /// Forgets what was fetched or negotiated: secrets, tokens, TLS sessions.
+    #[cfg(feature = "lambda")]
+    pub(crate) fn forget(&self) {
+        self.tls.forget();
+        if let Some(credentials) = &self.config.credentials {
+            credentials.forget();
+        }
+    }
+
     /// Has what an administrator can do reported, once.
     pub(crate) fn report_backstops(&self, report: impl FnOnce(&str)) {
         self.refused.call_once(|| report(&self.config.alter_role()));

@@ -212,6 +212,11 @@ struct Kept {
 }
 
 impl Tokens {
+    fn forget(&self) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.clear();
+    }
+
     /// Who asks while another signs waits the microseconds that it takes, and gets the
     /// same.
     fn token(&self, attempt: &Attempt, subject: &Subject<'_>) -> Result<Login> {
@@ -255,11 +260,19 @@ impl Credentials for RdsToken {
     fn login<'a>(&'a self, attempt: &'a Attempt) -> LoginFuture<'a> {
         Box::pin(ready(self.token(attempt).map_err(Into::into)))
     }
+
+    fn forget(&self) {
+        self.tokens.forget();
+    }
 }
 
 impl Credentials for DsqlToken {
     fn login<'a>(&'a self, attempt: &'a Attempt) -> LoginFuture<'a> {
         Box::pin(ready(self.token(attempt).map_err(Into::into)))
+    }
+
+    fn forget(&self) {
+        self.tokens.forget();
     }
 }
 

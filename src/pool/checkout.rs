@@ -158,6 +158,9 @@ impl Pools {
     /// Opens a connection to keep, unless there are as many as fit.
     pub(crate) async fn open_idle(self: &Arc<Self>, left: Option<Duration>) -> Result<()> {
         let pool = self.here();
+        if pool.shut.is_shut() {
+            return Ok(());
+        }
         let Ok(permit) = Arc::clone(&pool.permits).try_acquire_owned() else {
             return Ok(());
         };
