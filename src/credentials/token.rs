@@ -342,6 +342,16 @@ mod tests {
         dsql.keys(keys)
     }
 
+    #[test]
+    fn what_is_forgotten_is_not_kept() {
+        let (token, _) = rds(1_724_709_600, AwsKeys::new("akid", "secret"));
+        token.token(&attempt(RDS, 3306, "peccy")).expect("a token");
+        let kept = || token.tokens.kept.lock().expect("no panic").len();
+        assert_eq!(kept(), 1);
+        token.forget();
+        assert_eq!(kept(), 0);
+    }
+
     /// `signing_works` in `aws-sdk-rds` (Rust, `src/auth_token.rs`), and
     /// `test_generate_db_auth_token` of botocore (`tests/unit/test_signers.py`).
     #[test]
