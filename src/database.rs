@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use std::sync::{Arc, OnceLock};
 
 use crate::clock;
+use crate::close::Close;
 use crate::config::{Config, Environment};
 use crate::connect::Connector;
 use crate::deadline::Deadline;
@@ -96,6 +97,13 @@ impl Database {
     /// otherwise wait for. Await it; [`WarmUp`] says what it does.
     pub fn warm_up(&self) -> WarmUp {
         WarmUp::new(self.clone())
+    }
+
+    /// Closes every connection, and waits for the server's word that each has ended. Await
+    /// it at the end of the process; [`Close`] says what it does, and
+    /// [`shutdown`](crate::shutdown) has a line for each host.
+    pub fn close(&self) -> Close {
+        Close::new(self.clone())
     }
 
     /// Leases a connection for the current invocation of this database:

@@ -47,6 +47,7 @@
 //! | the same without a host: tests, jobs, `main` | [`Database::invocation`] |
 //! | settings, and whether connections outlive an invocation | [`Config`], [`ConnectionLifetime`] |
 //! | passwords that rotate, tokens | [`credentials`] |
+//! | the end of the process, SnapStart | [`shutdown`], [`Database::close`] |
 //! | what happened | [`Teardown`], [`Database::on_teardown`], `tracing` events with the target `antifreeze` |
 //!
 //! # Tasks and blocking work
@@ -72,6 +73,7 @@
 
 mod backoff;
 mod clock;
+mod close;
 mod config;
 mod connect;
 mod connection;
@@ -86,6 +88,7 @@ mod limit;
 mod net;
 mod observe;
 mod pool;
+mod random;
 mod teardown;
 mod tls;
 mod warm_up;
@@ -110,6 +113,33 @@ pub use layer::{Body, DatabaseLayer, DatabaseService, ResponseFuture};
 pub use teardown::{Outcome, Step, Teardown};
 pub use warm_up::{WarmUp, WarmedUp};
 pub use wire::TransactionStatus;
+
+/// The end of a process: every connection is closed, and the server has heard it.
+///
+/// One line for each host, before the function starts to serve:
+///
+/// | host | line |
+/// | --- | --- |
+/// | Lambda | `antifreeze::shutdown::on_lambda(&database).await?` (feature `lambda`) |
+/// | Vercel | `antifreeze::shutdown::around(&database, run(service)).await` |
+/// | a plain server | `.with_graceful_shutdown(antifreeze::shutdown::signal(&database))` |
+/// | Lambda with SnapStart | `.register_snapstart_resource(antifreeze::shutdown::snapstart(&database))` (feature `lambda`) |
+/// | anything else | `database.close().await` |
+///
+/// ```
+/// # async fn main_() -> Result<(), antifreeze::Error> {
+/// let database = antifreeze::Database::from_env()?;
+/// // ... and at the end:
+/// let closed = database.close().await;
+/// assert_eq!(closed.acknowledged, closed.closed);
+/// # Ok(())
+/// # }
+/// ```
+pub mod shutdown {
+    pub use crate::close::{Close, Closed, around, signal};
+    #[cfg(feature = "lambda")]
+    pub use crate::host::lambda::{on_lambda, snapstart};
+}
 
 /// What the fuzz targets need.
 #[cfg(fuzzing)]

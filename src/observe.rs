@@ -30,6 +30,17 @@ pub(crate) fn without_effect(variables: &str, why: &str) {
     tracing::warn!(target: TARGET, variables, why, "a variable has no effect");
 }
 
+/// Nothing ends what is left behind on this path but what its roles are told.
+pub(crate) fn backstops_elsewhere(path: &'static str, run: &str) {
+    tracing::info!(target: TARGET, path, run, "the server's time-outs have to be set for the role");
+}
+
+/// The server was to be told its time-outs, and does not take them.
+pub(crate) fn backstops_refused(error: &DbError, run: &str) {
+    let sqlstate = error.code().code();
+    tracing::warn!(target: TARGET, sqlstate, run, "the server's time-outs have to be set for the role");
+}
+
 /// The server sent a notice.
 pub(crate) fn notice(notice: &DbError) {
     tracing::debug!(
@@ -90,6 +101,11 @@ pub(crate) fn shed(error: &crate::Error) {
 /// A kept connection turned out to be dead, or too old, and was replaced.
 pub(crate) fn discarded(process: i32, why: &'static str) {
     tracing::debug!(target: TARGET, process, why, "discarded a kept connection");
+}
+
+/// Every connection was closed, or all that are idle.
+pub(crate) fn closed(closed: usize, acknowledged: usize, interrupted: usize, elapsed: Duration) {
+    tracing::info!(target: TARGET, closed, acknowledged, interrupted, ?elapsed, "closed");
 }
 
 /// What teardown did to one connection.

@@ -139,8 +139,8 @@ async fn the_connection_was_reset() {
 /// `idle_session_timeout`, which frees what a frozen process holds.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_has_ended_it_by_its_own_limit() {
-    let options = ("PGOPTIONS", "-c idle_session_timeout=1s");
-    let thaw = Thaw::frozen(&[options]).await;
+    let limit = ("ANTIFREEZE_IDLE_SESSION_TIMEOUT", "1s");
+    let thaw = Thaw::frozen(&[limit]).await;
     thaw.gone().await;
     let paid = thaw.visit().await;
     println!("ended by idle_session_timeout: {paid:?}");

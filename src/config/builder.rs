@@ -94,6 +94,12 @@ settings! {
     @"time" statement_timeout: Duration,
     /// [`Config::idle_in_transaction_timeout`].
     @"time" idle_in_transaction_timeout: Duration,
+    /// [`Config::transaction_timeout`].
+    @"time" transaction_timeout: Duration,
+    /// [`Config::idle_session_timeout`].
+    @"time" idle_session_timeout: Duration,
+    /// [`Config::function_timeout`].
+    @"time" function_timeout: Duration,
     /// [`Config::statement_cache`].
     statement_cache: usize,
     /// [`Config::crowded_at`].
@@ -167,6 +173,9 @@ impl ConfigBuilder {
             &mut config.idle_in_transaction_timeout,
             self.idle_in_transaction_timeout,
         );
+        set(&mut config.transaction_timeout, self.transaction_timeout);
+        set(&mut config.idle_session_timeout, self.idle_session_timeout);
+        config.function_timeout = self.function_timeout.or(config.function_timeout);
         set(&mut config.statement_cache, self.statement_cache);
         set(&mut config.crowded_at, self.crowded_at);
         set(&mut config.load_shed, self.load_shed);
@@ -273,7 +282,8 @@ mod tests {
                 "reset": "always", "schema": "public", "jit": true,
                 "max_connections": 4, "max_idle": 2, "max_age": "1h", "max_idle_time": 1.5,
                 "probe_after": "5s", "acquire_timeout": "250ms", "connect_timeout": 3, "statement_timeout": "0s",
-                "idle_in_transaction_timeout": "1m", "statement_cache": 7,
+                "idle_in_transaction_timeout": "1m", "transaction_timeout": 20,
+                "idle_session_timeout": "5m", "function_timeout": "10s", "statement_cache": 7,
                 "crowded_at": 50, "load_shed": "door"
             }"#,
         )
@@ -302,6 +312,9 @@ mod tests {
         assert_eq!(config.connect_timeout, milliseconds(3_000));
         assert_eq!(config.statement_timeout, Duration::ZERO);
         assert_eq!(config.idle_in_transaction_timeout, milliseconds(60_000));
+        assert_eq!(config.transaction_timeout, milliseconds(20_000));
+        assert_eq!(config.idle_session_timeout, milliseconds(300_000));
+        assert_eq!(config.function_timeout, Some(milliseconds(10_000)));
         assert_eq!(config.statement_cache, 7);
         assert_eq!((config.crowded_at, config.load_shed), (50, LoadShed::Door));
     }

@@ -1,6 +1,7 @@
 //! How a database is reached and how its connections are kept.
 
 mod application;
+mod backstops;
 mod builder;
 mod duration;
 mod endpoint;
@@ -27,6 +28,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+pub(crate) use backstops::Backstop;
 pub use builder::ConfigBuilder;
 pub use endpoint::{DirectEndpoint, Endpoint};
 pub(crate) use environment::Environment;
@@ -123,6 +125,20 @@ pub struct Config {
     /// teardown could: the process was killed, the network is gone. Default: 60 s.
     /// Zero: the server's own. Sent as `statement_timeout` is.
     pub idle_in_transaction_timeout: Duration,
+    /// The server's `transaction_timeout` (PostgreSQL 17 and newer): a transaction that
+    /// takes longer ends with its session. Default: 15 minutes, the longest that Lambda runs
+    /// a function. Zero: the server's own. Sent on [`Path::Direct`] alone.
+    pub transaction_timeout: Duration,
+    /// The server's `idle_session_timeout` (PostgreSQL 14 and newer): a session that was not
+    /// used for so long is ended, as those that frozen processes hold; it is found to be dead
+    /// when it is next asked for, without a round trip. Default: 15 minutes. Zero: the
+    /// server's own. Sent on [`Path::Direct`] alone, and never to a pooler.
+    pub idle_session_timeout: Duration,
+    /// How long a call of the function may take, where nobody else says so yet, as while the
+    /// function starts: the server's time-outs are lowered to it, but to no less than 1 s,
+    /// and `idle_session_timeout` not at all. Within an invocation its own time counts, if
+    /// that is shorter. Default: `None`, not known.
+    pub function_timeout: Option<Duration>,
     /// The schema that is looked in, instead of the server's `search_path`. Default:
     /// `schema` of the URL, or else `None`. It is sent on [`Path::Direct`] alone; behind a
     /// pooler any but `public` is an error.
@@ -252,8 +268,11 @@ impl Config {
             probe_after: seconds(60),
             acquire_timeout: read.acquire_timeout.unwrap_or(seconds(5)),
             connect_timeout: read.connect_timeout.unwrap_or(seconds(10)),
-            statement_timeout: startup::STATEMENT_TIMEOUT,
-            idle_in_transaction_timeout: startup::IDLE_IN_TRANSACTION_TIMEOUT,
+            statement_timeout: backstops::STATEMENT_TIMEOUT,
+            idle_in_transaction_timeout: backstops::IDLE_IN_TRANSACTION_TIMEOUT,
+            transaction_timeout: backstops::TRANSACTION_TIMEOUT,
+            idle_session_timeout: backstops::IDLE_SESSION_TIMEOUT,
+            function_timeout: None,
             schema: read.schema,
             jit: false,
             statement_cache: read.statement_cache.unwrap_or(100),
@@ -280,7 +299,7 @@ impl Config {
     /// how many are left. Aurora DSQL counts otherwise.
     pub(crate) fn takes_slots(&self) -> bool {
         let counted = matches!(self.path, Path::Direct | Path::SessionPooler);
-        counted && !endpoint::host_names(&self.server).any(path::is_dsql)
+        counted && !self.is_dsql()
     }
 
     /// How many connections may stay open between invocations.
@@ -318,6 +337,9 @@ impl fmt::Debug for Config {
                 "idle_in_transaction_timeout",
                 &self.idle_in_transaction_timeout,
             )
+            .field("transaction_timeout", &self.transaction_timeout)
+            .field("idle_session_timeout", &self.idle_session_timeout)
+            .field("function_timeout", &self.function_timeout)
             .field("schema", &self.schema)
             .field("jit", &self.jit)
             .field("statement_cache", &self.statement_cache)

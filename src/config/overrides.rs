@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::path::PATHS;
-use super::{Config, ConnectionLifetime, Endpoint, Environment, LoadShed, Path, spelling, startup};
+use super::{
+    Config, ConnectionLifetime, Endpoint, Environment, LoadShed, Path, backstops, spelling,
+};
 use crate::error::{Error, Result};
 
 const MAX_CONNECTIONS: &str = "ANTIFREEZE_MAX_CONNECTIONS";
@@ -15,10 +17,13 @@ const CONNECT: &str = "ANTIFREEZE_CONNECT_TIMEOUT";
 const STATEMENT: &str = "ANTIFREEZE_STATEMENT_TIMEOUT";
 const ACQUIRE: &str = "ANTIFREEZE_ACQUIRE_TIMEOUT";
 const IDLE_IN_TRANSACTION: &str = "ANTIFREEZE_IDLE_IN_TRANSACTION_TIMEOUT";
+const TRANSACTION: &str = "ANTIFREEZE_TRANSACTION_TIMEOUT";
+const IDLE_SESSION: &str = "ANTIFREEZE_IDLE_SESSION_TIMEOUT";
+const FUNCTION: &str = "ANTIFREEZE_FUNCTION_TIMEOUT";
 pub(super) const WARM_UP: &str = "ANTIFREEZE_WARM_UP";
 
 /// All that there are; the last is used by warm-up.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 13] = [
     MAX_CONNECTIONS,
     LIFETIME,
     ENDPOINT,
@@ -28,6 +33,9 @@ const NAMES: [&str; 10] = [
     STATEMENT,
     ACQUIRE,
     IDLE_IN_TRANSACTION,
+    TRANSACTION,
+    IDLE_SESSION,
+    FUNCTION,
     WARM_UP,
 ];
 
@@ -43,6 +51,9 @@ pub(super) struct Overrides {
     statement_timeout: Option<Duration>,
     acquire_timeout: Option<Duration>,
     idle_in_transaction_timeout: Option<Duration>,
+    transaction_timeout: Option<Duration>,
+    idle_session_timeout: Option<Duration>,
+    function_timeout: Option<Duration>,
 }
 
 impl Overrides {
@@ -75,6 +86,9 @@ impl Overrides {
             statement_timeout: environment.duration(STATEMENT)?,
             acquire_timeout: environment.duration(ACQUIRE)?,
             idle_in_transaction_timeout: environment.duration(IDLE_IN_TRANSACTION)?,
+            transaction_timeout: environment.duration(TRANSACTION)?,
+            idle_session_timeout: environment.duration(IDLE_SESSION)?,
+            function_timeout: environment.duration(FUNCTION)?,
         })
     }
 
@@ -93,6 +107,9 @@ impl Overrides {
             &mut config.idle_in_transaction_timeout,
             self.idle_in_transaction_timeout,
         );
+        set(&mut config.transaction_timeout, self.transaction_timeout);
+        set(&mut config.idle_session_timeout, self.idle_session_timeout);
+        config.function_timeout = self.function_timeout.or(config.function_timeout);
         let timeouts = self.server_timeouts().into_iter();
         config.operators = timeouts.map(|(_, setting)| setting).collect();
     }
@@ -100,10 +117,18 @@ impl Overrides {
     /// Those that are set, each with the server's name for it.
     pub(super) fn server_timeouts(&self) -> Vec<(&'static str, &'static str)> {
         let all = [
-            (self.statement_timeout, (STATEMENT, startup::STATEMENT)),
+            (self.statement_timeout, (STATEMENT, backstops::STATEMENT)),
             (
                 self.idle_in_transaction_timeout,
-                (IDLE_IN_TRANSACTION, startup::IDLE_IN_TRANSACTION),
+                (IDLE_IN_TRANSACTION, backstops::IDLE_IN_TRANSACTION),
+            ),
+            (
+                self.transaction_timeout,
+                (TRANSACTION, backstops::TRANSACTION),
+            ),
+            (
+                self.idle_session_timeout,
+                (IDLE_SESSION, backstops::IDLE_SESSION),
             ),
         ];
         let set = all.into_iter().filter(|(value, _)| value.is_some());

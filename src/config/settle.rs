@@ -32,8 +32,12 @@ impl Config {
         let timeouts = overrides.server_timeouts();
         if !timeouts.is_empty() && !self.sends_settings() {
             let names: Vec<_> = timeouts.iter().map(|(name, _)| *name).collect();
-            let why = "the server is sent no time-outs on this path: write ALTER ROLE .. SET";
+            let why = "the server is sent no time-outs on this path: run the statements for the \
+                       function's role";
             observe::without_effect(&names.join(" "), why);
+        }
+        if !self.path.takes_options() && !self.is_dsql() {
+            observe::backstops_elsewhere(self.path.name(), &self.alter_role());
         }
         for (name, near) in overrides::unknown(environment) {
             observe::unknown_variable(&name, near);
@@ -192,6 +196,9 @@ mod tests {
                 ("ANTIFREEZE_STATEMENT_TIMEOUT", "0"),
                 ("ANTIFREEZE_ACQUIRE_TIMEOUT", "250ms"),
                 ("ANTIFREEZE_IDLE_IN_TRANSACTION_TIMEOUT", "5"),
+                ("ANTIFREEZE_TRANSACTION_TIMEOUT", "6"),
+                ("ANTIFREEZE_IDLE_SESSION_TIMEOUT", "7m"),
+                ("ANTIFREEZE_FUNCTION_TIMEOUT", "8"),
             ],
             |_| {},
         )
@@ -203,6 +210,9 @@ mod tests {
         assert_eq!(config.statement_timeout, Duration::ZERO);
         assert_eq!(config.acquire_timeout, Duration::from_millis(250));
         assert_eq!(config.idle_in_transaction_timeout, seconds(5));
+        assert_eq!(config.transaction_timeout, seconds(6));
+        assert_eq!(config.idle_session_timeout, seconds(7 * 60));
+        assert_eq!(config.function_timeout, Some(seconds(8)));
     }
 
     #[test]

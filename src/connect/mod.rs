@@ -42,6 +42,8 @@ pub(crate) struct Connector {
     config: Config,
     tls: tls::Client,
     warned: Once,
+    /// The server does not take its time-outs, and that was said.
+    refused: Once,
 }
 
 /// A session that has been started and that nobody drives yet.
@@ -61,6 +63,7 @@ impl Connector {
             config,
             tls: tls::Client::default(),
             warned: Once::new(),
+            refused: Once::new(),
         }
     }
 
@@ -190,6 +193,20 @@ impl Connector {
             target: target.clone(),
             round_trip,
         })
+    }
+
+    /// Forgets what was fetched or negotiated: secrets, tokens, TLS sessions.
+    #[cfg(feature = "lambda")]
+    pub(crate) fn forget(&self) {
+        self.tls.forget();
+        if let Some(credentials) = &self.config.credentials {
+            credentials.forget();
+        }
+    }
+
+    /// Has what an administrator can do reported, once.
+    pub(crate) fn report_backstops(&self, report: impl FnOnce(&str)) {
+        self.refused.call_once(|| report(&self.config.alter_role()));
     }
 
     /// Reads roots and keys and asks for the server's addresses: what can be done

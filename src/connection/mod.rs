@@ -1,11 +1,12 @@
 //! One session of the server, and who drives it.
 
+mod backstops;
 mod cancel;
 mod driver;
 mod statements;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
@@ -38,6 +39,8 @@ pub(crate) struct Session {
     round_trip: Duration,
     /// CancelRequests of the user's that are on their way.
     cancelling: AtomicUsize,
+    /// The server knows what it is to end by itself, for calls of so many seconds at most.
+    longest_call: AtomicU64,
 }
 
 /// A client that is with nobody else as long as this is held.
@@ -72,6 +75,7 @@ impl Session {
             opened: now,
             round_trip,
             cancelling: AtomicUsize::new(0),
+            longest_call: AtomicU64::new(0),
         }))
     }
 

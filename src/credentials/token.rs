@@ -212,6 +212,11 @@ struct Kept {
 }
 
 impl Tokens {
+    fn forget(&self) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.clear();
+    }
+
     /// Who asks while another signs waits the microseconds that it takes, and gets the
     /// same.
     fn token(&self, attempt: &Attempt, subject: &Subject<'_>) -> Result<Login> {
@@ -255,11 +260,19 @@ impl Credentials for RdsToken {
     fn login<'a>(&'a self, attempt: &'a Attempt) -> LoginFuture<'a> {
         Box::pin(ready(self.token(attempt).map_err(Into::into)))
     }
+
+    fn forget(&self) {
+        self.tokens.forget();
+    }
 }
 
 impl Credentials for DsqlToken {
     fn login<'a>(&'a self, attempt: &'a Attempt) -> LoginFuture<'a> {
         Box::pin(ready(self.token(attempt).map_err(Into::into)))
+    }
+
+    fn forget(&self) {
+        self.tokens.forget();
     }
 }
 
@@ -327,6 +340,16 @@ mod tests {
             endpoint: None,
         };
         dsql.keys(keys)
+    }
+
+    #[test]
+    fn what_is_forgotten_is_not_kept() {
+        let (token, _) = rds(1_724_709_600, AwsKeys::new("akid", "secret"));
+        token.token(&attempt(RDS, 3306, "peccy")).expect("a token");
+        let kept = || token.tokens.kept.lock().expect("no panic").len();
+        assert_eq!(kept(), 1);
+        token.forget();
+        assert_eq!(kept(), 0);
     }
 
     /// `signing_works` in `aws-sdk-rds` (Rust, `src/auth_token.rs`), and

@@ -20,7 +20,9 @@ impl Inner {
             if let Some(connection) = self.lease_again(&mut asking).await? {
                 return Ok(connection);
             }
-            let (lease, home) = self.database.pools().checkout(self.left()).await?;
+            let pools = self.database.pools();
+            let whole = self.deadline.whole();
+            let (lease, home) = pools.checkout(self.left(), whole).await?;
             self.give_out(lease, home, &mut asking)
         };
         // A checkout must not outlive the invocation: what it opens would stay behind.

@@ -27,12 +27,13 @@ const NO_ANSWER: &str = "no answer";
 
 impl Pools {
     /// Leases a connection of the current runtime, within the configured time and
-    /// at most `left`.
+    /// at most `left`, for an invocation that was `granted` so much in all.
     ///
     /// Cancel-safe: whoever stops waiting leaves nothing behind.
     pub(crate) async fn checkout(
         self: &Arc<Self>,
         left: Option<Duration>,
+        granted: Option<Duration>,
     ) -> Result<(Lease, Home)> {
         let pool = self.here();
         let begin = Instant::now();
@@ -64,6 +65,7 @@ impl Pools {
             came_home.as_mut().enable();
             let left = left.map(|left| left.saturating_sub(begin.elapsed()));
             if let Some((session, home)) = self.kept(&pool, left).await {
+                session.tell_backstops(&home, granted).await;
                 return Ok((Lease::new(session, Arc::clone(&pool), permit), home));
             }
             // While the server is full, another's connection may come home first.
@@ -76,7 +78,11 @@ impl Pools {
             match self.open(&pool, left, attempt).await {
                 Ok(session) => {
                     let home = session.home().ok_or_else(Error::invocation_ended)?;
+                    session.tell_backstops(&home, granted).await;
                     limits.room.ask(&home).await.map(tokio::spawn);
+                    // It leaves now: behind a BEGIN that is armed for the user's first
+                    // statement it would be part of his transaction.
+                    session.pump();
                     return Ok((Lease::new(session, Arc::clone(&pool), permit), home));
                 }
                 // The next try is the breaker's, if there is to be one.
@@ -145,6 +151,9 @@ impl Pools {
     /// Opens a connection to keep, unless there are as many as fit.
     pub(crate) async fn open_idle(self: &Arc<Self>, left: Option<Duration>) -> Result<()> {
         let pool = self.here();
+        if pool.shut.is_shut() {
+            return Ok(());
+        }
         let Ok(permit) = Arc::clone(&pool.permits).try_acquire_owned() else {
             return Ok(());
         };
@@ -157,6 +166,7 @@ impl Pools {
         let attempt = limits.breaker.admit(end, true).await?;
         let session = self.open(&pool, left, attempt).await?;
         let home = session.home().ok_or_else(Error::invocation_ended)?;
+        session.tell_backstops(&home, None).await;
         // Nobody waits for this connection yet: it may as well be known by then.
         if let Some(reading) = limits.room.ask(&home).await {
             let _ = timeout(PROBE_LIMIT, reading).await;
@@ -286,8 +296,10 @@ mod tests {
 
         /// Leases a connection and gives it back.
         async fn lease(&self) -> Result<i32> {
-            let (lease, home) = self.pools.checkout(Some(PROBE_LIMIT * 3 / 2)).await?;
+            let (lease, home) = self.pools.checkout(Some(PROBE_LIMIT * 3 / 2), None).await?;
             let process = lease.session.process();
+            // As teardown does, before it gives one back.
+            lease.session.settled().await;
             let place = lease.place().expect("there is room");
             lease.keep(home, place);
             Ok(process)

@@ -4,6 +4,7 @@
 //! that it was opened on and used on no other. It knows nothing of invocations.
 
 mod checkout;
+mod shut;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -22,12 +23,16 @@ use crate::error::Error;
 use crate::limit::Limits;
 use crate::observe;
 
+pub(crate) use shut::Away;
+use shut::{Out, Shut};
+
 /// The pools of one database, one for each runtime.
 pub(crate) struct Pools {
     connector: Arc<Connector>,
     clock: Arc<dyn Clock>,
     limits: Arc<Limits>,
     by_runtime: Mutex<HashMap<runtime::Id, Arc<Pool>>>,
+    shut: Arc<Shut>,
     /// The distance to the server in microseconds, as last measured.
     round_trip: AtomicU64,
 }
@@ -37,6 +42,7 @@ pub(crate) struct Pool {
     connector: Arc<Connector>,
     clock: Arc<dyn Clock>,
     limits: Arc<Limits>,
+    shut: Arc<Shut>,
     /// One for each connection that may be leased. Fair: first come, first served.
     permits: Arc<Semaphore>,
     kept: Mutex<Kept>,
@@ -50,6 +56,8 @@ struct Kept {
     idle: Vec<Idle>,
     /// Places for connections that are being brought to rest.
     reserved: usize,
+    /// Those that somebody has.
+    away: Vec<Arc<Away>>,
 }
 
 /// A connection at rest.
@@ -69,6 +77,7 @@ pub(crate) struct Lease {
     pub(crate) session: Arc<Session>,
     pool: Arc<Pool>,
     permit: OwnedSemaphorePermit,
+    out: Out,
 }
 
 impl Pools {
@@ -79,6 +88,7 @@ impl Pools {
             clock,
             limits: Arc::new(limits),
             by_runtime: Mutex::default(),
+            shut: Arc::default(),
             round_trip: AtomicU64::new(0),
         }
     }
@@ -124,6 +134,7 @@ impl Pools {
             connector: Arc::clone(&self.connector),
             clock: Arc::clone(&self.clock),
             limits: Arc::clone(&self.limits),
+            shut: Arc::clone(&self.shut),
             permits: Arc::new(Semaphore::new(self.config().max_connections)),
             kept: Mutex::default(),
             came_home: Notify::new(),
@@ -171,6 +182,7 @@ impl Pool {
 impl Lease {
     fn new(session: Arc<Session>, pool: Arc<Pool>, permit: OwnedSemaphorePermit) -> Self {
         Lease {
+            out: Out::new(Arc::clone(&pool), Arc::clone(&session)),
             session,
             pool,
             permit,
@@ -186,7 +198,7 @@ impl Lease {
     pub(crate) fn place(&self) -> Option<Place> {
         let pool = &self.pool;
         // Others need the slot more.
-        if pool.limits.room.is_crowded() {
+        if pool.limits.room.is_crowded() || pool.shut.is_shut() {
             return None;
         }
         let mut kept = lock(&pool.kept);
@@ -206,16 +218,21 @@ impl Lease {
             session,
             pool,
             permit,
+            out,
         } = self;
         drop(home);
         let since = pool.clock.now();
         let mut kept = lock(&pool.kept);
         place.pool = None;
         kept.reserved -= 1;
-        if !session.is_over() {
+        if pool.shut.is_shut() {
+            // It was shut since there was a place.
+            session.end();
+        } else if !session.is_over() {
             kept.idle.push(Idle { session, since });
         }
         drop(kept);
+        drop(out);
         pool.came_home.notify_waiters();
         drop(permit);
     }

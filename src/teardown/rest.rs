@@ -77,8 +77,8 @@ pub(crate) async fn rest(
             };
         }
         (true, false) => "ROLLBACK".to_owned(),
-        (false, true) => RESET.to_owned(),
-        (true, true) => format!("ROLLBACK; {RESET}"),
+        (false, true) => format!("{RESET}{}", session.backstops_again()),
+        (true, true) => format!("ROLLBACK; {RESET}{}", session.backstops_again()),
     };
     let work = async {
         // A round trip is being paid: the room on the server can be asked for under it.
