@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crate::clock;
 use crate::close::Close;
@@ -104,6 +105,12 @@ impl Database {
     /// [`shutdown`](crate::shutdown) has a line for each host.
     pub fn close(&self) -> Close {
         Close::new(self.clone())
+    }
+
+    /// How long until the server is asked for a connection again, while it is full or away;
+    /// `None` while, as far as this process knows, it is neither.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.inner.pools.limits().breaker.next_try()
     }
 
     /// Leases a connection for the current invocation of this database:

@@ -59,12 +59,12 @@ impl Pools {
         // With a connection that comes at the very end nobody can do anything.
         let patience = left.map_or(pool.config().connect_timeout, |left| left / 8 * 7);
         let end = begin + patience.min(LONGEST);
+        let left = || left.map(|left| left.saturating_sub(begin.elapsed()));
         let limits = &self.limits;
         loop {
             let mut came_home = pin!(pool.came_home.notified());
             came_home.as_mut().enable();
-            let left = left.map(|left| left.saturating_sub(begin.elapsed()));
-            if let Some((session, home)) = self.kept(&pool, left).await {
+            if let Some((session, home)) = self.kept(&pool, left()).await {
                 session.tell_backstops(&home, granted).await;
                 return Ok((Lease::new(session, Arc::clone(&pool), permit), home));
             }
@@ -74,8 +74,7 @@ impl Pools {
                 Either::Left((attempt, _)) => attempt.inspect_err(observe::shed)?,
                 Either::Right(_) => continue,
             };
-            let left = left.map(|left| left.saturating_sub(begin.elapsed()));
-            match self.open(&pool, left, attempt).await {
+            match self.open(&pool, left(), attempt).await {
                 Ok(session) => {
                     let home = session.home().ok_or_else(Error::invocation_ended)?;
                     session.tell_backstops(&home, granted).await;
