@@ -98,6 +98,8 @@ settings! {
     crowded_at: u8,
     /// [`Config::load_shed`].
     load_shed: LoadShed,
+    /// [`Config::health_token`].
+    @"text" health_token: String,
 }
 
 impl ConfigBuilder {
@@ -167,6 +169,7 @@ impl ConfigBuilder {
         set(&mut config.statement_cache, self.statement_cache);
         set(&mut config.crowded_at, self.crowded_at);
         set(&mut config.load_shed, self.load_shed);
+        config.health_token = self.health_token;
         Ok(config)
     }
 }
@@ -271,7 +274,7 @@ mod tests {
                 "max_connections": 4, "max_idle": 2, "max_age": "1h", "max_idle_time": 1.5,
                 "acquire_timeout": "250ms", "connect_timeout": 3, "statement_timeout": "0s",
                 "idle_in_transaction_timeout": "1m", "statement_cache": 7,
-                "crowded_at": 50, "load_shed": "door"
+                "crowded_at": 50, "load_shed": "door", "health_token": "0123456789abcdef"
             }"#,
         )
         .expect("fine");
@@ -300,6 +303,7 @@ mod tests {
         assert_eq!(config.idle_in_transaction_timeout, milliseconds(60_000));
         assert_eq!(config.statement_cache, 7);
         assert_eq!((config.crowded_at, config.load_shed), (50, LoadShed::Door));
+        assert_eq!(config.health_token.as_deref(), Some("0123456789abcdef"));
     }
 
     #[test]
@@ -335,6 +339,10 @@ mod tests {
                 "in quotes",
             ),
             (r#"{"url": 424242}"#, "in quotes"),
+            (
+                r#"{"url": "postgres://h", "health_token": 424242}"#,
+                "in quotes",
+            ),
             (r#"{"url": "postgres://u:424242@h@h"}"#, "second `@`"),
             (r#"{"url": "postgres://h", "max_age": "1d"}"#, "a duration"),
             (r#"{"url": "postgres://h", "max_age": []}"#, "a duration"),

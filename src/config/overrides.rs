@@ -16,9 +16,10 @@ const STATEMENT: &str = "ANTIFREEZE_STATEMENT_TIMEOUT";
 const ACQUIRE: &str = "ANTIFREEZE_ACQUIRE_TIMEOUT";
 const IDLE_IN_TRANSACTION: &str = "ANTIFREEZE_IDLE_IN_TRANSACTION_TIMEOUT";
 pub(super) const WARM_UP: &str = "ANTIFREEZE_WARM_UP";
+const HEALTH_TOKEN: &str = "ANTIFREEZE_HEALTH_TOKEN";
 
-/// All that there are; the last is used by warm-up.
-const NAMES: [&str; 10] = [
+/// All that there are.
+const NAMES: [&str; 11] = [
     MAX_CONNECTIONS,
     LIFETIME,
     ENDPOINT,
@@ -29,10 +30,11 @@ const NAMES: [&str; 10] = [
     ACQUIRE,
     IDLE_IN_TRANSACTION,
     WARM_UP,
+    HEALTH_TOKEN,
 ];
 
 /// What the operator wants.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Overrides {
     pub(super) endpoint: Option<Endpoint>,
     path: Option<Path>,
@@ -43,6 +45,7 @@ pub(super) struct Overrides {
     statement_timeout: Option<Duration>,
     acquire_timeout: Option<Duration>,
     idle_in_transaction_timeout: Option<Duration>,
+    health_token: Option<String>,
 }
 
 impl Overrides {
@@ -75,6 +78,7 @@ impl Overrides {
             statement_timeout: environment.duration(STATEMENT)?,
             acquire_timeout: environment.duration(ACQUIRE)?,
             idle_in_transaction_timeout: environment.duration(IDLE_IN_TRANSACTION)?,
+            health_token: environment.secret(HEALTH_TOKEN)?,
         })
     }
 
@@ -93,6 +97,9 @@ impl Overrides {
             &mut config.idle_in_transaction_timeout,
             self.idle_in_transaction_timeout,
         );
+        if let Some(token) = &self.health_token {
+            config.health_token = Some(token.clone());
+        }
         let timeouts = self.server_timeouts().into_iter();
         config.operators = timeouts.map(|(_, setting)| setting).collect();
     }
@@ -117,13 +124,18 @@ fn set<T>(field: &mut T, value: Option<T>) {
     }
 }
 
-/// Those that are set, as `NAME=value`. None holds a secret, and each was understood.
-pub(super) fn in_force(environment: &Environment) -> String {
-    let shown = NAMES.iter().filter_map(|name| {
+/// Those that are set, each with its value, which was understood. The token's is not shown.
+pub(super) fn in_force(environment: &Environment) -> Vec<(&'static str, String)> {
+    let shown = NAMES.iter().filter_map(|&name| {
         let value = environment.get(name)?;
-        Some(format!("{name}={value}"))
+        let value = if name == HEALTH_TOKEN {
+            "..".to_owned()
+        } else {
+            value
+        };
+        Some((name, value))
     });
-    shown.collect::<Vec<_>>().join(" ")
+    shown.collect()
 }
 
 /// Variables that look like ours and are not, each with what was perhaps meant.
@@ -185,9 +197,11 @@ mod tests {
             (ENDPOINT, "postgres://app:hunter2@h", "none of direct"),
             (CONNECT, "postgres://app:hunter2@h", "a duration"),
             (WARM_UP, "postgres://app:hunter2@h", "a number"),
+            (HEALTH_TOKEN, "", "set and empty"),
+            (HEALTH_TOKEN, " \n", "set and empty"),
         ] {
             let environment = Environment::of(&[(name, value)]);
-            let error = Overrides::read(&environment).expect_err(name).to_string();
+            let error = Overrides::read(&environment).err().expect(name).to_string();
             assert!(error.starts_with(name), "{error}");
             assert!(error.contains(wanted), "{error}");
             assert!(!error.contains("hunter2"), "{error}");
@@ -201,6 +215,7 @@ mod tests {
             ("ANTIFREEZE_LIFETIME", "per-invocation"),
             ("ANTIFREEZE_COLOUR", "blue"),
             ("ANTIFREEZE_WARM_UP", "2"),
+            ("ANTIFREEZE_HEALTH_TOKEN", "hunter2-hunter2-hunter2"),
             ("OTHER", "x"),
         ]);
         assert_eq!(
@@ -215,7 +230,11 @@ mod tests {
         );
         assert_eq!(
             in_force(&environment),
-            "ANTIFREEZE_LIFETIME=per-invocation ANTIFREEZE_WARM_UP=2"
+            [
+                (LIFETIME, "per-invocation".to_owned()),
+                (WARM_UP, "2".to_owned()),
+                (HEALTH_TOKEN, "..".to_owned()),
+            ]
         );
     }
 }

@@ -63,7 +63,7 @@ impl Config {
     }
 
     /// Whether time-outs and `jit` are sent at all.
-    pub(super) fn sends_settings(&self) -> bool {
+    pub(crate) fn sends_settings(&self) -> bool {
         self.path.takes_options() && !host_names(&self.server).any(path::is_dsql)
     }
 

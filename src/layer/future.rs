@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::Response;
 use pin_project_lite::pin_project;
 
-use super::{Body, Settings, problem};
+use super::{Body, HealthFuture, Settings, problem};
 use crate::error::Error;
 use crate::invocation::{Ended, Finished, Invocation, Judge, Run};
 
@@ -29,6 +29,8 @@ pin_project! {
         // A layer around this one has made the invocation.
         Joined { #[pin] inner: F },
         Ours { #[pin] run: Run<F, Settings> },
+        // Nobody inside is called.
+        Health { health: HealthFuture },
     }
 }
 
@@ -39,6 +41,12 @@ where
     pub(crate) fn joined(inner: F) -> Self {
         ResponseFuture {
             kind: Kind::Joined { inner },
+        }
+    }
+
+    pub(crate) fn health(health: HealthFuture) -> Self {
+        ResponseFuture {
+            kind: Kind::Health { health },
         }
     }
 
@@ -67,6 +75,10 @@ where
             KindProjection::Joined { inner } => {
                 let response = ready!(inner.poll(cx));
                 Poll::Ready(response.map(|response| response.map(Body::whole)))
+            }
+            KindProjection::Health { health } => {
+                let Ok(response) = ready!(Pin::new(health).poll(cx));
+                Poll::Ready(Ok(response.map(|body| Body::ours(body.into()))))
             }
             KindProjection::Ours { mut run } => {
                 let (ended, finished) = ready!(run.as_mut().poll(cx));
