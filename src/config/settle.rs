@@ -491,6 +491,10 @@ mod tests {
                 config.health_token.as_deref(),
                 Some("hunter2-of-the-operator")
             );
+            assert_eq!(
+                config.levers(),
+                [("ANTIFREEZE_HEALTH_TOKEN", "..".to_owned())]
+            );
             let shown = format!("{config:?}");
             assert!(shown.contains("health_token: Some(\"..\")"), "{shown}");
             assert!(!shown.contains("hunter2"), "{shown}");

@@ -164,8 +164,11 @@ impl Monitor {
                 state.answered = Some((began, answer));
                 state.failed = None;
             }
-            // Somebody was quicker: that says nothing of the server.
-            Err(ErrorKind::AcquireTimeout | ErrorKind::WouldWaitForItself) => {}
+            // Somebody was quicker: that says nothing of the server. What has opened the
+            // circuit, the circuit says better.
+            Err(
+                ErrorKind::AcquireTimeout | ErrorKind::WouldWaitForItself | ErrorKind::LoadShed,
+            ) => {}
             Err(kind) => {
                 observe::health_failed(kind);
                 self.state().failed = Some((began, kind));
