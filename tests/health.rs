@@ -637,6 +637,51 @@ fn a_token_that_is_none_is_an_error() {
     }
 }
 
+#[test]
+fn the_example_of_the_page_follows_the_schema() {
+    let page = include_str!("../docs/health.md");
+    let example = page.split("```json").nth(1).expect("an example");
+    let example = example.split("```").next().expect("its end");
+    assert_follows_schema(&serde_json::from_str(example).expect("JSON"));
+}
+
+/// One that is under way on another runtime is waited for, and not polled.
+#[test]
+fn a_reading_of_another_runtime_is_waited_for() {
+    let mut elsewhere = tokio::runtime::Builder::new_multi_thread();
+    let elsewhere = elsewhere.worker_threads(1).enable_all().build();
+    let elsewhere = elsewhere.expect("a runtime");
+    let mut here = tokio::runtime::Builder::new_current_thread();
+    let here = here.enable_all().build().expect("a runtime");
+    let (lab, relay) = elsewhere.block_on(async {
+        let (lab, relay) = lab_over_relay(easy).await;
+        lab.run(lease_and_return()).await.expect("warm");
+        relay.quiet(Duration::from_millis(50)).await;
+        (lab, relay)
+    });
+    let before = relay.counts();
+    relay.stall_down();
+    let theirs = elsewhere.spawn(lab.database.health());
+    here.block_on(async {
+        eventually("asked", async || relay.counts().since(before).bytes_up > 0).await;
+        let mut ours = tokio::spawn(lab.database.health());
+        let early = timeout(Duration::from_millis(50), &mut ours).await;
+        assert!(early.is_err(), "{early:?}");
+        relay.resume();
+        for health in [ours.await, theirs.await] {
+            let health = health.expect("no panic");
+            assert_eq!(health.database, Reached::Connected);
+            assert!(
+                health
+                    .server
+                    .is_some_and(|server| server.by_state.is_some())
+            );
+        }
+        let counts = relay.counts().since(before);
+        assert_eq!((counts.round_trips, counts.connections), (2, 0));
+    });
+}
+
 /// Each runtime has its own pool; what one has read is known to all.
 #[test]
 fn another_runtime_shares_the_reading() {
