@@ -12,6 +12,7 @@ use crate::config::{Config, Environment};
 use crate::connect::Connector;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
+use crate::health::Monitor;
 use crate::invocation::{
     Caller, Connection, Ended, Invocation, Judge, Run, Scope, TransactionBuilder,
 };
@@ -39,6 +40,7 @@ pub struct Database {
 
 struct Inner {
     pools: Arc<Pools>,
+    monitor: Monitor,
     on_teardown: OnceLock<Observer>,
 }
 
@@ -55,9 +57,11 @@ impl Database {
         let config = config.settled(&Environment::of_process())?;
         // Deadlines from before now are none.
         clock::process_started();
+        let monitor = Monitor::new(&config)?;
         let connector = Arc::new(Connector::new(config));
         Ok(Database {
             inner: Arc::new(Inner {
+                monitor,
                 pools: Arc::new(Pools::new(connector, Arc::new(clock::System))),
                 on_teardown: OnceLock::new(),
             }),
@@ -187,6 +191,10 @@ impl Database {
 
     pub(crate) fn pools(&self) -> &Arc<Pools> {
         &self.inner.pools
+    }
+
+    pub(crate) fn monitor(&self) -> &Monitor {
+        &self.inner.monitor
     }
 
     pub(crate) fn is(&self, other: &Database) -> bool {

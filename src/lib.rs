@@ -48,6 +48,7 @@
 //! | settings, and whether connections outlive an invocation | [`Config`], [`ConnectionLifetime`] |
 //! | passwords that rotate, tokens | [`credentials`] |
 //! | the end of the process, SnapStart | [`shutdown`], [`Database::close`] |
+//! | how the server and the pool are, for a load balancer and for people | [`health`] |
 //! | what happened | [`Teardown`], [`Database::on_teardown`], `tracing` events with the target `antifreeze` |
 //!
 //! # Tasks and blocking work
@@ -81,6 +82,7 @@ pub mod credentials;
 mod database;
 mod deadline;
 mod error;
+pub mod health;
 mod host;
 mod invocation;
 mod layer;
@@ -101,6 +103,7 @@ pub use config::{
 pub use database::Database;
 pub use deadline::Deadline;
 pub use error::{Error, ErrorKind, Result};
+pub use health::Health;
 #[cfg(feature = "lambda")]
 pub use host::event::{EventError, EventFuture};
 #[cfg(feature = "vercel")]
@@ -109,7 +112,9 @@ pub use invocation::{
     CancelToken, Connection, Invocation, IsolationLevel, Savepoint, Transaction,
     TransactionBuilder, TransactionRetry, connection, invocation, retry_transaction, transaction,
 };
-pub use layer::{Body, DatabaseLayer, DatabaseService, ResponseFuture};
+pub use layer::{
+    Body, DatabaseLayer, DatabaseService, HealthFuture, HealthService, ResponseFuture,
+};
 pub use teardown::{Outcome, Step, Teardown};
 pub use warm_up::{WarmUp, WarmedUp};
 pub use wire::TransactionStatus;
@@ -155,6 +160,8 @@ mod pages {
     mod readme {}
     #[doc = include_str!("../docs/configuration.md")]
     mod configuration {}
+    #[doc = include_str!("../docs/health.md")]
+    mod health {}
     #[doc = include_str!("../docs/other-drivers.md")]
     mod other_drivers {}
 }

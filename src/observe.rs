@@ -98,6 +98,16 @@ pub(crate) fn shed(error: &crate::Error) {
     tracing::warn!(target: TARGET, %error, "turned away");
 }
 
+/// The server was asked how it is, and has said so.
+pub(crate) fn health_read(used: Option<u32>, limit: Option<u32>, latency: Duration) {
+    tracing::debug!(target: TARGET, used, limit, ?latency, "health was read");
+}
+
+/// The server was asked how it is, and there was no answer.
+pub(crate) fn health_failed(kind: crate::ErrorKind) {
+    tracing::warn!(target: TARGET, %kind, "health could not be read");
+}
+
 /// A kept connection turned out to be dead, or too old, and was replaced.
 pub(crate) fn discarded(process: i32, why: &'static str) {
     tracing::debug!(target: TARGET, process, why, "discarded a kept connection");

@@ -296,3 +296,26 @@ async fn no_event_tells_a_statement_or_a_value_or_the_password() {
     }
     assert_nothing_is_told(&events);
 }
+
+#[tokio::test]
+async fn health_is_told_once_for_each_reading() {
+    let lab = lab().await;
+    let (capture, _listening) = Capture::start();
+    for _ in 0..3 {
+        let health = lab.database.health().await;
+        assert_eq!(health.database.to_string(), "connected");
+    }
+    let read = capture.of("health was read");
+    assert_eq!(read.len(), 1, "{read:?}");
+    assert_eq!(read[0].level, Level::DEBUG);
+    for field in ["used", "limit", "latency"] {
+        assert!(read[0].fields.contains_key(field), "{field}: {read:?}");
+    }
+    let nowhere = antifreeze::Database::from_url("postgres://127.0.0.1:1/none?sslmode=disable");
+    let health = nowhere.expect("a URL").health().await;
+    assert_eq!(health.database.to_string(), "refused");
+    let failed = capture.of("health could not be read");
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert_eq!(failed[0].level, Level::WARN);
+    assert_eq!(failed[0].fields["kind"], "refused");
+}

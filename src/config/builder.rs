@@ -106,6 +106,8 @@ settings! {
     crowded_at: u8,
     /// [`Config::load_shed`].
     load_shed: LoadShed,
+    /// [`Config::health_token`].
+    @"text" health_token: String,
 }
 
 impl ConfigBuilder {
@@ -179,6 +181,7 @@ impl ConfigBuilder {
         set(&mut config.statement_cache, self.statement_cache);
         set(&mut config.crowded_at, self.crowded_at);
         set(&mut config.load_shed, self.load_shed);
+        config.health_token = self.health_token;
         Ok(config)
     }
 }
@@ -284,7 +287,7 @@ mod tests {
                 "probe_after": "5s", "acquire_timeout": "250ms", "connect_timeout": 3, "statement_timeout": "0s",
                 "idle_in_transaction_timeout": "1m", "transaction_timeout": 20,
                 "idle_session_timeout": "5m", "function_timeout": "10s", "statement_cache": 7,
-                "crowded_at": 50, "load_shed": "door"
+                "crowded_at": 50, "load_shed": "door", "health_token": "0123456789abcdef"
             }"#,
         )
         .expect("fine");
@@ -317,6 +320,7 @@ mod tests {
         assert_eq!(config.function_timeout, Some(milliseconds(10_000)));
         assert_eq!(config.statement_cache, 7);
         assert_eq!((config.crowded_at, config.load_shed), (50, LoadShed::Door));
+        assert_eq!(config.health_token.as_deref(), Some("0123456789abcdef"));
     }
 
     #[test]
@@ -352,6 +356,10 @@ mod tests {
                 "in quotes",
             ),
             (r#"{"url": 424242}"#, "in quotes"),
+            (
+                r#"{"url": "postgres://h", "health_token": 424242}"#,
+                "in quotes",
+            ),
             (r#"{"url": "postgres://u:424242@h@h"}"#, "second `@`"),
             (r#"{"url": "postgres://h", "max_age": "1d"}"#, "a duration"),
             (r#"{"url": "postgres://h", "max_age": []}"#, "a duration"),

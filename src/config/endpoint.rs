@@ -1,6 +1,6 @@
 //! Two ways to one server.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio_postgres::config::Host;
 
 use super::parameters::Parameters;
@@ -9,7 +9,7 @@ use super::{Path, TargetSessionAttrs, Tls};
 use crate::error::Result;
 
 /// Which of two ways to a database is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Endpoint {

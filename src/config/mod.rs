@@ -26,7 +26,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 pub(crate) use backstops::Backstop;
 pub use builder::ConfigBuilder;
@@ -159,12 +159,18 @@ pub struct Config {
     /// Who is turned away while the server is full or away. Default:
     /// [`LoadShed::FirstUse`].
     pub load_shed: LoadShed,
+    /// Who presents this as `Authorization: Bearer ..` is told the details of
+    /// [`health`](crate::health). Default: `None`, nobody over HTTP. 16 characters or more,
+    /// without spaces.
+    pub health_token: Option<String>,
+    /// The operator's variables that are set, once the settings are in force.
+    levers: Vec<(&'static str, String)>,
     /// Time-outs of the server that the operator has set.
     operators: Vec<&'static str>,
 }
 
 /// How long a connection lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum ConnectionLifetime {
@@ -178,7 +184,7 @@ pub enum ConnectionLifetime {
 
 /// What removes session state (`SET`, `LISTEN`, session locks, temporary tables)
 /// before a connection is kept. It costs one round trip when it runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Reset {
@@ -278,6 +284,8 @@ impl Config {
             statement_cache: read.statement_cache.unwrap_or(100),
             crowded_at: 80,
             load_shed: LoadShed::default(),
+            health_token: None,
+            levers: Vec::new(),
             operators: Vec::new(),
         })
     }
@@ -300,6 +308,11 @@ impl Config {
     pub(crate) fn takes_slots(&self) -> bool {
         let counted = matches!(self.path, Path::Direct | Path::SessionPooler);
         counted && !self.is_dsql()
+    }
+
+    /// The operator's variables that are set, each with its value.
+    pub(crate) fn levers(&self) -> &[(&'static str, String)] {
+        &self.levers
     }
 
     /// How many connections may stay open between invocations.
@@ -345,6 +358,7 @@ impl fmt::Debug for Config {
             .field("statement_cache", &self.statement_cache)
             .field("crowded_at", &self.crowded_at)
             .field("load_shed", &self.load_shed)
+            .field("health_token", &self.health_token.as_ref().map(|_| ".."))
             .finish()
     }
 }

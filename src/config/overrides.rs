@@ -21,9 +21,10 @@ const TRANSACTION: &str = "ANTIFREEZE_TRANSACTION_TIMEOUT";
 const IDLE_SESSION: &str = "ANTIFREEZE_IDLE_SESSION_TIMEOUT";
 const FUNCTION: &str = "ANTIFREEZE_FUNCTION_TIMEOUT";
 pub(super) const WARM_UP: &str = "ANTIFREEZE_WARM_UP";
+const HEALTH_TOKEN: &str = "ANTIFREEZE_HEALTH_TOKEN";
 
-/// All that there are; the last is used by warm-up.
-const NAMES: [&str; 13] = [
+/// All that there are.
+const NAMES: [&str; 14] = [
     MAX_CONNECTIONS,
     LIFETIME,
     ENDPOINT,
@@ -37,10 +38,11 @@ const NAMES: [&str; 13] = [
     IDLE_SESSION,
     FUNCTION,
     WARM_UP,
+    HEALTH_TOKEN,
 ];
 
 /// What the operator wants.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Overrides {
     pub(super) endpoint: Option<Endpoint>,
     path: Option<Path>,
@@ -54,6 +56,7 @@ pub(super) struct Overrides {
     transaction_timeout: Option<Duration>,
     idle_session_timeout: Option<Duration>,
     function_timeout: Option<Duration>,
+    health_token: Option<String>,
 }
 
 impl Overrides {
@@ -89,6 +92,7 @@ impl Overrides {
             transaction_timeout: environment.duration(TRANSACTION)?,
             idle_session_timeout: environment.duration(IDLE_SESSION)?,
             function_timeout: environment.duration(FUNCTION)?,
+            health_token: environment.secret(HEALTH_TOKEN)?,
         })
     }
 
@@ -110,6 +114,9 @@ impl Overrides {
         set(&mut config.transaction_timeout, self.transaction_timeout);
         set(&mut config.idle_session_timeout, self.idle_session_timeout);
         config.function_timeout = self.function_timeout.or(config.function_timeout);
+        if let Some(token) = &self.health_token {
+            config.health_token = Some(token.clone());
+        }
         let timeouts = self.server_timeouts().into_iter();
         config.operators = timeouts.map(|(_, setting)| setting).collect();
     }
@@ -142,13 +149,18 @@ fn set<T>(field: &mut T, value: Option<T>) {
     }
 }
 
-/// Those that are set, as `NAME=value`. None holds a secret, and each was understood.
-pub(super) fn in_force(environment: &Environment) -> String {
-    let shown = NAMES.iter().filter_map(|name| {
+/// Those that are set, each with its value, which was understood. The token's is not shown.
+pub(super) fn in_force(environment: &Environment) -> Vec<(&'static str, String)> {
+    let shown = NAMES.iter().filter_map(|&name| {
         let value = environment.get(name)?;
-        Some(format!("{name}={value}"))
+        let value = if name == HEALTH_TOKEN {
+            "..".to_owned()
+        } else {
+            value
+        };
+        Some((name, value))
     });
-    shown.collect::<Vec<_>>().join(" ")
+    shown.collect()
 }
 
 /// Variables that look like ours and are not, each with what was perhaps meant.
@@ -210,9 +222,11 @@ mod tests {
             (ENDPOINT, "postgres://app:hunter2@h", "none of direct"),
             (CONNECT, "postgres://app:hunter2@h", "a duration"),
             (WARM_UP, "postgres://app:hunter2@h", "a number"),
+            (HEALTH_TOKEN, "", "set and empty"),
+            (HEALTH_TOKEN, " \n", "set and empty"),
         ] {
             let environment = Environment::of(&[(name, value)]);
-            let error = Overrides::read(&environment).expect_err(name).to_string();
+            let error = Overrides::read(&environment).err().expect(name).to_string();
             assert!(error.starts_with(name), "{error}");
             assert!(error.contains(wanted), "{error}");
             assert!(!error.contains("hunter2"), "{error}");
@@ -226,6 +240,7 @@ mod tests {
             ("ANTIFREEZE_LIFETIME", "per-invocation"),
             ("ANTIFREEZE_COLOUR", "blue"),
             ("ANTIFREEZE_WARM_UP", "2"),
+            ("ANTIFREEZE_HEALTH_TOKEN", "hunter2-hunter2-hunter2"),
             ("OTHER", "x"),
         ]);
         assert_eq!(
@@ -240,7 +255,11 @@ mod tests {
         );
         assert_eq!(
             in_force(&environment),
-            "ANTIFREEZE_LIFETIME=per-invocation ANTIFREEZE_WARM_UP=2"
+            [
+                (LIFETIME, "per-invocation".to_owned()),
+                (WARM_UP, "2".to_owned()),
+                (HEALTH_TOKEN, "..".to_owned()),
+            ]
         );
     }
 }

@@ -1,6 +1,6 @@
 //! What lies between us and the server, and how it is told from an address.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::ConnectionLifetime;
 
@@ -13,7 +13,7 @@ const PGBOUNCER: u16 = 6432;
 const SUPAVISOR_TRANSACTIONS: u16 = 6543;
 
 /// What lies between us and the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Path {

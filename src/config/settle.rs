@@ -10,6 +10,9 @@ use super::{Config, DirectEndpoint, Endpoint, Environment, Path, TargetSessionAt
 use crate::error::{Error, Result};
 use crate::observe;
 
+/// The least: 16 characters of base64 are 96 bits.
+const HEALTH_TOKEN_LENGTH: usize = 16;
+
 impl Config {
     /// What is in force, with the operator's `ANTIFREEZE_*` variables over the code's
     /// settings and on the endpoint that was chosen. Logged, once for each database.
@@ -42,8 +45,12 @@ impl Config {
         for (name, near) in overrides::unknown(environment) {
             observe::unknown_variable(&name, near);
         }
-        let variables = overrides::in_force(environment);
-        observe::configured(self.path.name(), self.max_connections, &variables);
+        self.levers = overrides::in_force(environment);
+        let shown = self.levers.iter();
+        let shown: Vec<_> = shown
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        observe::configured(self.path.name(), self.max_connections, &shown.join(" "));
         Ok(self)
     }
 
@@ -124,12 +131,33 @@ impl Config {
             ));
         }
         self.check_startup()?;
+        self.check_health_token()?;
         if self.server.get_hosts().is_empty() && self.server.get_hostaddrs().is_empty() {
             return Err(Error::configuration(
                 "no host is given: set DATABASE_URL=postgres://user:password@host/database",
             ));
         }
         Ok(())
+    }
+}
+
+impl Config {
+    /// Whoever presents the token reads who uses the server: it must not be guessed, and
+    /// it must fit into a header.
+    fn check_health_token(&self) -> Result<()> {
+        match &self.health_token {
+            Some(token) if token.len() < HEALTH_TOKEN_LENGTH => Err(Error::configuration(format!(
+                "health_token (ANTIFREEZE_HEALTH_TOKEN) is shorter than {HEALTH_TOKEN_LENGTH} \
+                     characters: take a random one, as `openssl rand -hex 32` prints"
+            ))),
+            Some(token) if !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                Err(Error::configuration(
+                    "health_token (ANTIFREEZE_HEALTH_TOKEN) holds a space, or what is not ASCII: \
+                     it goes into a header, so take letters and digits",
+                ))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -318,9 +346,24 @@ mod tests {
                 |config| config.server = tokio_postgres::Config::new(),
                 "no host is given",
             ),
+            (
+                |config| config.health_token = Some(String::new()),
+                "shorter than 16",
+            ),
+            (
+                |config| config.health_token = Some("hunter2-hunter2".into()),
+                "shorter than 16",
+            ),
+            (
+                |config| config.health_token = Some("hunter2 hunter2 hunter2".into()),
+                "holds a space",
+            ),
         ] {
             let error = settled(&[POOLED], change).expect_err(word).to_string();
-            assert!(error.contains(word), "{error}");
+            assert!(
+                error.contains(word) && !error.contains("hunter2"),
+                "{error}"
+            );
         }
         let public = |config: &mut Config| config.schema = Some("public".into());
         assert!(settled(&[POOLED], public).is_ok());
@@ -445,6 +488,29 @@ mod tests {
         tracing::subscriber::with_default(subscriber, act);
         let log = log.0.lock().expect("no panic").clone();
         String::from_utf8(log).expect("text")
+    }
+
+    #[test]
+    fn the_operators_token_wins_and_is_shown_nowhere() {
+        let token = ("ANTIFREEZE_HEALTH_TOKEN", "hunter2-of-the-operator\n");
+        let log = logged(|| {
+            let code =
+                |config: &mut Config| config.health_token = Some("hunter2-of-the-code".into());
+            let config = settled(&[POOLED, token], code).expect("fine");
+            assert_eq!(
+                config.health_token.as_deref(),
+                Some("hunter2-of-the-operator")
+            );
+            assert_eq!(
+                config.levers(),
+                [("ANTIFREEZE_HEALTH_TOKEN", "..".to_owned())]
+            );
+            let shown = format!("{config:?}");
+            assert!(shown.contains("health_token: Some(\"..\")"), "{shown}");
+            assert!(!shown.contains("hunter2"), "{shown}");
+        });
+        assert!(log.contains("ANTIFREEZE_HEALTH_TOKEN=.."), "{log}");
+        assert!(!log.contains("hunter2"), "{log}");
     }
 
     #[test]

@@ -39,7 +39,7 @@ impl Config {
     }
 
     /// Whether time-outs and `jit` are sent at all.
-    pub(super) fn sends_settings(&self) -> bool {
+    pub(crate) fn sends_settings(&self) -> bool {
         self.path.takes_options() && !self.is_dsql()
     }
 

@@ -34,6 +34,15 @@ where
     }
 
     fn call(&mut self, (state, mut request): (AppState, Request)) -> Self::Future {
+        if let Some(health) = self.settings.health_of(&request) {
+            let (at_rest, resting) = oneshot::channel::<()>();
+            state.wait_until(async move {
+                let _ = resting.await;
+            });
+            return VercelFuture {
+                response: ResponseFuture::health(health.guarded(at_rest)),
+            };
+        }
         if self.joins() {
             return VercelFuture {
                 response: ResponseFuture::joined(self.inner.call((state, request))),

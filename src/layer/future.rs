@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::Response;
 use pin_project_lite::pin_project;
 
-use super::{Body, Settings, problem};
+use super::{Body, HealthFuture, Settings, problem};
 use crate::error::Error;
 use crate::invocation::{Ended, Finished, Invocation, Judge, Run};
 
@@ -31,6 +31,8 @@ pin_project! {
         // It was turned away.
         Refused { error: Option<Error> },
         Ours { #[pin] run: Run<F, Settings> },
+        // Nobody inside is called.
+        Health { health: HealthFuture },
     }
 }
 
@@ -48,6 +50,12 @@ where
     pub(crate) fn refused(error: Error) -> Self {
         ResponseFuture {
             kind: Kind::Refused { error: Some(error) },
+        }
+    }
+
+    pub(crate) fn health(health: HealthFuture) -> Self {
+        ResponseFuture {
+            kind: Kind::Health { health },
         }
     }
 
@@ -82,6 +90,10 @@ where
                     .take()
                     .expect("a future is not polled once it is done");
                 Poll::Ready(Ok(problem::of(&error).map(Body::ours)))
+            }
+            KindProjection::Health { health } => {
+                let Ok(response) = ready!(Pin::new(health).poll(cx));
+                Poll::Ready(Ok(response.map(|body| Body::ours(body.into()))))
             }
             KindProjection::Ours { mut run } => {
                 let (ended, finished) = ready!(run.as_mut().poll(cx));

@@ -3,6 +3,7 @@
 pub(crate) mod arrival;
 mod body;
 mod future;
+mod health;
 pub(crate) mod problem;
 mod service;
 
@@ -15,6 +16,7 @@ use tower_layer::Layer;
 
 pub use body::Body;
 pub use future::ResponseFuture;
+pub use health::{HealthFuture, HealthService};
 pub use service::DatabaseService;
 
 use crate::database::Database;
@@ -60,6 +62,7 @@ pub struct DatabaseLayer {
 pub(crate) struct Settings {
     pub(crate) database: Database,
     pub(crate) max_duration: Option<Duration>,
+    health_check: Option<Arc<str>>,
     commit_when: Option<Arc<dyn Fn(StatusCode) -> bool + Send + Sync>>,
 }
 
@@ -71,6 +74,7 @@ impl DatabaseLayer {
             settings: Settings {
                 database,
                 max_duration: None,
+                health_check: None,
                 commit_when: None,
             },
         }
@@ -92,6 +96,27 @@ impl DatabaseLayer {
         commit_when: impl Fn(StatusCode) -> bool + Send + Sync + 'static,
     ) -> Self {
         self.settings.commit_when = Some(Arc::new(commit_when));
+        self
+    }
+}
+
+impl DatabaseLayer {
+    /// Answers GET and HEAD of `path` with the [`health`](crate::health) of the database,
+    /// without calling the service inside. Other methods, and other paths be they longer by
+    /// a slash, are left to it.
+    ///
+    /// `path` is as the layer sees it, without the query: inside an axum router that is
+    /// nested, without the prefix. On Lambda it is with or without the gateway's stage. A
+    /// slash in front is added where it is missing.
+    ///
+    /// ```no_run
+    /// # fn main_(database: antifreeze::Database) {
+    /// let layer = antifreeze::DatabaseLayer::new(database).health_check("/health/db");
+    /// # }
+    /// ```
+    pub fn health_check(mut self, path: impl AsRef<str>) -> Self {
+        let path = path.as_ref().trim_start_matches('/');
+        self.settings.health_check = Some(format!("/{path}").into());
         self
     }
 }
@@ -131,6 +156,7 @@ impl fmt::Debug for DatabaseLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DatabaseLayer")
             .field("max_duration", &self.settings.max_duration)
+            .field("health_check", &self.settings.health_check)
             .finish_non_exhaustive()
     }
 }

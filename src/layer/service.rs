@@ -45,6 +45,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        if let Some(health) = self.settings.health_of(&request) {
+            return ResponseFuture::health(health);
+        }
         if self.joins() {
             return ResponseFuture::joined(self.inner.call(request));
         }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use breaker::{Attempt, Breaker};
+pub(crate) use reading::{Reading, Slots};
 pub(crate) use room::Room;
 
 use crate::clock::Clock;

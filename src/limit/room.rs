@@ -103,6 +103,11 @@ impl Room {
         }
     }
 
+    /// What was read last, however long ago.
+    pub(crate) fn last_reading(&self) -> Option<Reading> {
+        *self.last()
+    }
+
     fn slots(&self) -> Option<Slots> {
         self.last().as_ref().map(Reading::tightest)
     }

@@ -148,6 +148,10 @@ impl Pools {
         Duration::from_micros(self.round_trip.load(Ordering::Relaxed))
     }
 
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
     pub(crate) fn note_round_trip(&self, round_trip: Duration) {
         let micros = u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX);
         self.round_trip.store(micros, Ordering::Relaxed);
@@ -176,6 +180,11 @@ impl Pool {
     /// The driver of a connection ended.
     fn forget_ended(&self) {
         lock(&self.kept).idle.retain(|idle| !idle.session.is_over());
+    }
+
+    /// How many connections are leased, and how many are kept for the next.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.in_use(), self.idle())
     }
 }
 
