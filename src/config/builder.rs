@@ -84,6 +84,8 @@ settings! {
     @"time" max_age: Duration,
     /// [`Config::max_idle_time`].
     @"time" max_idle_time: Duration,
+    /// [`Config::probe_after`].
+    @"time" probe_after: Duration,
     /// [`Config::acquire_timeout`].
     @"time" acquire_timeout: Duration,
     /// [`Config::connect_timeout`].
@@ -163,6 +165,7 @@ impl ConfigBuilder {
         config.max_idle = self.max_idle.or(config.max_idle);
         set(&mut config.max_age, self.max_age);
         config.max_idle_time = self.max_idle_time.or(config.max_idle_time);
+        set(&mut config.probe_after, self.probe_after);
         set(&mut config.acquire_timeout, self.acquire_timeout);
         set(&mut config.connect_timeout, self.connect_timeout);
         set(&mut config.statement_timeout, self.statement_timeout);
@@ -278,7 +281,8 @@ mod tests {
                 "path": "session-pooler", "endpoint": "pooled", "lifetime": "per-event-loop",
                 "reset": "always", "schema": "public", "jit": true,
                 "max_connections": 4, "max_idle": 2, "max_age": "1h", "max_idle_time": 1.5,
-                "acquire_timeout": "250ms", "connect_timeout": 3, "statement_timeout": "0s",
+                "probe_after": "5s", "acquire_timeout": "250ms", "connect_timeout": 3,
+                "statement_timeout": "0s",
                 "idle_in_transaction_timeout": "1m", "transaction_timeout": 20,
                 "idle_session_timeout": "5m", "function_timeout": "10s", "statement_cache": 7,
                 "crowded_at": 50, "load_shed": "door"
@@ -304,6 +308,7 @@ mod tests {
         let milliseconds = Duration::from_millis;
         assert_eq!(config.max_age, milliseconds(3_600_000));
         assert_eq!(config.max_idle_time, Some(milliseconds(1_500)));
+        assert_eq!(config.probe_after, milliseconds(5_000));
         assert_eq!(config.acquire_timeout, milliseconds(250));
         assert_eq!(config.connect_timeout, milliseconds(3_000));
         assert_eq!(config.statement_timeout, Duration::ZERO);

@@ -107,6 +107,11 @@ pub struct Config {
     /// is replaced when it is next asked for. Default: `DB_MAX_IDLE_TIME`, or else
     /// `None`, however long.
     pub max_idle_time: Option<Duration>,
+    /// A connection that was kept for longer than this without use answers an empty query
+    /// before it is leased again, alone and within a second: what lies in between may have
+    /// forgotten it without a word, as NAT gateways and connection tracking do after 350 s
+    /// (AWS, "NAT gateways", "Connection tracking"). Default: 60 s.
+    pub probe_after: Duration,
     /// How long to wait for a connection that others have. Default: `pool_timeout` of the
     /// URL, or else 5 s.
     pub acquire_timeout: Duration,
@@ -260,6 +265,7 @@ impl Config {
             max_idle: limits.max_idle,
             max_age: limits.max_age.unwrap_or(seconds(30 * 60)),
             max_idle_time: limits.max_idle_time,
+            probe_after: seconds(60),
             acquire_timeout: read.acquire_timeout.unwrap_or(seconds(5)),
             connect_timeout: read.connect_timeout.unwrap_or(seconds(10)),
             statement_timeout: backstops::STATEMENT_TIMEOUT,
@@ -323,6 +329,7 @@ impl fmt::Debug for Config {
             .field("max_idle", &self.max_idle)
             .field("max_age", &self.max_age)
             .field("max_idle_time", &self.max_idle_time)
+            .field("probe_after", &self.probe_after)
             .field("acquire_timeout", &self.acquire_timeout)
             .field("connect_timeout", &self.connect_timeout)
             .field("statement_timeout", &self.statement_timeout)

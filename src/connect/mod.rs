@@ -30,6 +30,7 @@ use crate::observe;
 use crate::tls;
 use crate::wire::{Guard, Refusal, Stream, Transport, Wire};
 use retry::Time;
+pub(crate) use retry::heals;
 
 /// How long one of several addresses may take to answer before the next has its turn: a
 /// lost SYN is repeated after 1 s (RFC 6298, section 2).

@@ -9,17 +9,13 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use super::{Idle, Lease, Pool, Pools, lock};
+use crate::connect::heals;
 use crate::connection::{Home, Session};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limit::Attempt;
 use crate::net::Peek;
 use crate::observe;
 use crate::wire::TransactionStatus;
-
-/// Idle for longer than this, a connection may have been forgotten by something
-/// in between that never sent a FIN (NAT gateways and connection tracking do that
-/// after 350 s): only a round trip can tell.
-const PROBE_AFTER: Duration = Duration::from_secs(60);
 
 /// How long that round trip may take before the connection counts as dead.
 const PROBE_LIMIT: Duration = Duration::from_secs(1);
@@ -89,18 +85,15 @@ impl Pools {
                     session.pump();
                     return Ok((Lease::new(session, Arc::clone(&pool), permit), home));
                 }
-                // It is full: whether to wait for the next try, the breaker says.
-                Err(error) if error.kind() == ErrorKind::TooManyConnections => {
-                    let next = limits.breaker.next_try().unwrap_or_default();
-                    if Instant::now() + next >= end {
+                // The next try is the breaker's, if there is to be one.
+                Err(error) => {
+                    let Some(next) = limits.breaker.next_try() else {
+                        return Err(error);
+                    };
+                    let worth = worth_waiting(&error, begin, end);
+                    if worth.is_none_or(|until| Instant::now() + next >= until) {
                         return Err(error.with_retry_after(next));
                     }
-                }
-                Err(error) => {
-                    return Err(match limits.breaker.next_try() {
-                        Some(next) => error.with_retry_after(next),
-                        None => error,
-                    });
                 }
             }
         }
@@ -196,7 +189,7 @@ impl Pool {
     /// as long: asking each would take its time.
     fn discard_forgotten(&self) {
         let mut kept = lock(&self.kept);
-        let fresh = |idle: &Idle| self.clock.since(idle.since) <= PROBE_AFTER;
+        let fresh = |idle: &Idle| self.clock.since(idle.since) <= self.config().probe_after;
         let (fresh, forgotten) = std::mem::take(&mut kept.idle).into_iter().partition(fresh);
         kept.idle = fresh;
         drop(kept);
@@ -205,6 +198,16 @@ impl Pool {
             observe::discarded(idle.session.process(), NO_ANSWER);
             idle.session.end();
         }
+    }
+}
+
+/// Until when to wait for the server, if that makes sense: a slot comes free within any
+/// time, and who is starting has said so; for what may heal a quarter of the time is
+/// enough, since who can do without the database wants to know soon.
+fn worth_waiting(error: &Error, begin: Instant, end: Instant) -> Option<Instant> {
+    match error.kind() {
+        ErrorKind::TooManyConnections | ErrorKind::ServerStarting => Some(end),
+        _ => heals(error).then(|| begin + (end - begin) / 4),
     }
 }
 
@@ -231,7 +234,7 @@ async fn examine(pool: &Pool, idle: &Idle, left: Option<Duration>) -> Result<Hom
         return Err("not at rest");
     }
     let home = session.home().ok_or("in use")?;
-    if pool.clock.since(idle.since) > PROBE_AFTER {
+    if pool.clock.since(idle.since) > pool.config().probe_after {
         let limit = left.map_or(PROBE_LIMIT, |left| left.min(PROBE_LIMIT));
         let probe = async {
             // The question after the room is as good as any, and one round trip is paid.
@@ -250,6 +253,9 @@ async fn examine(pool: &Pool, idle: &Idle, left: Option<Duration>) -> Result<Hom
 
 #[cfg(test)]
 mod tests {
+    /// By default.
+    const PROBE_AFTER: Duration = Duration::from_secs(60);
+
     use lab::postgres::Postgres;
     use lab::relay::Relay;
 
