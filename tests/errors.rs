@@ -104,8 +104,11 @@ async fn failing<T>(database: &Database, work: impl Future<Output = Result<T, Er
     }
 }
 
+/// Of who asks for a connection and does not wait for long.
 async fn refused(database: &Database) -> Error {
-    failing(database, async { connection().await.map(drop) }).await
+    let asks = async { connection().await.map(drop) };
+    let asked = database.invocation(Duration::from_secs(2), asks).await;
+    asked.expect_err("it is refused")
 }
 
 /// What the server says to `sql`, simple or with a parameter.
@@ -281,7 +284,21 @@ async fn start_up(golden: &mut Golden) {
         .execute("alter role app connection limit 0")
         .await
         .expect("set");
-    golden.add("the role is full", &refused(&database(&url)).await);
+    let full = database(&url);
+    golden.add("the role is full", &refused(&full).await);
+    let asks = async { connection().await.map(drop) };
+    let error = full.invocation(Duration::ZERO, asks).await;
+    let error = error.expect_err("there is no time");
+    let text = error.to_string();
+    for (before, behind, name) in [
+        ("has been for ", ":", "has been for TIME"),
+        ("due in ", ",", "due in DELAY"),
+    ] {
+        let (_, part) = text.split_once(before).expect("how long");
+        let (part, _) = part.split_once(behind).expect("how long");
+        golden.volatile(format!("{before}{part}"), name);
+    }
+    golden.add("it is full still, and there is no time to wait", &error);
     let more = "alter role app connection limit -1; alter database shop connection limit 0";
     postgres.execute(more).await.expect("set");
     golden.add("the database is full", &refused(&database(&url)).await);

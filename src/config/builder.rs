@@ -284,7 +284,8 @@ mod tests {
                 "path": "session-pooler", "endpoint": "pooled", "lifetime": "per-event-loop",
                 "reset": "always", "schema": "public", "jit": true,
                 "max_connections": 4, "max_idle": 2, "max_age": "1h", "max_idle_time": 1.5,
-                "probe_after": "5s", "acquire_timeout": "250ms", "connect_timeout": 3, "statement_timeout": "0s",
+                "probe_after": "5s", "acquire_timeout": "250ms", "connect_timeout": 3,
+                "statement_timeout": "0s",
                 "idle_in_transaction_timeout": "1m", "transaction_timeout": 20,
                 "idle_session_timeout": "5m", "function_timeout": "10s", "statement_cache": 7,
                 "crowded_at": 50, "load_shed": "door", "health_token": "0123456789abcdef"

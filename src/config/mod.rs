@@ -100,8 +100,9 @@ pub struct Config {
     /// [`PerEventLoop`](ConnectionLifetime::PerEventLoop). Default: `DB_MAX_IDLE_CONNS`,
     /// or else `None`, all of them.
     pub max_idle: Option<usize>,
-    /// A connection older than this is not kept. Default: `DB_MAX_LIFETIME`, or else 30
-    /// minutes.
+    /// A connection older than this, less up to a tenth of it, is not kept: those that were
+    /// opened at once do not end at once. Default: `DB_MAX_LIFETIME`, or else 30 minutes; on
+    /// Aurora DSQL, which ends connections after an hour, 50 minutes at most.
     pub max_age: Duration,
     /// A connection that was kept for longer than this without use, by the wall clock,
     /// is replaced when it is next asked for. Default: `DB_MAX_IDLE_TIME`, or else

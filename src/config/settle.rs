@@ -1,5 +1,7 @@
 //! The last word on a configuration: the operator's, then whether it makes sense.
 
+use std::time::Duration;
+
 use tokio::sync::Semaphore;
 
 use super::endpoint::{host_names, with_hosts};
@@ -12,6 +14,9 @@ use crate::observe;
 
 /// The least: 16 characters of base64 are 96 bits.
 const HEALTH_TOKEN_LENGTH: usize = 16;
+
+/// Aurora DSQL ends connections after an hour ("Cluster quotas and database limits").
+const DSQL_MAX_AGE: Duration = Duration::from_secs(50 * 60);
 
 impl Config {
     /// What is in force, with the operator's `ANTIFREEZE_*` variables over the code's
@@ -27,6 +32,9 @@ impl Config {
         };
         self.tls.keep_to(&self.server);
         overrides.apply(&mut self);
+        if self.is_dsql() {
+            self.max_age = self.max_age.min(DSQL_MAX_AGE);
+        }
         self.check()?;
         if overrides.endpoint.is_some() && !switched {
             let why = "no direct endpoint is known, and the path is direct as it is";
@@ -163,13 +171,11 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::sync::{Arc, Mutex};
-    use std::time::Duration;
-
     use super::*;
     use crate::ConnectionLifetime::{self, PerEventLoop, PerInvocation};
     use crate::{LoadShed, TlsMode};
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
 
     const POOLED: (&str, &str) = ("DATABASE_URL", "postgres://pooler.example.com:6432/x");
     const DIRECT: (&str, &str) = ("DIRECT_URL", "postgres://u@db.example.com/x");
@@ -209,6 +215,17 @@ mod tests {
         let config = settled(&[url], |_| {}).expect("fine");
         assert_eq!(config.connect_timeout, Duration::from_secs(4));
         assert_eq!(config.acquire_timeout, Duration::from_secs(3));
+    }
+
+    #[test]
+    fn dsql_ends_connections_by_itself() {
+        let host = "postgres://admin@abc.dsql.us-east-1.on.aws/postgres";
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        for (wanted, got) in [(30, 30), (90, 50)] {
+            let change = |config: &mut Config| config.max_age = minutes(wanted);
+            let config = settled(&[("DATABASE_URL", host)], change).expect("fine");
+            assert_eq!(config.max_age, minutes(got));
+        }
     }
 
     #[test]

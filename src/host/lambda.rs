@@ -25,7 +25,7 @@ static DATABASES: Mutex<Vec<Database>> = Mutex::new(Vec::new());
 /// it instead. For several databases, a line each.
 ///
 /// ```no_run
-/// # async fn main_(service: lambda_http::tower::util::BoxCloneService<lambda_http::Request, lambda_http::Response<lambda_http::Body>, lambda_http::Error>) -> Result<(), lambda_http::Error> {
+/// # async fn main_() -> Result<(), antifreeze::Error> {
 /// let database = antifreeze::Database::from_env()?;
 /// antifreeze::shutdown::on_lambda(&database).await?;
 /// # Ok(())
@@ -76,7 +76,7 @@ fn databases() -> std::sync::MutexGuard<'static, Vec<Database>> {
 /// the restore connections are opened again, as [`Database::warm_up`] does.
 ///
 /// What the program itself was given stays in the snapshot: the environment, the URL, keys
-/// and passwords in code.
+/// and passwords in code. So does the order of hosts that `load_balance_hosts=random` drew.
 ///
 /// ```no_run
 /// # async fn handler(_: lambda_http::Request) -> Result<lambda_http::Response<lambda_http::Body>, lambda_http::Error> { unimplemented!() }
@@ -93,8 +93,8 @@ fn databases() -> std::sync::MutexGuard<'static, Vec<Database>> {
 ///
 /// # Errors
 ///
-/// The hooks fail if a connection is still open after 3 s, and if `ANTIFREEZE_WARM_UP` is no
-/// number; a database that is down after the restore is no failure.
+/// The second hook fails if `ANTIFREEZE_WARM_UP` is no number; a database that is down after
+/// the restore is no failure.
 pub fn snapstart(database: &Database) -> Arc<dyn SnapStartResource> {
     Arc::new(Snapshot(database.clone()))
 }

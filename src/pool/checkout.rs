@@ -15,10 +15,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::limit::Attempt;
 use crate::net::Peek;
 use crate::observe;
+use crate::random;
 use crate::wire::TransactionStatus;
 
 /// How long that round trip may take before the connection counts as dead.
 const PROBE_LIMIT: Duration = Duration::from_secs(1);
+
+/// Each connection is taken for older than it is, by this part of `max_age` at most.
+const AGE_JITTER: f64 = 0.1;
 
 /// Longer than any invocation, and nothing overflows.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
@@ -61,6 +65,8 @@ impl Pools {
         let end = begin + patience.min(LONGEST);
         let left = || left.map(|left| left.saturating_sub(begin.elapsed()));
         let limits = &self.limits;
+        // What the server said when it was last asked.
+        let mut said = None;
         loop {
             let mut came_home = pin!(pool.came_home.notified());
             came_home.as_mut().enable();
@@ -71,7 +77,13 @@ impl Pools {
             // While the server is full, another's connection may come home first.
             let admit = pin!(limits.breaker.admit(end, limits.sheds()));
             let attempt = match select(admit, came_home).await {
-                Either::Left((attempt, _)) => attempt.inspect_err(observe::shed)?,
+                Either::Left((Ok(attempt), _)) => attempt,
+                Either::Left((Err(shed), _)) => {
+                    observe::shed(&shed);
+                    let next = shed.retry_after().unwrap_or_default();
+                    let said = said.map(|said: Error| said.with_retry_after(next));
+                    return Err(said.unwrap_or(shed));
+                }
                 Either::Right(_) => continue,
             };
             match self.open(&pool, left(), attempt).await {
@@ -93,6 +105,7 @@ impl Pools {
                     if worth.is_none_or(|until| Instant::now() + next >= until) {
                         return Err(error.with_retry_after(next));
                     }
+                    said = Some(error);
                 }
             }
         }
@@ -129,7 +142,13 @@ impl Pools {
                 pool.forget_ended();
             }
         };
-        let (once, now) = (attempt.probes(), pool.clock.now());
+        // Those that were opened at once are not to end at once.
+        let earlier = pool
+            .config()
+            .max_age
+            .mul_f64(random::fraction() * AGE_JITTER);
+        let now = pool.clock.now().checked_sub(earlier);
+        let (once, now) = (attempt.probes(), now.unwrap_or(pool.clock.now()));
         match Session::open(&self.connector, left, once, now, on_end).await {
             Ok(session) => {
                 attempt.succeeded();
@@ -365,7 +384,12 @@ mod tests {
         let kept = Kept::one().await;
         kept.clock.advance(kept.pools.config().max_age);
         assert_ne!(kept.lease().await.expect("another"), kept.process);
+        // A tenth less is the least that any gets.
+        let kept = Kept::one().await;
+        kept.clock.advance(kept.pools.config().max_age / 10 * 8);
+        assert_eq!(kept.lease().await.expect("alive"), kept.process);
     }
+
     #[tokio::test]
     async fn one_that_was_idle_for_too_long_is_replaced() {
         let limit = PROBE_AFTER * 2;

@@ -45,6 +45,7 @@ impl Pools {
     }
 
     /// As if it had never been shut.
+    #[cfg(feature = "lambda")]
     pub(crate) fn reopen(&self) {
         self.shut.shut.store(false, Ordering::Release);
     }
