@@ -4,6 +4,9 @@
 /// RDS's authorities, each region's behind a line with its name; see `roots/README.md`.
 const RDS: &str = include_str!("roots/rds.pem");
 
+/// Supabase's authorities; see `roots/README.md`.
+const SUPABASE: &str = include_str!("roots/supabase.pem");
+
 /// Who signs a host's certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Authority {
@@ -13,8 +16,8 @@ pub(super) enum Authority {
     Rds(&'static str),
     /// Amazon's own for databases, in a region that we have no certificate for.
     RdsElsewhere,
-    /// Supabase's own, which we have no certificate for.
-    Supabase,
+    /// Supabase's own (PEM).
+    Supabase(&'static str),
     /// The name does not tell.
     Unknown,
 }
@@ -43,7 +46,11 @@ impl Authority {
                 rds(region).map_or(Authority::RdsElsewhere, Authority::Rds)
             }
             ["cn", "com", "amazonaws", _, "rds", _, ..] => Authority::RdsElsewhere,
-            ["co" | "com", "supabase", _, ..] => Authority::Supabase,
+            // Supabase, "Postgres SSL enforcement": an authority of its own.
+            // https://supabase.com/docs/guides/platform/ssl-enforcement
+            ["co", "supabase", _, ..] | ["com", "supabase", "pooler", _, ..] => {
+                Authority::Supabase(SUPABASE)
+            }
             _ => Authority::Unknown,
         }
     }
@@ -80,8 +87,17 @@ mod tests {
             ),
             ("rds.amazonaws.com", Authority::Unknown),
             ("rds.amazonaws.com.example.com", Authority::Unknown),
-            ("db.abc.supabase.co", Authority::Supabase),
-            ("aws-0-eu-west-1.pooler.supabase.com", Authority::Supabase),
+            ("db.abc.supabase.co", Authority::Supabase(SUPABASE)),
+            (
+                "aws-0-eu-west-1.pooler.SUPABASE.com.",
+                Authority::Supabase(SUPABASE),
+            ),
+            ("supabase.co", Authority::Unknown),
+            ("pooler.supabase.com", Authority::Unknown),
+            ("abc.supabase.com", Authority::Unknown),
+            ("abc.notsupabase.co", Authority::Unknown),
+            ("abc.supabase.co.example.com", Authority::Unknown),
+            ("pooler.supabase.com.example.com", Authority::Unknown),
             ("localhost", Authority::Unknown),
             ("db", Authority::Unknown),
             ("127.0.0.1", Authority::Unknown),
@@ -118,5 +134,34 @@ mod tests {
             regions += 1;
         }
         assert_eq!(regions, 27);
+    }
+
+    /// An anchor's dates are not looked at when it is used: nobody else would notice.
+    #[test]
+    fn supabases_are_the_two_that_it_publishes_and_in_force() {
+        use rustls::pki_types::CertificateDer;
+        use rustls::pki_types::pem::PemObject;
+        use x509_cert::der::Decode;
+
+        let mut serials = Vec::new();
+        for certificate in CertificateDer::pem_slice_iter(SUPABASE.as_bytes()) {
+            let certificate = certificate.expect("PEM");
+            let parsed = x509_cert::Certificate::from_der(&certificate).expect("X.509");
+            let body = parsed.tbs_certificate;
+            let subject = body.subject.to_string();
+            assert!(subject.contains("CN=Supabase Root 2021 CA"), "{subject}");
+            assert_eq!(body.subject, body.issuer);
+            let until = body.validity.not_after.to_system_time();
+            assert!(until > std::time::SystemTime::now(), "renew {subject}");
+            serials.push(body.serial_number.to_string().replace(':', ""));
+            rustls::RootCertStore::empty()
+                .add(certificate)
+                .expect("an authority");
+        }
+        let published = [
+            "6CBC4CA1DEB63F692D0A2024C67289C2D13D54F6",
+            "797FA0A5F9AC456F5AB05911BE3C978C7C5B7E07",
+        ];
+        assert_eq!(serials, published);
     }
 }
