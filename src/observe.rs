@@ -50,6 +50,12 @@ pub(crate) fn connection_lost(error: &tokio_postgres::Error) {
     );
 }
 
+/// The server ended a session while nothing was asked of it.
+pub(crate) fn dismissed(sqlstate: Option<[u8; 5]>) {
+    let sqlstate = sqlstate.and_then(|code| String::from_utf8(code.to_vec()).ok());
+    tracing::debug!(target: TARGET, sqlstate, "the server ended a session");
+}
+
 /// A connection was made.
 pub(crate) fn connected(process: i32, elapsed: Duration) {
     tracing::debug!(target: TARGET, process, ?elapsed, "connected");

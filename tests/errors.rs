@@ -919,6 +919,29 @@ async fn transactions(golden: &mut Golden) {
     golden.add("a task still has the transaction", &error);
     drop(stop);
 
+    for (what, begin) in [
+        (
+            "a transaction that waited for others",
+            "set idle_in_transaction_session_timeout = '20ms'; begin",
+        ),
+        ("a session that waited", "set idle_session_timeout = '20ms'"),
+    ] {
+        let error = failing(database, async {
+            let connection = connection().await?;
+            connection.batch_execute(begin).await?;
+            let sessions = format!(
+                "select from pg_stat_activity where pid = {}",
+                connection.process_id()
+            );
+            while !server.query(&sessions).await.expect("rows").is_empty() {
+                sleep(Duration::from_millis(5)).await;
+            }
+            Ok(connection.batch_execute("select 1").await?)
+        })
+        .await;
+        golden.add(what, &error);
+    }
+
     let relay = Relay::start(postgres.address()).await.expect("a relay");
     let over_relay = crate::database(&relay.url(&server.url));
     let lost = failing(&over_relay, async {

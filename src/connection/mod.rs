@@ -60,9 +60,11 @@ impl Session {
             target,
             round_trip,
         } = connector.open(left).await?;
+        let client = Arc::new(Mutex::new(client));
+        let driver = Driver::spawn(connection, &client, wire.clone(), socket.clone(), on_end);
         Ok(Arc::new(Session {
-            client: Arc::new(Mutex::new(client)),
-            driver: Driver::spawn(connection, wire.clone(), socket.clone(), on_end),
+            client,
+            driver,
             wire,
             socket,
             target,
@@ -114,9 +116,9 @@ impl Session {
         self.driver.try_pump()
     }
 
-    /// The connection has ended, and its driver with it.
+    /// The connection has ended, and its driver with it or soon.
     pub(crate) fn is_over(&self) -> bool {
-        self.driver.is_over()
+        self.driver.is_over() || self.wire.snapshot().dismissed
     }
 
     /// Waits until nothing is under way, or the connection is at its end.

@@ -250,6 +250,7 @@ mod tests {
             lost: false,
             gone: false,
             ended: false,
+            dismissed: false,
             residue: Residue { state, driver },
         };
         let clean = snapshot(false, false);
