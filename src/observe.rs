@@ -71,6 +71,18 @@ pub(crate) fn unverified(host: &str) {
     );
 }
 
+/// What lies in between is not what its address looked like.
+pub(crate) fn path_differs(expected: &'static str, found: &'static str) {
+    tracing::warn!(
+        target: TARGET,
+        expected,
+        found,
+        "the address does not tell that there is a pooler of this kind: set path \
+         (ANTIFREEZE_PATH) to what it is, transaction-pooler or session-pooler; behind a pooler \
+         no time-outs are set at start-up, so write ALTER ROLE .. SET"
+    );
+}
+
 /// No connection was made, and it is tried again.
 pub(crate) fn connecting_again(error: &crate::Error, delay: Duration) {
     let kind = error.kind();

@@ -145,7 +145,9 @@ impl ConfigBuilder {
             }
         }
         set(&mut config.endpoint, self.endpoint);
-        set(&mut config.lifetime, self.lifetime);
+        if let Some(lifetime) = self.lifetime {
+            config.set_lifetime(lifetime);
+        }
         set(&mut config.reset, self.reset);
         set(&mut config.jit, self.jit);
         set(&mut config.max_connections, self.max_connections);

@@ -73,8 +73,11 @@ pub struct Config {
     /// How the connection is encrypted and whom it trusts.
     pub tls: Tls,
     /// What lies between us and the server. Default: what the address tells, which is
-    /// [`Path::Direct`] unless it is known for a pooler. Setting the field alone leaves
-    /// `lifetime` as it is: [`set_path`](Config::set_path) does both.
+    /// [`Path::Direct`] unless it is known for a pooler; and where it turns out when
+    /// connecting that it is one, it is treated as one, and a warning says what to set.
+    /// Setting the field alone leaves `lifetime` as it is:
+    /// [`set_path`](Config::set_path) does both, and is what is meant even if it is
+    /// `Direct`.
     pub path: Path,
     /// A way to the same database past its pooler. Default: what
     /// `DATABASE_URL_UNPOOLED`, `POSTGRES_URL_NON_POOLING` or `DIRECT_URL` name, if the
@@ -130,6 +133,10 @@ pub struct Config {
     pub statement_cache: usize,
     /// Time-outs of the server that the operator has set.
     operators: Vec<&'static str>,
+    /// What the address tells of the path; `None` once somebody has chosen one.
+    detected: Option<Path>,
+    /// Somebody has chosen the lifetime, be it the one that the path calls for.
+    lifetime_chosen: bool,
 }
 
 /// How long a connection lives.
@@ -242,6 +249,8 @@ impl Config {
             jit: false,
             statement_cache: read.statement_cache.unwrap_or(100),
             operators: Vec::new(),
+            detected: Some(read.path),
+            lifetime_chosen: false,
         })
     }
 
@@ -254,8 +263,23 @@ impl Config {
     /// Sets the path, and with it the lifetime that it calls for.
     pub fn set_path(&mut self, path: Path) -> &mut Self {
         self.path = path;
+        self.detected = None;
         self.lifetime = path.lifetime();
+        self.lifetime_chosen = false;
         self
+    }
+
+    /// Sets the lifetime, whatever path the operator may choose later. Setting the field
+    /// to what the path calls for anyway says nothing.
+    pub fn set_lifetime(&mut self, lifetime: ConnectionLifetime) -> &mut Self {
+        self.lifetime = lifetime;
+        self.lifetime_chosen = true;
+        self
+    }
+
+    /// Nobody has said what lies in between: it was guessed from the address.
+    pub(crate) fn path_is_detected(&self) -> bool {
+        self.detected == Some(self.path)
     }
 
     /// How many connections may stay open between invocations.

@@ -73,6 +73,7 @@ impl Overrides {
     pub(super) fn apply(&self, config: &mut Config) {
         if let Some(path) = self.path {
             config.follow(path);
+            config.detected = None;
         }
         set(&mut config.lifetime, self.lifetime);
         set(&mut config.max_connections, self.max_connections);

@@ -72,6 +72,15 @@ impl Path {
         }
     }
 
+    /// Whether the name of a host tells what is there, so that nothing else has to be
+    /// guessed from: some providers' proxies number their sessions as poolers do, and pass
+    /// them on to one server.
+    pub(crate) fn is_known_by(host: &str) -> bool {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        let known = [".neon.tech", ".supabase.co", ".supabase.com"];
+        known.iter().any(|suffix| host.ends_with(suffix)) || is_dsql(&host)
+    }
+
     pub(crate) fn takes_cancel(self) -> bool {
         !matches!(self, Path::RdsProxy)
     }
@@ -82,7 +91,7 @@ impl Path {
         matches!(self, Path::Direct)
     }
 
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         let named = PATHS.iter().find(|(_, path)| *path == self);
         named.map_or("direct", |(name, _)| name)
     }

@@ -45,10 +45,11 @@ impl Config {
 
     /// Takes `path`, and its lifetime unless somebody has chosen another.
     pub(super) fn follow(&mut self, path: Path) {
-        if self.lifetime == self.path.lifetime() {
+        if !self.lifetime_chosen && self.lifetime == self.path.lifetime() {
             self.lifetime = path.lifetime();
         }
         self.path = path;
+        self.detected = Some(path);
     }
 
     /// Whether there is one.

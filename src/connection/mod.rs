@@ -13,6 +13,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
 use tokio_postgres::{Client, Statement};
 
+use crate::config::Path;
 use crate::connect::{Connector, Opened, Target};
 use crate::net::{Peek, Socket};
 use crate::wire::{Snapshot, Wire};
@@ -32,6 +33,7 @@ pub(crate) struct Session {
     wire: Wire,
     socket: Socket,
     target: Target,
+    path: Path,
     connector: Arc<Connector>,
     statements: Statements,
     opened: SystemTime,
@@ -58,6 +60,7 @@ impl Session {
             wire,
             socket,
             target,
+            path,
             round_trip,
         } = connector.open(left).await?;
         let client = Arc::new(Mutex::new(client));
@@ -68,6 +71,7 @@ impl Session {
             wire,
             socket,
             target,
+            path,
             statements: Statements::new(connector.config().statement_cache),
             connector: Arc::clone(connector),
             opened: now,
@@ -93,6 +97,11 @@ impl Session {
     /// The distance to the server, as connecting measured it.
     pub(crate) fn round_trip(&self) -> Duration {
         self.round_trip
+    }
+
+    /// What lies between us and the server.
+    pub(crate) fn path(&self) -> Path {
+        self.path
     }
 
     /// The server's process.
@@ -132,7 +141,7 @@ impl Session {
         let Some(key) = self.wire.key() else {
             return false;
         };
-        if !self.connector.config().path.takes_cancel() {
+        if !self.path.takes_cancel() {
             return false;
         }
         let cancel = cancel::request(&self.connector, &self.target, key);
@@ -145,7 +154,7 @@ impl Session {
         let (Some(key), Ok(runtime)) = (self.wire.key(), Handle::try_current()) else {
             return;
         };
-        if !self.connector.config().path.takes_cancel() {
+        if !self.path.takes_cancel() {
             return;
         }
         let (connector, target) = (Arc::clone(&self.connector), self.target.clone());

@@ -143,6 +143,12 @@ impl Wire {
         self.state().tracker.authentication.refused()
     }
 
+    /// From here on named statements are sent as unnamed ones. None may have been
+    /// prepared before.
+    pub(crate) fn unname(&self) {
+        self.state().frontend.unname();
+    }
+
     /// To be called before the connection above is polled: what it does not
     /// touch in that poll, it does not wait for.
     pub(crate) fn before_poll(&self) {
