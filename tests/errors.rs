@@ -214,6 +214,16 @@ async fn the_way_there(golden: &mut Golden) {
     .await;
     golden.add("the name is misspelt", &error);
 
+    let project = url("db.no-such-project.supabase.co");
+    let error = refused(&database_with(&project, |config| {
+        config.connect_timeout = Duration::from_secs(5);
+    }))
+    .await;
+    golden.add(
+        "a project of Supabase's, from where there is no IPv6",
+        &error,
+    );
+
     let (silent, _held) = black_hole().await;
     golden.volatile(silent, "127.0.0.1:PORT");
     let error = refused(&database_with(&url(&silent.to_string()), |config| {

@@ -5,12 +5,15 @@ mod builder;
 mod duration;
 mod endpoint;
 mod environment;
+#[cfg(test)]
+mod every;
 mod keywords;
 #[cfg(test)]
 mod leaks;
 mod overrides;
 mod parameters;
 mod path;
+mod rds;
 mod read;
 mod session;
 mod settle;
@@ -30,6 +33,7 @@ pub use builder::ConfigBuilder;
 pub use endpoint::{DirectEndpoint, Endpoint};
 pub(crate) use environment::Environment;
 pub use path::Path;
+pub(crate) use rds::Rds;
 pub use session::TargetSessionAttrs;
 pub use tls::{ChannelBinding, ClientCertificate, Pem, RequireAuth, Roots, Tls, TlsMode};
 pub(crate) use tls::{Method, could_be_file};

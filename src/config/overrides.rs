@@ -42,13 +42,17 @@ pub(super) struct Overrides {
     idle_in_transaction_timeout: Option<Duration>,
 }
 
+/// By their names in variables.
+pub(super) const LIFETIMES: [(&str, ConnectionLifetime); 2] = [
+    ("per-invocation", ConnectionLifetime::PerInvocation),
+    ("per-event-loop", ConnectionLifetime::PerEventLoop),
+];
+
+pub(super) const ENDPOINTS: [(&str, Endpoint); 2] =
+    [("direct", Endpoint::Direct), ("pooled", Endpoint::Pooled)];
+
 impl Overrides {
     pub(super) fn read(environment: &Environment) -> Result<Self> {
-        let lifetimes = [
-            ("per-invocation", ConnectionLifetime::PerInvocation),
-            ("per-event-loop", ConnectionLifetime::PerEventLoop),
-        ];
-        let endpoints = [("direct", Endpoint::Direct), ("pooled", Endpoint::Pooled)];
         let connect_timeout = environment.duration(CONNECT)?;
         if connect_timeout.is_some_and(|timeout| timeout.is_zero()) {
             return Err(Error::configuration(format!(
@@ -58,9 +62,9 @@ impl Overrides {
         // It is used later; what is shown in the log has to be a number by then.
         environment.warm_up()?;
         Ok(Overrides {
-            endpoint: one_of(environment, ENDPOINT, &endpoints)?,
+            endpoint: one_of(environment, ENDPOINT, &ENDPOINTS)?,
             path: one_of(environment, PATH, &PATHS)?,
-            lifetime: one_of(environment, LIFETIME, &lifetimes)?,
+            lifetime: one_of(environment, LIFETIME, &LIFETIMES)?,
             max_connections: environment.count(MAX_CONNECTIONS, 1)?,
             connect_timeout,
             statement_timeout: environment.duration(STATEMENT)?,

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::ConnectionLifetime;
+use super::{ConnectionLifetime, Rds};
 
 /// PgBouncer's `listen_port` unless somebody changes it (its manual, "Generic
 /// settings"); Azure's built-in one is there too.
@@ -49,7 +49,7 @@ impl Path {
             Path::SessionPooler
         };
         // What a host is by itself, nobody else can say better.
-        if is_rds_proxy(&host) {
+        if Rds::of(&host).is_some_and(|rds| rds.proxy) {
             Path::RdsProxy
         } else if host.ends_with(".pooler.supabase.com") {
             supabase
@@ -73,8 +73,8 @@ impl Path {
     }
 
     /// Whether the name of a host tells what is there, so that nothing else has to be
-    /// guessed from: some providers' proxies number their sessions as poolers do, and pass
-    /// them on to one server.
+    /// guessed from: a provider's proxy may number its sessions as a pooler does, and
+    /// yet pass each on to one server.
     pub(crate) fn is_known_by(host: &str) -> bool {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         let known = [".neon.tech", ".supabase.co", ".supabase.com"];
@@ -95,14 +95,6 @@ impl Path {
         let named = PATHS.iter().find(|(_, path)| *path == self);
         named.map_or("direct", |(name, _)| name)
     }
-}
-
-/// `name.proxy-id.region.rds.amazonaws.com`, and further endpoints of one with another
-/// label in front (Amazon's documents, "Connecting to a database through RDS Proxy").
-fn is_rds_proxy(host: &str) -> bool {
-    let of_rds = [".rds.amazonaws.com", ".rds.amazonaws.com.cn"];
-    of_rds.iter().any(|suffix| host.ends_with(suffix))
-        && host.split('.').any(|label| label.starts_with("proxy-"))
 }
 
 /// `endpoint-pooler.region.aws.neon.tech` (Neon's documents, "Connection pooling").

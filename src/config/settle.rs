@@ -268,6 +268,19 @@ mod tests {
             config.expect("fine").lifetime
         };
         assert_eq!(lifetime(&[POOLED, session, OVER], None), PerInvocation);
+        // What the path calls for anyway, and said all the same.
+        let environment = Environment::of(&[POOLED, DIRECT, OVER]);
+        let said = |builder: crate::config::ConfigBuilder| {
+            let config = builder.build_in(&environment).expect("fine");
+            config.settled(&environment).expect("fine").lifetime
+        };
+        let from_pooler = || {
+            Config::builder()
+                .url(session.1)
+                .direct_url("postgres://u@db/x")
+        };
+        assert_eq!(said(from_pooler()), PerEventLoop);
+        assert_eq!(said(from_pooler().lifetime(PerInvocation)), PerInvocation);
         let chosen = Some(PerInvocation);
         assert_eq!(lifetime(&[POOLED, DIRECT, OVER], chosen), PerInvocation);
         let levers = [

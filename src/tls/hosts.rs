@@ -1,6 +1,8 @@
 //! Whose host it is, as far as its name and its provider's documentation tell what
 //! authority its certificate is of.
 
+use crate::config::Rds;
+
 /// RDS's authorities, each region's behind a line with its name; see `roots/README.md`.
 const RDS: &str = include_str!("roots/rds.pem");
 
@@ -26,6 +28,18 @@ impl Authority {
     /// Reads `host` from its end, since only that is the provider's.
     pub(super) fn of(host: &str) -> Self {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
+        if let Some(rds) = Rds::of(&host) {
+            return match rds {
+                Rds { china: true, .. } => Authority::RdsElsewhere,
+                // Aurora, "Rotating your SSL/TLS certificate": RDS Proxy has certificates
+                // of AWS Certificate Manager.
+                // https://docs.aws.amazon.com/AmazonRDS/latest/AuroraUserGuide/UsingWithRDS.SSL-certificate-rotation.html
+                Rds { proxy: true, .. } => Authority::Public,
+                // RDS, "Using SSL/TLS to encrypt a connection": authorities for each region.
+                // https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/UsingWithRDS.SSL.html
+                _ => shipped(rds.region).map_or(Authority::RdsElsewhere, Authority::Rds),
+            };
+        }
         let labels: Vec<&str> = host.rsplit('.').collect();
         match labels.as_slice() {
             // Neon, "Connect to Neon securely": Let's Encrypt.
@@ -34,18 +48,6 @@ impl Authority {
             // Aurora DSQL, "Configuring SSL/TLS certificates": Amazon Root CA 1.
             // https://docs.aws.amazon.com/aurora-dsql/latest/userguide/configure-root-certificates.html
             ["aws", "on", _, "dsql", _, ..] => Authority::Public,
-            // Aurora, "Rotating your SSL/TLS certificate": RDS Proxy has certificates of
-            // AWS Certificate Manager.
-            // https://docs.aws.amazon.com/AmazonRDS/latest/AuroraUserGuide/UsingWithRDS.SSL-certificate-rotation.html
-            ["com", "amazonaws", "rds", _, id, _, ..] if id.starts_with("proxy-") => {
-                Authority::Public
-            }
-            // RDS, "Using SSL/TLS to encrypt a connection": authorities for each region.
-            // https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/UsingWithRDS.SSL.html
-            ["com", "amazonaws", "rds", region, _, ..] => {
-                rds(region).map_or(Authority::RdsElsewhere, Authority::Rds)
-            }
-            ["cn", "com", "amazonaws", _, "rds", _, ..] => Authority::RdsElsewhere,
             // Supabase, "Postgres SSL enforcement": an authority of its own.
             // https://supabase.com/docs/guides/platform/ssl-enforcement
             ["co", "supabase", _, ..] | ["com", "supabase", "pooler", _, ..] => {
@@ -56,7 +58,7 @@ impl Authority {
     }
 }
 
-fn rds(region: &str) -> Option<&'static str> {
+fn shipped(region: &str) -> Option<&'static str> {
     let mut regions = RDS.split("# ").filter_map(|part| part.split_once('\n'));
     regions.find_map(|(name, pem)| (name == region).then_some(pem))
 }
