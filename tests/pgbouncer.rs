@@ -678,3 +678,97 @@ async fn lazy_transactions_of_eight_clients_on_two_servers() {
     let expected = (CLIENTS / 2 * 5).to_string();
     assert_eq!(rows.expect("rows")[0][0], Some(expected));
 }
+
+/// Statements go unnamed, so each is parsed against the schema of the moment: what the
+/// server would refuse by name goes through, and what it answers is read as what was
+/// prepared. `docs/providers/pgbouncer.md` says so.
+#[tokio::test]
+async fn a_schema_that_changes_under_prepared_statements() {
+    let pooled = pooled(Mode::Transaction).await;
+    let lab = &pooled.lab;
+    lab.server
+        .execute(
+            "create table s (a int); insert into s values (1); \
+             create type mood as enum ('sad'); create table m (mood mood)",
+        )
+        .await
+        .expect("a schema");
+    let change = async |sql: &str| lab.server.execute(sql).await.expect(sql);
+    lab.run(async {
+        let connection = connection().await?;
+        let all = connection.prepare_cached("select * from s").await?;
+        let one = connection.prepare_cached("select a from s").await?;
+        let insert = connection
+            .prepare_cached("insert into m values ($1)")
+            .await?;
+        let echo = connection
+            .prepare_cached("select mood::text from m where mood = $1")
+            .await?;
+        let number = async |statement: &tokio_postgres::Statement| {
+            let row = connection.query_one(statement, &[]).await?;
+            row.try_get::<_, i32>(0)
+        };
+        // A column more is an error on our side, after the statement was executed.
+        change("alter table s add column b text default 'b'").await;
+        let error = connection.query(&all, &[]).await.expect_err("two columns");
+        let source = std::error::Error::source(&error).expect("a cause");
+        assert!(source.to_string().contains("field count"), "{source}");
+        assert_eq!(number(&one).await?, 1, "who names columns is not concerned");
+        // A table that was dropped and made again is the new one.
+        change("drop table s; create table s (a int); insert into s values (2)").await;
+        assert_eq!(number(&all).await?, 2);
+        assert_eq!(number(&one).await?, 2);
+        // A label that is added is taken; tokio-postgres has the type from before.
+        change("alter type mood add value 'fine'").await;
+        connection.execute(&insert, &[&Label("fine")]).await?;
+        let row = connection.query_one(&echo, &[&Label("fine")]).await?;
+        assert_eq!(row.get::<_, &str>(0), "fine");
+        // A type of the same name is the new one, and so is what it is sent as.
+        change(
+            "drop table m; drop type mood; create type mood as enum ('sad', 'new'); \
+             create table m (mood mood)",
+        )
+        .await;
+        connection.execute(&insert, &[&Label("new")]).await?;
+        // A wider type is an error on our side, too; the session goes on.
+        change("alter table s alter a type bigint").await;
+        let error = number(&one).await.expect_err("8 bytes are no i32");
+        assert!(
+            error.to_string().contains("deserializing column 0"),
+            "{error}"
+        );
+        // One of the same width is taken for the old one: nobody notices.
+        change("alter table s alter a type real").await;
+        assert_eq!(number(&one).await?, 2_f32.to_bits() as i32);
+        change("alter table s alter a type bigint").await;
+        // The cache does not know it; who prepares anew does.
+        let anew = connection.prepare("select a from s").await?;
+        let row = connection.query_one(&anew, &[]).await?;
+        assert_eq!(row.get::<_, i64>(0), 2);
+        // What is gone is missed at once.
+        change("drop table s").await;
+        let error = number(&one).await.expect_err("no such table");
+        assert_eq!(error.code().map(|code| code.code()), Some("42P01"));
+        Ok(())
+    })
+    .await
+    .expect("fine");
+    pooled.is_at_rest("a schema that changed").await;
+}
+
+/// A label of an enum, whatever its labels were when it was looked up.
+#[derive(Debug)]
+struct Label(&'static str);
+
+impl ToSql for Label {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, BoxError> {
+        out.put_slice(self.0.as_bytes());
+        Ok(IsNull::No)
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        matches!(ty.kind(), Kind::Enum(_))
+    }
+
+    to_sql_checked!();
+}

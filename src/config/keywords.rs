@@ -107,7 +107,10 @@ mod tests {
         for (text, word) in [
             ("hunter2", "nor is made of keywords"),
             ("host=db hunter2", "nor is made of keywords"),
-            ("host=db password=a hunter2 user=x", "nor is made of keywords"),
+            (
+                "host=db password=a hunter2 user=x",
+                "nor is made of keywords",
+            ),
             ("=hunter2", "nor is made of keywords"),
             ("password='hunter2", "not closed"),
             (r"password='hunter2\'", "not closed"),
