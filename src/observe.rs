@@ -61,6 +61,12 @@ pub(crate) fn connection_lost(error: &tokio_postgres::Error) {
     );
 }
 
+/// The server ended a session while nothing was asked of it.
+pub(crate) fn dismissed(sqlstate: Option<[u8; 5]>) {
+    let sqlstate = sqlstate.and_then(|code| String::from_utf8(code.to_vec()).ok());
+    tracing::debug!(target: TARGET, sqlstate, "the server ended a session");
+}
+
 /// A connection was made.
 pub(crate) fn connected(process: i32, elapsed: Duration) {
     tracing::debug!(target: TARGET, process, ?elapsed, "connected");
@@ -73,6 +79,18 @@ pub(crate) fn unverified(host: &str) {
         host,
         "sslmode=require encrypts, and trusts whoever answers: set sslmode=verify-full, and \
          sslrootcert if the server's authority is a private one"
+    );
+}
+
+/// What lies in between is not what its address looked like.
+pub(crate) fn path_differs(expected: &'static str, found: &'static str) {
+    tracing::warn!(
+        target: TARGET,
+        expected,
+        found,
+        "the address does not tell that there is a pooler of this kind: set path \
+         (ANTIFREEZE_PATH) to what it is, transaction-pooler or session-pooler; behind a pooler \
+         no time-outs are set at start-up, so write ALTER ROLE .. SET"
     );
 }
 

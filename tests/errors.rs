@@ -217,6 +217,16 @@ async fn the_way_there(golden: &mut Golden) {
     .await;
     golden.add("the name is misspelt", &error);
 
+    let project = url("db.no-such-project.supabase.co");
+    let error = refused(&database_with(&project, |config| {
+        config.connect_timeout = Duration::from_secs(5);
+    }))
+    .await;
+    golden.add(
+        "a project of Supabase's, from where there is no IPv6",
+        &error,
+    );
+
     let (silent, _held) = black_hole().await;
     golden.volatile(silent, "127.0.0.1:PORT");
     let error = refused(&database_with(&url(&silent.to_string()), |config| {
@@ -935,6 +945,29 @@ async fn transactions(golden: &mut Golden) {
     .await;
     golden.add("a task still has the transaction", &error);
     drop(stop);
+
+    for (what, begin) in [
+        (
+            "a transaction that waited for others",
+            "set idle_in_transaction_session_timeout = '20ms'; begin",
+        ),
+        ("a session that waited", "set idle_session_timeout = '20ms'"),
+    ] {
+        let error = failing(database, async {
+            let connection = connection().await?;
+            connection.batch_execute(begin).await?;
+            let sessions = format!(
+                "select from pg_stat_activity where pid = {}",
+                connection.process_id()
+            );
+            while !server.query(&sessions).await.expect("rows").is_empty() {
+                sleep(Duration::from_millis(5)).await;
+            }
+            Ok(connection.batch_execute("select 1").await?)
+        })
+        .await;
+        golden.add(what, &error);
+    }
 
     let relay = Relay::start(postgres.address()).await.expect("a relay");
     let over_relay = crate::database(&relay.url(&server.url));

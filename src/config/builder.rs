@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
+use super::overrides::{ENDPOINTS, LIFETIMES};
+use super::path::PATHS;
 use super::source::{self, Source};
 use super::{
     Config, ConnectionLifetime, DirectEndpoint, Endpoint, Environment, LoadShed, Path, Reset,
@@ -65,13 +67,13 @@ settings! {
     /// Options of the server (`-c name=value`).
     options: String,
     /// [`Config::path`].
-    path: Path,
+    @"path" path: Path,
     /// [`Config::endpoint`].
-    endpoint: Endpoint,
+    @"endpoint" endpoint: Endpoint,
     /// [`Config::lifetime`].
-    lifetime: ConnectionLifetime,
+    @"lifetime" lifetime: ConnectionLifetime,
     /// [`Config::reset`].
-    reset: Reset,
+    @"reset" reset: Reset,
     /// [`Config::schema`].
     schema: String,
     /// [`Config::jit`].
@@ -160,7 +162,9 @@ impl ConfigBuilder {
             }
         }
         set(&mut config.endpoint, self.endpoint);
-        set(&mut config.lifetime, self.lifetime);
+        if let Some(lifetime) = self.lifetime {
+            config.set_lifetime(lifetime);
+        }
         set(&mut config.reset, self.reset);
         set(&mut config.jit, self.jit);
         set(&mut config.max_connections, self.max_connections);
@@ -244,6 +248,45 @@ fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D:
     }
 
     deserializer.deserialize_option(Text)
+}
+
+/// One of some words. What is there instead is not repeated: it may have been meant for
+/// another field.
+fn word<'de, D: Deserializer<'de>, T: Copy>(
+    deserializer: D,
+    field: &str,
+    words: &[(&str, T)],
+) -> Result<Option<T>, D::Error> {
+    let Some(given) = text(deserializer)? else {
+        return Ok(None);
+    };
+    let found = words.iter().find(|(word, _)| *word == given);
+    let wanted: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+    let wrong = || de::Error::custom(format!("{field} is one of {}", wanted.join(", ")));
+    found.map(|(_, value)| Some(*value)).ok_or_else(wrong)
+}
+
+fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Path>, D::Error> {
+    word(deserializer, "path", &PATHS)
+}
+
+fn endpoint<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Endpoint>, D::Error> {
+    word(deserializer, "endpoint", &ENDPOINTS)
+}
+
+fn lifetime<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<ConnectionLifetime>, D::Error> {
+    word(deserializer, "lifetime", &LIFETIMES)
+}
+
+fn reset<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Reset>, D::Error> {
+    let all = [
+        ("detected", Reset::Detected),
+        ("always", Reset::Always),
+        ("never", Reset::Never),
+    ];
+    word(deserializer, "reset", &all)
 }
 
 /// `"1h30m"`, or a number of seconds.
@@ -361,7 +404,10 @@ mod tests {
                 r#"{"url": "postgres://h", "health_token": 424242}"#,
                 "in quotes",
             ),
-            (r#"{"url": "postgres://u:424242@h@h"}"#, "second `@`"),
+            (
+                r#"{"url": "postgres://u:424242@h@h"}"#,
+                "the URL holds a second `@`",
+            ),
             (r#"{"url": "postgres://h", "max_age": "1d"}"#, "a duration"),
             (r#"{"url": "postgres://h", "max_age": []}"#, "a duration"),
             (r#"{"url": "postgres://h", "max_age": -1}"#, "a duration"),
@@ -370,9 +416,22 @@ mod tests {
                 "max_conections",
             ),
             (
-                r#"{"url": "postgres://h", "path": "pgbouncer"}"#,
-                "pgbouncer",
+                r#"{"url": "postgres://h", "path": "s424242"}"#,
+                "path is one of direct, transaction-pooler",
             ),
+            (
+                r#"{"url": "postgres://h", "endpoint": "s424242"}"#,
+                "endpoint is one of direct, pooled",
+            ),
+            (
+                r#"{"url": "postgres://h", "lifetime": "s424242"}"#,
+                "lifetime is one of per-invocation, per-event-loop",
+            ),
+            (
+                r#"{"url": "postgres://h", "reset": "s424242"}"#,
+                "reset is one of detected, always, never",
+            ),
+            (r#"{"url": "postgres://h", "path": 424242}"#, "in quotes"),
             (r#"{"url": "postgres://h", "sslmode": "x"}"#, "sslmode=x"),
         ] {
             let error = serde_json::from_str::<Config>(json).expect_err(json);

@@ -46,7 +46,11 @@ impl DirectEndpoint {
     ///
     /// The same.
     pub fn from_url(url: &str) -> Result<Self> {
-        let read = Read::new(&Parameters::parse(url)?)?;
+        DirectEndpoint::of(&Parameters::parse_code(url)?)
+    }
+
+    pub(super) fn of(given: &Parameters) -> Result<Self> {
+        let read = Read::new(given)?;
         Ok(DirectEndpoint {
             server: read.server,
             tls: read.tls,

@@ -6,6 +6,8 @@ mod builder;
 mod duration;
 mod endpoint;
 mod environment;
+#[cfg(test)]
+mod every;
 mod keywords;
 #[cfg(test)]
 mod leaks;
@@ -13,6 +15,7 @@ mod load_shed;
 mod overrides;
 mod parameters;
 mod path;
+mod rds;
 mod read;
 mod session;
 mod settle;
@@ -34,6 +37,7 @@ pub use endpoint::{DirectEndpoint, Endpoint};
 pub(crate) use environment::Environment;
 pub use load_shed::LoadShed;
 pub use path::Path;
+pub(crate) use rds::Rds;
 pub use session::TargetSessionAttrs;
 pub use tls::{ChannelBinding, ClientCertificate, Pem, RequireAuth, Roots, Tls, TlsMode};
 pub(crate) use tls::{Method, could_be_file};
@@ -77,8 +81,11 @@ pub struct Config {
     /// How the connection is encrypted and whom it trusts.
     pub tls: Tls,
     /// What lies between us and the server. Default: what the address tells, which is
-    /// [`Path::Direct`] unless it is known for a pooler. Setting the field alone leaves
-    /// `lifetime` as it is: [`set_path`](Config::set_path) does both.
+    /// [`Path::Direct`] unless it is known for a pooler; and where it turns out when
+    /// connecting that it is one, it is treated as one, and a warning says what to set.
+    /// Setting the field alone leaves `lifetime` as it is:
+    /// [`set_path`](Config::set_path) does both, and is what is meant even if it is
+    /// `Direct`.
     pub path: Path,
     /// A way to the same database past its pooler. Default: what
     /// `DATABASE_URL_UNPOOLED`, `POSTGRES_URL_NON_POOLING` or `DIRECT_URL` name, if the
@@ -168,6 +175,10 @@ pub struct Config {
     levers: Vec<(&'static str, String)>,
     /// Time-outs of the server that the operator has set.
     operators: Vec<&'static str>,
+    /// What the address tells of the path; `None` once somebody has chosen one.
+    detected: Option<Path>,
+    /// Somebody has chosen the lifetime, be it the one that the path calls for.
+    lifetime_chosen: bool,
 }
 
 /// How long a connection lives.
@@ -288,6 +299,8 @@ impl Config {
             health_token: None,
             levers: Vec::new(),
             operators: Vec::new(),
+            detected: Some(read.path),
+            lifetime_chosen: false,
         })
     }
 
@@ -300,7 +313,9 @@ impl Config {
     /// Sets the path, and with it the lifetime that it calls for.
     pub fn set_path(&mut self, path: Path) -> &mut Self {
         self.path = path;
+        self.detected = None;
         self.lifetime = path.lifetime();
+        self.lifetime_chosen = false;
         self
     }
 
@@ -314,6 +329,19 @@ impl Config {
     /// The operator's variables that are set, each with its value.
     pub(crate) fn levers(&self) -> &[(&'static str, String)] {
         &self.levers
+    }
+
+    /// Sets the lifetime, whatever path the operator may choose later. Setting the field
+    /// to what the path calls for anyway says nothing.
+    pub fn set_lifetime(&mut self, lifetime: ConnectionLifetime) -> &mut Self {
+        self.lifetime = lifetime;
+        self.lifetime_chosen = true;
+        self
+    }
+
+    /// Nobody has said what lies in between: it was guessed from the address.
+    pub(crate) fn path_is_detected(&self) -> bool {
+        self.detected == Some(self.path)
     }
 
     /// How many connections may stay open between invocations.

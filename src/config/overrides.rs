@@ -59,13 +59,17 @@ pub(super) struct Overrides {
     health_token: Option<String>,
 }
 
+/// By their names in variables.
+pub(super) const LIFETIMES: [(&str, ConnectionLifetime); 2] = [
+    ("per-invocation", ConnectionLifetime::PerInvocation),
+    ("per-event-loop", ConnectionLifetime::PerEventLoop),
+];
+
+pub(super) const ENDPOINTS: [(&str, Endpoint); 2] =
+    [("direct", Endpoint::Direct), ("pooled", Endpoint::Pooled)];
+
 impl Overrides {
     pub(super) fn read(environment: &Environment) -> Result<Self> {
-        let lifetimes = [
-            ("per-invocation", ConnectionLifetime::PerInvocation),
-            ("per-event-loop", ConnectionLifetime::PerEventLoop),
-        ];
-        let endpoints = [("direct", Endpoint::Direct), ("pooled", Endpoint::Pooled)];
         let sheds = [
             ("off", LoadShed::Off),
             ("first-use", LoadShed::FirstUse),
@@ -80,9 +84,9 @@ impl Overrides {
         // It is used later; what is shown in the log has to be a number by then.
         environment.warm_up()?;
         Ok(Overrides {
-            endpoint: one_of(environment, ENDPOINT, &endpoints)?,
+            endpoint: one_of(environment, ENDPOINT, &ENDPOINTS)?,
             path: one_of(environment, PATH, &PATHS)?,
-            lifetime: one_of(environment, LIFETIME, &lifetimes)?,
+            lifetime: one_of(environment, LIFETIME, &LIFETIMES)?,
             load_shed: one_of(environment, LOAD_SHED, &sheds)?,
             max_connections: environment.count(MAX_CONNECTIONS, 1)?,
             connect_timeout,
@@ -100,6 +104,7 @@ impl Overrides {
     pub(super) fn apply(&self, config: &mut Config) {
         if let Some(path) = self.path {
             config.follow(path);
+            config.detected = None;
         }
         set(&mut config.lifetime, self.lifetime);
         set(&mut config.load_shed, self.load_shed);

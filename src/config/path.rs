@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ConnectionLifetime;
+use super::{ConnectionLifetime, Rds};
 
 /// PgBouncer's `listen_port` unless somebody changes it (its manual, "Generic
 /// settings"); Azure's built-in one is there too.
@@ -49,7 +49,7 @@ impl Path {
             Path::SessionPooler
         };
         // What a host is by itself, nobody else can say better.
-        if is_rds_proxy(&host) {
+        if Rds::of(&host).is_some_and(|rds| rds.proxy) {
             Path::RdsProxy
         } else if host.ends_with(".pooler.supabase.com") {
             supabase
@@ -72,6 +72,15 @@ impl Path {
         }
     }
 
+    /// Whether the name of a host tells what is there, so that nothing else has to be
+    /// guessed from: a provider's proxy may number its sessions as a pooler does, and
+    /// yet pass each on to one server.
+    pub(crate) fn is_known_by(host: &str) -> bool {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        let known = [".neon.tech", ".supabase.co", ".supabase.com"];
+        known.iter().any(|suffix| host.ends_with(suffix)) || is_dsql(&host)
+    }
+
     pub(crate) fn takes_cancel(self) -> bool {
         !matches!(self, Path::RdsProxy)
     }
@@ -82,18 +91,10 @@ impl Path {
         matches!(self, Path::Direct)
     }
 
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         let named = PATHS.iter().find(|(_, path)| *path == self);
         named.map_or("direct", |(name, _)| name)
     }
-}
-
-/// `name.proxy-id.region.rds.amazonaws.com`, and further endpoints of one with another
-/// label in front (Amazon's documents, "Connecting to a database through RDS Proxy").
-fn is_rds_proxy(host: &str) -> bool {
-    let of_rds = [".rds.amazonaws.com", ".rds.amazonaws.com.cn"];
-    of_rds.iter().any(|suffix| host.ends_with(suffix))
-        && host.split('.').any(|label| label.starts_with("proxy-"))
 }
 
 /// `endpoint-pooler.region.aws.neon.tech` (Neon's documents, "Connection pooling").

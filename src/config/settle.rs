@@ -64,10 +64,11 @@ impl Config {
 
     /// Takes `path`, and its lifetime unless somebody has chosen another.
     pub(super) fn follow(&mut self, path: Path) {
-        if self.lifetime == self.path.lifetime() {
+        if !self.lifetime_chosen && self.lifetime == self.path.lifetime() {
             self.lifetime = path.lifetime();
         }
         self.path = path;
+        self.detected = Some(path);
     }
 
     /// Whether there is one.
@@ -329,6 +330,19 @@ mod tests {
             config.expect("fine").lifetime
         };
         assert_eq!(lifetime(&[POOLED, session, OVER], None), PerInvocation);
+        // What the path calls for anyway, and said all the same.
+        let environment = Environment::of(&[POOLED, DIRECT, OVER]);
+        let said = |builder: crate::config::ConfigBuilder| {
+            let config = builder.build_in(&environment).expect("fine");
+            config.settled(&environment).expect("fine").lifetime
+        };
+        let from_pooler = || {
+            Config::builder()
+                .url(session.1)
+                .direct_url("postgres://u@db/x")
+        };
+        assert_eq!(said(from_pooler()), PerEventLoop);
+        assert_eq!(said(from_pooler().lifetime(PerInvocation)), PerInvocation);
         let chosen = Some(PerInvocation);
         assert_eq!(lifetime(&[POOLED, DIRECT, OVER], chosen), PerInvocation);
         let levers = [

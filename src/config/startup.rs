@@ -25,7 +25,7 @@ impl Config {
         // What a schema needs, `check` has seen to.
         if let Some(schema) = self.schema.as_ref().filter(|_| self.path.takes_options()) {
             let quoted = schema.replace('"', "\"\"");
-            add("search_path", &format!("\"{quoted}\""), false);
+            add("search_path", &format!("\"{quoted}\""), true);
         }
         if self.sends_settings() {
             for (name, value) in self.startup_backstops() {
@@ -80,7 +80,7 @@ fn is_named(word: &str, name: &str) -> bool {
 }
 
 /// The server splits options at spaces that no backslash guards.
-fn escaped(value: &str) -> String {
+pub(super) fn escaped(value: &str) -> String {
     let mut escaped = String::new();
     for c in value.chars() {
         if c == '\\' || c.is_ascii_whitespace() || c == '\u{b}' {
@@ -175,5 +175,9 @@ mod tests {
             let sent = options("host=db", |config| config.schema = Some(schema.into()));
             assert_eq!(sent, format!("-c search_path={expected} {OURS}"));
         }
+        // The later one counts.
+        let url = "host=db schema=shop options='-c search_path=other'";
+        let expected = format!("-c search_path=other -c search_path=\"shop\" {OURS}");
+        assert_eq!(options(url, |_| {}), expected);
     }
 }

@@ -6,6 +6,7 @@
 //! way as the session did.
 
 mod dial;
+mod found;
 mod login;
 mod place;
 mod retry;
@@ -21,6 +22,7 @@ use tokio_postgres::config::{self, Host, SslMode, SslNegotiation};
 use tokio_postgres::tls::TlsConnect;
 
 pub(crate) use dial::Target;
+use found::Found;
 use login::Logins;
 
 use crate::config::{ChannelBinding, Config, Path, TlsMode};
@@ -44,6 +46,8 @@ pub(crate) struct Connector {
     warned: Once,
     /// The server does not take its time-outs, and that was said.
     refused: Once,
+    /// What the path turned out to be.
+    found: Found,
 }
 
 /// A session that has been started and that nobody drives yet.
@@ -53,6 +57,8 @@ pub(crate) struct Opened {
     pub(crate) wire: Wire,
     pub(crate) socket: Socket,
     pub(crate) target: Target,
+    /// What lies in between, as the configuration says or the server has shown.
+    pub(crate) path: Path,
     /// How long the TCP handshake took: the distance to the server.
     pub(crate) round_trip: Duration,
 }
@@ -64,6 +70,7 @@ impl Connector {
             tls: tls::Client::default(),
             warned: Once::new(),
             refused: Once::new(),
+            found: Found::default(),
         }
     }
 
@@ -79,10 +86,14 @@ impl Connector {
         let mut backoff = retry::backoff();
         let mut logins = Logins::new(&self.config);
         loop {
+            let sent = self.found.takes_settings();
             let error = match self.start(&time, &mut logins).await {
                 Ok(opened) => return Ok(opened),
                 Err(error) => error,
             };
+            if self.found.a_pooler(&self.config, &error, sent) {
+                continue;
+            }
             // Another password may do better.
             if let Ok(true) = timeout_at(time.until, logins.renew(&error)).await {
                 continue;
@@ -166,7 +177,9 @@ impl Connector {
         server.ssl_mode(SslMode::Require);
         server.ssl_negotiation(SslNegotiation::Direct);
         if let Some(options) = config.startup_options() {
-            server.options(options);
+            if self.found.takes_settings() {
+                server.options(options);
+            }
         }
         let goal = Goal {
             target,
@@ -185,12 +198,15 @@ impl Connector {
             .target_session_attrs
             .check(|name| connection.parameter(name))
             .map_err(|why| Error::new(ErrorKind::Unreachable, format!("{target} {why}")))?;
+        let parameter = |name: &str| connection.parameter(name);
+        let path = self.found.path(config, target, parameter, &wire);
         Ok(Opened {
             client,
             connection,
             wire,
             socket,
             target: target.clone(),
+            path,
             round_trip,
         })
     }

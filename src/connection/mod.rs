@@ -14,6 +14,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
 use tokio_postgres::{Client, Statement};
 
+use crate::config::Path;
 use crate::connect::{Connector, Opened, Target};
 use crate::net::{Peek, Socket};
 use crate::wire::{Snapshot, Wire};
@@ -33,6 +34,7 @@ pub(crate) struct Session {
     wire: Wire,
     socket: Socket,
     target: Target,
+    path: Path,
     connector: Arc<Connector>,
     statements: Statements,
     opened: SystemTime,
@@ -62,14 +64,18 @@ impl Session {
             wire,
             socket,
             target,
+            path,
             round_trip,
         } = connector.open(left, once).await?;
+        let client = Arc::new(Mutex::new(client));
+        let driver = Driver::spawn(connection, &client, wire.clone(), socket.clone(), on_end);
         Ok(Arc::new(Session {
-            client: Arc::new(Mutex::new(client)),
-            driver: Driver::spawn(connection, wire.clone(), socket.clone(), on_end),
+            client,
+            driver,
             wire,
             socket,
             target,
+            path,
             statements: Statements::new(connector.config().statement_cache),
             connector: Arc::clone(connector),
             opened: now,
@@ -98,6 +104,11 @@ impl Session {
         self.round_trip
     }
 
+    /// What lies between us and the server.
+    pub(crate) fn path(&self) -> Path {
+        self.path
+    }
+
     /// The server's process.
     pub(crate) fn process(&self) -> i32 {
         self.wire.key().map_or(0, |(process, _)| process)
@@ -119,9 +130,9 @@ impl Session {
         self.driver.try_pump()
     }
 
-    /// The connection has ended, and its driver with it.
+    /// The connection has ended, and its driver with it or soon.
     pub(crate) fn is_over(&self) -> bool {
-        self.driver.is_over()
+        self.driver.is_over() || self.wire.snapshot().dismissed
     }
 
     /// Waits until nothing is under way, or the connection is at its end.
@@ -135,7 +146,7 @@ impl Session {
         let Some(key) = self.wire.key() else {
             return false;
         };
-        if !self.connector.config().path.takes_cancel() {
+        if !self.path.takes_cancel() {
             return false;
         }
         let cancel = cancel::request(&self.connector, &self.target, key);
@@ -148,7 +159,7 @@ impl Session {
         let (Some(key), Ok(runtime)) = (self.wire.key(), Handle::try_current()) else {
             return;
         };
-        if !self.connector.config().path.takes_cancel() {
+        if !self.path.takes_cancel() {
             return;
         }
         let (connector, target) = (Arc::clone(&self.connector), self.target.clone());

@@ -20,7 +20,7 @@ const FULL: u8 = 95;
 pub(crate) struct Room {
     clock: Arc<dyn Clock>,
     /// Connections take slots of the server that can be counted.
-    counts: bool,
+    counts: AtomicBool,
     /// The part of the slots, in percent, above which connections are not kept.
     mark: u8,
     last: Mutex<Option<Reading>>,
@@ -33,7 +33,7 @@ impl Room {
     pub(crate) fn new(clock: Arc<dyn Clock>, counts: bool, mark: u8) -> Self {
         Room {
             clock,
-            counts,
+            counts: AtomicBool::new(counts),
             mark,
             last: Mutex::default(),
             reads: AtomicBool::new(false),
@@ -49,7 +49,10 @@ impl Room {
         self: &Arc<Self>,
         client: &Client,
     ) -> Option<impl Future<Output = bool> + Send + use<>> {
-        if !self.counts || !self.is_old() || self.reads.swap(true, Ordering::AcqRel) {
+        if !self.counts.load(Ordering::Relaxed)
+            || !self.is_old()
+            || self.reads.swap(true, Ordering::AcqRel)
+        {
             return None;
         }
         let asking = Asking(Arc::clone(self));
@@ -66,6 +69,12 @@ impl Room {
                 Err(error) => error.as_db_error().is_some(),
             }
         })
+    }
+
+    /// What lies in between has slots of its own, and what is known says nothing of it.
+    pub(crate) fn stop_counting(&self) {
+        self.counts.store(false, Ordering::Relaxed);
+        *self.last() = None;
     }
 
     pub(crate) fn note(&self, reading: Reading) {

@@ -152,6 +152,10 @@ impl Pools {
         match Session::open(&self.connector, left, once, now, on_end).await {
             Ok(session) => {
                 attempt.succeeded();
+                if session.path() != pool.config().path {
+                    // It is not what it was taken for: its slots are the pooler's.
+                    self.limits.room.stop_counting();
+                }
                 self.note_round_trip(session.round_trip());
                 observe::connected(session.process(), begin.elapsed());
                 Ok(session)

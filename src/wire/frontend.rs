@@ -54,6 +54,10 @@ impl Frontend {
         }
     }
 
+    pub(super) fn unname(&mut self) {
+        self.unnamed = true;
+    }
+
     /// Has the next statement that is sent outside a transaction open one.
     pub(super) fn arm(&mut self, sql: &str) {
         self.begin = Some(Begin {
