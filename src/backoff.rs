@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::random;
+
 /// Delays with exponential backoff and full jitter: each is anything between nothing and
 /// a ceiling that doubles. Many that failed at once do not come back at once (AWS
 /// Architecture Blog, "Exponential Backoff And Jitter").
@@ -15,7 +17,7 @@ pub(crate) struct Backoff<R = fn() -> f64> {
 impl Backoff {
     /// The first delay is `first` at most, each of them `most`.
     pub(crate) fn new(first: Duration, most: Duration) -> Self {
-        Backoff::with_random(first, most, fastrand::f64)
+        Backoff::with_random(first, most, random::fraction)
     }
 }
 

@@ -62,3 +62,22 @@ impl Clock for Manual {
             .expect("no test panics while it moves the clock")
     }
 }
+
+/// The clock of a runtime whose time is paused: it moves as timers do.
+#[cfg(test)]
+#[derive(Debug)]
+pub(crate) struct Paused(tokio::time::Instant);
+
+#[cfg(test)]
+impl Paused {
+    pub(crate) fn new() -> std::sync::Arc<Self> {
+        std::sync::Arc::new(Paused(tokio::time::Instant::now()))
+    }
+}
+
+#[cfg(test)]
+impl Clock for Paused {
+    fn now(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + self.0.elapsed()
+    }
+}

@@ -4,12 +4,15 @@ use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crate::clock;
+use crate::close::Close;
 use crate::config::{Config, Environment};
 use crate::connect::Connector;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
+use crate::health::Monitor;
 use crate::invocation::{
     Caller, Connection, Ended, Invocation, Judge, Run, Scope, TransactionBuilder,
 };
@@ -37,6 +40,7 @@ pub struct Database {
 
 struct Inner {
     pools: Arc<Pools>,
+    monitor: Monitor,
     on_teardown: OnceLock<Observer>,
 }
 
@@ -53,9 +57,11 @@ impl Database {
         let config = config.settled(&Environment::of_process())?;
         // Deadlines from before now are none.
         clock::process_started();
+        let monitor = Monitor::new(&config)?;
         let connector = Arc::new(Connector::new(config));
         Ok(Database {
             inner: Arc::new(Inner {
+                monitor,
                 pools: Arc::new(Pools::new(connector, Arc::new(clock::System))),
                 on_teardown: OnceLock::new(),
             }),
@@ -96,6 +102,19 @@ impl Database {
     /// otherwise wait for. Await it; [`WarmUp`] says what it does.
     pub fn warm_up(&self) -> WarmUp {
         WarmUp::new(self.clone())
+    }
+
+    /// Closes every connection, and waits for the server's word that each has ended. Await
+    /// it at the end of the process; [`Close`] says what it does, and
+    /// [`shutdown`](crate::shutdown) has a line for each host.
+    pub fn close(&self) -> Close {
+        Close::new(self.clone())
+    }
+
+    /// How long until the server is asked for a connection again, while it is full or away;
+    /// `None` while, as far as this process knows, it is neither.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.inner.pools.limits().breaker.next_try()
     }
 
     /// Leases a connection for the current invocation of this database:
@@ -172,6 +191,10 @@ impl Database {
 
     pub(crate) fn pools(&self) -> &Arc<Pools> {
         &self.inner.pools
+    }
+
+    pub(crate) fn monitor(&self) -> &Monitor {
+        &self.inner.monitor
     }
 
     pub(crate) fn is(&self, other: &Database) -> bool {

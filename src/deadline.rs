@@ -96,9 +96,13 @@ impl Deadline {
         self.at.map(|at| at - wanted.min(self.granted() / 4))
     }
 
+    /// What there was on arrival; `None` without a deadline.
+    pub(crate) fn whole(&self) -> Option<Duration> {
+        self.at.map(|at| at.saturating_duration_since(self.arrived))
+    }
+
     fn granted(&self) -> Duration {
-        self.at
-            .map_or(FAR, |at| at.saturating_duration_since(self.arrived))
+        self.whole().unwrap_or(FAR)
     }
 }
 

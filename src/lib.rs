@@ -48,6 +48,8 @@
 //! | settings, and whether connections outlive an invocation | [`Config`], [`ConnectionLifetime`] |
 //! | passwords that rotate, tokens | [`credentials`] |
 //! | migrations that do not stop the traffic | `migrate`, with the feature of that name |
+//! | the end of the process, SnapStart | [`shutdown`], [`Database::close`] |
+//! | how the server and the pool are, for a load balancer and for people | [`health`] |
 //! | what happened | [`Teardown`], [`Database::on_teardown`], `tracing` events with the target `antifreeze` |
 //!
 //! # Tasks and blocking work
@@ -76,6 +78,7 @@
 
 mod backoff;
 mod clock;
+mod close;
 mod config;
 mod connect;
 mod connection;
@@ -85,14 +88,17 @@ mod deadline;
 #[cfg(feature = "doctor")]
 pub mod doctor;
 mod error;
+pub mod health;
 mod host;
 mod invocation;
 mod layer;
+mod limit;
 #[cfg(feature = "migrate")]
 pub mod migrate;
 mod net;
 mod observe;
 mod pool;
+mod random;
 mod teardown;
 mod tls;
 mod warm_up;
@@ -100,11 +106,12 @@ mod wire;
 
 pub use config::{
     ChannelBinding, ClientCertificate, Config, ConfigBuilder, ConnectionLifetime, DirectEndpoint,
-    Endpoint, Path, Pem, RequireAuth, Reset, Roots, TargetSessionAttrs, Tls, TlsMode,
+    Endpoint, LoadShed, Path, Pem, RequireAuth, Reset, Roots, TargetSessionAttrs, Tls, TlsMode,
 };
 pub use database::Database;
 pub use deadline::Deadline;
 pub use error::{Error, ErrorKind, Result};
+pub use health::Health;
 #[cfg(feature = "lambda")]
 pub use host::event::{EventError, EventFuture};
 #[cfg(feature = "vercel")]
@@ -113,10 +120,39 @@ pub use invocation::{
     CancelToken, Connection, Invocation, IsolationLevel, Savepoint, Transaction,
     TransactionBuilder, TransactionRetry, connection, invocation, retry_transaction, transaction,
 };
-pub use layer::{Body, DatabaseLayer, DatabaseService, ResponseFuture};
+pub use layer::{
+    Body, DatabaseLayer, DatabaseService, HealthFuture, HealthService, ResponseFuture,
+};
 pub use teardown::{Outcome, Step, Teardown};
 pub use warm_up::{WarmUp, WarmedUp};
 pub use wire::TransactionStatus;
+
+/// The end of a process: every connection is closed, and the server has heard it.
+///
+/// One line for each host, before the function starts to serve:
+///
+/// | host | line |
+/// | --- | --- |
+/// | Lambda | `antifreeze::shutdown::on_lambda(&database).await?` (feature `lambda`) |
+/// | Vercel | `antifreeze::shutdown::around(&database, run(service)).await` |
+/// | a plain server | `.with_graceful_shutdown(antifreeze::shutdown::signal(&database))` |
+/// | Lambda with SnapStart | `.register_snapstart_resource(antifreeze::shutdown::snapstart(&database))` (feature `lambda`) |
+/// | anything else | `database.close().await` |
+///
+/// ```
+/// # async fn main_() -> Result<(), antifreeze::Error> {
+/// let database = antifreeze::Database::from_env()?;
+/// // ... and at the end:
+/// let closed = database.close().await;
+/// assert_eq!(closed.acknowledged, closed.closed);
+/// # Ok(())
+/// # }
+/// ```
+pub mod shutdown {
+    pub use crate::close::{Close, Closed, around, signal};
+    #[cfg(feature = "lambda")]
+    pub use crate::host::lambda::{on_lambda, snapstart};
+}
 
 /// What the fuzz targets need.
 #[cfg(fuzzing)]
@@ -132,6 +168,8 @@ mod pages {
     mod readme {}
     #[doc = include_str!("../docs/configuration.md")]
     mod configuration {}
+    #[doc = include_str!("../docs/health.md")]
+    mod health {}
     #[doc = include_str!("../docs/other-drivers.md")]
     mod other_drivers {}
 }

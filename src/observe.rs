@@ -30,6 +30,17 @@ pub(crate) fn without_effect(variables: &str, why: &str) {
     tracing::warn!(target: TARGET, variables, why, "a variable has no effect");
 }
 
+/// Nothing ends what is left behind on this path but what its roles are told.
+pub(crate) fn backstops_elsewhere(path: &'static str, run: &str) {
+    tracing::info!(target: TARGET, path, run, "the server's time-outs have to be set for the role");
+}
+
+/// The server was to be told its time-outs, and does not take them.
+pub(crate) fn backstops_refused(error: &DbError, run: &str) {
+    let sqlstate = error.code().code();
+    tracing::warn!(target: TARGET, sqlstate, run, "the server's time-outs have to be set for the role");
+}
+
 /// The server sent a notice.
 pub(crate) fn notice(notice: &DbError) {
     tracing::debug!(
@@ -50,6 +61,12 @@ pub(crate) fn connection_lost(error: &tokio_postgres::Error) {
     );
 }
 
+/// The server ended a session while nothing was asked of it.
+pub(crate) fn dismissed(sqlstate: Option<[u8; 5]>) {
+    let sqlstate = sqlstate.and_then(|code| String::from_utf8(code.to_vec()).ok());
+    tracing::debug!(target: TARGET, sqlstate, "the server ended a session");
+}
+
 /// A connection was made.
 pub(crate) fn connected(process: i32, elapsed: Duration) {
     tracing::debug!(target: TARGET, process, ?elapsed, "connected");
@@ -65,6 +82,18 @@ pub(crate) fn unverified(host: &str) {
     );
 }
 
+/// What lies in between is not what its address looked like.
+pub(crate) fn path_differs(expected: &'static str, found: &'static str) {
+    tracing::warn!(
+        target: TARGET,
+        expected,
+        found,
+        "the address does not tell that there is a pooler of this kind: set path \
+         (ANTIFREEZE_PATH) to what it is, transaction-pooler or session-pooler; behind a pooler \
+         no time-outs are set at start-up, so write ALTER ROLE .. SET"
+    );
+}
+
 /// No connection was made, and it is tried again.
 pub(crate) fn connecting_again(error: &crate::Error, delay: Duration) {
     let kind = error.kind();
@@ -72,9 +101,39 @@ pub(crate) fn connecting_again(error: &crate::Error, delay: Duration) {
     tracing::debug!(target: TARGET, %kind, sqlstate, ?delay, "connecting again");
 }
 
+/// The server is full or away: from now on one tries, and the others wait for it.
+pub(crate) fn circuit_opened(kind: crate::ErrorKind) {
+    tracing::warn!(target: TARGET, %kind, "the circuit is open");
+}
+
+/// The server takes connections again.
+pub(crate) fn circuit_closed(elapsed: Duration) {
+    tracing::info!(target: TARGET, ?elapsed, "the circuit is closed");
+}
+
+/// An invocation was turned away.
+pub(crate) fn shed(error: &crate::Error) {
+    tracing::warn!(target: TARGET, %error, "turned away");
+}
+
+/// The server was asked how it is, and has said so.
+pub(crate) fn health_read(used: Option<u32>, limit: Option<u32>, latency: Duration) {
+    tracing::debug!(target: TARGET, used, limit, ?latency, "health was read");
+}
+
+/// The server was asked how it is, and there was no answer.
+pub(crate) fn health_failed(kind: crate::ErrorKind) {
+    tracing::warn!(target: TARGET, %kind, "health could not be read");
+}
+
 /// A kept connection turned out to be dead, or too old, and was replaced.
 pub(crate) fn discarded(process: i32, why: &'static str) {
     tracing::debug!(target: TARGET, process, why, "discarded a kept connection");
+}
+
+/// Every connection was closed, or all that are idle.
+pub(crate) fn closed(closed: usize, acknowledged: usize, interrupted: usize, elapsed: Duration) {
+    tracing::info!(target: TARGET, closed, acknowledged, interrupted, ?elapsed, "closed");
 }
 
 /// What teardown did to one connection.

@@ -189,6 +189,22 @@ async fn a_secret_is_fetched_once_and_once_more_when_it_was_rotated() {
     assert_eq!(service.asked(), 0);
 }
 
+/// No two processes that are restored from one snapshot share what was fetched before.
+#[cfg(feature = "lambda")]
+#[tokio::test]
+async fn a_secret_is_forgotten_before_a_snapshot() {
+    let secret = serde_json::json!({ "username": "app", "password": Postgres::PASSWORD });
+    let (service, endpoint) = Service::start(&secret.to_string()).await;
+    let (_postgres, lab) = with_secret(&endpoint).await;
+    all_at_once(&lab).await;
+    assert_eq!(service.asked(), 1);
+    let resource = antifreeze::shutdown::snapstart(&lab.database);
+    resource.before_snapshot().await.expect("closed");
+    resource.after_restore().await.expect("restored");
+    all_at_once(&lab).await;
+    assert_eq!(service.asked(), 1, "it was not kept");
+}
+
 #[tokio::test]
 async fn a_secret_that_cannot_be_had() {
     let (service, endpoint) = Service::start("hunter2").await;

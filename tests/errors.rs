@@ -104,8 +104,11 @@ async fn failing<T>(database: &Database, work: impl Future<Output = Result<T, Er
     }
 }
 
+/// Of who asks for a connection and does not wait for long.
 async fn refused(database: &Database) -> Error {
-    failing(database, async { connection().await.map(drop) }).await
+    let asks = async { connection().await.map(drop) };
+    let asked = database.invocation(Duration::from_secs(2), asks).await;
+    asked.expect_err("it is refused")
 }
 
 /// What the server says to `sql`, simple or with a parameter.
@@ -214,6 +217,16 @@ async fn the_way_there(golden: &mut Golden) {
     .await;
     golden.add("the name is misspelt", &error);
 
+    let project = url("db.no-such-project.supabase.co");
+    let error = refused(&database_with(&project, |config| {
+        config.connect_timeout = Duration::from_secs(5);
+    }))
+    .await;
+    golden.add(
+        "a project of Supabase's, from where there is no IPv6",
+        &error,
+    );
+
     let (silent, _held) = black_hole().await;
     golden.volatile(silent, "127.0.0.1:PORT");
     let error = refused(&database_with(&url(&silent.to_string()), |config| {
@@ -281,7 +294,21 @@ async fn start_up(golden: &mut Golden) {
         .execute("alter role app connection limit 0")
         .await
         .expect("set");
-    golden.add("the role is full", &refused(&database(&url)).await);
+    let full = database(&url);
+    golden.add("the role is full", &refused(&full).await);
+    let asks = async { connection().await.map(drop) };
+    let error = full.invocation(Duration::ZERO, asks).await;
+    let error = error.expect_err("there is no time");
+    let text = error.to_string();
+    for (before, behind, name) in [
+        ("has been for ", ":", "has been for TIME"),
+        ("due in ", ",", "due in DELAY"),
+    ] {
+        let (_, part) = text.split_once(before).expect("how long");
+        let (part, _) = part.split_once(behind).expect("how long");
+        golden.volatile(format!("{before}{part}"), name);
+    }
+    golden.add("it is full still, and there is no time to wait", &error);
     let more = "alter role app connection limit -1; alter database shop connection limit 0";
     postgres.execute(more).await.expect("set");
     golden.add("the database is full", &refused(&database(&url)).await);
@@ -918,6 +945,29 @@ async fn transactions(golden: &mut Golden) {
     .await;
     golden.add("a task still has the transaction", &error);
     drop(stop);
+
+    for (what, begin) in [
+        (
+            "a transaction that waited for others",
+            "set idle_in_transaction_session_timeout = '20ms'; begin",
+        ),
+        ("a session that waited", "set idle_session_timeout = '20ms'"),
+    ] {
+        let error = failing(database, async {
+            let connection = connection().await?;
+            connection.batch_execute(begin).await?;
+            let sessions = format!(
+                "select from pg_stat_activity where pid = {}",
+                connection.process_id()
+            );
+            while !server.query(&sessions).await.expect("rows").is_empty() {
+                sleep(Duration::from_millis(5)).await;
+            }
+            Ok(connection.batch_execute("select 1").await?)
+        })
+        .await;
+        golden.add(what, &error);
+    }
 
     let relay = Relay::start(postgres.address()).await.expect("a relay");
     let over_relay = crate::database(&relay.url(&server.url));

@@ -12,6 +12,7 @@ use antifreeze::{DatabaseLayer, Step, connection, invocation, transaction};
 use common::{BoxError, Lab, PLENTY, lab, lab_with, lease_and_return};
 use http::{Request, Response};
 use http_body_util::Empty;
+use lab::pgbouncer::PgBouncer;
 use lab::postgres::{Auth, Postgres};
 use tower::{Layer as _, ServiceExt};
 use tracing::field::{Field, Visit};
@@ -295,4 +296,63 @@ async fn no_event_tells_a_statement_or_a_value_or_the_password() {
         );
     }
     assert_nothing_is_told(&events);
+}
+
+#[tokio::test]
+async fn health_is_told_once_for_each_reading() {
+    let lab = lab().await;
+    let (capture, _listening) = Capture::start();
+    for _ in 0..3 {
+        let health = lab.database.health().await;
+        assert_eq!(health.database.to_string(), "connected");
+    }
+    let read = capture.of("health was read");
+    assert_eq!(read.len(), 1, "{read:?}");
+    assert_eq!(read[0].level, Level::DEBUG);
+    for field in ["used", "limit", "latency"] {
+        assert!(read[0].fields.contains_key(field), "{field}: {read:?}");
+    }
+    let nowhere = antifreeze::Database::from_url("postgres://127.0.0.1:1/none?sslmode=disable");
+    let health = nowhere.expect("a URL").health().await;
+    assert_eq!(health.database.to_string(), "refused");
+    let failed = capture.of("health could not be read");
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert_eq!(failed[0].level, Level::WARN);
+    assert_eq!(failed[0].fields["kind"], "refused");
+}
+
+#[tokio::test]
+async fn a_pooler_that_nobody_expected_is_told_once() {
+    let postgres = Postgres::shared().await.expect("a server");
+    let server = postgres.fresh_database().await.expect("a database");
+    let pooler = PgBouncer::builder(postgres)
+        .start()
+        .await
+        .expect("a pooler");
+    let url = pooler.url(&server.url);
+    let (capture, _guard) = Capture::start();
+    let unexpected = || {
+        let mut all = capture.take();
+        all.retain(|seen| seen.fields.contains_key("found"));
+        all
+    };
+    for (over, expected) in [(&url, 1), (&server.url, 0)] {
+        let mut config = antifreeze::Config::from_url(over).expect("a URL");
+        config.max_connections = 2;
+        let database = antifreeze::Database::new(config).expect("settings");
+        let two = async {
+            let (one, other) = tokio::try_join!(connection(), connection())?;
+            drop((one, other));
+            Ok::<_, BoxError>(())
+        };
+        database.invocation(PLENTY, two).await.expect("fine");
+        let events = unexpected();
+        assert_eq!(events.len(), expected, "{events:?}");
+        for event in events {
+            assert_eq!(event.level, Level::WARN);
+            assert!(event.message.contains("ANTIFREEZE_PATH"), "{event:?}");
+            assert_eq!(event.fields["expected"], "direct");
+            assert_eq!(event.fields["found"], "transaction-pooler");
+        }
+    }
 }

@@ -12,6 +12,9 @@ fuzz_target!(|data: &[u8]| {
     let traffic = traffic_of(data);
     let whole = play(&traffic, 1 << 40);
     assert_eq!(play(&traffic, 1 + usize::from(cut)), whole);
+    if whole.is_dismissed() {
+        return;
+    }
     assert_eq!(whole.down, sent(&traffic, Direction::Down));
     // The beginning of a message may wait for its rest, and then that is known.
     let up = sent(&traffic, Direction::Up);

@@ -104,6 +104,7 @@ mod background;
 pub mod certificates;
 pub mod compare;
 mod error;
+pub mod fleet;
 pub mod lambda;
 mod leash;
 mod net;

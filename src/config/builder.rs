@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
+use super::overrides::{ENDPOINTS, LIFETIMES};
+use super::path::PATHS;
 use super::source::{self, Source};
 use super::{
-    Config, ConnectionLifetime, DirectEndpoint, Endpoint, Environment, Path, Reset, duration,
+    Config, ConnectionLifetime, DirectEndpoint, Endpoint, Environment, LoadShed, Path, Reset,
+    duration,
 };
 use crate::error::Result;
 
@@ -64,13 +67,13 @@ settings! {
     /// Options of the server (`-c name=value`).
     options: String,
     /// [`Config::path`].
-    path: Path,
+    @"path" path: Path,
     /// [`Config::endpoint`].
-    endpoint: Endpoint,
+    @"endpoint" endpoint: Endpoint,
     /// [`Config::lifetime`].
-    lifetime: ConnectionLifetime,
+    @"lifetime" lifetime: ConnectionLifetime,
     /// [`Config::reset`].
-    reset: Reset,
+    @"reset" reset: Reset,
     /// [`Config::schema`].
     schema: String,
     /// [`Config::jit`].
@@ -83,6 +86,8 @@ settings! {
     @"time" max_age: Duration,
     /// [`Config::max_idle_time`].
     @"time" max_idle_time: Duration,
+    /// [`Config::probe_after`].
+    @"time" probe_after: Duration,
     /// [`Config::acquire_timeout`].
     @"time" acquire_timeout: Duration,
     /// [`Config::connect_timeout`].
@@ -91,8 +96,20 @@ settings! {
     @"time" statement_timeout: Duration,
     /// [`Config::idle_in_transaction_timeout`].
     @"time" idle_in_transaction_timeout: Duration,
+    /// [`Config::transaction_timeout`].
+    @"time" transaction_timeout: Duration,
+    /// [`Config::idle_session_timeout`].
+    @"time" idle_session_timeout: Duration,
+    /// [`Config::function_timeout`].
+    @"time" function_timeout: Duration,
     /// [`Config::statement_cache`].
     statement_cache: usize,
+    /// [`Config::crowded_at`].
+    crowded_at: u8,
+    /// [`Config::load_shed`].
+    load_shed: LoadShed,
+    /// [`Config::health_token`].
+    @"text" health_token: String,
 }
 
 impl ConfigBuilder {
@@ -145,13 +162,16 @@ impl ConfigBuilder {
             }
         }
         set(&mut config.endpoint, self.endpoint);
-        set(&mut config.lifetime, self.lifetime);
+        if let Some(lifetime) = self.lifetime {
+            config.set_lifetime(lifetime);
+        }
         set(&mut config.reset, self.reset);
         set(&mut config.jit, self.jit);
         set(&mut config.max_connections, self.max_connections);
         config.max_idle = self.max_idle.or(config.max_idle);
         set(&mut config.max_age, self.max_age);
         config.max_idle_time = self.max_idle_time.or(config.max_idle_time);
+        set(&mut config.probe_after, self.probe_after);
         set(&mut config.acquire_timeout, self.acquire_timeout);
         set(&mut config.connect_timeout, self.connect_timeout);
         set(&mut config.statement_timeout, self.statement_timeout);
@@ -159,7 +179,13 @@ impl ConfigBuilder {
             &mut config.idle_in_transaction_timeout,
             self.idle_in_transaction_timeout,
         );
+        set(&mut config.transaction_timeout, self.transaction_timeout);
+        set(&mut config.idle_session_timeout, self.idle_session_timeout);
+        config.function_timeout = self.function_timeout.or(config.function_timeout);
         set(&mut config.statement_cache, self.statement_cache);
+        set(&mut config.crowded_at, self.crowded_at);
+        set(&mut config.load_shed, self.load_shed);
+        config.health_token = self.health_token;
         Ok(config)
     }
 }
@@ -224,6 +250,45 @@ fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D:
     deserializer.deserialize_option(Text)
 }
 
+/// One of some words. What is there instead is not repeated: it may have been meant for
+/// another field.
+fn word<'de, D: Deserializer<'de>, T: Copy>(
+    deserializer: D,
+    field: &str,
+    words: &[(&str, T)],
+) -> Result<Option<T>, D::Error> {
+    let Some(given) = text(deserializer)? else {
+        return Ok(None);
+    };
+    let found = words.iter().find(|(word, _)| *word == given);
+    let wanted: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+    let wrong = || de::Error::custom(format!("{field} is one of {}", wanted.join(", ")));
+    found.map(|(_, value)| Some(*value)).ok_or_else(wrong)
+}
+
+fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Path>, D::Error> {
+    word(deserializer, "path", &PATHS)
+}
+
+fn endpoint<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Endpoint>, D::Error> {
+    word(deserializer, "endpoint", &ENDPOINTS)
+}
+
+fn lifetime<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<ConnectionLifetime>, D::Error> {
+    word(deserializer, "lifetime", &LIFETIMES)
+}
+
+fn reset<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Reset>, D::Error> {
+    let all = [
+        ("detected", Reset::Detected),
+        ("always", Reset::Always),
+        ("never", Reset::Never),
+    ];
+    word(deserializer, "reset", &all)
+}
+
 /// `"1h30m"`, or a number of seconds.
 fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     #[derive(serde::Deserialize)]
@@ -262,8 +327,11 @@ mod tests {
                 "path": "session-pooler", "endpoint": "pooled", "lifetime": "per-event-loop",
                 "reset": "always", "schema": "public", "jit": true,
                 "max_connections": 4, "max_idle": 2, "max_age": "1h", "max_idle_time": 1.5,
-                "acquire_timeout": "250ms", "connect_timeout": 3, "statement_timeout": "0s",
-                "idle_in_transaction_timeout": "1m", "statement_cache": 7
+                "probe_after": "5s", "acquire_timeout": "250ms", "connect_timeout": 3,
+                "statement_timeout": "0s",
+                "idle_in_transaction_timeout": "1m", "transaction_timeout": 20,
+                "idle_session_timeout": "5m", "function_timeout": "10s", "statement_cache": 7,
+                "crowded_at": 50, "load_shed": "door", "health_token": "0123456789abcdef"
             }"#,
         )
         .expect("fine");
@@ -286,11 +354,17 @@ mod tests {
         let milliseconds = Duration::from_millis;
         assert_eq!(config.max_age, milliseconds(3_600_000));
         assert_eq!(config.max_idle_time, Some(milliseconds(1_500)));
+        assert_eq!(config.probe_after, milliseconds(5_000));
         assert_eq!(config.acquire_timeout, milliseconds(250));
         assert_eq!(config.connect_timeout, milliseconds(3_000));
         assert_eq!(config.statement_timeout, Duration::ZERO);
         assert_eq!(config.idle_in_transaction_timeout, milliseconds(60_000));
+        assert_eq!(config.transaction_timeout, milliseconds(20_000));
+        assert_eq!(config.idle_session_timeout, milliseconds(300_000));
+        assert_eq!(config.function_timeout, Some(milliseconds(10_000)));
         assert_eq!(config.statement_cache, 7);
+        assert_eq!((config.crowded_at, config.load_shed), (50, LoadShed::Door));
+        assert_eq!(config.health_token.as_deref(), Some("0123456789abcdef"));
     }
 
     #[test]
@@ -326,7 +400,14 @@ mod tests {
                 "in quotes",
             ),
             (r#"{"url": 424242}"#, "in quotes"),
-            (r#"{"url": "postgres://u:424242@h@h"}"#, "second `@`"),
+            (
+                r#"{"url": "postgres://h", "health_token": 424242}"#,
+                "in quotes",
+            ),
+            (
+                r#"{"url": "postgres://u:424242@h@h"}"#,
+                "the URL holds a second `@`",
+            ),
             (r#"{"url": "postgres://h", "max_age": "1d"}"#, "a duration"),
             (r#"{"url": "postgres://h", "max_age": []}"#, "a duration"),
             (r#"{"url": "postgres://h", "max_age": -1}"#, "a duration"),
@@ -335,9 +416,22 @@ mod tests {
                 "max_conections",
             ),
             (
-                r#"{"url": "postgres://h", "path": "pgbouncer"}"#,
-                "pgbouncer",
+                r#"{"url": "postgres://h", "path": "s424242"}"#,
+                "path is one of direct, transaction-pooler",
             ),
+            (
+                r#"{"url": "postgres://h", "endpoint": "s424242"}"#,
+                "endpoint is one of direct, pooled",
+            ),
+            (
+                r#"{"url": "postgres://h", "lifetime": "s424242"}"#,
+                "lifetime is one of per-invocation, per-event-loop",
+            ),
+            (
+                r#"{"url": "postgres://h", "reset": "s424242"}"#,
+                "reset is one of detected, always, never",
+            ),
+            (r#"{"url": "postgres://h", "path": 424242}"#, "in quotes"),
             (r#"{"url": "postgres://h", "sslmode": "x"}"#, "sslmode=x"),
         ] {
             let error = serde_json::from_str::<Config>(json).expect_err(json);

@@ -39,7 +39,7 @@ impl Config {
         };
         Described {
             variables: source::named_by(environment),
-            operators: overrides::in_force(environment),
+            operators: overrides::shown(&overrides::in_force(environment)),
             unknown: overrides::unknown(environment),
             path,
             twin,

@@ -1,6 +1,6 @@
 //! Two ways to one server.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio_postgres::config::Host;
 
 use super::parameters::Parameters;
@@ -9,7 +9,7 @@ use super::{Path, TargetSessionAttrs, Tls};
 use crate::error::Result;
 
 /// Which of two ways to a database is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Endpoint {
@@ -46,7 +46,11 @@ impl DirectEndpoint {
     ///
     /// The same.
     pub fn from_url(url: &str) -> Result<Self> {
-        let read = Read::new(&Parameters::parse(url)?)?;
+        DirectEndpoint::of(&Parameters::parse_code(url)?)
+    }
+
+    pub(super) fn of(given: &Parameters) -> Result<Self> {
+        let read = Read::new(given)?;
         Ok(DirectEndpoint {
             server: read.server,
             tls: read.tls,

@@ -51,6 +51,20 @@ impl Environment {
         (self.variable)(name).filter(|value| !value.is_empty())
     }
 
+    /// A secret, without the line's end that files and consoles leave behind. What is set
+    /// and empty was meant to hold one.
+    pub(super) fn secret(&self, name: &str) -> Result<Option<String>> {
+        let Some(value) = (self.variable)(name) else {
+            return Ok(None);
+        };
+        match value.trim() {
+            "" => Err(Error::configuration(format!(
+                "{name} is set and empty: give it a value, or unset it"
+            ))),
+            value => Ok(Some(value.to_owned())),
+        }
+    }
+
     /// The names of all variables.
     pub(super) fn names(&self) -> Vec<String> {
         (self.names)()

@@ -26,8 +26,8 @@ pub(super) fn parse(text: &str) -> Result<Vec<(String, String)>> {
         skip_spaces(&mut rest);
         if rest.next() != Some('=') || name.is_empty() {
             return Err(Error::configuration(
-                "cannot be understood: it is neither a URL \
-                 (postgres://user:password@host:port/database) nor made of keywords (host=db \
+                "cannot be understood: it neither begins with postgres:// \
+                 (postgres://user:password@host:port/database) nor is made of keywords (host=db \
                  user=app); a value with spaces goes in single quotes",
             ));
         }
@@ -65,7 +65,7 @@ fn quoted(rest: &mut Peekable<Chars<'_>>) -> Result<String> {
         }
     }
     Err(Error::configuration(
-        "a single quote is not closed: a quote that belongs to a value is written \\'",
+        "has a single quote that is not closed: a quote that belongs to a value is written \\'",
     ))
 }
 
@@ -105,10 +105,13 @@ mod tests {
     #[test]
     fn what_cannot_be_understood_is_not_quoted() {
         for (text, word) in [
-            ("hunter2", "nor made of keywords"),
-            ("host=db hunter2", "nor made of keywords"),
-            ("host=db password=a hunter2 user=x", "nor made of keywords"),
-            ("=hunter2", "nor made of keywords"),
+            ("hunter2", "nor is made of keywords"),
+            ("host=db hunter2", "nor is made of keywords"),
+            (
+                "host=db password=a hunter2 user=x",
+                "nor is made of keywords",
+            ),
+            ("=hunter2", "nor is made of keywords"),
             ("password='hunter2", "not closed"),
             (r"password='hunter2\'", "not closed"),
         ] {

@@ -1,20 +1,25 @@
 //! How a database is reached and how its connections are kept.
 
 mod application;
+mod backstops;
 mod builder;
 #[cfg(feature = "doctor")]
 mod described;
 mod duration;
 mod endpoint;
 mod environment;
+#[cfg(test)]
+mod every;
 mod keywords;
 #[cfg(test)]
 mod leaks;
+mod load_shed;
 #[cfg(feature = "migrate")]
 mod migrations;
 mod overrides;
 mod parameters;
 mod path;
+mod rds;
 mod read;
 mod session;
 mod settle;
@@ -28,14 +33,17 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
+pub(crate) use backstops::Backstop;
 pub use builder::ConfigBuilder;
 #[cfg(feature = "doctor")]
 pub(crate) use duration::parse as parse_duration;
 pub use endpoint::{DirectEndpoint, Endpoint};
 pub(crate) use environment::Environment;
+pub use load_shed::LoadShed;
 pub use path::Path;
+pub(crate) use rds::Rds;
 pub use session::TargetSessionAttrs;
 #[cfg(feature = "doctor")]
 pub(crate) use spelling::nearest;
@@ -81,8 +89,11 @@ pub struct Config {
     /// How the connection is encrypted and whom it trusts.
     pub tls: Tls,
     /// What lies between us and the server. Default: what the address tells, which is
-    /// [`Path::Direct`] unless it is known for a pooler. Setting the field alone leaves
-    /// `lifetime` as it is: [`set_path`](Config::set_path) does both.
+    /// [`Path::Direct`] unless it is known for a pooler; and where it turns out when
+    /// connecting that it is one, it is treated as one, and a warning says what to set.
+    /// Setting the field alone leaves `lifetime` as it is:
+    /// [`set_path`](Config::set_path) does both, and is what is meant even if it is
+    /// `Direct`.
     pub path: Path,
     /// A way to the same database past its pooler. Default: what
     /// `DATABASE_URL_UNPOOLED`, `POSTGRES_URL_NON_POOLING` or `DIRECT_URL` name, if the
@@ -104,13 +115,19 @@ pub struct Config {
     /// [`PerEventLoop`](ConnectionLifetime::PerEventLoop). Default: `DB_MAX_IDLE_CONNS`,
     /// or else `None`, all of them.
     pub max_idle: Option<usize>,
-    /// A connection older than this is not kept. Default: `DB_MAX_LIFETIME`, or else 30
-    /// minutes.
+    /// A connection older than this, less up to a tenth of it, is not kept: those that were
+    /// opened at once do not end at once. Default: `DB_MAX_LIFETIME`, or else 30 minutes; on
+    /// Aurora DSQL, which ends connections after an hour, 50 minutes at most.
     pub max_age: Duration,
     /// A connection that was kept for longer than this without use, by the wall clock,
     /// is replaced when it is next asked for. Default: `DB_MAX_IDLE_TIME`, or else
     /// `None`, however long.
     pub max_idle_time: Option<Duration>,
+    /// A connection that was kept for longer than this without use answers an empty query
+    /// before it is leased again, alone and within a second: what lies in between may have
+    /// forgotten it without a word, as NAT gateways and connection tracking do after 350 s
+    /// (AWS, "NAT gateways", "Connection tracking"). Default: 60 s.
+    pub probe_after: Duration,
     /// How long to wait for a connection that others have. Default: `pool_timeout` of the
     /// URL, or else 5 s.
     pub acquire_timeout: Duration,
@@ -124,6 +141,20 @@ pub struct Config {
     /// teardown could: the process was killed, the network is gone. Default: 60 s.
     /// Zero: the server's own. Sent as `statement_timeout` is.
     pub idle_in_transaction_timeout: Duration,
+    /// The server's `transaction_timeout` (PostgreSQL 17 and newer): a transaction that
+    /// takes longer ends with its session. Default: 15 minutes, the longest that Lambda runs
+    /// a function. Zero: the server's own. Sent on [`Path::Direct`] alone.
+    pub transaction_timeout: Duration,
+    /// The server's `idle_session_timeout` (PostgreSQL 14 and newer): a session that was not
+    /// used for so long is ended, as those that frozen processes hold; it is found to be dead
+    /// when it is next asked for, without a round trip. Default: 15 minutes. Zero: the
+    /// server's own. Sent on [`Path::Direct`] alone, and never to a pooler.
+    pub idle_session_timeout: Duration,
+    /// How long a call of the function may take, where nobody else says so yet, as while the
+    /// function starts: the server's time-outs are lowered to it, but to no less than 1 s,
+    /// and `idle_session_timeout` not at all. Within an invocation its own time counts, if
+    /// that is shorter. Default: `None`, not known.
+    pub function_timeout: Option<Duration>,
     /// The schema that is looked in, instead of the server's `search_path`. Default:
     /// `schema` of the URL, or else `None`. It is sent on [`Path::Direct`] alone; behind a
     /// pooler any but `public` is an error.
@@ -136,12 +167,30 @@ pub struct Config {
     /// keeps for each connection, the least recently used out first. Default:
     /// `statement_cache_size` of the URL, or else 100.
     pub statement_cache: usize,
+    /// The part of the server's slots, in percent, above which connections are given back
+    /// at the end of each invocation instead of being kept. Default: 80. It counts on
+    /// [`Path::Direct`] and [`Path::SessionPooler`], where a connection that is kept
+    /// takes a slot.
+    pub crowded_at: u8,
+    /// Who is turned away while the server is full or away. Default:
+    /// [`LoadShed::FirstUse`].
+    pub load_shed: LoadShed,
+    /// Who presents this as `Authorization: Bearer ..` is told the details of
+    /// [`health`](crate::health). Default: `None`, nobody over HTTP. 16 characters or more,
+    /// without spaces.
+    pub health_token: Option<String>,
+    /// The operator's variables that are set, once the settings are in force.
+    levers: Vec<(&'static str, String)>,
     /// Time-outs of the server that the operator has set.
     operators: Vec<&'static str>,
+    /// What the address tells of the path; `None` once somebody has chosen one.
+    detected: Option<Path>,
+    /// Somebody has chosen the lifetime, be it the one that the path calls for.
+    lifetime_chosen: bool,
 }
 
 /// How long a connection lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum ConnectionLifetime {
@@ -155,7 +204,7 @@ pub enum ConnectionLifetime {
 
 /// What removes session state (`SET`, `LISTEN`, session locks, temporary tables)
 /// before a connection is kept. It costs one round trip when it runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Reset {
@@ -242,14 +291,24 @@ impl Config {
             max_idle: limits.max_idle,
             max_age: limits.max_age.unwrap_or(seconds(30 * 60)),
             max_idle_time: limits.max_idle_time,
+            probe_after: seconds(60),
             acquire_timeout: read.acquire_timeout.unwrap_or(seconds(5)),
             connect_timeout: read.connect_timeout.unwrap_or(seconds(10)),
-            statement_timeout: startup::STATEMENT_TIMEOUT,
-            idle_in_transaction_timeout: startup::IDLE_IN_TRANSACTION_TIMEOUT,
+            statement_timeout: backstops::STATEMENT_TIMEOUT,
+            idle_in_transaction_timeout: backstops::IDLE_IN_TRANSACTION_TIMEOUT,
+            transaction_timeout: backstops::TRANSACTION_TIMEOUT,
+            idle_session_timeout: backstops::IDLE_SESSION_TIMEOUT,
+            function_timeout: None,
             schema: read.schema,
             jit: false,
             statement_cache: read.statement_cache.unwrap_or(100),
+            crowded_at: 80,
+            load_shed: LoadShed::default(),
+            health_token: None,
+            levers: Vec::new(),
             operators: Vec::new(),
+            detected: Some(read.path),
+            lifetime_chosen: false,
         })
     }
 
@@ -262,8 +321,35 @@ impl Config {
     /// Sets the path, and with it the lifetime that it calls for.
     pub fn set_path(&mut self, path: Path) -> &mut Self {
         self.path = path;
+        self.detected = None;
         self.lifetime = path.lifetime();
+        self.lifetime_chosen = false;
         self
+    }
+
+    /// Whether a connection takes one of the server's slots, so that it is worth asking
+    /// how many are left. Aurora DSQL counts otherwise.
+    pub(crate) fn takes_slots(&self) -> bool {
+        let counted = matches!(self.path, Path::Direct | Path::SessionPooler);
+        counted && !self.is_dsql()
+    }
+
+    /// The operator's variables that are set, each with its value.
+    pub(crate) fn levers(&self) -> &[(&'static str, String)] {
+        &self.levers
+    }
+
+    /// Sets the lifetime, whatever path the operator may choose later. Setting the field
+    /// to what the path calls for anyway says nothing.
+    pub fn set_lifetime(&mut self, lifetime: ConnectionLifetime) -> &mut Self {
+        self.lifetime = lifetime;
+        self.lifetime_chosen = true;
+        self
+    }
+
+    /// Nobody has said what lies in between: it was guessed from the address.
+    pub(crate) fn path_is_detected(&self) -> bool {
+        self.detected == Some(self.path)
     }
 
     /// How many connections may stay open between invocations.
@@ -293,6 +379,7 @@ impl fmt::Debug for Config {
             .field("max_idle", &self.max_idle)
             .field("max_age", &self.max_age)
             .field("max_idle_time", &self.max_idle_time)
+            .field("probe_after", &self.probe_after)
             .field("acquire_timeout", &self.acquire_timeout)
             .field("connect_timeout", &self.connect_timeout)
             .field("statement_timeout", &self.statement_timeout)
@@ -300,9 +387,15 @@ impl fmt::Debug for Config {
                 "idle_in_transaction_timeout",
                 &self.idle_in_transaction_timeout,
             )
+            .field("transaction_timeout", &self.transaction_timeout)
+            .field("idle_session_timeout", &self.idle_session_timeout)
+            .field("function_timeout", &self.function_timeout)
             .field("schema", &self.schema)
             .field("jit", &self.jit)
             .field("statement_cache", &self.statement_cache)
+            .field("crowded_at", &self.crowded_at)
+            .field("load_shed", &self.load_shed)
+            .field("health_token", &self.health_token.as_ref().map(|_| ".."))
             .finish()
     }
 }

@@ -3,52 +3,78 @@
 use std::time::Duration;
 
 use super::path::PATHS;
-use super::{Config, ConnectionLifetime, Endpoint, Environment, Path, spelling, startup};
+use super::{
+    Config, ConnectionLifetime, Endpoint, Environment, LoadShed, Path, backstops, spelling,
+};
 use crate::error::{Error, Result};
 
 const MAX_CONNECTIONS: &str = "ANTIFREEZE_MAX_CONNECTIONS";
 const LIFETIME: &str = "ANTIFREEZE_LIFETIME";
 pub(super) const ENDPOINT: &str = "ANTIFREEZE_ENDPOINT";
 pub(super) const PATH: &str = "ANTIFREEZE_PATH";
+const LOAD_SHED: &str = "ANTIFREEZE_LOAD_SHED";
 const CONNECT: &str = "ANTIFREEZE_CONNECT_TIMEOUT";
 const STATEMENT: &str = "ANTIFREEZE_STATEMENT_TIMEOUT";
 const ACQUIRE: &str = "ANTIFREEZE_ACQUIRE_TIMEOUT";
 const IDLE_IN_TRANSACTION: &str = "ANTIFREEZE_IDLE_IN_TRANSACTION_TIMEOUT";
+const TRANSACTION: &str = "ANTIFREEZE_TRANSACTION_TIMEOUT";
+const IDLE_SESSION: &str = "ANTIFREEZE_IDLE_SESSION_TIMEOUT";
+const FUNCTION: &str = "ANTIFREEZE_FUNCTION_TIMEOUT";
 pub(super) const WARM_UP: &str = "ANTIFREEZE_WARM_UP";
+const HEALTH_TOKEN: &str = "ANTIFREEZE_HEALTH_TOKEN";
 
-/// All that there are; the last is used by warm-up.
-const NAMES: [&str; 9] = [
+/// All that there are.
+const NAMES: [&str; 14] = [
     MAX_CONNECTIONS,
     LIFETIME,
     ENDPOINT,
     PATH,
+    LOAD_SHED,
     CONNECT,
     STATEMENT,
     ACQUIRE,
     IDLE_IN_TRANSACTION,
+    TRANSACTION,
+    IDLE_SESSION,
+    FUNCTION,
     WARM_UP,
+    HEALTH_TOKEN,
 ];
 
 /// What the operator wants.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Overrides {
     pub(super) endpoint: Option<Endpoint>,
     path: Option<Path>,
     lifetime: Option<ConnectionLifetime>,
+    load_shed: Option<LoadShed>,
     max_connections: Option<usize>,
     connect_timeout: Option<Duration>,
     statement_timeout: Option<Duration>,
     acquire_timeout: Option<Duration>,
     idle_in_transaction_timeout: Option<Duration>,
+    transaction_timeout: Option<Duration>,
+    idle_session_timeout: Option<Duration>,
+    function_timeout: Option<Duration>,
+    health_token: Option<String>,
 }
+
+/// By their names in variables.
+pub(super) const LIFETIMES: [(&str, ConnectionLifetime); 2] = [
+    ("per-invocation", ConnectionLifetime::PerInvocation),
+    ("per-event-loop", ConnectionLifetime::PerEventLoop),
+];
+
+pub(super) const ENDPOINTS: [(&str, Endpoint); 2] =
+    [("direct", Endpoint::Direct), ("pooled", Endpoint::Pooled)];
 
 impl Overrides {
     pub(super) fn read(environment: &Environment) -> Result<Self> {
-        let lifetimes = [
-            ("per-invocation", ConnectionLifetime::PerInvocation),
-            ("per-event-loop", ConnectionLifetime::PerEventLoop),
+        let sheds = [
+            ("off", LoadShed::Off),
+            ("first-use", LoadShed::FirstUse),
+            ("door", LoadShed::Door),
         ];
-        let endpoints = [("direct", Endpoint::Direct), ("pooled", Endpoint::Pooled)];
         let connect_timeout = environment.duration(CONNECT)?;
         if connect_timeout.is_some_and(|timeout| timeout.is_zero()) {
             return Err(Error::configuration(format!(
@@ -58,14 +84,19 @@ impl Overrides {
         // It is used later; what is shown in the log has to be a number by then.
         environment.warm_up()?;
         Ok(Overrides {
-            endpoint: one_of(environment, ENDPOINT, &endpoints)?,
+            endpoint: one_of(environment, ENDPOINT, &ENDPOINTS)?,
             path: one_of(environment, PATH, &PATHS)?,
-            lifetime: one_of(environment, LIFETIME, &lifetimes)?,
+            lifetime: one_of(environment, LIFETIME, &LIFETIMES)?,
+            load_shed: one_of(environment, LOAD_SHED, &sheds)?,
             max_connections: environment.count(MAX_CONNECTIONS, 1)?,
             connect_timeout,
             statement_timeout: environment.duration(STATEMENT)?,
             acquire_timeout: environment.duration(ACQUIRE)?,
             idle_in_transaction_timeout: environment.duration(IDLE_IN_TRANSACTION)?,
+            transaction_timeout: environment.duration(TRANSACTION)?,
+            idle_session_timeout: environment.duration(IDLE_SESSION)?,
+            function_timeout: environment.duration(FUNCTION)?,
+            health_token: environment.secret(HEALTH_TOKEN)?,
         })
     }
 
@@ -73,8 +104,10 @@ impl Overrides {
     pub(super) fn apply(&self, config: &mut Config) {
         if let Some(path) = self.path {
             config.follow(path);
+            config.detected = None;
         }
         set(&mut config.lifetime, self.lifetime);
+        set(&mut config.load_shed, self.load_shed);
         set(&mut config.max_connections, self.max_connections);
         set(&mut config.connect_timeout, self.connect_timeout);
         set(&mut config.statement_timeout, self.statement_timeout);
@@ -83,6 +116,12 @@ impl Overrides {
             &mut config.idle_in_transaction_timeout,
             self.idle_in_transaction_timeout,
         );
+        set(&mut config.transaction_timeout, self.transaction_timeout);
+        set(&mut config.idle_session_timeout, self.idle_session_timeout);
+        config.function_timeout = self.function_timeout.or(config.function_timeout);
+        if let Some(token) = &self.health_token {
+            config.health_token = Some(token.clone());
+        }
         let timeouts = self.server_timeouts().into_iter();
         config.operators = timeouts.map(|(_, setting)| setting).collect();
     }
@@ -90,10 +129,18 @@ impl Overrides {
     /// Those that are set, each with the server's name for it.
     pub(super) fn server_timeouts(&self) -> Vec<(&'static str, &'static str)> {
         let all = [
-            (self.statement_timeout, (STATEMENT, startup::STATEMENT)),
+            (self.statement_timeout, (STATEMENT, backstops::STATEMENT)),
             (
                 self.idle_in_transaction_timeout,
-                (IDLE_IN_TRANSACTION, startup::IDLE_IN_TRANSACTION),
+                (IDLE_IN_TRANSACTION, backstops::IDLE_IN_TRANSACTION),
+            ),
+            (
+                self.transaction_timeout,
+                (TRANSACTION, backstops::TRANSACTION),
+            ),
+            (
+                self.idle_session_timeout,
+                (IDLE_SESSION, backstops::IDLE_SESSION),
             ),
         ];
         let set = all.into_iter().filter(|(value, _)| value.is_some());
@@ -107,12 +154,23 @@ fn set<T>(field: &mut T, value: Option<T>) {
     }
 }
 
-/// Those that are set, as `NAME=value`. None holds a secret, and each was understood.
-pub(super) fn in_force(environment: &Environment) -> String {
-    let shown = NAMES.iter().filter_map(|name| {
+/// Those that are set, each with its value, which was understood. The token's is not shown.
+pub(super) fn in_force(environment: &Environment) -> Vec<(&'static str, String)> {
+    let shown = NAMES.iter().filter_map(|&name| {
         let value = environment.get(name)?;
-        Some(format!("{name}={value}"))
+        let value = if name == HEALTH_TOKEN {
+            "..".to_owned()
+        } else {
+            value
+        };
+        Some((name, value))
     });
+    shown.collect()
+}
+
+/// As `NAME=value`, one after the other.
+pub(super) fn shown(levers: &[(&'static str, String)]) -> String {
+    let shown = levers.iter().map(|(name, value)| format!("{name}={value}"));
     shown.collect::<Vec<_>>().join(" ")
 }
 
@@ -175,9 +233,11 @@ mod tests {
             (ENDPOINT, "postgres://app:hunter2@h", "none of direct"),
             (CONNECT, "postgres://app:hunter2@h", "a duration"),
             (WARM_UP, "postgres://app:hunter2@h", "a number"),
+            (HEALTH_TOKEN, "", "set and empty"),
+            (HEALTH_TOKEN, " \n", "set and empty"),
         ] {
             let environment = Environment::of(&[(name, value)]);
-            let error = Overrides::read(&environment).expect_err(name).to_string();
+            let error = Overrides::read(&environment).err().expect(name).to_string();
             assert!(error.starts_with(name), "{error}");
             assert!(error.contains(wanted), "{error}");
             assert!(!error.contains("hunter2"), "{error}");
@@ -191,6 +251,7 @@ mod tests {
             ("ANTIFREEZE_LIFETIME", "per-invocation"),
             ("ANTIFREEZE_COLOUR", "blue"),
             ("ANTIFREEZE_WARM_UP", "2"),
+            ("ANTIFREEZE_HEALTH_TOKEN", "hunter2-hunter2-hunter2"),
             ("OTHER", "x"),
         ]);
         assert_eq!(
@@ -205,7 +266,11 @@ mod tests {
         );
         assert_eq!(
             in_force(&environment),
-            "ANTIFREEZE_LIFETIME=per-invocation ANTIFREEZE_WARM_UP=2"
+            [
+                (LIFETIME, "per-invocation".to_owned()),
+                (WARM_UP, "2".to_owned()),
+                (HEALTH_TOKEN, "..".to_owned()),
+            ]
         );
     }
 }

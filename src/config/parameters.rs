@@ -13,7 +13,7 @@ pub(super) struct Parameters {
 }
 
 /// What becomes of a parameter.
-enum Fate {
+pub(super) enum Fate {
     /// It is read.
     Read,
     /// It changes nothing here, whatever it says.
@@ -30,7 +30,7 @@ const NO_OAUTH: &str = "OAuth is not spoken: use a password, a token or a certif
 const NO_CRL: &str = "certificates are not looked up in revocation lists";
 
 /// libpq's (manual, "Parameter Key Words"), then those of others.
-const KNOWN: &[(&str, Fate)] = &[
+pub(super) const KNOWN: &[(&str, Fate)] = &[
     ("host", Read),
     ("hostaddr", Read),
     ("port", Read),
@@ -159,6 +159,21 @@ const KNOWN: &[(&str, Fate)] = &[
 impl Parameters {
     /// Reads a URL or a keyword string.
     pub(super) fn parse(text: &str) -> Result<Self> {
+        let parameters = Parameters::split(text)?;
+        parameters.check()?;
+        Ok(parameters)
+    }
+
+    /// The same, of what the code says: errors about the whole of it have no other
+    /// subject.
+    pub(super) fn parse_code(text: &str) -> Result<Self> {
+        let parameters = Parameters::split(text)
+            .map_err(|error| Error::configuration(format!("the URL {error}")))?;
+        parameters.check()?;
+        Ok(parameters)
+    }
+
+    fn split(text: &str) -> Result<Self> {
         let text = text.trim();
         if text.starts_with(['"', '\'', '`']) {
             return Err(Error::configuration(
@@ -178,7 +193,6 @@ impl Parameters {
                 Parameters { list, secret }
             }
         };
-        parameters.check()?;
         Ok(parameters)
     }
 

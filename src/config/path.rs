@@ -1,8 +1,8 @@
 //! What lies between us and the server, and how it is told from an address.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::ConnectionLifetime;
+use super::{ConnectionLifetime, Rds};
 
 /// PgBouncer's `listen_port` unless somebody changes it (its manual, "Generic
 /// settings"); Azure's built-in one is there too.
@@ -13,7 +13,7 @@ const PGBOUNCER: u16 = 6432;
 const SUPAVISOR_TRANSACTIONS: u16 = 6543;
 
 /// What lies between us and the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Path {
@@ -49,7 +49,7 @@ impl Path {
             Path::SessionPooler
         };
         // What a host is by itself, nobody else can say better.
-        if is_rds_proxy(&host) {
+        if Rds::of(&host).is_some_and(|rds| rds.proxy) {
             Path::RdsProxy
         } else if host.ends_with(".pooler.supabase.com") {
             supabase
@@ -69,7 +69,9 @@ impl Path {
     pub(super) fn why(self, host: &str, port: u16) -> &'static str {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         match self {
-            Path::RdsProxy if is_rds_proxy(&host) => "by the name of the host",
+            Path::RdsProxy if Rds::of(&host).is_some_and(|rds| rds.proxy) => {
+                "by the name of the host"
+            }
             Path::SessionPooler | Path::TransactionPooler
                 if host.ends_with(".pooler.supabase.com") =>
             {
@@ -93,6 +95,15 @@ impl Path {
         }
     }
 
+    /// Whether the name of a host tells what is there, so that nothing else has to be
+    /// guessed from: a provider's proxy may number its sessions as a pooler does, and
+    /// yet pass each on to one server.
+    pub(crate) fn is_known_by(host: &str) -> bool {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        let known = [".neon.tech", ".supabase.co", ".supabase.com"];
+        known.iter().any(|suffix| host.ends_with(suffix)) || is_dsql(&host)
+    }
+
     pub(crate) fn takes_cancel(self) -> bool {
         !matches!(self, Path::RdsProxy)
     }
@@ -107,14 +118,6 @@ impl Path {
         let named = PATHS.iter().find(|(_, path)| *path == self);
         named.map_or("direct", |(name, _)| name)
     }
-}
-
-/// `name.proxy-id.region.rds.amazonaws.com`, and further endpoints of one with another
-/// label in front (Amazon's documents, "Connecting to a database through RDS Proxy").
-fn is_rds_proxy(host: &str) -> bool {
-    let of_rds = [".rds.amazonaws.com", ".rds.amazonaws.com.cn"];
-    of_rds.iter().any(|suffix| host.ends_with(suffix))
-        && host.split('.').any(|label| label.starts_with("proxy-"))
 }
 
 /// `endpoint-pooler.region.aws.neon.tech` (Neon's documents, "Connection pooling").

@@ -1,5 +1,7 @@
 //! The last word on a configuration: the operator's, then whether it makes sense.
 
+use std::time::Duration;
+
 use tokio::sync::Semaphore;
 
 use super::endpoint::{host_names, with_hosts};
@@ -9,6 +11,12 @@ use super::startup::PUBLIC;
 use super::{Config, DirectEndpoint, Endpoint, Environment, Path, TargetSessionAttrs};
 use crate::error::{Error, Result};
 use crate::observe;
+
+/// The least: 16 characters of base64 are 96 bits.
+const HEALTH_TOKEN_LENGTH: usize = 16;
+
+/// Aurora DSQL ends connections after an hour ("Cluster quotas and database limits").
+const DSQL_MAX_AGE: Duration = Duration::from_secs(50 * 60);
 
 impl Config {
     /// What is in force, with the operator's `ANTIFREEZE_*` variables over the code's
@@ -24,6 +32,9 @@ impl Config {
         };
         self.tls.keep_to(&self.server);
         overrides.apply(&mut self);
+        if self.is_dsql() {
+            self.max_age = self.max_age.min(DSQL_MAX_AGE);
+        }
         self.check()?;
         if overrides.endpoint.is_some() && !switched {
             let why = "no direct endpoint is known, and the path is direct as it is";
@@ -32,23 +43,29 @@ impl Config {
         let timeouts = overrides.server_timeouts();
         if !timeouts.is_empty() && !self.sends_settings() {
             let names: Vec<_> = timeouts.iter().map(|(name, _)| *name).collect();
-            let why = "the server is sent no time-outs on this path: write ALTER ROLE .. SET";
+            let why = "the server is sent no time-outs on this path: run the statements for the \
+                       function's role";
             observe::without_effect(&names.join(" "), why);
+        }
+        if !self.path.takes_options() && !self.is_dsql() {
+            observe::backstops_elsewhere(self.path.name(), &self.alter_role());
         }
         for (name, near) in overrides::unknown(environment) {
             observe::unknown_variable(&name, near);
         }
-        let variables = overrides::in_force(environment);
-        observe::configured(self.path.name(), self.max_connections, &variables);
+        self.levers = overrides::in_force(environment);
+        let shown = overrides::shown(&self.levers);
+        observe::configured(self.path.name(), self.max_connections, &shown);
         Ok(self)
     }
 
     /// Takes `path`, and its lifetime unless somebody has chosen another.
     pub(super) fn follow(&mut self, path: Path) {
-        if self.lifetime == self.path.lifetime() {
+        if !self.lifetime_chosen && self.lifetime == self.path.lifetime() {
             self.lifetime = path.lifetime();
         }
         self.path = path;
+        self.detected = Some(path);
     }
 
     /// Whether there is one.
@@ -121,7 +138,13 @@ impl Config {
                 "connect_timeout is zero: nothing connects in no time",
             ));
         }
+        if !(1..=100).contains(&self.crowded_at) {
+            return Err(Error::configuration(
+                "crowded_at is a part of the server's slots in percent: 1 to 100",
+            ));
+        }
         self.check_startup()?;
+        self.check_health_token()?;
         if self.server.get_hosts().is_empty() && self.server.get_hostaddrs().is_empty() {
             return Err(Error::configuration(
                 "no host is given: set DATABASE_URL=postgres://user:password@host/database",
@@ -131,15 +154,33 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Whoever presents the token reads who uses the server: it must not be guessed, and
+    /// it must fit into a header.
+    fn check_health_token(&self) -> Result<()> {
+        match &self.health_token {
+            Some(token) if token.len() < HEALTH_TOKEN_LENGTH => Err(Error::configuration(format!(
+                "health_token (ANTIFREEZE_HEALTH_TOKEN) is shorter than {HEALTH_TOKEN_LENGTH} \
+                     characters: take a random one, as `openssl rand -hex 32` prints"
+            ))),
+            Some(token) if !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                Err(Error::configuration(
+                    "health_token (ANTIFREEZE_HEALTH_TOKEN) holds a space, or what is not ASCII: \
+                     it goes into a header, so take letters and digits",
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::sync::{Arc, Mutex};
-    use std::time::Duration;
-
     use super::*;
     use crate::ConnectionLifetime::{self, PerEventLoop, PerInvocation};
-    use crate::TlsMode;
+    use crate::{LoadShed, TlsMode};
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
 
     const POOLED: (&str, &str) = ("DATABASE_URL", "postgres://pooler.example.com:6432/x");
     const DIRECT: (&str, &str) = ("DIRECT_URL", "postgres://u@db.example.com/x");
@@ -182,6 +223,17 @@ mod tests {
     }
 
     #[test]
+    fn dsql_ends_connections_by_itself() {
+        let host = "postgres://admin@abc.dsql.us-east-1.on.aws/postgres";
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        for (wanted, got) in [(30, 30), (90, 50)] {
+            let change = |config: &mut Config| config.max_age = minutes(wanted);
+            let config = settled(&[("DATABASE_URL", host)], change).expect("fine");
+            assert_eq!(config.max_age, minutes(got));
+        }
+    }
+
+    #[test]
     fn every_lever_moves_its_setting() {
         let seconds = Duration::from_secs;
         let config = settled(
@@ -189,20 +241,28 @@ mod tests {
                 POOLED,
                 ("ANTIFREEZE_LIFETIME", "per-invocation"),
                 ("ANTIFREEZE_PATH", "rds-proxy"),
+                ("ANTIFREEZE_LOAD_SHED", "off"),
                 ("ANTIFREEZE_CONNECT_TIMEOUT", "3s"),
                 ("ANTIFREEZE_STATEMENT_TIMEOUT", "0"),
                 ("ANTIFREEZE_ACQUIRE_TIMEOUT", "250ms"),
                 ("ANTIFREEZE_IDLE_IN_TRANSACTION_TIMEOUT", "5"),
+                ("ANTIFREEZE_TRANSACTION_TIMEOUT", "6"),
+                ("ANTIFREEZE_IDLE_SESSION_TIMEOUT", "7m"),
+                ("ANTIFREEZE_FUNCTION_TIMEOUT", "8"),
             ],
             |_| {},
         )
         .expect("fine");
         assert_eq!(config.lifetime, PerInvocation);
         assert_eq!(config.path, Path::RdsProxy);
+        assert_eq!(config.load_shed, LoadShed::Off);
         assert_eq!(config.connect_timeout, seconds(3));
         assert_eq!(config.statement_timeout, Duration::ZERO);
         assert_eq!(config.acquire_timeout, Duration::from_millis(250));
         assert_eq!(config.idle_in_transaction_timeout, seconds(5));
+        assert_eq!(config.transaction_timeout, seconds(6));
+        assert_eq!(config.idle_session_timeout, seconds(7 * 60));
+        assert_eq!(config.function_timeout, Some(seconds(8)));
     }
 
     #[test]
@@ -274,6 +334,19 @@ mod tests {
             config.expect("fine").lifetime
         };
         assert_eq!(lifetime(&[POOLED, session, OVER], None), PerInvocation);
+        // What the path calls for anyway, and said all the same.
+        let environment = Environment::of(&[POOLED, DIRECT, OVER]);
+        let said = |builder: crate::config::ConfigBuilder| {
+            let config = builder.build_in(&environment).expect("fine");
+            config.settled(&environment).expect("fine").lifetime
+        };
+        let from_pooler = || {
+            Config::builder()
+                .url(session.1)
+                .direct_url("postgres://u@db/x")
+        };
+        assert_eq!(said(from_pooler()), PerEventLoop);
+        assert_eq!(said(from_pooler().lifetime(PerInvocation)), PerInvocation);
         let chosen = Some(PerInvocation);
         assert_eq!(lifetime(&[POOLED, DIRECT, OVER], chosen), PerInvocation);
         let levers = [
@@ -308,9 +381,24 @@ mod tests {
                 |config| config.server = tokio_postgres::Config::new(),
                 "no host is given",
             ),
+            (
+                |config| config.health_token = Some(String::new()),
+                "shorter than 16",
+            ),
+            (
+                |config| config.health_token = Some("hunter2-hunter2".into()),
+                "shorter than 16",
+            ),
+            (
+                |config| config.health_token = Some("hunter2 hunter2 hunter2".into()),
+                "holds a space",
+            ),
         ] {
             let error = settled(&[POOLED], change).expect_err(word).to_string();
-            assert!(error.contains(word), "{error}");
+            assert!(
+                error.contains(word) && !error.contains("hunter2"),
+                "{error}"
+            );
         }
         let public = |config: &mut Config| config.schema = Some("public".into());
         assert!(settled(&[POOLED], public).is_ok());
@@ -435,6 +523,29 @@ mod tests {
         tracing::subscriber::with_default(subscriber, act);
         let log = log.0.lock().expect("no panic").clone();
         String::from_utf8(log).expect("text")
+    }
+
+    #[test]
+    fn the_operators_token_wins_and_is_shown_nowhere() {
+        let token = ("ANTIFREEZE_HEALTH_TOKEN", "hunter2-of-the-operator\n");
+        let log = logged(|| {
+            let code =
+                |config: &mut Config| config.health_token = Some("hunter2-of-the-code".into());
+            let config = settled(&[POOLED, token], code).expect("fine");
+            assert_eq!(
+                config.health_token.as_deref(),
+                Some("hunter2-of-the-operator")
+            );
+            assert_eq!(
+                config.levers(),
+                [("ANTIFREEZE_HEALTH_TOKEN", "..".to_owned())]
+            );
+            let shown = format!("{config:?}");
+            assert!(shown.contains("health_token: Some(\"..\")"), "{shown}");
+            assert!(!shown.contains("hunter2"), "{shown}");
+        });
+        assert!(log.contains("ANTIFREEZE_HEALTH_TOKEN=.."), "{log}");
+        assert!(!log.contains("hunter2"), "{log}");
     }
 
     #[test]

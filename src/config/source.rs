@@ -6,6 +6,7 @@
 
 use super::parameters::Parameters;
 use super::read::Read;
+use super::startup::escaped;
 use super::{DirectEndpoint, Environment};
 use crate::error::{Error, Result};
 
@@ -24,7 +25,7 @@ const DIRECT_URLS: [&str; 3] = [
 type Variables = &'static [(&'static str, &'static str)];
 
 /// Those that compose files and charts share with PostgreSQL's own image.
-const COMPOSE: Variables = &[
+pub(super) const COMPOSE: Variables = &[
     ("DB_HOST", "host"),
     ("DB_PORT", "port"),
     ("POSTGRES_USER", "user"),
@@ -34,7 +35,7 @@ const COMPOSE: Variables = &[
 ];
 
 /// libpq's (manual, "Environment Variables").
-const LIBPQ: Variables = &[
+pub(super) const LIBPQ: Variables = &[
     ("PGHOST", "host"),
     ("PGHOSTADDR", "hostaddr"),
     ("PGPORT", "port"),
@@ -74,6 +75,13 @@ const LIBPQ: Variables = &[
     ("PGLOADBALANCEHOSTS", "load_balance_hosts"),
 ];
 
+/// libpq's that set a parameter of the server for the session, over `PGOPTIONS`.
+pub(super) const SETTINGS: Variables = &[
+    ("PGTZ", "TimeZone"),
+    ("PGDATESTYLE", "DateStyle"),
+    ("PGGEQO", "geqo"),
+];
+
 /// Parameters, and who gave them.
 pub(super) struct Source {
     /// The variable of a URL; nothing if the URL came from the code, or there are many.
@@ -88,7 +96,7 @@ impl Source {
         Ok(Source {
             name: "",
             variables: &[],
-            parameters: Parameters::parse(url)?,
+            parameters: Parameters::parse_code(url)?,
         })
     }
 
@@ -110,7 +118,8 @@ impl Source {
             });
         }
         let is_set = |name: &str| environment.get(name).is_some();
-        let variables = if is_set("DB_HOST") {
+        let is_libpq = !is_set("DB_HOST");
+        let variables = if !is_libpq {
             COMPOSE
         } else if is_set("PGHOST") || is_set("PGHOSTADDR") {
             LIBPQ
@@ -127,6 +136,9 @@ impl Source {
             if let Some(value) = environment.get(name) {
                 parameters.add(parameter, value);
             }
+        }
+        if is_libpq {
+            add_settings(environment, &mut parameters);
         }
         let source = Source {
             name: "",
@@ -161,13 +173,28 @@ impl Source {
     }
 }
 
+/// As `options`, since there is no other way to send them.
+fn add_settings(environment: &Environment, parameters: &mut Parameters) {
+    let mut options = parameters.get("options").unwrap_or_default().to_owned();
+    for (variable, setting) in SETTINGS {
+        let value = environment.get(variable).unwrap_or_default();
+        // Not to be sent (libpq's start-up packet).
+        if value.is_empty() || value.eq_ignore_ascii_case("default") {
+            continue;
+        }
+        let space = if options.is_empty() { "" } else { " " };
+        options += &format!("{space}-c {setting}={}", escaped(&value));
+    }
+    parameters.add("options", options);
+}
+
 /// The way past the pooler that the environment knows.
 pub(super) fn direct(environment: &Environment) -> Result<Option<DirectEndpoint>> {
     let Some((name, url)) = first(environment, &DIRECT_URLS) else {
         return Ok(None);
     };
-    let endpoint = DirectEndpoint::from_url(&url).map_err(|error| named(name, &error))?;
-    Ok(Some(endpoint))
+    let endpoint = Parameters::parse(&url).and_then(|given| DirectEndpoint::of(&given));
+    endpoint.map(Some).map_err(|error| named(name, &error))
 }
 
 /// The variables that say where the database is.

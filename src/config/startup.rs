@@ -1,33 +1,11 @@
 //! What the server is told when a session starts.
 
-use std::time::Duration;
-
 use super::endpoint::host_names;
 use super::{Config, path};
 use crate::error::{Error, Result};
 
 /// What is on the search path anyway.
 pub(super) const PUBLIC: &str = "public";
-
-/// To the server.
-pub(super) const STATEMENT: &str = "statement_timeout";
-
-/// To the server.
-pub(super) const IDLE_IN_TRANSACTION: &str = "idle_in_transaction_session_timeout";
-
-/// By default.
-pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// By default.
-pub(super) const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// A time-out that the server is told.
-struct Timeout {
-    name: &'static str,
-    value: Duration,
-    /// The operator or the code wants it, as far as one can tell: it is not the default.
-    wanted: bool,
-}
 
 impl Config {
     /// The `options` of the start-up packet (manual, "Connection Settings"): the
@@ -47,13 +25,11 @@ impl Config {
         // What a schema needs, `check` has seen to.
         if let Some(schema) = self.schema.as_ref().filter(|_| self.path.takes_options()) {
             let quoted = schema.replace('"', "\"\"");
-            add("search_path", &format!("\"{quoted}\""), false);
+            add("search_path", &format!("\"{quoted}\""), true);
         }
         if self.sends_settings() {
-            for timeout in self.server_timeouts() {
-                if let Some(value) = milliseconds(timeout.value).filter(|&value| value > 0) {
-                    add(timeout.name, &value.to_string(), timeout.wanted);
-                }
+            for (name, value) in self.startup_backstops() {
+                add(name, &value.to_string(), true);
             }
             if !self.jit {
                 add("jit", "off", false);
@@ -64,21 +40,16 @@ impl Config {
 
     /// Whether time-outs and `jit` are sent at all.
     pub(crate) fn sends_settings(&self) -> bool {
-        self.path.takes_options() && !host_names(&self.server).any(path::is_dsql)
+        self.path.takes_options() && !self.is_dsql()
+    }
+
+    pub(super) fn is_dsql(&self) -> bool {
+        host_names(&self.server).any(path::is_dsql)
     }
 
     /// Whether what is to be sent can be sent.
     pub(super) fn check_startup(&self) -> Result<()> {
-        for timeout in self.server_timeouts() {
-            if milliseconds(timeout.value).is_none() {
-                return Err(Error::configuration(format!(
-                    "{} is {:?}: the server takes at most {} ms",
-                    timeout.name,
-                    timeout.value,
-                    i32::MAX
-                )));
-            }
-        }
+        self.check_backstops()?;
         match &self.schema {
             Some(schema) if schema.contains('\0') => {
                 Err(Error::configuration("schema holds a zero byte"))
@@ -93,33 +64,10 @@ impl Config {
             _ => Ok(()),
         }
     }
-
-    /// What the server is told to end by itself.
-    fn server_timeouts(&self) -> [Timeout; 2] {
-        [
-            (STATEMENT, self.statement_timeout, STATEMENT_TIMEOUT),
-            (
-                IDLE_IN_TRANSACTION,
-                self.idle_in_transaction_timeout,
-                IDLE_IN_TRANSACTION_TIMEOUT,
-            ),
-        ]
-        .map(|(name, value, default)| Timeout {
-            name,
-            value,
-            wanted: value != default || self.operators.contains(&name),
-        })
-    }
-}
-
-/// As the server counts, rounded up: 0 would mean no time-out at all. `None` if it is
-/// more than the server can hold.
-fn milliseconds(time: Duration) -> Option<i32> {
-    i32::try_from(time.as_nanos().div_ceil(1_000_000)).ok()
 }
 
 /// Whether `options` has `-c name=..` or `--name=..`, where `-` may stand for `_`.
-fn sets(options: &str, name: &str) -> bool {
+pub(super) fn sets(options: &str, name: &str) -> bool {
     options.split_whitespace().any(|word| {
         let setting = word.strip_prefix("--").or(word.strip_prefix("-c"));
         is_named(setting.unwrap_or(word), name)
@@ -132,7 +80,7 @@ fn is_named(word: &str, name: &str) -> bool {
 }
 
 /// The server splits options at spaces that no backslash guards.
-fn escaped(value: &str) -> String {
+pub(super) fn escaped(value: &str) -> String {
     let mut escaped = String::new();
     for c in value.chars() {
         if c == '\\' || c.is_ascii_whitespace() || c == '\u{b}' {
@@ -145,8 +93,11 @@ fn escaped(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::Path;
+    use crate::config::backstops::IDLE_IN_TRANSACTION;
 
     fn options(url: &str, change: impl FnOnce(&mut Config)) -> String {
         let mut config = Config::from_url(url).expect(url);
@@ -224,12 +175,9 @@ mod tests {
             let sent = options("host=db", |config| config.schema = Some(schema.into()));
             assert_eq!(sent, format!("-c search_path={expected} {OURS}"));
         }
-    }
-
-    #[test]
-    fn milliseconds_are_rounded_up() {
-        assert_eq!(milliseconds(Duration::ZERO), Some(0));
-        assert_eq!(milliseconds(Duration::from_nanos(1)), Some(1));
-        assert_eq!(milliseconds(Duration::MAX), None);
+        // The later one counts.
+        let url = "host=db schema=shop options='-c search_path=other'";
+        let expected = format!("-c search_path=other -c search_path=\"shop\" {OURS}");
+        assert_eq!(options(url, |_| {}), expected);
     }
 }

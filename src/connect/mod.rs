@@ -6,6 +6,7 @@
 //! way as the session did.
 
 mod dial;
+mod found;
 mod login;
 mod place;
 mod progress;
@@ -22,6 +23,7 @@ use tokio_postgres::config::{self, Host, SslMode, SslNegotiation};
 use tokio_postgres::tls::TlsConnect;
 
 pub(crate) use dial::Target;
+use found::Found;
 use login::Logins;
 pub(crate) use progress::{Manner, Progress};
 
@@ -32,6 +34,7 @@ use crate::observe;
 use crate::tls;
 use crate::wire::{Guard, Refusal, Stream, Transport, Wire};
 use retry::Time;
+pub(crate) use retry::heals;
 
 /// How long one of several addresses may take to answer before the next has its turn: a
 /// lost SYN is repeated after 1 s (RFC 6298, section 2).
@@ -43,6 +46,10 @@ pub(crate) struct Connector {
     config: Config,
     tls: tls::Client,
     warned: Once,
+    /// The server does not take its time-outs, and that was said.
+    refused: Once,
+    /// What the path turned out to be.
+    found: Found,
 }
 
 /// A session that has been started and that nobody drives yet.
@@ -52,6 +59,8 @@ pub(crate) struct Opened {
     pub(crate) wire: Wire,
     pub(crate) socket: Socket,
     pub(crate) target: Target,
+    /// What lies in between, as the configuration says or the server has shown.
+    pub(crate) path: Path,
     /// How long the TCP handshake took: the distance to the server.
     pub(crate) round_trip: Duration,
 }
@@ -62,6 +71,8 @@ impl Connector {
             config,
             tls: tls::Client::default(),
             warned: Once::new(),
+            refused: Once::new(),
+            found: Found::default(),
         }
     }
 
@@ -70,21 +81,27 @@ impl Connector {
     }
 
     /// Connects and authenticates, within the configured time and at most three
-    /// quarters of what is `left`. What can heal is tried again.
-    pub(crate) async fn open(&self, left: Option<Duration>) -> Result<Opened> {
+    /// quarters of what is `left`. What can heal is tried again, unless it is to be tried
+    /// `once`.
+    pub(crate) async fn open(&self, left: Option<Duration>, once: bool) -> Result<Opened> {
         let time = Time::new(self.config.connect_timeout, left);
         let mut backoff = retry::backoff();
         let mut logins = Logins::new(&self.config);
         loop {
+            let sent = self.found.takes_settings();
             let error = match self.start(&time, &mut logins, Manner::USUAL).await {
                 Ok(opened) => return Ok(opened),
                 Err(error) => error,
             };
+            if self.found.a_pooler(&self.config, &error, sent) {
+                continue;
+            }
             // Another password may do better.
             if let Ok(true) = timeout_at(time.until, logins.renew(&error)).await {
                 continue;
             }
-            let Some(delay) = retry::delay(&error, &time, &mut backoff) else {
+            let delay = retry::delay(&error, &time, &mut backoff).filter(|_| !once);
+            let Some(delay) = delay else {
                 return Err(error);
             };
             observe::connecting_again(&error, delay);
@@ -189,7 +206,9 @@ impl Connector {
         server.ssl_mode(SslMode::Require);
         server.ssl_negotiation(SslNegotiation::Direct);
         if let Some(options) = config.startup_options() {
-            server.options(options);
+            if self.found.takes_settings() {
+                server.options(options);
+            }
         }
         let goal = Goal {
             target,
@@ -208,14 +227,31 @@ impl Connector {
             .target_session_attrs
             .check(|name| connection.parameter(name))
             .map_err(|why| Error::new(ErrorKind::Unreachable, format!("{target} {why}")))?;
+        let parameter = |name: &str| connection.parameter(name);
+        let path = self.found.path(config, target, parameter, &wire);
         Ok(Opened {
             client,
             connection,
             wire,
             socket,
             target: target.clone(),
+            path,
             round_trip,
         })
+    }
+
+    /// Forgets what was fetched or negotiated: secrets, tokens, TLS sessions.
+    #[cfg(feature = "lambda")]
+    pub(crate) fn forget(&self) {
+        self.tls.forget();
+        if let Some(credentials) = &self.config.credentials {
+            credentials.forget();
+        }
+    }
+
+    /// Has what an administrator can do reported, once.
+    pub(crate) fn report_backstops(&self, report: impl FnOnce(&str)) {
+        self.refused.call_once(|| report(&self.config.alter_role()));
     }
 
     /// Reads roots and keys and asks for the server's addresses: what can be done

@@ -98,7 +98,8 @@ pub(super) fn may_go_elsewhere(error: &Error) -> bool {
     )
 }
 
-fn heals(error: &Error) -> bool {
+/// Whether it can heal by itself, and nothing was executed.
+pub(crate) fn heals(error: &Error) -> bool {
     match error.kind() {
         ErrorKind::Refused
         | ErrorKind::ServerStarting

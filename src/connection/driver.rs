@@ -10,11 +10,12 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::task::{Context, Poll, Waker};
 
 use tokio::sync::Notify;
-use tokio_postgres::{AsyncMessage, Connection};
+use tokio_postgres::{AsyncMessage, Client, Connection};
 
 use crate::net::Socket;
 use crate::observe;
@@ -35,12 +36,17 @@ struct Shared {
     /// The connection was polled and [is decided](Snapshot::is_decided).
     decided: Notify,
     wire: Wire,
+    /// Whoever has the connection holds its lock.
+    client: Weak<tokio::sync::Mutex<Client>>,
+    /// The server's last word was noted.
+    dismissed: AtomicBool,
 }
 
 impl Driver {
     /// Spawns the task on the current runtime.
     pub(super) fn spawn(
         connection: Connection<Stream, Stream>,
+        client: &Arc<tokio::sync::Mutex<Client>>,
         wire: Wire,
         socket: Socket,
         on_end: impl FnOnce() + Send + 'static,
@@ -50,6 +56,8 @@ impl Driver {
             waker: Mutex::new(Waker::noop().clone()),
             decided: Notify::new(),
             wire,
+            client: Arc::downgrade(client),
+            dismissed: AtomicBool::new(false),
         });
         tokio::spawn(drive(End {
             shared: Arc::clone(&shared),
@@ -130,6 +138,15 @@ impl Shared {
             }
         }
         let snapshot = self.wire.snapshot();
+        if snapshot.dismissed {
+            if !self.dismissed.swap(true, Ordering::AcqRel) {
+                observe::dismissed(self.wire.error());
+            }
+            // Nobody will ask why.
+            if !self.is_held() {
+                *slot = None;
+            }
+        }
         drop(slot);
         if snapshot.is_decided() {
             self.decided.notify_waiters();
@@ -139,6 +156,11 @@ impl Shared {
 
     fn is_over(&self) -> bool {
         lock(&self.connection).is_none()
+    }
+
+    fn is_held(&self) -> bool {
+        let client = self.client.upgrade();
+        client.is_some_and(|client| client.try_lock().is_err())
     }
 }
 

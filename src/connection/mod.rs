@@ -1,11 +1,12 @@
 //! One session of the server, and who drives it.
 
+mod backstops;
 mod cancel;
 mod driver;
 mod statements;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
@@ -13,6 +14,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
 use tokio_postgres::{Client, Statement};
 
+use crate::config::Path;
 use crate::connect::{Connector, Opened, Target};
 use crate::net::{Peek, Socket};
 use crate::wire::{Snapshot, Wire};
@@ -32,23 +34,27 @@ pub(crate) struct Session {
     wire: Wire,
     socket: Socket,
     target: Target,
+    path: Path,
     connector: Arc<Connector>,
     statements: Statements,
     opened: SystemTime,
     round_trip: Duration,
     /// CancelRequests of the user's that are on their way.
     cancelling: AtomicUsize,
+    /// The server knows what it is to end by itself, for calls of so many seconds at most.
+    longest_call: AtomicU64,
 }
 
 /// A client that is with nobody else as long as this is held.
 pub(crate) type Home = OwnedMutexGuard<Client>;
 
 impl Session {
-    /// Connects, and spawns the driver on the current runtime. `on_end` runs when
+    /// Connects, tried again or `once`, and spawns the driver on the current runtime. `on_end` runs when
     /// the driver is done, for whatever reason.
     pub(crate) async fn open(
         connector: &Arc<Connector>,
         left: Option<Duration>,
+        once: bool,
         now: SystemTime,
         on_end: impl FnOnce() + Send + 'static,
     ) -> crate::Result<Arc<Session>> {
@@ -58,19 +64,24 @@ impl Session {
             wire,
             socket,
             target,
+            path,
             round_trip,
-        } = connector.open(left).await?;
+        } = connector.open(left, once).await?;
+        let client = Arc::new(Mutex::new(client));
+        let driver = Driver::spawn(connection, &client, wire.clone(), socket.clone(), on_end);
         Ok(Arc::new(Session {
-            client: Arc::new(Mutex::new(client)),
-            driver: Driver::spawn(connection, wire.clone(), socket.clone(), on_end),
+            client,
+            driver,
             wire,
             socket,
             target,
+            path,
             statements: Statements::new(connector.config().statement_cache),
             connector: Arc::clone(connector),
             opened: now,
             round_trip,
             cancelling: AtomicUsize::new(0),
+            longest_call: AtomicU64::new(0),
         }))
     }
 
@@ -91,6 +102,11 @@ impl Session {
     /// The distance to the server, as connecting measured it.
     pub(crate) fn round_trip(&self) -> Duration {
         self.round_trip
+    }
+
+    /// What lies between us and the server.
+    pub(crate) fn path(&self) -> Path {
+        self.path
     }
 
     /// The server's process.
@@ -114,9 +130,9 @@ impl Session {
         self.driver.try_pump()
     }
 
-    /// The connection has ended, and its driver with it.
+    /// The connection has ended, and its driver with it or soon.
     pub(crate) fn is_over(&self) -> bool {
-        self.driver.is_over()
+        self.driver.is_over() || self.wire.snapshot().dismissed
     }
 
     /// Waits until nothing is under way, or the connection is at its end.
@@ -130,7 +146,7 @@ impl Session {
         let Some(key) = self.wire.key() else {
             return false;
         };
-        if !self.connector.config().path.takes_cancel() {
+        if !self.path.takes_cancel() {
             return false;
         }
         let cancel = cancel::request(&self.connector, &self.target, key);
@@ -143,7 +159,7 @@ impl Session {
         let (Some(key), Ok(runtime)) = (self.wire.key(), Handle::try_current()) else {
             return;
         };
-        if !self.connector.config().path.takes_cancel() {
+        if !self.path.takes_cancel() {
             return;
         }
         let (connector, target) = (Arc::clone(&self.connector), self.target.clone());

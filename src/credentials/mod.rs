@@ -76,6 +76,10 @@ pub trait Credentials: Send + Sync {
     /// [`source`](StdError::source) of what the caller of
     /// [`connection()`](crate::connection()) gets, and must not hold a secret.
     fn login<'a>(&'a self, attempt: &'a Attempt) -> LoginFuture<'a>;
+
+    /// Forgets what was fetched: the process is about to be made a snapshot of, which many
+    /// will begin from ([SnapStart](crate::shutdown)). Default: there is nothing to forget.
+    fn forget(&self) {}
 }
 
 /// What [`Credentials::login`] returns.

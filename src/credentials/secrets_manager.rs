@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, Uri};
@@ -46,6 +47,8 @@ pub struct SecretsManager {
     /// Held while the secret is fetched: who waits for it finds the answer. If the one
     /// who fetches gives up, the next goes on.
     kept: Arc<Mutex<Option<Login>>>,
+    /// What is being fetched is to be forgotten as soon as it is there.
+    forgotten: Arc<AtomicBool>,
 }
 
 impl SecretsManager {
@@ -57,6 +60,7 @@ impl SecretsManager {
             endpoint: None,
             clock: Arc::new(System),
             kept: Arc::default(),
+            forgotten: Arc::default(),
         }
     }
 
@@ -84,7 +88,8 @@ impl SecretsManager {
             Some(login) if !attempt.has_refused(login) => Ok(login.clone()),
             _ => {
                 let login = self.fetch().await?;
-                *kept = Some(login.clone());
+                let keeps = !self.forgotten.swap(false, Ordering::AcqRel);
+                *kept = keeps.then(|| login.clone());
                 Ok(login)
             }
         }
@@ -225,6 +230,13 @@ fn refusal(secret: &str, status: StatusCode, answer: Option<&Value>) -> Error {
 impl Credentials for SecretsManager {
     fn login<'a>(&'a self, attempt: &'a Attempt) -> LoginFuture<'a> {
         Box::pin(async move { Ok(self.answer(attempt).await?) })
+    }
+
+    fn forget(&self) {
+        match self.kept.try_lock() {
+            Ok(mut kept) => *kept = None,
+            Err(_) => self.forgotten.store(true, Ordering::Release),
+        }
     }
 }
 

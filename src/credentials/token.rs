@@ -13,6 +13,7 @@ use super::keys::Identity;
 use super::sign::{Signer, Stamp};
 use super::{Attempt, AwsKeys, Credentials, Login, LoginFuture};
 use crate::clock::{Clock, System};
+use crate::config::Rds;
 use crate::error::{Error, Result};
 
 /// For how long a token may be used, in seconds: the most that RDS takes (RDS's user
@@ -77,8 +78,11 @@ impl RdsToken {
         }
     }
 
-    /// Signs for this endpoint instead of the host that is dialled: behind a name of
-    /// one's own, or a tunnel. A token is good for the endpoint's own name alone.
+    /// Signs for this endpoint instead of the host and port that are dialled: where these
+    /// are a name of one's own (a CNAME) or the near end of a tunnel. A token is good for
+    /// the name and the port that RDS itself gave the instance, cluster or proxy; its region
+    /// is read from that name. The certificate is still checked against the host that is
+    /// dialled. Default: what is dialled.
     pub fn endpoint(mut self, host: impl Into<String>, port: u16) -> Self {
         self.endpoint = Some((host.into(), port));
         self
@@ -165,12 +169,8 @@ fn user(attempt: &Attempt) -> Result<&str> {
     })
 }
 
-/// `name.id.REGION.rds.amazonaws.com`, with `.cn` behind it in China.
 fn region_of_rds(host: &str) -> Option<&str> {
-    let host = host.strip_suffix(".cn").unwrap_or(host);
-    let before = host.strip_suffix(".rds.amazonaws.com")?;
-    let (_, region) = before.rsplit_once('.')?;
-    Some(region)
+    Rds::of(host).map(|rds| rds.region)
 }
 
 /// `id.dsql.REGION.on.aws`
@@ -212,6 +212,11 @@ struct Kept {
 }
 
 impl Tokens {
+    fn forget(&self) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.clear();
+    }
+
     /// Who asks while another signs waits the microseconds that it takes, and gets the
     /// same.
     fn token(&self, attempt: &Attempt, subject: &Subject<'_>) -> Result<Login> {
@@ -255,11 +260,19 @@ impl Credentials for RdsToken {
     fn login<'a>(&'a self, attempt: &'a Attempt) -> LoginFuture<'a> {
         Box::pin(ready(self.token(attempt).map_err(Into::into)))
     }
+
+    fn forget(&self) {
+        self.tokens.forget();
+    }
 }
 
 impl Credentials for DsqlToken {
     fn login<'a>(&'a self, attempt: &'a Attempt) -> LoginFuture<'a> {
         Box::pin(ready(self.token(attempt).map_err(Into::into)))
+    }
+
+    fn forget(&self) {
+        self.tokens.forget();
     }
 }
 
@@ -327,6 +340,16 @@ mod tests {
             endpoint: None,
         };
         dsql.keys(keys)
+    }
+
+    #[test]
+    fn what_is_forgotten_is_not_kept() {
+        let (token, _) = rds(1_724_709_600, AwsKeys::new("akid", "secret"));
+        token.token(&attempt(RDS, 3306, "peccy")).expect("a token");
+        let kept = || token.tokens.kept.lock().expect("no panic").len();
+        assert_eq!(kept(), 1);
+        token.forget();
+        assert_eq!(kept(), 0);
     }
 
     /// `signing_works` in `aws-sdk-rds` (Rust, `src/auth_token.rs`), and

@@ -8,6 +8,7 @@ use crate::config::{Config, Path};
 use crate::connect::Manner;
 use crate::database::Database;
 use crate::error::{Error, Result};
+use crate::random;
 use tokio_postgres::SimpleQueryMessage;
 
 /// Whether the pooler follows named statements from server to server. One that does gives
@@ -48,7 +49,7 @@ async fn tracks_statements(config: &Config) -> Result<bool> {
     let session = Session::open_in(&database, manner).await?;
     // In one transaction it is one server.
     session.batch_execute("begin").await?;
-    let text = format!("select 1 /* antifreeze doctor {:x} */", fastrand::u64(..));
+    let text = format!("select 1 /* antifreeze doctor {:x} */", random::number());
     let statement = session.prepare(&text).await?;
     let sql = format!("select name from pg_prepared_statements where statement = '{text}'");
     let names = session.simple_query(&sql).await;
@@ -96,7 +97,7 @@ pub(super) async fn session_state(session: &Session, config: &Config) -> Option<
 /// `None` if no two clients were given the same server.
 async fn leaks(session: &Session, config: &Config) -> Result<Option<bool>> {
     let database = Database::new(config.clone())?;
-    let mark = format!("{:x}", fastrand::u64(..));
+    let mark = format!("{:x}", random::number());
     let set = format!("set antifreeze.doctor = '{mark}'; select pg_backend_pid()");
     let look = "select pg_backend_pid() || ' ' || \
                 coalesce(current_setting('antifreeze.doctor', true), ''); reset antifreeze.doctor";

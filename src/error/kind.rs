@@ -42,6 +42,9 @@ pub enum ErrorKind {
     TenantNotFound,
     /// The server, the role, the database or the pooler has no slot left.
     TooManyConnections,
+    /// Turned away without a try: the server was full or away when somebody last tried, and
+    /// the next try comes too late for this invocation.
+    LoadShed,
     /// The server is starting, or recovering.
     ServerStarting,
     /// The server is shutting down, or was restarted.
@@ -108,6 +111,7 @@ impl ErrorKind {
         ErrorKind::DatabaseMissing,
         ErrorKind::TenantNotFound,
         ErrorKind::TooManyConnections,
+        ErrorKind::LoadShed,
         ErrorKind::ServerStarting,
         ErrorKind::ServerStopping,
         ErrorKind::ParameterRefused,
@@ -143,6 +147,7 @@ impl ErrorKind {
                 | ErrorKind::ConnectTimeout
                 | ErrorKind::Refused
                 | ErrorKind::TooManyConnections
+                | ErrorKind::LoadShed
                 | ErrorKind::ServerStarting
                 | ErrorKind::StatementMissing
                 | ErrorKind::StatementOutdated
@@ -163,6 +168,7 @@ impl ErrorKind {
                 | ErrorKind::NetworkBlocked
                 | ErrorKind::Unreachable
                 | ErrorKind::TooManyConnections
+                | ErrorKind::LoadShed
                 | ErrorKind::ServerStarting
                 | ErrorKind::ServerStopping
                 | ErrorKind::Closed
@@ -203,6 +209,7 @@ impl ErrorKind {
             Kind::DatabaseMissing => "database_missing",
             Kind::TenantNotFound => "tenant_not_found",
             Kind::TooManyConnections => "too_many_connections",
+            Kind::LoadShed => "load_shed",
             Kind::ServerStarting => "server_starting",
             Kind::ServerStopping => "server_stopping",
             Kind::ParameterRefused => "parameter_refused",

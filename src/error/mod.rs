@@ -68,6 +68,7 @@ struct Inner {
     kind: ErrorKind,
     message: Cow<'static, str>,
     remedy: Option<Cow<'static, str>>,
+    retry_after: Option<Duration>,
     source: Option<Source>,
 }
 
@@ -78,6 +79,7 @@ impl Error {
             kind,
             message: message.into(),
             remedy: None,
+            retry_after: None,
             source: None,
         }))
     }
@@ -136,6 +138,28 @@ impl Error {
         )
     }
 
+    /// Turned away: `why` has opened the circuit so long ago, and the next try comes in
+    /// `next`.
+    pub(crate) fn shed(why: ErrorKind, open: Duration, next: Duration) -> Self {
+        let why = match why {
+            ErrorKind::TooManyConnections => "the server is full",
+            _ => "the server cannot be reached",
+        };
+        Error::caused(
+            ErrorKind::LoadShed,
+            format!(
+                "{why}, and has been for {open:.1?}: the next try is due in {next:.1?}, which this \
+                 invocation cannot wait for"
+            ),
+        )
+        .with_retry_after(next)
+    }
+
+    pub(crate) fn with_retry_after(mut self, after: Duration) -> Self {
+        self.0.retry_after = Some(after);
+        self
+    }
+
     pub(crate) fn deadline() -> Self {
         Error::caused(
             ErrorKind::Deadline,
@@ -192,6 +216,12 @@ impl Error {
         }
     }
 
+    /// How long to wait before asking again, where that is known: while the server is full
+    /// or away. Over HTTP it is the header `Retry-After`, in whole seconds.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
     /// Whether there is no database to be had at the moment, whatever is asked of it: a
     /// handler can answer from a cache, or do less.
     pub fn is_unavailable(&self) -> bool {
@@ -221,6 +251,11 @@ impl Error {
     /// The name of the constraint that was violated.
     pub fn constraint(&self) -> Option<&str> {
         self.db_error()?.constraint()
+    }
+
+    /// How many connections a pooler gives out, where it said so as it refused one.
+    pub(crate) fn pool_size(&self) -> Option<u32> {
+        pooler::pool_size(self.db_error()?.message())
     }
 
     fn db_error(&self) -> Option<&DbError> {

@@ -1,7 +1,7 @@
 //! What poolers say, in their own words and under whatever code.
 
-use super::ErrorKind;
 use super::sqlstate::{Meaning, Said, advised, parameter, plain};
+use super::{Error, ErrorKind};
 
 /// Words with which poolers say that they, or what is behind them, are full; what they
 /// mean; and what helps.
@@ -44,6 +44,8 @@ const FULL: &[(&str, &str, &str)] = &[
     ),
 ];
 
+const UNSUPPORTED: &str = "unsupported startup parameter";
+
 const SESSION_POOL: &str =
     "the session pooler has given out all of its pool_size, one for each client";
 const CLIENTS: &str = "the pooler takes no more clients";
@@ -55,6 +57,24 @@ const FEWER_CLIENTS: &str =
     "lower `max_connections` or the function's concurrency, or raise the pooler's limit";
 const SHORTER: &str =
     "look for what holds them, such as a long transaction, or give the pooler more of them";
+
+/// The size that a full pooler names: Supavisor's "limited to pool_size: 15".
+pub(super) fn pool_size(message: &str) -> Option<u32> {
+    let (_, after) = message.split_once("limited to pool_size")?;
+    let digits = after.trim_start_matches([':', ' ', '=']);
+    let end = digits.find(|c: char| !c.is_ascii_digit());
+    digits[..end.unwrap_or(digits.len())].parse().ok()
+}
+
+impl Error {
+    /// PgBouncer refused what was to be set at start-up: nobody else says it so.
+    pub(crate) fn is_settings_refused(&self) -> bool {
+        self.kind() == ErrorKind::ParameterRefused
+            && self
+                .db_error()
+                .is_some_and(|said| said.message().contains(UNSUPPORTED))
+    }
+}
 
 impl Said<'_> {
     /// What PgBouncer, Supavisor, RDS Proxy and Neon's proxy say by words of their own,
@@ -96,7 +116,7 @@ impl Said<'_> {
             };
             return Some(advised(kind, cause, remedy));
         }
-        if self.says("unsupported startup parameter") {
+        if self.says(UNSUPPORTED) {
             let name = self.message.rsplit(": ").next().and_then(parameter);
             let cause = match name {
                 Some(name) => format!("PgBouncer does not take {name} at start-up"),

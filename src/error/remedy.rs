@@ -50,6 +50,10 @@ impl ErrorKind {
                 "lower `max_connections` or the function's concurrency, go through a transaction \
                  pooler, or raise the limit"
             }
+            Kind::LoadShed => {
+                "come back later; `antifreeze plan` says how many instances fit, or lower the \
+                 function's concurrency"
+            }
             Kind::ServerStarting => "it takes a moment: try again",
             Kind::ServerStopping => "a restart or a failover takes a moment: try again",
             Kind::ParameterRefused => {

@@ -82,9 +82,10 @@ impl<'a> Said<'a> {
                 "the server ended the session: another of its processes had crashed",
             ),
             "57P04" => plain(Kind::DatabaseMissing, "the database was dropped"),
-            "57P05" => plain(
+            "57P05" => advised(
                 Kind::Closed,
                 "the server ended the session: it was idle for longer than idle_session_timeout",
+                "ask for another connection, and keep none idle for so long (`max_idle_time`)",
             ),
             "25P03" => advised(
                 Kind::TransactionFailed,

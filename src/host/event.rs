@@ -22,7 +22,8 @@ use crate::layer::{DatabaseService, arrival};
 pub enum EventError<E> {
     /// The handler's own error.
     Handler(E),
-    /// The deadline was reached, or the transaction could not be committed.
+    /// The deadline was reached, the transaction could not be committed, or the event was
+    /// turned away ([`LoadShed::Door`](crate::LoadShed::Door)): it can be retried.
     Database(Error),
 }
 
@@ -77,10 +78,11 @@ where
             }
         } else {
             let deadline = arrival::lambda::deadline(&event.context);
-            let invocation = self.settings.begin(deadline, &event.context.request_id);
-            let inner = &mut self.inner;
-            Kind::Ours {
-                run: Run::new(invocation, IsOk, || inner.call(event)),
+            match self.settings.begin(deadline, &event.context.request_id) {
+                Ok(invocation) => Kind::Ours {
+                    run: Run::new(invocation, IsOk, || self.inner.call(event)),
+                },
+                Err(error) => Kind::Refused { error: Some(error) },
             }
         };
         EventFuture { kind }
@@ -100,6 +102,8 @@ pin_project! {
     enum Kind<F: Future> {
         // A layer around this one has made the invocation.
         Joined { #[pin] inner: F },
+        // It was turned away.
+        Refused { error: Option<Error> },
         Ours { #[pin] run: Run<F, IsOk> },
     }
 }
@@ -114,6 +118,12 @@ where
         let run = match self.project().kind.project() {
             KindProjection::Joined { inner } => {
                 return inner.poll(cx).map_err(EventError::Handler);
+            }
+            KindProjection::Refused { error } => {
+                let error = error
+                    .take()
+                    .expect("a future is not polled once it is done");
+                return Poll::Ready(Err(EventError::Database(error)));
             }
             KindProjection::Ours { run } => run,
         };

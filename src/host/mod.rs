@@ -4,5 +4,7 @@
 pub(crate) mod axum;
 #[cfg(feature = "lambda")]
 pub(crate) mod event;
+#[cfg(feature = "lambda")]
+pub(crate) mod lambda;
 #[cfg(feature = "vercel")]
 pub(crate) mod vercel;

@@ -34,6 +34,15 @@ where
     }
 
     fn call(&mut self, (state, mut request): (AppState, Request)) -> Self::Future {
+        if let Some(health) = self.settings.health_of(&request) {
+            let (at_rest, resting) = oneshot::channel::<()>();
+            state.wait_until(async move {
+                let _ = resting.await;
+            });
+            return VercelFuture {
+                response: ResponseFuture::health(health.guarded(at_rest)),
+            };
+        }
         if self.joins() {
             return VercelFuture {
                 response: ResponseFuture::joined(self.inner.call((state, request))),
@@ -42,7 +51,14 @@ where
         let id = request.headers().get("x-vercel-id");
         let id = id.and_then(|id| id.to_str().ok()).unwrap_or_default();
         let longest = self.settings.max_duration.unwrap_or(MAX_DURATION);
-        let invocation = self.settings.begin(Deadline::after(longest), id);
+        let invocation = match self.settings.begin(Deadline::after(longest), id) {
+            Ok(invocation) => invocation,
+            Err(error) => {
+                return VercelFuture {
+                    response: ResponseFuture::refused(error),
+                };
+            }
+        };
         // The host sends `end`, and exits after a SIGTERM, only when this is done.
         let (at_rest, resting) = oneshot::channel::<()>();
         invocation.guard(at_rest);

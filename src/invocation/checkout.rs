@@ -20,7 +20,9 @@ impl Inner {
             if let Some(connection) = self.lease_again(&mut asking).await? {
                 return Ok(connection);
             }
-            let (lease, home) = self.database.pools().checkout(self.left()).await?;
+            let pools = self.database.pools();
+            let whole = self.deadline.whole();
+            let (lease, home) = pools.checkout(self.left(), whole).await?;
             self.give_out(lease, home, &mut asking)
         };
         // A checkout must not outlive the invocation: what it opens would stay behind.
@@ -82,7 +84,8 @@ impl Inner {
         let (began, before) = (Instant::now(), session.wire().round_trips());
         let config = self.database.config();
         let budget = self.budget();
-        let rested = rest(&session, Some(home), true, config, &budget).await;
+        let room = &self.database.pools().limits().room;
+        let rested = rest(&session, Some(home), true, config, room, &budget).await;
         let round_trips = session.wire().round_trips() - before;
         let kept = rested.home.is_some();
         let mut state = self.state();

@@ -136,7 +136,9 @@ impl Invocation {
             let (began, before) = (Instant::now(), session.wire().round_trips());
             let place = inner.place(number);
             let config = inner.database.config();
-            let rested = rest(&session, session.home(), place.is_some(), config, &budget).await;
+            let room = &inner.database.pools().limits().room;
+            let home = session.home();
+            let rested = rest(&session, home, place.is_some(), config, room, &budget).await;
             let round_trips = session.wire().round_trips() - before;
             let Some(lease) = inner.release(number) else {
                 return;

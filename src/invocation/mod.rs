@@ -249,6 +249,12 @@ impl Invocation {
         self.state().guard = Some(Box::new(guard));
     }
 
+    /// Why it had better not begin, where [`LoadShed::Door`](crate::LoadShed::Door) is
+    /// asked for.
+    pub(crate) fn turned_away(&self) -> Option<Error> {
+        self.inner.database.pools().at_the_door(self.inner.left())
+    }
+
     pub(crate) fn belongs_to(&self, database: &Database) -> bool {
         self.inner.database.is(database)
     }

@@ -53,7 +53,9 @@ impl<R> Body<R> {
 
     pub(crate) fn ours(bytes: Bytes) -> Self {
         Body {
-            kind: Kind::Ours { bytes: Some(bytes) },
+            kind: Kind::Ours {
+                bytes: Some(bytes).filter(|bytes| !bytes.is_empty()),
+            },
         }
     }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::Response;
 use pin_project_lite::pin_project;
 
-use super::{Body, Settings, problem};
+use super::{Body, HealthFuture, Settings, problem};
 use crate::error::Error;
 use crate::invocation::{Ended, Finished, Invocation, Judge, Run};
 
@@ -28,7 +28,11 @@ pin_project! {
     enum Kind<F: Future> {
         // A layer around this one has made the invocation.
         Joined { #[pin] inner: F },
+        // It was turned away.
+        Refused { error: Option<Error> },
         Ours { #[pin] run: Run<F, Settings> },
+        // Nobody inside is called.
+        Health { health: HealthFuture },
     }
 }
 
@@ -39,6 +43,19 @@ where
     pub(crate) fn joined(inner: F) -> Self {
         ResponseFuture {
             kind: Kind::Joined { inner },
+        }
+    }
+
+    /// Answers that it was turned away, without a call.
+    pub(crate) fn refused(error: Error) -> Self {
+        ResponseFuture {
+            kind: Kind::Refused { error: Some(error) },
+        }
+    }
+
+    pub(crate) fn health(health: HealthFuture) -> Self {
+        ResponseFuture {
+            kind: Kind::Health { health },
         }
     }
 
@@ -67,6 +84,16 @@ where
             KindProjection::Joined { inner } => {
                 let response = ready!(inner.poll(cx));
                 Poll::Ready(response.map(|response| response.map(Body::whole)))
+            }
+            KindProjection::Refused { error } => {
+                let error = error
+                    .take()
+                    .expect("a future is not polled once it is done");
+                Poll::Ready(Ok(problem::of(&error).map(Body::ours)))
+            }
+            KindProjection::Health { health } => {
+                let Ok(response) = ready!(Pin::new(health).poll(cx));
+                Poll::Ready(Ok(response.map(|body| Body::ours(body.into()))))
             }
             KindProjection::Ours { mut run } => {
                 let (ended, finished) = ready!(run.as_mut().poll(cx));

@@ -3,6 +3,7 @@
 pub(crate) mod arrival;
 mod body;
 mod future;
+mod health;
 pub(crate) mod problem;
 mod service;
 
@@ -15,10 +16,12 @@ use tower_layer::Layer;
 
 pub use body::Body;
 pub use future::ResponseFuture;
+pub use health::{HealthFuture, HealthService};
 pub use service::DatabaseService;
 
 use crate::database::Database;
 use crate::deadline::Deadline;
+use crate::error::Result;
 use crate::invocation::Invocation;
 
 /// Makes every call of a service an [`Invocation`]: when its response leaves, every
@@ -59,6 +62,7 @@ pub struct DatabaseLayer {
 pub(crate) struct Settings {
     pub(crate) database: Database,
     pub(crate) max_duration: Option<Duration>,
+    health_check: Option<Arc<str>>,
     commit_when: Option<Arc<dyn Fn(StatusCode) -> bool + Send + Sync>>,
 }
 
@@ -70,6 +74,7 @@ impl DatabaseLayer {
             settings: Settings {
                 database,
                 max_duration: None,
+                health_check: None,
                 commit_when: None,
             },
         }
@@ -95,6 +100,27 @@ impl DatabaseLayer {
     }
 }
 
+impl DatabaseLayer {
+    /// Answers GET and HEAD of `path` with the [`health`](crate::health) of the database,
+    /// without calling the service inside. Other methods, and other paths be they longer by
+    /// a slash, are left to it.
+    ///
+    /// `path` is as the layer sees it, without the query: inside an axum router that is
+    /// nested, without the prefix. On Lambda it is with or without the gateway's stage. A
+    /// slash in front is added where it is missing.
+    ///
+    /// ```no_run
+    /// # fn main_(database: antifreeze::Database) {
+    /// let layer = antifreeze::DatabaseLayer::new(database).health_check("/health/db");
+    /// # }
+    /// ```
+    pub fn health_check(mut self, path: impl AsRef<str>) -> Self {
+        let path = path.as_ref().trim_start_matches('/');
+        self.settings.health_check = Some(format!("/{path}").into());
+        self
+    }
+}
+
 impl Settings {
     pub(crate) fn commits(&self, status: StatusCode) -> bool {
         match &self.commit_when {
@@ -104,13 +130,17 @@ impl Settings {
     }
 
     /// Begins an invocation that may take until `deadline`, and no longer than
-    /// configured.
-    pub(crate) fn begin(&self, deadline: Deadline, request_id: &str) -> Invocation {
+    /// configured. Fails if it is turned away at the door.
+    pub(crate) fn begin(&self, deadline: Deadline, request_id: &str) -> Result<Invocation> {
         let deadline = match self.max_duration {
             Some(max_duration) => deadline.capped(max_duration),
             None => deadline,
         };
-        Invocation::new(self.database.clone(), deadline, request_id)
+        let invocation = Invocation::new(self.database.clone(), deadline, request_id);
+        match invocation.turned_away() {
+            Some(error) => Err(error),
+            None => Ok(invocation),
+        }
     }
 }
 
@@ -126,6 +156,7 @@ impl fmt::Debug for DatabaseLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DatabaseLayer")
             .field("max_duration", &self.settings.max_duration)
+            .field("health_check", &self.settings.health_check)
             .finish_non_exhaustive()
     }
 }

@@ -17,7 +17,15 @@ pub(crate) fn of(error: &Error) -> Response<Bytes> {
     if let Some(constraint) = error.constraint() {
         more.insert("constraint".to_owned(), constraint.into());
     }
-    document(error.status(), detail(error.kind()), more)
+    let mut response = document(error.status(), detail(error.kind()), more);
+    if let Some(after) = error.retry_after() {
+        // Nothing is gained by all coming back within the same second.
+        let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, seconds.into());
+    }
+    response
 }
 
 /// A problem document (RFC 9457) for a caller over HTTP: status, kind, SQLSTATE and
@@ -41,6 +49,9 @@ fn detail(kind: ErrorKind) -> &'static str {
         ErrorKind::UniqueViolation => "A value is there already that may be there only once.",
         ErrorKind::ConstraintViolation => "A value is not allowed, or does not fit to others.",
         ErrorKind::BadInput => "A value is not of the form that it must have.",
+        ErrorKind::LoadShed | ErrorKind::TooManyConnections => {
+            "The database takes no more connections at the moment."
+        }
         kind if kind.is_unavailable() => "The database cannot be reached at the moment.",
         _ => "The function failed to use its database.",
     }

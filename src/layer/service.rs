@@ -45,11 +45,17 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        if let Some(health) = self.settings.health_of(&request) {
+            return ResponseFuture::health(health);
+        }
         if self.joins() {
             return ResponseFuture::joined(self.inner.call(request));
         }
         let (deadline, id) = arrival::of(request.extensions(), request.headers());
-        let invocation = self.settings.begin(deadline, &id);
+        let invocation = match self.settings.begin(deadline, &id) {
+            Ok(invocation) => invocation,
+            Err(error) => return ResponseFuture::refused(error),
+        };
         request.extensions_mut().insert(invocation.clone());
         let inner = &mut self.inner;
         ResponseFuture::new(invocation, self.settings.clone(), || inner.call(request))

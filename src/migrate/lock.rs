@@ -16,6 +16,7 @@ use super::session::Own;
 use super::watch;
 use crate::backoff::Backoff;
 use crate::connect::Connector;
+use crate::random;
 
 /// "antifree" as a number: the same for everybody, and unlikely to be anybody else's.
 const KEY: i64 = i64::from_be_bytes(*b"antifree");
@@ -109,7 +110,7 @@ async fn sample(own: &Own, other: &Own) -> Result<()> {
         Ok(row.try_get(0)?)
     }
     for _ in 0..SAMPLES {
-        for _ in 0..fastrand::usize(1..4) {
+        for _ in 0..1 + random::number() % 3 {
             if server(own).await? != own.pid() {
                 return Err(pooled());
             }

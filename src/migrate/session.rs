@@ -29,7 +29,7 @@ pub(super) struct Own {
 
 impl Own {
     pub(super) async fn open(connector: &Arc<Connector>) -> Result<Own> {
-        let session = Session::open(connector, None, System.now(), || {}).await?;
+        let session = Session::open(connector, None, false, System.now(), || {}).await?;
         let home = session.home();
         let mut own = Own {
             session,

@@ -1,36 +1,43 @@
 //! Leasing a connection: a kept one that is still alive, or a new one.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use super::{Idle, Lease, Pool, Pools, lock};
+use crate::connect::heals;
 use crate::connection::{Home, Session};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::limit::Attempt;
 use crate::net::Peek;
 use crate::observe;
+use crate::random;
 use crate::wire::TransactionStatus;
-
-/// Idle for longer than this, a connection may have been forgotten by something
-/// in between that never sent a FIN (NAT gateways and connection tracking do that
-/// after 350 s): only a round trip can tell.
-const PROBE_AFTER: Duration = Duration::from_secs(60);
 
 /// How long that round trip may take before the connection counts as dead.
 const PROBE_LIMIT: Duration = Duration::from_secs(1);
+
+/// Each connection is taken for older than it is, by this part of `max_age` at most.
+const AGE_JITTER: f64 = 0.1;
+
+/// Longer than any invocation, and nothing overflows.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 const NO_ANSWER: &str = "no answer";
 
 impl Pools {
     /// Leases a connection of the current runtime, within the configured time and
-    /// at most `left`.
+    /// at most `left`, for an invocation that was `granted` so much in all.
     ///
     /// Cancel-safe: whoever stops waiting leaves nothing behind.
     pub(crate) async fn checkout(
         self: &Arc<Self>,
         left: Option<Duration>,
+        granted: Option<Duration>,
     ) -> Result<(Lease, Home)> {
         let pool = self.here();
         let begin = Instant::now();
@@ -53,19 +60,62 @@ impl Pools {
                 }
             }
         };
-        while let Some(idle) = pool.pop() {
-            match examine(&pool, &idle, left).await {
-                Ok(home) => {
-                    let session = idle.session;
-                    return Ok((
-                        Lease {
-                            session,
-                            pool,
-                            permit,
-                        },
-                        home,
-                    ));
+        // With a connection that comes at the very end nobody can do anything.
+        let patience = left.map_or(pool.config().connect_timeout, |left| left / 8 * 7);
+        let end = begin + patience.min(LONGEST);
+        let left = || left.map(|left| left.saturating_sub(begin.elapsed()));
+        let limits = &self.limits;
+        // What the server said when it was last asked.
+        let mut said = None;
+        loop {
+            let mut came_home = pin!(pool.came_home.notified());
+            came_home.as_mut().enable();
+            if let Some((session, home)) = self.kept(&pool, left()).await {
+                session.tell_backstops(&home, granted).await;
+                return Ok((Lease::new(session, Arc::clone(&pool), permit), home));
+            }
+            // While the server is full, another's connection may come home first.
+            let admit = pin!(limits.breaker.admit(end, limits.sheds()));
+            let attempt = match select(admit, came_home).await {
+                Either::Left((Ok(attempt), _)) => attempt,
+                Either::Left((Err(shed), _)) => {
+                    observe::shed(&shed);
+                    let next = shed.retry_after().unwrap_or_default();
+                    let said = said.map(|said: Error| said.with_retry_after(next));
+                    return Err(said.unwrap_or(shed));
                 }
+                Either::Right(_) => continue,
+            };
+            match self.open(&pool, left(), attempt).await {
+                Ok(session) => {
+                    let home = session.home().ok_or_else(Error::invocation_ended)?;
+                    session.tell_backstops(&home, granted).await;
+                    limits.room.ask(&home).await.map(tokio::spawn);
+                    // It leaves now: behind a BEGIN that is armed for the user's first
+                    // statement it would be part of his transaction.
+                    session.pump();
+                    return Ok((Lease::new(session, Arc::clone(&pool), permit), home));
+                }
+                // The next try is the breaker's, if there is to be one.
+                Err(error) => {
+                    let Some(next) = limits.breaker.next_try() else {
+                        return Err(error);
+                    };
+                    let worth = worth_waiting(&error, begin, end);
+                    if worth.is_none_or(|until| Instant::now() + next >= until) {
+                        return Err(error.with_retry_after(next));
+                    }
+                    said = Some(error);
+                }
+            }
+        }
+    }
+
+    /// A kept connection that is still good.
+    async fn kept(&self, pool: &Arc<Pool>, left: Option<Duration>) -> Option<(Arc<Session>, Home)> {
+        while let Some(idle) = pool.pop() {
+            match examine(pool, &idle, left).await {
+                Ok(home) => return Some((idle.session, home)),
                 Err(why) => {
                     observe::discarded(idle.session.process(), why);
                     // Terminate goes out; nobody needs to wait for the answer.
@@ -76,20 +126,15 @@ impl Pools {
                 }
             }
         }
-        let left = left.map(|left| left.saturating_sub(begin.elapsed()));
-        let session = self.open(&pool, left).await?;
-        let home = session.home().ok_or_else(Error::invocation_ended)?;
-        Ok((
-            Lease {
-                session,
-                pool,
-                permit,
-            },
-            home,
-        ))
+        None
     }
 
-    async fn open(&self, pool: &Arc<Pool>, left: Option<Duration>) -> Result<Arc<Session>> {
+    async fn open(
+        &self,
+        pool: &Arc<Pool>,
+        left: Option<Duration>,
+        attempt: Attempt<'_>,
+    ) -> Result<Arc<Session>> {
         let begin = Instant::now();
         let weak = Arc::downgrade(pool);
         let on_end = move || {
@@ -97,15 +142,40 @@ impl Pools {
                 pool.forget_ended();
             }
         };
-        let session = Session::open(&self.connector, left, pool.clock.now(), on_end).await?;
-        self.note_round_trip(session.round_trip());
-        observe::connected(session.process(), begin.elapsed());
-        Ok(session)
+        // Those that were opened at once are not to end at once.
+        let earlier = pool
+            .config()
+            .max_age
+            .mul_f64(random::fraction() * AGE_JITTER);
+        let now = pool.clock.now().checked_sub(earlier);
+        let (once, now) = (attempt.probes(), now.unwrap_or(pool.clock.now()));
+        match Session::open(&self.connector, left, once, now, on_end).await {
+            Ok(session) => {
+                attempt.succeeded();
+                if session.path() != pool.config().path {
+                    // It is not what it was taken for: its slots are the pooler's.
+                    self.limits.room.stop_counting();
+                }
+                self.note_round_trip(session.round_trip());
+                observe::connected(session.process(), begin.elapsed());
+                Ok(session)
+            }
+            Err(error) => {
+                if error.kind() == ErrorKind::TooManyConnections {
+                    self.limits.room.note_refusal(error.pool_size());
+                }
+                attempt.failed(&error);
+                Err(error)
+            }
+        }
     }
 
     /// Opens a connection to keep, unless there are as many as fit.
     pub(crate) async fn open_idle(self: &Arc<Self>, left: Option<Duration>) -> Result<()> {
         let pool = self.here();
+        if pool.shut.is_shut() {
+            return Ok(());
+        }
         let Ok(permit) = Arc::clone(&pool.permits).try_acquire_owned() else {
             return Ok(());
         };
@@ -113,13 +183,17 @@ impl Pools {
         if pool.in_use() + pool.idle() > pool.config().idle_limit() {
             return Ok(());
         }
-        let session = self.open(&pool, left).await?;
+        let limits = &self.limits;
+        let end = Instant::now() + left.unwrap_or(pool.config().connect_timeout).min(LONGEST);
+        let attempt = limits.breaker.admit(end, true).await?;
+        let session = self.open(&pool, left, attempt).await?;
         let home = session.home().ok_or_else(Error::invocation_ended)?;
-        let lease = Lease {
-            session,
-            pool,
-            permit,
-        };
+        session.tell_backstops(&home, None).await;
+        // Nobody waits for this connection yet: it may as well be known by then.
+        if let Some(reading) = limits.room.ask(&home).await {
+            let _ = timeout(PROBE_LIMIT, reading).await;
+        }
+        let lease = Lease::new(session, pool, permit);
         if let Some(place) = lease.place() {
             lease.keep(home, place);
         }
@@ -137,7 +211,7 @@ impl Pool {
     /// as long: asking each would take its time.
     fn discard_forgotten(&self) {
         let mut kept = lock(&self.kept);
-        let fresh = |idle: &Idle| self.clock.since(idle.since) <= PROBE_AFTER;
+        let fresh = |idle: &Idle| self.clock.since(idle.since) <= self.config().probe_after;
         let (fresh, forgotten) = std::mem::take(&mut kept.idle).into_iter().partition(fresh);
         kept.idle = fresh;
         drop(kept);
@@ -146,6 +220,16 @@ impl Pool {
             observe::discarded(idle.session.process(), NO_ANSWER);
             idle.session.end();
         }
+    }
+}
+
+/// Until when to wait for the server, if that makes sense: a slot comes free within any
+/// time, and who is starting has said so; for what may heal a quarter of the time is
+/// enough, since who can do without the database wants to know soon.
+fn worth_waiting(error: &Error, begin: Instant, end: Instant) -> Option<Instant> {
+    match error.kind() {
+        ErrorKind::TooManyConnections | ErrorKind::ServerStarting => Some(end),
+        _ => heals(error).then(|| begin + (end - begin) / 4),
     }
 }
 
@@ -172,10 +256,17 @@ async fn examine(pool: &Pool, idle: &Idle, left: Option<Duration>) -> Result<Hom
         return Err("not at rest");
     }
     let home = session.home().ok_or("in use")?;
-    if pool.clock.since(idle.since) > PROBE_AFTER {
+    if pool.clock.since(idle.since) > pool.config().probe_after {
         let limit = left.map_or(PROBE_LIMIT, |left| left.min(PROBE_LIMIT));
-        match timeout(limit, home.check_connection()).await {
-            Ok(Ok(())) => {}
+        let probe = async {
+            // The question after the room is as good as any, and one round trip is paid.
+            match pool.limits.room.ask(&home).await {
+                Some(reading) => reading.await,
+                None => home.check_connection().await.is_ok(),
+            }
+        };
+        match timeout(limit, probe).await {
+            Ok(true) => {}
             _ => return Err(NO_ANSWER),
         }
     }
@@ -184,6 +275,9 @@ async fn examine(pool: &Pool, idle: &Idle, left: Option<Duration>) -> Result<Hom
 
 #[cfg(test)]
 mod tests {
+    /// By default.
+    const PROBE_AFTER: Duration = Duration::from_secs(60);
+
     use lab::postgres::Postgres;
     use lab::relay::Relay;
 
@@ -224,8 +318,10 @@ mod tests {
 
         /// Leases a connection and gives it back.
         async fn lease(&self) -> Result<i32> {
-            let (lease, home) = self.pools.checkout(Some(PROBE_LIMIT * 3 / 2)).await?;
+            let (lease, home) = self.pools.checkout(Some(PROBE_LIMIT * 3 / 2), None).await?;
             let process = lease.session.process();
+            // As teardown does, before it gives one back.
+            lease.session.settled().await;
             let place = lease.place().expect("there is room");
             lease.keep(home, place);
             Ok(process)
@@ -251,7 +347,7 @@ mod tests {
         kept.clock.advance(PROBE_AFTER * 2);
         kept.relay.stall();
         let error = kept.lease().await.expect_err("nobody answers");
-        assert_eq!(error.kind(), crate::ErrorKind::ConnectTimeout, "{error}");
+        assert_eq!(error.kind(), ErrorKind::ConnectTimeout, "{error}");
         kept.relay.resume();
         assert_ne!(kept.lease().await.expect("another"), kept.process);
     }
@@ -292,7 +388,12 @@ mod tests {
         let kept = Kept::one().await;
         kept.clock.advance(kept.pools.config().max_age);
         assert_ne!(kept.lease().await.expect("another"), kept.process);
+        // A tenth less is the least that any gets.
+        let kept = Kept::one().await;
+        kept.clock.advance(kept.pools.config().max_age / 10 * 8);
+        assert_eq!(kept.lease().await.expect("alive"), kept.process);
     }
+
     #[tokio::test]
     async fn one_that_was_idle_for_too_long_is_replaced() {
         let limit = PROBE_AFTER * 2;

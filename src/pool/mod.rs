@@ -4,6 +4,7 @@
 //! that it was opened on and used on no other. It knows nothing of invocations.
 
 mod checkout;
+mod shut;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,18 +13,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::{self, Handle};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, LoadShed};
 use crate::connect::Connector;
 use crate::connection::{Home, Session};
+use crate::error::Error;
+use crate::limit::Limits;
+use crate::observe;
+
+pub(crate) use shut::Away;
+use shut::{Out, Shut};
 
 /// The pools of one database, one for each runtime.
 pub(crate) struct Pools {
     connector: Arc<Connector>,
     clock: Arc<dyn Clock>,
+    limits: Arc<Limits>,
     by_runtime: Mutex<HashMap<runtime::Id, Arc<Pool>>>,
+    shut: Arc<Shut>,
     /// The distance to the server in microseconds, as last measured.
     round_trip: AtomicU64,
 }
@@ -32,9 +41,13 @@ pub(crate) struct Pools {
 pub(crate) struct Pool {
     connector: Arc<Connector>,
     clock: Arc<dyn Clock>,
+    limits: Arc<Limits>,
+    shut: Arc<Shut>,
     /// One for each connection that may be leased. Fair: first come, first served.
     permits: Arc<Semaphore>,
     kept: Mutex<Kept>,
+    /// One came to be kept.
+    came_home: Notify,
 }
 
 /// The connections that stay open between invocations.
@@ -43,6 +56,8 @@ struct Kept {
     idle: Vec<Idle>,
     /// Places for connections that are being brought to rest.
     reserved: usize,
+    /// Those that somebody has.
+    away: Vec<Arc<Away>>,
 }
 
 /// A connection at rest.
@@ -62,20 +77,40 @@ pub(crate) struct Lease {
     pub(crate) session: Arc<Session>,
     pool: Arc<Pool>,
     permit: OwnedSemaphorePermit,
+    out: Out,
 }
 
 impl Pools {
     pub(crate) fn new(connector: Arc<Connector>, clock: Arc<dyn Clock>) -> Self {
+        let limits = Limits::new(connector.config(), Arc::clone(&clock));
         Pools {
             connector,
             clock,
+            limits: Arc::new(limits),
             by_runtime: Mutex::default(),
+            shut: Arc::default(),
             round_trip: AtomicU64::new(0),
         }
     }
 
     pub(crate) fn config(&self) -> &Config {
         self.connector.config()
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Why an invocation that has so much time left is turned away, if it is: a connection
+    /// that is kept serves it whatever the server is like.
+    pub(crate) fn at_the_door(self: &Arc<Self>, left: Option<Duration>) -> Option<Error> {
+        if self.config().load_shed != LoadShed::Door || self.here().idle() > 0 {
+            return None;
+        }
+        let left = left.unwrap_or(self.config().connect_timeout);
+        let error = self.limits.at_the_door(left)?;
+        observe::shed(&error);
+        Some(error)
     }
 
     pub(crate) fn connector(&self) -> &Connector {
@@ -98,8 +133,11 @@ impl Pools {
         let pool = Arc::new(Pool {
             connector: Arc::clone(&self.connector),
             clock: Arc::clone(&self.clock),
+            limits: Arc::clone(&self.limits),
+            shut: Arc::clone(&self.shut),
             permits: Arc::new(Semaphore::new(self.config().max_connections)),
             kept: Mutex::default(),
+            came_home: Notify::new(),
         });
         pools.insert(runtime, Arc::clone(&pool));
         pool
@@ -108,6 +146,10 @@ impl Pools {
     /// The distance to the server; zero until somebody connected.
     pub(crate) fn round_trip(&self) -> Duration {
         Duration::from_micros(self.round_trip.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        &*self.clock
     }
 
     pub(crate) fn note_round_trip(&self, round_trip: Duration) {
@@ -139,9 +181,23 @@ impl Pool {
     fn forget_ended(&self) {
         lock(&self.kept).idle.retain(|idle| !idle.session.is_over());
     }
+
+    /// How many connections are leased, and how many are kept for the next.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.in_use(), self.idle())
+    }
 }
 
 impl Lease {
+    fn new(session: Arc<Session>, pool: Arc<Pool>, permit: OwnedSemaphorePermit) -> Self {
+        Lease {
+            out: Out::new(Arc::clone(&pool), Arc::clone(&session)),
+            session,
+            pool,
+            permit,
+        }
+    }
+
     /// Whether it is driven by the runtime whose pool this is.
     pub(crate) fn belongs_to(&self, pool: &Arc<Pool>) -> bool {
         Arc::ptr_eq(&self.pool, pool)
@@ -150,6 +206,10 @@ impl Lease {
     /// A place for this connection to stay open; `None` if it is to be closed.
     pub(crate) fn place(&self) -> Option<Place> {
         let pool = &self.pool;
+        // Others need the slot more.
+        if pool.limits.room.is_crowded() || pool.shut.is_shut() {
+            return None;
+        }
         let mut kept = lock(&pool.kept);
         let room = kept.idle.len() + kept.reserved < pool.config().idle_limit();
         let young = pool.clock.since(self.session.opened()) < pool.config().max_age;
@@ -167,16 +227,22 @@ impl Lease {
             session,
             pool,
             permit,
+            out,
         } = self;
         drop(home);
         let since = pool.clock.now();
         let mut kept = lock(&pool.kept);
         place.pool = None;
         kept.reserved -= 1;
-        if !session.is_over() {
+        if pool.shut.is_shut() {
+            // It was shut since there was a place.
+            session.end();
+        } else if !session.is_over() {
             kept.idle.push(Idle { session, since });
         }
         drop(kept);
+        drop(out);
+        pool.came_home.notify_waiters();
         drop(permit);
     }
 }

@@ -5,12 +5,15 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 
+use futures_util::future::join;
 use tokio::time::timeout;
 
 use super::{Budget, Outcome, Step};
 use crate::config::{Config, Path, Reset};
 use crate::connection::{Home, Session};
+use crate::limit::Room;
 use crate::wire::{Snapshot, TransactionStatus};
 
 /// What removes session state. Not `DISCARD ALL`: it would deallocate the
@@ -32,7 +35,7 @@ pub(crate) fn at_rest(session: &Session, config: &Config) -> Option<Home> {
     session.wire().disarm();
     let snapshot = session.try_pump()?;
     let clean = is_outside_transaction(&snapshot)
-        && remedy(&snapshot, config) == Remedy::None
+        && remedy(&snapshot, config.reset, session.path()) == Remedy::None
         && !session.is_being_cancelled();
     clean.then_some(home)
 }
@@ -45,6 +48,7 @@ pub(crate) async fn rest(
     home: Option<Home>,
     keep: bool,
     config: &Config,
+    room: &Arc<Room>,
     budget: &Budget,
 ) -> Rested {
     let mut outcome = Outcome::default();
@@ -56,9 +60,9 @@ pub(crate) async fn rest(
     let Some(snapshot) = settle(session, &mut outcome, budget).await else {
         return close(session, outcome, budget).await;
     };
-    let remedy = remedy(&snapshot, config);
+    let remedy = remedy(&snapshot, config.reset, session.path());
     if !keep || remedy == Remedy::Close {
-        if config.path != Path::Direct {
+        if session.path() != Path::Direct {
             leave(&home, &snapshot, &mut outcome, budget).await;
         }
         return close(session, outcome, budget).await;
@@ -73,10 +77,19 @@ pub(crate) async fn rest(
             };
         }
         (true, false) => "ROLLBACK".to_owned(),
-        (false, true) => RESET.to_owned(),
-        (true, true) => format!("ROLLBACK; {RESET}"),
+        (false, true) => format!("{RESET}{}", session.backstops_again()),
+        (true, true) => format!("ROLLBACK; {RESET}{}", session.backstops_again()),
     };
-    let sent = timeout(budget.step(), home.batch_execute(&statements)).await;
+    let work = async {
+        // A round trip is being paid: the room on the server can be asked for under it.
+        let reading = async {
+            if let Some(reading) = room.ask(&home).await {
+                reading.await;
+            }
+        };
+        join(home.batch_execute(&statements), reading).await.0
+    };
+    let sent = timeout(budget.step(), work).await;
     let snapshot = session.pump();
     if !matches!(sent, Ok(Ok(()))) || !is_outside_transaction(&snapshot) {
         return close(session, outcome, budget).await;
@@ -210,16 +223,16 @@ enum Remedy {
 }
 
 /// What the session state that was left calls for.
-fn remedy(snapshot: &Snapshot, config: &Config) -> Remedy {
+fn remedy(snapshot: &Snapshot, reset: Reset, path: Path) -> Remedy {
     if snapshot.residue.driver {
         return Remedy::Close;
     }
-    let wanted = match config.reset {
+    let wanted = match reset {
         Reset::Always => true,
         Reset::Detected => snapshot.residue.state,
         Reset::Never => false,
     };
-    match config.path {
+    match path {
         _ if !wanted => Remedy::None,
         // The statements would reach another server than the one that has the state.
         Path::TransactionPooler => Remedy::None,
@@ -250,6 +263,7 @@ mod tests {
             lost: false,
             gone: false,
             ended: false,
+            dismissed: false,
             residue: Residue { state, driver },
         };
         let clean = snapshot(false, false);
@@ -269,9 +283,7 @@ mod tests {
                 Remedy::Close,
             ),
         ] {
-            let mut config = Config::from_url("host=localhost").expect("a host");
-            (config.reset, config.path) = (reset, path);
-            assert_eq!(remedy(&snapshot, &config), expected);
+            assert_eq!(remedy(&snapshot, reset, path), expected);
         }
     }
 }

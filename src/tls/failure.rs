@@ -81,9 +81,10 @@ fn issuer(tls: &Tls, host: &str) -> String {
         (Some(Roots::File(_) | Roots::Pem(_)), _) => {
             "set sslrootcert to the authority that issued it, which is none of those it holds now"
         }
-        (_, Authority::Supabase) => {
-            "Supabase has an authority of its own; download its certificate in the dashboard \
-             (database settings, SSL configuration) and set sslrootcert to it"
+        (_, Authority::Supabase(_)) => {
+            "Supabase has authorities of its own, and this is none of those that are shipped; \
+             download its certificate in the dashboard (database settings, SSL configuration) and \
+             set sslrootcert to it"
         }
         (_, Authority::Rds(_) | Authority::RdsElsewhere) => {
             "download the authorities of its region (RDS manual, \"Using SSL/TLS to encrypt a \

@@ -70,6 +70,13 @@ impl Client {
         self.ready(tls, Policy::of(tls, host)).map(drop)
     }
 
+    /// Forgets what was read, and the sessions that could be resumed.
+    #[cfg(feature = "lambda")]
+    pub(crate) fn forget(&self) {
+        let mut all = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        all.clear();
+    }
+
     fn ready(&self, tls: &Tls, policy: Policy) -> Result<Ready> {
         let mut all = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, ready)) = all.iter().find(|(known, _)| *known == policy) {

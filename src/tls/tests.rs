@@ -4,6 +4,7 @@ use super::*;
 use crate::config::{ClientCertificate, TlsMode};
 
 const RDS: &str = "d.abc.eu-west-1.rds.amazonaws.com";
+const SUPABASE: &str = "aws-0-eu-west-1.pooler.supabase.com";
 
 fn rds_pem() -> &'static str {
     let policy = Policy::of(&Tls::default(), RDS);
@@ -13,7 +14,14 @@ fn rds_pem() -> &'static str {
 #[test]
 fn each_host_has_its_own_authorities_and_each_is_read_once() {
     let (client, tls) = (Client::default(), Tls::default());
-    for host in ["db.example.com", RDS, RDS, "db.example.com", "other"] {
+    for host in [
+        "db.example.com",
+        RDS,
+        RDS,
+        "db.example.com",
+        "other",
+        SUPABASE,
+    ] {
         client.prepare(&tls, host).expect("roots");
     }
     let ready = client.ready.lock().expect("no panic");
@@ -21,7 +29,7 @@ fn each_host_has_its_own_authorities_and_each_is_read_once() {
         .iter()
         .map(|(policy, _)| policy.shipped.is_some())
         .collect();
-    assert_eq!(shipped, [false, true]);
+    assert_eq!(shipped, [false, true, true]);
 }
 
 #[test]
@@ -74,6 +82,25 @@ fn nothing_is_read_that_will_not_be_looked_at() {
     let client = Client::default();
     client.prepare(&tls, RDS).expect("nothing to read");
     assert!(client.ready.lock().expect("no panic")[0].1.chain.is_none());
+}
+
+/// Who names authorities trusts those, and who says `require` what libpq does.
+#[test]
+fn shipped_authorities_are_for_who_names_none() {
+    let own = Tls {
+        roots: Some(Roots::System),
+        ..Tls::default()
+    };
+    let require = Tls {
+        mode: TlsMode::Encrypt,
+        ..Tls::default()
+    };
+    for host in [RDS, SUPABASE] {
+        assert!(Policy::of(&Tls::default(), host).shipped.is_some());
+        for tls in [&own, &require] {
+            assert_eq!(Policy::of(tls, host).shipped, None, "{host}");
+        }
+    }
 }
 
 /// What reading authorities costs at a cold start; docs/security.md quotes it.

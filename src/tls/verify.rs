@@ -45,7 +45,9 @@ impl Policy {
             TlsMode::Encrypt => Check::Nothing,
         };
         let shipped = match (&tls.roots, check, authority) {
-            (None, Check::Full | Check::Chain, Authority::Rds(pem)) => Some(pem),
+            (None, Check::Full | Check::Chain, Authority::Rds(pem) | Authority::Supabase(pem)) => {
+                Some(pem)
+            }
             _ => None,
         };
         Policy { check, shipped }

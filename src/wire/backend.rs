@@ -25,7 +25,8 @@ pub(super) struct Scanner {
     /// Its whole length, 0 until the header is complete.
     length: usize,
     fate: Fate,
-    /// An error that is being corrected, held until it is whole.
+    /// An error that is being corrected, or kept for whoever asks next: held until it is
+    /// whole.
     held: BytesMut,
 }
 
@@ -42,40 +43,57 @@ impl Default for Scanner {
 }
 
 impl Scanner {
-    /// Takes in `chunk`. What the user may see of it goes to `out`, which is
-    /// needed only while the tracker [filters](Tracker::filters).
+    /// Takes in `chunk` and says how much of its beginning the user may see as it is: all
+    /// of it as a rule, nothing while it is `filtered`. What he may see of the rest goes
+    /// to `out`.
     pub(super) fn feed(
         &mut self,
-        mut chunk: &[u8],
+        chunk: &[u8],
         tracker: &mut Tracker,
-        mut out: Option<&mut BytesMut>,
+        mut filtered: bool,
+        out: &mut BytesMut,
         mut answered: impl FnMut(Answered, &mut Tracker),
-    ) {
-        while !chunk.is_empty() && !tracker.is_lost() {
+    ) -> usize {
+        let whole = chunk.len();
+        let mut passed = if filtered { 0 } else { whole };
+        let mut chunk = chunk;
+        while !chunk.is_empty() && !tracker.is_lost() && !tracker.is_dismissed() {
             if self.seen == 0 {
                 if let Some(length) = bulk(chunk) {
-                    if let Some(out) = &mut out {
+                    if filtered {
                         out.extend_from_slice(&chunk[..length]);
                     }
                     chunk = &chunk[length..];
                     continue;
                 }
                 self.fate = tracker.fate(chunk[0]);
+                // Read together with the last answer.
+                if self.fate == Fate::Farewell && !filtered {
+                    filtered = true;
+                    passed = whole - chunk.len();
+                }
             }
             let taken = self.take(chunk, tracker);
             let (bytes, rest) = chunk.split_at(taken);
             chunk = rest;
-            match (self.fate, &mut out) {
-                (Fate::Pass, Some(out)) => out.extend_from_slice(bytes),
-                (Fate::Correct, Some(_)) => self.held.extend_from_slice(bytes),
+            match self.fate {
+                Fate::Pass if filtered => out.extend_from_slice(bytes),
+                Fate::Correct | Fate::Farewell if filtered => self.held.extend_from_slice(bytes),
                 _ => {}
             }
             if self.seen < HEADER || self.seen < self.length || tracker.is_lost() {
                 continue;
             }
-            if let (Fate::Correct, Some(out)) = (self.fate, &mut out) {
-                rewrite::shift_position(&self.held, tracker.shift(), out);
-                self.held.clear();
+            match self.fate {
+                Fate::Correct if filtered => {
+                    rewrite::shift_position(&self.held, tracker.shift(), out);
+                    self.held.clear();
+                }
+                Fate::Farewell if ends_session(&self.held[HEADER..]) => {
+                    tracker.dismissed(self.held.split().freeze());
+                }
+                Fate::Farewell => out.unsplit(self.held.split()),
+                _ => {}
             }
             let body = &self.head[HEADER..self.length.min(HEAD)];
             let end = tracker.received(self.head[0], body);
@@ -86,9 +104,10 @@ impl Scanner {
             }
         }
         // Whoever lost the framing passes on what it does not understand, and closes.
-        if let Some(out) = out {
+        if filtered && tracker.is_lost() {
             out.extend_from_slice(chunk);
         }
+        passed
     }
 
     /// Reads on in the current message and says how many bytes were its own.
@@ -121,6 +140,14 @@ impl Scanner {
     pub(super) fn is_between_messages(&self) -> bool {
         self.seen == 0
     }
+}
+
+/// Whether an ErrorResponse says that the session is over: by its severity, `V` as it is,
+/// `S` translated, which poolers send alone (manual, "Error and Notice Message Fields").
+fn ends_session(body: &[u8]) -> bool {
+    let over: [&[u8]; 4] = [b"SFATAL", b"VFATAL", b"SPANIC", b"VPANIC"];
+    let mut fields = body.split(|&byte| byte == 0);
+    fields.any(|field| over.contains(&field))
 }
 
 /// The length of a message, header included.

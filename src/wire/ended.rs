@@ -3,8 +3,11 @@
 //! A task that outlived its invocation may still hold the client. It is not left
 //! hanging, nor told "connection closed" without a reason: whatever it asks is
 //! answered with an error that says what happened.
+//!
+//! So is whoever has a connection that the server ended while nothing was asked of it:
+//! tokio-postgres would tell its caller that the connection is closed, and not why.
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::error::{ENDED_MESSAGE as MESSAGE, ENDED_SQLSTATE as SQLSTATE};
 
@@ -12,9 +15,19 @@ use crate::error::{ENDED_MESSAGE as MESSAGE, ENDED_SQLSTATE as SQLSTATE};
 #[derive(Debug, Default)]
 pub(super) struct Ended {
     pending: BytesMut,
+    /// The server's own last ErrorResponse, if it was the server who ended it.
+    farewell: Option<Bytes>,
 }
 
 impl Ended {
+    /// Answers with what the server said at the end.
+    pub(super) fn by_server(farewell: Bytes) -> Self {
+        Ended {
+            farewell: Some(farewell),
+            ..Ended::default()
+        }
+    }
+
     /// Takes in what tokio-postgres sends; the answers go to `out`.
     pub(super) fn accept(&mut self, bytes: &[u8], out: &mut BytesMut) {
         self.pending.extend_from_slice(bytes);
@@ -26,15 +39,23 @@ impl Ended {
                 break;
             }
             if matches!(self.pending[0], b'Q' | b'S' | b'F') {
-                answer(out);
+                self.answer(out);
             }
             self.pending.advance(1 + length.max(4));
         }
     }
+
+    /// ErrorResponse and ReadyForQuery: what ends the answer to one request.
+    pub(super) fn answer(&self, out: &mut BytesMut) {
+        match &self.farewell {
+            Some(error) => out.put_slice(error),
+            None => put_error(out),
+        }
+        out.put_slice(b"Z\0\0\0\x05I");
+    }
 }
 
-/// ErrorResponse and ReadyForQuery: what ends the answer to one request.
-pub(super) fn answer(out: &mut BytesMut) {
+fn put_error(out: &mut BytesMut) {
     let start = out.len();
     out.put_slice(b"E\0\0\0\0");
     for (field, value) in [
@@ -50,7 +71,6 @@ pub(super) fn answer(out: &mut BytesMut) {
     out.put_u8(0);
     let length = (out.len() - start - 1) as u32;
     out[start + 1..start + 5].copy_from_slice(&length.to_be_bytes());
-    out.put_slice(b"Z\0\0\0\x05I");
 }
 
 #[cfg(test)]
@@ -66,9 +86,17 @@ mod tests {
                 ended.accept(chunk, &mut out);
             }
             let mut expected = BytesMut::new();
-            answer(&mut expected);
-            answer(&mut expected);
+            ended.answer(&mut expected);
+            ended.answer(&mut expected);
             assert_eq!(out, expected);
         }
+    }
+
+    #[test]
+    fn the_servers_own_words_are_repeated() {
+        let mut ended = Ended::by_server(Bytes::from_static(b"E\0\0\0\x05\0"));
+        let mut out = BytesMut::new();
+        ended.accept(b"S\0\0\0\x04", &mut out);
+        assert_eq!(out, &b"E\0\0\0\x05\0Z\0\0\0\x05I"[..]);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use bytes::{Buf, BufMut, BytesMut};
 
-use super::residue::{Residue, Traits};
+use super::residue::{self, Residue, Traits};
 use super::rewrite;
 use super::status::{Answered, Tracker, TransactionStatus, Unit};
 
@@ -52,6 +52,10 @@ impl Frontend {
             unnamed,
             ..Frontend::default()
         }
+    }
+
+    pub(super) fn unname(&mut self) {
+        self.unnamed = true;
     }
 
     /// Has the next statement that is sent outside a transaction open one.
@@ -231,14 +235,17 @@ impl Frontend {
         let text = name(&message[5..]).unwrap_or_default();
         let traits = Traits::of(text);
         tracker.leaves(residue(traits));
+        // It is sent outside any transaction, and neither opens one nor is part of one:
+        // nobody has to wait for its answer.
+        let ours = residue::is_setting(text);
         let mut unit = Unit {
             simple: true,
-            changes: true,
+            changes: !ours,
             sets_are_local: traits.sets_are_local,
             ..Unit::default()
         };
         match &mut self.begin {
-            Some(begin) if begin.armed && !text.trim_ascii().is_empty() => {
+            Some(begin) if begin.armed && !ours && !text.trim_ascii().is_empty() => {
                 begin.armed = false;
                 unit.shift = rewrite::begin_query(&begin.sql, text, out);
                 unit.swallow = rewrite::BEGIN_QUERY_ANSWERS;

@@ -67,8 +67,11 @@ pub(crate) struct Snapshot {
     pub(crate) lost: bool,
     /// The connection is at its end.
     pub(crate) gone: bool,
-    /// It was [taken away](Wire::end).
+    /// It was [taken away](Wire::end), or the server ended it.
     pub(crate) ended: bool,
+    /// The server ended it while nothing was asked of it. Whoever has it is told why when
+    /// he asks; tokio-postgres does not know.
+    pub(crate) dismissed: bool,
     pub(crate) residue: Residue,
 }
 
@@ -124,6 +127,7 @@ impl Wire {
             lost: state.tracker.is_lost(),
             gone: state.gone,
             ended: state.is_ended(),
+            dismissed: state.is_dismissed(),
             residue: state.tracker.residue(),
         }
     }
@@ -137,6 +141,12 @@ impl Wire {
     /// What the [guard](Wire::guard) refused.
     pub(crate) fn refused(&self) -> Option<Refusal> {
         self.state().tracker.authentication.refused()
+    }
+
+    /// From here on named statements are sent as unnamed ones. None may have been
+    /// prepared before.
+    pub(crate) fn unname(&self) {
+        self.state().frontend.unname();
     }
 
     /// To be called before the connection above is polled: what it does not

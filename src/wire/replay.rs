@@ -35,6 +35,11 @@ pub struct Played {
 }
 
 impl Played {
+    /// The server ended the session: what came after that is not passed on.
+    pub fn is_dismissed(&self) -> bool {
+        self.snapshots.iter().any(|snapshot| snapshot.dismissed)
+    }
+
     /// Nothing that was written waits in the wire at the end.
     pub fn is_settled(&self) -> bool {
         self.snapshots.last().is_none_or(|last| last.settled)

@@ -12,6 +12,30 @@ use super::sql::{Token, tokens};
 /// so it leaves nothing although it says `set_config`.
 pub(crate) const SET_LOCAL: &str = "select pg_catalog.set_config($1, $2, true)";
 
+/// How we tell the server what it is to end by itself: for the session, so it is state,
+/// and state that is to stay. A parameter that the server does not know is left out; in the
+/// start-up packet it would be refused, and with it the session.
+pub(crate) fn setting<'a>(parameters: impl IntoIterator<Item = (&'a str, i32)>) -> String {
+    let rows = parameters.into_iter();
+    let rows: Vec<_> = rows
+        .map(|(name, value)| format!("('{name}','{value}')"))
+        .collect();
+    format!("{SETTING}{}{IF_KNOWN}", rows.join(","))
+}
+
+const SETTING: &str = "select pg_catalog.set_config(name, value, false) from (values ";
+const IF_KNOWN: &str =
+    ") as told (name, value) where pg_catalog.current_setting(name, true) is not null";
+
+/// Nothing else can hide in what is so plain.
+pub(super) fn is_setting(text: &[u8]) -> bool {
+    let rows = text.strip_prefix(SETTING.as_bytes());
+    let rows = rows.and_then(|rows| rows.strip_suffix(IF_KNOWN.as_bytes()));
+    let plain =
+        |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_(),'".contains(byte);
+    rows.is_some_and(|rows| rows.iter().all(plain))
+}
+
 /// What a session may be left with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Residue {
@@ -41,7 +65,7 @@ pub(super) struct Traits {
 
 impl Traits {
     pub(super) fn of(text: &[u8]) -> Traits {
-        if text == SET_LOCAL.as_bytes() {
+        if text == SET_LOCAL.as_bytes() || is_setting(text) {
             return Traits::default();
         }
         let mut leaves_state = false;
@@ -128,6 +152,20 @@ mod tests {
             "create function pg_temp.f() returns int language sql as 'select 1'",
             "declare c cursor with hold for select 1",
             "select 1; select pg_advisory_lock(2)",
+        ] {
+            assert!(Traits::of(text.as_bytes()).leaves_state, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_we_tell_the_server_is_no_state_that_was_left() {
+        let ours = setting([("statement_timeout", 30_000), ("transaction_timeout", 1)]);
+        assert!(!Traits::of(ours.as_bytes()).leaves_state, "{ours}");
+        for text in [
+            format!("{ours}; select set_config('a.b', 'c', false)"),
+            format!("select set_config('a.b', 'c', false); {ours}"),
+            ours.replace("'1'", "set_config ('a', 'b', false)"),
+            ours.replace("30000", "30000; select pg_advisory_lock(1)"),
         ] {
             assert!(Traits::of(text.as_bytes()).leaves_state, "{text}");
         }

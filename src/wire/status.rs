@@ -8,6 +8,8 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+
 use super::authentication::Authentication;
 use super::residue::{Residue, of_tag};
 
@@ -88,6 +90,8 @@ pub(super) enum Fate {
     Swallow,
     /// An error whose position is to be set right.
     Correct,
+    /// An error that answers nothing: with it the server ends the session.
+    Farewell,
 }
 
 #[derive(Debug, Default)]
@@ -104,6 +108,8 @@ pub(super) struct Tracker {
     pub(super) authentication: Authentication,
     error: Option<[u8; 5]>,
     outdated: bool,
+    /// An ErrorResponse that answers nothing.
+    farewell: Option<Bytes>,
 }
 
 impl Tracker {
@@ -147,7 +153,10 @@ impl Tracker {
     /// Decides by its tag what becomes of the message that now begins.
     pub(super) fn fate(&mut self, tag: u8) -> Fate {
         let Some(unit) = self.owed.front_mut() else {
-            return Fate::Pass;
+            return match tag {
+                b'E' if self.open.is_none() && self.status.is_some() => Fate::Farewell,
+                _ => Fate::Pass,
+            };
         };
         match unit.swallow.split_first() {
             Some((&next, rest)) if next == tag => {
@@ -266,12 +275,25 @@ impl Tracker {
         self.lost
     }
 
-    /// Some answer to come has to be swallowed or corrected.
+    /// Some answer to come has to be swallowed or corrected, or what comes next answers
+    /// nothing.
     pub(super) fn filters(&self) -> bool {
-        self.owed
-            .iter()
-            .chain(&self.open)
-            .any(|unit| !unit.swallow.is_empty() || unit.shift > 0)
+        let mut units = self.owed.iter().chain(&self.open).peekable();
+        let nothing_asked = units.peek().is_none() && self.status.is_some();
+        nothing_asked || units.any(|unit| !unit.swallow.is_empty() || unit.shift > 0)
+    }
+
+    /// The server said `error`, which is the end of the session.
+    pub(super) fn dismissed(&mut self, error: Bytes) {
+        self.farewell = Some(error);
+    }
+
+    pub(super) fn is_dismissed(&self) -> bool {
+        self.farewell.is_some()
+    }
+
+    pub(super) fn take_farewell(&mut self) -> Option<Bytes> {
+        self.farewell.take()
     }
 
     /// The statement that opens the lazily begun transaction is under way.
@@ -468,5 +490,18 @@ mod tests {
         let fates = b"12C12C".map(|tag| tracker.fate(tag) == Fate::Swallow);
         assert_eq!(fates, [true, true, true, false, false, false]);
         assert!(!tracker.filters());
+    }
+
+    #[test]
+    fn an_error_that_answers_nothing_is_a_farewell() {
+        let mut tracker = Tracker::default();
+        tracker.sent_whole(query());
+        assert_eq!(tracker.fate(b'E'), Fate::Pass, "it answers the query");
+        tracker.received(b'Z', b"I");
+        assert!(tracker.filters());
+        assert_eq!(tracker.fate(b'N'), Fate::Pass);
+        assert_eq!(tracker.fate(b'E'), Fate::Farewell);
+        tracker.open();
+        assert_eq!(tracker.fate(b'E'), Fate::Pass, "its Sync is to come");
     }
 }

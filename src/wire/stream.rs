@@ -9,7 +9,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::backend::Scanner;
-use super::ended::{self, Ended};
+use super::ended::Ended;
 use super::frontend::Frontend;
 use super::status::Tracker;
 
@@ -48,6 +48,8 @@ pub(super) struct State {
 /// The connection was taken away from tokio-postgres.
 struct End {
     answers: Ended,
+    /// It was the server who ended it.
+    by_server: bool,
     /// It stands in the middle of a message: no answer could be understood.
     cut: bool,
     waker: Option<Waker>,
@@ -77,6 +79,11 @@ impl State {
         self.end.is_some()
     }
 
+    /// The server ended the session while nothing was asked of it.
+    pub(super) fn is_dismissed(&self) -> bool {
+        self.end.as_ref().is_some_and(|end| end.by_server)
+    }
+
     pub(super) fn is_settled(&self) -> bool {
         self.tracker.is_settled() && self.frontend.is_empty() && self.out.is_empty()
     }
@@ -88,18 +95,23 @@ impl State {
             return;
         }
         let cut = self.gone || self.tracker.is_lost() || !self.scanner.is_between_messages();
-        let mut answers = Ended::default();
-        for _ in 0..self.tracker.owed() {
-            ended::answer(&mut self.inject);
-        }
-        answers.accept(&self.frontend.take_pending(), &mut self.inject);
+        self.answered_by(Ended::default(), cut, false);
         // A server that waits for COPY data would take Terminate for an error.
         if self.tracker.is_copying_in() {
             self.out.put_slice(b"f\0\0\0\x05\0S\0\0\0\x04");
         }
         self.out.put_slice(b"X\0\0\0\x04");
+    }
+
+    /// From here on `answers` stands in the server's place.
+    fn answered_by(&mut self, mut answers: Ended, cut: bool, by_server: bool) {
+        for _ in 0..self.tracker.owed() {
+            answers.answer(&mut self.inject);
+        }
+        answers.accept(&self.frontend.take_pending(), &mut self.inject);
         self.end = Some(End {
             answers,
+            by_server,
             cut,
             waker: None,
         });
@@ -179,10 +191,15 @@ impl State {
                 self.reads = read.is_pending();
                 let read = ready!(read);
                 self.note_end(&read, &buf.filled()[before..]);
-                self.received(&buf.filled()[before..], false);
+                let passed = self.received(&buf.filled()[before..], false);
                 if let Some(refusal) = self.tracker.authentication.refused() {
                     buf.set_filled(before);
                     return Poll::Ready(Err(io::Error::other(refusal)));
+                }
+                buf.set_filled(before + passed);
+                // Nothing, for whoever reads, is the end of the file.
+                if passed == 0 && !self.gone {
+                    continue;
                 }
                 return Poll::Ready(read);
             }
@@ -199,7 +216,8 @@ impl State {
         }
     }
 
-    fn received(&mut self, bytes: &[u8], filtered: bool) {
+    /// Says how much of the beginning of `bytes` is for the reader as it is.
+    fn received(&mut self, bytes: &[u8], filtered: bool) -> usize {
         self.round_trips += u64::from(std::mem::take(&mut self.wrote));
         let State {
             tracker,
@@ -210,12 +228,15 @@ impl State {
             flushed,
             ..
         } = self;
-        let user = filtered.then_some(inject);
-        scanner.feed(bytes, tracker, user, |end, tracker| {
+        let passed = scanner.feed(bytes, tracker, filtered, inject, |end, tracker| {
             let before = out.len();
             frontend.answered(end, tracker, out);
             *flushed &= out.len() == before;
         });
+        if let Some(error) = self.tracker.take_farewell() {
+            self.answered_by(Ended::by_server(error), false, true);
+        }
+        passed
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {

@@ -140,6 +140,7 @@ proptest! {
     fn spoilt_traffic_goes_through_as_it_is(traffic in spoilt(), cut in 1usize..400) {
         let played = play(&traffic, cut);
         prop_assert_eq!(&played, &play(&traffic, WHOLE));
+        prop_assume!(!played.is_dismissed());
         prop_assert_eq!(&played.down, &bytes_of(&traffic, Direction::Down));
         // The beginning of a message may wait for its rest, and then that is known.
         let up = bytes_of(&traffic, Direction::Up);
@@ -165,6 +166,38 @@ proptest! {
         refused in prop_oneof![2 => Just(0), 1 => 1usize..4, 1 => Just(usize::MAX)],
     ) {
         rewrites_cannot_be_seen(&groups, cut, Mode { unnamed, armed, refused });
+    }
+}
+
+/// What the server says at the end is kept for whoever asks next, wherever it is cut.
+#[test]
+fn a_farewell_waits_for_a_question() {
+    const READY: &[u8] = b"Z\0\0\0\x05I";
+    const NOTICE: &[u8] = b"N\0\0\0\x05\0";
+    const FATAL: &[u8] = b"E\0\0\0\x18SFATAL\0C57P01\0Mend\0\0";
+    const ERROR: &[u8] = b"E\0\0\0\x18SERROR\0C57P01\0Mend\0\0";
+    let question = || (Direction::Up, b"Q\0\0\0\x05\0".to_vec());
+    let idle = |news: &[&[u8]]| {
+        vec![
+            (Direction::Up, b"\0\0\0\x08\0\x03\0\0".to_vec()),
+            (Direction::Down, [READY, &news.concat()].concat()),
+        ]
+    };
+    for cut in 1..=READY.len() + NOTICE.len() + FATAL.len() {
+        let mut traffic = idle(&[NOTICE, FATAL]);
+        let played = play(&traffic, cut);
+        assert_eq!(played.down, [READY, NOTICE].concat(), "cut at {cut}");
+        assert!(played.is_dismissed() && played.snapshots[1].is_over());
+        traffic.extend([question(), question()]);
+        let answer = [FATAL, READY].concat();
+        let down = [READY, NOTICE, &answer[..], &answer[..]].concat();
+        let asked = play(&traffic, cut);
+        assert_eq!(asked.down, down, "cut at {cut}");
+        assert_eq!(asked.up, played.up, "the server is not asked");
+        // What does not end the session is not for us to keep.
+        let passed = play(&idle(&[NOTICE, ERROR]), cut);
+        assert_eq!(passed.down, [READY, NOTICE, ERROR].concat(), "cut at {cut}");
+        assert!(!passed.is_dismissed());
     }
 }
 

@@ -66,7 +66,7 @@ impl<'a> Connection<'a> {
         tokio::select! {
             biased;
             how = &mut cut => return self.end(how, &[&client]).await,
-            () = self.control.flowing(Direction::Up) => {}
+            () = self.control.flowing(self.number, Direction::Up) => {}
         }
         let connect = TcpStream::connect(target);
         tokio::pin!(connect);
@@ -170,7 +170,7 @@ impl<'a> Connection<'a> {
         while let Some((due, bytes)) = queue.recv().await {
             self.clock.until(due).await;
             let Some(mut bytes) = bytes else {
-                self.control.flowing(direction).await;
+                self.control.flowing(self.number, direction).await;
                 let _ = shutdown(to, Shutdown::Write);
                 return Ok(());
             };
@@ -200,14 +200,14 @@ impl<'a> Connection<'a> {
         R: Future<Output = io::Result<()>>,
     {
         loop {
-            self.control.flowing(direction).await;
+            self.control.flowing(self.number, direction).await;
             tokio::select! {
                 biased;
-                () = self.control.stalled(direction) => continue,
+                () = self.control.stalled(self.number, direction) => continue,
                 result = ready() => result?,
             }
             let mut state = self.control.state();
-            if state.stalled(direction) {
+            if state.stalled(self.number, direction) {
                 continue;
             }
             match work(&mut state) {

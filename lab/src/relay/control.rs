@@ -34,6 +34,8 @@ pub(super) struct Control {
 pub(super) struct State {
     pub(super) stalled_up: bool,
     pub(super) stalled_down: bool,
+    /// The connections with a lower number lead nowhere any more.
+    forgotten: u64,
     /// Half of what is added to a round trip.
     pub(super) delay: Duration,
     pub(super) record: bool,
@@ -48,11 +50,12 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn stalled(&self, direction: Direction) -> bool {
-        match direction {
-            Direction::Up => self.stalled_up,
-            Direction::Down => self.stalled_down,
-        }
+    pub(super) fn stalled(&self, connection: u64, direction: Direction) -> bool {
+        connection < self.forgotten
+            || match direction {
+                Direction::Up => self.stalled_up,
+                Direction::Down => self.stalled_down,
+            }
     }
 
     /// Takes note of bytes that came in.
@@ -106,15 +109,20 @@ impl Control {
     }
 
     /// Waits until bytes may go this way.
-    pub(super) async fn flowing(&self, direction: Direction) {
-        self.until(|state| (!state.stalled(direction)).then_some(()))
+    pub(super) async fn flowing(&self, connection: u64, direction: Direction) {
+        self.until(|state| (!state.stalled(connection, direction)).then_some(()))
             .await;
     }
 
     /// Waits until bytes may not go this way.
-    pub(super) async fn stalled(&self, direction: Direction) {
-        self.until(|state| state.stalled(direction).then_some(()))
+    pub(super) async fn stalled(&self, connection: u64, direction: Direction) {
+        self.until(|state| state.stalled(connection, direction).then_some(()))
             .await;
+    }
+
+    /// Has every connection there is lead nowhere from now on.
+    pub(super) fn forget(&self) {
+        self.change(|state| state.forgotten = state.next);
     }
 
     pub(super) fn open(&self) -> u64 {

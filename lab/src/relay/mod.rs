@@ -170,6 +170,12 @@ impl Relay {
         self.stalls(None, Some(true));
     }
 
+    /// Loses every connection there is, as connection tracking does that has forgotten
+    /// them: they stay open and nothing moves on them any more. New ones work.
+    pub fn forget(&self) {
+        self.control.forget();
+    }
+
     /// Ends every stall; what waited goes on.
     pub fn resume(&self) {
         self.stalls(Some(false), Some(false));

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use http::Extensions;
+use lambda_http::RequestExt as _;
 use lambda_http::request::RequestContext;
 use lambda_runtime::Context;
 
@@ -30,6 +31,11 @@ pub(super) fn of(extensions: &Extensions) -> Option<(Deadline, String)> {
         _ => deadline(context),
     };
     Some((deadline, context.request_id.clone()))
+}
+
+/// The path without the gateway's stage; empty where there is no gateway.
+pub(super) fn raw_path(extensions: &Extensions) -> &str {
+    extensions.raw_http_path()
 }
 
 /// Function URLs speak the gateway's language, but wait as long as the function may

@@ -3,7 +3,7 @@
 #[cfg(feature = "lambda")]
 pub(crate) mod lambda;
 
-use http::{Extensions, HeaderMap};
+use http::{Extensions, HeaderMap, Request};
 
 use crate::deadline::Deadline;
 
@@ -19,4 +19,14 @@ pub(super) fn of(extensions: &Extensions, headers: &HeaderMap) -> (Deadline, Str
         .iter()
         .find_map(|name| headers.get(*name)?.to_str().ok());
     (Deadline::none(), id.unwrap_or_default().to_owned())
+}
+
+/// Whether exactly this path is asked for. Behind a gateway with stages, lambda_http puts
+/// the stage in front of it.
+pub(super) fn is_at<B>(request: &Request<B>, path: &str) -> bool {
+    #[cfg(feature = "lambda")]
+    if lambda::raw_path(request.extensions()) == path {
+        return true;
+    }
+    request.uri().path() == path
 }

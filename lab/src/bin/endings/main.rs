@@ -3,7 +3,9 @@
 //!
 //! | variable | meaning |
 //! | --- | --- |
-//! | `SHAPE` | `lambda_http`, `event`, `axum`, `vercel`, `concurrent` or `streaming` |
+//! | `SHAPE` | `lambda_http`, `event`, `axum`, `vercel`, `concurrent`, `streaming`, or `server` for a plain one |
+//! | `SHUTDOWN` | if set, connections are closed when the host ends the process |
+//! | `PORT` | of a plain server; it says `listening` when it does |
 //! | `MAX_CONNECTIONS` | how many connections at most (default 2) |
 //! | `LIFETIME` | `per_invocation`, or `per_event_loop` (default) |
 //! | `RUNTIME` | `current_thread`, or `multi_thread` (default) |
@@ -22,7 +24,7 @@ mod task;
 
 use std::time::Duration;
 
-use antifreeze::{Config, ConnectionLifetime, Database, DatabaseLayer};
+use antifreeze::{Config, ConnectionLifetime, Database, DatabaseLayer, shutdown};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -49,11 +51,19 @@ async fn serve() -> Result<(), BoxError> {
         println!("teardown: {} in {:?}", teardown.outcome, teardown.elapsed);
     });
     database.warm_up().await?;
-    let mut layer = DatabaseLayer::new(database);
+    let mut layer = DatabaseLayer::new(database.clone());
     if let Some(longest) = milliseconds("MAX_DURATION_MS") {
         layer = layer.max_duration(longest);
     }
-    match variable("SHAPE").as_str() {
+    let stops = !variable("SHUTDOWN").is_empty();
+    let shape = variable("SHAPE");
+    match shape.as_str() {
+        "server" => return shape::server(layer, &database).await,
+        "vercel" if stops => return shutdown::around(&database, shape::vercel(layer)).await,
+        _ if stops => shutdown::on_lambda(&database).await?,
+        _ => {}
+    }
+    match shape.as_str() {
         "concurrent" => shape::concurrent(layer).await,
         "streaming" => shape::streaming(layer).await,
         "event" => shape::event(layer).await,

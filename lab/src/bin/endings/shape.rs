@@ -1,6 +1,6 @@
 //! The same handler under each runner.
 
-use antifreeze::DatabaseLayer;
+use antifreeze::{Database, DatabaseLayer, shutdown};
 use http::{Request, Response};
 use lambda_runtime::LambdaEvent;
 use serde_json::{Value, json};
@@ -72,6 +72,24 @@ pub async fn event(layer: DatabaseLayer) -> Result<(), BoxError> {
 }
 
 pub async fn axum(layer: DatabaseLayer) -> Result<(), BoxError> {
+    let service = ServiceBuilder::new()
+        .layer_fn(Impatient)
+        .service(router(layer));
+    lambda_http::run(service).await
+}
+
+/// No host at all.
+pub async fn server(layer: DatabaseLayer, database: &Database) -> Result<(), BoxError> {
+    let port: u16 = std::env::var("PORT")?.parse()?;
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
+    println!("listening");
+    axum::serve(listener, router(layer))
+        .with_graceful_shutdown(shutdown::signal(database))
+        .await?;
+    Ok(())
+}
+
+fn router(layer: DatabaseLayer) -> axum::Router {
     let handler = async |request: axum::extract::Request| {
         let (ending, told) = asked(request.uri());
         match end(&ending, &told).await {
@@ -79,12 +97,10 @@ pub async fn axum(layer: DatabaseLayer) -> Result<(), BoxError> {
             Err(error) => (http::StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         }
     };
-    let router = axum::Router::new()
+    axum::Router::new()
         .fallback(handler)
         .layer(tower::layer::layer_fn(PanicsInCall))
-        .layer(layer);
-    let service = ServiceBuilder::new().layer_fn(Impatient).service(router);
-    lambda_http::run(service).await
+        .layer(layer)
 }
 
 pub async fn vercel(layer: DatabaseLayer) -> Result<(), BoxError> {

@@ -1,0 +1,263 @@
+//! The time-outs by which the server itself ends what no teardown could: the process was
+//! killed, the host vanished, the network is gone.
+
+use std::time::Duration;
+
+use super::{Config, startup};
+use crate::error::{Error, Result};
+
+/// To the server.
+pub(super) const STATEMENT: &str = "statement_timeout";
+
+/// To the server.
+pub(super) const IDLE_IN_TRANSACTION: &str = "idle_in_transaction_session_timeout";
+
+/// To the server, if it is PostgreSQL 14 or newer.
+pub(super) const IDLE_SESSION: &str = "idle_session_timeout";
+
+/// To the server, if it is PostgreSQL 17 or newer.
+pub(super) const TRANSACTION: &str = "transaction_timeout";
+
+/// By default.
+pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// By default.
+pub(super) const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// By default: long enough for a process that is called now and then, short enough that
+/// what a burst of instances left behind is gone soon.
+pub(super) const IDLE_SESSION_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+
+/// By default: the longest that Lambda runs a function ("Lambda quotas").
+pub(super) const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+
+/// None is made shorter than this, however little time a call has.
+const LEAST: Duration = Duration::from_secs(1);
+
+/// The server takes no finer steps.
+const STEP: Duration = Duration::from_millis(1);
+
+/// A setting of the server and its value in milliseconds.
+pub(crate) type Backstop = (&'static str, i32);
+
+/// A time-out as it is configured.
+struct Timeout {
+    name: &'static str,
+    value: Duration,
+    /// The operator or the code wants it, as far as one can tell: it is not the default.
+    wanted: bool,
+}
+
+impl Config {
+    /// How long a call may take that was granted so much, in whole seconds; `u64::MAX` if
+    /// nobody knows. What is granted is a little less each time: rounded up, it is the same.
+    pub(crate) fn longest_call(&self, granted: Option<Duration>) -> u64 {
+        let known = granted.into_iter().chain(self.function_timeout);
+        let whole = |time: Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
+        known.map(whole).min().unwrap_or(u64::MAX)
+    }
+
+    /// What the server is told to end by itself, in a session for calls of at most
+    /// `longest` seconds. Nothing where the path does not take it.
+    pub(crate) fn backstops(&self, longest: u64) -> Vec<Backstop> {
+        if !self.sends_settings() {
+            return Vec::new();
+        }
+        let own = self.server.get_options().unwrap_or_default();
+        let ours = |timeout: &Timeout| timeout.wanted || !startup::sets(own, timeout.name);
+        self.lowered(longest)
+            .into_iter()
+            .filter(ours)
+            .filter_map(|timeout| Some((timeout.name, milliseconds(timeout.value)?)))
+            .filter(|&(_, value)| value > 0)
+            .collect()
+    }
+
+    /// Those that every server knows: one that it does not know makes it refuse the session.
+    pub(super) fn startup_backstops(&self) -> impl Iterator<Item = Backstop> {
+        let all = self.backstops(self.longest_call(None)).into_iter();
+        all.filter(|(name, _)| [STATEMENT, IDLE_IN_TRANSACTION].contains(name))
+    }
+
+    /// The statements that an administrator runs where the path takes no settings. No
+    /// `idle_session_timeout`: behind a pooler it would end the pooler's own connections.
+    pub(crate) fn alter_role(&self) -> String {
+        let all = self.lowered(self.longest_call(None)).into_iter();
+        let lines = all
+            .filter(|timeout| timeout.name != IDLE_SESSION && !timeout.value.is_zero())
+            .filter_map(|timeout| {
+                let (name, value) = (timeout.name, milliseconds(timeout.value)?);
+                let since = if name == TRANSACTION { " (17+)" } else { "" };
+                Some(format!(
+                    "ALTER ROLE CURRENT_USER SET {name} = {value}{since}"
+                ))
+            });
+        lines.collect::<Vec<_>>().join("; ")
+    }
+
+    pub(super) fn check_backstops(&self) -> Result<()> {
+        for Timeout { name, value, .. } in self.timeouts() {
+            if milliseconds(value).is_none() {
+                return Err(Error::configuration(format!(
+                    "{name} is {value:?}: the server takes at most {} ms",
+                    i32::MAX
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn timeouts(&self) -> [Timeout; 4] {
+        [
+            (STATEMENT, self.statement_timeout, STATEMENT_TIMEOUT),
+            (
+                IDLE_IN_TRANSACTION,
+                self.idle_in_transaction_timeout,
+                IDLE_IN_TRANSACTION_TIMEOUT,
+            ),
+            (TRANSACTION, self.transaction_timeout, TRANSACTION_TIMEOUT),
+            (
+                IDLE_SESSION,
+                self.idle_session_timeout,
+                IDLE_SESSION_TIMEOUT,
+            ),
+        ]
+        .map(|(name, value, default)| Timeout {
+            name,
+            value,
+            wanted: value != default || self.operators.contains(&name),
+        })
+    }
+
+    /// None is longer than a call may take, but for that of an idle session: between two
+    /// calls more time may pass.
+    ///
+    /// And none is as long as `transaction_timeout`: PostgreSQL 17 does not even start a
+    /// longer one ("transaction_timeout", manual, "Client Connection Defaults"), and an
+    /// aborted transaction, which `transaction_timeout` leaves alone, would stay for good.
+    fn lowered(&self, longest: u64) -> [Timeout; 4] {
+        let longest = Duration::from_secs(longest).max(LEAST);
+        let transaction = match self.transaction_timeout.min(longest) {
+            Duration::ZERO => Duration::MAX,
+            timeout => timeout.saturating_sub(STEP).max(STEP),
+        };
+        self.timeouts().map(|timeout| {
+            let most = match timeout.name {
+                IDLE_SESSION => Duration::MAX,
+                TRANSACTION => longest,
+                _ => longest.min(transaction),
+            };
+            let value = timeout.value.min(most);
+            Timeout { value, ..timeout }
+        })
+    }
+}
+
+/// As the server counts, rounded up: 0 would mean no time-out at all. `None` if it is
+/// more than the server can hold.
+fn milliseconds(time: Duration) -> Option<i32> {
+    i32::try_from(time.as_nanos().div_ceil(1_000_000)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Path;
+
+    const UNKNOWN: u64 = u64::MAX;
+
+    fn config(change: impl FnOnce(&mut Config)) -> Config {
+        let mut config = Config::from_url("postgres://db.example.com/x").expect("a URL");
+        change(&mut config);
+        config
+    }
+
+    /// Statement, idle in transaction, transaction, idle session.
+    fn values(longest: u64, change: impl FnOnce(&mut Config)) -> [Option<i32>; 4] {
+        let all = config(change).backstops(longest);
+        [STATEMENT, IDLE_IN_TRANSACTION, TRANSACTION, IDLE_SESSION].map(|name| {
+            let found = all.iter().find(|(found, _)| *found == name);
+            found.map(|(_, value)| *value)
+        })
+    }
+
+    #[test]
+    fn no_longer_than_a_call_takes_and_below_the_transaction() {
+        let all = |values: [i32; 4]| values.map(Some);
+        let plain = |longest| values(longest, |_| {});
+        assert_eq!(plain(UNKNOWN), all([30_000, 60_000, 900_000, 900_000]));
+        assert_eq!(plain(45), all([30_000, 44_999, 45_000, 900_000]));
+        assert_eq!(plain(3), all([2_999, 2_999, 3_000, 900_000]));
+        assert_eq!(plain(0), all([999, 999, 1_000, 900_000]));
+        let short = |config: &mut Config| config.transaction_timeout = Duration::from_secs(10);
+        assert_eq!(values(UNKNOWN, short), all([9_999, 9_999, 10_000, 900_000]));
+    }
+
+    #[test]
+    fn zero_sends_nothing_and_lowers_nothing() {
+        let none = |config: &mut Config| config.transaction_timeout = Duration::ZERO;
+        let kept = [Some(30_000), Some(60_000), None, Some(900_000)];
+        assert_eq!(values(UNKNOWN, none), kept);
+        let off = |config: &mut Config| {
+            config.statement_timeout = Duration::ZERO;
+            config.idle_session_timeout = Duration::ZERO;
+        };
+        assert_eq!(values(5, off), [None, Some(4_999), Some(5_000), None]);
+    }
+
+    #[test]
+    fn what_the_user_sets_himself_is_his() {
+        let own = |config: &mut Config| {
+            let options = "-c idle_session_timeout=0 -c transaction_timeout=0";
+            config.server.options(options);
+        };
+        let kept = [Some(30_000), Some(60_000), None, None];
+        assert_eq!(values(UNKNOWN, own), kept);
+        let code = |config: &mut Config| {
+            own(config);
+            config.transaction_timeout = Duration::from_secs(70);
+        };
+        assert_eq!(values(UNKNOWN, code)[2], Some(70_000));
+    }
+
+    #[test]
+    fn no_pooler_is_sent_any() {
+        for path in [Path::TransactionPooler, Path::SessionPooler, Path::RdsProxy] {
+            assert_eq!(
+                values(3, |config| config.path = path),
+                [None; 4],
+                "{path:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_statements_for_a_role_leave_idle_sessions_alone() {
+        let line = config(|config| config.path = Path::TransactionPooler).alter_role();
+        assert_eq!(
+            line,
+            "ALTER ROLE CURRENT_USER SET statement_timeout = 30000; \
+             ALTER ROLE CURRENT_USER SET idle_in_transaction_session_timeout = 60000; \
+             ALTER ROLE CURRENT_USER SET transaction_timeout = 900000 (17+)"
+        );
+    }
+
+    #[test]
+    fn the_shorter_of_what_is_granted_and_what_is_known_counts() {
+        let plain = config(|_| {});
+        let seconds = Duration::from_secs_f64;
+        assert_eq!(plain.longest_call(None), UNKNOWN);
+        assert_eq!(plain.longest_call(Some(seconds(2.987))), 3);
+        let known = config(|config| config.function_timeout = Some(seconds(10.0)));
+        assert_eq!(known.longest_call(None), 10);
+        assert_eq!(known.longest_call(Some(seconds(300.0))), 10);
+        assert_eq!(known.longest_call(Some(seconds(2.0))), 2);
+    }
+
+    #[test]
+    fn milliseconds_are_rounded_up() {
+        assert_eq!(milliseconds(Duration::ZERO), Some(0));
+        assert_eq!(milliseconds(Duration::from_nanos(1)), Some(1));
+        assert_eq!(milliseconds(Duration::MAX), None);
+    }
+}

@@ -1,0 +1,68 @@
+//! What the server is told to end by itself, once its session has begun.
+//!
+//! The start-up packet is no place for it: an older server refuses a session for one
+//! parameter that it does not know, and which it knows it says only later. So it is told
+//! behind the start-up and in front of the first statement, and nobody waits for the answer.
+
+use std::pin::pin;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use tokio_postgres::Client;
+
+use super::Session;
+use crate::config::Backstop;
+use crate::observe;
+use crate::wire::residue;
+
+impl Session {
+    /// Tells the server what it is to end by itself, in a session for a call that was
+    /// `granted` so much, unless it has been told already: what is left over from a shorter
+    /// call would end a longer one. Not one byte is sent for a call that is as long as one
+    /// before.
+    pub(crate) async fn tell_backstops(&self, client: &Client, granted: Option<Duration>) {
+        let config = self.connector.config();
+        let longest = config.longest_call(granted);
+        let before = self.longest_call.fetch_max(longest, Ordering::AcqRel);
+        let told = match before {
+            0 => Vec::new(),
+            before => config.backstops(before),
+        };
+        let backstops = config.backstops(longest.max(before));
+        if backstops == told {
+            return;
+        }
+        let Ok(answers) = client.simple_query_raw(&sql(backstops)).await else {
+            // The connection is at its end, and whoever asked for it will hear of it.
+            return;
+        };
+        let connector = self.connector.clone();
+        tokio::spawn(async move {
+            let mut answers = pin!(answers);
+            while match answers.try_next().await {
+                Ok(answer) => answer.is_some(),
+                Err(error) => {
+                    if let Some(error) = error.as_db_error() {
+                        connector.report_backstops(|run| observe::backstops_refused(error, run));
+                    }
+                    false
+                }
+            } {}
+        });
+    }
+
+    /// What a reset has to be followed by, since it takes ours away too. Empty if there are
+    /// none.
+    pub(crate) fn backstops_again(&self) -> String {
+        let longest = self.longest_call.load(Ordering::Acquire).max(1);
+        match self.connector.config().backstops(longest) {
+            backstops if backstops.is_empty() => String::new(),
+            backstops => format!("; {}", sql(backstops)),
+        }
+    }
+}
+
+fn sql(backstops: Vec<Backstop>) -> String {
+    residue::setting(backstops)
+}

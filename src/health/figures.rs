@@ -1,0 +1,335 @@
+//! What the server is asked, in one query, and what its answer means.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use serde::Deserialize;
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use super::report::{Server, Slots, percentage, seconds};
+use crate::error::{Error, ErrorKind, Result};
+use crate::limit::{self, Reading};
+
+/// As [`Reading`]'s question, and who has the slots. It is sent as text: no pooler has to
+/// remember a statement for it.
+///
+/// Everybody may see whose session it is, in which database, and its application's name;
+/// type, state and times only those of whom it is a member, or with `pg_read_all_stats`
+/// (manual, "The Cumulative Statistics System" and "Predefined Roles").
+const QUERY: &str = "\
+with a as (\
+  select * from pg_catalog.pg_stat_get_activity(null) a \
+  where coalesce(a.backend_type = 'client backend', a.usesysid <> 0 and a.datid <> 0)\
+), \
+applications as (select coalesce(application_name, '') as name, count(*) as n from a \
+  group by 1 order by 2 desc, 1 limit 50), \
+users as (select coalesce(pg_catalog.pg_get_userbyid(usesysid), '') as name, count(*) as n \
+  from a group by 1 order by 2 desc, 1 limit 50), \
+states as (select coalesce(state, 'unknown') as name, count(*) as n from a group by 1) \
+select json_build_object(\
+  'version', current_setting('server_version'), \
+  'slots', current_setting('max_connections')::int, \
+  'reserved', case when me.rolsuper then 0 else \
+    coalesce(current_setting('superuser_reserved_connections', true)::int, 0) \
+    + coalesce(current_setting('reserved_connections', true)::int, 0) \
+    + coalesce(current_setting('rds.rds_superuser_reserved_connections', true)::int, 0) end, \
+  'used', (select count(*) from a), \
+  'hidden', (select count(*) from a where backend_type is null), \
+  'untracked', (select count(*) from a where state = 'disabled'), \
+  'role_limit', case when me.rolsuper then -1 else me.rolconnlimit end, \
+  'by_role', (select count(*) from a where usesysid = me.oid), \
+  'database_limit', case when me.rolsuper then -1 else db.datconnlimit end, \
+  'in_database', (select count(*) from a where datid = db.oid), \
+  'by_application', (select json_object_agg(name, n) from applications), \
+  'by_user', (select json_object_agg(name, n) from users), \
+  'by_state', (select json_object_agg(name, n) from states), \
+  'idle_in_transaction', (select count(*) from a where state like 'idle in transaction%'), \
+  'oldest', (select extract(epoch from max(clock_timestamp() - state_change)) from a \
+    where state like 'idle in transaction%'), \
+  'longest', (select extract(epoch from max(clock_timestamp() - xact_start)) from a \
+    where pid <> pg_catalog.pg_backend_pid()), \
+  'timeouts', json_build_object(\
+    'statement_timeout', current_setting('statement_timeout', true), \
+    'lock_timeout', current_setting('lock_timeout', true), \
+    'idle_in_transaction_session_timeout', \
+      current_setting('idle_in_transaction_session_timeout', true), \
+    'idle_session_timeout', current_setting('idle_session_timeout', true), \
+    'transaction_timeout', current_setting('transaction_timeout', true)), \
+  'me', quote_ident(current_user)) \
+from pg_catalog.pg_roles me, pg_catalog.pg_database db \
+where me.rolname = session_user and db.datname = current_database()";
+
+/// An answer of the server.
+#[derive(Debug, Clone)]
+pub(super) struct Answer {
+    latency: Duration,
+    /// Or why there are none.
+    figures: std::result::Result<Figures, ErrorKind>,
+}
+
+/// What the query says.
+#[derive(Debug, Clone, Deserialize)]
+struct Figures {
+    version: String,
+    slots: i64,
+    reserved: i64,
+    used: i64,
+    /// Sessions whose type this role may not see.
+    hidden: i64,
+    /// Sessions that do not say what they do (`track_activities`).
+    untracked: i64,
+    role_limit: i64,
+    by_role: i64,
+    database_limit: i64,
+    in_database: i64,
+    by_application: Option<BTreeMap<String, u32>>,
+    by_user: Option<BTreeMap<String, u32>>,
+    by_state: Option<BTreeMap<String, u32>>,
+    idle_in_transaction: i64,
+    oldest: Option<f64>,
+    longest: Option<f64>,
+    timeouts: BTreeMap<String, Option<String>>,
+    me: String,
+}
+
+impl Answer {
+    /// Asks twice: the figures first, so that nothing is queued in front of the round trip
+    /// that is measured.
+    pub(super) async fn of(client: &Client) -> Result<Self> {
+        let figures = match client.simple_query(QUERY).await {
+            Ok(messages) => Figures::of(&messages).ok_or(ErrorKind::Database),
+            Err(error) => Err(Error::from(error).kind()),
+        };
+        let begin = std::time::Instant::now();
+        // A server that is another than it seems may not know the question. This it knows.
+        client.check_connection().await?;
+        Ok(Answer {
+            latency: begin.elapsed(),
+            figures,
+        })
+    }
+
+    pub(super) fn latency(&self) -> Duration {
+        self.latency
+    }
+
+    /// What of it concerns the room on the server.
+    pub(super) fn reading(&self, at: SystemTime) -> Option<Reading> {
+        let figures = self.figures.as_ref().ok()?;
+        Some(Reading::new(at, figures.for_reading()))
+    }
+
+    /// What of it is reported, after `age`.
+    pub(super) fn server(&self, age: Duration) -> Server {
+        let known = match &self.figures {
+            Ok(figures) => figures.server(),
+            Err(kind) => Server {
+                hint: Some(format!(
+                    "the server answers, and would not say how full it is ({kind}): ask it by \
+                     hand, select * from pg_stat_activity"
+                )),
+                ..Server::default()
+            },
+        };
+        Server {
+            age_seconds: seconds(age),
+            latency_ms: Some((self.latency.as_secs_f64() * 1e6).round() / 1e3),
+            ..known
+        }
+    }
+}
+
+impl Figures {
+    fn of(messages: &[SimpleQueryMessage]) -> Option<Self> {
+        messages.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => serde_json::from_str(row.try_get(0).ok()??).ok(),
+            _ => None,
+        })
+    }
+
+    fn for_reading(&self) -> [i64; 6] {
+        [
+            self.slots - self.reserved,
+            self.used,
+            self.role_limit,
+            self.by_role,
+            self.database_limit,
+            self.in_database,
+        ]
+    }
+
+    fn server(&self) -> Server {
+        let reading = Reading::new(SystemTime::UNIX_EPOCH, self.for_reading());
+        // What is hidden may be in any state.
+        let seen = self.hidden == 0 && self.untracked == 0;
+        let count = |figure: i64| u32::try_from(figure.max(0)).unwrap_or(u32::MAX);
+        let time = |time: Option<f64>| {
+            let time = time.unwrap_or_default().max(0.0);
+            let time = Duration::try_from_secs_f64(time).unwrap_or_default();
+            seen.then(|| seconds(time))
+        };
+        let all = |by: &Option<BTreeMap<String, u32>>| {
+            let by = by.clone().unwrap_or_default();
+            with_others(by, count(self.used))
+        };
+        let timeouts = self.timeouts.iter();
+        let timeouts = timeouts.filter_map(|(name, value)| Some((name.clone(), value.clone()?)));
+        Server {
+            version: Some(self.version.clone()),
+            reserved: Some(count(self.reserved)),
+            by_application: Some(all(&self.by_application)),
+            by_user: Some(all(&self.by_user)),
+            by_state: self.by_state.clone(),
+            idle_in_transaction: seen.then(|| count(self.idle_in_transaction)),
+            oldest_idle_in_transaction_seconds: time(self.oldest),
+            longest_transaction_seconds: time(self.longest),
+            timeouts: Some(timeouts.collect()),
+            hint: self.hint(),
+            ..Server::from(&reading)
+        }
+    }
+}
+
+impl Figures {
+    fn hint(&self) -> Option<String> {
+        if self.hidden > 0 {
+            return Some(format!(
+                "the state of {} sessions is not for this role to see: \
+                 GRANT pg_read_all_stats TO {}",
+                self.hidden, self.me
+            ));
+        }
+        (self.untracked > 0).then(|| {
+            let untracked = self.untracked;
+            format!("{untracked} sessions do not say what they do: set track_activities = on")
+        })
+    }
+}
+
+/// Those that were left out have been counted, too.
+fn with_others(mut by: BTreeMap<String, u32>, used: u32) -> BTreeMap<String, u32> {
+    let named = by.values().fold(0, |sum: u32, n| sum.saturating_add(*n));
+    if used > named {
+        *by.entry("(others)".to_owned()).or_default() += used - named;
+    }
+    by
+}
+
+/// What is known of a server that was asked in passing.
+impl From<&Reading> for Server {
+    fn from(reading: &Reading) -> Self {
+        let limit::Slots { limit, used } = reading.server;
+        Server {
+            limit: Some(limit),
+            used: Some(used),
+            usage_percentage: Some(percentage(used.into(), limit.into())),
+            role: reading.role.map(Slots::from),
+            database: reading.database.map(Slots::from),
+            ..Server::default()
+        }
+    }
+}
+
+impl From<limit::Slots> for Slots {
+    fn from(slots: limit::Slots) -> Self {
+        Slots {
+            limit: slots.limit,
+            used: slots.used,
+        }
+    }
+}
+
+#[cfg(test)]
+impl Answer {
+    /// A server with so many slots, so many of them taken, and so many of those hidden.
+    pub(super) fn test(limit: i64, used: i64, hidden: i64) -> Self {
+        Answer {
+            latency: Duration::from_micros(1_234),
+            figures: Ok(Figures {
+                version: "17.0".into(),
+                slots: limit + 3,
+                reserved: 3,
+                used,
+                hidden,
+                untracked: 0,
+                role_limit: -1,
+                by_role: used,
+                database_limit: 1000,
+                in_database: used,
+                by_application: None,
+                by_user: Some(BTreeMap::from([("app".to_owned(), 2)])),
+                by_state: None,
+                idle_in_transaction: 0,
+                oldest: None,
+                longest: Some(-0.5),
+                timeouts: BTreeMap::from([("transaction_timeout".to_owned(), None)]),
+                me: "app".into(),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_may_not_be_seen_is_unknown_and_never_zero() {
+        let server = Answer::test(10, 4, 0).server(Duration::from_secs(2));
+        assert_eq!(server.idle_in_transaction, Some(0));
+        assert_eq!(server.oldest_idle_in_transaction_seconds, Some(0.0));
+        assert_eq!(server.longest_transaction_seconds, Some(0.0));
+        assert_eq!(server.hint, None);
+        assert_eq!((server.age_seconds, server.latency_ms), (2.0, Some(1.234)));
+        let server = Answer::test(10, 4, 1).server(Duration::ZERO);
+        assert_eq!(server.idle_in_transaction, None);
+        assert_eq!(server.oldest_idle_in_transaction_seconds, None);
+        assert_eq!(server.longest_transaction_seconds, None);
+        let hint = server.hint.expect("a hint");
+        assert!(hint.ends_with("GRANT pg_read_all_stats TO app"), "{hint}");
+        assert_eq!((server.limit, server.used), (Some(10), Some(4)));
+    }
+
+    #[test]
+    fn limits_that_there_are() {
+        let server = Answer::test(10, 4, 0).server(Duration::ZERO);
+        assert_eq!(server.usage_percentage.as_deref(), Some("40.0%"));
+        assert_eq!((server.role, server.reserved), (None, Some(3)));
+        let slots = Slots {
+            limit: 1000,
+            used: 4,
+        };
+        assert_eq!(server.database, Some(slots));
+        assert_eq!(
+            server.timeouts,
+            Some(BTreeMap::new()),
+            "none it does not have"
+        );
+    }
+
+    #[test]
+    fn a_server_that_will_not_say_is_still_there() {
+        let answer = Answer {
+            figures: Err(ErrorKind::PermissionDenied),
+            ..Answer::test(1, 1, 0)
+        };
+        let server = answer.server(Duration::ZERO);
+        assert_eq!((server.used, server.by_state), (None, None));
+        assert!(server.latency_ms.is_some() && server.hint.is_some());
+        assert!(answer.reading(SystemTime::UNIX_EPOCH).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn nobody_is_left_out(
+            by in prop::collection::btree_map("[a-c]|\\(others\\)", 0..5_u32, 0..4),
+            more in 0..9_u32,
+        ) {
+            let used = by.values().sum::<u32>() + more;
+            let all = with_others(by, used);
+            prop_assert_eq!(all.values().sum::<u32>(), used);
+        }
+    }
+}

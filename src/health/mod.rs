@@ -1,0 +1,75 @@
+//! How the server and this process's pool are: for a load balancer, and for people.
+//!
+//! ```no_run
+//! # use tower_layer::Layer;
+//! # fn main_(handler: ()) -> Result<(), antifreeze::Error> {
+//! let database = antifreeze::Database::from_env()?;
+//! let layer = antifreeze::DatabaseLayer::new(database).health_check("/health/db");
+//! let service = layer.layer(handler);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Three ways to it, with the same answer:
+//!
+//! - [`DatabaseLayer::health_check`](crate::DatabaseLayer::health_check), on every host
+//!   whose requests are HTTP;
+//! - [`HealthService`](crate::HealthService), a tower service of its own, which an axum
+//!   router takes with `route_service`;
+//! - [`Database::health`], for an answer of your own making.
+//!
+//! # The answer
+//!
+//! `{"status":"ok"}`, to anybody; the details ([`Health`]) to who presents
+//! [`Config::health_token`](crate::Config::health_token), the operator's
+//! `ANTIFREEZE_HEALTH_TOKEN`, as `Authorization: Bearer ..`. The HTTP status follows the
+//! server: 503 when it cannot be reached, or when more of its slots are taken than
+//! [`Config::crowded_at`](crate::Config::crowded_at) says (on the paths where a connection
+//! takes a slot), so that a load balancer sheds before the server fails. What this process's
+//! own pool does is told and decides nothing: a pool of one is full whenever it works.
+//!
+//! # What it costs
+//!
+//! At most one reading in 5 s, however many ask: concurrent callers share one. A reading is
+//! an invocation of its own with a deadline of 2 s, and takes a connection through the pool.
+//! It never queues behind those who work: while all connections are checked out, or the
+//! circuit breaker is open and its next try is not due, what was last known is reported with
+//! its age.
+
+mod figures;
+mod monitor;
+mod report;
+mod token;
+mod verdict;
+
+use std::future::Future;
+
+pub(crate) use monitor::Monitor;
+pub use report::{Circuit, Health, Process, Reached, Server, Settings, Slots, Status};
+
+use crate::database::Database;
+
+impl Database {
+    /// How the server and this process's pool are. It asks the server if that was last done
+    /// 5 s ago or more, and takes 2 s at most.
+    ///
+    /// Dropping the future early stops the reading, unless others wait for it, too.
+    ///
+    /// ```no_run
+    /// # async fn main_(database: antifreeze::Database) {
+    /// let health = database.health().await;
+    /// println!("{:?}: {}", health.status, health.postgres.connection_usage);
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn health(&self) -> impl Future<Output = Health> + Send + use<> {
+        let database = self.clone();
+        async move {
+            database.monitor().refresh(&database).await;
+            database.monitor().report(&database)
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Who may read the details.
+
+use std::fmt;
+
+use http::{HeaderMap, header};
+use ring::hmac;
+use ring::rand::SystemRandom;
+
+use crate::error::{Error, Result};
+
+/// A token that somebody has to present. It keeps no more than a tag of it, under a key
+/// that this process has drawn: tags are compared, in constant time, and what differs in
+/// them says nothing about the token.
+pub(super) struct Token {
+    key: hmac::Key,
+    tag: hmac::Tag,
+}
+
+impl Token {
+    pub(super) fn new(token: &str) -> Result<Self> {
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
+        let key = key.map_err(|_| {
+            Error::configuration(
+                "the system has no random numbers to keep health_token with: unset it",
+            )
+        })?;
+        let tag = hmac::sign(&key, token.as_bytes());
+        Ok(Token { key, tag })
+    }
+
+    /// Whether `Authorization: Bearer ..` (RFC 6750, section 2.1) presents it.
+    pub(super) fn is_presented(&self, headers: &HeaderMap) -> bool {
+        let Some(value) = headers.get(header::AUTHORIZATION) else {
+            return false;
+        };
+        let mut parts = value.as_bytes().splitn(2, |&byte| byte == b' ');
+        let scheme = parts.next().unwrap_or_default();
+        let Some(token) = parts.next() else {
+            return false;
+        };
+        scheme.eq_ignore_ascii_case(b"bearer")
+            && hmac::verify(&self.key, token.trim_ascii(), self.tag.as_ref()).is_ok()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    const TOKEN: &str = "hunter2-hunter2-hunter2";
+
+    #[test]
+    fn only_the_token_itself() {
+        let token = Token::new(TOKEN).expect("a key");
+        let presented = |value: &str| {
+            let value = HeaderValue::from_str(value).expect("a value");
+            token.is_presented(&HeaderMap::from_iter([(header::AUTHORIZATION, value)]))
+        };
+        assert!(!token.is_presented(&HeaderMap::new()));
+        for (value, expected) in [
+            ("Bearer hunter2-hunter2-hunter2", true),
+            ("bearer  hunter2-hunter2-hunter2 ", true),
+            ("Bearer hunter2-hunter2-hunter", false),
+            ("Bearer hunter2-hunter2-hunter2x", false),
+            ("Bearer Hunter2-hunter2-hunter2", false),
+            ("Bearer", false),
+            ("Bearer ", false),
+            ("", false),
+            ("hunter2-hunter2-hunter2", false),
+            ("Basic hunter2-hunter2-hunter2", false),
+        ] {
+            assert_eq!(presented(value), expected, "{value}");
+        }
+        assert!(!format!("{token:?}").contains("hunter2"));
+    }
+}

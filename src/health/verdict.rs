@@ -1,0 +1,166 @@
+//! What follows from what is known. The newest knowledge decides.
+
+use std::time::{Duration, SystemTime};
+
+use super::figures::Answer;
+use super::monitor::is_fresh;
+use super::report::{Reached, Server, Status, seconds};
+use crate::error::ErrorKind;
+use crate::limit::Reading;
+
+/// What the server said longer ago is shown, and decides nothing.
+const DECIDES: Duration = Duration::from_secs(30);
+
+/// What is known, each with the moment that it is from.
+pub(super) struct Known<'a> {
+    pub(super) now: SystemTime,
+    /// What the server answered when it was last asked.
+    pub(super) answered: Option<&'a (SystemTime, Answer)>,
+    /// Why it did not, the last time.
+    pub(super) failed: Option<(SystemTime, ErrorKind)>,
+    /// What keeps this process from connecting, and since when.
+    pub(super) circuit: Option<(SystemTime, ErrorKind)>,
+    /// What was read when somebody connected.
+    pub(super) in_passing: Option<Reading>,
+    /// The part of the slots, in percent, above which the server is crowded; `None` where
+    /// connections take none of them.
+    pub(super) mark: Option<u8>,
+}
+
+impl Known<'_> {
+    pub(super) fn verdict(&self) -> (Status, Reached) {
+        let answered = self.answered.map(|(at, _)| *at);
+        let failed = self.failed.filter(|(at, _)| is_fresh(*at, self.now));
+        // What opened the circuit, and no connection has answered since.
+        let circuit = self.circuit.filter(|(since, _)| Some(*since) >= answered);
+        if let Some((_, kind)) = failed.or(circuit) {
+            return (Status::Unavailable, Reached::Failed(kind));
+        }
+        let passed = self.in_passing.map(|reading| reading.at);
+        let Some(heard) = answered.max(passed).filter(|at| self.age(*at) <= DECIDES) else {
+            return (Status::Unknown, Reached::Unknown);
+        };
+        let reading = match self.in_passing {
+            Some(reading) if Some(reading.at) > answered => Some(reading),
+            _ => self.answered.and_then(|(_, answer)| answer.reading(heard)),
+        };
+        let crowded = reading.zip(self.mark);
+        let crowded = crowded.is_some_and(|(reading, mark)| reading.tightest().is_above(mark));
+        let status = if crowded { Status::Crowded } else { Status::Ok };
+        (status, Reached::Connected)
+    }
+
+    /// The details: of the last answer, or else as far as they are known in passing.
+    pub(super) fn server(&self) -> Option<Server> {
+        let since = |at: SystemTime| self.now.duration_since(at).unwrap_or_default();
+        match (self.answered, self.in_passing) {
+            (Some((at, answer)), _) => Some(answer.server(since(*at))),
+            (None, Some(reading)) => Some(Server {
+                age_seconds: seconds(since(reading.at)),
+                ..Server::from(&reading)
+            }),
+            (None, None) => None,
+        }
+    }
+
+    /// If the clock was set back, nobody knows.
+    fn age(&self, at: SystemTime) -> Duration {
+        self.now.duration_since(at).unwrap_or(Duration::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    const NOTHING: Known<'static> = Known {
+        now: SystemTime::UNIX_EPOCH,
+        answered: None,
+        failed: None,
+        circuit: None,
+        in_passing: None,
+        mark: Some(80),
+    };
+
+    #[test]
+    fn nothing_is_known_at_first() {
+        assert_eq!(NOTHING.verdict(), (Status::Unknown, Reached::Unknown));
+        assert_eq!(NOTHING.server(), None);
+    }
+
+    #[test]
+    fn above_the_mark_it_is_crowded_and_at_it_not() {
+        for (used, mark, expected) in [
+            (8, Some(80), Status::Ok),
+            (9, Some(80), Status::Crowded),
+            (9, Some(90), Status::Ok),
+            (10, None, Status::Ok),
+            (0, Some(1), Status::Ok),
+        ] {
+            let answered = (at(100), Answer::test(10, used, 0));
+            let known = Known {
+                now: at(101),
+                answered: Some(&answered),
+                mark,
+                ..NOTHING
+            };
+            assert_eq!(known.verdict(), (expected, Reached::Connected), "{used}");
+        }
+    }
+
+    #[test]
+    fn the_newest_knowledge_decides() {
+        let full = (at(100), Answer::test(10, 10, 0));
+        let refused = ErrorKind::Refused;
+        let known = |now, failed: Option<u64>, circuit: Option<u64>, passed: Option<u64>| {
+            let known = Known {
+                now: at(now),
+                answered: Some(&full),
+                failed: failed.map(|failed| (at(failed), refused)),
+                circuit: circuit.map(|since| (at(since), ErrorKind::TooManyConnections)),
+                in_passing: passed.and_then(|passed| Answer::test(10, 1, 0).reading(at(passed))),
+                ..NOTHING
+            };
+            known.verdict()
+        };
+        let crowded = (Status::Crowded, Reached::Connected);
+        let away = |kind| (Status::Unavailable, Reached::Failed(kind));
+        let circuit = away(ErrorKind::TooManyConnections);
+        let unknown = (Status::Unknown, Reached::Unknown);
+        let fine = (Status::Ok, Reached::Connected);
+        for (now, failed, open, passed, expected) in [
+            (102, None, None, None, crowded),
+            (130, None, None, None, crowded),
+            (131, None, None, None, unknown),
+            (99, None, None, None, unknown),
+            (102, Some(101), None, None, away(refused)),
+            (106, Some(101), None, None, crowded),
+            (102, None, Some(101), None, circuit),
+            (999, None, Some(101), None, circuit),
+            (102, None, Some(99), None, crowded),
+            (102, Some(101), Some(101), None, away(refused)),
+            (102, None, None, Some(101), fine),
+            (102, None, None, Some(99), crowded),
+            (135, None, None, Some(131), fine),
+        ] {
+            let found = known(now, failed, open, passed);
+            assert_eq!(found, expected, "{now} {failed:?} {open:?} {passed:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_known_in_passing_is_better_than_nothing() {
+        let known = Known {
+            now: at(103),
+            in_passing: Answer::test(10, 4, 0).reading(at(100)),
+            ..NOTHING
+        };
+        let server = known.server().expect("known");
+        assert_eq!((server.age_seconds, server.used), (3.0, Some(4)));
+        assert_eq!(server.by_state, None);
+    }
+}

@@ -1,0 +1,54 @@
+//! What keeps a fleet of processes from taking their server down.
+//!
+//! - [`reading`] asks the server how full it is, [`room`] keeps the answer: above a mark
+//!   connections are given back at the end of each invocation instead of being kept;
+//! - [`breaker`] decides who may connect while the server is full or away.
+
+mod breaker;
+mod reading;
+mod room;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) use breaker::{Attempt, Breaker};
+pub(crate) use reading::{Reading, Slots};
+pub(crate) use room::Room;
+
+use crate::clock::Clock;
+use crate::config::{Config, LoadShed};
+use crate::error::{Error, ErrorKind};
+
+/// The limits of one database in this process, for all of its runtimes.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    pub(crate) breaker: Breaker,
+    pub(crate) room: Arc<Room>,
+    load_shed: LoadShed,
+}
+
+impl Limits {
+    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Self {
+        let room = Room::new(Arc::clone(&clock), config.takes_slots(), config.crowded_at);
+        Limits {
+            breaker: Breaker::new(clock),
+            room: Arc::new(room),
+            load_shed: config.load_shed,
+        }
+    }
+
+    /// Whether an invocation that cannot wait is told so before it has waited.
+    pub(crate) fn sheds(&self) -> bool {
+        self.load_shed != LoadShed::Off
+    }
+
+    /// Why an invocation that can wait for `left` had better not begin.
+    pub(crate) fn at_the_door(&self, left: Duration) -> Option<Error> {
+        let full = || {
+            let why = ErrorKind::TooManyConnections;
+            let full = self.room.is_full() && self.breaker.next_try().is_none();
+            full.then(|| Error::shed(why, Duration::ZERO, Duration::from_secs(1)))
+        };
+        self.breaker.sheds(left).or_else(full)
+    }
+}

@@ -1,0 +1,189 @@
+//! What the server is told to end by itself, and what telling it costs.
+
+mod common;
+
+use std::time::Duration;
+
+use antifreeze::{Config, Path, Reset, connection, transaction};
+use common::{BoxError, Lab, lab_over_relay, lab_with, lease_and_return};
+use lab::postgres::{Installation, Postgres};
+
+const ALL: [&str; 4] = [
+    "statement_timeout",
+    "idle_in_transaction_session_timeout",
+    "transaction_timeout",
+    "idle_session_timeout",
+];
+
+/// The values in force, as the session itself sees them.
+async fn values() -> Result<Vec<String>, BoxError> {
+    let connection = connection().await?;
+    let sql = "select coalesce(current_setting(name, true), 'unknown') \
+               from unnest($1::text[]) with ordinality as all_of (name, at) order by at";
+    let rows = connection.query(sql, &[&ALL.as_slice()]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+async fn values_within(lab: &Lab, granted: Duration) -> Vec<String> {
+    let values = lab.database.invocation(granted, values()).await;
+    values.expect("settings")
+}
+
+/// A server of its own in that version.
+async fn server(version: &str) -> (Postgres, lab::postgres::Database) {
+    let installation = Installation::embedded(version).expect(version);
+    let server = Postgres::builder().installation(installation).start().await;
+    let server = server.expect("a server");
+    let database = server.create_database("d").await.expect("a database");
+    database
+        .execute("create table t (a int)")
+        .await
+        .expect("a table");
+    (server, database)
+}
+
+const LONG: Duration = Duration::from_secs(3_600);
+
+#[tokio::test]
+async fn each_server_is_told_what_it_knows() {
+    let (_server, database) = server("17").await;
+    let url = database.url.clone();
+    let seventeen = Lab::over(database, &url, |_| {});
+    assert_eq!(
+        values_within(&seventeen, LONG).await,
+        ["30s", "1min", "15min", "15min"]
+    );
+
+    let (server, database) = server("16").await;
+    assert_eq!(server.installation().major(), 16);
+    let url = database.url.clone();
+    let sixteen = Lab::over(database, &url, |_| {});
+    let told = ["30s", "1min", "unknown", "15min"];
+    assert_eq!(values_within(&sixteen, LONG).await, told);
+}
+
+#[tokio::test]
+async fn a_short_call_gets_short_time_outs_and_a_longer_one_longer() {
+    let (_server, database) = server("17").await;
+    let url = database.url.clone();
+    let only = |config: &mut Config| config.max_connections = 1;
+    let lab = Lab::over(database, &url, only);
+    let short = ["9999ms", "9999ms", "10s", "15min"];
+    assert_eq!(
+        values_within(&lab, Duration::from_secs_f64(9.9)).await,
+        short
+    );
+    assert_eq!(
+        values_within(&lab, Duration::from_secs(5)).await,
+        short,
+        "it is one function"
+    );
+    let longer = ["30s", "44999ms", "45s", "15min"];
+    assert_eq!(values_within(&lab, Duration::from_secs(45)).await, longer);
+    // It is one session, and nothing of it counts as left behind.
+    let torn = lab.torn_down();
+    let first = torn[0].process_id;
+    assert!(
+        torn.iter()
+            .all(|torn| torn.process_id == first && torn.outcome.is_clean())
+    );
+    assert_eq!(torn.len(), 3);
+}
+
+#[tokio::test]
+async fn the_init_phase_knows_no_call_and_takes_the_functions_time_out() {
+    let lab = lab_with(|config| {
+        config.max_connections = 1;
+        config.function_timeout = Some(Duration::from_secs(6));
+    })
+    .await;
+    lab.database.warm_up().required().await.expect("warm");
+    let values = values_within(&lab, LONG).await;
+    assert_eq!(values[..2], ["5999ms", "5999ms"]);
+}
+
+#[tokio::test]
+async fn they_survive_a_reset_and_a_rollback() {
+    let lab = lab_with(|config| {
+        config.max_connections = 1;
+        config.reset = Reset::Detected;
+    })
+    .await;
+    let before = values_within(&lab, Duration::from_secs(7)).await;
+    assert_eq!(before[0], "6999ms");
+    lab.torn_down();
+    lab.run(async {
+        connection()
+            .await?
+            .batch_execute("set work_mem = '7MB'; reset all; set a.b = 'c'")
+            .await?;
+        Ok(())
+    })
+    .await
+    .expect("fine");
+    assert!(lab.outcome().to_string().contains("reset"));
+    let after = lab.run(values()).await.expect("settings");
+    // That call had more time.
+    assert_eq!(after[0], "19999ms");
+    assert_eq!(after[3], "15min");
+
+    // Had they been part of the first transaction, they would have gone with it.
+    let lab = lab_with(|config| config.max_connections = 1).await;
+    let _: Result<(), BoxError> = lab
+        .database
+        .invocation(Duration::from_secs(7), async {
+            transaction()?
+                .await?
+                .execute("insert into t values (1)", &[])
+                .await?;
+            Err("rolled back".into())
+        })
+        .await;
+    assert_eq!(
+        values_within(&lab, Duration::from_secs(7)).await[3],
+        "15min"
+    );
+    assert_eq!(lab.rows().await, 0);
+}
+
+#[tokio::test]
+async fn telling_costs_no_round_trip() {
+    let mut connects = Vec::new();
+    for told in [true, false] {
+        let (lab, relay) = lab_over_relay(|config| {
+            config.max_connections = 1;
+            if !told {
+                config.statement_timeout = Duration::ZERO;
+                config.idle_in_transaction_timeout = Duration::ZERO;
+                config.transaction_timeout = Duration::ZERO;
+                config.idle_session_timeout = Duration::ZERO;
+            }
+        })
+        .await;
+        // So that what goes out together is seen to.
+        relay.delay(Duration::from_millis(20));
+        lab.run(async {
+            connection().await?.batch_execute("select 1").await?;
+            Ok(())
+        })
+        .await
+        .expect("fine");
+        relay.quiet(Duration::from_millis(60)).await;
+        connects.push(relay.counts().round_trips);
+
+        let before = relay.counts();
+        lab.run(lease_and_return()).await.expect("fine");
+        relay.quiet(Duration::from_millis(60)).await;
+        let counts = relay.counts().since(before);
+        assert_eq!((counts.bytes_up, counts.bytes_down), (0, 0), "told once");
+    }
+    assert_eq!(connects[0], connects[1]);
+}
+
+#[tokio::test]
+async fn a_pooler_is_told_nothing() {
+    let lab = lab_with(|config| config.path = Path::TransactionPooler).await;
+    let values = lab.run(values()).await.expect("settings");
+    assert_eq!(values[..2], ["0", "0"]);
+    assert_eq!(values[3], "0");
+}

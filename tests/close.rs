@@ -1,0 +1,231 @@
+//! The end of a process: every connection is closed, and the server has heard it.
+
+mod common;
+
+use std::time::Duration;
+
+use antifreeze::{Step, connection, transaction};
+use common::{Lab, PLENTY, lab, lab_with, lease_and_return};
+use tokio::sync::oneshot;
+
+/// More than a busy machine takes.
+const GRACE: Duration = Duration::from_secs(15);
+
+async fn hold_several(lab: &Lab, connections: usize) {
+    lab.run(async move {
+        let mut held = Vec::new();
+        for _ in 0..connections {
+            held.push(connection().await?);
+        }
+        Ok(())
+    })
+    .await
+    .expect("connections");
+    lab.torn_down();
+}
+
+#[tokio::test]
+async fn what_is_idle_is_closed_and_nothing_is_kept_from_then_on() {
+    let lab = lab().await;
+    hold_several(&lab, 2).await;
+    assert_eq!(lab.sessions().await, ["idle", "idle"]);
+    let closed = lab.database.close().within(GRACE).await;
+    assert_eq!(
+        (closed.closed, closed.acknowledged, closed.interrupted),
+        (2, 2, 0)
+    );
+    // The server has said so: it is not only on its way.
+    assert!(lab.sessions().await.is_empty());
+
+    let again = lab.database.close().await;
+    assert_eq!((again.closed, again.acknowledged), (0, 0));
+
+    // Who comes now is served, and leaves nothing.
+    lab.run(lease_and_return()).await.expect("served");
+    let torn = lab.torn_down().remove(0);
+    assert!(!torn.kept);
+    assert_eq!(torn.outcome.closed(), Some(true));
+    assert!(lab.sessions().await.is_empty());
+    let warmed = lab.database.warm_up().await.expect("fine");
+    assert_eq!(warmed.first_error.map(|error| error.to_string()), None);
+    assert!(
+        lab.sessions().await.is_empty(),
+        "nothing is opened to be kept"
+    );
+}
+
+#[tokio::test]
+async fn an_invocation_that_is_about_to_finish_may() {
+    let lab = lab().await;
+    let (inside, begun) = oneshot::channel();
+    let (go_on, told) = oneshot::channel::<()>();
+    let work = lab.run(async {
+        let transaction = transaction()?.await?;
+        transaction.execute("insert into t values (1)", &[]).await?;
+        let _ = inside.send(());
+        let _ = told.await;
+        transaction.execute("insert into t values (2)", &[]).await?;
+        Ok(())
+    });
+    let close = async {
+        begun.await.expect("inside");
+        let close = lab.database.close().within(GRACE);
+        let mut close = std::pin::pin!(close.into_future());
+        // It has begun by now, and waits.
+        assert!(futures_util::poll!(close.as_mut()).is_pending());
+        let _ = go_on.send(());
+        close.await
+    };
+    let (worked, closed) = tokio::join!(work, close);
+    worked.expect("committed");
+    assert_eq!(
+        (closed.closed, closed.acknowledged, closed.interrupted),
+        (1, 1, 0)
+    );
+    assert_eq!(lab.rows().await, 2);
+    assert!(lab.sessions().await.is_empty());
+    assert_eq!(lab.outcome().steps(), [Step::Closed { acknowledged: true }]);
+}
+
+#[tokio::test]
+async fn one_that_is_not_is_cancelled() {
+    let lab = lab().await;
+    let (inside, begun) = oneshot::channel();
+    let work = lab.run(async {
+        let mut connection = connection().await?;
+        let transaction = connection.transaction().await?;
+        transaction.execute("insert into t values (1)", &[]).await?;
+        let _ = inside.send(());
+        transaction.execute("select pg_sleep(600)", &[]).await?;
+        Ok(())
+    });
+    let close = async {
+        begun.await.expect("inside");
+        lab.eventually("busy", async |lab| lab.sessions().await == ["active"])
+            .await;
+        let closed = lab.database.close().within(Duration::from_secs(3)).await;
+        assert!(lab.sessions().await.is_empty(), "{closed:?}");
+        closed
+    };
+    let (worked, closed) = tokio::join!(work, close);
+    let error = worked.expect_err("interrupted");
+    let error = error
+        .downcast_ref::<tokio_postgres::Error>()
+        .expect("the driver's");
+    assert!(error.code().is_some() || error.is_closed(), "{error:?}");
+    assert_eq!(
+        (closed.closed, closed.acknowledged, closed.interrupted),
+        (1, 1, 1)
+    );
+    assert_eq!(lab.rows().await, 0);
+}
+
+#[tokio::test]
+async fn the_grace_is_kept_when_the_server_does_not_answer() {
+    let (lab, relay) = common::lab_over_relay(|_| {}).await;
+    hold_several(&lab, 2).await;
+    relay.stall();
+    let begin = tokio::time::Instant::now();
+    let closed = lab.database.close().await;
+    assert_eq!((closed.closed, closed.acknowledged), (2, 0));
+    // Far from any time-out that would end it otherwise.
+    assert!(begin.elapsed() < Duration::from_secs(3));
+}
+
+#[tokio::test]
+async fn two_who_close_at_once_both_find_it_closed() {
+    let lab = lab().await;
+    hold_several(&lab, 2).await;
+    let close = async || {
+        let closed = lab.database.close().within(GRACE).await;
+        assert!(lab.sessions().await.is_empty());
+        closed.closed
+    };
+    let (first, second) = tokio::join!(close(), close());
+    assert_eq!(first + second, 2);
+}
+
+#[tokio::test]
+async fn those_of_another_runtime_are_closed_too() {
+    let lab = lab().await;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let (ready, is_ready) = oneshot::channel();
+    let other = std::thread::spawn({
+        let database = lab.database.clone();
+        move || {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let leased = database.invocation(PLENTY, lease_and_return()).await;
+                leased.expect("a connection");
+                let _ = ready.send(());
+                let _ = stopped.await;
+            });
+        }
+    });
+    is_ready.await.expect("it is open");
+    hold_several(&lab, 1).await;
+    let closed = lab.database.close().within(GRACE).await;
+    assert_eq!((closed.closed, closed.acknowledged), (2, 2));
+    assert!(lab.sessions().await.is_empty());
+    drop(stop);
+    other.join().expect("no panic");
+}
+
+#[cfg(feature = "lambda")]
+mod snapshots {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use antifreeze::credentials::{Attempt, Credentials, Login, LoginFuture};
+
+    use super::*;
+
+    /// Counts how often it was told to forget.
+    struct Keeper(Arc<AtomicUsize>);
+
+    impl Credentials for Keeper {
+        fn login<'a>(&'a self, _: &'a Attempt) -> LoginFuture<'a> {
+            Box::pin(std::future::ready(Ok(Login::password("any"))))
+        }
+
+        fn forget(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn closed_and_forgotten_before_and_warm_after() {
+        let forgotten = Arc::new(AtomicUsize::new(0));
+        let keeper = Keeper(Arc::clone(&forgotten));
+        let lab = lab_with(|config| {
+            config.set_credentials(keeper);
+            config.max_connections = 2;
+        })
+        .await;
+        lab.database.warm_up().required().await.expect("warm");
+        assert_eq!(lab.sessions().await.len(), 2);
+        let resource = antifreeze::shutdown::snapstart(&lab.database);
+
+        resource.before_snapshot().await.expect("closed");
+        assert!(lab.sessions().await.is_empty());
+        assert_eq!(forgotten.load(Ordering::Relaxed), 1);
+
+        resource.after_restore().await.expect("restored");
+        assert_eq!(lab.sessions().await, ["idle", "idle"]);
+        // And what is used is kept again.
+        lab.run(lease_and_return()).await.expect("served");
+        assert!(lab.torn_down().remove(0).kept);
+        assert_eq!(lab.sessions().await.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_database_that_is_down_after_the_restore_does_not_keep_the_function_from_starting() {
+        let (lab, relay) = common::lab_over_relay(|_| {}).await;
+        lab.database.warm_up().required().await.expect("warm");
+        let resource = antifreeze::shutdown::snapstart(&lab.database);
+        resource.before_snapshot().await.expect("closed");
+        relay.refuse(true).await.expect("refusing");
+        resource.after_restore().await.expect("it is no failure");
+    }
+}

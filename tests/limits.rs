@@ -1,0 +1,249 @@
+//! A server that is nearly full, or full: who keeps, who waits, who is turned away.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use antifreeze::{Config, DatabaseLayer, ErrorKind, LoadShed, connection};
+use common::{BoxError, Lab, PLENTY, at_most, lab_over_relay};
+use http::{Request, Response};
+use lab::postgres::Postgres;
+use lab::relay::Direction;
+use tower::{ServiceExt, service_fn};
+
+const ROLE: &str = "limited";
+
+/// A server of its own, with a role that may have so many connections.
+async fn limited(limit: i32, change: impl FnOnce(&mut Config)) -> (Postgres, Lab) {
+    let postgres = Postgres::start().await.expect("a server");
+    postgres.create_role(ROLE).await.expect("a role");
+    let lab = over(&postgres, change).await;
+    lab.limit(limit).await;
+    (postgres, lab)
+}
+
+async fn over(postgres: &Postgres, change: impl FnOnce(&mut Config)) -> Lab {
+    let server = postgres.fresh_database().await.expect("a database");
+    let url = server.url_for(ROLE);
+    Lab::over(server, &url, change)
+}
+
+trait Limited {
+    async fn limit(&self, limit: i32);
+    async fn visit(&self) -> Result<i32, BoxError>;
+}
+
+impl Limited for Lab {
+    async fn limit(&self, limit: i32) {
+        let sql = format!("alter role {ROLE} connection limit {limit}");
+        self.server.execute(&sql).await.expect("a limit");
+    }
+
+    /// The server's process that served it.
+    async fn visit(&self) -> Result<i32, BoxError> {
+        self.run(async {
+            let connection = connection().await?;
+            connection.query_one("select 1", &[]).await?;
+            Ok(connection.process_id())
+        })
+        .await
+    }
+}
+
+/// Connections of somebody else with the same role.
+async fn others(lab: &Lab, how_many: usize) -> Vec<tokio_postgres::Client> {
+    let mut others = Vec::new();
+    for _ in 0..how_many {
+        let url = lab.server.url_for(ROLE);
+        let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls)
+            .await
+            .expect("there is room");
+        tokio::spawn(connection);
+        others.push(client);
+    }
+    others
+}
+
+fn kind_of(error: &BoxError) -> Option<ErrorKind> {
+    Some(error.downcast_ref::<antifreeze::Error>()?.kind())
+}
+
+/// The question after the room leaves in front of the user's first statement, and nobody
+/// waits for its answer.
+#[tokio::test]
+async fn a_reading_costs_no_round_trip_of_its_own() {
+    let (lab, relay) = lab_over_relay(|_| {}).await;
+    relay.record(true);
+    relay.delay(Duration::from_millis(100));
+    lab.visit().await.expect("it works");
+    let recording = relay.recordings().remove(0);
+    let holds =
+        |bytes: &[u8], text: &str| bytes.windows(text.len()).any(|at| at == text.as_bytes());
+    let mut chunks = recording.chunks.iter();
+    let asked = chunks
+        .by_ref()
+        .find(|chunk| chunk.direction == Direction::Up && holds(&chunk.bytes, "rolconnlimit"))
+        .expect("it is asked");
+    if !holds(&asked.bytes, "select 1") {
+        let next = chunks.next().expect("more");
+        assert_eq!(next.direction, Direction::Up, "it was waited for");
+    }
+}
+
+#[tokio::test]
+async fn above_the_mark_connections_are_given_back() {
+    // Five slots: with ours four are taken, 80 %, which is not above the mark.
+    let (_postgres, lab) = limited(5, |_| {}).await;
+    let _others = others(&lab, 3).await;
+    let first = lab.visit().await.expect("room");
+    assert_eq!(lab.visit().await.expect("room"), first, "it is kept");
+
+    // Five of five.
+    let (_postgres, lab) = limited(5, |_| {}).await;
+    let others = others(&lab, 4).await;
+    let first = lab.visit().await.expect("room");
+    let torn_down = lab.torn_down();
+    // The answer may have come behind the first invocation's own.
+    let second = lab.visit().await.expect("room");
+    let third = lab.visit().await.expect("room");
+    assert_ne!(second, third, "{first} {torn_down:?}");
+    assert!(lab.sessions().await.is_empty(), "it was given back");
+
+    // Room again; it is read when a reading is old, so at the latest after 5 s.
+    drop(others);
+    let begin = Instant::now();
+    while lab.visit().await.expect("room") != lab.visit().await.expect("room") {
+        assert!(begin.elapsed() < PLENTY, "it is never kept again");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn whoever_can_wait_is_served_when_there_is_room() {
+    let (_postgres, lab) = limited(1, |_| {}).await;
+    let others = others(&lab, 1).await;
+    let free = async {
+        lab.eventually("it was refused", async |lab| {
+            lab.database.retry_after().is_some()
+        })
+        .await;
+        drop(others);
+    };
+    let (visited, ()) = tokio::join!(lab.visit(), free);
+    visited.expect("it waited");
+}
+
+#[tokio::test]
+async fn whoever_cannot_wait_is_told_when_to_come_back() {
+    let (_postgres, lab) = limited(0, |_| {}).await;
+    let visit = async |time| {
+        let work = async { connection().await.map(drop).map_err(BoxError::from) };
+        lab.database
+            .invocation(time, work)
+            .await
+            .expect_err("it is full")
+    };
+    // It tries for as long as it can, and says what the server said.
+    let error = visit(Duration::from_secs(1)).await;
+    assert_eq!(
+        kind_of(&error),
+        Some(ErrorKind::TooManyConnections),
+        "{error}"
+    );
+    let error = error.downcast::<antifreeze::Error>().expect("ours");
+    assert!(error.retry_after().is_some() && error.is_retryable());
+    // By now it is known: nobody is asked any more where there is no time for it.
+    let error = visit(Duration::ZERO).await;
+    assert_eq!(kind_of(&error), Some(ErrorKind::LoadShed), "{error}");
+}
+
+/// At the door the handler does not even begin.
+#[tokio::test]
+async fn at_the_door_a_request_is_turned_away() {
+    let (_postgres, lab) = limited(0, |config| config.load_shed = LoadShed::Door).await;
+    let work = async { connection().await.map(drop).map_err(BoxError::from) };
+    let refused = lab
+        .database
+        .invocation(Duration::from_millis(500), work)
+        .await;
+    refused.expect_err("it is full");
+    let layer = DatabaseLayer::new(lab.database.clone()).max_duration(Duration::from_millis(1));
+    let handler = service_fn(
+        async |_: Request<String>| -> Result<Response<String>, BoxError> {
+            panic!("the handler began")
+        },
+    );
+    let service = tower::ServiceBuilder::new().layer(layer).service(handler);
+    let response = service
+        .oneshot(Request::default())
+        .await
+        .expect("an answer");
+    assert_eq!(response.status(), 503);
+    let after = response
+        .headers()
+        .get("retry-after")
+        .expect("when to come back");
+    assert!(
+        after
+            .to_str()
+            .expect("text")
+            .parse::<u64>()
+            .expect("seconds")
+            >= 1
+    );
+    let kind = response.headers().get("content-type").expect("a type");
+    assert_eq!(kind, "application/problem+json");
+}
+
+/// Several invocations of one process, while the server is full: one asks, the others wait
+/// for it, and all are served in the end.
+#[tokio::test]
+async fn one_asks_for_all() {
+    let (postgres, lab) = limited(0, |config| config.max_connections = 10).await;
+    let relay = lab::relay::Relay::start(postgres.address())
+        .await
+        .expect("a relay");
+    let url = relay.url(&lab.server.url_for(ROLE));
+    let lab = Lab::over(
+        postgres.fresh_database().await.expect("a database"),
+        &url,
+        |config| config.max_connections = 10,
+    );
+    let all = futures_util::future::join_all((0..10).map(|_| lab.visit()));
+    let admit = async {
+        lab.eventually("it was refused", async |lab| {
+            lab.database.retry_after().is_some()
+        })
+        .await;
+        let before = relay.counts().connections;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let asked = relay.counts().connections - before;
+        lab.limit(10).await;
+        asked
+    };
+    let (visits, asked) = tokio::join!(all, admit);
+    for visited in visits {
+        visited.expect("it waited");
+    }
+    // Ten at once would have asked some thirty times in three seconds.
+    println!("asked {asked} times in 3 s");
+    assert!((1..25).contains(&asked), "{asked}");
+}
+
+/// A checkout that is given up at any of its await points while the server is full leaves
+/// nothing behind.
+#[tokio::test]
+async fn given_up_anywhere_nothing_is_lost() {
+    let (_postgres, lab) = limited(0, |config| config.max_connections = 1).await;
+    let little = Duration::from_millis(500);
+    let mut ended = 0;
+    for polls in 0..40 {
+        let asking = async { connection().await.map(drop).map_err(BoxError::from) };
+        let given_up = at_most(polls, lab.database.invocation(little, asking)).await;
+        ended += usize::from(given_up.is_some_and(|asked| asked.is_err()));
+    }
+    assert!(ended < 35, "it has await points: {ended}");
+    lab.limit(1).await;
+    let visited = lab.visit().await;
+    visited.expect("the one permit is there, and who asks may");
+}
