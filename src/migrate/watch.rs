@@ -59,6 +59,8 @@ pub(super) struct Watch {
     own: Option<Own>,
     /// Sessions idle in a transaction for longer are ended.
     consent: Option<Duration>,
+    /// Those that were told to end and are still there: they are not told twice.
+    ended: Vec<i32>,
     /// The first look, and the pause between two.
     pauses: [Duration; 2],
 }
@@ -89,6 +91,7 @@ impl Watch {
         Watch {
             own,
             consent,
+            ended: Vec::new(),
             pauses: [FIRST, PAUSE].map(|pause| match lock_timeout.is_zero() {
                 true => pause,
                 false => pause.min(lock_timeout / 3),
@@ -152,6 +155,7 @@ impl Watch {
             .filter(|one| self.may_end(one))
             .cloned()
             .collect();
+        self.ended.retain(|pid| pids.contains(pid));
         if pids != *seen {
             *seen = pids;
             events.tell(Event::Blocked(blocked));
@@ -162,6 +166,9 @@ impl Watch {
     }
 
     fn may_end(&self, session: &Session) -> bool {
+        if self.ended.contains(&session.pid) {
+            return false;
+        }
         let Some(age) = self.consent else {
             return false;
         };
@@ -172,13 +179,16 @@ impl Watch {
         idles && session.since.is_some_and(|since| since >= age)
     }
 
-    async fn terminate(&self, session: Session, events: &mut Events) {
+    async fn terminate(&mut self, session: Session, events: &mut Events) {
         let (Some(client), Some(age)) = (self.client(), self.consent) else {
             return;
         };
         let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
         match client.query_opt(TERMINATE, &[&session.pid, &age]).await {
-            Ok(Some(_)) => events.tell(Event::Terminated { session }),
+            Ok(Some(_)) => {
+                self.ended.push(session.pid);
+                events.tell(Event::Terminated { session });
+            }
             // It has moved on by itself.
             Ok(None) => {}
             Err(error) => {
