@@ -38,6 +38,8 @@ const FAR: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 pub struct Deadline {
     arrived: Instant,
     at: Option<Instant>,
+    /// It says nothing of how long the function may run.
+    ours: bool,
 }
 
 impl Deadline {
@@ -46,6 +48,7 @@ impl Deadline {
         Deadline {
             arrived: Instant::now(),
             at: None,
+            ours: false,
         }
     }
 
@@ -55,6 +58,15 @@ impl Deadline {
         Deadline {
             arrived,
             at: Some(arrived + left.min(FAR)),
+            ours: false,
+        }
+    }
+
+    /// A limit of our own for our own work, whatever the function may take.
+    pub(crate) fn ours(limit: Duration) -> Self {
+        Deadline {
+            ours: true,
+            ..Deadline::after(limit)
         }
     }
 
@@ -96,13 +108,14 @@ impl Deadline {
         self.at.map(|at| at - wanted.min(self.granted() / 4))
     }
 
-    /// What there was on arrival; `None` without a deadline.
+    /// What the function was granted on arrival; `None` where nobody has said so.
     pub(crate) fn whole(&self) -> Option<Duration> {
-        self.at.map(|at| at.saturating_duration_since(self.arrived))
+        (!self.ours && self.at.is_some()).then(|| self.granted())
     }
 
     fn granted(&self) -> Duration {
-        self.whole().unwrap_or(FAR)
+        let until = |at: Instant| at.saturating_duration_since(self.arrived);
+        self.at.map_or(FAR, until)
     }
 }
 

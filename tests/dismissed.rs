@@ -38,8 +38,8 @@ async fn next_statement(lab: &Lab, prepare: &str) -> Error {
         })
         .await
         .expect_err("it failed");
-    let closed = lab.outcome().closed();
-    assert_eq!(closed, Some(true), "{:?}", lab.outcome());
+    let outcome = lab.outcome();
+    assert_eq!(outcome.closed(), Some(true), "{outcome:?}");
     *error.downcast::<Error>().expect("ours")
 }
 

@@ -1,6 +1,7 @@
 //! What happens to a kept connection while its process is frozen, and what the next
 //! invocation pays for it. None of them fails.
 
+use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -18,11 +19,21 @@ struct Thaw {
 }
 
 /// What an invocation paid.
-#[derive(Debug)]
 struct Paid {
     connects: u64,
     round_trips: u64,
     took: Duration,
+}
+
+impl fmt::Debug for Paid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (connects, round_trips) = (self.connects, self.round_trips);
+        write!(
+            f,
+            "{connects} connects, {round_trips} round trips, {:.1?}",
+            self.took
+        )
+    }
 }
 
 impl Thaw {

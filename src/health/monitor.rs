@@ -203,7 +203,7 @@ async fn read(database: Database) {
     let ending = Ending(database);
     let database = &ending.0;
     let began = database.pools().clock().now();
-    let invocation = Invocation::new(database.clone(), Deadline::after(LIMIT), "health");
+    let invocation = Invocation::new(database.clone(), Deadline::ours(LIMIT), "health");
     let own = invocation.clone();
     let work = || async move {
         let connection = own.lease(&"the health check").await?;
