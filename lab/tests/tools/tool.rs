@@ -44,6 +44,17 @@ impl Tool {
     pub fn command(&self) -> Command {
         let mut command = Command::new(self.path());
         let path = env::join_paths(folders()).expect("a PATH");
+        // What cargo told this test of its package: build scripts that look at these would
+        // be run again, and everything after them.
+        for (name, _) in env::vars_os() {
+            let package = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"];
+            if package
+                .iter()
+                .any(|prefix| name.to_string_lossy().starts_with(prefix))
+            {
+                command.env_remove(name);
+            }
+        }
         command
             .env("PATH", path)
             .env("SAM_CLI_TELEMETRY", "0")
