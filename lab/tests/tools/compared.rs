@@ -1,7 +1,8 @@
 //! The lab's Lambda and AWS's emulator, with the same function and the same events: the
 //! answers, the order of the function's calls, and what it sees in them.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use ::http::Request;
@@ -31,7 +32,7 @@ fn plain(answer: &[u8]) -> Value {
     serde_json::from_slice(answer).unwrap_or_else(|_| String::from_utf8_lossy(answer).into())
 }
 
-async fn in_the_lab(function: &std::path::Path, requests: &[Request<Bytes>]) -> Seen {
+async fn in_the_lab(function: &Path, requests: &[Request<Bytes>]) -> Seen {
     let (sessions, spy) = (Sessions::new().await, Spy::start().await);
     let function = Function::builder(spy.between(function))
         .name("http")
@@ -60,7 +61,7 @@ async fn in_the_lab(function: &std::path::Path, requests: &[Request<Bytes>]) -> 
     Seen { answers, calls }
 }
 
-async fn in_the_emulator(function: &std::path::Path, requests: &[Request<Bytes>]) -> Seen {
+async fn in_the_emulator(function: &Path, requests: &[Request<Bytes>]) -> Seen {
     let (sessions, spy) = (Sessions::new().await, Spy::start().await);
     let emulator = Emulator::start(&spy.between(function), sessions.url()).await;
     let mut answers = Vec::new();
@@ -71,44 +72,59 @@ async fn in_the_emulator(function: &std::path::Path, requests: &[Request<Bytes>]
     Seen { answers, calls }
 }
 
-fn runtime(seen: &Seen) -> Vec<&Call> {
+/// The calls of one of the two APIs: they are made by two tasks, whose order is chance.
+fn calls<'a>(seen: &'a Seen, api: &str) -> Vec<&'a Call> {
     let calls = seen.calls.iter();
-    calls
-        .filter(|call| call.what.contains("/runtime/"))
+    calls.filter(|call| call.what.contains(api)).collect()
+}
+
+/// Names, and of values what is the same each time: ids and moments have a form.
+fn form(headers: &BTreeMap<String, String>) -> BTreeMap<&str, String> {
+    let headers = headers.iter().map(|(name, value)| (name.as_str(), value));
+    let headers =
+        headers.filter(|(name, _)| !FRAMING.contains(name) && !NOT_EMULATED.contains(name));
+    let form = |name: &str, value: &str| match name {
+        "host" => "an address".to_owned(),
+        "lambda-runtime-invoked-function-arn" => value.split(':').count().to_string(),
+        "lambda-extension-identifier" => "an id".to_owned(),
+        "lambda-runtime-aws-request-id" | "lambda-runtime-deadline-ms" => {
+            let anonymous = |sign: char| if sign.is_ascii_hexdigit() { '0' } else { sign };
+            value.chars().map(anonymous).collect()
+        }
+        _ => value.to_owned(),
+    };
+    headers
+        .map(|(name, value)| (name, form(name, value)))
         .collect()
 }
 
-/// Names alone: the values are ids and moments.
-fn names(headers: &std::collections::BTreeMap<String, String>) -> BTreeSet<&str> {
-    let names = headers.keys().map(String::as_str);
-    names.filter(|name| !FRAMING.contains(name)).collect()
-}
-
-async fn compare(function: &std::path::Path, requests: &[Request<Bytes>]) {
+async fn compare(function: &Path, requests: &[Request<Bytes>]) -> Seen {
     let lab = in_the_lab(function, requests).await;
     let emulator = in_the_emulator(function, requests).await;
     for ((request, ours), theirs) in requests.iter().zip(&lab.answers).zip(&emulator.answers) {
         assert_eq!(ours, theirs, "{}", request.uri());
     }
-    let what = |seen| {
-        runtime(seen)
-            .iter()
-            .map(|call| call.what.clone())
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(what(&lab), what(&emulator));
-    for (ours, theirs) in runtime(&lab).into_iter().zip(runtime(&emulator)) {
-        assert_eq!(ours.status, theirs.status, "{}", ours.what);
-        assert_eq!(
-            names(&ours.sent),
-            names(&theirs.sent),
-            "{} sends",
-            ours.what
-        );
-        let mut emulated = names(&ours.received);
-        emulated.retain(|name| !NOT_EMULATED.contains(name));
-        assert_eq!(emulated, names(&theirs.received), "{} gets", ours.what);
+    for api in ["/runtime/", "/extension/"] {
+        let (ours, theirs) = (calls(&lab, api), calls(&emulator, api));
+        let what = |calls: &[&Call]| {
+            calls
+                .iter()
+                .map(|call| call.what.clone())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(what(&ours), what(&theirs));
+        for (ours, theirs) in ours.into_iter().zip(theirs) {
+            assert_eq!(ours.status, theirs.status, "{}", ours.what);
+            assert_eq!(form(&ours.sent), form(&theirs.sent), "{} sends", ours.what);
+            assert_eq!(
+                form(&ours.received),
+                form(&theirs.received),
+                "{} gets",
+                ours.what
+            );
+        }
     }
+    lab
 }
 
 fn get(path: &str) -> Request<Bytes> {
@@ -123,7 +139,13 @@ async fn what_is_deployed_sees_the_same() {
         creating(""),
         get("/nothing"),
     ];
-    compare(&deployed("ApiFunction"), &requests).await;
+    let seen = compare(&deployed("ApiFunction"), &requests).await;
+    assert_eq!(calls(&seen, "/runtime/").len(), 2 * requests.len());
+    assert_eq!(
+        calls(&seen, "/extension/").len(),
+        1,
+        "it registers, and waits for its end"
+    );
 }
 
 #[tokio::test]
