@@ -3,6 +3,7 @@
 mod build;
 mod compare;
 mod demo;
+mod footprint;
 mod record;
 mod step;
 
@@ -40,6 +41,13 @@ enum Command {
         #[arg(long, default_value_t = 10)]
         runs: usize,
     },
+    /// Measures what a function's start and its executable cost, with antifreeze and
+    /// without; builds for release first, which takes minutes
+    Footprint {
+        /// How often each function is started
+        #[arg(long, default_value_t = 20)]
+        runs: usize,
+    },
     /// Records what tokio-postgres and a server say to each other, for the tests of the
     /// wire and as seeds of its fuzz target
     Record {
@@ -57,6 +65,7 @@ async fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Demo { serve, port } => demo::run(serve.then_some(port)).await,
         Command::Compare { runs } => compare::run(runs).await,
+        Command::Footprint { runs } => footprint::run(runs).await,
         Command::Record { recordings, seeds } => record::run(&recordings, &seeds).await,
     };
     match done {

@@ -1,0 +1,51 @@
+//! What every function of this folder does first. To copy a function, copy this too.
+
+use antifreeze::credentials::SecretsManager;
+use antifreeze::{Config, Database};
+use lambda_http::{Body, Response};
+use lambda_runtime::{Error, tracing};
+
+/// The database, its connections open; logs and the end of the process are taken care
+/// of. Runs in the init phase.
+///
+/// # Errors
+///
+/// The environment names no database, or names it wrongly. One that cannot be reached is
+/// no error yet: requests are answered with a 503 until it can.
+pub async fn start() -> Result<Database, Error> {
+    // Obeys the function's logging settings (`LogFormat: JSON`).
+    tracing::init_default_subscriber();
+    let database = Database::new(config()?)?;
+    close_on_shutdown().await;
+    database.warm_up().await?;
+    Ok(database)
+}
+
+/// What a caller over HTTP is told of an error: a problem document, which says nothing of
+/// how the database is reached. The log says the rest.
+///
+/// An `Err` would be the function's own failure: the gateway answers 502 to it, and the
+/// alarm on errors goes off.
+pub fn problem(error: &antifreeze::Error) -> Response<Body> {
+    tracing::error!(%error, "no answer");
+    Response::from(error).map(|text| Body::Text(String::from_utf8_lossy(&text).into_owned()))
+}
+
+/// `DATABASE_URL`, and the secret that `DATABASE_SECRET_ARN` names where there is one: it
+/// is fetched with the first connection, and again once it was rotated.
+fn config() -> Result<Config, antifreeze::Error> {
+    let mut config = Config::from_env()?;
+    let secret = std::env::var("DATABASE_SECRET_ARN").unwrap_or_default();
+    if !secret.is_empty() {
+        config.set_credentials(SecretsManager::new(secret));
+    }
+    Ok(config)
+}
+
+/// Lambda asks a process to end (SIGTERM) only if it has an extension, which this
+/// registers; otherwise the virtual machine is gone from one moment to the next, and the
+/// server learns of it when a time-out tells it. A process that ends by itself has its
+/// sockets closed, and its sessions are over at once.
+async fn close_on_shutdown() {
+    lambda_runtime::spawn_graceful_shutdown_handler(|| async {}).await;
+}

@@ -1,0 +1,240 @@
+//! The functions, on a Lambda that freezes, fed with the events that AWS documents: the
+//! fixtures of the crate aws_lambda_events, read from its source.
+
+mod common;
+
+use bytes::Bytes;
+use common::{fixture, function, outcome_of, schema, unrest};
+use http::StatusCode;
+use lab::lambda::{Function, Outcome, http::response};
+use serde_json::{Value, json};
+
+/// What the gateway makes of an outcome.
+fn answered(outcome: &Outcome) -> (StatusCode, Bytes) {
+    let response = response(&outcome.answer).expect("a response");
+    (response.status(), response.into_body())
+}
+
+/// An event for each way in: API Gateway in both formats, a load balancer in both
+/// formats, a function URL.
+fn doors() -> Vec<(&'static str, Value)> {
+    let mut url = fixture("apigw-v2-request-iam");
+    url["requestContext"]["domainName"] = "abc123.lambda-url.eu-central-1.on.aws".into();
+    vec![
+        ("API Gateway v1", fixture("apigw-request")),
+        ("API Gateway v2", fixture("apigw-v2-request-no-authorizer")),
+        (
+            "API Gateway v2, JWT",
+            fixture("apigw-v2-request-jwt-authorizer"),
+        ),
+        (
+            "load balancer",
+            fixture("alb-lambda-target-request-headers-only"),
+        ),
+        (
+            "load balancer, several values",
+            fixture("alb-lambda-target-request-multivalue-headers"),
+        ),
+        ("function URL", url),
+    ]
+}
+
+/// The same event, with another request in it.
+fn asking(event: &Value, method: &str, path: &str, body: &Value) -> Value {
+    let mut event = event.clone();
+    let kind = "application/json";
+    if event["version"] == "2.0" {
+        event["rawPath"] = path.into();
+        event["requestContext"]["http"]["method"] = method.into();
+        event["requestContext"]["http"]["path"] = path.into();
+    } else {
+        event["path"] = path.into();
+        event["httpMethod"] = method.into();
+        if event["requestContext"]["path"].is_string() {
+            event["requestContext"]["path"] = path.into();
+        }
+    }
+    for (place, value) in [
+        ("headers", json!(kind)),
+        ("multiValueHeaders", json!([kind])),
+    ] {
+        if let Some(headers) = event[place].as_object_mut() {
+            headers.retain(|name, _| !name.eq_ignore_ascii_case("content-type"));
+            headers.insert("content-type".to_owned(), value);
+        }
+    }
+    event["body"] = body.to_string().into();
+    event["isBase64Encoded"] = false.into();
+    event
+}
+
+async fn takes_what_every_door_brings(executable: &str) {
+    let database = schema().await;
+    let function = function(executable, &database).await;
+    for (number, (door, event)) in doors().into_iter().enumerate() {
+        // As AWS documents it: there is no such page.
+        let outcome = outcome_of(&function, event.clone()).await;
+        assert_eq!(answered(&outcome).0, 404, "{door}: {outcome:?}");
+
+        let partner = json!({ "name": door });
+        for status in [201, 409] {
+            let event = asking(&event, "POST", "/partners", &partner);
+            let outcome = outcome_of(&function, event).await;
+            assert_eq!(answered(&outcome).0, status, "{door}: {outcome:?}");
+            assert_eq!(unrest(&database).await, 0, "{door}");
+        }
+        let wrong = asking(&event, "POST", "/partners", &json!([]));
+        let (status, _) = answered(&outcome_of(&function, wrong).await);
+        assert!(status.is_client_error(), "{door}: {status}");
+
+        let event = asking(&event, "GET", "/partners", &Value::Null);
+        let (status, body) = answered(&outcome_of(&function, event).await);
+        assert_eq!(status, 200, "{door}");
+        let list: Value = serde_json::from_slice(&body).expect("JSON");
+        let names = list["partners"].as_array().expect("a list");
+        assert!(names.contains(&door.into()), "{door}: {list}");
+        assert_eq!(names.len(), number + 1, "{door}: {list}");
+    }
+}
+
+#[tokio::test]
+async fn http_takes_what_every_door_brings() {
+    takes_what_every_door_brings(env!("CARGO_BIN_EXE_http")).await;
+}
+
+#[tokio::test]
+async fn router_takes_what_every_door_brings() {
+    takes_what_every_door_brings(env!("CARGO_BIN_EXE_router")).await;
+}
+
+#[tokio::test]
+async fn what_the_server_refuses_is_said_in_text_and_without_secrets() {
+    let database = schema().await;
+    for executable in [env!("CARGO_BIN_EXE_http"), env!("CARGO_BIN_EXE_router")] {
+        let function = function(executable, &database).await;
+        let event = fixture("apigw-v2-request-no-authorizer");
+        let event = asking(&event, "POST", "/partners", &json!({ "name": "" }));
+        let outcome = outcome_of(&function, event).await;
+        let answer = outcome.json().expect("an answer");
+        // A REST API gives its callers base64 as it is.
+        assert_eq!(answer["isBase64Encoded"], false, "{answer}");
+        let (status, body) = answered(&outcome);
+        assert_eq!(status, 422, "{body:?}");
+        let problem: Value = serde_json::from_slice(&body).expect("a problem document");
+        assert_eq!(problem["constraint"], "partners_name_check", "{problem}");
+        assert_eq!(unrest(&database).await, 0);
+    }
+}
+
+#[tokio::test]
+async fn instances_answers_alone_and_several_at_once() {
+    let database = schema().await;
+    let insert = "insert into partners (name) values ('acme')";
+    database.execute(insert).await.expect("a partner");
+    let event = fixture("apigw-v2-request-no-authorizer");
+    for concurrency in [1, 3] {
+        let builder = Function::builder(env!("CARGO_BIN_EXE_instances"))
+            .env("DATABASE_URL", &database.url)
+            .concurrency(concurrency);
+        let function = builder.start().await.expect("a function");
+        let environment = function.cold_start().await.expect("a start");
+        for _ in 0..3 {
+            environment.frozen().await.expect("frozen");
+            let mut asked = Vec::new();
+            for _ in 0..concurrency {
+                let (function, event) = (function.clone(), event.clone());
+                asked.push(tokio::spawn(async move { function.invoke(event).await }));
+            }
+            for outcome in asked {
+                let outcome = outcome.await.expect("no panic").expect("it runs");
+                assert_eq!(outcome.environment.pid(), environment.pid());
+                let (status, body) = answered(&outcome);
+                assert_eq!((status.as_u16(), body), (200, r#"{"partners":1}"#.into()));
+            }
+            environment.frozen().await.expect("frozen");
+            assert_eq!(unrest(&database).await, 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn queue_stores_what_it_can_and_names_the_rest() {
+    let database = schema().await;
+    let function = function(env!("CARGO_BIN_EXE_queue"), &database).await;
+    let event = fixture("sqs-event");
+    let record = |id: &str, body: &str| {
+        let mut record = event["Records"][0].clone();
+        record["messageId"] = id.into();
+        record["body"] = body.into();
+        record
+    };
+
+    // The body of AWS's own is no JSON.
+    let outcome = outcome_of(&function, event.clone()).await;
+    let failures = outcome.json().expect("an answer")["batchItemFailures"].clone();
+    assert_eq!(failures, json!([{ "itemIdentifier": "MessageID_1" }]));
+
+    let batch = json!({ "Records": [
+        record("a", r#"{"name": "acme"}"#),
+        record("b", r#"{"name": ""}"#),
+        record("c", r#"{"name": "umbrella"}"#),
+        record("d", "{"),
+    ]});
+    for _ in ["delivered", "and again"] {
+        let outcome = outcome_of(&function, batch.clone()).await;
+        let failures = outcome.json().expect("an answer")["batchItemFailures"].clone();
+        let expected = json!([{ "itemIdentifier": "b" }, { "itemIdentifier": "d" }]);
+        assert_eq!(failures, expected, "{}", outcome.environment.log());
+        assert_eq!(unrest(&database).await, 0);
+    }
+    let rows = database
+        .query("select name from partners order by name")
+        .await;
+    let names = rows.expect("partners").concat();
+    assert_eq!(
+        names,
+        [Some("acme".to_owned()), Some("umbrella".to_owned())]
+    );
+}
+
+/// A batch that does not answer in time would come again as a whole.
+#[tokio::test]
+async fn queue_leaves_what_there_is_no_time_for() {
+    let database = schema().await;
+    let function = function(env!("CARGO_BIN_EXE_queue"), &database).await;
+    let record = json!({ "messageId": "a", "body": r#"{"name": "acme"}"# });
+    let batch = json!({ "Records": [record] });
+    let brief = std::time::Duration::from_millis(1_900);
+    let outcome = function.invoke_within(batch, brief).await.expect("it runs");
+    let failures = outcome.json().expect("an answer")["batchItemFailures"].clone();
+    assert_eq!(failures, json!([{ "itemIdentifier": "a" }]));
+}
+
+#[tokio::test]
+async fn schedule_reports_the_day_that_the_event_names() {
+    let database = schema().await;
+    let insert = "insert into partners (name) values ('acme')";
+    database.execute(insert).await.expect("a partner");
+    let function = function(env!("CARGO_BIN_EXE_schedule"), &database).await;
+    for _ in ["delivered", "and again"] {
+        let outcome = outcome_of(&function, fixture("eventbridge-schedule")).await;
+        let expected = json!({ "day": "2015-10-08", "partners": 1 });
+        assert_eq!(outcome.json(), Some(expected), "{outcome:?}");
+        assert_eq!(unrest(&database).await, 0);
+    }
+    let rows = database.query("select day, partners from reports").await;
+    assert_eq!(rows.expect("reports").len(), 1);
+}
+
+#[tokio::test]
+async fn health_says_what_is_missing() {
+    let database = common::empty().await;
+    let function = function(env!("CARGO_BIN_EXE_health"), &database).await;
+    let outcome = outcome_of(&function, json!({})).await;
+    let expected = json!({ "healthy": false, "pending": ["partners", "reports"] });
+    assert_eq!(outcome.json(), Some(expected), "{outcome:?}");
+    common::fill(&database).await;
+    let outcome = outcome_of(&function, json!({})).await;
+    let expected = json!({ "healthy": true, "pending": [] });
+    assert_eq!(outcome.json(), Some(expected), "{outcome:?}");
+}

@@ -1,0 +1,18 @@
+//! The functions as they are deployed: built and run with the tools that people use.
+//!
+//! It takes a release build and three tools that are not for everybody, so it is not part
+//! of a plain `cargo test`, but of `.ci/run`:
+//!
+//! ```sh
+//! .ci/tools && cargo test -p lab --test tools
+//! ```
+
+mod artefacts;
+mod builds;
+mod compared;
+mod emulator;
+mod http;
+mod sessions;
+mod spy;
+mod tool;
+mod watch;

@@ -1,0 +1,73 @@
+//! A database, and what the server sees of those who use it.
+
+use std::time::{Duration, Instant};
+
+use lab::postgres::{Database, Postgres};
+use tokio::time::sleep;
+
+pub struct Sessions {
+    database: Database,
+}
+
+impl Sessions {
+    /// With the tables of the functions.
+    pub async fn new() -> Self {
+        let server = Postgres::shared().await.expect("a server");
+        let database = server.fresh_database().await.expect("a database");
+        let schema = include_str!("../../../functions/schema.sql");
+        database.execute(schema).await.expect("the tables");
+        // One of the examples stores the same name again and again.
+        let again = "alter table partners drop constraint partners_pkey";
+        database.execute(again).await.expect("the table");
+        Sessions { database }
+    }
+
+    pub fn url(&self) -> &str {
+        &self.database.url
+    }
+
+    /// Those that do something, or are in a transaction.
+    pub async fn restless(&self) -> usize {
+        self.count("state <> 'idle'").await
+    }
+
+    pub async fn all(&self) -> usize {
+        self.count("true").await
+    }
+
+    pub async fn partners(&self) -> usize {
+        let rows = self.database.query("select 1 from partners").await;
+        rows.expect("partners").len()
+    }
+
+    /// Waits until the server has seen the last of them go.
+    pub async fn gone(&self) {
+        let limit = Instant::now() + Duration::from_secs(10);
+        while self.all().await > 0 {
+            assert!(Instant::now() < limit, "somebody is still connected");
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Keeps everybody else from writing partners, until the client is dropped.
+    pub async fn lock(&self) -> tokio_postgres::Client {
+        let connected = tokio_postgres::connect(self.url(), tokio_postgres::NoTls).await;
+        let (client, connection) = connected.expect("a connection");
+        tokio::spawn(connection);
+        let lock = "set application_name = 'the one who locks'; \
+            begin; lock table partners in access exclusive mode";
+        client.batch_execute(lock).await.expect("the lock");
+        client
+    }
+
+    /// Of those who came over TCP: we ask over the socket, and our last question may still
+    /// be on its way out.
+    async fn count(&self, condition: &str) -> usize {
+        let query = format!(
+            "select pid from pg_stat_activity where datname = current_database() \
+             and client_addr is not null and application_name <> 'the one who locks' \
+             and {condition}"
+        );
+        self.database.query(&query).await.expect("sessions").len()
+    }
+}
