@@ -70,6 +70,9 @@
 //! | `axum` | the extractors [`Connection`], [`Transaction`] and [`Invocation`] |
 //! | `aws` | IAM tokens for RDS, Aurora and Aurora DSQL; Secrets Manager |
 
+// docs.rs says with each item which feature brings it; it has a compiler that can.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod backoff;
 mod clock;
 mod config;

@@ -164,12 +164,17 @@ async fn sigterm_lets_a_request_end() {
 /// once it is complete and the connection is at rest.
 #[tokio::test]
 async fn a_streamed_body_holds_the_end_back() {
-    let slow = "create function slow(id bigint) returns text language plpgsql as $$ begin \
+    // By the index, so that rows are made and sent one after the other.
+    let slow = "create function slow(id bigint) returns text stable language plpgsql as $$ begin \
                   if id = 900 then perform pg_advisory_xact_lock(1); end if; \
                   return repeat('x', 100) || id; \
                 end $$; \
-                create view partners as \
-                  select id, slow(id) as name from generate_series(1, 1000::bigint) id";
+                create table numbers (id bigint primary key); \
+                insert into numbers select generate_series(1, 1000); \
+                create view partners as select id, slow(id) as name from numbers; \
+                do $$ begin \
+                  execute format('alter database %I set enable_sort = off', current_database()); \
+                end $$";
     let shop = Shop::with_schema("router", slow).await;
     let url = format!("{}?application_name=administrator", shop.database.url);
     let lock = common::connect(&url).await.expect("a connection");
