@@ -29,7 +29,9 @@ const PLENTY: Duration = Duration::from_secs(1800);
 #[tokio::test(flavor = "multi_thread")]
 async fn vercel() {
     let starter = Starter::copied("vercel").await;
-    starter.follow("cargo run", 3000, "VERCEL_DEV_PORT");
+    starter.follow("cargo run", 3000, |port| {
+        format!("VERCEL_DEV_PORT={port} cargo run")
+    });
 
     // What `vercel deploy` has done on Vercel's side, without the account that `vercel
     // link` asks for.
@@ -64,7 +66,8 @@ async fn vercel() {
 #[tokio::test(flavor = "multi_thread")]
 async fn lambda() {
     let starter = Starter::copied("lambda").await;
-    starter.follow("cargo lambda watch", 9000, "CARGO_LAMBDA_INVOKE_PORT");
+    let watch = "cargo lambda watch";
+    starter.follow(watch, 9000, |port| format!("{watch} --invoke-port {port}"));
 }
 
 struct Starter {
@@ -112,8 +115,8 @@ impl Starter {
     }
 
     /// Runs all its commands. The one that `serves` goes on while the rest is run, as it
-    /// would in a terminal of its own; it is told its `port` by a `variable`.
-    fn follow(&self, serves: &str, port: u16, variable: &str) {
+    /// would in a terminal of its own; `at` another port than its usual `port`.
+    fn follow(&self, serves: &str, port: u16, at: impl Fn(u16) -> String) {
         let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let free = free.expect("a port").port();
         let mut serving = None;
@@ -122,13 +125,15 @@ impl Starter {
         for block in self.blocks() {
             match block.language.as_str() {
                 "sh" if block.text == serves => {
-                    let command = self.shell(serves, free, variable);
-                    serving = Some(Serving::start(command, free));
+                    serving = Some(Serving::start(self.shell(&at(free)), free));
                 }
                 "sh" => {
                     let text = block.text.replace(&port.to_string(), &free.to_string());
-                    let mut shell = self.shell(&text, free, variable);
-                    let output = shell.stderr(Stdio::inherit()).output().expect("a shell");
+                    let output = self
+                        .shell(&text)
+                        .stderr(Stdio::inherit())
+                        .output()
+                        .expect("a shell");
                     assert!(output.status.success(), "{text}: {output:?}");
                     said = Some(String::from_utf8(output.stdout).expect("text"));
                     commands += 1;
@@ -145,7 +150,7 @@ impl Starter {
         assert!(commands >= 3 && answers >= 2, "{commands}, {answers}");
     }
 
-    fn shell(&self, text: &str, port: u16, variable: &str) -> Command {
+    fn shell(&self, text: &str) -> Command {
         let tool = tools::tool("cargo-lambda");
         let path = std::env::var("PATH").expect("a PATH");
         let path = format!("{path}:{}", tool.parent().expect("a folder").display());
@@ -155,8 +160,7 @@ impl Starter {
             .current_dir(&self.folder)
             .stdin(Stdio::null())
             .env("PATH", path)
-            .env("DATABASE_URL", &self.database.url)
-            .env(variable, port.to_string());
+            .env("DATABASE_URL", &self.database.url);
         shell
     }
 }
