@@ -129,6 +129,8 @@ mod pages {
     mod configuration {}
     #[doc = include_str!("../docs/other-drivers.md")]
     mod other_drivers {}
+    #[doc = include_str!("../docs/vercel.md")]
+    mod vercel {}
 }
 
 #[cfg(all(doctest, feature = "aws"))]

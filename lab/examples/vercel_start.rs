@@ -3,7 +3,7 @@
 //!
 //! ```sh
 //! cargo build --release -p api --bins --example bare
-//! cargo run -p lab --example vercel_start -- target/release/{examples/bare,partners,router}
+//! cargo run -p lab --example vercel_start -- target/release/{examples/bare,partners,rest}
 //! ```
 
 use std::time::{Duration, Instant};

@@ -186,10 +186,15 @@ impl Serving {
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        // Control-C in that terminal.
-        if let Some(group) = Pid::from_raw(self.0.id().cast_signed()) {
-            let _ = kill_process_group(group, Signal::INT);
+        // Not Control-C's signal: whoever is started in the background ignores that.
+        let group = Pid::from_raw(self.0.id().cast_signed());
+        let signal = |signal| group.map(|group| kill_process_group(group, signal));
+        let _ = signal(Signal::TERM);
+        let limit = Instant::now() + Duration::from_secs(10);
+        while let (Ok(None), true) = (self.0.try_wait(), Instant::now() < limit) {
+            std::thread::sleep(Duration::from_millis(50));
         }
+        let _ = signal(Signal::KILL);
         let _ = self.0.wait();
     }
 }

@@ -19,8 +19,8 @@ async fn the_output_is_what_vercel_json_asks_for() {
         .await
         .expect("it is built");
     let asked = build::json(&checkout::root().join("vercel.json"));
-    assert_eq!(output.functions(), ["partners.func", "router.func"]);
-    for function in ["partners", "router"] {
+    assert_eq!(output.functions(), ["partners.func", "rest.func"]);
+    for function in ["partners", "rest"] {
         let config = output.config(function);
         let asked = &asked["functions"]["api/**/*.rs"];
         for name in ["maxDuration", "memory"] {
@@ -35,9 +35,9 @@ async fn the_output_is_what_vercel_json_asks_for() {
     assert_eq!(output.pages(), ["index.html"]);
     let routes = output.routes();
     let routes = routes.as_array().expect("routes");
-    let router = routes.iter().find(|route| route["dest"] == "/api/router");
+    let router = routes.iter().find(|route| route["dest"] == "/api/rest");
     let source = router.expect("a route")["src"].as_str();
-    assert_eq!(source, Some("^/api/router(?:/(.*))$"));
+    assert_eq!(source, Some("^/api/rest(?:/(.*))$"));
 }
 
 #[tokio::test]
@@ -64,18 +64,18 @@ async fn a_plain_function_stores_and_counts() {
 
 #[tokio::test]
 async fn an_axum_router_stores_and_lists() {
-    let shop = Shop::open("router").await;
+    let shop = Shop::open("rest").await;
     for (method, path, status) in [
-        ("POST", "/api/router/partners/acme", 201),
-        ("POST", "/api/router/partners/acme", 409),
-        ("POST", "/api/router/partners/umbrella", 201),
-        ("GET", "/api/router/nothing", 404),
+        ("POST", "/api/rest/partners/acme", 201),
+        ("POST", "/api/rest/partners/acme", 409),
+        ("POST", "/api/rest/partners/umbrella", 201),
+        ("GET", "/api/rest/nothing", 404),
     ] {
         let response = shop.ask(method, path, "").await;
         assert_eq!(response.status(), status, "{response:?}");
         shop.nothing_is_left().await;
     }
-    let response = shop.ask("GET", "/api/router/partners", "").await;
+    let response = shop.ask("GET", "/api/rest/partners", "").await;
     let said: Value = serde_json::from_slice(response.body()).expect("JSON");
     assert_eq!(said, json!(["acme", "umbrella"]));
     shop.nothing_is_left().await;
@@ -175,13 +175,13 @@ async fn a_streamed_body_holds_the_end_back() {
                 do $$ begin \
                   execute format('alter database %I set enable_sort = off', current_database()); \
                 end $$";
-    let shop = Shop::with_schema("router", slow).await;
+    let shop = Shop::with_schema("rest", slow).await;
     let url = format!("{}?application_name=administrator", shop.database.url);
     let lock = common::connect(&url).await.expect("a connection");
     lock.batch_execute("select pg_advisory_lock(1)")
         .await
         .expect("a lock");
-    let asking = shop.request("GET", "/api/router/partners", "");
+    let asking = shop.request("GET", "/api/rest/partners", "");
     let release = async {
         shop.waiting(1).await;
         assert!(!shop.deployment.is_frozen());

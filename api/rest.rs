@@ -1,10 +1,10 @@
-//! `/api/router/...`, an axum router; vercel.json sends what lies below it here.
+//! `/api/rest/...`, an axum router; vercel.json sends what lies below it here.
 //!
 //! ```sh
 //! psql "$DATABASE_URL" -f api/schema.sql
-//! cargo run -p api --bin router
-//! curl -X POST localhost:3000/api/router/partners/acme
-//! curl localhost:3000/api/router/partners
+//! cargo run -p api --bin rest
+//! curl -X POST localhost:3000/api/rest/partners/acme
+//! curl localhost:3000/api/rest/partners
 //! ```
 
 use std::time::Duration;
@@ -30,8 +30,8 @@ async fn main() -> Result<(), Error> {
     let database = Database::from_env()?; // DATABASE_URL
     database.warm_up().await?;
     let router = Router::new()
-        .route("/api/router/partners", get(list))
-        .route("/api/router/partners/{name}", post(create));
+        .route("/api/rest/partners", get(list))
+        .route("/api/rest/partners/{name}", post(create));
     // Ours goes outside: what `VercelLayer` hands on no longer knows the host.
     let layer = DatabaseLayer::new(database).max_duration(MAX_DURATION);
     vercel_runtime::run(layer.layer(VercelLayer::new().layer(router))).await
