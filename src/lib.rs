@@ -76,6 +76,9 @@
 //! | `aws` | IAM tokens for RDS, Aurora and Aurora DSQL; Secrets Manager |
 //! | `migrate` | migrations that cannot take the site down: the module `migrate` |
 
+// docs.rs says with each item which feature brings it; it has a compiler that can.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod backoff;
 mod clock;
 mod close;
@@ -172,6 +175,8 @@ mod pages {
     mod health {}
     #[doc = include_str!("../docs/other-drivers.md")]
     mod other_drivers {}
+    #[doc = include_str!("../docs/vercel.md")]
+    mod vercel {}
 }
 
 #[cfg(all(doctest, feature = "migrate"))]

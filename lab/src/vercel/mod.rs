@@ -180,7 +180,7 @@ impl Deployment {
         let work = self
             .owner
             .background
-            .spawn(async move { process.program.stop(Some(GRACE)).await });
+            .spawn(async move { process.terminate(GRACE).await });
         match work.await {
             Ok(exit) => exit,
             // Not reached: the background ends with the last handle.

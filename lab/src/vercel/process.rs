@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{Builder, Outcome, exchange, ipc::Messages};
 use crate::{
-    Error, Result,
+    Error, Exit, Result,
     error::OrSay,
     leash::{self, Leash},
     net,
@@ -39,6 +39,8 @@ pub(super) struct Process {
 struct Requests {
     last: u64,
     under_way: usize,
+    /// SIGTERM was sent: it is not frozen again.
+    ending: bool,
 }
 
 impl Process {
@@ -114,9 +116,15 @@ impl Process {
         self.messages.forget(request_id);
         let mut requests = self.requests();
         requests.under_way -= 1;
-        if requests.under_way == 0 && self.builder.freeze {
+        if requests.under_way == 0 && self.builder.freeze && !requests.ending {
             self.program.freeze();
         }
+    }
+
+    /// Sends SIGTERM, and lets the requests that are under way end.
+    pub(super) async fn terminate(&self, grace: Duration) -> Exit {
+        self.requests().ending = true;
+        self.program.stop(Some(grace)).await
     }
 
     async fn run(&self, request: Request<Bytes>, request_id: u64) -> Result<Outcome> {

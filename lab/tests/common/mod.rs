@@ -1,6 +1,9 @@
 //! What several of the lab's tests need.
 #![allow(dead_code)]
 
+pub mod checkout;
+pub mod tools;
+
 use std::{
     path::Path,
     time::{Duration, Instant},

@@ -1,0 +1,55 @@
+//! Copies of this checkout, or parts of it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// The root of this checkout.
+pub fn root() -> &'static Path {
+    let lab = Path::new(env!("CARGO_MANIFEST_DIR"));
+    lab.parent().expect("the lab lies in it")
+}
+
+/// A folder of that name for a test's own files. It is kept, so that cargo finds what it
+/// has built of it.
+pub fn scratch(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::create_dir_all(&folder).expect("a folder");
+    folder
+}
+
+/// Makes `to` a copy of `from`, without what `leave` says of the paths below `from`.
+/// Files that are the same already are not touched: cargo goes by their time.
+pub fn copy(from: &Path, to: &Path, leave: &dyn Fn(&Path) -> bool) {
+    mirror(from, to, Path::new(""), leave);
+}
+
+fn mirror(from: &Path, to: &Path, below: &Path, leave: &dyn Fn(&Path) -> bool) {
+    fs::create_dir_all(to.join(below)).expect("a folder");
+    for entry in fs::read_dir(to.join(below)).expect("readable") {
+        let below = below.join(entry.expect("readable").file_name());
+        let (copy, origin) = (to.join(&below), from.join(&below));
+        if leave(&below) || !origin.exists() || origin.is_dir() != copy.is_dir() {
+            match copy.is_dir() {
+                true => fs::remove_dir_all(&copy).expect("removed"),
+                false => fs::remove_file(&copy).expect("removed"),
+            }
+        }
+    }
+    for entry in fs::read_dir(from.join(below)).expect("readable") {
+        let below = below.join(entry.expect("readable").file_name());
+        let (copy, origin) = (to.join(&below), from.join(&below));
+        if leave(&below) {
+            continue;
+        }
+        if origin.is_dir() {
+            mirror(from, to, &below, leave);
+        } else {
+            let text = fs::read(&origin).expect("readable");
+            if fs::read(&copy).ok().as_ref() != Some(&text) {
+                fs::write(&copy, text).expect("written");
+            }
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! `/api/partners`: GET counts the partners, POST stores the one that the body names.
+
+use std::time::Duration;
+
+use antifreeze::{Database, DatabaseLayer};
+use http_body_util::{BodyExt, Limited};
+use serde_json::json;
+use tower::Layer;
+use vercel_runtime::{Error, Request, Response, ResponseBody, run, service_fn};
+
+/// `maxDuration` in vercel.json: Vercel does not tell it to the process.
+const MAX_DURATION: Duration = Duration::from_secs(10);
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    let database = Database::from_env()?; // DATABASE_URL
+    database.warm_up().await?;
+    let layer = DatabaseLayer::new(database).max_duration(MAX_DURATION);
+    run(layer.layer(service_fn(answer))).await
+}
+
+async fn answer(request: Request) -> Result<Response<ResponseBody>, Error> {
+    let answered = match request.method().as_str() {
+        "GET" => count().await,
+        "POST" => {
+            let body = Limited::new(request.into_body(), 200).collect().await?;
+            create(std::str::from_utf8(&body.to_bytes())?).await
+        }
+        _ => return Ok(Response::builder().status(405).body(().into())?),
+    };
+    Ok(answered.unwrap_or_else(|error| {
+        eprintln!("{error}");
+        // A problem document: a name that is there already is a 409.
+        Response::from(&error).map(ResponseBody::from)
+    }))
+}
+
+/// A connection for a single statement.
+async fn count() -> antifreeze::Result<Response<ResponseBody>> {
+    let connection = antifreeze::connection().await?;
+    let row = connection
+        .query_one("select count(*) from partners", &[])
+        .await?;
+    let partners: i64 = row.get(0);
+    Ok(Response::new(json!({ "partners": partners }).into()))
+}
+
+/// The request's transaction: committed because the answer is a success, rolled back if
+/// it were none.
+async fn create(name: &str) -> antifreeze::Result<Response<ResponseBody>> {
+    let insert = "insert into partners (name) values ($1) returning id";
+    let transaction = antifreeze::transaction()?.await?;
+    let row = transaction.query_one(insert, &[&name]).await?;
+    let id: i64 = row.get(0);
+    Ok(Response::new(json!({ "id": id }).into()))
+}
