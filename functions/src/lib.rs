@@ -16,7 +16,9 @@ pub async fn start() -> Result<Database, Error> {
     // Obeys the function's logging settings (`LogFormat: JSON`).
     tracing::init_default_subscriber();
     let database = Database::new(config()?)?;
-    close_on_shutdown().await;
+    // Without this one line Lambda asks nobody to end, and the server keeps the session of
+    // an environment that is gone until a time-out ends it.
+    antifreeze::shutdown::on_lambda(&database).await?;
     database.warm_up().await?;
     Ok(database)
 }
@@ -33,19 +35,15 @@ pub fn problem(error: &antifreeze::Error) -> Response<Body> {
 
 /// `DATABASE_URL`, and the secret that `DATABASE_SECRET_ARN` names where there is one: it
 /// is fetched with the first connection, and again once it was rotated.
-fn config() -> Result<Config, antifreeze::Error> {
+///
+/// # Errors
+///
+/// The environment names no database, or names it wrongly.
+pub fn config() -> Result<Config, antifreeze::Error> {
     let mut config = Config::from_env()?;
     let secret = std::env::var("DATABASE_SECRET_ARN").unwrap_or_default();
     if !secret.is_empty() {
         config.set_credentials(SecretsManager::new(secret));
     }
     Ok(config)
-}
-
-/// Lambda asks a process to end (SIGTERM) only if it has an extension, which this
-/// registers; otherwise the virtual machine is gone from one moment to the next, and the
-/// server learns of it when a time-out tells it. A process that ends by itself has its
-/// sockets closed, and its sessions are over at once.
-async fn close_on_shutdown() {
-    lambda_runtime::spawn_graceful_shutdown_handler(|| async {}).await;
 }

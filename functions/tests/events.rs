@@ -238,3 +238,32 @@ async fn health_says_what_is_missing() {
     let expected = json!({ "healthy": true, "pending": [] });
     assert_eq!(outcome.json(), Some(expected), "{outcome:?}");
 }
+
+/// What a deployment does: tables first, then the question whether all are there.
+#[tokio::test(flavor = "multi_thread")]
+async fn migrate_makes_what_health_misses_and_makes_it_once() {
+    let database = common::empty().await;
+    let migrate = function(env!("CARGO_BIN_EXE_migrate"), &database).await;
+    for applied in [1, 0] {
+        let outcome = outcome_of(&migrate, json!({})).await;
+        let report = outcome.json().expect("a report");
+        let names = report["applied"].as_array().expect("a list");
+        assert_eq!(names.len(), applied, "{report}");
+        assert_eq!(unrest(&database).await, 0);
+    }
+    let health = function(env!("CARGO_BIN_EXE_health"), &database).await;
+    let outcome = outcome_of(&health, json!({})).await;
+    let expected = json!({ "healthy": true, "pending": [] });
+    assert_eq!(outcome.json(), Some(expected));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_says_what_it_found() {
+    let database = schema().await;
+    let doctor = function(env!("CARGO_BIN_EXE_doctor"), &database).await;
+    let outcome = outcome_of(&doctor, json!({})).await;
+    let report = outcome.json().expect("a report");
+    let checks = report["checks"].as_array().expect("a list");
+    assert!(checks.len() > 10, "{report}");
+    assert_eq!(unrest(&database).await, 0);
+}

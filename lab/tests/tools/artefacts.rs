@@ -7,11 +7,13 @@ use std::sync::OnceLock;
 use crate::tool::{CARGO_LAMBDA, SAM, run, target, workspace};
 
 /// The functions of template.yaml, with the program that each is.
-pub const DEPLOYED: [(&str, &str); 4] = [
+pub const DEPLOYED: [(&str, &str); 6] = [
     ("ApiFunction", "http"),
     ("QueueFunction", "queue"),
     ("ScheduleFunction", "schedule"),
     ("HealthFunction", "health"),
+    ("MigrationFunction", "migrate"),
+    ("DoctorFunction", "doctor"),
 ];
 
 /// What `sam build` makes of a function of template.yaml, for this machine.
