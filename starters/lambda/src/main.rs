@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 #[tokio::main]
 async fn main() -> Result<(), Error> {
     let database = Database::from_env()?; // DATABASE_URL
+    // Its connections are closed when Lambda ends the process.
+    antifreeze::shutdown::on_lambda(&database).await?;
     database.warm_up().await?;
     let service = tower::ServiceBuilder::new()
         .layer(DatabaseLayer::new(database))
