@@ -202,8 +202,8 @@ async fn above_the_mark_it_is_503() {
     let server = server().await;
     server.create_role("app").await.expect("a role");
     let url = server.url_for("app", "postgres");
-    // With ours 13 of 17 are 76 %, and 15 are 88 %.
-    for (n, status, http) in [(12, "ok", 200), (14, "crowded", 503)] {
+    // With ours 12 of 17 are 71 %, and 15 are 88 %; who counted them may be there still.
+    for (n, status, http) in [(11, "ok", 200), (14, "crowded", 503)] {
         let others = others(&url, n).await;
         let left = async || {
             let used = server.query("select count(*) from pg_stat_activity where usename = 'app'");

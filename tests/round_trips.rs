@@ -278,7 +278,7 @@ async fn the_deadline_keeps_enough_for_a_slow_network() {
     let (lab, relay) = lab_over_relay(|_| {}).await;
     lab.run(lease_and_return()).await.expect("near");
     lab.torn_down();
-    relay.delay(Duration::from_millis(40));
+    relay.delay(Duration::from_millis(20));
     let left = Duration::from_millis(1_500);
     let begin = tokio::time::Instant::now();
     let result: Result<(), BoxError> = lab

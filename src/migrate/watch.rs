@@ -1,7 +1,11 @@
 //! Who is in the way, seen from a second connection; and, with consent, how he is moved.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio_postgres::{Client, Row};
@@ -61,6 +65,8 @@ pub(super) struct Watch {
     consent: Option<Duration>,
     /// Those that were told to end and are still there: they are not told twice.
     ended: Vec<i32>,
+    /// One is being told to end, and it is not reported yet.
+    ending: Arc<AtomicBool>,
     /// The first look, and the pause between two.
     pauses: [Duration; 2],
 }
@@ -92,6 +98,7 @@ impl Watch {
             own,
             consent,
             ended: Vec::new(),
+            ending: Arc::default(),
             pauses: [FIRST, PAUSE].map(|pause| match lock_timeout.is_zero() {
                 true => pause,
                 false => pause.min(lock_timeout / 3),
@@ -117,19 +124,33 @@ impl Watch {
     ) -> T {
         let mut seen = Vec::new();
         let [first, pause] = self.pauses;
-        let looking = async {
+        let ending = Arc::clone(&self.ending);
+        let mut looking = pin!(async {
             tokio::time::sleep(first).await;
             while self.own.is_some() {
                 self.look(pid, what, &mut seen, events).await;
                 tokio::time::sleep(pause).await;
             }
             std::future::pending::<Infallible>().await
-        };
-        tokio::select! {
+        });
+        let done = tokio::select! {
             biased;
             done = work => done,
-            never = looking => match never {},
-        }
+            never = looking.as_mut() => match never {},
+        };
+        // Whoever was ended is reported, even if the way was free before the answer came.
+        let reported = poll_fn(|cx| {
+            if !ending.load(Ordering::Relaxed) {
+                return Poll::Ready(());
+            }
+            let Poll::Pending = looking.as_mut().poll(cx);
+            match ending.load(Ordering::Relaxed) {
+                true => Poll::Pending,
+                false => Poll::Ready(()),
+            }
+        });
+        let _ = tokio::time::timeout(LOOK, reported).await;
+        done
     }
 
     /// Tells who is in the way of `pid`, if others than have been `seen`.
@@ -184,7 +205,9 @@ impl Watch {
             return;
         };
         let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
-        match client.query_opt(TERMINATE, &[&session.pid, &age]).await {
+        self.ending.store(true, Ordering::Relaxed);
+        let told = client.query_opt(TERMINATE, &[&session.pid, &age]).await;
+        match told {
             Ok(Some(_)) => {
                 self.ended.push(session.pid);
                 events.tell(Event::Terminated { session });
@@ -196,6 +219,7 @@ impl Watch {
                 events.tell(Event::NotTerminated { session, why });
             }
         }
+        self.ending.store(false, Ordering::Relaxed);
     }
 
     /// Looks for a session of a tool that waits. `Some(true)`: for longer than `lock_timeout`.
