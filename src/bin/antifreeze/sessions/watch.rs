@@ -31,7 +31,7 @@ pub async fn run(
                 Ok(all) => {
                     let chosen = choice.of(&all);
                     if json {
-                        paint::print(&json!({ "sessions": chosen }).to_string());
+                        paint::document(&json!({ "sessions": chosen }));
                     } else {
                         show(&table::of(&chosen), chosen.len(), all.len(), every);
                     }
