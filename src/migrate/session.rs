@@ -13,6 +13,7 @@ use crate::backoff::Backoff;
 use crate::clock::{Clock, System};
 use crate::connect::Connector;
 use crate::connection::{Home, Session};
+use crate::wire::residue;
 
 /// How long ending it may take, and each step of that.
 const CLOSE: Duration = Duration::from_secs(2);
@@ -25,6 +26,12 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(
 /// it looks only that often while it runs a statement (manual,
 /// `client_connection_check_interval`, PostgreSQL 14).
 const CHECK: &str = "set client_connection_check_interval = '1s'";
+
+/// What would end a session that holds the lock while another tool works, or an index that
+/// takes its time: a role may have them, and not every server knows them.
+fn exempt() -> String {
+    residue::setting([("idle_session_timeout", 0), ("transaction_timeout", 0)])
+}
 
 /// A session. Dropped before it is closed, it cancels what it does, and says goodbye.
 pub(super) struct Own {
@@ -53,6 +60,7 @@ impl Own {
             .try_get(0)?;
         // Not every version has it, and not every platform can.
         own.checks = own.client()?.batch_execute(CHECK).await.is_ok();
+        own.client()?.batch_execute(&exempt()).await?;
         Ok(own)
     }
 
@@ -118,9 +126,10 @@ impl Own {
         let check = if self.checks { CHECK } else { "" };
         let set = format!(
             "set lock_timeout = {}; set statement_timeout = {}; \
-             set idle_in_transaction_session_timeout = '60s'; {check}",
+             set idle_in_transaction_session_timeout = '60s'; {}; {check}",
             milliseconds(lock_timeout),
             milliseconds(statement_timeout),
+            exempt(),
         );
         Ok(self.client()?.batch_execute(&set).await?)
     }
