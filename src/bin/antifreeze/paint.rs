@@ -13,7 +13,16 @@ pub fn print(line: &str) {
 /// A document on the standard output, in one line. What controls a terminal, or turns the
 /// direction of writing, is escaped: it comes from whoever may connect.
 pub fn document(document: &serde_json::Value) {
-    print(&escaped(&document.to_string()));
+    let _ = try_document(document);
+}
+
+/// The same, for whoever ends when nobody reads any more.
+pub fn try_document(document: &serde_json::Value) -> std::io::Result<()> {
+    writeln!(
+        anstream::stdout().lock(),
+        "{}",
+        escaped(&document.to_string())
+    )
 }
 
 fn escaped(json: &str) -> String {
