@@ -34,7 +34,8 @@ async fn migrate(database: Database, event: LambdaEvent<Value>) -> Result<Report
         // The server's own words, for whoever reads the log of a deployment.
         let mut source = error.source();
         while let Some(cause) = source {
-            println!("{cause}");
+            // As one line, whatever it quotes.
+            println!("{:?}", cause.to_string());
             source = cause.source();
         }
     }

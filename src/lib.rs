@@ -165,7 +165,13 @@ pub mod fuzzing {
 }
 
 /// The examples of these pages are compiled with the crate's own.
-#[cfg(all(doctest, feature = "lambda", feature = "vercel", feature = "axum"))]
+#[cfg(all(
+    doctest,
+    feature = "lambda",
+    feature = "vercel",
+    feature = "axum",
+    feature = "migrate"
+))]
 mod pages {
     #[doc = include_str!("../README.md")]
     mod readme {}

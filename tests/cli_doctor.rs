@@ -245,6 +245,28 @@ async fn what_cannot_be_written_to() {
         .is_golden("standby");
 }
 
+#[tokio::test]
+async fn a_database_that_is_far_from_its_function() {
+    let (server, shop) = shop().await;
+    let here: tokio_postgres::Config = shop.url.parse().expect("a URL");
+    let (user, port) = (here.get_user().expect("a user"), here.get_ports()[0]);
+    let password = String::from_utf8_lossy(here.get_password().unwrap_or_default());
+    // A name that tells the region, and the address of the test's server.
+    let url = format!(
+        "host=shop.abc.eu-central-1.rds.amazonaws.com hostaddr=127.0.0.1 port={port} user={user} \
+         password='{password}' dbname=shop sslmode=disable"
+    );
+    let far = [("DATABASE_URL", url.as_str()), ("AWS_REGION", "us-east-1")];
+    let ran = examine(&server, &far, &[]).await.exits(1);
+    ran.is_golden("region");
+    let near = [
+        ("DATABASE_URL", url.as_str()),
+        ("AWS_REGION", "eu-central-1"),
+    ];
+    let ran = examine(&server, &near, &[]).await;
+    assert!(ran.out.contains("both are in eu-central-1"), "{}", ran.out);
+}
+
 /// What the doctor says of a pooler in front of a server of its own, which the variables
 /// tell the path of.
 async fn examine_pooler(build: impl FnOnce(Builder) -> Builder, path: Option<&str>) -> Ran {

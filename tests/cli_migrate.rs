@@ -50,6 +50,20 @@ async fn it_runs_what_is_pending_once() {
     migrate(&["--refuse-findings"]).await.exits(1);
     assert_eq!(state(1).await, ["\"applied\"", "\"pending\""]);
 
+    // What changes nothing must not be asked for of what does.
+    for more in [
+        &["--dry-run", "baseline", "2"][..],
+        &["--run", "true", "status"],
+    ] {
+        let ran = migrate(more).await.exits(2);
+        assert!(
+            ran.err.contains("are for running migrations"),
+            "{}",
+            ran.err
+        );
+    }
+    assert_eq!(state(1).await, ["\"applied\"", "\"pending\""]);
+
     let nowhere = at(&database.url, &["migrate", "--directory", "/nowhere"]).await;
     nowhere.exits(2);
 }
@@ -101,6 +115,37 @@ async fn who_blocks_is_named_while_it_waits() {
 }
 
 #[tokio::test]
+async fn ctrl_c_cancels_on_the_server() {
+    let server = Postgres::shared().await.expect("a server");
+    let database = server.fresh_database().await.expect("a database");
+    let files = tempfile::tempdir().expect("a directory");
+    std::fs::write(files.path().join("V1__slow.sql"), "select pg_sleep(3600);").expect("written");
+    let directory = files.path().to_str().expect("a path");
+    let variables = [("DATABASE_URL", database.url.as_str())];
+    let mut child = command(&variables, &["migrate", "--directory", directory])
+        .spawn()
+        .expect("it starts");
+    let running = "select pid from pg_stat_activity where query like '%pg_sleep(3600)%' and state = 'active' \
+                   and datname = current_database() and pid <> pg_backend_pid()";
+    let begin = std::time::Instant::now();
+    while database.query(running).await.expect("rows").is_empty() {
+        assert!(begin.elapsed() < cli::PLENTY, "it never ran");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let pid = child.id().expect("a process").to_string();
+    let sent = std::process::Command::new("kill")
+        .args(["-INT", &pid])
+        .status();
+    assert!(sent.expect("kill").success());
+    let status = tokio::time::timeout(cli::PLENTY, child.wait()).await;
+    assert_eq!(status.expect("it ends").expect("a status").code(), Some(1));
+    assert!(
+        database.query(running).await.expect("rows").is_empty(),
+        "it runs on"
+    );
+}
+
+#[tokio::test]
 async fn other_tools_run_in_its_place() {
     let server = Postgres::shared().await.expect("a server");
     let database = server.fresh_database().await.expect("a database");
@@ -113,6 +158,11 @@ async fn other_tools_run_in_its_place() {
     .await;
     let ran = ran.exits(0);
     assert!(ran.out.contains("-c lock_timeout=2000"), "{}", ran.out);
+    // A program reads the report, and nothing else.
+    let ran = run(&variables, &["--json", "migrate", "--run", "echo said"]);
+    let ran = ran.await.exits(0);
+    assert!(ran.json()["report"]["took_ms"].is_u64(), "{}", ran.out);
+    assert!(ran.err.contains("said"), "{}", ran.err);
     let ran = run(&variables, &["migrate", "--run", "exit 3"])
         .await
         .exits(1);

@@ -27,8 +27,20 @@ async fn full() -> (Postgres, String, Vec<Client>) {
 #[tokio::test]
 async fn it_waits_for_a_slot_and_keeps_it() {
     let (_server, url, mut held) = full().await;
+    let files = tempfile::tempdir().expect("a directory");
+    let directory = files.path().to_str().expect("a path");
     for arguments in [
-        &["sessions", "--wait", "50s"][..],
+        &["migrate", "--directory", directory, "--wait", "50s"][..],
+        &[
+            "migrate",
+            "--directory",
+            directory,
+            "status",
+            "--wait",
+            "50s",
+        ],
+        &["migrate", "--run", "true", "--wait", "50s"],
+        &["sessions", "--wait", "50s"],
         &["doctor", "--wait", "50s"],
         &["plan", "--instances", "1", "--wait", "50s"],
     ] {
@@ -98,6 +110,26 @@ async fn wait_for<R: tokio::io::AsyncRead + Unpin + Send + 'static>(
 #[tokio::test]
 async fn it_names_what_still_works_or_takes_it() {
     let (server, url, _held) = full().await;
+    let migrate = &["migrate", "--run", "true", "--wait", "100ms"];
+    let ran = at(&url, migrate).await.exits(2);
+    let line = ran.err.lines().find(|line| line.starts_with("error: "));
+    let line = line.expect("why");
+    assert!(
+        line.starts_with("error: no slot was free for 100 ms: "),
+        "{line}"
+    );
+    assert!(line.contains("MIGRATION_DATABASE_URL"), "{line}");
+    let reserved = [
+        ("DATABASE_URL", url.as_str()),
+        ("MIGRATION_DATABASE_URL", &server.url()),
+        ("PATH", "/usr/bin:/bin"),
+    ];
+    run(&reserved, migrate).await.exits(0);
+    // What it makes is not to be the admin's.
+    let admin = &["migrate", "--admin-url", "env:MIGRATION_DATABASE_URL"];
+    let ran = run(&reserved, admin).await.exits(2);
+    assert!(ran.err.contains("would belong to the admin"), "{}", ran.err);
+
     let ran = at(&url, &["sessions", "--wait", "0s"]).await.exits(2);
     assert!(ran.err.contains("--admin-url"), "{}", ran.err);
     assert!(

@@ -236,6 +236,25 @@ impl Drop for Tmux {
 }
 
 #[tokio::test]
+async fn watching_ends_when_nobody_reads() {
+    let server = Postgres::shared().await.expect("a server");
+    for more in [&[][..], &["--json"]] {
+        let arguments = [&["sessions", "--watch", "--every", "50ms"], more].concat();
+        let url = server.url();
+        let mut child = cli::command(&[("DATABASE_URL", url.as_str())], &arguments)
+            .spawn()
+            .expect("it starts");
+        let mut out = child.stdout.take().expect("a pipe");
+        let mut first = [0; 16];
+        let read = out.read(&mut first);
+        assert!(read.await.expect("readable") > 0);
+        drop(out);
+        let status = tokio::time::timeout(PLENTY, child.wait()).await;
+        assert_eq!(status.expect("it ends").expect("a status").code(), Some(0));
+    }
+}
+
+#[tokio::test]
 async fn watching_in_a_terminal() {
     let server = Postgres::start().await.expect("a server");
     let url = server.url();

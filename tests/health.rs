@@ -703,3 +703,74 @@ fn another_runtime_shares_the_reading() {
     );
     first.block_on(lab.assert_at_rest());
 }
+
+/// Which migrations the database has not seen, as a role of the function's tells it.
+#[cfg(feature = "migrate")]
+#[tokio::test]
+async fn pending_migrations_are_named() {
+    use antifreeze::migrate::Migrations;
+
+    let server = server().await;
+    server.create_role("app").await.expect("a role");
+    let files = [
+        ("V1__create_partners", "create table partners (id int)"),
+        ("V2__add_name", "alter table partners add column name text"),
+    ];
+    let some = |n: usize| Migrations::embedded(files[..n].iter().copied()).expect("migrations");
+    let owner = database(&server.url(), |_| {});
+    let url = server.url_for("app", "postgres");
+    let seen = async || {
+        let database = database(&url, easy).expect_migrations(some(2));
+        let details = details(&database).await;
+        assert_eq!(
+            (&details["status"], &details["database"]),
+            (&json!("ok"), &json!("connected"))
+        );
+        details["server"]["migrations"].clone()
+    };
+    let pending = |names: &[&str]| json!({"pending": names.len(), "names": names, "unknown": null});
+
+    assert_eq!(details(&owner).await["server"]["migrations"], Value::Null);
+    // No history: nothing was run.
+    assert_eq!(
+        seen().await,
+        pending(&["V1__create_partners", "V2__add_name"])
+    );
+
+    let _ = some(1).runner(&owner).run().await.expect("it runs");
+    let hidden = async |grants: &str| {
+        let found = seen().await;
+        assert_eq!(
+            (&found["pending"], &found["names"]),
+            (&Value::Null, &Value::Null)
+        );
+        let unknown = found["unknown"].as_str().expect("a reason").to_owned();
+        let (_, told) = unknown.split_once("see: ").expect("a remedy");
+        assert_eq!(told, grants);
+        told.to_owned()
+    };
+    let select = "GRANT SELECT ON public.refinery_schema_history TO app";
+    let _ = hidden(select).await;
+    server
+        .execute("revoke all on schema public from public")
+        .await
+        .expect("revoked");
+    let both = format!("GRANT USAGE ON SCHEMA public TO app; {select}");
+    server
+        .execute(&hidden(&both).await)
+        .await
+        .expect("as it says");
+    assert_eq!(seen().await, pending(&["V2__add_name"]));
+
+    // Nobody waits for a lock of whoever works on the history.
+    let working = other(&server.url()).await;
+    let lock = "begin; lock table refinery_schema_history";
+    working.batch_execute(lock).await.expect("locked");
+    let found = seen().await;
+    assert_eq!(found["pending"], Value::Null);
+    assert!(found["unknown"].is_string(), "{found}");
+    working.batch_execute("rollback").await.expect("done");
+
+    let _ = some(2).runner(&owner).run().await.expect("it runs");
+    assert_eq!(seen().await, pending(&[]));
+}

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde::Deserialize;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
+use super::migrations::{Expected, Pending};
 use super::report::{Server, Slots, percentage, seconds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limit::{self, Reading};
@@ -65,6 +66,7 @@ pub(super) struct Answer {
     latency: Duration,
     /// Or why there are none.
     figures: std::result::Result<Figures, ErrorKind>,
+    migrations: Option<Pending>,
 }
 
 /// What the query says.
@@ -93,19 +95,21 @@ struct Figures {
 }
 
 impl Answer {
-    /// Asks twice: the figures first, so that nothing is queued in front of the round trip
-    /// that is measured.
-    pub(super) async fn of(client: &Client) -> Result<Self> {
+    /// Asks for the figures first, so that nothing is queued in front of the round trip that
+    /// is measured.
+    pub(super) async fn of(client: &Client, expected: &Expected) -> Result<Self> {
         let figures = match client.simple_query(QUERY).await {
             Ok(messages) => Figures::of(&messages).ok_or(ErrorKind::Database),
             Err(error) => Err(Error::from(error).kind()),
         };
+        let migrations = expected.pending(client).await;
         let begin = std::time::Instant::now();
         // A server that is another than it seems may not know the question. This it knows.
         client.check_connection().await?;
         Ok(Answer {
             latency: begin.elapsed(),
             figures,
+            migrations,
         })
     }
 
@@ -134,6 +138,7 @@ impl Answer {
         Server {
             age_seconds: seconds(age),
             latency_ms: Some((self.latency.as_secs_f64() * 1e6).round() / 1e3),
+            migrations: self.migrations.clone(),
             ..known
         }
     }
@@ -245,6 +250,7 @@ impl Answer {
     pub(super) fn test(limit: i64, used: i64, hidden: i64) -> Self {
         Answer {
             latency: Duration::from_micros(1_234),
+            migrations: None,
             figures: Ok(Figures {
                 version: "17.0".into(),
                 slots: limit + 3,

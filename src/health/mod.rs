@@ -28,6 +28,9 @@
 //! takes a slot), so that a load balancer sheds before the server fails. What this process's
 //! own pool does is told and decides nothing: a pool of one is full whenever it works.
 //!
+//! With the feature `migrate`, `Database::expect_migrations` has it name the migrations that
+//! were not run yet.
+//!
 //! # What it costs
 //!
 //! At most one reading in 5 s, however many ask: concurrent callers share one. A reading is
@@ -37,6 +40,7 @@
 //! its age.
 
 mod figures;
+mod migrations;
 mod monitor;
 mod report;
 mod token;
@@ -44,6 +48,7 @@ mod verdict;
 
 use std::future::Future;
 
+pub use migrations::Pending;
 pub(crate) use monitor::Monitor;
 pub use report::{Circuit, Health, Process, Reached, Server, Settings, Slots, Status};
 

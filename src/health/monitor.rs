@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::figures::Answer;
+use super::migrations::Expected;
 use super::report::{Circuit, Health, Process, seconds};
 use super::token::Token;
 use super::verdict::Known;
@@ -33,6 +34,7 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// What is known of a database's health.
 pub(crate) struct Monitor {
     token: Option<Token>,
+    expected: Expected,
     state: Mutex<State>,
     /// A reading has come to its end.
     ended: Notify,
@@ -69,6 +71,7 @@ impl Monitor {
         let token = config.health_token.as_deref();
         Ok(Monitor {
             token: token.map(Token::new).transpose()?,
+            expected: Expected::default(),
             state: Mutex::default(),
             ended: Notify::new(),
         })
@@ -78,6 +81,12 @@ impl Monitor {
     pub(crate) fn trusts(&self, headers: &HeaderMap) -> bool {
         let token = self.token.as_ref();
         token.is_some_and(|token| token.is_presented(headers))
+    }
+
+    /// What [`Database::expect_migrations`] is told.
+    #[cfg(feature = "migrate")]
+    pub(super) fn expected(&self) -> &Expected {
+        &self.expected
     }
 
     /// Asks the server, if it is time and nobody is kept from work by it.
@@ -205,9 +214,10 @@ async fn read(database: Database) {
     let began = database.pools().clock().now();
     let invocation = Invocation::new(database.clone(), Deadline::ours(LIMIT), "health");
     let own = invocation.clone();
+    let expected = &database.monitor().expected;
     let work = || async move {
         let connection = own.lease(&"the health check").await?;
-        Answer::of(&connection).await
+        Answer::of(&connection, expected).await
     };
     let (ended, _) = Run::new(invocation, IsOk, work).await;
     let read = match ended {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::StatusCode;
 use serde::{Serialize, Serializer};
 
+use super::migrations::Pending;
 use crate::config::{Config, ConnectionLifetime, Endpoint, LoadShed, Path, Reset};
 use crate::error::ErrorKind;
 
@@ -173,6 +174,9 @@ pub struct Server {
     pub longest_transaction_seconds: Option<f64>,
     /// The server's time-outs, as they were for our session, in its own words.
     pub timeouts: Option<BTreeMap<String, String>>,
+    /// Migrations that were not run, if it was told of any: `Database::expect_migrations`,
+    /// feature `migrate`.
+    pub migrations: Option<Pending>,
     /// What to do to have what is unknown here known.
     pub hint: Option<String>,
 }

@@ -205,10 +205,17 @@ impl Apply<'_> {
         }
         self.own.settle().await?;
         let insertion = self.history.insertion(&step.migration).await?;
-        match client.batch_execute(&insertion).await {
-            Ok(()) => Ok(Ok(())),
-            Err(error) => Ok(Err(Failed { error, line: None })),
-        }
+        self.own.set(usual.0, usual.1).await?;
+        let what = What {
+            migration: name,
+            line: None,
+        };
+        let work = client.batch_execute(&insertion);
+        let ended = self
+            .watch
+            .over(self.own.pid(), what, self.events, work)
+            .await;
+        Ok(ended.map_err(|error| Failed { error, line: None }))
     }
 
     /// Whether an earlier run has made the index that `statement` is to make. What one that

@@ -43,6 +43,7 @@ const SQLSTATE: &str = "55P03";
 pub struct Around {
     command: Command,
     base: Base,
+    to_stderr: bool,
 }
 
 impl Around {
@@ -51,10 +52,18 @@ impl Around {
         Around {
             command,
             base: Base::new(database),
+            to_stderr: false,
         }
     }
 
     options!();
+
+    /// Passes on all that the tool writes to our standard error, so that nothing of it is
+    /// in our own output.
+    pub fn output_to_stderr(mut self) -> Self {
+        self.to_stderr = true;
+        self
+    }
 
     /// Runs the tool until it succeeds, or fails over something else than a lock.
     ///
@@ -64,7 +73,8 @@ impl Around {
     /// as it was tried, or those of [`Runner::run`](super::Runner::run).
     pub async fn run(mut self) -> Result<Report> {
         let connector = self.base.connector()?;
-        let tool = Tool::new(self.command, &self.base.settings);
+        let mut tool = Tool::new(self.command, &self.base.settings);
+        tool.to_stderr = self.to_stderr;
         under_lock(self.base, connector, async |held| tool.run(held).await).await
     }
 }
@@ -77,6 +87,7 @@ struct Tool {
     application: String,
     /// What it is given as `PGOPTIONS`.
     options: String,
+    to_stderr: bool,
 }
 
 impl Tool {
@@ -116,6 +127,7 @@ impl Tool {
             name,
             application,
             options,
+            to_stderr: false,
         }
     }
 
@@ -207,7 +219,7 @@ impl Tool {
         let limit = held.settings.lock_timeout;
         tokio::select! {
             biased;
-            ended = running.ended() => ended,
+            ended = running.ended(self.to_stderr) => ended,
             () = look(self, &ours, &since, limit, watch, held.events) => Err(Error::new(
                 Kind::Connection,
                 "the second connection was lost",

@@ -71,6 +71,12 @@ impl Error {
         self
     }
 
+    /// The same error in other words.
+    pub(super) fn saying(mut self, message: String) -> Self {
+        self.0.message = message;
+        self
+    }
+
     pub(super) fn with_report(mut self, report: Report) -> Self {
         self.0.report = report;
         self
@@ -79,6 +85,13 @@ impl Error {
     /// What kind of thing went wrong.
     pub fn kind(&self) -> Kind {
         self.0.kind
+    }
+
+    /// The server has no slot left for us.
+    pub(super) fn is_no_slot(&self) -> bool {
+        let source = self.0.source.as_deref();
+        let source = source.and_then(|source| source.downcast_ref::<crate::Error>());
+        source.is_some_and(|error| error.kind() == ErrorKind::TooManyConnections)
     }
 
     /// What was done until then.

@@ -14,6 +14,14 @@ use super::report::milliseconds;
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
+    /// The server has no slot left for us, and is asked again and again.
+    NoSlot {
+        /// What it said.
+        why: String,
+        /// For how long it is asked.
+        #[serde(rename = "limit_ms", serialize_with = "milliseconds")]
+        limit: Duration,
+    },
     /// Somebody else runs migrations on this database.
     Waiting {
         /// Who has the lock, if the server told.
@@ -222,6 +230,13 @@ impl fmt::Display for Blocked {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Event::NoSlot { why, limit } => {
+                write!(
+                    f,
+                    "no slot: {why}; trying for {} to get one",
+                    Rounded(*limit)
+                )
+            }
             Event::Waiting { holder, waited } => {
                 f.write_str("waiting for another runner")?;
                 if let Some(holder) = holder {

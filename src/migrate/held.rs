@@ -37,7 +37,8 @@ pub(super) async fn under_lock(
     let settings = &base.settings;
     let mut slot = None;
     let worked = async {
-        let own = &*slot.insert(Own::open(&connector).await?);
+        let own =
+            &*slot.insert(Own::open_within(&connector, settings.slot_wait, &mut events).await?);
         lock::keeps_server(own, &connector).await?;
         lock::take(own, settings.lock_wait, &mut events).await?;
         events.tell(Event::Locked);

@@ -19,7 +19,7 @@ use super::files::{Migrations, Step};
 const TABLE: &str = "refinery_schema_history";
 
 /// What the database remembers.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct History {
     /// Its name with the schema: a migration may change the `search_path`.
     table: String,
@@ -91,16 +91,20 @@ impl History {
         }
         if history.is_there {
             let query = Recorder::get_applied_migrations_query(&history.table);
-            for row in client.simple_query(&query).await? {
-                if let SimpleQueryMessage::Row(row) = row {
-                    let value = |at| row.get(at).unwrap_or_default();
-                    history
-                        .applied
-                        .push(applied(value(0), value(1), value(2), value(3))?);
-                }
-            }
+            history.applied = all_applied(&client.simple_query(&query).await?)?;
         }
         Ok(history)
+    }
+
+    /// Reads the table of this name, which is there, and waits for nobody who has it locked.
+    pub(super) async fn glance(client: &Client, table: &str) -> Result<History> {
+        let query = Recorder::get_applied_migrations_query(table);
+        let query = format!("set local lock_timeout = '100ms'; {query}");
+        Ok(History {
+            table: table.to_owned(),
+            is_there: true,
+            applied: all_applied(&client.simple_query(&query).await?)?,
+        })
     }
 
     /// Makes the table, unless it is there.
@@ -202,6 +206,18 @@ impl History {
 
 fn applied_on(migration: &Migration) -> Option<String> {
     migration.applied_on()?.format(&Rfc3339).ok()
+}
+
+fn all_applied(messages: &[SimpleQueryMessage]) -> Result<Vec<Migration>> {
+    let rows = messages.iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    rows.map(|row| {
+        let value = |at| row.get(at).unwrap_or_default();
+        applied(value(0), value(1), value(2), value(3))
+    })
+    .collect()
 }
 
 fn applied(version: &str, name: &str, on: &str, checksum: &str) -> Result<Migration> {

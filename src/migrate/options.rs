@@ -94,6 +94,12 @@ macro_rules! options {
             self
         }
 
+        /// How long to try for a slot while the server has none left. Default: not at all.
+        pub fn slot_wait(mut self, limit: std::time::Duration) -> Self {
+            self.base.settings.slot_wait = limit;
+            self
+        }
+
         /// How long to wait while another runner has the lock. Default: 5 minutes.
         pub fn lock_wait(mut self, limit: std::time::Duration) -> Self {
             self.base.settings.lock_wait = limit;

@@ -91,7 +91,8 @@ impl Runner {
     /// The server cannot be reached, or files and history contradict each other.
     pub async fn dry_run(mut self) -> Result<Report> {
         let mut events = Events::new(self.base.observer.take());
-        let own = Own::open(&self.base.connector()?).await?;
+        let wait = self.base.settings.slot_wait;
+        let own = Own::open_within(&self.base.connector()?, wait, &mut events).await?;
         let history = History::read(own.client()?).await?;
         plan(&history, &self.migrations, &mut events).await?;
         own.close().await;
@@ -104,7 +105,9 @@ impl Runner {
     ///
     /// The server cannot be reached.
     pub async fn status(mut self) -> Result<Vec<Status>> {
-        let own = Own::open(&self.base.connector()?).await?;
+        let mut events = Events::new(self.base.observer.take());
+        let wait = self.base.settings.slot_wait;
+        let own = Own::open_within(&self.base.connector()?, wait, &mut events).await?;
         let history = History::read(own.client()?).await?;
         own.close().await;
         Ok(history.status(&self.migrations))

@@ -3,20 +3,35 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 
 use super::error::{Error, Kind, Result};
+use super::event::{Event, Rounded};
+use super::report::Events;
+use crate::backoff::Backoff;
 use crate::clock::{Clock, System};
 use crate::connect::Connector;
 use crate::connection::{Home, Session};
+use crate::wire::residue;
 
 /// How long ending it may take, and each step of that.
 const CLOSE: Duration = Duration::from_secs(2);
+
+/// The ceilings of the first pause between two tries for a slot, and of any: one that
+/// becomes free is gone within moments.
+const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(250)];
 
 /// How long the server may go on when its client is gone, as when the process was killed:
 /// it looks only that often while it runs a statement (manual,
 /// `client_connection_check_interval`, PostgreSQL 14).
 const CHECK: &str = "set client_connection_check_interval = '1s'";
+
+/// What would end a session that holds the lock while another tool works, or an index that
+/// takes its time: a role may have them, and not every server knows them.
+fn exempt() -> String {
+    residue::setting([("idle_session_timeout", 0), ("transaction_timeout", 0)])
+}
 
 /// A session. Dropped before it is closed, it cancels what it does, and says goodbye.
 pub(super) struct Own {
@@ -45,7 +60,40 @@ impl Own {
             .try_get(0)?;
         // Not every version has it, and not every platform can.
         own.checks = own.client()?.batch_execute(CHECK).await.is_ok();
+        own.client()?.batch_execute(&exempt()).await?;
         Ok(own)
+    }
+
+    /// The same, and while the server has no slot left tries again, for `limit`.
+    pub(super) async fn open_within(
+        connector: &Arc<Connector>,
+        limit: Duration,
+        events: &mut Events,
+    ) -> Result<Own> {
+        let began = Instant::now();
+        let mut pauses = Backoff::new(PAUSES[0], PAUSES[1]);
+        let mut told = false;
+        loop {
+            let error = match Own::open(connector).await {
+                Err(error) if error.is_no_slot() && !limit.is_zero() => error,
+                opened => return opened,
+            };
+            let left = limit.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                let line = format!(
+                    "no slot was free for {}: {error}; or name a role in MIGRATION_DATABASE_URL \
+                     for which the server keeps some (pg_use_reserved_connections, PostgreSQL 16)",
+                    Rounded(limit)
+                );
+                return Err(error.saying(line));
+            }
+            if !told {
+                let why = error.to_string();
+                events.tell(Event::NoSlot { why, limit });
+                told = true;
+            }
+            sleep(pauses.next().unwrap_or(PAUSES[1]).min(left)).await;
+        }
     }
 
     pub(super) fn client(&self) -> Result<&Client> {
@@ -78,9 +126,10 @@ impl Own {
         let check = if self.checks { CHECK } else { "" };
         let set = format!(
             "set lock_timeout = {}; set statement_timeout = {}; \
-             set idle_in_transaction_session_timeout = '60s'; {check}",
+             set idle_in_transaction_session_timeout = '60s'; {}; {check}",
             milliseconds(lock_timeout),
             milliseconds(statement_timeout),
+            exempt(),
         );
         Ok(self.client()?.batch_execute(&set).await?)
     }

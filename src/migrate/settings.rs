@@ -15,6 +15,8 @@ pub(super) struct Settings {
     pub(super) retry_for: Duration,
     /// The ceilings of the first pause and of any.
     pub(super) backoff: [Duration; 2],
+    /// How long to try for a slot of the server's.
+    pub(super) slot_wait: Duration,
     /// How long another runner is waited for.
     pub(super) lock_wait: Duration,
     /// Sessions idle in a transaction for longer are ended, if they block us.
@@ -33,6 +35,7 @@ impl Default for Settings {
             attempts: 10,
             retry_for: seconds(5 * 60),
             backoff: [seconds(1), seconds(15)],
+            slot_wait: Duration::ZERO,
             lock_wait: seconds(5 * 60),
             consent: None,
             refuse_findings: false,

@@ -43,14 +43,18 @@ impl Running {
     }
 
     /// How it ended, and whether it spoke of a lock that was not to be had.
-    pub(super) async fn ended(&mut self) -> Result<(ExitStatus, bool)> {
+    pub(super) async fn ended(&mut self, to_stderr: bool) -> Result<(ExitStatus, bool)> {
         let failed = |error: std::io::Error| {
             Error::new(Kind::Tool, "the tool cannot be waited for").with_source(error)
+        };
+        let to: Box<dyn Write + Send> = match to_stderr {
+            true => Box::new(std::io::stderr()),
+            false => Box::new(std::io::stdout()),
         };
         let stdout = self.child.stdout.take();
         let stderr = self.child.stderr.take();
         let (out, err, status) = tokio::join!(
-            pass_on(stdout, std::io::stdout()),
+            pass_on(stdout, to),
             pass_on(stderr, std::io::stderr()),
             self.child.wait(),
         );

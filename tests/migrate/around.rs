@@ -83,6 +83,21 @@ async fn it_gives_way_is_told_of_and_tried_again() {
 }
 
 #[tokio::test]
+async fn the_lock_is_kept_for_as_long_as_the_tool_works() {
+    let lab = lab().await;
+    let name = lab.value("select quote_ident(current_database())").await;
+    let impatient = format!("alter database {name} set idle_session_timeout = '200ms'");
+    lab.server.execute(&impatient).await.expect("a setting");
+    let mut slow = Command::new("sleep");
+    slow.arg("1");
+    let report = Around::new(&lab.database, slow)
+        .run()
+        .await
+        .expect("it slept");
+    assert!(!report.lock_lost, "{report:?}");
+}
+
+#[tokio::test]
 async fn another_failure_is_not_repeated() {
     let lab = lab().await;
     let error = around(&lab, "select nothing_like_it")

@@ -123,6 +123,37 @@ async fn it_waits_for_old_transactions_without_giving_way_and_says_for_whom() {
 }
 
 #[tokio::test]
+async fn its_row_in_the_history_gives_way_too() {
+    let lab = lab().await;
+    let files = [
+        ("V1__first", "create table first (a int)"),
+        (
+            "V2__index",
+            "create index concurrently i on partners (name)",
+        ),
+    ];
+    let _ = lab.runner(&files[..1]).run().await.expect("a history");
+    let (holder, _) = lab.session("holder").await;
+    let lock = "begin; lock table refinery_schema_history in share mode";
+    holder.batch_execute(lock).await.expect("a lock");
+    let (runner, mut log) = Log::of(lab.runner(&files).attempts(100));
+    let running = tokio::spawn(runner.run());
+    let blocked = log.until("who blocks", |event| matches!(event, Event::Blocked(_)));
+    let line = blocked.await.to_string();
+    let expected = "V2__index waits for refinery_schema_history, blocked by pid";
+    assert!(line.starts_with(expected), "{line}");
+    let retry = |event: &Event| matches!(event, Event::Retrying { .. });
+    let _ = log.until("a retry", retry).await;
+    let index = "select 'i'::regclass::oid";
+    let before = lab.value(index).await;
+    holder.batch_execute("rollback").await.expect("free");
+    let report = running.await.expect("no panic").expect("it is written");
+    assert!(report.retries >= 1, "{report:?}");
+    assert_eq!(lab.applied().await, "1 first, 2 index");
+    assert_eq!(lab.value(index).await, before, "it is not made twice");
+}
+
+#[tokio::test]
 async fn another_index_of_the_name_is_not_taken_for_it() {
     let lab = lab().await;
     lab.server

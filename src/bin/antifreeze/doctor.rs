@@ -34,7 +34,7 @@ pub async fn run(reach: &Reach, arguments: Arguments, json: bool) -> Result<Outc
     let verdict = report.verdict();
     if json {
         let document = json!({ "verdict": verdict, "checks": report.checks });
-        paint::print(&document.to_string());
+        paint::document(&document);
     } else {
         let count = |mark| {
             report

@@ -34,7 +34,7 @@ pub struct Arguments {
     #[arg(long, value_parser = time, value_name = "AGE")]
     terminate_idle_in_transaction: Option<Duration>,
     /// Run nothing if the lint finds something
-    #[arg(long)]
+    #[arg(long, conflicts_with = "run")]
     refuse_findings: bool,
     /// Say what would be run, and change nothing
     #[arg(long, conflicts_with = "run")]
@@ -62,13 +62,37 @@ enum Other {
     },
 }
 
+impl Arguments {
+    /// `--dry-run baseline 7` must not write, and nobody would want `--run X status`.
+    fn are_for_one_thing(&self) -> Result<(), Failure> {
+        let running = self.dry_run || self.refuse_findings || self.run.is_some();
+        match self.command.is_some() && running {
+            false => Ok(()),
+            true => Err(Failure::new(
+                "--dry-run, --refuse-findings and --run are for running migrations: status \
+                 changes nothing anyway, baseline and resolve write the history",
+            )),
+        }
+    }
+}
+
 pub async fn run(reach: &Reach, arguments: Arguments, json: bool) -> Result<Outcome, Failure> {
+    arguments.are_for_one_thing()?;
+    if reach.names_admin() {
+        return Err(Failure::new(
+            "--admin-url is not for migrate: what it makes would belong to the admin; name the \
+             role that owns the tables in MIGRATION_DATABASE_URL",
+        ));
+    }
     let ways = reach.ways("migrate")?;
     let database = ways.database();
     // The report says it all to programs, at the end.
     let tell = move |event: &Event| {
-        if !json {
-            paint::print(&plain(&event.to_string()));
+        let line = plain(&event.to_string());
+        match event {
+            Event::NoSlot { .. } => paint::complain(&line),
+            _ if json => {}
+            _ => paint::print(&line),
         }
     };
     let stop = async {
@@ -79,8 +103,12 @@ pub async fn run(reach: &Reach, arguments: Arguments, json: bool) -> Result<Outc
         command.args(["-c", line]);
         let mut around = Around::new(database, command)
             .lock_timeout(arguments.lock_timeout)
+            .slot_wait(reach.wait())
             .stop_when(stop)
             .on_event(tell);
+        if json {
+            around = around.output_to_stderr();
+        }
         if let Some(limit) = arguments.statement_timeout {
             around = around.statement_timeout(limit);
         }
@@ -99,6 +127,7 @@ pub async fn run(reach: &Reach, arguments: Arguments, json: bool) -> Result<Outc
     let mut runner = migrations
         .runner(database)
         .lock_timeout(arguments.lock_timeout)
+        .slot_wait(reach.wait())
         .stop_when(stop)
         .on_event(tell);
     if let Some(limit) = arguments.statement_timeout {
@@ -135,7 +164,7 @@ pub async fn run(reach: &Reach, arguments: Arguments, json: bool) -> Result<Outc
 
 fn status(all: &[Status], json: bool) -> Outcome {
     if json {
-        paint::print(&json!({ "migrations": all }).to_string());
+        paint::document(&json!({ "migrations": all }));
     } else {
         for one in all {
             let state = format!("{:?}", one.state).to_lowercase();
@@ -158,7 +187,7 @@ fn told(done: Result<Report, Error>, json: bool) -> Result<Outcome, Failure> {
     if json {
         let kind = error.map(Error::kind);
         let line = error.map(ToString::to_string);
-        paint::print(&json!({ "report": report, "error": line, "kind": kind }).to_string());
+        paint::document(&json!({ "report": report, "error": line, "kind": kind }));
     } else if let Some(error) = error {
         paint::complain(&plain(&format!("error: {error}")));
         let mut source = std::error::Error::source(error);

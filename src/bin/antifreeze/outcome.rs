@@ -73,7 +73,7 @@ pub fn exit(done: Result<Outcome, Failure>, json: bool) -> ExitCode {
         Err(failure) => {
             if json {
                 let document = json!({ "error": failure.cause, "because": failure.because });
-                paint::print(&document.to_string());
+                paint::document(&document);
             } else {
                 paint::complain(&format!("error: {}", failure.cause));
                 for because in &failure.because {

@@ -10,6 +10,36 @@ pub fn print(line: &str) {
     let _ = writeln!(anstream::stdout().lock(), "{line}");
 }
 
+/// A document on the standard output, in one line. What controls a terminal, or turns the
+/// direction of writing, is escaped: it comes from whoever may connect.
+pub fn document(document: &serde_json::Value) {
+    let _ = try_document(document);
+}
+
+/// The same, for whoever ends when nobody reads any more.
+pub fn try_document(document: &serde_json::Value) -> std::io::Result<()> {
+    writeln!(
+        anstream::stdout().lock(),
+        "{}",
+        escaped(&document.to_string())
+    )
+}
+
+fn escaped(json: &str) -> String {
+    use std::fmt::Write;
+
+    json.chars().fold(String::new(), |mut text, c| {
+        // Outside of texts there are none.
+        match antifreeze::doctor::plain(c.encode_utf8(&mut [0; 4])).starts_with(c) {
+            true => text.push(c),
+            false => {
+                let _ = write!(text, "\\u{:04x}", u32::from(c));
+            }
+        }
+        text
+    })
+}
+
 /// A line on the standard error.
 pub fn complain(line: &str) {
     let _ = writeln!(anstream::stderr().lock(), "{line}");
@@ -46,4 +76,18 @@ pub fn bold(text: &str) -> String {
 pub fn faint(text: &str) -> String {
     let style = Style::new().dimmed();
     format!("{style}{text}{style:#}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_escaped_means_the_same() {
+        let name = serde_json::json!("shop\u{9b}31m\u{202e}\u{1b}\nüß\u{1f600}");
+        let text = escaped(&name.to_string());
+        assert_eq!(text, r#""shop\u009b31m\u202e\u001b\nüß😀""#);
+        let read: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(read, name);
+    }
 }

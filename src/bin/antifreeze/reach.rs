@@ -55,6 +55,16 @@ impl Reach {
         Ok(ways)
     }
 
+    /// How long to try for a slot.
+    pub fn wait(&self) -> Duration {
+        self.wait
+    }
+
+    /// Whether `--admin-url` was given.
+    pub fn names_admin(&self) -> bool {
+        self.admin_url.is_some()
+    }
+
     /// A session, for as long as a command needs it; says meanwhile what it waits for.
     pub async fn open(&self, ways: &Ways) -> Result<Session, Failure> {
         let wait = self.wait;

@@ -63,7 +63,7 @@ pub async fn run(reach: &Reach, arguments: Arguments, json: bool) -> Result<Outc
             "files": files.len(), "fit": fit, "grammar_only": grammar, "unchecked": later,
             "findings": findings,
         });
-        paint::print(&document.to_string());
+        paint::document(&document);
     } else {
         for finding in &findings {
             paint::print(&paint::marked(Mark::Finding, &finding.to_string()));

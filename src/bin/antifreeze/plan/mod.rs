@@ -81,7 +81,7 @@ pub async fn run(reach: &Reach, arguments: Arguments, json: bool) -> Result<Outc
             "others": plan.others,
             "advice": plan.advice(),
         });
-        paint::print(&document.to_string());
+        paint::document(&document);
     } else {
         show(&plan, fit);
     }

@@ -53,7 +53,7 @@ pub async fn run(reach: &Reach, arguments: Arguments, json: bool) -> Result<Outc
     let chosen = choice.of(&all);
     if !arguments.terminate {
         if json {
-            paint::print(&json!({ "sessions": chosen }).to_string());
+            paint::document(&json!({ "sessions": chosen }));
         } else {
             show(&all, &chosen);
         }

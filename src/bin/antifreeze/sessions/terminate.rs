@@ -30,7 +30,7 @@ pub async fn run(
 ) -> Result<Outcome, Failure> {
     if chosen.is_empty() {
         if json {
-            paint::print(&json!({ "terminated": [] }).to_string());
+            paint::document(&json!({ "terminated": [] }));
         }
         return Ok(Outcome::Well);
     }
@@ -57,7 +57,7 @@ pub async fn run(
             })
         });
         let document = json!({ "terminated": fates.collect::<Vec<_>>() });
-        paint::print(&document.to_string());
+        paint::document(&document);
     } else {
         for fate in &fates {
             let who = fate.session.describe();

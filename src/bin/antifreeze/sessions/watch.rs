@@ -1,5 +1,6 @@
 //! Sessions, again and again.
 
+use std::io::Write;
 use std::time::Duration;
 
 use antifreeze::doctor::{Session, Ways, sessions};
@@ -30,10 +31,13 @@ pub async fn run(
             match sessions(&session).await {
                 Ok(all) => {
                     let chosen = choice.of(&all);
-                    if json {
-                        paint::print(&json!({ "sessions": chosen }).to_string());
-                    } else {
-                        show(&table::of(&chosen), chosen.len(), all.len(), every);
+                    let shown = match json {
+                        true => paint::try_document(&json!({ "sessions": chosen })),
+                        false => show(&table::of(&chosen), chosen.len(), all.len(), every),
+                    };
+                    // Who read it has gone: `| head`.
+                    if shown.is_err() {
+                        return Ok(Outcome::Well);
                     }
                 }
                 Err(error) if session.is_closed() || error.is_unavailable() => {
@@ -63,10 +67,10 @@ async fn again(reach: &Reach, ways: &Ways, every: Duration) -> Session {
     }
 }
 
-fn show(table: &str, chosen: usize, all: usize, every: Duration) {
+fn show(table: &str, chosen: usize, all: usize, every: Duration) -> std::io::Result<()> {
     let head = format!("{chosen} of {all} sessions, every {every:?}; ctrl-C ends this");
     // A pipe gets one table after the other.
     let clear = if paint::is_terminal() { CLEAR } else { "" };
     // Not through `paint`: without colours it would take the movement away, too.
-    println!("{clear}{head}\n\n{table}");
+    writeln!(std::io::stdout(), "{clear}{head}\n\n{table}")
 }
