@@ -53,10 +53,15 @@ struct State {
 #[derive(Debug)]
 struct Open {
     since: SystemTime,
+    /// Since when it has been asked in vain, without a pause: while nobody asks, as in a
+    /// frozen process, nothing is heard of the server.
+    in_vain: SystemTime,
     next: SystemTime,
     backoff: Backoff,
     /// What opened it.
     kind: ErrorKind,
+    /// The last try went well, and there were some who waited for it.
+    went_well: bool,
 }
 
 /// The right to connect once. Dropped without a verdict it says nothing about the server.
@@ -91,6 +96,8 @@ impl Breaker {
     ///
     /// Cancel-safe: whoever stops waiting leaves his place to the next.
     pub(crate) async fn admit(&self, end: Instant, sheds: bool) -> Result<Attempt<'_>, Error> {
+        // Whoever is woken still waits, until he is told something else.
+        let mut waiting = None;
         loop {
             let mut turn = pin!(self.turn.notified());
             turn.as_mut().enable();
@@ -99,12 +106,13 @@ impl Breaker {
                 Told::Connect => return Ok(self.attempt(false)),
                 Told::Probe(delay) => {
                     let attempt = self.attempt(true);
+                    drop(waiting);
                     sleep(delay).await;
                     return Ok(attempt);
                 }
                 Told::Shed(error) => return Err(error),
                 Told::Wait => {
-                    let _waiting = Waiting::new(self);
+                    waiting.get_or_insert_with(|| Waiting::new(self));
                     if timeout_at(end, turn).await.is_err() {
                         return Err(self.shed());
                     }
@@ -138,10 +146,13 @@ impl Breaker {
     fn ask(&self, left: Duration, sheds: bool) -> Told {
         let mut state = self.state();
         let probing = state.probing;
-        let Some(open) = &state.open else {
+        let Some(open) = &mut state.open else {
             return Told::Connect;
         };
         let now = self.clock.now();
+        if !probing {
+            open.resume(now);
+        }
         let delay = open.delay(now);
         // Nobody can do anything with a connection that comes after the end.
         if left <= delay || (sheds && open.sheds(left, now, probing)) {
@@ -184,15 +195,35 @@ impl Breaker {
 }
 
 impl Open {
+    fn new(kind: ErrorKind, now: SystemTime) -> Self {
+        let mut backoff = Backoff::new(FIRST, MOST);
+        let delay = backoff.next().unwrap_or(FIRST);
+        Open {
+            since: now,
+            in_vain: now,
+            next: now + delay,
+            backoff,
+            kind,
+            went_well: false,
+        }
+    }
+
+    /// Somebody is about to ask, perhaps after a pause.
+    fn resume(&mut self, now: SystemTime) {
+        if now.duration_since(self.next).is_ok_and(|late| late > MOST) {
+            self.in_vain = now;
+        }
+    }
+
     /// At most the longest, in case that the clock was set back.
     fn delay(&self, now: SystemTime) -> Duration {
         self.next.duration_since(now).unwrap_or_default().min(MOST)
     }
 
     fn sheds(&self, left: Duration, now: SystemTime, probing: bool) -> bool {
-        let open = now.duration_since(self.since).unwrap_or_default();
+        let in_vain = now.duration_since(self.in_vain).unwrap_or_default();
         // The first who comes is to try, however long it has been: nobody else will.
-        left <= self.delay(now) || (probing && open > left)
+        left <= self.delay(now) || (probing && in_vain > left)
     }
 
     fn error(&self, now: SystemTime) -> Error {
@@ -209,19 +240,13 @@ impl State {
             Some(_) if !probed => {}
             Some(open) => {
                 open.kind = kind;
+                open.went_well = false;
                 open.next = now + open.backoff.next().unwrap_or(MOST);
             }
             None => {
                 self.failures += 1;
                 if kind == ErrorKind::TooManyConnections || self.failures >= FAILURES {
-                    let mut backoff = Backoff::new(FIRST, MOST);
-                    let delay = backoff.next().unwrap_or(FIRST);
-                    self.open = Some(Open {
-                        since: now,
-                        next: now + delay,
-                        backoff,
-                        kind,
-                    });
+                    self.open = Some(Open::new(kind, now));
                     observe::circuit_opened(kind);
                 }
             }
@@ -234,16 +259,27 @@ impl State {
         match &mut self.open {
             // One after the other, as long as it goes well: all at once might fill it again.
             Some(open) if self.waiting > 0 => {
-                open.since = now;
+                open.in_vain = now;
                 open.next = now;
                 open.backoff = Backoff::new(FIRST, MOST);
+                open.went_well = true;
             }
-            Some(open) => {
-                let elapsed = now.duration_since(open.since).unwrap_or_default();
-                observe::circuit_closed(elapsed);
-                self.open = None;
-            }
-            None => {}
+            _ => self.close(now),
+        }
+    }
+
+    /// Somebody has gone. If he was the last, nobody will find out again what is known.
+    fn left(&mut self, now: SystemTime) {
+        let well = self.open.as_ref().is_some_and(|open| open.went_well);
+        if well && !self.probing && self.waiting == 0 {
+            self.close(now);
+        }
+    }
+
+    fn close(&mut self, now: SystemTime) {
+        if let Some(open) = self.open.take() {
+            let elapsed = now.duration_since(open.since).unwrap_or_default();
+            observe::circuit_closed(elapsed);
         }
     }
 }
@@ -260,22 +296,29 @@ impl Attempt<'_> {
         self.breaker.state().succeeded(now);
     }
 
-    /// None was made.
-    pub(crate) fn failed(self, error: &Error) {
+    /// None was made. Answers how long until it is worth asking again, if the circuit is
+    /// open now: a moment later another may have closed it.
+    pub(crate) fn failed(self, error: &Error) -> Option<Duration> {
         let now = self.breaker.clock.now();
         let mut state = self.breaker.state();
-        match error.kind() {
-            kind if kind.is_unavailable() => state.failed(kind, now, self.probes),
+        if !error.is_unavailable() {
             // It answered, whatever it said: it is neither full nor away.
-            _ => state.succeeded(now),
+            state.succeeded(now);
+            return None;
         }
+        state.failed(error.kind(), now, self.probes);
+        Some(state.open.as_ref()?.delay(now))
     }
 }
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         if self.probes {
-            self.breaker.state().probing = false;
+            let now = self.breaker.clock.now();
+            let mut state = self.breaker.state();
+            state.probing = false;
+            state.left(now);
+            drop(state);
             self.breaker.turn.notify_waiters();
         }
     }
@@ -293,7 +336,10 @@ impl<'a> Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.state().waiting -= 1;
+        let now = self.0.clock.now();
+        let mut state = self.0.state();
+        state.waiting -= 1;
+        state.left(now);
     }
 }
 
@@ -434,6 +480,38 @@ mod tests {
         assert!(attempt.expect("the next").probes());
     }
 
+    /// As in a process that was frozen meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn while_nobody_asks_nothing_is_heard_of_the_server() {
+        let breaker = opened().await;
+        tokio::time::advance(3_600 * SECOND).await;
+        let prober = admit(&breaker, 9 * SECOND).await.expect("the first");
+        let mut second = pin!(admit(&breaker, 9 * SECOND));
+        assert!(second.as_mut().now_or_never().is_none(), "it can wait");
+        prober.succeeded();
+        second.await.expect("room").succeeded();
+        assert!(breaker.opened_by().is_none());
+    }
+
+    /// It is known to go well, and nobody is left to say so.
+    #[tokio::test(start_paused = true)]
+    async fn it_closes_when_those_who_waited_have_gone() {
+        for turn_came in [false, true] {
+            let breaker = opened().await;
+            let prober = admit(&breaker, 9 * SECOND).await.expect("the first");
+            let mut second = Box::pin(admit(&breaker, 9 * SECOND));
+            let mut third = Box::pin(admit(&breaker, 9 * SECOND));
+            assert!(second.as_mut().now_or_never().is_none());
+            assert!(third.as_mut().now_or_never().is_none());
+            prober.succeeded();
+            let turn = turn_came.then(|| second.as_mut().now_or_never().expect("its turn"));
+            drop(third);
+            assert!(breaker.opened_by().is_some(), "one is still there");
+            drop((second, turn));
+            assert!(breaker.opened_by().is_none(), "{turn_came}");
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn with_shedding_off_it_is_waited_for() {
         let breaker = opened().await;
@@ -465,10 +543,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_clock_that_was_set_back_delays_by_the_most() {
         let open = Open {
-            since: SystemTime::UNIX_EPOCH,
             next: SystemTime::UNIX_EPOCH + 1_000 * SECOND,
-            backoff: Backoff::new(FIRST, MOST),
-            kind: ErrorKind::Refused,
+            ..Open::new(ErrorKind::Refused, SystemTime::UNIX_EPOCH)
         };
         assert_eq!(open.delay(SystemTime::UNIX_EPOCH), MOST);
         assert_eq!(open.delay(open.next + SECOND), Duration::ZERO);
@@ -531,6 +607,8 @@ mod tests {
             let state = breaker.state();
             prop_assert!(!state.probing);
             prop_assert_eq!(state.waiting, 0);
+            let well = state.open.as_ref().is_some_and(|open| open.went_well);
+            prop_assert!(!well, "open for nobody");
         }
     }
 
@@ -554,7 +632,7 @@ mod tests {
                         attempt.succeeded();
                         return true;
                     }
-                    false => attempt.failed(&full()),
+                    false => drop(attempt.failed(&full())),
                 }
             }
         };

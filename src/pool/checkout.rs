@@ -8,6 +8,7 @@ use futures_util::future::{Either, select};
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
+use super::stale::NO_ANSWER;
 use super::{Idle, Lease, Pool, Pools, lock};
 use crate::connect::heals;
 use crate::connection::{Home, Session};
@@ -26,8 +27,6 @@ const AGE_JITTER: f64 = 0.1;
 
 /// Longer than any invocation, and nothing overflows.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
-
-const NO_ANSWER: &str = "no answer";
 
 impl Pools {
     /// Leases a connection of the current runtime, within the configured time and
@@ -51,11 +50,11 @@ impl Pools {
                     Ok(Ok(permit)) => permit,
                     // The semaphore is never closed.
                     Ok(Err(_)) | Err(_) => {
-                        return Err(Error::acquire_timeout(
-                            limit,
-                            pool.in_use(),
-                            pool.max_connections(),
-                        ));
+                        let (in_use, max) = (pool.in_use(), pool.max_connections());
+                        let error = Error::acquire_timeout(limit, in_use, max);
+                        // Those who are waited for may be waiting for the server.
+                        let next = self.limits.breaker.next_try();
+                        return Err(error.with_next_try(next));
                     }
                 }
             }
@@ -67,6 +66,7 @@ impl Pools {
         let limits = &self.limits;
         // What the server said when it was last asked.
         let mut said = None;
+        let mut wanting = None;
         loop {
             let mut came_home = pin!(pool.came_home.notified());
             came_home.as_mut().enable();
@@ -75,6 +75,9 @@ impl Pools {
                 return Ok((Lease::new(session, Arc::clone(&pool), permit), home));
             }
             // While the server is full, another's connection may come home first.
+            if limits.breaker.next_try().is_some() {
+                wanting.get_or_insert_with(|| pool.want());
+            }
             let admit = pin!(limits.breaker.admit(end, limits.sheds()));
             let attempt = match select(admit, came_home).await {
                 Either::Left((Ok(attempt), _)) => attempt,
@@ -98,12 +101,12 @@ impl Pools {
                 }
                 // The next try is the breaker's, if there is to be one.
                 Err(error) => {
-                    let Some(next) = limits.breaker.next_try() else {
+                    let Some(next) = error.retry_after() else {
                         return Err(error);
                     };
                     let worth = worth_waiting(&error, begin, end);
                     if worth.is_none_or(|until| Instant::now() + next >= until) {
-                        return Err(error.with_retry_after(next));
+                        return Err(error);
                     }
                     said = Some(error);
                 }
@@ -113,6 +116,7 @@ impl Pools {
 
     /// A kept connection that is still good.
     async fn kept(&self, pool: &Arc<Pool>, left: Option<Duration>) -> Option<(Arc<Session>, Home)> {
+        pool.end_old();
         while let Some(idle) = pool.pop() {
             match examine(pool, &idle, left).await {
                 Ok(home) => return Some((idle.session, home)),
@@ -121,7 +125,7 @@ impl Pools {
                     // Terminate goes out; nobody needs to wait for the answer.
                     idle.session.end();
                     if why == NO_ANSWER {
-                        pool.discard_forgotten();
+                        pool.end_forgotten();
                     }
                 }
             }
@@ -164,8 +168,8 @@ impl Pools {
                 if error.kind() == ErrorKind::TooManyConnections {
                     self.limits.room.note_refusal(error.pool_size());
                 }
-                attempt.failed(&error);
-                Err(error)
+                let next = attempt.failed(&error);
+                Err(error.with_next_try(next))
             }
         }
     }
@@ -206,21 +210,6 @@ impl Pool {
     fn pop(&self) -> Option<Idle> {
         lock(&self.kept).idle.pop()
     }
-
-    /// What made one connection fall silent has most likely hit all that were idle for
-    /// as long: asking each would take its time.
-    fn discard_forgotten(&self) {
-        let mut kept = lock(&self.kept);
-        let fresh = |idle: &Idle| self.clock.since(idle.since) <= self.config().probe_after;
-        let (fresh, forgotten) = std::mem::take(&mut kept.idle).into_iter().partition(fresh);
-        kept.idle = fresh;
-        drop(kept);
-        let forgotten: Vec<Idle> = forgotten;
-        for idle in forgotten {
-            observe::discarded(idle.session.process(), NO_ANSWER);
-            idle.session.end();
-        }
-    }
 }
 
 /// Until when to wait for the server, if that makes sense: a slot comes free within any
@@ -237,13 +226,6 @@ fn worth_waiting(error: &Error, begin: Instant, end: Instant) -> Option<Instant>
 /// goes. `Err` says why not.
 async fn examine(pool: &Pool, idle: &Idle, left: Option<Duration>) -> Result<Home, &'static str> {
     let session = &idle.session;
-    if pool.clock.since(session.opened()) >= pool.config().max_age {
-        return Err("too old");
-    }
-    let limit = pool.config().max_idle_time;
-    if limit.is_some_and(|limit| pool.clock.since(idle.since) >= limit) {
-        return Err("idle for too long");
-    }
     match session.peek() {
         Peek::Closed => return Err("closed by the server"),
         // What has come meanwhile is no verdict (a parameter may have changed): the
@@ -282,7 +264,7 @@ mod tests {
     use lab::relay::Relay;
 
     use super::*;
-    use crate::clock::Manual;
+    use crate::clock::{Clock, Manual};
     use crate::config::Config;
     use crate::connect::Connector;
 
@@ -318,14 +300,86 @@ mod tests {
 
         /// Leases a connection and gives it back.
         async fn lease(&self) -> Result<i32> {
-            let (lease, home) = self.pools.checkout(Some(PROBE_LIMIT * 3 / 2), None).await?;
-            let process = lease.session.process();
-            // As teardown does, before it gives one back.
-            lease.session.settled().await;
-            let place = lease.place().expect("there is room");
-            lease.keep(home, place);
+            let lease = self.out().await?;
+            let process = lease.0.session.process();
+            back(lease).await;
             Ok(process)
         }
+
+        async fn out(&self) -> Result<(Lease, Home)> {
+            self.pools.checkout(Some(PROBE_LIMIT * 3 / 2), None).await
+        }
+
+        /// Two connections that are kept.
+        async fn two() -> Kept {
+            let kept = Kept::one_with(|config| {
+                config.max_connections = 2;
+                config.max_idle_time = Some(PROBE_AFTER);
+            });
+            let kept = kept.await;
+            let (one, other) = (kept.out().await, kept.out().await);
+            back(one.expect("a connection")).await;
+            back(other.expect("a connection")).await;
+            assert_eq!(kept.counts(), (0, 2));
+            kept
+        }
+
+        fn counts(&self) -> (usize, usize) {
+            self.pools.here().counts()
+        }
+    }
+
+    /// As teardown does.
+    async fn back((lease, home): (Lease, Home)) {
+        lease.session.settled().await;
+        let place = lease.place().expect("there is room");
+        lease.keep(home, place);
+    }
+
+    /// Also those that nobody asks for: the last that came home is the first to be leased.
+    #[tokio::test]
+    async fn those_that_nobody_needs_are_ended_in_time() {
+        let kept = Kept::two().await;
+        kept.clock.advance(PROBE_AFTER / 4 * 3);
+        kept.lease().await.expect("alive");
+        assert_eq!(kept.counts(), (0, 2));
+        kept.clock.advance(PROBE_AFTER / 2);
+        let lease = kept.out().await.expect("alive");
+        assert_eq!(kept.counts(), (1, 0), "when one is leased");
+        back(lease).await;
+
+        let kept = Kept::two().await;
+        let lease = kept.out().await.expect("alive");
+        kept.clock.advance(PROBE_AFTER);
+        assert_eq!(kept.counts(), (1, 1));
+        back(lease).await;
+        assert_eq!(kept.counts(), (0, 1), "when one comes back");
+    }
+
+    /// The server's slots, as somebody has just read them.
+    fn read(kept: &Kept, used: i64) {
+        let figures = [10, used, -1, used, -1, used];
+        let reading = crate::limit::Reading::new(kept.clock.now(), figures);
+        kept.pools.limits.room.note(reading);
+    }
+
+    #[tokio::test]
+    async fn above_the_mark_all_are_given_back_but_for_who_waits_for_one() {
+        let kept = Kept::two().await;
+        let (lease, _home) = kept.out().await.expect("alive");
+        read(&kept, 8);
+        assert!(lease.place().is_some());
+        assert_eq!(kept.counts(), (1, 1), "at the mark");
+        read(&kept, 9);
+        let wanting = lease.pool.want();
+        assert!(lease.place().is_none(), "there is one for him");
+        assert_eq!(kept.counts(), (1, 1));
+        drop(wanting);
+        assert!(lease.place().is_none());
+        assert_eq!(kept.counts(), (1, 0));
+        let wanting = lease.pool.want();
+        assert!(lease.place().is_some(), "somebody waits for it");
+        drop(wanting);
     }
 
     #[tokio::test]
