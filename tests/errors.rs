@@ -15,7 +15,7 @@ use antifreeze::{
     Config, Connection, Database, Error, ErrorKind, connection, retry_transaction, transaction,
 };
 use bytes::Bytes;
-use common::{PLENTY, black_hole};
+use common::{PLENTY, black_hole, says};
 use lab::certificates::Authority;
 use lab::postgres::{Auth, Postgres};
 use lab::relay::{Cut, Relay};
@@ -690,35 +690,6 @@ async fn poolers(golden: &mut Golden) {
     golden.volatile(address, "127.0.0.1:PORT");
     let unnamed = database(&format!("postgres://{address}/shop"));
     golden.add("no user named", &refused(&unnamed).await);
-}
-
-/// Answers every start-up packet so.
-async fn says(code: &'static str, message: &'static str) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("an address");
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                loop {
-                    let length = stream.read_u32().await?;
-                    let mut body = vec![0; length.saturating_sub(4) as usize];
-                    stream.read_exact(&mut body).await?;
-                    // SSLRequest (manual, "SSL Session Encryption").
-                    if body.starts_with(&[4, 210, 22, 47]) {
-                        stream.write_all(b"N").await?;
-                        continue;
-                    }
-                    let fields = format!("SFATAL\0VFATAL\0C{code}\0M{message}\0\0");
-                    let length = u32::try_from(fields.len() + 4).expect("short");
-                    stream.write_u8(b'E').await?;
-                    stream.write_u32(length).await?;
-                    stream.write_all(fields.as_bytes()).await?;
-                    return stream.shutdown().await;
-                }
-            });
-        }
-    });
-    address
 }
 
 const SCHEMA: &str = "

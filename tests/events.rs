@@ -322,6 +322,76 @@ async fn health_is_told_once_for_each_reading() {
 }
 
 #[tokio::test]
+async fn a_circuit_tells_when_it_opens_whom_it_turns_away_and_when_it_closes() {
+    let postgres = Postgres::start().await.expect("a server");
+    postgres.create_role("limited").await.expect("a role");
+    let server = postgres.fresh_database().await.expect("a database");
+    let limit = async |limit: i32| {
+        let sql = format!("alter role limited connection limit {limit}");
+        postgres.execute(&sql).await.expect("a limit");
+    };
+    limit(0).await;
+    let url = server.url_for("limited");
+    let lab = Lab::over(server, &url, |_| {});
+    let visit = async |time| lab.database.invocation(time, lease_and_return()).await;
+    let (capture, _guard) = Capture::start();
+    let told = || {
+        let all = capture.take().into_iter();
+        let told = all.filter(|seen| {
+            seen.message.starts_with("the circuit") || seen.message == "turned away"
+        });
+        told.collect::<Vec<_>>()
+    };
+
+    visit(Duration::from_secs(1)).await.expect_err("it is full");
+    let opened = &told()[0];
+    assert_eq!(opened.level, Level::WARN);
+    assert_eq!(opened.message, "the circuit is open");
+    let kind = [("kind", "too_many_connections".to_owned())];
+    assert_eq!(opened.fields, BTreeMap::from(kind));
+
+    visit(Duration::ZERO).await.expect_err("it cannot wait");
+    let events = told();
+    let [turned_away] = events.as_slice() else {
+        panic!("one event: {events:?}");
+    };
+    assert_eq!(turned_away.level, Level::WARN);
+    assert_eq!(turned_away.message, "turned away");
+    let error = &turned_away.fields["error"];
+    assert!(error.starts_with("the server is full"), "{error}");
+
+    limit(1).await;
+    visit(PLENTY).await.expect("room");
+    let events = told();
+    let [closed] = events.as_slice() else {
+        panic!("one event: {events:?}");
+    };
+    assert_eq!(closed.level, Level::INFO);
+    assert_eq!(closed.message, "the circuit is closed");
+    assert_eq!(closed.fields.keys().collect::<Vec<_>>(), [&"elapsed"]);
+}
+
+#[tokio::test]
+async fn the_settings_that_are_logged_are_those_that_health_shows() {
+    let (capture, _guard) = Capture::start();
+    let lab = lab_with(|config| {
+        config.max_connections = 2;
+        config.set_path(antifreeze::Path::TransactionPooler);
+    })
+    .await;
+    let configured = capture.of("configured");
+    let health = lab.database.health().await;
+    let settings = serde_json::to_value(&health.postgres.settings).expect("JSON");
+    let [configured] = configured.as_slice() else {
+        panic!("one event: {configured:?}");
+    };
+    assert_eq!(configured.fields["path"], "transaction-pooler");
+    assert_eq!(settings["path"], "transaction-pooler");
+    assert_eq!(configured.fields["max_connections"], "2");
+    assert_eq!(settings["max_connections"], 2);
+}
+
+#[tokio::test]
 async fn a_pooler_that_nobody_expected_is_told_once() {
     let postgres = Postgres::shared().await.expect("a server");
     let server = postgres.fresh_database().await.expect("a database");

@@ -9,7 +9,7 @@ use std::time::Duration;
 use antifreeze::health::{Reached, Status};
 use antifreeze::{Config, Database, DatabaseLayer, ErrorKind, HealthService, connection};
 use bytes::Bytes;
-use common::{BoxError, PLENTY, lab_over_relay, lab_with, lease_and_return};
+use common::{BoxError, PLENTY, lab_over_relay, lab_with, lease_and_return, says};
 use futures_util::future::join_all;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
@@ -447,6 +447,30 @@ async fn a_full_pool_is_told_and_not_waited_for() {
                 .server
                 .is_some_and(|server| server.by_state.is_some())
         );
+    }
+}
+
+/// Supavisor's words, in session mode.
+#[tokio::test]
+async fn the_size_that_a_pooler_names_is_shown() {
+    for (message, expected) in [
+        (
+            "(EMAXCONNSESSION) max clients are limited to pool_size: 15",
+            json!(15),
+        ),
+        ("MaxClientsInSessionMode: max clients reached", Value::Null),
+    ] {
+        let address = says("XX000", message).await;
+        let url = format!("postgres://app@{address}/shop?sslmode=disable");
+        let database = database(&url, |config| {
+            config.set_path(antifreeze::Path::SessionPooler);
+        });
+        let found = details(&database).await;
+        assert_eq!(found["status"], "unavailable", "{found}");
+        assert_eq!(found["database"], "too_many_connections");
+        let process = &found["postgres"];
+        assert_eq!(process["pooler_pool_size"], expected, "{process}");
+        assert_eq!(process["circuit"]["kind"], "too_many_connections");
     }
 }
 

@@ -9,6 +9,7 @@ use common::{BoxError, Lab, PLENTY, at_most, lab_over_relay};
 use http::{Request, Response};
 use lab::postgres::Postgres;
 use lab::relay::Direction;
+use tokio::sync::{Notify, Semaphore};
 use tower::{ServiceExt, service_fn};
 
 const ROLE: &str = "limited";
@@ -228,6 +229,73 @@ async fn one_asks_for_all() {
     // Ten at once would have asked some thirty times in three seconds.
     println!("asked {asked} times in 3 s");
     assert!((1..25).contains(&asked), "{asked}");
+}
+
+/// The one slot that there is goes from hand to hand, while others give up waiting for it
+/// at any of their await points. It is kept for nobody else, since the server is full.
+#[tokio::test]
+async fn one_that_comes_home_serves_who_waits_for_the_server() {
+    let (_postgres, lab) = limited(1, |config| config.max_connections = 3).await;
+    let mut given_up = 0;
+    for polls in 0..30 {
+        let (holds, lets_go) = (Semaphore::new(0), Notify::new());
+        let held = async || holds.acquire().await.expect("it is open").forget();
+        let holder = lab.run(async {
+            let connection = connection().await?;
+            holds.add_permits(2);
+            lets_go.notified().await;
+            Ok(connection.process_id())
+        });
+        let waiter = async {
+            held().await;
+            lab.visit().await
+        };
+        let third = async {
+            held().await;
+            lab.eventually("the other was refused", async |lab| {
+                lab.database.retry_after().is_some()
+            })
+            .await;
+            let gives_up = at_most(polls, lab.visit());
+            let (gives_up, ()) = tokio::join!(gives_up, async { lets_go.notify_one() });
+            gives_up.map(|visited| visited.expect("it waited"))
+        };
+        let (process, waited, third) = tokio::join!(holder, waiter, third);
+        let process = process.expect("there is a slot");
+        let waited = waited.expect("it came home");
+        // Given up with the connection in hand it was closed.
+        if polls == 0 || third.is_some() {
+            assert_eq!(waited, process, "after {polls} polls");
+        }
+        assert!(third.is_none_or(|third| third == process), "after {polls}");
+        given_up += usize::from(third.is_none());
+        assert!(lab.sessions().await.is_empty(), "it was given back");
+    }
+    assert!((3..28).contains(&given_up), "{given_up}");
+}
+
+/// Who waits behind those that wait for the server is told the same.
+#[tokio::test]
+async fn behind_those_who_wait_for_the_server_it_is_known_when_to_come_back() {
+    let (_postgres, lab) = limited(0, |config| {
+        config.max_connections = 1;
+        config.acquire_timeout = Duration::from_millis(50);
+    })
+    .await;
+    let first = lab.database.invocation(Duration::from_secs(2), async {
+        connection().await.map(drop)
+    });
+    let second = async {
+        lab.eventually("it was refused", async |lab| {
+            lab.database.retry_after().is_some()
+        })
+        .await;
+        lab.visit().await.expect_err("the other waits")
+    };
+    let (_, second) = tokio::join!(first, second);
+    assert_eq!(kind_of(&second), Some(ErrorKind::AcquireTimeout));
+    let second = second.downcast::<antifreeze::Error>().expect("ours");
+    assert!(second.retry_after().is_some());
 }
 
 /// A checkout that is given up at any of its await points while the server is full leaves

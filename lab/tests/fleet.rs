@@ -136,7 +136,7 @@ async fn a_server_that_refuses_is_not_hammered() {
 
     let refuse = format!(
         "alter role {ROLE} connection limit 0; \
-         select pg_terminate_backend(pid) from pg_stat_activity where usename = '{ROLE}'"
+         select pg_terminate_backend(pid, 5000) from pg_stat_activity where usename = '{ROLE}'"
     );
     postgres.execute(&refuse).await.expect("a limit");
     let before = relay.counts().connections;

@@ -35,7 +35,7 @@ impl Environment {
     }
 
     #[cfg(test)]
-    pub(super) fn of(variables: &[(&str, &str)]) -> Self {
+    pub(crate) fn of(variables: &[(&str, &str)]) -> Self {
         let owned = variables.iter();
         let owned = owned.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let variables: std::collections::BTreeMap<String, String> = owned.collect();

@@ -160,6 +160,12 @@ impl Error {
         self
     }
 
+    /// The same, if there is a next try.
+    pub(crate) fn with_next_try(mut self, next: Option<Duration>) -> Self {
+        self.0.retry_after = next.or(self.0.retry_after);
+        self
+    }
+
     pub(crate) fn deadline() -> Self {
         Error::caused(
             ErrorKind::Deadline,

@@ -126,6 +126,8 @@ pub struct Settings {
     pub max_age_seconds: Option<f64>,
     /// [`Config::max_idle_time`].
     pub max_idle_time_seconds: Option<f64>,
+    /// [`Config::probe_after`].
+    pub probe_after_seconds: Option<f64>,
     /// [`Config::acquire_timeout`].
     pub acquire_timeout_seconds: Option<f64>,
     /// [`Config::connect_timeout`].
@@ -134,6 +136,13 @@ pub struct Settings {
     pub statement_timeout_seconds: Option<f64>,
     /// [`Config::idle_in_transaction_timeout`], where the path takes it.
     pub idle_in_transaction_timeout_seconds: Option<f64>,
+    /// [`Config::idle_session_timeout`], where the path takes it.
+    pub idle_session_timeout_seconds: Option<f64>,
+    /// [`Config::transaction_timeout`], where the path takes it.
+    pub transaction_timeout_seconds: Option<f64>,
+    /// [`Config::function_timeout`], to which the time-outs above but for
+    /// `idle_session_timeout` are lowered.
+    pub function_timeout_seconds: Option<f64>,
     /// The operator's `ANTIFREEZE_*` variables, which won; a token's value is not shown.
     pub variables: BTreeMap<&'static str, String>,
 }
@@ -254,10 +263,14 @@ impl Settings {
             max_idle: config.idle_limit(),
             max_age_seconds: limit(config.max_age),
             max_idle_time_seconds: config.max_idle_time.and_then(limit),
+            probe_after_seconds: limit(config.probe_after),
             acquire_timeout_seconds: limit(config.acquire_timeout),
             connect_timeout_seconds: limit(config.connect_timeout),
             statement_timeout_seconds: sent(config.statement_timeout),
             idle_in_transaction_timeout_seconds: sent(config.idle_in_transaction_timeout),
+            idle_session_timeout_seconds: sent(config.idle_session_timeout),
+            transaction_timeout_seconds: sent(config.transaction_timeout),
+            function_timeout_seconds: config.function_timeout.and_then(limit),
             variables: config.levers().iter().cloned().collect(),
         }
     }
@@ -309,6 +322,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::Environment;
 
     fn config(size: usize) -> Config {
         let mut config = Config::from_url("postgres://localhost/none").expect("a URL");
@@ -345,9 +359,30 @@ mod tests {
         assert_eq!(settings.statement_timeout_seconds, None);
         assert_eq!(settings.connect_timeout_seconds, Some(1.5));
         assert_eq!(settings.idle_in_transaction_timeout_seconds, Some(60.0));
+        assert_eq!(settings.idle_session_timeout_seconds, Some(900.0));
+        assert_eq!(settings.transaction_timeout_seconds, Some(900.0));
+        assert_eq!(settings.probe_after_seconds, Some(60.0));
+        assert_eq!(settings.function_timeout_seconds, None);
         config.set_path(Path::RdsProxy);
         let settings = Settings::of(&config);
         assert_eq!(settings.idle_in_transaction_timeout_seconds, None);
+        assert_eq!(settings.idle_session_timeout_seconds, None);
+        assert_eq!(settings.transaction_timeout_seconds, None);
+    }
+
+    #[test]
+    fn the_operators_variables_are_shown_and_no_token() {
+        let environment = Environment::of(&[
+            ("ANTIFREEZE_LOAD_SHED", "door"),
+            ("ANTIFREEZE_FUNCTION_TIMEOUT", "29s"),
+            ("ANTIFREEZE_HEALTH_TOKEN", "hunter2-hunter2-hunter2"),
+        ]);
+        let config = config(1).settled(&environment).expect("settings");
+        let settings = Settings::of(&config);
+        assert_eq!(settings.load_shed, LoadShed::Door);
+        assert_eq!(settings.function_timeout_seconds, Some(29.0));
+        let shown: Vec<_> = settings.variables.values().map(String::as_str).collect();
+        assert_eq!(shown, ["29s", "..", "door"], "by name");
     }
 
     proptest! {

@@ -8,6 +8,7 @@ use futures_util::future::{Either, select};
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
+use super::stale::NO_ANSWER;
 use super::{Idle, Lease, Pool, Pools, lock};
 use crate::connect::heals;
 use crate::connection::{Home, Session};
@@ -26,8 +27,6 @@ const AGE_JITTER: f64 = 0.1;
 
 /// Longer than any invocation, and nothing overflows.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
-
-const NO_ANSWER: &str = "no answer";
 
 impl Pools {
     /// Leases a connection of the current runtime, within the configured time and
@@ -51,11 +50,11 @@ impl Pools {
                     Ok(Ok(permit)) => permit,
                     // The semaphore is never closed.
                     Ok(Err(_)) | Err(_) => {
-                        return Err(Error::acquire_timeout(
-                            limit,
-                            pool.in_use(),
-                            pool.max_connections(),
-                        ));
+                        let (in_use, max) = (pool.in_use(), pool.max_connections());
+                        let error = Error::acquire_timeout(limit, in_use, max);
+                        // Those who are waited for may be waiting for the server.
+                        let next = self.limits.breaker.next_try();
+                        return Err(error.with_next_try(next));
                     }
                 }
             }
@@ -67,6 +66,7 @@ impl Pools {
         let limits = &self.limits;
         // What the server said when it was last asked.
         let mut said = None;
+        let mut wanting = None;
         loop {
             let mut came_home = pin!(pool.came_home.notified());
             came_home.as_mut().enable();
@@ -75,6 +75,9 @@ impl Pools {
                 return Ok((Lease::new(session, Arc::clone(&pool), permit), home));
             }
             // While the server is full, another's connection may come home first.
+            if limits.breaker.next_try().is_some() {
+                wanting.get_or_insert_with(|| pool.want());
+            }
             let admit = pin!(limits.breaker.admit(end, limits.sheds()));
             let attempt = match select(admit, came_home).await {
                 Either::Left((Ok(attempt), _)) => attempt,
@@ -98,12 +101,12 @@ impl Pools {
                 }
                 // The next try is the breaker's, if there is to be one.
                 Err(error) => {
-                    let Some(next) = limits.breaker.next_try() else {
+                    let Some(next) = error.retry_after() else {
                         return Err(error);
                     };
                     let worth = worth_waiting(&error, begin, end);
                     if worth.is_none_or(|until| Instant::now() + next >= until) {
-                        return Err(error.with_retry_after(next));
+                        return Err(error);
                     }
                     said = Some(error);
                 }
@@ -113,6 +116,7 @@ impl Pools {
 
     /// A kept connection that is still good.
     async fn kept(&self, pool: &Arc<Pool>, left: Option<Duration>) -> Option<(Arc<Session>, Home)> {
+        pool.end_old();
         while let Some(idle) = pool.pop() {
             match examine(pool, &idle, left).await {
                 Ok(home) => return Some((idle.session, home)),
@@ -121,7 +125,7 @@ impl Pools {
                     // Terminate goes out; nobody needs to wait for the answer.
                     idle.session.end();
                     if why == NO_ANSWER {
-                        pool.discard_forgotten();
+                        pool.end_forgotten();
                     }
                 }
             }
@@ -164,8 +168,8 @@ impl Pools {
                 if error.kind() == ErrorKind::TooManyConnections {
                     self.limits.room.note_refusal(error.pool_size());
                 }
-                attempt.failed(&error);
-                Err(error)
+                let next = attempt.failed(&error);
+                Err(error.with_next_try(next))
             }
         }
     }
@@ -206,21 +210,6 @@ impl Pool {
     fn pop(&self) -> Option<Idle> {
         lock(&self.kept).idle.pop()
     }
-
-    /// What made one connection fall silent has most likely hit all that were idle for
-    /// as long: asking each would take its time.
-    fn discard_forgotten(&self) {
-        let mut kept = lock(&self.kept);
-        let fresh = |idle: &Idle| self.clock.since(idle.since) <= self.config().probe_after;
-        let (fresh, forgotten) = std::mem::take(&mut kept.idle).into_iter().partition(fresh);
-        kept.idle = fresh;
-        drop(kept);
-        let forgotten: Vec<Idle> = forgotten;
-        for idle in forgotten {
-            observe::discarded(idle.session.process(), NO_ANSWER);
-            idle.session.end();
-        }
-    }
 }
 
 /// Until when to wait for the server, if that makes sense: a slot comes free within any
@@ -237,13 +226,6 @@ fn worth_waiting(error: &Error, begin: Instant, end: Instant) -> Option<Instant>
 /// goes. `Err` says why not.
 async fn examine(pool: &Pool, idle: &Idle, left: Option<Duration>) -> Result<Home, &'static str> {
     let session = &idle.session;
-    if pool.clock.since(session.opened()) >= pool.config().max_age {
-        return Err("too old");
-    }
-    let limit = pool.config().max_idle_time;
-    if limit.is_some_and(|limit| pool.clock.since(idle.since) >= limit) {
-        return Err("idle for too long");
-    }
     match session.peek() {
         Peek::Closed => return Err("closed by the server"),
         // What has come meanwhile is no verdict (a parameter may have changed): the
@@ -274,133 +256,4 @@ async fn examine(pool: &Pool, idle: &Idle, left: Option<Duration>) -> Result<Hom
 }
 
 #[cfg(test)]
-mod tests {
-    /// By default.
-    const PROBE_AFTER: Duration = Duration::from_secs(60);
-
-    use lab::postgres::Postgres;
-    use lab::relay::Relay;
-
-    use super::*;
-    use crate::clock::Manual;
-    use crate::config::Config;
-    use crate::connect::Connector;
-
-    struct Kept {
-        pools: Arc<Pools>,
-        clock: Arc<Manual>,
-        relay: Relay,
-        /// The server's process behind the connection that is kept.
-        process: i32,
-    }
-
-    impl Kept {
-        async fn one() -> Kept {
-            Kept::one_with(|_| {}).await
-        }
-
-        async fn one_with(change: impl FnOnce(&mut Config)) -> Kept {
-            let postgres = Postgres::shared().await.expect("a server");
-            let relay = Relay::start(postgres.address()).await.expect("a relay");
-            let mut config = Config::from_url(&relay.url(&postgres.url())).expect("a URL");
-            change(&mut config);
-            let clock = Manual::new();
-            let pools = Pools::new(Arc::new(Connector::new(config)), clock.clone());
-            let mut kept = Kept {
-                pools: Arc::new(pools),
-                clock,
-                relay,
-                process: 0,
-            };
-            kept.process = kept.lease().await.expect("a connection");
-            kept
-        }
-
-        /// Leases a connection and gives it back.
-        async fn lease(&self) -> Result<i32> {
-            let (lease, home) = self.pools.checkout(Some(PROBE_LIMIT * 3 / 2), None).await?;
-            let process = lease.session.process();
-            // As teardown does, before it gives one back.
-            lease.session.settled().await;
-            let place = lease.place().expect("there is room");
-            lease.keep(home, place);
-            Ok(process)
-        }
-    }
-
-    #[tokio::test]
-    async fn one_that_was_idle_for_long_is_asked_first() {
-        let kept = Kept::one().await;
-        for (idle, round_trips) in [(PROBE_AFTER, 0), (PROBE_AFTER * 2, 1)] {
-            kept.clock.advance(idle);
-            let before = kept.relay.counts();
-            assert_eq!(kept.lease().await.expect("alive"), kept.process);
-            let counts = kept.relay.counts().since(before);
-            assert_eq!(counts.round_trips, round_trips, "{counts:?}");
-            assert_eq!(counts.bytes_up > 0, round_trips > 0, "{counts:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn one_that_does_not_answer_is_replaced() {
-        let kept = Kept::one().await;
-        kept.clock.advance(PROBE_AFTER * 2);
-        kept.relay.stall();
-        let error = kept.lease().await.expect_err("nobody answers");
-        assert_eq!(error.kind(), ErrorKind::ConnectTimeout, "{error}");
-        kept.relay.resume();
-        assert_ne!(kept.lease().await.expect("another"), kept.process);
-    }
-
-    /// Nothing has told the runtime that the connection died, as in the first moment
-    /// after a freeze: the socket has to be asked.
-    #[tokio::test]
-    async fn one_that_died_unseen_is_replaced() {
-        for how in ["cut", "terminated"] {
-            let kept = Kept::one().await;
-            let (relay, process) = (&kept.relay, kept.process);
-            // The thread of this runtime waits meanwhile, and looks at no socket.
-            std::thread::scope(|scope| {
-                let died = scope.spawn(|| {
-                    let mut runtime = tokio::runtime::Builder::new_current_thread();
-                    let runtime = runtime.enable_all().build().expect("a runtime");
-                    runtime.block_on(async {
-                        match how {
-                            "cut" => relay.cut(lab::relay::Cut::Fin).await,
-                            _ => {
-                                let postgres = Postgres::shared().await.expect("a server");
-                                let end = format!("select pg_terminate_backend({process}, 5000)");
-                                postgres.execute(&end).await.expect("ended");
-                                // Its last words come through the relay.
-                                relay.quiet(Duration::from_millis(50)).await;
-                            }
-                        }
-                    });
-                });
-                died.join().expect("no panic");
-            });
-            assert_ne!(kept.lease().await.expect(how), kept.process, "{how}");
-        }
-    }
-
-    #[tokio::test]
-    async fn one_that_is_too_old_is_replaced() {
-        let kept = Kept::one().await;
-        kept.clock.advance(kept.pools.config().max_age);
-        assert_ne!(kept.lease().await.expect("another"), kept.process);
-        // A tenth less is the least that any gets.
-        let kept = Kept::one().await;
-        kept.clock.advance(kept.pools.config().max_age / 10 * 8);
-        assert_eq!(kept.lease().await.expect("alive"), kept.process);
-    }
-
-    #[tokio::test]
-    async fn one_that_was_idle_for_too_long_is_replaced() {
-        let limit = PROBE_AFTER * 2;
-        let kept = Kept::one_with(|config| config.max_idle_time = Some(limit)).await;
-        kept.clock.advance(PROBE_AFTER);
-        assert_eq!(kept.lease().await.expect("alive"), kept.process);
-        kept.clock.advance(limit);
-        assert_ne!(kept.lease().await.expect("another"), kept.process);
-    }
-}
+mod tests;

@@ -5,10 +5,11 @@
 
 mod checkout;
 mod shut;
+mod stale;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -48,6 +49,8 @@ pub(crate) struct Pool {
     kept: Mutex<Kept>,
     /// One came to be kept.
     came_home: Notify,
+    /// So many wait for the server, and would take what comes home.
+    wanting: AtomicUsize,
 }
 
 /// The connections that stay open between invocations.
@@ -138,6 +141,7 @@ impl Pools {
             permits: Arc::new(Semaphore::new(self.config().max_connections)),
             kept: Mutex::default(),
             came_home: Notify::new(),
+            wanting: AtomicUsize::new(0),
         });
         pools.insert(runtime, Arc::clone(&pool));
         pool
@@ -206,12 +210,17 @@ impl Lease {
     /// A place for this connection to stay open; `None` if it is to be closed.
     pub(crate) fn place(&self) -> Option<Place> {
         let pool = &self.pool;
-        // Others need the slot more.
-        if pool.limits.room.is_crowded() || pool.shut.is_shut() {
+        if pool.shut.is_shut() {
             return None;
         }
+        pool.end_stale();
+        let limit = match pool.limits.room.is_crowded() {
+            // Others need the slot more, but for those who wait here for one.
+            true => pool.wanted().min(pool.config().idle_limit()),
+            false => pool.config().idle_limit(),
+        };
         let mut kept = lock(&pool.kept);
-        let room = kept.idle.len() + kept.reserved < pool.config().idle_limit();
+        let room = kept.idle.len() + kept.reserved < limit;
         let young = pool.clock.since(self.session.opened()) < pool.config().max_age;
         (room && young).then(|| {
             kept.reserved += 1;

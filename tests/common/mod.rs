@@ -8,6 +8,7 @@ use std::time::Duration;
 use antifreeze::{Config, Database, Error, Outcome, Teardown};
 use lab::postgres::Postgres;
 use lab::relay::Relay;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -196,4 +197,35 @@ pub async fn black_hole() -> (std::net::SocketAddr, Vec<tokio::task::JoinHandle<
     }));
     tokio::time::sleep(Duration::from_millis(50)).await;
     (address, held)
+}
+
+/// Answers every start-up packet so.
+pub async fn says(code: &'static str, message: &'static str) -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                loop {
+                    let length = stream.read_u32().await?;
+                    let mut body = vec![0; length.saturating_sub(4) as usize];
+                    stream.read_exact(&mut body).await?;
+                    // SSLRequest (manual, "SSL Session Encryption").
+                    if body.starts_with(&[4, 210, 22, 47]) {
+                        stream.write_all(b"N").await?;
+                        continue;
+                    }
+                    let fields = format!("SFATAL\0VFATAL\0C{code}\0M{message}\0\0");
+                    let length = u32::try_from(fields.len() + 4).expect("short");
+                    stream.write_u8(b'E').await?;
+                    stream.write_u32(length).await?;
+                    stream.write_all(fields.as_bytes()).await?;
+                    return stream.shutdown().await;
+                }
+            });
+        }
+    });
+    address
 }
