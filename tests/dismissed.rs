@@ -25,6 +25,8 @@ async fn next_statement(lab: &Lab, prepare: &str) -> Error {
             let connection = connection().await?;
             connection.batch_execute(prepare).await?;
             gone(lab).await;
+            lab.eventually("it is known", async |_| connection.is_closed())
+                .await;
             let error = connection
                 .query("select 1", &[])
                 .await

@@ -113,6 +113,13 @@ impl Connection {
         snapshot.status.filter(|_| snapshot.is_quiet())
     }
 
+    /// Whether the connection has ended. The client's own `is_closed` says so only once
+    /// something was asked of a session that the server has ended: the server's reason is
+    /// kept for whoever asks next.
+    pub fn is_closed(&self) -> bool {
+        self.session.is_over() || Client::is_closed(self)
+    }
+
     /// The server's process, as in `pg_stat_activity.pid`.
     pub fn process_id(&self) -> i32 {
         self.session.process()

@@ -180,6 +180,11 @@ impl Transaction {
         Ok(())
     }
 
+    /// Whether its connection has ended: see [`Connection::is_closed`].
+    pub fn is_closed(&self) -> bool {
+        self.0.connection.is_closed()
+    }
+
     /// The server's process, as in `pg_stat_activity.pid`.
     pub fn process_id(&self) -> i32 {
         self.0.connection.process_id()
