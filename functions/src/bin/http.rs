@@ -6,7 +6,7 @@
 //! ```
 
 use antifreeze::{DatabaseLayer, Error};
-use lambda_http::http::{Method, StatusCode};
+use lambda_http::http::{HeaderValue, Method, StatusCode};
 use lambda_http::{Body, Request, RequestPayloadExt, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -73,7 +73,7 @@ async fn create(request: &Request) -> Result<Response<Body>, Error> {
 fn reply(status: StatusCode, body: &Value) -> Response<Body> {
     let mut response = Response::new(Body::Text(body.to_string()));
     *response.status_mut() = status;
-    let kind = lambda_http::http::HeaderValue::from_static("application/json");
+    let kind = HeaderValue::from_static("application/json");
     response.headers_mut().insert("content-type", kind);
     response
 }
