@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// What becomes of an invocation that needs a connection while the server is full or
 /// away, and whose deadline is nearer than the next try.
 ///
-/// Turned away takes microseconds; over HTTP it is a 503 with `Retry-After`, for an event
+/// It is told without waiting; over HTTP it is a 503 with `Retry-After`, for an event
 /// an error that can be retried ([`ErrorKind::LoadShed`](crate::ErrorKind::LoadShed)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
