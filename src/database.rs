@@ -55,6 +55,9 @@ impl Database {
     /// be understood.
     pub fn new(config: Config) -> Result<Self> {
         let config = config.settled(&Environment::of_process())?;
+        if cfg!(panic = "abort") {
+            observe::aborts();
+        }
         // Deadlines from before now are none.
         clock::process_started();
         let monitor = Monitor::new(&config)?;

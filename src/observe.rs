@@ -20,6 +20,15 @@ pub(crate) fn configured(path: &'static str, max_connections: usize, variables: 
     }
 }
 
+/// A panic would end the process where it stands.
+pub(crate) fn aborts() {
+    tracing::warn!(
+        target: TARGET,
+        "built with panic = \"abort\": a panic leaves everything open; cargo-lambda does so unless \
+         Cargo.toml has [profile.release] panic = \"unwind\""
+    );
+}
+
 /// A variable looks like one of ours and is none.
 pub(crate) fn unknown_variable(name: &str, meant: Option<&'static str>) {
     tracing::warn!(target: TARGET, name, meant, "an unknown variable is ignored");

@@ -24,6 +24,40 @@ async fn event(_: LambdaEvent<Value>) -> Result<Value, Error> {
 fn runs<F: Future>(_: F) {}
 fn is_sync<T: Sync>() {}
 
+/// What is asked of a connection is `Send`, with values of the handler's own.
+async fn cached(_: Request) -> Result<Response<lambda_http::Body>, Error> {
+    let name = String::from("acme");
+    let connection = antifreeze::connection().await?;
+    connection.query_cached("select $1::text", &[&name]).await?;
+    connection
+        .query_one_cached("select $1::text", &[&name])
+        .await?;
+    connection
+        .query_opt_cached("select $1::text", &[&name])
+        .await?;
+    connection
+        .execute_cached("select $1::text", &[&name])
+        .await?;
+    Ok(Response::new(lambda_http::Body::Empty))
+}
+
+/// So is a transaction that is run again, if its work owns what it uses.
+async fn retried(_: Request) -> Result<Response<lambda_http::Body>, Error> {
+    let name = String::from("acme");
+    antifreeze::retry_transaction(async move |transaction| {
+        transaction.execute("select $1::text", &[&name]).await?;
+        Ok::<_, antifreeze::Error>(())
+    })
+    .await?;
+    Ok(Response::new(lambda_http::Body::Empty))
+}
+
+/// Our own error is one that a host takes.
+async fn fails(_: LambdaEvent<Value>) -> Result<Value, antifreeze::Error> {
+    drop(antifreeze::connection().await?);
+    Ok(Value::Null)
+}
+
 /// Never polled: there is no host here.
 #[test]
 fn the_layer_fits_every_runner() {
@@ -36,6 +70,12 @@ fn the_layer_fits_every_runner() {
     ));
     let _ = || lambda_http::runtime(service());
 
+    let service = ServiceBuilder::new().layer(layer()).service_fn(cached);
+    runs(lambda_http::run(service));
+    let service = ServiceBuilder::new().layer(layer()).service_fn(retried);
+    runs(lambda_http::run(service));
+    let service = ServiceBuilder::new().layer(layer()).service_fn(fails);
+    runs(lambda_runtime::run(service));
     let service = || ServiceBuilder::new().layer(layer()).service_fn(event);
     runs(lambda_runtime::run(service()));
     runs(lambda_runtime::run_concurrent(service()));

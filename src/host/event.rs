@@ -51,10 +51,17 @@ impl<E: Into<Diagnostic>> From<EventError<E>> for Diagnostic {
     fn from(error: EventError<E>) -> Self {
         match error {
             EventError::Handler(error) => error.into(),
-            EventError::Database(error) => Diagnostic {
-                error_type: format!("antifreeze::{:?}", error.kind()),
-                error_message: error.to_string(),
-            },
+            EventError::Database(error) => error.into(),
+        }
+    }
+}
+
+/// So that a handler of events can fail with it.
+impl From<Error> for Diagnostic {
+    fn from(error: Error) -> Self {
+        Diagnostic {
+            error_type: format!("antifreeze::{:?}", error.kind()),
+            error_message: error.to_string(),
         }
     }
 }

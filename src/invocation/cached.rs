@@ -9,6 +9,21 @@ use crate::wire::TransactionStatus;
 
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
 
+/// Executes a cached statement, and once more if the schema had left it behind. No function
+/// that takes an `AsyncFn`: its future could not be told to be `Send` for every handler.
+macro_rules! healed {
+    ($connection:ident.$method:ident($sql:ident, $params:ident)) => {{
+        let (statement, outside) = $connection.cached($sql).await?;
+        match $connection.$method(&statement, $params).await {
+            Err(error) => {
+                let statement = $connection.anew($sql, outside, error).await?;
+                $connection.$method(&statement, $params).await
+            }
+            done => done,
+        }
+    }};
+}
+
 /// Cached statements, prepared and executed in one call.
 ///
 /// A statement that is prepared knows its columns and types. When the schema changes under
@@ -28,8 +43,7 @@ impl Connection {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>> {
-        let run = async |statement: Statement| self.query(&statement, params).await;
-        self.healed(sql, run).await
+        healed!(self.query(sql, params))
     }
 
     /// Like [`Client::query_one`](tokio_postgres::Client::query_one), with a cached
@@ -39,8 +53,7 @@ impl Connection {
     ///
     /// Those of tokio-postgres; there is not exactly one row.
     pub async fn query_one_cached(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Row> {
-        let run = async |statement: Statement| self.query_one(&statement, params).await;
-        self.healed(sql, run).await
+        healed!(self.query_one(sql, params))
     }
 
     /// Like [`Client::query_opt`](tokio_postgres::Client::query_opt), with a cached
@@ -54,8 +67,7 @@ impl Connection {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<Row>> {
-        let run = async |statement: Statement| self.query_opt(&statement, params).await;
-        self.healed(sql, run).await
+        healed!(self.query_opt(sql, params))
     }
 
     /// Like [`Client::execute`](tokio_postgres::Client::execute), with a cached statement.
@@ -64,24 +76,34 @@ impl Connection {
     ///
     /// Those of tokio-postgres.
     pub async fn execute_cached(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
-        let run = async |statement: Statement| self.execute(&statement, params).await;
-        self.healed(sql, run).await
+        healed!(self.execute(sql, params))
     }
 
-    async fn healed<T>(&self, sql: &str, run: impl AsyncFn(Statement) -> Result<T>) -> Result<T> {
+    /// The statement, and whether what it is to do stands outside any transaction.
+    async fn cached(&self, sql: &str) -> Result<(Statement, bool)> {
         let statement = self.prepare_cached(sql).await?;
         let outside = self.transaction_status() == Some(TransactionStatus::Idle);
-        let error = match run(statement).await {
-            Err(error) if outside && is_outdated(&error) => error,
-            result => return result,
-        };
+        Ok((statement, outside))
+    }
+
+    /// The statement once more, if `error` says that it was outdated and nothing else has
+    /// suffered from it.
+    async fn anew(
+        &self,
+        sql: &str,
+        outside: bool,
+        error: tokio_postgres::Error,
+    ) -> Result<Statement> {
+        if !outside || !is_outdated(&error) {
+            return Err(error);
+        }
         // A transaction that was to begin with this statement has begun, and failed.
         let settled = self.session().settled().await;
         if settled.is_over() || settled.status != Some(TransactionStatus::Idle) {
             return Err(error);
         }
         // The wire has heard the error, too: nothing is in the cache any more.
-        run(self.prepare_cached(sql).await?).await
+        self.prepare_cached(sql).await
     }
 }
 

@@ -61,7 +61,7 @@ impl Connection {
     /// # async fn handler(from: i32, to: i32) -> Result<(), antifreeze::Error> {
     /// let mut connection = antifreeze::connection().await?;
     /// let left: i64 = connection
-    ///     .retry_transaction(async |transaction| {
+    ///     .retry_transaction(async move |transaction| {
     ///         let take = "update accounts set cents = cents - 100 where id = $1 returning cents";
     ///         let give = "update accounts set cents = cents + 100 where id = $1";
     ///         let row = transaction.query_one(take, &[&from]).await?;
@@ -72,6 +72,9 @@ impl Connection {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// Give `work` what it uses (`async move`): of a closure that only borrows it, the
+    /// compiler cannot tell that its future is `Send`, which most hosts want.
     ///
     /// [`build_retry`](Connection::build_retry) has options. It is not the
     /// [transaction of the invocation](super::Invocation::transaction): that one is
@@ -101,7 +104,7 @@ impl Connection {
     ///     .build_retry()
     ///     .isolation_level(IsolationLevel::Serializable)
     ///     .attempts(10)
-    ///     .run(async |transaction| {
+    ///     .run(async move |transaction| {
     ///         transaction.execute("select book_a_seat()", &[]).await?;
     ///         Ok::<_, antifreeze::Error>(())
     ///     })
