@@ -148,7 +148,8 @@ impl Overrides {
     }
 }
 
-fn set<T>(field: &mut T, value: Option<T>) {
+/// Where somebody has said something.
+pub(super) fn set<T>(field: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *field = value;
     }

@@ -1,0 +1,119 @@
+use super::*;
+
+fn said<'a>(code: &'a str, message: &'a str) -> Said<'a> {
+    Said {
+        code,
+        message,
+        ..Said::default()
+    }
+}
+
+#[test]
+fn a_code_and_its_words_make_a_kind() {
+    use ErrorKind as Kind;
+    for (code, message, kind) in [
+        (
+            "53300",
+            "sorry, too many clients already",
+            Kind::TooManyConnections,
+        ),
+        (
+            "57P03",
+            "the database system is starting up",
+            Kind::ServerStarting,
+        ),
+        (
+            "57P03",
+            "the database system is in recovery mode",
+            Kind::ServerStarting,
+        ),
+        (
+            "57P03",
+            "the database system is shutting down",
+            Kind::ServerStopping,
+        ),
+        (
+            "57P01",
+            "terminating connection due to administrator command",
+            Kind::ServerStopping,
+        ),
+        (
+            "26000",
+            "prepared statement \"s0\" does not exist",
+            Kind::StatementMissing,
+        ),
+        (
+            "42P05",
+            "prepared statement \"s0\" already exists",
+            Kind::StatementMissing,
+        ),
+        (
+            "0A000",
+            "cached plan must not change result type",
+            Kind::StatementOutdated,
+        ),
+        ("0A000", "cannot do that", Kind::Database),
+        (
+            "XX000",
+            "cache lookup failed for type 16400",
+            Kind::StatementOutdated,
+        ),
+        ("XX000", "something else", Kind::Database),
+        (
+            "25006",
+            "cannot execute INSERT in a read-only transaction",
+            Kind::ReadOnly,
+        ),
+        ("23505", "", Kind::UniqueViolation),
+        ("23503", "", Kind::ConstraintViolation),
+        ("23000", "", Kind::ConstraintViolation),
+        (
+            "22P02",
+            "invalid input syntax for type uuid: \"x\"",
+            Kind::BadInput,
+        ),
+        ("22023", "", Kind::BadInput),
+        ("40001", "", Kind::SerializationFailure),
+        ("40P01", "", Kind::SerializationFailure),
+        ("OC000", "", Kind::SerializationFailure),
+        ("OC001", "", Kind::SerializationFailure),
+        ("55P03", "", Kind::LockTimeout),
+        (
+            "57014",
+            "canceling statement due to statement timeout",
+            Kind::StatementTimeout,
+        ),
+        (
+            "57014",
+            "canceling statement due to user request",
+            Kind::Cancelled,
+        ),
+        ("25P02", "", Kind::TransactionFailed),
+        ("25P03", "", Kind::TransactionFailed),
+        ("25P04", "", Kind::TransactionFailed),
+        ("57P05", "", Kind::Closed),
+        (
+            "42501",
+            "permission denied for table t",
+            Kind::PermissionDenied,
+        ),
+        ("42P01", "relation \"t\" does not exist", Kind::Database),
+        (
+            "P0001",
+            "raised by a function: no such user",
+            Kind::Database,
+        ),
+    ] {
+        assert_eq!(said(code, message).meaning().kind, kind, "{code} {message}");
+    }
+}
+
+#[test]
+fn no_message_of_the_server_is_shown() {
+    for code in [
+        "23505", "22P02", "53300", "57P03", "08P01", "XX000", "28P01", "42601",
+    ] {
+        let meaning = said(code, "hunter2 tenant").meaning();
+        assert!(!meaning.cause.contains("hunter2"), "{meaning:?}");
+    }
+}

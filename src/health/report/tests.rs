@@ -1,0 +1,78 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::Environment;
+
+fn config(size: usize) -> Config {
+    let mut config = Config::from_url("postgres://localhost/none").expect("a URL");
+    config.max_connections = size;
+    config
+}
+
+#[test]
+fn usage_in_figures() {
+    for (size, checked_out, usage, percentage, full, warns) in [
+        (5, 2, "2/5", "40.0%", false, false),
+        (5, 4, "4/5", "80.0%", false, true),
+        (5, 5, "5/5", "100.0%", true, true),
+        (3, 1, "1/3", "33.3%", false, false),
+        (1, 0, "0/1", "0.0%", false, false),
+        (1, 1, "1/1", "100.0%", true, false),
+    ] {
+        let pool = Process::new(&config(size), checked_out, 0);
+        assert_eq!(pool.connection_usage, usage);
+        assert_eq!(pool.usage_percentage, percentage, "{usage}");
+        assert_eq!(pool.pool_full, full, "{usage}");
+        assert_eq!(pool.warning.is_some(), warns, "{usage}");
+    }
+}
+
+#[test]
+fn what_is_no_limit_is_null() {
+    let mut config = config(1);
+    config.max_age = Duration::MAX;
+    config.statement_timeout = Duration::ZERO;
+    config.connect_timeout = Duration::from_micros(1_500_400);
+    let settings = Settings::of(&config);
+    assert_eq!(settings.max_age_seconds, None);
+    assert_eq!(settings.statement_timeout_seconds, None);
+    assert_eq!(settings.connect_timeout_seconds, Some(1.5));
+    assert_eq!(settings.idle_in_transaction_timeout_seconds, Some(60.0));
+    assert_eq!(settings.idle_session_timeout_seconds, Some(900.0));
+    assert_eq!(settings.transaction_timeout_seconds, Some(900.0));
+    assert_eq!(settings.probe_after_seconds, Some(60.0));
+    assert_eq!(settings.function_timeout_seconds, None);
+    config.set_path(Path::RdsProxy);
+    let settings = Settings::of(&config);
+    assert_eq!(settings.idle_in_transaction_timeout_seconds, None);
+    assert_eq!(settings.idle_session_timeout_seconds, None);
+    assert_eq!(settings.transaction_timeout_seconds, None);
+}
+
+#[test]
+fn the_operators_variables_are_shown_and_no_token() {
+    let environment = Environment::of(&[
+        ("ANTIFREEZE_LOAD_SHED", "door"),
+        ("ANTIFREEZE_FUNCTION_TIMEOUT", "29s"),
+        ("ANTIFREEZE_HEALTH_TOKEN", "hunter2-hunter2-hunter2"),
+    ]);
+    let config = config(1).settled(&environment).expect("settings");
+    let settings = Settings::of(&config);
+    assert_eq!(settings.load_shed, LoadShed::Door);
+    assert_eq!(settings.function_timeout_seconds, Some(29.0));
+    let shown: Vec<_> = settings.variables.values().map(String::as_str).collect();
+    assert_eq!(shown, ["29s", "..", "door"], "by name");
+}
+
+proptest! {
+    #[test]
+    fn a_percentage_is_one_of_any_part(part in any::<u64>(), whole in any::<u64>()) {
+        let text = percentage(part, whole);
+        let figure: f64 = text.strip_suffix('%').expect("a sign").parse().expect("a number");
+        prop_assert!(figure >= 0.0);
+        if whole > 0 {
+            let exact = part as f64 * 100.0 / whole as f64;
+            prop_assert!((figure - exact).abs() <= 0.051 + exact * 1e-12);
+        }
+    }
+}
