@@ -70,7 +70,7 @@ pub(crate) fn connection_lost(error: &tokio_postgres::Error) {
     );
 }
 
-/// The server ended a session while nothing was asked of it.
+/// The server ended a session, and said why.
 pub(crate) fn dismissed(sqlstate: Option<[u8; 5]>) {
     let sqlstate = sqlstate.and_then(|code| String::from_utf8(code.to_vec()).ok());
     tracing::debug!(target: TARGET, sqlstate, "the server ended a session");

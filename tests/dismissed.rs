@@ -1,4 +1,4 @@
-//! The server ends a session while nothing is asked of it: whoever has it is told why.
+//! The server ends a session: whoever has it is told why, whether he had asked or asks then.
 
 mod common;
 
@@ -85,6 +85,33 @@ async fn an_administrator_ends_it() {
     })
     .await
     .expect("fine");
+}
+
+/// The answer was somebody else's: the next one is told all the same.
+#[tokio::test]
+async fn it_ended_in_a_statement_that_nobody_waits_for() {
+    let lab = lab().await;
+    let error = lab
+        .run(async {
+            let connection = connection().await?;
+            let active = lab.eventually("it is under way", async |lab| {
+                lab.sessions().await == ["active"]
+            });
+            tokio::select! {
+                _ = connection.batch_execute("select pg_sleep(60)") => panic!("it ended"),
+                () = active => {}
+            }
+            let end = format!("select pg_terminate_backend({})", connection.process_id());
+            lab.server.query(&end).await?;
+            gone(&lab).await;
+            connection.batch_execute("select 1").await?;
+            Ok(())
+        })
+        .await
+        .expect_err("it is gone");
+    let error = error.downcast_ref::<tokio_postgres::Error>();
+    let code = error.expect("the server's").code();
+    assert_eq!(code.map(|code| code.code()), Some("57P01"));
 }
 
 #[tokio::test]

@@ -25,8 +25,7 @@ pub(super) struct Scanner {
     /// Its whole length, 0 until the header is complete.
     length: usize,
     fate: Fate,
-    /// An error that is being corrected, or kept for whoever asks next: held until it is
-    /// whole.
+    /// An error, until it is whole.
     held: BytesMut,
 }
 
@@ -67,8 +66,8 @@ impl Scanner {
                     continue;
                 }
                 self.fate = tracker.fate(chunk[0]);
-                // Read together with the last answer.
-                if self.fate == Fate::Farewell && !filtered {
+                // What was read together with it and lies in front is for the user.
+                if self.fate == Fate::Hold && !filtered {
                     filtered = true;
                     passed = whole - chunk.len();
                 }
@@ -78,22 +77,24 @@ impl Scanner {
             chunk = rest;
             match self.fate {
                 Fate::Pass if filtered => out.extend_from_slice(bytes),
-                Fate::Correct | Fate::Farewell if filtered => self.held.extend_from_slice(bytes),
+                Fate::Hold => self.held.extend_from_slice(bytes),
                 _ => {}
             }
             if self.seen < HEADER || self.seen < self.length || tracker.is_lost() {
                 continue;
             }
             match self.fate {
-                Fate::Correct if filtered => {
-                    rewrite::shift_position(&self.held, tracker.shift(), out);
-                    self.held.clear();
+                Fate::Hold => {
+                    let error = self.held.split();
+                    match tracker.shift() {
+                        _ if tracker.dismissible() && ends_session(&error[HEADER..]) => {
+                            tracker.dismissed(error.freeze());
+                        }
+                        0 => out.unsplit(error),
+                        shift => rewrite::shift_position(&error, shift, out),
+                    }
                 }
-                Fate::Farewell if ends_session(&self.held[HEADER..]) => {
-                    tracker.dismissed(self.held.split().freeze());
-                }
-                Fate::Farewell => out.unsplit(self.held.split()),
-                _ => {}
+                Fate::Pass | Fate::Swallow => {}
             }
             let body = &self.head[HEADER..self.length.min(HEAD)];
             let end = tracker.received(self.head[0], body);
@@ -105,6 +106,7 @@ impl Scanner {
         }
         // Whoever lost the framing passes on what it does not understand, and closes.
         if filtered && tracker.is_lost() {
+            out.unsplit(self.held.split());
             out.extend_from_slice(chunk);
         }
         passed

@@ -4,8 +4,9 @@
 //! hanging, nor told "connection closed" without a reason: whatever it asks is
 //! answered with an error that says what happened.
 //!
-//! So is whoever has a connection that the server ended while nothing was asked of it:
-//! tokio-postgres would tell its caller that the connection is closed, and not why.
+//! So is whoever has a connection that the server ended while nothing was asked of it, or
+//! while it was asked something else: tokio-postgres would tell its caller that the
+//! connection is closed, and not why.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 

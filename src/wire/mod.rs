@@ -69,8 +69,8 @@ pub(crate) struct Snapshot {
     pub(crate) gone: bool,
     /// It was [taken away](Wire::end), or the server ended it.
     pub(crate) ended: bool,
-    /// The server ended it while nothing was asked of it. Whoever has it is told why when
-    /// he asks; tokio-postgres does not know.
+    /// The server ended it, and said why: whoever has it is told so when he asks, which
+    /// tokio-postgres would not do.
     pub(crate) dismissed: bool,
     pub(crate) residue: Residue,
 }

@@ -79,7 +79,7 @@ impl State {
         self.end.is_some()
     }
 
-    /// The server ended the session while nothing was asked of it.
+    /// The server ended the session, and said why.
     pub(super) fn is_dismissed(&self) -> bool {
         self.end.as_ref().is_some_and(|end| end.by_server)
     }

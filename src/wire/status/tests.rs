@@ -1,0 +1,134 @@
+use super::*;
+
+fn query() -> Unit {
+    Unit {
+        simple: true,
+        changes: true,
+        ..Unit::default()
+    }
+}
+
+#[test]
+fn the_code_of_the_last_error_is_kept() {
+    let mut tracker = Tracker::default();
+    assert_eq!(tracker.error(), None);
+    for (body, code, outdated) in [
+        (
+            &b"SERROR\0VERROR\0C23505\0Mduplicate key"[..],
+            Some(*b"23505"),
+            false,
+        ),
+        (b"SFEHLER\0VERROR\0C0A000\0Mcached", Some(*b"0A000"), true),
+        (b"SERROR\0C26000\0M", Some(*b"26000"), true),
+        (b"SERROR\0VERROR\0C400", None, false),
+        (b"", None, false),
+    ] {
+        tracker.received(b'E', body);
+        assert_eq!(tracker.error(), code);
+        assert_eq!(tracker.take_outdated(), outdated);
+        assert!(!tracker.take_outdated(), "told once");
+    }
+    tracker.received(b'E', b"SERROR\0C40001\0M");
+    tracker.forget_error();
+    assert_eq!(tracker.error(), None);
+}
+
+#[test]
+fn a_query_is_settled_by_its_ready() {
+    let mut tracker = Tracker::default();
+    tracker.sent_whole(query());
+    assert!(!tracker.is_settled());
+    tracker.received(b'C', b"BEGIN\0");
+    assert!(!tracker.is_settled());
+    tracker.received(b'Z', b"T");
+    assert!(tracker.is_settled());
+    assert_eq!(tracker.status(), Some(TransactionStatus::InTransaction));
+}
+
+#[test]
+fn a_close_is_owed_an_answer_but_need_not_be_waited_for() {
+    let mut tracker = Tracker::default();
+    tracker.open();
+    assert!(!tracker.is_settled(), "an unfinished unit");
+    tracker.sent_sync();
+    assert!(tracker.is_settled());
+    assert_eq!(tracker.owed(), 1);
+}
+
+#[test]
+fn the_sync_that_copy_in_sends_early_is_void() {
+    let mut tracker = Tracker::default();
+    tracker.open().changes = true;
+    tracker.sent_sync();
+    tracker.received(b'2', b"");
+    tracker.received(b'G', b"\0\0\0");
+    assert!(tracker.is_copying_in() && !tracker.is_settled());
+    assert_eq!(tracker.owed(), 0);
+    tracker.sent_copy_end();
+    tracker.sent_sync();
+    tracker.received(b'C', b"COPY 1\0");
+    tracker.received(b'Z', b"I");
+    assert!(tracker.is_settled() && !tracker.is_copying_in());
+}
+
+#[test]
+fn a_copy_in_dropped_before_the_server_knew_is_answered_once() {
+    let mut tracker = Tracker::default();
+    tracker.open().changes = true;
+    tracker.sent_sync();
+    tracker.sent_copy_end();
+    tracker.sent_sync();
+    tracker.received(b'G', b"\0\0\0");
+    assert_eq!(tracker.owed(), 1);
+    assert!(!tracker.is_copying_in());
+    tracker.received(b'E', b"");
+    let answered = tracker.received(b'Z', b"I").expect("answered");
+    assert!(answered.failed && tracker.is_settled());
+}
+
+#[test]
+fn a_simple_copy_in_keeps_its_query_owed() {
+    let mut tracker = Tracker::default();
+    tracker.sent_whole(query());
+    tracker.received(b'G', b"\0\0\0");
+    assert!(tracker.is_copying_in() && !tracker.is_settled());
+    tracker.sent_copy_end();
+    tracker.received(b'Z', b"I");
+    assert!(tracker.is_settled() && !tracker.is_copying_in());
+}
+
+#[test]
+fn what_cannot_be_is_lost_framing() {
+    for (tag, body) in [(b'Z', &b"I"[..]), (b'Z', b"X"), (b'W', b"")] {
+        let mut tracker = Tracker::default();
+        tracker.received(tag, body);
+        assert!(tracker.is_lost());
+    }
+}
+
+#[test]
+fn swallows_what_the_wire_put_in_front_and_no_more() {
+    let mut tracker = Tracker::default();
+    tracker.open().swallow = b"12C";
+    tracker.open().changes = true;
+    tracker.sent_sync();
+    assert!(tracker.filters());
+    let fates = b"12C12C".map(|tag| tracker.fate(tag) == Fate::Swallow);
+    assert_eq!(fates, [true, true, true, false, false, false]);
+    assert!(!tracker.filters());
+}
+
+#[test]
+fn an_error_may_be_the_last_word_once_the_session_has_begun() {
+    let mut tracker = Tracker::default();
+    tracker.sent_whole(query());
+    assert_eq!(tracker.fate(b'E'), Fate::Pass, "it was not let in");
+    tracker.received(b'Z', b"I");
+    assert_eq!(tracker.fate(b'N'), Fate::Pass);
+    assert_eq!(tracker.fate(b'E'), Fate::Hold);
+    tracker.sent_whole(query());
+    assert_eq!(tracker.fate(b'E'), Fate::Hold);
+    assert!(tracker.dismissible());
+    tracker.open();
+    assert!(!tracker.dismissible(), "its Sync is to come");
+}
