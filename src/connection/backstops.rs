@@ -38,7 +38,7 @@ impl Session {
             return;
         };
         let connector = self.connector.clone();
-        tokio::spawn(async move {
+        self.see_to(async move {
             let mut answers = pin!(answers);
             while match answers.try_next().await {
                 Ok(answer) => answer.is_some(),

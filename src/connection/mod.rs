@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::time::timeout;
 use tokio_postgres::{Client, Statement};
 
@@ -41,8 +41,26 @@ pub(crate) struct Session {
     round_trip: Duration,
     /// CancelRequests of the user's that are on their way.
     cancelling: AtomicUsize,
+    /// Questions of our own that the server has not answered yet.
+    own: Arc<watch::Sender<usize>>,
     /// The server knows what it is to end by itself, for calls of so many seconds at most.
     longest_call: AtomicU64,
+}
+
+/// A question of our own, until it is answered.
+struct Own(Arc<watch::Sender<usize>>);
+
+impl Own {
+    fn new(own: Arc<watch::Sender<usize>>) -> Self {
+        own.send_modify(|own| *own += 1);
+        Own(own)
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        self.0.send_modify(|own| *own -= 1);
+    }
 }
 
 /// A client that is with nobody else as long as this is held.
@@ -81,6 +99,7 @@ impl Session {
             opened: now,
             round_trip,
             cancelling: AtomicUsize::new(0),
+            own: Arc::new(watch::Sender::new(0)),
             longest_call: AtomicU64::new(0),
         }))
     }
@@ -169,6 +188,15 @@ impl Session {
         });
     }
 
+    /// Spawns what waits for the answer to a question of our own.
+    pub(crate) fn see_to(&self, answer: impl Future + Send + 'static) {
+        let asked = Own::new(Arc::clone(&self.own));
+        tokio::spawn(async move {
+            answer.await;
+            drop(asked);
+        });
+    }
+
     /// The same for the user, if he still `has` the connection. While the request is
     /// on its way the connection cannot be handed on, for it might hit the next one's
     /// statement; and never again if nobody waited until the server had taken it.
@@ -181,6 +209,8 @@ impl Session {
         // round.
         self.cancelling.fetch_add(1, Ordering::AcqRel);
         let has = has();
+        // It is to hit his statement, not what we have asked in front of it.
+        let _ = timeout(limit, self.own.subscribe().wait_for(|own| *own == 0)).await;
         let taken = has && self.cancel(limit).await;
         if taken || !has {
             self.cancelling.fetch_sub(1, Ordering::AcqRel);

@@ -93,7 +93,9 @@ impl Pools {
                 Ok(session) => {
                     let home = session.home().ok_or_else(Error::invocation_ended)?;
                     session.tell_backstops(&home, granted).await;
-                    limits.room.ask(&home).await.map(tokio::spawn);
+                    if let Some(reading) = limits.room.ask(&home).await {
+                        session.see_to(reading);
+                    }
                     // It leaves now: behind a BEGIN that is armed for the user's first
                     // statement it would be part of his transaction.
                     session.pump();
