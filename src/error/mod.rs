@@ -155,6 +155,12 @@ impl Error {
         .with_retry_after(next)
     }
 
+    /// Turned away at the door: a connection might still be had, and others need it more.
+    pub(crate) fn all_but_full(next: Duration) -> Self {
+        let cause = "nearly all of the server's connections are taken";
+        Error::caused(ErrorKind::LoadShed, cause).with_retry_after(next)
+    }
+
     pub(crate) fn with_retry_after(mut self, after: Duration) -> Self {
         self.0.retry_after = Some(after);
         self

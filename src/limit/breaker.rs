@@ -143,6 +143,16 @@ impl Breaker {
         Some((open.kind, self.clock.since(open.since)))
     }
 
+    /// Whether who connects now need not wait: it is closed, or the next try is due and
+    /// nobody is at it.
+    pub(crate) fn lets_in(&self) -> bool {
+        let state = self.state();
+        match &state.open {
+            None => true,
+            Some(open) => !state.probing && open.delay(self.clock.now()).is_zero(),
+        }
+    }
+
     fn ask(&self, left: Duration, sheds: bool) -> Told {
         let mut state = self.state();
         let probing = state.probing;
@@ -181,16 +191,6 @@ impl Breaker {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether who connects now need not wait: it is closed, or the next try is due and
-    /// nobody is at it.
-    pub(crate) fn lets_in(&self) -> bool {
-        let state = self.state();
-        match &state.open {
-            None => true,
-            Some(open) => !state.probing && open.delay(self.clock.now()).is_zero(),
-        }
     }
 }
 

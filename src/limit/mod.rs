@@ -17,7 +17,10 @@ pub(crate) use room::Room;
 
 use crate::clock::Clock;
 use crate::config::{Config, LoadShed};
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
+
+/// When whoever was turned away since the server is all but full may come back.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// The limits of one database in this process, for all of its runtimes.
 #[derive(Debug)]
@@ -45,9 +48,8 @@ impl Limits {
     /// Why an invocation that can wait for `left` had better not begin.
     pub(crate) fn at_the_door(&self, left: Duration) -> Option<Error> {
         let full = || {
-            let why = ErrorKind::TooManyConnections;
             let full = self.room.is_full() && self.breaker.next_try().is_none();
-            full.then(|| Error::shed(why, Duration::ZERO, Duration::from_secs(1)))
+            full.then(|| Error::all_but_full(AGAIN))
         };
         self.breaker.sheds(left).or_else(full)
     }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio_postgres::Client;
 
@@ -25,6 +25,8 @@ pub(crate) struct Room {
     mark: u8,
     last: Mutex<Option<Reading>>,
     reads: AtomicBool,
+    /// When a connection was last refused because something was full.
+    refused: Mutex<Option<SystemTime>>,
     /// What a pooler said of its own size, zero if it did not.
     pool_size: AtomicU32,
 }
@@ -37,14 +39,14 @@ impl Room {
             mark,
             last: Mutex::default(),
             reads: AtomicBool::new(false),
+            refused: Mutex::default(),
             pool_size: AtomicU32::new(0),
         }
     }
 
     /// Asks the server, if it was not asked just now: the question goes out behind what
     /// `client` was given before and in front of what comes, so that nobody waits a round
-    /// trip for it. Answers what waits for the answer,
-    /// and says then whether there was one.
+    /// trip for it. Answers what waits for the answer, and says then whether there was one.
     pub(crate) async fn ask(
         self: &Arc<Self>,
         client: &Client,
@@ -78,6 +80,7 @@ impl Room {
     }
 
     pub(crate) fn note(&self, reading: Reading) {
+        *lock(&self.refused) = None;
         *self.last() = Some(reading);
     }
 
@@ -87,21 +90,18 @@ impl Room {
         if let Some(size) = pool_size {
             self.pool_size.store(size, Ordering::Relaxed);
         }
-        if let Some(reading) = &mut *self.last() {
-            // What was read before is no longer so.
-            reading.at = self.clock.now();
-            reading.server.used = reading.server.used.max(reading.server.limit);
-        }
+        *lock(&self.refused) = Some(self.clock.now());
     }
 
     /// A connection that is not in use had better be given back.
     pub(crate) fn is_crowded(&self) -> bool {
-        self.slots().is_some_and(|slots| slots.is_above(self.mark))
+        self.was_refused() || self.slots().is_some_and(|slots| slots.is_above(self.mark))
     }
 
     /// There is as good as no room, and that was read just now.
     pub(crate) fn is_full(&self) -> bool {
-        !self.is_old() && self.slots().is_some_and(|slots| slots.is_above(FULL))
+        self.was_refused()
+            || !self.is_old() && self.slots().is_some_and(|slots| slots.is_above(FULL))
     }
 
     /// The size of its pool that a pooler named when it refused.
@@ -117,6 +117,13 @@ impl Room {
         *self.last()
     }
 
+    /// A moment ago, and nothing was read since.
+    fn was_refused(&self) -> bool {
+        let refused = *lock(&self.refused);
+        let counts = self.counts.load(Ordering::Relaxed);
+        counts && refused.is_some_and(|refused| self.clock.since(refused) <= FRESH)
+    }
+
     fn slots(&self) -> Option<Slots> {
         self.last().as_ref().map(Reading::tightest)
     }
@@ -128,8 +135,12 @@ impl Room {
     }
 
     fn last(&self) -> MutexGuard<'_, Option<Reading>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.last)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A reading under way: one at a time is enough.
@@ -138,5 +149,57 @@ struct Asking(Arc<Room>);
 impl Drop for Asking {
     fn drop(&mut self) {
         self.0.reads.store(false, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Manual;
+
+    fn read(room: &Room, used: u32) {
+        let at = room.clock.now();
+        room.note(Reading::new(at, [10, used.into(), -1, 0, -1, 0]));
+    }
+
+    #[test]
+    fn the_mark_decides_and_the_top_only_while_it_is_fresh() {
+        let clock = Manual::new();
+        let room = Room::new(clock.clone(), true, 80);
+        assert!(!room.is_crowded() && !room.is_full(), "nothing is known");
+        for (used, crowded, full) in [(8, false, false), (9, true, false), (10, true, true)] {
+            read(&room, used);
+            assert_eq!(
+                (room.is_crowded(), room.is_full()),
+                (crowded, full),
+                "{used}"
+            );
+        }
+        clock.advance(FRESH * 2);
+        assert!(room.is_crowded() && !room.is_full(), "that was long ago");
+    }
+
+    /// It may have been the role's limit, or a pooler's: what was read of the server stays.
+    #[test]
+    fn a_refusal_counts_for_a_moment_and_is_no_reading() {
+        let clock = Manual::new();
+        let room = Room::new(clock.clone(), true, 80);
+        read(&room, 1);
+        room.note_refusal(Some(15));
+        assert!(room.is_crowded() && room.is_full());
+        assert_eq!(
+            room.last_reading().map(|reading| reading.server.used),
+            Some(1)
+        );
+        assert_eq!(room.pool_size(), Some(15));
+        clock.advance(FRESH * 2);
+        assert!(!room.is_crowded() && !room.is_full());
+        room.note_refusal(None);
+        assert_eq!(room.pool_size(), Some(15), "it named none this time");
+        read(&room, 1);
+        assert!(!room.is_crowded(), "it was read since");
+        room.note_refusal(None);
+        room.stop_counting();
+        assert!(!room.is_crowded(), "they are not the server's slots");
     }
 }
