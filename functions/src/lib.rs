@@ -1,6 +1,7 @@
 //! What every function of this folder does first. To copy a function, copy this too.
 
 use antifreeze::credentials::SecretsManager;
+use antifreeze::migrate::Migrations;
 use antifreeze::{Config, Database};
 use lambda_http::{Body, Response};
 use lambda_runtime::{Error, tracing};
@@ -46,4 +47,14 @@ pub fn config() -> Result<Config, antifreeze::Error> {
         config.set_credentials(SecretsManager::new(secret));
     }
     Ok(config)
+}
+
+/// The tables of the functions. Compiled in: a function's package holds nothing but the
+/// program.
+///
+/// # Errors
+///
+/// A name is no name of a migration.
+pub fn migrations() -> Result<Migrations, antifreeze::migrate::Error> {
+    Migrations::embedded([("V1__schema", include_str!("../schema.sql"))])
 }

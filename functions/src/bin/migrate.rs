@@ -10,12 +10,9 @@ use std::error::Error as _;
 use std::time::SystemTime;
 
 use antifreeze::Database;
-use antifreeze::migrate::{Migrations, Report};
+use antifreeze::migrate::Report;
 use lambda_runtime::{Error, LambdaEvent, service_fn, tracing};
 use serde_json::Value;
-
-/// Compiled in: the function's package holds nothing but the program.
-const MIGRATIONS: [(&str, &str); 1] = [("V1__schema", include_str!("../../schema.sql"))];
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
@@ -28,7 +25,7 @@ async fn main() -> Result<(), Error> {
 /// report and the server's own words.
 async fn migrate(database: Database, event: LambdaEvent<Value>) -> Result<Report, Error> {
     let left = event.context.deadline().duration_since(SystemTime::now())?;
-    let runner = Migrations::embedded(MIGRATIONS)?
+    let runner = functions::migrations()?
         .runner(&database)
         .deadline(left)
         .on_event(|event| tracing::info!("{event}"));
