@@ -8,6 +8,25 @@ use lab::pgbouncer::PgBouncer;
 use lab::postgres::Postgres;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
+/// It went well, and there is something to be done all the same.
+#[tokio::test]
+async fn an_invalid_index_that_is_left_is_a_finding() {
+    let server = Postgres::shared().await.expect("a server");
+    let database = server.fresh_database().await.expect("a database");
+    let twins = "create table twins (a int); insert into twins values (1), (1)";
+    database.execute(twins).await.expect("a table");
+    let index = "create unique index concurrently somebodys on twins (a)";
+    database.execute(index).await.expect_err("they are twins");
+    let files = tempfile::tempdir().expect("a directory");
+    let file = files.path().join("V1__partners.sql");
+    std::fs::write(file, "create table partners (id int)").expect("written");
+    let directory = files.path().display().to_string();
+    let ran = at(&database.url, &["migrate", "--directory", &directory]).await;
+    let ran = ran.exits(1);
+    let told = format!("{}{}", ran.out, ran.err);
+    assert!(told.contains("somebodys"), "{told}");
+}
+
 #[tokio::test]
 async fn it_runs_what_is_pending_once() {
     let server = Postgres::shared().await.expect("a server");

@@ -196,7 +196,10 @@ fn told(done: Result<Report, Error>, json: bool) -> Result<Outcome, Failure> {
             source = cause.source();
         }
     }
+    let leaves = report.lock_lost || !report.invalid_indexes.is_empty();
     Ok(match error.map(Error::kind) {
+        // It went well, and somebody has to see to what is left.
+        None if leaves => Outcome::Findings,
         None => Outcome::Well,
         Some(Kind::Configuration | Kind::Connection | Kind::Files | Kind::Pooler) => {
             Outcome::Failed
