@@ -4,20 +4,32 @@ use std::{env, path::PathBuf, process::Command};
 
 /// The program, in `LAB_TOOLS`, where `.ci/tools` puts it, or on the PATH.
 pub fn tool(name: &str) -> PathBuf {
+    folders()
+        .map(|folder| folder.join(name))
+        .find(|program| program.is_file())
+        .unwrap_or_else(|| {
+            panic!(
+                "there is no `{name}` here: run .ci/tools, which installs it, or set LAB_TOOLS to \
+                 the folder that has it"
+            )
+        })
+}
+
+/// Where the tools are looked for.
+pub fn folders() -> impl Iterator<Item = PathBuf> {
     let cache = env::var_os("XDG_CACHE_HOME")
         .filter(|value| !value.is_empty())
         .map(PathBuf::from)
         .or_else(|| env::home_dir().map(|home| home.join(".cache")));
     let cache = cache.map(|cache| cache.join("antifreeze-ci"));
-    let own = env::var_os("LAB_TOOLS").map(PathBuf::from);
-    let path = env::var_os("PATH").unwrap_or_default();
     let installed = cache.map(|cache| [cache.join("bin"), cache.join("python/bin")]);
-    own.into_iter()
+    let path = env::var_os("PATH").unwrap_or_default();
+    let path: Vec<PathBuf> = env::split_paths(&path).collect();
+    env::var_os("LAB_TOOLS")
+        .map(PathBuf::from)
+        .into_iter()
         .chain(installed.into_iter().flatten())
-        .chain(env::split_paths(&path))
-        .map(|folder| folder.join(name))
-        .find(|program| program.is_file())
-        .unwrap_or_else(|| panic!("there is no `{name}` here: run .ci/tools, which installs it"))
+        .chain(path)
 }
 
 /// This very cargo, for a project elsewhere: without what a build of ours has put into

@@ -4,8 +4,9 @@ use ::http::Request;
 use lab::lambda::Function;
 
 use crate::artefacts::{DEPLOYED, careless, deployed, lambda_build, machine};
+use crate::common::tools::run;
 use crate::sessions::Sessions;
-use crate::tool::{CFN_LINT, SAM, run, target};
+use crate::tool::{CFN_LINT, SAM, target};
 
 /// EM_X86_64 and EM_AARCH64.
 const X86_64: u16 = 62;

@@ -7,6 +7,9 @@
 //! .ci/tools && cargo test -p lab --test tools
 //! ```
 
+#[path = "../common/mod.rs"]
+mod common;
+
 mod artefacts;
 mod builds;
 mod compared;
