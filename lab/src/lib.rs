@@ -96,6 +96,9 @@
 //! # [`certificates`]: a private authority
 //! Certificates that are right, expired, for another host, or for a client.
 //!
+//! # [`tools`]: what people deploy with
+//! Finds the programs that `.ci/tools` installs.
+//!
 //! # Errors
 //! Every [`Error`] is one line that says what is wrong and, where there is something,
 //! what to do; its cause is its source.
@@ -113,6 +116,7 @@ pub mod postgres;
 pub mod process;
 mod program;
 pub mod relay;
+pub mod tools;
 pub mod vercel;
 
 pub use self::{

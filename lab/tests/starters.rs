@@ -16,9 +16,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{checkout, tools};
+use common::{checkout, elsewhere};
 use lab::{
     postgres::{Database, Postgres},
+    tools,
     vercel::Deployment,
 };
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -39,7 +40,7 @@ async fn vercel() {
     fs::create_dir_all(starter.folder.join(".vercel")).expect("a folder");
     fs::write(starter.folder.join(".vercel/project.json"), link).expect("written");
     let mut vercel = Command::new(tools::tool("vercel"));
-    tools::elsewhere(&mut vercel)
+    elsewhere(&mut vercel)
         .args(["build", "--standalone", "--yes", "--global-config"])
         .arg(checkout::scratch("vercel-settings"))
         .current_dir(&starter.folder)
@@ -155,7 +156,7 @@ impl Starter {
         let path = std::env::var("PATH").expect("a PATH");
         let path = format!("{path}:{}", tool.parent().expect("a folder").display());
         let mut shell = Command::new("bash");
-        tools::elsewhere(&mut shell)
+        elsewhere(&mut shell)
             .args(["-euc", text])
             .current_dir(&self.folder)
             .stdin(Stdio::null())

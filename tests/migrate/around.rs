@@ -1,4 +1,4 @@
-//! Another tool under our lock: psql, as the simplest of them.
+//! Another tool under our lock: psql, as the simplest of them. `alembic` has its own.
 
 use std::process::Command;
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! Migrations on a real server.
 #![cfg(feature = "migrate")]
 
+mod alembic;
 mod around;
 mod blocked;
 mod common;

@@ -2,10 +2,11 @@
 #![allow(dead_code)]
 
 pub mod checkout;
-pub mod tools;
 
 use std::{
+    env,
     path::Path,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -40,4 +41,22 @@ pub async fn stands_still(path: &Path) -> bool {
     let before = ticks(path).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     ticks(path).await == before
+}
+
+/// This very cargo, for a project elsewhere: without what a build of ours has put into
+/// the environment, and into the same target folder, so that dependencies are built once.
+pub fn elsewhere(command: &mut Command) -> &mut Command {
+    for (name, _) in env::vars_os() {
+        let ours = name.to_str().is_some_and(|name| {
+            name.starts_with("VERCEL")
+                || name.starts_with("CARGO_PKG_")
+                || name.starts_with("CARGO_BIN_")
+                || name.starts_with("CARGO_MANIFEST_")
+        });
+        if ours {
+            command.env_remove(name);
+        }
+    }
+    let target = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
+    command.env("CARGO_TARGET_DIR", target.expect("a target folder"))
 }

@@ -4,7 +4,8 @@ use std::env::consts::ARCH;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use crate::common::tools::run;
+use lab::tools::run;
+
 use crate::tool::{CARGO_LAMBDA, SAM, target, workspace};
 
 /// The functions of template.yaml, with the program that each is.

@@ -2,9 +2,9 @@
 
 use ::http::Request;
 use lab::lambda::Function;
+use lab::tools::run;
 
 use crate::artefacts::{DEPLOYED, careless, deployed, lambda_build, machine};
-use crate::common::tools::run;
 use crate::sessions::Sessions;
 use crate::tool::{CFN_LINT, SAM, target};
 

@@ -4,7 +4,9 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::common::tools;
+use lab::tools;
+
+use crate::common::elsewhere;
 
 /// A program that a Python package brings.
 pub struct Tool(&'static str);
@@ -18,7 +20,7 @@ impl Tool {
     pub fn command(&self) -> Command {
         let mut command = Command::new(tools::tool(self.0));
         let path = env::join_paths(tools::folders()).expect("a PATH");
-        tools::elsewhere(&mut command)
+        elsewhere(&mut command)
             .env("PATH", path)
             .env("SAM_CLI_TELEMETRY", "0")
             .current_dir(workspace())

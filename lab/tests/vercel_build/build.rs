@@ -7,9 +7,10 @@ use std::{
     sync::OnceLock,
 };
 
+use lab::tools;
 use serde_json::Value;
 
-use crate::common::{checkout, tools};
+use crate::common::{checkout, elsewhere};
 
 /// What the builder has put out.
 pub struct Output {
@@ -34,7 +35,7 @@ fn build() -> Output {
     fs::write(project.join(".vercel/project.json"), link).expect("written");
 
     let mut vercel = Command::new(tools::tool("vercel"));
-    tools::elsewhere(&mut vercel)
+    elsewhere(&mut vercel)
         .args(["build", "--standalone", "--yes", "--global-config"])
         .arg(checkout::scratch("vercel-settings"))
         .current_dir(&project)

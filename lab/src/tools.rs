@@ -1,8 +1,10 @@
 //! The tools that people deploy with, as `.ci/tools` installs them.
 
-use std::{env, path::PathBuf, process::Command};
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
 
-/// The program, in `LAB_TOOLS`, where `.ci/tools` puts it, or on the PATH.
+/// Finds a program: in the folder that `LAB_TOOLS` names, where `.ci/tools` puts it, or on the PATH.
 pub fn tool(name: &str) -> PathBuf {
     folders()
         .map(|folder| folder.join(name))
@@ -30,24 +32,6 @@ pub fn folders() -> impl Iterator<Item = PathBuf> {
         .into_iter()
         .chain(installed.into_iter().flatten())
         .chain(path)
-}
-
-/// This very cargo, for a project elsewhere: without what a build of ours has put into
-/// the environment, and into the same target folder, so that dependencies are built once.
-pub fn elsewhere(command: &mut Command) -> &mut Command {
-    for (name, _) in env::vars_os() {
-        let ours = name.to_str().is_some_and(|name| {
-            name.starts_with("VERCEL")
-                || name.starts_with("CARGO_PKG_")
-                || name.starts_with("CARGO_BIN_")
-                || name.starts_with("CARGO_MANIFEST_")
-        });
-        if ours {
-            command.env_remove(name);
-        }
-    }
-    let target = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
-    command.env("CARGO_TARGET_DIR", target.expect("a target folder"))
 }
 
 /// Runs a command to its end, and fails with what it wrote if it failed.
