@@ -6,13 +6,13 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{Either, join, join_all, select};
+use futures_util::future::{Either, join_all, join3, select};
 use tokio::time::{Instant, timeout_at};
 
 use crate::connection::Session;
 use crate::database::Database;
 use crate::observe;
-use crate::pool::Pools;
+use crate::pool::{Away, Pools};
 use crate::teardown::{Budget, Outcome, close};
 
 /// The least that a host gives between SIGTERM and SIGKILL: Lambda, to a function with no
@@ -90,12 +90,20 @@ impl Close {
         let idle = idle
             .into_iter()
             .map(async |session| goodbye(&session, &budget, false).await);
-        let away = away.into_iter().map(async |away| {
+        let take_leave = async |away: Arc<Away>| {
             let interrupted = timeout_at(patience, away.returned()).await.is_err();
             goodbye(&away.session, &budget, interrupted).await
-        });
-        let (idle, away) = join(join_all(idle), join_all(away)).await;
-        Closed::of(idle.into_iter().chain(away), begin)
+        };
+        // Those that are being opened at this moment, for an invocation that is served.
+        let late = async {
+            let _ = timeout_at(patience, pools.opened()).await;
+            let mut late = pools.away();
+            late.retain(|late| !away.iter().any(|away| Arc::ptr_eq(away, late)));
+            join_all(late.into_iter().map(&take_leave)).await
+        };
+        let away = join_all(away.iter().cloned().map(&take_leave));
+        let (idle, away, late) = join3(join_all(idle), away, late).await;
+        Closed::of(idle.into_iter().chain(away).chain(late), begin)
     }
 }
 

@@ -102,6 +102,7 @@ mod net;
 mod observe;
 mod pool;
 mod random;
+mod tally;
 mod teardown;
 mod tls;
 mod warm_up;

@@ -88,6 +88,32 @@ async fn an_invocation_that_is_about_to_finish_may() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_being_opened_is_waited_for() {
+    let (lab, relay) = common::lab_over_relay(|_| {}).await;
+    relay.stall();
+    let work = lab.run(async {
+        connection().await?.batch_execute("select 1").await?;
+        Ok(())
+    });
+    let close = async {
+        lab.eventually("on its way", async |_| relay.open_connections() == 1)
+            .await;
+        let close = lab.database.close().within(GRACE);
+        let mut close = std::pin::pin!(close.into_future());
+        assert!(futures_util::poll!(close.as_mut()).is_pending());
+        relay.resume();
+        close.await
+    };
+    let (worked, closed) = tokio::join!(work, close);
+    worked.expect("served");
+    assert_eq!(
+        (closed.closed, closed.acknowledged, closed.interrupted),
+        (1, 1, 0)
+    );
+    assert!(lab.sessions().await.is_empty());
+}
+
+#[tokio::test]
 async fn one_that_is_not_is_cancelled() {
     let lab = lab().await;
     let (inside, begun) = oneshot::channel();

@@ -10,13 +10,14 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
 use tokio_postgres::{Client, Statement};
 
 use crate::config::Path;
 use crate::connect::{Connector, Opened, Target};
 use crate::net::{Peek, Socket};
+use crate::tally::Tally;
 use crate::wire::{Snapshot, Wire};
 use driver::Driver;
 use statements::Statements;
@@ -42,25 +43,9 @@ pub(crate) struct Session {
     /// CancelRequests of the user's that are on their way.
     cancelling: AtomicUsize,
     /// Questions of our own that the server has not answered yet.
-    own: Arc<watch::Sender<usize>>,
+    own: Tally,
     /// The server knows what it is to end by itself, for calls of so many seconds at most.
     longest_call: AtomicU64,
-}
-
-/// A question of our own, until it is answered.
-struct Own(Arc<watch::Sender<usize>>);
-
-impl Own {
-    fn new(own: Arc<watch::Sender<usize>>) -> Self {
-        own.send_modify(|own| *own += 1);
-        Own(own)
-    }
-}
-
-impl Drop for Own {
-    fn drop(&mut self) {
-        self.0.send_modify(|own| *own -= 1);
-    }
 }
 
 /// A client that is with nobody else as long as this is held.
@@ -99,7 +84,7 @@ impl Session {
             opened: now,
             round_trip,
             cancelling: AtomicUsize::new(0),
-            own: Arc::new(watch::Sender::new(0)),
+            own: Tally::default(),
             longest_call: AtomicU64::new(0),
         }))
     }
@@ -190,7 +175,7 @@ impl Session {
 
     /// Spawns what waits for the answer to a question of our own.
     pub(crate) fn see_to(&self, answer: impl Future + Send + 'static) {
-        let asked = Own::new(Arc::clone(&self.own));
+        let asked = self.own.one();
         tokio::spawn(async move {
             answer.await;
             drop(asked);
@@ -210,7 +195,7 @@ impl Session {
         self.cancelling.fetch_add(1, Ordering::AcqRel);
         let has = has();
         // It is to hit his statement, not what we have asked in front of it.
-        let _ = timeout(limit, self.own.subscribe().wait_for(|own| *own == 0)).await;
+        let _ = timeout(limit, self.own.none()).await;
         let taken = has && self.cancel(limit).await;
         if taken || !has {
             self.cancelling.fetch_sub(1, Ordering::AcqRel);

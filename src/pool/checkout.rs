@@ -89,6 +89,8 @@ impl Pools {
                 }
                 Either::Right(_) => continue,
             };
+            // Until it is somebody's.
+            let _opening = self.opening.one();
             match self.open(&pool, left(), attempt).await {
                 Ok(session) => {
                     let home = session.home().ok_or_else(Error::invocation_ended)?;
@@ -192,6 +194,7 @@ impl Pools {
         let limits = &self.limits;
         let end = Instant::now() + left.unwrap_or(pool.config().connect_timeout).min(LONGEST);
         let attempt = limits.breaker.admit(end, true).await?;
+        let _opening = self.opening.one();
         let session = self.open(&pool, left, attempt).await?;
         let home = session.home().ok_or_else(Error::invocation_ended)?;
         session.tell_backstops(&home, None).await;

@@ -23,6 +23,7 @@ use crate::connection::{Home, Session};
 use crate::error::Error;
 use crate::limit::Limits;
 use crate::observe;
+use crate::tally::Tally;
 
 pub(crate) use shut::Away;
 use shut::{Out, Shut};
@@ -34,6 +35,8 @@ pub(crate) struct Pools {
     limits: Arc<Limits>,
     by_runtime: Mutex<HashMap<runtime::Id, Arc<Pool>>>,
     shut: Arc<Shut>,
+    /// Connections that are being opened.
+    opening: Tally,
     /// The distance to the server in microseconds, as last measured.
     round_trip: AtomicU64,
 }
@@ -92,6 +95,7 @@ impl Pools {
             limits: Arc::new(limits),
             by_runtime: Mutex::default(),
             shut: Arc::default(),
+            opening: Tally::default(),
             round_trip: AtomicU64::new(0),
         }
     }

@@ -55,6 +55,12 @@ impl Pools {
         self.shut.closing.lock().await
     }
 
+    /// Waits until no connection is being opened, by those who were served already: each
+    /// is somebody's then, or given up.
+    pub(crate) async fn opened(&self) {
+        self.opening.none().await;
+    }
+
     /// What is kept, of every runtime. It is kept no more.
     pub(crate) fn take_idle(&self) -> Vec<Arc<Session>> {
         let take = |pool: Arc<Pool>| std::mem::take(&mut lock(&pool.kept).idle);
