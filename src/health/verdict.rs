@@ -30,14 +30,16 @@ pub(super) struct Known<'a> {
 impl Known<'_> {
     pub(super) fn verdict(&self) -> (Status, Reached) {
         let answered = self.answered.map(|(at, _)| *at);
-        let failed = self.failed.filter(|(at, _)| is_fresh(*at, self.now));
-        // What opened the circuit, and no connection has answered since.
-        let circuit = self.circuit.filter(|(since, _)| Some(*since) >= answered);
+        let heard = answered.max(self.in_passing.map(|reading| reading.at));
+        // Nothing was heard since.
+        let failed = self
+            .failed
+            .filter(|(at, _)| is_fresh(*at, self.now) && Some(*at) >= heard);
+        let circuit = self.circuit.filter(|(since, _)| Some(*since) >= heard);
         if let Some((_, kind)) = failed.or(circuit) {
             return (Status::Unavailable, Reached::Failed(kind));
         }
-        let passed = self.in_passing.map(|reading| reading.at);
-        let Some(heard) = answered.max(passed).filter(|at| self.age(*at) <= DECIDES) else {
+        let Some(heard) = heard.filter(|at| self.age(*at) <= DECIDES) else {
             return (Status::Unknown, Reached::Unknown);
         };
         let reading = match self.in_passing {
@@ -146,6 +148,10 @@ mod tests {
             (102, None, None, Some(101), fine),
             (102, None, None, Some(99), crowded),
             (135, None, None, Some(131), fine),
+            (103, Some(101), None, Some(102), fine),
+            (103, Some(102), None, Some(101), away(refused)),
+            (103, None, Some(101), Some(102), fine),
+            (103, None, Some(102), Some(101), circuit),
         ] {
             let found = known(now, failed, open, passed);
             assert_eq!(found, expected, "{now} {failed:?} {open:?} {passed:?}");

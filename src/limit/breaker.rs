@@ -1,13 +1,14 @@
 //! The circuit breaker: who may try to connect while the server is full or away.
 //!
 //! One rule. While the circuit is open one prober goes on trying, with exponential backoff
-//! and full jitter, and the others wait for what it finds. Who cannot wait for the next
-//! try, because its deadline is nearer than that or the circuit has been open for longer
-//! than it can wait, is told so at once.
+//! and full jitter, and the others wait for what it finds: who came first is the next. Who
+//! cannot wait for the next try, because its deadline is nearer than that or the circuit
+//! has been open for longer than it can wait, is told so at once.
 //!
 //! There is no task behind it: a frozen process runs none. The prober is an invocation
 //! that needs a connection itself, and whoever comes first takes its place.
 
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -46,9 +47,14 @@ struct State {
     open: Option<Open>,
     /// Somebody is the prober.
     probing: bool,
-    /// So many wait for what it finds.
-    waiting: usize,
+    /// Those who wait for what it finds, in the order in which they came.
+    waiting: BTreeSet<Place>,
+    /// So many have waited.
+    places: u64,
 }
+
+/// When somebody came, and a number that nobody else has.
+type Place = (Instant, u64);
 
 #[derive(Debug)]
 struct Open {
@@ -91,18 +97,24 @@ impl Breaker {
         }
     }
 
-    /// Waits for the right to connect, until `end`. With `sheds`, who cannot wait for it
-    /// is told at once.
+    /// Waits for the right to connect, until `end`: before all who have `come` later. With
+    /// `sheds`, who cannot wait for it is told at once.
     ///
     /// Cancel-safe: whoever stops waiting leaves his place to the next.
-    pub(crate) async fn admit(&self, end: Instant, sheds: bool) -> Result<Attempt<'_>, Error> {
+    pub(crate) async fn admit(
+        &self,
+        come: Instant,
+        end: Instant,
+        sheds: bool,
+    ) -> Result<Attempt<'_>, Error> {
         // Whoever is woken still waits, until he is told something else.
-        let mut waiting = None;
+        let mut waiting: Option<Waiting<'_>> = None;
         loop {
             let mut turn = pin!(self.turn.notified());
             turn.as_mut().enable();
             let left = end.saturating_duration_since(Instant::now());
-            match self.ask(left, sheds) {
+            let place = waiting.as_ref().map_or((come, u64::MAX), |own| own.place);
+            match self.ask(place, left, sheds) {
                 Told::Connect => return Ok(self.attempt(false)),
                 Told::Probe(delay) => {
                     let attempt = self.attempt(true);
@@ -112,7 +124,7 @@ impl Breaker {
                 }
                 Told::Shed(error) => return Err(error),
                 Told::Wait => {
-                    waiting.get_or_insert_with(|| Waiting::new(self));
+                    waiting.get_or_insert_with(|| Waiting::new(self, come));
                     if timeout_at(end, turn).await.is_err() {
                         return Err(self.shed());
                     }
@@ -153,9 +165,10 @@ impl Breaker {
         }
     }
 
-    fn ask(&self, left: Duration, sheds: bool) -> Told {
+    fn ask(&self, place: Place, left: Duration, sheds: bool) -> Told {
         let mut state = self.state();
-        let probing = state.probing;
+        let earlier = state.waiting.first().is_some_and(|first| *first < place);
+        let probing = state.probing || earlier;
         let Some(open) = &mut state.open else {
             return Told::Connect;
         };
@@ -258,7 +271,7 @@ impl State {
         self.failures = 0;
         match &mut self.open {
             // One after the other, as long as it goes well: all at once might fill it again.
-            Some(open) if self.waiting > 0 => {
+            Some(open) if !self.waiting.is_empty() => {
                 open.in_vain = now;
                 open.next = now;
                 open.backoff = Backoff::new(FIRST, MOST);
@@ -271,7 +284,7 @@ impl State {
     /// Somebody has gone. If he was the last, nobody will find out again what is known.
     fn left(&mut self, now: SystemTime) {
         let well = self.open.as_ref().is_some_and(|open| open.went_well);
-        if well && !self.probing && self.waiting == 0 {
+        if well && !self.probing && self.waiting.is_empty() {
             self.close(now);
         }
     }
@@ -301,10 +314,15 @@ impl Attempt<'_> {
     pub(crate) fn failed(self, error: &Error) -> Option<Duration> {
         let now = self.breaker.clock.now();
         let mut state = self.breaker.state();
-        if !error.is_unavailable() {
+        match error.kind() {
+            // It went wrong here: nothing was heard of the server.
+            ErrorKind::Configuration | ErrorKind::Tls => return None,
             // It answered, whatever it said: it is neither full nor away.
-            state.succeeded(now);
-            return None;
+            kind if !kind.is_unavailable() => {
+                state.succeeded(now);
+                return None;
+            }
+            _ => {}
         }
         state.failed(error.kind(), now, self.probes);
         Some(state.open.as_ref()?.delay(now))
@@ -325,21 +343,32 @@ impl Drop for Attempt<'_> {
 }
 
 /// Somebody who waits for the prober.
-struct Waiting<'a>(&'a Breaker);
+struct Waiting<'a> {
+    breaker: &'a Breaker,
+    place: Place,
+}
 
 impl<'a> Waiting<'a> {
-    fn new(breaker: &'a Breaker) -> Self {
-        breaker.state().waiting += 1;
-        Waiting(breaker)
+    fn new(breaker: &'a Breaker, come: Instant) -> Self {
+        let mut state = breaker.state();
+        let place = (come, state.places);
+        state.places += 1;
+        state.waiting.insert(place);
+        Waiting { breaker, place }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let now = self.0.clock.now();
-        let mut state = self.0.state();
-        state.waiting -= 1;
+        let now = self.breaker.clock.now();
+        let mut state = self.breaker.state();
+        let was_next = state.waiting.first() == Some(&self.place) && !state.probing;
+        state.waiting.remove(&self.place);
         state.left(now);
+        drop(state);
+        if was_next {
+            self.breaker.turn.notify_waiters();
+        }
     }
 }
 

@@ -78,7 +78,7 @@ impl Pools {
             if limits.breaker.next_try().is_some() {
                 wanting.get_or_insert_with(|| pool.want());
             }
-            let admit = pin!(limits.breaker.admit(end, limits.sheds()));
+            let admit = pin!(limits.breaker.admit(begin, end, limits.sheds()));
             let attempt = match select(admit, came_home).await {
                 Either::Left((Ok(attempt), _)) => attempt,
                 Either::Left((Err(shed), _)) => {
@@ -192,8 +192,9 @@ impl Pools {
             return Ok(());
         }
         let limits = &self.limits;
-        let end = Instant::now() + left.unwrap_or(pool.config().connect_timeout).min(LONGEST);
-        let attempt = limits.breaker.admit(end, true).await?;
+        let begin = Instant::now();
+        let end = begin + left.unwrap_or(pool.config().connect_timeout).min(LONGEST);
+        let attempt = limits.breaker.admit(begin, end, true).await?;
         let _opening = self.opening.one();
         let session = self.open(&pool, left, attempt).await?;
         let home = session.home().ok_or_else(Error::invocation_ended)?;

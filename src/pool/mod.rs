@@ -255,7 +255,8 @@ impl Lease {
         }
         drop(kept);
         drop(out);
-        pool.came_home.notify_waiters();
+        // He who has waited longest.
+        pool.came_home.notify_one();
         drop(permit);
     }
 }

@@ -19,7 +19,8 @@ fn refused() -> Error {
 }
 
 async fn admit(breaker: &Breaker, wait: Duration) -> Result<Attempt<'_>, Error> {
-    breaker.admit(Instant::now() + wait, true).await
+    let now = Instant::now();
+    breaker.admit(now, now + wait, true).await
 }
 
 /// With the circuit opened by a server that is full.
@@ -82,6 +83,62 @@ async fn what_is_no_matter_of_load_leaves_it_closed() {
         .await
         .expect("closed")
         .failed(&refused());
+    assert!(breaker.opened_by().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_went_wrong_here_says_nothing_of_the_server() {
+    let secret = || Error::new(ErrorKind::Configuration, "no such secret");
+    let breaker = Breaker::new(Paused::new());
+    for error in [refused(), secret(), refused(), secret(), refused()] {
+        let attempt = admit(&breaker, SECOND).await.expect("closed");
+        attempt.failed(&error);
+    }
+    assert!(breaker.opened_by().is_some(), "three times in a row");
+    let prober = admit(&breaker, 9 * SECOND).await.expect("the first");
+    prober.failed(&secret());
+    assert!(breaker.opened_by().is_some());
+}
+
+/// The one who came first, also if he has tried in vain meanwhile.
+#[tokio::test(start_paused = true)]
+async fn who_came_first_is_the_next() {
+    let breaker = opened().await;
+    let come = Instant::now();
+    let end = come + 60 * SECOND;
+    let prober = breaker.admit(come, end, false).await.expect("the first");
+    let mut others: Vec<_> = (1..6)
+        .map(|later| Box::pin(breaker.admit(come + later * SECOND / 100, end, false)))
+        .collect();
+    // They ask in another order than they came.
+    for other in others.iter_mut().rev() {
+        assert!(other.as_mut().now_or_never().is_none());
+    }
+    prober.failed(&full());
+    // He asks again at once, as a checkout does.
+    let mut again = Box::pin(breaker.admit(come, end, false));
+    let at_once = again.as_mut().now_or_never();
+    for other in others.iter_mut().rev() {
+        assert!(other.as_mut().now_or_never().is_none(), "not his turn");
+    }
+    let mut prober = match at_once {
+        Some(attempt) => attempt.expect("still the first"),
+        None => again.await.expect("still the first"),
+    };
+    for other in &mut others {
+        prober.succeeded();
+        let late = breaker.admit(end, end, false).now_or_never();
+        assert!(
+            late.is_none(),
+            "one who has just come waits behind the others"
+        );
+        prober = other
+            .as_mut()
+            .now_or_never()
+            .expect("its turn")
+            .expect("room");
+    }
+    prober.succeeded();
     assert!(breaker.opened_by().is_none());
 }
 
@@ -171,7 +228,7 @@ async fn with_shedding_off_it_is_waited_for() {
     let prober = admit(&breaker, 60 * SECOND).await.expect("the first");
     tokio::time::advance(10 * SECOND).await;
     let begin = Instant::now();
-    let waiting = breaker.admit(begin + SECOND, false);
+    let waiting = breaker.admit(begin, begin + SECOND, false);
     assert!(waiting.await.is_err());
     assert_eq!(begin.elapsed(), SECOND);
     prober.failed(&full());
@@ -227,70 +284,142 @@ fn comers() -> impl Strategy<Value = Vec<Comer>> {
     prop::collection::vec(comer, 1..24)
 }
 
+/// When the server is full: from the beginning, and perhaps a second time.
+#[derive(Debug, Clone, Copy)]
+struct Full {
+    first: Duration,
+    again: (Duration, Duration),
+}
+
+impl Full {
+    fn is_full(&self, at: Duration) -> bool {
+        at < self.first || (at >= self.again.0 && at < self.again.1)
+    }
+
+    fn ends(&self) -> Duration {
+        self.first.max(self.again.1)
+    }
+}
+
+fn full_twice() -> impl Strategy<Value = Full> {
+    let all = (
+        milliseconds(0..4_000),
+        milliseconds(0..2_000),
+        milliseconds(0..2_000),
+    );
+    all.prop_map(|(first, room, again)| Full {
+        first,
+        again: (first + room, first + room + again),
+    })
+}
+
+/// What became of somebody.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Became {
+    Served,
+    Cancelled,
+    /// With so much time left, and so long after the server was last known to have room.
+    TurnedAway {
+        left: Duration,
+        in_vain: Duration,
+    },
+}
+
+/// All who need a connection, and the server.
+struct World {
+    begin: Instant,
+    breaker: Breaker,
+    full: Full,
+    sheds: bool,
+    probing: AtomicUsize,
+    /// The last time that somebody connected, or else the first that he tried.
+    heard: Mutex<Option<Instant>>,
+}
+
 proptest! {
-    /// A server that is full until some moment: whoever could have been served by
-    /// waiting is; there is one prober at a time; nothing is left behind.
+    /// A server that is full for a while: whoever could have been served by waiting is;
+    /// who is turned away could not have waited, or had no reason to hope; there is one
+    /// prober at a time; nothing is left behind.
     #[test]
-    fn no_wake_up_is_lost(comers in comers(), full_for in milliseconds(0..5_000)) {
+    fn no_wake_up_is_lost(comers in comers(), full in full_twice(), sheds: bool) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
             .build()
             .expect("a runtime");
-        let (served, breaker) = runtime.block_on(async {
-            let begin = Instant::now();
-            let breaker = Breaker::new(Paused::new());
-            let probing = AtomicUsize::new(0);
-            let work = comers.iter().map(|comer| {
-                serve(comer, &breaker, begin + full_for, &probing)
-            });
-            let all = timeout(60 * SECOND, join_all(work));
-            (all.await.expect("nobody waits for ever"), breaker)
+        let (became, world) = runtime.block_on(async {
+            let world = World {
+                begin: Instant::now(),
+                breaker: Breaker::new(Paused::new()),
+                full,
+                sheds,
+                probing: AtomicUsize::new(0),
+                heard: Mutex::new(None),
+            };
+            let all = join_all(comers.iter().map(|comer| world.serve(comer)));
+            let became = timeout(60 * SECOND, all).await.expect("nobody waits for ever");
+            (became, world)
         });
-        for (comer, served) in comers.iter().zip(served) {
+        for (comer, became) in comers.iter().zip(became) {
             // The last delay, and the others' connects before one's own.
             let slack = MOST + Duration::from_millis(10) * comers.len() as u32;
-            let there = full_for.max(comer.arrives) + slack;
-            let in_time = comer.arrives + comer.can_wait > there;
-            let cancelled = comer.cancelled.is_some_and(|after| comer.arrives + after <= there);
-            if in_time && !cancelled {
-                prop_assert!(served, "{comer:?}");
+            let there = full.ends().max(comer.arrives) + slack;
+            match became {
+                Became::TurnedAway { left, in_vain } if sheds => {
+                    prop_assert!(left <= MOST || in_vain > left, "{comer:?} {became:?}");
+                }
+                Became::TurnedAway { .. } => {
+                    let in_time = comer.arrives + comer.can_wait > there;
+                    prop_assert!(!in_time, "{comer:?} {became:?}");
+                }
+                Became::Cancelled => prop_assert!(comer.cancelled.is_some(), "{comer:?}"),
+                Became::Served => {}
             }
         }
-        let state = breaker.state();
-        prop_assert!(!state.probing);
-        prop_assert_eq!(state.waiting, 0);
+        let state = world.breaker.state();
+        prop_assert!(!state.probing && state.waiting.is_empty());
         let well = state.open.as_ref().is_some_and(|open| open.went_well);
         prop_assert!(!well, "open for nobody");
     }
 }
 
-/// Whether a connection was made in time.
-async fn serve(comer: &Comer, breaker: &Breaker, room: Instant, probing: &AtomicUsize) -> bool {
-    sleep(comer.arrives).await;
-    let end = Instant::now() + comer.can_wait;
-    let work = async {
+impl World {
+    async fn serve(&self, comer: &Comer) -> Became {
+        sleep(comer.arrives).await;
+        let come = Instant::now();
+        let work = self.connect(come, come + comer.can_wait);
+        let limit = comer.cancelled.unwrap_or(60 * SECOND);
+        timeout(limit, work).await.unwrap_or(Became::Cancelled)
+    }
+
+    async fn connect(&self, come: Instant, end: Instant) -> Became {
         loop {
-            let Ok(attempt) = breaker.admit(end, false).await else {
-                return false;
+            let Ok(attempt) = self.breaker.admit(come, end, self.sheds).await else {
+                let now = Instant::now();
+                let heard = *self.heard.lock().expect("no panic");
+                return Became::TurnedAway {
+                    left: end.saturating_duration_since(now),
+                    in_vain: now - heard.unwrap_or(now),
+                };
             };
             let probes = usize::from(attempt.probes());
-            let probers = probing.fetch_add(probes, Ordering::SeqCst) + probes;
-            let counted = Counted(probing, probes);
+            let probers = self.probing.fetch_add(probes, Ordering::SeqCst) + probes;
+            let counted = Counted(&self.probing, probes);
             assert!(probers <= 1 || probes == 0, "two probe at once");
             sleep(Duration::from_millis(5)).await;
             drop(counted);
-            match Instant::now() >= room {
-                true => {
-                    attempt.succeeded();
-                    return true;
-                }
-                false => drop(attempt.failed(&full())),
+            let now = Instant::now();
+            let mut heard = self.heard.lock().expect("no panic");
+            if self.full.is_full(now - self.begin) {
+                heard.get_or_insert(now);
+                drop(attempt.failed(&full()));
+            } else {
+                *heard = Some(now);
+                attempt.succeeded();
+                return Became::Served;
             }
         }
-    };
-    let limit = comer.cancelled.unwrap_or(60 * SECOND);
-    timeout(limit, work).await.unwrap_or(false)
+    }
 }
 
 struct Counted<'a>(&'a AtomicUsize, usize);
