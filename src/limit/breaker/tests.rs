@@ -412,7 +412,7 @@ impl World {
             let mut heard = self.heard.lock().expect("no panic");
             if self.full.is_full(now - self.begin) {
                 heard.get_or_insert(now);
-                drop(attempt.failed(&full()));
+                attempt.failed(&full());
             } else {
                 *heard = Some(now);
                 attempt.succeeded();
