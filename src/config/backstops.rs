@@ -87,12 +87,16 @@ impl Config {
             .filter(|timeout| timeout.name != IDLE_SESSION && !timeout.value.is_zero())
             .filter_map(|timeout| {
                 let (name, value) = (timeout.name, milliseconds(timeout.value)?);
-                let since = if name == TRANSACTION { " (17+)" } else { "" };
+                // The last, so that it can be commented in one line, and fail alone.
+                let since = match name {
+                    TRANSACTION => " -- PostgreSQL 17 and newer",
+                    _ => "",
+                };
                 Some(format!(
-                    "ALTER ROLE CURRENT_USER SET {name} = {value}{since}"
+                    "ALTER ROLE CURRENT_USER SET {name} = {value};{since}"
                 ))
             });
-        lines.collect::<Vec<_>>().join("; ")
+        lines.collect::<Vec<_>>().join(" ")
     }
 
     pub(super) fn check_backstops(&self) -> Result<()> {
@@ -238,8 +242,27 @@ mod tests {
             line,
             "ALTER ROLE CURRENT_USER SET statement_timeout = 30000; \
              ALTER ROLE CURRENT_USER SET idle_in_transaction_session_timeout = 60000; \
-             ALTER ROLE CURRENT_USER SET transaction_timeout = 900000 (17+)"
+             ALTER ROLE CURRENT_USER SET transaction_timeout = 900000; -- PostgreSQL 17 and newer"
         );
+    }
+
+    #[tokio::test]
+    async fn a_server_takes_the_statements_for_a_role() {
+        use lab::postgres::{Installation, Postgres};
+        let line = config(|config| config.path = Path::TransactionPooler).alter_role();
+        let installation = Installation::embedded("17").expect("PostgreSQL 17");
+        let server = Postgres::builder().installation(installation).start();
+        let server = server.await.expect("a server");
+        server.execute(&line).await.expect("statements");
+        let settings = "select unnest(setconfig) from pg_db_role_setting order by 1";
+        let set = server.query(settings).await.expect("settings");
+        let expected = [
+            "idle_in_transaction_session_timeout=60000",
+            "statement_timeout=30000",
+            "transaction_timeout=900000",
+        ];
+        let set: Vec<_> = set.iter().filter_map(|row| row[0].as_deref()).collect();
+        assert_eq!(set, expected);
     }
 
     #[test]
