@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use antifreeze::{Database, DatabaseLayer};
+use antifreeze::{Database, DatabaseLayer, shutdown};
 use http::{Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use serde_json::json;
@@ -26,8 +26,10 @@ const LONGEST: usize = 200;
 async fn main() -> Result<(), Error> {
     let database = Database::from_env()?; // DATABASE_URL
     database.warm_up().await?;
+    // At SIGTERM a request that is under way may end.
+    let close = database.close().within(MAX_DURATION);
     let layer = DatabaseLayer::new(database).max_duration(MAX_DURATION);
-    run(layer.layer(service_fn(answer))).await
+    shutdown::around(close, run(layer.layer(service_fn(answer)))).await
 }
 
 async fn answer(request: Request) -> Result<Response<ResponseBody>, Error> {

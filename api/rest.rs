@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use antifreeze::{Connection, Database, DatabaseLayer, Invocation, Transaction};
+use antifreeze::{Connection, Database, DatabaseLayer, Invocation, Transaction, shutdown};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Path;
@@ -33,8 +33,11 @@ async fn main() -> Result<(), Error> {
         .route("/api/rest/partners", get(list))
         .route("/api/rest/partners/{name}", post(create));
     // Ours goes outside: what `VercelLayer` hands on no longer knows the host.
-    let layer = DatabaseLayer::new(database).max_duration(MAX_DURATION);
-    vercel_runtime::run(layer.layer(VercelLayer::new().layer(router))).await
+    let layer = DatabaseLayer::new(database.clone()).max_duration(MAX_DURATION);
+    let service = layer.layer(VercelLayer::new().layer(router));
+    // At SIGTERM a request that is under way may end.
+    let close = database.close().within(MAX_DURATION);
+    shutdown::around(close, vercel_runtime::run(service)).await
 }
 
 /// All partners, sent while they are read: the connection goes into the body, and

@@ -20,8 +20,11 @@ use crate::teardown::{Budget, Outcome, close};
 /// execution environment lifecycle", shutdown phase).
 const GRACE: Duration = Duration::from_millis(300);
 
-/// Kept back from the grace for the process to end in: a sixth of it.
-const LEAVE: u32 = 6;
+/// Kept back from the grace for the process to end in: a sixth of it, and no more than this.
+const LEAVE: Duration = Duration::from_millis(100);
+
+/// Kept back from the rest for what has to be cancelled: half of it, and no more than this.
+const CANCEL: Duration = Duration::from_millis(500);
 
 /// How long idle connections are waited for where the host sets no limit.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -29,9 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Closes every connection of a database, and waits for the server's word that each has
 /// ended; made by [`Database::close`].
 ///
-/// What is idle is closed at once. What an invocation has is left to it for a third of the
-/// grace, since it may be about to finish; then its statement is cancelled, and the
-/// connection closed. From the beginning on nothing is kept: an invocation that is still
+/// What is idle is closed at once. What an invocation has is left to it, since it may be
+/// about to finish, until there is just time enough, 125 of 300 ms and half a second of a
+/// longer grace, to cancel its statement and close the connection. From the beginning on nothing is kept: an invocation that is still
 /// under way, or begins, is served, and its connections are closed at its end.
 ///
 /// It takes 300 ms at most, unless [`within`](Close::within) says otherwise. Who closes a
@@ -40,6 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Connections belong to the tokio runtime that they were opened on. Those of other
 /// runtimes are told goodbye too, and the server's answer is heard as long as their runtime
 /// is running: from inside one that blocks the only thread of another, it is not.
+#[derive(Clone)]
 #[must_use = "nothing is closed until it is awaited"]
 pub struct Close {
     database: Database,
@@ -80,12 +84,13 @@ impl Close {
         let pools = self.database.pools();
         // Said at once, whoever else is at it.
         pools.shut();
-        let end = begin + (self.grace - self.grace / LEAVE);
+        let time = self.grace - LEAVE.min(self.grace / 6);
+        let end = begin + time;
         let Ok(_closing) = timeout_at(end, pools.closing()).await else {
             return Closed::default();
         };
         let budget = Budget::new(Some(end), pools.round_trip());
-        let patience = begin + self.grace / 3;
+        let patience = end - CANCEL.min(time / 2);
         let (idle, away) = (pools.take_idle(), pools.away());
         let idle = idle
             .into_iter()
@@ -147,6 +152,13 @@ impl IntoFuture for Close {
     }
 }
 
+impl From<&Database> for Close {
+    /// With the default grace.
+    fn from(database: &Database) -> Self {
+        database.close()
+    }
+}
+
 impl fmt::Debug for Close {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Close")
@@ -201,8 +213,9 @@ pub fn signal(database: &Database) -> impl Future<Output = ()> + Send + use<> {
 /// ctrl-C, or when `serve` ends: for Vercel, whose runtime then waits for the requests that
 /// are still served.
 ///
-/// Those have a third of 300 ms to finish; then their statements are cancelled, and their
-/// connections closed.
+/// It closes as [`Database::close`] does: a request that is under way has 125 ms, then its
+/// statement is cancelled. Where the host waits for longer, say so with
+/// `database.close().within(..)` in place of `&database`.
 ///
 /// ```no_run
 /// # #[cfg(feature = "vercel")] mod function {
@@ -216,16 +229,18 @@ pub fn signal(database: &Database) -> impl Future<Output = ()> + Send + use<> {
 /// # }
 /// # }
 /// ```
-pub async fn around<F: Future>(database: &Database, serve: F) -> F::Output {
+pub async fn around<F: Future>(close: impl Into<Close>, serve: F) -> F::Output {
+    let close: Close = close.into();
+    let told = close.clone();
     let closes = async {
         told_to_stop().await;
-        database.close().await
+        told.await
     };
     let (serve, closes) = (pin!(serve), pin!(closes));
     match select(serve, closes).await {
         // Whoever is at it already is waited for.
         Either::Left((served, _)) => {
-            database.close().await;
+            close.await;
             served
         }
         Either::Right((_, serve)) => serve.await,
@@ -245,7 +260,12 @@ async fn close_idle(pools: &Pools) {
 }
 
 async fn told_to_stop() {
-    let interrupted = pin!(tokio::signal::ctrl_c());
+    let interrupted = pin!(async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            // Nobody can tell us: that is no reason to stop.
+            std::future::pending::<()>().await;
+        }
+    });
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
@@ -254,8 +274,5 @@ async fn told_to_stop() {
             return;
         }
     }
-    if interrupted.await.is_err() {
-        // Nobody can tell us: that is no reason to stop.
-        std::future::pending::<()>().await;
-    }
+    interrupted.await;
 }
