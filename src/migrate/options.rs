@@ -21,6 +21,8 @@ pub(super) type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(super) struct Base {
     pub(super) config: Config,
     pub(super) endpoint: Option<DirectEndpoint>,
+    /// The environment speaks of another database.
+    pub(super) ignores_environment: bool,
     pub(super) settings: Settings,
     pub(super) observer: Option<Observer>,
     pub(super) deadline: Deadline,
@@ -32,6 +34,7 @@ impl Base {
         Base {
             config: database.config().clone(),
             endpoint: None,
+            ignores_environment: false,
             settings: Settings::default(),
             observer: None,
             deadline: Deadline::none(),
@@ -41,10 +44,10 @@ impl Base {
 
     /// Where to connect to, and how.
     pub(super) fn connector(&mut self) -> Result<Arc<Connector>> {
-        let environment = Environment::of_process();
+        let environment = (!self.ignores_environment).then(Environment::of_process);
         let mut config = self
             .config
-            .for_migrations(self.endpoint.take(), &environment)?;
+            .for_migrations(self.endpoint.take(), environment.as_ref())?;
         let name = match config.server.get_application_name() {
             Some(name) => format!("{NAME}:{name}"),
             None => NAME.to_owned(),
@@ -116,6 +119,13 @@ macro_rules! options {
         /// Goes this way to the database, whatever the environment says.
         pub fn endpoint(mut self, endpoint: $crate::DirectEndpoint) -> Self {
             self.base.endpoint = Some(endpoint);
+            self
+        }
+
+        /// Leaves `MIGRATION_DATABASE_URL` aside, which is about the environment's database:
+        /// this is another one. Where to connect to follows from its own address.
+        pub fn ignore_environment(mut self) -> Self {
+            self.base.ignores_environment = true;
             self
         }
 

@@ -106,6 +106,9 @@ pub async fn run(reach: &Reach, arguments: Arguments, json: bool) -> Result<Outc
             .slot_wait(reach.wait())
             .stop_when(stop)
             .on_event(tell);
+        if reach.names_database() {
+            around = around.ignore_environment();
+        }
         if json {
             around = around.output_to_stderr();
         }
@@ -130,6 +133,9 @@ pub async fn run(reach: &Reach, arguments: Arguments, json: bool) -> Result<Outc
         .slot_wait(reach.wait())
         .stop_when(stop)
         .on_event(tell);
+    if reach.names_database() {
+        runner = runner.ignore_environment();
+    }
     if let Some(limit) = arguments.statement_timeout {
         runner = runner.statement_timeout(limit);
     }
