@@ -137,6 +137,8 @@ macro_rules! options {
         }
 
         /// Stops once `stop` is done, as on ctrl-C: what runs is cancelled and rolled back.
+        /// Another tool is told to end (SIGTERM), and killed if it has not after 5 s; the
+        /// lock is kept until then.
         pub fn stop_when(mut self, stop: impl Future<Output = ()> + Send + 'static) -> Self {
             self.base.stop = Some(Box::pin(stop));
             self
