@@ -173,7 +173,11 @@ impl Apply<'_> {
         let (lock, statement) = if all_in_peace { in_peace } else { usual };
         self.own.set(lock, statement).await?;
         self.check_lock(client).await?;
-        for statement in &step.script.statements[*done..] {
+        for (at, statement) in step.script.statements.iter().enumerate() {
+            // What was set is gone since the attempt before.
+            if at < *done && !statement.sets() {
+                continue;
+            }
             let eased = statement.waits_in_peace() && !all_in_peace && !sets;
             if eased {
                 self.own.set(in_peace.0, in_peace.1).await?;
@@ -200,7 +204,7 @@ impl Apply<'_> {
             if eased {
                 self.own.set(usual.0, usual.1).await?;
             }
-            *done += 1;
+            *done = (at + 1).max(*done);
         }
         if self.own.in_transaction() {
             return Err(Error::new(

@@ -138,12 +138,21 @@ async fn an_index_of_somebody_elses_is_no_leftover_of_ours() {
 async fn what_is_left_is_removed_with_little_patience() {
     let lab = lab().await;
     let role = migrator(&lab).await;
-    let left = "create index i on partners (id); \
-                update pg_index set indisvalid = false where indexrelid = 'i'::regclass";
-    lab.server.execute(left).await.expect("an invalid index");
+    let left = format!(
+        "create schema shop authorization {role}; alter table partners set schema shop; \
+         create index i on shop.partners (id); \
+         update pg_index set indisvalid = false where indexrelid = 'shop.i'::regclass"
+    );
+    lab.server.execute(&left).await.expect("an invalid index");
     // To drop it is to wait for whoever uses the table.
-    let reader = lab.idle_in_transaction().await;
-    let files = [("V1__i", "create index concurrently i on partners (id)")];
+    let (reader, _) = lab.session("forgetful").await;
+    let begin = "begin; select count(*) from shop.partners";
+    reader.batch_execute(begin).await.expect("a transaction");
+    // What it sets holds for each attempt.
+    let files = [(
+        "V1__i",
+        "set search_path = shop; create index concurrently i on partners (id)",
+    )];
     let (runner, mut log) = Log::of(runner(&lab, &role, &files).attempts(100));
     let running = tokio::spawn(runner.run());
     let again = |event: &Event| matches!(event, Event::Retrying { .. });
@@ -153,9 +162,9 @@ async fn what_is_left_is_removed_with_little_patience() {
     let report = running.await.expect("no panic").expect("it is made");
     assert!(report.invalid_indexes.is_empty(), "{report:?}");
     assert!(
-        log.text().contains("removed the invalid index public.i"),
+        log.text().contains("removed the invalid index shop.i"),
         "{}",
         log.text()
     );
-    assert_eq!(is_valid(&lab, "i").await, "t");
+    assert_eq!(is_valid(&lab, "shop.i").await, "t");
 }
