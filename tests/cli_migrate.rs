@@ -164,6 +164,77 @@ async fn ctrl_c_cancels_on_the_server() {
     );
 }
 
+/// A tool that tells when it begins and when it was asked to end.
+const TELLS: &str = "trap 'echo ended >> \"$TOLD\"; exit' TERM; echo began > \"$TOLD\"; \
+                     sleep 3600 & wait";
+
+#[tokio::test]
+async fn whatever_ends_it_ends_the_tool() {
+    let server = Postgres::shared().await.expect("a server");
+    let database = server.fresh_database().await.expect("a database");
+    let folder = tempfile::tempdir().expect("a directory");
+    let path = std::env::var("PATH").unwrap_or_default();
+    let locks = "select 1 from pg_locks where locktype = 'advisory' and database = \
+                 (select oid from pg_database where datname = current_database())";
+    let send = |signal: &str, child: &tokio::process::Child| {
+        let pid = child.id().expect("a process").to_string();
+        let sent = std::process::Command::new("kill")
+            .args([signal, &pid])
+            .status();
+        assert!(sent.expect("kill").success());
+    };
+    // By nohup it is to outlive its terminal.
+    for (signals, ignored) in [
+        (&["-INT"][..], ""),
+        (&["-TERM"], ""),
+        (&["-HUP"], ""),
+        (&["-HUP", "-TERM"], "HUP"),
+    ] {
+        let told = folder.path().join(format!("told{}", signals.concat()));
+        let variables = [
+            ("DATABASE_URL", database.url.as_str()),
+            ("PATH", &path),
+            ("TOLD", told.to_str().expect("a path")),
+            ("TELLS", TELLS),
+        ];
+        let exec = format!(
+            "trap '' {ignored}; exec {} migrate --run \"$TELLS\"",
+            env!("CARGO_BIN_EXE_antifreeze")
+        );
+        let mut command = match ignored {
+            "" => command(&variables, &["migrate", "--run", TELLS]),
+            _ => {
+                let mut command = tokio::process::Command::new("sh");
+                command.args(["-c", &exec]).env_clear().envs(variables);
+                command.kill_on_drop(true);
+                command
+            }
+        };
+        let mut child = command.spawn().expect("it starts");
+        let said = || std::fs::read_to_string(&told).unwrap_or_default();
+        let began = std::time::Instant::now();
+        while said() != "began\n" {
+            assert!(began.elapsed() < cli::PLENTY, "it never began");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        for (at, signal) in signals.iter().enumerate() {
+            send(signal, &child);
+            if at + 1 < signals.len() {
+                let wait = std::time::Duration::from_millis(300);
+                let ended = tokio::time::timeout(wait, child.wait()).await;
+                assert!(ended.is_err(), "{signal} ended it");
+                assert_eq!(said(), "began\n");
+            }
+        }
+        let status = tokio::time::timeout(cli::PLENTY, child.wait()).await;
+        let code = status.expect("it ends").expect("a status").code();
+        assert_eq!(code, Some(1), "{signals:?}");
+        assert_eq!(said(), "began\nended\n", "{signals:?}");
+        let left = database.query(locks).await.expect("rows");
+        assert!(left.is_empty(), "{signals:?}");
+    }
+}
+
 #[tokio::test]
 async fn other_tools_run_in_its_place() {
     let server = Postgres::shared().await.expect("a server");

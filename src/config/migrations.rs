@@ -13,18 +13,23 @@ const REMEDY: &str = "name the server's own endpoint in MIGRATION_DATABASE_URL (
                       DATABASE_URL_UNPOOLED, POSTGRES_URL_NON_POOLING, DIRECT_URL), or give it to \
                       the runner";
 
+/// The same where the environment is not asked: it speaks of another database.
+const REMEDY_ELSEWHERE: &str = "give the server's own endpoint instead (the command: as --url)";
+
 impl Config {
     /// The settings for a session that keeps its locks: `given`, or what
-    /// `MIGRATION_DATABASE_URL` names, or [`Config::direct`], or what follows from the
-    /// address of a known provider's pooler, or this one if it is no such pooler.
+    /// `MIGRATION_DATABASE_URL` of `environment` names, or [`Config::direct`], or what
+    /// follows from the address of a known provider's pooler, or this one if it is no such
+    /// pooler. Without an environment no variable is asked.
     pub(crate) fn for_migrations(
         &self,
         given: Option<DirectEndpoint>,
-        environment: &Environment,
+        environment: Option<&Environment>,
     ) -> Result<Config> {
         let mut config = self.clone();
         config.direct = None;
-        let named = match (&given, environment.get(VARIABLE)) {
+        let variable = environment.and_then(|environment| environment.get(VARIABLE));
+        let named = match (&given, variable) {
             (None, Some(url)) => Some(self.named(&url)?),
             _ => None,
         };
@@ -39,28 +44,47 @@ impl Config {
                 config.take(endpoint);
             }
         }
-        config.leave_poolers()?;
+        let remedy = match environment {
+            Some(_) => REMEDY,
+            None => REMEDY_ELSEWHERE,
+        };
+        config.leave_poolers(remedy)?;
+        if config.is_dsql() {
+            return Err(Error::configuration(
+                "migrations need advisory locks and lock_timeout, and Aurora DSQL has neither",
+            )
+            .with_remedy(
+                "run your tool by itself, without `antifreeze migrate`, from one place at a time",
+            ));
+        }
         config.lifetime = ConnectionLifetime::PerInvocation;
         config.tls.keep_to(&config.server);
         Ok(config)
     }
 
     fn named(&self, url: &str) -> Result<DirectEndpoint> {
-        let endpoint = DirectEndpoint::from_url(url).map_err(|error| {
+        let mut endpoint = DirectEndpoint::from_url(url).map_err(|error| {
             Error::configuration(format!("{VARIABLE} cannot be used: {error}")).with_source(error)
         })?;
+        // Whoever names no database is given the one that is called as the role.
+        let ours = self.server.get_dbname().or(self.server.get_user());
         // One variable, and perhaps several databases in one process: the wrong one must not
         // be migrated.
-        match (endpoint.server.get_dbname(), self.server.get_dbname()) {
+        match (endpoint.server.get_dbname(), ours) {
             (Some(theirs), Some(ours)) if theirs != ours => Err(Error::configuration(format!(
                 "{VARIABLE} names the database {theirs:?}, and {ours:?} is to be migrated: correct \
                  one of them, or give the endpoint to the runner"
             ))),
+            // It says as whom and where, and not what: its role's name would be another one.
+            (None, Some(ours)) => {
+                endpoint.server.dbname(ours);
+                Ok(endpoint)
+            }
             _ => Ok(endpoint),
         }
     }
 
-    fn leave_poolers(&mut self) -> Result<()> {
+    fn leave_poolers(&mut self, remedy: &'static str) -> Result<()> {
         match self.path {
             Path::Direct | Path::SessionPooler => return Ok(()),
             Path::TransactionPooler => {}
@@ -68,7 +92,7 @@ impl Config {
                 return Err(Error::configuration(
                     "migrations need a session of their own, and only RDS Proxy is known",
                 )
-                .with_remedy(REMEDY));
+                .with_remedy(remedy));
             }
         }
         let known = self.past_neon_pooler().or_else(|| self.supabase_session());
@@ -77,7 +101,7 @@ impl Config {
                 "migrations need a session that keeps its locks, and only a transaction pooler is \
                  known",
             )
-            .with_remedy(REMEDY));
+            .with_remedy(remedy));
         };
         self.take(endpoint);
         Ok(())
@@ -114,7 +138,7 @@ mod tests {
     fn settled(url: &str, given: Option<&str>, variables: &[(&str, &str)]) -> Result<Config> {
         let config = Config::from_url(url).expect(url);
         let given = given.map(|url| DirectEndpoint::from_url(url).expect(url));
-        config.for_migrations(given, &Environment::of(variables))
+        config.for_migrations(given, Some(&Environment::of(variables)))
     }
 
     fn place(config: &Config) -> (String, u16, Path) {
@@ -193,7 +217,9 @@ mod tests {
         let direct = ("DIRECT_URL", "postgres://direct.example.com/shop");
         let environment = Environment::of(&[("DATABASE_URL", POOLED), direct]);
         let config = Config::from_environment(&environment).expect("fine");
-        let config = config.for_migrations(None, &environment).expect("known");
+        let config = config
+            .for_migrations(None, Some(&environment))
+            .expect("known");
         assert_eq!(place(&config).0, "direct.example.com");
     }
 
@@ -229,13 +255,71 @@ mod tests {
     }
 
     #[test]
+    fn a_variable_without_a_database_means_ours() {
+        let named = |url, variable| settled(url, None, &[(VARIABLE, variable)]);
+        for (url, variable) in [
+            (POOLED, "postgres://owner:s@named.example.com"),
+            (POOLED, "postgres://owner:s@named.example.com/"),
+            (POOLED, "postgres://owner:s@named.example.com/shop"),
+            // Ours is called as its user, if it has no name.
+            ("postgres://shop@h", "postgres://owner:s@named.example.com"),
+            (
+                "postgres://shop@h",
+                "postgres://owner:s@named.example.com/shop",
+            ),
+        ] {
+            let config = named(url, variable).expect(variable);
+            assert_eq!(config.server.get_dbname(), Some("shop"), "{variable}");
+            assert_eq!(config.server.get_user(), Some("owner"), "{variable}");
+        }
+        let other = "postgres://owner:s@named.example.com/owner";
+        for url in [POOLED, "postgres://shop@h"] {
+            let error = named(url, other).expect_err("another").to_string();
+            assert!(error.contains("\"owner\""), "{error}");
+        }
+    }
+
+    #[test]
+    fn without_an_environment_no_variable_is_asked() {
+        let config = Config::from_url(NEON).expect("fine");
+        let config = config.for_migrations(None, None).expect("derived");
+        assert_eq!(place(&config).0, "ep-a.x.aws.neon.tech");
+        let config = Config::from_url(POOLED).expect("fine");
+        let error = config.for_migrations(None, None).expect_err("a pooler");
+        let error = error.to_string();
+        assert!(
+            error.contains("--url") && !error.contains(VARIABLE),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn dsql_is_refused() {
+        let dsql = "postgres://app@abc123.dsql.eu-central-1.on.aws/postgres";
+        let plain = "postgres://db.example.com/postgres";
+        for (url, given, variables) in [
+            (dsql, None, &[][..]),
+            (plain, Some(dsql), &[]),
+            (plain, None, &[(VARIABLE, dsql)]),
+        ] {
+            let error = settled(url, given, variables).expect_err(url).to_string();
+            assert!(
+                error.contains("Aurora DSQL") && error.contains("without `antifreeze migrate`"),
+                "{error}"
+            );
+            assert!(!error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
     fn a_password_of_its_own_is_not_replaced() {
         let config = |url| {
             let mut config = Config::from_url(POOLED).expect("fine");
             config.set_credentials(crate::credentials::from_fn(|_| async {
                 Ok(crate::credentials::Login::password("x"))
             }));
-            let config = config.for_migrations(None, &Environment::of(&[(VARIABLE, url)]));
+            let environment = Environment::of(&[(VARIABLE, url)]);
+            let config = config.for_migrations(None, Some(&environment));
             config.expect("fine").credentials.is_some()
         };
         assert!(!config("postgres://owner:s@h/shop"));

@@ -7,16 +7,16 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::error::{Error, Kind, Result};
-use super::event::{Applied, At, Event};
+use super::event::{Applied, At, Blocked, Event};
 use super::files::Step;
 use super::history::History;
 use super::index::{self, Invalid, There};
 use super::lock;
 use super::report::Events;
 use super::script::Statement;
-use super::session::Own;
+use super::session::{Own, milliseconds};
 use super::settings::Settings;
-use super::watch::{Watch, What};
+use super::watch::{self, Watch, What};
 use crate::backoff::Backoff;
 
 /// What applying needs.
@@ -59,6 +59,10 @@ impl Apply<'_> {
             };
             let Err(failed) = ended else {
                 let took = begin.elapsed();
+                // An attempt that failed may have left one that no name tells of.
+                if attempt > 1 && !step.script.in_transaction {
+                    self.note_left().await?;
+                }
                 self.events.tell(Event::Applied(Applied {
                     migration: name,
                     attempts: attempt,
@@ -77,9 +81,6 @@ impl Apply<'_> {
             if !again {
                 self.note_left().await?;
                 return Err(self.refused(step, &name, attempt, failed));
-            }
-            if !step.script.in_transaction {
-                self.remove_left().await?;
             }
             let code = failed.error.code().map_or("", SqlState::code);
             self.events.tell(Event::Retrying {
@@ -172,12 +173,20 @@ impl Apply<'_> {
         let (lock, statement) = if all_in_peace { in_peace } else { usual };
         self.own.set(lock, statement).await?;
         self.check_lock(client).await?;
-        for statement in &step.script.statements[*done..] {
+        for (at, statement) in step.script.statements.iter().enumerate() {
+            // What was set is gone since the attempt before.
+            if at < *done && !statement.sets() {
+                continue;
+            }
             let eased = statement.waits_in_peace() && !all_in_peace && !sets;
             if eased {
                 self.own.set(in_peace.0, in_peace.1).await?;
             }
-            if !self.is_there(client, step, name, statement).await? {
+            let there = match self.is_there(client, step, name, statement).await? {
+                Ok(there) => there,
+                Err(failed) => return Ok(Err(failed)),
+            };
+            if !there {
                 let line = Some(statement.line);
                 let what = What {
                     migration: name,
@@ -195,7 +204,7 @@ impl Apply<'_> {
             if eased {
                 self.own.set(usual.0, usual.1).await?;
             }
-            *done += 1;
+            *done = (at + 1).max(*done);
         }
         if self.own.in_transaction() {
             return Err(Error::new(
@@ -219,64 +228,101 @@ impl Apply<'_> {
     }
 
     /// Whether an earlier run has made the index that `statement` is to make. What one that
-    /// failed has left of it is removed.
+    /// failed has left of it is removed; who still builds it is waited for.
     async fn is_there(
         &mut self,
         client: &Client,
         step: &Step,
         name: &str,
         statement: &Statement,
-    ) -> Result<bool> {
+    ) -> Result<Result<bool, Failed>> {
         if !statement.makes_index_concurrently() {
-            return Ok(false);
+            return Ok(Ok(false));
         }
-        match index::there(client, &statement.text).await? {
-            There::Nothing => Ok(false),
-            There::Same(index) => {
-                self.events.tell(Event::IndexThere { index });
-                Ok(true)
-            }
-            There::Invalid(index) => {
-                let what = What {
-                    migration: name,
-                    line: Some(statement.line),
-                };
-                let removal = index::removal(&index);
-                let work = client.batch_execute(&removal);
-                self.watch
-                    .over(self.own.pid(), what, self.events, work)
-                    .await?;
-                self.events.tell(Event::IndexRemoved { index });
-                Ok(false)
-            }
-            There::Other(index) => Err(Error::new(
-                Kind::Statement,
-                format!(
-                    "{}: an index {index} is there, and is not known to be the same: drop or \
-                     rename it, or `resolve` version {} if an earlier run has made it",
-                    At(name, Some(statement.line)),
-                    step.version()
-                ),
-            )),
-        }
-    }
-
-    /// Removes what a failed attempt has left, before the next.
-    async fn remove_left(&mut self) -> Result<()> {
-        let client = self.own.client()?;
-        for left in index::invalid(client, self.known).await? {
-            self.own
-                .set(self.settings.lock_timeout, self.settings.concurrent_timeout)
-                .await?;
-            match client.batch_execute(&left.removal()).await {
-                Ok(()) => self.events.tell(Event::IndexRemoved { index: left.name }),
-                Err(_) => {
-                    self.events.tell(left.left());
-                    self.known.push(left);
+        let line = Some(statement.line);
+        let began = Instant::now();
+        let mut told = None;
+        loop {
+            match index::there(client, &statement.text).await? {
+                There::Nothing => return Ok(Ok(false)),
+                There::Same(index) => {
+                    self.events.tell(Event::IndexThere { index });
+                    return Ok(Ok(true));
+                }
+                There::Invalid(_) => {
+                    let what = What {
+                        migration: name,
+                        line,
+                    };
+                    if let Err(error) = self.remove(client, what, statement).await? {
+                        return Ok(Err(Failed { error, line }));
+                    }
+                }
+                There::Built(index, pid) => {
+                    let builder = watch::one(client, pid).await?;
+                    if began.elapsed() >= self.settings.retry_for {
+                        return Err(Error::new(
+                            Kind::Blocked,
+                            format!(
+                                "{}: the index {index} is invalid, and {builder} has the lock of \
+                                 whoever builds one: wait for it, or end it, and run this again",
+                                At(name, line)
+                            ),
+                        ));
+                    }
+                    if told != Some(pid) {
+                        told = Some(pid);
+                        self.events.tell(Event::Blocked(Blocked {
+                            migration: name.to_owned(),
+                            line,
+                            relation: Some(index),
+                            mode: None,
+                            by: vec![builder],
+                        }));
+                    }
+                    sleep(self.watch.pause()).await;
+                }
+                There::Other(index) => {
+                    return Err(Error::new(
+                        Kind::Statement,
+                        format!(
+                            "{}: an index {index} is there, and is not known to be the same: drop \
+                             or rename it, or `resolve` version {} if an earlier run has made it",
+                            At(name, line),
+                            step.version()
+                        ),
+                    ));
                 }
             }
         }
-        Ok(())
+    }
+
+    /// Removes the index of `statement`, if it is still invalid and nobody builds it. To
+    /// wait for long would be to wait for somebody who builds it, and to drop it then.
+    async fn remove(
+        &mut self,
+        client: &Client,
+        what: What<'_>,
+        statement: &Statement,
+    ) -> Result<Result<(), tokio_postgres::Error>> {
+        let set = "select current_setting('lock_timeout'), set_config('lock_timeout', $1, false)";
+        let limit = milliseconds(self.settings.lock_timeout).to_string();
+        // It may be the file's own.
+        let before: String = client.query_one(set, &[&limit]).await?.try_get(0)?;
+        if let There::Invalid(index) = index::there(client, &statement.text).await? {
+            let removal = index::removal(&index);
+            let work = client.batch_execute(&removal);
+            let removed = self
+                .watch
+                .over(self.own.pid(), what, self.events, work)
+                .await;
+            if let Err(error) = removed {
+                return Ok(Err(error));
+            }
+            self.events.tell(Event::IndexRemoved { index });
+        }
+        client.query_one(set, &[&before]).await?;
+        Ok(Ok(()))
     }
 
     /// Tells what the last attempt has left.

@@ -213,18 +213,22 @@ impl Tool {
         self.command
             .env("PGOPTIONS", &self.options)
             .env("PGAPPNAME", &self.application);
-        let mut running = Running::spawn(&self.name, &mut self.command)?;
+        // Interrupted, it is waited for before the lock goes.
+        let running = Running::spawn(&self.name, &mut self.command, self.to_stderr)?;
+        let running = held.tool.insert(running);
         let ours = [Some(held.own.pid()), watch.pid()];
         let ours: Vec<i32> = ours.into_iter().flatten().collect();
         let limit = held.settings.lock_timeout;
-        tokio::select! {
+        let ended = tokio::select! {
             biased;
-            ended = running.ended(self.to_stderr) => ended,
+            ended = running.ended() => ended,
             () = look(self, &ours, &since, limit, watch, held.events) => Err(Error::new(
                 Kind::Connection,
                 "the second connection was lost",
             )),
-        }
+        };
+        *held.tool = None;
+        ended
     }
 }
 

@@ -9,6 +9,7 @@ use super::options::{Base, Stop};
 use super::report::{Events, Report};
 use super::session::Own;
 use super::settings::Settings;
+use super::tool::Running;
 use super::{index, lock};
 use crate::Deadline;
 use crate::connect::Connector;
@@ -16,12 +17,17 @@ use crate::connect::Connector;
 /// Kept back from a deadline for cancelling, rolling back and the goodbye.
 const RESERVE: Duration = Duration::from_secs(3);
 
+/// How long a tool that is told to end may take before it is killed, at most.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// What there is once the lock is ours.
 pub(super) struct Held<'a> {
     pub(super) own: &'a Own,
     pub(super) connector: &'a Arc<Connector>,
     pub(super) settings: &'a Settings,
     pub(super) events: &'a mut Events,
+    /// The tool that runs under the lock: it must not outlive it.
+    pub(super) tool: &'a mut Option<Running>,
 }
 
 /// Takes the lock, does `work`, gives the lock back, and ends the session, unless the
@@ -36,6 +42,7 @@ pub(super) async fn under_lock(
     let deadline = base.deadline;
     let settings = &base.settings;
     let mut slot = None;
+    let mut tool = None;
     let worked = async {
         let own =
             &*slot.insert(Own::open_within(&connector, settings.slot_wait, &mut events).await?);
@@ -47,6 +54,7 @@ pub(super) async fn under_lock(
             connector: &connector,
             settings,
             events: &mut events,
+            tool: &mut tool,
         };
         let worked = work(&mut held).await;
         if !own.is_over() {
@@ -60,6 +68,11 @@ pub(super) async fn under_lock(
         worked = worked => worked,
         why = interrupted(deadline, stop) => Err(Error::new(Kind::Interrupted, why)),
     };
+    if let Some(tool) = tool {
+        let left = deadline.remaining();
+        tool.end(left.map_or(GRACE, |left| GRACE.min(left / 2)))
+            .await;
+    }
     // What an interrupted statement has left is told by a session that can still ask.
     if let Some(own) = slot {
         own.close().await;

@@ -9,20 +9,31 @@ use tokio_postgres::Client;
 use super::error::Result;
 use super::event::Event;
 
-/// Those that nobody is building at the moment. One of a partitioned table may be invalid
-/// for a while, rightly.
+/// Others that have the lock on the table `i.indrelid` which whoever builds an index
+/// concurrently has from the beginning to the end. `pg_locks` shows it to everybody, where
+/// `pg_stat_progress_create_index` shows a role nothing but the process of another's.
+/// Autovacuum has no role, and makes way.
+const AT_TABLE: &str = "from pg_locks l join pg_stat_activity a on a.pid = l.pid \
+     where l.locktype = 'relation' and l.relation = i.indrelid and l.granted \
+     and l.database = (select oid from pg_database where datname = current_database()) \
+     and l.mode = 'ShareUpdateExclusiveLock' and l.pid <> pg_backend_pid() \
+     and a.usesysid is not null";
+
+/// Those that nobody is building at the moment: a VACUUM has the lock, too, and no progress
+/// of this kind. One of a partitioned table may be invalid for a while, rightly.
 const INVALID: &str = "select i.indexrelid, format('%I.%I', n.nspname, c.relname), \
        i.indrelid::regclass::text \
      from pg_index i join pg_class c on c.oid = i.indexrelid \
      join pg_namespace n on n.oid = c.relnamespace \
      where not i.indisvalid and c.relkind = 'i' and c.relpersistence <> 't' \
-     and not exists (select 1 from pg_stat_progress_create_index p \
-                     where p.index_relid = i.indexrelid)";
+     and not exists (select 1 AT_TABLE and exists ( \
+         select 1 from pg_stat_progress_create_index p where p.pid = l.pid \
+         and coalesce(p.index_relid, i.indexrelid) = i.indexrelid))";
 
-/// The index of the name $2, next to the table $1.
-const NAMED: &str = "select i.indexrelid, format('%I.%I', n.nspname, c.relname), \
+/// The index of the name $2, next to the table $1, and who may be building it.
+const NAMED: &str = "select format('%I.%I', n.nspname, c.relname), \
        i.indisvalid, pg_get_indexdef(i.indexrelid), i.indrelid = to_regclass($1), \
-       exists (select 1 from pg_stat_progress_create_index p where p.index_relid = i.indexrelid) \
+       (select l.pid AT_TABLE order by l.pid limit 1) \
      from pg_class t join pg_class c on c.relnamespace = t.relnamespace and c.relname = $2 \
      join pg_index i on i.indexrelid = c.oid join pg_namespace n on n.oid = c.relnamespace \
      where t.oid = to_regclass($1)";
@@ -44,6 +55,8 @@ pub(super) enum There {
     Same(String),
     /// Left by one that failed: quoted, with the schema.
     Invalid(String),
+    /// Invalid so far, and somebody may be building it: this process.
+    Built(String, i32),
     /// Another one.
     Other(String),
 }
@@ -68,7 +81,8 @@ pub(super) fn removal(name: &str) -> String {
 
 /// All that are there, but those of `before`.
 pub(super) async fn invalid(client: &Client, before: &[Invalid]) -> Result<Vec<Invalid>> {
-    let rows = client.query(INVALID, &[]).await?;
+    let query = INVALID.replace("AT_TABLE", AT_TABLE);
+    let rows = client.query(&query, &[]).await?;
     let mut found = Vec::new();
     for row in rows {
         let one = Invalid {
@@ -92,16 +106,18 @@ pub(super) async fn there(client: &Client, statement: &str) -> Result<There> {
         return Ok(There::Nothing);
     };
     let table = wanted.table_name.to_string();
-    let Some(row) = client.query_opt(NAMED, &[&table, &name]).await? else {
+    let query = NAMED.replace("AT_TABLE", AT_TABLE);
+    let Some(row) = client.query_opt(&query, &[&table, &name]).await? else {
         return Ok(There::Nothing);
     };
-    let quoted: String = row.try_get(1)?;
-    let (is_valid, definition): (bool, String) = (row.try_get(2)?, row.try_get(3)?);
-    let (of_table, is_built): (bool, bool) = (row.try_get(4)?, row.try_get(5)?);
+    let quoted: String = row.try_get(0)?;
+    let (is_valid, definition): (bool, String) = (row.try_get(1)?, row.try_get(2)?);
+    let (of_table, builder): (bool, Option<i32>) = (row.try_get(3)?, row.try_get(4)?);
     let same = of_table && parse(&definition).is_some_and(|there| shape(there) == shape(wanted));
-    Ok(match (is_valid, same) {
-        (true, true) => There::Same(quoted),
-        (false, _) if of_table && !is_built => There::Invalid(quoted),
+    Ok(match (is_valid, builder) {
+        (true, _) if same => There::Same(quoted),
+        (false, None) if of_table => There::Invalid(quoted),
+        (false, Some(builder)) if of_table => There::Built(quoted, builder),
         _ => There::Other(quoted),
     })
 }

@@ -21,6 +21,8 @@ pub(super) type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(super) struct Base {
     pub(super) config: Config,
     pub(super) endpoint: Option<DirectEndpoint>,
+    /// The environment speaks of another database.
+    pub(super) ignores_environment: bool,
     pub(super) settings: Settings,
     pub(super) observer: Option<Observer>,
     pub(super) deadline: Deadline,
@@ -32,6 +34,7 @@ impl Base {
         Base {
             config: database.config().clone(),
             endpoint: None,
+            ignores_environment: false,
             settings: Settings::default(),
             observer: None,
             deadline: Deadline::none(),
@@ -41,10 +44,10 @@ impl Base {
 
     /// Where to connect to, and how.
     pub(super) fn connector(&mut self) -> Result<Arc<Connector>> {
-        let environment = Environment::of_process();
+        let environment = (!self.ignores_environment).then(Environment::of_process);
         let mut config = self
             .config
-            .for_migrations(self.endpoint.take(), &environment)?;
+            .for_migrations(self.endpoint.take(), environment.as_ref())?;
         let name = match config.server.get_application_name() {
             Some(name) => format!("{NAME}:{name}"),
             None => NAME.to_owned(),
@@ -119,6 +122,13 @@ macro_rules! options {
             self
         }
 
+        /// Leaves `MIGRATION_DATABASE_URL` aside, which is about the environment's database:
+        /// this is another one. Where to connect to follows from its own address.
+        pub fn ignore_environment(mut self) -> Self {
+            self.base.ignores_environment = true;
+            self
+        }
+
         /// When it has to be done: 3 s before that, or after three quarters of a shorter
         /// time, what runs is cancelled and rolled back.
         pub fn deadline(mut self, deadline: impl Into<$crate::Deadline>) -> Self {
@@ -127,6 +137,8 @@ macro_rules! options {
         }
 
         /// Stops once `stop` is done, as on ctrl-C: what runs is cancelled and rolled back.
+        /// Another tool is told to end (SIGTERM), and killed if it has not after 5 s; the
+        /// lock is kept until then.
         pub fn stop_when(mut self, stop: impl Future<Output = ()> + Send + 'static) -> Self {
             self.base.stop = Some(Box::pin(stop));
             self

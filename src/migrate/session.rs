@@ -168,7 +168,7 @@ impl Own {
 }
 
 /// As the server counts, rounded up, and as many as it can hold.
-fn milliseconds(time: Duration) -> i32 {
+pub(super) fn milliseconds(time: Duration) -> i32 {
     i32::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
 }
 

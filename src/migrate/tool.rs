@@ -2,9 +2,14 @@
 
 use std::io::Write;
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
 
 use super::error::{Error, Kind, Result};
 
@@ -12,14 +17,23 @@ use super::error::{Error, Kind, Result};
 /// English, and what some make of it.
 const LOCK_TIMEOUT: [&str; 3] = ["55P03", "due to lock timeout", "LockNotAvailable"];
 
-/// A tool that runs, with all that it has started. Dropped, it is ended.
+/// How often it is looked whether one that was told to end has.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How long one that was killed may take.
+const KILLED: Duration = Duration::from_secs(1);
+
+/// A tool that runs, with all that it has started. Dropped, it is told to end, and nobody
+/// waits for it.
 pub(super) struct Running {
     child: Child,
-    group: Option<rustix::process::Pid>,
+    group: Option<Pid>,
+    /// What it writes is passed on, until it ends: each says whether it spoke of a lock.
+    output: [JoinHandle<bool>; 2],
 }
 
 impl Running {
-    pub(super) fn spawn(name: &str, command: &mut Command) -> Result<Running> {
+    pub(super) fn spawn(name: &str, command: &mut Command, to_stderr: bool) -> Result<Running> {
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -28,45 +42,78 @@ impl Running {
         // A shell does not pass a signal on to what it runs: it is sent to all of them.
         #[cfg(unix)]
         command.process_group(0);
-        let child = command.spawn().map_err(|error| {
+        let mut child = command.spawn().map_err(|error| {
             let message = format!(
                 "{} cannot be started: is it installed, and on the PATH?",
                 name
             );
             Error::new(Kind::Tool, message).with_source(error)
         })?;
-        let group = child.id().and_then(|id| i32::try_from(id).ok());
-        Ok(Running {
-            group: group.and_then(rustix::process::Pid::from_raw),
-            child,
-        })
-    }
-
-    /// How it ended, and whether it spoke of a lock that was not to be had.
-    pub(super) async fn ended(&mut self, to_stderr: bool) -> Result<(ExitStatus, bool)> {
-        let failed = |error: std::io::Error| {
-            Error::new(Kind::Tool, "the tool cannot be waited for").with_source(error)
-        };
         let to: Box<dyn Write + Send> = match to_stderr {
             true => Box::new(std::io::stderr()),
             false => Box::new(std::io::stdout()),
         };
-        let stdout = self.child.stdout.take();
-        let stderr = self.child.stderr.take();
-        let (out, err, status) = tokio::join!(
-            pass_on(stdout, to),
-            pass_on(stderr, std::io::stderr()),
-            self.child.wait(),
-        );
+        let output = [
+            tokio::spawn(pass_on(child.stdout.take(), to)),
+            tokio::spawn(pass_on(child.stderr.take(), std::io::stderr())),
+        ];
+        let group = child.id().and_then(|id| i32::try_from(id).ok());
+        Ok(Running {
+            group: group.and_then(Pid::from_raw),
+            child,
+            output,
+        })
+    }
+
+    /// How it ended, and whether it spoke of a lock that was not to be had.
+    pub(super) async fn ended(&mut self) -> Result<(ExitStatus, bool)> {
+        let failed = |error: std::io::Error| {
+            Error::new(Kind::Tool, "the tool cannot be waited for").with_source(error)
+        };
+        let [out, err] = &mut self.output;
+        let (out, err, status) = tokio::join!(out, err, self.child.wait());
         self.group = None;
-        Ok((status.map_err(failed)?, out || err))
+        let spoke = out.unwrap_or_default() || err.unwrap_or_default();
+        Ok((status.map_err(failed)?, spoke))
+    }
+
+    /// Tells all of it to end, waits for that, and kills what is left after `grace`. What it
+    /// writes in the end is still passed on.
+    pub(super) async fn end(mut self, grace: Duration) {
+        let Some(group) = self.group.take() else {
+            return;
+        };
+        for (signal, limit) in [(Signal::TERM, grace), (Signal::KILL, KILLED)] {
+            let _ = kill_process_group(group, signal);
+            if timeout(limit, self.is_gone(group)).await.is_ok() {
+                break;
+            }
+        }
+        // Whoever has left the group may have its output still.
+        let passed_on = async {
+            while !self.output.iter().all(JoinHandle::is_finished) {
+                sleep(LOOK / 10).await;
+            }
+        };
+        let _ = timeout(LOOK, passed_on).await;
+    }
+
+    async fn is_gone(&mut self, group: Pid) {
+        // Until it is waited for, one that has ended counts.
+        let _ = self.child.wait().await;
+        while test_kill_process_group(group) != Err(Errno::SRCH) {
+            sleep(LOOK).await;
+        }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         if let Some(group) = self.group {
-            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::TERM);
+            let _ = kill_process_group(group, Signal::TERM);
+        }
+        for output in &self.output {
+            output.abort();
         }
     }
 }

@@ -270,6 +270,15 @@ async fn blockers(client: &Client, pid: i32, what: What<'_>) -> Result<Option<Bl
     Ok(Some(blocked))
 }
 
+/// The session of a process.
+pub(super) async fn one(client: &Client, pid: i32) -> Result<Session> {
+    let query = format!(
+        "select {COLUMNS} from (select $1::int4 as pid) b \
+         left join pg_stat_activity a on a.pid = b.pid"
+    );
+    session(&client.query_one(&query, &[&pid]).await?)
+}
+
 /// Reads [`COLUMNS`].
 pub(super) fn session(row: &Row) -> Result<Session> {
     let since: Option<i64> = row.try_get(5)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use antifreeze::migrate::{Around, Event, Kind};
 
-use crate::common::{LOCK_TIMEOUT, Lab, lab};
+use crate::common::{LOCK_TIMEOUT, Lab, PLENTY, lab};
 
 /// psql with `sql`, started by a shell.
 fn psql(lab: &Lab, sql: &str) -> Command {
@@ -155,6 +155,58 @@ async fn one_that_does_not_heed_us_is_told_of() {
         .await
         .expect("remembered");
     let _ = running.await.expect("no panic").expect("it went on");
+}
+
+/// A tool that a shell is, told to stop once `ready` is there: what came of it.
+async fn stopped(lab: &Lab, script: &str, ready: &std::path::Path) -> antifreeze::migrate::Error {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", script])
+        .env("URL", &lab.server.url)
+        .env("READY", ready);
+    let (stop, told) = tokio::sync::oneshot::channel::<()>();
+    let around = Around::new(&lab.database, command).stop_when(async {
+        let _ = told.await;
+    });
+    let running = tokio::spawn(around.run());
+    let began = std::time::Instant::now();
+    while std::fs::read_to_string(ready).map_or(true, |text| !text.ends_with('\n')) {
+        assert!(began.elapsed() < PLENTY, "it never began");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    stop.send(()).expect("it listens");
+    running.await.expect("no panic").expect_err("stopped")
+}
+
+#[tokio::test]
+async fn told_to_stop_it_keeps_the_lock_until_the_tool_has_ended() {
+    let lab = lab().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = "trap 'sleep 0.5; psql -X -q -d \"$URL\" -c \"$SQL\"; exit' TERM; \
+                  echo > \"$READY\"; sleep 3600 & wait";
+    let script = format!("SQL=\"{KEEP}\"; {script}");
+    let error = stopped(&lab, &script, &folder.path().join("ready")).await;
+    assert_eq!(error.kind(), Kind::Interrupted, "{error}");
+    assert_eq!(lab.value("select locks from kept").await, "1");
+    lab.assert_gone().await;
+}
+
+#[tokio::test]
+async fn a_tool_that_does_not_end_is_killed_before_the_lock_goes() {
+    let lab = lab().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let ready = folder.path().join("ready");
+    // What is ignored here is ignored by the children, too.
+    let script = "trap '' TERM; sleep 3600 & echo $! > \"$READY\"; wait";
+    let error = stopped(&lab, script, &ready).await;
+    assert_eq!(error.kind(), Kind::Interrupted, "{error}");
+    let pid = std::fs::read_to_string(&ready).expect("its process");
+    // One that ended may wait for whoever takes its status; its state is the letter behind
+    // its name.
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
+    let lives = stat.is_ok_and(|stat| !stat.contains(") Z "));
+    assert!(!lives, "it runs on");
+    lab.assert_gone().await;
 }
 
 #[tokio::test]

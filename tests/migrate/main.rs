@@ -11,3 +11,4 @@ mod interrupted;
 mod killed;
 mod lock;
 mod pooler;
+mod two_roles;

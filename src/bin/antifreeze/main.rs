@@ -10,6 +10,7 @@ mod paint;
 mod plan;
 mod reach;
 mod sessions;
+mod signal;
 
 use std::io;
 use std::process::ExitCode;

@@ -1,7 +1,7 @@
 //! `antifreeze migrate`: migrations that cannot take the site down.
 //!
 //! The lock, the time-outs and the report are the library's; this reads arguments, prints
-//! what happens as it happens, and stops on ctrl-C as the library does.
+//! what happens as it happens, and stops on a signal as the library does.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::outcome::{Failure, Outcome};
 use crate::paint;
 use crate::reach::{Reach, time};
+use crate::signal;
 use antifreeze::doctor::plain;
 
 #[derive(Args)]
@@ -95,9 +96,7 @@ pub async fn run(reach: &Reach, arguments: Arguments, json: bool) -> Result<Outc
             _ => paint::print(&line),
         }
     };
-    let stop = async {
-        let _ = tokio::signal::ctrl_c().await;
-    };
+    let stop = signal::stop();
     if let Some(line) = &arguments.run {
         let mut command = Command::new("sh");
         command.args(["-c", line]);
@@ -106,6 +105,9 @@ pub async fn run(reach: &Reach, arguments: Arguments, json: bool) -> Result<Outc
             .slot_wait(reach.wait())
             .stop_when(stop)
             .on_event(tell);
+        if reach.names_database() {
+            around = around.ignore_environment();
+        }
         if json {
             around = around.output_to_stderr();
         }
@@ -130,6 +132,9 @@ pub async fn run(reach: &Reach, arguments: Arguments, json: bool) -> Result<Outc
         .slot_wait(reach.wait())
         .stop_when(stop)
         .on_event(tell);
+    if reach.names_database() {
+        runner = runner.ignore_environment();
+    }
     if let Some(limit) = arguments.statement_timeout {
         runner = runner.statement_timeout(limit);
     }

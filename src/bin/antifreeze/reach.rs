@@ -15,11 +15,13 @@ const ADMIN: &str = "ADMIN_DATABASE_URL";
 #[derive(Args)]
 pub struct Reach {
     /// Another database than the environment's: a URL without a password, env:NAME for a
-    /// variable that holds one, or file:PATH
+    /// variable that holds one, or file:PATH; ADMIN_DATABASE_URL and MIGRATION_DATABASE_URL
+    /// are not for it, and are left aside
     #[arg(long, global = true, value_name = "URL")]
     url: Option<String>,
     /// A way in for when every slot is taken, written as --url: a superuser, or a role with
-    /// pg_use_reserved_connections [default: env:ADMIN_DATABASE_URL, if it is set]
+    /// pg_use_reserved_connections [default: env:ADMIN_DATABASE_URL, if it is set, and there
+    /// is no --url]
     #[arg(long, global = true, value_name = "URL")]
     admin_url: Option<String>,
     /// How long to try for a slot while every one is taken
@@ -45,6 +47,8 @@ impl Reach {
         let mut ways = Ways::new(config)?.wait(self.wait);
         let admin = match &self.admin_url {
             Some(url) => Some((url.as_str(), resolve("--admin-url", url)?)),
+            // The variable leads to the environment's server.
+            None if self.names_database() => None,
             None => std::env::var(ADMIN).ok().map(|url| (ADMIN, url)),
         };
         if let Some((_, url)) = admin.filter(|(_, url)| !url.is_empty()) {
@@ -58,6 +62,11 @@ impl Reach {
     /// How long to try for a slot.
     pub fn wait(&self) -> Duration {
         self.wait
+    }
+
+    /// Whether `--url` was given: no variable of the environment's database is for it.
+    pub fn names_database(&self) -> bool {
+        self.url.is_some()
     }
 
     /// Whether `--admin-url` was given.

@@ -1,9 +1,10 @@
 //! What is known to lock for long, told before it is run.
 //!
-//! The rules look at each statement alone, as `sqlparser` reads it, and know nothing of the
-//! database: how many rows a table has is not asked. What cannot be read is said, and not
-//! refused.
+//! The rules look at each statement, as `sqlparser` reads it, and at what the files before it
+//! tell. They know nothing of the database: how many rows a table has is not asked. What
+//! cannot be read is said, and not refused.
 
+mod constraints;
 mod rules;
 mod tables;
 
@@ -16,6 +17,8 @@ use sqlparser::parser::Parser;
 
 use super::event::At;
 use super::files::Step;
+use constraints::Constraints;
+use rules::Known;
 use tables::{Indexes, Tables};
 
 /// What the lint found.
@@ -50,7 +53,9 @@ pub enum Rule {
     NotNullWithoutDefault,
     /// A column that changes its type.
     TypeChange,
-    /// SET NOT NULL.
+    /// A constraint that is validated in the transaction that adds it.
+    ValidateInSameTransaction,
+    /// SET NOT NULL of a column for which no validated CHECK speaks.
     SetNotNull,
     /// A table or a column that is renamed.
     Rename,
@@ -66,6 +71,7 @@ impl Rule {
         Rule::VolatileDefault,
         Rule::NotNullWithoutDefault,
         Rule::TypeChange,
+        Rule::ValidateInSameTransaction,
         Rule::SetNotNull,
         Rule::Rename,
         Rule::ForeignKeyWithoutIndex,
@@ -79,6 +85,7 @@ impl Rule {
             Rule::VolatileDefault => "volatile-default",
             Rule::NotNullWithoutDefault => "not-null-without-default",
             Rule::TypeChange => "type-change",
+            Rule::ValidateInSameTransaction => "validate-in-same-transaction",
             Rule::SetNotNull => "set-not-null",
             Rule::Rename => "rename",
             Rule::ForeignKeyWithoutIndex => "foreign-key-without-index",
@@ -109,6 +116,10 @@ impl Rule {
             Rule::TypeChange => {
                 "add a column of the new type, write both, fill it in parts, and drop the old one in \
                  a later deployment"
+            }
+            Rule::ValidateInSameTransaction => {
+                "VALIDATE CONSTRAINT in the next migration: alone in its transaction it locks \
+                 nobody out"
             }
             Rule::SetNotNull => {
                 "ADD CONSTRAINT .. CHECK (column IS NOT NULL) NOT VALID, VALIDATE CONSTRAINT in the \
@@ -142,7 +153,7 @@ impl fmt::Display for Finding {
 }
 
 /// What is to be said of those whose version is `wanted`. The others are looked at for the
-/// indexes that they make.
+/// indexes and constraints that they make.
 pub(super) fn findings(all: &[Step], wanted: impl Fn(i64) -> bool) -> Vec<Finding> {
     let mut indexes = Indexes::default();
     for step in all {
@@ -152,11 +163,18 @@ pub(super) fn findings(all: &[Step], wanted: impl Fn(i64) -> bool) -> Vec<Findin
             }
         }
     }
-    let wanted = all.iter().filter(|step| wanted(step.version()));
-    wanted.flat_map(|step| of(step, &indexes)).collect()
+    let mut constraints = Constraints::default();
+    let mut found = Vec::new();
+    for step in all {
+        let of_step = of(step, &indexes, &mut constraints);
+        if wanted(step.version()) {
+            found.extend(of_step);
+        }
+    }
+    found
 }
 
-fn of(step: &Step, indexes: &Indexes) -> Vec<Finding> {
+fn of(step: &Step, indexes: &Indexes, constraints: &mut Constraints) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut tables = Tables::default();
     for statement in &step.script.statements {
@@ -176,13 +194,23 @@ fn of(step: &Step, indexes: &Indexes) -> Vec<Finding> {
             ));
             continue;
         };
-        for (rule, what) in rules::broken(&parsed, &tables, indexes) {
+        let known = Known {
+            tables: &tables,
+            constraints,
+            indexes,
+        };
+        for (rule, what) in rules::broken(&parsed, &known) {
             if !statement.allowed.contains(&rule) {
                 found.push(finding(Some(rule), what, rule.instead()));
             }
         }
         tables.learn(&parsed);
+        constraints.learn(&parsed);
+        if !step.script.in_transaction {
+            constraints.commit();
+        }
     }
+    constraints.commit();
     found
 }
 

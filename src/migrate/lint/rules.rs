@@ -9,6 +9,7 @@ use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::tokenizer::{Token, Tokenizer};
 
 use super::Rule;
+use super::constraints::Constraints;
 use super::tables::{Indexes, Tables, folded};
 
 type Found = Vec<(Rule, String)>;
@@ -33,12 +34,20 @@ const NOT_VOLATILE: [&str; 16] = [
     "upper",
 ];
 
+/// What is known of the database when a statement is run.
+pub(super) struct Known<'a> {
+    pub(super) tables: &'a Tables,
+    pub(super) constraints: &'a Constraints,
+    pub(super) indexes: &'a Indexes,
+}
+
 /// What `statement` breaks.
-pub(super) fn broken(statement: &Statement, tables: &Tables, indexes: &Indexes) -> Found {
+pub(super) fn broken(statement: &Statement, known: &Known<'_>) -> Found {
+    let tables = known.tables;
     match statement {
         Statement::AlterTable(alter) if !tables.is_new(&alter.name) => {
             let operations = alter.operations.iter();
-            let found = operations.flat_map(|one| operation(alter, one, tables, indexes));
+            let found = operations.flat_map(|one| operation(alter, one, known));
             found.collect()
         }
         Statement::CreateIndex(index)
@@ -54,13 +63,9 @@ pub(super) fn broken(statement: &Statement, tables: &Tables, indexes: &Indexes) 
     }
 }
 
-fn operation(
-    alter: &AlterTable,
-    operation: &AlterTableOperation,
-    tables: &Tables,
-    indexes: &Indexes,
-) -> Found {
+fn operation(alter: &AlterTable, operation: &AlterTableOperation, known: &Known<'_>) -> Found {
     let table = &alter.name;
+    let (constraints, indexes) = (known.constraints, known.indexes);
     match operation {
         AlterTableOperation::AddConstraint {
             constraint,
@@ -77,14 +82,27 @@ fn operation(
                      can read it meanwhile"
                 ),
             )],
-            // What it would look for was just shown.
-            AlterColumnOperation::SetNotNull if !tables.is_validated(table) => vec![(
-                Rule::SetNotNull,
+            // What it would look for may have been shown.
+            AlterColumnOperation::SetNotNull if !constraints.show_not_null(table, column_name) => {
+                vec![(
+                    Rule::SetNotNull,
+                    format!(
+                        "every row of {table} is looked at ({column_name}), and nobody can read it meanwhile"
+                    ),
+                )]
+            }
+            _ => Vec::new(),
+        },
+        AlterTableOperation::ValidateConstraint { name } => match constraints.adds(alter, name) {
+            Some(is_check) => vec![(
+                Rule::ValidateInSameTransaction,
                 format!(
-                    "every row of {table} is looked at ({column_name}), and nobody can read it meanwhile"
+                    "the lock that {name} was added under is held while every row of {table} is \
+                     checked, and nobody can {} it meanwhile",
+                    if is_check { "read" } else { "write to" }
                 ),
             )],
-            _ => Vec::new(),
+            None => Vec::new(),
         },
         AlterTableOperation::RenameColumn {
             old_column_name, ..

@@ -5,38 +5,22 @@ use sqlparser::ast::{
     TableConstraint,
 };
 
-/// Tables that are known from the same file.
+/// Tables that the same file made: nobody else sees them yet.
 #[derive(Debug, Default)]
-pub(super) struct Tables {
-    /// Made here: nobody else sees them yet.
-    created: Vec<ObjectName>,
-    /// A constraint of theirs was validated here.
-    validated: Vec<ObjectName>,
-}
+pub(super) struct Tables(Vec<ObjectName>);
 
 impl Tables {
     pub(super) fn learn(&mut self, statement: &Statement) {
         match statement {
             Statement::CreateTable(table) if !table.if_not_exists => {
-                self.created.push(table.name.clone());
-            }
-            Statement::AlterTable(alter) => {
-                for operation in &alter.operations {
-                    if let AlterTableOperation::ValidateConstraint { .. } = operation {
-                        self.validated.push(alter.name.clone());
-                    }
-                }
+                self.0.push(table.name.clone());
             }
             _ => {}
         }
     }
 
     pub(super) fn is_new(&self, table: &ObjectName) -> bool {
-        self.created.iter().any(|known| same(known, table))
-    }
-
-    pub(super) fn is_validated(&self, table: &ObjectName) -> bool {
-        self.validated.iter().any(|known| same(known, table))
+        self.0.iter().any(|known| same(known, table))
     }
 }
 
@@ -135,7 +119,7 @@ pub(super) fn folded(ident: &Ident) -> String {
 }
 
 /// Of two names, one without a schema may be in any.
-fn same(one: &ObjectName, other: &ObjectName) -> bool {
+pub(super) fn same(one: &ObjectName, other: &ObjectName) -> bool {
     let parts = |name: &ObjectName| -> Vec<String> {
         let idents = name.0.iter().filter_map(|part| part.as_ident());
         idents.map(folded).collect()

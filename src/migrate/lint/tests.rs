@@ -98,11 +98,74 @@ fn each_rule_fires_and_does_not() {
         ),
         (
             SetNotNull,
-            &["alter table old alter column a set not null"],
+            &[
+                "alter table old alter column a set not null",
+                // Nobody knows what it says.
+                "alter table old validate constraint c; alter table old alter a set not null",
+                "alter table old add constraint f foreign key (a) references t not valid; \
+                 alter table old validate constraint f; alter table old alter a set not null",
+                "alter table old add constraint c check (b is not null); \
+                 alter table old alter a set not null",
+                "alter table old add constraint c check (a is not null or b is null); \
+                 alter table old alter a set not null",
+                "alter table old add constraint c check (a is not null) not valid; \
+                 alter table old alter a set not null",
+                "alter table old add constraint c check (a is not null) not valid; \
+                 alter table other validate constraint c; alter table old alter a set not null",
+                "alter table old add constraint c check (a is not null); \
+                 alter table old drop constraint c; alter table old alter a set not null",
+                "alter table old add constraint c check (a is not null); \
+                 alter table old drop column a; alter table old add column a int; \
+                 alter table old alter a set not null",
+                // All of it is looked at anew.
+                "alter table old validate constraint c, alter a set not null",
+            ],
             &[
                 "alter table old alter column a drop not null",
-                "alter table old validate constraint c; alter table old alter a set not null",
+                "alter table old add constraint c check (A is not null) not valid; \
+                 alter table public.old validate constraint c; \
+                 alter table old alter a set not null",
+                "alter table old add check ((a is not null) and b is not null) not valid; \
+                 alter table old validate constraint old_check; \
+                 alter table old alter a set not null, alter b set not null",
+                "alter table old add check (a is not null) not valid; \
+                 alter table old validate constraint old_a_check; \
+                 alter table old alter a set not null",
+                "alter table old add column c int default 1 check (c is not null); \
+                 alter table old alter c set not null",
+                "alter table old add constraint c check (a is not null); \
+                 alter table old rename constraint c to d; alter table old rename a to e; \
+                 alter table old rename to older; alter table older alter e set not null",
                 "create table new (a int); alter table new alter a set not null",
+            ],
+        ),
+        (
+            ValidateInSameTransaction,
+            &[
+                "alter table old add constraint c check (a is not null) not valid; \
+                 alter table old validate constraint c; alter table old alter a set not null",
+                "alter table old add constraint f foreign key (a) references t not valid; \
+                 alter table public.old validate constraint F",
+                "alter table old add foreign key (a, b) references t not valid; \
+                 alter table old validate constraint old_a_b_fkey",
+                "alter table old add constraint c check (a > 0) not valid, validate constraint c",
+                "-- antifreeze: no-transaction\n\
+                 alter table old add constraint c check (a > 0) not valid, validate constraint c",
+            ],
+            &[
+                "alter table old validate constraint c",
+                "alter table old add constraint c check (a > 0) not valid; \
+                 alter table old validate constraint d",
+                "alter table old add constraint c check (a > 0) not valid; \
+                 alter table other validate constraint c",
+                // It has been checked already, and another rule has said so.
+                "alter table old add constraint c check (a > 0); \
+                 alter table old validate constraint c",
+                "-- antifreeze: no-transaction\n\
+                 alter table old add constraint c check (a > 0) not valid; \
+                 alter table old validate constraint c",
+                "create table new (a int); alter table new add constraint c check (a > 0) not valid; \
+                 alter table new validate constraint c",
             ],
         ),
         (
@@ -150,6 +213,39 @@ fn the_index_of_a_foreign_key_may_be_in_another_file() {
     let index = "create index concurrently i on old (a)";
     let migrations = Migrations::embedded([("V1__a", key), ("V2__b", index)]).expect("fine");
     assert_eq!(migrations.findings(), []);
+}
+
+/// The safe way to NOT NULL, as the rules recommend it.
+#[test]
+fn what_is_recommended_is_not_warned_of() {
+    let files = [
+        (
+            "V1__add",
+            "alter table old add constraint c check (a is not null) not valid",
+        ),
+        ("V2__validate", "alter table old validate constraint c"),
+        ("V3__set", "alter table old alter a set not null"),
+        ("V4__drop", "alter table old drop constraint c"),
+        ("V5__again", "alter table old alter a set not null"),
+    ];
+    let found = |files: &[(&str, &str)], from: i64| {
+        let migrations = Migrations::embedded(files.iter().copied()).expect("fine");
+        let found = findings(&migrations.all, |version| version >= from);
+        let found = found.into_iter();
+        found
+            .map(|one| (one.migration, one.rule))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(found(&files[..4], 1), []);
+    // Those that are applied count.
+    assert_eq!(found(&files[..4], 3), []);
+    let after = [("V5__again".to_owned(), Some(Rule::SetNotNull))];
+    assert_eq!(found(&files, 5), after);
+    let without = [files[0], files[2]];
+    assert_eq!(
+        found(&without, 3),
+        [("V3__set".to_owned(), Some(Rule::SetNotNull))]
+    );
 }
 
 #[test]
