@@ -41,6 +41,13 @@ const SETTINGS: &str = "'statement_timeout', 'idle_in_transaction_session_timeou
     'idle_session_timeout', 'transaction_timeout', 'lock_timeout', 'jit', \
     'default_transaction_read_only', 'client_connection_check_interval'";
 
+fn settings() -> String {
+    format!(
+        "(select json_object_agg(name, json_build_object('value', setting, 'source', source)) \
+         from pg_settings where name in ({SETTINGS}))"
+    )
+}
+
 impl Facts {
     pub(super) async fn ask(client: &Client) -> Result<Self> {
         let member = |role: &str| {
@@ -59,13 +66,20 @@ impl Facts {
             'role_limit', (select rolconnlimit from pg_roles where rolname = current_user), \
             'database_limit', (select datconnlimit from pg_database \
                 where datname = current_database()), \
-            'settings', (select json_object_agg(name, json_build_object('value', setting, \
-                'source', source)) from pg_settings where name in ({SETTINGS})), \
-            'sessions', {SESSIONS})::text",
+            'settings', {}, 'sessions', {SESSIONS})::text",
             member("pg_read_all_stats"),
             member("pg_use_reserved_connections"),
+            settings(),
         );
         activity::read(client, &sql).await
+    }
+
+    /// The settings, once `sql` has been run.
+    pub(super) async fn settings_after(
+        sql: &str,
+        client: &Client,
+    ) -> Result<HashMap<String, Setting>> {
+        activity::read(client, &format!("{sql}; select {}::text", settings())).await
     }
 
     /// The value, in the setting's own unit: milliseconds for time-outs.
