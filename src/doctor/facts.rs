@@ -7,6 +7,7 @@ use tokio_postgres::Client;
 
 use super::activity::{self, SESSIONS, ServerSession};
 use crate::error::Result;
+use crate::limit::reserved;
 
 /// What the server says of itself.
 #[derive(Debug, Deserialize)]
@@ -20,8 +21,9 @@ pub(super) struct Facts {
     pub(super) uses_reserved: Option<bool>,
     pub(super) in_recovery: bool,
     pub(super) max: i64,
-    pub(super) superuser_reserved: i64,
-    /// PostgreSQL 16 and newer.
+    /// Slots that ordinary roles do not get.
+    pub(super) held_back: i64,
+    /// Those of them for `pg_use_reserved_connections`: PostgreSQL 16 and newer.
     pub(super) reserved: i64,
     /// -1 is none.
     pub(super) role_limit: Option<i64>,
@@ -61,7 +63,7 @@ impl Facts {
             'sees_all', {}, 'uses_reserved', {}, \
             'in_recovery', pg_is_in_recovery(), \
             'max', current_setting('max_connections')::int, \
-            'superuser_reserved', current_setting('superuser_reserved_connections')::int, \
+            'held_back', {}, \
             'reserved', coalesce(current_setting('reserved_connections', true), '0')::int, \
             'role_limit', (select rolconnlimit from pg_roles where rolname = current_user), \
             'database_limit', (select datconnlimit from pg_database \
@@ -69,6 +71,7 @@ impl Facts {
             'settings', {}, 'sessions', {SESSIONS})::text",
             member("pg_read_all_stats"),
             member("pg_use_reserved_connections"),
+            reserved!(),
             settings(),
         );
         activity::read(client, &sql).await

@@ -21,7 +21,7 @@ const MOST: usize = 5;
 pub(super) fn slots(facts: &Facts) -> Vec<Check> {
     let clients: Vec<_> = facts.clients().collect();
     let used = i64::try_from(clients.len()).unwrap_or(i64::MAX);
-    let held_back = facts.superuser_reserved + facts.reserved;
+    let held_back = facts.held_back;
     let open = facts.max - held_back;
     let own = match (facts.superuser, facts.uses_reserved) {
         (Some(true), _) => ", and open to this role".to_owned(),
