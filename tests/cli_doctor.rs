@@ -98,16 +98,26 @@ async fn what_is_on_the_way_is_named() {
         .exits(2)
         .is_golden("refused_twin");
 
-    let misspelt = [
+    let unknown = [
         ("DATABASE_URL", shop.url.as_str()),
-        ("ANTIFREEZE_LIFETME", "per-invocation"),
+        ("ANTIFREEZE_COLOUR", "blue"),
         ("ANTIFREEZE_MAX_CONNECTIONS", "1"),
         ("AWS_REGION", "eu-central-1"),
     ];
-    examine(&server, &misspelt, &[])
+    examine(&server, &unknown, &[])
         .await
         .exits(1)
-        .is_golden("misspelt");
+        .is_golden("unknown_variable");
+    let misspelt = [
+        ("DATABASE_URL", shop.url.as_str()),
+        ("ANTIFREEZE_LIFETME", "per-invocation"),
+    ];
+    let ran = run(&misspelt, &["doctor"]).await.exits(2);
+    assert_eq!(
+        ran.err,
+        "error: ANTIFREEZE_LIFETME is none of antifreeze's variables: did you mean \
+         ANTIFREEZE_LIFETIME?\n"
+    );
 }
 
 #[tokio::test]
