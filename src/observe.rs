@@ -30,8 +30,8 @@ pub(crate) fn aborts() {
 }
 
 /// A variable looks like one of ours and is none.
-pub(crate) fn unknown_variable(name: &str, meant: Option<&'static str>) {
-    tracing::warn!(target: TARGET, name, meant, "an unknown variable is ignored");
+pub(crate) fn unknown_variable(name: &str) {
+    tracing::warn!(target: TARGET, name, "an unknown variable is ignored");
 }
 
 /// A lever of the operator's moves nothing.

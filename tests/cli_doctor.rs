@@ -3,10 +3,14 @@
 
 mod cli;
 
+use std::net::{IpAddr, UdpSocket};
+use std::time::Duration;
+
 use cli::{Ran, client, pid, run, until};
 use lab::certificates::Authority;
 use lab::pgbouncer::{Builder, Mode, PgBouncer};
 use lab::postgres::{Auth, Postgres};
+use lab::relay::Relay;
 use tokio::net::TcpListener;
 
 /// A cluster whose sessions are nobody else's, with the database `shop`.
@@ -46,6 +50,26 @@ async fn all_is_well() {
     assert!(steps.contains(&Some("idle_in_transaction")), "{steps:?}");
 }
 
+/// What is sent is shorter than what is configured, and that is no finding.
+#[tokio::test]
+async fn time_outs_that_are_lowered_are_what_was_sent() {
+    let (server, shop) = shop().await;
+    for (timeout, shown) in [("60s", "59999ms"), ("3s", "2999ms")] {
+        let variables = [
+            ("DATABASE_URL", shop.url.as_str()),
+            ("ANTIFREEZE_FUNCTION_TIMEOUT", timeout),
+        ];
+        let ran = examine(&server, &variables, &[]).await.exits(0);
+        let idle = format!("idle_in_transaction_session_timeout {shown} (antifreeze)");
+        assert!(ran.out.contains(&idle), "{}", ran.out);
+    }
+    // His own are not ours to look for.
+    let own = shop.url.clone() + "?options=-c%20statement-timeout%3D7s";
+    let ran = examine_at(&server, &own).await.exits(0);
+    let shown = "statement_timeout 7s (client)";
+    assert!(ran.out.contains(shown), "{}", ran.out);
+}
+
 #[tokio::test]
 async fn what_is_on_the_way_is_named() {
     let ran = run(&[], &["doctor"]).await.exits(2);
@@ -74,16 +98,26 @@ async fn what_is_on_the_way_is_named() {
         .exits(2)
         .is_golden("refused_twin");
 
-    let misspelt = [
+    let unknown = [
         ("DATABASE_URL", shop.url.as_str()),
-        ("ANTIFREEZE_LIFETME", "per-invocation"),
+        ("ANTIFREEZE_COLOUR", "blue"),
         ("ANTIFREEZE_MAX_CONNECTIONS", "1"),
         ("AWS_REGION", "eu-central-1"),
     ];
-    examine(&server, &misspelt, &[])
+    examine(&server, &unknown, &[])
         .await
         .exits(1)
-        .is_golden("misspelt");
+        .is_golden("unknown_variable");
+    let misspelt = [
+        ("DATABASE_URL", shop.url.as_str()),
+        ("ANTIFREEZE_LIFETME", "per-invocation"),
+    ];
+    let ran = run(&misspelt, &["doctor"]).await.exits(2);
+    assert_eq!(
+        ran.err,
+        "error: ANTIFREEZE_LIFETME is none of antifreeze's variables: did you mean \
+         ANTIFREEZE_LIFETIME?\n"
+    );
 }
 
 #[tokio::test]
@@ -108,6 +142,19 @@ async fn certificates_are_looked_at() {
     let ran = examine_at(&good, &unverified).await.exits(1);
     ran.is_golden("tls_unverified");
 
+    let week = Duration::from_secs(7 * 24 * 60 * 60);
+    let ending = authority.ending(&["localhost"], week).expect("one");
+    let ending = Postgres::builder()
+        .tls_with(&authority, ending)
+        .start()
+        .await;
+    let ending = ending.expect("a server");
+    let verified = at(&ending, "verify-full") + &roots;
+    examine_at(&ending, &verified)
+        .await
+        .exits(1)
+        .is_golden("tls_ending");
+
     let expired = authority.expired(&["localhost"]).expect("a certificate");
     let expired = Postgres::builder()
         .tls_with(&authority, expired)
@@ -117,6 +164,33 @@ async fn certificates_are_looked_at() {
     let url = at(&expired, "verify-full") + &roots;
     let ran = run(&[("DATABASE_URL", &url)], &["doctor"]).await.exits(2);
     ran.is_golden("tls_expired");
+}
+
+/// An address of this machine that another could dial, too.
+fn outward() -> IpAddr {
+    let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+    // Nothing is sent: the kernel looks for the way there (TEST-NET-3, RFC 5737).
+    socket.connect("203.0.113.1:9").expect("a way out");
+    socket.local_addr().expect("an address").ip()
+}
+
+#[tokio::test]
+async fn who_sends_it_in_the_clear_is_told() {
+    let address = outward();
+    let server = Postgres::builder()
+        .setting("listen_addresses", format!("127.0.0.1, {address}"))
+        .rule("host all all samehost trust")
+        .start()
+        .await
+        .expect("a server");
+    let url = format!(
+        "host=db.example.com hostaddr={address} port={} user=postgres dbname=postgres \
+         sslmode=disable",
+        server.port()
+    );
+    let mut ran = examine_at(&server, &url).await.exits(1);
+    ran.out = ran.out.replace(&address.to_string(), "ADDRESS");
+    ran.is_golden("in_the_clear");
 }
 
 #[tokio::test]
@@ -195,6 +269,62 @@ async fn who_blocks_whom() {
 }
 
 #[tokio::test]
+async fn sessions_that_wait_for_each_other() {
+    let server = Postgres::builder()
+        .setting("deadlock_timeout", "1min")
+        .start()
+        .await
+        .expect("a server");
+    let shop = server.create_database("shop").await.expect("a database");
+    shop.execute("create table partners (a int); create table orders (a int)")
+        .await
+        .expect("tables");
+    let first = client(&shop.url, "shop:17").await;
+    let second = client(&shop.url, "shop:18").await;
+    for (session, table) in [(&first, "partners"), (&second, "orders")] {
+        let lock = format!("begin; lock table {table}");
+        session.batch_execute(&lock).await.expect("locked");
+    }
+    let one = pid(&first).await;
+    let look = client(&shop.url, "look").await;
+    let examined = async {
+        until(
+            &look,
+            "select count(*) = 2 from pg_stat_activity where wait_event_type = 'Lock'",
+        )
+        .await;
+        let ran = examine_at(&server, &shop.url).await.exits(1);
+        ran.is_golden("deadlock");
+        let end = format!("select pg_terminate_backend({one})");
+        look.batch_execute(&end).await.expect("ended");
+    };
+    let (ended, locked, ()) = futures_util::join!(
+        first.batch_execute("lock table orders"),
+        second.batch_execute("lock table partners"),
+        examined
+    );
+    ended.expect_err("it was ended");
+    locked.expect("locked in the end");
+}
+
+#[tokio::test]
+async fn the_database_has_a_limit_of_its_own() {
+    let (server, _) = shop().await;
+    server.create_role("app").await.expect("a role");
+    server
+        .execute("alter database shop connection limit 7; grant pg_read_all_stats to app")
+        .await
+        .expect("a limit");
+    let url = server.url_for("app", "shop");
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        held.push(client(&url, "shop:17").await);
+    }
+    let ran = examine_at(&server, &url).await.exits(1);
+    ran.is_golden("slots_of_the_database");
+}
+
+#[tokio::test]
 async fn few_slots() {
     let server = Postgres::builder()
         .setting("max_connections", 10)
@@ -265,6 +395,17 @@ async fn a_database_that_is_far_from_its_function() {
     ];
     let ran = examine(&server, &near, &[]).await;
     assert!(ran.out.contains("both are in eu-central-1"), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn a_database_that_is_far_from_its_function_and_does_not_say_where() {
+    let (server, shop) = shop().await;
+    let relay = Relay::start(server.address()).await.expect("a relay");
+    relay.delay(Duration::from_millis(40));
+    let url = relay.url(&shop.url);
+    let far = [("DATABASE_URL", url.as_str()), ("AWS_REGION", "us-east-1")];
+    let ran = examine(&server, &far, &[]).await.exits(1);
+    ran.is_golden("region_unknown");
 }
 
 /// What the doctor says of a pooler in front of a server of its own, which the variables

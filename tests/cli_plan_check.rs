@@ -58,6 +58,21 @@ async fn plans_fit_or_do_not() {
     at(&server.url(), &["plan", "--instances", "9"])
         .await
         .exits(1);
+
+    // RDS keeps two more, by a setting of its own.
+    server
+        .execute("alter database postgres set rds.rds_superuser_reserved_connections = 2")
+        .await
+        .expect("set");
+    let json = at(&server.url(), &["plan", "--instances", "8", "--json"]).await;
+    let json = json.exits(1).json();
+    assert_eq!(
+        (&json["limit"]["reserved"], &json["open"]),
+        (&5.into(), &18.into())
+    );
+    let ran = at(&server.url(), &["doctor"]).await.exits(0);
+    let of = "of 18 in use (5 of 23 are reserved";
+    assert!(ran.out.contains(of), "{}", ran.out);
 }
 
 #[tokio::test]
@@ -162,6 +177,80 @@ async fn statements_are_held_against_the_database() {
     let json = check(true).await.exits(1).json();
     assert_eq!(json["findings"][1]["meant"], "partners");
     assert_eq!(json["findings"][1]["sqlstate"], "42P01");
+}
+
+#[tokio::test]
+async fn what_could_not_be_looked_at_is_no_finding() {
+    let server = Postgres::shared().await.expect("a server");
+    let database = server.fresh_database().await.expect("a database");
+    database
+        .execute("create table partners (name text); create table orders (id int)")
+        .await
+        .expect("tables");
+    let files = tempfile::tempdir().expect("a directory");
+    let file = files.path().join("a.sql");
+    let text = "select name from partners;\nselect id from orders;\nselect nme from orders;\n";
+    std::fs::write(&file, text).expect("written");
+    let path = file.display().to_string();
+    let altering = cli::client(&database.url, "migration").await;
+    let alter = "begin; alter table partners add id int";
+    altering.batch_execute(alter).await.expect("altered");
+
+    let ran = at(&database.url, &["check", &path]).await.exits(2);
+    let lines: Vec<_> = ran.out.lines().collect();
+    assert!(
+        lines[0].starts_with(&format!("{path}:3:8: column \"nme\"")),
+        "{}",
+        ran.out
+    );
+    assert_eq!(
+        lines[1..],
+        [
+            format!("{path}:1:18: canceling statement due to lock timeout; it was not looked at"),
+            "1 statements fit, 1 do not; 1 could not be looked at: run it again, antifreeze doctor \
+             shows what is in the way"
+                .to_owned(),
+        ]
+    );
+    let json = at(&database.url, &["check", &path, "--json"]).await;
+    let json = json.exits(2).json();
+    assert_eq!(json["not_looked_at"][0]["sqlstate"], "55P03");
+    assert_eq!(json["findings"].as_array().map(Vec::len), Some(1));
+    assert_eq!(json["fit"], 1);
+    assert_eq!(json["error"], serde_json::Value::Null);
+
+    altering.batch_execute("rollback").await.expect("undone");
+    at(&database.url, &["check", &path]).await.exits(1);
+}
+
+#[tokio::test]
+async fn a_check_that_is_cut_off_tells_what_it_found() {
+    let server = Postgres::shared().await.expect("a server");
+    let database = server.fresh_database().await.expect("a database");
+    database
+        .execute("create table partners (name text)")
+        .await
+        .expect("a table");
+    let files = tempfile::tempdir().expect("a directory");
+    let file = files.path().join("a.sql");
+    std::fs::write(&file, "selct 1;\nselect name from partners;\nselect 1;\n").expect("written");
+    let path = file.display().to_string();
+    let altering = cli::client(&database.url, "migration").await;
+    let alter = "begin; alter table partners add id int";
+    altering.batch_execute(alter).await.expect("altered");
+    let ending = async {
+        let look = cli::client(&database.url, "look").await;
+        let waits = "from pg_stat_activity where application_name = 'antifreeze check' \
+                     and datname = current_database() and wait_event_type = 'Lock'";
+        cli::until(&look, &format!("select count(*) = 1 {waits}")).await;
+        let end = format!("select pg_terminate_backend(pid) {waits}");
+        look.batch_execute(&end).await.expect("ended");
+    };
+    let arguments = ["check", &path, "--json"];
+    let (ran, ()) = futures_util::join!(at(&database.url, &arguments), ending);
+    let json = ran.exits(2).json();
+    assert_eq!(json["findings"][0]["sqlstate"], "42601");
+    assert!(json["error"].is_string(), "{json}");
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use antifreeze::migrate::Kind;
 use antifreeze::{Config, Database, DatabaseLayer};
 use common::{Lab, PLENTY, lab, migrations};
 use http::{Request, Response, StatusCode};
+use lab::postgres::Postgres;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -38,8 +39,19 @@ const AT_ONCE: u32 = 3;
 /// `lock_timeout`'s 2 s and than anything here takes.
 const FOR_GOOD: Duration = Duration::from_secs(6);
 
-/// What a busy machine may add.
-const SLACK: Duration = Duration::from_secs(3);
+/// What the issue of it all asks of an ALTER TABLE with the layer.
+const A_SECOND: Duration = Duration::from_secs(1);
+
+/// How often it may try, on a machine that others use as well: what delays it by itself
+/// delays it each time.
+const TRIES: usize = 3;
+
+/// From when on the server logs a wait for a lock.
+const LOGGED: Duration = Duration::from_millis(100);
+
+/// What may lie between the end of `lock_timeout` and the moment when the server notes it:
+/// both are its own, so that nothing of ours is in it.
+const SLACK: Duration = Duration::from_millis(500);
 
 /// A host without the layer. Each request is a cold start with a session of its own; once
 /// the response is out the instance is frozen, and some are never called again.
@@ -180,26 +192,56 @@ async fn with_the_layer_a_plain_alter_table_goes_through() {
     };
     until(20).await;
     let (migration, _) = lab.session("plain migration").await;
-    let since = Instant::now();
-    let altered = timeout(PLENTY, migration.batch_execute(UNIQUE)).await;
-    let took = since.elapsed();
-    altered.expect("it does not hang").expect("it is done");
-    until(20).await;
+    let mut took = Vec::new();
+    while took.len() < TRIES && took.iter().all(|&took| took >= A_SECOND) {
+        if !took.is_empty() {
+            let undo = "alter table partners drop constraint partners_name";
+            migration.batch_execute(undo).await.expect("undone");
+        }
+        let since = Instant::now();
+        let altered = timeout(PLENTY, migration.batch_execute(UNIQUE)).await;
+        took.push(since.elapsed());
+        altered.expect("it does not hang").expect("it is done");
+        until(20).await;
+    }
     let gap = traffic.longest_gap().await;
     println!("with the layer: the ALTER TABLE took {took:.0?}, no request more than {gap:.0?}");
-    // Under a second on any machine that has nothing else to do.
-    assert!(took < FOR_GOOD, "it took {took:?}");
+    assert!(took.iter().any(|&took| took < A_SECOND), "it took {took:?}");
+}
+
+/// How long sessions of this database waited for locks of this mode, by the server's log.
+async fn waits(lab: &Lab, mode: &str) -> Vec<Duration> {
+    let database = "select oid from pg_database where datname = current_database()";
+    let here = format!(" of database {} after ", lab.value(database).await);
+    let log = Postgres::shared().await.expect("a server").log();
+    let acquired = format!(" acquired {mode} on relation ");
+    let waits = log.lines().filter_map(|line| {
+        let (_, behind) = line.split_once(&acquired)?;
+        let (_, behind) = behind.split_once(&here)?;
+        let (milliseconds, _) = behind.split_once(" ms")?;
+        let milliseconds: f64 = milliseconds.parse().ok()?;
+        Some(Duration::from_secs_f64(milliseconds / 1000.0))
+    });
+    waits.collect()
 }
 
 #[tokio::test]
 async fn with_the_runner_alone_traffic_stops_for_no_longer_than_lock_timeout() {
     let lab = lab().await;
+    let name = lab.value("select quote_ident(current_database())").await;
+    let log_waits = format!(
+        "alter database {name} set log_lock_waits = on; \
+         alter database {name} set deadlock_timeout = {}",
+        LOGGED.as_millis()
+    );
+    lab.server.execute(&log_waits).await.expect("set");
     let host = Host::serving(&lab).await;
     let requests = host.clone();
     let traffic = Traffic::of(move || {
         let host = requests.clone();
         async move { host.request().await }
     });
+    // The runner's own, by default.
     let lock_timeout = Duration::from_secs(2);
     let pause = Duration::from_millis(200);
     let runner = || {
@@ -231,12 +273,19 @@ async fn with_the_runner_alone_traffic_stops_for_no_longer_than_lock_timeout() {
     assert_eq!(report.terminated.len(), FROZEN, "{report:?}");
     let gap = traffic.longest_gap().await;
     let responses = host.responses.load(Ordering::SeqCst);
+    let waits = waits(&lab, "AccessShareLock").await;
+    let longest = waits.iter().max().copied().unwrap_or_default();
     println!(
-        "with the runner alone: 3 attempts, {responses} responses, no request more than {gap:.1?}\n\
-         {blocked}"
+        "with the runner alone: 3 attempts, {responses} responses, no request more than {gap:.1?}, \
+         {longest:.2?} of it behind a lock\n{blocked}"
     );
     assert!(before > FROZEN as u32 + AT_ONCE, "traffic went on");
-    assert!(gap < lock_timeout + SLACK, "a request took {gap:?}");
+    // What a busy machine adds to a request is none of the lock's: the server knows.
+    assert!(
+        longest < lock_timeout + SLACK,
+        "a request waited {longest:?}"
+    );
     // They did queue behind it, or this shows nothing.
-    assert!(gap > lock_timeout / 2, "nobody ever waited: {gap:?}");
+    assert!(waits.len() >= AT_ONCE as usize, "{waits:?}");
+    assert!(longest > lock_timeout / 2, "nobody ever waited: {waits:?}");
 }

@@ -604,10 +604,12 @@ async fn a_pooler_that_nobody_expected() {
         pooled
             .lab
             .run(async {
-                connection()
-                    .await?
-                    .batch_execute("set lock_timeout = 0")
-                    .await?;
+                let connection = connection().await?;
+                connection.batch_execute("set lock_timeout = 0").await?;
+                // Nor is one told what it would keep for others.
+                let told = "select current_setting('idle_session_timeout')";
+                let told: String = connection.query_one(told, &[]).await?.get(0);
+                assert_eq!(told, "0", "ignores {ignores}");
                 Ok(())
             })
             .await

@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use common::{fixture, function, outcome_of, schema, unrest};
 use http::StatusCode;
@@ -204,7 +206,7 @@ async fn queue_leaves_what_there_is_no_time_for() {
     let function = function(env!("CARGO_BIN_EXE_queue"), &database).await;
     let record = json!({ "messageId": "a", "body": r#"{"name": "acme"}"# });
     let batch = json!({ "Records": [record] });
-    let brief = std::time::Duration::from_millis(1_900);
+    let brief = Duration::from_millis(1_900);
     let outcome = function.invoke_within(batch, brief).await.expect("it runs");
     let failures = outcome.json().expect("an answer")["batchItemFailures"].clone();
     assert_eq!(failures, json!([{ "itemIdentifier": "a" }]));
@@ -276,4 +278,43 @@ async fn doctor_says_what_it_found() {
     let checks = report["checks"].as_array().expect("a list");
     assert!(checks.len() > 10, "{report}");
     assert_eq!(unrest(&database).await, 0);
+}
+
+/// What the template sets for all functions and for this one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_that_is_deployed_takes_its_own_settings_for_no_finding() {
+    let database = schema().await;
+    let template = include_str!("../../template.yaml");
+    let (_, doctor) = template
+        .split_once("  DoctorFunction:")
+        .expect("it is there");
+    let value = |name: &str| {
+        let (_, behind) = doctor.split_once(&format!("{name}: "))?;
+        behind.split_whitespace().next()
+    };
+    let timeout = value("ANTIFREEZE_FUNCTION_TIMEOUT").expect("it is set");
+    assert_eq!(
+        value("Timeout").map(|time| format!("{time}s")).as_deref(),
+        Some(timeout)
+    );
+    let doctor = Function::builder(env!("CARGO_BIN_EXE_doctor"))
+        .env("DATABASE_URL", &database.url)
+        .env("DATABASE_SECRET_ARN", "")
+        .env("ANTIFREEZE_MAX_CONNECTIONS", 1)
+        .env("ANTIFREEZE_FUNCTION_TIMEOUT", timeout)
+        .timeout(Duration::from_secs(60))
+        .start()
+        .await
+        .expect("a function");
+    let outcome = outcome_of(&doctor, json!({})).await;
+    let report = outcome.json().expect("a report");
+    let checks = report["checks"].as_array().expect("a list");
+    for step in ["configuration", "start_up", "time_outs"] {
+        let mut of_it = checks
+            .iter()
+            .filter(|check| check["step"] == step)
+            .peekable();
+        assert!(of_it.peek().is_some(), "{step}: {report}");
+        assert!(of_it.all(|check| check["mark"] != "finding"), "{report}");
+    }
 }

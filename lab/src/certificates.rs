@@ -15,7 +15,10 @@
 //! # }
 //! ```
 
-use std::fmt;
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -69,6 +72,18 @@ impl Authority {
         let mut parameters = parameters(names, names.first().copied().unwrap_or("server"))?;
         parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         parameters.not_after = date_time_ymd(2021, 1, 1);
+        self.sign(parameters)
+    }
+
+    /// A server certificate like [`server`](Authority::server)'s that is good for so long
+    /// from now on.
+    ///
+    /// # Errors
+    /// When one of the names is neither a host name nor an IP address.
+    pub fn ending(&self, names: &[&str], left: Duration) -> Result<Identity> {
+        let mut parameters = parameters(names, names.first().copied().unwrap_or("server"))?;
+        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        parameters.not_after = (SystemTime::now() + left).into();
         self.sign(parameters)
     }
 

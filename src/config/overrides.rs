@@ -70,6 +70,7 @@ pub(super) const ENDPOINTS: [(&str, Endpoint); 2] =
 
 impl Overrides {
     pub(super) fn read(environment: &Environment) -> Result<Self> {
+        check_spelling(environment)?;
         let sheds = [
             ("off", LoadShed::Off),
             ("first-use", LoadShed::FirstUse),
@@ -175,17 +176,32 @@ pub(super) fn shown(levers: &[(&'static str, String)]) -> String {
     shown.collect::<Vec<_>>().join(" ")
 }
 
-/// Variables that look like ours and are not, each with what was perhaps meant.
-pub(super) fn unknown(environment: &Environment) -> Vec<(String, Option<&'static str>)> {
+/// Variables that look like ours and are not.
+pub(super) fn unknown(environment: &Environment) -> Vec<String> {
     let names = environment.names().into_iter();
-    let unknown =
-        names.filter(|name| name.starts_with("ANTIFREEZE_") && !NAMES.contains(&name.as_str()));
-    unknown
-        .map(|name| {
-            let near = spelling::nearest(&name, NAMES);
-            (name, near)
-        })
+    names
+        .filter(|name| name.starts_with("ANTIFREEZE_") && !NAMES.contains(&name.as_str()))
         .collect()
+}
+
+/// A name that is nearly one of ours is a slip, and whoever made it believes that the
+/// setting is in force. One that resembles none may be a newer version's, which has to be
+/// set before that version is deployed, and stays while it is rolled back: no error.
+fn check_spelling(environment: &Environment) -> Result<()> {
+    let slips = unknown(environment).into_iter();
+    let mut slips = slips.filter_map(|name| Some((spelling::nearest(&name, NAMES)?, name)));
+    match slips.next() {
+        None => Ok(()),
+        Some((meant, name)) => Err(Error::configuration(format!(
+            "{} is none of antifreeze's variables: did you mean {meant}?",
+            one_line(&name)
+        ))),
+    }
+}
+
+/// A name that the environment may have in any form.
+fn one_line(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).collect()
 }
 
 fn one_of<T: Copy>(
@@ -246,25 +262,40 @@ mod tests {
     }
 
     #[test]
+    fn a_slip_is_an_error_and_a_stranger_is_none() {
+        for (name, meant) in [
+            ("ANTIFREEZE_LIFETME", LIFETIME),
+            ("ANTIFREEZE_MAX_CONECTIONS", MAX_CONNECTIONS),
+            ("ANTIFREEZE_PAHT", PATH),
+            ("ANTIFREEZE_path", PATH),
+            ("ANTIFREEZE_LIFET\nIME", LIFETIME),
+        ] {
+            let environment = Environment::of(&[(name, "hunter2")]);
+            let error = Overrides::read(&environment).err().expect(name).to_string();
+            let named = name.replace('\n', "");
+            let expected =
+                format!("{named} is none of antifreeze's variables: did you mean {meant}?");
+            assert_eq!(error, expected);
+        }
+        let stranger = Environment::of(&[("ANTIFREEZE_COLOUR", "blue")]);
+        assert!(Overrides::read(&stranger).is_ok());
+        // A version that does not know the one yet must not take it for the other.
+        for name in NAMES {
+            let others = NAMES.into_iter().filter(|other| *other != name);
+            assert_eq!(spelling::nearest(name, others), None);
+        }
+    }
+
+    #[test]
     fn strangers_are_found_and_ours_are_shown() {
         let environment = Environment::of(&[
-            ("ANTIFREEZE_MAX_CONECTIONS", "1"),
             ("ANTIFREEZE_LIFETIME", "per-invocation"),
             ("ANTIFREEZE_COLOUR", "blue"),
             ("ANTIFREEZE_WARM_UP", "2"),
             ("ANTIFREEZE_HEALTH_TOKEN", "hunter2-hunter2-hunter2"),
             ("OTHER", "x"),
         ]);
-        assert_eq!(
-            unknown(&environment),
-            [
-                ("ANTIFREEZE_COLOUR".to_owned(), None),
-                (
-                    "ANTIFREEZE_MAX_CONECTIONS".to_owned(),
-                    Some(MAX_CONNECTIONS)
-                ),
-            ]
-        );
+        assert_eq!(unknown(&environment), ["ANTIFREEZE_COLOUR"]);
         assert_eq!(
             in_force(&environment),
             [

@@ -50,8 +50,8 @@ impl Config {
         if !self.path.takes_options() && !self.is_dsql() {
             observe::backstops_elsewhere(self.path.name(), &self.alter_role());
         }
-        for (name, near) in overrides::unknown(environment) {
-            observe::unknown_variable(&name, near);
+        for name in overrides::unknown(environment) {
+            observe::unknown_variable(&name);
         }
         self.levers = overrides::in_force(environment);
         let shown = overrides::shown(&self.levers);

@@ -1,5 +1,7 @@
 //! What the server is told when a session starts.
 
+#[cfg(feature = "doctor")]
+use super::Backstop;
 use super::endpoint::host_names;
 use super::{Config, path};
 use crate::error::{Error, Result};
@@ -36,6 +38,12 @@ impl Config {
             }
         }
         (!options.is_empty()).then_some(options)
+    }
+
+    /// The time-outs among them that are ours, in milliseconds.
+    #[cfg(feature = "doctor")]
+    pub(crate) fn startup_timeouts(&self) -> Vec<Backstop> {
+        self.startup_backstops().collect()
     }
 
     /// Whether time-outs and `jit` are sent at all.

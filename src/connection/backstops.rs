@@ -12,7 +12,7 @@ use futures_util::TryStreamExt;
 use tokio_postgres::Client;
 
 use super::Session;
-use crate::config::Backstop;
+use crate::config::{Backstop, Path};
 use crate::observe;
 use crate::wire::residue;
 
@@ -22,6 +22,9 @@ impl Session {
     /// call would end a longer one. Not one byte is sent for a call that is as long as one
     /// before.
     pub(crate) async fn tell_backstops(&self, client: &Client, granted: Option<Duration>) {
+        if self.is_pooled() {
+            return;
+        }
         let config = self.connector.config();
         let longest = config.longest_call(granted);
         let before = self.longest_call.fetch_max(longest, Ordering::AcqRel);
@@ -55,11 +58,20 @@ impl Session {
     /// What a reset has to be followed by, since it takes ours away too. Empty if there are
     /// none.
     pub(crate) fn backstops_again(&self) -> String {
+        if self.is_pooled() {
+            return String::new();
+        }
         let longest = self.longest_call.load(Ordering::Acquire).max(1);
         match self.connector.config().backstops(longest) {
             backstops if backstops.is_empty() => String::new(),
             backstops => format!("; {}", sql(backstops)),
         }
+    }
+
+    /// Be it that the configuration says so, or that the server has shown it: what is told
+    /// there stays with the pooler's session, and an `idle_session_timeout` would end that.
+    fn is_pooled(&self) -> bool {
+        self.path != Path::Direct
     }
 }
 

@@ -67,10 +67,10 @@ pub async fn sessions(client: &Client) -> Result<Vec<ServerSession>> {
     read(client, &format!("select ({SESSIONS})::text")).await
 }
 
-/// The one JSON document that `sql` returns.
+/// The JSON document that the last statement of `sql` returns.
 pub(super) async fn read<T: for<'a> Deserialize<'a>>(client: &Client, sql: &str) -> Result<T> {
     let messages = client.simple_query(sql).await?;
-    let document = messages.iter().find_map(|message| match message {
+    let document = messages.iter().rev().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0),
         _ => None,
     });

@@ -90,11 +90,12 @@ async fn look(
     findings: &Findings<'_>,
 ) -> Result<(), Error> {
     let round_trip = round_trip(session).await?;
-    let facts = Facts::ask(session).await?;
+    let mut facts = Facts::ask(session).await?;
     findings.add(server::server(&facts));
     findings.add(server::writable(&facts));
     findings.add(Check::well(Step::RoundTrip, milliseconds(round_trip)));
     findings.add_all(timeouts::start_up(&facts, config));
+    timeouts::tell(session, config, &mut facts).await;
     findings.add(timeouts::in_force(&facts, config));
     findings.add_all(server::visibility(&facts));
     findings.add_all(slots::slots(&facts));

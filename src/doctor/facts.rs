@@ -7,6 +7,7 @@ use tokio_postgres::Client;
 
 use super::activity::{self, SESSIONS, ServerSession};
 use crate::error::Result;
+use crate::limit::reserved;
 
 /// What the server says of itself.
 #[derive(Debug, Deserialize)]
@@ -20,8 +21,9 @@ pub(super) struct Facts {
     pub(super) uses_reserved: Option<bool>,
     pub(super) in_recovery: bool,
     pub(super) max: i64,
-    pub(super) superuser_reserved: i64,
-    /// PostgreSQL 16 and newer.
+    /// Slots that ordinary roles do not get.
+    pub(super) held_back: i64,
+    /// Those of them for `pg_use_reserved_connections`: PostgreSQL 16 and newer.
     pub(super) reserved: i64,
     /// -1 is none.
     pub(super) role_limit: Option<i64>,
@@ -41,6 +43,13 @@ const SETTINGS: &str = "'statement_timeout', 'idle_in_transaction_session_timeou
     'idle_session_timeout', 'transaction_timeout', 'lock_timeout', 'jit', \
     'default_transaction_read_only', 'client_connection_check_interval'";
 
+fn settings() -> String {
+    format!(
+        "(select json_object_agg(name, json_build_object('value', setting, 'source', source)) \
+         from pg_settings where name in ({SETTINGS}))"
+    )
+}
+
 impl Facts {
     pub(super) async fn ask(client: &Client) -> Result<Self> {
         let member = |role: &str| {
@@ -54,18 +63,26 @@ impl Facts {
             'sees_all', {}, 'uses_reserved', {}, \
             'in_recovery', pg_is_in_recovery(), \
             'max', current_setting('max_connections')::int, \
-            'superuser_reserved', current_setting('superuser_reserved_connections')::int, \
+            'held_back', {}, \
             'reserved', coalesce(current_setting('reserved_connections', true), '0')::int, \
             'role_limit', (select rolconnlimit from pg_roles where rolname = current_user), \
             'database_limit', (select datconnlimit from pg_database \
                 where datname = current_database()), \
-            'settings', (select json_object_agg(name, json_build_object('value', setting, \
-                'source', source)) from pg_settings where name in ({SETTINGS})), \
-            'sessions', {SESSIONS})::text",
+            'settings', {}, 'sessions', {SESSIONS})::text",
             member("pg_read_all_stats"),
             member("pg_use_reserved_connections"),
+            reserved!(),
+            settings(),
         );
         activity::read(client, &sql).await
+    }
+
+    /// The settings, once `sql` has been run.
+    pub(super) async fn settings_after(
+        sql: &str,
+        client: &Client,
+    ) -> Result<HashMap<String, Setting>> {
+        activity::read(client, &format!("{sql}; select {}::text", settings())).await
     }
 
     /// The value, in the setting's own unit: milliseconds for time-outs.

@@ -147,7 +147,7 @@ pub(super) fn would_serve(facts: &Facts, config: &Config) -> Option<Check> {
         .iter()
         .filter(|session| session.state.as_deref() == Some("idle"));
     let idle = idle.count();
-    let open = facts.max - facts.superuser_reserved - facts.reserved;
+    let open = facts.max - facts.held_back;
     let crowded = clients.len() as f64 >= open as f64 * CROWDED;
     if crowded && idle * 2 > clients.len() {
         return Some(Check::finding(

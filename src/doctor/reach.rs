@@ -8,7 +8,7 @@ use super::examine::Findings;
 use super::near;
 use super::report::{Check, Step};
 use super::session::Session;
-use super::text::{milliseconds, seconds};
+use super::text::{milliseconds, plain, seconds};
 use super::ways::{DIRECT, POOLED, Ways};
 use crate::config::{Config, Path};
 use crate::connect::{Manner, Progress, Target};
@@ -27,15 +27,15 @@ pub(super) fn configuration(config: &Config) -> Vec<Check> {
         source += &format!("; in force: {}", described.operators);
     }
     let mut checks = vec![Check::note(Step::Configuration, source)];
-    for (name, meant) in described.unknown {
-        let remedy = match meant {
-            Some(meant) => format!("it is called {meant}"),
-            None => "remove it; docs/configuration.md has all there are".to_owned(),
-        };
+    for name in described.unknown {
         checks.push(Check::finding(
             Step::Configuration,
-            format!("{name} is no variable of ours, and does nothing"),
-            remedy,
+            format!(
+                "{} is none of antifreeze's variables, and does nothing",
+                plain(&name)
+            ),
+            "remove it, unless a newer version that is to be deployed knows it: \
+             docs/configuration.md has all there are",
         ));
     }
     let twin = described

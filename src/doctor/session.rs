@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
+use crate::config::Path;
 use crate::connect::{Manner, Opened};
 use crate::database::Database;
 use crate::error::Result;
@@ -21,6 +22,7 @@ const GOODBYE: Duration = Duration::from_secs(2);
 pub struct Session {
     client: Client,
     driver: JoinHandle<()>,
+    path: Path,
 }
 
 impl Session {
@@ -35,18 +37,30 @@ impl Session {
 
     pub(super) async fn open_in(database: &Database, manner: Manner<'_>) -> Result<Self> {
         let Opened {
-            client, connection, ..
+            client,
+            connection,
+            path,
+            ..
         } = database.pools().connector().open_once(manner).await?;
         let driver = tokio::spawn(async move {
             // Its error is told to whoever waits for an answer.
             let _ = connection.await;
         });
-        Ok(Session { client, driver })
+        Ok(Session {
+            client,
+            driver,
+            path,
+        })
+    }
+
+    /// What lies in between, as the configuration says or the server has shown.
+    pub(super) fn path(&self) -> Path {
+        self.path
     }
 
     /// Says goodbye, and waits for 2 s at most until it is said.
     pub async fn close(self) {
-        let Session { client, driver } = self;
+        let Session { client, driver, .. } = self;
         drop(client);
         let _ = timeout(GOODBYE, driver).await;
     }

@@ -21,7 +21,7 @@ const MOST: usize = 5;
 pub(super) fn slots(facts: &Facts) -> Vec<Check> {
     let clients: Vec<_> = facts.clients().collect();
     let used = i64::try_from(clients.len()).unwrap_or(i64::MAX);
-    let held_back = facts.superuser_reserved + facts.reserved;
+    let held_back = facts.held_back;
     let open = facts.max - held_back;
     let own = match (facts.superuser, facts.uses_reserved) {
         (Some(true), _) => ", and open to this role".to_owned(),
@@ -212,7 +212,11 @@ pub(super) fn locks(facts: &Facts) -> Vec<Check> {
         }
     }
     if heads.is_empty() {
-        let text = format!("{} sessions wait for each other", waiting.len());
+        let text = format!(
+            "{} sessions wait for each other: {}",
+            waiting.len(),
+            at_work(&waiting).join("; ")
+        );
         let remedy = "a deadlock: the server ends one of them after deadlock_timeout";
         return vec![Check::finding(Step::Locks, text, remedy)];
     }
@@ -225,14 +229,7 @@ pub(super) fn locks(facts: &Facts) -> Vec<Check> {
             (None, pid) => format!("pid {pid}"),
         };
         let behind = waiting.len() - first.len();
-        let first: Vec<String> = first
-            .iter()
-            .take(MOST)
-            .map(|session| {
-                let query = session.query.as_deref().unwrap_or_default();
-                format!("pid {}: {}", session.pid, plain(&shortened(query, 60)))
-            })
-            .collect();
+        let first = at_work(&first);
         let more = match behind {
             0 => String::new(),
             more => format!("; {more} more wait, behind these or others"),
@@ -247,4 +244,13 @@ pub(super) fn locks(facts: &Facts) -> Vec<Check> {
         )
     };
     heads.into_iter().map(queue).collect()
+}
+
+/// `pid 123: alter table ..`, for the first few.
+fn at_work(sessions: &[&ServerSession]) -> Vec<String> {
+    let shown = sessions.iter().take(MOST).map(|session| {
+        let query = session.query.as_deref().unwrap_or_default();
+        format!("pid {}: {}", session.pid, plain(&shortened(query, 60)))
+    });
+    shown.collect()
 }

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use super::facts::Facts;
 use super::report::{Check, Step};
+use super::session::Session;
 use super::text::quoted;
-use crate::config::Config;
+use crate::config::{Config, Path};
+use crate::wire::residue;
 
 const STATEMENT: &str = "statement_timeout";
 const IDLE: &str = "idle_in_transaction_session_timeout";
@@ -19,21 +21,7 @@ pub(super) fn start_up(facts: &Facts, config: &Config) -> Vec<Check> {
     if !config.sends_settings() {
         return vec![Check::note(Step::StartUp, "only those of the URL are sent")];
     }
-    let own = config.server.get_options().unwrap_or_default();
-    let sent = [
-        (STATEMENT, config.statement_timeout),
-        (IDLE, config.idle_in_transaction_timeout),
-    ];
-    let sent = sent
-        .iter()
-        .filter(|(name, time)| !time.is_zero() && !own.contains(name));
-    let lost: Vec<&str> = sent
-        .filter(|(name, time)| {
-            let milliseconds = time.as_millis().to_string();
-            facts.value(name).is_some_and(|value| value != milliseconds)
-        })
-        .map(|(name, _)| *name)
-        .collect();
+    let lost = lost(facts, config);
     vec![match lost.as_slice() {
         [] => Check::well(Step::StartUp, "all settings were taken"),
         lost => Check::finding(
@@ -46,6 +34,43 @@ pub(super) fn start_up(facts: &Facts, config: &Config) -> Vec<Check> {
              or session-pooler, and the time-outs with ALTER ROLE",
         ),
     }]
+}
+
+/// What we sent and the server does not have. What is sent may be less than what is
+/// configured: no time-out is longer than a call.
+fn lost(facts: &Facts, config: &Config) -> Vec<&'static str> {
+    let sent = config.startup_timeouts().into_iter();
+    let lost = sent.filter(|(name, value)| {
+        let is = facts.value(name);
+        is.is_some_and(|is| is != value.to_string())
+    });
+    lost.map(|(name, _)| name).collect()
+}
+
+/// Tells the server what every session of an invocation tells it behind its start-up, and
+/// looks what has become of it: what is seen is what they get.
+///
+/// Nothing is told where something drops what was sent: it is a pooler, and what one client
+/// sets there may reach others. A server that refuses it is no reason to look at nothing
+/// more: then they have none of it either.
+pub(super) async fn tell(session: &Session, config: &Config, facts: &mut Facts) {
+    if session.path() != Path::Direct || !lost(facts, config).is_empty() {
+        return;
+    }
+    let told = config.backstops(config.longest_call(None));
+    if told.is_empty() {
+        return;
+    }
+    let sql = residue::setting(told.iter().copied());
+    let Ok(mut settings) = Facts::settings_after(&sql, session).await else {
+        return;
+    };
+    for (name, _) in told {
+        if let Some(setting) = settings.get_mut(name) {
+            setting.source = "antifreeze".to_owned();
+        }
+    }
+    facts.settings = settings;
 }
 
 /// What ends a session that nobody ends.

@@ -180,6 +180,24 @@ impl Error {
         )
     }
 
+    /// The server refused to commit: why, and what to do, is said as of a statement.
+    pub(crate) fn commit_refused(error: tokio_postgres::Error) -> Self {
+        let mut why = Error::from(error);
+        if why.0.kind == ErrorKind::UniqueViolation {
+            // ON CONFLICT does not look at constraints that are deferred.
+            let remedy = "take another value (SET CONSTRAINTS ALL IMMEDIATE lets the statement \
+                          itself fail)";
+            why = why.with_remedy(remedy);
+        }
+        why.0.kind = ErrorKind::TransactionFailed;
+        why.0.message = format!(
+            "the server refused to commit, and rolled the transaction back: {}",
+            why.0.message
+        )
+        .into();
+        why
+    }
+
     /// Whether `error` says that the connection was taken away because the
     /// invocation that had leased it is over.
     pub fn is_invocation_ended(error: &tokio_postgres::Error) -> bool {

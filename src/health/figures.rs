@@ -9,7 +9,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 use super::migrations::{Expected, Pending};
 use super::report::{Server, Slots, percentage, seconds};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limit::{self, Reading};
+use crate::limit::{self, Reading, reserved};
 
 /// As [`Reading`]'s question, and who has the slots. It is sent as text: no pooler has to
 /// remember a statement for it.
@@ -17,7 +17,8 @@ use crate::limit::{self, Reading};
 /// Everybody may see whose session it is, in which database, and its application's name;
 /// type, state and times only those of whom it is a member, or with `pg_read_all_stats`
 /// (manual, "The Cumulative Statistics System" and "Predefined Roles").
-const QUERY: &str = "\
+const QUERY: &str = concat!(
+    "\
 with a as (\
   select * from pg_catalog.pg_stat_get_activity(null) a \
   where coalesce(a.backend_type = 'client backend', a.usesysid <> 0 and a.datid <> 0)\
@@ -30,10 +31,9 @@ states as (select coalesce(state, 'unknown') as name, count(*) as n from a group
 select json_build_object(\
   'version', current_setting('server_version'), \
   'slots', current_setting('max_connections')::int, \
-  'reserved', case when me.rolsuper then 0 else \
-    coalesce(current_setting('superuser_reserved_connections', true)::int, 0) \
-    + coalesce(current_setting('reserved_connections', true)::int, 0) \
-    + coalesce(current_setting('rds.rds_superuser_reserved_connections', true)::int, 0) end, \
+  'reserved', case when me.rolsuper then 0 else ",
+    reserved!(),
+    " end, \
   'used', (select count(*) from a), \
   'hidden', (select count(*) from a where backend_type is null), \
   'untracked', (select count(*) from a where state = 'disabled'), \
@@ -58,7 +58,8 @@ select json_build_object(\
     'transaction_timeout', current_setting('transaction_timeout', true)), \
   'me', quote_ident(current_user)) \
 from pg_catalog.pg_roles me, pg_catalog.pg_database db \
-where me.rolname = session_user and db.datname = current_database()";
+where me.rolname = session_user and db.datname = current_database()"
+);
 
 /// An answer of the server.
 #[derive(Debug, Clone)]

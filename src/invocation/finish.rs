@@ -14,7 +14,7 @@ use tokio_postgres::error::Severity;
 use super::transaction::{self, Shared};
 use super::{Held, Hook, Inner, Invocation, Phase, Scope};
 use crate::connection::Session;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::net::Peek;
 use crate::observe;
 use crate::pool::{Lease, Place};
@@ -291,7 +291,7 @@ async fn commit(shared: &Shared, budget: &Budget) -> Finished {
     match timeout(limit, commit).await.ok() {
         Some(Ok(())) if session.wire().committed() => Ok(()),
         Some(Ok(())) => Err(transaction::failed()),
-        Some(Err(error)) if is_final(&error) => Err(transaction::refused(error)),
+        Some(Err(error)) if is_final(&error) => Err(Error::commit_refused(error)),
         Some(Err(error)) => Err(transaction::unknown().with_source(error)),
         None => Err(transaction::unknown()),
     }

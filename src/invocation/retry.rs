@@ -233,7 +233,7 @@ impl TransactionRetry<'_> {
                 let error = match transaction.commit().await {
                     Ok(()) if session.wire().committed() => return Ended::Done(Ok(value)),
                     Ok(()) => transaction::failed(),
-                    Err(error) if is_final(&error) => transaction::refused(error),
+                    Err(error) if is_final(&error) => Error::commit_refused(error),
                     Err(error) => transaction::unknown().with_source(error),
                 };
                 return match error.is_retryable() {

@@ -298,10 +298,9 @@ impl fmt::Debug for Savepoint<'_> {
 
 /// Why a transaction could not be committed.
 pub(super) fn in_use() -> Error {
-    Error::new(
+    Error::caused(
         ErrorKind::TransactionInUse,
-        "the transaction was still in use when the handler returned, and was rolled back: join \
-         the tasks that use it",
+        "the transaction was still in use when the handler returned, and was rolled back",
     )
 }
 
@@ -310,6 +309,7 @@ pub(super) fn failed() -> Error {
         ErrorKind::TransactionFailed,
         "a statement of the transaction had failed, so it was rolled back instead of committed",
     )
+    .with_remedy("see to that statement's error, or run what may fail inside a savepoint")
 }
 
 pub(super) fn lost() -> Error {
@@ -317,20 +317,12 @@ pub(super) fn lost() -> Error {
         ErrorKind::Closed,
         "the connection was lost before COMMIT, so the server rolled the transaction back",
     )
-}
-
-pub(super) fn refused(error: tokio_postgres::Error) -> Error {
-    Error::new(
-        ErrorKind::TransactionFailed,
-        "the server refused to commit, and rolled the transaction back",
-    )
-    .with_source(error)
+    .with_remedy("run the whole transaction again: nothing of it was stored")
 }
 
 pub(super) fn unknown() -> Error {
-    Error::new(
+    Error::caused(
         ErrorKind::CommitUnknown,
-        "the connection was lost during COMMIT: whether the transaction was committed is not \
-         known, so it must not be repeated blindly",
+        "the connection was lost during COMMIT: whether the transaction was committed is not known",
     )
 }

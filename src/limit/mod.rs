@@ -6,6 +6,7 @@
 
 mod breaker;
 mod reading;
+mod reserved;
 mod room;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 pub(crate) use breaker::{Attempt, Breaker};
 pub(crate) use reading::{Reading, Slots};
+pub(crate) use reserved::reserved;
 pub(crate) use room::Room;
 
 use crate::clock::Clock;

@@ -5,6 +5,8 @@ use std::time::SystemTime;
 use futures_util::TryStreamExt;
 use tokio_postgres::{Client, Error, SimpleQueryMessage, SimpleQueryRow};
 
+use super::reserved;
+
 /// Slots of the server, and how many are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Slots {
@@ -29,11 +31,11 @@ pub(crate) struct Reading {
 /// (no `pg_read_all_stats`) counts what has a user and a database: parallel workers too,
 /// which is a little too much and never too little. Superusers are held back by nothing
 /// but `max_connections`.
-const QUERY: &str = "\
-select current_setting('max_connections')::int - case when me.rolsuper then 0 else \
-    coalesce(current_setting('superuser_reserved_connections', true)::int, 0) \
-    + coalesce(current_setting('reserved_connections', true)::int, 0) \
-    + coalesce(current_setting('rds.rds_superuser_reserved_connections', true)::int, 0) end, \
+const QUERY: &str = concat!(
+    "\
+select current_setting('max_connections')::int - case when me.rolsuper then 0 else ",
+    reserved!(),
+    " end, \
   count(*), \
   case when me.rolsuper then -1 else me.rolconnlimit end, \
   count(*) filter (where a.usesysid = me.oid), \
@@ -42,7 +44,8 @@ select current_setting('max_connections')::int - case when me.rolsuper then 0 el
 from pg_catalog.pg_stat_get_activity(null) a, pg_catalog.pg_roles me, pg_catalog.pg_database db \
 where me.rolname = session_user and db.datname = current_database() \
   and coalesce(a.backend_type = 'client backend', a.usesysid <> 0 and a.datid <> 0) \
-group by me.rolsuper, me.rolconnlimit, db.datconnlimit";
+group by me.rolsuper, me.rolconnlimit, db.datconnlimit"
+);
 
 /// Sends the query behind what the client was given before, and answers what waits for
 /// the answer: nobody else has to.

@@ -38,6 +38,20 @@ impl Failure {
         self.because.push(plain(&because.to_string()));
         self
     }
+
+    /// Says it on the standard error.
+    pub fn complain(&self) {
+        paint::complain(&format!("error: {}", self.cause));
+        for because in &self.because {
+            paint::complain(&format!("  because: {because}"));
+        }
+    }
+
+    /// Says it to a program.
+    pub fn add_to(&self, document: &mut serde_json::Value) {
+        document["error"] = json!(self.cause);
+        document["because"] = json!(self.because);
+    }
 }
 
 impl Display for Failure {
@@ -72,13 +86,11 @@ pub fn exit(done: Result<Outcome, Failure>, json: bool) -> ExitCode {
         Ok(Outcome::Failed) => ExitCode::from(2),
         Err(failure) => {
             if json {
-                let document = json!({ "error": failure.cause, "because": failure.because });
+                let mut document = json!({});
+                failure.add_to(&mut document);
                 paint::document(&document);
             } else {
-                paint::complain(&format!("error: {}", failure.cause));
-                for because in &failure.because {
-                    paint::complain(&format!("  because: {because}"));
-                }
+                failure.complain();
             }
             ExitCode::from(2)
         }

@@ -22,9 +22,11 @@ pub enum Judged {
     /// It needs what another of the files makes.
     Later,
     Wrong(Box<Finding>),
+    /// The server was hindered: it may fit or not.
+    Hindered(Box<Finding>),
 }
 
-/// A statement that does not fit.
+/// What the server said to a statement: it does not fit, or could not be looked at.
 #[derive(Debug, Serialize)]
 pub struct Finding {
     pub file: String,
@@ -61,6 +63,11 @@ pub async fn judge(
         Err(error) => match error.as_db_error() {
             Some(said) => {
                 let finding = Finding::of(file, statement, said);
+                if is_of_the_moment(said.code().code()) {
+                    // Whatever becomes of the transaction: it may have ended the session.
+                    let _ = session.batch_execute("rollback").await;
+                    return Ok(Judged::Hindered(Box::new(finding)));
+                }
                 match finding.name.as_ref().filter(|_| is_missing(said)) {
                     Some(name) if made.contains(name) => Judged::Later,
                     _ => Judged::Wrong(Box::new(finding)),
@@ -79,6 +86,16 @@ fn is_looked_at(first: &str) -> bool {
         first,
         "SELECT" | "INSERT" | "UPDATE" | "DELETE" | "MERGE" | "VALUES" | "WITH" | "TABLE"
     )
+}
+
+/// Whether it says something of the server at this moment, and nothing of the statement
+/// (manual, appendix A): a lock that others have; classes 08, connection exception; 40,
+/// transaction rollback; 53, insufficient resources; 57, operator intervention, time-outs
+/// among it; 58, system error.
+fn is_of_the_moment(sqlstate: &str) -> bool {
+    const LOCK_NOT_AVAILABLE: &str = "55P03";
+    sqlstate == LOCK_NOT_AVAILABLE
+        || ["08", "40", "53", "57", "58"].contains(&sqlstate.get(..2).unwrap_or_default())
 }
 
 fn is_missing(said: &DbError) -> bool {
@@ -167,6 +184,16 @@ impl fmt::Display for Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_hinders_the_server_says_nothing_of_the_statement() {
+        for sqlstate in ["55P03", "57014", "57P01", "40P01", "53200", "58030"] {
+            assert!(is_of_the_moment(sqlstate), "{sqlstate}");
+        }
+        for sqlstate in ["42P01", "42601", "42501", "22P02", "0A000", "55000"] {
+            assert!(!is_of_the_moment(sqlstate), "{sqlstate}");
+        }
+    }
 
     #[test]
     fn the_last_part_of_a_name() {

@@ -1,7 +1,7 @@
 //! What the server takes.
 
+use antifreeze::doctor::server_slots;
 use serde::Serialize;
-use tokio_postgres::SimpleQueryMessage;
 
 use crate::outcome::Failure;
 use crate::reach::Reach;
@@ -18,12 +18,6 @@ pub struct Limit {
     pub source: String,
 }
 
-const SQL: &str = "select current_setting('max_connections'), \
-    current_setting('superuser_reserved_connections')::int \
-    + coalesce(current_setting('reserved_connections', true), '0')::int, \
-    (select count(*) - 1 from pg_stat_activity where usesysid is not null and datid is not null \
-    and coalesce(backend_type, 'client backend') = 'client backend')";
-
 impl Limit {
     pub fn given(max: u64, reserved: u64) -> Self {
         Limit {
@@ -37,21 +31,12 @@ impl Limit {
     pub async fn ask(reach: &Reach) -> Result<Self, Failure> {
         let ways = reach.ways("plan")?;
         let session = reach.open(&ways).await?;
-        let messages = session.simple_query(SQL).await?;
+        let slots = server_slots(&session).await?;
         session.close().await;
-        let numbers = messages.iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => {
-                let number = |at| row.get(at).and_then(|text| text.parse().ok());
-                Some((number(0)?, number(1)?, number(2)?))
-            }
-            _ => None,
-        });
-        let (max, reserved, used) = numbers
-            .ok_or_else(|| Failure::new("the server did not tell its limit; give --limit"))?;
         Ok(Limit {
-            max,
-            reserved,
-            used: Some(used),
+            max: slots.max,
+            reserved: slots.reserved,
+            used: Some(slots.used),
             source: "asked of the server".to_owned(),
         })
     }
