@@ -19,6 +19,25 @@ pub fn scratch(name: &str) -> PathBuf {
     folder
 }
 
+/// Such a folder with nothing in it.
+pub fn emptied(name: &str) -> PathBuf {
+    let folder = scratch(name);
+    fs::remove_dir_all(&folder).expect("removed");
+    scratch(name)
+}
+
+/// A copy of a starter, which takes the crate from here.
+pub fn starter(name: &str) -> PathBuf {
+    let folder = scratch("starters").join(name);
+    let origin = root().join("starters").join(name);
+    copy(&origin, &folder, &|path| path == Path::new("target"));
+    let manifest = fs::read_to_string(folder.join("Cargo.toml")).expect("readable");
+    let path = root().display();
+    let patch = format!("\n[patch.crates-io]\nantifreeze = {{ path = \"{path}\" }}\n");
+    fs::write(folder.join("Cargo.toml"), manifest + &patch).expect("written");
+    folder
+}
+
 /// Makes `to` a copy of `from`, without what `leave` says of the paths below `from`.
 /// Files that are the same already are not touched: cargo goes by their time.
 pub fn copy(from: &Path, to: &Path, leave: &dyn Fn(&Path) -> bool) {
