@@ -52,7 +52,7 @@ async fn lambda() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_of_vercel() {
     let _turn = ONE_AT_A_TIME.lock().await;
-    let (folder, database) = (checkout::emptied("page-of-vercel"), database().await);
+    let (folder, database) = (checkout::outside("page-of-vercel"), database().await);
     let page = fs::read_to_string(checkout::root().join("docs/vercel.md")).expect("a page");
     let mut reader = Reader::new(&folder, &database.url);
     reader.follow(part(&page, "From nothing", "Deploy"));

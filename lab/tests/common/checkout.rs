@@ -1,7 +1,8 @@
 //! Copies of this checkout, or parts of it.
 
 use std::{
-    fs,
+    env, fs,
+    hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},
 };
 
@@ -19,11 +20,18 @@ pub fn scratch(name: &str) -> PathBuf {
     folder
 }
 
-/// Such a folder with nothing in it.
-pub fn emptied(name: &str) -> PathBuf {
-    let folder = scratch(name);
-    fs::remove_dir_all(&folder).expect("removed");
-    scratch(name)
+/// A folder with nothing in it, for a project that `cargo new` makes: outside of this
+/// workspace, since it would become a member. The same one each time, as [`scratch`] is.
+pub fn outside(name: &str) -> PathBuf {
+    let mut hasher = DefaultHasher::new();
+    env!("CARGO_TARGET_TMPDIR").hash(&mut hasher);
+    let ours = format!("antifreeze-{:016x}", hasher.finish());
+    let folder = env::temp_dir().join(ours).join(name);
+    if folder.exists() {
+        fs::remove_dir_all(&folder).expect("removed");
+    }
+    fs::create_dir_all(&folder).expect("a folder");
+    folder
 }
 
 /// A copy of a starter, which takes the crate from here.

@@ -72,7 +72,6 @@ async fn within_the_grace(moment: Moment) {
     while took.last().is_none_or(|&took| took > GRACE) {
         assert!(took.len() < TRIES, "{took:?}");
         took.push(ends(moment).await);
-        eprintln!("XX {moment:?} {took:?}");
     }
 }
 

@@ -39,7 +39,7 @@ fn database() -> Database {
 pub fn all_functions() -> &'static Path {
     static PROJECT: OnceLock<PathBuf> = OnceLock::new();
     PROJECT.get_or_init(|| {
-        let folder = checkout::emptied("page-of-lambda/shop");
+        let folder = checkout::outside("page-of-lambda/shop");
         let mut reader = Reader::new(&folder, &database().url);
         reader.follow(part(
             &page(),
@@ -74,7 +74,7 @@ async fn answers(bootstrap: &Path, path: &str, url: &str) -> String {
 /// The first two steps, which begin with a copy of the starter.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_starter_is_built_and_answers() {
-    let folder = checkout::emptied("page-of-starter");
+    let folder = checkout::outside("page-of-starter");
     let database = database();
     let url = database.url.clone();
     let follows = move || {
