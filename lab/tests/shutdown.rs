@@ -1,6 +1,6 @@
 //! SIGTERM under each host: during an invocation, between two, and while the process is
-//! frozen. Within the host's grace the server knows of no session of ours, and has heard
-//! from each that it goes.
+//! frozen. Within the host's grace, which is measured, the server knows of no session of
+//! ours, and has heard from each that it goes. (On AWS's emulator: `tools/ends.rs`.)
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -20,6 +20,12 @@ const ENDINGS: &str = env!("CARGO_BIN_EXE_endings");
 
 /// Longer than a busy machine takes.
 const PLENTY: Duration = Duration::from_secs(30);
+
+/// What the hosts leave from SIGTERM on, at least: Lambda's. A machine that is busy with
+/// other things may let a process wait for longer than that, so it is the best of three
+/// that has to keep it; whatever else is said here holds for each.
+const GRACE: Duration = Duration::from_millis(300);
+const TRIES: usize = 3;
 
 /// When the process is told to stop.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -69,22 +75,56 @@ impl Server {
         }
     }
 
+    /// What `ends` the process says, and how long it took from then on until the server
+    /// knew of no session.
+    async fn rid_of_us<T>(&self, ends: impl Future<Output = T>) -> (T, Duration) {
+        let begin = Instant::now();
+        let gone = async {
+            self.eventually(&[]).await;
+            begin.elapsed()
+        };
+        tokio::join!(ends, gone)
+    }
+
+    /// What the log has of sessions of ours that ended without a Terminate.
+    fn left_silently(&self) -> Vec<String> {
+        let log = self.postgres.log();
+        let ours = log.lines().filter(|line| line.contains("endings"));
+        let silent = ours.filter(|line| {
+            [
+                "unexpected EOF",
+                "connection to client lost",
+                "reset by peer",
+            ]
+            .iter()
+            .any(|words| line.contains(words))
+        });
+        silent.map(str::to_owned).collect()
+    }
+
     /// The process has ended: nothing of ours is there, and nobody left without a word.
     async fn assert_left_in_good_order(&self, moment: Moment) {
         assert_eq!(self.sessions().await, [""; 0], "{moment:?}");
+        assert_eq!(self.left_silently(), [""; 0], "{moment:?}");
         let log = self.postgres.log();
-        let silent: Vec<_> = log
-            .lines()
-            .filter(|line| line.contains("endings") && line.contains("unexpected EOF"))
-            .collect();
-        assert_eq!(silent, [""; 0], "{moment:?}");
         let cancelled = log.contains("canceling statement due to user request");
         assert_eq!(cancelled, moment == During);
     }
 }
 
+/// Tries `once`, which says how long the server had to wait for our end, at each moment.
+async fn within_the_grace(moments: &[Moment], once: impl AsyncFn(Moment) -> Duration) {
+    for &moment in moments {
+        let mut took = Vec::new();
+        while took.last().is_none_or(|&took| took > GRACE) {
+            assert!(took.len() < TRIES, "{moment:?}: {took:?}");
+            took.push(once(moment).await);
+        }
+    }
+}
+
 async fn on_lambda(shape: &str) {
-    for moment in [Between, During, Frozen] {
+    within_the_grace(&[Between, During, Frozen], async |moment| {
         let server = Server::start().await;
         let function = Function::builder(ENDINGS)
             .timeout(PLENTY)
@@ -104,17 +144,17 @@ async fn on_lambda(shape: &str) {
         let environment = call("returns").await.expect("it runs").environment;
         environment.frozen().await.expect("frozen");
         server.eventually(&["idle"]).await;
-        let exit = match moment {
+        let (exit, took) = match moment {
             // Lambda freezes in between; a process that was thawed a while ago is not.
             Between => {
                 environment.thaw();
-                environment.shutdown().await
+                server.rid_of_us(environment.shutdown()).await
             }
-            Frozen => environment.shutdown().await,
+            Frozen => server.rid_of_us(environment.shutdown()).await,
             During => {
                 let ends = async {
                     server.eventually(&["active"]).await;
-                    environment.shutdown().await
+                    server.rid_of_us(environment.shutdown()).await
                 };
                 tokio::join!(call("slow_statement"), ends).1
             }
@@ -122,7 +162,9 @@ async fn on_lambda(shape: &str) {
         assert!(exit.terminated && !exit.killed, "{moment:?}: {exit:?}");
         assert_eq!(exit.status.code(), Some(0), "{moment:?}");
         server.assert_left_in_good_order(moment).await;
-    }
+        took
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -137,7 +179,7 @@ async fn events() {
 
 #[tokio::test]
 async fn vercel() {
-    for moment in [Between, During, Frozen] {
+    within_the_grace(&[Between, During, Frozen], async |moment| {
         let server = Server::start().await;
         let deployment = Deployment::builder(ENDINGS)
             .env("DATABASE_URL", &server.database.url)
@@ -152,16 +194,16 @@ async fn vercel() {
         call("returns").await.expect("it runs");
         deployment.frozen().await.expect("frozen");
         server.eventually(&["idle"]).await;
-        let exit = match moment {
+        let (exit, took) = match moment {
             Between => {
                 deployment.thaw();
-                deployment.terminate().await
+                server.rid_of_us(deployment.terminate()).await
             }
-            Frozen => deployment.terminate().await,
+            Frozen => server.rid_of_us(deployment.terminate()).await,
             During => {
                 let ends = async {
                     server.eventually(&["active"]).await;
-                    deployment.terminate().await
+                    server.rid_of_us(deployment.terminate()).await
                 };
                 tokio::join!(call("slow_statement"), ends).1
             }
@@ -171,7 +213,27 @@ async fn vercel() {
             "{moment:?}: {exit:?}"
         );
         server.assert_left_in_good_order(moment).await;
-    }
+        took
+    })
+    .await;
+}
+
+/// What the others are seen not to do, since the log would tell.
+#[tokio::test]
+async fn without_it_they_leave_silently() {
+    let server = Server::start().await;
+    let function = Function::builder(ENDINGS)
+        .env("DATABASE_URL", &server.database.url)
+        .env("MAX_CONNECTIONS", 1)
+        .env("SHAPE", "event");
+    let function = function.start().await.expect("a function");
+    let outcome = function.invoke(json!({ "ending": "returns" })).await;
+    let environment = outcome.expect("it runs").environment;
+    environment.frozen().await.expect("frozen");
+    server.eventually(&["idle"]).await;
+    assert!(environment.shutdown().await.killed);
+    server.eventually(&[]).await;
+    assert_eq!(server.left_silently().len(), 1, "{}", server.postgres.log());
 }
 
 /// A process that no host runs.
@@ -223,7 +285,7 @@ async fn get(port: u16, path: &str) -> String {
 
 #[tokio::test]
 async fn a_plain_server() {
-    for moment in [Between, Frozen] {
+    within_the_grace(&[Between, Frozen], async |moment| {
         let server = Server::start().await;
         let mut plain = Plain::start(&server).await;
         assert!(get(plain.port, "/returns").await.contains("ended"));
@@ -236,9 +298,12 @@ async fn a_plain_server() {
         if moment == Frozen {
             lab::process::thaw(pid).expect("thawed");
         }
-        assert_eq!(plain.ends().await, Some(0));
+        let (code, took) = server.rid_of_us(plain.ends()).await;
+        assert_eq!(code, Some(0));
         server.assert_left_in_good_order(moment).await;
-    }
+        took
+    })
+    .await;
 }
 
 #[tokio::test]

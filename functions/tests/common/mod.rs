@@ -1,4 +1,5 @@
 //! A database with the functions' tables, and AWS's events.
+#![allow(dead_code)]
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -1,7 +1,8 @@
 //! Copies of this checkout, or parts of it.
 
 use std::{
-    fs,
+    env, fs,
+    hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},
 };
 
@@ -16,6 +17,32 @@ pub fn root() -> &'static Path {
 pub fn scratch(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     fs::create_dir_all(&folder).expect("a folder");
+    folder
+}
+
+/// A folder with nothing in it, for a project that `cargo new` makes: outside of this
+/// workspace, since it would become a member. The same one each time, as [`scratch`] is.
+pub fn outside(name: &str) -> PathBuf {
+    let mut hasher = DefaultHasher::new();
+    env!("CARGO_TARGET_TMPDIR").hash(&mut hasher);
+    let ours = format!("antifreeze-{:016x}", hasher.finish());
+    let folder = env::temp_dir().join(ours).join(name);
+    if folder.exists() {
+        fs::remove_dir_all(&folder).expect("removed");
+    }
+    fs::create_dir_all(&folder).expect("a folder");
+    folder
+}
+
+/// A copy of a starter, which takes the crate from here.
+pub fn starter(name: &str) -> PathBuf {
+    let folder = scratch("starters").join(name);
+    let origin = root().join("starters").join(name);
+    copy(&origin, &folder, &|path| path == Path::new("target"));
+    let manifest = fs::read_to_string(folder.join("Cargo.toml")).expect("readable");
+    let path = root().display();
+    let patch = format!("\n[patch.crates-io]\nantifreeze = {{ path = \"{path}\" }}\n");
+    fs::write(folder.join("Cargo.toml"), manifest + &patch).expect("written");
     folder
 }
 

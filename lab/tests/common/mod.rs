@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod checkout;
+pub mod reader;
 
 use std::{
     env,
@@ -57,6 +58,6 @@ pub fn elsewhere(command: &mut Command) -> &mut Command {
             command.env_remove(name);
         }
     }
-    let target = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
     command.env("CARGO_TARGET_DIR", target.expect("a target folder"))
 }

@@ -1,12 +1,12 @@
 //! What is built, once for all tests.
 
-use std::env::consts::ARCH;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use lab::tools::run;
 
-use crate::tool::{CARGO_LAMBDA, SAM, target, workspace};
+use crate::pages::all_functions;
+use crate::tool::{CARGO_LAMBDA, target, workspace};
 
 /// The functions of template.yaml, with the program that each is.
 pub const DEPLOYED: [(&str, &str); 6] = [
@@ -18,23 +18,15 @@ pub const DEPLOYED: [(&str, &str); 6] = [
     ("DoctorFunction", "doctor"),
 ];
 
-/// What `sam build` makes of a function of template.yaml, for this machine.
+/// What `sam build` makes of a function of template.yaml, for this machine, in the project
+/// that docs/lambda.md leads to: see `pages.rs`.
 pub fn deployed(function: &str) -> PathBuf {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let built = BUILT.get_or_init(|| {
-        let folder = target().join("tools/sam");
-        let architecture = if ARCH == "aarch64" { "arm64" } else { ARCH };
-        run(SAM
-            .command()
-            .arg("build")
-            .arg("--build-dir")
-            .arg(&folder)
-            .args([
-                "--parameter-overrides",
-                &format!("Architecture={architecture}"),
-            ]));
-        folder
-    });
+    built_by(all_functions(), function)
+}
+
+/// What SAM has built of a function in a project.
+pub fn built_by(project: &Path, function: &str) -> PathBuf {
+    let built = project.join(".aws-sam/build");
     built.join(function).join("bootstrap")
 }
 

@@ -13,12 +13,14 @@ use lab::lambda::http::event;
 use serde_json::{Value, json};
 
 use crate::artefacts::deployed;
-use crate::http::{free, listening, post};
+use crate::http::{free, listening, post, send};
 use crate::sessions::Sessions;
 use crate::tool;
 
 /// What Lambda calls `Timeout`, in seconds.
 pub const TIMEOUT: u32 = 5;
+
+const INVOCATIONS: &str = "/2015-03-31/functions/function/invocations";
 
 pub struct Emulator {
     process: Child,
@@ -55,10 +57,16 @@ impl Emulator {
 
     /// The function's answer, or what the emulator says in its place.
     pub async fn invoke(&self, event: &Value) -> Bytes {
-        let path = "/2015-03-31/functions/function/invocations";
-        post(self.address, path, event.to_string())
+        post(self.address, INVOCATIONS, event.to_string())
             .await
             .into_body()
+    }
+
+    /// Sends a request whose answer may never come.
+    pub fn send(&self, request: &Request<Bytes>) {
+        let body = event(request).to_string().into();
+        let request = Request::post(INVOCATIONS).body(body).expect("a request");
+        tokio::spawn(send(self.address, request));
     }
 
     pub async fn request(&self, request: &Request<Bytes>) -> Value {
@@ -70,13 +78,17 @@ impl Emulator {
         std::fs::read_to_string(self.log.path()).expect("the log")
     }
 
-    /// Asks it to end, and waits.
-    pub fn terminate(&mut self) {
+    /// Asks it to end, as whoever runs it in a container does: it tells the function.
+    pub fn terminate(&self) {
         lab::process::terminate(self.process.id()).expect("it is there");
+    }
+
+    /// Waits until it has ended.
+    pub async fn ended(&mut self) {
         let limit = Instant::now() + Duration::from_secs(10);
         while self.process.try_wait().expect("a status").is_none() {
             assert!(Instant::now() < limit, "it does not end: {}", self.log());
-            std::thread::sleep(Duration::from_millis(5));
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 }
@@ -140,16 +152,4 @@ async fn meets_its_deadline() {
     assert_eq!(sessions.partners().await, 2);
     assert!(!emulator.log().contains("timed out"), "{}", emulator.log());
     assert_eq!((sessions.restless().await, sessions.all().await), (0, 1));
-}
-
-#[tokio::test]
-async fn closes_its_connections_when_it_is_to_end() {
-    let sessions = Sessions::new().await;
-    let mut emulator = Emulator::start(&deployed("ApiFunction"), sessions.url()).await;
-    emulator.request(&creating("acme")).await;
-    assert_eq!(sessions.all().await, 1, "none is kept");
-    emulator.terminate();
-    sessions.gone().await;
-    let log = emulator.log();
-    assert!(log.contains("Graceful shutdown completed"), "{log}");
 }

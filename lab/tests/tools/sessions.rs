@@ -7,19 +7,44 @@ use tokio::time::sleep;
 
 pub struct Sessions {
     database: Database,
+    /// If it is not the one that all share.
+    server: Option<Postgres>,
 }
 
 impl Sessions {
     /// With the tables of the functions.
     pub async fn new() -> Self {
         let server = Postgres::shared().await.expect("a server");
+        Self::on(server).await
+    }
+
+    /// On a server of their own, which tells of clients who leave without a word.
+    pub async fn watched() -> Self {
+        let server = Postgres::builder().setting("log_min_messages", "debug1");
+        let server = server.start().await.expect("a server");
+        let sessions = Self::on(&server).await;
+        Sessions {
+            server: Some(server),
+            ..sessions
+        }
+    }
+
+    async fn on(server: &Postgres) -> Self {
         let database = server.fresh_database().await.expect("a database");
         let schema = include_str!("../../../functions/schema.sql");
         database.execute(schema).await.expect("the tables");
         // One of the examples stores the same name again and again.
         let again = "alter table partners drop constraint partners_pkey";
         database.execute(again).await.expect("the table");
-        Sessions { database }
+        Sessions {
+            database,
+            server: None,
+        }
+    }
+
+    /// What a server of their own has logged.
+    pub fn log(&self) -> String {
+        self.server.as_ref().map(Postgres::log).unwrap_or_default()
     }
 
     pub fn url(&self) -> &str {
@@ -45,6 +70,15 @@ impl Sessions {
         let limit = Instant::now() + Duration::from_secs(10);
         while self.all().await > 0 {
             assert!(Instant::now() < limit, "somebody is still connected");
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits until one of them does something.
+    pub async fn busy(&self) {
+        let limit = Instant::now() + Duration::from_secs(10);
+        while self.restless().await == 0 {
+            assert!(Instant::now() < limit, "nobody does anything");
             sleep(Duration::from_millis(5)).await;
         }
     }

@@ -1,0 +1,256 @@
+//! Somebody who does what a page says, to the letter: runs its commands in their order,
+//! writes its files, and looks whether what it says will come is what comes.
+//!
+//! | a block of | is |
+//! | --- | --- |
+//! | `sh` | run; what serves goes on until the next that does, as in a terminal of its own |
+//! | `sh`, beginning with `# with an account` | left out: it needs one at AWS or Vercel |
+//! | `text` | what the last command answered |
+//! | another language | a file, named at the end of the line before it; `Cargo.toml` grows by it |
+//!
+//! Three things are not to the letter. Ports are free ones, since who knows what else runs
+//! here. What SAM builds is for this machine, so that it can be run. And dependencies are
+//! those that this checkout is locked to, which are here already.
+
+use std::{
+    env, fs,
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use lab::tools;
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use super::{checkout, elsewhere};
+
+const WITH_AN_ACCOUNT: &str = "# with an account";
+
+/// What needs no account, and so may not be left out.
+const WITHOUT: [&str; 6] = ["cargo ", "cp ", "mkdir ", "psql ", "sam build", "localhost"];
+
+/// What serves, its usual port, and how it is told another.
+const SERVERS: [(&str, u16); 2] = [("cargo run", 3000), ("cargo lambda watch", 9000)];
+
+/// Building takes its time.
+const PLENTY: Duration = Duration::from_secs(1800);
+
+pub struct Reader {
+    /// Where the commands have led.
+    pub folder: PathBuf,
+    url: String,
+    serving: Option<Serving>,
+    said: Option<String>,
+    /// What was done: commands, answers looked at, files written, and blocks left out.
+    pub commands: usize,
+    pub answers: usize,
+    pub files: usize,
+    pub left_out: usize,
+}
+
+/// A block, and the line before it.
+struct Block {
+    before: String,
+    language: String,
+    text: String,
+}
+
+impl Reader {
+    /// With the URL of a database, as each page wants it.
+    pub fn new(folder: &Path, url: &str) -> Self {
+        let reader = Reader {
+            folder: folder.to_owned(),
+            url: url.to_owned(),
+            serving: None,
+            said: None,
+            commands: 0,
+            answers: 0,
+            files: 0,
+            left_out: 0,
+        };
+        reader.lock();
+        reader
+    }
+
+    pub fn follow(&mut self, page: &str) {
+        for block in blocks(page) {
+            match block.language.as_str() {
+                "sh" if block.text.starts_with(WITH_AN_ACCOUNT) => {
+                    let done = WITHOUT
+                        .iter()
+                        .find(|&&command| block.text.contains(command));
+                    assert_eq!(done, None, "needs no account: {}", block.text);
+                    self.left_out += 1;
+                }
+                "sh" => self.run(&block.text),
+                "text" => {
+                    let said = self.said.take().expect("a command before it");
+                    assert_eq!(said.trim(), block.text.trim());
+                    self.answers += 1;
+                }
+                _ => self.write(&block),
+            }
+        }
+        self.serving = None;
+    }
+
+    fn run(&mut self, text: &str) {
+        self.commands += 1;
+        let server = SERVERS.iter().find(|(server, _)| text.starts_with(server));
+        if let Some(&(server, usual)) = server {
+            // Whoever reads has one terminal for this.
+            self.serving = None;
+            let port = free();
+            let text = match server {
+                "cargo run" => format!("VERCEL_DEV_PORT={port} {text}"),
+                _ => format!("{} --invoke-port {port}", text.trim()),
+            };
+            self.serving = Some(Serving::start(self.shell(&text), usual, port));
+            return;
+        }
+        let mut text = text.to_owned();
+        if let Some(serving) = &self.serving {
+            text = text.replace(&serving.usual.to_string(), &serving.port.to_string());
+        }
+        let here = match env::consts::ARCH {
+            "aarch64" => "arm64",
+            other => other,
+        };
+        let sam = format!("sam build --parameter-overrides Architecture={here}");
+        let text = text.replace("sam build", &sam);
+        // Where the block leads is where the next one begins.
+        let end = tempfile::NamedTempFile::new().expect("a file");
+        let whole = format!("{text}\npwd >{:?}", end.path());
+        let output = self
+            .shell(&whole)
+            .stderr(Stdio::inherit())
+            .output()
+            .expect("a shell");
+        assert!(output.status.success(), "{text}: {output:?}");
+        self.said = Some(String::from_utf8(output.stdout).expect("text"));
+        let end = fs::read_to_string(end.path()).expect("a folder");
+        self.folder = PathBuf::from(end.trim());
+        self.lock();
+    }
+
+    fn write(&mut self, block: &Block) {
+        let name = block.before.trim_end_matches(':').strip_suffix('`');
+        let name = name.and_then(|before| before.rsplit('`').next());
+        let name = name.unwrap_or_else(|| panic!("{:?} names no file", block.before));
+        let path = self.folder.join(name);
+        let text = match name {
+            "Cargo.toml" => fs::read_to_string(&path).expect("readable") + "\n" + &block.text,
+            _ => block.text.clone(),
+        };
+        fs::write(path, text).expect("written");
+        self.files += 1;
+    }
+
+    /// A project is locked to what this checkout is.
+    fn lock(&self) {
+        let (manifest, lock) = (
+            self.folder.join("Cargo.toml"),
+            self.folder.join("Cargo.lock"),
+        );
+        if manifest.exists() && !lock.exists() {
+            fs::copy(checkout::root().join("Cargo.lock"), lock).expect("copied");
+        }
+    }
+
+    fn shell(&self, text: &str) -> Command {
+        let path = env::join_paths(tools::folders()).expect("a PATH");
+        let mut shell = Command::new("bash");
+        elsewhere(&mut shell)
+            .args(["-euc", text])
+            .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .env("PATH", path)
+            // What this checkout needs is here, and no newer version is asked for.
+            .env("CARGO_NET_OFFLINE", "true")
+            .env("SAM_CLI_TELEMETRY", "0")
+            .env("ANTIFREEZE", checkout::root())
+            .env("DATABASE_URL", &self.url);
+        shell
+    }
+}
+
+/// The part of a page from one heading to another.
+pub fn part<'a>(page: &'a str, from: &str, to: &str) -> &'a str {
+    let heading = |name: &str| format!("\n## {name}\n");
+    let begin = page.find(&heading(from)).expect(from);
+    let end = page.find(&heading(to)).expect(to);
+    &page[begin..end]
+}
+
+fn blocks(page: &str) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut before = "";
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        let text = line.trim_start();
+        let Some(language) = text.strip_prefix("```") else {
+            if !text.is_empty() {
+                before = text;
+            }
+            continue;
+        };
+        let margin = line.len() - text.len();
+        let inside = lines.by_ref().take_while(|line| line.trim() != "```");
+        let inside = inside.map(|line| line.get(margin..).unwrap_or_default().to_owned() + "\n");
+        blocks.push(Block {
+            before: before.to_owned(),
+            language: language.to_owned(),
+            text: inside.collect(),
+        });
+    }
+    blocks
+}
+
+fn free() -> u16 {
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    free.map(|address: SocketAddr| address.port())
+        .expect("a port")
+}
+
+/// What runs in the other terminal.
+struct Serving {
+    process: std::process::Child,
+    usual: u16,
+    port: u16,
+}
+
+impl Serving {
+    fn start(mut command: Command, usual: u16, port: u16) -> Self {
+        let process = command.process_group(0).spawn().expect("a shell");
+        let mut serving = Serving {
+            process,
+            usual,
+            port,
+        };
+        let limit = Instant::now() + PLENTY;
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            let ended = serving.process.try_wait().expect("waited for");
+            assert!(ended.is_none(), "{command:?}: {ended:?}");
+            assert!(Instant::now() < limit, "nobody listens on {port}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        serving
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // Not Control-C's signal: whoever is started in the background ignores that.
+        let group = Pid::from_raw(self.process.id().cast_signed());
+        let signal = |signal| group.map(|group| kill_process_group(group, signal));
+        let _ = signal(Signal::TERM);
+        let limit = Instant::now() + Duration::from_secs(10);
+        while let (Ok(None), true) = (self.process.try_wait(), Instant::now() < limit) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let _ = signal(Signal::KILL);
+        let _ = self.process.wait();
+    }
+}
