@@ -7,7 +7,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use antifreeze::{Database, DatabaseLayer, connection};
+use antifreeze::{Config, Database, DatabaseLayer, LoadShed, connection};
 use bb8_postgres::PostgresConnectionManager;
 use criterion::{BenchmarkId, Criterion};
 use deadpool_postgres::{Manager, ManagerConfig, RecyclingMethod};
@@ -43,7 +43,8 @@ fn main() {
         .configure_from_args();
     for (name, runtime) in runtimes() {
         let postgres = runtime.block_on(Postgres::start()).expect("a server");
-        run(&mut criterion, name, &runtime, &postgres.url());
+        let full = runtime.block_on(full(&postgres)).expect("a role");
+        run(&mut criterion, name, &runtime, &postgres.url(), &full);
     }
     criterion.final_summary();
     for (name, _) in runtimes() {
@@ -51,7 +52,16 @@ fn main() {
     }
 }
 
-const NAMES: [&str; 7] = [
+/// The URL of a role that may have no connection.
+async fn full(postgres: &Postgres) -> lab::Result<String> {
+    postgres.create_role("limited").await?;
+    postgres
+        .execute("alter role limited connection limit 0")
+        .await?;
+    Ok(postgres.url_for("limited", "postgres"))
+}
+
+const NAMES: [&str; 9] = [
     "bare statement",
     "antifreeze",
     "deadpool Fast",
@@ -59,9 +69,11 @@ const NAMES: [&str; 7] = [
     "bb8 unchecked",
     "bb8",
     "antifreeze, nothing asked",
+    "turned away at first use",
+    "turned away at the door",
 ];
 
-fn run(criterion: &mut Criterion, name: &str, runtime: &Runtime, url: &str) {
+fn run(criterion: &mut Criterion, name: &str, runtime: &Runtime, url: &str, full: &str) {
     let mut group = criterion.benchmark_group(name);
     let mut bench = |which: &str, mut work: Box<dyn FnMut() -> Boxed>| {
         group.bench_function(BenchmarkId::from_parameter(which), |bencher| {
@@ -148,6 +160,38 @@ fn run(criterion: &mut Criterion, name: &str, runtime: &Runtime, url: &str) {
             Box::pin(async move { call.await.map(|_| 1) })
         }),
     );
+
+    // The server has refused, and there is no time for the next try.
+    for (which, load_shed) in [
+        ("turned away at first use", LoadShed::FirstUse),
+        ("turned away at the door", LoadShed::Door),
+    ] {
+        let mut config = Config::from_url(full).expect("a URL");
+        config.load_shed = load_shed;
+        let database = Database::new(config).expect("settings");
+        let refused = database.invocation(Duration::from_millis(100), async {
+            connection().await.map(drop)
+        });
+        runtime.block_on(refused).expect_err("it is full");
+        let layer = DatabaseLayer::new(database).max_duration(Duration::ZERO);
+        let service = layer.layer(tower::service_fn(async |_: Request<()>| {
+            let empty = Empty::<bytes::Bytes>::new();
+            Ok::<_, BoxError>(match connection().await {
+                Ok(_) => Response::new(empty),
+                Err(error) => Response::<bytes::Bytes>::from(&error).map(|_| empty),
+            })
+        }));
+        bench(
+            which,
+            Box::new(move || {
+                let call = service.clone().oneshot(Request::new(()));
+                Box::pin(async move {
+                    assert_eq!(call.await?.status(), 503);
+                    Ok(1)
+                })
+            }),
+        );
+    }
     group.finish();
 }
 

@@ -13,7 +13,7 @@ use common::{BoxError, PLENTY, lab_over_relay, lab_with, lease_and_return, says}
 use futures_util::future::join_all;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
-use lab::postgres::Postgres;
+use lab::postgres::{Installation, Postgres};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 use tower::{Layer, Service, ServiceExt};
@@ -112,6 +112,28 @@ async fn server() -> Postgres {
         .start()
         .await
         .expect("a server")
+}
+
+/// From PostgreSQL 16 on some can be held back for other roles, too.
+#[tokio::test]
+async fn slots_that_are_held_back_are_none_of_the_limit() {
+    let seventeen = Installation::embedded("17").expect("PostgreSQL 17");
+    let server = Postgres::builder()
+        .installation(seventeen)
+        .setting("max_connections", 20)
+        .setting("superuser_reserved_connections", 3)
+        .setting("reserved_connections", 2)
+        .start()
+        .await
+        .expect("a server");
+    server.create_role("app").await.expect("a role");
+    let database = database(&server.url_for("app", "postgres"), |_| {});
+    let found = details(&database).await;
+    let found = &found["server"];
+    assert_eq!(
+        (&found["limit"], &found["reserved"]),
+        (&json!(15), &json!(5))
+    );
 }
 
 /// A session that somebody else has.

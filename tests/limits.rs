@@ -1,13 +1,17 @@
 //! A server that is nearly full, or full: who keeps, who waits, who is turned away.
 
 mod common;
+#[path = "limits/door.rs"]
+mod door;
+#[path = "limits/given_up.rs"]
+mod given_up;
 
 use std::time::{Duration, Instant};
 
 use antifreeze::{Config, DatabaseLayer, ErrorKind, LoadShed, connection};
 use common::{BoxError, Lab, PLENTY, at_most, lab_over_relay};
 use http::{Request, Response};
-use lab::postgres::Postgres;
+use lab::postgres::{Installation, Postgres};
 use lab::relay::Direction;
 use tokio::sync::{Notify, Semaphore};
 use tower::{ServiceExt, service_fn};
@@ -298,20 +302,30 @@ async fn behind_those_who_wait_for_the_server_it_is_known_when_to_come_back() {
     assert!(second.retry_after().is_some());
 }
 
-/// A checkout that is given up at any of its await points while the server is full leaves
-/// nothing behind.
+/// From PostgreSQL 16 on some slots can be held back for roles that may use them.
 #[tokio::test]
-async fn given_up_anywhere_nothing_is_lost() {
-    let (_postgres, lab) = limited(0, |config| config.max_connections = 1).await;
-    let little = Duration::from_millis(500);
-    let mut ended = 0;
-    for polls in 0..40 {
-        let asking = async { connection().await.map(drop).map_err(BoxError::from) };
-        let given_up = at_most(polls, lab.database.invocation(little, asking)).await;
-        ended += usize::from(given_up.is_some_and(|asked| asked.is_err()));
-    }
-    assert!(ended < 35, "it has await points: {ended}");
-    lab.limit(1).await;
-    let visited = lab.visit().await;
-    visited.expect("the one permit is there, and who asks may");
+async fn slots_that_are_held_back_are_nobodys() {
+    let seventeen = Installation::embedded("17").expect("PostgreSQL 17");
+    let postgres = Postgres::builder()
+        .installation(seventeen)
+        .setting("max_connections", 10)
+        .setting("superuser_reserved_connections", 2)
+        .setting("reserved_connections", 2)
+        .start()
+        .await
+        .expect("a server");
+    postgres.create_role(ROLE).await.expect("a role");
+    let lab = over(&postgres, |config| config.max_connections = 1).await;
+    // With ours five of six; of eight it would be no crowd.
+    let mut all = others(&lab, 4).await;
+    lab.visit().await.expect("room");
+    // The answer may have come behind the first invocation's own.
+    lab.visit().await.expect("room");
+    assert!(lab.sessions().await.is_empty(), "it was given back");
+    // As the server counts.
+    all.extend(others(&lab, 2).await);
+    let url = lab.server.url_for(ROLE);
+    let seventh = tokio_postgres::connect(&url, tokio_postgres::NoTls).await;
+    let error = seventh.err().expect("the others are held back");
+    assert_eq!(error.code().map(|code| code.code()), Some("53300"));
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tokio::task::JoinSet;
-use tokio_postgres::NoTls;
+use tokio_postgres::{NoTls, error::SqlState};
 
 use crate::{
     Error, OrSay, Result,
@@ -25,6 +25,9 @@ pub const ROLE: &str = "fleet";
 
 /// The role of the other client.
 const OTHER: &str = "somebody_else";
+
+/// What the server has to put in front of what it logs, for [`refused`] to be able to read it.
+pub const LOG_LINE_PREFIX: &str = "%m [%p] %u %e ";
 
 /// How often the server is looked at, and how often the other client comes.
 const INTERVAL: Duration = Duration::from_millis(25);
@@ -47,13 +50,16 @@ pub struct Burst {
 pub struct Seen {
     /// The most slots that the function had at once.
     pub most: i64,
-    /// The most that all clients had, superusers not counted.
-    pub most_of_all: i64,
     /// How often the other client was let in.
     pub others: usize,
-    /// How often it was refused before.
+    /// How often it was refused for want of a slot.
     pub refused: usize,
-    /// The longest that it took to be let in.
+    /// The most such refusals in a row.
+    pub in_a_row: usize,
+    /// The longest between the first of them and the connect that was let in.
+    pub shut_out: Duration,
+    /// The longest that it took to be let in by a server that was there, connecting included:
+    /// on a busy machine that takes its time by itself.
     pub longest: Duration,
 }
 
@@ -80,7 +86,6 @@ impl Fleet {
     ) -> Result<Fleet> {
         let function = Function::builder(function)
             .env("DATABASE_URL", url)
-            .env("ANTIFREEZE_CONNECT_TIMEOUT", "30s")
             .timeout(deadline)
             .start()
             .await?;
@@ -164,22 +169,31 @@ pub async fn prepare(postgres: &Postgres) -> Result<Database> {
     Ok(database)
 }
 
-/// Counts who has the server's slots, as a superuser, over and over.
+/// How many connects the server has refused for want of a slot: those of the function, and
+/// everybody else's. It must have logged with [`LOG_LINE_PREFIX`].
+pub fn refused(log: &str) -> (usize, usize) {
+    let who = |line: &str| {
+        let (_, rest) = line.split_once("] ")?;
+        let mut words = rest.split_whitespace();
+        let (user, code) = (words.next()?, words.next()?);
+        (code == "53300").then(|| user == ROLE)
+    };
+    let (ours, others): (Vec<_>, Vec<_>) = log.lines().filter_map(who).partition(|ours| *ours);
+    (ours.len(), others.len())
+}
+
+/// Counts the function's slots, as a superuser, over and over.
 async fn look(url: String, seen: Arc<Mutex<Seen>>) {
     let count = format!(
-        "select count(*) filter (where usename = '{ROLE}'), count(*) \
-         from pg_stat_activity a join pg_roles r on r.oid = a.usesysid \
-         where backend_type = 'client backend' and not rolsuper"
+        "select count(*) from pg_stat_activity \
+         where usename = '{ROLE}' and backend_type = 'client backend'"
     );
     loop {
         // The server may be restarted.
         if let Ok((client, connection)) = tokio_postgres::connect(&url, NoTls).await {
             let driver = tokio::spawn(connection);
             while let Ok(row) = client.query_one(&count, &[]).await {
-                note(&seen, |seen| {
-                    seen.most = seen.most.max(row.get(0));
-                    seen.most_of_all = seen.most_of_all.max(row.get(1));
-                });
+                note(&seen, |seen| seen.most = seen.most.max(row.get(0)));
                 tokio::time::sleep(INTERVAL).await;
             }
             driver.abort();
@@ -191,29 +205,41 @@ async fn look(url: String, seen: Arc<Mutex<Seen>>) {
 /// Connects as anybody would, tries again when it is refused, and leaves.
 async fn come_and_go(url: String, seen: Arc<Mutex<Seen>>) {
     loop {
-        let begin = Instant::now();
-        let mut refused = 0;
+        let mut begin = Instant::now();
+        let mut in_a_row = 0;
+        let mut first_refused = None;
         loop {
-            match tokio_postgres::connect(&url, NoTls).await {
+            let shut_out = first_refused.map_or(Duration::ZERO, |at: Instant| at.elapsed());
+            let connected = tokio_postgres::connect(&url, NoTls).await;
+            note(&seen, |seen| seen.shut_out = seen.shut_out.max(shut_out));
+            match connected {
                 Ok((client, connection)) => {
+                    note(&seen, |seen| {
+                        seen.others += 1;
+                        seen.longest = seen.longest.max(begin.elapsed());
+                    });
                     let driver = tokio::spawn(connection);
-                    let _ = client.simple_query("select 1").await;
                     drop(client);
                     let _ = driver.await;
                     break;
                 }
-                Err(_) => refused += 1,
+                Err(error) if error.code() == Some(&SqlState::TOO_MANY_CONNECTIONS) => {
+                    in_a_row += 1;
+                    first_refused.get_or_insert_with(Instant::now);
+                    note(&seen, |seen| {
+                        seen.refused += 1;
+                        seen.in_a_row = seen.in_a_row.max(in_a_row);
+                        seen.longest = seen.longest.max(begin.elapsed());
+                    });
+                }
+                // It is away, and that is no matter of slots.
+                Err(_) => {
+                    begin = Instant::now();
+                    first_refused = None;
+                }
             }
-            note(&seen, |seen| {
-                seen.longest = seen.longest.max(begin.elapsed())
-            });
             tokio::time::sleep(INTERVAL).await;
         }
-        note(&seen, |seen| {
-            seen.others += 1;
-            seen.refused += refused;
-            seen.longest = seen.longest.max(begin.elapsed());
-        });
         tokio::time::sleep(INTERVAL).await;
     }
 }

@@ -99,6 +99,9 @@
 //! # [`tools`]: what people deploy with
 //! Finds the programs that `.ci/tools` installs.
 //!
+//! # [`figures`]: tables that tests fill in
+//! With `LAB_KEEP=1` what a test has measured takes its place in a page of `docs/`.
+//!
 //! # Errors
 //! Every [`Error`] is one line that says what is wrong and, where there is something,
 //! what to do; its cause is its source.
@@ -107,6 +110,7 @@ mod background;
 pub mod certificates;
 pub mod compare;
 mod error;
+pub mod figures;
 pub mod fleet;
 pub mod lambda;
 mod leash;

@@ -18,7 +18,8 @@ use crate::{Error, Result, error::OrSay};
 
 /// A package version for each major version. Every one is marked beta: that
 /// is the packaging, the servers are releases.
-const KNOWN: [(&str, &str); 3] = [
+const KNOWN: [(&str, &str); 4] = [
+    ("14", "14.23.0-beta.17"),
     ("16", "16.14.0-beta.17"),
     ("17", "17.10.0-beta.17"),
     ("18", "18.4.0-beta.17"),

