@@ -44,17 +44,28 @@ impl Room {
         }
     }
 
-    /// Asks the server, if it was not asked just now: the question goes out behind what
-    /// `client` was given before and in front of what comes, so that nobody waits a round
-    /// trip for it. Answers what waits for the answer, and says then whether there was one.
+    /// Asks the server, if it was not asked just now: for a round trip that is paid anyway.
+    pub(crate) async fn ask_again(
+        self: &Arc<Self>,
+        client: &Client,
+    ) -> Option<impl Future<Output = bool> + Send + use<>> {
+        match self.is_old() {
+            true => self.ask(client).await,
+            false => None,
+        }
+    }
+
+    /// Asks the server: the question goes out behind what `client` was given before and in
+    /// front of what comes, so that nobody waits a round trip for it. Answers what waits for
+    /// the answer, and says then whether there was one.
+    ///
+    /// Always on a new connection: what had to be opened may be one of many, as after a
+    /// restart, and is kept or not by what was read last.
     pub(crate) async fn ask(
         self: &Arc<Self>,
         client: &Client,
     ) -> Option<impl Future<Output = bool> + Send + use<>> {
-        if !self.counts.load(Ordering::Relaxed)
-            || !self.is_old()
-            || self.reads.swap(true, Ordering::AcqRel)
-        {
+        if !self.counts.load(Ordering::Relaxed) || self.reads.swap(true, Ordering::AcqRel) {
             return None;
         }
         let asking = Asking(Arc::clone(self));

@@ -248,7 +248,7 @@ async fn examine(pool: &Pool, idle: &Idle, left: Option<Duration>) -> Result<Hom
         let limit = left.map_or(PROBE_LIMIT, |left| left.min(PROBE_LIMIT));
         let probe = async {
             // The question after the room is as good as any, and one round trip is paid.
-            match pool.limits.room.ask(&home).await {
+            match pool.limits.room.ask_again(&home).await {
                 Some(reading) => reading.await,
                 None => home.check_connection().await.is_ok(),
             }

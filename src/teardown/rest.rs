@@ -83,7 +83,7 @@ pub(crate) async fn rest(
     let work = async {
         // A round trip is being paid: the room on the server can be asked for under it.
         let reading = async {
-            if let Some(reading) = room.ask(&home).await {
+            if let Some(reading) = room.ask_again(&home).await {
                 reading.await;
             }
         };
