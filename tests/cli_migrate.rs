@@ -197,19 +197,18 @@ async fn whatever_ends_it_ends_the_tool() {
             ("TOLD", told.to_str().expect("a path")),
             ("TELLS", TELLS),
         ];
+        let trap = match ignored {
+            "" => String::new(),
+            ignored => format!("trap '' {ignored}; "),
+        };
         let exec = format!(
-            "trap '' {ignored}; exec {} migrate --run \"$TELLS\"",
+            "{trap}exec {} migrate --run \"$TELLS\"",
             env!("CARGO_BIN_EXE_antifreeze")
         );
-        let mut command = match ignored {
-            "" => command(&variables, &["migrate", "--run", TELLS]),
-            _ => {
-                let mut command = tokio::process::Command::new("sh");
-                command.args(["-c", &exec]).env_clear().envs(variables);
-                command.kill_on_drop(true);
-                command
-            }
-        };
+        // These tests may have been started by nohup themselves.
+        let mut command = tokio::process::Command::new("env");
+        command.args(["--default-signal=HUP", "sh", "-c", &exec]);
+        command.env_clear().envs(variables).kill_on_drop(true);
         let mut child = command.spawn().expect("it starts");
         let said = || std::fs::read_to_string(&told).unwrap_or_default();
         let began = std::time::Instant::now();
