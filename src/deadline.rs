@@ -14,8 +14,9 @@ const RESERVE: Duration = Duration::from_millis(250);
 /// and the goodbye.
 const RESERVE_ROUND_TRIPS: u32 = 8;
 
-/// Kept back for the response to reach the host.
-const LEAVE: Duration = Duration::from_millis(25);
+/// Kept back for the response to reach the host: a small function, or one on a busy machine,
+/// has no processor to itself.
+const LEAVE: Duration = Duration::from_millis(50);
 
 /// Longer than any host runs a function, and short enough to be added to any
 /// instant.
