@@ -8,9 +8,10 @@
 //! | `text` | what the last command answered |
 //! | another language | a file, named at the end of the line before it; `Cargo.toml` grows by it |
 //!
-//! Three things are not to the letter. Ports are free ones, since who knows what else runs
-//! here. What SAM builds is for this machine, so that it can be run. And dependencies are
-//! those that this checkout is locked to, which are here already.
+//! Four things are not to the letter. Ports are free ones, since who knows what else runs
+//! here. What SAM builds is for this machine, so that it can be run, and without the LTO that
+//! cargo-lambda takes a minute for with each program. And dependencies are those that this
+//! checkout is locked to, which are here already.
 
 use std::{
     env, fs,
@@ -119,6 +120,7 @@ impl Reader {
             other => other,
         };
         let sam = format!("sam build --parameter-overrides Architecture={here}");
+        self.without_lto(&text);
         let text = text.replace("sam build", &sam);
         // Where the block leads is where the next one begins.
         let end = tempfile::NamedTempFile::new().expect("a file");
@@ -156,6 +158,18 @@ impl Reader {
         );
         if manifest.exists() && !lock.exists() {
             fs::copy(checkout::root().join("Cargo.lock"), lock).expect("copied");
+        }
+    }
+
+    /// What SAM is about to build is linked as it is.
+    fn without_lto(&self, text: &str) {
+        if text.contains("sam build") {
+            let path = self.folder.join("Cargo.toml");
+            let manifest = fs::read_to_string(&path).expect("a manifest");
+            let profile = "[profile.release]\n";
+            assert!(manifest.contains(profile), "{manifest}");
+            let quick = format!("{profile}lto = \"off\"\ncodegen-units = 16\n");
+            fs::write(path, manifest.replace(profile, &quick)).expect("written");
         }
     }
 

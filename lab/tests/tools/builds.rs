@@ -54,16 +54,6 @@ fn cargo_lambda_builds_for_arm() {
     let folder = target().join("tools/arm64");
     lambda_build(&folder, &["--arm64", "--bin", "http"]);
     assert_eq!(machine(&folder.join("http/bootstrap")), AARCH64);
-
-    // The same by SAM at the root of this repository, where arm64 is what the template says;
-    // after those for this machine, which pass through the same folder.
-    deployed("ApiFunction");
-    let folder = target().join("tools/sam");
-    run(SAM
-        .command()
-        .args(["build", "ApiFunction", "--build-dir"])
-        .arg(&folder));
-    assert_eq!(machine(&folder.join("ApiFunction/bootstrap")), AARCH64);
 }
 
 /// Left alone, cargo-lambda builds with `panic = "abort"`, and no layer could do anything.
