@@ -1,17 +1,18 @@
 //! How long an invocation may take, by what its host says on arrival.
 #![cfg(feature = "lambda")]
 
+mod common;
+
 use std::time::{Duration, SystemTime};
 
 use antifreeze::{Database, DatabaseLayer, invocation};
+use common::BoxError;
 use http::{Request, Response};
 use http_body_util::Empty;
 use lambda_http::aws_lambda_events::apigw::ApiGatewayV2httpRequestContext;
 use lambda_http::request::RequestContext;
 use lambda_runtime::{Context, LambdaEvent};
 use tower::{Layer, Service, ServiceExt};
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -198,13 +199,10 @@ async fn events_have_the_functions_own() {
     }
 }
 
-/// A request as Vercel's runtime has it is one that hyper has read.
 #[cfg(feature = "vercel")]
 #[tokio::test]
 async fn vercel_gives_300_seconds_unless_told_otherwise() {
-    use hyper_util::rt::{TokioExecutor, TokioIo};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use vercel_runtime::{AppState, LogContext, ResponseBody};
+    use vercel_runtime::{AppState, ResponseBody};
 
     for (layer, expected) in [
         (layer(), 300 * SECOND),
@@ -217,24 +215,7 @@ async fn vercel_gives_300_seconds_unless_told_otherwise() {
                 async { Ok::<_, vercel_runtime::Error>(Response::new(ResponseBody::from("fine"))) }
             },
         ));
-        let service = hyper::service::service_fn(move |request| {
-            let state = AppState::new(LogContext::new(None, None, None));
-            service.clone().oneshot((state, request))
-        });
-        let (mut client, server) = tokio::io::duplex(4096);
-        let server = async move {
-            let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-            let server = TokioIo::new(server);
-            let _ = builder.serve_connection(server, service).await;
-        };
-        let client = async move {
-            let request = "GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-            client.write_all(request.as_bytes()).await.expect("sent");
-            let mut answer = String::new();
-            client.read_to_string(&mut answer).await.expect("an answer");
-            answer
-        };
-        let (answer, ()) = futures_util::join!(client, server);
+        let answer = common::vercel::ask(service, "GET", "/").await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         let left = told.try_recv().expect("it was called");
         assert_nearly(left, expected, "Vercel");

@@ -617,13 +617,10 @@ async fn lambda_http_with_and_without_a_stage() {
     drop(lambda_http::run_with_streaming_response(service));
 }
 
-/// A request as Vercel's runtime has it is one that hyper has read.
 #[cfg(feature = "vercel")]
 #[tokio::test]
 async fn vercels_pair_of_state_and_request() {
-    use hyper_util::rt::{TokioExecutor, TokioIo};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use vercel_runtime::{AppState, LogContext, ResponseBody};
+    use vercel_runtime::{AppState, ResponseBody};
 
     let lab = lab_with(easy).await;
     let layer = DatabaseLayer::new(lab.database.clone()).health_check("/health/db");
@@ -639,27 +636,7 @@ async fn vercels_pair_of_state_and_request() {
         ("HEAD", "/health/db", "200", ""),
         ("GET", "/other", "418", "mine"),
     ] {
-        let service = service.clone();
-        let service = hyper::service::service_fn(move |request| {
-            let state = AppState::new(LogContext::new(None, None, None));
-            service.clone().oneshot((state, request))
-        });
-        let (mut client, server) = tokio::io::duplex(4096);
-        let server = async move {
-            let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-            let _ = builder
-                .serve_connection(TokioIo::new(server), service)
-                .await;
-        };
-        let client = async move {
-            let request =
-                format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-            client.write_all(request.as_bytes()).await.expect("sent");
-            let mut answer = String::new();
-            client.read_to_string(&mut answer).await.expect("an answer");
-            answer
-        };
-        let (answer, ()) = futures_util::join!(client, server);
+        let answer = common::vercel::ask(service.clone(), method, path).await;
         assert!(
             answer.starts_with(&format!("HTTP/1.1 {status}")),
             "{answer}"

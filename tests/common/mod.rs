@@ -1,6 +1,9 @@
 //! A database of its own for each test, and a second connection that looks.
 #![allow(dead_code)]
 
+#[cfg(feature = "vercel")]
+pub mod vercel;
+
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;

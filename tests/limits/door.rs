@@ -109,13 +109,10 @@ async fn an_event() {
     assert!(told.error_message.contains(why), "{}", told.error_message);
 }
 
-/// A request as Vercel's runtime has it is one that hyper has read.
 #[cfg(feature = "vercel")]
 #[tokio::test]
 async fn vercels_pair_of_state_and_request() {
-    use hyper_util::rt::{TokioExecutor, TokioIo};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use vercel_runtime::{AppState, LogContext, ResponseBody};
+    use vercel_runtime::{AppState, ResponseBody};
 
     type Answer = Result<Response<ResponseBody>, vercel_runtime::Error>;
 
@@ -124,24 +121,7 @@ async fn vercels_pair_of_state_and_request() {
         panic!("the handler began")
     });
     let service = layer(&lab.database).layer(handler);
-    let service = hyper::service::service_fn(move |request| {
-        let state = AppState::new(LogContext::new(None, None, None));
-        service.clone().oneshot((state, request))
-    });
-    let (mut client, server) = tokio::io::duplex(4096);
-    let server = async move {
-        let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-        let server = TokioIo::new(server);
-        let _ = builder.serve_connection(server, service).await;
-    };
-    let client = async move {
-        let request = "GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-        client.write_all(request.as_bytes()).await.expect("sent");
-        let mut answer = String::new();
-        client.read_to_string(&mut answer).await.expect("an answer");
-        answer
-    };
-    let (answer, ()) = futures_util::join!(client, server);
+    let answer = super::common::vercel::ask(service, "GET", "/").await;
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     assert!(answer.contains("retry-after: 1\r\n"), "{answer}");
     assert!(answer.contains("\"load_shed\""), "{answer}");

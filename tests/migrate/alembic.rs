@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use antifreeze::migrate::{Around, Event};
+use antifreeze::migrate::Around;
 use lab::tools::tool;
 use tempfile::TempDir;
 
@@ -71,37 +71,8 @@ fn upgrade(lab: &Lab, project: &Path) -> Around {
 #[tokio::test]
 async fn its_upgrade_gives_way_and_is_tried_again() {
     let (lab, project) = (lab().await, project());
-    let forgetful = lab.idle_in_transaction().await;
-    let (sender, mut coming) = tokio::sync::mpsc::unbounded_channel();
     let upgrade = upgrade(&lab, project.path()).attempts(100);
-    let running = tokio::spawn(
-        upgrade
-            .on_event(move |event| {
-                let _ = sender.send(event.clone());
-            })
-            .run(),
-    );
-    let mut named = false;
-    loop {
-        match coming.recv().await.expect("it runs") {
-            Event::Blocked(blocked) => {
-                let mut by = blocked.by.iter();
-                named |= by.any(|by| by.application.as_deref() == Some("forgetful"));
-            }
-            Event::Retrying { migration, .. } if named => {
-                assert_eq!(migration, "alembic");
-                break;
-            }
-            Event::ToolHeedless { .. } => panic!("it waits for longer than it was told"),
-            _ => {}
-        }
-    }
-    forgetful
-        .batch_execute("rollback")
-        .await
-        .expect("remembered");
-    let report = running.await.expect("no panic").expect("the lock is free");
-    assert!(report.retries >= 1, "{report:?}");
+    lab.gives_way(upgrade, "alembic").await;
     let kept = "select concat_ws(' ', lock, name) from kept";
     assert_eq!(lab.value(kept).await, "600ms migrate:alembic");
     let history = "select string_agg(version_num, ' ') from alembic_version";

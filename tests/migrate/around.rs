@@ -45,39 +45,8 @@ async fn it_has_our_lock_and_time_outs() {
 #[tokio::test]
 async fn it_gives_way_is_told_of_and_tried_again() {
     let lab = lab().await;
-    let forgetful = lab.idle_in_transaction().await;
-    let (sender, mut coming) = tokio::sync::mpsc::unbounded_channel();
     let around = around(&lab, "alter table partners add column c int").attempts(100);
-    let running = tokio::spawn(
-        around
-            .on_event(move |event| {
-                let _ = sender.send(event.clone());
-            })
-            .run(),
-    );
-    let mut named = false;
-    loop {
-        match coming.recv().await.expect("it runs") {
-            Event::Blocked(blocked) => {
-                named |= blocked
-                    .by
-                    .iter()
-                    .any(|by| by.application.as_deref() == Some("forgetful"));
-                assert_eq!(blocked.relation.as_deref(), Some("partners"));
-            }
-            Event::Retrying { migration, .. } if named => {
-                assert_eq!(migration, "sh");
-                break;
-            }
-            _ => {}
-        }
-    }
-    forgetful
-        .batch_execute("rollback")
-        .await
-        .expect("remembered");
-    let report = running.await.expect("no panic").expect("the lock is free");
-    assert!(report.retries >= 1, "{report:?}");
+    lab.gives_way(around, "sh").await;
     let columns = "select count(*) from information_schema.columns where column_name = 'c'";
     assert_eq!(lab.value(columns).await, "1");
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use antifreeze::migrate::{Event, Migrations, Runner};
+use antifreeze::migrate::{Around, Event, Migrations, Runner};
 use antifreeze::{Config, Database};
 use lab::postgres::Postgres;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -93,6 +93,37 @@ impl Lab {
             .lock_timeout(LOCK_TIMEOUT)
             .backoff(short, short)
             .lock_wait(PLENTY)
+    }
+
+    /// Runs another tool that alters `partners` while somebody idles in a transaction on it:
+    /// he is named, the tool gives way and is run again until he has gone.
+    pub async fn gives_way(&self, around: Around, tool: &str) {
+        let forgetful = self.idle_in_transaction().await;
+        let (sender, mut coming) = unbounded_channel();
+        let running = around.on_event(move |event| {
+            let _ = sender.send(event.clone());
+        });
+        let running = tokio::spawn(running.run());
+        let mut named = false;
+        loop {
+            match coming.recv().await.expect("it runs") {
+                Event::Blocked(blocked) => {
+                    assert_eq!(blocked.relation.as_deref(), Some("partners"));
+                    let mut by = blocked.by.iter();
+                    named |= by.any(|by| by.application.as_deref() == Some("forgetful"));
+                }
+                Event::Retrying { migration, .. } if named => {
+                    assert_eq!(migration, tool);
+                    break;
+                }
+                Event::ToolHeedless { .. } => panic!("it waits for longer than it was told"),
+                _ => {}
+            }
+        }
+        let rolled_back = forgetful.batch_execute("rollback").await;
+        rolled_back.expect("remembered");
+        let report = running.await.expect("no panic").expect("the lock is free");
+        assert!(report.retries >= 1, "{report:?}");
     }
 
     /// A session that is not the tested one's, named `application`.
