@@ -156,7 +156,8 @@ impl Reader {
             self.folder.join("Cargo.toml"),
             self.folder.join("Cargo.lock"),
         );
-        if manifest.exists() && !lock.exists() {
+        // `cargo add` takes away what is not needed yet; what serves would be built anew.
+        if manifest.exists() && self.serving.is_none() {
             fs::copy(checkout::root().join("Cargo.lock"), lock).expect("copied");
         }
     }
