@@ -6,7 +6,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{Either, join_all, join3, select};
+use futures_util::future::{Either, join, join_all, join3, select};
 use tokio::time::{Instant, timeout_at};
 
 use crate::connection::Session;
@@ -231,19 +231,14 @@ pub fn signal(database: &Database) -> impl Future<Output = ()> + Send + use<> {
 /// ```
 pub async fn around<F: Future>(close: impl Into<Close>, serve: F) -> F::Output {
     let close: Close = close.into();
-    let told = close.clone();
-    let closes = async {
-        told_to_stop().await;
-        told.await
-    };
-    let (serve, closes) = (pin!(serve), pin!(closes));
-    match select(serve, closes).await {
-        // Whoever is at it already is waited for.
+    let mut serve = pin!(serve);
+    match select(serve.as_mut(), pin!(told_to_stop())).await {
         Either::Left((served, _)) => {
             close.await;
             served
         }
-        Either::Right((_, serve)) => serve.await,
+        // Both to their ends: the last request's may come before that of its connection.
+        Either::Right(((), serve)) => join(close.into_future(), serve).await.1,
     }
 }
 
