@@ -46,6 +46,16 @@ impl Played {
     }
 }
 
+/// Whether a wire may keep back `bytes` from tokio-postgres at the end: nothing, or the
+/// beginning of an ErrorResponse that is longer.
+pub fn may_be_held(bytes: &[u8]) -> bool {
+    let Some((&tag, rest)) = bytes.split_first() else {
+        return true;
+    };
+    let length = rest.first_chunk().map(|&field| u32::from_be_bytes(field));
+    tag == b'E' && length.is_none_or(|length| rest.len() < length as usize)
+}
+
 /// What is done to the wire before it is played.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Mode {
