@@ -34,8 +34,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 ///
 /// What is idle is closed at once. What an invocation has is left to it, since it may be
 /// about to finish, until there is just time enough, 125 of 300 ms and half a second of a
-/// longer grace, to cancel its statement and close the connection. From the beginning on nothing is kept: an invocation that is still
-/// under way, or begins, is served, and its connections are closed at its end.
+/// longer grace, to cancel its statement and close the connection. From the beginning on
+/// nothing is kept: an invocation that is still under way, or begins, is served, and its
+/// connections are closed at its end.
 ///
 /// It takes 300 ms at most, unless [`within`](Close::within) says otherwise. Who closes a
 /// second time waits for the first, and finds nothing to do.

@@ -134,8 +134,9 @@ pub struct Config {
     /// How long connecting may take. Default: `connect_timeout` of the URL, or else 10 s.
     pub connect_timeout: Duration,
     /// The server's `statement_timeout`, in whole milliseconds. Default: 30 s, unless
-    /// `options` of the URL say otherwise. Zero: the server's own. It is sent on [`Path::Direct`] alone, since poolers refuse it:
-    /// behind one, use `ALTER ROLE .. SET`.
+    /// `options` of the URL say otherwise. Zero: the server's own. It is sent on
+    /// [`Path::Direct`] alone, since poolers refuse it: behind one, use
+    /// `ALTER ROLE .. SET`.
     pub statement_timeout: Duration,
     /// The server's `idle_in_transaction_session_timeout`, which ends what no
     /// teardown could: the process was killed, the network is gone. Default: 60 s.

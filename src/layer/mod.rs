@@ -83,8 +83,8 @@ impl DatabaseLayer {
     /// How long a call may take at most; when that is reached the handler is dropped,
     /// its statements are cancelled and the caller gets a 504.
     ///
-    /// Default: on Lambda, with the feature `lambda`, what the host says (and 29 s behind API Gateway, which waits
-    /// no longer); on Vercel 300 s, its own default; elsewhere no limit.
+    /// Default: on Lambda, with the feature `lambda`, what the host says (and 29 s behind API
+    /// Gateway, which waits no longer); on Vercel 300 s, its own default; elsewhere no limit.
     pub fn max_duration(mut self, max_duration: Duration) -> Self {
         self.settings.max_duration = Some(max_duration);
         self

@@ -342,7 +342,8 @@ impl Apply<'_> {
         Err(Error::new(
             Kind::Pooler,
             "the lock is not ours any more: something between us and the server gave its session \
-             to somebody else; name the server's own endpoint in MIGRATION_DATABASE_URL",
+             to somebody else; name the server's own endpoint in MIGRATION_DATABASE_URL \
+             or as --url",
         ))
     }
 

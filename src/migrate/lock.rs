@@ -142,8 +142,8 @@ fn pooled() -> Error {
     Error::new(
         Kind::Pooler,
         "a transaction pooler lies between us and the server, and would give our lock to whoever \
-         comes next: name the server's own endpoint in MIGRATION_DATABASE_URL, or give it to the \
-         runner",
+         comes next: name the server's own endpoint in MIGRATION_DATABASE_URL or as --url, or give it \
+         to the runner",
     )
 }
 
