@@ -12,7 +12,7 @@ use antifreeze::{Config, DatabaseLayer, ErrorKind, LoadShed, connection};
 use common::{BoxError, Lab, PLENTY, at_most, lab_over_relay};
 use http::{Request, Response};
 use lab::postgres::{Installation, Postgres};
-use lab::relay::Direction;
+use lab::relay::{Direction, Relay};
 use tokio::sync::{Notify, Semaphore};
 use tower::{ServiceExt, service_fn};
 
@@ -162,6 +162,33 @@ async fn whoever_cannot_wait_is_told_when_to_come_back() {
     assert_eq!(kind_of(&error), Some(ErrorKind::LoadShed), "{error}");
 }
 
+/// There was hardly time for the last try, and it heard nothing.
+#[tokio::test]
+async fn what_the_server_said_is_told_and_not_that_time_ran_out() {
+    let (postgres, lab) = limited(0, |_| {}).await;
+    let relay = Relay::start(postgres.address()).await.expect("a relay");
+    let url = relay.url(&lab.server.url_for(ROLE));
+    let server = postgres.fresh_database().await.expect("a database");
+    let lab = Lab::over(server, &url, |_| {});
+    let work = async { connection().await.map(drop).map_err(BoxError::from) };
+    let visit = lab.database.invocation(Duration::from_secs(4), work);
+    let stall = async {
+        lab.eventually("it was refused", async |lab| {
+            lab.database.retry_after().is_some()
+        })
+        .await;
+        relay.stall();
+    };
+    let (visited, ()) = tokio::join!(visit, stall);
+    let error = visited.expect_err("it is full");
+    assert_eq!(
+        kind_of(&error),
+        Some(ErrorKind::TooManyConnections),
+        "{error}"
+    );
+    assert!(relay.counts().connections > 1, "it has tried again");
+}
+
 /// At the door the handler does not even begin.
 #[tokio::test]
 async fn at_the_door_a_request_is_turned_away() {
@@ -205,9 +232,7 @@ async fn at_the_door_a_request_is_turned_away() {
 #[tokio::test]
 async fn one_asks_for_all() {
     let (postgres, lab) = limited(0, |config| config.max_connections = 10).await;
-    let relay = lab::relay::Relay::start(postgres.address())
-        .await
-        .expect("a relay");
+    let relay = Relay::start(postgres.address()).await.expect("a relay");
     let url = relay.url(&lab.server.url_for(ROLE));
     let lab = Lab::over(
         postgres.fresh_database().await.expect("a database"),

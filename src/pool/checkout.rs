@@ -65,7 +65,7 @@ impl Pools {
         let left = || left.map(|left| left.saturating_sub(begin.elapsed()));
         let limits = &self.limits;
         // What the server said when it was last asked.
-        let mut said = None;
+        let mut said: Option<Error> = None;
         let mut wanting = None;
         loop {
             let mut came_home = pin!(pool.came_home.notified());
@@ -84,13 +84,14 @@ impl Pools {
                 Either::Left((Err(shed), _)) => {
                     observe::shed(&shed);
                     let next = shed.retry_after().unwrap_or_default();
-                    let said = said.map(|said: Error| said.with_retry_after(next));
+                    let said = said.map(|said| said.with_retry_after(next));
                     return Err(said.unwrap_or(shed));
                 }
                 Either::Right(_) => continue,
             };
             // Until it is somebody's.
             let _opening = self.opening.one();
+            let tried = Instant::now();
             match self.open(&pool, left(), attempt).await {
                 Ok(session) => {
                     let home = session.home().ok_or_else(Error::invocation_ended)?;
@@ -105,6 +106,13 @@ impl Pools {
                 }
                 // The next try is the breaker's, if there is to be one.
                 Err(error) => {
+                    // For want of time it heard nothing: what the server said before stands.
+                    let cut_short = error.kind() == ErrorKind::ConnectTimeout
+                        && tried.elapsed() < pool.config().connect_timeout;
+                    let error = match said.take() {
+                        Some(said) if cut_short => said.with_next_try(error.retry_after()),
+                        _ => error,
+                    };
                     let Some(next) = error.retry_after() else {
                         return Err(error);
                     };
