@@ -107,6 +107,7 @@
 //! what to do; its cause is its source.
 
 mod background;
+pub mod cargo;
 pub mod certificates;
 pub mod compare;
 mod error;

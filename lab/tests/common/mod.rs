@@ -11,6 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lab::cargo;
+
 /// Connects without TLS, and drives the connection on the current runtime.
 pub async fn connect(url: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
     let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await?;
@@ -48,16 +50,11 @@ pub async fn stands_still(path: &Path) -> bool {
 /// the environment, and into the same target folder, so that dependencies are built once.
 pub fn elsewhere(command: &mut Command) -> &mut Command {
     for (name, _) in env::vars_os() {
-        let ours = name.to_str().is_some_and(|name| {
-            name.starts_with("VERCEL")
-                || name.starts_with("CARGO_PKG_")
-                || name.starts_with("CARGO_BIN_")
-                || name.starts_with("CARGO_MANIFEST_")
-        });
-        if ours {
+        if name.to_string_lossy().starts_with("VERCEL") {
             command.env_remove(name);
         }
     }
+    cargo::forget_ours(command);
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
     command.env("CARGO_TARGET_DIR", target.expect("a target folder"))
 }

@@ -1,11 +1,10 @@
 //! Builds what is to be run.
 
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use lab::{Error, OrSay, Result};
 use serde_json::Value;
-use tokio::process::Command;
 
 /// Runs `cargo build` and answers where the executable is.
 ///
@@ -13,14 +12,16 @@ use tokio::process::Command;
 /// When cargo cannot be run or the build fails; what it says goes to stderr.
 pub async fn build(arguments: &[&str]) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
+    let mut command = Command::new(cargo);
+    lab::cargo::forget_ours(&mut command)
         .args([
             "build",
             "--quiet",
             "--message-format=json-render-diagnostics",
         ])
         .args(arguments)
-        .stderr(Stdio::inherit())
+        .stderr(Stdio::inherit());
+    let output = tokio::process::Command::from(command)
         .output()
         .await
         .or_say(|| "cannot run cargo")?;
