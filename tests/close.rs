@@ -4,8 +4,8 @@ mod common;
 
 use std::time::Duration;
 
-use antifreeze::{Step, connection, transaction};
-use common::{Lab, PLENTY, lab, lab_with, lease_and_return};
+use antifreeze::{Step, connection};
+use common::{Lab, PLENTY, lab, lab_with, lease_and_return, two_rows};
 use tokio::sync::oneshot;
 
 /// More than a busy machine takes.
@@ -59,14 +59,7 @@ async fn an_invocation_that_is_about_to_finish_may() {
     let lab = lab().await;
     let (inside, begun) = oneshot::channel();
     let (go_on, told) = oneshot::channel::<()>();
-    let work = lab.run(async {
-        let transaction = transaction()?.await?;
-        transaction.execute("insert into t values (1)", &[]).await?;
-        let _ = inside.send(());
-        let _ = told.await;
-        transaction.execute("insert into t values (2)", &[]).await?;
-        Ok(())
-    });
+    let work = lab.run(two_rows(inside, told));
     let close = async {
         begun.await.expect("inside");
         let close = lab.database.close().within(GRACE);

@@ -5,8 +5,8 @@ mod common;
 use std::process::{self, Command};
 use std::time::Duration;
 
-use antifreeze::{Step, shutdown, transaction};
-use common::{PLENTY, lab};
+use antifreeze::{Step, shutdown};
+use common::{PLENTY, lab, two_rows};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -18,13 +18,7 @@ async fn what_serves_may_end_while_the_last_connection_is_closed() {
     let lab = lab().await;
     let (inside, begun) = oneshot::channel();
     let (go_on, told) = oneshot::channel::<()>();
-    let work = lab.run(async {
-        let transaction = transaction()?.await?;
-        transaction.execute("insert into t values (1)", &[]).await?;
-        let _ = inside.send(());
-        let _ = told.await;
-        Ok(())
-    });
+    let work = lab.run(two_rows(inside, told));
     let stop = async {
         begun.await.expect("inside");
         let (end, ended) = oneshot::channel::<()>();
@@ -46,7 +40,7 @@ async fn what_serves_may_end_while_the_last_connection_is_closed() {
     let (worked, served) = tokio::join!(work, stop);
     worked.expect("committed");
     served.expect("served");
-    assert_eq!(lab.rows().await, 1);
+    assert_eq!(lab.rows().await, 2);
     assert!(lab.sessions().await.is_empty());
     assert_eq!(lab.outcome().steps(), [Step::Closed { acknowledged: true }]);
 }

@@ -82,7 +82,7 @@ impl Own {
             if left.is_zero() {
                 let line = format!(
                     "no slot was free for {}: {error}; or name a role in MIGRATION_DATABASE_URL \
-                     for which the server keeps some (pg_use_reserved_connections, PostgreSQL 16)",
+                     or --url for which the server keeps some (pg_use_reserved_connections, PostgreSQL 16)",
                     Rounded(limit)
                 );
                 return Err(error.saying(line));

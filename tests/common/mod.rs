@@ -12,6 +12,7 @@ use antifreeze::{Config, Database, Error, Outcome, Teardown};
 use lab::postgres::Postgres;
 use lab::relay::Relay;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -146,6 +147,20 @@ impl Lab {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
+}
+
+/// Two rows in one transaction. Between them it says that it is `inside`, and waits to be
+/// `told`.
+pub async fn two_rows(
+    inside: oneshot::Sender<()>,
+    told: oneshot::Receiver<()>,
+) -> Result<(), BoxError> {
+    let transaction = antifreeze::transaction()?.await?;
+    transaction.execute("insert into t values (1)", &[]).await?;
+    let _ = inside.send(());
+    let _ = told.await;
+    transaction.execute("insert into t values (2)", &[]).await?;
+    Ok(())
 }
 
 /// The work of an invocation that only touches a connection.
