@@ -1,14 +1,14 @@
-//! A socket that several can look at.
+//! A socket, and a view of it for those who only look.
 //!
-//! TLS and the wire own the stream; teardown has to peek at the very same socket
-//! and to shut it down. A duplicated descriptor would keep the connection open
-//! after the first was closed, so both share one.
+//! The wire owns the stream, below TLS or not; teardown peeks at the very same socket. A
+//! duplicated descriptor would keep the connection open after the wire has closed it, so
+//! the view does not keep it: what the wire drops is closed.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -19,11 +19,19 @@ use tokio::net::TcpStream;
 use tokio::net::UnixStream;
 
 /// A connected socket.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) enum Socket {
     Tcp(Arc<TcpStream>),
     #[cfg(unix)]
     Unix(Arc<UnixStream>),
+}
+
+/// A view of a [`Socket`] that does not keep it open.
+#[derive(Debug, Clone)]
+pub(crate) enum SocketView {
+    Tcp(Weak<TcpStream>),
+    #[cfg(unix)]
+    Unix(Weak<UnixStream>),
 }
 
 /// After so long a silence the kernel asks whether the other side is still there: well
@@ -122,8 +130,40 @@ macro_rules! either {
     };
 }
 
-impl Socket {
+impl SocketView {
+    /// The socket, until its owner closes it.
+    fn socket(&self) -> Option<Socket> {
+        match self {
+            SocketView::Tcp(stream) => stream.upgrade().map(Socket::Tcp),
+            #[cfg(unix)]
+            SocketView::Unix(stream) => stream.upgrade().map(Socket::Unix),
+        }
+    }
+
     pub(crate) fn peek(&self) -> Peek {
+        self.socket().map_or(Peek::Closed, |socket| socket.peek())
+    }
+
+    /// Has the kernel reset the connection when the socket is closed, instead of sending
+    /// what is still unsent: a server that writes hears of a reset, and of a mere end not
+    /// before it reads.
+    pub(crate) fn reset_when_closed(&self) {
+        if let Some(socket) = self.socket() {
+            let _ = either!(&socket, stream => SockRef::from(&**stream).set_linger(Some(Duration::ZERO)));
+        }
+    }
+}
+
+impl Socket {
+    pub(crate) fn view(&self) -> SocketView {
+        match self {
+            Socket::Tcp(stream) => SocketView::Tcp(Arc::downgrade(stream)),
+            #[cfg(unix)]
+            Socket::Unix(stream) => SocketView::Unix(Arc::downgrade(stream)),
+        }
+    }
+
+    fn peek(&self) -> Peek {
         let mut byte = [MaybeUninit::uninit()];
         loop {
             let peeked = either!(self, stream => SockRef::from(&**stream).peek(&mut byte));
@@ -137,11 +177,6 @@ impl Socket {
                 },
             };
         }
-    }
-
-    /// Closes the connection in both directions, at once and for every owner.
-    pub(crate) fn shut_down(&self) {
-        let _ = either!(self, stream => SockRef::from(&**stream).shutdown(Shutdown::Both));
     }
 }
 

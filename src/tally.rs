@@ -17,6 +17,10 @@ impl Tally {
         One(self.clone())
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        *self.0.borrow() == 0
+    }
+
     /// Waits until there are none.
     pub(crate) async fn none(&self) {
         // It fails only if nobody counts any more.

@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use antifreeze::{ConnectionLifetime, connection, invocation, transaction};
-use common::{BoxError, Lab, PLENTY, at_most, lab_with, lease_and_return};
+use common::{BoxError, Lab, PLENTY, at_most, lab_over_relay, lab_with, lease_and_return};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -161,6 +161,30 @@ async fn a_checkout() {
             assert!(done, "after {POLLS} polls it has not ended");
         }
     }
+}
+
+/// The server has let us in, and its word is still on the way: it has a session already.
+#[tokio::test]
+async fn a_session_that_nobody_waited_for_is_closed() {
+    let (lab, relay) = lab_over_relay(|config| {
+        config.lifetime = ConnectionLifetime::PerInvocation;
+    })
+    .await;
+    relay.delay(Duration::from_millis(200));
+    lab.run(async {
+        let mut asking = Box::pin(connection());
+        let there = lab.eventually("the server has a session", async |lab| {
+            lab.sessions().await == ["idle"]
+        });
+        tokio::select! {
+            _ = &mut asking => panic!("it takes a round trip more"),
+            () = there => {}
+        }
+        Ok(())
+    })
+    .await
+    .expect("fine");
+    assert!(lab.sessions().await.is_empty());
 }
 
 /// Waiting for a connection that others have, dropped while it waits.

@@ -7,6 +7,7 @@
 
 mod dial;
 mod found;
+mod half_open;
 mod login;
 mod place;
 mod progress;
@@ -24,12 +25,13 @@ use tokio_postgres::tls::TlsConnect;
 
 pub(crate) use dial::Target;
 use found::Found;
+use half_open::HalfOpen;
 use login::Logins;
 pub(crate) use progress::{Manner, Progress};
 
 use crate::config::{ChannelBinding, Config, Path, TlsMode};
 use crate::error::{Error, ErrorKind, Goal, Phase, Result};
-use crate::net::Socket;
+use crate::net::{Socket, SocketView};
 use crate::observe;
 use crate::tls;
 use crate::wire::{Guard, Refusal, Stream, Transport, Wire};
@@ -57,7 +59,7 @@ pub(crate) struct Opened {
     pub(crate) client: tokio_postgres::Client,
     pub(crate) connection: tokio_postgres::Connection<Stream, Stream>,
     pub(crate) wire: Wire,
-    pub(crate) socket: Socket,
+    pub(crate) socket: SocketView,
     pub(crate) target: Target,
     /// What lies in between, as the configuration says or the server has shown.
     pub(crate) path: Path,
@@ -83,13 +85,18 @@ impl Connector {
     /// Connects and authenticates, within the configured time and at most three
     /// quarters of what is `left`. What can heal is tried again, unless it is to be tried
     /// `once`.
-    pub(crate) async fn open(&self, left: Option<Duration>, once: bool) -> Result<Opened> {
+    pub(crate) async fn open(
+        &self,
+        left: Option<Duration>,
+        once: bool,
+        manner: Manner<'_>,
+    ) -> Result<Opened> {
         let time = Time::new(self.config.connect_timeout, left);
         let mut backoff = retry::backoff();
         let mut logins = Logins::new(&self.config);
         loop {
             let sent = self.found.takes_settings();
-            let error = match self.start(&time, &mut logins, Manner::USUAL).await {
+            let error = match self.start(&time, &mut logins, manner).await {
                 Ok(opened) => return Ok(opened),
                 Err(error) => error,
             };
@@ -183,7 +190,8 @@ impl Connector {
             .map_err(|error| Error::not_connected(target.dialled(), error))?;
         let round_trip = begin.elapsed();
         (manner.watch)(Progress::Dialled { target, round_trip });
-        let way = timeout_at(time.until, self.encrypt(target, socket.clone(), manner))
+        let view = socket.view();
+        let way = timeout_at(time.until, self.encrypt(target, socket, manner))
             .await
             .map_err(|_| took(Phase::Tls, time.whole()))??;
         let config = &self.config;
@@ -191,6 +199,7 @@ impl Connector {
         let safe = way.verified || is_here(target);
         let unnamed = config.path == Path::TransactionPooler && !manner.named;
         let (wire, stream) = Wire::new(way.transport, way.binding, unnamed);
+        let half_open = HalfOpen::new(wire.clone(), manner.leaving);
         let tls = config.tls.clone();
         wire.guard(Guard::new(move |method| tls.permits(method, safe), bound));
 
@@ -229,11 +238,12 @@ impl Connector {
             .map_err(|why| Error::new(ErrorKind::Unreachable, format!("{target} {why}")))?;
         let parameter = |name: &str| connection.parameter(name);
         let path = self.found.path(config, target, parameter, &wire);
+        half_open.done();
         Ok(Opened {
             client,
             connection,
             wire,
-            socket,
+            socket: view,
             target: target.clone(),
             path,
             round_trip,

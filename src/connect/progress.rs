@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Target;
+use crate::tally::Tally;
 use crate::tls::Encrypted;
 
 /// A step that was taken.
@@ -30,11 +31,14 @@ pub(crate) struct Manner<'a> {
     /// Named statements are sent as they are, whatever the path.
     pub(crate) named: bool,
     pub(crate) watch: &'a (dyn Fn(Progress<'_>) + Send + Sync),
+    /// Counts what was given up half-way, until the server has closed it.
+    pub(crate) leaving: Option<&'a Tally>,
 }
 
 impl Manner<'_> {
     pub(crate) const USUAL: Manner<'static> = Manner {
         named: false,
         watch: &|_| {},
+        leaving: None,
     };
 }

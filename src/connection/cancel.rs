@@ -33,9 +33,9 @@ pub(super) async fn request(
         match transport.read(&mut answer).await {
             Ok(0) => return Ok(()),
             Ok(_) => {}
-            // The server closes without ceremony, and TLS calls that an error.
+            // The server closes without ceremony, and TLS calls that an error. A reset is
+            // no answer: whatever lies in between may have sent it.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
             Err(error) => return Err(lost(error)),
         }
     }

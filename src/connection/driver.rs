@@ -17,7 +17,6 @@ use std::task::{Context, Poll, Waker};
 use tokio::sync::Notify;
 use tokio_postgres::{AsyncMessage, Client, Connection};
 
-use crate::net::Socket;
 use crate::observe;
 use crate::wire::{Snapshot, Stream, Wire};
 
@@ -48,7 +47,6 @@ impl Driver {
         connection: Connection<Stream, Stream>,
         client: &Arc<tokio::sync::Mutex<Client>>,
         wire: Wire,
-        socket: Socket,
         on_end: impl FnOnce() + Send + 'static,
     ) -> Driver {
         let shared = Arc::new(Shared {
@@ -61,7 +59,6 @@ impl Driver {
         });
         tokio::spawn(drive(End {
             shared: Arc::clone(&shared),
-            socket,
             over: false,
             on_end: Some(on_end),
         }));
@@ -182,7 +179,6 @@ async fn drive<F: FnOnce()>(mut end: End<F>) {
 /// dropped and the task with it.
 struct End<F: FnOnce()> {
     shared: Arc<Shared>,
-    socket: Socket,
     over: bool,
     on_end: Option<F>,
 }
@@ -193,9 +189,9 @@ impl<F: FnOnce()> Drop for End<F> {
         if self.over {
             // Say goodbye; a teardown can still wait for the server's answer.
             self.shared.wire.end();
-        } else if self.shared.wire.cut() {
+        } else {
             // Nothing will ever move on this socket again: its runtime is gone.
-            self.socket.shut_down();
+            self.shared.wire.cut();
         }
         drop(connection);
         self.shared.decided.notify_waiters();

@@ -15,8 +15,8 @@ use tokio::time::timeout;
 use tokio_postgres::{Client, Statement};
 
 use crate::config::Path;
-use crate::connect::{Connector, Opened, Target};
-use crate::net::{Peek, Socket};
+use crate::connect::{Connector, Manner, Opened, Target};
+use crate::net::{Peek, SocketView};
 use crate::tally::Tally;
 use crate::wire::{Snapshot, Wire};
 use driver::Driver;
@@ -33,14 +33,15 @@ pub(crate) struct Session {
     client: Arc<Mutex<Client>>,
     driver: Driver,
     wire: Wire,
-    socket: Socket,
+    socket: SocketView,
     target: Target,
     path: Path,
     connector: Arc<Connector>,
     statements: Statements,
     opened: SystemTime,
     round_trip: Duration,
-    /// CancelRequests of the user's that are on their way.
+    /// CancelRequests, ours and the user's, that are on their way. One that was not seen to
+    /// its end stays among them: nobody knows when it will arrive.
     cancelling: AtomicUsize,
     /// Questions of our own that the server has not answered yet.
     own: Tally,
@@ -58,6 +59,7 @@ impl Session {
         connector: &Arc<Connector>,
         left: Option<Duration>,
         once: bool,
+        manner: Manner<'_>,
         now: SystemTime,
         on_end: impl FnOnce() + Send + 'static,
     ) -> crate::Result<Arc<Session>> {
@@ -69,9 +71,9 @@ impl Session {
             target,
             path,
             round_trip,
-        } = connector.open(left, once).await?;
+        } = connector.open(left, once, manner).await?;
         let client = Arc::new(Mutex::new(client));
-        let driver = Driver::spawn(connection, &client, wire.clone(), socket.clone(), on_end);
+        let driver = Driver::spawn(connection, &client, wire.clone(), on_end);
         Ok(Arc::new(Session {
             client,
             driver,
@@ -136,7 +138,7 @@ impl Session {
 
     /// The connection has ended, and its driver with it or soon.
     pub(crate) fn is_over(&self) -> bool {
-        self.driver.is_over() || self.wire.snapshot().dismissed
+        self.driver.is_over() || self.wire.snapshot().is_over()
     }
 
     /// Waits until nothing is under way, or the connection is at its end.
@@ -145,7 +147,8 @@ impl Session {
     }
 
     /// Asks the server to cancel what it does, and waits until it has taken the
-    /// request. False if it cannot be asked.
+    /// request. False if it cannot be asked. Where that is not known, the session
+    /// [is being cancelled](Session::is_being_cancelled) from then on.
     pub(crate) async fn cancel(&self, limit: Duration) -> bool {
         let Some(key) = self.wire.key() else {
             return false;
@@ -153,8 +156,13 @@ impl Session {
         if !self.path.takes_cancel() {
             return false;
         }
+        self.cancelling.fetch_add(1, Ordering::AcqRel);
         let cancel = cancel::request(&self.connector, &self.target, key);
-        matches!(timeout(limit, cancel).await, Ok(Ok(())))
+        let taken = matches!(timeout(limit, cancel).await, Ok(Ok(())));
+        if taken {
+            self.cancelling.fetch_sub(1, Ordering::AcqRel);
+        }
+        taken
     }
 
     /// Asks without anybody waiting, for when a teardown has run out of time. It can hit
@@ -182,9 +190,7 @@ impl Session {
         });
     }
 
-    /// The same for the user, if he still `has` the connection. While the request is
-    /// on its way the connection cannot be handed on, for it might hit the next one's
-    /// statement; and never again if nobody waited until the server had taken it.
+    /// The same for the user, if he still `has` the connection.
     pub(crate) async fn cancel_for_user(
         &self,
         has: impl FnOnce() -> bool,
@@ -203,7 +209,8 @@ impl Session {
         taken || !has
     }
 
-    /// A CancelRequest of the user's may be on its way.
+    /// A CancelRequest may be on its way. The connection must not be handed on: it would
+    /// hit the next one's statement.
     pub(crate) fn is_being_cancelled(&self) -> bool {
         self.cancelling.load(Ordering::Acquire) > 0
     }
@@ -216,11 +223,28 @@ impl Session {
         timeout(limit, self.wire.closed()).await.ok()
     }
 
-    /// Lets nothing more pass through the socket. The end of file that this makes is
-    /// not the server's.
+    /// Closes the socket, without waiting: what the server has not said by now does not
+    /// count.
     pub(crate) fn shut_down(&self) {
         self.wire.give_up();
-        self.socket.shut_down();
+    }
+
+    /// Ends the session without waiting for anything, for when nobody will: a server that
+    /// has all our questions behind it is told goodbye; one that still answers is told by
+    /// a reset, and its statement is cancelled by a task. True if the goodbye was said,
+    /// and the server's end of file can be waited for.
+    pub(crate) fn end_at_once(&self) -> bool {
+        let snapshot = self.wire.snapshot();
+        let runs = !snapshot.settled && !snapshot.gone && !snapshot.copying_in;
+        self.end();
+        // A pooler that loses its client knows no more what there is to cancel.
+        if !runs || self.path != Path::Direct {
+            return true;
+        }
+        self.cancel_detached();
+        self.socket.reset_when_closed();
+        self.shut_down();
+        false
     }
 
     /// Takes the connection away from whoever has it, without waiting.

@@ -44,7 +44,7 @@ async fn tracks_statements(config: &Config) -> Result<bool> {
     let database = Database::new(config.clone())?;
     let manner = Manner {
         named: true,
-        watch: &|_| {},
+        ..Manner::USUAL
     };
     let session = Session::open_in(&database, manner).await?;
     // In one transaction it is one server.

@@ -71,8 +71,8 @@ pub(super) async fn reach(ways: &Ways, findings: &Findings<'_>) -> Option<(Sessi
         findings.add(check);
     };
     let manner = Manner {
-        named: false,
         watch: &watch,
+        ..Manner::USUAL
     };
     let mut full = |error: &Error| findings.add(no_slot(error));
     match ways.open_in(manner, &mut full).await {

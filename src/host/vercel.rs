@@ -66,9 +66,9 @@ where
             let _ = resting.await;
         });
         request.extensions_mut().insert(invocation.clone());
-        let inner = &mut self.inner;
+        let (inner, method) = (&mut self.inner, request.method().clone());
         VercelFuture {
-            response: ResponseFuture::new(invocation, self.settings.clone(), || {
+            response: ResponseFuture::new(invocation, self.settings.clone(), &method, || {
                 inner.call((state, request))
             }),
         }

@@ -11,7 +11,7 @@ use super::{Caller, Connection, Held, Inner, Phase, Scope, State};
 use crate::connection::Home;
 use crate::error::{Error, Result};
 use crate::pool::Lease;
-use crate::teardown::{at_rest, rest};
+use crate::teardown::{Outcome, at_rest, close, rest};
 
 impl Inner {
     pub(super) async fn checkout(self: &Arc<Self>, caller: Caller) -> Result<Connection> {
@@ -22,7 +22,7 @@ impl Inner {
             }
             let pools = self.database.pools();
             let whole = self.deadline.whole();
-            let (lease, home) = pools.checkout(self.left(), whole).await?;
+            let (lease, home) = pools.checkout(self.left(), whole, &self.leaving).await?;
             self.give_out(lease, home, &mut asking)
         };
         // A checkout must not outlive the invocation: what it opens would stay behind.
@@ -119,7 +119,7 @@ impl Inner {
             drop(state);
             match lease.place() {
                 Some(place) => lease.keep(home, place),
-                None => lease.session.end(),
+                None => self.leave(lease),
             }
             return Err(Error::invocation_ended());
         }
@@ -129,6 +129,15 @@ impl Inner {
         state.leases.push(Held { number, lease });
         asking.done(&mut state);
         Ok(Connection::new(self, number, session, home))
+    }
+
+    /// Closes a connection that came too late to be anybody's.
+    fn leave(&self, lease: Lease) {
+        let (leaving, budget) = (self.leaving.one(), self.budget());
+        tokio::spawn(async move {
+            close(&lease.session, Outcome::default(), &budget).await;
+            drop((lease, leaving));
+        });
     }
 
     /// A connection was dropped. At rest it is free for others at once; else it

@@ -1,7 +1,7 @@
 //! The end of an invocation: everything that it used is brought to rest.
 
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +11,10 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::error::Severity;
 
+use super::tasks::cut_off;
 use super::transaction::{self, Shared};
-use super::{Held, Hook, Inner, Invocation, Phase, Scope};
-use crate::connection::Session;
+use super::{Hook, Inner, Invocation, Phase, Scope, State};
+use crate::connection::{Home, Session};
 use crate::error::{Error, Result};
 use crate::net::Peek;
 use crate::observe;
@@ -42,6 +43,7 @@ impl Invocation {
             || !state.deferred.is_empty()
             || !state.after.is_empty()
             || state.asking > 0
+            || !inner.leaving.is_empty()
         {
             return false;
         }
@@ -71,7 +73,9 @@ impl Invocation {
     /// Ends the invocation: tasks, clean-ups, transaction, connections, hooks.
     pub(crate) async fn finish(&self, success: bool) -> Finished {
         let finished = self.finish_transaction_after_tasks(success).await;
-        self.rest(|_| true).await;
+        self.rest(Which::All).await;
+        let leaving = self.inner.leaving.none();
+        let _ = timeout(self.inner.budget().step(), leaving).await;
         self.run(After).await;
         self.inner.state().guard = None;
         finished
@@ -79,16 +83,21 @@ impl Invocation {
 
     async fn finish_transaction_after_tasks(&self, success: bool) -> Finished {
         let inner = &self.inner;
+        self.end_tasks().await;
+        self.run(Deferred).await;
+        inner.close_gate();
+        // What was started while the clean-ups ran.
+        self.end_tasks().await;
+        inner.asked(inner.budget().grace()).await;
+        self.end_transaction(success).await
+    }
+
+    async fn end_tasks(&self) {
+        let inner = &self.inner;
         inner.tasks.abort();
         if !inner.tasks.gone(inner.budget().grace()).await {
             observe::cleanup_failed(&inner.request_id, "task", "it does not yield");
         }
-        self.run(Deferred).await;
-        inner.close_gate();
-        // What was started while the clean-ups ran.
-        inner.tasks.abort();
-        inner.asked(inner.budget().grace()).await;
-        self.end_transaction(success).await
     }
 
     /// Ends what has to be decided before the head of a response whose body goes on
@@ -100,7 +109,7 @@ impl Invocation {
             Err(_) => drop(self.finish(false).await),
             // The body has its own connections; those that are home hold locks for
             // nobody.
-            Ok(()) => self.rest(|session| session.home().is_some()).await,
+            Ok(()) => self.rest(Which::Home).await,
         }
         finished
     }
@@ -112,32 +121,32 @@ impl Invocation {
             return Ok(());
         };
         let failed = std::mem::replace(&mut self.inner.state().failed, true);
-        let in_use = Arc::strong_count(&shared) > 1;
-        match success && !failed {
+        if !success || failed {
             // Dropped here, it goes home, and teardown rolls it back.
-            false => Ok(()),
-            true if in_use => Err(transaction::in_use()),
-            true => commit(&shared, &self.inner.budget()).await,
+            return Ok(());
+        }
+        match Arc::try_unwrap(shared) {
+            Err(_) => Err(transaction::in_use()),
+            Ok(shared) if shared.was_cut_off() => Err(transaction::cut_off()),
+            Ok(shared) => commit(&shared, &self.inner.budget()).await,
         }
     }
 
     /// Brings those leases to rest, in parallel. Each stays with the invocation until
     /// it is, so that none is forgotten if this is dropped halfway.
-    async fn rest(&self, which: impl Fn(&Session) -> bool) {
+    async fn rest(&self, which: Which) {
         let inner = &self.inner;
         let budget = inner.budget();
-        let leases: Vec<_> = {
-            let state = inner.state();
-            let those = |held: &&Held| which(&held.lease.session);
-            let lease = |held: &Held| (held.number, Arc::clone(&held.lease.session));
-            state.leases.iter().filter(those).map(lease).collect()
-        };
-        let rests = leases.into_iter().map(async |(number, session)| {
+        let rests = inner.to_rest(which).into_iter().map(async |resting| {
+            let Resting {
+                number,
+                session,
+                home,
+                place,
+            } = resting;
             let (began, before) = (Instant::now(), session.wire().round_trips());
-            let place = inner.place(number);
             let config = inner.database.config();
             let room = &inner.database.pools().limits().room;
-            let home = session.home();
             let rested = rest(&session, home, place.is_some(), config, room, &budget).await;
             let round_trips = session.wire().round_trips() - before;
             let Some(lease) = inner.release(number) else {
@@ -153,26 +162,30 @@ impl Invocation {
     }
 
     /// Runs hooks one after the other, each within its time and guarded.
-    async fn run(&self, which: impl Which) {
+    async fn run(&self, hooks: impl Hooks) {
         loop {
-            let Some(hook) = which.next(&self.inner) else {
+            let Some(hook) = hooks.next(&self.inner) else {
                 return;
             };
             let limit = self.inner.budget().step();
             let scope = Scope::around(self.clone());
-            let hook = AssertUnwindSafe(scope.run(hook)).catch_unwind();
-            let why = match timeout(limit, hook).await {
+            let mut hook = Box::pin(AssertUnwindSafe(scope.run(hook)).catch_unwind());
+            let why = match timeout(limit, &mut hook).await {
                 Ok(Ok(())) => continue,
                 Ok(Err(_)) => "it panicked",
                 Err(_) => "it took too long",
             };
-            observe::cleanup_failed(&self.inner.request_id, which.name(), why);
+            let _ = cut_off(|| catch_unwind(AssertUnwindSafe(|| drop(hook))));
+            observe::cleanup_failed(&self.inner.request_id, hooks.name(), why);
         }
     }
 
     /// Whoever was to end the invocation is being dropped: what can be done without
     /// waiting is done, and the rest is left to a task that may not get to run.
     pub(crate) fn abandon(&self, say: fn(&str, usize)) {
+        if self.try_finish() {
+            return;
+        }
         let inner = &self.inner;
         inner.close_gate();
         inner.tasks.abort();
@@ -190,15 +203,24 @@ impl Invocation {
             return;
         }
         say(&inner.request_id, leases.len());
-        for held in &leases {
-            held.lease.session.end();
+        let mut closing = Vec::with_capacity(leases.len());
+        for held in leases {
+            if held.lease.session.end_at_once() {
+                closing.push(held);
+            } else {
+                let outcome = Outcome::closed_unheard();
+                inner.report(&held.lease.session, outcome, false, 0, Instant::now());
+            }
         }
         drop(shared);
+        if closing.is_empty() {
+            return;
+        }
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let invocation = self.clone();
             runtime.spawn(async move {
                 let budget = Budget::new(None, invocation.inner.database.pools().round_trip());
-                let closes = leases.into_iter().map(async |held| {
+                let closes = closing.into_iter().map(async |held| {
                     let began = Instant::now();
                     let session = &held.lease.session;
                     let rested = close(session, Outcome::default(), &budget).await;
@@ -213,10 +235,29 @@ impl Invocation {
 }
 
 impl Inner {
-    fn place(&self, number: u64) -> Option<Place> {
-        let state = self.state();
-        let held = state.leases.iter().find(|held| held.number == number)?;
-        held.lease.place()
+    /// Takes those leases for resting. From here on nobody can lease them again, nor
+    /// cancel anything by a number that was given out before.
+    fn to_rest(&self, which: Which) -> Vec<Resting> {
+        let mut state = self.state();
+        let State {
+            leases, next_lease, ..
+        } = &mut *state;
+        let mut resting = Vec::with_capacity(leases.len());
+        for held in leases {
+            let home = held.lease.session.home();
+            if home.is_none() && which == Which::Home {
+                continue;
+            }
+            held.number = *next_lease;
+            *next_lease += 1;
+            resting.push(Resting {
+                number: held.number,
+                session: Arc::clone(&held.lease.session),
+                home,
+                place: held.lease.place(),
+            });
+        }
+        resting
     }
 
     fn release(&self, number: u64) -> Option<Lease> {
@@ -306,8 +347,26 @@ pub(super) fn is_final(error: &tokio_postgres::Error) -> bool {
     severity == Some(Severity::Error)
 }
 
+/// Which leases are brought to rest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    All,
+    /// Those that nobody uses.
+    Home,
+}
+
+/// A lease that is being brought to rest.
+struct Resting {
+    number: u64,
+    session: Arc<Session>,
+    /// Its client, if nobody uses it.
+    home: Option<Home>,
+    /// Where it is to be kept, if it is.
+    place: Option<Place>,
+}
+
 /// Which hooks are run.
-trait Which {
+trait Hooks {
     fn next(&self, inner: &Inner) -> Option<Hook>;
     fn name(&self) -> &'static str;
 }
@@ -316,7 +375,7 @@ trait Which {
 /// their making.
 struct Deferred;
 
-impl Which for Deferred {
+impl Hooks for Deferred {
     fn next(&self, inner: &Inner) -> Option<Hook> {
         inner.state().deferred.pop()
     }
@@ -329,7 +388,7 @@ impl Which for Deferred {
 /// In the order of their registration.
 struct After;
 
-impl Which for After {
+impl Hooks for After {
     fn next(&self, inner: &Inner) -> Option<Hook> {
         let after = &mut inner.state().after;
         (!after.is_empty()).then(|| after.remove(0))
@@ -343,6 +402,6 @@ impl Which for After {
 /// Drops `future` without letting a panic of its destructors get away.
 pub(super) fn drop_guarded<F: Future>(future: Pin<&mut Option<F>>) -> bool {
     let mut future = future;
-    let dropped = std::panic::catch_unwind(AssertUnwindSafe(|| future.set(None)));
+    let dropped = catch_unwind(AssertUnwindSafe(|| future.set(None)));
     dropped.is_ok()
 }

@@ -36,6 +36,7 @@ use crate::database::Database;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::pool::Lease;
+use crate::tally::Tally;
 use crate::teardown::Budget;
 use tasks::Tasks;
 use transaction::Slot;
@@ -76,6 +77,8 @@ struct Inner {
     gate: Notify,
     /// A checkout is done.
     asked: Notify,
+    /// Connections that nobody came to have, until the server has closed them.
+    leaving: Tally,
 }
 
 #[derive(Default)]
@@ -122,6 +125,7 @@ impl Invocation {
                 state: Mutex::default(),
                 gate: Notify::new(),
                 asked: Notify::new(),
+                leaving: Tally::default(),
             }),
         }
     }

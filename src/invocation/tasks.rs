@@ -1,11 +1,15 @@
 //! Tasks that belong to an invocation.
 
+use std::cell::Cell;
 use std::future::Future;
-use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use pin_project_lite::pin_project;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
@@ -22,6 +26,73 @@ pub(super) struct Tasks {
 struct Running {
     count: AtomicUsize,
     none: Notify,
+    aborted: AtomicBool,
+}
+
+thread_local! {
+    static CUT_OFF: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Drops work that was not done: the transaction of the invocation must not be committed
+/// if the work held it.
+pub(super) fn cut_off<R>(drop: impl FnOnce() -> R) -> R {
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            CUT_OFF.set(self.0);
+        }
+    }
+    let _before = Before(CUT_OFF.replace(true));
+    drop()
+}
+
+/// Whether what is being dropped on this thread belongs to work that was not done: it was
+/// [`cut_off`], or it panicked.
+pub(super) fn is_cut_off() -> bool {
+    CUT_OFF.get() || std::thread::panicking()
+}
+
+pin_project! {
+    /// The future of a task. If the task is aborted at the end of the invocation, or
+    /// panics, the future is [`cut_off`]. Where the user aborts it, that is the user's
+    /// decision, as with a future that is dropped.
+    struct Task<F> {
+        #[pin]
+        future: Option<F>,
+        // Dropped last.
+        counted: Counted,
+    }
+
+    impl<F> PinnedDrop for Task<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            match this.counted.0.aborted.load(Ordering::Acquire) {
+                true => cut_off(|| this.future.set(None)),
+                false => this.future.set(None),
+            }
+        }
+    }
+}
+
+impl<F: Future> Future for Task<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let mut this = self.project();
+        let future = this.future.as_mut().as_pin_mut();
+        let future = future.expect("a task is not polled once it is done");
+        match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(done) => {
+                this.future.set(None);
+                done
+            }
+            Err(panic) => {
+                cut_off(|| this.future.set(None));
+                resume_unwind(panic)
+            }
+        }
+    }
 }
 
 /// A task counts until its future has been dropped, and with it what it held.
@@ -41,10 +112,9 @@ impl Tasks {
         F: Future<Output: Send + 'static> + Send + 'static,
     {
         self.running.count.fetch_add(1, Ordering::AcqRel);
-        let counted = Counted(Arc::clone(&self.running));
-        let task = tokio::spawn(async move {
-            let _counted = counted;
-            future.await
+        let task = tokio::spawn(Task {
+            future: Some(future),
+            counted: Counted(Arc::clone(&self.running)),
         });
         let mut started = self.started();
         started.retain(|task| !task.is_finished());
@@ -59,6 +129,7 @@ impl Tasks {
 
     /// Aborts what still runs.
     pub(super) fn abort(&self) {
+        self.running.aborted.store(true, Ordering::Release);
         for task in self.started().drain(..) {
             task.abort();
         }

@@ -7,7 +7,7 @@ use std::ops::Deref;
 use std::panic::Location;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use tokio_postgres::Client;
 pub use tokio_postgres::IsolationLevel;
 
+use super::tasks::is_cut_off;
 use super::{Caller, Connection, Invocation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::residue::SET_LOCAL;
@@ -28,6 +29,14 @@ pub(super) struct Shared {
     pub(super) connection: Connection,
     begin: String,
     savepoints: AtomicU64,
+    /// Work that used it was not done.
+    cut_off: AtomicBool,
+}
+
+impl Shared {
+    pub(super) fn was_cut_off(&self) -> bool {
+        self.cut_off.load(Ordering::Acquire)
+    }
 }
 
 impl Slot {
@@ -129,6 +138,7 @@ impl TransactionBuilder {
             connection,
             begin,
             savepoints: AtomicU64::new(0),
+            cut_off: AtomicBool::new(false),
         });
         *slot = Some(Arc::clone(&shared));
         Ok(Transaction(shared))
@@ -206,6 +216,14 @@ impl Transaction {
         self.batch_execute(&begin).await?;
         savepoint.ended = false;
         Ok(savepoint)
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if is_cut_off() {
+            self.0.cut_off.store(true, Ordering::Release);
+        }
     }
 }
 
@@ -301,6 +319,14 @@ pub(super) fn in_use() -> Error {
     Error::caused(
         ErrorKind::TransactionInUse,
         "the transaction was still in use when the handler returned, and was rolled back",
+    )
+}
+
+pub(super) fn cut_off() -> Error {
+    Error::caused(
+        ErrorKind::TransactionInUse,
+        "work that used the transaction was cut off before it was done, so the transaction was \
+         rolled back",
     )
 }
 

@@ -69,11 +69,10 @@ impl<R> Body<R> {
                     body: Some(body),
                     kept: None,
                     scope: Scope::around(invocation.clone()),
-                    invocation,
                     _watch: watch,
                     waits: Mutex::new(Waits {
                         cutoff: cutoff.map(Box::pin),
-                        teardown: None,
+                        ending: Ending::new(invocation, observe::hung_up),
                     }),
                     error: None,
                     panic: Mutex::new(None),
@@ -144,7 +143,6 @@ pin_project! {
         body: Option<R>,
         kept: Option<Frame<Bytes>>,
         scope: Scope,
-        invocation: Invocation,
         _watch: Option<Watch>,
         // Never locked but through `&mut`: it makes the whole `Sync`, as the runners ask.
         waits: Mutex<Waits>,
@@ -156,19 +154,69 @@ pin_project! {
     impl<R> PinnedDrop for Held<R> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            if !*this.done {
-                let _ = this.scope.enter(|| {
-                    catch_unwind(AssertUnwindSafe(|| this.body.set(None)))
-                });
-                this.invocation.abandon(observe::hung_up);
-            }
+            let _ = this.scope.enter(|| {
+                catch_unwind(AssertUnwindSafe(|| this.body.set(None)))
+            });
         }
     }
 }
 
 struct Waits {
     cutoff: Option<Pin<Box<Sleep>>>,
+    ending: Ending,
+}
+
+/// The end of an invocation whose response needs no more deciding. Dropped before it is
+/// done, it does what can be done at once.
+pub(super) struct Ending {
+    invocation: Invocation,
     teardown: Option<Pin<Box<dyn Future<Output = Finished> + Send>>>,
+    abandoned: fn(&str, usize),
+    done: bool,
+}
+
+impl Ending {
+    /// What is left undone is told to `abandoned`.
+    pub(super) fn new(invocation: Invocation, abandoned: fn(&str, usize)) -> Self {
+        Ending {
+            invocation,
+            teardown: None,
+            abandoned,
+            done: false,
+        }
+    }
+}
+
+impl Future for Ending {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.done {
+            let invocation = self.invocation.clone();
+            let teardown = self
+                .teardown
+                .get_or_insert_with(|| Box::pin(async move { invocation.finish(false).await }));
+            let _ = ready!(teardown.as_mut().poll(cx));
+            self.teardown = None;
+            self.done = true;
+        }
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if !self.done {
+            self.teardown = None;
+            self.invocation.abandon(self.abandoned);
+        }
+    }
+}
+
+/// Drops what belongs to an invocation inside its scope. A panic of its destructors goes
+/// no further.
+pub(super) fn drop_inside<T>(scope: &Scope, what: T) {
+    let _ = scope.enter(|| catch_unwind(AssertUnwindSafe(|| drop(what))));
 }
 
 impl<R> Held<R>
@@ -213,12 +261,7 @@ where
             waits.cutoff = None;
         }
         if !*this.done {
-            let invocation = this.invocation.clone();
-            let teardown = waits
-                .teardown
-                .get_or_insert_with(|| Box::pin(async move { invocation.finish(false).await }));
-            let _ = ready!(teardown.as_mut().poll(cx));
-            waits.teardown = None;
+            ready!(Pin::new(&mut waits.ending).poll(cx));
             *this.done = true;
         }
         if let Some(frame) = this.kept.take() {

@@ -7,12 +7,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::Response;
+use http::response::Parts;
+use http::{Method, Response, StatusCode};
 use pin_project_lite::pin_project;
 
+use super::body::{Ending, drop_inside};
 use super::{Body, HealthFuture, Settings, problem};
 use crate::error::Error;
-use crate::invocation::{Ended, Finished, Invocation, Judge, Run};
+use crate::invocation::{Ended, Finished, Invocation, Judge, Run, Scope};
+use crate::observe;
 
 pin_project! {
     /// The response of a [`DatabaseService`](super::DatabaseService), once everything
@@ -30,7 +33,9 @@ pin_project! {
         Joined { #[pin] inner: F },
         // It was turned away.
         Refused { error: Option<Error> },
-        Ours { #[pin] run: Run<F, Settings> },
+        Ours { #[pin] run: Run<F, Settings>, is_head: bool },
+        // Nobody will read what the handler meant to stream.
+        Unread { head: Option<Parts>, ending: Ending },
         // Nobody inside is called.
         Health { health: HealthFuture },
     }
@@ -62,11 +67,13 @@ where
     pub(crate) fn new(
         invocation: Invocation,
         settings: Settings,
+        method: &Method,
         call: impl FnOnce() -> F,
     ) -> Self {
         ResponseFuture {
             kind: Kind::Ours {
                 run: Run::new(invocation, settings, call),
+                is_head: method == Method::HEAD,
             },
         }
     }
@@ -80,27 +87,56 @@ where
     type Output = Result<Response<Body<R>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().kind.project() {
+        let mut kind = self.project().kind;
+        if let KindProjection::Ours { mut run, is_head } = kind.as_mut().project() {
+            let (ended, finished) = ready!(run.as_mut().poll(cx));
+            let invocation = run.invocation().clone();
+            let response = match (ended, finished) {
+                (Ended::Returned(Ok(response)), Ok(()))
+                    if invocation.streams() && has_no_content(*is_head, response.status()) =>
+                {
+                    response
+                }
+                (ended, finished) => return Poll::Ready(answer(ended, finished, &invocation)),
+            };
+            let (head, body) = response.into_parts();
+            drop_inside(&Scope::around(invocation.clone()), body);
+            kind.set(Kind::Unread {
+                head: Some(head),
+                ending: Ending::new(invocation, observe::abandoned),
+            });
+        }
+        match kind.project() {
             KindProjection::Joined { inner } => {
                 let response = ready!(inner.poll(cx));
                 Poll::Ready(response.map(|response| response.map(Body::whole)))
             }
             KindProjection::Refused { error } => {
-                let error = error
-                    .take()
-                    .expect("a future is not polled once it is done");
+                let error = error.take().expect(POLLED);
                 Poll::Ready(Ok(problem::of(&error).map(Body::ours)))
             }
             KindProjection::Health { health } => {
                 let Ok(response) = ready!(Pin::new(health).poll(cx));
                 Poll::Ready(Ok(response.map(|body| Body::ours(body.into()))))
             }
-            KindProjection::Ours { mut run } => {
-                let (ended, finished) = ready!(run.as_mut().poll(cx));
-                Poll::Ready(answer(ended, finished, run.invocation()))
+            KindProjection::Unread { head, ending } => {
+                ready!(Pin::new(ending).poll(cx));
+                let head = head.take().expect(POLLED);
+                Poll::Ready(Ok(Response::from_parts(head, Body::ours(Bytes::new()))))
             }
+            KindProjection::Ours { .. } => unreachable!("it has become another above"),
         }
     }
+}
+
+const POLLED: &str = "a future is not polled once it is done";
+
+/// No content follows the head (RFC 9110, section 6.4.1): whatever is outside the layer
+/// drops a body unread.
+fn has_no_content(is_head: bool, status: StatusCode) -> bool {
+    is_head
+        || status.is_informational()
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// What the caller is told.

@@ -57,8 +57,10 @@ where
             Err(error) => return ResponseFuture::refused(error),
         };
         request.extensions_mut().insert(invocation.clone());
-        let inner = &mut self.inner;
-        ResponseFuture::new(invocation, self.settings.clone(), || inner.call(request))
+        let (inner, method) = (&mut self.inner, request.method().clone());
+        ResponseFuture::new(invocation, self.settings.clone(), &method, || {
+            inner.call(request)
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use super::event::{Event, Rounded};
 use super::report::Events;
 use crate::backoff::Backoff;
 use crate::clock::{Clock, System};
-use crate::connect::Connector;
+use crate::connect::{Connector, Manner};
 use crate::connection::{Home, Session};
 use crate::wire::residue;
 
@@ -44,7 +44,8 @@ pub(super) struct Own {
 
 impl Own {
     pub(super) async fn open(connector: &Arc<Connector>) -> Result<Own> {
-        let session = Session::open(connector, None, false, System.now(), || {}).await?;
+        let session =
+            Session::open(connector, None, false, Manner::USUAL, System.now(), || {}).await?;
         let home = session.home();
         let mut own = Own {
             session,

@@ -10,13 +10,14 @@ use tokio::time::{Instant, timeout};
 
 use super::stale::NO_ANSWER;
 use super::{Idle, Lease, Pool, Pools, lock};
-use crate::connect::heals;
+use crate::connect::{Manner, heals};
 use crate::connection::{Home, Session};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limit::Attempt;
 use crate::net::Peek;
 use crate::observe;
 use crate::random;
+use crate::tally::Tally;
 use crate::wire::TransactionStatus;
 
 /// How long that round trip may take before the connection counts as dead.
@@ -32,11 +33,13 @@ impl Pools {
     /// Leases a connection of the current runtime, within the configured time and
     /// at most `left`, for an invocation that was `granted` so much in all.
     ///
-    /// Cancel-safe: whoever stops waiting leaves nothing behind.
+    /// Cancel-safe: whoever stops waiting leaves nothing behind but a session that had
+    /// begun, which counts as one that is `leaving` until the server has closed it.
     pub(crate) async fn checkout(
         self: &Arc<Self>,
         left: Option<Duration>,
         granted: Option<Duration>,
+        leaving: &Tally,
     ) -> Result<(Lease, Home)> {
         let pool = self.here();
         let begin = Instant::now();
@@ -92,7 +95,7 @@ impl Pools {
             // Until it is somebody's.
             let _opening = self.opening.one();
             let tried = Instant::now();
-            match self.open(&pool, left(), attempt).await {
+            match self.open(&pool, left(), attempt, Some(leaving)).await {
                 Ok(session) => {
                     let home = session.home().ok_or_else(Error::invocation_ended)?;
                     session.tell_backstops(&home, granted).await;
@@ -150,6 +153,7 @@ impl Pools {
         pool: &Arc<Pool>,
         left: Option<Duration>,
         attempt: Attempt<'_>,
+        leaving: Option<&Tally>,
     ) -> Result<Arc<Session>> {
         let begin = Instant::now();
         let weak = Arc::downgrade(pool);
@@ -165,7 +169,11 @@ impl Pools {
             .mul_f64(random::fraction() * AGE_JITTER);
         let now = pool.clock.now().checked_sub(earlier);
         let (once, now) = (attempt.probes(), now.unwrap_or(pool.clock.now()));
-        match Session::open(&self.connector, left, once, now, on_end).await {
+        let manner = Manner {
+            leaving,
+            ..Manner::USUAL
+        };
+        match Session::open(&self.connector, left, once, manner, now, on_end).await {
             Ok(session) => {
                 attempt.succeeded();
                 if session.path() != pool.config().path {
@@ -204,7 +212,7 @@ impl Pools {
         let end = begin + left.unwrap_or(pool.config().connect_timeout).min(LONGEST);
         let attempt = limits.breaker.admit(begin, end, true).await?;
         let _opening = self.opening.one();
-        let session = self.open(&pool, left, attempt).await?;
+        let session = self.open(&pool, left, attempt, None).await?;
         let home = session.home().ok_or_else(Error::invocation_ended)?;
         session.tell_backstops(&home, None).await;
         // Nobody waits for this connection yet: it may as well be known by then.

@@ -98,7 +98,11 @@ impl World<'_> {
     }
 
     async fn step(&mut self, step: &Step) {
-        let checkout = async || self.pools.checkout(Some(PLENTY), None).await;
+        let checkout = async || {
+            self.pools
+                .checkout(Some(PLENTY), None, &Tally::default())
+                .await
+        };
         match step {
             Step::Lease(polls) => {
                 let polls = polls.unwrap_or(usize::MAX);

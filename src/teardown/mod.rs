@@ -73,6 +73,16 @@ impl Outcome {
         })
     }
 
+    /// Closed, without waiting for the server's word.
+    pub(crate) fn closed_unheard() -> Self {
+        let closed = Step::Closed {
+            acknowledged: false,
+        };
+        Outcome {
+            steps: vec![closed],
+        }
+    }
+
     fn did(&mut self, step: Step) {
         self.steps.push(step);
     }

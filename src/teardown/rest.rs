@@ -53,14 +53,15 @@ pub(crate) async fn rest(
 ) -> Rested {
     let mut outcome = Outcome::default();
     session.wire().disarm();
-    let home = match home {
-        Some(home) if !session.is_being_cancelled() => home,
-        _ => return close(session, outcome, budget).await,
+    let Some(home) = home else {
+        return close(session, outcome, budget).await;
     };
     let Some(snapshot) = settle(session, &mut outcome, budget).await else {
         return close(session, outcome, budget).await;
     };
     let remedy = remedy(&snapshot, config.reset, session.path());
+    // What was cancelled above, or before a COMMIT, may yet be hit.
+    let keep = keep && !session.is_being_cancelled();
     if !keep || remedy == Remedy::Close {
         if session.path() != Path::Direct {
             leave(&home, &snapshot, &mut outcome, budget).await;

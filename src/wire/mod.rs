@@ -209,15 +209,16 @@ impl Wire {
         let _ = self.state().poll_closed(&mut cx);
     }
 
-    /// What the server has not said by now does not count.
+    /// Closes the socket. What the server has not said by now does not count.
     pub(crate) fn give_up(&self) {
-        self.state().gone = true;
+        self.state().give_up();
     }
 
-    /// Nobody reads the connection any more: what has not been heard from the
-    /// server will not be. False if it was [ended](Wire::end) before.
-    pub(crate) fn cut(&self) -> bool {
-        self.state().cut()
+    /// Nobody reads the connection any more: what has not been heard from the server will
+    /// not be. It is told goodbye as far as that goes, unless it was [ended](Wire::end)
+    /// before and somebody waits for the server.
+    pub(crate) fn cut(&self) {
+        self.state().cut();
     }
 
     /// [Ends](Wire::end) the connection and waits for the server to close it.

@@ -22,7 +22,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 const HIGH_WATER: usize = 64 * 1024;
 
 pub(super) struct State {
-    transport: Box<dyn Transport>,
+    /// Dropped, and the socket with it, once the connection is at its end.
+    transport: Option<Box<dyn Transport>>,
     pub(super) tracker: Tracker,
     pub(super) frontend: Frontend,
     scanner: Scanner,
@@ -58,7 +59,7 @@ struct End {
 impl State {
     pub(super) fn new(transport: Box<dyn Transport>, unnamed: bool) -> Self {
         State {
-            transport,
+            transport: Some(transport),
             tracker: Tracker::default(),
             frontend: Frontend::new(unnamed),
             scanner: Scanner::default(),
@@ -73,6 +74,17 @@ impl State {
             round_trips: 0,
             end: None,
         }
+    }
+
+    fn transport(&mut self) -> io::Result<&mut Box<dyn Transport>> {
+        let transport = self.transport.as_mut();
+        transport.ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Closes the socket: whoever still has the client may keep it for ever.
+    pub(super) fn give_up(&mut self) {
+        self.gone = true;
+        self.transport = None;
     }
 
     pub(super) fn is_ended(&self) -> bool {
@@ -100,7 +112,10 @@ impl State {
         if self.tracker.is_copying_in() {
             self.out.put_slice(b"f\0\0\0\x05\0S\0\0\0\x04");
         }
-        self.out.put_slice(b"X\0\0\0\x04");
+        // In the middle of logging in it would be taken for the password.
+        if self.tracker.status().is_some() {
+            self.out.put_slice(b"X\0\0\0\x04");
+        }
     }
 
     /// From here on `answers` stands in the server's place.
@@ -117,15 +132,13 @@ impl State {
         });
     }
 
-    pub(super) fn cut(&mut self) -> bool {
-        let live = self.end.is_none();
-        if live {
+    pub(super) fn cut(&mut self) {
+        if self.end.is_none() {
             self.end();
             let mut cx = Context::from_waker(Waker::noop());
             let _ = self.poll_drain(&mut cx);
-            self.gone = true;
+            self.give_up();
         }
-        live
     }
 
     /// Says goodbye and waits for the server's end of file. `Ready(false)`: the
@@ -134,14 +147,18 @@ impl State {
         self.end();
         if !self.shut && self.poll_drain(cx).is_ready() {
             // TLS says so to its peer before the socket is shut.
-            self.shut = Pin::new(&mut self.transport).poll_shutdown(cx).is_ready();
+            self.shut = match &mut self.transport {
+                Some(transport) => Pin::new(transport).poll_shutdown(cx).is_ready(),
+                None => true,
+            };
         }
         let mut scratch = [0; 8 * 1024];
-        while !self.gone {
+        while let (false, Some(transport)) = (self.gone, &mut self.transport) {
             let mut buf = ReadBuf::new(&mut scratch);
-            let read = ready!(Pin::new(&mut self.transport).poll_read(cx, &mut buf));
+            let read = ready!(Pin::new(transport).poll_read(cx, &mut buf));
             self.note_end(&read, buf.filled());
         }
+        self.give_up();
         Poll::Ready(self.eof)
     }
 
@@ -157,7 +174,10 @@ impl State {
 
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.out.is_empty() {
-            let sent = ready!(Pin::new(&mut self.transport).poll_write(cx, &self.out))?;
+            let Some(transport) = &mut self.transport else {
+                return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+            };
+            let sent = ready!(Pin::new(transport).poll_write(cx, &self.out))?;
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -187,7 +207,7 @@ impl State {
             }
             if !self.tracker.filters() && !self.scanner.withholds() {
                 let before = buf.filled().len();
-                let read = Pin::new(&mut self.transport).poll_read(cx, buf);
+                let read = Pin::new(self.transport()?).poll_read(cx, buf);
                 self.reads = read.is_pending();
                 let read = ready!(read);
                 self.note_end(&read, &buf.filled()[before..]);
@@ -205,7 +225,7 @@ impl State {
             }
             let mut scratch = [0; 8 * 1024];
             let mut chunk = ReadBuf::new(&mut scratch);
-            let read = Pin::new(&mut self.transport).poll_read(cx, &mut chunk);
+            let read = Pin::new(self.transport()?).poll_read(cx, &mut chunk);
             self.reads = read.is_pending();
             let read = ready!(read);
             self.note_end(&read, chunk.filled());
@@ -259,7 +279,7 @@ impl State {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.end.is_none() {
             ready!(self.poll_drain(cx))?;
-            ready!(Pin::new(&mut self.transport).poll_flush(cx))?;
+            ready!(Pin::new(self.transport()?).poll_flush(cx))?;
         }
         self.flushed = true;
         Poll::Ready(Ok(()))
@@ -269,7 +289,7 @@ impl State {
         ready!(self.poll_flush(cx))?;
         match self.end {
             Some(_) => Poll::Ready(Ok(())),
-            None => Pin::new(&mut self.transport).poll_shutdown(cx),
+            None => Pin::new(self.transport()?).poll_shutdown(cx),
         }
     }
 }

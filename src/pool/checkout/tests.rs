@@ -48,7 +48,9 @@ impl Kept {
     }
 
     async fn out(&self) -> Result<(Lease, Home)> {
-        self.pools.checkout(Some(PROBE_LIMIT * 3 / 2), None).await
+        self.pools
+            .checkout(Some(PROBE_LIMIT * 3 / 2), None, &Tally::default())
+            .await
     }
 
     /// Two connections that are kept.
