@@ -143,15 +143,6 @@ impl SocketView {
     pub(crate) fn peek(&self) -> Peek {
         self.socket().map_or(Peek::Closed, |socket| socket.peek())
     }
-
-    /// Has the kernel reset the connection when the socket is closed, instead of sending
-    /// what is still unsent: a server that writes hears of a reset, and of a mere end not
-    /// before it reads.
-    pub(crate) fn reset_when_closed(&self) {
-        if let Some(socket) = self.socket() {
-            let _ = either!(&socket, stream => SockRef::from(&**stream).set_linger(Some(Duration::ZERO)));
-        }
-    }
 }
 
 impl Socket {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use antifreeze::{Config, Path, Reset, connection, transaction};
 use common::{BoxError, Lab, lab_over_relay, lab_with, lease_and_return};
 use lab::postgres::{Installation, Postgres};
+use lab::relay::Cut;
 
 const ALL: [&str; 4] = [
     "statement_timeout",
@@ -60,6 +61,35 @@ async fn each_server_is_told_what_it_knows() {
     let sixteen = Lab::over(database, &url, |_| {});
     let told = ["30s", "1min", "unknown", "15min"];
     assert_eq!(values_within(&sixteen, LONG).await, told);
+}
+
+/// What a frozen process cannot cancel any more.
+#[tokio::test]
+async fn a_statement_whose_client_is_gone_is_ended() {
+    let (lab, relay) = lab_over_relay(|config| config.statement_timeout = LONG).await;
+    let result = lab.run(async {
+        let connection = connection().await?;
+        let slow =
+            connection.batch_execute("begin; insert into t values (1); select pg_sleep(600)");
+        let under_way = lab.eventually("it is under way", async |lab| {
+            lab.sessions().await == ["active"]
+        });
+        let cut = async {
+            under_way.await;
+            relay.cut(Cut::Reset).await;
+            // So that no CancelRequest of ours gets there.
+            relay.refuse(true).await?;
+            Ok::<_, BoxError>(())
+        };
+        let (ended, cut) = tokio::join!(slow, cut);
+        cut?;
+        Ok(ended?)
+    });
+    result.await.expect_err("it was cut");
+    lab.eventually("the session is gone", async |lab| {
+        lab.sessions().await.is_empty()
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -18,6 +18,11 @@ pub(super) const IDLE_SESSION: &str = "idle_session_timeout";
 /// To the server, if it is PostgreSQL 17 or newer.
 pub(super) const TRANSACTION: &str = "transaction_timeout";
 
+/// To the server, if it is PostgreSQL 14 or newer and runs where it can find out. While a
+/// statement runs the server looks this often, in milliseconds, whether its client is still
+/// there; else a client that is gone is found when there is something to send.
+const CLIENT_CHECK: Backstop = ("client_connection_check_interval", 500);
+
 /// By default.
 pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -65,11 +70,13 @@ impl Config {
         }
         let own = self.server.get_options().unwrap_or_default();
         let ours = |timeout: &Timeout| timeout.wanted || !startup::sets(own, timeout.name);
+        let check = Some(CLIENT_CHECK).filter(|(name, _)| !startup::sets(own, name));
         self.lowered(longest)
             .into_iter()
             .filter(ours)
             .filter_map(|timeout| Some((timeout.name, milliseconds(timeout.value)?)))
             .filter(|&(_, value)| value > 0)
+            .chain(check)
             .collect()
     }
 

@@ -229,10 +229,10 @@ impl Session {
         self.wire.give_up();
     }
 
-    /// Ends the session without waiting for anything, for when nobody will: a server that
-    /// has all our questions behind it is told goodbye; one that still answers is told by
-    /// a reset, and its statement is cancelled by a task. True if the goodbye was said,
-    /// and the server's end of file can be waited for.
+    /// Ends the session without waiting for anything, for when nobody will. A server that
+    /// has all our questions behind it is told goodbye: true, and its end of file can be
+    /// waited for. To one that still answers the socket is closed: what it writes is reset
+    /// by the kernel, whatever becomes of this process, and a task cancels what it computes.
     pub(crate) fn end_at_once(&self) -> bool {
         let snapshot = self.wire.snapshot();
         let runs = !snapshot.settled && !snapshot.gone && !snapshot.copying_in;
@@ -242,7 +242,6 @@ impl Session {
             return true;
         }
         self.cancel_detached();
-        self.socket.reset_when_closed();
         self.shut_down();
         false
     }

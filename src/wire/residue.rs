@@ -24,8 +24,11 @@ pub(crate) fn setting<'a>(parameters: impl IntoIterator<Item = (&'a str, i32)>) 
 }
 
 const SETTING: &str = "select pg_catalog.set_config(name, value, false) from (values ";
-const IF_KNOWN: &str =
-    ") as told (name, value) where pg_catalog.current_setting(name, true) is not null";
+/// Where the server cannot look after its client it refuses to be told, and with it the
+/// rest.
+const IF_KNOWN: &str = ") as told (name, value) \
+    where pg_catalog.current_setting(name, true) is not null \
+    and (name <> 'client_connection_check_interval' or pg_catalog.version() like '%linux%')";
 
 /// Nothing else can hide in what is so plain.
 pub(super) fn is_setting(text: &[u8]) -> bool {

@@ -13,7 +13,7 @@ use lab::relay::Relay;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::TIMEOUT;
-use crate::endings::{DEATHS, ENDINGS, Ending, Lease, STALLED, STREAMED, TOGETHER};
+use crate::endings::{DEATHS, ENDINGS, Ending, Lease, STALLED, STREAMED, TOGETHER, UNREAD};
 use crate::host::{Called, Host, Shape};
 use crate::server;
 
@@ -125,7 +125,7 @@ impl Combination {
         match self.shape {
             Shape::Streaming => {
                 let host = self.host().await;
-                for &ending in STREAMED {
+                for &ending in STREAMED.iter().chain(UNREAD) {
                     self.ending(&host, ending).await;
                 }
             }
@@ -155,6 +155,11 @@ impl Combination {
         let host = self.host().await;
         for &ending in ENDINGS {
             self.ending(&host, ending).await;
+        }
+        if self.shape == Shape::Axum {
+            for &ending in UNREAD {
+                self.ending(&host, ending).await;
+            }
         }
         if !self.per_invocation {
             for death in DEATHS {
@@ -195,6 +200,8 @@ impl Combination {
         // Only what nobody could tell the server may take its time.
         let patience = match ending {
             "dropped_from_outside" => Duration::from_millis(500),
+            // The server looks twice in a second whether its client is there.
+            _ if ending.starts_with("unread") => 2 * SERVER_TIMEOUTS,
             _ if ending.starts_with("stalled") => 3 * SERVER_TIMEOUTS,
             _ => Duration::ZERO,
         };

@@ -53,6 +53,8 @@ pub const ENDINGS: &[Ending] = &[
     ("task_idle", Well, Closed),
     ("task_busy", Well, Closed),
     ("own_task", Well, Kept),
+    ("half_done_task", Failed, Kept),
+    ("half_done_clean_up", Failed, Kept),
     ("blocking_idle", Well, Closed),
     ("blocking_busy", Well, Closed),
     ("two_leases", Well, Kept),
@@ -94,6 +96,18 @@ pub const STREAMED: &[Ending] = &[
     ("stream_fails", Well, Kept),
     ("stream_half_read", Well, Either),
     ("stream_is_too_slow", Well, Either),
+    ("stream_cancels", Well, Either),
+];
+
+/// Those whose body nobody reads: the method is HEAD, or whatever is outside the layer
+/// answers with another one.
+pub const UNREAD: &[Ending] = &[
+    ("head_stream_returns", Well, Kept),
+    ("head_stream_rows", Well, Either),
+    ("head_stream_busy", Well, Kept),
+    ("unread_stream_returns", Well, Closed),
+    ("unread_stream_rows", Well, Closed),
+    ("unread_stream_busy", Well, Closed),
 ];
 
 /// Those that meet in one process, at the same time.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Request;
+use http::{Method, Request};
 use lab::lambda::{Answer, FreezeAt, Function, Outcome};
 use lab::vercel::Deployment;
 use serde_json::{Value, json};
@@ -85,7 +85,12 @@ impl Host {
 
     /// Calls the function and waits until it is frozen.
     pub async fn call(&self, ending: &str) -> Called {
-        let request = Request::get(format!("/{ending}")).body(Bytes::new());
+        let method = match ending.starts_with("head_") {
+            true => Method::HEAD,
+            false => Method::GET,
+        };
+        let request = Request::builder().method(method).uri(format!("/{ending}"));
+        let request = request.body(Bytes::new());
         let request = request.expect("a request");
         match self {
             Host::Vercel(deployment) => {

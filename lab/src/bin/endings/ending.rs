@@ -20,7 +20,7 @@ const INSERT: &str = "insert into t values (1)";
 const SLEEP: &str = "select pg_sleep(600)";
 
 /// More rows than anybody reads, from the first on without delay.
-const ENDLESS: &str = "select repeat('x', 1000) from pg_class a, pg_class b, pg_class c";
+pub const ENDLESS: &str = "select repeat('x', 1000) from pg_class a, pg_class b, pg_class c";
 
 /// Ends as it is told.
 pub async fn end(ending: &str, told: &str) -> Result<Value, BoxError> {
@@ -162,6 +162,17 @@ pub async fn end(ending: &str, told: &str) -> Result<Value, BoxError> {
             });
             beginning.await?;
         }
+        "half_done_task" => half_done().await?,
+        "half_done_clean_up" => {
+            let invocation = invocation()?;
+            invocation.defer(async {
+                let transaction = transaction().expect("in an invocation");
+                if let Ok(transaction) = transaction.await {
+                    let _ = transaction.execute(INSERT, &[]).await;
+                    pending::<()>().await;
+                }
+            });
+        }
         "blocking_idle" => keep(connection().await?, None, spawn_blocking).await?,
         "blocking_busy" => keep(connection().await?, Some(SLEEP), spawn_blocking).await?,
         "two_leases" => {
@@ -217,6 +228,19 @@ pub async fn end(ending: &str, told: &str) -> Result<Value, BoxError> {
 pub async fn begin(client: &Client) -> Result<(), BoxError> {
     let begin = format!("begin; {INSERT}");
     Ok(client.batch_execute(&begin).await?)
+}
+
+/// A task of the invocation that is in the middle of its transaction, and that nobody
+/// joins.
+async fn half_done() -> Result<(), BoxError> {
+    let (begun, beginning) = oneshot::channel();
+    let transaction = transaction()?.await?;
+    invocation()?.spawn(async move {
+        let _ = transaction.execute(INSERT, &[]).await;
+        let _ = begun.send(());
+        pending::<()>().await;
+    });
+    Ok(beginning.await?)
 }
 
 /// The session state that is to be left behind.

@@ -1,7 +1,9 @@
 //! The same handler under each runner.
 
 use antifreeze::{Database, DatabaseLayer, shutdown};
+use axum::response::IntoResponse;
 use http::{Request, Response};
+use http_body_util::BodyExt;
 use lambda_runtime::LambdaEvent;
 use serde_json::{Value, json};
 use tower::ServiceBuilder;
@@ -9,7 +11,7 @@ use tower::ServiceBuilder;
 use crate::BoxError;
 use crate::ending::end;
 use crate::sabotage::{Impatient, PanicsInCall};
-use crate::stream::{stream, whole};
+use crate::stream::{Body, stream, whole};
 
 /// The ending that a path asks for, and what it is told.
 fn asked(uri: &http::Uri) -> (String, String) {
@@ -43,21 +45,29 @@ pub async fn concurrent(layer: DatabaseLayer) -> Result<(), BoxError> {
     lambda_http::run_concurrent(service).await
 }
 
-/// With bodies that go on after the head; those of the other endings are whole.
+/// With bodies that go on after the head; those of the other endings are whole. A body that
+/// is `unread` is dropped by what is outside the layer.
 pub async fn streaming(layer: DatabaseLayer) -> Result<(), BoxError> {
     let service = ServiceBuilder::new()
+        .map_response(|response: Response<antifreeze::Body<Body>>| {
+            let unread = response.extensions().get::<Unread>().is_some();
+            response.map(|body| match unread {
+                true => whole("unread".into()),
+                false => body.boxed_unsync(),
+            })
+        })
         .layer(layer)
         .layer_fn(PanicsInCall)
         .service_fn(async |request: lambda_http::Request| {
             let (ending, told) = asked(request.uri());
-            let body = match ending.strip_prefix("stream_") {
-                Some(ending) => stream(ending).await?,
-                None => whole(end(&ending, &told).await?.to_string()),
-            };
-            Ok::<_, BoxError>(Response::new(body))
+            answer(&ending, &told).await
         });
     lambda_http::run_with_streaming_response(service).await
 }
+
+/// What a response carries whose body nobody will read.
+#[derive(Clone)]
+struct Unread;
 
 pub async fn event(layer: DatabaseLayer) -> Result<(), BoxError> {
     let service = ServiceBuilder::new()
@@ -92,15 +102,40 @@ pub async fn server(layer: DatabaseLayer, database: &Database) -> Result<(), Box
 fn router(layer: DatabaseLayer) -> axum::Router {
     let handler = async |request: axum::extract::Request| {
         let (ending, told) = asked(request.uri());
-        match end(&ending, &told).await {
-            Ok(answer) => (http::StatusCode::OK, answer.to_string()),
-            Err(error) => (http::StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        match answer(&ending, &told).await {
+            Ok(response) => response.map(axum::body::Body::new),
+            Err(error) => {
+                let status = http::StatusCode::INTERNAL_SERVER_ERROR;
+                (status, error.to_string()).into_response()
+            }
         }
     };
     axum::Router::new()
         .fallback(handler)
         .layer(tower::layer::layer_fn(PanicsInCall))
         .layer(layer)
+        .layer(axum::middleware::map_response(
+            async |response: axum::response::Response| {
+                let unread = response.extensions().get::<Unread>().is_some();
+                match unread {
+                    true => "unread".into_response(),
+                    false => response,
+                }
+            },
+        ))
+}
+
+/// A response with a body that goes on after the head if that is asked for, or a whole one.
+async fn answer(ending: &str, told: &str) -> Result<Response<Body>, BoxError> {
+    let body = match ending.split_once("stream_") {
+        Some((_, ending)) => stream(ending).await?,
+        None => whole(end(ending, told).await?.to_string()),
+    };
+    let mut response = Response::new(body);
+    if ending.starts_with("unread") {
+        response.extensions_mut().insert(Unread);
+    }
+    Ok(response)
 }
 
 pub async fn vercel(layer: DatabaseLayer) -> Result<(), BoxError> {

@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 
 use crate::BoxError;
-use crate::ending::begin;
+use crate::ending::{ENDLESS, begin};
 
 pub type Body = UnsyncBoxBody<Bytes, BoxError>;
 
@@ -31,6 +31,18 @@ pub async fn stream(ending: &str) -> Result<Body, BoxError> {
     let ending = ending.to_owned();
     let connection = connection().await?;
     begin(&connection).await?;
+    match ending.as_str() {
+        "rows" => return rows(connection).await,
+        "busy" => return busy(connection).await,
+        "cancels" => {
+            // By a token whose connection the layer is about to bring to rest.
+            let token = connection.cancel_token();
+            drop(connection);
+            invocation()?.spawn(async move { token.cancel().await });
+            return Ok(invocation()?.stream(whole("cancelled".into())));
+        }
+        _ => {}
+    }
     let rows = unfold((connection, 0), move |(connection, at)| {
         let ending = ending.clone();
         async move {
@@ -39,6 +51,30 @@ pub async fn stream(ending: &str) -> Result<Body, BoxError> {
         }
     });
     Ok(invocation()?.stream(StreamBody::new(rows).boxed_unsync()))
+}
+
+/// All rows of one statement, of which the server has begun to send the first.
+async fn rows(connection: Connection) -> Result<Body, BoxError> {
+    let mut rows = Box::pin(connection.query_raw(ENDLESS, empty::<i32>()).await?);
+    rows.next().await.transpose()?;
+    let rows = unfold((connection, rows), async |(connection, mut rows)| {
+        let row = rows.next().await?;
+        let frame = row.map(|row| Frame::data(Bytes::from(row.get::<_, String>(0))));
+        Some((frame.map_err(Into::into), (connection, rows)))
+    });
+    Ok(invocation()?.stream(StreamBody::new(rows).boxed_unsync()))
+}
+
+/// A body that waits for a statement, which is under way already.
+async fn busy(connection: Connection) -> Result<Body, BoxError> {
+    let mut busy = Box::pin(async move {
+        connection.batch_execute("select pg_sleep(600)").await?;
+        Ok(Frame::data(Bytes::new()))
+    });
+    let early = futures_util::poll!(busy.as_mut()).is_ready();
+    assert!(!early, "it takes longer");
+    let busy = futures_util::stream::once(busy);
+    Ok(invocation()?.stream(StreamBody::new(busy).boxed_unsync()))
 }
 
 async fn next(
@@ -52,8 +88,7 @@ async fn next(
         "panics" if at == ROWS => panic!("as it was asked to"),
         "is_too_slow" if at == ROWS => pending().await,
         "half_read" if at == ROWS => {
-            let endless = "select repeat('x', 1000) from pg_class a, pg_class b, pg_class c";
-            let rows = connection.query_raw(endless, empty::<i32>()).await.ok()?;
+            let rows = connection.query_raw(ENDLESS, empty::<i32>()).await.ok()?;
             let mut rows = Box::pin(rows);
             rows.next().await;
             return None;
