@@ -181,7 +181,11 @@ impl Invocation {
     /// Starts a task that belongs to this invocation: inside it
     /// [`connection`] and [`transaction`] work as in the handler.
     ///
-    /// What has not been joined when the handler returns is aborted.
+    /// What has not been joined when the handler returns is aborted. If it has the
+    /// invocation's [transaction](Invocation::transaction) then, half of its work is done:
+    /// the transaction is rolled back, and the caller is told
+    /// ([`TransactionInUse`](crate::ErrorKind::TransactionInUse)). So it is where a task, or
+    /// a clean-up, panics with the transaction in hand.
     pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
@@ -229,6 +233,10 @@ impl Invocation {
     /// Has the response's body read from the database while it is sent: teardown
     /// moves from the head of the response to the end of `body`, which is returned
     /// as it is. The last frame is kept back until teardown is done.
+    ///
+    /// Where no client reads a body (HEAD, 204, 304) it is dropped, and everything is at
+    /// rest before the head leaves. A body that is dropped outside the layer has its
+    /// connections closed at once, since nothing is sure to run later.
     ///
     /// The invocation's own [transaction](Invocation::transaction) still commits
     /// before the head: its outcome decides the status.
