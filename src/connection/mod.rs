@@ -232,7 +232,7 @@ impl Session {
     /// Ends the session without waiting for anything, for when nobody will. A server that
     /// has all our questions behind it is told goodbye: true, and its end of file can be
     /// waited for. To one that still answers the socket is closed: what it writes is reset
-    /// by the kernel, whatever becomes of this process, and a task cancels what it computes.
+    /// by the kernel, whatever becomes of this process; what it computes can be cancelled.
     pub(crate) fn end_at_once(&self) -> bool {
         let snapshot = self.wire.snapshot();
         let runs = !snapshot.settled && !snapshot.gone && !snapshot.copying_in;
@@ -241,7 +241,6 @@ impl Session {
         if !runs || self.path != Path::Direct {
             return true;
         }
-        self.cancel_detached();
         self.shut_down();
         false
     }

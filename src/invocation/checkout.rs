@@ -9,27 +9,48 @@ use tokio::time::{Instant, timeout};
 
 use super::{Caller, Connection, Held, Inner, Phase, Scope, State};
 use crate::connection::Home;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::pool::Lease;
 use crate::teardown::{Outcome, at_rest, close, rest};
 
 impl Inner {
     pub(super) async fn checkout(self: &Arc<Self>, caller: Caller) -> Result<Connection> {
         let mut asking = Asking::start(self, caller)?;
-        let leasing = async {
-            if let Some(connection) = self.lease_again(&mut asking).await? {
-                return Ok(connection);
-            }
-            let pools = self.database.pools();
-            let whole = self.deadline.whole();
-            let (lease, home) = pools.checkout(self.left(), whole, &self.leaving).await?;
-            self.give_out(lease, home, &mut asking)
-        };
         // A checkout must not outlive the invocation: what it opens would stay behind.
-        match select(pin!(leasing), pin!(self.closed())).await {
+        match select(pin!(self.wait(&mut asking)), pin!(self.closed())).await {
+            Either::Left((Err(error), _)) if error.kind() == ErrorKind::AcquireTimeout => {
+                Err(self.waited_for_itself(caller).unwrap_or(error))
+            }
             Either::Left((connection, _)) => connection,
             Either::Right(((), _)) => Err(Error::invocation_ended()),
         }
+    }
+
+    /// Waits for a connection: one of the pool's, or one of this invocation's own that was
+    /// dropped meanwhile without being at rest.
+    async fn wait(self: &Arc<Self>, asking: &mut Asking<'_>) -> Result<Connection> {
+        let pools = self.database.pools();
+        let whole = self.deadline.whole();
+        let mut checkout = pin!(pools.checkout(self.left(), whole, &self.leaving));
+        loop {
+            let mut came_home = pin!(self.came_home.notified());
+            came_home.as_mut().enable();
+            if let Some(connection) = self.lease_again(asking).await? {
+                return Ok(connection);
+            }
+            if let Either::Left((leased, _)) = select(checkout.as_mut(), came_home).await {
+                let (lease, home) = leased?;
+                return self.give_out(lease, home, asking);
+            }
+        }
+    }
+
+    /// What a checkout has waited for in vain, if this invocation and those around it have
+    /// had all that there are.
+    fn waited_for_itself(&self, caller: Caller) -> Option<Error> {
+        let held = Inner::held(&self.state()) + Scope::in_use_around(self);
+        let max = self.database.pools().here().max_connections();
+        (held >= max).then(|| Error::would_wait_for_itself(held, caller))
     }
 
     /// Waits until the gate is closed.
@@ -149,15 +170,18 @@ impl Inner {
             return;
         };
         let lease = &state.leases[at].lease;
-        let Some(place) = lease.place() else {
+        let rested = lease
+            .place()
+            .and_then(|place| Some((at_rest(&lease.session, self.database.config())?, place)));
+        let Some((home, place)) = rested else {
+            drop(state);
+            self.came_home.notify_waiters();
             return;
         };
-        if let Some(home) = at_rest(&lease.session, self.database.config()) {
-            let lease = state.leases.swap_remove(at).lease;
-            drop(state);
-            self.report_clean(&lease.session);
-            lease.keep(home, place);
-        }
+        let lease = state.leases.swap_remove(at).lease;
+        drop(state);
+        self.report_clean(&lease.session);
+        lease.keep(home, place);
     }
 
     /// Whoever knows the connection by this number has it still.
@@ -166,10 +190,15 @@ impl Inner {
         state.phase == Phase::Open && state.leases.iter().any(|held| held.number == number)
     }
 
+    /// How many connections somebody uses.
+    fn held(state: &State) -> usize {
+        let away = |held: &&Held| held.lease.session.home().is_none();
+        state.leases.iter().filter(away).count()
+    }
+
     /// How many connections somebody uses or is about to.
     pub(super) fn in_use(state: &State) -> usize {
-        let away = |held: &&Held| held.lease.session.home().is_none();
-        state.leases.iter().filter(away).count() + state.asking
+        Inner::held(state) + state.asking
     }
 }
 
@@ -183,15 +212,17 @@ struct Asking<'a> {
 impl<'a> Asking<'a> {
     fn start(inner: &'a Inner, caller: Caller) -> Result<Self> {
         let pool = inner.database.pools().here();
-        // What the invocations around this one hold will not come back before it ends.
-        let outer = Scope::in_use_around(inner);
+        // Whoever else has a connection may give it back, a future beside this one, or one
+        // beside the invocation in which this one is nested. A transaction cannot: it has
+        // its connection until its invocation ends, which is not before this is done.
+        let transactions =
+            Scope::transactions_around(inner) + usize::from(inner.transaction.is_begun());
         let mut state = inner.state();
         if state.phase == Phase::Closed {
             return Err(Error::invocation_ended());
         }
-        let held = Inner::in_use(&state) + outer;
-        if held >= pool.max_connections() {
-            return Err(Error::would_wait_for_itself(held, caller));
+        if transactions >= pool.max_connections() {
+            return Err(Error::would_wait_for_itself(transactions, caller));
         }
         state.asking += 1;
         Ok(Asking {

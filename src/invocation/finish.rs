@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::net::Peek;
 use crate::observe;
 use crate::pool::{Lease, Place};
-use crate::teardown::{Budget, Outcome, Teardown, at_rest, close, rest};
+use crate::teardown::{Budget, Outcome, Teardown, at_rest, cancel_unheard, close, rest};
 use crate::wire::TransactionStatus;
 
 /// How long COMMIT may take where there is no deadline: twice the default
@@ -203,29 +203,23 @@ impl Invocation {
             return;
         }
         say(&inner.request_id, leases.len());
-        let mut closing = Vec::with_capacity(leases.len());
-        for held in leases {
-            if held.lease.session.end_at_once() {
-                closing.push(held);
-            } else {
-                let outcome = Outcome::closed_unheard();
-                inner.report(&held.lease.session, outcome, false, 0, Instant::now());
-            }
-        }
+        let closing: Vec<_> = leases
+            .into_iter()
+            .map(|held| (held.lease.session.end_at_once(), held))
+            .collect();
         drop(shared);
-        if closing.is_empty() {
-            return;
-        }
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let invocation = self.clone();
             runtime.spawn(async move {
                 let budget = Budget::new(None, invocation.inner.database.pools().round_trip());
-                let closes = closing.into_iter().map(async |held| {
+                let closes = closing.into_iter().map(async |(said, held)| {
                     let began = Instant::now();
                     let session = &held.lease.session;
-                    let rested = close(session, Outcome::default(), &budget).await;
-                    let inner = &invocation.inner;
-                    inner.report(session, rested.outcome, false, 0, began);
+                    let outcome = match said {
+                        true => close(session, Outcome::default(), &budget).await.outcome,
+                        false => cancel_unheard(session, &budget).await,
+                    };
+                    invocation.inner.report(session, outcome, false, 0, began);
                 });
                 join_all(closes).await;
                 drop(guard);

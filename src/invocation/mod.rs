@@ -77,6 +77,8 @@ struct Inner {
     gate: Notify,
     /// A checkout is done.
     asked: Notify,
+    /// A connection was dropped that is not at rest: it can be leased again.
+    came_home: Notify,
     /// Connections that nobody came to have, until the server has closed them.
     leaving: Tally,
 }
@@ -125,6 +127,7 @@ impl Invocation {
                 state: Mutex::default(),
                 gate: Notify::new(),
                 asked: Notify::new(),
+                came_home: Notify::new(),
                 leaving: Tally::default(),
             }),
         }
@@ -139,8 +142,10 @@ impl Invocation {
     ///
     /// - [`InvocationEnded`](crate::ErrorKind::InvocationEnded): the response is on
     ///   its way.
-    /// - [`WouldWaitForItself`](crate::ErrorKind::WouldWaitForItself): this
-    ///   invocation has all of `max_connections` already.
+    /// - [`WouldWaitForItself`](crate::ErrorKind::WouldWaitForItself): this invocation
+    ///   has all of `max_connections` already, and none came back within
+    ///   `acquire_timeout` (5 s). At once where none can come back: its
+    ///   [transaction](Invocation::transaction) has the only one until the end.
     /// - [`AcquireTimeout`](crate::ErrorKind::AcquireTimeout): others did not give
     ///   one back in time.
     /// - whatever connecting may fail with.

@@ -43,16 +43,26 @@ impl Scope {
 
     /// How many connections of the same database the invocations around `inner` use.
     pub(super) fn in_use_around(inner: &Inner) -> usize {
-        let mut in_use = 0;
+        Scope::sum_around(inner, |outer| Inner::in_use(&outer.state()))
+    }
+
+    /// How many transactions of their own the invocations around `inner` have in the same
+    /// database.
+    pub(super) fn transactions_around(inner: &Inner) -> usize {
+        Scope::sum_around(inner, |outer| usize::from(outer.transaction.is_begun()))
+    }
+
+    fn sum_around(inner: &Inner, count: impl Fn(&Inner) -> usize) -> usize {
+        let mut sum = 0;
         let mut scope = CURRENT.try_with(Clone::clone).ok();
         while let Some(Scope(layered)) = scope {
             let outer = &*layered.invocation.inner;
             if !std::ptr::eq(outer, inner) && outer.database.is(&inner.database) {
-                in_use += Inner::in_use(&outer.state());
+                sum += count(outer);
             }
             scope = layered.outer.clone();
         }
-        in_use
+        sum
     }
 
     /// Runs `f` inside this scope.

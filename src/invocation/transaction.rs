@@ -45,6 +45,11 @@ impl Slot {
         self.0.try_lock().map_or(true, |slot| slot.is_some())
     }
 
+    /// There is one, with its connection.
+    pub(super) fn is_begun(&self) -> bool {
+        self.0.try_lock().is_ok_and(|slot| slot.is_some())
+    }
+
     /// Takes the transaction out, if there is one. Whoever is still about to make one
     /// after `limit` has not made it.
     pub(super) async fn take(&self, limit: Duration) -> Option<Arc<Shared>> {

@@ -7,7 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 pub(crate) use budget::Budget;
-pub(crate) use rest::{at_rest, close, rest};
+pub(crate) use rest::{at_rest, cancel_unheard, close, rest};
 
 /// What became of one connection: when it was given back at rest, when it was leased again
 /// within the invocation, or at the invocation's end.
@@ -71,16 +71,6 @@ impl Outcome {
             Step::Closed { acknowledged } => Some(*acknowledged),
             _ => None,
         })
-    }
-
-    /// Closed, without waiting for the server's word.
-    pub(crate) fn closed_unheard() -> Self {
-        let closed = Step::Closed {
-            acknowledged: false,
-        };
-        Outcome {
-            steps: vec![closed],
-        }
     }
 
     fn did(&mut self, step: Step) {

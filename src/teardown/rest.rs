@@ -207,6 +207,18 @@ pub(crate) async fn close(session: &Session, mut outcome: Outcome, budget: &Budg
     }
 }
 
+/// Cancels what a session still computes whose socket is closed already.
+pub(crate) async fn cancel_unheard(session: &Session, budget: &Budget) -> Outcome {
+    let mut outcome = Outcome::default();
+    if session.cancel(budget.step()).await {
+        outcome.did(Step::Cancelled);
+    }
+    outcome.did(Step::Closed {
+        acknowledged: false,
+    });
+    outcome
+}
+
 /// Whatever happens, nothing more passes through the socket.
 struct ShutDown<'a>(&'a Session);
 

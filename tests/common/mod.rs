@@ -88,6 +88,11 @@ impl Lab {
         std::mem::take(&mut *self.torn_down.lock().expect("no panic"))
     }
 
+    /// Whether anything has become of a connection since that was last asked.
+    pub fn has_torn_down(&self) -> bool {
+        !self.torn_down.lock().expect("no panic").is_empty()
+    }
+
     /// What became of the one connection of the last invocation.
     pub fn outcome(&self) -> Outcome {
         let mut all = self.torn_down();
