@@ -76,7 +76,7 @@ impl Invocation {
         self.rest(Which::All).await;
         let leaving = self.inner.leaving.none();
         let _ = timeout(self.inner.budget().step(), leaving).await;
-        self.run(After).await;
+        self.run(After, self.inner.budget()).await;
         self.inner.state().guard = None;
         finished
     }
@@ -84,7 +84,8 @@ impl Invocation {
     async fn finish_transaction_after_tasks(&self, success: bool) -> Finished {
         let inner = &self.inner;
         self.end_tasks().await;
-        self.run(Deferred).await;
+        // However many there are, a COMMIT has its time.
+        self.run(Deferred, inner.budget().before_a_step()).await;
         inner.close_gate();
         // What was started while the clean-ups ran.
         self.end_tasks().await;
@@ -161,18 +162,17 @@ impl Invocation {
         join_all(rests).await;
     }
 
-    /// Runs hooks one after the other, each within its time and guarded.
-    async fn run(&self, hooks: impl Hooks) {
-        loop {
-            let Some(hook) = hooks.next(&self.inner) else {
-                return;
-            };
-            let limit = self.inner.budget().step();
+    /// Runs hooks one after the other, each guarded and within its time: a step, and all
+    /// of them within the budget.
+    async fn run(&self, hooks: impl Hooks, budget: Budget) {
+        while let Some(hook) = hooks.next(&self.inner) {
+            let limit = budget.last();
             let scope = Scope::around(self.clone());
             let mut hook = Box::pin(AssertUnwindSafe(scope.run(hook)).catch_unwind());
             let why = match timeout(limit, &mut hook).await {
                 Ok(Ok(())) => continue,
                 Ok(Err(_)) => "it panicked",
+                Err(_) if limit.is_zero() => "no time was left",
                 Err(_) => "it took too long",
             };
             let _ = cut_off(|| catch_unwind(AssertUnwindSafe(|| drop(hook))));

@@ -208,8 +208,10 @@ impl Invocation {
     /// connections are brought to rest: for what other stores leave behind. The
     /// last one deferred runs first.
     ///
-    /// It is given up after half a second, or when the deadline leaves no more, and
-    /// dropped unrun if the connections are being brought to rest already.
+    /// It is given up after half a second. All of them together have what the deadline
+    /// leaves, less half a second for COMMIT; those that have not begun by then are dropped
+    /// unrun, as is one that is deferred when the connections are being brought to rest
+    /// already.
     pub fn defer(&self, cleanup: impl Future<Output = ()> + Send + 'static) {
         self.hook(Box::pin(cleanup), |state| &mut state.deferred);
     }

@@ -30,6 +30,19 @@ impl Budget {
         }
     }
 
+    /// What several may share that a step is to follow: a step is kept for that, or half
+    /// of what is left.
+    pub(crate) fn before_a_step(&self) -> Budget {
+        let kept = |left: Duration| self.step.min(left / 2);
+        Budget {
+            end: self
+                .end
+                .zip(self.left())
+                .map(|(end, left)| end - kept(left)),
+            ..*self
+        }
+    }
+
     /// For an answer that is on its way by itself.
     pub(crate) fn grace(&self) -> Duration {
         self.part(GRACE)
@@ -70,6 +83,12 @@ mod tests {
         let little = budget(Duration::from_millis(80));
         assert_eq!(little.grace(), Duration::from_millis(40));
         assert_eq!(little.last(), Duration::from_millis(80));
+        let shared = plenty.before_a_step();
+        assert_eq!(shared.left(), Some(Duration::from_secs(20) - STEP));
+        assert_eq!(
+            little.before_a_step().left(),
+            Some(Duration::from_millis(40))
+        );
         let none = budget(Duration::ZERO);
         assert_eq!(
             (none.grace(), none.last()),
