@@ -142,6 +142,14 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// What somebody else has made: PEM both.
+    pub fn of(certificate: impl Into<String>, key: impl Into<String>) -> Self {
+        Self {
+            certificate: certificate.into(),
+            key: key.into(),
+        }
+    }
+
     /// The certificate, PEM.
     pub fn certificate(&self) -> &str {
         &self.certificate

@@ -6,11 +6,13 @@ use std::io;
 use rustls::pki_types::CertificateDer;
 use rustls::{AlertDescription, CertificateError};
 use x509_cert::Certificate;
+use x509_cert::certificate::Version;
 use x509_cert::der::Decode;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
 use super::hosts::Authority;
+use super::key;
 use crate::config::{Roots, Tls};
 use crate::error::{Error, ErrorKind};
 
@@ -31,7 +33,14 @@ pub(super) fn explain(
         Some(rustls::Error::InvalidCertificate(why)) => {
             let shown = rejected.map(|certificate| describe(certificate));
             let shown = shown.unwrap_or_default();
-            let (why, remedy) = verdict(tls, host, why);
+            let flaw = rejected.and_then(|certificate| flaw(certificate));
+            let (why, remedy) = match flaw.filter(|_| is_about_its_form(why)) {
+                Some(flaw) => flaw,
+                None => {
+                    let (why, remedy) = verdict(tls, host, why);
+                    (why.to_owned(), remedy)
+                }
+            };
             format!("the certificate of {host} {why}{shown}: {remedy}")
         }
         Some(rustls::Error::AlertReceived(alert)) => refused(tls, host, *alert),
@@ -76,6 +85,58 @@ fn verdict(tls: &Tls, host: &str, why: &CertificateError) -> (&'static str, Stri
     }
 }
 
+/// The certificate itself is at fault, not who issued it, for whom, or until when.
+fn is_about_its_form(why: &CertificateError) -> bool {
+    matches!(
+        why,
+        CertificateError::BadEncoding
+            | CertificateError::BadSignature
+            | CertificateError::UnhandledCriticalExtension
+            | CertificateError::Other(_)
+    )
+}
+
+/// What of a certificate no check of it takes, and what to do.
+fn flaw(certificate: &[u8]) -> Option<(String, String)> {
+    let certificate = Certificate::from_der(certificate).ok()?;
+    if let Some(bits) = key::short_rsa(&certificate) {
+        return Some((
+            format!("has an RSA key of {bits} bits, which is too short"),
+            "give the server a key of 2048 bits or more, and a certificate for it".to_owned(),
+        ));
+    }
+    let fields = &certificate.tbs_certificate;
+    if fields.version == Version::V1 {
+        return Some((
+            "is of X.509 version 1, which names no host".to_owned(),
+            "give the server one of version 3 with its host under subjectAltName, or set \
+             sslmode=require if the network is yours"
+                .to_owned(),
+        ));
+    }
+    let extensions = fields.extensions.iter().flatten();
+    let unknown = extensions
+        .filter(|extension| extension.critical)
+        .map(|extension| extension.extn_id.to_string())
+        .find(|oid| !KNOWN_EXTENSIONS.contains(&oid.as_str()))?;
+    Some((
+        format!("has the critical extension {unknown}, which is not known here"),
+        "give the server a certificate without it, or set sslmode=require if the network is \
+         yours"
+            .to_owned(),
+    ))
+}
+
+/// Those that webpki reads, and which may be critical therefore: keyUsage, subjectAltName,
+/// basicConstraints, nameConstraints, extKeyUsage.
+const KNOWN_EXTENSIONS: [&str; 5] = [
+    "2.5.29.15",
+    "2.5.29.17",
+    "2.5.29.19",
+    "2.5.29.30",
+    "2.5.29.37",
+];
+
 fn issuer(tls: &Tls, host: &str) -> String {
     let remedy = match (&tls.roots, Authority::of(host)) {
         (Some(Roots::File(_) | Roots::Pem(_)), _) => {
@@ -106,7 +167,16 @@ fn refused(tls: &Tls, host: &str, alert: AlertDescription) -> String {
         AlertDescription::UnrecognisedName if !tls.sni => {
             format!("{host} wants to be told its name: leave sslsni=0 away")
         }
-        _ => format!("{host} ended the TLS handshake"),
+        AlertDescription::ProtocolVersion => format!(
+            "{host} does not speak TLS 1.2 or newer: set ssl_min_protocol_version and \
+             ssl_max_protocol_version of the server to TLSv1.2 or above"
+        ),
+        AlertDescription::HandshakeFailure => format!(
+            "{host} ended the TLS handshake, having no cipher or kind of key in common with us: \
+             give the server a certificate with a key of RSA (2048 bits or more, not RSA-PSS), \
+             ECDSA P-256 or P-384 (not P-521), or Ed25519, and TLS 1.2 or newer"
+        ),
+        _ => format!("{host} ended the TLS handshake: the log of the server says why"),
     }
 }
 

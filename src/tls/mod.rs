@@ -2,6 +2,7 @@
 //! missing or set twice, and both panic.
 //!
 //! - [`hosts`] knows whose authority vouches for a host;
+//! - [`key`] verifies with a certificate's key alone;
 //! - [`verify`] decides what of a certificate is looked at, and looks;
 //! - [`binding`] ties the password's proof to the connection;
 //! - [`failure`] says which certificate it was, and what to set.
@@ -11,6 +12,7 @@ mod binding;
 mod description;
 mod failure;
 mod hosts;
+mod key;
 mod verify;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};

@@ -9,6 +9,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, SignatureScheme};
 
 use super::hosts::Authority;
+use super::key;
 use crate::config::{Roots, Tls, TlsMode};
 
 /// How much of a certificate is looked at.
@@ -18,7 +19,7 @@ pub(super) enum Check {
     Full,
     /// That it is of a trusted authority and in force.
     Chain,
-    /// Nothing.
+    /// Nothing but that whoever shows it has its key: SCRAM may be bound to it.
     Nothing,
 }
 
@@ -63,6 +64,19 @@ pub(super) struct Verifier {
     pub(super) rejected: Arc<OnceLock<CertificateDer<'static>>>,
 }
 
+impl Verifier {
+    /// Keeps a certificate that was found wanting.
+    fn note<T>(
+        &self,
+        certificate: &CertificateDer<'_>,
+        verified: Result<T, rustls::Error>,
+    ) -> Result<T, rustls::Error> {
+        verified.inspect_err(|_| {
+            let _ = self.rejected.set(certificate.clone().into_owned());
+        })
+    }
+}
+
 impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
@@ -82,11 +96,7 @@ impl ServerCertVerifier for Verifier {
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) if self.check == Check::Chain => Ok(ServerCertVerified::assertion()),
-            Err(error) => {
-                let _ = self.rejected.set(end_entity.clone().into_owned());
-                Err(error)
-            }
-            Ok(verified) => Ok(verified),
+            verified => self.note(end_entity, verified),
         }
     }
 
@@ -97,7 +107,14 @@ impl ServerCertVerifier for Verifier {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+        let verify = match self.check {
+            Check::Nothing => key::verify_tls12,
+            Check::Full | Check::Chain => rustls::crypto::verify_tls12_signature,
+        };
+        self.note(
+            certificate,
+            verify(message, certificate, signature, algorithms),
+        )
     }
 
     fn verify_tls13_signature(
@@ -107,7 +124,14 @@ impl ServerCertVerifier for Verifier {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+        let verify = match self.check {
+            Check::Nothing => key::verify_tls13,
+            Check::Full | Check::Chain => rustls::crypto::verify_tls13_signature,
+        };
+        self.note(
+            certificate,
+            verify(message, certificate, signature, algorithms),
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
