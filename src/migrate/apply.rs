@@ -103,8 +103,13 @@ impl Apply<'_> {
             .await?;
         let insertion = self.history.insertion(&step.migration).await?;
         client.batch_execute("begin").await?;
-        self.check_lock(client).await?;
+        let mut checked = false;
         for statement in &step.script.statements {
+            // Nothing may precede SET TRANSACTION, and what only sets does no harm.
+            if !checked && !statement.sets() {
+                self.check_lock(client).await?;
+                checked = true;
+            }
             let line = (!step.script.is_whole).then_some(statement.line);
             let what = What {
                 migration: name,
@@ -130,6 +135,9 @@ impl Apply<'_> {
                     step.version()
                 ),
             ));
+        }
+        if !checked {
+            self.check_lock(client).await?;
         }
         let what = What {
             migration: name,
@@ -388,6 +396,26 @@ impl Apply<'_> {
                     } else {
                         "concurrent_timeout"
                     }
+                ),
+            ),
+            _ if step.script.in_transaction
+                && code == SqlState::INVALID_TRANSACTION_TERMINATION.code() =>
+            {
+                (
+                    Kind::Statement,
+                    format!(
+                        "{at} commits or rolls back, and runs in a transaction together with its row \
+                     in the history; all of it was rolled back: write `-- antifreeze: \
+                     no-transaction` into the file to run it without one"
+                    ),
+                )
+            }
+            _ if step.script.in_transaction && code == SqlState::ACTIVE_SQL_TRANSACTION.code() => (
+                Kind::Statement,
+                format!(
+                    "{at} cannot run in a transaction, or not behind what precedes it there, and \
+                     all of it was rolled back: write `-- antifreeze: no-transaction` into the \
+                     file to run it without one; SET TRANSACTION comes first in its file"
                 ),
             ),
             _ if !step.script.in_transaction => (

@@ -26,6 +26,7 @@
 
 mod apply;
 mod around;
+mod directory;
 mod error;
 mod event;
 mod expected;
@@ -41,6 +42,8 @@ mod run;
 mod script;
 mod session;
 mod settings;
+#[doc(hidden)]
+pub mod split;
 mod tool;
 mod watch;
 
