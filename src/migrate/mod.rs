@@ -34,6 +34,7 @@ mod files;
 mod held;
 mod history;
 mod index;
+mod limits;
 mod lint;
 mod lock;
 mod options;
