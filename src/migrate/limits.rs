@@ -17,8 +17,9 @@ type Time = i64;
 /// How near to a limit to look, before and behind it.
 const NEAR: Time = 15;
 
-/// What is at it for so much longer than a limit has one of its own.
-const OWN: Time = 250;
+/// How late the server may end what has reached its limit: what goes on for longer has a
+/// limit of its own.
+const LATE: Time = 250;
 
 /// The sessions named $1, but for $2. Where our role may not see into them there is no more
 /// than the lock.
@@ -97,8 +98,10 @@ impl Limits {
                 Some(after) => after.changed,
             };
             let ended_by = |limit: Limit| {
-                let at = self.limit(&before, limit);
-                at.is_some_and(|at| self.looked < at + OWN && over >= at)
+                let Some((at, late)) = self.limit(&before, limit) else {
+                    return false;
+                };
+                at <= over && (self.looked < at || over < late)
             };
             if ended_by(Limit::Lock) {
                 self.ended = Some(Limit::Lock);
@@ -111,13 +114,14 @@ impl Limits {
         self.active.retain(|session| session.active);
     }
 
-    /// When the limit ends what the session does.
-    fn limit(&self, session: &Session, limit: Limit) -> Option<Time> {
+    /// When the limit ends what the session does, at the earliest and at the latest.
+    fn limit(&self, session: &Session, limit: Limit) -> Option<(Time, Time)> {
         let (since, limit) = match limit {
             Limit::Lock => (session.waits?, self.lock),
             Limit::Statement => (session.began, self.statement),
         };
-        (limit > 0).then_some(since + limit)
+        let at = since + limit;
+        (limit > 0).then_some((at, at + LATE.min(limit / 2)))
     }
 
     /// How long from the last look to the moment just before a limit, or just behind it.
@@ -125,7 +129,7 @@ impl Limits {
         let limits = self.active.iter().flat_map(|session| {
             [Limit::Lock, Limit::Statement].map(|limit| self.limit(session, limit))
         });
-        let moments = limits.flatten().flat_map(|at| [at - NEAR, at + NEAR]);
+        let moments = limits.flatten().flat_map(|(at, _)| [at - NEAR, at + NEAR]);
         let ahead = moments.filter(|&at| at > self.looked);
         ahead.min().map(|at| at - self.looked)
     }

@@ -89,13 +89,13 @@ async fn another_failure_is_not_repeated() {
 }
 
 /// psql goes on behind an error, and exits with 0: deployed would be the half of it.
-async fn goes_on(lab: &Lab, end: &str) -> antifreeze::migrate::Error {
+async fn goes_on(lab: &Lab, options: &str) -> antifreeze::migrate::Error {
     let _forgetful = lab.idle_in_transaction().await;
     let file = tempfile::NamedTempFile::new().expect("a file");
     let sql = "alter table partners add column c int;\nselect pg_sleep(3600);\n\
                create table behind (a int);\n";
     std::fs::write(file.path(), sql).expect("written");
-    let script = format!("psql -X -q -d \"$URL\" -f \"$FILE\" {end}");
+    let script = format!("psql -X -q -d \"$URL\" -f \"$FILE\" {options}");
     let mut command = Command::new("sh");
     command
         .args(["-c", &script])
@@ -103,12 +103,13 @@ async fn goes_on(lab: &Lab, end: &str) -> antifreeze::migrate::Error {
         .env("FILE", file.path());
     let around = Around::new(&lab.database, command)
         .lock_timeout(LOCK_TIMEOUT)
-        .statement_timeout(LOCK_TIMEOUT * 2);
-    let error = around.run().await.expect_err("a statement was ended");
-    let behind = "select count(*) from information_schema.tables where table_name = 'behind'";
-    assert_eq!(lab.value(behind).await, "1", "it went on");
-    error
+        .statement_timeout(LOCK_TIMEOUT * 2)
+        .backoff(LOCK_TIMEOUT, LOCK_TIMEOUT)
+        .attempts(2);
+    around.run().await.expect_err("a statement was ended")
 }
+
+const BEHIND: &str = "select count(*) from information_schema.tables where table_name = 'behind'";
 
 #[tokio::test]
 async fn a_statement_that_our_limit_ends_is_a_failure() {
@@ -121,7 +122,19 @@ async fn a_statement_that_our_limit_ends_is_a_failure() {
         "{message}"
     );
     assert_eq!(error.report().retries, 0, "it may have done the rest");
+    assert_eq!(lab.value(BEHIND).await, "1", "it went on");
     lab.assert_gone().await;
+}
+
+#[tokio::test]
+async fn one_that_stops_there_is_run_again() {
+    for output in ["", "> /dev/null 2>&1"] {
+        let lab = lab().await;
+        let error = goes_on(&lab, &format!("-v ON_ERROR_STOP=1 {output}")).await;
+        assert_eq!(error.kind(), Kind::Blocked, "{error}");
+        assert_eq!(error.report().retries, 1, "{output}: {error}");
+        assert_eq!(lab.value(BEHIND).await, "0", "it stopped");
+    }
 }
 
 /// The server speaks another language, or what the tool writes goes elsewhere.
@@ -130,6 +143,7 @@ async fn nor_is_one_hidden_that_nobody_speaks_of() {
     let lab = lab().await;
     let error = goes_on(&lab, "> /dev/null 2>&1").await;
     assert_eq!(error.kind(), Kind::Blocked, "{error}");
+    assert_eq!(lab.value(BEHIND).await, "1", "it went on");
     let sql = "select pg_sleep(3600)";
     let script = "psql -X -q -d \"$URL\" -c \"$SQL\" > /dev/null 2>&1; true";
     let mut command = Command::new("sh");
