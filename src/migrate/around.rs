@@ -41,7 +41,8 @@ const SQLSTATE: &str = "55P03";
 /// reads and whoever follows it (psycopg, diesel, sqlx, psql); one that does not needs them
 /// in its URL or by ALTER ROLE, and [`Event::ToolHeedless`] says if it goes without. It
 /// connects to where its own settings say, which must not be a pooler either: that would
-/// refuse `PGOPTIONS`. What it writes is passed on to our own output, as it comes.
+/// refuse `PGOPTIONS`. What it writes is passed on to our own output, as it comes; what it
+/// leaves in the background ends with it.
 #[must_use = "it does nothing until it is run"]
 pub struct Around {
     command: Command,
@@ -73,7 +74,9 @@ impl Around {
     /// # Errors
     ///
     /// [`Kind::Tool`] if it failed, [`Kind::Blocked`] if a lock was not to be had as often
-    /// as it was tried, or those of [`Runner::run`](super::Runner::run).
+    /// as it was tried, or the tool went on without it, whatever its exit status;
+    /// [`Kind::Timeout`] if `statement_timeout` ended a statement, likewise; or those of
+    /// [`Runner::run`](super::Runner::run).
     pub async fn run(mut self) -> Result<Report> {
         let connector = self.base.connector()?;
         let mut tool = Tool::new(self.command, &self.base.settings);
@@ -270,7 +273,9 @@ impl Tool {
         *held.tool = None;
         let (status, said) = ended?;
         // Its last statement may have ended since.
-        watch.limits(&mut limits, &self.application, &ours).await;
+        watch
+            .limits(&mut limits, &self.application, &ours, &since)
+            .await;
         Ok((status, said.or(limits.ended)))
     }
 }
@@ -290,10 +295,10 @@ async fn look(
     loop {
         let began = Instant::now();
         // Near a limit it is looked for that alone.
-        let mut soon = watch.limits(limits, &tool.application, ours).await;
+        let mut soon = watch.limits(limits, &tool.application, ours, since).await;
         while let Some(next) = soon.filter(|&next| began.elapsed() + next < watch.pause()) {
             sleep(next).await;
-            soon = watch.limits(limits, &tool.application, ours).await;
+            soon = watch.limits(limits, &tool.application, ours, since).await;
         }
         sleep(watch.pause().saturating_sub(began.elapsed())).await;
         let late = lock_timeout + lock_timeout / 2;

@@ -233,6 +233,8 @@ mod tests {
         symlink(&target, folder.path().join("V1__a.sql")).expect("a link");
         assert_eq!(read(folder.path()).expect("one").len(), 1);
         symlink(other.path(), folder.path().join("more")).expect("a link");
+        let more = folder.path().join("more");
+        assert!(read(&more).expect("named itself").is_empty());
         let said = read(folder.path()).expect_err("a folder").to_string();
         assert!(said.contains("more is a link to a folder"), "{said}");
         fs::remove_file(folder.path().join("more")).expect("removed");

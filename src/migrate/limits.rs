@@ -21,7 +21,7 @@ const NEAR: Time = 15;
 /// limit of its own.
 const LATE: Time = 250;
 
-/// The sessions named $1, but for $2. Where our role may not see into them there is no more
+/// The sessions named $1 that have begun since $3, but for $2. Where our role may not see into them there is no more
 /// than the lock.
 const SESSIONS: &str = "select (extract(epoch from n.at) * 1000)::bigint, a.pid, \
        (extract(epoch from a.query_start) * 1000)::bigint, \
@@ -31,6 +31,7 @@ const SESSIONS: &str = "select (extract(epoch from n.at) * 1000)::bigint, a.pid,
      from (select clock_timestamp() as at) n \
      left join pg_stat_activity a on a.datname = current_database() \
        and a.application_name = $1 and a.pid <> all ($2) \
+       and a.backend_start >= $3::text::timestamptz \
      left join lateral ( \
        select min(coalesce((to_jsonb(l) ->> 'waitstart')::timestamptz, a.query_start)) as since \
        from pg_locks l where l.pid = a.pid and not l.granted) w on true";
@@ -74,8 +75,9 @@ impl Limits {
         client: &Client,
         name: &str,
         ours: &[i32],
+        since: &str,
     ) -> Result<Option<u64>> {
-        let rows = client.query(SESSIONS, &[&name, &ours]).await?;
+        let rows = client.query(SESSIONS, &[&name, &ours, &since]).await?;
         let Some(first) = rows.first() else {
             return Ok(None);
         };

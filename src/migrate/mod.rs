@@ -30,6 +30,7 @@ mod directory;
 mod error;
 mod event;
 mod expected;
+mod failed;
 mod files;
 mod held;
 mod history;

@@ -235,8 +235,9 @@ impl Watch {
         limits: &mut Limits,
         name: &str,
         ours: &[i32],
+        since: &str,
     ) -> Option<Duration> {
-        let looked = limits.look(self.client()?, name, ours);
+        let looked = limits.look(self.client()?, name, ours, since);
         let soon = tokio::time::timeout(LOOK, looked).await.ok()?.ok()??;
         Some(Duration::from_millis(soon))
     }
