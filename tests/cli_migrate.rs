@@ -88,6 +88,31 @@ async fn it_runs_what_is_pending_once() {
 }
 
 #[tokio::test]
+async fn what_is_not_recognised_is_named() {
+    let server = Postgres::shared().await.expect("a server");
+    let database = server.fresh_database().await.expect("a database");
+    let files = tempfile::tempdir().expect("a directory");
+    let directory = files.path().display().to_string();
+    let arguments = ["migrate", "--directory", &directory];
+    let none = at(&database.url, &arguments).await.exits(2);
+    assert!(none.err.contains("has no migration"), "{}", none.err);
+    for name in ["V1__one.sql", "V2_b.sql", "V5__e.SQL", "V2.5__x.sql"] {
+        std::fs::write(files.path().join(name), "select 1").expect("written");
+    }
+    for more in [&[][..], &["--dry-run"], &["status"]] {
+        let ran = at(&database.url, &[&arguments, more].concat())
+            .await
+            .exits(2);
+        for name in ["V2_b.sql", "V5__e.SQL", "V2.5__x.sql"] {
+            assert!(ran.err.contains(name), "{}", ran.err);
+        }
+    }
+    let history = "select to_regclass('refinery_schema_history')";
+    let history = database.query(history).await.expect("a row");
+    assert_eq!(history[0][0], None, "nothing was run");
+}
+
+#[tokio::test]
 async fn who_blocks_is_named_while_it_waits() {
     let server = Postgres::shared().await.expect("a server");
     let database = server.fresh_database().await.expect("a database");

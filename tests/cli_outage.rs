@@ -16,6 +16,8 @@ async fn full() -> (Postgres, String, Vec<Client>) {
         .await;
     let server = server.expect("a server");
     server.create_role("app").await.expect("a role");
+    let grant = "grant create on schema public to app";
+    server.execute(grant).await.expect("granted");
     let url = server.url_for("app", "postgres");
     let mut held = Vec::new();
     for _ in 0..5 {
@@ -28,6 +30,7 @@ async fn full() -> (Postgres, String, Vec<Client>) {
 async fn it_waits_for_a_slot_and_keeps_it() {
     let (_server, url, mut held) = full().await;
     let files = tempfile::tempdir().expect("a directory");
+    std::fs::write(files.path().join("V1__one.sql"), "select 1").expect("written");
     let directory = files.path().to_str().expect("a path");
     for arguments in [
         &["migrate", "--directory", directory, "--wait", "50s"][..],

@@ -153,7 +153,8 @@ async fn the_json_is_written_down() {
     let files = tempfile::tempdir().expect("a directory");
     let alter = "alter table partners add constraint u unique (name);";
     std::fs::write(files.path().join("V1__unique.sql"), alter).expect("written");
-    let wrong = files.path().join("wrong.sql");
+    let other = tempfile::tempdir().expect("a directory");
+    let wrong = other.path().join("wrong.sql");
     std::fs::write(&wrong, "select name from partner;").expect("written");
     let (wrong, files) = (
         wrong.to_str().expect("a path"),

@@ -179,6 +179,43 @@ async fn statements_are_held_against_the_database() {
     assert_eq!(json["findings"][1]["sqlstate"], "42P01");
 }
 
+/// As `migrate` does.
+#[tokio::test]
+async fn a_check_cuts_where_psql_does() {
+    let server = Postgres::shared().await.expect("a server");
+    let database = server.fresh_database().await.expect("a database");
+    let tables = "create table t (a text); create table u (a text)";
+    database.execute(tables).await.expect("tables");
+    let files = tempfile::tempdir().expect("a directory");
+    let path = files.path().display().to_string();
+    let text = "\u{feff}create rule r as on insert to t do also (select 1; select 2);\n\
+                copy t from stdin;\nit's; nothing\n\\.\n(select a from t);\n";
+    std::fs::write(files.path().join("A.SQL"), text).expect("written");
+    let json = at(&database.url, &["check", &path, "--json"]).await;
+    let json = json.exits(0).json();
+    assert_eq!(
+        (&json["fit"], &json["grammar_only"]),
+        (&1.into(), &2.into())
+    );
+
+    std::fs::write(files.path().join("b.sql"), "select 1;\n\\i c.sql\n").expect("written");
+    let ran = at(&database.url, &["check", &path]).await.exits(1);
+    let line = format!("{path}/b.sql:2:1: `\\i` is a command of psql's");
+    assert!(ran.out.contains(&line), "{}", ran.out);
+
+    #[cfg(unix)]
+    {
+        let other = tempfile::tempdir().expect("a directory");
+        std::os::unix::fs::symlink(other.path(), files.path().join("more")).expect("a link");
+        let ran = at(&database.url, &["check", &path]).await.exits(2);
+        assert!(
+            ran.err.contains("more is a link to a folder"),
+            "{}",
+            ran.err
+        );
+    }
+}
+
 #[tokio::test]
 async fn what_could_not_be_looked_at_is_no_finding() {
     let server = Postgres::shared().await.expect("a server");

@@ -8,6 +8,7 @@ use tokio_postgres::error::SqlState;
 
 use super::error::{Error, Kind, Result};
 use super::event::{Applied, At, Blocked, Event};
+use super::failed::Failed;
 use super::files::Step;
 use super::history::History;
 use super::index::{self, Invalid, There};
@@ -28,12 +29,6 @@ pub(super) struct Apply<'a> {
     pub(super) history: &'a History,
     /// Invalid indexes that were there before, or that were told of.
     pub(super) known: &'a mut Vec<Invalid>,
-}
-
-/// Why a statement failed.
-struct Failed {
-    error: tokio_postgres::Error,
-    line: Option<usize>,
 }
 
 impl Apply<'_> {
@@ -72,15 +67,15 @@ impl Apply<'_> {
             };
             // The server's goodbye may be here before the end of the file is.
             if self.own.is_over() || self.own.settle().await.is_err() {
-                return Err(lost(&name, failed));
+                return Err(failed.lost(&name));
             }
             let delay = backoff.next().unwrap_or_default();
-            let again = gives_way(&failed.error)
+            let again = failed.gives_way()
                 && attempt < self.settings.attempts
                 && began.elapsed() + delay < self.settings.retry_for;
             if !again {
                 self.note_left().await?;
-                return Err(self.refused(step, &name, attempt, failed));
+                return Err(failed.refused(step, attempt, self.settings, &self.events.report));
             }
             let code = failed.error.code().map_or("", SqlState::code);
             self.events.tell(Event::Retrying {
@@ -103,8 +98,13 @@ impl Apply<'_> {
             .await?;
         let insertion = self.history.insertion(&step.migration).await?;
         client.batch_execute("begin").await?;
-        self.check_lock(client).await?;
+        let mut checked = false;
         for statement in &step.script.statements {
+            // Nothing may precede SET TRANSACTION, and what only sets does no harm.
+            if !checked && !statement.sets() {
+                self.check_lock(client).await?;
+                checked = true;
+            }
             let line = (!step.script.is_whole).then_some(statement.line);
             let what = What {
                 migration: name,
@@ -130,6 +130,9 @@ impl Apply<'_> {
                     step.version()
                 ),
             ));
+        }
+        if !checked {
+            self.check_lock(client).await?;
         }
         let what = What {
             migration: name,
@@ -346,100 +349,4 @@ impl Apply<'_> {
              or as --url",
         ))
     }
-
-    fn refused(&self, step: &Step, name: &str, attempts: u32, failed: Failed) -> Error {
-        let at = At(name, failed.line);
-        let code = failed
-            .error
-            .code()
-            .map_or("no SQLSTATE", SqlState::code)
-            .to_owned();
-        let error = crate::Error::from(failed.error);
-        let (kind, message) = match error.kind() {
-            _ if code == SqlState::T_R_DEADLOCK_DETECTED.code() => (
-                Kind::Blocked,
-                format!(
-                    "{at} met a deadlock at each of {attempts} attempts: run it when there is less traffic"
-                ),
-            ),
-            crate::ErrorKind::LockTimeout => {
-                let blocked = self.events.report.blocked_now();
-                let by = blocked.map_or_else(
-                    || "who had it was gone by then".to_owned(),
-                    |blocked| blocked.to_string(),
-                );
-                (
-                    Kind::Blocked,
-                    format!(
-                        "{at} did not get its lock within {:?} at any of {attempts} attempts, and gave \
-                         way each time ({by}): end who blocks, or consent to it with \
-                         `terminate_idle_in_transaction`",
-                        self.settings.lock_timeout
-                    ),
-                )
-            }
-            crate::ErrorKind::StatementTimeout => (
-                Kind::Timeout,
-                format!(
-                    "{at} took longer than statement_timeout allows and was undone: do it in smaller \
-                     parts, or raise `{}`",
-                    if step.script.in_transaction {
-                        "statement_timeout"
-                    } else {
-                        "concurrent_timeout"
-                    }
-                ),
-            ),
-            _ if !step.script.in_transaction => (
-                Kind::Statement,
-                format!(
-                    "{at} failed (SQLSTATE {code}): {}; it runs without a transaction, so if an \
-                     earlier run has done it, `resolve` version {}",
-                    hint(&error),
-                    step.version()
-                ),
-            ),
-            _ => (
-                Kind::Statement,
-                format!(
-                    "{at} failed (SQLSTATE {code}), and all of it was rolled back: {}",
-                    hint(&error)
-                ),
-            ),
-        };
-        Error::new(kind, message).with_source(error)
-    }
-}
-
-/// What the kind of the error is, in a few words. The server's own are in the source.
-fn hint(error: &crate::Error) -> String {
-    match error.kind() {
-        crate::ErrorKind::Database => "the source has the server's words".to_owned(),
-        _ => error.to_string(),
-    }
-}
-
-/// It may succeed the next time, and nothing of it was done: a lock that was not to be had,
-/// a deadlock, a serialization failure.
-fn gives_way(error: &tokio_postgres::Error) -> bool {
-    error.code().is_some_and(|code| {
-        [
-            SqlState::LOCK_NOT_AVAILABLE,
-            SqlState::T_R_DEADLOCK_DETECTED,
-            SqlState::T_R_SERIALIZATION_FAILURE,
-        ]
-        .contains(code)
-    })
-}
-
-fn lost(name: &str, failed: Failed) -> Error {
-    Error::new(
-        Kind::Connection,
-        format!(
-            "the connection was lost at {}: run it again, and what was done by then is known from \
-             the history",
-            At(name, failed.line)
-        ),
-    )
-    .with_source(crate::Error::from(failed.error))
 }

@@ -1,6 +1,8 @@
 //! Another tool's migrations, under our lock and time-outs.
 
+use std::convert::Infallible;
 use std::future::Future;
+use std::pin::pin;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
@@ -9,11 +11,12 @@ use tokio::time::{Instant, sleep};
 use super::error::{Error, Kind, Result};
 use super::event::Event;
 use super::held::{Held, under_lock};
+use super::limits::Limits;
 use super::options::{Base, options};
 use super::report::{Events, Report};
 use super::settings::Settings;
-use super::tool::Running;
-use super::watch::{Watch, What};
+use super::tool::{Limit, Running};
+use super::watch::{Watch, What, reported};
 use super::{index, lock};
 use crate::Database;
 use crate::backoff::Backoff;
@@ -38,7 +41,8 @@ const SQLSTATE: &str = "55P03";
 /// reads and whoever follows it (psycopg, diesel, sqlx, psql); one that does not needs them
 /// in its URL or by ALTER ROLE, and [`Event::ToolHeedless`] says if it goes without. It
 /// connects to where its own settings say, which must not be a pooler either: that would
-/// refuse `PGOPTIONS`. What it writes is passed on to our own output, as it comes.
+/// refuse `PGOPTIONS`. What it writes is passed on to our own output, as it comes; what it
+/// leaves in the background ends with it.
 #[must_use = "it does nothing until it is run"]
 pub struct Around {
     command: Command,
@@ -70,7 +74,9 @@ impl Around {
     /// # Errors
     ///
     /// [`Kind::Tool`] if it failed, [`Kind::Blocked`] if a lock was not to be had as often
-    /// as it was tried, or those of [`Runner::run`](super::Runner::run).
+    /// as it was tried, or the tool went on without it, whatever its exit status;
+    /// [`Kind::Timeout`] if `statement_timeout` ended a statement, likewise; or those of
+    /// [`Runner::run`](super::Runner::run).
     pub async fn run(mut self) -> Result<Report> {
         let connector = self.base.connector()?;
         let mut tool = Tool::new(self.command, &self.base.settings);
@@ -168,10 +174,13 @@ impl Tool {
                 tool: self.name.clone(),
                 attempt,
             });
-            let (status, blocked) = self.once(held, watch).await?;
-            if status.success() {
-                return Ok(());
-            }
+            let (status, limit) = self.once(held, watch).await?;
+            let blocked = match (status.success(), limit) {
+                (true, None) => return Ok(()),
+                (true, Some(limit)) => return Err(self.went_on(limit)),
+                (false, Some(Limit::Statement)) => return Err(self.took_long(status)),
+                (false, limit) => limit.is_some(),
+            };
             let delay = backoff.next().unwrap_or_default();
             let in_time = began.elapsed() + delay < settings.retry_for;
             if !blocked {
@@ -203,8 +212,37 @@ impl Tool {
         }
     }
 
-    /// How it ended, and whether it spoke of a lock.
-    async fn once(&mut self, held: &mut Held<'_>, watch: &mut Watch) -> Result<(ExitStatus, bool)> {
+    /// It says that it succeeded. What it did may not be done twice, so it is not run again.
+    fn went_on(&self, limit: Limit) -> Error {
+        let kind = match limit {
+            Limit::Lock => Kind::Blocked,
+            Limit::Statement => Kind::Timeout,
+        };
+        let message = format!(
+            "{} went on after {} had ended a statement, and exited as if it had succeeded: what it \
+             did is incomplete, and it is not run again; look for what is missing, and let it stop \
+             at the first error (psql: `-v ON_ERROR_STOP=1`, and `-1` for one transaction)",
+            self.name,
+            limit.name()
+        );
+        Error::new(kind, message)
+    }
+
+    fn took_long(&self, status: ExitStatus) -> Error {
+        let message = format!(
+            "{} failed ({status}): a statement took longer than statement_timeout allows; do it in \
+             smaller parts, or raise `statement_timeout`",
+            self.name
+        );
+        Error::new(Kind::Timeout, message)
+    }
+
+    /// How it ended, and the limit of ours that ended a statement.
+    async fn once(
+        &mut self,
+        held: &mut Held<'_>,
+        watch: &mut Watch,
+    ) -> Result<(ExitStatus, Option<Limit>)> {
         let client = held.own.client()?;
         let row = client
             .query_one("select clock_timestamp()::text", &[])
@@ -218,33 +256,51 @@ impl Tool {
         let running = held.tool.insert(running);
         let ours = [Some(held.own.pid()), watch.pid()];
         let ours: Vec<i32> = ours.into_iter().flatten().collect();
+        let mut limits = Limits::new(held.settings);
         let limit = held.settings.lock_timeout;
-        let ended = tokio::select! {
-            biased;
-            ended = running.ended() => ended,
-            () = look(self, &ours, &since, limit, watch, held.events) => Err(Error::new(
-                Kind::Connection,
-                "the second connection was lost",
-            )),
+        let ending = watch.ending();
+        let ended = {
+            let looking = look(self, &ours, &since, limit, watch, &mut limits, held.events);
+            let mut looking = pin!(looking);
+            let ended = tokio::select! {
+                biased;
+                ended = running.ended() => ended,
+                never = looking.as_mut() => match never {},
+            };
+            reported(&ending, looking).await;
+            ended
         };
         *held.tool = None;
-        ended
+        let (status, said) = ended?;
+        // Its last statement may have ended since.
+        watch
+            .limits(&mut limits, &self.application, &ours, &since)
+            .await;
+        Ok((status, said.or(limits.ended)))
     }
 }
 
-/// Tells who blocks the tool, for as long as it runs.
+/// Tells who blocks the tool, and sees which statements our limits end, for as long as it runs.
 async fn look(
     tool: &Tool,
     ours: &[i32],
     since: &str,
     lock_timeout: Duration,
     watch: &mut Watch,
+    limits: &mut Limits,
     events: &mut Events,
-) {
+) -> Infallible {
     let mut seen = Vec::new();
     let mut told = None;
     loop {
-        sleep(watch.pause()).await;
+        let began = Instant::now();
+        // Near a limit it is looked for that alone.
+        let mut soon = watch.limits(limits, &tool.application, ours, since).await;
+        while let Some(next) = soon.filter(|&next| began.elapsed() + next < watch.pause()) {
+            sleep(next).await;
+            soon = watch.limits(limits, &tool.application, ours, since).await;
+        }
+        sleep(watch.pause().saturating_sub(began.elapsed())).await;
         let late = lock_timeout + lock_timeout / 2;
         let found = watch.waiting(ours, &tool.application, since, late).await;
         if let Some((pid, is_late)) = found {

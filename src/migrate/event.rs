@@ -37,6 +37,12 @@ pub enum Event {
         /// `V2__add_column`.
         pending: Vec<String>,
     },
+    /// A migration was applied with other line ends than its file has, or with another byte
+    /// order mark, and nothing else differs: it counts as the same.
+    OtherLineEnds {
+        /// `V2__add_column`.
+        migration: String,
+    },
     /// The lint found something in what is to be run.
     Finding(Finding),
     /// A migration begins.
@@ -247,6 +253,12 @@ impl fmt::Display for Event {
             Event::Locked => f.write_str("the lock is ours"),
             Event::Planned { pending } if pending.is_empty() => f.write_str("nothing is pending"),
             Event::Planned { pending } => write!(f, "pending: {}", pending.join(", ")),
+            Event::OtherLineEnds { migration } => write!(
+                f,
+                "{migration} was applied with other line ends than its file has (LF against CRLF, \
+                 or a byte order mark), and counts as the same: `*.sql text eol=lf` in \
+                 .gitattributes keeps them"
+            ),
             Event::Finding(finding) => finding.fmt(f),
             Event::Started {
                 migration,

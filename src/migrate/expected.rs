@@ -58,7 +58,7 @@ impl Migrations {
                          {table} TO {role}"
                     )));
                 }
-                History::glance(client, table).await?
+                History::glance(client, table, self).await?
             }
         };
         let all = history.status(self).into_iter();

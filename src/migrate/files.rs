@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use refinery_core::{Migration, load_sql_migrations};
+use refinery_core::Migration;
 
 use super::error::{Error, Kind, Result};
 use super::lint::{self, Finding};
 use super::script::Script;
-use super::{Runner, history};
+use super::{Runner, directory, history};
 use crate::Database;
 
 /// Migrations in refinery's form: files named `V1__create_partners.sql`, or `U..` for those
@@ -47,17 +47,23 @@ impl Step {
 }
 
 impl Migrations {
-    /// Reads a directory, and those in it.
+    /// Reads a directory, and those in it. Files that are neither SQL nor hidden are none of
+    /// its business.
     ///
     /// # Errors
     ///
-    /// It is not there, two files have one version, or one holds what no migration can.
+    /// It is not there, or has no migration; a file of SQL is not named as one, or a link
+    /// leads to a folder; two files have one version, or one holds what no migration can.
     pub fn from_dir(directory: impl AsRef<Path>) -> Result<Self> {
         let directory = directory.as_ref();
-        let migrations = load_sql_migrations(directory).map_err(|error| {
-            let message = format!("the migrations of {} cannot be read", directory.display());
-            Error::new(Kind::Files, message).with_source(error)
-        })?;
+        let migrations = directory::read(directory)?;
+        if migrations.is_empty() {
+            let message = format!(
+                "{} has no migration: name one V1__name.sql, or name another directory",
+                directory.display()
+            );
+            return Err(Error::new(Kind::Files, message));
+        }
         Migrations::new(migrations)
     }
 
@@ -75,13 +81,13 @@ impl Migrations {
     ///
     /// # Errors
     ///
-    /// As of [`from_dir`](Migrations::from_dir), and a name is not of that form.
+    /// As of [`from_dir`](Migrations::from_dir).
     pub fn embedded<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self> {
         let read = files.into_iter().map(|(name, sql)| {
-            let name = name.strip_suffix(".sql").unwrap_or(name);
-            Migration::unapplied(name, sql).map_err(|error| {
-                let message = format!("{name:?} is no name of a migration: V1__name is");
-                Error::new(Kind::Files, message).with_source(error)
+            let stem = name.strip_suffix(".sql").unwrap_or(name);
+            directory::named(stem, sql).map_err(|why| {
+                let message = format!("{name:?} {why}: V1__name is a migration's name");
+                Error::new(Kind::Files, message)
             })
         });
         Migrations::new(read.collect::<Result<_>>()?)
@@ -97,6 +103,12 @@ impl Migrations {
     }
 
     fn new(mut migrations: Vec<Migration>) -> Result<Self> {
+        if migrations.is_empty() {
+            return Err(Error::new(
+                Kind::Files,
+                "there is no migration: were all of them compiled in?",
+            ));
+        }
         migrations.sort();
         for pair in migrations.windows(2) {
             if pair[0].version() == pair[1].version() {

@@ -9,16 +9,13 @@ use super::options::{Base, Stop};
 use super::report::{Events, Report};
 use super::session::Own;
 use super::settings::Settings;
-use super::tool::Running;
+use super::tool::{GRACE, Running};
 use super::{index, lock};
 use crate::Deadline;
 use crate::connect::Connector;
 
 /// Kept back from a deadline for cancelling, rolling back and the goodbye.
 const RESERVE: Duration = Duration::from_secs(3);
-
-/// How long a tool that is told to end may take before it is killed, at most.
-const GRACE: Duration = Duration::from_secs(5);
 
 /// What there is once the lock is ours.
 pub(super) struct Held<'a> {

@@ -25,6 +25,8 @@ pub(super) struct History {
     table: String,
     is_there: bool,
     pub(super) applied: Vec<Migration>,
+    /// The names of those that were applied with other line ends than their files have now.
+    pub(super) other_line_ends: Vec<String>,
 }
 
 /// Where a migration stands.
@@ -65,8 +67,8 @@ pub(super) fn version(migration: &Migration) -> i64 {
 }
 
 impl History {
-    /// Reads it; nothing is changed, and the table need not be there.
-    pub(super) async fn read(client: &Client) -> Result<History> {
+    /// Reads it, beside `migrations`; nothing is changed, and the table need not be there.
+    pub(super) async fn read(client: &Client, migrations: &Migrations) -> Result<History> {
         let found = client
             .simple_query(&format!(
                 "select coalesce( \
@@ -80,7 +82,7 @@ impl History {
         let mut history = History {
             table: text(&found, 0).unwrap_or_default().to_owned(),
             is_there: text(&found, 1) == Some("t"),
-            applied: Vec::new(),
+            ..History::default()
         };
         if history.table.is_empty() {
             return Err(Error::new(
@@ -91,20 +93,46 @@ impl History {
         }
         if history.is_there {
             let query = Recorder::get_applied_migrations_query(&history.table);
-            history.applied = all_applied(&client.simple_query(&query).await?)?;
+            history.take(&client.simple_query(&query).await?, migrations)?;
         }
         Ok(history)
     }
 
     /// Reads the table of this name, which is there, and waits for nobody who has it locked.
-    pub(super) async fn glance(client: &Client, table: &str) -> Result<History> {
+    pub(super) async fn glance(
+        client: &Client,
+        table: &str,
+        migrations: &Migrations,
+    ) -> Result<History> {
         let query = Recorder::get_applied_migrations_query(table);
         let query = format!("set local lock_timeout = '100ms'; {query}");
-        Ok(History {
+        let mut history = History {
             table: table.to_owned(),
             is_there: true,
-            applied: all_applied(&client.simple_query(&query).await?)?,
-        })
+            ..History::default()
+        };
+        history.take(&client.simple_query(&query).await?, migrations)?;
+        Ok(history)
+    }
+
+    /// Takes its rows. Line ends are no change: they are another checksum on each system that
+    /// checks a file out, and resolved on the one it would be a change on the other.
+    fn take(&mut self, rows: &[SimpleQueryMessage], migrations: &Migrations) -> Result<()> {
+        self.applied = all_applied(rows)?;
+        for known in &mut self.applied {
+            let Ok(step) = migrations.find(version(known)) else {
+                continue;
+            };
+            let now = &step.migration;
+            if *known != *now && differs_in_line_ends(known, now) {
+                self.other_line_ends.push(step.name());
+                let on = known.applied_on().copied();
+                let on = on.unwrap_or(OffsetDateTime::UNIX_EPOCH);
+                let name = now.name().to_owned();
+                *known = Migration::applied(now.version(), name, on, now.checksum());
+            }
+        }
+        Ok(())
     }
 
     /// Makes the table, unless it is there.
@@ -202,6 +230,22 @@ impl History {
     pub(super) fn find(&self, wanted: i64) -> Option<&Migration> {
         self.applied.iter().find(|one| version(one) == wanted)
     }
+}
+
+/// Whether `known` has the checksum of the text of `file` with LF or CRLF throughout, with or
+/// without a byte order mark.
+fn differs_in_line_ends(known: &Migration, file: &Migration) -> bool {
+    let text = file.sql().unwrap_or_default();
+    let lines = text.trim_start_matches('\u{feff}').replace("\r\n", "\n");
+    let texts = [lines.replace('\n', "\r\n"), lines];
+    texts.iter().any(|text| {
+        [text.clone(), format!("\u{feff}{text}")]
+            .iter()
+            .any(|text| {
+                let other = Migration::unapplied(&file.to_string(), text);
+                other.is_ok_and(|other| *known == other)
+            })
+    })
 }
 
 fn applied_on(migration: &Migration) -> Option<String> {

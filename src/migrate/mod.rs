@@ -26,13 +26,16 @@
 
 mod apply;
 mod around;
+mod directory;
 mod error;
 mod event;
 mod expected;
+mod failed;
 mod files;
 mod held;
 mod history;
 mod index;
+mod limits;
 mod lint;
 mod lock;
 mod options;
@@ -41,6 +44,8 @@ mod run;
 mod script;
 mod session;
 mod settings;
+#[doc(hidden)]
+pub mod split;
 mod tool;
 mod watch;
 

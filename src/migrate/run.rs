@@ -93,7 +93,7 @@ impl Runner {
         let mut events = Events::new(self.base.observer.take());
         let wait = self.base.settings.slot_wait;
         let own = Own::open_within(&self.base.connector()?, wait, &mut events).await?;
-        let history = History::read(own.client()?).await?;
+        let history = History::read(own.client()?, &self.migrations).await?;
         plan(&history, &self.migrations, &mut events).await?;
         own.close().await;
         Ok(events.into_report())
@@ -108,7 +108,7 @@ impl Runner {
         let mut events = Events::new(self.base.observer.take());
         let wait = self.base.settings.slot_wait;
         let own = Own::open_within(&self.base.connector()?, wait, &mut events).await?;
-        let history = History::read(own.client()?).await?;
+        let history = History::read(own.client()?, &self.migrations).await?;
         own.close().await;
         Ok(history.status(&self.migrations))
     }
@@ -124,7 +124,7 @@ impl Runner {
         let connector = self.base.connector()?;
         let migrations = self.migrations;
         let begin = async |held: &mut Held<'_>| {
-            let mut history = History::read(held.own.client()?).await?;
+            let mut history = History::read(held.own.client()?, &migrations).await?;
             if let Some(last) = history.applied.last() {
                 return Err(Error::new(
                     Kind::History,
@@ -158,7 +158,7 @@ impl Runner {
         let migrations = self.migrations;
         let begin = async |held: &mut Held<'_>| {
             let step = migrations.find(version)?;
-            let mut history = History::read(held.own.client()?).await?;
+            let mut history = History::read(held.own.client()?, &migrations).await?;
             let status = history.status(&migrations);
             let wrong = |why: String| Err(Error::new(Kind::History, why));
             match status
@@ -194,6 +194,11 @@ async fn plan<'a>(
     migrations: &'a Migrations,
     events: &mut Events,
 ) -> Result<Vec<&'a Step>> {
+    for migration in &history.other_line_ends {
+        events.tell(Event::OtherLineEnds {
+            migration: migration.clone(),
+        });
+    }
     let pending = history.pending(migrations).await?;
     events.tell(Event::Planned {
         pending: pending.iter().map(|step| step.name()).collect(),
@@ -207,7 +212,7 @@ async fn plan<'a>(
 
 async fn migrate(held: &mut Held<'_>, migrations: &Migrations) -> Result<()> {
     let client = held.own.client()?;
-    let mut history = History::read(client).await?;
+    let mut history = History::read(client, migrations).await?;
     let pending = plan(&history, migrations, held.events).await?;
     let found = held
         .events

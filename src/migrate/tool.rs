@@ -2,6 +2,8 @@
 
 use std::io::Write;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -13,9 +15,23 @@ use tokio::time::{sleep, timeout};
 
 use super::error::{Error, Kind, Result};
 
-/// What a tool says when its lock was not to be had: the SQLSTATE, the server's words in
-/// English, and what some make of it.
-const LOCK_TIMEOUT: [&str; 3] = ["55P03", "due to lock timeout", "LockNotAvailable"];
+/// What a tool's output says of our limits: the server's words in English; and what only one
+/// that failed is believed, since it may be quoted: the SQLSTATE, and what some make of it.
+const WORDS: [(u8, &str); 4] = [
+    (LOCK, "due to lock timeout"),
+    (STATEMENT, "due to statement timeout"),
+    (PERHAPS, "55P03"),
+    (PERHAPS, "LockNotAvailable"),
+];
+const LOCK: u8 = 1;
+const STATEMENT: u8 = 2;
+const PERHAPS: u8 = 4;
+
+/// How long what a tool leaves behind may go on before it is told to end.
+const LEFT: Duration = Duration::from_millis(500);
+
+/// How long one that is told to end may take before it is killed, at most.
+pub(super) const GRACE: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether one that was told to end has.
 const LOOK: Duration = Duration::from_millis(20);
@@ -28,8 +44,34 @@ const KILLED: Duration = Duration::from_secs(1);
 pub(super) struct Running {
     child: Child,
     group: Option<Pid>,
-    /// What it writes is passed on, until it ends: each says whether it spoke of a lock.
-    output: [JoinHandle<bool>; 2],
+    /// What it writes is passed on.
+    output: [JoinHandle<()>; 2],
+    heard: Arc<Heard>,
+}
+
+/// What is known of the output.
+#[derive(Default)]
+struct Heard {
+    said: AtomicU8,
+    /// How many pieces came.
+    pieces: AtomicUsize,
+}
+
+/// Which of our limits ended a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Limit {
+    Lock,
+    Statement,
+}
+
+impl Limit {
+    /// The setting.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Limit::Lock => "lock_timeout",
+            Limit::Statement => "statement_timeout",
+        }
+    }
 }
 
 impl Running {
@@ -53,49 +95,74 @@ impl Running {
             true => Box::new(std::io::stderr()),
             false => Box::new(std::io::stdout()),
         };
+        let heard = Arc::<Heard>::default();
+        let [out, err] = [(); 2].map(|()| Arc::clone(&heard));
         let output = [
-            tokio::spawn(pass_on(child.stdout.take(), to)),
-            tokio::spawn(pass_on(child.stderr.take(), std::io::stderr())),
+            tokio::spawn(pass_on(child.stdout.take(), to, out)),
+            tokio::spawn(pass_on(child.stderr.take(), std::io::stderr(), err)),
         ];
         let group = child.id().and_then(|id| i32::try_from(id).ok());
         Ok(Running {
             group: group.and_then(Pid::from_raw),
             child,
             output,
+            heard,
         })
     }
 
-    /// How it ended, and whether it spoke of a lock that was not to be had.
-    pub(super) async fn ended(&mut self) -> Result<(ExitStatus, bool)> {
-        let failed = |error: std::io::Error| {
+    /// How it ended, and the limit that its output says to have ended a statement. What it has
+    /// left in the background ends with it: it must not outlive the lock.
+    pub(super) async fn ended(&mut self) -> Result<(ExitStatus, Option<Limit>)> {
+        let status = self.child.wait().await.map_err(|error| {
             Error::new(Kind::Tool, "the tool cannot be waited for").with_source(error)
+        })?;
+        let all = async {
+            if let Some(group) = self.group {
+                self.is_gone(group).await;
+            }
+            self.passed_on().await;
         };
-        let [out, err] = &mut self.output;
-        let (out, err, status) = tokio::join!(out, err, self.child.wait());
+        if timeout(LEFT, all).await.is_err() {
+            self.end_all(GRACE).await;
+        }
         self.group = None;
-        let spoke = out.unwrap_or_default() || err.unwrap_or_default();
-        Ok((status.map_err(failed)?, spoke))
+        let said = self.heard.said.load(Ordering::Relaxed);
+        let limit = if said & LOCK > 0 || said & PERHAPS > 0 && !status.success() {
+            Some(Limit::Lock)
+        } else {
+            (said & STATEMENT > 0).then_some(Limit::Statement)
+        };
+        Ok((status, limit))
     }
 
     /// Tells all of it to end, waits for that, and kills what is left after `grace`. What it
     /// writes in the end is still passed on.
     pub(super) async fn end(mut self, grace: Duration) {
-        let Some(group) = self.group.take() else {
-            return;
-        };
+        self.end_all(grace).await;
+        self.group = None;
+    }
+
+    async fn end_all(&mut self, grace: Duration) {
+        let Some(group) = self.group else { return };
         for (signal, limit) in [(Signal::TERM, grace), (Signal::KILL, KILLED)] {
             let _ = kill_process_group(group, signal);
             if timeout(limit, self.is_gone(group)).await.is_ok() {
                 break;
             }
         }
-        // Whoever has left the group may have its output still.
-        let passed_on = async {
-            while !self.output.iter().all(JoinHandle::is_finished) {
-                sleep(LOOK / 10).await;
-            }
-        };
-        let _ = timeout(LOOK, passed_on).await;
+        // Whoever has left the group may have its output still: what is there is passed on.
+        let heard = Arc::clone(&self.heard);
+        let mut pieces = usize::MAX;
+        while pieces != heard.pieces.load(Ordering::Relaxed) {
+            pieces = heard.pieces.load(Ordering::Relaxed);
+            let _ = timeout(LOOK, self.passed_on()).await;
+        }
+    }
+
+    async fn passed_on(&self) {
+        while !self.output.iter().all(JoinHandle::is_finished) {
+            sleep(LOOK / 10).await;
+        }
     }
 
     async fn is_gone(&mut self, group: Pid) {
@@ -118,16 +185,17 @@ impl Drop for Running {
     }
 }
 
-/// Whether it speaks of a lock that was not to be had.
-async fn pass_on(from: Option<impl AsyncRead + Unpin>, mut to: impl Write) -> bool {
-    let Some(mut from) = from else { return false };
+/// Passes on what it writes, and listens.
+async fn pass_on(from: Option<impl AsyncRead + Unpin>, mut to: impl Write, heard: Arc<Heard>) {
+    let Some(mut from) = from else { return };
     let mut seen = Seen::default();
     let mut chunk = [0; 8 * 1024];
     while let Ok(read @ 1..) = from.read(&mut chunk).await {
         let _ = to.write_all(&chunk[..read]).and_then(|()| to.flush());
-        seen.take(&chunk[..read]);
+        let said = seen.take(&chunk[..read]);
+        heard.said.fetch_or(said, Ordering::Relaxed);
+        heard.pieces.fetch_add(1, Ordering::Relaxed);
     }
-    seen.found
 }
 
 /// Looks for words in what comes in pieces.
@@ -135,25 +203,22 @@ async fn pass_on(from: Option<impl AsyncRead + Unpin>, mut to: impl Write) -> bo
 struct Seen {
     /// The end of what came before.
     rest: Vec<u8>,
-    found: bool,
 }
 
 impl Seen {
-    fn take(&mut self, chunk: &[u8]) {
+    /// Which of the [`WORDS`] this piece completes.
+    fn take(&mut self, chunk: &[u8]) -> u8 {
         self.rest.extend_from_slice(chunk);
-        let has = |words: &&str| {
-            self.rest
-                .windows(words.len())
-                .any(|at| at == words.as_bytes())
+        let has = |words: &str| {
+            let mut places = self.rest.windows(words.len());
+            places.any(|at| at == words.as_bytes())
         };
-        self.found |= LOCK_TIMEOUT.iter().any(has);
-        let longest = LOCK_TIMEOUT
-            .iter()
-            .map(|words| words.len())
-            .max()
-            .unwrap_or_default();
-        let keep = self.rest.len().saturating_sub(longest);
+        let said = WORDS.iter().filter(|(_, words)| has(words));
+        let said = said.fold(0, |said, (which, _)| said | which);
+        let longest = WORDS.iter().map(|(_, words)| words.len()).max();
+        let keep = self.rest.len().saturating_sub(longest.unwrap_or_default());
         self.rest.drain(..keep);
+        said
     }
 }
 
@@ -165,21 +230,25 @@ mod tests {
     fn words_are_found_across_pieces() {
         let found = |pieces: &[&str]| {
             let mut seen = Seen::default();
-            pieces.iter().for_each(|piece| seen.take(piece.as_bytes()));
-            seen.found
+            let all = pieces.iter().map(|piece| seen.take(piece.as_bytes()));
+            all.fold(0, |all, said| all | said)
         };
-        assert!(found(&[
-            "ERROR:  canceling statement due to lock timeout\n"
-        ]));
-        assert!(found(&[
-            "ERROR: canceling statement due to lo",
-            "ck",
-            " timeout"
-        ]));
-        assert!(found(&["(SQLSTATE 55P", "03)"]));
-        assert!(!found(&[
-            "ERROR: canceling statement due to statement timeout",
-            ""
-        ]));
+        assert_eq!(
+            found(&["ERROR:  canceling statement due to lock timeout\n"]),
+            LOCK
+        );
+        assert_eq!(
+            found(&["ERROR: canceling statement due to lo", "ck", " timeout"]),
+            LOCK
+        );
+        assert_eq!(found(&["(SQLSTATE 55P", "03)"]), PERHAPS);
+        assert_eq!(
+            found(&["ERROR: canceling statement due to statement timeout", ""]),
+            STATEMENT
+        );
+        assert_eq!(
+            found(&["ERROR: canceling statement due to user request"]),
+            0
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
@@ -12,6 +12,7 @@ use tokio_postgres::{Client, Row};
 
 use super::error::Result;
 use super::event::{Blocked, Event, Session};
+use super::limits::Limits;
 use super::report::Events;
 use super::session::Own;
 use crate::connect::Connector;
@@ -138,18 +139,7 @@ impl Watch {
             done = work => done,
             never = looking.as_mut() => match never {},
         };
-        // Whoever was ended is reported, even if the way was free before the answer came.
-        let reported = poll_fn(|cx| {
-            if !ending.load(Ordering::Relaxed) {
-                return Poll::Ready(());
-            }
-            let Poll::Pending = looking.as_mut().poll(cx);
-            match ending.load(Ordering::Relaxed) {
-                true => Poll::Pending,
-                false => Poll::Ready(()),
-            }
-        });
-        let _ = tokio::time::timeout(LOOK, reported).await;
+        reported(&ending, looking).await;
         done
     }
 
@@ -238,6 +228,25 @@ impl Watch {
         Some((row.try_get(0).ok()?, row.try_get(1).ok()?))
     }
 
+    /// Looks which statements of a tool our limits have ended, and says when to look again, if
+    /// that is soon.
+    pub(super) async fn limits(
+        &self,
+        limits: &mut Limits,
+        name: &str,
+        ours: &[i32],
+        since: &str,
+    ) -> Option<Duration> {
+        let looked = limits.look(self.client()?, name, ours, since);
+        let soon = tokio::time::timeout(LOOK, looked).await.ok()?.ok()??;
+        Some(Duration::from_millis(soon))
+    }
+
+    /// Whether one is being told to end, and is not reported yet.
+    pub(super) fn ending(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.ending)
+    }
+
     pub(super) fn pause(&self) -> Duration {
         self.pauses[1]
     }
@@ -252,6 +261,25 @@ impl Watch {
             own.close().await;
         }
     }
+}
+
+/// Lets who looks come to the end of its report: whoever was ended is reported, even if the
+/// way was free before the answer came.
+pub(super) async fn reported(
+    ending: &AtomicBool,
+    mut looking: Pin<&mut impl Future<Output = Infallible>>,
+) {
+    let reported = poll_fn(|cx| {
+        if !ending.load(Ordering::Relaxed) {
+            return Poll::Ready(());
+        }
+        let Poll::Pending = looking.as_mut().poll(cx);
+        match ending.load(Ordering::Relaxed) {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
+        }
+    });
+    let _ = tokio::time::timeout(LOOK, reported).await;
 }
 
 async fn blockers(client: &Client, pid: i32, what: What<'_>) -> Result<Option<Blocked>> {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use antifreeze::migrate::Around;
+use antifreeze::migrate::{Around, Kind};
 use lab::tools::tool;
 use tempfile::TempDir;
 
@@ -40,8 +40,35 @@ def upgrade():
                "current_setting('application_name') as name")
 "#;
 
+/// It goes on after an error, and writes nothing.
+const CARELESS: &str = r#"
+from alembic import op
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade():
+    with op.get_context().autocommit_block():
+        try:
+            op.execute("alter table partners add column country text")
+        except Exception:
+            pass
+"#;
+
+const SLOW: &str = r#"
+from alembic import op
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade():
+    op.execute("select pg_sleep(3600)")
+"#;
+
 /// A project with one revision.
-fn project() -> TempDir {
+fn project(revision: &str) -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let write = |name: &str, text: &str| {
         let path = folder.path().join(name);
@@ -50,7 +77,7 @@ fn project() -> TempDir {
     };
     write("alembic.ini", INI);
     write("migrations/env.py", ENV);
-    write("migrations/versions/0001_country.py", REVISION);
+    write("migrations/versions/0001_country.py", revision);
     folder
 }
 
@@ -70,7 +97,7 @@ fn upgrade(lab: &Lab, project: &Path) -> Around {
 /// the revision once.
 #[tokio::test]
 async fn its_upgrade_gives_way_and_is_tried_again() {
-    let (lab, project) = (lab().await, project());
+    let (lab, project) = (lab().await, project(REVISION));
     let upgrade = upgrade(&lab, project.path()).attempts(100);
     lab.gives_way(upgrade, "alembic").await;
     let kept = "select concat_ws(' ', lock, name) from kept";
@@ -78,4 +105,25 @@ async fn its_upgrade_gives_way_and_is_tried_again() {
     let history = "select string_agg(version_num, ' ') from alembic_version";
     assert_eq!(lab.value(history).await, "0001");
     lab.assert_gone().await;
+}
+
+#[tokio::test]
+async fn a_statement_that_a_revision_lost_is_a_failure() {
+    let (lab, project) = (lab().await, project(CARELESS));
+    let _forgetful = lab.idle_in_transaction().await;
+    let error = upgrade(&lab, project.path()).run().await;
+    let error = error.expect_err("it was ended");
+    assert_eq!(error.kind(), Kind::Blocked, "{error}");
+    assert!(error.to_string().contains("alembic went on"), "{error}");
+    let history = "select string_agg(version_num, ' ') from alembic_version";
+    assert_eq!(lab.value(history).await, "0001");
+}
+
+#[tokio::test]
+async fn a_revision_that_takes_too_long_is_said_to() {
+    let (lab, project) = (lab().await, project(SLOW));
+    let upgrade = upgrade(&lab, project.path()).statement_timeout(LOCK_TIMEOUT);
+    let error = upgrade.run().await.expect_err("it was ended");
+    assert_eq!(error.kind(), Kind::Timeout, "{error}");
+    assert_eq!(error.report().retries, 0, "{error}");
 }

@@ -88,6 +88,150 @@ async fn another_failure_is_not_repeated() {
     lab.assert_gone().await;
 }
 
+/// psql goes on behind an error, and exits with 0: deployed would be the half of it.
+async fn goes_on(lab: &Lab, options: &str) -> antifreeze::migrate::Error {
+    let _forgetful = lab.idle_in_transaction().await;
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let sql = "alter table partners add column c int;\nselect pg_sleep(3600);\n\
+               create table behind (a int);\n";
+    std::fs::write(file.path(), sql).expect("written");
+    let script = format!("psql -X -q -d \"$URL\" -f \"$FILE\" {options}");
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &script])
+        .env("URL", &lab.server.url)
+        .env("FILE", file.path());
+    let around = Around::new(&lab.database, command)
+        .lock_timeout(LOCK_TIMEOUT)
+        .statement_timeout(LOCK_TIMEOUT * 2)
+        .backoff(LOCK_TIMEOUT, LOCK_TIMEOUT)
+        .attempts(2);
+    around.run().await.expect_err("a statement was ended")
+}
+
+const BEHIND: &str = "select count(*) from information_schema.tables where table_name = 'behind'";
+
+#[tokio::test]
+async fn a_statement_that_our_limit_ends_is_a_failure() {
+    let lab = lab().await;
+    let error = goes_on(&lab, "").await;
+    assert_eq!(error.kind(), Kind::Blocked, "{error}");
+    let message = error.to_string();
+    assert!(
+        message.contains("lock_timeout") && message.contains("ON_ERROR_STOP"),
+        "{message}"
+    );
+    assert_eq!(error.report().retries, 0, "it may have done the rest");
+    assert_eq!(lab.value(BEHIND).await, "1", "it went on");
+    lab.assert_gone().await;
+}
+
+#[tokio::test]
+async fn one_that_stops_there_is_run_again() {
+    for output in ["", "> /dev/null 2>&1"] {
+        let lab = lab().await;
+        let error = goes_on(&lab, &format!("-v ON_ERROR_STOP=1 {output}")).await;
+        assert_eq!(error.kind(), Kind::Blocked, "{error}");
+        assert_eq!(error.report().retries, 1, "{output}: {error}");
+        assert_eq!(lab.value(BEHIND).await, "0", "it stopped");
+    }
+}
+
+/// The server speaks another language, or what the tool writes goes elsewhere.
+#[tokio::test]
+async fn nor_is_one_hidden_that_nobody_speaks_of() {
+    let lab = lab().await;
+    let error = goes_on(&lab, "> /dev/null 2>&1").await;
+    assert_eq!(error.kind(), Kind::Blocked, "{error}");
+    assert_eq!(lab.value(BEHIND).await, "1", "it went on");
+    let sql = "select pg_sleep(3600)";
+    let script = "psql -X -q -d \"$URL\" -c \"$SQL\" > /dev/null 2>&1; true";
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", script])
+        .env("URL", &lab.server.url)
+        .env("SQL", sql);
+    let around = Around::new(&lab.database, command).statement_timeout(LOCK_TIMEOUT);
+    let error = around.run().await.expect_err("it was ended");
+    assert_eq!(error.kind(), Kind::Timeout, "{error}");
+}
+
+#[tokio::test]
+async fn what_gets_its_lock_is_no_failure() {
+    let lab = lab().await;
+    let forgetful = lab.idle_in_transaction().await;
+    let (sender, mut coming) = tokio::sync::mpsc::unbounded_channel();
+    let around = around(&lab, "alter table partners add column c int").lock_timeout(PLENTY);
+    let running = around.on_event(move |event| {
+        let _ = sender.send(event.clone());
+    });
+    let running = tokio::spawn(running.run());
+    let blocked = |event: &Event| matches!(event, Event::Blocked(_));
+    while !blocked(&coming.recv().await.expect("it runs")) {}
+    let rolled_back = forgetful.batch_execute("rollback").await;
+    rolled_back.expect("remembered");
+    let _ = running.await.expect("no panic").expect("it waited");
+}
+
+#[tokio::test]
+async fn so_is_one_that_takes_too_long() {
+    let lab = lab().await;
+    for (sql, end, words) in [
+        (
+            "select pg_sleep(3600)",
+            "; true",
+            "went on after statement_timeout",
+        ),
+        (
+            "select pg_sleep(3600)",
+            "",
+            "took longer than statement_timeout",
+        ),
+    ] {
+        let script = format!("psql -X -q -v ON_ERROR_STOP=1 -d \"$URL\" -c \"$SQL\" {end}");
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &script])
+            .env("URL", &lab.server.url)
+            .env("SQL", sql);
+        let around = Around::new(&lab.database, command).statement_timeout(LOCK_TIMEOUT);
+        let error = around.run().await.expect_err("it was ended");
+        assert_eq!(error.kind(), Kind::Timeout, "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
+/// It keeps neither the lock nor us, whether it has our output or not. One that has left our
+/// group, as a daemon does, may go on.
+#[tokio::test]
+async fn what_a_tool_leaves_behind_ends_with_it() {
+    let lab = lab().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    for (left, status) in [
+        ("sleep 3600", 0),
+        ("sleep 3600 > /dev/null 2>&1", 0),
+        ("sleep 3600", 3),
+        ("setsid sleep 3600", 0),
+    ] {
+        let ready = folder.path().join("ready");
+        let script = format!("{left} & echo $! > \"$READY\"; sleep 0.2; echo told; exit {status}");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).env("READY", &ready);
+        let running = Around::new(&lab.database, command).run();
+        let ended = tokio::time::timeout(PLENTY, running).await;
+        assert_eq!(ended.expect("it ends").is_ok(), status == 0, "{script}");
+        let pid = std::fs::read_to_string(&ready).expect("its process");
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
+        let lives = stat.is_ok_and(|stat| !stat.contains(") Z "));
+        assert_eq!(lives, left.starts_with("setsid"), "{script}");
+        if lives {
+            let killed = Command::new("kill").arg(pid.trim()).status();
+            assert!(killed.expect("kill").success());
+        }
+    }
+    lab.assert_gone().await;
+}
+
 #[tokio::test]
 async fn with_consent_the_way_is_cleared_for_it_too() {
     let lab = lab().await;

@@ -2,7 +2,7 @@
 
 use antifreeze::migrate::{Error, Kind, State};
 
-use crate::common::{lab, migrations, over};
+use crate::common::{Lab, Log, lab, migrations, over};
 
 const ONE: (&str, &str) = ("V1__one", "create table one (a int)");
 const TWO: (&str, &str) = (
@@ -85,12 +85,20 @@ async fn a_failure_rolls_all_of_a_migration_back_and_names_the_line() {
         .expect("corrected");
 }
 
-/// The server reads it, and our reader does not.
-const UNREAD: &str = "select U&'a\\zzzz' uescape '!'";
+/// The server reads it where a backslash escapes, and our reader does not.
+const UNREAD: &str = r"select 'it\'s'";
+
+async fn lab_with_escapes() -> Lab {
+    let lab = lab().await;
+    let name = lab.value("select quote_ident(current_database())").await;
+    let escapes = format!("alter database {name} set standard_conforming_strings = off");
+    lab.server.execute(&escapes).await.expect("a setting");
+    lab
+}
 
 #[tokio::test]
 async fn what_cannot_be_split_is_run_as_a_whole() {
-    let lab = lab().await;
+    let lab = lab_with_escapes().await;
     let whole = format!("create table whole (a int); {UNREAD}; insert into whole values (1)");
     let report = lab.runner(&[("V1__whole", &whole)]).run().await;
     assert_eq!(report.expect("fine").findings.len(), 1);
@@ -108,7 +116,7 @@ async fn what_cannot_be_split_is_run_as_a_whole() {
 
 #[tokio::test]
 async fn a_commit_that_could_not_be_seen_is_noticed() {
-    let lab = lab().await;
+    let lab = lab_with_escapes().await;
     let commits = format!("{UNREAD}; commit; create table loose (a int)");
     let files = [("V1__commits", commits.as_str())];
     let error = lab.runner(&files).run().await.expect_err("noticed");
@@ -325,6 +333,90 @@ async fn a_directory_is_read() {
     assert!(error.to_string().contains("one version"), "{error}");
     let error = antifreeze::migrate::Migrations::from_dir("no/such").expect_err("not there");
     assert_eq!(error.kind(), Kind::Files);
+}
+
+#[tokio::test]
+async fn nothing_is_left_out_in_silence() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let none = antifreeze::migrate::Migrations::from_dir(directory.path());
+    let error = none.expect_err("there is none");
+    assert!(error.to_string().contains("has no migration"), "{error}");
+    for name in [
+        "V3__add-c",
+        "V7__g.up",
+        "V5__e.SQL",
+        "V1.5__a",
+        "|1__a",
+        "0001_a",
+    ] {
+        let error = antifreeze::migrate::Migrations::embedded([ONE, (name, "select 1")]);
+        let error = error.expect_err(name);
+        assert_eq!(error.kind(), Kind::Files, "{error}");
+        assert!(error.to_string().contains(name), "{error}");
+    }
+    let none = antifreeze::migrate::Migrations::embedded([]);
+    assert_eq!(none.expect_err("there is none").kind(), Kind::Files);
+}
+
+/// One system checks files out with LF, another with CRLF, and some editor puts a mark first.
+#[tokio::test]
+async fn line_ends_are_no_change() {
+    let lab = lab().await;
+    let [lf, crlf] = ["\n", "\r\n"].map(|end| format!("create table one (a int);{end}-- it{end}"));
+    let marked = format!("\u{feff}{lf}");
+    let _ = lab
+        .runner(&[("V1__one", &marked)])
+        .run()
+        .await
+        .expect("a mark is no statement");
+    for text in [&lf, &crlf, &marked] {
+        let (runner, log) = Log::of(lab.runner(&[("V1__one", text)]));
+        let _ = runner.run().await.expect("the same");
+        let told = log.text().contains("other line ends");
+        assert_eq!(told, *text != marked, "{}", log.text());
+        let state = lab.runner(&[("V1__one", text)]).status().await;
+        assert_eq!(state.expect("a state")[0].state, State::Applied);
+        let resolved = lab.runner(&[("V1__one", text)]).resolve(1).await;
+        refused(&resolved.expect_err("nothing to do"), &["as it is"]);
+    }
+    let other = lf.replace("it", "is");
+    let changed = lab.runner(&[("V1__one", &other)]).run().await;
+    refused(
+        &changed.expect_err("another text"),
+        &["another name or text"],
+    );
+}
+
+#[tokio::test]
+async fn a_file_may_choose_its_isolation() {
+    let lab = lab().await;
+    let sql = "-- as under refinery\nset transaction isolation level serializable;\n\
+               create table kept as select current_setting('transaction_isolation') as level";
+    let _ = lab.runner(&[("V1__kept", sql)]).run().await.expect("first");
+    assert_eq!(lab.value("select level from kept").await, "serializable");
+}
+
+#[tokio::test]
+async fn what_commits_is_told_what_to_write() {
+    let lab = lab().await;
+    let procedure = "create procedure p() language plpgsql as $$ begin commit; end $$";
+    lab.server.execute(procedure).await.expect("a procedure");
+    for sql in [
+        "call p()",
+        "do $$ begin commit; end $$",
+        "do $$ begin rollback; end $$",
+        "do $$ begin execute 'vacuum'; end $$",
+        "select 1; set transaction isolation level serializable",
+    ] {
+        let error = lab.runner(&[("V1__p", sql)]).run().await.expect_err(sql);
+        let message = error.to_string();
+        assert!(
+            message.contains("antifreeze: no-transaction"),
+            "{sql}: {message}"
+        );
+    }
+    let sql = "-- antifreeze: no-transaction\ncall p(); do $$ begin commit; end $$";
+    let _ = lab.runner(&[("V1__p", sql)]).run().await.expect("alone");
 }
 
 #[tokio::test]

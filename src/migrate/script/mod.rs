@@ -1,13 +1,11 @@
 //! A file's statements, one by one, and whether they can run in a transaction.
 //!
-//! They are told apart by the tokens of `sqlparser`. What it cannot read is sent whole, in
-//! a transaction, and the server decides.
-
-use sqlparser::dialect::PostgreSqlDialect;
-use sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Whitespace};
+//! A text whose strings have no end as we read it is sent whole, in a transaction, and the
+//! server decides.
 
 use crate::migrate::error::{Error, Kind, Result};
 use crate::migrate::lint::Rule;
+use crate::migrate::split::{self, Comment, Token, split};
 
 /// How comments to us begin.
 const DIRECTIVE: &str = "antifreeze:";
@@ -39,31 +37,52 @@ impl Script {
     ///
     /// # Errors
     ///
-    /// It holds what no migration can: COMMIT, COPY FROM STDIN, a statement that runs alone
-    /// beside others that do not.
+    /// It holds what no migration can: COMMIT, COPY FROM STDIN, a command of psql's, a
+    /// statement that runs alone beside others that do not.
     pub(super) fn read(migration: &str, text: &str) -> Result<Script> {
-        let tokens = Tokenizer::new(&PostgreSqlDialect {}, text).tokenize_with_location();
-        let Ok(tokens) = tokens else {
-            return Ok(Script {
-                statements: vec![Statement {
-                    text: text.to_owned(),
-                    line: 1,
-                    words: Vec::new(),
-                    allowed: Vec::new(),
-                }],
-                in_transaction: true,
-                is_whole: true,
-            });
+        let mut reader = Reader {
+            migration,
+            statements: Vec::new(),
+            alone_anyway: false,
         };
-        let mut reader = Reader::new(migration, text);
-        for token in &tokens {
-            reader.take(token)?;
+        let split = match split(text) {
+            Ok(split) => split,
+            Err(error) if error.is_open => {
+                return Ok(Script {
+                    statements: vec![Statement {
+                        text: text.trim_start_matches('\u{feff}').to_owned(),
+                        line: 1,
+                        words: Vec::new(),
+                        allowed: Vec::new(),
+                    }],
+                    in_transaction: true,
+                    is_whole: true,
+                });
+            }
+            Err(error) => return Err(reader.wrong(error.line, error.why)),
+        };
+        reader.statements = split.statements.iter().map(Statement::of).collect();
+        for comment in &split.comments {
+            reader.comment(comment)?;
         }
         reader.finish()
     }
 }
 
 impl Statement {
+    fn of(statement: &split::Statement<'_>) -> Statement {
+        let words = statement.tokens.iter().filter_map(|token| match token {
+            Token::Word(word) => Some(word.to_ascii_uppercase()),
+            _ => None,
+        });
+        Statement {
+            text: statement.text.to_owned(),
+            line: statement.line,
+            words: words.collect(),
+            allowed: Vec::new(),
+        }
+    }
+
     /// PostgreSQL's word is "cannot run inside a transaction block" (its manual, at each of
     /// these commands).
     fn runs_alone(&self) -> bool {
@@ -136,98 +155,16 @@ impl Statement {
     }
 }
 
-/// Puts tokens together.
+/// Puts a script together.
 struct Reader<'a> {
     migration: &'a str,
-    text: &'a str,
-    /// The rest of `text`, and where it begins.
-    rest: std::str::Chars<'a>,
-    line: u64,
-    column: u64,
     statements: Vec<Statement>,
-    /// Where the statement at hand begins, and what is known of it.
-    begin: Option<(usize, u64)>,
-    words: Vec<String>,
-    allowed: Vec<Rule>,
-    /// Open parentheses, and bodies of SQL functions (BEGIN ATOMIC .. END).
-    parentheses: usize,
-    atomic: usize,
-    /// The line of the last semicolon: a comment there speaks of what is before it.
-    ended: u64,
     alone_anyway: bool,
 }
 
-impl<'a> Reader<'a> {
-    fn new(migration: &'a str, text: &'a str) -> Self {
-        Reader {
-            migration,
-            text,
-            rest: text.chars(),
-            line: 1,
-            column: 1,
-            statements: Vec::new(),
-            begin: None,
-            words: Vec::new(),
-            allowed: Vec::new(),
-            parentheses: 0,
-            atomic: 0,
-            ended: 0,
-            alone_anyway: false,
-        }
-    }
-
-    fn take(&mut self, token: &TokenWithSpan) -> Result<()> {
-        let at = self.offset(token);
-        let line = token.span.start.line;
-        match &token.token {
-            Token::Whitespace(Whitespace::SingleLineComment { comment, .. })
-            | Token::Whitespace(Whitespace::MultiLineComment(comment)) => {
-                return self.comment(comment.trim(), line);
-            }
-            Token::Whitespace(_) | Token::EOF => return Ok(()),
-            Token::SemiColon if self.parentheses == 0 && self.atomic == 0 => {
-                self.end(at);
-                self.ended = line;
-                return Ok(());
-            }
-            Token::LParen => self.parentheses += 1,
-            Token::RParen => self.parentheses = self.parentheses.saturating_sub(1),
-            Token::Word(word) if word.quote_style.is_none() => {
-                let text = word.value.to_ascii_uppercase();
-                match text.as_str() {
-                    "ATOMIC" if self.words.last().is_some_and(|last| last == "BEGIN") => {
-                        self.atomic = 1;
-                    }
-                    "CASE" if self.atomic > 0 => self.atomic += 1,
-                    "END" => self.atomic = self.atomic.saturating_sub(1),
-                    _ => {}
-                }
-                self.words.push(text);
-            }
-            _ => {}
-        }
-        self.begin.get_or_insert((at, line));
-        Ok(())
-    }
-
-    /// Where a token begins in the text. The tokenizer counts characters and lines.
-    fn offset(&mut self, token: &TokenWithSpan) -> usize {
-        let start = token.span.start;
-        while (self.line, self.column) < (start.line, start.column) {
-            match self.rest.next() {
-                Some('\n') => {
-                    self.line += 1;
-                    self.column = 1;
-                }
-                Some(_) => self.column += 1,
-                None => break,
-            }
-        }
-        self.text.len() - self.rest.as_str().len()
-    }
-
-    fn comment(&mut self, comment: &str, line: u64) -> Result<()> {
-        let Some(directive) = comment.strip_prefix(DIRECTIVE).map(str::trim) else {
+impl Reader<'_> {
+    fn comment(&mut self, comment: &Comment<'_>) -> Result<()> {
+        let Some(directive) = comment.text.trim().strip_prefix(DIRECTIVE).map(str::trim) else {
             return Ok(());
         };
         if directive == "no-transaction" {
@@ -236,44 +173,31 @@ impl<'a> Reader<'a> {
         }
         let Some(names) = directive.strip_prefix("allow ") else {
             return Err(self.wrong(
-                line,
+                comment.line,
                 format!("`{DIRECTIVE} {directive}` is not known: it takes `allow NAME` or `no-transaction`"),
             ));
         };
+        // One that stands beside the end of a statement speaks of what is before it.
+        let of = comment.after - usize::from(comment.beside);
         for name in names.split(',').map(str::trim) {
             let Some(rule) = Rule::named(name) else {
                 let known: Vec<_> = Rule::ALL.iter().map(|rule| rule.name()).collect();
                 return Err(self.wrong(
-                    line,
+                    comment.line,
                     format!(
                         "no rule of the lint is named {name:?}: there are {}",
                         known.join(", ")
                     ),
                 ));
             };
-            match self.statements.last_mut().filter(|_| self.ended == line) {
-                Some(before) => before.allowed.push(rule),
-                None => self.allowed.push(rule),
+            if let Some(statement) = self.statements.get_mut(of) {
+                statement.allowed.push(rule);
             }
         }
         Ok(())
     }
 
-    fn end(&mut self, at: usize) {
-        let words = std::mem::take(&mut self.words);
-        let Some((begin, line)) = self.begin.take() else {
-            return;
-        };
-        self.statements.push(Statement {
-            text: self.text[begin..at].trim_end().to_owned(),
-            line: usize::try_from(line).unwrap_or_default(),
-            words,
-            allowed: std::mem::take(&mut self.allowed),
-        });
-    }
-
-    fn finish(mut self) -> Result<Script> {
-        self.end(self.text.len());
+    fn finish(self) -> Result<Script> {
         if let Some(copy) = self
             .statements
             .iter()
@@ -281,7 +205,7 @@ impl<'a> Reader<'a> {
         {
             let why =
                 "COPY cannot read from or write to the connection in a migration: write INSERT";
-            return Err(self.wrong(copy.line as u64, why));
+            return Err(self.wrong(copy.line, why));
         }
         let alone = self.statements.iter().find(|one| one.runs_alone());
         let in_transaction = alone.is_none() && !self.alone_anyway;
@@ -293,7 +217,7 @@ impl<'a> Reader<'a> {
                      its row in the history: take it out, or write `-- {DIRECTIVE} no-transaction`",
                     ends.shown()
                 );
-                return Err(self.wrong(ends.line as u64, why));
+                return Err(self.wrong(ends.line, why));
             }
         }
         let mut others = self
@@ -307,7 +231,7 @@ impl<'a> Reader<'a> {
                  without one",
                 alone.shown()
             );
-            return Err(self.wrong(alone.line as u64, why));
+            return Err(self.wrong(alone.line, why));
         }
         Ok(Script {
             statements: self.statements,
@@ -316,7 +240,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn wrong(&self, line: u64, why: impl std::fmt::Display) -> Error {
+    fn wrong(&self, line: usize, why: impl std::fmt::Display) -> Error {
         Error::new(
             Kind::Files,
             format!("{} (line {line}): {why}", self.migration),

@@ -10,43 +10,9 @@ fn texts(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn statements_are_told_apart() {
-    for (text, expected) in [
-        ("", &[][..]),
-        (";;  -- nothing\n;", &[]),
-        ("select 1", &["select 1"]),
-        ("select 1 ; select 2;", &["select 1", "select 2"]),
-        (
-            "select ';', \";\", $$;$$, $a$ ; $$ $a$; x",
-            &["select ';', \";\", $$;$$, $a$ ; $$ $a$", "x"],
-        ),
-        (
-            "select /* ; /* ; */ ; */ 1 -- ;\n; x",
-            &["select /* ; /* ; */ ; */ 1 -- ;", "x"],
-        ),
-        (r"select E'\';', 'a\'; x", &[r"select E'\';', 'a\'", "x"]),
-        ("größe;\nzwei;\r\ndrei", &["größe", "zwei", "drei"]),
-        (
-            "create rule r as on insert to t do also (a; b); x",
-            &["create rule r as on insert to t do also (a; b)", "x"],
-        ),
-        (
-            "create function f() returns int begin atomic select case when true then 1 end; select 2; end; x",
-            &[
-                "create function f() returns int begin atomic select case when true then 1 end; select 2; end",
-                "x",
-            ],
-        ),
-    ] {
-        assert_eq!(texts(text), expected, "{text}");
-    }
-}
-
-#[test]
-fn lines_are_counted() {
-    let script = read("-- first\n\nselect 1;\n/* a\nb */ select\n2; select 3");
-    let lines: Vec<_> = script.statements.iter().map(|one| one.line).collect();
-    assert_eq!(lines, [3, 5, 6]);
+fn a_byte_order_mark_is_no_statement() {
+    assert_eq!(texts("\u{feff}select 1"), ["select 1"]);
+    assert_eq!(texts("\u{feff}select 'open"), ["select 'open"]);
 }
 
 #[test]
@@ -97,6 +63,14 @@ fn what_no_migration_can_hold_is_refused() {
         ("start transaction", "START TRANSACTION"),
         ("rollback", "ROLLBACK"),
         ("copy t from stdin;", "COPY cannot"),
+        (
+            "select 1;\ncopy t from stdin;\nit's\n\\.\n",
+            "line 2): COPY cannot",
+        ),
+        (
+            "select 1;\n\\i it's.sql",
+            "line 2): `\\i` is a command of psql's",
+        ),
         (
             "create table u ();\ncreate index concurrently i on t (a);",
             "line 2): CREATE INDEX CONCURRENTLY cannot",
@@ -149,12 +123,5 @@ proptest::proptest! {
     #[test]
     fn any_text_is_read(text in "\\PC{0,80}") {
         let _ = Script::read("V1__x", &text);
-    }
-
-    /// Nothing between the semicolons is lost.
-    #[test]
-    fn plain_statements_come_back(words in proptest::collection::vec("[a-zü']{1,8}", 1..9)) {
-        let words: Vec<_> = words.iter().map(|word| format!("x '{}'", word.replace('\'', "''"))).collect();
-        proptest::prop_assert_eq!(texts(&words.join(";\n ")), words);
     }
 }

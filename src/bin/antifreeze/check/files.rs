@@ -39,17 +39,31 @@ fn search(directory: &Path, found: &mut Vec<PathBuf>) -> Result<(), Failure> {
     let entries = fs::read_dir(directory).map_err(|error| unreadable(directory, error))?;
     for entry in entries {
         let entry = entry.map_err(|error| unreadable(directory, error))?;
-        let (path, kind) = (entry.path(), entry.file_type());
-        // A link could lead round in a circle.
-        match kind.map_err(|error| unreadable(&path, error))? {
-            kind if kind.is_dir() => search(&path, found)?,
-            kind if kind.is_file() && path.extension().is_some_and(|end| end == "sql") => {
-                found.push(path);
+        let path = entry.path();
+        let is_sql = is_sql(&path);
+        match fs::metadata(&path) {
+            // It could lead round in a circle.
+            Ok(file) if file.is_dir() && path.is_symlink() => {
+                let line = format!(
+                    "{} is a link to a folder, which is not followed: name the folder itself",
+                    path.display()
+                );
+                return Err(Failure::new(line));
             }
+            Ok(file) if file.is_dir() => search(&path, found)?,
+            Ok(_) if is_sql => found.push(path),
+            Err(error) if is_sql => return Err(unreadable(&path, error)),
             _ => {}
         }
     }
     Ok(())
+}
+
+/// What is hidden is an editor's or a system's own.
+fn is_sql(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let end = path.extension().unwrap_or_default();
+    !name.starts_with('.') && end.eq_ignore_ascii_case("sql")
 }
 
 fn unreadable(path: &Path, error: std::io::Error) -> Failure {

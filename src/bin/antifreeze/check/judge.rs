@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::fmt;
 
 use antifreeze::doctor::{Session, plain};
+use antifreeze::migrate::split::{Statement, Token, Unreadable};
 use serde::Serialize;
 use tokio_postgres::error::{DbError, ErrorPosition, SqlState};
 
-use super::split::{Statement, Unreadable};
 use crate::outcome::Failure;
 
 /// A statement that is in nobody's way for longer than this: to look a table up takes a
@@ -30,8 +30,8 @@ pub enum Judged {
 #[derive(Debug, Serialize)]
 pub struct Finding {
     pub file: String,
-    pub line: u64,
-    pub column: u64,
+    pub line: usize,
+    pub column: usize,
     pub sqlstate: Option<String>,
     pub message: String,
     pub hint: Option<String>,
@@ -47,18 +47,13 @@ pub struct Finding {
 pub async fn judge(
     session: &Session,
     file: &str,
-    statement: &Statement,
+    statement: &Statement<'_>,
     made: &HashSet<String>,
 ) -> Result<Judged, Failure> {
-    let first = statement
-        .words
-        .first()
-        .map(String::as_str)
-        .unwrap_or_default();
     session.batch_execute(BEGIN).await?;
-    let prepared = session.prepare(&statement.text).await;
+    let prepared = session.prepare(statement.text).await;
     let judged = match prepared {
-        Ok(_) if is_looked_at(first) => Judged::Fits,
+        Ok(_) if is_looked_at(statement) => Judged::Fits,
         Ok(_) => Judged::Grammar,
         Err(error) => match error.as_db_error() {
             Some(said) => {
@@ -81,11 +76,14 @@ pub async fn judge(
 }
 
 /// Statements whose tables and types are looked up before they are executed.
-fn is_looked_at(first: &str) -> bool {
-    matches!(
-        first,
-        "SELECT" | "INSERT" | "UPDATE" | "DELETE" | "MERGE" | "VALUES" | "WITH" | "TABLE"
-    )
+fn is_looked_at(statement: &Statement<'_>) -> bool {
+    const KINDS: [&str; 8] = [
+        "select", "insert", "update", "delete", "merge", "values", "with", "table",
+    ];
+    // A query may begin with a parenthesis.
+    let mut tokens = statement.tokens.iter();
+    let first = tokens.find(|token| **token != Token::Other('('));
+    first.is_some_and(|first| KINDS.iter().any(|kind| first.is(kind)))
 }
 
 /// Whether it says something of the server at this moment, and nothing of the statement
@@ -103,17 +101,17 @@ fn is_missing(said: &DbError) -> bool {
 }
 
 impl Finding {
-    fn of(file: &str, statement: &Statement, said: &DbError) -> Self {
+    fn of(file: &str, statement: &Statement<'_>, said: &DbError) -> Self {
         let at = match said.position() {
             Some(ErrorPosition::Original(at)) => usize::try_from(*at).unwrap_or(1).max(1) - 1,
             _ => 0,
         };
         let before: String = statement.text.chars().take(at).collect();
         let rest: String = statement.text.chars().skip(at).collect();
-        let lines = before.matches('\n').count() as u64;
+        let lines = before.matches('\n').count();
         let column = match before.rsplit_once('\n') {
-            Some((_, last)) => last.chars().count() as u64 + 1,
-            None => statement.column + before.chars().count() as u64,
+            Some((_, last)) => last.chars().count() + 1,
+            None => statement.column + before.chars().count(),
         };
         Finding {
             file: file.to_owned(),
@@ -124,7 +122,7 @@ impl Finding {
             hint: said.hint().map(plain),
             name: said.position().and_then(|_| name(&rest)),
             meant: None,
-            words: statement.words.clone(),
+            words: words(statement),
         }
     }
 
@@ -141,6 +139,15 @@ impl Finding {
             words: Vec::new(),
         }
     }
+}
+
+/// In capitals.
+fn words(statement: &Statement<'_>) -> Vec<String> {
+    let words = statement.tokens.iter().filter_map(|token| match token {
+        Token::Word(word) | Token::Quoted(word) => Some(word.to_uppercase()),
+        _ => None,
+    });
+    words.collect()
 }
 
 /// The last part of the name that `text` begins with.

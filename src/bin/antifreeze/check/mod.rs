@@ -6,8 +6,8 @@
 
 mod files;
 mod judge;
+mod makes;
 mod meant;
-mod split;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -19,6 +19,7 @@ use crate::outcome::{Failure, Outcome};
 use crate::paint;
 use crate::reach::Reach;
 use antifreeze::doctor::{Mark, Session};
+use antifreeze::migrate::split::split;
 use files::File;
 use judge::{Finding, Judged};
 
@@ -69,8 +70,8 @@ impl Looked {
         // What the files themselves make is not there yet.
         let mut made = HashSet::new();
         for file in files {
-            let statements = match split::split(&file.text) {
-                Ok(statements) => statements,
+            let statements = match split(&file.text) {
+                Ok(split) => split.statements,
                 Err(error) => {
                     self.findings.push(Finding::unreadable(&file.name, &error));
                     continue;
@@ -84,7 +85,7 @@ impl Looked {
                     Judged::Wrong(finding) => self.findings.push(*finding),
                     Judged::Hindered(finding) => self.hindered.push(*finding),
                 }
-                made.extend(statement.makes.clone());
+                made.extend(makes::makes(&statement.tokens));
             }
         }
         for finding in &mut self.findings {
