@@ -240,7 +240,9 @@ async fn a_full_pooler_is_full_told_or_not() {
         for told in [&[][..], &[path]] {
             let variables = [&[database, ("DIRECT_URL", direct.as_str())][..], told].concat();
             for (command, code) in [("sessions", 0), ("doctor", 1)] {
-                let ran = run(&variables, &[command, "--wait", "0s"]).await.exits(code);
+                let ran = run(&variables, &[command, "--wait", "0s"])
+                    .await
+                    .exits(code);
                 let said = format!("{}{}", ran.out, ran.err);
                 assert!(said.contains("by the direct endpoint"), "{way}: {said}");
                 assert!(!said.contains("Path::"), "{way}: {said}");

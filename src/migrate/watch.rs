@@ -50,8 +50,8 @@ const TERMINATE: &str = "select pg_terminate_backend(pid) from pg_stat_activity 
 
 /// The sessions of a tool, told by their name or by when they came, that wait for a lock
 /// which no reader and no writer takes, and whether for longer than $4 milliseconds.
-const TOOLS: &str = "select a.pid, coalesce((to_jsonb(l) ->> 'waitstart')::timestamptz, a.query_start) \
-       < clock_timestamp() - $4::bigint * interval '1 ms' \
+const TOOLS: &str = "select a.pid, coalesce(coalesce((to_jsonb(l) ->> 'waitstart')::timestamptz, a.query_start) \
+       < clock_timestamp() - $4::bigint * interval '1 ms', false) \
      from pg_stat_activity a join pg_locks l on l.pid = a.pid and not l.granted \
      where a.datname = current_database() and a.pid <> all ($1) \
      and (a.application_name = $2 or (a.backend_start >= $3::text::timestamptz \
