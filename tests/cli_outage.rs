@@ -195,3 +195,75 @@ async fn the_direct_endpoint_is_taken_when_the_pooler_is_full() {
         ran.err
     );
 }
+
+/// What a pooler that nobody has told of refuses at start-up is left out, as the function
+/// leaves it out.
+#[tokio::test]
+async fn a_pooler_that_nobody_told_of_is_no_hindrance() {
+    let server = Postgres::start().await.expect("a server");
+    let pooler = PgBouncer::builder(&server).start().await;
+    let url = pooler.expect("a pooler");
+    let url = url.url(&server.url());
+    let files = tempfile::tempdir().expect("a directory");
+    let file = files.path().join("one.sql");
+    std::fs::write(&file, "select 1 from pg_class").expect("written");
+    let file = file.to_str().expect("a path");
+    for arguments in [
+        &["sessions"][..],
+        &["plan", "--instances", "1"],
+        &["check", file],
+    ] {
+        at(&url, arguments).await.exits(0);
+    }
+}
+
+/// A pooler that is full in one of its ways, and who fills it.
+async fn full_pooler(way: &str) -> (Postgres, PgBouncer, Client) {
+    let server = Postgres::start().await.expect("a server");
+    let pooler = PgBouncer::builder(&server);
+    let pooler = match way {
+        "clients" => pooler.setting("max_client_conn", 1),
+        "servers" => pooler.pool_size(1).setting("query_wait_timeout", 1),
+        _ => pooler.pool_size(1),
+    };
+    let pooler = pooler.start().await.expect("a pooler");
+    let held = client(&pooler.url(&server.url()), "shop:17").await;
+    held.batch_execute("begin").await.expect("begun");
+    (server, pooler, held)
+}
+
+#[tokio::test]
+async fn a_full_pooler_is_full_told_or_not() {
+    for way in ["clients", "servers", "silent"] {
+        let (server, pooler, held) = full_pooler(way).await;
+        let direct = server.url();
+        let pooled = format!("{}?connect_timeout=2", pooler.url(&direct));
+        let path = ("ANTIFREEZE_PATH", "transaction-pooler");
+        let database = ("DATABASE_URL", pooled.as_str());
+        for told in [&[][..], &[path]] {
+            let variables = [&[database, ("DIRECT_URL", direct.as_str())][..], told].concat();
+            for (command, code) in [("sessions", 0), ("doctor", 1)] {
+                let ran = run(&variables, &[command, "--wait", "0s"])
+                    .await
+                    .exits(code);
+                let said = format!("{}{}", ran.out, ran.err);
+                assert!(said.contains("by the direct endpoint"), "{way}: {said}");
+                assert!(!said.contains("Path::"), "{way}: {said}");
+            }
+            let variables = [&[database][..], told].concat();
+            let ran = run(&variables, &["sessions", "--wait", "100ms"]).await;
+            let ran = ran.exits(2);
+            assert!(ran.err.contains("--admin-url"), "{way}: {}", ran.err);
+        }
+        // It waits, and takes what becomes free.
+        let mut child = command(&[database], &["sessions", "--wait", "50s"])
+            .spawn()
+            .expect("it starts");
+        let lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+        assert!(wait_for(lines, "no slot").await, "{way}");
+        drop(held);
+        let status = tokio::time::timeout(PLENTY, child.wait()).await;
+        let code = status.expect("it ends").expect("a status").code();
+        assert_eq!(code, Some(0), "{way}");
+    }
+}

@@ -5,10 +5,11 @@ mod cli;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use cli::{PLENTY, at, client, until};
+use cli::{PLENTY, at, client, pid, until};
 use lab::postgres::Postgres;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_postgres::NoTls;
 
 const STUCK: [&str; 4] = ["sessions", "--idle-in-transaction", "--older-than", "50ms"];
 
@@ -156,6 +157,58 @@ async fn a_role_that_may_not_is_told_so() {
     .await;
     let ran = ran.exits(1);
     assert!(ran.out.contains("GRANT pg_signal_backend"), "{}", ran.out);
+}
+
+/// The role of a function, as our pages have it: it may not see into others' sessions.
+#[tokio::test]
+async fn any_role_sees_who_waits_for_which_lock() {
+    let server = Postgres::start().await.expect("a server");
+    server.create_role("app").await.expect("a role");
+    let table = "create table partners (a int); insert into partners values (1)";
+    server.execute(table).await.expect("a table");
+    let url = server.url();
+    let head = client(&url, "head").await;
+    head.batch_execute("begin; update partners set a = 2; lock table partners in share mode")
+        .await
+        .expect("locked");
+    let look = client(&url, "look").await;
+    let app = server.url_for("app", "postgres");
+    let by = pid(&head).await;
+    for (sql, lock) in [
+        (
+            "alter table partners add b int",
+            "AccessExclusiveLock on partners",
+        ),
+        ("select from partners for update", "a row of partners"),
+    ] {
+        let waits = client(&url, "waits").await;
+        let waiting = waits.cancel_token();
+        let statement = waits.batch_execute(sql);
+        let examined = async {
+            until(&look, "select count(*) = 1 from pg_locks where not granted").await;
+            let ran = at(&app, &["sessions", "--json"]).await.exits(0).json();
+            let sessions = ran["sessions"].as_array().expect("sessions");
+            let seen = sessions.iter().find(|one| one["application"] == "waits");
+            let seen = seen.expect("who waits");
+            assert_eq!(seen["blocked_by"], serde_json::json!([by]), "{seen}");
+            assert_eq!(seen["lock"], lock, "{seen}");
+            let waits_for = seen["waits_for"].as_str().unwrap_or_default();
+            assert!(waits_for.starts_with("Lock: "), "{seen}");
+            let table = at(&app, &["sessions"]).await.exits(0).out;
+            let line = format!("{lock}, held by {by}");
+            assert!(table.contains(&line), "{table}");
+            let doctor = at(&app, &["doctor"]).await.exits(1).out;
+            let line = format!("blocks pid {}: ", seen["pid"]);
+            assert!(doctor.contains(&line), "{doctor}");
+            assert!(doctor.contains(&format!("(waits for {lock})")), "{doctor}");
+            waiting.cancel_query(NoTls).await.expect("cancelled");
+        };
+        let (ended, ()) = futures_util::join!(statement, examined);
+        ended.expect_err("it was cancelled");
+    }
+    head.batch_execute("rollback").await.expect("rolled back");
+    let doctor = at(&app, &["doctor"]).await.out;
+    assert!(doctor.contains("nobody waits for a lock\n"), "{doctor}");
 }
 
 #[tokio::test]

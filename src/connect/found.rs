@@ -95,16 +95,17 @@ impl Found {
 /// `process` is that of BackendKeyData, to be looked at where nothing else in between is
 /// known to make up its own.
 fn shown<'a>(parameter: impl Fn(&str) -> Option<&'a str>, process: Option<i32>) -> Option<Path> {
-    // Of a newer PgBouncer: 1.26 has it, 1.18 not.
-    match parameter("pgbouncer.pool_mode") {
-        Some("session") => return Some(Path::SessionPooler),
-        Some(_) => return Some(Path::TransactionPooler),
-        None => {}
-    }
     // In whatever mode: what is right behind the one is right behind the other.
-    process
-        .filter(|process| !(1..=HIGHEST_PROCESS).contains(process))
-        .map(|_| Path::TransactionPooler)
+    let foreign = process.filter(|process| !(1..=HIGHEST_PROCESS).contains(process));
+    pool_mode(parameter).or(foreign.map(|_| Path::TransactionPooler))
+}
+
+/// What a newer PgBouncer says of itself: 1.26 does, 1.18 not.
+pub(crate) fn pool_mode<'a>(parameter: impl Fn(&str) -> Option<&'a str>) -> Option<Path> {
+    Some(match parameter("pgbouncer.pool_mode")? {
+        "session" => Path::SessionPooler,
+        _ => Path::TransactionPooler,
+    })
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ use tokio_postgres::tls::TlsConnect;
 
 pub(crate) use dial::Target;
 use found::Found;
+#[cfg(feature = "doctor")]
+pub(crate) use found::pool_mode;
 use half_open::HalfOpen;
 use login::Logins;
 pub(crate) use progress::{Manner, Progress};
@@ -116,7 +118,8 @@ impl Connector {
         }
     }
 
-    /// Connects as [`open`](Connector::open) does, in another manner, and only once.
+    /// Connects as [`open`](Connector::open) does, in another manner, and only once: that
+    /// settings are refused is told, too.
     #[cfg(feature = "doctor")]
     pub(crate) async fn open_once(&self, manner: Manner<'_>) -> Result<Opened> {
         let time = Time::new(self.config.connect_timeout, None);

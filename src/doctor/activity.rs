@@ -29,10 +29,14 @@ pub struct ServerSession {
     pub state_seconds: Option<f64>,
     /// Since when its transaction is open, in seconds.
     pub transaction_seconds: Option<f64>,
-    /// What it waits for: `Lock: relation`.
+    /// What it waits for: `Lock: relation`. Locks are visible to every role.
     pub waits_for: Option<String>,
-    /// Who keeps it waiting.
+    /// Who keeps it waiting for a lock, visible to every role.
     pub blocked_by: Vec<i32>,
+    /// The lock that it waits for, and the table: `AccessExclusiveLock on partners`, or
+    /// `a row of partners`. Nothing if there is no table, or it is another database's.
+    #[serde(default)]
+    pub lock: Option<String>,
     /// Its statement, the last one if it is idle; 500 characters.
     pub query: Option<String>,
     /// When it began, as the server writes it.
@@ -45,17 +49,27 @@ pub struct ServerSession {
 
 /// Rows of `pg_stat_activity` as JSON: clients and replication, no workers of the
 /// server's own. Those have no user, which everybody can see.
+///
+/// `wait_event` is hidden from a role without `pg_read_all_stats`; `pg_locks` and
+/// `pg_blocking_pids` are not. Who waits for a row waits for a transaction, with a lock on
+/// the tuple in his hands that names the table.
 pub(super) const SESSIONS: &str = "\
     coalesce((select json_agg(json_build_object(\
-    'pid', pid, 'role', usename, 'database', datname, 'application', nullif(application_name, ''), \
+    'pid', a.pid, 'role', usename, 'database', datname, 'application', nullif(application_name, ''), \
     'client', host(client_addr), 'kind', backend_type, 'state', state, \
     'state_seconds', extract(epoch from clock_timestamp() - state_change), \
     'transaction_seconds', extract(epoch from clock_timestamp() - xact_start), \
-    'waits_for', wait_event_type || ': ' || wait_event, \
-    'blocked_by', case wait_event_type when 'Lock' then pg_blocking_pids(pid) else '{}' end, \
+    'waits_for', coalesce('Lock: ' || w.locktype, wait_event_type || ': ' || wait_event), \
+    'blocked_by', case when w.pid is null then '{}' else pg_blocking_pids(a.pid) end, \
+    'lock', w.what || case datname when current_database() then w.relation::regclass::text end, \
     'query', left(query, 500), 'began', backend_start::text, 'changed', state_change::text, \
-    'is_self', pid = pg_backend_pid()) order by pid) \
-    from pg_stat_activity where usesysid is not null and (backend_type is not null or datid is not null) \
+    'is_self', a.pid = pg_backend_pid()) order by a.pid) \
+    from pg_stat_activity a left join (select distinct on (pid) pid, locktype, \
+        case when locktype in ('tuple', 'transactionid') then 'a row of ' else mode || ' on ' end as what, \
+        coalesce(relation, (select relation from pg_locks held \
+            where held.pid = l.pid and held.locktype = 'tuple' limit 1)) as relation \
+        from pg_locks l where not granted order by pid) w on w.pid = a.pid \
+    where usesysid is not null and (backend_type is not null or datid is not null) \
     and coalesce(backend_type, 'client backend') in ('client backend', 'walsender')), '[]')";
 
 /// Everybody who is on the server, in one round trip.

@@ -9,11 +9,10 @@ use super::near;
 use super::report::{Check, Step};
 use super::session::Session;
 use super::text::{milliseconds, plain, seconds};
-use super::ways::{DIRECT, POOLED, Ways};
-use crate::config::{Config, Path};
+use super::ways::{DIRECT, POOLED, Way, Ways};
+use crate::config::Config;
 use crate::connect::{Manner, Progress, Target};
-use crate::database::Database;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 use crate::tls::Description;
 
 /// What can be said before anything is dialled.
@@ -55,7 +54,6 @@ pub(super) fn configuration(config: &Config) -> Vec<Check> {
 
 /// Gets a session, and tells of each step; `None` if there is none to be had.
 pub(super) async fn reach(ways: &Ways, findings: &Findings<'_>) -> Option<(Session, Config)> {
-    let config = ways.database().config();
     let come_to = AtomicU8::new(0);
     let watch = |progress: Progress<'_>| {
         let (stage, check) = match progress {
@@ -75,25 +73,55 @@ pub(super) async fn reach(ways: &Ways, findings: &Findings<'_>) -> Option<(Sessi
         ..Manner::USUAL
     };
     let mut full = |error: &Error| findings.add(no_slot(error));
-    match ways.open_in(manner, &mut full).await {
-        Ok((session, way)) => {
-            let used = way.database.config().clone();
-            if std::ptr::eq(way.database.config(), config) {
-                findings.add(Check::well(Step::Authentication, who(config)));
-            } else {
-                findings.add(Check::note(
-                    Step::Authentication,
-                    format!("by {}: {}", way.name, who(&used)),
-                ));
-            }
-            Some((session, used))
-        }
+    let opened = ways.open_in(manner, &mut full).await;
+    let stage = come_to.load(Ordering::Relaxed);
+    match opened {
+        // It is a pooler that nobody told us of: the rest can be looked at as what it is.
         Err(error) if error.kind() == ErrorKind::ParameterRefused => {
             let (text, remedy) = parted(&error);
-            let lever = "ANTIFREEZE_PATH=transaction-pooler does it without a new build";
-            let remedy = format!("{remedy}; {lever}");
             findings.add(Check::finding(Step::StartUp, text, remedy));
-            behind_a_pooler(config, findings).await
+            let ways = ways.pooled().ok()?;
+            let opened = ways.open(&mut full).await;
+            let without = |who| {
+                Check::note(
+                    Step::Authentication,
+                    format!("without these settings: {who}"),
+                )
+            };
+            let (session, mut config) = arrived(&ways, opened, stage, &without, findings).await?;
+            if let Some(told) = session.told() {
+                config.set_path(told);
+            }
+            Some((session, config))
+        }
+        opened => {
+            let well = |who| Check::well(Step::Authentication, who);
+            arrived(ways, opened, stage, &well, findings).await
+        }
+    }
+}
+
+/// Tells by which way it came to a session, which the configured one is `told` of, or why to
+/// none.
+async fn arrived(
+    ways: &Ways,
+    opened: Result<(Session, &Way)>,
+    stage: u8,
+    told: &(dyn Fn(String) -> Check + Send + Sync),
+    findings: &Findings<'_>,
+) -> Option<(Session, Config)> {
+    let config = ways.database().config();
+    match opened {
+        Ok((session, way)) => {
+            let used = way.database.config().clone();
+            findings.add(match std::ptr::eq(way.database.config(), config) {
+                true => told(who(config)),
+                false => Check::note(
+                    Step::Authentication,
+                    format!("by {}: {}", way.name, who(&used)),
+                ),
+            });
+            Some((session, used))
         }
         Err(error) if error.kind() == ErrorKind::TooManyConnections => {
             let waited = seconds(ways.waits().as_secs_f64());
@@ -106,7 +134,6 @@ pub(super) async fn reach(ways: &Ways, findings: &Findings<'_>) -> Option<(Sessi
             None
         }
         Err(error) => {
-            let stage = come_to.load(Ordering::Relaxed);
             findings.add(failed(&error, stage, config).await);
             if !error.is_unavailable() {
                 return None;
@@ -120,25 +147,6 @@ pub(super) async fn reach(ways: &Ways, findings: &Findings<'_>) -> Option<(Sessi
             let works = format!("{} works", way.name);
             findings.add(Check::note(Step::Path, works).remedied(lever));
             Some((session, way.database.config().clone()))
-        }
-    }
-}
-
-/// It is a pooler that nobody told us of: the rest can be looked at as what it is.
-async fn behind_a_pooler(config: &Config, findings: &Findings<'_>) -> Option<(Session, Config)> {
-    let mut pooled = config.clone();
-    pooled.set_path(Path::TransactionPooler);
-    let database = Database::new(pooled).ok()?;
-    let opened = Session::open(&database).await;
-    match opened {
-        Ok(session) => {
-            let taken = format!("without these settings: {}", who(config));
-            findings.add(Check::note(Step::Authentication, taken));
-            Some((session, database.config().clone()))
-        }
-        Err(error) => {
-            findings.add(failed(&error, 3, config).await);
-            None
         }
     }
 }

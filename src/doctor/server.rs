@@ -52,7 +52,7 @@ pub(super) fn visibility(facts: &Facts) -> Option<Check> {
         Check::note(
             Step::Visibility,
             format!(
-                "{} may not see what {} other sessions do: their transactions and locks are \
+                "{} may not see what {} other sessions do: their states and transactions are \
                  missing below",
                 facts.role,
                 facts.hidden()

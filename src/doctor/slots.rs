@@ -198,8 +198,7 @@ pub(super) fn locks(facts: &Facts) -> Vec<Check> {
         .filter(|s| !s.blocked_by.is_empty())
         .collect();
     if waiting.is_empty() {
-        let nobody = "nobody waits for a lock".to_owned();
-        return vec![none_seen(facts, Step::Locks, nobody)];
+        return vec![Check::well(Step::Locks, "nobody waits for a lock")];
     }
     let is_waiting = |pid: i32| waiting.iter().any(|session| session.pid == pid);
     let mut heads: BTreeMap<i32, Vec<&ServerSession>> = BTreeMap::new();
@@ -246,11 +245,14 @@ pub(super) fn locks(facts: &Facts) -> Vec<Check> {
     heads.into_iter().map(queue).collect()
 }
 
-/// `pid 123: alter table ..`, for the first few.
+/// `pid 123: alter table .. (waits for AccessExclusiveLock on partners)`, for the first few.
 fn at_work(sessions: &[&ServerSession]) -> Vec<String> {
     let shown = sessions.iter().take(MOST).map(|session| {
-        let query = session.query.as_deref().unwrap_or_default();
-        format!("pid {}: {}", session.pid, plain(&shortened(query, 60)))
+        let query = shortened(session.query.as_deref().unwrap_or_default(), 60);
+        let lock = session.lock.as_ref();
+        let lock = lock.map(|lock| format!(" (waits for {lock})"));
+        let lock = lock.unwrap_or_default();
+        plain(&format!("pid {}: {query}{lock}", session.pid))
     });
     shown.collect()
 }

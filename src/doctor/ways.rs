@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 
 use super::session::Session;
 use crate::backoff::Backoff;
-use crate::config::{Config, Endpoint};
+use crate::config::{Config, Endpoint, Path};
 use crate::connect::Manner;
 use crate::database::Database;
 use crate::error::{Error, ErrorKind, Result};
@@ -105,7 +105,8 @@ impl Ways {
     /// Those of connecting; [`TooManyConnections`](ErrorKind::TooManyConnections) if no
     /// slot was to be had in time by any way.
     pub async fn open(&self, full: &mut (dyn FnMut(&Error) + Send)) -> Result<(Session, &Way)> {
-        self.open_in(Manner::USUAL, full).await
+        let first = Session::open(self.database()).await;
+        self.open_after(first, full).await
     }
 
     /// Gets in by another way, for when the configured one leads nowhere: a pooler that is
@@ -124,8 +125,26 @@ impl Ways {
         manner: Manner<'_>,
         full: &mut (dyn FnMut(&Error) + Send),
     ) -> Result<(Session, &Way)> {
-        let until = Instant::now() + self.wait;
         let first = Session::open_in(self.database(), manner).await;
+        self.open_after(first, full).await
+    }
+
+    /// The same ways, the configured one known to lead through a pooler.
+    pub(super) fn pooled(&self) -> Result<Ways> {
+        let mut config = self.database().config().clone();
+        config.set_path(Path::TransactionPooler);
+        let mut ways = self.clone();
+        ways.main.database = Database::new(config)?;
+        Ok(ways)
+    }
+
+    /// Tries until the time is over, if the `first` try found no slot.
+    async fn open_after(
+        &self,
+        first: Result<Session>,
+        full: &mut (dyn FnMut(&Error) + Send),
+    ) -> Result<(Session, &Way)> {
+        let until = Instant::now() + self.wait;
         let mut error = match is_full(first)? {
             Ok(session) => return Ok((session, &self.main)),
             Err(error) => error,
@@ -150,7 +169,12 @@ impl Ways {
             }
             let delay = backoff.next().unwrap_or(MOST);
             sleep(delay.min(left)).await;
-            error = match is_full(Session::open(self.database()).await)? {
+            // Who leaves a pooler's queue comes back to its end: only for another way.
+            let queued = match others.as_slice() {
+                [] => until.saturating_duration_since(Instant::now()),
+                _ => self.database().config().connect_timeout,
+            };
+            error = match is_full(Session::open_queued(self.database(), queued).await)? {
                 Ok(session) => return Ok((session, &self.main)),
                 Err(error) => error,
             };

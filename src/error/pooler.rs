@@ -2,6 +2,8 @@
 
 use super::sqlstate::{Meaning, Said, advised, parameter, plain};
 use super::{Error, ErrorKind};
+#[cfg(feature = "doctor")]
+use std::time::Duration;
 
 /// Words with which poolers say that they, or what is behind them, are full; what they
 /// mean; and what helps.
@@ -51,8 +53,8 @@ const SESSION_POOL: &str =
 const CLIENTS: &str = "the pooler takes no more clients";
 const POOL_IN_USE: &str = "all of the pooler's servers were in use for as long as it waits";
 
-const LEAVE_SESSION: &str = "use the transaction pooler (port 6543 on Supabase) with `Path::TransactionPooler`, or \
-     connections per invocation";
+const LEAVE_SESSION: &str = "use the transaction pooler (port 6543 on Supabase; ANTIFREEZE_PATH=transaction-pooler if the \
+     port does not say so), or connections per invocation (ANTIFREEZE_LIFETIME=per-invocation)";
 const FEWER_CLIENTS: &str =
     "lower `max_connections` or the function's concurrency, or raise the pooler's limit";
 const SHORTER: &str =
@@ -67,6 +69,13 @@ pub(super) fn pool_size(message: &str) -> Option<u32> {
 }
 
 impl Error {
+    /// A pooler let a client in and gave it no server in time.
+    #[cfg(feature = "doctor")]
+    pub(crate) fn no_server(limit: Duration) -> Self {
+        let cause = format!("the pooler gave no server within {limit:.1?}: all of them are in use");
+        Error::new(ErrorKind::TooManyConnections, cause).with_remedy(SHORTER)
+    }
+
     /// PgBouncer refused what was to be set at start-up: nobody else says it so.
     pub(crate) fn is_settings_refused(&self) -> bool {
         self.kind() == ErrorKind::ParameterRefused
@@ -126,9 +135,10 @@ impl Said<'_> {
                 kind: ErrorKind::ParameterRefused,
                 cause,
                 remedy: Some(
-                    "set `path` to `Path::TransactionPooler` or `Path::SessionPooler`, take the \
-                     parameter out of the URL and set it with ALTER ROLE .. SET, or add it to \
-                     PgBouncer's ignore_startup_parameters",
+                    "set ANTIFREEZE_PATH, or `path` in code, to transaction-pooler or \
+                     session-pooler, as PgBouncer's pool_mode is, take the parameter out of the \
+                     URL and set it with ALTER ROLE .. SET, or add it to PgBouncer's \
+                     ignore_startup_parameters",
                 ),
             });
         }
@@ -199,7 +209,7 @@ impl Said<'_> {
             advised(
                 ErrorKind::ParameterRefused,
                 "RDS Proxy does not take what was asked for at start-up",
-                "set `path` to `Path::RdsProxy`, take `options` out of the URL, and set \
+                "set ANTIFREEZE_PATH=rds-proxy, or `path` in code, take `options` out of the URL, and set \
                  parameters with ALTER ROLE .. SET",
             )
         };

@@ -57,12 +57,12 @@ impl ErrorKind {
             Kind::ServerStarting => "it takes a moment: try again",
             Kind::ServerStopping => "a restart or a failover takes a moment: try again",
             Kind::ParameterRefused => {
-                "set `path` to what lies in between, take the parameter out of the URL, and set \
+                "say with ANTIFREEZE_PATH, or `path` in code, what lies in between, take the parameter out of the URL, and set \
                  it with ALTER ROLE .. SET"
             }
             Kind::StatementMissing => {
-                "behind a transaction pooler set `path` to `Path::TransactionPooler`, and do not \
-                 PREPARE or DEALLOCATE by hand"
+                "behind a transaction pooler set ANTIFREEZE_PATH=transaction-pooler, or `path` in \
+                 code, and do not PREPARE or DEALLOCATE by hand"
             }
             Kind::StatementOutdated => {
                 "it is prepared anew the next time; `query_cached` and `execute_cached` do so at \

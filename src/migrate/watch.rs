@@ -25,11 +25,12 @@ const FIRST: Duration = Duration::from_millis(150);
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// What [`session`] reads, of `pg_stat_activity a` for the process `b.pid`. A session that
-/// our role may not see into has neither state nor address.
+/// our role may not see into has neither state nor address, and waits in `pg_locks` alone,
+/// which every role may read.
 pub(super) const COLUMNS: &str = "b.pid, a.application_name::text, a.usename::text, \
      host(a.client_addr), a.state::text, \
      (extract(epoch from clock_timestamp() - a.state_change) * 1000)::bigint, \
-     coalesce(a.wait_event_type = 'Lock', false)";
+     exists (select from pg_locks l where l.pid = b.pid and not l.granted)";
 
 /// What the session $1 waits for, and everybody in its way, they in whose way others are
 /// included.
@@ -50,10 +51,10 @@ const TERMINATE: &str = "select pg_terminate_backend(pid) from pg_stat_activity 
 
 /// The sessions of a tool, told by their name or by when they came, that wait for a lock
 /// which no reader and no writer takes, and whether for longer than $4 milliseconds.
-const TOOLS: &str = "select a.pid, coalesce((to_jsonb(l) ->> 'waitstart')::timestamptz, a.query_start) \
-       < clock_timestamp() - $4::bigint * interval '1 ms' \
+const TOOLS: &str = "select a.pid, coalesce(coalesce((to_jsonb(l) ->> 'waitstart')::timestamptz, a.query_start) \
+       < clock_timestamp() - $4::bigint * interval '1 ms', false) \
      from pg_stat_activity a join pg_locks l on l.pid = a.pid and not l.granted \
-     where a.datname = current_database() and a.wait_event_type = 'Lock' and a.pid <> all ($1) \
+     where a.datname = current_database() and a.pid <> all ($1) \
      and (a.application_name = $2 or (a.backend_start >= $3::text::timestamptz \
           and l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', \
                          'AccessExclusiveLock', 'ShareUpdateExclusiveLock') \

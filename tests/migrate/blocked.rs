@@ -251,6 +251,54 @@ async fn whoever_is_behind_the_one_in_the_way_is_named_too() {
     let _ = running.await.expect("no panic").expect("so did we");
 }
 
+/// A role for migrations alone may not see what others' sessions do; their locks it may.
+#[tokio::test]
+async fn who_waits_is_seen_by_any_role() {
+    let postgres = lab::postgres::Postgres::start().await.expect("a cluster");
+    postgres.create_role("migrator").await.expect("a role");
+    postgres
+        .execute(
+            "create table partners (id int, name text); \
+             grant select, update on partners to migrator; \
+             grant create on schema public to migrator",
+        )
+        .await
+        .expect("a table");
+    let session = async || {
+        let connected = tokio_postgres::connect(&postgres.url(), tokio_postgres::NoTls).await;
+        let (client, connection) = connected.expect("a session");
+        tokio::spawn(connection);
+        client
+    };
+    let (forgetful, other, look) = (session().await, session().await, session().await);
+    let begin = "begin; select from partners";
+    forgetful.batch_execute(begin).await.expect("begun");
+    let alter = "alter table partners add column other int";
+    let waits = tokio::spawn(async move { other.batch_execute(alter).await });
+    let waiting = "select count(*) from pg_locks where not granted";
+    while look
+        .query_one(waiting, &[])
+        .await
+        .expect("a row")
+        .get::<_, i64>(0)
+        == 0
+    {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let database = crate::common::over(&postgres.url_for("migrator", "postgres"));
+    let migrations = crate::common::migrations(&[("V1__row", "update partners set name = 'x'")]);
+    let (runner, mut log) = Log::of(migrations.runner(&database));
+    let running = tokio::spawn(runner.run());
+    let Event::Blocked(blocked) = log.until("who blocks", is_blocked).await else {
+        unreachable!()
+    };
+    let waits_too: Vec<_> = blocked.by.iter().map(|one| one.waits).collect();
+    assert_eq!(waits_too, [false, true], "{:?}", blocked.by);
+    forgetful.batch_execute("rollback").await.expect("over");
+    waits.await.expect("no panic").expect("it went on");
+    let _ = running.await.expect("no panic").expect("so did we");
+}
+
 #[tokio::test]
 async fn a_statement_that_takes_too_long_is_undone_and_not_repeated() {
     let lab = lab().await;

@@ -62,7 +62,7 @@ mod tests {
             "pid": 7, "role": null, "database": null, "application": application,
             "client": null, "kind": "client backend", "state": state,
             "state_seconds": seconds, "transaction_seconds": null, "waits_for": null,
-            "blocked_by": [], "query": null, "began": null, "changed": null, "is_self": false,
+            "blocked_by": [], "lock": null, "query": null, "began": null, "changed": null, "is_self": false,
         });
         serde_json::from_value(document).expect("a session")
     }

@@ -80,8 +80,8 @@ fn show(all: &[ServerSession], chosen: &[&ServerSession]) {
     let hidden = all.iter().filter(|session| session.kind.is_none()).count();
     if hidden > 0 {
         paint::complain(&format!(
-            "{hidden} sessions of others are not visible to this role: GRANT pg_read_all_stats \
-             shows them"
+            "the states and statements of {hidden} sessions are not visible to this role: GRANT \
+             pg_read_all_stats shows them"
         ));
     }
 }

@@ -60,7 +60,8 @@ fn row(session: &ServerSession) -> Vec<Cell> {
         [] => "-".to_owned(),
         by => {
             let by: Vec<String> = by.iter().map(i32::to_string).collect();
-            format!("a lock of {}", by.join(", "))
+            let lock = session.lock.as_deref().unwrap_or("a lock");
+            plain(&format!("{lock}, held by {}", by.join(", ")))
         }
     };
     let query = plain(session.query.as_deref().unwrap_or("-"));
