@@ -187,7 +187,7 @@ impl Database {
                 Err(error) => Err(error.into()),
             },
             Ended::Returned(Err(error)) => Err(error),
-            Ended::Deadline => Err(Error::deadline().into()),
+            Ended::Deadline(error) => Err(error.into()),
             Ended::Panicked(panic) => resume_unwind(panic),
         }
     }

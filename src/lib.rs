@@ -17,6 +17,7 @@
 //!
 //! #[tokio::main]
 //! async fn main() -> Result<(), Error> {
+//!     lambda_http::tracing::init_default_subscriber(); // the log; JSON if the function says so
 //!     let database = antifreeze::Database::from_env()?; // DATABASE_URL
 //!     database.warm_up().await?;
 //!     let service = tower::ServiceBuilder::new()
@@ -50,7 +51,7 @@
 //! | migrations that do not stop the traffic | `migrate`, with the feature of that name |
 //! | the end of the process, SnapStart | [`shutdown`], [`Database::close`] |
 //! | how the server and the pool are, for a load balancer and for people | [`health`] |
-//! | what happened | [`Teardown`], [`Database::on_teardown`], `tracing` events with the target `antifreeze` |
+//! | what happened | [`Teardown`], [`Database::on_teardown`], `tracing` events with the target `antifreeze`; where no subscriber is set, warnings and errors go to stderr |
 //!
 //! # Tasks and blocking work
 //!

@@ -252,7 +252,8 @@ impl Invocation {
     /// Why it had better not begin, where [`LoadShed::Door`](crate::LoadShed::Door) is
     /// asked for.
     pub(crate) fn turned_away(&self) -> Option<Error> {
-        self.inner.database.pools().at_the_door(self.inner.left())
+        let pools = self.inner.database.pools();
+        pools.at_the_door(self.inner.left(), self.request_id())
     }
 
     pub(crate) fn belongs_to(&self, database: &Database) -> bool {
