@@ -47,6 +47,6 @@ async fn create(transaction: Transaction, Path(name): Path<String>) -> Result<St
     let insert = "insert into partners (name) values ($1) on conflict do nothing";
     match transaction.execute(insert, &[&name]).await? {
         1 => Ok(StatusCode::CREATED),
-        _ => Err(StatusCode::CONFLICT),
+        _ => Ok(StatusCode::CONFLICT),
     }
 }

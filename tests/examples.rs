@@ -102,9 +102,12 @@ async fn sqs_stores_what_it_can_and_names_the_rest() {
     let batch = json!({ "Records": records });
     let time = Duration::from_secs(8);
     let outcome = function.invoke_within(batch, time).await.expect("it runs");
-    let failures = outcome.json().expect("an answer")["batchItemFailures"].clone();
+    let log = outcome.environment.log();
+    let answer = outcome
+        .json()
+        .unwrap_or_else(|| panic!("{outcome:?}: {log}"));
     let expected = json!([{ "itemIdentifier": "held" }, { "itemIdentifier": "" }]);
-    assert_eq!(failures, expected, "{}", outcome.environment.log());
+    assert_eq!(answer["batchItemFailures"], expected, "{log}");
     holder.batch_execute("rollback").await.expect("let go");
     assert_eq!(count(&database).await, "2");
 }

@@ -177,7 +177,9 @@ impl Invocation {
     /// Starts a task that belongs to this invocation: inside it
     /// [`connection`] and [`transaction`] work as in the handler.
     ///
-    /// What has not been joined when the handler returns is aborted.
+    /// What has not been joined when the handler returns is aborted. Work that is to go on
+    /// after the response has no place here: see
+    /// [the crate's documentation](crate#work-after-the-response).
     pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
@@ -228,6 +230,13 @@ impl Invocation {
     ///
     /// The invocation's own [transaction](Invocation::transaction) still commits
     /// before the head: its outcome decides the status.
+    ///
+    /// It is for responses over HTTP. The answer to a Lambda event is taken as whole, so
+    /// that this has no effect there: what still reads from the database then gets an error
+    /// ([`Error::is_invocation_ended`]).
+    ///
+    /// axum has the handler of GET answer HEAD, too, and drops the body unread: the query is
+    /// run for nothing, and cut off. Give HEAD a handler of its own, `get(list).head(headers)`.
     pub fn stream<B>(&self, body: B) -> B {
         self.state().streams = true;
         body

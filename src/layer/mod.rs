@@ -53,6 +53,14 @@ use crate::observe;
 /// - `panic = "unwind"`, the default.
 /// - Handlers return an `http::Response`: with lambda_http, not a bare `String` or
 ///   `Value`.
+///
+/// # Inside a buffer
+///
+/// tower's `Buffer`, and whatever else has a task of its own call the service, takes the call
+/// out of the invocation. What the body of an `async` handler asks for is found all the
+/// same, since its future is polled by the caller; what is asked for in `call` itself is
+/// [`NotInInvocation`](crate::ErrorKind::NotInInvocation). There take the [`Invocation`] out
+/// of the request's extensions. A buffer outside the layer changes nothing.
 #[derive(Clone)]
 pub struct DatabaseLayer {
     settings: Settings,
@@ -70,8 +78,14 @@ pub(crate) struct Settings {
 }
 
 impl DatabaseLayer {
-    /// A layer for the connections of `database`. For several databases, a layer
-    /// each; a layer inside another for the same database joins that.
+    /// A layer for the connections of `database`. A layer inside another for the same
+    /// database joins that.
+    ///
+    /// For several databases, a layer each. [`connection()`](crate::connection()),
+    /// [`transaction()`](crate::transaction()) and the extractors mean the innermost one;
+    /// [`Database::connection`] and [`Database::transaction`] say which. Their transactions
+    /// are not one: the innermost commits first, and stays committed when an outer one fails
+    /// to, and the caller gets that one's error.
     pub fn new(database: Database) -> Self {
         DatabaseLayer {
             settings: Settings {
