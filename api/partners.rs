@@ -24,6 +24,11 @@ const LONGEST: usize = 200;
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
+    // Vercel keeps what is written as the function's log.
+    tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
     let database = Database::from_env()?; // DATABASE_URL
     database.warm_up().await?;
     // At SIGTERM a request that is under way may end.
@@ -38,11 +43,8 @@ async fn answer(request: Request) -> Result<Response<ResponseBody>, Error> {
         Method::POST => create(request).await,
         _ => Ok(empty(StatusCode::METHOD_NOT_ALLOWED)),
     };
-    Ok(answered.unwrap_or_else(|error| {
-        eprintln!("{error}");
-        // Status and kind: a name that is there already is a 409.
-        Response::from(&error).map(ResponseBody::from)
-    }))
+    // Status and kind: a name that is there already is a 409. The log says the rest.
+    Ok(answered.unwrap_or_else(|error| Response::from(&error).map(ResponseBody::from)))
 }
 
 /// A connection for a single statement.

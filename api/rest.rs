@@ -27,6 +27,11 @@ const MAX_DURATION: Duration = Duration::from_secs(10);
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
+    // Vercel keeps what is written as the function's log.
+    tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
     let database = Database::from_env()?; // DATABASE_URL
     database.warm_up().await?;
     let router = Router::new()
@@ -73,7 +78,7 @@ async fn create(transaction: Transaction, Path(name): Path<String>) -> Result<St
     Ok(StatusCode::CREATED)
 }
 
-/// Answered with a problem document: a name that is there already is a 409.
+/// Answered with a problem document, and logged: a name that is there already is a 409.
 struct Failed(antifreeze::Error);
 
 impl<E: Into<antifreeze::Error>> From<E> for Failed {
@@ -84,7 +89,6 @@ impl<E: Into<antifreeze::Error>> From<E> for Failed {
 
 impl IntoResponse for Failed {
     fn into_response(self) -> Response {
-        eprintln!("{}", self.0);
         self.0.into_response()
     }
 }

@@ -6,16 +6,16 @@
 //! curl -X POST localhost:3000/partners/acme
 //! ```
 
-use antifreeze::{Connection, Database, DatabaseLayer, Transaction};
+use antifreeze::{Connection, Database, DatabaseLayer, Result, Transaction};
 use axum::Router;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 
-type Result<T> = std::result::Result<T, StatusCode>;
-
 #[tokio::main]
 async fn main() -> std::result::Result<(), lambda_http::Error> {
+    // On stderr, as JSON if the function is configured so.
+    lambda_http::tracing::init_default_subscriber_with_writer(std::io::stderr);
     let database = Database::from_env()?;
     database.warm_up().await?;
     let router = Router::new()
@@ -37,8 +37,7 @@ async fn main() -> std::result::Result<(), lambda_http::Error> {
 async fn count(connection: Connection) -> Result<String> {
     let row = connection
         .query_one("select count(*) from partners", &[])
-        .await
-        .map_err(failed)?;
+        .await?;
     Ok(format!("{}\n", row.get::<_, i64>(0)))
 }
 
@@ -46,17 +45,8 @@ async fn count(connection: Connection) -> Result<String> {
 /// response is a success, rolled back if it were none.
 async fn create(transaction: Transaction, Path(name): Path<String>) -> Result<StatusCode> {
     let insert = "insert into partners (name) values ($1) on conflict do nothing";
-    match transaction
-        .execute(insert, &[&name])
-        .await
-        .map_err(failed)?
-    {
+    match transaction.execute(insert, &[&name]).await? {
         1 => Ok(StatusCode::CREATED),
-        _ => Err(StatusCode::CONFLICT),
+        _ => Ok(StatusCode::CONFLICT),
     }
-}
-
-fn failed(error: tokio_postgres::Error) -> StatusCode {
-    eprintln!("{error}");
-    StatusCode::INTERNAL_SERVER_ERROR
 }

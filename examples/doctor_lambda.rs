@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
+    lambda_runtime::tracing::init_default_subscriber(); // JSON, if the function logs it
     lambda_runtime::run(service_fn(handler)).await
 }
 

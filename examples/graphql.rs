@@ -48,6 +48,9 @@ type Partners = Schema<Query, Mutation, EmptySubscription>;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
     let schema = Schema::new(Query, Mutation, EmptySubscription);
     let service = ServiceBuilder::new()
         .layer(DatabaseLayer::new(Database::from_env()?))

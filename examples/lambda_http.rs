@@ -18,6 +18,7 @@ use tower::ServiceBuilder;
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
+    lambda_http::tracing::init_default_subscriber(); // JSON, if the function logs it
     if std::env::var_os("WITHOUT_LAYER").is_some() {
         return without_layer().await;
     }

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
+    lambda_runtime::tracing::init_default_subscriber(); // JSON, if the function logs it
     let database = Database::from_env()?;
     lambda_runtime::run(service_fn(move |event| migrate(database.clone(), event))).await
 }
@@ -23,8 +24,7 @@ async fn migrate(database: Database, event: LambdaEvent<Value>) -> Result<Report
     let directory = std::env::var("MIGRATIONS").unwrap_or_else(|_| "migrations".to_owned());
     let runner = Migrations::from_dir(directory)?
         .runner(&database)
-        .deadline(left)
-        .on_event(|event| println!("{event}"));
+        .deadline(left);
     let ended = match event.payload["dry_run"].as_bool() {
         Some(true) => runner.dry_run().await,
         _ => runner.run().await,

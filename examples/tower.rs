@@ -10,6 +10,9 @@ use tower::{Service, ServiceBuilder, ServiceExt};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
     let database = Database::from_env()?;
 
     // A job: whatever it leaves behind is brought to rest before the next line.

@@ -163,6 +163,10 @@ impl Database {
     /// # }
     /// ```
     ///
+    /// In a test, leave tokio's clock alone: while it is paused
+    /// (`#[tokio::test(start_paused = true)]`) it jumps to the next timer whenever everybody
+    /// waits, be it for the server, and so to the deadline or the timeout of connecting.
+    ///
     /// # Errors
     ///
     /// Those of `work`; [`Deadline`](crate::ErrorKind::Deadline) if it was not done in
@@ -187,7 +191,7 @@ impl Database {
                 Err(error) => Err(error.into()),
             },
             Ended::Returned(Err(error)) => Err(error),
-            Ended::Deadline => Err(Error::deadline().into()),
+            Ended::Deadline(error) => Err(error.into()),
             Ended::Panicked(panic) => resume_unwind(panic),
         }
     }

@@ -17,6 +17,7 @@
 //!
 //! #[tokio::main]
 //! async fn main() -> Result<(), Error> {
+//!     lambda_http::tracing::init_default_subscriber(); // the log; JSON if the function says so
 //!     let database = antifreeze::Database::from_env()?; // DATABASE_URL
 //!     database.warm_up().await?;
 //!     let service = tower::ServiceBuilder::new()
@@ -50,7 +51,7 @@
 //! | migrations that do not stop the traffic | `migrate`, with the feature of that name |
 //! | the end of the process, SnapStart | [`shutdown`], [`Database::close`] |
 //! | how the server and the pool are, for a load balancer and for people | [`health`] |
-//! | what happened | [`Teardown`], [`Database::on_teardown`], `tracing` events with the target `antifreeze` |
+//! | what happened | [`Teardown`], [`Database::on_teardown`], `tracing` events with the target `antifreeze`; where no subscriber is set, warnings and errors go to stderr |
 //!
 //! # Tasks and blocking work
 //!
@@ -62,13 +63,22 @@
 //! of another store is out of this crate's sight: join its thread, or close it in
 //! [`Invocation::defer`].
 //!
+//! # Work after the response
+//!
+//! An invocation ends with its response: whoever still has it is told
+//! [`InvocationEnded`](ErrorKind::InvocationEnded). A task that goes on begins an invocation
+//! of its own, with [`Database::invocation`]. That is for a server that runs on. On Lambda the
+//! process is frozen behind the response, the task with it, in the midst of a transaction
+//! perhaps: do it before, or put it into a queue. On Vercel it is what `AppState::wait_until`
+//! is for.
+//!
 //! # Features
 //!
 //! None is on by default, and the core needs none.
 //!
 //! | feature | brings |
 //! | --- | --- |
-//! | `lambda` | Lambda events, and the deadline of a request |
+//! | `lambda` | Lambda events, and the deadline of a request, under axum too; see [`DatabaseLayer::max_duration`] |
 //! | `vercel` | `(AppState, Request)`; it needs Rust 1.88, as `vercel_runtime` does |
 //! | `axum` | the extractors [`Connection`], [`Transaction`] and [`Invocation`] |
 //! | `doctor` | what is wrong between a function and its database, as a library: module `doctor` |

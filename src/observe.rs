@@ -4,12 +4,86 @@
 //! says may quote what a user typed.
 
 use std::error::Error as _;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::time::Duration;
 
 use tokio_postgres::error::DbError;
+use tracing::Level;
+use tracing::field::{DebugValue, DisplayValue, debug, display};
+use tracing::subscriber::NoSubscriber;
 
 /// The target of every event.
 const TARGET: &str = "antifreeze";
+
+/// An event that nobody may miss: where no subscriber is set, it is a line on stderr, which
+/// every host keeps.
+macro_rules! loud {
+    ($level:ident, { $($field:ident: $value:expr),* $(,)? }, $message:literal) => {{
+        tracing::event!(target: TARGET, Level::$level, $($field = $value,)* $message);
+        if nobody_listens() {
+            let fields: &[(&str, &dyn Shown)] = &[$((stringify!($field), &$value)),*];
+            print(Level::$level, $message, fields);
+        }
+    }};
+}
+
+/// Whether the current task's events go nowhere. A subscriber that filters them out has
+/// been set, and decides.
+fn nobody_listens() -> bool {
+    !tracing::dispatcher::has_been_set()
+        || tracing::dispatcher::get_default(|current| current.is::<NoSubscriber>())
+}
+
+fn print(level: Level, message: &str, fields: &[(&str, &dyn Shown)]) {
+    // A log that cannot be written is no reason to fail.
+    let _ = writeln!(std::io::stderr(), "{}", line(level, message, fields));
+}
+
+fn line(level: Level, message: &str, fields: &[(&str, &dyn Shown)]) -> String {
+    let mut line = format!("{level} {TARGET}: {message}");
+    for (name, value) in fields {
+        if let Some(value) = value.shown() {
+            let _ = write!(line, " {name}={value}");
+        }
+    }
+    line
+}
+
+/// What a field's value looks like; as a subscriber would, it leaves out what is `None`.
+trait Shown {
+    fn shown(&self) -> Option<String>;
+}
+
+impl Shown for &str {
+    fn shown(&self) -> Option<String> {
+        Some(format!("{self:?}"))
+    }
+}
+
+impl<T: Shown> Shown for Option<T> {
+    fn shown(&self) -> Option<String> {
+        self.as_ref()?.shown()
+    }
+}
+
+impl Shown for usize {
+    fn shown(&self) -> Option<String> {
+        Some(self.to_string())
+    }
+}
+
+impl<T: std::fmt::Display> Shown for DisplayValue<T> {
+    fn shown(&self) -> Option<String> {
+        Some(format!("{self:?}"))
+    }
+}
+
+impl<T: std::fmt::Debug> Shown for DebugValue<T> {
+    fn shown(&self) -> Option<String> {
+        Some(format!("{self:?}"))
+    }
+}
 
 /// The settings that a database was made with, and the operator's variables that won.
 pub(crate) fn configured(path: &'static str, max_connections: usize, variables: &str) {
@@ -22,8 +96,9 @@ pub(crate) fn configured(path: &'static str, max_connections: usize, variables: 
 
 /// A panic would end the process where it stands.
 pub(crate) fn aborts() {
-    tracing::warn!(
-        target: TARGET,
+    loud!(
+        WARN,
+        {},
         "built with panic = \"abort\": a panic leaves everything open; cargo-lambda does so unless \
          Cargo.toml has [profile.release] panic = \"unwind\""
     );
@@ -31,12 +106,12 @@ pub(crate) fn aborts() {
 
 /// A variable looks like one of ours and is none.
 pub(crate) fn unknown_variable(name: &str) {
-    tracing::warn!(target: TARGET, name, "an unknown variable is ignored");
+    loud!(WARN, { name: name }, "an unknown variable is ignored");
 }
 
 /// A lever of the operator's moves nothing.
 pub(crate) fn without_effect(variables: &str, why: &str) {
-    tracing::warn!(target: TARGET, variables, why, "a variable has no effect");
+    loud!(WARN, { variables: variables, why: why }, "a variable has no effect");
 }
 
 /// Nothing ends what is left behind on this path but what its roles are told.
@@ -46,8 +121,11 @@ pub(crate) fn backstops_elsewhere(path: &'static str, run: &str) {
 
 /// The server was to be told its time-outs, and does not take them.
 pub(crate) fn backstops_refused(error: &DbError, run: &str) {
-    let sqlstate = error.code().code();
-    tracing::warn!(target: TARGET, sqlstate, run, "the server's time-outs have to be set for the role");
+    loud!(
+        WARN,
+        { sqlstate: error.code().code(), run: run },
+        "the server's time-outs have to be set for the role"
+    );
 }
 
 /// The server sent a notice.
@@ -83,9 +161,9 @@ pub(crate) fn connected(process: i32, elapsed: Duration) {
 
 /// A connection is encrypted, and nobody knows with whom.
 pub(crate) fn unverified(host: &str) {
-    tracing::warn!(
-        target: TARGET,
-        host,
+    loud!(
+        WARN,
+        { host: host },
         "sslmode=require encrypts, and trusts whoever answers: set sslmode=verify-full, and \
          sslrootcert if the server's authority is a private one"
     );
@@ -93,10 +171,9 @@ pub(crate) fn unverified(host: &str) {
 
 /// What lies in between is not what its address looked like.
 pub(crate) fn path_differs(expected: &'static str, found: &'static str) {
-    tracing::warn!(
-        target: TARGET,
-        expected,
-        found,
+    loud!(
+        WARN,
+        { expected: expected, found: found },
         "the address does not tell that there is a pooler of this kind: set path \
          (ANTIFREEZE_PATH) to what it is, transaction-pooler or session-pooler; behind a pooler \
          no time-outs are set at start-up, so write ALTER ROLE .. SET"
@@ -112,7 +189,7 @@ pub(crate) fn connecting_again(error: &crate::Error, delay: Duration) {
 
 /// The server is full or away: from now on one tries, and the others wait for it.
 pub(crate) fn circuit_opened(kind: crate::ErrorKind) {
-    tracing::warn!(target: TARGET, %kind, "the circuit is open");
+    loud!(WARN, { kind: display(kind) }, "the circuit is open");
 }
 
 /// The server takes connections again.
@@ -120,9 +197,10 @@ pub(crate) fn circuit_closed(elapsed: Duration) {
     tracing::info!(target: TARGET, ?elapsed, "the circuit is closed");
 }
 
-/// An invocation was turned away.
-pub(crate) fn shed(error: &crate::Error) {
-    tracing::warn!(target: TARGET, %error, "turned away");
+/// An invocation was turned away; where that is known, this one.
+pub(crate) fn shed(request_id: Option<&str>, error: &crate::Error) {
+    error.mark_logged();
+    loud!(WARN, { request_id: request_id, error: display(error) }, "turned away");
 }
 
 /// The server was asked how it is, and has said so.
@@ -132,7 +210,7 @@ pub(crate) fn health_read(used: Option<u32>, limit: Option<u32>, latency: Durati
 
 /// The server was asked how it is, and there was no answer.
 pub(crate) fn health_failed(kind: crate::ErrorKind) {
-    tracing::warn!(target: TARGET, %kind, "health could not be read");
+    loud!(WARN, { kind: display(kind) }, "health could not be read");
 }
 
 /// A kept connection turned out to be dead, or too old, and was replaced.
@@ -163,15 +241,18 @@ pub(crate) fn torn_down(
 
 /// A clean-up of the user's failed or did not end.
 pub(crate) fn cleanup_failed(request_id: &str, what: &'static str, why: &'static str) {
-    tracing::warn!(target: TARGET, request_id, what, why, "a clean-up did not end well");
+    loud!(
+        WARN,
+        { request_id: request_id, what: what, why: why },
+        "a clean-up did not end well"
+    );
 }
 
 /// The layer's own future was dropped.
 pub(crate) fn abandoned(request_id: &str, connections: usize) {
-    tracing::warn!(
-        target: TARGET,
-        request_id,
-        connections,
+    loud!(
+        WARN,
+        { request_id: request_id, connections: connections },
         "something outside the layer dropped its future: put time-outs inside it"
     );
 }
@@ -187,15 +268,62 @@ pub(crate) fn hung_up(request_id: &str, connections: usize) {
 }
 
 /// The deadline was reached.
-pub(crate) fn deadline(request_id: &str) {
-    tracing::warn!(target: TARGET, request_id, "the deadline was reached");
+pub(crate) fn deadline(request_id: &str, error: &crate::Error) {
+    error.mark_logged();
+    loud!(
+        WARN,
+        { request_id: request_id, error: display(error) },
+        "the deadline was reached"
+    );
+}
+
+/// A request came without the deadline that its host has set.
+pub(crate) fn without_deadline(request_id: &str) {
+    loud!(
+        ERROR,
+        { request_id: request_id },
+        "on Lambda, a request without a deadline: a statement that hangs goes on after the function \
+         was killed; run the service under lambda_http 1, which antifreeze reads the deadline of, \
+         or give the function's timeout to DatabaseLayer::max_duration"
+    );
+}
+
+/// An error is what a caller is told. What is the caller's own fault is in order.
+pub(crate) fn answered(request_id: Option<&str>, error: &crate::Error) {
+    if error.mark_logged() {
+        return;
+    }
+    let kind = error.kind();
+    let sqlstate = error.sqlstate().map(|state| state.code());
+    if error.status().is_client_error() {
+        tracing::info!(target: TARGET, request_id, %kind, sqlstate, %error, "answered with an error");
+    } else {
+        loud!(
+            ERROR,
+            {
+                request_id: request_id,
+                kind: display(kind),
+                sqlstate: sqlstate,
+                error: display(error),
+            },
+            "answered with an error"
+        );
+    }
 }
 
 /// The invocation's transaction was to be committed and was not, as far as is known.
 pub(crate) fn not_committed(request_id: &str, error: &crate::Error) {
-    let kind = error.kind();
-    let sqlstate = error.sqlstate().map(|state| state.code());
-    tracing::error!(target: TARGET, request_id, ?kind, sqlstate, "not committed");
+    error.mark_logged();
+    loud!(
+        ERROR,
+        {
+            request_id: request_id,
+            kind: display(error.kind()),
+            sqlstate: error.sqlstate().map(|state| state.code()),
+            error: display(error),
+        },
+        "not committed"
+    );
 }
 
 /// What warm-up came to.
@@ -211,17 +339,26 @@ pub(crate) fn warmed_up(
         }
         Some(error) => {
             let cause = error.source().map(|source| source.to_string());
-            tracing::warn!(target: TARGET, requested, warmed, ?elapsed, %error, cause, "warmed up in part");
+            loud!(
+                WARN,
+                {
+                    requested: requested,
+                    warmed: warmed,
+                    elapsed: debug(elapsed),
+                    error: display(error),
+                    cause: cause.as_deref(),
+                },
+                "warmed up in part"
+            );
         }
     }
 }
 
 /// The environment asks for more than fits.
 pub(crate) fn warm_up_capped(asked: usize, size: usize) {
-    tracing::warn!(
-        target: TARGET,
-        asked,
-        size,
+    loud!(
+        WARN,
+        { asked: asked, size: size },
         "warming up asks for more connections than can be kept (max_connections, max_idle)"
     );
 }
@@ -230,4 +367,23 @@ pub(crate) fn warm_up_capped(asked: usize, size: usize) {
 #[cfg(feature = "migrate")]
 pub(crate) fn migrating(event: &dyn std::fmt::Display) {
     tracing::info!(target: TARGET, %event, "migrate");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_holds_the_fields_that_are_set() {
+        let fields: &[(&str, &dyn Shown)] = &[
+            ("request_id", &Some("abc")),
+            ("kind", &display(crate::ErrorKind::Closed)),
+            ("sqlstate", &None::<&str>),
+            ("connections", &2_usize),
+        ];
+        assert_eq!(
+            line(Level::WARN, "said", fields),
+            "WARN antifreeze: said request_id=\"abc\" kind=closed connections=2"
+        );
+    }
 }

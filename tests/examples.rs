@@ -5,6 +5,7 @@ mod common;
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Duration;
 
 use common::PLENTY;
 use http::Request;
@@ -87,21 +88,27 @@ async fn axum_does_the_same_without_a_host() {
 }
 
 #[tokio::test]
-async fn sqs_stores_a_batch_or_nothing_of_it() {
+async fn sqs_stores_what_it_can_and_names_the_rest() {
     let database = partners().await;
     let function = function("sqs", &database).await;
-    let batch = |names: [&str; 2]| {
-        let records = names.map(|name| json!({ "messageId": name, "body": name }));
-        json!({ "Records": records })
-    };
-    let outcome = function.invoke(batch(["a", ""])).await.expect("it runs");
-    assert!(
-        matches!(outcome.answer, Answer::Error { .. }),
-        "{outcome:?}"
-    );
-    assert_eq!(count(&database).await, "0");
-    let outcome = function.invoke(batch(["a", "b"])).await.expect("it runs");
-    assert!(matches!(outcome.answer, Answer::Response(_)), "{outcome:?}");
+    let (holder, connection) = tokio_postgres::connect(&database.url, tokio_postgres::NoTls)
+        .await
+        .expect("a session");
+    tokio::spawn(connection);
+    let hold = "begin; insert into partners values ('held')";
+    holder.batch_execute(hold).await.expect("held");
+    let record = |name: &str| json!({ "messageId": name, "body": name });
+    let records = ["a", "held", "", "b"].map(record);
+    let batch = json!({ "Records": records });
+    let time = Duration::from_secs(8);
+    let outcome = function.invoke_within(batch, time).await.expect("it runs");
+    let log = outcome.environment.log();
+    let answer = outcome
+        .json()
+        .unwrap_or_else(|| panic!("{outcome:?}: {log}"));
+    let expected = json!([{ "itemIdentifier": "held" }, { "itemIdentifier": "" }]);
+    assert_eq!(answer["batchItemFailures"], expected, "{log}");
+    holder.batch_execute("rollback").await.expect("let go");
     assert_eq!(count(&database).await, "2");
 }
 

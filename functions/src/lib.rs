@@ -25,12 +25,11 @@ pub async fn start() -> Result<Database, Error> {
 }
 
 /// What a caller over HTTP is told of an error: a problem document, which says nothing of
-/// how the database is reached. The log says the rest.
+/// how the database is reached. antifreeze logs the rest.
 ///
 /// An `Err` would be the function's own failure: the gateway answers 502 to it, and the
 /// alarm on errors goes off.
 pub fn problem(error: &antifreeze::Error) -> Response<Body> {
-    tracing::error!(%error, "no answer");
     Response::from(error).map(|text| Body::Text(String::from_utf8_lossy(&text).into_owned()))
 }
 

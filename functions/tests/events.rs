@@ -199,6 +199,51 @@ async fn queue_stores_what_it_can_and_names_the_rest() {
     );
 }
 
+/// One of its records waits for a lock for as long as it may.
+#[tokio::test]
+async fn queue_goes_on_behind_a_record_that_waits() {
+    let database = schema().await;
+    let function = function(env!("CARGO_BIN_EXE_queue"), &database).await;
+    let (holder, connection) = tokio_postgres::connect(&database.url, tokio_postgres::NoTls)
+        .await
+        .expect("a session");
+    tokio::spawn(connection);
+    let hold = "begin; insert into partners (name) values ('held')";
+    holder.batch_execute(hold).await.expect("held");
+    let record =
+        |name: &str| json!({ "messageId": name, "body": json!({ "name": name }).to_string() });
+    for (names, failed) in [
+        (["held", "acme"], vec!["held"]),
+        (["umbrella", "held"], vec!["held"]),
+    ] {
+        let batch = json!({ "Records": names.map(record) });
+        let time = Duration::from_secs(8);
+        let outcome = function.invoke_within(batch, time).await.expect("it runs");
+        outcome.environment.frozen().await.expect("frozen");
+        let failed: Vec<_> = failed
+            .iter()
+            .map(|id| json!({ "itemIdentifier": id }))
+            .collect();
+        let answer = outcome.json().expect("an answer");
+        assert_eq!(answer["batchItemFailures"], json!(failed), "{names:?}");
+        // The holder's own, and none of the function's.
+        let waiting = "select pid from pg_stat_activity \
+             where datname = current_database() and wait_event_type = 'Lock'";
+        let waiting = database.query(waiting).await.expect("sessions");
+        assert_eq!(waiting.len(), 0, "{names:?}");
+    }
+    holder.batch_execute("rollback").await.expect("let go");
+    let rows = database
+        .query("select name from partners order by name")
+        .await;
+    let names = rows.expect("partners").concat();
+    assert_eq!(
+        names,
+        ["acme", "umbrella"].map(|name| Some(name.to_owned()))
+    );
+    assert_eq!(unrest(&database).await, 0);
+}
+
 /// A batch that does not answer in time would come again as a whole.
 #[tokio::test]
 async fn queue_leaves_what_there_is_no_time_for() {

@@ -154,7 +154,9 @@ pub struct Config {
     /// How long a call of the function may take, where nobody else says so yet, as while the
     /// function starts: the server's time-outs are lowered to it, but to no less than 1 s,
     /// and `idle_session_timeout` not at all. Within an invocation its own time counts, if
-    /// that is shorter. Default: `None`, not known.
+    /// that is shorter. On Lambda it is the deadline of a request that carries none, too
+    /// ([`DatabaseLayer::max_duration`](crate::DatabaseLayer::max_duration)). Default:
+    /// `None`, not known.
     pub function_timeout: Option<Duration>,
     /// The schema that is looked in, instead of the server's `search_path`. Default:
     /// `schema` of the URL, or else `None`. It is sent on [`Path::Direct`] alone; behind a

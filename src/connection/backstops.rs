@@ -13,6 +13,7 @@ use tokio_postgres::Client;
 
 use super::Session;
 use crate::config::{Backstop, Path};
+use crate::error::Error;
 use crate::observe;
 use crate::wire::residue;
 
@@ -46,8 +47,13 @@ impl Session {
             while match answers.try_next().await {
                 Ok(answer) => answer.is_some(),
                 Err(error) => {
+                    let gone = Error::is_gone(&error);
                     if let Some(error) = error.as_db_error() {
-                        connector.report_backstops(|run| observe::backstops_refused(error, run));
+                        // One that was taken away, or that has ended, refused nothing.
+                        if !gone {
+                            connector
+                                .report_backstops(|run| observe::backstops_refused(error, run));
+                        }
                     }
                     false
                 }

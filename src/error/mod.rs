@@ -10,6 +10,7 @@ mod start;
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -70,6 +71,10 @@ struct Inner {
     remedy: Option<Cow<'static, str>>,
     retry_after: Option<Duration>,
     source: Option<Source>,
+    /// The host's id of the request that met it, where no invocation knows it.
+    request_id: Option<Box<str>>,
+    /// The log has it.
+    logged: AtomicBool,
 }
 
 impl Error {
@@ -81,6 +86,8 @@ impl Error {
             remedy: None,
             retry_after: None,
             source: None,
+            request_id: None,
+            logged: AtomicBool::new(false),
         }))
     }
 
@@ -92,6 +99,20 @@ impl Error {
     pub(crate) fn with_source(mut self, source: impl Into<Source>) -> Self {
         self.0.source = Some(source.into());
         self
+    }
+
+    pub(crate) fn of_request(mut self, id: &str) -> Self {
+        self.0.request_id = (!id.is_empty()).then(|| id.into());
+        self
+    }
+
+    pub(crate) fn request_id(&self) -> Option<&str> {
+        self.0.request_id.as_deref()
+    }
+
+    /// Marks it as logged, and returns whether it was already.
+    pub(crate) fn mark_logged(&self) -> bool {
+        self.0.logged.swap(true, Ordering::Relaxed)
     }
 
     /// What to do, as the end of the line.
@@ -108,6 +129,16 @@ impl Error {
         Error::caused(
             ErrorKind::NotInInvocation,
             "there is no invocation here to have a connection from",
+        )
+    }
+
+    /// Lambda kills a call at its deadline, and nobody reads that.
+    pub(crate) fn lambda_forgotten() -> Self {
+        Error::configuration(
+            "on Lambda, and the deadline of a request is not read, so that a statement could go \
+             on after the function was killed; enable the feature `lambda` of antifreeze, or give \
+             the function's timeout to `DatabaseLayer::max_duration` or \
+             ANTIFREEZE_FUNCTION_TIMEOUT",
         )
     }
 
@@ -204,6 +235,15 @@ impl Error {
         error.as_db_error().is_some_and(|error| {
             error.code().code() == ENDED_SQLSTATE && error.message() == ENDED_MESSAGE
         })
+    }
+
+    /// Whether the connection ended or was taken away, whatever the statement was.
+    pub(crate) fn is_gone(error: &tokio_postgres::Error) -> bool {
+        Error::is_invocation_ended(error)
+            || matches!(
+                Error::kind_of(error),
+                ErrorKind::Closed | ErrorKind::ServerStopping
+            )
     }
 
     /// The kind that an error of tokio-postgres is of, to look at it without taking it.

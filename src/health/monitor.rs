@@ -222,7 +222,7 @@ async fn read(database: Database) {
     let (ended, _) = Run::new(invocation, IsOk, work).await;
     let read = match ended {
         Ended::Returned(read) => read.map_err(|error| error.kind()),
-        Ended::Deadline => Err(ErrorKind::Deadline),
+        Ended::Deadline(_) => Err(ErrorKind::Deadline),
         Ended::Panicked(_) => Err(ErrorKind::Database),
     };
     database.monitor().note(database, began, read);

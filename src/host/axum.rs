@@ -7,7 +7,7 @@ use http::request::Parts;
 
 use crate::error::Error;
 use crate::invocation::{Connection, Invocation, Transaction};
-use crate::layer::problem;
+use crate::layer::{arrival, problem};
 
 /// The [`Invocation`] of the request. Around the router belongs
 /// [`DatabaseLayer`](crate::DatabaseLayer).
@@ -16,7 +16,10 @@ impl<S: Sync> FromRequestParts<S> for Invocation {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Error> {
         let invocation = parts.extensions.get::<Invocation>();
-        invocation.cloned().ok_or_else(Error::not_in_invocation)
+        invocation.cloned().ok_or_else(|| {
+            let (_, id) = arrival::of(&parts.extensions, &parts.headers);
+            Error::not_in_invocation().of_request(&id)
+        })
     }
 }
 
@@ -26,7 +29,8 @@ impl<S: Sync> FromRequestParts<S> for Connection {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
         let invocation = Invocation::from_request_parts(parts, state).await?;
-        invocation.lease(&"the extractor `Connection`").await
+        let leased = invocation.lease(&"the extractor `Connection`").await;
+        leased.map_err(|error| error.of_request(invocation.request_id()))
     }
 }
 
@@ -37,11 +41,13 @@ impl<S: Sync> FromRequestParts<S> for Transaction {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
         let invocation = Invocation::from_request_parts(parts, state).await?;
         let transaction = invocation.transaction();
-        transaction.start(&"the extractor `Transaction`").await
+        let started = transaction.start(&"the extractor `Transaction`").await;
+        started.map_err(|error| error.of_request(invocation.request_id()))
     }
 }
 
-/// A problem document (RFC 9457) that says nothing of how the database is reached.
+/// A problem document (RFC 9457) that says nothing of how the database is reached; the log
+/// says it.
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         problem::of(&self).map(Body::from)

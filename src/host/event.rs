@@ -14,7 +14,7 @@ use tower_service::Service;
 use crate::database::IsOk;
 use crate::error::Error;
 use crate::invocation::{Ended, Run};
-use crate::layer::{DatabaseService, arrival};
+use crate::layer::{DatabaseService, arrival, problem};
 
 /// Why an event was not handled: the handler failed, or we did.
 #[derive(Debug)]
@@ -56,9 +56,11 @@ impl<E: Into<Diagnostic>> From<EventError<E>> for Diagnostic {
     }
 }
 
-/// So that a handler of events can fail with it.
+/// So that a handler of events can fail with it. The log has it once, too: Lambda hands it
+/// to whoever invoked the function, and keeps nothing.
 impl From<Error> for Diagnostic {
     fn from(error: Error) -> Self {
+        problem::log(&error);
         Diagnostic {
             error_type: format!("antifreeze::{:?}", error.kind()),
             error_message: error.to_string(),
@@ -138,7 +140,7 @@ where
         Poll::Ready(match ended {
             Ended::Returned(Ok(answer)) => finished.map(|()| answer).map_err(EventError::Database),
             Ended::Returned(Err(error)) => Err(EventError::Handler(error)),
-            Ended::Deadline => Err(EventError::Database(Error::deadline())),
+            Ended::Deadline(error) => Err(EventError::Database(error)),
             Ended::Panicked(panic) => resume_unwind(panic),
         })
     }

@@ -191,6 +191,9 @@ impl Invocation {
     /// the transaction is rolled back, and the caller is told
     /// ([`TransactionInUse`](crate::ErrorKind::TransactionInUse)). So it is where a task, or
     /// a clean-up, panics with the transaction in hand.
+    ///
+    /// Work that is to go on after the response has no place here: see
+    /// [the crate's documentation](crate#work-after-the-response).
     pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
@@ -247,6 +250,13 @@ impl Invocation {
     ///
     /// The invocation's own [transaction](Invocation::transaction) still commits
     /// before the head: its outcome decides the status.
+    ///
+    /// It is for responses over HTTP. The answer to a Lambda event is taken as whole, so
+    /// that this has no effect there: what still reads from the database then gets an error
+    /// ([`Error::is_invocation_ended`]).
+    ///
+    /// axum has the handler of GET answer HEAD, too, and drops the body unread: the query is
+    /// run for nothing, and cut off. Give HEAD a handler of its own, `get(list).head(headers)`.
     pub fn stream<B>(&self, body: B) -> B {
         self.state().streams = true;
         body
@@ -271,7 +281,8 @@ impl Invocation {
     /// Why it had better not begin, where [`LoadShed::Door`](crate::LoadShed::Door) is
     /// asked for.
     pub(crate) fn turned_away(&self) -> Option<Error> {
-        self.inner.database.pools().at_the_door(self.inner.left())
+        let pools = self.inner.database.pools();
+        pools.at_the_door(self.inner.left(), self.request_id())
     }
 
     pub(crate) fn belongs_to(&self, database: &Database) -> bool {

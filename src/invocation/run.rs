@@ -11,6 +11,7 @@ use tokio::time::Sleep;
 
 use super::finish::drop_guarded;
 use super::{Finished, Invocation, Scope};
+use crate::error::Error;
 use crate::observe;
 
 /// How a handler ended.
@@ -19,7 +20,7 @@ pub(crate) enum Ended<T> {
     /// With what it panicked.
     Panicked(Box<dyn Any + Send>),
     /// The deadline was reached; the handler was dropped.
-    Deadline,
+    Deadline(Error),
 }
 
 /// What is said of a handler's result: is it a success, so that the invocation's
@@ -114,8 +115,9 @@ impl<F: Future, J: Judge<F::Output>> Future for Run<F, J> {
                             }
                         }
                         ready!(cutoff.poll(cx));
-                        observe::deadline(this.invocation.request_id());
-                        Ended::Deadline
+                        let error = Error::deadline();
+                        observe::deadline(this.invocation.request_id(), &error);
+                        Ended::Deadline(error)
                     }
                     None => return Poll::Pending,
                 },

@@ -91,6 +91,8 @@ pub fn invocation() -> Result<Invocation> {
 /// Leases a connection for the current [`invocation`]:
 /// [`Invocation::connection`] says the rest.
 ///
+/// The invocation is the one in which this is called, not the one in which it is awaited.
+///
 /// # Errors
 ///
 /// Those of [`invocation`] and of [`Invocation::connection`].

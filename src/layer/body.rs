@@ -243,13 +243,15 @@ where
                     None => continue,
                 },
                 // It always has something to say.
-                Ok(Poll::Ready(Some(Ok(_)))) => *this.error = Some(Error::deadline().into()),
+                Ok(Poll::Ready(Some(Ok(_)))) => {
+                    *this.error = Some(too_late(this.invocation).into())
+                }
                 Ok(Poll::Ready(Some(Err(error)))) => *this.error = Some(error.into()),
                 Ok(Poll::Ready(None)) => {}
                 Ok(Poll::Pending) => match &mut waits.cutoff {
                     Some(cutoff) => {
                         ready!(cutoff.as_mut().poll(cx));
-                        *this.error = Some(Error::deadline().into());
+                        *this.error = Some(too_late(this.invocation).into());
                     }
                     None => return Poll::Pending,
                 },
@@ -272,6 +274,13 @@ where
         }
         Poll::Ready(this.error.take().map(Err))
     }
+}
+
+/// The deadline is reached in the body: its reader is told, and so is the log.
+fn too_late(invocation: &Invocation) -> Error {
+    let error = Error::deadline();
+    observe::deadline(invocation.request_id(), &error);
+    error
 }
 
 impl<R> fmt::Debug for Body<R> {

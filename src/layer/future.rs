@@ -155,7 +155,7 @@ where
         }),
         (Ended::Returned(Ok(_)), Err(error)) => Ok(problem::of(&error).map(Body::ours)),
         (Ended::Returned(Err(error)), _) => Err(error),
-        (Ended::Deadline, _) => Ok(problem::of(&Error::deadline()).map(Body::ours)),
+        (Ended::Deadline(error), _) => Ok(problem::of(&error).map(Body::ours)),
         (Ended::Panicked(panic), _) => resume_unwind(panic),
     }
 }

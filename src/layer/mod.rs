@@ -8,7 +8,7 @@ pub(crate) mod problem;
 mod service;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -21,8 +21,9 @@ pub use service::DatabaseService;
 
 use crate::database::Database;
 use crate::deadline::Deadline;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::invocation::Invocation;
+use crate::observe;
 
 /// Makes every call of a service an [`Invocation`]: when its response leaves, every
 /// database connection that it used is at rest, acknowledged by the server, or closed.
@@ -52,6 +53,14 @@ use crate::invocation::Invocation;
 /// - `panic = "unwind"`, the default.
 /// - Handlers return an `http::Response`: with lambda_http, not a bare `String` or
 ///   `Value`.
+///
+/// # Inside a buffer
+///
+/// tower's `Buffer`, and whatever else has a task of its own call the service, takes the call
+/// out of the invocation. What the body of an `async` handler asks for is found all the
+/// same, since its future is polled by the caller; what is asked for in `call` itself is
+/// [`NotInInvocation`](crate::ErrorKind::NotInInvocation). There take the [`Invocation`] out
+/// of the request's extensions. A buffer outside the layer changes nothing.
 #[derive(Clone)]
 pub struct DatabaseLayer {
     settings: Settings,
@@ -62,18 +71,27 @@ pub struct DatabaseLayer {
 pub(crate) struct Settings {
     pub(crate) database: Database,
     pub(crate) max_duration: Option<Duration>,
+    /// Every call has a deadline there, and is killed at it.
+    on_lambda: bool,
     health_check: Option<Arc<str>>,
     commit_when: Option<Arc<dyn Fn(StatusCode) -> bool + Send + Sync>>,
 }
 
 impl DatabaseLayer {
-    /// A layer for the connections of `database`. For several databases, a layer
-    /// each; a layer inside another for the same database joins that.
+    /// A layer for the connections of `database`. A layer inside another for the same
+    /// database joins that.
+    ///
+    /// For several databases, a layer each. [`connection()`](crate::connection()),
+    /// [`transaction()`](crate::transaction()) and the extractors mean the innermost one;
+    /// [`Database::connection`] and [`Database::transaction`] say which. Their transactions
+    /// are not one: the innermost commits first, and stays committed when an outer one fails
+    /// to, and the caller gets that one's error.
     pub fn new(database: Database) -> Self {
         DatabaseLayer {
             settings: Settings {
                 database,
                 max_duration: None,
+                on_lambda: arrival::on_lambda(),
                 health_check: None,
                 commit_when: None,
             },
@@ -85,6 +103,13 @@ impl DatabaseLayer {
     ///
     /// Default: on Lambda, with the feature `lambda`, what the host says (and 29 s behind API
     /// Gateway, which waits no longer); on Vercel 300 s, its own default; elsewhere no limit.
+    ///
+    /// On Lambda a request may carry no deadline that could be read. Then it is
+    /// [`Config::function_timeout`](crate::Config::function_timeout), if that is set. If it
+    /// is not: without the feature `lambda`, none ever does, so each is
+    /// answered with a 500 ([`Configuration`](crate::ErrorKind::Configuration)) and the
+    /// handler is not called; with the feature, as under another major version of
+    /// lambda_http or behind the Lambda Web Adapter, it is served, and the log says so once.
     pub fn max_duration(mut self, max_duration: Duration) -> Self {
         self.settings.max_duration = Some(max_duration);
         self
@@ -136,11 +161,30 @@ impl Settings {
             Some(max_duration) => deadline.capped(max_duration),
             None => deadline,
         };
+        let deadline = match self.on_lambda && deadline.end().is_none() {
+            true => self.unsaid(request_id, cfg!(feature = "lambda"))?,
+            false => deadline,
+        };
         let invocation = Invocation::new(self.database.clone(), deadline, request_id);
         match invocation.turned_away() {
             Some(error) => Err(error),
             None => Ok(invocation),
         }
+    }
+
+    /// The deadline on Lambda of a request that carries none. Without the feature `lambda`,
+    /// as which `deadlines_are_read`, none ever does: then nothing is begun that Lambda
+    /// would kill in its midst.
+    fn unsaid(&self, request_id: &str, deadlines_are_read: bool) -> Result<Deadline> {
+        static SAID: Once = Once::new();
+        if let Some(granted) = self.database.config().function_timeout {
+            return Ok(Deadline::after(granted));
+        }
+        if !deadlines_are_read {
+            return Err(Error::lambda_forgotten().of_request(request_id));
+        }
+        SAID.call_once(|| observe::without_deadline(request_id));
+        Ok(Deadline::none())
     }
 }
 
@@ -158,5 +202,40 @@ impl fmt::Debug for DatabaseLayer {
             .field("max_duration", &self.settings.max_duration)
             .field("health_check", &self.settings.health_check)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    /// The deadline of a request that carries none.
+    fn unsaid(granted: Option<Duration>, deadlines_are_read: bool) -> Result<Option<Duration>> {
+        let mut config = crate::Config::from_url("postgres://localhost/none").expect("a URL");
+        config.function_timeout = granted;
+        let database = Database::new(config).expect("settings");
+        let settings = DatabaseLayer::new(database).settings;
+        Ok(settings.unsaid("abc", deadlines_are_read)?.remaining())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_forgotten_feature_is_an_error() {
+        let error = unsaid(None, false).expect_err("it would be killed");
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        assert_eq!(error.request_id(), Some("abc"));
+        for remedy in [
+            "feature `lambda`",
+            "max_duration",
+            "ANTIFREEZE_FUNCTION_TIMEOUT",
+        ] {
+            assert!(error.to_string().contains(remedy), "{error}");
+        }
+        let granted = Some(Duration::from_secs(10));
+        for deadlines_are_read in [false, true] {
+            let deadline = unsaid(granted, deadlines_are_read);
+            assert_eq!(deadline.expect("it is known"), granted);
+        }
+        assert_eq!(unsaid(None, true).expect("it is served"), None);
     }
 }

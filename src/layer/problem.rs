@@ -5,10 +5,21 @@ use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, ErrorKind};
+use crate::invocation::{self, Invocation};
+use crate::observe;
+
+/// Has the log say, once, what a caller is told of: the response itself says little.
+pub(crate) fn log(error: &Error) {
+    let current = invocation::invocation().ok();
+    let current = current.as_ref().map(Invocation::request_id);
+    let request_id = error.request_id().or(current);
+    observe::answered(request_id.filter(|id| !id.is_empty()), error);
+}
 
 /// A response that says what went wrong, and nothing of how the database is reached: the
 /// kind, the SQLSTATE and the constraint, which name no value.
 pub(crate) fn of(error: &Error) -> Response<Bytes> {
+    log(error);
     let mut more = Map::new();
     more.insert("kind".to_owned(), error.kind().to_string().into());
     if let Some(state) = error.sqlstate() {
@@ -29,7 +40,8 @@ pub(crate) fn of(error: &Error) -> Response<Bytes> {
 }
 
 /// A problem document (RFC 9457) for a caller over HTTP: status, kind, SQLSTATE and
-/// constraint, and nothing of how the database is reached or of what the server said.
+/// constraint, and nothing of how the database is reached or of what the server said. The
+/// log says the rest, once for each error.
 impl From<&Error> for Response<Bytes> {
     fn from(error: &Error) -> Self {
         of(error)

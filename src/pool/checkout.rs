@@ -85,7 +85,7 @@ impl Pools {
             let attempt = match select(admit, came_home).await {
                 Either::Left((Ok(attempt), _)) => attempt,
                 Either::Left((Err(shed), _)) => {
-                    observe::shed(&shed);
+                    observe::shed(None, &shed);
                     let next = shed.retry_after().unwrap_or_default();
                     let said = said.map(|said| said.with_retry_after(next));
                     return Err(said.unwrap_or(shed));

@@ -110,13 +110,17 @@ impl Pools {
 
     /// Why an invocation that has so much time left is turned away, if it is: a connection
     /// that is kept serves it whatever the server is like.
-    pub(crate) fn at_the_door(self: &Arc<Self>, left: Option<Duration>) -> Option<Error> {
+    pub(crate) fn at_the_door(
+        self: &Arc<Self>,
+        left: Option<Duration>,
+        request_id: &str,
+    ) -> Option<Error> {
         if self.config().load_shed != LoadShed::Door || self.here().idle() > 0 {
             return None;
         }
         let left = left.unwrap_or(self.config().connect_timeout);
         let error = self.limits.at_the_door(left)?;
-        observe::shed(&error);
+        observe::shed(Some(request_id), &error);
         Some(error)
     }
 

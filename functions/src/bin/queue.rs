@@ -12,9 +12,12 @@ use lambda_runtime::{Error, LambdaEvent};
 use serde::Deserialize;
 use tower::ServiceBuilder;
 
-/// With less than this left, no further record is begun. A batch that does not answer in
-/// time is delivered again as a whole.
+/// With less than this left, no further record is begun, and each that is may take so long.
 const ENOUGH: Duration = Duration::from_secs(2);
+
+/// Kept back for the answer. A batch that does not answer in time is delivered again as a
+/// whole, and after a few deliveries its records are dead letters, the good ones too.
+const ANSWER: Duration = Duration::from_millis(500);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
@@ -28,19 +31,39 @@ async fn main() -> Result<(), Error> {
 async fn consume(event: LambdaEvent<SqsEvent>) -> Result<SqsBatchResponse, Error> {
     let invocation = antifreeze::invocation()?;
     let mut response = SqsBatchResponse::default();
-    for message in event.payload.records {
-        let in_time = invocation.remaining().is_none_or(|left| left > ENOUGH);
-        let stored = match in_time {
-            true => store(&message).await,
-            false => Err("there is no time left for it".into()),
+    let records = event.payload.records;
+    for (message, to_do) in records.iter().zip((1..=records.len() as u32).rev()) {
+        let stored = match share(invocation.remaining(), to_do) {
+            Some(time) => in_time(time, store(message)).await,
+            None => Err("there is no time left for it".into()),
         };
         if let Err(error) = stored {
-            let id = message.message_id.unwrap_or_default();
+            let id = message.message_id.clone().unwrap_or_default();
             tracing::warn!(message = %id, %error, "delivered again later");
             response.add_failure(id);
         }
     }
     Ok(response)
+}
+
+/// How long the first of `to_do` records may take: one that waits, as for a lock, takes
+/// nothing from the others. `None` if it is not to be begun.
+fn share(left: Option<Duration>, to_do: u32) -> Option<Duration> {
+    let Some(left) = left else {
+        return Some(Duration::MAX);
+    };
+    let share = (left / to_do).max(ENOUGH).min(left.saturating_sub(ANSWER));
+    (left > ENOUGH).then_some(share)
+}
+
+/// What is not done in time is dropped: its statement is cancelled, its transaction rolled
+/// back.
+async fn in_time(
+    time: Duration,
+    work: impl Future<Output = Result<(), Error>>,
+) -> Result<(), Error> {
+    let done = tokio::time::timeout(time, work).await;
+    done.map_err(|_| format!("it took longer than {time:.1?}"))?
 }
 
 #[derive(Deserialize)]

@@ -8,6 +8,7 @@ mod migrate;
 mod outcome;
 mod paint;
 mod plan;
+mod quiet;
 mod reach;
 mod sessions;
 mod signal;
@@ -65,6 +66,7 @@ async fn main() -> ExitCode {
         json,
         command,
     } = Arguments::parse();
+    let _ = tracing::subscriber::set_global_default(quiet::Quiet);
     let done = match command {
         Command::Doctor(arguments) => doctor::run(&reach, arguments, json).await,
         Command::Sessions(arguments) => sessions::run(&reach, arguments, json).await,

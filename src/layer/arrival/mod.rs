@@ -9,7 +9,7 @@ use crate::deadline::Deadline;
 
 /// When the response has to be there, and the id under which the host knows the
 /// request.
-pub(super) fn of(extensions: &Extensions, headers: &HeaderMap) -> (Deadline, String) {
+pub(crate) fn of(extensions: &Extensions, headers: &HeaderMap) -> (Deadline, String) {
     #[cfg(feature = "lambda")]
     if let Some(arrival) = lambda::of(extensions) {
         return arrival;
@@ -19,6 +19,13 @@ pub(super) fn of(extensions: &Extensions, headers: &HeaderMap) -> (Deadline, Str
         .iter()
         .find_map(|name| headers.get(*name)?.to_str().ok());
     (Deadline::none(), id.unwrap_or_default().to_owned())
+}
+
+/// Whether the process runs on Lambda ("Defined runtime environment variables"). Vercel,
+/// which may run it there, has deadlines of its own.
+pub(super) fn on_lambda() -> bool {
+    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    set("AWS_LAMBDA_FUNCTION_NAME") && !set("VERCEL")
 }
 
 /// Whether exactly this path is asked for. Behind a gateway with stages, lambda_http puts

@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
+    // Writes the log, as JSON where the function is configured so (`LogFormat` in the template).
+    lambda_http::tracing::init_default_subscriber();
     let database = Database::from_env()?; // DATABASE_URL
     // Its connections are closed when Lambda ends the process.
     antifreeze::shutdown::on_lambda(&database).await?;
@@ -26,11 +28,8 @@ async fn answer(request: Request) -> Result<Response<Body>, Error> {
         Ok(said) => Response::builder()
             .header("content-type", "application/json")
             .body(said.to_string().into())?,
-        Err(error) => {
-            eprintln!("{error}");
-            // A problem document: a name that is there already is a 409.
-            Response::from(&error).map(|problem| Body::from(problem.to_vec()))
-        }
+        // A problem document: a name that is there already is a 409. The log says the rest.
+        Err(error) => Response::from(&error).map(|problem| Body::from(problem.to_vec())),
     })
 }
 

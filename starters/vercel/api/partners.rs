@@ -13,6 +13,11 @@ const MAX_DURATION: Duration = Duration::from_secs(10);
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
+    // Vercel keeps what is written as the function's log.
+    tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
     let database = Database::from_env()?; // DATABASE_URL
     database.warm_up().await?;
     // At SIGTERM a request that is under way may end.
@@ -30,11 +35,8 @@ async fn answer(request: Request) -> Result<Response<ResponseBody>, Error> {
         }
         _ => return Ok(Response::builder().status(405).body(().into())?),
     };
-    Ok(answered.unwrap_or_else(|error| {
-        eprintln!("{error}");
-        // A problem document: a name that is there already is a 409.
-        Response::from(&error).map(ResponseBody::from)
-    }))
+    // A problem document: a name that is there already is a 409. The log says the rest.
+    Ok(answered.unwrap_or_else(|error| Response::from(&error).map(ResponseBody::from)))
 }
 
 /// A connection for a single statement.
