@@ -1,7 +1,7 @@
 //! The parameters of a connection string, by libpq's names: which there are and what
 //! becomes of each (docs/configuration.md has the table).
 
-use super::{keywords, spelling, url};
+use super::{foreign, keywords, spelling, url, values};
 use crate::error::{Error, Result};
 
 /// What a URL, a keyword string or variables say.
@@ -49,6 +49,7 @@ pub(super) const KNOWN: &[(&str, Fate)] = &[
     ("target_session_attrs", Read),
     ("load_balance_hosts", Read),
     ("sslmode", Read),
+    ("ssl", Read),
     ("sslrootcert", Read),
     ("sslcert", Read),
     ("sslkey", Read),
@@ -157,24 +158,15 @@ pub(super) const KNOWN: &[(&str, Fate)] = &[
 ];
 
 impl Parameters {
-    /// Reads a URL or a keyword string.
+    /// Splits a URL or a keyword string.
     pub(super) fn parse(text: &str) -> Result<Self> {
-        let parameters = Parameters::split(text)?;
-        parameters.check()?;
-        Ok(parameters)
-    }
-
-    /// The same, of what the code says: errors about the whole of it have no other
-    /// subject.
-    pub(super) fn parse_code(text: &str) -> Result<Self> {
-        let parameters = Parameters::split(text)
-            .map_err(|error| Error::configuration(format!("the URL {error}")))?;
-        parameters.check()?;
-        Ok(parameters)
-    }
-
-    fn split(text: &str) -> Result<Self> {
         let text = text.trim();
+        if values::is_placeholder(text) {
+            return Err(Error::configuration(
+                "is still a placeholder: put the real value in its place, or have the template \
+                 filled in",
+            ));
+        }
         if text.starts_with(['"', '\'', '`']) {
             return Err(Error::configuration(
                 "begins with a quotation mark: take the quotes away",
@@ -189,11 +181,51 @@ impl Parameters {
                         "has something in front of postgres://: take away what is before it",
                     ),
                 })?;
-                let secret = list.iter().any(|(name, _)| name.contains("password"));
+                let secret = list.iter().any(|(name, _)| holds_secret(name));
                 Parameters { list, secret }
             }
         };
+        parameters.check_ssl()?;
         Ok(parameters)
+    }
+
+    /// The same, of what the code says: errors about the whole of it have no other
+    /// subject.
+    pub(super) fn parse_code(text: &str) -> Result<Self> {
+        if text.trim().is_empty() {
+            return Err(Error::configuration(
+                "the URL is empty: write postgres://user:password@host/database, or \
+                 postgres://localhost for the server of this machine",
+            ));
+        }
+        Parameters::parse(text).map_err(|error| match error.to_string() {
+            // About one of its parameters.
+            message if message.starts_with("ssl") => error,
+            message => Error::configuration(format!("the URL {message}")),
+        })
+    }
+
+    /// Two words on one matter, of which the weaker must not win.
+    fn check_ssl(&self) -> Result<()> {
+        let modes = self
+            .list
+            .iter()
+            .filter(|(name, value)| name == "sslmode" && !value.is_empty());
+        let mut modes = modes.map(|(_, mode)| mode.as_str());
+        let mode = modes.next();
+        if modes.any(|other| Some(other) != mode) {
+            return Err(Error::configuration(
+                "sslmode stands there twice, with different values: keep one of them",
+            ));
+        }
+        match mode {
+            Some("disable" | "allow" | "prefer") if self.get("ssl").is_some() => {
+                Err(Error::configuration(
+                    "ssl contradicts sslmode, which does without TLS: keep one of them",
+                ))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Adds a value, which wins over earlier ones. To libpq, what is empty is not set.
@@ -221,8 +253,15 @@ impl Parameters {
         self.list.iter().map(|(n, v)| (n.as_str(), v.as_str()))
     }
 
-    /// Each is known, and wants nothing that we do not do.
+    /// Each is known, may be meant as it stands, and wants nothing that we do not do.
     pub(super) fn check(&self) -> Result<()> {
+        for (name, value) in &self.list {
+            let shown = match is_known(name) {
+                true => name,
+                false => "one of the parameters",
+            };
+            values::check(name, shown, value)?;
+        }
         for (name, value) in &self.list {
             let known = KNOWN.iter().find(|(known, _)| known == name);
             let Some((name, fate)) = known else {
@@ -243,21 +282,17 @@ impl Parameters {
                 Refused(why) => return refused(why),
             }
         }
-        match self.get("password") {
-            Some(password) if is_placeholder(password) => Err(Error::configuration(
-                "the password is still the placeholder of the provider's page: put yours in its \
-                 place",
-            )),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     fn unknown(&self, name: &str) -> Error {
+        if let Some((name, advice)) = foreign::advice(name) {
+            return Error::configuration(format!("{name} is another driver's parameter: {advice}"));
+        }
         let near = spelling::nearest(name, KNOWN.iter().map(|(known, _)| *known));
         let near = near.map(|near| format!(" (did you mean {near}?)"));
         let near = near.unwrap_or_default();
-        let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-        let name = match !self.secret && plain && name.len() <= 40 {
+        let name = match !self.secret && is_word(name) {
             true => name,
             false => "one of the parameters",
         };
@@ -268,25 +303,40 @@ impl Parameters {
     }
 }
 
-/// What providers write where the password belongs: `[YOUR-PASSWORD]`, `<password>`.
-fn is_placeholder(password: &str) -> bool {
-    let bare = password.to_lowercase().replace(['-', '_', ' '], "");
-    let brackets = [('[', ']'), ('<', '>'), ('{', '}')];
-    let inner = brackets
+/// A parameter by this name, whatever its case: ours, or another driver's.
+pub(super) fn is_known(name: &str) -> bool {
+    let mut known = KNOWN.iter();
+    known.any(|(known, _)| known.eq_ignore_ascii_case(name)) || foreign::advice(name).is_some()
+}
+
+/// What is given by this name is not to be shown, nor what an unescaped character has
+/// made another parameter of.
+pub(super) fn holds_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["pass", "pwd", "secret", "token", "key"]
         .iter()
-        .find_map(|&(open, close)| bare.strip_prefix(open)?.strip_suffix(close));
-    match inner {
-        Some(inner) => inner.contains("password"),
-        None => bare == "yourpassword",
-    }
+        .any(|word| name.contains(word))
+}
+
+/// As parameters and variables are called; a password that was given alone has capitals
+/// or digits in the midst.
+fn is_word(name: &str) -> bool {
+    let all = |fits: fn(&u8) -> bool| name.bytes().all(|byte| byte == b'_' || fits(&byte));
+    name.len() <= 40 && (all(u8::is_ascii_lowercase) || all(u8::is_ascii_uppercase))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn checked(text: &str) -> Result<Parameters> {
+        let parameters = Parameters::parse(text)?;
+        parameters.check()?;
+        Ok(parameters)
+    }
+
     fn refusal(text: &str) -> String {
-        match Parameters::parse(text) {
+        match checked(text) {
             Ok(_) => panic!("{text} is taken"),
             Err(error) => error.to_string(),
         }
@@ -303,7 +353,7 @@ mod tests {
             "  postgres://db  ",
             "",
         ] {
-            assert!(Parameters::parse(text).is_ok(), "{text}");
+            assert!(checked(text).is_ok(), "{text}");
         }
     }
 
@@ -353,10 +403,57 @@ mod tests {
                 "one of the parameters is no",
             ),
             ("postgres://db/x?%68\u{e4}=b", "one of the parameters is no"),
+            ("PASSWORD=a hunter2=b", "one of the parameters is no"),
+            ("hunter2==", "one of the parameters is no"),
+            ("kX7hunter=", "one of the parameters is no"),
         ] {
             let refusal = refusal(text);
             assert!(refusal.contains(word), "{text}: {refusal}");
             assert!(!refusal.contains("hunter2"), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn the_parameters_of_others_are_translated() {
+        for (parameter, word) in [
+            ("currentSchema=shop", "write schema instead"),
+            ("currentschema=shop", "write schema instead"),
+            (
+                "sslaccept=strict",
+                "sslaccept=strict is sslmode=verify-full",
+            ),
+            ("socketTimeout=10", "statement_timeout"),
+            ("stringtype=unspecified", "leave it out"),
+            ("reWriteBatchedInserts=true", "leave it out"),
+            ("connectionTimeoutMillis=5000", "connect_timeout"),
+            ("Username=app", "write user instead"),
+        ] {
+            for text in [parameter.to_owned(), format!("postgres://db?{parameter}")] {
+                let refusal = refusal(&text);
+                assert!(refusal.contains(word), "{refusal}");
+                assert!(!refusal.contains("goes into options"), "{refusal}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_two_words_on_tls_the_weaker_does_not_win() {
+        for text in [
+            "postgres://db?sslmode=verify-full&ssl=true",
+            "postgres://db?ssl=true&sslmode=require",
+            "sslmode=require sslmode=require",
+        ] {
+            assert!(checked(text).is_ok(), "{text}");
+        }
+        for text in [
+            "postgres://db?sslmode=disable&ssl=true",
+            "postgres://db?ssl=true&sslmode=prefer",
+            "postgres://db?ssl=true&sslmode=allow",
+            "postgres://db?sslmode=verify-full&sslmode=require",
+            "sslmode=verify-full sslmode=disable",
+        ] {
+            let refusal = refusal(text);
+            assert!(refusal.contains("keep one of them"), "{text}: {refusal}");
         }
     }
 
@@ -376,12 +473,23 @@ mod tests {
             ("postgres://u:%5BYOUR-PASSWORD%5D@db/x", "placeholder"),
             ("postgres://u:<db_password>@db/x", "placeholder"),
             ("host=db password=YOUR_PASSWORD", "placeholder"),
+            (
+                "postgres://u:hunter2@${HOST}:${PORT}/x",
+                "host is still a placeholder",
+            ),
+            (
+                "postgres://u:hunter2@db:${PORT}/x",
+                "port is still a placeholder",
+            ),
+            ("${DATABASE_URL}", "is still a placeholder"),
+            ("[REDACTED]", "is still a placeholder"),
+            ("undefined", "is still a placeholder"),
         ] {
             let refusal = refusal(text);
             assert!(refusal.contains(word), "{text}: {refusal}");
             assert!(!refusal.contains("hunter2"), "{refusal}");
         }
-        assert!(Parameters::parse("postgres://u:[x]@db").is_ok());
+        assert!(checked("postgres://u:[x]@db").is_ok());
     }
 
     #[test]
