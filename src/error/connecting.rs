@@ -66,6 +66,9 @@ const NO_ANSWER: &str = "PostgreSQL answers that at once, with TLS or without: i
      lies in between pass it on? if only that is in the way, and the network is yours, set \
      sslmode=disable";
 
+const NO_SESSION: &str = "a pooler that cannot reach its own server is silent like this: its log says so; if the server \
+     is but slow, raise `connect_timeout` or the function's own time-out";
+
 const UNNAMED: &str = "no user is named, so the system's was taken; ";
 
 impl Error {
@@ -138,6 +141,7 @@ impl Error {
         match phase {
             Phase::Credentials => late.with_remedy(UNANSWERED),
             Phase::AskTls => late.with_remedy(NO_ANSWER),
+            Phase::Authenticate => late.with_remedy(NO_SESSION),
             _ => late,
         }
     }
