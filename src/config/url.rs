@@ -34,6 +34,12 @@ pub(super) fn parse(text: &str) -> Result<Option<Parameters>> {
     }
     // SQLAlchemy names the driver behind a `+`.
     let (scheme, _driver) = scheme.split_once('+').unwrap_or((scheme, ""));
+    if scheme.to_ascii_lowercase().starts_with("prisma") {
+        return Err(Error::configuration(
+            "is for Prisma's own service: take the URL that reaches the database directly, which \
+             begins with postgres://",
+        ));
+    }
     let ours = ["postgres", "postgresql"];
     if !ours.iter().any(|ours| scheme.eq_ignore_ascii_case(ours)) {
         return Err(Error::configuration(
@@ -236,7 +242,10 @@ mod tests {
             ("JDBC:postgresql:x?password=hunter2", "without `jdbc:`"),
             ("postgres://u:hunter2@[HOST]:5432/x", "a placeholder"),
             ("postgres://u:{{ hunter2 }}@db/x", "a placeholder"),
-            ("prisma+postgres://db/?api_key=hunter2", "does not begin"),
+            (
+                "prisma+postgres://db/?api_key=hunter2",
+                "Prisma's own service",
+            ),
             ("postgres://u:hun@ter2@db/x", "second `@`"),
             ("postgres://u:hunter2#x@db/x", "behind a `#`"),
             ("postgres://u:hunter2/x@db/x", "behind a `/`"),

@@ -4,7 +4,7 @@
 //! Hosts, users and databases are shown in errors and in `Debug`, and the first are asked
 //! for in the DNS. What a password may have slipped into is refused before, and not quoted.
 
-use super::parameters::{holds_secret, is_known};
+use super::parameters::{KNOWN, holds_secret, is_known};
 use crate::error::{Error, Result};
 
 /// Refuses `value` of the parameter `name`; `shown` is what it may be called.
@@ -16,7 +16,8 @@ pub(super) fn check(name: &str, shown: &str, value: &str) -> Result<()> {
         )));
     }
     // A key or certificate is shown nowhere, and ends with `=`.
-    if value.contains("-----BEGIN") {
+    let may_be_pem = matches!(name, "sslrootcert" | "sslcert" | "sslkey");
+    if may_be_pem && value.contains("-----BEGIN") {
         return Ok(());
     }
     let value = &without_escapes(value);
@@ -67,7 +68,8 @@ fn holds_parameter(name: &str, value: &str) -> bool {
         let before = value[..at].trim_end();
         let lead = before.trim_end_matches(is_word);
         let word = &before[lead.len()..];
-        if !is_known(word) && !holds_secret(word) {
+        let mut ours = KNOWN.iter().map(|(known, _)| *known).chain(["username"]);
+        if !ours.any(|known| known.eq_ignore_ascii_case(word)) && !holds_secret(word) {
             return false;
         }
         match name {
@@ -89,7 +91,7 @@ fn holds_url(value: &str) -> bool {
 /// password may hold nearly anything, so the whole of it has to be such.
 fn is_template(name: &str, value: &str) -> bool {
     let value = value.trim();
-    if is_placeholder(value) {
+    if is_placeholder(value) || name != "password" && is_shell_variable(value) {
         return true;
     }
     match name {
@@ -101,8 +103,26 @@ fn is_template(name: &str, value: &str) -> bool {
     }
 }
 
+/// `$NAME`, which no shell has replaced.
+fn is_shell_variable(text: &str) -> bool {
+    let name = text.strip_prefix('$').unwrap_or_default();
+    let fits = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+    !name.is_empty() && name.bytes().all(fits)
+}
+
+/// Nothing but a placeholder, where a URL or keywords belong.
+pub(super) fn check_whole(text: &str) -> Result<()> {
+    match is_placeholder(text) || is_shell_variable(text) {
+        true => Err(Error::configuration(
+            "is still a placeholder: put the real value in its place, or have the template filled \
+             in",
+        )),
+        false => Ok(()),
+    }
+}
+
 /// The whole of `text` is a placeholder.
-pub(super) fn is_placeholder(text: &str) -> bool {
+fn is_placeholder(text: &str) -> bool {
     let bare = text.to_lowercase().replace(['-', '_', ' '], "");
     let filled = [("${", "}"), ("$(", ")"), ("{{", "}}"), ("<%", "%>")];
     let is_expression = filled
@@ -159,6 +179,7 @@ mod tests {
             ("user", "app-${STAGE}"),
             ("dbname", "null"),
             ("port", "${PORT}"),
+            ("host", "$DB_HOST"),
         ] {
             let error = check(name, name, value).expect_err(value).to_string();
             assert!(error.starts_with(name) && error.contains("placeholder"));
@@ -166,9 +187,24 @@ mod tests {
     }
 
     #[test]
+    fn a_whole_text_that_is_a_placeholder() {
+        for text in [
+            "${{ secrets.DATABASE_URL }}",
+            "$DATABASE_URL",
+            "undefined",
+            "****",
+        ] {
+            let error = check_whole(text).expect_err(text).to_string();
+            assert!(error.starts_with("is still a placeholder"), "{error}");
+        }
+        assert!(check_whole("host=db").is_ok());
+    }
+
+    #[test]
     fn odd_values_that_are_meant() {
         for (name, value) in [
             ("password", "a${b}c"),
+            ("password", "$ECRET"),
             ("password", "endpoint=ep-1;secret"),
             ("password", "a=b&c;d,e:f"),
             (

@@ -190,7 +190,11 @@ fn wrong_mode(value: &str) -> Error {
 fn wrong_ssl(value: &str) -> Error {
     let remedy = match mode_of_others(value) {
         Some(remedy) => remedy.to_owned(),
-        None => match nearest(value, MODES) {
+        None => match MODES
+            .into_iter()
+            .find(|&mode| mode == value)
+            .or(nearest(value, MODES))
+        {
             Some(mode) => format!("write sslmode={mode}"),
             None => "write sslmode, with verify-full, or require to verify nothing".to_owned(),
         },
