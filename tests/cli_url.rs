@@ -131,4 +131,18 @@ async fn a_password_in_another_place_is_not_shown() {
             assert!(!shown.contains("resolved"), "{url}: {shown}");
         }
     }
+    // Without `--url`.
+    for arguments in [
+        &["doctor", "postgres://app:hunter2@db.invalid/shop"][..],
+        &["postgres://app:hunter2@db.invalid/shop"],
+        &[
+            "doctor",
+            "--transaction",
+            "postgres://app:hunter2@db.invalid",
+        ],
+        &["sessions", "host=db.invalid password=hunter2"],
+    ] {
+        let ran = run(&[("PATH", &path)], arguments).await.exits(2);
+        assert!(!ran.err.contains("hunter2"), "{}", ran.err);
+    }
 }
