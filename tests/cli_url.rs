@@ -102,3 +102,47 @@ async fn the_admin_of_the_environment_is_not_asked() {
         .await
         .expect_err("it was ended");
 }
+
+#[tokio::test]
+async fn a_password_in_another_place_is_not_shown() {
+    let path = std::env::var("PATH").unwrap_or_default();
+    for url in [
+        "postgres://app%3Ahunter2@db.invalid/shop",
+        "postgres://app@db.invalid/shop;password=hunter2",
+        "postgres://app@db.invalid/shop&Password=hunter2",
+        "host=db.invalid;user=app;password=hunter2",
+        "host=db.invalid,user=app,password=hunter2",
+        "host=db.invalid user=app:hunter2",
+        "env:postgres://app:hunter2@db.invalid",
+        "env:WRONG",
+        "env:BLANK",
+    ] {
+        for arguments in [&["doctor"][..], &["doctor", "--json"], &["sessions"]] {
+            let variables = [
+                ("WRONG", "user=app:hunter2 host=db.invalid"),
+                ("BLANK", " \n"),
+                ("PATH", &path),
+            ];
+            let ran = run(&variables, &[&["--url", url][..], arguments].concat()).await;
+            let ran = ran.exits(2);
+            let shown = format!("{}{}", ran.out, ran.err);
+            assert!(!shown.contains("hunter2"), "{url}: {shown}");
+            // Nobody was asked for the host's address.
+            assert!(!shown.contains("resolved"), "{url}: {shown}");
+        }
+    }
+    // Without `--url`.
+    for arguments in [
+        &["doctor", "postgres://app:hunter2@db.invalid/shop"][..],
+        &["postgres://app:hunter2@db.invalid/shop"],
+        &[
+            "doctor",
+            "--transaction",
+            "postgres://app:hunter2@db.invalid",
+        ],
+        &["sessions", "host=db.invalid password=hunter2"],
+    ] {
+        let ran = run(&[("PATH", &path)], arguments).await.exits(2);
+        assert!(!ran.err.contains("hunter2"), "{}", ran.err);
+    }
+}

@@ -283,6 +283,10 @@ async fn start_up(golden: &mut Golden) {
         ("no such database", wrong("/shop", "/stock")),
         ("no database named", wrong("/shop", "")),
         (
+            "options that are none",
+            wrong("/shop", "/shop?options=search_path%3Dx"),
+        ),
+        (
             "an unknown parameter",
             wrong("/shop", "/shop?options=-c%20no_such_parameter%3D1"),
         ),
@@ -420,6 +424,52 @@ fn mistakes(golden: &mut Golden) {
             "a placeholder for the password",
             "postgres://app:[YOUR-PASSWORD]@db/shop",
         ),
+        (
+            "the password in the user's place",
+            "postgres://app%3Ahunter2@db/shop",
+        ),
+        (
+            "parameters that are separated wrongly",
+            "host=db;user=app;password=hunter2",
+        ),
+        (
+            "a host with a port among keywords",
+            "host=db:5432 password=hunter2",
+        ),
+        (
+            "a template that nobody filled in",
+            "postgres://app:hunter2@${DB_HOST}/shop",
+        ),
+        ("nothing but a placeholder", "[REDACTED]"),
+        (
+            "a URL of Java's",
+            "jdbc:postgresql://db/shop?password=hunter2",
+        ),
+        (
+            "a parameter of Java's",
+            "postgres://app:hunter2@db/shop?currentSchema=x",
+        ),
+        (
+            "a parameter of Prisma's",
+            "postgres://app:hunter2@db/shop?sslaccept=strict",
+        ),
+        (
+            "an sslmode of node-postgres",
+            "postgres://app:hunter2@db/shop?sslmode=no-verify",
+        ),
+        (
+            "ssl that is not true",
+            "postgres://app:hunter2@db/shop?ssl=require",
+        ),
+        (
+            "ssl against sslmode",
+            "postgres://app:hunter2@db/shop?sslmode=disable&ssl=true",
+        ),
+        (
+            "a plus for a space",
+            "postgres://app:hunter2@db/shop?options=-c+search_path%3Dx",
+        ),
+        ("an empty URL", " "),
         (
             "an unknown parameter of the URL",
             "postgres://app:hunter2@db/shop?sslmod=require",

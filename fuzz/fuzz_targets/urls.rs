@@ -28,6 +28,19 @@ fuzz_target!(|data: &[u8]| {
     let quoted = password.replace('\\', "\\\\").replace('\'', "\\'");
     let keywords = format!("password='{quoted}' {rest}");
     assert!(!shown(&keywords).contains(SECRET), "{keywords}");
+    // Behind any value, separated in any way that is one.
+    let (value, separator) = (rest.trim(), between.trim());
+    if matches!(separator, ";" | "," | "&" | "|" | "?") {
+        for word in ["password", "PassWord", "PGPASSWORD", "pwd"] {
+            for text in [
+                format!("host=db {value}{separator}{word}={SECRET}"),
+                format!("postgres://app@db/shop?{value}{separator}{word}={SECRET}"),
+                format!("postgres://app@db{separator}{word}={SECRET}/shop?{value}"),
+            ] {
+                assert!(!shown(&text).contains(SECRET), "{text}");
+            }
+        }
+    }
     let keywords = format!("host=db sslcert=client.crt sslkey='{quoted}'");
     assert!(!shown(&keywords).contains(SECRET), "{keywords}");
 });

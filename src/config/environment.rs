@@ -46,9 +46,9 @@ impl Environment {
         }
     }
 
-    /// What is empty is not set.
+    /// As [`given`] has it.
     pub(super) fn get(&self, name: &str) -> Option<String> {
-        (self.variable)(name).filter(|value| !value.is_empty())
+        given((self.variable)(name)?)
     }
 
     /// A secret, without the line's end that files and consoles leave behind. What is set
@@ -128,9 +128,38 @@ impl Environment {
     }
 }
 
+/// A variable's value without the line's end that files and consoles leave behind. What is
+/// blank is not set.
+pub(crate) fn given(mut value: String) -> Option<String> {
+    value.truncate(without_line_end(value.as_bytes()).len());
+    Some(value).filter(|value| !value.trim().is_empty())
+}
+
+/// One line's end is a file's or a console's, and no part of a secret.
+pub(crate) fn without_line_end(text: &[u8]) -> &[u8] {
+    let text = text.strip_suffix(b"\n").unwrap_or(text);
+    text.strip_suffix(b"\r").unwrap_or(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_line_end_is_cut_and_blank_is_unset() {
+        for (value, expected) in [
+            ("x", Some("x")),
+            ("x\n", Some("x")),
+            ("x\r\n", Some("x")),
+            ("x\n\n", Some("x\n")),
+            (" x ", Some(" x ")),
+            ("", None),
+            (" \t\r\n", None),
+        ] {
+            let environment = Environment::of(&[("NAME", value)]);
+            assert_eq!(environment.get("NAME").as_deref(), expected, "{value:?}");
+        }
+    }
 
     #[test]
     fn one_connection_for_each_invocation_that_can_run() {

@@ -107,7 +107,9 @@ const PARAMETERS: &[(&str, &str, Outcome)] = &[
         "verify-ca",
         Sets(|c| c.tls.mode == TlsMode::VerifyCa),
     ),
-    ("sslmode", "on", Refused("sslmode")),
+    ("sslmode", "on", Refused("sslmode=verify-full")),
+    ("ssl", "true", Sets(|c| c.tls.mode == TlsMode::VerifyFull)),
+    ("ssl", "no-verify", Refused("sslmode=require")),
     (
         "sslrootcert",
         "system",

@@ -3,9 +3,9 @@
 
 use proptest::prelude::*;
 
-use super::Config;
-use super::parameters::Parameters;
+use super::parameters::{KNOWN, Parameters};
 use super::read::Read;
+use super::{Config, Environment};
 
 /// Something that nothing but a password holds.
 const SECRET: &str = "kX7wQ9";
@@ -55,6 +55,17 @@ fn separators() -> impl Strategy<Value = String> {
     ]
 }
 
+/// `word` with the letters at the bits of `at` in capitals.
+fn with_capitals(word: &str, at: u16) -> String {
+    let letters = word.chars().enumerate();
+    letters
+        .map(|(bit, c)| match at >> bit & 1 {
+            1 => c.to_ascii_uppercase(),
+            _ => c,
+        })
+        .collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -91,6 +102,65 @@ proptest! {
             let text = format!("user=app password={open}{password}{rest}");
             prop_assert!(!shown(&text).contains(SECRET), "{}", text);
         }
+    }
+
+    #[test]
+    fn no_password_behind_another_value_is_shown(
+        name in prop::sample::select(KNOWN.iter().map(|(name, _)| *name).collect::<Vec<_>>()),
+        value in prop::sample::select(vec!["x", "1", "true", "require", "a.b", "/run/pg", "::1", ""]),
+        separator in prop::sample::select(vec![
+            ";", "&", ",", "|", ":", "?", "; ", " & ", ", ", "\t", "\n", ";;", "&amp;", "/", "#", "@",
+        ]),
+        word in prop::sample::select(vec![
+            "password", "pwd", "passwd", "pass", "user", "host", "dbname", "application_name",
+        ]),
+        capitals in any::<u16>(),
+        equals in prop::sample::select(vec!["=", " = ", "%3D"]),
+        prefix in prop::sample::select(vec!["", "app:", "app%3A"]),
+    ) {
+        let word = with_capitals(word, capitals);
+        // What another parameter begins inside is not what can be shown: nor is it sent.
+        let is_secret = word.to_lowercase().starts_with('p') || !prefix.is_empty();
+        prop_assume!(is_secret && !(word.eq_ignore_ascii_case("host") && prefix == "app:"));
+        let pair = format!("{word}{equals}{prefix}{SECRET}");
+        let encoded: String = pair.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        for text in [
+            format!("host=db {name}={value}{separator}{pair}"),
+            format!("{name}={value}{separator}{pair} host=db"),
+            format!("{name}='{value}{separator}{pair}'"),
+            format!("postgres://app@db/shop?{name}={value}{separator}{pair}"),
+            format!("postgres://app@db/shop?{name}={value}{separator}{encoded}"),
+            format!("postgres://app@db/shop{separator}{pair}?{name}={value}"),
+            format!("postgres://app@db/shop{separator}{pair}"),
+            format!("postgres://app@db{separator}{pair}"),
+            format!("postgres://app@db:5432{separator}{pair}/shop"),
+            format!("postgres://app{separator}{pair}@db/shop"),
+        ] {
+            prop_assert!(!shown(&text).contains(SECRET), "{}: {}", text, shown(&text));
+        }
+    }
+
+    #[test]
+    fn no_password_in_the_users_place_is_shown(
+        user in "[a-zA-Z.@\\\\]{1,8}",
+        separator in prop::sample::select(vec![":", ";", ",", "&", ": "]),
+    ) {
+        let together = format!("{user}{separator}{SECRET}");
+        let encoded: String = together.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let quoted = together.replace('\\', "\\\\");
+        for text in [
+            format!("host=db user='{quoted}'"),
+            format!("postgres://db/shop?user={encoded}"),
+            format!("postgres://{encoded}@db/shop"),
+            format!("postgres://{encoded}%40db/shop"),
+            format!("{user}{separator}{SECRET}"),
+            format!("{SECRET}=="),
+        ] {
+            prop_assert!(!shown(&text).contains(SECRET), "{}: {}", text, shown(&text));
+        }
+        let variables = Environment::of(&[("PGHOST", "db"), ("PGUSER", &together)]);
+        let error = Config::from_environment(&variables).expect_err("no user").to_string();
+        prop_assert!(error.starts_with("PGUSER: user") && !error.contains(SECRET), "{}", error);
     }
 
     #[test]

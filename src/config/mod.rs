@@ -10,6 +10,7 @@ mod endpoint;
 mod environment;
 #[cfg(test)]
 mod every;
+mod foreign;
 mod keywords;
 #[cfg(test)]
 mod leaks;
@@ -28,6 +29,7 @@ mod spelling;
 mod startup;
 mod tls;
 mod url;
+mod values;
 
 use std::fmt;
 use std::sync::Arc;
@@ -40,7 +42,7 @@ pub use builder::ConfigBuilder;
 #[cfg(feature = "doctor")]
 pub(crate) use duration::parse as parse_duration;
 pub use endpoint::{DirectEndpoint, Endpoint};
-pub(crate) use environment::Environment;
+pub(crate) use environment::{Environment, given, without_line_end};
 pub use load_shed::LoadShed;
 pub use path::Path;
 pub(crate) use rds::Rds;

@@ -194,14 +194,17 @@ fn check_spelling(environment: &Environment) -> Result<()> {
         None => Ok(()),
         Some((meant, name)) => Err(Error::configuration(format!(
             "{} is none of antifreeze's variables: did you mean {meant}?",
-            one_line(&name)
+            visible(&name)
         ))),
     }
 }
 
-/// A name that the environment may have in any form.
-fn one_line(name: &str) -> String {
-    name.chars().filter(|c| !c.is_control()).collect()
+/// A name that the environment may have in any form: what makes it another one is seen.
+fn visible(name: &str) -> String {
+    match name.bytes().all(|byte| byte.is_ascii_graphic()) {
+        true => name.to_owned(),
+        false => format!("{name:?}"),
+    }
 }
 
 fn one_of<T: Copy>(
@@ -269,13 +272,15 @@ mod tests {
             ("ANTIFREEZE_PAHT", PATH),
             ("ANTIFREEZE_path", PATH),
             ("ANTIFREEZE_LIFET\nIME", LIFETIME),
+            ("ANTIFREEZE_LIFETIME ", LIFETIME),
         ] {
             let environment = Environment::of(&[(name, "hunter2")]);
             let error = Overrides::read(&environment).err().expect(name).to_string();
-            let named = name.replace('\n', "");
+            let named = visible(name);
             let expected =
                 format!("{named} is none of antifreeze's variables: did you mean {meant}?");
             assert_eq!(error, expected);
+            assert!(!error.starts_with(&format!("{meant} ")), "{error}");
         }
         let stranger = Environment::of(&[("ANTIFREEZE_COLOUR", "blue")]);
         assert!(Overrides::read(&stranger).is_ok());

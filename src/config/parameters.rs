@@ -1,7 +1,7 @@
 //! The parameters of a connection string, by libpq's names: which there are and what
 //! becomes of each (docs/configuration.md has the table).
 
-use super::{keywords, spelling, url};
+use super::{foreign, keywords, spelling, url, values};
 use crate::error::{Error, Result};
 
 /// What a URL, a keyword string or variables say.
@@ -49,6 +49,7 @@ pub(super) const KNOWN: &[(&str, Fate)] = &[
     ("target_session_attrs", Read),
     ("load_balance_hosts", Read),
     ("sslmode", Read),
+    ("ssl", Read),
     ("sslrootcert", Read),
     ("sslcert", Read),
     ("sslkey", Read),
@@ -157,24 +158,10 @@ pub(super) const KNOWN: &[(&str, Fate)] = &[
 ];
 
 impl Parameters {
-    /// Reads a URL or a keyword string.
+    /// Splits a URL or a keyword string.
     pub(super) fn parse(text: &str) -> Result<Self> {
-        let parameters = Parameters::split(text)?;
-        parameters.check()?;
-        Ok(parameters)
-    }
-
-    /// The same, of what the code says: errors about the whole of it have no other
-    /// subject.
-    pub(super) fn parse_code(text: &str) -> Result<Self> {
-        let parameters = Parameters::split(text)
-            .map_err(|error| Error::configuration(format!("the URL {error}")))?;
-        parameters.check()?;
-        Ok(parameters)
-    }
-
-    fn split(text: &str) -> Result<Self> {
         let text = text.trim();
+        values::check_whole(text)?;
         if text.starts_with(['"', '\'', '`']) {
             return Err(Error::configuration(
                 "begins with a quotation mark: take the quotes away",
@@ -189,11 +176,51 @@ impl Parameters {
                         "has something in front of postgres://: take away what is before it",
                     ),
                 })?;
-                let secret = list.iter().any(|(name, _)| name.contains("password"));
+                let secret = list.iter().any(|(name, _)| holds_secret(name));
                 Parameters { list, secret }
             }
         };
+        parameters.check_ssl()?;
         Ok(parameters)
+    }
+
+    /// The same, of what the code says: errors about the whole of it have no other
+    /// subject.
+    pub(super) fn parse_code(text: &str) -> Result<Self> {
+        if text.trim().is_empty() {
+            return Err(Error::configuration(
+                "the URL is empty: write postgres://user:password@host/database, or \
+                 postgres://localhost for the server of this machine",
+            ));
+        }
+        Parameters::parse(text).map_err(|error| match error.to_string() {
+            // About one of its parameters.
+            message if message.starts_with("ssl") => error,
+            message => Error::configuration(format!("the URL {message}")),
+        })
+    }
+
+    /// Two words on one matter, of which the weaker must not win.
+    fn check_ssl(&self) -> Result<()> {
+        let modes = self
+            .list
+            .iter()
+            .filter(|(name, value)| name == "sslmode" && !value.is_empty());
+        let mut modes = modes.map(|(_, mode)| mode.as_str());
+        let mode = modes.next();
+        if modes.any(|other| Some(other) != mode) {
+            return Err(Error::configuration(
+                "sslmode stands there twice, with different values: keep one of them",
+            ));
+        }
+        match mode {
+            Some("disable" | "allow" | "prefer") if self.get("ssl").is_some() => {
+                Err(Error::configuration(
+                    "ssl contradicts sslmode, which does without TLS: keep one of them",
+                ))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Adds a value, which wins over earlier ones. To libpq, what is empty is not set.
@@ -213,7 +240,13 @@ impl Parameters {
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         let mut from_last = self.list.iter().rev();
         let (_, value) = from_last.find(|(known, value)| known == name && !value.is_empty())?;
-        Some(value)
+        // Only in these may a blank at the ends be meant.
+        match name {
+            "user" | "password" | "dbname" | "schema" | "options" | "application_name" => {
+                Some(value)
+            }
+            _ => Some(value.trim()),
+        }
     }
 
     #[cfg(test)]
@@ -221,8 +254,15 @@ impl Parameters {
         self.list.iter().map(|(n, v)| (n.as_str(), v.as_str()))
     }
 
-    /// Each is known, and wants nothing that we do not do.
+    /// Each is known, may be meant as it stands, and wants nothing that we do not do.
     pub(super) fn check(&self) -> Result<()> {
+        for (name, value) in &self.list {
+            let shown = match is_known(name) {
+                true => name,
+                false => "one of the parameters",
+            };
+            values::check(name, shown, value)?;
+        }
         for (name, value) in &self.list {
             let known = KNOWN.iter().find(|(known, _)| known == name);
             let Some((name, fate)) = known else {
@@ -235,159 +275,62 @@ impl Parameters {
             };
             match fate {
                 Read | Ignored => {}
-                Only(values, _) if value.is_empty() || values.contains(&&*value.to_lowercase()) => {
-                }
+                Only(values, _)
+                    if value.is_empty() || values.contains(&&*value.trim().to_lowercase()) => {}
                 Only(values, why) => {
                     return refused(&format!("{why} (it may be {})", values.join(", ")));
                 }
                 Refused(why) => return refused(why),
             }
         }
-        match self.get("password") {
-            Some(password) if is_placeholder(password) => Err(Error::configuration(
-                "the password is still the placeholder of the provider's page: put yours in its \
-                 place",
-            )),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     fn unknown(&self, name: &str) -> Error {
+        if let Some((name, advice)) = foreign::advice(name) {
+            return Error::configuration(format!("{name} is another driver's parameter: {advice}"));
+        }
         let near = spelling::nearest(name, KNOWN.iter().map(|(known, _)| *known));
         let near = near.map(|near| format!(" (did you mean {near}?)"));
         let near = near.unwrap_or_default();
-        let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-        let name = match !self.secret && plain && name.len() <= 40 {
+        // No setting of the server is written in the way of Java's.
+        let settings = ["DateStyle", "TimeZone", "IntervalStyle"];
+        let is_lower = !name.bytes().any(|byte| byte.is_ascii_uppercase());
+        let remedy = match is_lower || settings.contains(&name) {
+            true => "a setting of the server goes into options, as -c name=value",
+            false => "leave it out",
+        };
+        let name = match !self.secret && is_word(name) {
             true => name,
             false => "one of the parameters",
         };
         Error::configuration(format!(
-            "{name} is no parameter that antifreeze knows{near}; a setting of the server goes into \
-             options, as -c name=value"
+            "{name} is no parameter that antifreeze knows{near}; {remedy}"
         ))
     }
 }
 
-/// What providers write where the password belongs: `[YOUR-PASSWORD]`, `<password>`.
-fn is_placeholder(password: &str) -> bool {
-    let bare = password.to_lowercase().replace(['-', '_', ' '], "");
-    let brackets = [('[', ']'), ('<', '>'), ('{', '}')];
-    let inner = brackets
+/// A parameter by this name, whatever its case: ours, or another driver's.
+pub(super) fn is_known(name: &str) -> bool {
+    let mut known = KNOWN.iter();
+    known.any(|(known, _)| known.eq_ignore_ascii_case(name)) || foreign::advice(name).is_some()
+}
+
+/// What is given by this name is not to be shown, nor what an unescaped character has
+/// made another parameter of.
+pub(super) fn holds_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["pass", "pwd", "secret", "token", "key"]
         .iter()
-        .find_map(|&(open, close)| bare.strip_prefix(open)?.strip_suffix(close));
-    match inner {
-        Some(inner) => inner.contains("password"),
-        None => bare == "yourpassword",
-    }
+        .any(|word| name.contains(word))
+}
+
+/// As parameters and variables are called; a password that was given alone has capitals
+/// or digits in the midst.
+fn is_word(name: &str) -> bool {
+    let all = |fits: fn(&u8) -> bool| name.bytes().all(|byte| byte == b'_' || fits(&byte));
+    name.len() <= 40 && (all(u8::is_ascii_lowercase) || all(u8::is_ascii_uppercase))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refusal(text: &str) -> String {
-        match Parameters::parse(text) {
-            Ok(_) => panic!("{text} is taken"),
-            Err(error) => error.to_string(),
-        }
-    }
-
-    #[test]
-    fn what_is_known_is_taken() {
-        for text in [
-            "host=db client_encoding=UTF8 gssencmode=prefer krbsrvname=postgres",
-            "sslcompression=1 ssl_min_protocol_version=TLSv1.2 max_protocol_version=latest",
-            "replication=false client_encoding='' sslcertmode=allow",
-            "postgres://db/x?supa=base-pooler.x&uselibpqcompat=true",
-            "postgres://db/x?pgbouncer=true&connection_limit=1&pool_timeout=2&schema=public",
-            "  postgres://db  ",
-            "",
-        ] {
-            assert!(Parameters::parse(text).is_ok(), "{text}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_done_is_refused_with_its_reason() {
-        for (parameter, word) in [
-            ("gssencmode=require", "GSSAPI"),
-            ("client_encoding=latin1", "UTF8"),
-            ("replication=database", "replication"),
-            ("ssl_min_protocol_version=TLSv1.3", "TLS 1.2 and 1.3"),
-            ("sslcrl=a.crl", "revocation"),
-            ("sslpassword=hunter2", "decrypt"),
-            ("passfile=/x", "password file"),
-            ("service=x", "service file"),
-            ("requirepeer=x", "unix socket"),
-            ("oauth_issuer=https://x", "OAuth"),
-            ("scram_client_key=hunter2", "password"),
-            ("requiressl=1", "sslmode=require"),
-            ("min_protocol_version=3.2", "3.0"),
-        ] {
-            let name = parameter.split('=').next().expect("a name");
-            for text in [parameter.to_owned(), format!("postgres://db?{parameter}")] {
-                let refusal = refusal(&text);
-                assert!(refusal.starts_with(name), "{refusal}");
-                assert!(refusal.contains(word), "{refusal}");
-                assert!(!refusal.contains("hunter2"), "{refusal}");
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_unknown_is_named_unless_it_may_be_a_piece_of_a_password() {
-        for (text, word) in [
-            (
-                "postgres://u:p@db/x?ssl_mode=require",
-                "ssl_mode is no parameter",
-            ),
-            (
-                "postgres://u:p@db/x?ssl_mode=require",
-                "did you mean sslmode?",
-            ),
-            ("postgres://u:p@db/x?work_mem=1", "work_mem is no parameter"),
-            ("host=db sslmod=require", "did you mean sslmode?"),
-            ("password=a hunter2=b", "one of the parameters is no"),
-            (
-                "postgres://db/x?password=a&hunter2=b",
-                "one of the parameters is no",
-            ),
-            ("postgres://db/x?%68\u{e4}=b", "one of the parameters is no"),
-        ] {
-            let refusal = refusal(text);
-            assert!(refusal.contains(word), "{text}: {refusal}");
-            assert!(!refusal.contains("hunter2"), "{refusal}");
-        }
-    }
-
-    #[test]
-    fn what_was_pasted_with_too_much_is_said() {
-        for (text, word) in [
-            ("\"postgres://u:hunter2@db/x\"", "quotes"),
-            (
-                "psql 'postgres://u:hunter2@db/x'",
-                "in front of postgres://",
-            ),
-            (
-                "DATABASE_URL=postgres://u:hunter2@db/x",
-                "DATABASE_URL is no parameter",
-            ),
-            ("postgres://u:[YOUR-PASSWORD]@db/x", "placeholder"),
-            ("postgres://u:%5BYOUR-PASSWORD%5D@db/x", "placeholder"),
-            ("postgres://u:<db_password>@db/x", "placeholder"),
-            ("host=db password=YOUR_PASSWORD", "placeholder"),
-        ] {
-            let refusal = refusal(text);
-            assert!(refusal.contains(word), "{text}: {refusal}");
-            assert!(!refusal.contains("hunter2"), "{refusal}");
-        }
-        assert!(Parameters::parse("postgres://u:[x]@db").is_ok());
-    }
-
-    #[test]
-    fn the_last_value_wins_and_an_empty_one_is_none() {
-        let parameters = Parameters::parse("user=a user=b user='' host=''").expect("fine");
-        assert_eq!(parameters.get("user"), Some("b"));
-        assert_eq!(parameters.get("host"), None);
-    }
-}
+mod tests;

@@ -32,7 +32,11 @@ pub(super) struct Read {
 }
 
 impl Read {
+    /// # Errors
+    ///
+    /// Names the parameter that is wrong, first.
     pub(super) fn new(given: &Parameters) -> Result<Self> {
+        given.check()?;
         let mut server = tokio_postgres::Config::new();
         add_addresses(&mut server, given)?;
         if let Some(user) = given.get("user") {
@@ -51,6 +55,12 @@ impl Read {
             server.dbname(dbname);
         }
         if let Some(options) = given.get("options") {
+            let plus = |word: &str| word.starts_with("-c+") || word.contains("+-c");
+            if options.split_whitespace().any(plus) {
+                return Err(Error::configuration(
+                    "options holds a `+` where a space belongs: in a URL a space is written %20",
+                ));
+            }
             server.options(options);
         }
         let application = given.get("application_name");
@@ -119,11 +129,12 @@ fn add_addresses(server: &mut tokio_postgres::Config, given: &Parameters) -> Res
                     "host is an abstract socket (`@`), which is not supported: name its directory",
                 ));
             }
-            // Nothing that a host's name holds, and a password may.
-            _ if !host.starts_with('/') && host.contains(|c: char| "@/?#\\\"'`<>".contains(c)) => {
+            // A password, and what else people put there, may hold what no name does.
+            _ if !host.starts_with('/') && !is_host(host) => {
                 return Err(Error::configuration(
-                    "host holds a character that no name has: it takes a name, an address, or the \
-                     directory of a socket, which begins with `/`",
+                    "host holds a character that no name has: it takes a name, an IPv4 or IPv6 \
+                     address, or the directory of a socket, which begins with `/`; a port goes \
+                     into port",
                 ));
             }
             _ => {
@@ -148,6 +159,14 @@ fn add_addresses(server: &mut tokio_postgres::Config, given: &Parameters) -> Res
         server.port(port);
     }
     Ok(())
+}
+
+/// A name, perhaps not in ASCII, or an address, perhaps with a zone.
+fn is_host(host: &str) -> bool {
+    let address = host.split_once('%').map_or(host, |(address, _)| address);
+    let is_address = address.parse::<IpAddr>().is_ok();
+    let fits = |c: char| c.is_alphanumeric() || "-._".contains(c) || is_address && "%:".contains(c);
+    host.chars().all(fits)
 }
 
 /// The hosts' order. A random one is drawn once, so that each instance of a function
@@ -199,6 +218,7 @@ fn tls(given: &Parameters) -> TlsParameters {
     let value = |name| given.get(name).map(str::to_owned);
     TlsParameters {
         sslmode: value("sslmode"),
+        ssl: value("ssl"),
         sslrootcert: value("sslrootcert"),
         sslcert: value("sslcert"),
         sslkey: value("sslkey"),

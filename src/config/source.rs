@@ -124,12 +124,7 @@ impl Source {
         } else if is_set("PGHOST") || is_set("PGHOSTADDR") {
             LIBPQ
         } else {
-            let half = COMPOSE.iter().find(|(name, _)| is_set(name));
-            let half = half.map(|(name, _)| format!("{name} is set, but DB_HOST is not; "));
-            return Err(Error::configuration(format!(
-                "no database is named: {}set DATABASE_URL=postgres://user:password@host/database",
-                half.unwrap_or_default()
-            )));
+            return Err(unnamed(environment));
         };
         let mut parameters = Parameters::default();
         for (name, parameter) in variables {
@@ -140,15 +135,11 @@ impl Source {
         if is_libpq {
             add_settings(environment, &mut parameters);
         }
-        let source = Source {
+        Ok(Source {
             name: "",
             variables,
             parameters,
-        };
-        match source.parameters.check() {
-            Ok(()) => Ok(source),
-            Err(error) => Err(source.explain(&error)),
-        }
+        })
     }
 
     pub(super) fn read(&self) -> Result<Read> {
@@ -161,15 +152,70 @@ impl Source {
         let subject = message.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
         let subject = subject.into_iter().next().unwrap_or_default();
         let about = self.variables.iter().find(|(_, name)| *name == subject);
-        // "the password is still .."
-        let about = about.or_else(|| {
-            let mut known = self.variables.iter();
-            known.find(|(_, name)| *name == "password" && message.starts_with("the password"))
-        });
         match about.map_or(self.name, |(variable, _)| variable) {
             "" => Error::configuration(message),
             name => named(name, &message),
         }
+    }
+}
+
+/// Nothing says where the database is; but something else may.
+fn unnamed(environment: &Environment) -> Error {
+    let names = environment.names();
+    let blank = URLS
+        .iter()
+        .find(|name| names.iter().any(|set| set == *name));
+    let half = COMPOSE
+        .iter()
+        .find(|(name, _)| environment.get(name).is_some());
+    let others = others(environment, names.clone());
+    let why = match (&others[..], blank, half) {
+        ([_, ..], ..) => format!(
+            "{} is set, and not read: give its value to DATABASE_URL, or read it in code",
+            others.join(", ")
+        ),
+        ([], Some(name), _) => format!("{name} is set, and blank"),
+        ([], None, Some((name, _))) => format!("{name} is set, but DB_HOST is not"),
+        ([], None, None) => {
+            return Error::configuration(
+                "no database is named: set DATABASE_URL=postgres://user:password@host/database",
+            );
+        }
+    };
+    Error::configuration(format!(
+        "no database is named: {why}; DATABASE_URL takes postgres://user:password@host/database"
+    ))
+}
+
+/// Variables that hold a URL of PostgreSQL by another name, as those that an integration
+/// has put a prefix before; or else a host.
+fn others(environment: &Environment, names: Vec<String>) -> Vec<String> {
+    let plain = |name: &&String| {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        name.len() <= 64 && name.bytes().all(fits)
+    };
+    let is_url = |name: &&String| {
+        let value = environment
+            .get(name)
+            .unwrap_or_default()
+            .to_ascii_lowercase();
+        let value = value.trim_start_matches(['"', '\'']);
+        value.starts_with("postgres://") || value.starts_with("postgresql://")
+    };
+    let is_host = |name: &&String| name.ends_with("_PGHOST") && environment.get(name).is_some();
+    let mine =
+        |name: &&String| !["MIGRATION_DATABASE_URL", "ADMIN_DATABASE_URL"].contains(&name.as_str());
+    let found = |holds: &dyn Fn(&&String) -> bool| {
+        let found = names.iter().filter(plain).filter(mine).filter(holds);
+        let mut found: Vec<_> = found.cloned().collect();
+        // The shortest name is the least particular.
+        found.sort_by_key(|name| (name.len(), name.clone()));
+        found.truncate(3);
+        found
+    };
+    match found(&is_url) {
+        urls if urls.is_empty() => found(&is_host),
+        urls => urls,
     }
 }
 
@@ -287,6 +333,33 @@ mod tests {
             (&[][..], &["no database", "DATABASE_URL="][..]),
             (&[("PGUSER", "u")], &["no database"]),
             (
+                &[("DATABASE_URL", " \n")],
+                &["DATABASE_URL is set, and blank"],
+            ),
+            (
+                &[
+                    ("STORAGE_DATABASE_URL", "postgres://u:hunter2@h/d"),
+                    ("HOME", "/root"),
+                ],
+                &["STORAGE_DATABASE_URL is set, and not read"],
+            ),
+            (
+                &[
+                    ("POSTGRES_PRISMA_URL", "postgresql://u:hunter2@h/d"),
+                    ("DATABASE_URL", ""),
+                ],
+                &["POSTGRES_PRISMA_URL is set, and not read"],
+            ),
+            (
+                &[("STORAGE_PGHOST", "h")],
+                &["STORAGE_PGHOST is set, and not read"],
+            ),
+            (&[("PGHOST", "${PGHOST}")], &["PGHOST: host is still"]),
+            (
+                &[("PGHOST", "h"), ("PGUSER", "u:hunter2")],
+                &["PGUSER: user"],
+            ),
+            (
                 &[("POSTGRES_DB", "d")],
                 &["POSTGRES_DB is set", "DB_HOST is not"],
             ),
@@ -305,7 +378,7 @@ mod tests {
             ),
             (
                 &[("DB_HOST", "h"), ("POSTGRES_PASSWORD", "[YOUR-PASSWORD]")],
-                &["POSTGRES_PASSWORD: the password"],
+                &["POSTGRES_PASSWORD: password is still"],
             ),
             (
                 &[("PGHOST", "h"), ("PGSERVICE", "x")],

@@ -21,7 +21,8 @@ pub(crate) fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) 
         .map(|known| (distance(word, known), known));
     let (slips, known) = distances.min()?;
     let allowed = if known.len() < 8 { 1 } else { 2 };
-    (slips <= allowed).then_some(known)
+    // What was written is no slip.
+    (slips <= allowed && known != word).then_some(known)
 }
 
 /// Insertions, deletions and replacements (Levenshtein), whatever the case.
@@ -66,6 +67,7 @@ mod tests {
             ("conect_timout", Some("connect_timeout")),
             ("usr", Some("user")),
             ("fuse", None),
+            ("sslmode", None),
             ("schema", None),
             ("", None),
         ] {

@@ -5,7 +5,7 @@
 //! where errors and logs would show it. So there may be one `@`, and only before the
 //! first of the others; then what stands elsewhere is no piece of a password.
 
-use super::parameters::Parameters;
+use super::parameters::{Parameters, holds_secret};
 use crate::error::{Error, Result};
 
 /// What to do about a character that means something else in a URL.
@@ -14,6 +14,16 @@ const ESCAPE: &str = "in user, password and database `@` is written %40, `#` %23
 
 /// The URL's parts, if `text` is a URL at all.
 pub(super) fn parse(text: &str) -> Result<Option<Parameters>> {
+    // JDBC may do without the slashes, too.
+    if text
+        .get(..5)
+        .is_some_and(|start| start.eq_ignore_ascii_case("jdbc:"))
+    {
+        return Err(Error::configuration(
+            "begins with jdbc:, which is Java's: write postgresql://user:password@host/database, \
+             without `jdbc:`",
+        ));
+    }
     let Some((scheme, rest)) = text.split_once("://") else {
         return Ok(None);
     };
@@ -24,11 +34,22 @@ pub(super) fn parse(text: &str) -> Result<Option<Parameters>> {
     }
     // SQLAlchemy names the driver behind a `+`.
     let (scheme, _driver) = scheme.split_once('+').unwrap_or((scheme, ""));
+    if scheme.to_ascii_lowercase().starts_with("prisma") {
+        return Err(Error::configuration(
+            "is for Prisma's own service: take the URL that reaches the database directly, which \
+             begins with postgres://",
+        ));
+    }
     let ours = ["postgres", "postgresql"];
     if !ours.iter().any(|ours| scheme.eq_ignore_ascii_case(ours)) {
         return Err(Error::configuration(
             "does not begin with postgres:// or postgresql://, which is what PostgreSQL itself \
              is reached by",
+        ));
+    }
+    if rest.contains("{{ ") {
+        return Err(Error::configuration(
+            "holds `{{`, a placeholder: have the template filled in",
         ));
     }
     if rest.contains(|c: char| c.is_whitespace() || c.is_control()) {
@@ -71,6 +92,12 @@ fn read_hosts(hosts: &str, parameters: &mut Parameters) -> Result<()> {
         let (name, port) = match host.strip_prefix('[') {
             None => host.split_once(':').unwrap_or((host, "")),
             Some(host) => match host.split_once(']') {
+                Some((name, after)) if !name.contains(':') && !after.contains(']') => {
+                    return Err(wrong(
+                        "holds brackets where the host stands, and no IPv6 address in them: a \
+                         placeholder is replaced as a whole",
+                    ));
+                }
                 Some((name, "")) => (name, ""),
                 Some((name, after)) if after.starts_with(':') => (name, &after[1..]),
                 _ => return Err(wrong("holds a `[` that is not closed in front of a port")),
@@ -101,14 +128,10 @@ fn read_query(query: &str, parameters: &mut Parameters) -> Result<()> {
             return Err(wrong("has a parameter without `=` behind the `?`"));
         };
         let name = decoded(name)?;
-        if name.contains("password") {
+        if holds_secret(&name) {
             parameters.hide_names();
         }
-        match (name.as_str(), decoded(value)?) {
-            // JDBC's, which libpq takes too.
-            ("ssl", value) if value == "true" => parameters.add("sslmode", "require"),
-            (name, value) => parameters.add(name, value),
-        }
+        parameters.add(&name, decoded(value)?);
     }
     Ok(())
 }
@@ -194,7 +217,7 @@ mod tests {
                     ("host", "db"),
                     ("user", "u"),
                     ("options", "-c a=b"),
-                    ("sslmode", "require"),
+                    ("ssl", "true"),
                 ],
             ),
         ] {
@@ -215,8 +238,14 @@ mod tests {
     fn what_is_wrong_is_said_and_not_quoted() {
         for (text, word) in [
             ("mysql://u:hunter2@db/x", "does not begin with postgres://"),
-            ("jdbc:postgresql://db/x?password=hunter2", "does not begin"),
-            ("prisma+postgres://db/?api_key=hunter2", "does not begin"),
+            ("jdbc:postgresql://db/x?password=hunter2", "without `jdbc:`"),
+            ("JDBC:postgresql:x?password=hunter2", "without `jdbc:`"),
+            ("postgres://u:hunter2@[HOST]:5432/x", "a placeholder"),
+            ("postgres://u:{{ hunter2 }}@db/x", "a placeholder"),
+            (
+                "prisma+postgres://db/?api_key=hunter2",
+                "Prisma's own service",
+            ),
             ("postgres://u:hun@ter2@db/x", "second `@`"),
             ("postgres://u:hunter2#x@db/x", "behind a `#`"),
             ("postgres://u:hunter2/x@db/x", "behind a `/`"),

@@ -193,10 +193,10 @@ impl Connector {
             .map_err(|error| Error::not_connected(target.dialled(), error))?;
         let round_trip = begin.elapsed();
         (manner.watch)(Progress::Dialled { target, round_trip });
-        let view = socket.view();
-        let way = timeout_at(time.until, self.encrypt(target, socket, manner))
-            .await
-            .map_err(|_| took(Phase::Tls, time.whole()))??;
+        let (view, mut phase) = (socket.view(), Phase::AskTls);
+        let encrypt = self.encrypt(target, socket, manner, &mut phase);
+        let way = timeout_at(time.until, encrypt).await;
+        let way = way.map_err(|_| took(phase, time.whole()))??;
         let config = &self.config;
         let bound = self.bound(target, &way)?;
         let safe = way.verified || is_here(target);
@@ -285,14 +285,18 @@ impl Connector {
         let socket = target.dial().await.map_err(|error| {
             Error::new(ErrorKind::Unreachable, "the server does not answer").with_source(error)
         })?;
-        Ok(self.encrypt(target, socket, Manner::USUAL).await?.transport)
+        let mut phase = Phase::AskTls;
+        let encrypt = self.encrypt(target, socket, Manner::USUAL, &mut phase);
+        Ok(encrypt.await?.transport)
     }
 
+    /// Encrypts as far as the configuration and the server have it; `phase` is what it is at.
     async fn encrypt(
         &self,
         target: &Target,
         mut socket: Socket,
         manner: Manner<'_>,
+        phase: &mut Phase,
     ) -> Result<Way> {
         let in_the_clear = |socket| {
             (manner.watch)(Progress::InTheClear { target });
@@ -316,6 +320,7 @@ impl Connector {
                 ),
             ));
         }
+        *phase = Phase::Tls;
         let encrypted = self.tls.connect(tls, host, socket).await?;
         (manner.watch)(Progress::Encrypted {
             encrypted: &encrypted,

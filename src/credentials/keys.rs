@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::config::given;
 use crate::error::{Error, Result};
 
 /// Keys of AWS, with which requests are signed.
@@ -69,7 +70,7 @@ pub(super) type Variables<'a> = dyn Fn(&str) -> Option<String> + 'a;
 /// What Lambda sets from the function's role (its developer guide, "Defined runtime
 /// environment variables").
 fn keys_in(variables: &Variables<'_>) -> Result<AwsKeys> {
-    let get = |name| variables(name).filter(|value| !value.is_empty());
+    let get = |name| variables(name).and_then(given);
     match (get("AWS_ACCESS_KEY_ID"), get("AWS_SECRET_ACCESS_KEY")) {
         (Some(id), Some(secret)) => Ok(AwsKeys {
             id,
@@ -89,7 +90,7 @@ fn keys_in(variables: &Variables<'_>) -> Result<AwsKeys> {
 }
 
 fn region_in(variables: &Variables<'_>) -> Result<String> {
-    let get = |name| variables(name).filter(|value| !value.is_empty());
+    let get = |name| variables(name).and_then(given);
     get("AWS_REGION")
         .or_else(|| get("AWS_DEFAULT_REGION"))
         .ok_or_else(|| {
@@ -112,7 +113,7 @@ mod tests {
     fn the_keys_of_lambda() {
         let set = [
             ("AWS_ACCESS_KEY_ID", "id"),
-            ("AWS_SECRET_ACCESS_KEY", "hunter2"),
+            ("AWS_SECRET_ACCESS_KEY", "hunter2\n"),
             ("AWS_SESSION_TOKEN", "session"),
         ];
         let keys = keys_in(&environment(&set)).expect("keys");

@@ -5,6 +5,7 @@ use std::future::ready;
 use std::path::PathBuf;
 
 use super::{Attempt, Credentials, Login, LoginFuture};
+use crate::config::{given, without_line_end};
 use crate::error::{Error, Result};
 
 /// A password that never changes.
@@ -23,6 +24,7 @@ impl Password {
 /// A password in a variable of the environment, read anew at each connect.
 ///
 /// Unlike a `DATABASE_URL`, which is read once, it may be changed while the process runs.
+/// One line break at its end is not part of the password; a blank one is not set.
 #[derive(Debug, Clone)]
 pub struct Variable {
     name: String,
@@ -35,8 +37,8 @@ impl Variable {
     }
 
     fn read(&self, value: Option<String>) -> Result<Login> {
-        match value {
-            Some(value) if !value.is_empty() => Ok(Login::password(value)),
+        match value.and_then(given) {
+            Some(value) => Ok(Login::password(value)),
             _ => Err(Error::configuration(format!(
                 "the password is to be in the variable {0}, which is not set: set {0}",
                 self.name
@@ -68,18 +70,13 @@ impl File {
             ))
             .with_source(error)
         })?;
-        match without_line_break(&text) {
+        match without_line_end(&text) {
             b"" => Err(Error::configuration(format!(
                 "the password is to be in the file {path}, which is empty"
             ))),
             password => Ok(Login::password(password)),
         }
     }
-}
-
-fn without_line_break(text: &[u8]) -> &[u8] {
-    let text = text.strip_suffix(b"\n").unwrap_or(text);
-    text.strip_suffix(b"\r").unwrap_or(text)
 }
 
 impl Credentials for Password {
@@ -115,12 +112,14 @@ mod tests {
     #[test]
     fn a_variable_that_is_not_set_is_named() {
         let variable = Variable::new("DB_PASSWORD");
-        for value in [None, Some(String::new())] {
+        for value in [None, Some(String::new()), Some(" \n".to_owned())] {
             let error = variable.read(value).expect_err("nothing");
             assert!(error.to_string().contains("set DB_PASSWORD"), "{error}");
         }
         let login = variable.read(Some("x ".to_owned())).expect("a password");
         assert_eq!(login, Login::password("x "));
+        let login = variable.read(Some("x\r\n".to_owned())).expect("one");
+        assert_eq!(login, Login::password("x"));
     }
 
     #[test]
@@ -132,7 +131,7 @@ mod tests {
             (" x\n\n", " x\n"),
             ("\n", ""),
         ] {
-            assert_eq!(without_line_break(text.as_bytes()), password.as_bytes());
+            assert_eq!(without_line_end(text.as_bytes()), password.as_bytes());
         }
     }
 

@@ -14,7 +14,9 @@ pub(crate) enum Phase {
     Resolve,
     /// TCP was shaking hands.
     Connect,
-    /// TLS was.
+    /// The server was asked whether it takes TLS (SSLRequest).
+    AskTls,
+    /// TLS was shaking hands.
     Tls,
     /// The provider of the password was being asked.
     Credentials,
@@ -59,6 +61,13 @@ const MOVED: &str = "is the socket's directory right, and does the server run on
 
 const UNANSWERED: &str = "from inside a VPC Secrets Manager is reached by a NAT gateway or an interface endpoint; if \
      the provider is but slow, raise `connect_timeout`";
+
+const NO_ANSWER: &str = "PostgreSQL answers that at once, with TLS or without: is it the right port, and does what \
+     lies in between pass it on? if only that is in the way, and the network is yours, set \
+     sslmode=disable";
+
+const NO_SESSION: &str = "a pooler that cannot reach its own server is silent like this: its log says so; if the server \
+     is but slow, raise `connect_timeout` or the function's own time-out";
 
 const UNNAMED: &str = "no user is named, so the system's was taken; ";
 
@@ -131,6 +140,8 @@ impl Error {
         );
         match phase {
             Phase::Credentials => late.with_remedy(UNANSWERED),
+            Phase::AskTls => late.with_remedy(NO_ANSWER),
+            Phase::Authenticate => late.with_remedy(NO_SESSION),
             _ => late,
         }
     }
@@ -224,7 +235,10 @@ fn near_miss(kind: ErrorKind, goal: Goal<'_>) -> Option<String> {
         },
         _ => return None,
     };
-    let lower = one_line(&name.to_lowercase());
+    if name.trim() != name || name.contains(char::is_control) {
+        return Some("its name holds a blank or a line end, which is not shown; ".to_owned());
+    }
+    let lower = name.to_lowercase();
     (lower != name).then(|| {
         format!("capitals count here, and CREATE without quotes makes none: try {lower}; or ")
     })
@@ -263,6 +277,7 @@ impl fmt::Display for Phase {
         f.write_str(match self {
             Phase::Resolve => "resolving the name",
             Phase::Connect => "the TCP handshake",
+            Phase::AskTls => "asking for TLS",
             Phase::Tls => "the TLS handshake",
             Phase::Credentials => "asking for the password",
             Phase::Authenticate => "start-up and authentication",
@@ -339,6 +354,7 @@ mod tests {
         for (phase, after, kind) in [
             (Phase::Connect, short, ErrorKind::ConnectTimeout),
             (Phase::Connect, long, ErrorKind::NetworkBlocked),
+            (Phase::AskTls, long, ErrorKind::ConnectTimeout),
             (Phase::Tls, long, ErrorKind::ConnectTimeout),
             (Phase::Authenticate, long, ErrorKind::ConnectTimeout),
         ] {
@@ -364,5 +380,13 @@ mod tests {
         assert!(near(ErrorKind::RoleMissing).is_some_and(|near| near.contains("try app")));
         assert_eq!(near(ErrorKind::DatabaseMissing), None);
         assert_eq!(near(ErrorKind::Authentication), None);
+        for user in ["app\n", "App\r", "app "] {
+            let goal = Goal {
+                user: Some(user),
+                ..goal
+            };
+            let near = near_miss(ErrorKind::RoleMissing, goal).expect("a remedy");
+            assert!(near.contains("a blank or a line end"), "{near}");
+        }
     }
 }

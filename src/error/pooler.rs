@@ -29,8 +29,9 @@ const FULL: &[(&str, &str, &str)] = &[
     ),
     (
         "query_wait_timeout",
-        "all of PgBouncer's servers were in use for as long as it waits (query_wait_timeout)",
-        SHORTER,
+        "PgBouncer had no server to give for as long as it waits (query_wait_timeout)",
+        "look for what holds them, such as a long transaction, or give the pooler more of them; its \
+         log says whether it reaches its server at all",
     ),
     ("ECHECKOUTTIMEOUT", POOL_IN_USE, SHORTER),
     ("unable to check out", POOL_IN_USE, SHORTER),
@@ -165,6 +166,15 @@ impl Said<'_> {
             "server_login_retry",
             "cannot connect to server",
             "server connection crashed",
+            "server conn crashed",
+            "server login failed",
+            "connect failed",
+            "(server down)",
+            "server DNS lookup failed",
+            // Odyssey, pgcat, pgpool-II.
+            "failed to connect to remote server",
+            "AllServersDown",
+            "all backend nodes are down",
             "EDBHANDLEREXITED",
             "DbHandler exited",
         ]) {
@@ -287,6 +297,17 @@ mod tests {
                 "server login has been failing, try again later (server_login_retry)",
                 Kind::Unreachable,
             ),
+            (
+                "08P01",
+                "client_login_timeout (server down)",
+                Kind::Unreachable,
+            ),
+            (
+                "08P01",
+                "server login failed: FATAL the database is starting",
+                Kind::Unreachable,
+            ),
+            ("08P01", "connect failed", Kind::Unreachable),
             (
                 "08P01",
                 "password authentication failed for user \"app\"",

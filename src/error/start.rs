@@ -64,7 +64,14 @@ impl Said<'_> {
                 ErrorKind::DatabaseMissing,
                 "the database to connect to does not exist",
             )),
-            "42704" | "22023" | "42501" | "22P02" if self.at_start => {
+            // "invalid command-line argument", "-c .. requires a value" (postgres.c).
+            "42601" if self.at_start => Some(advised(
+                ErrorKind::ParameterRefused,
+                "the server does not understand `options`",
+                "write them as -c name=value, separated by spaces; in a URL a space is %20 and \
+                 no `+`: options=-c%20name%3Dvalue",
+            )),
+            "42704" | "22023" | "42501" | "22P02" | "55P02" | "42602" if self.at_start => {
                 let quoted = self.message.split('"').nth(1).and_then(parameter);
                 let cause = match quoted {
                     Some(name) => format!("the server does not take {name} at start-up"),
@@ -140,6 +147,16 @@ mod tests {
         };
         assert_eq!(start.meaning().kind, ErrorKind::ParameterRefused);
         assert!(start.meaning().cause.contains("a.b"));
+        let options = Said {
+            at_start: true,
+            ..said(
+                "42601",
+                "invalid command-line argument for server process: x",
+            )
+        };
+        assert_eq!(options.meaning().kind, ErrorKind::ParameterRefused);
+        assert!(options.meaning().cause.contains("`options`"));
+        assert_eq!(said("42601", "").meaning().kind, ErrorKind::Database);
         let later = said("42704", "unrecognized configuration parameter \"a.b\"");
         assert_eq!(later.meaning().kind, ErrorKind::Database);
     }

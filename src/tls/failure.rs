@@ -48,6 +48,11 @@ pub(super) fn explain(
             "{host} does not take TLS from the first byte on: sslnegotiation=direct needs \
              PostgreSQL 17 or newer, and no pooler in between that does not know it"
         ),
+        // SSH begins with the letter that says yes to TLS.
+        Some(rustls::Error::InvalidMessage(_)) => format!(
+            "{host} agreed to TLS, and what followed is none: does PostgreSQL listen there, and \
+             is it the right port?"
+        ),
         _ => format!("the TLS handshake with {host} failed"),
     };
     Error::new(ErrorKind::Tls, message).with_source(error)

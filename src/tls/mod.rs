@@ -266,7 +266,7 @@ fn key(pem: &Pem) -> Result<PrivateKeyDer<'static>> {
 }
 
 fn read(parameter: &str, pem: &Pem) -> Result<Vec<u8>> {
-    match pem {
+    let text = match pem {
         Pem::Text(text) => Ok(text.clone().into_bytes()),
         Pem::File(file) => std::fs::read(file).map_err(|error| {
             // What was taken for the name of a key's file may be the key.
@@ -276,7 +276,46 @@ fn read(parameter: &str, pem: &Pem) -> Result<Vec<u8>> {
             };
             Error::configuration(format!("{parameter}: cannot read {shown}")).with_source(error)
         }),
+    };
+    let text = text?;
+    Ok(match std::str::from_utf8(&text) {
+        Ok(folded) if !has_lines(folded) => unfold(folded).into_bytes(),
+        _ => text,
+    })
+}
+
+/// What begins a block is a line of its own.
+fn has_lines(text: &str) -> bool {
+    let mut begins = text.lines().filter(|line| line.contains("-----BEGIN "));
+    begins.all(|line| line.matches("-----").count() == 2 && line.trim().ends_with("-----"))
+}
+
+/// PEM that has lost its line ends, as consoles and variables of one line leave it: written
+/// as `\n`, replaced by blanks, or gone. What has all of them stays as it is.
+fn unfold(text: &str) -> String {
+    let text = text.replace("\\r", "").replace("\\n", "\n");
+    let mut unfolded = String::new();
+    let mut rest = text.as_str();
+    while let Some((before, label, body, after)) = block(rest) {
+        unfolded += before;
+        // An encrypted key has headers, which are lines.
+        let body = match body.contains(':') {
+            true => body.to_owned(),
+            false => body.split_whitespace().collect::<Vec<_>>().join("\n"),
+        };
+        unfolded += &format!("\n-----BEGIN {label}-----\n{body}\n-----END {label}-----\n");
+        rest = after;
     }
+    unfolded + rest
+}
+
+/// The first block of `text`: what is before it, its label, its body, and what follows.
+fn block(text: &str) -> Option<(&str, &str, &str, &str)> {
+    let (before, block) = text.split_once("-----BEGIN ")?;
+    let (label, body) = block.split_once("-----")?;
+    let (body, after) = body.split_once("-----END ")?;
+    let after = after.strip_prefix(label)?.strip_prefix("-----")?;
+    Some((before, label, body, after))
 }
 
 #[cfg(test)]

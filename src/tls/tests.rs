@@ -74,6 +74,24 @@ fn what_cannot_be_read_is_named_and_keys_are_not_shown() {
 }
 
 #[test]
+fn pem_on_one_line_is_read() {
+    let pem = rds_pem();
+    let expected = certificates("sslrootcert", &Pem::Text(pem.to_owned())).expect("PEM");
+    assert!(!expected.is_empty());
+    for line_end in ["\\n", "\\r\\n", " ", "  ", ""] {
+        let folded = pem.replace('\n', line_end);
+        let found = certificates("sslrootcert", &Pem::Text(folded)).expect(line_end);
+        assert!(found == expected, "{line_end:?}");
+        // A file that was written from such a variable.
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("ca.pem");
+        std::fs::write(&file, pem.replace('\n', line_end)).expect("written");
+        let found = certificates("sslrootcert", &Pem::File(file)).expect(line_end);
+        assert!(found == expected, "{line_end:?}");
+    }
+}
+
+#[test]
 fn nothing_is_read_that_will_not_be_looked_at() {
     let tls = Tls {
         mode: TlsMode::Encrypt,

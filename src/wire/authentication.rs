@@ -89,6 +89,13 @@ impl Authentication {
         }
     }
 
+    /// Whether a message may begin with `tag` now: until the server let us in it asks,
+    /// refuses, or offers another version of the protocol (manual, "Start-up"). Others that
+    /// speak first, or answer in words, begin with letters that come later.
+    pub(super) fn expects(&self, tag: u8) -> bool {
+        self.guard.is_none() || b"RENv".contains(&tag)
+    }
+
     /// Takes in a message of the type R, at least its first bytes.
     pub(super) fn received(&mut self, body: &[u8]) {
         let Some(guard) = &self.guard else {
@@ -110,8 +117,8 @@ impl Authentication {
                 }
             }),
             // What SASL goes on with, and what tokio-postgres does not do anyway.
-            Some(_) => Ok(()),
-            None => Err(Refusal::Unclear),
+            Some(1..=12) => Ok(()),
+            _ => Err(Refusal::Unclear),
         };
         self.asked = true;
         if kind == Some(0) {
@@ -130,6 +137,24 @@ mod tests {
     const MD5: &[u8] = b"\0\0\0\x05salt";
     const SASL: &[u8] = b"\0\0\0\x0aSCRAM-SHA-256\0\0";
     const PLUS: &[u8] = b"\0\0\0\x0aSCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0";
+
+    #[test]
+    fn strangers_begin_with_other_letters() {
+        let mut authentication = Authentication::default();
+        let all = |authentication: &Authentication| {
+            let expected = b"RENvHS2JZKT"
+                .iter()
+                .filter(|tag| authentication.expects(**tag));
+            expected.copied().collect::<Vec<_>>()
+        };
+        authentication.guard(Guard::new(|_| true, false));
+        assert_eq!(all(&authentication), b"RENv");
+        authentication.received(OK);
+        assert_eq!(all(&authentication), b"RENvHS2JZKT");
+        authentication.guard(Guard::new(|_| true, false));
+        authentication.received(b"\0\0\0\x63");
+        assert_eq!(authentication.refused(), Some(Refusal::Unclear));
+    }
 
     #[test]
     fn only_what_is_permitted_gets_an_answer() {

@@ -65,7 +65,7 @@ async fn main() -> ExitCode {
         reach,
         json,
         command,
-    } = Arguments::parse();
+    } = Arguments::try_parse().unwrap_or_else(|error| misused(&error));
     let _ = tracing::subscriber::set_global_default(quiet::Quiet);
     let done = match command {
         Command::Doctor(arguments) => doctor::run(&reach, arguments, json).await,
@@ -76,6 +76,18 @@ async fn main() -> ExitCode {
         Command::Completions { shell } => completions(shell),
     };
     outcome::exit(done, json)
+}
+
+/// Says what is wrong with the arguments. clap quotes it, and a URL may hold a password.
+fn misused(error: &clap::Error) -> ! {
+    let text = error.to_string().to_lowercase();
+    if error.use_stderr() && (text.contains("://") || text.contains("password=")) {
+        paint::complain(
+            "a URL stands where none is expected: give it as --url env:NAME, file:PATH",
+        );
+        std::process::exit(2);
+    }
+    error.exit()
 }
 
 fn completions(shell: Shell) -> Result<Outcome, Failure> {

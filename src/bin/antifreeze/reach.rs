@@ -51,7 +51,7 @@ impl Reach {
             None if self.names_database() => None,
             None => std::env::var(ADMIN).ok().map(|url| (ADMIN, url)),
         };
-        if let Some((_, url)) = admin.filter(|(_, url)| !url.is_empty()) {
+        if let Some((_, url)) = admin.filter(|(_, url)| !url.trim().is_empty()) {
             let mut admin = Config::from_url(&url)?;
             admin.server.application_name(&name);
             ways = ways.or("the admin's URL", Database::new(admin)?);
@@ -111,15 +111,24 @@ impl Reach {
 /// What stands behind `env:` and `file:`. A password among the arguments of a command is
 /// seen by everybody on the machine.
 fn resolve(argument: &str, url: &str) -> Result<String, Failure> {
+    // A URL that was put behind it is not shown.
+    let shown = match url.contains(['@', '=']) || url.contains("://") {
+        true => argument.to_owned(),
+        false => format!("{argument} {url}"),
+    };
+    let filled = |text: String, what: &str| match text.trim() {
+        "" => Err(Failure::new(format!("{shown}: the {what} is empty"))),
+        text => Ok(text.to_owned()),
+    };
     if let Some(name) = url.strip_prefix("env:") {
-        return std::env::var(name)
-            .map_err(|_| Failure::new(format!("{argument} {url}: {name} is not set")));
+        let text = std::env::var(name)
+            .map_err(|_| Failure::new(format!("{shown}: the variable is not set")))?;
+        return filled(text, "variable");
     }
     if let Some(path) = url.strip_prefix("file:") {
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            Failure::new(format!("{argument} {url}: it cannot be read")).with(error)
-        })?;
-        return Ok(text.trim().to_owned());
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Failure::new(format!("{shown}: it cannot be read")).with(error))?;
+        return filled(text, "file");
     }
     let config =
         Config::from_url(url).map_err(|error| Failure::new(format!("{argument}: {error}")))?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use tokio_postgres::config::Host;
 
 use super::{ChannelBinding, ClientCertificate, Pem, Roots, Tls, TlsMode};
-use crate::config::spelling::shown;
+use crate::config::spelling::{nearest, shown};
 use crate::error::{Error, Result};
 
 /// What was said of TLS and authentication, by libpq's names and as it was written
@@ -14,6 +14,8 @@ use crate::error::{Error, Result};
 #[derive(Clone, Default)]
 pub(crate) struct TlsParameters {
     pub(crate) sslmode: Option<String>,
+    /// JDBC's, which libpq takes in URLs.
+    pub(crate) ssl: Option<String>,
     pub(crate) sslrootcert: Option<String>,
     pub(crate) sslcert: Option<String>,
     pub(crate) sslkey: Option<String>,
@@ -46,11 +48,16 @@ impl Tls {
             Some("direct") => true,
             Some(other) => return Err(none_of("sslnegotiation", other, "postgres, direct")),
         };
+        let ssl = match given(&parameters.ssl) {
+            None => false,
+            Some(value) if value.eq_ignore_ascii_case("true") => true,
+            Some(other) => return Err(wrong_ssl(other)),
+        };
         let mode = match given(&parameters.sslmode) {
             // libpq: whoever names public authorities wants them to be asked.
             None if roots == Some(Roots::System) => TlsMode::VerifyFull,
             None if !is_local(server) => TlsMode::VerifyFull,
-            None if direct => TlsMode::Encrypt,
+            None if direct || ssl => TlsMode::Encrypt,
             None => TlsMode::Prefer,
             Some("verify-full") => TlsMode::VerifyFull,
             Some("verify-ca") => TlsMode::VerifyCa,
@@ -59,10 +66,7 @@ impl Tls {
             Some("require") => TlsMode::Encrypt,
             Some("prefer" | "allow") => TlsMode::Prefer,
             Some("disable") => TlsMode::Disable,
-            Some(other) => {
-                let modes = "disable, prefer, require, verify-ca, verify-full";
-                return Err(none_of("sslmode", other, modes));
-            }
+            Some(other) => return Err(wrong_mode(other)),
         };
         let asked = given(&parameters.sslmode).unwrap_or("its default");
         if roots == Some(Roots::System) && mode != TlsMode::VerifyFull {
@@ -83,7 +87,12 @@ impl Tls {
                 pem("sslkey", key)?,
             )),
             (None, None) => None,
-            (Some(_), None) => return Err(Error::configuration("sslcert is set, sslkey is not")),
+            (Some(_), None) => {
+                return Err(Error::configuration(
+                    "sslcert is set, sslkey is not: the authority that signed the server's \
+                     certificate goes into sslrootcert (Prisma calls it sslcert)",
+                ));
+            }
             (None, Some(_)) => return Err(Error::configuration("sslkey is set, sslcert is not")),
         };
         let sni = match given(&parameters.sslsni) {
@@ -139,12 +148,65 @@ fn none_of(name: &str, value: &str, values: &str) -> Error {
     Error::configuration(format!("{} is none of {values}", shown(name, value)))
 }
 
-/// A file's name or the text itself. Hosts that take variables of one line only have
-/// the text's line ends written as `\n`.
+/// The values of `sslmode`.
+const MODES: [&str; 6] = [
+    "disable",
+    "allow",
+    "prefer",
+    "require",
+    "verify-ca",
+    "verify-full",
+];
+
+/// What others write, and what it is here.
+fn mode_of_others(value: &str) -> Option<&'static str> {
+    Some(
+        match value.to_ascii_lowercase().replace('_', "-").as_str() {
+            "false" | "0" | "off" | "no" | "none" => "write sslmode=disable",
+            "no-verify" | "noverify" | "skip-verify" | "accept-invalid-certs" => {
+                "write sslmode=require, which encrypts and verifies nothing, or better verify-full"
+            }
+            "true" | "1" | "on" | "yes" | "enable" | "enabled" => {
+                "write sslmode=verify-full, or sslmode=require to verify nothing"
+            }
+            "strict" | "verify" | "verify-identity" => "write sslmode=verify-full",
+            _ => return None,
+        },
+    )
+}
+
+fn wrong_mode(value: &str) -> Error {
+    let shown = shown("sslmode", value);
+    if let Some(remedy) = mode_of_others(value) {
+        return Error::configuration(format!("{shown} is another driver's: {remedy}"));
+    }
+    let meant = nearest(value, MODES).map(|mode| format!(" (did you mean {mode}?)"));
+    let meant = meant.unwrap_or_default();
+    let modes = "disable, prefer, require, verify-ca, verify-full";
+    Error::configuration(format!("{shown} is none of {modes}{meant}"))
+}
+
+/// `ssl=true` alone is understood: what else it is set to belongs into `sslmode`.
+fn wrong_ssl(value: &str) -> Error {
+    let remedy = match mode_of_others(value) {
+        Some(remedy) => remedy.to_owned(),
+        None => match MODES
+            .into_iter()
+            .find(|&mode| mode == value)
+            .or(nearest(value, MODES))
+        {
+            Some(mode) => format!("write sslmode={mode}"),
+            None => "write sslmode, with verify-full, or require to verify nothing".to_owned(),
+        },
+    };
+    Error::configuration(format!("{} is not ssl=true: {remedy}", shown("ssl", value)))
+}
+
+/// A file's name or the text itself.
 fn pem(name: &str, value: &str) -> Result<Pem> {
     // OpenSSL writes attributes in front of it.
     if value.contains("-----BEGIN") {
-        return Ok(Pem::Text(value.trim_start().replace("\\n", "\n")));
+        return Ok(Pem::Text(value.to_owned()));
     }
     if !could_be_file(Path::new(value)) {
         // Not repeated: it may be a key in some other form.
@@ -226,6 +288,56 @@ mod tests {
     }
 
     #[test]
+    fn ssl_weakens_nothing() {
+        use TlsMode::{Encrypt, VerifyCa, VerifyFull};
+        for (host, ssl, mode, expected) in [
+            ("db", "true", None, VerifyFull),
+            ("db", "TRUE", None, VerifyFull),
+            ("localhost", "true", None, Encrypt),
+            ("db", "true", Some("require"), Encrypt),
+            ("db", "true", Some("verify-ca"), VerifyCa),
+            ("localhost", "true", Some("verify-full"), VerifyFull),
+        ] {
+            let tls = read(host, |parameters| {
+                parameters.ssl = Some(ssl.to_owned());
+                parameters.sslmode = mode.map(str::to_owned);
+            });
+            assert_eq!(tls.expect(ssl).mode, expected, "{host} {ssl} {mode:?}");
+        }
+    }
+
+    #[test]
+    fn what_others_write_is_translated() {
+        for (ssl, word) in [
+            ("require", "write sslmode=require"),
+            ("verify-full", "write sslmode=verify-full"),
+            ("1", "write sslmode=verify-full, or sslmode=require"),
+            ("false", "write sslmode=disable"),
+            ("no-verify", "write sslmode=require"),
+            ("{\"rejectUnauthorized\":false}", "write sslmode, with"),
+        ] {
+            let error = read("db", |parameters| parameters.ssl = Some(ssl.to_owned()));
+            let error = error.expect_err(ssl).to_string();
+            assert!(error.starts_with("ssl") && error.contains(word), "{error}");
+        }
+        for (mode, word) in [
+            ("no-verify", "write sslmode=require, which"),
+            ("true", "write sslmode=verify-full, or"),
+            ("false", "write sslmode=disable"),
+            ("VERIFY_IDENTITY", "write sslmode=verify-full"),
+            ("verify_full", "did you mean verify-full?"),
+            ("REQUIRED", "did you mean require?"),
+            ("Require", "did you mean require?"),
+        ] {
+            let error = read("db", |parameters| {
+                parameters.sslmode = Some(mode.to_owned())
+            });
+            let error = error.expect_err(mode).to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
     fn a_loopback_name_with_another_address_is_not_local() {
         let mut server = tokio_postgres::Config::new();
         server.host("localhost");
@@ -258,15 +370,15 @@ mod tests {
         let text = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
         let one_line = text.replace('\n', "\\n");
         let tls = read("db", |parameters| {
-            parameters.sslrootcert = Some(one_line);
+            parameters.sslrootcert = Some(one_line.clone());
             parameters.sslcert = Some("/etc/client.crt".to_owned());
             parameters.sslkey = Some(format!("\n{text}"));
         })
         .expect("fine");
-        assert_eq!(tls.roots, Some(Roots::Pem(text.to_owned())));
+        assert_eq!(tls.roots, Some(Roots::Pem(one_line)));
         let client = tls.client.as_ref().expect("a certificate");
         assert_eq!(client.certificate, Pem::File("/etc/client.crt".into()));
-        assert_eq!(client.key, Pem::Text(text.to_owned()));
+        assert_eq!(client.key, Pem::Text(format!("\n{text}")));
         assert!(!format!("{tls:?}").contains("AA=="), "{tls:?}");
     }
 

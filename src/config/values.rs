@@ -1,0 +1,225 @@
+//! Values that cannot be meant as they stand: two parameters in one, a password in the
+//! user's place, a template that nobody filled in.
+//!
+//! Hosts, users and databases are shown in errors and in `Debug`, and the first are asked
+//! for in the DNS. What a password may have slipped into is refused before, and not quoted.
+
+use super::parameters::{KNOWN, holds_secret, is_known};
+use crate::error::{Error, Result};
+
+/// Refuses `value` of the parameter `name`; `shown` is what it may be called.
+pub(super) fn check(name: &str, shown: &str, value: &str) -> Result<()> {
+    if is_template(name, value) {
+        return Err(Error::configuration(format!(
+            "{shown} is still a placeholder: put the real value in its place, or have the template \
+             filled in"
+        )));
+    }
+    // A key or certificate is shown nowhere, and ends with `=`.
+    let may_be_pem = matches!(name, "sslrootcert" | "sslcert" | "sslkey");
+    if may_be_pem && value.contains("-----BEGIN") {
+        return Ok(());
+    }
+    let value = &without_escapes(value);
+    if name == "user" && value.contains([':', ';', ',', '&']) {
+        return Err(Error::configuration(format!(
+            "{shown} holds more than a name: is the password in it? In a URL a `:` that is not \
+             encoded separates the two (user:password@), among keywords the password is a \
+             parameter of its own"
+        )));
+    }
+    // libpq takes such a `dbname` for a connection string.
+    let is_name = matches!(name, "host" | "user" | "dbname" | "schema");
+    if is_name && value.contains('=') || holds_parameter(name, value) {
+        return Err(Error::configuration(format!(
+            "{shown} holds another parameter: they are separated by spaces in a keyword string, \
+             and by `&` behind the `?` of a URL"
+        )));
+    }
+    // Another error is more to the point for an unknown one, and for `dbname`.
+    if is_known(name) && !matches!(name, "password" | "dbname") && holds_url(value) {
+        return Err(Error::configuration(format!(
+            "{shown} holds a URL: give the URL alone, in DATABASE_URL"
+        )));
+    }
+    Ok(())
+}
+
+/// Separators that were encoded once too often, or outside of a URL, are what they were.
+fn without_escapes(value: &str) -> String {
+    let mut plain = value.to_owned();
+    for (escape, separator) in [
+        ("3A", ":"),
+        ("3B", ";"),
+        ("2C", ","),
+        ("26", "&"),
+        ("3D", "="),
+    ] {
+        plain = plain.replace(&format!("%{escape}"), separator);
+        plain = plain.replace(&format!("%{}", escape.to_lowercase()), separator);
+    }
+    plain
+}
+
+/// Whether the name of a parameter stands before a `=` inside `value`.
+fn holds_parameter(name: &str, value: &str) -> bool {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    value.match_indices('=').any(|(at, _)| {
+        let before = value[..at].trim_end();
+        let lead = before.trim_end_matches(is_word);
+        let word = &before[lead.len()..];
+        let mut ours = KNOWN.iter().map(|(known, _)| *known).chain(["username"]);
+        if !ours.any(|known| known.eq_ignore_ascii_case(word)) && !holds_secret(word) {
+            return false;
+        }
+        match name {
+            // A password may hold anything, but hardly this.
+            "password" => lead.trim_end().ends_with([';', ',', '&']),
+            // Settings of the server.
+            "options" => !lead.trim_end().ends_with("-c") && !lead.ends_with(['-', '.', '_']),
+            _ => true,
+        }
+    })
+}
+
+fn holds_url(value: &str) -> bool {
+    let behind = value.split_once("://");
+    behind.is_some_and(|(_, behind)| behind.contains('@'))
+}
+
+/// What provider's pages, templates, JavaScript and logs leave where a value belongs. A
+/// password may hold nearly anything, so the whole of it has to be such.
+fn is_template(name: &str, value: &str) -> bool {
+    let value = value.trim();
+    if is_placeholder(value) || name != "password" && is_shell_variable(value) {
+        return true;
+    }
+    match name {
+        "host" | "hostaddr" => value.split(['.', ',']).any(is_placeholder),
+        "user" | "dbname" | "port" | "schema" => {
+            value.contains("${") || value.contains("{{") || value.split('.').any(is_placeholder)
+        }
+        _ => false,
+    }
+}
+
+/// `$NAME`, which no shell has replaced.
+fn is_shell_variable(text: &str) -> bool {
+    let name = text.strip_prefix('$').unwrap_or_default();
+    let fits = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+    !name.is_empty() && name.bytes().all(fits)
+}
+
+/// Nothing but a placeholder, where a URL or keywords belong.
+pub(super) fn check_whole(text: &str) -> Result<()> {
+    match is_placeholder(text) || is_shell_variable(text) {
+        true => Err(Error::configuration(
+            "is still a placeholder: put the real value in its place, or have the template filled \
+             in",
+        )),
+        false => Ok(()),
+    }
+}
+
+/// The whole of `text` is a placeholder.
+fn is_placeholder(text: &str) -> bool {
+    let bare = text.to_lowercase().replace(['-', '_', ' '], "");
+    let filled = [("${", "}"), ("$(", ")"), ("{{", "}}"), ("<%", "%>")];
+    let is_expression = filled
+        .iter()
+        .any(|(open, close)| bare.starts_with(open) && bare.ends_with(close));
+    if is_expression || bare.len() >= 3 && bare.bytes().all(|byte| byte == b'*') {
+        return true;
+    }
+    let brackets = [('[', ']'), ('<', '>'), ('{', '}')];
+    let inner = brackets
+        .iter()
+        .find_map(|&(open, close)| bare.strip_prefix(open)?.strip_suffix(close));
+    let words = [
+        "your", "password", "project", "redacted", "hidden", "masked", "secret", "host", "user",
+        "database", "dbname", "object", "region",
+    ];
+    match inner {
+        Some(inner) => words.iter().any(|word| inner.contains(word)),
+        None => matches!(&*bare, "undefined" | "null" | "yourpassword"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placeholders_of_every_sort() {
+        for text in [
+            "${DATABASE_URL}",
+            "$(DB_HOST)",
+            "{{ db_host }}",
+            "undefined",
+            "null",
+            "***",
+            "*****",
+            "[REDACTED]",
+            "[YOUR-PROJECT-REF]",
+            "[YOUR-PASSWORD]",
+            "<db_password>",
+            "<host>",
+            "[object Object]",
+            "YOUR_PASSWORD",
+        ] {
+            assert!(is_placeholder(text), "{text}");
+        }
+        for text in ["", "[x]", "**", "a${b}c", "password", "nullable", "[::1]"] {
+            assert!(!is_placeholder(text), "{text}");
+        }
+        for (name, value) in [
+            ("host", "db.[YOUR-PROJECT-REF].supabase.co"),
+            ("host", "db.undefined.supabase.co"),
+            ("user", "postgres.[YOUR-PROJECT-REF]"),
+            ("user", "app-${STAGE}"),
+            ("dbname", "null"),
+            ("port", "${PORT}"),
+            ("host", "$DB_HOST"),
+        ] {
+            let error = check(name, name, value).expect_err(value).to_string();
+            assert!(error.starts_with(name) && error.contains("placeholder"));
+        }
+    }
+
+    #[test]
+    fn a_whole_text_that_is_a_placeholder() {
+        for text in [
+            "${{ secrets.DATABASE_URL }}",
+            "$DATABASE_URL",
+            "undefined",
+            "****",
+        ] {
+            let error = check_whole(text).expect_err(text).to_string();
+            assert!(error.starts_with("is still a placeholder"), "{error}");
+        }
+        assert!(check_whole("host=db").is_ok());
+    }
+
+    #[test]
+    fn odd_values_that_are_meant() {
+        for (name, value) in [
+            ("password", "a${b}c"),
+            ("password", "$ECRET"),
+            ("password", "endpoint=ep-1;secret"),
+            ("password", "a=b&c;d,e:f"),
+            (
+                "options",
+                "-c a=b -c tcp_user_timeout=5 --application_name=x",
+            ),
+            ("options", "-c client_encoding=utf8 endpoint=ep-1"),
+            ("application_name", "svc=shop;env=prod"),
+            ("dbname", "R&D"),
+            ("user", "sa@project.iam"),
+            ("user", "DOMAIN\\app"),
+            ("host", "/run/my-pg"),
+            ("sslkey", "-----BEGIN PRIVATE KEY-----\nuser="),
+        ] {
+            assert!(check(name, name, value).is_ok(), "{name} {value}");
+        }
+    }
+}

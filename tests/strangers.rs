@@ -1,0 +1,142 @@
+//! What is connected to and is no PostgreSQL, or none that can serve: it is said, and what
+//! cannot heal is not tried again.
+
+mod common;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use antifreeze::{Config, Database, Error, ErrorKind, connection};
+use common::PLENTY;
+use lab::pgbouncer::PgBouncer;
+use lab::postgres::Postgres;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+async fn refused(url: &str, change: impl FnOnce(&mut Config)) -> Error {
+    let mut config = Config::from_url(url).expect("a URL");
+    change(&mut config);
+    let database = Database::new(config).expect("settings");
+    let asks = async { connection().await.map(drop) };
+    let asked = database.invocation(PLENTY, asks).await;
+    asked.expect_err("it is refused")
+}
+
+/// A port that says `greeting` to whoever connects, `answer` to what it is sent, and hangs
+/// up; and how many have connected.
+async fn stranger(
+    greeting: &'static [u8],
+    answer: &'static [u8],
+) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let connected = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&connected);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            let _ = stream.write_all(greeting).await;
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(answer).await;
+        }
+    });
+    (address, connected)
+}
+
+#[tokio::test]
+async fn a_stranger_is_named_and_asked_once() {
+    let http = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n";
+    let ssh = b"SSH-2.0-OpenSSH_9.6\r\n";
+    let mysql = b"\x4a\0\0\0\x0a8.0.36\0\x08\0\0\0abcdefgh\0";
+    let redis = b"-ERR unknown command\r\n";
+    let smtp = b"220 mail.example.com ESMTP\r\n";
+    let mut wrong = Vec::new();
+    for (what, greeting, answer) in [
+        ("HTTP", &b""[..], &http[..]),
+        ("SSH", ssh, b"Invalid SSH identification string.\r\n"),
+        ("MySQL", mysql, b""),
+        ("Redis", b"", redis),
+        ("SMTP", smtp, b""),
+        ("zeros", b"", &[0; 64]),
+        ("garbage", b"", b"R\xff\xff\xff\xff\0"),
+        ("an empty message", b"", b"R\0\0\0\x04"),
+        ("an unknown authentication", b"", b"R\0\0\0\x08\0\0\0\x63"),
+        ("a short error", b"", b"E\0\0\0\x05\0"),
+    ] {
+        for parameters in [
+            "sslmode=disable",
+            "sslmode=prefer",
+            "sslmode=require",
+            "sslmode=require&sslnegotiation=direct",
+        ] {
+            let (address, connected) = stranger(greeting, answer).await;
+            let url = format!("postgres://app:hunter2@{address}/shop?{parameters}");
+            let error = refused(&url, |_| {}).await;
+            let tried = connected.load(Ordering::SeqCst);
+            let text = error.to_string();
+            assert!(
+                text.contains("port?") || text.contains("from the first byte"),
+                "{text}"
+            );
+            if tried != 1 {
+                wrong.push((what, parameters, tried, text));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+#[tokio::test]
+async fn who_ignores_the_question_for_tls_is_named() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let url = format!("postgres://app:hunter2@{address}/shop?sslmode=prefer");
+    let error = refused(&url, |config| {
+        config.connect_timeout = Duration::from_millis(300);
+    });
+    let error = error.await;
+    assert_eq!(error.kind(), ErrorKind::ConnectTimeout, "{error}");
+    let text = error.to_string();
+    assert!(text.contains("was at asking for TLS"), "{text}");
+    assert!(text.contains("sslmode=disable"), "{text}");
+}
+
+#[tokio::test]
+async fn options_that_make_no_sense_are_named() {
+    let server = Postgres::shared().await.expect("a server");
+    for (options, word) in [
+        ("search_path=shop", "does not understand `options`"),
+        ("-c%20search_path", "does not understand `options`"),
+        ("--search_path", "does not understand `options`"),
+        ("-z", "does not understand `options`"),
+        ("-c%20max_connections%3D5", "does not take max_connections"),
+        ("-c%20work_mem%3Dmuch", "does not take work_mem"),
+        ("-c%20no_such%3D1", "does not take no_such"),
+    ] {
+        let url = format!("{}?options={options}", server.url());
+        let error = refused(&url, |_| {}).await;
+        assert_eq!(error.kind(), ErrorKind::ParameterRefused, "{error}");
+        assert!(error.to_string().contains(word), "{options}: {error}");
+    }
+    let plus = format!("{}?options=-c+search_path%3Dshop", server.url());
+    let error = Config::from_url(&plus).expect_err("a plus").to_string();
+    assert!(error.contains("a space is written %20"), "{error}");
+}
+
+#[tokio::test]
+async fn a_pooler_without_its_server_is_named() {
+    let server = Postgres::start().await.expect("a server");
+    let pooler = PgBouncer::builder(&server).start().await.expect("a pooler");
+    let url = pooler.url(&server.url());
+    server.halt().await.expect("down");
+    // It has never had a session, and lets its clients wait.
+    let error = refused(&url, |config| {
+        config.connect_timeout = Duration::from_millis(500);
+    });
+    let error = error.await;
+    assert_eq!(error.kind(), ErrorKind::ConnectTimeout, "{error}");
+    let text = error.to_string();
+    assert!(text.contains("cannot reach its own server"), "{text}");
+}
