@@ -281,6 +281,10 @@ async fn other_tools_run_in_its_place() {
         .await
         .exits(1);
     assert!(ran.err.starts_with("error: "), "{}", ran.err);
+    // Whatever its status: psql says so and goes on.
+    let says = "echo 'ERROR:  canceling statement due to lock timeout'";
+    let ran = run(&variables, &["migrate", "--run", says]).await.exits(1);
+    assert!(ran.err.contains("ON_ERROR_STOP=1"), "{}", ran.err);
 }
 
 #[tokio::test]
