@@ -43,7 +43,8 @@ impl Session {
 
     /// As [`open`](Session::open), with so long for the pooler to give a server.
     pub(super) async fn open_queued(database: &Database, limit: Duration) -> Result<Self> {
-        let opened = database.pools().connector().open(None, true).await?;
+        let connector = database.pools().connector();
+        let opened = connector.open(None, true, Manner::USUAL).await?;
         Session::of(opened, limit).await
     }
 

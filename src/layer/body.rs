@@ -244,14 +244,14 @@ where
                 },
                 // It always has something to say.
                 Ok(Poll::Ready(Some(Ok(_)))) => {
-                    *this.error = Some(too_late(this.invocation).into())
+                    *this.error = Some(too_late(&waits.ending.invocation).into())
                 }
                 Ok(Poll::Ready(Some(Err(error)))) => *this.error = Some(error.into()),
                 Ok(Poll::Ready(None)) => {}
                 Ok(Poll::Pending) => match &mut waits.cutoff {
                     Some(cutoff) => {
                         ready!(cutoff.as_mut().poll(cx));
-                        *this.error = Some(too_late(this.invocation).into());
+                        *this.error = Some(too_late(&waits.ending.invocation).into());
                     }
                     None => return Poll::Pending,
                 },

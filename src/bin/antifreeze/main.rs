@@ -8,7 +8,6 @@ mod migrate;
 mod outcome;
 mod paint;
 mod plan;
-mod quiet;
 mod reach;
 mod sessions;
 mod signal;
@@ -66,7 +65,7 @@ async fn main() -> ExitCode {
         json,
         command,
     } = Arguments::try_parse().unwrap_or_else(|error| misused(&error));
-    let _ = tracing::subscriber::set_global_default(quiet::Quiet);
+    let _ = tracing::subscriber::set_global_default(NoSubscriber::default());
     let done = match command {
         Command::Doctor(arguments) => doctor::run(&reach, arguments, json).await,
         Command::Sessions(arguments) => sessions::run(&reach, arguments, json).await,
