@@ -161,62 +161,51 @@ impl Source {
 
 /// Nothing says where the database is; but something else may.
 fn unnamed(environment: &Environment) -> Error {
+    let is_set = |name: &str| environment.get(name).is_some();
     let names = environment.names();
     let blank = URLS
         .iter()
         .find(|name| names.iter().any(|set| set == *name));
-    let half = COMPOSE
-        .iter()
-        .find(|(name, _)| environment.get(name).is_some());
-    let others = others(environment, names.clone());
-    let why = match (&others[..], blank, half) {
-        ([_, ..], ..) => format!(
-            "{} is set, and not read: give its value to DATABASE_URL, or read it in code",
-            others.join(", ")
-        ),
-        ([], Some(name), _) => format!("{name} is set, and blank"),
-        ([], None, Some((name, _))) => format!("{name} is set, but DB_HOST is not"),
-        ([], None, None) => {
-            return Error::configuration(
-                "no database is named: set DATABASE_URL=postgres://user:password@host/database",
-            );
+    let half = COMPOSE.iter().find(|(name, _)| is_set(name));
+    let urls = prefixed(&names, |name| holds_url(environment, name));
+    let hosts = prefixed(&names, |name| name.ends_with("_PGHOST") && is_set(name));
+    let why = match (blank, half) {
+        _ if !urls.is_empty() => {
+            format!("{urls} is set, and DATABASE_URL is not: give it that value; ")
         }
+        _ if !hosts.is_empty() => {
+            format!("{hosts} is set, and PGHOST is not: it is read without a prefix; ")
+        }
+        (Some(name), _) => format!("{name} is set, and blank; "),
+        (None, Some((name, _))) => format!("{name} is set, but DB_HOST is not; "),
+        (None, None) => String::new(),
     };
     Error::configuration(format!(
-        "no database is named: {why}; DATABASE_URL takes postgres://user:password@host/database"
+        "no database is named: {why}set DATABASE_URL=postgres://user:password@host/database"
     ))
 }
 
-/// Variables that hold a URL of PostgreSQL by another name, as those that an integration
-/// has put a prefix before; or else a host.
-fn others(environment: &Environment, names: Vec<String>) -> Vec<String> {
-    let plain = |name: &&String| {
-        let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-        name.len() <= 64 && name.bytes().all(fits)
-    };
-    let is_url = |name: &&String| {
-        let value = environment
-            .get(name)
-            .unwrap_or_default()
-            .to_ascii_lowercase();
-        let value = value.trim_start_matches(['"', '\'']);
-        value.starts_with("postgres://") || value.starts_with("postgresql://")
-    };
-    let is_host = |name: &&String| name.ends_with("_PGHOST") && environment.get(name).is_some();
-    let mine =
-        |name: &&String| !["MIGRATION_DATABASE_URL", "ADMIN_DATABASE_URL"].contains(&name.as_str());
-    let found = |holds: &dyn Fn(&&String) -> bool| {
-        let found = names.iter().filter(plain).filter(mine).filter(holds);
-        let mut found: Vec<_> = found.cloned().collect();
-        // The shortest name is the least particular.
-        found.sort_by_key(|name| (name.len(), name.clone()));
-        found.truncate(3);
-        found
-    };
-    match found(&is_url) {
-        urls if urls.is_empty() => found(&is_host),
-        urls => urls,
-    }
+/// Those of `names` that fit, as integrations call them that put a prefix before: three at
+/// most, the shortest first, which is the least particular.
+fn prefixed(names: &[String], fits: impl Fn(&str) -> bool) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let others = ["MIGRATION_DATABASE_URL", "ADMIN_DATABASE_URL"];
+    let names = names.iter().map(String::as_str);
+    let mut found: Vec<_> = names
+        .filter(|name| name.bytes().all(is_plain) && !others.contains(name))
+        .filter(|name| fits(name))
+        .collect();
+    found.sort_by_key(|name| (name.len(), *name));
+    found.truncate(3);
+    found.join(", ")
+}
+
+fn holds_url(environment: &Environment, name: &str) -> bool {
+    let value = environment.get(name).unwrap_or_default();
+    let value = value
+        .trim_start_matches(['"', '\'', ' '])
+        .to_ascii_lowercase();
+    value.starts_with("postgres://") || value.starts_with("postgresql://")
 }
 
 /// As `options`, since there is no other way to send them.
@@ -328,6 +317,22 @@ mod tests {
     }
 
     #[test]
+    fn line_ends_of_variables_are_cut() {
+        let (names, ports) = found(&[
+            ("DATABASE_URL", " \r\n"),
+            ("POSTGRES_URL", "\n"),
+            ("PGHOST", "pg\n"),
+            ("PGPORT", "3\r\n"),
+            ("PGUSER", "u\n"),
+            ("PGPASSWORD", "p \r\n"),
+            ("PGSSLMODE", "disable\n"),
+        ])
+        .expect("a database");
+        assert_eq!(names, ["pg", "u", "p ", ""]);
+        assert_eq!(ports, [3]);
+    }
+
+    #[test]
     fn what_is_wrong_is_named_by_its_variable() {
         for (variables, words) in [
             (&[][..], &["no database", "DATABASE_URL="][..]),
@@ -341,18 +346,18 @@ mod tests {
                     ("STORAGE_DATABASE_URL", "postgres://u:hunter2@h/d"),
                     ("HOME", "/root"),
                 ],
-                &["STORAGE_DATABASE_URL is set, and not read"],
+                &["STORAGE_DATABASE_URL is set, and DATABASE_URL is not"],
             ),
             (
                 &[
                     ("POSTGRES_PRISMA_URL", "postgresql://u:hunter2@h/d"),
                     ("DATABASE_URL", ""),
                 ],
-                &["POSTGRES_PRISMA_URL is set, and not read"],
+                &["POSTGRES_PRISMA_URL is set, and DATABASE_URL is not"],
             ),
             (
                 &[("STORAGE_PGHOST", "h")],
-                &["STORAGE_PGHOST is set, and not read"],
+                &["STORAGE_PGHOST is set, and PGHOST is not"],
             ),
             (&[("PGHOST", "${PGHOST}")], &["PGHOST: host is still"]),
             (
