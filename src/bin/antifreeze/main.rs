@@ -17,6 +17,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use tracing::subscriber::{NoSubscriber, set_global_default};
 
 use outcome::{Failure, Outcome};
 use reach::Reach;
@@ -65,7 +66,9 @@ async fn main() -> ExitCode {
         json,
         command,
     } = Arguments::try_parse().unwrap_or_else(|error| misused(&error));
-    let _ = tracing::subscriber::set_global_default(NoSubscriber::default());
+    // The command says what it finds in its own words. Without any subscriber, what endangers
+    // a function would go to stderr.
+    let _ = set_global_default(NoSubscriber::default());
     let done = match command {
         Command::Doctor(arguments) => doctor::run(&reach, arguments, json).await,
         Command::Sessions(arguments) => sessions::run(&reach, arguments, json).await,
