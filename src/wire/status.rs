@@ -93,6 +93,35 @@ pub(super) enum Fate {
     Hold,
 }
 
+/// What ParameterStatus has said last, which costs no round trip. `None`: nothing, or
+/// nothing that is understood.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Reported {
+    /// `standard_conforming_strings`.
+    pub(crate) conforming: Option<bool>,
+    /// `in_hot_standby`, which PostgreSQL reports from 14 on.
+    pub(crate) in_hot_standby: Option<bool>,
+    /// `default_transaction_read_only`, which PostgreSQL reports from 14 on.
+    pub(crate) read_only: Option<bool>,
+}
+
+impl Reported {
+    fn take_in(&mut self, body: &[u8]) {
+        let mut fields = body.split(|&byte| byte == 0);
+        let place = match fields.next() {
+            Some(b"standard_conforming_strings") => &mut self.conforming,
+            Some(b"in_hot_standby") => &mut self.in_hot_standby,
+            Some(b"default_transaction_read_only") => &mut self.read_only,
+            _ => return,
+        };
+        *place = match fields.next() {
+            Some(b"on") => Some(true),
+            Some(b"off") => Some(false),
+            _ => None,
+        };
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Tracker {
     status: Option<TransactionStatus>,
@@ -101,6 +130,7 @@ pub(super) struct Tracker {
     /// Extended messages that no Sync has followed yet.
     open: Option<Unit>,
     residue: Residue,
+    reported: Reported,
     committed: bool,
     key: Option<(i32, i32)>,
     lost: bool,
@@ -183,6 +213,7 @@ impl Tracker {
             b'C' => self.complete(body),
             b'R' => self.authentication.received(body),
             b'G' => return self.copy_in(),
+            b'S' => self.reported.take_in(body),
             b'E' => {
                 if let Some(unit) = self.owed.front_mut() {
                     unit.failed = true;
@@ -321,6 +352,10 @@ impl Tracker {
 
     pub(super) fn residue(&self) -> Residue {
         self.residue
+    }
+
+    pub(super) fn reported(&self) -> Reported {
+        self.reported
     }
 
     pub(super) fn forget_residue(&mut self) {
