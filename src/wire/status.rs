@@ -137,6 +137,7 @@ pub(super) struct Tracker {
     pub(super) authentication: Authentication,
     error: Option<[u8; 5]>,
     outdated: bool,
+    refused_write: bool,
     /// The ErrorResponse that ended the session.
     farewell: Option<Bytes>,
 }
@@ -220,6 +221,7 @@ impl Tracker {
                 }
                 self.error = sqlstate(body);
                 self.outdated |= self.error.is_some_and(|code| OUTDATED.contains(&&code[..]));
+                self.refused_write |= self.error == Some(READ_ONLY);
             }
             b'K' => {
                 if let (Some(process), Some(secret)) = (int(body, 0), int(body, 4)) {
@@ -381,11 +383,19 @@ impl Tracker {
         std::mem::take(&mut self.outdated)
     }
 
+    /// An error has said that the transaction, or the server, is read-only.
+    pub(super) fn refused_write(&self) -> bool {
+        self.refused_write
+    }
+
     /// BackendKeyData: the process and the secret that a CancelRequest needs.
     pub(super) fn key(&self) -> Option<(i32, i32)> {
         self.key
     }
 }
+
+/// `read_only_sql_transaction`.
+const READ_ONLY: [u8; 5] = *b"25006";
 
 /// `invalid_sql_statement_name`; `feature_not_supported`, as which a cached plan is
 /// refused whose columns have changed; `internal_error`, as which a type is missed. The
