@@ -88,6 +88,46 @@ async fn what_a_session_has_to_be_is_asked_of_the_server() {
     }
 }
 
+/// The server's process before and after `statement` was run on a kept session.
+async fn processes_around(wish: TargetSessionAttrs, statement: &str) -> [i32; 2] {
+    let lab = lab().await;
+    let mut config = Config::from_url(&lab.server.url).expect("a URL");
+    config.target_session_attrs = wish;
+    config.reset = antifreeze::Reset::Never;
+    let database = Database::new(config).expect("settings");
+    let mut processes = [0; 2];
+    for process in &mut processes {
+        *process = database
+            .invocation(PLENTY, async {
+                let connection = antifreeze::connection().await?;
+                let row = connection.query_one("select pg_backend_pid()", &[]).await?;
+                let _ = connection.batch_execute(statement).await;
+                Ok::<i32, antifreeze::Error>(row.get(0))
+            })
+            .await
+            .expect("an invocation");
+    }
+    processes
+}
+
+#[tokio::test]
+async fn a_kept_session_is_still_what_is_asked_for() {
+    use TargetSessionAttrs::{Any, Primary, ReadWrite};
+    let reported = "set default_transaction_read_only = on";
+    let refused = "begin read only; create table never (); commit";
+    for (wish, statement, kept) in [
+        (Any, reported, true),
+        (Primary, reported, true),
+        (ReadWrite, reported, false),
+        (Any, refused, true),
+        (Primary, refused, false),
+        (ReadWrite, refused, false),
+    ] {
+        let [before, after] = processes_around(wish, statement).await;
+        assert_eq!(before == after, kept, "{wish:?} {statement}");
+    }
+}
+
 #[tokio::test]
 async fn keywords_and_urls_lead_to_the_same_server() {
     let lab = lab().await;

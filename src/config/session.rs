@@ -5,6 +5,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::wire::Reported;
 
 /// `target_session_attrs`: which of several hosts is meant. The server says what it is
 /// while the session starts, so asking costs no round trip; PostgreSQL 14 and newer do.
@@ -26,20 +27,12 @@ pub enum TargetSessionAttrs {
 }
 
 impl TargetSessionAttrs {
-    /// Whether a session is such. `parameter` has what the server reported. `Err` says
-    /// why not.
-    pub(crate) fn check<'a>(
-        self,
-        parameter: impl Fn(&str) -> Option<&'a str>,
-    ) -> Result<(), &'static str> {
+    /// Whether a session is such, by what its server `reported` last. `Err` says why not.
+    pub(crate) fn check(self, reported: Reported) -> Result<(), &'static str> {
         if self == TargetSessionAttrs::Any {
             return Ok(());
         }
-        let is_on = |name| parameter(name).map(|value| value == "on");
-        let reported = (
-            is_on("in_hot_standby"),
-            is_on("default_transaction_read_only"),
-        );
+        let reported = (reported.in_hot_standby, reported.read_only);
         let (Some(standby), Some(read_only)) = reported else {
             return Err(
                 "does not report what target_session_attrs asks for: PostgreSQL does from 14 on, \
@@ -64,6 +57,14 @@ impl TargetSessionAttrs {
             }
         };
         if fits { Ok(()) } else { Err(why) }
+    }
+
+    /// Whether a server that refuses a write (25006) is not what is meant.
+    pub(crate) fn wants_writes(self) -> bool {
+        matches!(
+            self,
+            TargetSessionAttrs::ReadWrite | TargetSessionAttrs::Primary
+        )
     }
 }
 
@@ -100,17 +101,17 @@ mod tests {
     fn what_the_server_reports_decides() {
         // Standby, read-only by default; then which wishes it fulfils.
         for (standby, read_only, fits) in [
-            ("off", "off", ["any", "read-write", "primary"].as_slice()),
-            ("off", "on", &["any", "read-only", "primary"]),
-            ("on", "off", &["any", "read-only", "standby"]),
-            ("on", "on", &["any", "read-only", "standby"]),
+            (false, false, ["any", "read-write", "primary"].as_slice()),
+            (false, true, &["any", "read-only", "primary"]),
+            (true, false, &["any", "read-only", "standby"]),
+            (true, true, &["any", "read-only", "standby"]),
         ] {
             for wish in ["any", "read-write", "read-only", "primary", "standby"] {
                 let parsed: TargetSessionAttrs = wish.parse().expect(wish);
-                let checked = parsed.check(|name| match name {
-                    "in_hot_standby" => Some(standby),
-                    "default_transaction_read_only" => Some(read_only),
-                    _ => None,
+                let checked = parsed.check(Reported {
+                    in_hot_standby: Some(standby),
+                    read_only: Some(read_only),
+                    ..Reported::default()
                 });
                 let found = checked.is_ok();
                 assert_eq!(found, fits.contains(&wish), "{standby} {read_only} {wish}");
@@ -123,8 +124,8 @@ mod tests {
 
     #[test]
     fn who_cannot_tell_is_refused() {
-        assert_eq!(TargetSessionAttrs::Any.check(|_| None), Ok(()));
-        let refused = TargetSessionAttrs::Primary.check(|_| None);
+        assert_eq!(TargetSessionAttrs::Any.check(Reported::default()), Ok(()));
+        let refused = TargetSessionAttrs::Primary.check(Reported::default());
         assert!(refused.expect_err("unknown").contains("from 14 on"));
     }
 

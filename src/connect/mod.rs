@@ -237,7 +237,7 @@ impl Connector {
             })?;
         config
             .target_session_attrs
-            .check(|name| connection.parameter(name))
+            .check(wire.reported())
             .map_err(|why| Error::new(ErrorKind::Unreachable, format!("{target} {why}")))?;
         let parameter = |name: &str| connection.parameter(name);
         let path = self.found.path(config, target, parameter, &wire);

@@ -259,6 +259,7 @@ async fn examine(pool: &Pool, idle: &Idle, left: Option<Duration>) -> Result<Hom
     if !snapshot.is_quiet() || snapshot.status != Some(TransactionStatus::Idle) {
         return Err("not at rest");
     }
+    fits(pool, session)?;
     let home = session.home().ok_or("in use")?;
     if pool.clock.since(idle.since) > pool.config().probe_after {
         let limit = left.map_or(PROBE_LIMIT, |left| left.min(PROBE_LIMIT));
@@ -270,11 +271,23 @@ async fn examine(pool: &Pool, idle: &Idle, left: Option<Duration>) -> Result<Hom
             }
         };
         match timeout(limit, probe).await {
-            Ok(true) => {}
+            // What it has reported meanwhile came with the answer.
+            Ok(true) => fits(pool, session)?,
             _ => return Err(NO_ANSWER),
         }
     }
     Ok(home)
+}
+
+/// Whether the server is still what `target_session_attrs` asks for: a failover or a
+/// promotion does not end every session.
+fn fits(pool: &Pool, session: &Session) -> Result<(), &'static str> {
+    let wish = pool.config().target_session_attrs;
+    wish.check(session.wire().reported())?;
+    match wish.wants_writes() && session.wire().refused_write() {
+        true => Err("refused a write, and target_session_attrs asks for one that takes them"),
+        false => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -233,7 +233,7 @@ impl Frontend {
 
     fn query(&mut self, message: &[u8], tracker: &mut Tracker, out: &mut BytesMut) {
         let text = name(&message[5..]).unwrap_or_default();
-        let traits = Traits::of(text);
+        let traits = Traits::of(text, tracker.reported().conforming);
         tracker.leaves(residue(traits));
         // It is sent outside any transaction, and neither opens one nor is part of one:
         // nobody has to wait for its answer.
@@ -259,6 +259,7 @@ impl Frontend {
 
     fn parse(&mut self, message: &[u8], tracker: &mut Tracker, out: &mut BytesMut) {
         self.begin_under_sync(tracker, out);
+        let conforming = tracker.reported().conforming;
         let unit = tracker.open();
         unit.changes = true;
         let body = &message[5..];
@@ -267,7 +268,7 @@ impl Frontend {
             return out.put_slice(message);
         };
         let after_name = &body[name.len() + 1..];
-        let traits = Traits::of(self::name(after_name).unwrap_or_default());
+        let traits = Traits::of(self::name(after_name).unwrap_or_default(), conforming);
         let remembers = self.unnamed && !name.is_empty();
         if remembers || traits != Traits::default() {
             unit.prepares = Some(name.into());

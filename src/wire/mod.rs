@@ -35,6 +35,7 @@ use std::task::{Context, Poll};
 
 pub(crate) use authentication::{Guard, Refusal};
 pub(crate) use residue::Residue;
+pub(crate) use status::Reported;
 pub use status::TransactionStatus;
 use stream::State;
 pub(crate) use stream::{Stream, Transport};
@@ -174,6 +175,16 @@ impl Wire {
     /// A reset went well.
     pub(crate) fn forget_residue(&self) {
         self.state().tracker.forget_residue();
+    }
+
+    /// What the server has reported last about itself.
+    pub(crate) fn reported(&self) -> Reported {
+        self.state().tracker.reported()
+    }
+
+    /// The server has refused a write, at any time.
+    pub(crate) fn refused_write(&self) -> bool {
+        self.state().tracker.refused_write()
     }
 
     /// The SQLSTATE of the last error that the server reported.

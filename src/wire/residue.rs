@@ -67,7 +67,8 @@ pub(super) struct Traits {
 }
 
 impl Traits {
-    pub(super) fn of(text: &[u8]) -> Traits {
+    /// `conforming` is what the server last reported as `standard_conforming_strings`.
+    pub(super) fn of(text: &[u8], conforming: Option<bool>) -> Traits {
         if text == SET_LOCAL.as_bytes() || is_setting(text) {
             return Traits::default();
         }
@@ -76,12 +77,24 @@ impl Traits {
         let mut declares = false;
         // The word before this one; empty at the start of a statement.
         let mut before: &[u8] = b"";
-        for token in tokens(text) {
-            let Token::Word(word) = token else {
-                before = b"";
-                continue;
+        for token in tokens(text, conforming) {
+            let word = match token {
+                Token::Word(word) => word,
+                Token::Semicolon => {
+                    before = b"";
+                    continue;
+                }
+                // It may be any of these, a SET among them.
+                Token::Unreadable => {
+                    leaves_state = true;
+                    session_sets += 1;
+                    before = b"-";
+                    continue;
+                }
             };
-            leaves_state |= is(word, &["set_config"])
+            // How literals are read from then on is reported, but what is sent before that
+            // was read otherwise.
+            leaves_state |= is(word, &["set_config", "standard_conforming_strings"])
                 || contains(word, b"advisory_lock")
                 || starts(word, b"pg_temp")
                 || (is(word, &["temp", "temporary"])
@@ -137,6 +150,33 @@ fn contains(word: &[u8], part: &[u8]) -> bool {
 mod tests {
     use super::*;
 
+    fn traits(text: &str) -> Traits {
+        Traits::of(text.as_bytes(), Some(true))
+    }
+
+    #[test]
+    fn what_cannot_be_read_counts_as_state() {
+        let hidden = r"select '\'', pg_advisory_lock(1) --'";
+        for conforming in [None, Some(false)] {
+            let traits = Traits::of(hidden.as_bytes(), conforming);
+            assert!(traits.leaves_state, "{conforming:?}");
+        }
+        for text in [
+            r#"select U&"pg_adv\0069sory_lock"(1)"#,
+            r#"select u&"pg_adv!0069sory_lock" uescape '!' (1)"#,
+            r"select E'a''b\'', pg_advisory_lock(1) --'",
+            "select E'a'\n'b\\'', pg_advisory_lock(1) --'",
+            "select 1 -- why\r, pg_advisory_lock(1)",
+            "set local standard_conforming_strings = off",
+        ] {
+            assert!(traits(text).leaves_state, "{text}");
+        }
+        let local = Traits::of(br"set local a.b = '\''; set c.d = 'e' --'", None);
+        assert!(!local.sets_are_local);
+        // A backslash that the server takes for itself hides nothing.
+        assert!(!traits(r"select '\', 'pg_advisory_lock'").leaves_state);
+    }
+
     #[test]
     fn texts_that_leave_state_behind_a_select() {
         for text in [
@@ -156,21 +196,21 @@ mod tests {
             "declare c cursor with hold for select 1",
             "select 1; select pg_advisory_lock(2)",
         ] {
-            assert!(Traits::of(text.as_bytes()).leaves_state, "{text}");
+            assert!(traits(text).leaves_state, "{text}");
         }
     }
 
     #[test]
     fn what_we_tell_the_server_is_no_state_that_was_left() {
         let ours = setting([("statement_timeout", 30_000), ("transaction_timeout", 1)]);
-        assert!(!Traits::of(ours.as_bytes()).leaves_state, "{ours}");
+        assert!(!traits(&ours).leaves_state, "{ours}");
         for text in [
             format!("{ours}; select set_config('a.b', 'c', false)"),
             format!("select set_config('a.b', 'c', false); {ours}"),
             ours.replace("'1'", "set_config ('a', 'b', false)"),
             ours.replace("30000", "30000; select pg_advisory_lock(1)"),
         ] {
-            assert!(Traits::of(text.as_bytes()).leaves_state, "{text}");
+            assert!(traits(&text).leaves_state, "{text}");
         }
     }
 
@@ -188,7 +228,7 @@ mod tests {
             "declare c cursor for select 1",
             "update t set hold = true",
         ] {
-            assert!(!Traits::of(text.as_bytes()).leaves_state, "{text}");
+            assert!(!traits(text).leaves_state, "{text}");
         }
     }
 
@@ -208,7 +248,7 @@ mod tests {
             ("set /* not */ search_path = x", false),
             ("select 1", false),
         ] {
-            assert_eq!(Traits::of(text.as_bytes()).sets_are_local, local, "{text}");
+            assert_eq!(traits(text).sets_are_local, local, "{text}");
         }
     }
 

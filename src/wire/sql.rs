@@ -12,15 +12,22 @@ pub(super) enum Token<'a> {
     Word(&'a [u8]),
     /// The end of one statement.
     Semicolon,
+    /// Something that may stand for any word, or hide some.
+    Unreadable,
 }
 
-/// Iterates over the words and semicolons of `text`.
-pub(super) fn tokens(text: &[u8]) -> Tokens<'_> {
-    Tokens { rest: text }
+/// Iterates over the words and semicolons of `text`. `conforming` is what the server
+/// last reported as `standard_conforming_strings`.
+pub(super) fn tokens(text: &[u8], conforming: Option<bool>) -> Tokens<'_> {
+    Tokens {
+        rest: text,
+        conforming,
+    }
 }
 
 pub(super) struct Tokens<'a> {
     rest: &'a [u8],
+    conforming: Option<bool>,
 }
 
 impl<'a> Iterator for Tokens<'a> {
@@ -34,14 +41,20 @@ impl<'a> Iterator for Tokens<'a> {
                     self.rest = rest;
                     return Some(Token::Semicolon);
                 }
-                b'\'' => self.rest = after_quote(rest, b'\'', false),
+                b'\'' => {
+                    self.rest = after_literal(rest, self.conforming == Some(false));
+                    let literal = &rest[..rest.len() - self.rest.len()];
+                    if self.conforming.is_none() && literal.contains(&b'\\') {
+                        return Some(Token::Unreadable);
+                    }
+                }
                 b'"' => {
                     let end = rest.iter().position(|&b| b == b'"').unwrap_or(rest.len());
                     self.rest = rest.get(end + 1..).unwrap_or_default();
                     return Some(Token::Word(&rest[..end]));
                 }
                 b'-' if rest.first() == Some(&b'-') => {
-                    let end = rest.iter().position(|&b| b == b'\n');
+                    let end = rest.iter().position(|&b| is_newline(b));
                     self.rest = end.map_or(&[], |end| &rest[end..]);
                 }
                 b'/' if rest.first() == Some(&b'*') => self.rest = after_comment(&rest[1..]),
@@ -49,10 +62,15 @@ impl<'a> Iterator for Tokens<'a> {
                 _ if starts_word(first) => {
                     let end = self.rest.iter().position(|&b| !continues_word(b));
                     let (word, rest) = self.rest.split_at(end.unwrap_or(self.rest.len()));
-                    // E'..' is the one literal in which a backslash escapes.
+                    // In E'..' a backslash always escapes.
                     if word.eq_ignore_ascii_case(b"e") && rest.first() == Some(&b'\'') {
-                        self.rest = after_quote(&rest[1..], b'\'', true);
+                        self.rest = after_literal(&rest[1..], true);
                         continue;
+                    }
+                    // U&"..": the escape character is named behind it, if at all.
+                    if word.eq_ignore_ascii_case(b"u") && rest.starts_with(b"&\"") {
+                        self.rest = &rest[1..];
+                        return Some(Token::Unreadable);
                     }
                     self.rest = rest;
                     return Some(Token::Word(word));
@@ -72,19 +90,47 @@ fn continues_word(byte: u8) -> bool {
     starts_word(byte) || byte.is_ascii_digit() || byte == b'$'
 }
 
-/// What follows the closing quote. A doubled quote closes and opens again,
-/// which comes to the same.
-fn after_quote(text: &[u8], quote: u8, backslash: bool) -> &[u8] {
-    let mut bytes = text.iter().enumerate();
-    while let Some((at, &byte)) = bytes.next() {
-        if byte == quote {
-            return &text[at + 1..];
-        }
-        if backslash && byte == b'\\' {
-            bytes.next();
-        }
+fn is_newline(byte: u8) -> bool {
+    matches!(byte, b'\n' | b'\r')
+}
+
+/// What follows a literal, whose opening quote is behind us. A doubled quote is part of
+/// it, and behind a line end it may go on: both matter where a `backslash` escapes.
+fn after_literal(mut text: &[u8], backslash: bool) -> &[u8] {
+    while let Some((&byte, rest)) = text.split_first() {
+        text = match byte {
+            b'\'' => match continued(rest) {
+                Some(more) => more,
+                None => return rest,
+            },
+            b'\\' if backslash => rest.get(1..).unwrap_or_default(),
+            _ => rest,
+        };
     }
     &[]
+}
+
+/// What follows the quote with which a literal goes on that a quote seemed to end.
+fn continued(mut text: &[u8]) -> Option<&[u8]> {
+    if let Some(doubled) = text.strip_prefix(b"'") {
+        return Some(doubled);
+    }
+    let mut newline = false;
+    while let Some((&byte, rest)) = text.split_first() {
+        match byte {
+            b'\'' if newline => return Some(rest),
+            b'-' if rest.first() == Some(&b'-') => {
+                let end = rest.iter().position(|&b| is_newline(b))?;
+                text = &rest[end..];
+            }
+            b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c => {
+                newline |= is_newline(byte);
+                text = rest;
+            }
+            _ => return None,
+        }
+    }
+    None
 }
 
 /// What follows a block comment; they nest.
@@ -139,10 +185,15 @@ mod tests {
     use super::*;
 
     fn words(text: &str) -> String {
-        let words: Vec<_> = tokens(text.as_bytes())
+        words_if(text, Some(true))
+    }
+
+    fn words_if(text: &str, conforming: Option<bool>) -> String {
+        let words: Vec<_> = tokens(text.as_bytes(), conforming)
             .map(|token| match token {
                 Token::Word(word) => String::from_utf8_lossy(word).into_owned(),
                 Token::Semicolon => ";".into(),
+                Token::Unreadable => "?".into(),
             })
             .collect();
         words.join(" ")
@@ -158,6 +209,13 @@ mod tests {
             (r"select 'back\', c", "select c"),
             (r"select E'quote\' still', c", "select c"),
             ("select e'', c", "select c"),
+            (r"select E'a''b\'', c --'", "select c"),
+            ("select E'a'\n'b\\'', c --'", "select c"),
+            ("select E'a' -- why\n 'b\\'', c --'", "select c"),
+            ("select 'a' 'b\\', c", "select c"),
+            ("select --\rx", "select x"),
+            (r#"select U&"\0061", c"#, r"select ? \0061 c"),
+            (r"select U&'\0061', c", "select U c"),
             ("select --\nx", "select x"),
             ("select -- x", "select"),
             ("select /* a /* b */ c */ d", "select d"),
@@ -178,11 +236,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_backslash_is_read_as_the_server_reads_it() {
+        let text = r"select '\', b, '\', c --'";
+        assert_eq!(words_if(text, Some(true)), "select b c");
+        assert_eq!(words_if(text, Some(false)), "select");
+        let hides = r"select 'a\'', c --'";
+        assert_eq!(words_if(hides, Some(false)), "select c");
+        assert!(words_if(hides, None).contains('?'));
+        assert_eq!(words_if("select 'a', c", None), "select c");
+    }
+
     proptest::proptest! {
         #[test]
         fn any_text_ends(text in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
-            let counted = tokens(&text).count();
-            proptest::prop_assert!(counted <= text.len());
+            for conforming in [None, Some(false), Some(true)] {
+                let counted = tokens(&text, conforming).count();
+                proptest::prop_assert!(counted <= text.len());
+            }
         }
 
         #[test]

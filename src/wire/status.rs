@@ -93,6 +93,35 @@ pub(super) enum Fate {
     Hold,
 }
 
+/// What ParameterStatus has said last, which costs no round trip. `None`: nothing, or
+/// nothing that is understood.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Reported {
+    /// `standard_conforming_strings`.
+    pub(crate) conforming: Option<bool>,
+    /// `in_hot_standby`, which PostgreSQL reports from 14 on.
+    pub(crate) in_hot_standby: Option<bool>,
+    /// `default_transaction_read_only`, which PostgreSQL reports from 14 on.
+    pub(crate) read_only: Option<bool>,
+}
+
+impl Reported {
+    fn take_in(&mut self, body: &[u8]) {
+        let mut fields = body.split(|&byte| byte == 0);
+        let place = match fields.next() {
+            Some(b"standard_conforming_strings") => &mut self.conforming,
+            Some(b"in_hot_standby") => &mut self.in_hot_standby,
+            Some(b"default_transaction_read_only") => &mut self.read_only,
+            _ => return,
+        };
+        *place = match fields.next() {
+            Some(b"on") => Some(true),
+            Some(b"off") => Some(false),
+            _ => None,
+        };
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Tracker {
     status: Option<TransactionStatus>,
@@ -101,12 +130,14 @@ pub(super) struct Tracker {
     /// Extended messages that no Sync has followed yet.
     open: Option<Unit>,
     residue: Residue,
+    reported: Reported,
     committed: bool,
     key: Option<(i32, i32)>,
     lost: bool,
     pub(super) authentication: Authentication,
     error: Option<[u8; 5]>,
     outdated: bool,
+    refused_write: bool,
     /// The ErrorResponse that ended the session.
     farewell: Option<Bytes>,
 }
@@ -183,12 +214,14 @@ impl Tracker {
             b'C' => self.complete(body),
             b'R' => self.authentication.received(body),
             b'G' => return self.copy_in(),
+            b'S' => self.reported.take_in(body),
             b'E' => {
                 if let Some(unit) = self.owed.front_mut() {
                     unit.failed = true;
                 }
                 self.error = sqlstate(body);
                 self.outdated |= self.error.is_some_and(|code| OUTDATED.contains(&&code[..]));
+                self.refused_write |= self.error == Some(READ_ONLY);
             }
             b'K' => {
                 if let (Some(process), Some(secret)) = (int(body, 0), int(body, 4)) {
@@ -323,6 +356,10 @@ impl Tracker {
         self.residue
     }
 
+    pub(super) fn reported(&self) -> Reported {
+        self.reported
+    }
+
     pub(super) fn forget_residue(&mut self) {
         self.residue = Residue::default();
     }
@@ -346,11 +383,19 @@ impl Tracker {
         std::mem::take(&mut self.outdated)
     }
 
+    /// An error has said that the transaction, or the server, is read-only.
+    pub(super) fn refused_write(&self) -> bool {
+        self.refused_write
+    }
+
     /// BackendKeyData: the process and the secret that a CancelRequest needs.
     pub(super) fn key(&self) -> Option<(i32, i32)> {
         self.key
     }
 }
+
+/// `read_only_sql_transaction`.
+const READ_ONLY: [u8; 5] = *b"25006";
 
 /// `invalid_sql_statement_name`; `feature_not_supported`, as which a cached plan is
 /// refused whose columns have changed; `internal_error`, as which a type is missed. The

@@ -132,3 +132,21 @@ fn an_error_may_be_the_last_word_once_the_session_has_begun() {
     tracker.open();
     assert!(!tracker.dismissible(), "its Sync is to come");
 }
+
+#[test]
+fn what_the_server_reports_is_kept() {
+    let mut tracker = Tracker::default();
+    assert_eq!(tracker.reported(), Reported::default());
+    tracker.received(b'S', b"standard_conforming_strings\0off\0");
+    tracker.received(b'S', b"in_hot_standby\0on\0");
+    tracker.received(b'S', b"default_transaction_read_only\0off\0");
+    tracker.received(b'S', b"TimeZone\0on\0");
+    let reported = Reported {
+        conforming: Some(false),
+        in_hot_standby: Some(true),
+        read_only: Some(false),
+    };
+    assert_eq!(tracker.reported(), reported);
+    tracker.received(b'S', b"standard_conforming_strings\0");
+    assert_eq!(tracker.reported().conforming, None);
+}
