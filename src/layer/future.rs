@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::Response;
 use pin_project_lite::pin_project;
 
-use super::{Body, HealthFuture, Settings, problem};
+use super::{Body, HealthFuture, Joined, Settings, problem};
 use crate::error::Error;
 use crate::invocation::{Ended, Finished, Invocation, Judge, Run};
 
@@ -27,7 +27,7 @@ pin_project! {
     #[project = KindProjection]
     enum Kind<F: Future> {
         // A layer around this one has made the invocation.
-        Joined { #[pin] inner: F },
+        Joined { #[pin] inner: Joined<F>, settings: Settings },
         // It was turned away.
         Refused { error: Option<Error> },
         Ours { #[pin] run: Run<F, Settings> },
@@ -40,9 +40,12 @@ impl<F, R, E> ResponseFuture<F>
 where
     F: Future<Output = Result<Response<R>, E>>,
 {
-    pub(crate) fn joined(inner: F) -> Self {
+    pub(crate) fn joined(inner: F, settings: &Settings) -> Self {
         ResponseFuture {
-            kind: Kind::Joined { inner },
+            kind: Kind::Joined {
+                inner: Joined::new(inner, settings),
+                settings: settings.clone(),
+            },
         }
     }
 
@@ -81,9 +84,14 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().kind.project() {
-            KindProjection::Joined { inner } => {
-                let response = ready!(inner.poll(cx));
-                Poll::Ready(response.map(|response| response.map(Body::whole)))
+            KindProjection::Joined { inner, settings } => {
+                Poll::Ready(match ready!(inner.poll(cx)) {
+                    Some(response) => response.map(|mut response| {
+                        settings.judge(&mut response);
+                        response.map(Body::whole)
+                    }),
+                    None => Ok(problem::of(&Error::deadline()).map(Body::ours)),
+                })
             }
             KindProjection::Refused { error } => {
                 let error = error
@@ -127,7 +135,7 @@ where
 impl<R, E> Judge<Result<Response<R>, E>> for Settings {
     fn is_success(&self, result: &Result<Response<R>, E>) -> bool {
         let response = result.as_ref();
-        response.is_ok_and(|response| self.commits(response.status()))
+        response.is_ok_and(|response| self.commits(response))
     }
 
     fn streams(&self, result: &Result<Response<R>, E>, invocation: &Invocation) -> bool {
