@@ -61,42 +61,6 @@ async fn one_that_was_not_given_back_at_rest_is_brought_to_rest_for_the_next_lea
     .expect("fine");
 }
 
-#[tokio::test]
-async fn an_invocation_that_would_wait_for_itself_is_told_at_once() {
-    let lab = lab_with(|config| config.max_connections = 2).await;
-    let error = timeout(
-        Duration::from_secs(1),
-        lab.run(async {
-            let _first = connection().await?;
-            let _second = connection().await?;
-            let _third = connection().await?;
-            Ok(())
-        }),
-    )
-    .await
-    .expect("at once")
-    .expect_err("it has both");
-    assert_eq!(kind(&error), Some(ErrorKind::WouldWaitForItself));
-    let told = error.to_string();
-    assert!(
-        told.contains("tests/pool.rs:") && told.contains("max_connections"),
-        "{told}"
-    );
-}
-
-/// What the outer one holds does not come back before the inner one has ended.
-#[tokio::test]
-async fn one_inside_another_that_would_wait_for_it_is_told_at_once() {
-    let lab = lab_with(|config| config.max_connections = 1).await;
-    let inside = lab.run(async {
-        let _held = connection().await?;
-        lab.run(lease_and_return()).await
-    });
-    let told = timeout(Duration::from_secs(1), inside).await;
-    let error = told.expect("at once").expect_err("it waits for itself");
-    assert_eq!(kind(&error), Some(ErrorKind::WouldWaitForItself));
-}
-
 /// One came home in a transaction: the checkout that brings it to rest, and another that
 /// opens a second connection meanwhile, are two and not three.
 #[tokio::test]

@@ -15,14 +15,34 @@ use crate::teardown::{at_rest, rest};
 
 impl Inner {
     pub(super) async fn checkout(self: &Arc<Self>, caller: Caller) -> Result<Connection> {
-        let mut asking = Asking::start(self, caller)?;
+        let mut asking = Asking::start(self)?;
         let leasing = async {
-            if let Some(connection) = self.lease_again(&mut asking).await? {
-                return Ok(connection);
-            }
             let pools = self.database.pools();
+            let mut permit = pin!(pools.permit(self.left()));
+            let permit = loop {
+                let mut returned = pin!(self.returned.notified());
+                returned.as_mut().enable();
+                if let Some(connection) = self.lease_again(&mut asking).await? {
+                    return Ok(connection);
+                }
+                let max = pools.here().max_connections();
+                if Scope::transactions(self) >= max {
+                    return Err(Error::would_wait_for_itself(max, caller));
+                }
+                match select(permit.as_mut(), returned).await {
+                    Either::Left((Ok(permit), _)) => break permit,
+                    Either::Left((Err(error), _)) => {
+                        let held = Scope::in_use(self);
+                        return Err(match held >= max {
+                            true => Error::would_wait_for_itself(held, caller),
+                            false => error,
+                        });
+                    }
+                    Either::Right(_) => {}
+                }
+            };
             let whole = self.deadline.whole();
-            let (lease, home) = pools.checkout(self.left(), whole).await?;
+            let (lease, home) = pools.checkout(permit, self.left(), whole).await?;
             self.give_out(lease, home, &mut asking)
         };
         // A checkout must not outlive the invocation: what it opens would stay behind.
@@ -140,15 +160,18 @@ impl Inner {
             return;
         };
         let lease = &state.leases[at].lease;
-        let Some(place) = lease.place() else {
-            return;
-        };
-        if let Some(home) = at_rest(&lease.session, self.database.config()) {
-            let lease = state.leases.swap_remove(at).lease;
-            drop(state);
-            self.report_clean(&lease.session);
-            lease.keep(home, place);
+        if let Some(place) = lease.place() {
+            if let Some(home) = at_rest(&lease.session, self.database.config()) {
+                let lease = state.leases.swap_remove(at).lease;
+                drop(state);
+                self.report_clean(&lease.session);
+                lease.keep(home, place);
+                return;
+            }
         }
+        drop(state);
+        // A sibling that waits for a connection brings it to rest.
+        self.returned.notify_waiters();
     }
 
     /// Whoever knows the connection by this number has it still.
@@ -157,10 +180,16 @@ impl Inner {
         state.phase == Phase::Open && state.leases.iter().any(|held| held.number == number)
     }
 
-    /// How many connections somebody uses or is about to.
-    pub(super) fn in_use(state: &State) -> usize {
+    /// How many connections somebody uses.
+    pub(super) fn in_use(&self) -> usize {
         let away = |held: &&Held| held.lease.session.home().is_none();
-        state.leases.iter().filter(away).count() + state.asking
+        self.state().leases.iter().filter(away).count()
+    }
+
+    /// Its transaction has a connection, and gives it back at the end alone. The head of a
+    /// streamed response is another end, before that of the tasks that wait.
+    pub(super) fn keeps_one(&self) -> bool {
+        self.transaction.is_made() && !self.state().streams
     }
 }
 
@@ -172,17 +201,10 @@ struct Asking<'a> {
 }
 
 impl<'a> Asking<'a> {
-    fn start(inner: &'a Inner, caller: Caller) -> Result<Self> {
-        let pool = inner.database.pools().here();
-        // What the invocations around this one hold will not come back before it ends.
-        let outer = Scope::in_use_around(inner);
+    fn start(inner: &'a Inner) -> Result<Self> {
         let mut state = inner.state();
         if state.phase == Phase::Closed {
             return Err(Error::invocation_ended());
-        }
-        let held = Inner::in_use(&state) + outer;
-        if held >= pool.max_connections() {
-            return Err(Error::would_wait_for_itself(held, caller));
         }
         state.asking += 1;
         Ok(Asking {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::error::Severity;
 
 use super::transaction::{self, Shared};
@@ -152,16 +152,17 @@ impl Invocation {
         join_all(rests).await;
     }
 
-    /// Runs hooks one after the other, each within its time and guarded.
+    /// Runs hooks one after the other, guarded, all of them within the time of one step:
+    /// as much is left for what follows.
     async fn run(&self, which: impl Which) {
+        let end = Instant::now() + self.inner.budget().step();
         loop {
             let Some(hook) = which.next(&self.inner) else {
                 return;
             };
-            let limit = self.inner.budget().step();
             let scope = Scope::around(self.clone());
             let hook = AssertUnwindSafe(scope.run(hook)).catch_unwind();
-            let why = match timeout(limit, hook).await {
+            let why = match timeout_at(end, hook).await {
                 Ok(Ok(())) => continue,
                 Ok(Err(_)) => "it panicked",
                 Err(_) => "it took too long",
@@ -260,6 +261,10 @@ impl Inner {
 
 /// COMMIT, and the server's word that it did.
 async fn commit(shared: &Shared, budget: &Budget) -> Finished {
+    // Nothing was asked of it: whatever its session is like, nothing can be lost.
+    if !shared.is_used() {
+        return Ok(());
+    }
     let session = shared.connection.session();
     let snapshot = match timeout(budget.grace(), session.settled()).await {
         Ok(snapshot) => snapshot,

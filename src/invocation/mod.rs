@@ -6,6 +6,7 @@ mod finish;
 mod lease;
 mod retry;
 mod run;
+mod savepoint;
 mod scope;
 mod tasks;
 mod transaction;
@@ -26,9 +27,10 @@ pub(crate) use finish::Finished;
 pub use lease::{CancelToken, Connection};
 pub use retry::{TransactionRetry, retry_transaction};
 pub(crate) use run::{Ended, Judge, Run};
+pub use savepoint::Savepoint;
 pub(crate) use scope::Scope;
 pub use scope::{connection, invocation, transaction};
-pub use transaction::{IsolationLevel, Savepoint, Transaction, TransactionBuilder};
+pub use transaction::{IsolationLevel, Transaction, TransactionBuilder};
 
 pub(crate) use watch::Watch;
 
@@ -76,6 +78,9 @@ struct Inner {
     gate: Notify,
     /// A checkout is done.
     asked: Notify,
+    /// A connection came home and is still the invocation's; or none will: the transaction
+    /// has it.
+    returned: Notify,
 }
 
 #[derive(Default)]
@@ -122,6 +127,7 @@ impl Invocation {
                 state: Mutex::default(),
                 gate: Notify::new(),
                 asked: Notify::new(),
+                returned: Notify::new(),
             }),
         }
     }
@@ -129,14 +135,20 @@ impl Invocation {
     /// Leases a connection: a kept one, or a new one.
     ///
     /// Each call is another session. Dropping the connection gives it back; if it
-    /// is not at rest then, the invocation keeps it until its own end.
+    /// is not at rest then, the invocation keeps it until its own end, or until it is
+    /// asked for another.
+    ///
+    /// Where all of `max_connections` are in use it waits for one, for `acquire_timeout`
+    /// at most: also for those of this invocation, since another future or task of it may
+    /// be about to give one back.
     ///
     /// # Errors
     ///
     /// - [`InvocationEnded`](crate::ErrorKind::InvocationEnded): the response is on
     ///   its way.
     /// - [`WouldWaitForItself`](crate::ErrorKind::WouldWaitForItself): this
-    ///   invocation has all of `max_connections` already.
+    ///   invocation has all of `max_connections` already, and gave none back in time; at
+    ///   once, if its transaction has the only one, which stays until the end.
     /// - [`AcquireTimeout`](crate::ErrorKind::AcquireTimeout): others did not give
     ///   one back in time.
     /// - whatever connecting may fail with.
@@ -195,8 +207,9 @@ impl Invocation {
     /// connections are brought to rest: for what other stores leave behind. The
     /// last one deferred runs first.
     ///
-    /// It is given up after half a second, or when the deadline leaves no more, and
-    /// dropped unrun if the connections are being brought to rest already.
+    /// All of them together have half a second, and at most half of what the deadline
+    /// leaves: the rest is for COMMIT. What is not done by then is given up. It is dropped
+    /// unrun if the connections are being brought to rest already.
     pub fn defer(&self, cleanup: impl Future<Output = ()> + Send + 'static) {
         self.hook(Box::pin(cleanup), |state| &mut state.deferred);
     }
@@ -204,8 +217,8 @@ impl Invocation {
     /// Runs `hook` last, when the connections are at rest and before the response
     /// leaves: for exporters that have to flush what teardown reports.
     ///
-    /// It is given up after half a second, or when the deadline leaves no more, and
-    /// dropped unrun if the connections are being brought to rest already.
+    /// All of them together have half a second, and at most half of what the deadline
+    /// leaves. It is dropped unrun if the connections are being brought to rest already.
     pub fn after(&self, hook: impl Future<Output = ()> + Send + 'static) {
         self.hook(Box::pin(hook), |state| &mut state.after);
     }
@@ -227,7 +240,8 @@ impl Invocation {
     /// as it is. The last frame is kept back until teardown is done.
     ///
     /// The invocation's own [transaction](Invocation::transaction) still commits
-    /// before the head: its outcome decides the status.
+    /// before the head: its outcome decides the status. From then on it is refused: what
+    /// the body is to store, it commits itself in a transaction on a connection.
     pub fn stream<B>(&self, body: B) -> B {
         self.state().streams = true;
         body

@@ -41,18 +41,32 @@ impl Scope {
         None
     }
 
-    /// How many connections of the same database the invocations around `inner` use.
-    pub(super) fn in_use_around(inner: &Inner) -> usize {
-        let mut in_use = 0;
+    /// How many connections of the same database `inner` and the invocations around it use.
+    pub(super) fn in_use(inner: &Inner) -> usize {
+        let around = Scope::around_it(inner).into_iter();
+        inner.in_use() + around.map(|outer| outer.inner.in_use()).sum::<usize>()
+    }
+
+    /// How many of these are kept by transactions: nothing gives them back before `inner`
+    /// has ended. Any other may be given back, by a future that runs beside this one.
+    pub(super) fn transactions(inner: &Inner) -> usize {
+        let around = Scope::around_it(inner);
+        let keep = around.iter().filter(|outer| outer.inner.keeps_one());
+        usize::from(inner.keeps_one()) + keep.count()
+    }
+
+    /// The invocations of the same database around `inner`.
+    fn around_it(inner: &Inner) -> Vec<Invocation> {
+        let mut around = Vec::new();
         let mut scope = CURRENT.try_with(Clone::clone).ok();
         while let Some(Scope(layered)) = scope {
-            let outer = &*layered.invocation.inner;
-            if !std::ptr::eq(outer, inner) && outer.database.is(&inner.database) {
-                in_use += Inner::in_use(&outer.state());
+            let outer = &layered.invocation;
+            if !std::ptr::eq(&*outer.inner, inner) && outer.belongs_to(&inner.database) {
+                around.push(outer.clone());
             }
             scope = layered.outer.clone();
         }
-        in_use
+        around
     }
 
     /// Runs `f` inside this scope.

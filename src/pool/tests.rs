@@ -98,7 +98,10 @@ impl World<'_> {
     }
 
     async fn step(&mut self, step: &Step) {
-        let checkout = async || self.pools.checkout(Some(PLENTY), None).await;
+        let checkout = async || {
+            let permit = self.pools.permit(Some(PLENTY)).await?;
+            self.pools.checkout(permit, Some(PLENTY), None).await
+        };
         match step {
             Step::Lease(polls) => {
                 let polls = polls.unwrap_or(usize::MAX);

@@ -48,7 +48,9 @@ impl Kept {
     }
 
     async fn out(&self) -> Result<(Lease, Home)> {
-        self.pools.checkout(Some(PROBE_LIMIT * 3 / 2), None).await
+        let left = Some(PROBE_LIMIT * 3 / 2);
+        let permit = self.pools.permit(left).await?;
+        self.pools.checkout(permit, left, None).await
     }
 
     /// Two connections that are kept.
