@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 use tokio_postgres::error::Severity;
 
 use super::transaction::{self, Shared};
@@ -160,9 +160,11 @@ impl Invocation {
             let Some(hook) = which.next(&self.inner) else {
                 return;
             };
+            // One that is slow leaves something to those behind it.
+            let limit = end.saturating_duration_since(Instant::now()) / 2;
             let scope = Scope::around(self.clone());
             let hook = AssertUnwindSafe(scope.run(hook)).catch_unwind();
-            let why = match timeout_at(end, hook).await {
+            let why = match timeout(limit, hook).await {
                 Ok(Ok(())) => continue,
                 Ok(Err(_)) => "it panicked",
                 Err(_) => "it took too long",
@@ -261,10 +263,6 @@ impl Inner {
 
 /// COMMIT, and the server's word that it did.
 async fn commit(shared: &Shared, budget: &Budget) -> Finished {
-    // Nothing was asked of it: whatever its session is like, nothing can be lost.
-    if !shared.is_used() {
-        return Ok(());
-    }
     let session = shared.connection.session();
     let snapshot = match timeout(budget.grace(), session.settled()).await {
         Ok(snapshot) => snapshot,
@@ -277,6 +275,10 @@ async fn commit(shared: &Shared, budget: &Budget) -> Finished {
         }
     };
     let fell = session.wire().disarm();
+    // Nothing was asked of it: whatever its session is like, nothing can be lost.
+    if !shared.is_used() {
+        return Ok(());
+    }
     // Before the runtime has heard of it, the kernel has.
     if snapshot.is_over() || session.peek() == Peek::Closed {
         return Err(transaction::lost());

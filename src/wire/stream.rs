@@ -183,11 +183,6 @@ impl State {
                     self.reads = true;
                     return Poll::Pending;
                 }
-                // No answer to come could be told from another.
-                None if self.tracker.is_lost() => {
-                    let lost = "the server's answers cannot be told apart any more";
-                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, lost)));
-                }
                 None => {}
             }
             if !self.tracker.filters() && !self.scanner.withholds() {
