@@ -18,9 +18,11 @@ pub(crate) fn process_started() -> SystemTime {
 pub(crate) trait Clock: Debug + Send + Sync {
     fn now(&self) -> SystemTime;
 
-    /// How long ago `then` was; nothing if the clock was set back meanwhile.
+    /// How long ago `then` was. A clock that was set back counts by how much: else
+    /// everything would stay young until it has caught up.
     fn since(&self, then: SystemTime) -> Duration {
-        self.now().duration_since(then).unwrap_or_default()
+        let since = self.now().duration_since(then);
+        since.unwrap_or_else(|ahead| ahead.duration())
     }
 }
 
@@ -43,6 +45,13 @@ pub(crate) struct Manual(std::sync::Mutex<SystemTime>);
 impl Manual {
     pub(crate) fn new() -> std::sync::Arc<Self> {
         std::sync::Arc::new(Manual(std::sync::Mutex::new(SystemTime::UNIX_EPOCH)))
+    }
+
+    pub(crate) fn set_back(&self, by: Duration) {
+        *self
+            .0
+            .lock()
+            .expect("no test panics while it moves the clock") -= by;
     }
 
     pub(crate) fn advance(&self, by: Duration) {

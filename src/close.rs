@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::connection::Session;
 use crate::database::Database;
+use crate::deadline::FAR;
 use crate::observe;
 use crate::pool::{Away, Pools};
 use crate::teardown::{Budget, Outcome, close};
@@ -76,7 +77,7 @@ impl Close {
 
     /// How long it may take. Default: 300 ms, as long as Lambda waits.
     pub fn within(mut self, grace: Duration) -> Self {
-        self.grace = grace;
+        self.grace = grace.min(FAR);
         self
     }
 
@@ -176,13 +177,8 @@ struct Goodbye {
 /// Closes one, if its invocation has not: then this finds out how that went.
 async fn goodbye(session: &Arc<Session>, budget: &Budget, interrupted: bool) -> Goodbye {
     let rested = close(session, Outcome::default(), budget).await;
-    let acknowledged = match rested.outcome.closed() {
-        Some(true) => true,
-        // Of two who wait for it, one alone is woken.
-        _ => session.closed(Duration::ZERO).await == Some(true),
-    };
     Goodbye {
-        acknowledged,
+        acknowledged: rested.outcome.closed() == Some(true),
         interrupted,
     }
 }

@@ -20,7 +20,7 @@ const LEAVE: Duration = Duration::from_millis(50);
 
 /// Longer than any host runs a function, and short enough to be added to any
 /// instant.
-const FAR: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+pub(crate) const FAR: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// When an invocation has to be done.
 ///

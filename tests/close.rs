@@ -248,3 +248,11 @@ mod snapshots {
         resource.after_restore().await.expect("it is no failure");
     }
 }
+
+#[tokio::test]
+async fn a_grace_without_end_is_one() {
+    let lab = lab().await;
+    hold_several(&lab, 1).await;
+    let closed = lab.database.close().within(Duration::MAX).await;
+    assert_eq!((closed.closed, closed.acknowledged), (1, 1));
+}

@@ -7,10 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use antifreeze::{
-    Config, ConnectionLifetime, ErrorKind, Reset, Step, Teardown, connection, invocation,
-    transaction,
-};
+use antifreeze::{ConnectionLifetime, ErrorKind, Reset, Step, Teardown, connection, invocation};
 use common::{
     BoxError, Lab, PLENTY, at_most, kind, lab, lab_over_relay, lab_with, lease_and_return,
 };
@@ -62,103 +59,6 @@ async fn one_that_was_not_given_back_at_rest_is_brought_to_rest_for_the_next_lea
     })
     .await
     .expect("fine");
-}
-
-/// So many, and no patience with who waits for itself.
-fn few(max_connections: usize) -> impl FnOnce(&mut Config) {
-    move |config| {
-        config.max_connections = max_connections;
-        config.acquire_timeout = Duration::from_millis(100);
-    }
-}
-
-#[tokio::test]
-async fn an_invocation_that_waits_for_itself_is_told() {
-    let lab = lab_with(few(2)).await;
-    let work = lab.run(async {
-        let _first = connection().await?;
-        let _second = connection().await?;
-        let _third = connection().await?;
-        Ok(())
-    });
-    let error = work.await.expect_err("it has both");
-    assert_eq!(kind(&error), Some(ErrorKind::WouldWaitForItself));
-    let told = error.to_string();
-    assert!(
-        told.contains("tests/pool.rs:") && told.contains("max_connections"),
-        "{told}"
-    );
-}
-
-#[tokio::test]
-async fn one_nested_in_another_that_waits_for_it_is_told() {
-    let lab = lab_with(few(1)).await;
-    let inside = lab.run(async {
-        let _held = connection().await?;
-        lab.run(lease_and_return()).await
-    });
-    let error = inside.await.expect_err("it waits for itself");
-    assert_eq!(kind(&error), Some(ErrorKind::WouldWaitForItself));
-}
-
-/// It has its connection until the end, whoever waits.
-#[tokio::test]
-async fn beside_a_transaction_with_the_only_one_nobody_waits() {
-    let lab = lab_with(|config| {
-        config.max_connections = 1;
-        config.acquire_timeout = PLENTY * 10;
-    })
-    .await;
-    for nested in [false, true] {
-        let asks = lab.run(async {
-            let _transaction = transaction()?.await?;
-            match nested {
-                true => lab.run(lease_and_return()).await,
-                false => lease_and_return().await,
-            }
-        });
-        let told = timeout(PLENTY, asks).await.expect("at once");
-        let error = told.expect_err("it waits for itself");
-        assert_eq!(kind(&error), Some(ErrorKind::WouldWaitForItself));
-    }
-}
-
-#[tokio::test]
-async fn siblings_wait_for_each_other() {
-    let lab = lab_with(|config| config.max_connections = 1).await;
-    // At rest, in a transaction, and with state that has to be removed.
-    for leaves in ["select 1", "begin", "set work_mem = '7MB'"] {
-        let record = async || {
-            let connection = connection().await?;
-            connection.batch_execute(leaves).await?;
-            Ok::<_, BoxError>(connection.process_id())
-        };
-        lab.run(async {
-            let all = (0..10).map(|_| record());
-            let all = futures_util::future::try_join_all(all).await?;
-            assert!(all.iter().all(|pid| *pid == all[0]), "{leaves}: {all:?}");
-            Ok(())
-        })
-        .await
-        .expect(leaves);
-    }
-}
-
-#[tokio::test]
-async fn a_nested_invocation_waits_for_a_sibling_of_its_outer() {
-    let lab = lab_with(|config| config.max_connections = 1).await;
-    lab.run(async {
-        let held = connection().await?;
-        held.batch_execute("select 1").await?;
-        let inner = lab.run(lease_and_return());
-        let (inner, ()) = tokio::join!(inner, async {
-            tokio::task::yield_now().await;
-            drop(held);
-        });
-        inner
-    })
-    .await
-    .expect("it comes back");
 }
 
 /// One came home in a transaction: the checkout that brings it to rest, and another that

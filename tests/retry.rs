@@ -431,3 +431,56 @@ async fn statements_that_somebody_deallocated_are_prepared_again() {
     .expect("healed");
     assert_eq!(lab.rows().await, 2, "each once");
 }
+
+const GIVES_WAY: &str = "do $$ begin raise exception 'x' using errcode = '40P01'; end $$";
+
+#[tokio::test]
+async fn a_failure_that_was_seen_to_is_not_retried() {
+    let lab = lab().await;
+    let mut runs = 0;
+    let told: Result<(), BoxError> = lab
+        .run(async {
+            let runs = &mut runs;
+            let mut connection = connection().await?;
+            connection
+                .retry_transaction(async |transaction| {
+                    *runs += 1;
+                    transaction.batch_execute("savepoint a").await?;
+                    let failed = transaction.batch_execute(GIVES_WAY).await;
+                    failed.expect_err("it gives way");
+                    transaction.batch_execute("rollback to a").await?;
+                    Err::<(), BoxError>("out of stock".into())
+                })
+                .await
+        })
+        .await;
+    assert_eq!(told.expect_err("its own").to_string(), "out of stock");
+    assert_eq!(runs, 1);
+}
+
+/// What is asked of the failed transaction afterwards is refused with another code.
+#[tokio::test]
+async fn a_failure_is_retried_whatever_follows_it() {
+    let lab = lab().await;
+    let mut runs = 0;
+    lab.run(async {
+        let runs = &mut runs;
+        let mut connection = connection().await?;
+        connection
+            .retry_transaction(async |transaction| {
+                *runs += 1;
+                if *runs == 1 {
+                    let failed = transaction.batch_execute(GIVES_WAY).await;
+                    failed.expect_err("it gives way");
+                }
+                transaction
+                    .batch_execute("insert into t values (1)")
+                    .await?;
+                Ok::<_, BoxError>(())
+            })
+            .await
+    })
+    .await
+    .expect("the second time");
+    assert_eq!((runs, lab.rows().await), (2, 1));
+}

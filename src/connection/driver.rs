@@ -135,6 +135,10 @@ impl Shared {
             }
         }
         let snapshot = self.wire.snapshot();
+        // No answer to come could be told from another: who waits for one is told so.
+        if snapshot.lost {
+            *slot = None;
+        }
         if snapshot.dismissed {
             if !self.dismissed.swap(true, Ordering::AcqRel) {
                 observe::dismissed(self.wire.error());

@@ -200,8 +200,10 @@ impl Session {
         // round.
         self.cancelling.fetch_add(1, Ordering::AcqRel);
         let has = has();
-        // It is to hit his statement, not what we have asked in front of it.
-        let _ = timeout(limit, self.own.none()).await;
+        if has {
+            // It is to hit his statement, not what we have asked in front of it.
+            let _ = timeout(limit, self.own.none()).await;
+        }
         let taken = has && self.cancel(limit).await;
         if taken || !has {
             self.cancelling.fetch_sub(1, Ordering::AcqRel);

@@ -29,8 +29,11 @@ pub(super) struct Known<'a> {
 
 impl Known<'_> {
     pub(super) fn verdict(&self) -> (Status, Reached) {
-        let answered = self.answered.map(|(at, _)| *at);
-        let heard = answered.max(self.in_passing.map(|reading| reading.at));
+        // If the clock was set back, nobody knows when that was.
+        let past = |at: &SystemTime| *at <= self.now;
+        let answered = self.answered.map(|(at, _)| *at).filter(past);
+        let in_passing = self.in_passing.filter(|reading| past(&reading.at));
+        let heard = answered.max(in_passing.map(|reading| reading.at));
         // Nothing was heard since.
         let failed = self
             .failed
@@ -42,7 +45,7 @@ impl Known<'_> {
         let Some(heard) = heard.filter(|at| self.age(*at) <= DECIDES) else {
             return (Status::Unknown, Reached::Unknown);
         };
-        let reading = match self.in_passing {
+        let reading = match in_passing {
             Some(reading) if Some(reading.at) > answered => Some(reading),
             _ => self.answered.and_then(|(_, answer)| answer.reading(heard)),
         };
@@ -74,6 +77,20 @@ impl Known<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What was heard "later" hides nothing that was heard since the clock was set back.
+    #[test]
+    fn a_clock_set_back_hides_no_failure() {
+        let answered = (at(3_700), Answer::test(10, 1, 0));
+        let known = Known {
+            now: at(101),
+            answered: Some(&answered),
+            failed: Some((at(100), ErrorKind::Refused)),
+            ..NOTHING
+        };
+        let unavailable = (Status::Unavailable, Reached::Failed(ErrorKind::Refused));
+        assert_eq!(known.verdict(), unavailable);
+    }
 
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)

@@ -14,7 +14,7 @@ use tower_service::Service;
 use crate::database::IsOk;
 use crate::error::Error;
 use crate::invocation::{Ended, Run};
-use crate::layer::{DatabaseService, arrival, problem};
+use crate::layer::{DatabaseService, Joined, arrival, problem};
 
 /// Why an event was not handled: the handler failed, or we did.
 #[derive(Debug)]
@@ -83,7 +83,7 @@ where
     fn call(&mut self, event: LambdaEvent<T>) -> Self::Future {
         let kind = if self.joins() {
             Kind::Joined {
-                inner: self.inner.call(event),
+                inner: Joined::new(self.inner.call(event), &self.settings),
             }
         } else {
             let deadline = arrival::lambda::deadline(&event.context);
@@ -110,7 +110,7 @@ pin_project! {
     #[project = KindProjection]
     enum Kind<F: Future> {
         // A layer around this one has made the invocation.
-        Joined { #[pin] inner: F },
+        Joined { #[pin] inner: Joined<F> },
         // It was turned away.
         Refused { error: Option<Error> },
         Ours { #[pin] run: Run<F, IsOk> },
@@ -126,7 +126,10 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let run = match self.project().kind.project() {
             KindProjection::Joined { inner } => {
-                return inner.poll(cx).map_err(EventError::Handler);
+                return Poll::Ready(match ready!(inner.poll(cx)) {
+                    Some(answer) => answer.map_err(EventError::Handler),
+                    None => Err(EventError::Database(Error::deadline())),
+                });
             }
             KindProjection::Refused { error } => {
                 let error = error

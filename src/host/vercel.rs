@@ -45,7 +45,7 @@ where
         }
         if self.joins() {
             return VercelFuture {
-                response: ResponseFuture::joined(self.inner.call((state, request))),
+                response: ResponseFuture::joined(self.inner.call((state, request)), &self.settings),
             };
         }
         let id = request.headers().get("x-vercel-id");

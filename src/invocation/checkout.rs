@@ -9,48 +9,49 @@ use tokio::time::{Instant, timeout};
 
 use super::{Caller, Connection, Held, Inner, Phase, Scope, State};
 use crate::connection::Home;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::pool::Lease;
 use crate::teardown::{Outcome, at_rest, close, rest};
 
 impl Inner {
     pub(super) async fn checkout(self: &Arc<Self>, caller: Caller) -> Result<Connection> {
-        let mut asking = Asking::start(self, caller)?;
+        let mut asking = Asking::start(self)?;
+        let leasing = async {
+            let pools = self.database.pools();
+            let mut permit = pin!(pools.permit(self.left()));
+            let permit = loop {
+                let mut returned = pin!(self.returned.notified());
+                returned.as_mut().enable();
+                if let Some(connection) = self.lease_again(&mut asking).await? {
+                    return Ok(connection);
+                }
+                let max = pools.here().max_connections();
+                if Scope::transactions(self) >= max {
+                    return Err(Error::would_wait_for_itself(max, caller));
+                }
+                match select(permit.as_mut(), returned).await {
+                    Either::Left((Ok(permit), _)) => break permit,
+                    Either::Left((Err(error), _)) => {
+                        let held = Scope::in_use(self);
+                        return Err(match held >= max {
+                            true => Error::would_wait_for_itself(held, caller),
+                            false => error,
+                        });
+                    }
+                    Either::Right(_) => {}
+                }
+            };
+            let whole = self.deadline.whole();
+            let (lease, home) = pools
+                .checkout(permit, self.left(), whole, &self.leaving)
+                .await?;
+            self.give_out(lease, home, &mut asking)
+        };
         // A checkout must not outlive the invocation: what it opens would stay behind.
-        match select(pin!(self.wait(&mut asking)), pin!(self.closed())).await {
-            Either::Left((Err(error), _)) if error.kind() == ErrorKind::AcquireTimeout => {
-                Err(self.waited_for_itself(caller).unwrap_or(error))
-            }
+        match select(pin!(leasing), pin!(self.closed())).await {
             Either::Left((connection, _)) => connection,
             Either::Right(((), _)) => Err(Error::invocation_ended()),
         }
-    }
-
-    /// Waits for a connection: one of the pool's, or one of this invocation's own that was
-    /// dropped meanwhile without being at rest.
-    async fn wait(self: &Arc<Self>, asking: &mut Asking<'_>) -> Result<Connection> {
-        let pools = self.database.pools();
-        let whole = self.deadline.whole();
-        let mut checkout = pin!(pools.checkout(self.left(), whole, &self.leaving));
-        loop {
-            let mut came_home = pin!(self.came_home.notified());
-            came_home.as_mut().enable();
-            if let Some(connection) = self.lease_again(asking).await? {
-                return Ok(connection);
-            }
-            if let Either::Left((leased, _)) = select(checkout.as_mut(), came_home).await {
-                let (lease, home) = leased?;
-                return self.give_out(lease, home, asking);
-            }
-        }
-    }
-
-    /// What a checkout has waited for in vain, if this invocation and those around it have
-    /// had all that there are.
-    fn waited_for_itself(&self, caller: Caller) -> Option<Error> {
-        let held = Inner::held(&self.state()) + Scope::in_use_around(self);
-        let max = self.database.pools().here().max_connections();
-        (held >= max).then(|| Error::would_wait_for_itself(held, caller))
     }
 
     /// Waits until the gate is closed.
@@ -170,18 +171,18 @@ impl Inner {
             return;
         };
         let lease = &state.leases[at].lease;
-        let rested = lease
-            .place()
-            .and_then(|place| Some((at_rest(&lease.session, self.database.config())?, place)));
-        let Some((home, place)) = rested else {
-            drop(state);
-            self.came_home.notify_waiters();
-            return;
-        };
-        let lease = state.leases.swap_remove(at).lease;
+        if let Some(place) = lease.place() {
+            if let Some(home) = at_rest(&lease.session, self.database.config()) {
+                let lease = state.leases.swap_remove(at).lease;
+                drop(state);
+                self.report_clean(&lease.session);
+                lease.keep(home, place);
+                return;
+            }
+        }
         drop(state);
-        self.report_clean(&lease.session);
-        lease.keep(home, place);
+        // A sibling that waits for a connection brings it to rest.
+        self.returned.notify_waiters();
     }
 
     /// Whoever knows the connection by this number has it still.
@@ -191,14 +192,15 @@ impl Inner {
     }
 
     /// How many connections somebody uses.
-    fn held(state: &State) -> usize {
+    pub(super) fn in_use(&self) -> usize {
         let away = |held: &&Held| held.lease.session.home().is_none();
-        state.leases.iter().filter(away).count()
+        self.state().leases.iter().filter(away).count()
     }
 
-    /// How many connections somebody uses or is about to.
-    pub(super) fn in_use(state: &State) -> usize {
-        Inner::held(state) + state.asking
+    /// Its transaction has a connection, and gives it back at the end alone. The head of a
+    /// streamed response is another end, before that of the tasks that wait.
+    pub(super) fn keeps_one(&self) -> bool {
+        self.transaction.is_made() && !self.state().streams
     }
 }
 
@@ -210,19 +212,10 @@ struct Asking<'a> {
 }
 
 impl<'a> Asking<'a> {
-    fn start(inner: &'a Inner, caller: Caller) -> Result<Self> {
-        let pool = inner.database.pools().here();
-        // Whoever else has a connection may give it back, a future beside this one, or one
-        // beside the invocation in which this one is nested. A transaction cannot: it has
-        // its connection until its invocation ends, which is not before this is done.
-        let transactions =
-            Scope::transactions_around(inner) + usize::from(inner.transaction.is_begun());
+    fn start(inner: &'a Inner) -> Result<Self> {
         let mut state = inner.state();
         if state.phase == Phase::Closed {
             return Err(Error::invocation_ended());
-        }
-        if transactions >= pool.max_connections() {
-            return Err(Error::would_wait_for_itself(transactions, caller));
         }
         state.asking += 1;
         Ok(Asking {

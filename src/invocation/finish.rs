@@ -128,7 +128,7 @@ impl Invocation {
         }
         match Arc::try_unwrap(shared) {
             Err(_) => Err(transaction::in_use()),
-            Ok(shared) if shared.was_cut_off() => Err(transaction::cut_off()),
+            Ok(shared) if shared.is_used() && shared.was_cut_off() => Err(transaction::cut_off()),
             Ok(shared) => commit(&shared, &self.inner.budget()).await,
         }
     }
@@ -307,6 +307,10 @@ async fn commit(shared: &Shared, budget: &Budget) -> Finished {
         }
     };
     let fell = session.wire().disarm();
+    // Nothing was asked of it: whatever its session is like, nothing can be lost.
+    if !shared.is_used() {
+        return Ok(());
+    }
     // Before the runtime has heard of it, the kernel has.
     if snapshot.is_over() || session.peek() == Peek::Closed {
         return Err(transaction::lost());

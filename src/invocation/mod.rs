@@ -6,6 +6,7 @@ mod finish;
 mod lease;
 mod retry;
 mod run;
+mod savepoint;
 mod scope;
 mod tasks;
 mod transaction;
@@ -26,9 +27,10 @@ pub(crate) use finish::Finished;
 pub use lease::{CancelToken, Connection};
 pub use retry::{TransactionRetry, retry_transaction};
 pub(crate) use run::{Ended, Judge, Run};
+pub use savepoint::Savepoint;
 pub(crate) use scope::Scope;
 pub use scope::{connection, invocation, transaction};
-pub use transaction::{IsolationLevel, Savepoint, Transaction, TransactionBuilder};
+pub use transaction::{IsolationLevel, Transaction, TransactionBuilder};
 
 pub(crate) use watch::Watch;
 
@@ -77,10 +79,11 @@ struct Inner {
     gate: Notify,
     /// A checkout is done.
     asked: Notify,
-    /// A connection was dropped that is not at rest: it can be leased again.
-    came_home: Notify,
     /// Connections that nobody came to have, until the server has closed them.
     leaving: Tally,
+    /// A connection came home and is still the invocation's; or none will: the transaction
+    /// has it.
+    returned: Notify,
 }
 
 #[derive(Default)]
@@ -127,8 +130,8 @@ impl Invocation {
                 state: Mutex::default(),
                 gate: Notify::new(),
                 asked: Notify::new(),
-                came_home: Notify::new(),
                 leaving: Tally::default(),
+                returned: Notify::new(),
             }),
         }
     }
@@ -136,7 +139,12 @@ impl Invocation {
     /// Leases a connection: a kept one, or a new one.
     ///
     /// Each call is another session. Dropping the connection gives it back; if it
-    /// is not at rest then, the invocation keeps it until its own end.
+    /// is not at rest then, the invocation keeps it until its own end, or until it is
+    /// asked for another.
+    ///
+    /// Where all of `max_connections` are in use it waits for one, for `acquire_timeout`
+    /// at most: also for those of this invocation, since another future or task of it may
+    /// be about to give one back.
     ///
     /// # Errors
     ///
@@ -222,8 +230,8 @@ impl Invocation {
     /// Runs `hook` last, when the connections are at rest and before the response
     /// leaves: for exporters that have to flush what teardown reports.
     ///
-    /// It is given up after half a second, or when the deadline leaves no more, and
-    /// dropped unrun if the connections are being brought to rest already.
+    /// All of them together have half a second, and at most half of what the deadline
+    /// leaves. It is dropped unrun if the connections are being brought to rest already.
     pub fn after(&self, hook: impl Future<Output = ()> + Send + 'static) {
         self.hook(Box::pin(hook), |state| &mut state.after);
     }
@@ -249,14 +257,15 @@ impl Invocation {
     /// connections closed at once, since nothing is sure to run later.
     ///
     /// The invocation's own [transaction](Invocation::transaction) still commits
-    /// before the head: its outcome decides the status.
+    /// before the head: its outcome decides the status. From then on it is refused: what
+    /// the body is to store, it commits itself in a transaction on a connection.
     ///
     /// It is for responses over HTTP. The answer to a Lambda event is taken as whole, so
     /// that this has no effect there: what still reads from the database then gets an error
     /// ([`Error::is_invocation_ended`]).
     ///
-    /// axum has the handler of GET answer HEAD, too, and drops the body unread: the query is
-    /// run for nothing, and cut off. Give HEAD a handler of its own, `get(list).head(headers)`.
+    /// axum has the handler of GET answer HEAD, too: the query is begun for nothing, and cut
+    /// off. Give HEAD a handler of its own, `get(list).head(headers)`.
     pub fn stream<B>(&self, body: B) -> B {
         self.state().streams = true;
         body

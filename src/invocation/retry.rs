@@ -214,11 +214,12 @@ impl TransactionRetry<'_> {
             Err(error) => return Ended::Done(Err(Error::from(error).into())),
         };
         session.wire().forget_error();
-        // The user's error may be of any type: what the server said last is asked of the
-        // wire instead.
-        let gave_way = || {
+        // The user's error may be of any type: what failed the transaction is asked of the
+        // wire instead. After a rollback to a savepoint, nothing has.
+        let gave_way = |status| {
             let code = session.wire().error();
-            code.is_some_and(|code| GAVE_WAY.contains(&&code[..]))
+            status == Some(TransactionStatus::Failed)
+                && code.is_some_and(|code| GAVE_WAY.contains(&&code[..]))
         };
         let error = match work(&transaction).await {
             Err(error) => error,
@@ -242,7 +243,7 @@ impl TransactionRetry<'_> {
                 };
             }
         };
-        let gave_way = gave_way();
+        let gave_way = gave_way(session.settled().await.status);
         match transaction.rollback().await {
             Ok(()) if gave_way => Ended::GaveWay(error),
             _ => Ended::Done(Err(error)),

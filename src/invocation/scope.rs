@@ -41,28 +41,32 @@ impl Scope {
         None
     }
 
-    /// How many connections of the same database the invocations around `inner` use.
-    pub(super) fn in_use_around(inner: &Inner) -> usize {
-        Scope::sum_around(inner, |outer| Inner::in_use(&outer.state()))
+    /// How many connections of the same database `inner` and the invocations around it use.
+    pub(super) fn in_use(inner: &Inner) -> usize {
+        let around = Scope::around_it(inner).into_iter();
+        inner.in_use() + around.map(|outer| outer.inner.in_use()).sum::<usize>()
     }
 
-    /// How many transactions of their own the invocations around `inner` have in the same
-    /// database.
-    pub(super) fn transactions_around(inner: &Inner) -> usize {
-        Scope::sum_around(inner, |outer| usize::from(outer.transaction.is_begun()))
+    /// How many of these are kept by transactions: nothing gives them back before `inner`
+    /// has ended. Any other may be given back, by a future that runs beside this one.
+    pub(super) fn transactions(inner: &Inner) -> usize {
+        let around = Scope::around_it(inner);
+        let keep = around.iter().filter(|outer| outer.inner.keeps_one());
+        usize::from(inner.keeps_one()) + keep.count()
     }
 
-    fn sum_around(inner: &Inner, count: impl Fn(&Inner) -> usize) -> usize {
-        let mut sum = 0;
+    /// The invocations of the same database around `inner`.
+    fn around_it(inner: &Inner) -> Vec<Invocation> {
+        let mut around = Vec::new();
         let mut scope = CURRENT.try_with(Clone::clone).ok();
         while let Some(Scope(layered)) = scope {
-            let outer = &*layered.invocation.inner;
-            if !std::ptr::eq(outer, inner) && outer.database.is(&inner.database) {
-                sum += count(outer);
+            let outer = &layered.invocation;
+            if !std::ptr::eq(&*outer.inner, inner) && outer.belongs_to(&inner.database) {
+                around.push(outer.clone());
             }
             scope = layered.outer.clone();
         }
-        sum
+        around
     }
 
     /// Runs `f` inside this scope.

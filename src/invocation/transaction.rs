@@ -7,8 +7,7 @@ use std::ops::Deref;
 use std::panic::Location;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Waker};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -16,6 +15,7 @@ use tokio::time::timeout;
 use tokio_postgres::Client;
 pub use tokio_postgres::IsolationLevel;
 
+use super::savepoint::Savepoints;
 use super::tasks::is_cut_off;
 use super::{Caller, Connection, Invocation};
 use crate::error::{Error, ErrorKind, Result};
@@ -23,42 +23,70 @@ use crate::wire::residue::SET_LOCAL;
 
 /// Where an invocation keeps its transaction.
 #[derive(Default)]
-pub(super) struct Slot(Mutex<Option<Arc<Shared>>>);
+pub(super) struct Slot {
+    transaction: Mutex<Option<Arc<Shared>>>,
+    /// What becomes of it is decided: none that is made later could be committed.
+    decided: AtomicBool,
+}
 
 pub(super) struct Shared {
     pub(super) connection: Connection,
+    pub(super) savepoints: Savepoints,
     begin: String,
-    savepoints: AtomicU64,
+    /// Somebody had its client.
+    used: AtomicBool,
     /// Work that used it was not done.
     cut_off: AtomicBool,
-}
-
-impl Shared {
-    pub(super) fn was_cut_off(&self) -> bool {
-        self.cut_off.load(Ordering::Acquire)
-    }
 }
 
 impl Slot {
     /// There is one, or somebody is about to make it.
     pub(super) fn is_some(&self) -> bool {
-        self.0.try_lock().map_or(true, |slot| slot.is_some())
+        let slot = self.transaction.try_lock();
+        slot.map_or(true, |slot| slot.is_some())
     }
 
-    /// There is one, with its connection.
-    pub(super) fn is_begun(&self) -> bool {
-        self.0.try_lock().is_ok_and(|slot| slot.is_some())
+    /// There is one. It keeps its connection until it is decided.
+    pub(super) fn is_made(&self) -> bool {
+        let slot = self.transaction.try_lock();
+        slot.is_ok_and(|slot| slot.is_some())
     }
 
-    /// Takes the transaction out, if there is one. Whoever is still about to make one
-    /// after `limit` has not made it.
+    /// Takes the transaction out for good, if there is one. Whoever is still about to
+    /// make one after `limit` has not made it.
     pub(super) async fn take(&self, limit: Duration) -> Option<Arc<Shared>> {
-        timeout(limit, self.0.lock()).await.ok()?.take()
+        self.decided.store(true, Ordering::Release);
+        timeout(limit, self.transaction.lock()).await.ok()?.take()
     }
 
     /// The same without waiting.
     pub(super) fn try_take(&self) -> Option<Arc<Shared>> {
-        self.0.try_lock().ok()?.take()
+        self.decided.store(true, Ordering::Release);
+        self.transaction.try_lock().ok()?.take()
+    }
+
+    fn check_undecided(&self) -> Result<()> {
+        match self.decided.load(Ordering::Acquire) {
+            true => Err(decided()),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Shared {
+    /// Work that used it was not done.
+    pub(super) fn was_cut_off(&self) -> bool {
+        self.cut_off.load(Ordering::Acquire)
+    }
+
+    /// Something may have been asked of it.
+    pub(super) fn is_used(&self) -> bool {
+        self.used.load(Ordering::Acquire)
+    }
+
+    fn client(&self) -> &Connection {
+        self.used.store(true, Ordering::Release);
+        &self.connection
     }
 }
 
@@ -123,8 +151,9 @@ impl TransactionBuilder {
     pub(crate) async fn start(self, caller: Caller) -> Result<Transaction> {
         let begin = self.begin();
         let inner = &self.invocation.inner;
-        let mut slot = inner.transaction.0.lock().await;
+        let mut slot = inner.transaction.transaction.lock().await;
         inner.check_open()?;
+        inner.transaction.check_undecided()?;
         if let Some(shared) = &*slot {
             // Who asks for nothing in particular takes what there is.
             if begin != "BEGIN" && begin != shared.begin {
@@ -138,14 +167,19 @@ impl TransactionBuilder {
             return Ok(Transaction(Arc::clone(shared)));
         }
         let connection = inner.checkout(caller).await?;
+        inner.transaction.check_undecided()?;
         connection.session().wire().arm(&begin);
         let shared = Arc::new(Shared {
             connection,
+            savepoints: Savepoints::new(inner.database.config().acquire_timeout),
             begin,
-            savepoints: AtomicU64::new(0),
+            used: AtomicBool::new(false),
             cut_off: AtomicBool::new(false),
         });
         *slot = Some(Arc::clone(&shared));
+        drop(slot);
+        // Who waits for this connection need not wait any more.
+        inner.returned.notify_waiters();
         Ok(Transaction(shared))
     }
 }
@@ -179,7 +213,7 @@ impl fmt::Debug for TransactionBuilder {
 /// tokio-postgres inside would commit the whole. For a part that may fail there is
 /// [`savepoint`](Transaction::savepoint).
 #[derive(Clone)]
-pub struct Transaction(Arc<Shared>);
+pub struct Transaction(pub(super) Arc<Shared>);
 
 impl Transaction {
     /// Sets a parameter until the end of the transaction, as row-level security
@@ -204,24 +238,6 @@ impl Transaction {
     pub fn process_id(&self) -> i32 {
         self.0.connection.process_id()
     }
-
-    /// Begins a part that can be rolled back alone. Dropped, it is.
-    ///
-    /// # Errors
-    ///
-    /// Those of the server.
-    pub async fn savepoint(&self) -> Result<Savepoint<'_>, tokio_postgres::Error> {
-        let number = self.0.savepoints.fetch_add(1, Ordering::Relaxed);
-        let mut savepoint = Savepoint {
-            transaction: self,
-            name: format!("antifreeze_{number}"),
-            ended: true,
-        };
-        let begin = format!("SAVEPOINT {}", savepoint.name);
-        self.batch_execute(&begin).await?;
-        savepoint.ended = false;
-        Ok(savepoint)
-    }
 }
 
 impl Drop for Transaction {
@@ -236,14 +252,14 @@ impl Deref for Transaction {
     type Target = Client;
 
     fn deref(&self) -> &Client {
-        &self.0.connection
+        self.0.client()
     }
 }
 
 impl AsRef<Connection> for Transaction {
     /// The connection that it runs on, for its cached statements and its status.
     fn as_ref(&self) -> &Connection {
-        &self.0.connection
+        self.0.client()
     }
 }
 
@@ -253,69 +269,6 @@ impl fmt::Debug for Transaction {
             .field("begin", &self.0.begin)
             .field("connection", &self.0.connection)
             .finish_non_exhaustive()
-    }
-}
-
-/// A part of a [`Transaction`] that can be rolled back alone.
-#[must_use = "a savepoint that is dropped is rolled back"]
-pub struct Savepoint<'a> {
-    transaction: &'a Transaction,
-    name: String,
-    ended: bool,
-}
-
-impl Savepoint<'_> {
-    /// Keeps what was done since: it is part of the transaction from now on.
-    ///
-    /// # Errors
-    ///
-    /// Those of the server.
-    pub async fn release(mut self) -> Result<(), tokio_postgres::Error> {
-        let release = format!("RELEASE SAVEPOINT {}", self.name);
-        self.transaction.batch_execute(&release).await?;
-        self.ended = true;
-        Ok(())
-    }
-
-    /// Undoes what was done since, errors included.
-    ///
-    /// # Errors
-    ///
-    /// Those of the server.
-    pub async fn rollback(mut self) -> Result<(), tokio_postgres::Error> {
-        self.ended = true;
-        self.transaction.batch_execute(&self.undo()).await
-    }
-
-    fn undo(&self) -> String {
-        format!("ROLLBACK TO SAVEPOINT {}", self.name)
-    }
-}
-
-impl Deref for Savepoint<'_> {
-    type Target = Client;
-
-    fn deref(&self) -> &Client {
-        self.transaction
-    }
-}
-
-impl Drop for Savepoint<'_> {
-    fn drop(&mut self) {
-        if self.ended {
-            return;
-        }
-        // A request of tokio-postgres is queued by the first poll of its future.
-        let undo = self.undo();
-        let mut queued = std::pin::pin!(self.transaction.batch_execute(&undo));
-        let mut cx = Context::from_waker(Waker::noop());
-        let _ = queued.as_mut().poll(&mut cx);
-    }
-}
-
-impl fmt::Debug for Savepoint<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Savepoint").field(&self.name).finish()
     }
 }
 
@@ -332,6 +285,18 @@ pub(super) fn cut_off() -> Error {
         ErrorKind::TransactionInUse,
         "work that used the transaction was cut off before it was done, so the transaction was \
          rolled back",
+    )
+}
+
+fn decided() -> Error {
+    Error::new(
+        ErrorKind::InvocationEnded,
+        "the invocation's transaction was asked for after the head of the response was decided, \
+         when it can no longer be committed",
+    )
+    .with_remedy(
+        "use it before the handler returns; a streamed body leases a connection and commits a \
+         transaction of its own",
     )
 }
 

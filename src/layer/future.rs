@@ -12,7 +12,7 @@ use http::{Method, Response, StatusCode};
 use pin_project_lite::pin_project;
 
 use super::body::{Ending, drop_inside};
-use super::{Body, HealthFuture, Settings, problem};
+use super::{Body, HealthFuture, Joined, Settings, problem};
 use crate::error::Error;
 use crate::invocation::{Ended, Finished, Invocation, Judge, Run, Scope};
 use crate::observe;
@@ -30,7 +30,7 @@ pin_project! {
     #[project = KindProjection]
     enum Kind<F: Future> {
         // A layer around this one has made the invocation.
-        Joined { #[pin] inner: F },
+        Joined { #[pin] inner: Joined<F>, settings: Settings },
         // It was turned away.
         Refused { error: Option<Error> },
         Ours { #[pin] run: Run<F, Settings>, is_head: bool },
@@ -45,9 +45,12 @@ impl<F, R, E> ResponseFuture<F>
 where
     F: Future<Output = Result<Response<R>, E>>,
 {
-    pub(crate) fn joined(inner: F) -> Self {
+    pub(crate) fn joined(inner: F, settings: &Settings) -> Self {
         ResponseFuture {
-            kind: Kind::Joined { inner },
+            kind: Kind::Joined {
+                inner: Joined::new(inner, settings),
+                settings: settings.clone(),
+            },
         }
     }
 
@@ -107,9 +110,14 @@ where
             });
         }
         match kind.project() {
-            KindProjection::Joined { inner } => {
-                let response = ready!(inner.poll(cx));
-                Poll::Ready(response.map(|response| response.map(Body::whole)))
+            KindProjection::Joined { inner, settings } => {
+                Poll::Ready(match ready!(inner.poll(cx)) {
+                    Some(response) => response.map(|mut response| {
+                        settings.judge(&mut response);
+                        response.map(Body::whole)
+                    }),
+                    None => Ok(problem::of(&Error::deadline()).map(Body::ours)),
+                })
             }
             KindProjection::Refused { error } => {
                 let error = error.take().expect(POLLED);
@@ -163,7 +171,7 @@ where
 impl<R, E> Judge<Result<Response<R>, E>> for Settings {
     fn is_success(&self, result: &Result<Response<R>, E>) -> bool {
         let response = result.as_ref();
-        response.is_ok_and(|response| self.commits(response.status()))
+        response.is_ok_and(|response| self.commits(response))
     }
 
     fn streams(&self, result: &Result<Response<R>, E>, invocation: &Invocation) -> bool {

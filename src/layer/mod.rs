@@ -4,6 +4,7 @@ pub(crate) mod arrival;
 mod body;
 mod future;
 mod health;
+mod joined;
 pub(crate) mod problem;
 mod service;
 
@@ -11,12 +12,13 @@ use std::fmt;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{Response, StatusCode};
 use tower_layer::Layer;
 
 pub use body::Body;
 pub use future::ResponseFuture;
 pub use health::{HealthFuture, HealthService};
+pub(crate) use joined::Joined;
 pub use service::DatabaseService;
 
 use crate::database::Database;
@@ -77,9 +79,17 @@ pub(crate) struct Settings {
     commit_when: Option<Arc<dyn Fn(StatusCode) -> bool + Send + Sync>>,
 }
 
+/// What a layer inside another made of a response.
+#[derive(Debug, Clone, Copy)]
+struct Judged {
+    commits: bool,
+}
+
 impl DatabaseLayer {
     /// A layer for the connections of `database`. A layer inside another for the same
-    /// database joins that.
+    /// database joins that: its calls belong to the outer one's invocation. Its
+    /// `max_duration` counts for them as well, the tighter one first, and where it has a
+    /// `commit_when` of its own, that judges its responses in the outer one's place.
     ///
     /// For several databases, a layer each. [`connection()`](crate::connection()),
     /// [`transaction()`](crate::transaction()) and the extractors mean the innermost one;
@@ -147,10 +157,22 @@ impl DatabaseLayer {
 }
 
 impl Settings {
-    pub(crate) fn commits(&self, status: StatusCode) -> bool {
-        match &self.commit_when {
-            Some(commit_when) => commit_when(status),
-            None => status.is_success() || status.is_redirection(),
+    /// Whether `response` commits: as a layer inside this one has said, or as this one does.
+    pub(crate) fn commits<B>(&self, response: &Response<B>) -> bool {
+        let status = response.status();
+        match (response.extensions().get::<Judged>(), &self.commit_when) {
+            (Some(judged), _) => judged.commits,
+            (None, Some(commit_when)) => commit_when(status),
+            (None, None) => status.is_success() || status.is_redirection(),
+        }
+    }
+
+    /// Notes on a response what this layer, inside another, makes of it. A response that
+    /// takes its place on the way out is another.
+    fn judge<B>(&self, response: &mut Response<B>) {
+        if self.commit_when.is_some() {
+            let commits = self.commits(response);
+            response.extensions_mut().insert(Judged { commits });
         }
     }
 

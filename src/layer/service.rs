@@ -49,7 +49,7 @@ where
             return ResponseFuture::health(health);
         }
         if self.joins() {
-            return ResponseFuture::joined(self.inner.call(request));
+            return ResponseFuture::joined(self.inner.call(request), &self.settings);
         }
         let (deadline, id) = arrival::of(request.extensions(), request.headers());
         let invocation = match self.settings.begin(deadline, &id) {

@@ -174,6 +174,17 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_set_back_makes_nothing_fresh() {
+        let clock = Manual::new();
+        clock.advance(Duration::from_secs(7_200));
+        let room = Room::new(clock.clone(), true, 80);
+        room.note_refusal(None);
+        assert!(room.is_full());
+        clock.set_back(Duration::from_secs(3_600));
+        assert!(!room.is_full() && room.is_old());
+    }
+
+    #[test]
     fn the_mark_decides_and_the_top_only_while_it_is_fresh() {
         let clock = Manual::new();
         let room = Room::new(clock.clone(), true, 80);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
@@ -29,20 +30,17 @@ const AGE_JITTER: f64 = 0.1;
 /// Longer than any invocation, and nothing overflows.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The right to have a connection of one runtime.
+pub(crate) struct Permit {
+    pool: Arc<Pool>,
+    permit: OwnedSemaphorePermit,
+}
+
 impl Pools {
-    /// Leases a connection of the current runtime, within the configured time and
-    /// at most `left`, for an invocation that was `granted` so much in all.
-    ///
-    /// Cancel-safe: whoever stops waiting leaves nothing behind but a session that had
-    /// begun, which counts as one that is `leaving` until the server has closed it.
-    pub(crate) async fn checkout(
-        self: &Arc<Self>,
-        left: Option<Duration>,
-        granted: Option<Duration>,
-        leaving: &Tally,
-    ) -> Result<(Lease, Home)> {
+    /// Waits for the right to have a connection of the current runtime, within the
+    /// configured time and at most `left`. First come, first served.
+    pub(crate) async fn permit(self: &Arc<Self>, left: Option<Duration>) -> Result<Permit> {
         let pool = self.here();
-        let begin = Instant::now();
         let permit = match Arc::clone(&pool.permits).try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => {
@@ -62,6 +60,23 @@ impl Pools {
                 }
             }
         };
+        Ok(Permit { pool, permit })
+    }
+
+    /// Leases the connection that `permit` is for, a kept one or a new one, for an
+    /// invocation that has so much time `left` and was `granted` so much in all.
+    ///
+    /// Cancel-safe: whoever stops waiting leaves nothing behind but a session that had
+    /// begun, which counts as one that is `leaving` until the server has closed it.
+    pub(crate) async fn checkout(
+        &self,
+        permit: Permit,
+        left: Option<Duration>,
+        granted: Option<Duration>,
+        leaving: &Tally,
+    ) -> Result<(Lease, Home)> {
+        let Permit { pool, permit } = permit;
+        let begin = Instant::now();
         // With a connection that comes at the very end nobody can do anything.
         let patience = left.map_or(pool.config().connect_timeout, |left| left / 8 * 7);
         let end = begin + patience.min(LONGEST);

@@ -99,8 +99,9 @@ impl World<'_> {
 
     async fn step(&mut self, step: &Step) {
         let checkout = async || {
+            let permit = self.pools.permit(Some(PLENTY)).await?;
             self.pools
-                .checkout(Some(PLENTY), None, &Tally::default())
+                .checkout(permit, Some(PLENTY), None, &Tally::default())
                 .await
         };
         match step {

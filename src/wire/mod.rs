@@ -44,6 +44,8 @@ pub(crate) use stream::{Stream, Transport};
 #[derive(Clone)]
 pub(crate) struct Wire {
     state: Arc<Mutex<State>>,
+    /// Held by who waits for the server's end of file: the transport wakes one alone.
+    closing: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What the wire knows at one moment.
@@ -104,6 +106,7 @@ impl Wire {
         let state = Arc::new(Mutex::new(State::new(Box::new(transport), unnamed)));
         let wire = Wire {
             state: Arc::clone(&state),
+            closing: Arc::default(),
         };
         let stream = Stream {
             state,
@@ -216,8 +219,11 @@ impl Wire {
     /// Takes the connection away from tokio-postgres and sends Terminate, as far
     /// as that goes without waiting.
     pub(crate) fn end(&self) {
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        let _ = self.state().poll_closed(&mut cx);
+        // Who is at it already would not be woken any more.
+        if let Ok(_closing) = self.closing.try_lock() {
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let _ = self.state().poll_closed(&mut cx);
+        }
     }
 
     /// Closes the socket. What the server has not said by now does not count.
@@ -235,6 +241,7 @@ impl Wire {
     /// [Ends](Wire::end) the connection and waits for the server to close it.
     /// False if the connection broke instead.
     pub(crate) async fn closed(&self) -> bool {
+        let _closing = self.closing.lock().await;
         poll_fn(|cx| self.poll_closed(cx)).await
     }
 

@@ -219,9 +219,13 @@ impl Tracker {
                 if let Some(unit) = self.owed.front_mut() {
                     unit.failed = true;
                 }
-                self.error = sqlstate(body);
-                self.outdated |= self.error.is_some_and(|code| OUTDATED.contains(&&code[..]));
-                self.refused_write |= self.error == Some(READ_ONLY);
+                let code = sqlstate(body);
+                self.outdated |= code.is_some_and(|code| OUTDATED.contains(&&code[..]));
+                self.refused_write |= code == Some(READ_ONLY);
+                // What a failed transaction refuses does not tell why it failed.
+                if code.is_none_or(|code| code != IN_FAILED_TRANSACTION) {
+                    self.error = code;
+                }
             }
             b'K' => {
                 if let (Some(process), Some(secret)) = (int(body, 0), int(body, 4)) {
@@ -369,7 +373,7 @@ impl Tracker {
         self.committed
     }
 
-    /// The SQLSTATE of the last ErrorResponse.
+    /// The SQLSTATE of the last ErrorResponse that was not the consequence of another.
     pub(super) fn error(&self) -> Option<[u8; 5]> {
         self.error
     }
@@ -401,6 +405,9 @@ const READ_ONLY: [u8; 5] = *b"25006";
 /// refused whose columns have changed; `internal_error`, as which a type is missed. The
 /// last two stand for other things, too: then statements are prepared anew in vain.
 const OUTDATED: [&[u8]; 3] = [b"26000", b"0A000", b"XX000"];
+
+/// `in_failed_sql_transaction`.
+const IN_FAILED_TRANSACTION: [u8; 5] = *b"25P02";
 
 /// The field `C` of an ErrorResponse (manual, "Error and Notice Message Fields"): it comes
 /// behind the severity, so the first bytes have it.

@@ -48,8 +48,10 @@ impl Kept {
     }
 
     async fn out(&self) -> Result<(Lease, Home)> {
+        let left = Some(PROBE_LIMIT * 3 / 2);
+        let permit = self.pools.permit(left).await?;
         self.pools
-            .checkout(Some(PROBE_LIMIT * 3 / 2), None, &Tally::default())
+            .checkout(permit, left, None, &Tally::default())
             .await
     }
 

@@ -1,0 +1,184 @@
+//! Parts of the invocation's transaction that can be rolled back alone.
+
+use std::fmt;
+use std::future::Future;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::timeout;
+use tokio_postgres::Client;
+
+use super::Transaction;
+use crate::error::{Error, ErrorKind, Result};
+
+/// The savepoints of one transaction.
+pub(super) struct Savepoints {
+    /// Held by the outermost savepoint that is open.
+    open: Mutex<()>,
+    /// How long another waits for it.
+    patience: Duration,
+    next: AtomicU64,
+}
+
+/// A part of a [`Transaction`] that can be rolled back alone.
+///
+/// Savepoints of a transaction form a stack on the server: rolling one back undoes
+/// whatever came after it. So one is open at a time, and those that other clones of the
+/// transaction ask for wait for it; savepoints inside it are made from
+/// [itself](Savepoint::savepoint).
+///
+/// A plain statement on the transaction does not wait. While a savepoint is open it
+/// becomes a part of that, and is undone with it: where parts of a handler run side by
+/// side, put each into a savepoint.
+#[must_use = "a savepoint that is dropped is rolled back"]
+pub struct Savepoint<'a> {
+    transaction: &'a Transaction,
+    name: String,
+    /// Nothing is left to be rolled back.
+    ended: bool,
+    /// None of one inside another.
+    _open: Option<MutexGuard<'a, ()>>,
+}
+
+impl Savepoints {
+    pub(super) fn new(patience: Duration) -> Self {
+        Savepoints {
+            open: Mutex::default(),
+            patience,
+            next: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Transaction {
+    /// Begins a part that can be rolled back alone. Dropped, it is.
+    ///
+    /// Waits while another savepoint of the transaction is open, for `acquire_timeout` at
+    /// most: the holder of one that asks for a second beside it would wait for itself.
+    /// [`Savepoint::savepoint`] makes one inside another.
+    ///
+    /// ```no_run
+    /// # async fn handler() -> Result<(), antifreeze::Error> {
+    /// let transaction = antifreeze::transaction()?.await?;
+    /// let savepoint = transaction.savepoint().await?;
+    /// match savepoint.execute("insert into partners (name) values ('us')", &[]).await {
+    ///     Ok(_) => savepoint.release().await?,
+    ///     Err(_) => savepoint.rollback().await?,
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of the server, and [`TransactionInUse`](crate::ErrorKind::TransactionInUse):
+    /// another savepoint was open for too long.
+    pub async fn savepoint(&self) -> Result<Savepoint<'_>> {
+        let savepoints = &self.0.savepoints;
+        let limit = match self.0.connection.left() {
+            Some(left) => savepoints.patience.min(left),
+            None => savepoints.patience,
+        };
+        let open = timeout(limit, savepoints.open.lock()).await;
+        let open = open.map_err(|_| still_open(limit))?;
+        Savepoint::begin(self, Some(open)).await
+    }
+}
+
+impl<'a> Savepoint<'a> {
+    async fn begin(transaction: &'a Transaction, open: Option<MutexGuard<'a, ()>>) -> Result<Self> {
+        let number = transaction
+            .0
+            .savepoints
+            .next
+            .fetch_add(1, Ordering::Relaxed);
+        let mut savepoint = Savepoint {
+            transaction,
+            name: format!("antifreeze_{number}"),
+            ended: true,
+            _open: open,
+        };
+        let begin = format!("SAVEPOINT {}", savepoint.name);
+        transaction.batch_execute(&begin).await?;
+        savepoint.ended = false;
+        Ok(savepoint)
+    }
+
+    /// Begins a part of this part. The outer one cannot be used until it has ended.
+    ///
+    /// # Errors
+    ///
+    /// Those of the server.
+    pub async fn savepoint(&mut self) -> Result<Savepoint<'_>> {
+        Savepoint::begin(self.transaction, None).await
+    }
+
+    /// Keeps what was done since: it is part of the transaction from now on. If the server
+    /// refuses, since a statement of it had failed, it is rolled back.
+    ///
+    /// # Errors
+    ///
+    /// Those of the server.
+    pub async fn release(mut self) -> Result<()> {
+        let release = format!("RELEASE SAVEPOINT {}", self.name);
+        // Dropped from here on it has been asked for, and there is nothing to roll back to.
+        self.ended = true;
+        let released = self.transaction.batch_execute(&release).await;
+        self.ended = released.is_ok();
+        Ok(released?)
+    }
+
+    /// Undoes what was done since, errors included.
+    ///
+    /// # Errors
+    ///
+    /// Those of the server.
+    pub async fn rollback(mut self) -> Result<()> {
+        self.ended = true;
+        Ok(self.transaction.batch_execute(&self.undo()).await?)
+    }
+
+    fn undo(&self) -> String {
+        format!("ROLLBACK TO SAVEPOINT {}", self.name)
+    }
+}
+
+impl Deref for Savepoint<'_> {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        self.transaction
+    }
+}
+
+impl Drop for Savepoint<'_> {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        // A request of tokio-postgres is queued by the first poll of its future.
+        let undo = self.undo();
+        let mut queued = std::pin::pin!(self.transaction.batch_execute(&undo));
+        let mut cx = Context::from_waker(Waker::noop());
+        let _ = queued.as_mut().poll(&mut cx);
+    }
+}
+
+impl fmt::Debug for Savepoint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Savepoint").field(&self.name).finish()
+    }
+}
+
+fn still_open(after: Duration) -> Error {
+    Error::new(
+        ErrorKind::TransactionInUse,
+        format!("waited {after:.1?} for another savepoint of the same transaction to end"),
+    )
+    .with_remedy(
+        "release it or roll it back first, or make one inside it with `Savepoint::savepoint`",
+    )
+}
