@@ -210,10 +210,12 @@ impl Session {
 
     /// Says Terminate and waits for the server's end of file: only then has it
     /// rolled back, released its locks and given up its slot. `Some(false)` if the
-    /// connection broke instead, `None` if nothing was heard within `limit`.
+    /// connection broke instead, or if a pooler said so whose server was not at rest; `None` if nothing was heard within `limit`.
     pub(crate) async fn closed(&self, limit: Duration) -> Option<bool> {
         self.end();
-        timeout(limit, self.wire.closed()).await.ok()
+        let closed = timeout(limit, self.wire.closed()).await.ok()?;
+        // A pooler closes at once; what its server does then is its own affair.
+        Some(closed && (self.path == Path::Direct || self.wire.left_at_rest()))
     }
 
     /// Lets nothing more pass through the socket. The end of file that this makes is
@@ -227,6 +229,40 @@ impl Session {
     pub(crate) fn end(&self) {
         self.wire.end();
         self.driver.wake();
+    }
+
+    /// The same, and does not say goodbye: the server can still be cancelled and
+    /// [asked](Session::asked).
+    pub(crate) fn take_away(&self) {
+        self.wire.take_away();
+        self.driver.wake();
+    }
+
+    /// Waits until all was answered that was asked before the connection was taken away.
+    /// False if it never will be.
+    pub(crate) async fn answered(&self) -> bool {
+        self.wire.answered().await
+    }
+
+    /// Asks a question of our own over a connection that was taken away, and waits until
+    /// it was answered, be it with an error.
+    pub(crate) async fn asked(&self, sql: &str) -> bool {
+        self.wire.ask(sql);
+        self.answered().await
+    }
+
+    /// Takes the connection away as far as that goes without waiting: what is still to
+    /// be done is left to a teardown that may not come.
+    pub(crate) fn abandon(&self) {
+        if self.path == Path::Direct {
+            return self.end();
+        }
+        // Behind a pooler a statement could no longer be cancelled after the goodbye.
+        self.take_away();
+        match self.wire.snapshot().at_rest {
+            true => self.end(),
+            false => self.wire.ask("ROLLBACK"),
+        }
     }
 
     /// A statement prepared on this session before, or now. Once the server has said that

@@ -191,7 +191,7 @@ impl Invocation {
         }
         say(&inner.request_id, leases.len());
         for held in &leases {
-            held.lease.session.end();
+            held.lease.session.abandon();
         }
         drop(shared);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {

@@ -8,6 +8,9 @@ use super::residue::{self, Residue, Traits};
 use super::rewrite;
 use super::status::{Answered, Tracker, TransactionStatus, Unit};
 
+/// Sync, whole.
+pub(super) const SYNC: &[u8] = b"S\0\0\0\x04";
+
 /// What is known of a prepared statement.
 #[derive(Debug)]
 struct Statement {
@@ -148,6 +151,20 @@ impl Frontend {
                     out.put_slice(message);
                     length
                 }
+                Some(message) if !tracker.is_open() && self.closes_nothing(message) => {
+                    match bytes.get(length..length + SYNC.len()) {
+                        Some(SYNC) => {
+                            tracker.kept_close();
+                            self.forget(message);
+                            length + SYNC.len()
+                        }
+                        Some(_) => {
+                            self.message(message, tracker, out);
+                            length
+                        }
+                        None => return bytes.len(),
+                    }
+                }
                 Some(message) => {
                     self.message(message, tracker, out);
                     length
@@ -169,6 +186,19 @@ impl Frontend {
                 None => return bytes.len(),
             };
             bytes = &bytes[taken..];
+        }
+    }
+
+    /// A Close of a statement that was sent unnamed, if at all: the server has none of that
+    /// name. PgBouncer before 1.21 takes a server away from its client when a COPY has ended, so
+    /// that the answer to a Close behind it would reach the server's next one.
+    fn closes_nothing(&self, message: &[u8]) -> bool {
+        self.unnamed && closed(message).is_some_and(|name| !name.is_empty())
+    }
+
+    fn forget(&mut self, message: &[u8]) {
+        if let Some(name) = closed(message) {
+            self.statements.remove(name);
         }
     }
 
@@ -206,9 +236,7 @@ impl Frontend {
                 tracker.open().changes = true;
             }
             b'C' => {
-                if let Some(name) = body.strip_prefix(b"S").and_then(|rest| name(rest)) {
-                    self.statements.remove(name);
-                }
+                self.forget(message);
                 tracker.open();
             }
             b'S' => {
@@ -342,6 +370,12 @@ fn residue(traits: Traits) -> Residue {
         state: traits.leaves_state,
         ..Residue::default()
     }
+}
+
+/// The statement that a Close names.
+fn closed(message: &[u8]) -> Option<&[u8]> {
+    let body = message.strip_prefix(b"C")?.get(4..)?;
+    name(body.strip_prefix(b"S")?)
 }
 
 /// The NUL-terminated string at the start of `bytes`, without its NUL.

@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::authentication::Authentication;
 use super::residue::{Residue, of_tag};
@@ -27,6 +27,14 @@ pub enum TransactionStatus {
 }
 
 impl TransactionStatus {
+    fn byte(self) -> u8 {
+        match self {
+            Self::Idle => b'I',
+            Self::InTransaction => b'T',
+            Self::Failed => b'E',
+        }
+    }
+
     fn from_byte(byte: u8) -> Option<Self> {
         match byte {
             b'I' => Some(Self::Idle),
@@ -62,6 +70,8 @@ pub(super) struct Unit {
     pub(super) prepares: Option<Vec<u8>>,
     /// The server answered with an error.
     pub(super) failed: bool,
+    /// The Close of a statement that the server never had: it is answered here.
+    pub(super) here: bool,
 }
 
 impl Unit {
@@ -124,6 +134,28 @@ impl Tracker {
 
     pub(super) fn sent_sync(&mut self) {
         self.owed.push_back(self.open.take().unwrap_or_default());
+    }
+
+    /// The Close and the Sync of a statement that the server never had were not sent.
+    pub(super) fn kept_close(&mut self) {
+        self.owed.push_back(Unit {
+            here: true,
+            ..Unit::default()
+        });
+    }
+
+    /// Answers what is answered here and has its turn.
+    pub(super) fn answer_here(&mut self, out: &mut BytesMut) -> bool {
+        let mut answered = false;
+        while self.owed.front().is_some_and(|unit| unit.here) {
+            self.owed.pop_front();
+            let status = self.status.unwrap_or(TransactionStatus::Idle);
+            // CloseComplete and ReadyForQuery.
+            out.put_slice(b"3\0\0\0\x04Z\0\0\0\x05");
+            out.put_u8(status.byte());
+            answered = true;
+        }
+        answered
     }
 
     /// CopyDone or CopyFail.
@@ -271,10 +303,10 @@ impl Tracker {
         self.lost
     }
 
-    /// Some answer to come has to be swallowed or corrected.
+    /// Some answer to come has to be swallowed, corrected or made up.
     pub(super) fn filters(&self) -> bool {
         let mut units = self.owed.iter().chain(&self.open);
-        units.any(|unit| !unit.swallow.is_empty() || unit.shift > 0)
+        units.any(|unit| !unit.swallow.is_empty() || unit.shift > 0 || unit.here)
     }
 
     /// Whether the error that was just held, and which ends the session, can be told to
@@ -309,6 +341,11 @@ impl Tracker {
     /// The server waits for COPY data that nobody may ever send.
     pub(super) fn is_copying_in(&self) -> bool {
         self.owed.iter().chain(&self.open).any(|unit| unit.copy_in)
+    }
+
+    /// Extended messages were sent that no Sync has followed yet.
+    pub(super) fn is_open(&self) -> bool {
+        self.open.is_some()
     }
 
     pub(super) fn owed(&self) -> usize {
