@@ -18,7 +18,7 @@ use crate::config::Path;
 use crate::connect::{Connector, Opened, Target};
 use crate::net::{Peek, Socket};
 use crate::tally::Tally;
-use crate::wire::{Snapshot, Wire};
+use crate::wire::{Snapshot, TransactionStatus, Wire};
 use driver::Driver;
 use statements::Statements;
 
@@ -259,9 +259,12 @@ impl Session {
         }
         // Behind a pooler a statement could no longer be cancelled after the goodbye.
         self.take_away();
-        match self.wire.snapshot().at_rest {
-            true => self.end(),
-            false => self.wire.ask("ROLLBACK"),
+        let snapshot = self.wire.snapshot();
+        match snapshot.status {
+            _ if snapshot.at_rest => self.end(),
+            // Nor is it sure then that the server is still ours.
+            Some(TransactionStatus::Idle) | None => {}
+            Some(_) => self.wire.ask("ROLLBACK"),
         }
     }
 

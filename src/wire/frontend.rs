@@ -40,8 +40,11 @@ pub(super) struct Frontend {
     pending: BytesMut,
     /// Bytes of the current message that are passed on unread.
     pass: usize,
-    /// The answer to BEGIN is awaited: until it is known to have succeeded, a
-    /// second statement might run outside the transaction.
+    /// An answer is awaited. That to BEGIN: until it is known to have succeeded, a
+    /// second statement might run outside the transaction. Behind a pooler that to a COPY:
+    /// PgBouncer before 1.21 takes the server away from its client when one has ended,
+    /// whatever else is owed, and what was sent behind it would be answered to the
+    /// server's next client.
     holds: bool,
     begin: Option<Begin>,
     unnamed: bool,
@@ -108,7 +111,7 @@ impl Frontend {
             begin.armed |= !tracker.begins();
             begin.failed |= end.begins && end.failed;
         }
-        if end.begins {
+        if end.holds {
             self.holds = false;
             self.go_on(tracker, out);
         }
@@ -190,8 +193,7 @@ impl Frontend {
     }
 
     /// A Close of a statement that was sent unnamed, if at all: the server has none of that
-    /// name. PgBouncer before 1.21 takes a server away from its client when a COPY has ended, so
-    /// that the answer to a Close behind it would reach the server's next one.
+    /// name.
     fn closes_nothing(&self, message: &[u8]) -> bool {
         self.unnamed && closed(message).is_some_and(|name| !name.is_empty())
     }
@@ -240,7 +242,7 @@ impl Frontend {
                 tracker.open();
             }
             b'S' => {
-                self.holds = tracker.open().begins;
+                self.holds = tracker.open().holds();
                 tracker.sent_sync();
             }
             b'c' | b'f' => tracker.sent_copy_end(),
@@ -270,6 +272,7 @@ impl Frontend {
             simple: true,
             changes: !ours,
             sets_are_local: traits.sets_are_local,
+            copies: self.unnamed && traits.copies,
             ..Unit::default()
         };
         match &mut self.begin {
@@ -278,10 +281,10 @@ impl Frontend {
                 unit.shift = rewrite::begin_query(&begin.sql, text, out);
                 unit.swallow = rewrite::BEGIN_QUERY_ANSWERS;
                 unit.begins = true;
-                self.holds = true;
             }
             _ => out.put_slice(message),
         }
+        self.holds = unit.holds();
         tracker.sent_whole(unit);
     }
 
@@ -331,6 +334,7 @@ impl Frontend {
         let known = self.statements.get(statement);
         let traits = known.map_or(Traits::default(), |known| known.traits);
         unit.sets_are_local = traits.sets_are_local;
+        unit.copies |= self.unnamed && traits.copies;
         match known.and_then(|known| known.text.as_deref()) {
             Some(text) => {
                 unit.swallow = match unit.swallow {

@@ -66,6 +66,8 @@ pub(super) struct Unit {
     pub(super) shift: usize,
     /// It opens the lazily begun transaction.
     pub(super) begins: bool,
+    /// It copies, behind a pooler: nothing is sent until that is over.
+    pub(super) copies: bool,
     /// The statement that it prepares: forgotten again if that fails.
     pub(super) prepares: Option<Vec<u8>>,
     /// The server answered with an error.
@@ -79,6 +81,12 @@ impl Unit {
     fn absorb(&mut self, earlier: Unit) {
         self.changes |= earlier.changes;
         self.sets_are_local |= earlier.sets_are_local;
+        self.copies |= earlier.copies;
+    }
+
+    /// What follows has to wait for its answer.
+    pub(super) fn holds(&self) -> bool {
+        self.begins || self.copies
     }
 }
 
@@ -87,6 +95,8 @@ impl Unit {
 #[derive(Debug)]
 pub(super) struct Answered {
     pub(super) begins: bool,
+    /// What follows waits for it.
+    pub(super) holds: bool,
     pub(super) failed: bool,
     pub(super) prepares: Option<Vec<u8>>,
     pub(super) status: TransactionStatus,
@@ -247,6 +257,7 @@ impl Tracker {
         self.residue.driver |= unit.ends_early;
         Some(Answered {
             begins: unit.begins,
+            holds: unit.holds(),
             failed: unit.failed,
             prepares: unit.prepares,
             status,
@@ -271,8 +282,9 @@ impl Tracker {
             Some(unit) if unit.simple => unit.copy_in = true,
             Some(_) => {
                 let unit = self.owed.pop_front().unwrap_or_default();
-                let begun = unit.begins.then_some(Answered {
-                    begins: true,
+                let begun = unit.holds().then_some(Answered {
+                    begins: unit.begins,
+                    holds: true,
                     failed: false,
                     prepares: None,
                     status: TransactionStatus::InTransaction,
