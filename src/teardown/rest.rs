@@ -7,6 +7,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use futures_util::future::join;
 use tokio::time::timeout;
 
@@ -113,17 +114,17 @@ pub(crate) async fn rest(
 async fn leave(session: &Session, outcome: &mut Outcome, budget: &Budget) {
     session.take_away();
     let snapshot = session.wire().snapshot();
-    if snapshot.unsent {
+    let mut answered = pin!(session.answered());
+    let mut all = answered.as_mut().now_or_never();
+    if all.is_none() && snapshot.unsent {
         // A question of ours would have to wait for it, and with it the goodbye.
         if session.cancel(budget.step()).await {
             outcome.did(Step::Cancelled);
         }
         return;
     }
-    let mut answered = pin!(session.answered());
-    let mut all = None;
     // The end of a COPY is under way already.
-    if snapshot.settled || snapshot.copying_in {
+    if all.is_none() && (snapshot.settled || snapshot.copying_in) {
         all = timeout(budget.grace(), answered.as_mut()).await.ok();
     }
     if all.is_none() && !outcome.steps().contains(&Step::Cancelled) {

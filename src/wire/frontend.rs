@@ -42,7 +42,7 @@ pub(super) struct Frontend {
     pass: usize,
     /// An answer is awaited. That to BEGIN: until it is known to have succeeded, a
     /// second statement might run outside the transaction. Behind a pooler that to a COPY:
-    /// PgBouncer before 1.21 takes the server away from its client when one has ended,
+    /// PgBouncer before 1.22.1 takes the server away from its client when one has ended,
     /// whatever else is owed, and what was sent behind it would be answered to the
     /// server's next client.
     holds: bool,

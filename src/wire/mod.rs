@@ -53,7 +53,7 @@ pub(crate) struct Snapshot {
     /// No answer is owed that could change the status, and nothing that the
     /// writer above gave us is still here.
     pub(crate) settled: bool,
-    /// Something that was sent waits in here for the socket.
+    /// Much that was sent waits in here for the socket.
     pub(crate) unsent: bool,
     /// The last operation above was a completed flush: right after the
     /// tokio-postgres connection was polled to `Pending` this proves that its

@@ -93,9 +93,10 @@ impl State {
         self.tracker.is_settled() && self.frontend.is_empty() && self.out.is_empty()
     }
 
-    /// The socket has not taken all that there is for it.
+    /// There is more for the socket than it takes. A little may just not have had its
+    /// turn: a task that has read much is not let write before others have run.
     pub(super) fn is_unsent(&self) -> bool {
-        !self.out.is_empty()
+        self.out.len() >= HIGH_WATER
     }
 
     /// What was sent was answered, and no transaction is open.
@@ -127,8 +128,9 @@ impl State {
             Some(end) if end.goodbye.is_none() => end.goodbye = Some(at_rest),
             _ => return,
         }
-        if self.poll_drain(cx).is_pending() {
-            // The end of file comes before it, in the middle of a message, which is then
+        let _ = self.poll_drain(cx);
+        if self.is_unsent() {
+            // The end of file comes instead, in the middle of a message, which is then
             // carried out by nobody.
             return self.out.clear();
         }
@@ -431,3 +433,6 @@ impl tokio_postgres::tls::TlsStream for Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
