@@ -24,7 +24,11 @@ async fn a_dropped_transaction_far_away_settles() {
     .expect("fine");
     let torn_down = lab.torn_down();
     assert_eq!(torn_down.len(), 1, "{torn_down:?}");
-    assert_eq!(torn_down[0].outcome.steps(), [Step::Settled], "{torn_down:?}");
+    assert_eq!(
+        torn_down[0].outcome.steps(),
+        [Step::Settled],
+        "{torn_down:?}"
+    );
     assert!(torn_down[0].kept && torn_down[0].round_trips == 1);
     assert_eq!(relay.counts().connections, 1, "and none for a cancel");
     lab.assert_at_rest().await;

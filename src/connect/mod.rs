@@ -229,6 +229,8 @@ impl Connector {
             .map_err(|why| Error::new(ErrorKind::Unreachable, format!("{target} {why}")))?;
         let parameter = |name: &str| connection.parameter(name);
         let path = self.found.path(config, target, parameter, &wire);
+        // What took the connection may be nearer than the server: a proxy, a load balancer.
+        let round_trip = round_trip.max(wire.shortest_answer().unwrap_or_default());
         Ok(Opened {
             client,
             connection,

@@ -32,6 +32,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 pub(crate) use authentication::{Guard, Refusal};
 pub(crate) use residue::Residue;
@@ -198,6 +199,12 @@ impl Wire {
     /// Round trips made on this connection so far.
     pub(crate) fn round_trips(&self) -> u64 {
         self.state().round_trips
+    }
+
+    /// The shortest time after which something that was sent was answered: the distance to
+    /// the server, as long as one thing was asked at a time.
+    pub(crate) fn shortest_answer(&self) -> Option<Duration> {
+        self.state().shortest
     }
 
     /// The server's process and the secret that cancels its statement.

@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -40,8 +41,11 @@ pub(super) struct State {
     eof: bool,
     /// Our side is shut.
     shut: bool,
-    wrote: bool,
+    /// Since when an answer is awaited.
+    asked: Option<Instant>,
     pub(super) round_trips: u64,
+    /// The shortest time after which something was answered.
+    pub(super) shortest: Option<Duration>,
     end: Option<End>,
     /// Who reads above, and waits.
     reader: Option<Waker>,
@@ -73,8 +77,9 @@ impl State {
             gone: false,
             eof: false,
             shut: false,
-            wrote: false,
+            asked: None,
             round_trips: 0,
+            shortest: None,
             end: None,
             reader: None,
         }
@@ -248,7 +253,7 @@ impl State {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.out.advance(sent);
-            self.wrote = true;
+            self.asked.get_or_insert_with(Instant::now);
         }
         Poll::Ready(Ok(()))
     }
@@ -306,7 +311,11 @@ impl State {
 
     /// Says how much of the beginning of `bytes` is for the reader as it is.
     fn received(&mut self, bytes: &[u8], filtered: bool) -> usize {
-        self.round_trips += u64::from(std::mem::take(&mut self.wrote));
+        if let Some(asked) = self.asked.take() {
+            let took = asked.elapsed();
+            self.round_trips += 1;
+            self.shortest = Some(self.shortest.map_or(took, |shortest| shortest.min(took)));
+        }
         let State {
             tracker,
             frontend,
