@@ -61,10 +61,8 @@ async fn is_busy(lab: &Lab, statement: &str) -> bool {
 async fn a_task_in_a_statement() {
     ends_at_rest("a task in a statement", async |lab| {
         left_to_a_task(lab, "pg_sleep", async |connection| {
-            let late = connection.batch_execute(SLEEP).await;
-            let late = late.expect_err("it was taken away");
-            assert!(antifreeze::Error::is_invocation_ended(&late), "{late:?}");
-            Ok(pending().await)
+            let _ = connection.batch_execute(SLEEP).await;
+            pending().await
         })
         .await;
         0
@@ -80,7 +78,7 @@ async fn a_task_in_a_pipeline() {
             let one = connection.batch_execute(SLEEP);
             let another = connection.batch_execute("select pg_sleep(61)");
             let _ = join(one, another).await;
-            Ok(pending().await)
+            pending().await
         })
         .await;
         0
@@ -111,7 +109,7 @@ async fn a_task_in_a_copy() {
             let sink = connection.copy_in::<_, Bytes>("copy t from stdin").await?;
             let mut sink = pin!(sink);
             sink.send(Bytes::from_static(b"1\n")).await?;
-            Ok(pending().await)
+            pending().await
         })
         .await;
         0
@@ -125,7 +123,7 @@ async fn a_task_in_a_copy_that_is_not_fed() {
     ends_at_rest("a task in a simple COPY", async |lab| {
         left_to_a_task(lab, "copy t from", async |connection| {
             let _ = connection.batch_execute("copy t from stdin").await;
-            Ok(pending().await)
+            pending().await
         })
         .await;
         0
@@ -139,7 +137,7 @@ async fn a_task_whose_rows_nobody_takes() {
         left_to_a_task(lab, "repeat", async |connection| {
             let mut rows = pin!(connection.query_raw(ENDLESS, empty::<i32>()).await?);
             rows.next().await.transpose()?;
-            Ok(pending().await)
+            pending().await
         })
         .await;
         0

@@ -210,7 +210,8 @@ impl Session {
 
     /// Says Terminate and waits for the server's end of file: only then has it
     /// rolled back, released its locks and given up its slot. `Some(false)` if the
-    /// connection broke instead, or if a pooler said so whose server was not at rest; `None` if nothing was heard within `limit`.
+    /// connection broke instead, or if it was that of a pooler whose server was not at
+    /// rest; `None` if nothing was heard within `limit`.
     pub(crate) async fn closed(&self, limit: Duration) -> Option<bool> {
         self.end();
         let closed = timeout(limit, self.wire.closed()).await.ok()?;
