@@ -9,8 +9,9 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use antifreeze::{Config, Path, Step, Teardown, connection, transaction};
+use antifreeze::{Config, Path, Step, connection, transaction};
 use bytes::{BufMut, BytesMut};
+use common::pooled::{CLIENTS, MODES, Pooled, SERVERS, ends_at_rest, pooled, pooled_with};
 use common::{BoxError, Lab, PLENTY};
 use futures_util::StreamExt;
 use futures_util::future::{join_all, try_join_all};
@@ -20,121 +21,6 @@ use tokio::sync::Barrier;
 use tokio::time::timeout;
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, IsNull, Kind, ToSql, Type, to_sql_checked};
-
-/// As many clients as work at a time, and servers for them.
-const CLIENTS: usize = 8;
-const SERVERS: usize = 2;
-
-const MODES: [Mode; 2] = [Mode::Transaction, Mode::Session];
-
-struct Pooled {
-    lab: Lab,
-    pooler: PgBouncer,
-    mode: Mode,
-}
-
-async fn pooled(mode: Mode) -> Pooled {
-    pooled_with(mode, |_| {}).await
-}
-
-async fn pooled_with(mode: Mode, change: impl FnOnce(&mut Config)) -> Pooled {
-    let postgres = Postgres::shared().await.expect("a server");
-    let server = postgres.fresh_database().await.expect("a database");
-    server
-        .execute("create table t (a int)")
-        .await
-        .expect("a table");
-    let pooler = PgBouncer::builder(postgres)
-        .mode(mode)
-        .pool_size(SERVERS)
-        .start()
-        .await
-        .expect("a pooler");
-    let url = pooler.url(&server.url);
-    let lab = Lab::over(server, &url, |config| {
-        config.set_path(match mode {
-            Mode::Transaction => Path::TransactionPooler,
-            _ => Path::SessionPooler,
-        });
-        change(config);
-    });
-    Pooled { lab, pooler, mode }
-}
-
-impl Pooled {
-    /// What PgBouncer's servers do, whatever they call themselves.
-    async fn servers(&self) -> Vec<String> {
-        let rows = self
-            .lab
-            .server
-            .query(
-                "select state from pg_stat_activity where datname = current_database() \
-                 and backend_type = 'client backend' and application_name <> 'lab'",
-            )
-            .await
-            .expect("activity");
-        let states = rows
-            .into_iter()
-            .map(|row| row[0].clone().unwrap_or_default());
-        states.collect()
-    }
-
-    /// No server of the pooler is in a transaction or at work, nothing is locked, and
-    /// the next invocation finds everything as it should be.
-    ///
-    /// Where the connection was kept, or rolled back before it was closed, that holds at
-    /// once. Where it had to be taken away, it is the pooler that acknowledged: it ends
-    /// its server on its own, a moment later.
-    async fn is_at_rest(&self, ending: &str) {
-        let what = format!("{ending}, {:?}", self.mode);
-        let torn_down = self.lab.torn_down();
-        let closed: Vec<_> = torn_down
-            .iter()
-            .filter_map(|one| one.outcome.closed())
-            .collect();
-        assert!(closed.iter().all(|acknowledged| *acknowledged), "{what}");
-        let at_rest = async || {
-            let servers = self.servers().await;
-            (servers.iter().all(|state| state == "idle"), servers)
-        };
-        let sure = |one: &Teardown| {
-            let steps = one.outcome.steps();
-            one.outcome.closed().is_none() || steps.contains(&Step::RolledBack)
-        };
-        if torn_down.iter().all(sure) {
-            let (at_rest, servers) = at_rest().await;
-            assert!(at_rest, "{what}: {servers:?}\n{}", self.pooler.log());
-        }
-        self.lab
-            .eventually(&format!("at rest after {what}"), async |_| {
-                at_rest().await.0
-            })
-            .await;
-        self.lab.assert_at_rest().await;
-        // On each of the servers, wherever the pooler sends it.
-        let next = (0..SERVERS).map(|_| {
-            self.lab.run(async {
-                let connection = connection().await?;
-                let row = connection.query_one("select 1 where true", &[]).await?;
-                assert_eq!(row.get::<_, i32>(0), 1);
-                Ok(())
-            })
-        });
-        for result in join_all(next).await {
-            result.unwrap_or_else(|error| panic!("after {what}: {error:?}"));
-        }
-    }
-}
-
-/// Runs an ending in both modes; it says how many rows it stored.
-async fn ends_at_rest(ending: &str, run: impl AsyncFn(&Lab) -> i64) {
-    for mode in MODES {
-        let pooled = pooled(mode).await;
-        let stored = run(&pooled.lab).await;
-        pooled.is_at_rest(ending).await;
-        assert_eq!(pooled.lab.rows().await, stored, "{ending}, {mode:?}");
-    }
-}
 
 #[tokio::test]
 async fn returns() {
@@ -492,7 +378,7 @@ const TYPES: &str = "create type mood as enum ('sad', 'fine'); \
                      create table typed (mood mood, price price, age age)";
 
 async fn with_types(path: Path) -> Pooled {
-    let pooled = pooled_with(Mode::Transaction, |config| {
+    let pooled = pooled_with(Mode::Transaction, SERVERS, |config| {
         config.set_path(path);
         config.max_connections = CLIENTS;
         // Behind a pooler they are not sent; here the control would be refused for them.

@@ -242,6 +242,8 @@ impl Connector {
         let parameter = |name: &str| connection.parameter(name);
         let path = self.found.path(config, target, parameter, &wire);
         half_open.done();
+        // What took the connection may be nearer than the server: a proxy, a load balancer.
+        let round_trip = round_trip.max(wire.shortest_answer().unwrap_or_default());
         Ok(Opened {
             client,
             connection,

@@ -191,8 +191,11 @@ impl<F: FnOnce()> Drop for End<F> {
     fn drop(&mut self) {
         let connection = lock(&self.shared.connection).take();
         if self.over {
-            // Say goodbye; a teardown can still wait for the server's answer.
-            self.shared.wire.end();
+            // Say goodbye; a teardown can still wait for the server's answer. Whoever
+            // took the connection away may have something to do before.
+            if !self.shared.wire.snapshot().ended {
+                self.shared.wire.end();
+            }
         } else {
             // Nothing will ever move on this socket again: its runtime is gone.
             self.shared.wire.cut();

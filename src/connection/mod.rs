@@ -18,7 +18,7 @@ use crate::config::Path;
 use crate::connect::{Connector, Manner, Opened, Target};
 use crate::net::{Peek, SocketView};
 use crate::tally::Tally;
-use crate::wire::{Snapshot, Wire};
+use crate::wire::{Snapshot, TransactionStatus, Wire};
 use driver::Driver;
 use statements::Statements;
 
@@ -219,10 +219,13 @@ impl Session {
 
     /// Says Terminate and waits for the server's end of file: only then has it
     /// rolled back, released its locks and given up its slot. `Some(false)` if the
-    /// connection broke instead, `None` if nothing was heard within `limit`.
+    /// connection broke instead, or if it was that of a pooler whose server was not at
+    /// rest; `None` if nothing was heard within `limit`.
     pub(crate) async fn closed(&self, limit: Duration) -> Option<bool> {
         self.end();
-        timeout(limit, self.wire.closed()).await.ok()
+        let closed = timeout(limit, self.wire.closed()).await.ok()?;
+        // A pooler closes at once; what its server does then is its own affair.
+        Some(closed && (self.path == Path::Direct || self.wire.left_at_rest()))
     }
 
     /// Closes the socket, without waiting: what the server has not said by now does not
@@ -231,26 +234,61 @@ impl Session {
         self.wire.give_up();
     }
 
-    /// Ends the session without waiting for anything, for when nobody will. A server that
-    /// has all our questions behind it is told goodbye: true, and its end of file can be
-    /// waited for. To one that still answers the socket is closed: what it writes is reset
-    /// by the kernel, whatever becomes of this process; what it computes can be cancelled.
+    /// Ends the session as far as that goes without waiting, for when nobody will. A server
+    /// that has all our questions behind it is told goodbye: true, and a teardown, which may
+    /// not come, can wait for the rest. To one that still answers the socket is closed: what
+    /// it writes is reset by the kernel, whatever becomes of this process; what it computes
+    /// can be cancelled.
     pub(crate) fn end_at_once(&self) -> bool {
+        if self.path != Path::Direct {
+            self.leave_at_once();
+            return true;
+        }
         let snapshot = self.wire.snapshot();
         let runs = !snapshot.settled && !snapshot.gone && !snapshot.copying_in;
         self.end();
-        // A pooler that loses its client knows no more what there is to cancel.
-        if !runs || self.path != Path::Direct {
-            return true;
+        if runs {
+            self.shut_down();
         }
-        self.shut_down();
-        false
+        !runs
+    }
+
+    /// Behind a pooler a statement could no longer be cancelled after the goodbye.
+    fn leave_at_once(&self) {
+        self.take_away();
+        let snapshot = self.wire.snapshot();
+        match snapshot.status {
+            _ if snapshot.at_rest => self.end(),
+            // Nor is it sure then that the server is still ours.
+            Some(TransactionStatus::Idle) | None => {}
+            Some(_) => self.wire.ask("ROLLBACK"),
+        }
     }
 
     /// Takes the connection away from whoever has it, without waiting.
     pub(crate) fn end(&self) {
         self.wire.end();
         self.driver.wake();
+    }
+
+    /// The same, and does not say goodbye: the server can still be cancelled and
+    /// [asked](Session::asked).
+    pub(crate) fn take_away(&self) {
+        self.wire.take_away();
+        self.driver.wake();
+    }
+
+    /// Waits until all was answered that was asked before the connection was taken away.
+    /// False if it never will be.
+    pub(crate) async fn answered(&self) -> bool {
+        self.wire.answered().await
+    }
+
+    /// Asks a question of our own over a connection that was taken away, and waits until
+    /// it was answered, be it with an error.
+    pub(crate) async fn asked(&self, sql: &str) -> bool {
+        self.wire.ask(sql);
+        self.answered().await
     }
 
     /// A statement prepared on this session before, or now. Once the server has said that

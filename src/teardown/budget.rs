@@ -7,6 +7,9 @@ use tokio::time::Instant;
 /// How long an answer that is owed is waited for before it is cancelled.
 const GRACE: Duration = Duration::from_millis(50);
 
+/// On a long way it gets more: what was asked last is answered after one round trip.
+const GRACE_ROUND_TRIPS: u32 = 2;
+
 /// How long any other step may take, however much time is left: a response is not
 /// held for minutes because the network is gone.
 const STEP: Duration = Duration::from_millis(500);
@@ -18,6 +21,7 @@ const STEP_ROUND_TRIPS: u32 = 10;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Budget {
     end: Option<Instant>,
+    grace: Duration,
     step: Duration,
 }
 
@@ -26,6 +30,7 @@ impl Budget {
     pub(crate) fn new(end: Option<Instant>, round_trip: Duration) -> Self {
         Budget {
             end,
+            grace: GRACE.max(round_trip.saturating_mul(GRACE_ROUND_TRIPS)),
             step: STEP.max(round_trip.saturating_mul(STEP_ROUND_TRIPS)),
         }
     }
@@ -45,7 +50,7 @@ impl Budget {
 
     /// For an answer that is on its way by itself.
     pub(crate) fn grace(&self) -> Duration {
-        self.part(GRACE)
+        self.part(self.grace)
     }
 
     /// For a step that others are to follow: at most half of what is left.
@@ -99,6 +104,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_long_way_gets_longer_steps() {
         let budget = Budget::new(None, Duration::from_millis(120));
+        assert_eq!(budget.grace(), Duration::from_millis(240));
         assert_eq!(budget.step(), Duration::from_millis(1_200));
         assert_eq!(budget.left(), None);
     }

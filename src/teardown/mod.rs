@@ -42,7 +42,8 @@ pub enum Step {
     Reset,
     /// The connection was closed.
     Closed {
-        /// The server confirmed it: the session has ended. If not, it ends by the
+        /// The server confirmed it: the session has ended. Behind a pooler: the pooler
+        /// did, and its server had been brought to rest before. If not, it ends by the
         /// server's own time-outs.
         acknowledged: bool,
     },

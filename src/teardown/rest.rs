@@ -7,6 +7,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use futures_util::future::join;
 use tokio::time::timeout;
 
@@ -63,9 +64,6 @@ pub(crate) async fn rest(
     // What was cancelled above, or before a COMMIT, may yet be hit.
     let keep = keep && !session.is_being_cancelled();
     if !keep || remedy == Remedy::Close {
-        if session.path() != Path::Direct {
-            leave(&home, &snapshot, &mut outcome, budget).await;
-        }
         return close(session, outcome, budget).await;
     }
     let rolls_back = snapshot.status != Some(TransactionStatus::Idle);
@@ -108,17 +106,37 @@ pub(crate) async fn rest(
     }
 }
 
-/// What a pooler is owed before it is told goodbye: it acknowledges that at once, but its
-/// server rolls back a moment later; and it throws away a server that still has
-/// something to answer, be it the Close of a statement.
-async fn leave(home: &Home, snapshot: &Snapshot, outcome: &mut Outcome, budget: &Budget) {
-    if snapshot.status != Some(TransactionStatus::Idle) {
-        let rolled_back = timeout(budget.step(), home.batch_execute("ROLLBACK")).await;
-        if let Ok(Ok(())) = rolled_back {
-            outcome.did(Step::RolledBack);
+/// What has to be done before a pooler is told goodbye. It acknowledges that at once,
+/// while its server goes on with its statement, and then knows no more what to cancel; and
+/// it throws away a server that still has something to answer, be it the Close of a
+/// statement.
+///
+/// Whoever has the connection can ask for nothing more from here on.
+async fn leave(session: &Session, outcome: &mut Outcome, budget: &Budget) {
+    session.take_away();
+    let snapshot = session.wire().snapshot();
+    let mut answered = pin!(session.answered());
+    let mut all = answered.as_mut().now_or_never();
+    if all.is_none() && snapshot.unsent {
+        // A question of ours would have to wait for it, and with it the goodbye.
+        if session.cancel(budget.step()).await {
+            outcome.did(Step::Cancelled);
         }
-    } else if snapshot.owed {
-        let _ = timeout(budget.grace(), home.check_connection()).await;
+        return;
+    }
+    // The end of a COPY is under way already.
+    if all.is_none() && (snapshot.settled || snapshot.copying_in) {
+        all = timeout(budget.grace(), answered.as_mut()).await.ok();
+    }
+    if all.is_none() && !outcome.steps().contains(&Step::Cancelled) {
+        all = cancel_until(session, outcome, budget, answered).await;
+    }
+    if all != Some(true) || session.wire().snapshot().at_rest {
+        return;
+    }
+    let asked = timeout(budget.step(), session.asked("ROLLBACK")).await;
+    if asked == Ok(true) && session.wire().snapshot().at_rest {
+        outcome.did(Step::RolledBack);
     }
 }
 
@@ -129,8 +147,9 @@ async fn settle(session: &Session, outcome: &mut Outcome, budget: &Budget) -> Op
     if snapshot.is_quiet() {
         return Some(snapshot);
     }
-    // Nobody will send the COPY data that the server waits for.
-    if snapshot.is_decided() || snapshot.copying_in {
+    // Nobody will send the COPY data that the server waits for; and what is still to be
+    // sent is for nobody.
+    if snapshot.is_decided() || snapshot.copying_in || snapshot.unsent {
         return None;
     }
     if let Ok(snapshot) = timeout(budget.grace(), session.settled()).await {
@@ -176,13 +195,21 @@ async fn cancel_until<T>(
 
 /// Closes the connection; cancels first if a statement runs.
 pub(crate) async fn close(session: &Session, mut outcome: Outcome, budget: &Budget) -> Rested {
-    let snapshot = session.pump();
-    // A COPY is ended by CopyFail, which goes out with the Terminate.
-    let runs = !snapshot.settled && !snapshot.gone && !snapshot.copying_in;
+    let shut_down = ShutDown(session);
+    let direct = session.path() == Path::Direct;
+    let snapshot = match direct {
+        true => session.pump(),
+        false => {
+            leave(session, &mut outcome, budget).await;
+            session.wire().snapshot()
+        }
+    };
+    // A COPY is ended by CopyFail, which goes out with the Terminate. A pooler has
+    // been asked, and could not be asked again.
+    let runs = direct && !snapshot.settled && !snapshot.gone && !snapshot.copying_in;
     // Freeze first: a task that still has the client could follow the cancelled
     // statement with another.
     session.end();
-    let shut_down = ShutDown(session);
     let cancelled = outcome.steps().contains(&Step::Cancelled);
     let mut closed = None;
     if runs && !cancelled {
@@ -269,7 +296,8 @@ mod tests {
         let snapshot = |state, driver| Snapshot {
             status: Some(TransactionStatus::Idle),
             settled: true,
-            owed: false,
+            unsent: false,
+            at_rest: true,
             flushed: true,
             reads: true,
             copying_in: false,

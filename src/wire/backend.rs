@@ -103,6 +103,7 @@ impl Scanner {
             if let Some(end) = end {
                 answered(end, tracker);
             }
+            tracker.answer_here(out);
         }
         // Whoever lost the framing passes on what it does not understand, and closes.
         if filtered && tracker.is_lost() {

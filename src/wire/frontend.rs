@@ -8,6 +8,9 @@ use super::residue::{self, Residue, Traits};
 use super::rewrite;
 use super::status::{Answered, Tracker, TransactionStatus, Unit};
 
+/// Sync, whole.
+pub(super) const SYNC: &[u8] = b"S\0\0\0\x04";
+
 /// What is known of a prepared statement.
 #[derive(Debug)]
 struct Statement {
@@ -37,8 +40,11 @@ pub(super) struct Frontend {
     pending: BytesMut,
     /// Bytes of the current message that are passed on unread.
     pass: usize,
-    /// The answer to BEGIN is awaited: until it is known to have succeeded, a
-    /// second statement might run outside the transaction.
+    /// An answer is awaited. That to BEGIN: until it is known to have succeeded, a
+    /// second statement might run outside the transaction. Behind a pooler that to a COPY:
+    /// PgBouncer before 1.22.1 takes the server away from its client when one has ended,
+    /// whatever else is owed, and what was sent behind it would be answered to the
+    /// server's next client.
     holds: bool,
     begin: Option<Begin>,
     unnamed: bool,
@@ -105,7 +111,7 @@ impl Frontend {
             begin.armed |= !tracker.begins();
             begin.failed |= end.begins && end.failed;
         }
-        if end.begins {
+        if end.holds {
             self.holds = false;
             self.go_on(tracker, out);
         }
@@ -148,6 +154,20 @@ impl Frontend {
                     out.put_slice(message);
                     length
                 }
+                Some(message) if !tracker.is_open() && self.closes_nothing(message) => {
+                    match bytes.get(length..length + SYNC.len()) {
+                        Some(SYNC) => {
+                            tracker.kept_close();
+                            self.forget(message);
+                            length + SYNC.len()
+                        }
+                        Some(_) => {
+                            self.message(message, tracker, out);
+                            length
+                        }
+                        None => return bytes.len(),
+                    }
+                }
                 Some(message) => {
                     self.message(message, tracker, out);
                     length
@@ -169,6 +189,18 @@ impl Frontend {
                 None => return bytes.len(),
             };
             bytes = &bytes[taken..];
+        }
+    }
+
+    /// A Close of a statement that was sent unnamed, if at all: the server has none of that
+    /// name.
+    fn closes_nothing(&self, message: &[u8]) -> bool {
+        self.unnamed && closed(message).is_some_and(|name| !name.is_empty())
+    }
+
+    fn forget(&mut self, message: &[u8]) {
+        if let Some(name) = closed(message) {
+            self.statements.remove(name);
         }
     }
 
@@ -206,13 +238,11 @@ impl Frontend {
                 tracker.open().changes = true;
             }
             b'C' => {
-                if let Some(name) = body.strip_prefix(b"S").and_then(|rest| name(rest)) {
-                    self.statements.remove(name);
-                }
+                self.forget(message);
                 tracker.open();
             }
             b'S' => {
-                self.holds = tracker.open().begins;
+                self.holds = tracker.open().holds();
                 tracker.sent_sync();
             }
             b'c' | b'f' => tracker.sent_copy_end(),
@@ -242,6 +272,7 @@ impl Frontend {
             simple: true,
             changes: !ours,
             sets_are_local: traits.sets_are_local,
+            copies: self.unnamed && traits.copies,
             ..Unit::default()
         };
         match &mut self.begin {
@@ -250,10 +281,10 @@ impl Frontend {
                 unit.shift = rewrite::begin_query(&begin.sql, text, out);
                 unit.swallow = rewrite::BEGIN_QUERY_ANSWERS;
                 unit.begins = true;
-                self.holds = true;
             }
             _ => out.put_slice(message),
         }
+        self.holds = unit.holds();
         tracker.sent_whole(unit);
     }
 
@@ -304,6 +335,7 @@ impl Frontend {
         let known = self.statements.get(statement);
         let traits = known.map_or(Traits::default(), |known| known.traits);
         unit.sets_are_local = traits.sets_are_local;
+        unit.copies |= self.unnamed && traits.copies;
         match known.and_then(|known| known.text.as_deref()) {
             Some(text) => {
                 unit.swallow = match unit.swallow {
@@ -343,6 +375,12 @@ fn residue(traits: Traits) -> Residue {
         state: traits.leaves_state,
         ..Residue::default()
     }
+}
+
+/// The statement that a Close names.
+fn closed(message: &[u8]) -> Option<&[u8]> {
+    let body = message.strip_prefix(b"C")?.get(4..)?;
+    name(body.strip_prefix(b"S")?)
 }
 
 /// The NUL-terminated string at the start of `bytes`, without its NUL.

@@ -32,6 +32,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 pub(crate) use authentication::{Guard, Refusal};
 pub(crate) use residue::Residue;
@@ -56,8 +57,8 @@ pub(crate) struct Snapshot {
     /// No answer is owed that could change the status, and nothing that the
     /// writer above gave us is still here.
     pub(crate) settled: bool,
-    /// Some answer is owed, if only that of a Close.
-    pub(crate) owed: bool,
+    /// Much that was sent waits in here for the socket.
+    pub(crate) unsent: bool,
     /// The last operation above was a completed flush: right after the
     /// tokio-postgres connection was polled to `Pending` this proves that its
     /// queue is empty.
@@ -66,6 +67,8 @@ pub(crate) struct Snapshot {
     pub(crate) reads: bool,
     /// The server waits for COPY data.
     pub(crate) copying_in: bool,
+    /// All that was sent was answered, and no transaction is open.
+    pub(crate) at_rest: bool,
     /// The framing was lost: nothing here can be trusted.
     pub(crate) lost: bool,
     /// The connection is at its end.
@@ -124,10 +127,11 @@ impl Wire {
         Snapshot {
             status: state.tracker.status(),
             settled: state.is_settled(),
-            owed: state.tracker.owed() > 0,
+            unsent: state.is_unsent(),
             flushed: state.flushed,
             reads: state.reads,
             copying_in: state.tracker.is_copying_in(),
+            at_rest: state.is_at_rest(),
             lost: state.tracker.is_lost(),
             gone: state.gone,
             ended: state.is_ended(),
@@ -211,9 +215,41 @@ impl Wire {
         self.state().round_trips
     }
 
+    /// The shortest time after which something that was sent was answered: the distance to
+    /// the server, as long as one thing was asked at a time.
+    pub(crate) fn shortest_answer(&self) -> Option<Duration> {
+        self.state().shortest
+    }
+
     /// The server's process and the secret that cancels its statement.
     pub(crate) fn key(&self) -> Option<(i32, i32)> {
         self.state().tracker.key()
+    }
+
+    /// Takes the connection away from tokio-postgres. The server is not told; what was
+    /// begun to be sent is completed, as far as that goes without waiting.
+    pub(crate) fn take_away(&self) {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let _ = self.state().poll_answered(&mut cx);
+    }
+
+    /// [Takes the connection away](Wire::take_away) and waits until the server has answered
+    /// all that it was asked. False if it never will.
+    pub(crate) async fn answered(&self) -> bool {
+        poll_fn(|cx| self.state().poll_answered(cx)).await
+    }
+
+    /// Asks a question of our own over a connection that was [taken
+    /// away](Wire::take_away), as far as that goes without waiting. Its answer counts for
+    /// what is known here, and is seen by nobody.
+    pub(crate) fn ask(&self, sql: &str) {
+        self.state().ask(sql);
+        self.take_away();
+    }
+
+    /// When the server was told goodbye it was outside any transaction, and owed nothing.
+    pub(crate) fn left_at_rest(&self) -> bool {
+        self.state().left_at_rest()
     }
 
     /// Takes the connection away from tokio-postgres and sends Terminate, as far

@@ -64,6 +64,8 @@ pub(super) struct Traits {
     pub(super) leaves_state: bool,
     /// Each `SET` in it ends with the transaction (`SET LOCAL`, `SET TRANSACTION`).
     pub(super) sets_are_local: bool,
+    /// There is a COPY in it.
+    pub(super) copies: bool,
 }
 
 impl Traits {
@@ -72,7 +74,7 @@ impl Traits {
         if text == SET_LOCAL.as_bytes() || is_setting(text) {
             return Traits::default();
         }
-        let mut leaves_state = false;
+        let (mut leaves_state, mut copies) = (false, false);
         let (mut local_sets, mut session_sets) = (0, 0);
         let mut declares = false;
         // The word before this one; empty at the start of a statement.
@@ -101,6 +103,7 @@ impl Traits {
                     && is(before, &["create", "replace", "into", "local", "global"]))
                 || (declares && is(word, &["hold"]));
             declares |= is(word, &["declare"]);
+            copies |= before.is_empty() && is(word, &["copy"]);
             if is(before, &["set"]) {
                 match is(word, &["local", "transaction", "constraints"]) {
                     true => local_sets += 1,
@@ -116,6 +119,7 @@ impl Traits {
         Traits {
             leaves_state,
             sets_are_local: local_sets > 0 && session_sets == 0,
+            copies,
         }
     }
 }

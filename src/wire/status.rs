@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::authentication::Authentication;
 use super::residue::{Residue, of_tag};
@@ -27,6 +27,14 @@ pub enum TransactionStatus {
 }
 
 impl TransactionStatus {
+    fn byte(self) -> u8 {
+        match self {
+            Self::Idle => b'I',
+            Self::InTransaction => b'T',
+            Self::Failed => b'E',
+        }
+    }
+
     fn from_byte(byte: u8) -> Option<Self> {
         match byte {
             b'I' => Some(Self::Idle),
@@ -58,10 +66,14 @@ pub(super) struct Unit {
     pub(super) shift: usize,
     /// It opens the lazily begun transaction.
     pub(super) begins: bool,
+    /// It copies, behind a pooler: nothing is sent until that is over.
+    pub(super) copies: bool,
     /// The statement that it prepares: forgotten again if that fails.
     pub(super) prepares: Option<Vec<u8>>,
     /// The server answered with an error.
     pub(super) failed: bool,
+    /// The Close of a statement that the server never had: it is answered here.
+    pub(super) here: bool,
 }
 
 impl Unit {
@@ -69,6 +81,12 @@ impl Unit {
     fn absorb(&mut self, earlier: Unit) {
         self.changes |= earlier.changes;
         self.sets_are_local |= earlier.sets_are_local;
+        self.copies |= earlier.copies;
+    }
+
+    /// What follows has to wait for its answer.
+    pub(super) fn holds(&self) -> bool {
+        self.begins || self.copies
     }
 }
 
@@ -77,6 +95,8 @@ impl Unit {
 #[derive(Debug)]
 pub(super) struct Answered {
     pub(super) begins: bool,
+    /// What follows waits for it.
+    pub(super) holds: bool,
     pub(super) failed: bool,
     pub(super) prepares: Option<Vec<u8>>,
     pub(super) status: TransactionStatus,
@@ -155,6 +175,28 @@ impl Tracker {
 
     pub(super) fn sent_sync(&mut self) {
         self.owed.push_back(self.open.take().unwrap_or_default());
+    }
+
+    /// The Close and the Sync of a statement that the server never had were not sent.
+    pub(super) fn kept_close(&mut self) {
+        self.owed.push_back(Unit {
+            here: true,
+            ..Unit::default()
+        });
+    }
+
+    /// Answers what is answered here and has its turn.
+    pub(super) fn answer_here(&mut self, out: &mut BytesMut) -> bool {
+        let mut answered = false;
+        while self.owed.front().is_some_and(|unit| unit.here) {
+            self.owed.pop_front();
+            let status = self.status.unwrap_or(TransactionStatus::Idle);
+            // CloseComplete and ReadyForQuery.
+            out.put_slice(b"3\0\0\0\x04Z\0\0\0\x05");
+            out.put_u8(status.byte());
+            answered = true;
+        }
+        answered
     }
 
     /// CopyDone or CopyFail.
@@ -252,6 +294,7 @@ impl Tracker {
         self.residue.driver |= unit.ends_early;
         Some(Answered {
             begins: unit.begins,
+            holds: unit.holds(),
             failed: unit.failed,
             prepares: unit.prepares,
             status,
@@ -276,8 +319,9 @@ impl Tracker {
             Some(unit) if unit.simple => unit.copy_in = true,
             Some(_) => {
                 let unit = self.owed.pop_front().unwrap_or_default();
-                let begun = unit.begins.then_some(Answered {
-                    begins: true,
+                let begun = unit.holds().then_some(Answered {
+                    begins: unit.begins,
+                    holds: true,
                     failed: false,
                     prepares: None,
                     status: TransactionStatus::InTransaction,
@@ -308,10 +352,10 @@ impl Tracker {
         self.lost
     }
 
-    /// Some answer to come has to be swallowed or corrected.
+    /// Some answer to come has to be swallowed, corrected or made up.
     pub(super) fn filters(&self) -> bool {
         let mut units = self.owed.iter().chain(&self.open);
-        units.any(|unit| !unit.swallow.is_empty() || unit.shift > 0)
+        units.any(|unit| !unit.swallow.is_empty() || unit.shift > 0 || unit.here)
     }
 
     /// Whether the error that was just held, and which ends the session, can be told to
@@ -346,6 +390,11 @@ impl Tracker {
     /// The server waits for COPY data that nobody may ever send.
     pub(super) fn is_copying_in(&self) -> bool {
         self.owed.iter().chain(&self.open).any(|unit| unit.copy_in)
+    }
+
+    /// Extended messages were sent that no Sync has followed yet.
+    pub(super) fn is_open(&self) -> bool {
+        self.open.is_some()
     }
 
     pub(super) fn owed(&self) -> usize {

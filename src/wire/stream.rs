@@ -4,14 +4,15 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::backend::Scanner;
 use super::ended::Ended;
-use super::frontend::Frontend;
-use super::status::Tracker;
+use super::frontend::{Frontend, SYNC};
+use super::status::{Tracker, TransactionStatus, Unit};
 
 /// What lies below the wire: a socket, or TLS over one.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -41,9 +42,14 @@ pub(super) struct State {
     eof: bool,
     /// Our side is shut.
     shut: bool,
-    wrote: bool,
+    /// Since when an answer is awaited.
+    asked: Option<Instant>,
     pub(super) round_trips: u64,
+    /// The shortest time after which something was answered.
+    pub(super) shortest: Option<Duration>,
     end: Option<End>,
+    /// Who reads above, and waits.
+    reader: Option<Waker>,
 }
 
 /// The connection was taken away from tokio-postgres.
@@ -53,7 +59,9 @@ struct End {
     by_server: bool,
     /// It stands in the middle of a message: no answer could be understood.
     cut: bool,
-    waker: Option<Waker>,
+    /// The server was told goodbye; whether it was outside any transaction then, and owed
+    /// nothing.
+    goodbye: Option<bool>,
 }
 
 impl State {
@@ -70,9 +78,11 @@ impl State {
             gone: false,
             eof: false,
             shut: false,
-            wrote: false,
+            asked: None,
             round_trips: 0,
+            shortest: None,
             end: None,
+            reader: None,
         }
     }
 
@@ -100,21 +110,106 @@ impl State {
         self.tracker.is_settled() && self.frontend.is_empty() && self.out.is_empty()
     }
 
-    /// Takes the connection away from tokio-postgres: from here on it is
-    /// answered by [`Ended`], and the server is told goodbye.
-    pub(super) fn end(&mut self) {
-        if self.end.is_some() {
-            return;
+    /// There is more for the socket than it takes. A little may just not have had its
+    /// turn: a task that has read much is not let write before others have run.
+    pub(super) fn is_unsent(&self) -> bool {
+        self.out.len() >= HIGH_WATER
+    }
+
+    /// What was sent was answered, and no transaction is open.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let idle = self.tracker.status() == Some(TransactionStatus::Idle);
+        idle && self.is_settled() && self.tracker.owed() == 0 && !self.tracker.is_lost()
+    }
+
+    /// The goodbye was said to a server at rest.
+    pub(super) fn left_at_rest(&self) -> bool {
+        let goodbye = self.end.as_ref().and_then(|end| end.goodbye);
+        goodbye.unwrap_or(false)
+    }
+
+    /// Takes the connection away from tokio-postgres, which from here on is answered by
+    /// [`Ended`]. The server is not told.
+    pub(super) fn take_away(&mut self) {
+        if self.end.is_none() {
+            let cut = self.gone || self.tracker.is_lost() || !self.scanner.is_between_messages();
+            self.answered_by(Ended::default(), cut, false);
         }
-        let cut = self.gone || self.tracker.is_lost() || !self.scanner.is_between_messages();
-        self.answered_by(Ended::default(), cut, false);
-        // A server that waits for COPY data would take Terminate for an error.
-        if self.tracker.is_copying_in() {
-            self.out.put_slice(b"f\0\0\0\x05\0S\0\0\0\x04");
+    }
+
+    /// [Takes the connection away](State::take_away), and tells the server goodbye.
+    pub(super) fn end(&mut self, cx: &mut Context<'_>) {
+        self.take_away();
+        let at_rest = self.is_at_rest();
+        match &mut self.end {
+            Some(end) if end.goodbye.is_none() => end.goodbye = Some(at_rest),
+            _ => return,
         }
+        let _ = self.poll_drain(cx);
+        if self.is_unsent() {
+            // The end of file comes instead, in the middle of a message, which is then
+            // carried out by nobody.
+            return self.out.clear();
+        }
+        self.complete();
         // In the middle of logging in it would be taken for the password.
         if self.tracker.status().is_some() {
             self.out.put_slice(b"X\0\0\0\x04");
+        }
+    }
+
+    /// Completes a request of which nobody will send the rest.
+    fn complete(&mut self) {
+        if self.tracker.is_copying_in() {
+            self.out.put_slice(b"f\0\0\0\x05\0");
+            self.tracker.sent_copy_end();
+        }
+        if self.tracker.is_open() {
+            self.out.put_slice(SYNC);
+            self.tracker.sent_sync();
+        }
+    }
+
+    /// Asks a question of our own: nobody above sees its answer, as the connection was
+    /// [taken away](State::take_away).
+    pub(super) fn ask(&mut self, sql: &str) {
+        self.take_away();
+        self.complete();
+        // Errors arise from NUL bytes in the text alone, and ours holds none.
+        let _ = postgres_protocol::message::frontend::query(sql, &mut self.out);
+        self.tracker.sent_whole(Unit {
+            simple: true,
+            changes: true,
+            ..Unit::default()
+        });
+    }
+
+    /// [Takes the connection away](State::take_away) and waits until the server has
+    /// answered all that it was asked. `Ready(false)`: it never will.
+    pub(super) fn poll_answered(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.take_away();
+        let over = self.end.as_ref().is_some_and(|end| end.goodbye.is_some());
+        let mut scratch = [0; 8 * 1024];
+        loop {
+            if over || self.gone || self.tracker.is_lost() || !self.frontend.is_empty() {
+                return Poll::Ready(false);
+            }
+            self.complete();
+            // While it waits for us to read, it does not read itself.
+            let drained = self.poll_drain(cx).is_ready();
+            let Some(transport) = &mut self.transport else {
+                return Poll::Ready(false);
+            };
+            if drained {
+                let _ = Pin::new(&mut *transport).poll_flush(cx);
+                if self.tracker.owed() == 0 {
+                    return Poll::Ready(true);
+                }
+            }
+            let mut buf = ReadBuf::new(&mut scratch);
+            let read = ready!(Pin::new(transport).poll_read(cx, &mut buf));
+            self.note_end(&read, buf.filled());
+            self.received(buf.filled(), true);
         }
     }
 
@@ -128,14 +223,14 @@ impl State {
             answers,
             by_server,
             cut,
-            waker: None,
+            goodbye: by_server.then_some(false),
         });
     }
 
     pub(super) fn cut(&mut self) {
         if self.end.is_none() {
-            self.end();
             let mut cx = Context::from_waker(Waker::noop());
+            self.end(&mut cx);
             let _ = self.poll_drain(&mut cx);
             self.give_up();
         }
@@ -144,7 +239,7 @@ impl State {
     /// Says goodbye and waits for the server's end of file. `Ready(false)`: the
     /// connection broke, and what the server made of it is not known.
     pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        self.end();
+        self.end(cx);
         if !self.shut && self.poll_drain(cx).is_ready() {
             // TLS says so to its peer before the socket is shut.
             self.shut = match &mut self.transport {
@@ -182,7 +277,7 @@ impl State {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.out.advance(sent);
-            self.wrote = true;
+            self.asked.get_or_insert_with(Instant::now);
         }
         Poll::Ready(Ok(()))
     }
@@ -195,11 +290,11 @@ impl State {
                 self.inject.advance(now);
                 return Poll::Ready(Ok(()));
             }
-            match &mut self.end {
+            match &self.end {
                 // End of file: tokio-postgres reports a closed connection.
                 Some(end) if end.cut => return Poll::Ready(Ok(())),
-                Some(end) => {
-                    end.waker = Some(cx.waker().clone());
+                Some(_) => {
+                    self.waits(cx);
                     self.reads = true;
                     return Poll::Pending;
                 }
@@ -208,6 +303,7 @@ impl State {
             if !self.tracker.filters() && !self.scanner.withholds() {
                 let before = buf.filled().len();
                 let read = Pin::new(self.transport()?).poll_read(cx, buf);
+                self.waits(cx);
                 self.reads = read.is_pending();
                 let read = ready!(read);
                 self.note_end(&read, &buf.filled()[before..]);
@@ -226,6 +322,7 @@ impl State {
             let mut scratch = [0; 8 * 1024];
             let mut chunk = ReadBuf::new(&mut scratch);
             let read = Pin::new(self.transport()?).poll_read(cx, &mut chunk);
+            self.waits(cx);
             self.reads = read.is_pending();
             let read = ready!(read);
             self.note_end(&read, chunk.filled());
@@ -238,7 +335,11 @@ impl State {
 
     /// Says how much of the beginning of `bytes` is for the reader as it is.
     fn received(&mut self, bytes: &[u8], filtered: bool) -> usize {
-        self.round_trips += u64::from(std::mem::take(&mut self.wrote));
+        if let Some(asked) = self.asked.take() {
+            let took = asked.elapsed();
+            self.round_trips += 1;
+            self.shortest = Some(self.shortest.map_or(took, |shortest| shortest.min(took)));
+        }
         let State {
             tracker,
             frontend,
@@ -246,14 +347,19 @@ impl State {
             out,
             inject,
             flushed,
+            end,
             ..
         } = self;
+        // Nobody above sees what comes in after the end.
+        let mut unseen = BytesMut::new();
+        let inject = if end.is_some() { &mut unseen } else { inject };
         let passed = scanner.feed(bytes, tracker, filtered, inject, |end, tracker| {
             let before = out.len();
             frontend.answered(end, tracker, out);
             *flushed &= out.len() == before;
         });
-        if let Some(error) = self.tracker.take_farewell() {
+        let farewell = self.tracker.take_farewell();
+        if let (Some(error), None) = (farewell, &self.end) {
             self.answered_by(Ended::by_server(error), false, true);
         }
         passed
@@ -263,9 +369,7 @@ impl State {
         self.flushed = false;
         if let Some(end) = &mut self.end {
             end.answers.accept(bytes, &mut self.inject);
-            if let Some(waker) = end.waker.take() {
-                waker.wake();
-            }
+            self.wake();
             return Poll::Ready(Ok(bytes.len()));
         }
         if self.out.len() >= HIGH_WATER {
@@ -273,7 +377,25 @@ impl State {
         }
         self.frontend
             .accept(bytes, &mut self.tracker, &mut self.out);
+        // Not into the middle of a message.
+        if self.scanner.is_between_messages() && self.tracker.answer_here(&mut self.inject) {
+            self.wake();
+        }
         Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn waits(&mut self, cx: &Context<'_>) {
+        match &mut self.reader {
+            Some(reader) => reader.clone_from(cx.waker()),
+            None => self.reader = Some(cx.waker().clone()),
+        }
+    }
+
+    /// There is something to read that does not come from below.
+    fn wake(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -344,3 +466,6 @@ impl tokio_postgres::tls::TlsStream for Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! A database of its own for each test, and a second connection that looks.
 #![allow(dead_code)]
 
+pub mod pooled;
 #[cfg(feature = "vercel")]
 pub mod vercel;
 

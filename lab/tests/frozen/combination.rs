@@ -8,12 +8,15 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lab::lambda::FreezeAt;
+use lab::pgbouncer::PgBouncer;
 use lab::postgres::{Auth, Database, Postgres};
 use lab::relay::Relay;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::TIMEOUT;
-use crate::endings::{DEATHS, ENDINGS, Ending, Lease, STALLED, STREAMED, TOGETHER, UNREAD};
+use crate::endings::{
+    DEATHS, ENDINGS, Ending, Lease, POOLED, POOLED_TOGETHER, STALLED, STREAMED, TOGETHER, UNREAD,
+};
 use crate::host::{Called, Host, Shape};
 use crate::server;
 
@@ -35,6 +38,7 @@ pub struct Combination {
     per_invocation: bool,
     freeze_at: FreezeAt,
     postgres: Postgres,
+    pooler: Option<PgBouncer>,
     database: Database,
     relay: Relay,
     files: tempfile::TempDir,
@@ -46,6 +50,15 @@ pub struct Combination {
 
 impl Combination {
     pub async fn new(shape: Shape, per_invocation: bool, tls: bool) -> Combination {
+        Combination::with(shape, per_invocation, tls, false).await
+    }
+
+    /// Behind PgBouncer, in plain text.
+    pub async fn pooled(shape: Shape, per_invocation: bool) -> Combination {
+        Combination::with(shape, per_invocation, false, true).await
+    }
+
+    async fn with(shape: Shape, per_invocation: bool, tls: bool, pooled: bool) -> Combination {
         let postgres = Postgres::builder()
             .tls(tls)
             .auth(Auth::Scram)
@@ -59,6 +72,7 @@ impl Combination {
         database
             .execute(
                 "create table t (a int); \
+                 create table copied (a int); \
                  create table slow_to_commit (a int); \
                  create function slow() returns trigger language plpgsql as \
                  $$ begin perform pg_sleep(600); return null; end $$; \
@@ -67,7 +81,14 @@ impl Combination {
             )
             .await
             .expect("tables");
-        let relay = Relay::start(postgres.address()).await.expect("a relay");
+        let pooler = match pooled {
+            true => Some(pooler(&postgres).await),
+            false => None,
+        };
+        let address = pooler
+            .as_ref()
+            .map_or(postgres.address(), PgBouncer::address);
+        let relay = Relay::start(address).await.expect("a relay");
         let url = relay.url(&database.url);
         let url = match postgres.certificate_authority() {
             Some(roots) => format!("{url}?sslmode=verify-full&sslrootcert={}", roots.display()),
@@ -90,7 +111,12 @@ impl Combination {
             false => FreezeAt::Next,
         };
         let stalled = files.path().join("stalled").display().to_string();
+        let path = match pooled {
+            true => "transaction-pooler",
+            false => "direct",
+        };
         let variables = vec![
+            ("ANTIFREEZE_PATH", path.to_owned()),
             ("SHAPE", shape.name().to_owned()),
             ("LIFETIME", lifetime.to_owned()),
             ("RUNTIME", runtime.to_owned()),
@@ -103,6 +129,7 @@ impl Combination {
             per_invocation,
             freeze_at,
             postgres,
+            pooler,
             database,
             relay,
             files,
@@ -123,6 +150,18 @@ impl Combination {
 
     async fn everything(&mut self) {
         match self.shape {
+            Shape::Concurrent if self.pooler.is_some() => {
+                let host = self.host().await;
+                for endings in POOLED_TOGETHER {
+                    self.together(&host, endings).await;
+                }
+            }
+            _ if self.pooler.is_some() => {
+                let host = self.host().await;
+                for &ending in POOLED {
+                    self.ending(&host, ending).await;
+                }
+            }
             Shape::Streaming => {
                 let host = self.host().await;
                 for &ending in STREAMED.iter().chain(UNREAD) {
@@ -215,7 +254,8 @@ impl Combination {
         let after = self.pids().await;
         let kept = before.is_subset(&after);
         match lease {
-            _ if self.per_invocation => {}
+            // The pooler keeps its servers as it likes.
+            _ if self.per_invocation || self.pooler.is_some() => {}
             Lease::Kept if before.len() < 2 || !kept => {
                 self.fail(ending, format!("of {before:?} only {after:?} were kept"));
             }
@@ -324,7 +364,8 @@ impl Combination {
     /// Sessions of ours that should not be there.
     async fn left(&self) -> Option<String> {
         let mut left = self.sessions().await;
-        left.retain(|session| self.per_invocation || session.state != "idle");
+        let none = self.per_invocation && self.pooler.is_none();
+        left.retain(|session| none || session.state != "idle");
         (!left.is_empty()).then(|| format!("{left:?}"))
     }
 
@@ -349,4 +390,10 @@ impl Drop for Combination {
             eprintln!("before that:\n{}", self.failures.join("\n"));
         }
     }
+}
+
+/// With fewer servers than there are clients at a time.
+async fn pooler(postgres: &Postgres) -> PgBouncer {
+    let pooler = PgBouncer::builder(postgres).pool_size(2).start();
+    pooler.await.expect("a pooler")
 }

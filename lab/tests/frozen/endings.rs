@@ -110,6 +110,53 @@ pub const UNREAD: &[Ending] = &[
     ("unread_stream_busy", Well, Closed),
 ];
 
+/// Behind a pooler, which has no session state to leave.
+pub const POOLED: &[Ending] = &[
+    ("returns", Well, Kept),
+    ("returns_lazily", Well, Kept),
+    ("early_return", Failed, Kept),
+    ("connection_forgotten", Well, Closed),
+    ("begin_by_hand", Well, Kept),
+    ("panic", Failed, Kept),
+    ("slow_statement", Deadline, Either),
+    ("statement_timed_out", Well, Kept),
+    ("begin_dropped", Well, Kept),
+    ("copies", Well, Kept),
+    ("copy_in_dropped", Well, Kept),
+    ("copy_in_kept", Well, Closed),
+    ("copy_out_kept", Well, Closed),
+    ("rows_dropped", Well, Either),
+    ("rows_kept", Well, Closed),
+    ("task_idle", Well, Closed),
+    ("task_busy", Well, Closed),
+    ("own_task", Well, Kept),
+    ("blocking_busy", Well, Closed),
+    ("two_leases", Well, Kept),
+    ("dropped_from_outside", Failed, Closed),
+];
+
+/// Behind a pooler, more at a time than it has servers: none gets another's answers.
+pub const POOLED_TOGETHER: [[(&str, Says); 4]; 3] = [
+    [
+        ("copies", Well),
+        ("copies", Well),
+        ("copies", Well),
+        ("copies", Well),
+    ],
+    [
+        ("copies", Well),
+        ("copies", Well),
+        ("copies", Well),
+        ("task_busy", Well),
+    ],
+    [
+        ("copies", Well),
+        ("copies", Well),
+        ("copies", Well),
+        ("rows_kept", Well),
+    ],
+];
+
 /// Those that meet in one process, at the same time.
 pub const TOGETHER: [[(&str, Says); 4]; 4] = [
     [

@@ -10,6 +10,9 @@
 //! invocation works, in the same process, and sees nothing of the last one. Kept
 //! connections that die while the process is frozen are no trouble to the next one.
 //!
+//! The same behind PgBouncer in transaction mode, where the second connection goes past
+//! it: what its servers are left with. `LAB_PGBOUNCER` names another than the machine's.
+//!
 //! Lambda's shapes are frozen where Lambda does it, and where a harsher host would:
 //! once the response has left, before the runtime learns that it has.
 
@@ -35,6 +38,23 @@ macro_rules! combinations {
             }
         )*
     };
+}
+
+macro_rules! pooled {
+    ($($name:ident: $shape:ident, $per_invocation:literal;)*) => {
+        $(
+            #[tokio::test]
+            async fn $name() {
+                Combination::pooled(Shape::$shape, $per_invocation).await.run().await;
+            }
+        )*
+    };
+}
+
+pooled! {
+    pooled_lambda_http_per_event_loop: LambdaHttp, false;
+    pooled_vercel_per_invocation: Vercel, true;
+    pooled_concurrent_per_event_loop: Concurrent, false;
 }
 
 combinations! {

@@ -110,6 +110,7 @@ pub async fn end(ending: &str, told: &str) -> Result<Value, BoxError> {
             let _ = connection.build_transaction().start().now_or_never();
             let _ = connection.batch_execute("begin").now_or_never();
         }
+        "copies" => copies(&*connection().await?).await?,
         "copy_in_dropped" => {
             let connection = connection().await?;
             begin(&connection).await?;
@@ -241,6 +242,25 @@ async fn half_done() -> Result<(), BoxError> {
         pending::<()>().await;
     });
     Ok(beginning.await?)
+}
+
+/// COPY after COPY by statements that are dropped, some of them half-way, and questions
+/// whose answers show that they are one's own.
+async fn copies(client: &Client) -> Result<(), BoxError> {
+    for number in 0..20 {
+        {
+            let mut sink = pin!(client.copy_in("copy copied from stdin").await?);
+            sink.send(Bytes::from_static(b"1\n")).await?;
+            if number % 2 == 0 {
+                sink.finish().await?;
+            }
+        }
+        let row = client.query_one("select $1::int", &[&number]).await?;
+        if row.try_get::<_, i32>(0)? != number {
+            return Err("somebody else's answer".into());
+        }
+    }
+    Ok(())
 }
 
 /// The session state that is to be left behind.

@@ -1,0 +1,105 @@
+//! A PgBouncer in front of the server, and what has to hold behind it.
+
+use antifreeze::{Config, Path, connection};
+use futures_util::future::join_all;
+use lab::pgbouncer::{Mode, PgBouncer};
+use lab::postgres::Postgres;
+
+use super::Lab;
+
+/// As many clients as work at a time, and servers for them.
+pub const CLIENTS: usize = 8;
+pub const SERVERS: usize = 2;
+
+pub const MODES: [Mode; 2] = [Mode::Transaction, Mode::Session];
+
+pub struct Pooled {
+    pub lab: Lab,
+    pub pooler: PgBouncer,
+    pub mode: Mode,
+}
+
+pub async fn pooled(mode: Mode) -> Pooled {
+    pooled_with(mode, SERVERS, |_| {}).await
+}
+
+pub async fn pooled_with(mode: Mode, servers: usize, change: impl FnOnce(&mut Config)) -> Pooled {
+    let postgres = Postgres::shared().await.expect("a server");
+    let server = postgres.fresh_database().await.expect("a database");
+    server
+        .execute("create table t (a int)")
+        .await
+        .expect("a table");
+    let pooler = PgBouncer::builder(postgres)
+        .mode(mode)
+        .pool_size(servers)
+        .start()
+        .await
+        .expect("a pooler");
+    let url = pooler.url(&server.url);
+    let lab = Lab::over(server, &url, |config| {
+        config.set_path(match mode {
+            Mode::Transaction => Path::TransactionPooler,
+            _ => Path::SessionPooler,
+        });
+        change(config);
+    });
+    Pooled { lab, pooler, mode }
+}
+
+impl Pooled {
+    /// What PgBouncer's servers do, whatever they call themselves.
+    pub async fn servers(&self) -> Vec<String> {
+        let rows = self
+            .lab
+            .server
+            .query(
+                "select state from pg_stat_activity where datname = current_database() \
+                 and backend_type = 'client backend' and application_name <> 'lab'",
+            )
+            .await
+            .expect("activity");
+        let states = rows
+            .into_iter()
+            .map(|row| row[0].clone().unwrap_or_default());
+        states.collect()
+    }
+
+    /// At this moment no server of the pooler is in a transaction or at work, nothing is
+    /// locked, and the next invocation finds everything as it should be.
+    pub async fn is_at_rest(&self, ending: &str) {
+        let what = format!("{ending}, {:?}", self.mode);
+        let torn_down = self.lab.torn_down();
+        let acknowledged = |one: &antifreeze::Teardown| one.outcome.closed() != Some(false);
+        assert!(torn_down.iter().all(acknowledged), "{what}: {torn_down:?}");
+        let servers = self.servers().await;
+        assert!(
+            servers.iter().all(|state| state == "idle"),
+            "{what}: {servers:?} after {torn_down:?}\n{}",
+            self.pooler.log()
+        );
+        self.lab.assert_at_rest().await;
+        // On each of the servers, wherever the pooler sends it.
+        let next = (0..SERVERS).map(|_| {
+            self.lab.run(async {
+                let connection = connection().await?;
+                let row = connection.query_one("select 1 where true", &[]).await?;
+                assert_eq!(row.get::<_, i32>(0), 1);
+                Ok(())
+            })
+        });
+        for result in join_all(next).await {
+            result.unwrap_or_else(|error| panic!("after {what}: {error:?}"));
+        }
+    }
+}
+
+/// Runs an ending in both modes; it says how many rows it stored.
+pub async fn ends_at_rest(ending: &str, run: impl AsyncFn(&Lab) -> i64) {
+    for mode in MODES {
+        let pooled = pooled(mode).await;
+        let stored = run(&pooled.lab).await;
+        pooled.is_at_rest(ending).await;
+        assert_eq!(pooled.lab.rows().await, stored, "{ending}, {mode:?}");
+    }
+}

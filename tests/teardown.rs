@@ -1,0 +1,59 @@
+//! How long it takes to bring a connection to rest.
+
+mod common;
+
+use std::time::Duration;
+
+use antifreeze::{Step, connection};
+use common::{at_most, lab, lab_over_relay};
+
+/// What was dropped last is answered after one round trip, however long that is: there is
+/// nothing to cancel.
+#[tokio::test]
+async fn a_dropped_transaction_far_away_settles() {
+    let (lab, relay) = lab_over_relay(|_| {}).await;
+    relay.delay(Duration::from_millis(200));
+    lab.run(async {
+        let mut connection = connection().await?;
+        let transaction = connection.transaction().await?;
+        transaction.execute("insert into t values (1)", &[]).await?;
+        drop(transaction);
+        Ok(())
+    })
+    .await
+    .expect("fine");
+    let torn_down = lab.torn_down();
+    assert_eq!(torn_down.len(), 1, "{torn_down:?}");
+    assert_eq!(
+        torn_down[0].outcome.steps(),
+        [Step::Settled],
+        "{torn_down:?}"
+    );
+    assert!(torn_down[0].kept && torn_down[0].round_trips == 1);
+    assert_eq!(relay.counts().connections, 1, "and none for a cancel");
+    lab.assert_at_rest().await;
+}
+
+/// Megabytes of it are still here: sending them, only to cancel it then, takes longer than
+/// there may be time for.
+#[tokio::test]
+async fn a_dropped_statement_is_not_sent_on() {
+    let lab = lab().await;
+    let statement = format!("insert into t values (1) --{}", "x".repeat(30 << 20));
+    let work = async {
+        let connection = connection().await?;
+        connection.batch_execute("select 1").await?;
+        at_most(1, connection.batch_execute(&statement)).await;
+        Ok::<_, common::BoxError>(())
+    };
+    let invocation = lab.database.invocation(Duration::from_secs(2), work);
+    invocation.await.expect("fine");
+    let torn_down = lab.torn_down();
+    assert_eq!(torn_down.len(), 1, "{torn_down:?}");
+    let closed = Step::Closed { acknowledged: true };
+    let steps = torn_down[0].outcome.steps();
+    assert_eq!(steps.last(), Some(&closed), "{torn_down:?}");
+    assert!(!steps.contains(&Step::Settled), "{torn_down:?}");
+    assert_eq!(lab.rows().await, 0);
+    lab.assert_at_rest().await;
+}
