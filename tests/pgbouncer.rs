@@ -533,6 +533,38 @@ async fn settings_that_are_needed_are_not_dropped() {
     }
 }
 
+/// A pooler that drops the schema in silence, whether it is found or not: the rows of another
+/// schema would be read.
+#[tokio::test]
+async fn a_schema_that_is_dropped_is_refused() {
+    let postgres = Postgres::shared().await.expect("a server");
+    let server = postgres.fresh_database().await.expect("a database");
+    let pooler = PgBouncer::builder(postgres)
+        .setting("ignore_startup_parameters", "options")
+        .start()
+        .await
+        .expect("a pooler");
+    let url = pooler.url(&server.url);
+    let url = format!(
+        "{url}{}schema=shop",
+        if url.contains('?') { '&' } else { '?' }
+    );
+    for said_direct in [false, true] {
+        let mut config = Config::from_url(&url).expect("a URL");
+        if said_direct {
+            config.set_path(Path::Direct);
+        }
+        let database = antifreeze::Database::new(config).expect("settings");
+        let work = async { connection().await.map(drop).map_err(BoxError::from) };
+        let error = database.invocation(PLENTY, work).await;
+        let error = error.expect_err("refused");
+        let kind = common::kind(&error);
+        assert_eq!(kind, Some(antifreeze::ErrorKind::Configuration), "{error}");
+        let said = error.to_string();
+        assert!(said.contains("ALTER ROLE .. SET search_path"), "{said}");
+    }
+}
+
 /// A lazily begun transaction pins the server: statements and types inside it too.
 #[tokio::test]
 async fn lazy_transactions_of_eight_clients_on_two_servers() {

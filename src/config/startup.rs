@@ -3,7 +3,7 @@
 #[cfg(feature = "doctor")]
 use super::Backstop;
 use super::endpoint::host_names;
-use super::{Config, path};
+use super::{Config, Path, path};
 use crate::error::{Error, Result};
 
 /// What is on the search path anyway.
@@ -26,8 +26,7 @@ impl Config {
         };
         // What a schema needs, `check` has seen to.
         if let Some(schema) = self.schema.as_ref().filter(|_| self.path.takes_options()) {
-            let quoted = schema.replace('"', "\"\"");
-            add("search_path", &format!("\"{quoted}\""), true);
+            add("search_path", &quoted(schema), true);
         }
         if self.sends_settings() {
             for (name, value) in self.startup_backstops() {
@@ -62,16 +61,31 @@ impl Config {
             Some(schema) if schema.contains('\0') => {
                 Err(Error::configuration("schema holds a zero byte"))
             }
-            Some(schema) if schema != PUBLIC && !self.path.takes_options() => {
-                Err(Error::configuration(format!(
-                    "schema cannot be set behind a {}: write ALTER ROLE .. SET search_path, or \
-                     schema-qualified names",
-                    self.path.name()
-                )))
-            }
+            _ => self.check_schema(self.path),
+        }
+    }
+
+    /// Whether the schema, if one is set, can be had behind `path`.
+    pub(crate) fn check_schema(&self, path: Path) -> Result<()> {
+        match self.search_path() {
+            Some(_) if !path.takes_options() => Err(Error::configuration(format!(
+                "schema cannot be set behind a {}: write ALTER ROLE .. SET search_path, or \
+                 schema-qualified names, and leave `schema` out",
+                path.name()
+            ))),
             _ => Ok(()),
         }
     }
+
+    /// What the server's `search_path` has to be, for a schema that it does not have anyway.
+    pub(crate) fn search_path(&self) -> Option<String> {
+        let schema = self.schema.as_deref().filter(|schema| *schema != PUBLIC);
+        schema.map(quoted)
+    }
+}
+
+fn quoted(schema: &str) -> String {
+    format!("\"{}\"", schema.replace('"', "\"\""))
 }
 
 /// Whether `options` has `-c name=..` or `--name=..`, where `-` may stand for `_`.

@@ -16,10 +16,12 @@ mod retry;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::config::{self, Host, SslMode, SslNegotiation};
 use tokio_postgres::tls::TlsConnect;
 
@@ -54,6 +56,8 @@ pub(crate) struct Connector {
     refused: Once,
     /// What the path turned out to be.
     found: Found,
+    /// A session had the `search_path` that was asked for.
+    schema_holds: AtomicBool,
 }
 
 /// A session that has been started and that nobody drives yet.
@@ -77,6 +81,7 @@ impl Connector {
             warned: Once::new(),
             refused: Once::new(),
             found: Found::default(),
+            schema_holds: AtomicBool::new(false),
         }
     }
 
@@ -241,6 +246,7 @@ impl Connector {
             .map_err(|why| Error::new(ErrorKind::Unreachable, format!("{target} {why}")))?;
         let parameter = |name: &str| connection.parameter(name);
         let path = self.found.path(config, target, parameter, &wire);
+        config.check_schema(path)?;
         half_open.done();
         // What took the connection may be nearer than the server: a proxy, a load balancer.
         let round_trip = round_trip.max(wire.shortest_answer().unwrap_or_default());
@@ -253,6 +259,37 @@ impl Connector {
             path,
             round_trip,
         })
+    }
+
+    /// Asks a server, once, whether it has the `search_path` of the configured schema: some
+    /// poolers drop the `options` of a start-up packet in silence, and the rows of another
+    /// schema would be read and written. It takes a round trip of the first connection, and
+    /// nothing where no schema is set.
+    pub(crate) async fn prove_schema(&self, client: &tokio_postgres::Client) -> Result<()> {
+        let Some(wanted) = self.config.search_path() else {
+            return Ok(());
+        };
+        if self.schema_holds.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let limit = self.config.connect_timeout;
+        let asked = timeout(limit, client.simple_query("show search_path"));
+        let took = |_| Error::connecting_took(Phase::Authenticate, limit, None);
+        let said = asked.await.map_err(took)??;
+        let holds = said.iter().any(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0) == Some(wanted.as_str()),
+            _ => false,
+        });
+        if !holds {
+            return Err(Error::configuration(
+                "the server did not take `schema`: something in between drops the options of \
+                 the start-up packet, as PgBouncer does with ignore_startup_parameters; write \
+                 ALTER ROLE .. SET search_path, or schema-qualified names, and leave `schema` \
+                 out",
+            ));
+        }
+        self.schema_holds.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// Forgets what was fetched or negotiated: secrets, tokens, TLS sessions.

@@ -45,14 +45,19 @@ impl Session {
     pub(super) async fn open_queued(database: &Database, limit: Duration) -> Result<Self> {
         let connector = database.pools().connector();
         let opened = connector.open(None, true, Manner::USUAL).await?;
-        Session::of(opened, limit).await
+        let session = Session::of(opened, limit).await?;
+        connector.prove_schema(&session).await?;
+        Ok(session)
     }
 
     /// As [`open`](Session::open), in another manner, and with what a pooler refuses told and
     /// not left out.
     pub(super) async fn open_in(database: &Database, manner: Manner<'_>) -> Result<Self> {
-        let opened = database.pools().connector().open_once(manner).await?;
-        Session::of(opened, database.config().connect_timeout).await
+        let connector = database.pools().connector();
+        let opened = connector.open_once(manner).await?;
+        let session = Session::of(opened, database.config().connect_timeout).await?;
+        connector.prove_schema(&session).await?;
+        Ok(session)
     }
 
     async fn of(opened: Opened, limit: Duration) -> Result<Self> {
