@@ -148,6 +148,16 @@ pub(crate) fn connection_lost(error: &tokio_postgres::Error) {
     );
 }
 
+/// What came from the server is no protocol that the wire can follow.
+pub(crate) fn framing_lost() {
+    loud!(
+        WARN,
+        {},
+        "what the server sends is not PostgreSQL's protocol any more, and its connection was \
+         closed: what lies in between?"
+    );
+}
+
 /// The server ended a session, and said why.
 pub(crate) fn dismissed(sqlstate: Option<[u8; 5]>) {
     let sqlstate = sqlstate.and_then(|code| String::from_utf8(code.to_vec()).ok());

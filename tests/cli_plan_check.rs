@@ -314,7 +314,8 @@ async fn a_password_is_no_argument() {
     let unset = run(&[], &["sessions", "--url", "env:NOWHERE"])
         .await
         .exits(2);
-    assert!(unset.err.contains("NOWHERE is not set"), "{}", unset.err);
+    let said = "env:NOWHERE: the variable is not set";
+    assert!(unset.err.contains(said), "{}", unset.err);
 }
 
 #[tokio::test]

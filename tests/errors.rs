@@ -908,7 +908,9 @@ async fn transactions(golden: &mut Golden) {
     let schema = "create table t (a int unique deferrable initially deferred); \
                   insert into t values (1)";
     server.execute(schema).await.expect("a schema");
-    let database = &database(&server.url);
+    let database = &database_with(&server.url, |config| {
+        config.acquire_timeout = Duration::from_millis(50);
+    });
     const ADD: &str = "update t set a = a + 1";
 
     let error = failing(database, async {
@@ -966,6 +968,26 @@ async fn transactions(golden: &mut Golden) {
     .await;
     golden.add("a task still has the transaction", &error);
     drop(stop);
+    let error = failing(database, async {
+        let transaction = transaction()?.await?;
+        transaction.batch_execute(ADD).await?;
+        let task = antifreeze::invocation()?.spawn(async move {
+            let _transaction = transaction;
+            panic!("as it was asked to")
+        });
+        assert!(task.await.is_err());
+        Ok(())
+    })
+    .await;
+    golden.add("a task panicked with the transaction", &error);
+    let error = failing(database, async {
+        let transaction = transaction()?.await?;
+        let _open = transaction.savepoint().await?;
+        let second = transaction.savepoint().await;
+        second.map(drop)
+    })
+    .await;
+    golden.add("a second savepoint is asked for beside an open one", &error);
 
     for (what, begin) in [
         (

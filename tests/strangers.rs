@@ -140,3 +140,47 @@ async fn a_pooler_without_its_server_is_named() {
     let text = error.to_string();
     assert!(text.contains("cannot reach its own server"), "{text}");
 }
+
+/// A server that lets in whoever comes, and answers the first question with this.
+async fn answers_nonsense(nonsense: &'static [u8]) -> SocketAddr {
+    // AuthenticationOk, BackendKeyData, ReadyForQuery.
+    const LET_IN: &[u8] = b"R\0\0\0\x08\0\0\0\0K\0\0\0\x0c\0\0\0\x01\0\0\0\x02Z\0\0\0\x05I";
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let length = stream.read_u32().await?;
+                stream.read_exact(&mut vec![0; length as usize - 4]).await?;
+                stream.write_all(LET_IN).await?;
+                let mut asked = [0; 1024];
+                if stream.read(&mut asked).await? > 0 {
+                    stream.write_all(nonsense).await?;
+                }
+                // It never hangs up by itself.
+                while stream.read(&mut asked).await? > 0 {}
+                Ok::<_, std::io::Error>(())
+            });
+        }
+    });
+    address
+}
+
+/// Whoever asked is told at once, and not by the deadline.
+#[tokio::test]
+async fn nonsense_behind_the_login_is_told_to_who_asks() {
+    for nonsense in [&b"T\0\0\0\x02"[..], b"W\0\0\0\x07\0\0\0", b"Z\0\0\0\x05?"] {
+        let address = answers_nonsense(nonsense).await;
+        let url = format!("postgres://app@{address}/shop?sslmode=disable");
+        let database = Database::from_url(&url).expect("settings");
+        let asks = async {
+            let connection = connection().await?;
+            connection.batch_execute("select 1").await?;
+            Ok::<_, Error>(())
+        };
+        let error = database.invocation(Duration::from_secs(3600), asks);
+        let error = tokio::time::timeout(PLENTY, error).await.expect("at once");
+        let kind = error.expect_err("it makes no sense").kind();
+        assert!(kind != ErrorKind::Deadline, "{kind}");
+    }
+}

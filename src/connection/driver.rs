@@ -136,8 +136,8 @@ impl Shared {
         }
         let snapshot = self.wire.snapshot();
         // No answer to come could be told from another: who waits for one is told so.
-        if snapshot.lost {
-            *slot = None;
+        if snapshot.lost && slot.take().is_some() {
+            observe::framing_lost();
         }
         if snapshot.dismissed {
             if !self.dismissed.swap(true, Ordering::AcqRel) {

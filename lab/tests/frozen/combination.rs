@@ -287,7 +287,8 @@ impl Combination {
         if let Some(left) = self.left().await {
             self.fail(ending, format!("left behind by the next one: {left}"));
         }
-        self.check_rows(ending, ending.starts_with("returns")).await;
+        let stored = ending.starts_with("returns") || ending == "stream_transaction";
+        self.check_rows(ending, stored).await;
     }
 
     /// The next invocation is in the same process, or it shows nothing.

@@ -97,6 +97,7 @@ pub const STREAMED: &[Ending] = &[
     ("stream_half_read", Well, Either),
     ("stream_is_too_slow", Well, Either),
     ("stream_cancels", Well, Either),
+    ("stream_transaction", Well, Kept),
 ];
 
 /// Those whose body nobody reads: the method is HEAD, or whatever is outside the layer

@@ -3,7 +3,7 @@
 use std::future::pending;
 use std::iter::empty;
 
-use antifreeze::{Connection, connection, invocation};
+use antifreeze::{Connection, connection, invocation, transaction};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::unfold;
@@ -28,6 +28,9 @@ pub fn whole(text: String) -> Body {
 
 /// A body that reads rows inside a transaction that nobody ends, one at a time.
 pub async fn stream(ending: &str) -> Result<Body, BoxError> {
+    if ending == "transaction" {
+        return transaction_refused();
+    }
     let ending = ending.to_owned();
     let connection = connection().await?;
     begin(&connection).await?;
@@ -51,6 +54,19 @@ pub async fn stream(ending: &str) -> Result<Body, BoxError> {
         }
     });
     Ok(invocation()?.stream(StreamBody::new(rows).boxed_unsync()))
+}
+
+/// A body that asks for the transaction of the invocation, which is decided by then, and
+/// stores a row by itself once it is refused.
+fn transaction_refused() -> Result<Body, BoxError> {
+    let refused = async {
+        let error = transaction()?.await.err().ok_or("it was not refused")?;
+        let connection = connection().await?;
+        connection.execute("insert into t values (1)", &[]).await?;
+        Ok(Frame::data(error.to_string().into()))
+    };
+    let refused = futures_util::stream::once(refused);
+    Ok(invocation()?.stream(StreamBody::new(refused).boxed_unsync()))
 }
 
 /// All rows of one statement, of which the server has begun to send the first.
