@@ -14,13 +14,16 @@ mod progress;
 mod retry;
 
 use std::convert::Infallible;
-use std::future::{Ready, ready};
+use std::future::{Ready, poll_fn};
+use std::pin::pin;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::config::{self, Host, SslMode, SslNegotiation};
 use tokio_postgres::tls::TlsConnect;
@@ -233,7 +236,7 @@ impl Connector {
             database: server.get_dbname(),
             provided: config.credentials.is_some(),
         };
-        let (client, connection) = timeout_at(time.until, server.connect_raw(stream, AsItIs))
+        let (client, mut connection) = timeout_at(time.until, server.connect_raw(stream, AsItIs))
             .await
             .map_err(|_| took(Phase::Authenticate, time.whole()))?
             .map_err(|error| match wire.refused() {
@@ -247,6 +250,9 @@ impl Connector {
         let parameter = |name: &str| connection.parameter(name);
         let path = self.found.path(config, target, parameter, &wire);
         config.check_schema(path)?;
+        timeout_at(time.until, self.prove_schema(&client, &mut connection))
+            .await
+            .map_err(|_| took(Phase::Authenticate, time.whole()))??;
         half_open.done();
         // What took the connection may be nearer than the server: a proxy, a load balancer.
         let round_trip = round_trip.max(wire.shortest_answer().unwrap_or_default());
@@ -265,17 +271,27 @@ impl Connector {
     /// poolers drop the `options` of a start-up packet in silence, and the rows of another
     /// schema would be read and written. It takes a round trip of the first connection, and
     /// nothing where no schema is set.
-    pub(crate) async fn prove_schema(&self, client: &tokio_postgres::Client) -> Result<()> {
+    async fn prove_schema(
+        &self,
+        client: &tokio_postgres::Client,
+        connection: &mut tokio_postgres::Connection<Stream, Stream>,
+    ) -> Result<()> {
         let Some(wanted) = self.config.search_path() else {
             return Ok(());
         };
         if self.schema_holds.load(Ordering::Acquire) {
             return Ok(());
         }
-        let limit = self.config.connect_timeout;
-        let asked = timeout(limit, client.simple_query("show search_path"));
-        let took = |_| Error::connecting_took(Phase::Authenticate, limit, None);
-        let said = asked.await.map_err(took)??;
+        // Nobody drives it yet.
+        let driven = poll_fn(|cx| poll_to_the_end(connection, cx));
+        let asked = pin!(client.simple_query("show search_path"));
+        let said = match select(asked, driven).await {
+            Either::Left((said, _)) => said?,
+            Either::Right(_) => {
+                let hung_up = "the server hung up when it was asked for its search_path";
+                return Err(Error::new(ErrorKind::Closed, hung_up));
+            }
+        };
         let holds = said.iter().any(|message| match message {
             SimpleQueryMessage::Row(row) => row.get(0) == Some(wanted.as_str()),
             _ => false,
@@ -429,6 +445,15 @@ impl Connector {
     }
 }
 
+/// Drives a connection: ready when it has ended.
+fn poll_to_the_end(
+    connection: &mut tokio_postgres::Connection<Stream, Stream>,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    while let Some(Ok(_)) = ready!(connection.poll_message(cx)) {}
+    Poll::Ready(())
+}
+
 /// What lies between the wire and the server.
 struct Way {
     transport: Box<dyn Transport>,
@@ -514,6 +539,6 @@ impl TlsConnect<Stream> for AsItIs {
     type Future = Ready<Result<Stream, Infallible>>;
 
     fn connect(self, stream: Stream) -> Self::Future {
-        ready(Ok(stream))
+        std::future::ready(Ok(stream))
     }
 }

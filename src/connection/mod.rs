@@ -74,7 +74,7 @@ impl Session {
         } = connector.open(left, once, manner).await?;
         let client = Arc::new(Mutex::new(client));
         let driver = Driver::spawn(connection, &client, wire.clone(), on_end);
-        let session = Arc::new(Session {
+        Ok(Arc::new(Session {
             client,
             driver,
             wire,
@@ -88,14 +88,7 @@ impl Session {
             cancelling: AtomicUsize::new(0),
             own: Tally::default(),
             longest_call: AtomicU64::new(0),
-        });
-        if let Some(home) = session.home() {
-            if let Err(error) = connector.prove_schema(&home).await {
-                session.closed(DETACHED_LIMIT).await;
-                return Err(error);
-            }
-        }
-        Ok(session)
+        }))
     }
 
     /// The client, if nobody has it. Whoever holds it can be sure that nothing

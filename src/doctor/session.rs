@@ -45,9 +45,7 @@ impl Session {
     pub(super) async fn open_queued(database: &Database, limit: Duration) -> Result<Self> {
         let connector = database.pools().connector();
         let opened = connector.open(None, true, Manner::USUAL).await?;
-        let session = Session::of(opened, limit).await?;
-        connector.prove_schema(&session).await?;
-        Ok(session)
+        Session::of(opened, limit).await
     }
 
     /// As [`open`](Session::open), in another manner, and with what a pooler refuses told and
@@ -55,9 +53,7 @@ impl Session {
     pub(super) async fn open_in(database: &Database, manner: Manner<'_>) -> Result<Self> {
         let connector = database.pools().connector();
         let opened = connector.open_once(manner).await?;
-        let session = Session::of(opened, database.config().connect_timeout).await?;
-        connector.prove_schema(&session).await?;
-        Ok(session)
+        Session::of(opened, database.config().connect_timeout).await
     }
 
     async fn of(opened: Opened, limit: Duration) -> Result<Self> {

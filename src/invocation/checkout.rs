@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::{Caller, Connection, Held, Inner, Phase, Scope, State};
@@ -90,12 +91,13 @@ impl Inner {
                 let found = held.lease.belongs_to(&here).then_some((held, home));
                 found.map(|(held, home)| {
                     held.number = number;
+                    held.resting = false;
                     (Arc::clone(&held.lease.session), home)
                 })
             });
             if found.is_some() {
                 state.next_lease += 1;
-                // From here on it counts as one that is away.
+                // From here on it is one that the invocation has.
                 asking.done(&mut state);
             }
             found.map(|(session, home)| (number, session, home))
@@ -107,6 +109,8 @@ impl Inner {
         let config = self.database.config();
         let budget = self.budget();
         let room = &self.database.pools().limits().room;
+        // Given up meanwhile, it is free again for a sibling that waits.
+        let _returned = Notifies(&self.returned);
         let rested = rest(&session, Some(home), true, config, room, &budget).await;
         let round_trips = session.wire().round_trips() - before;
         let kept = rested.home.is_some();
@@ -148,7 +152,11 @@ impl Inner {
         let number = state.next_lease;
         state.next_lease += 1;
         let session = Arc::clone(&lease.session);
-        state.leases.push(Held { number, lease });
+        state.leases.push(Held {
+            number,
+            lease,
+            resting: false,
+        });
         asking.done(&mut state);
         Ok(Connection::new(self, number, session, home))
     }
@@ -204,8 +212,16 @@ impl Inner {
     }
 }
 
-/// A checkout under way: until it is done it counts as a connection that the invocation
-/// has.
+/// Wakes whoever waits, when it is dropped.
+struct Notifies<'a>(&'a Notify);
+
+impl Drop for Notifies<'_> {
+    fn drop(&mut self) {
+        self.0.notify_waiters();
+    }
+}
+
+/// A checkout under way: until it is done the invocation does not end.
 struct Asking<'a> {
     inner: &'a Inner,
     counts: bool,

@@ -76,7 +76,7 @@ impl Invocation {
         self.rest(Which::All).await;
         let leaving = self.inner.leaving.none();
         let _ = timeout(self.inner.budget().step(), leaving).await;
-        self.run(After, self.inner.budget()).await;
+        self.run(After, self.inner.budget().one_step()).await;
         self.inner.state().guard = None;
         finished
     }
@@ -169,11 +169,13 @@ impl Invocation {
             let limit = budget.last();
             let scope = Scope::around(self.clone());
             let mut hook = Box::pin(AssertUnwindSafe(scope.run(hook)).catch_unwind());
-            let why = match timeout(limit, &mut hook).await {
-                Ok(Ok(())) => continue,
-                Ok(Err(_)) => "it panicked",
-                Err(_) if limit.is_zero() => "no time was left",
-                Err(_) => "it took too long",
+            let why = match limit.is_zero() {
+                true => "no time was left",
+                false => match timeout(limit, &mut hook).await {
+                    Ok(Ok(())) => continue,
+                    Ok(Err(_)) => "it panicked",
+                    Err(_) => "it took too long",
+                },
             };
             let _ = cut_off(|| catch_unwind(AssertUnwindSafe(|| drop(hook))));
             observe::cleanup_failed(&self.inner.request_id, hooks.name(), why);
@@ -242,8 +244,11 @@ impl Inner {
             if home.is_none() && which == Which::Home {
                 continue;
             }
-            held.number = *next_lease;
-            *next_lease += 1;
+            // Whoever else is at it, for the invocation's time is over, meets the same number.
+            if !std::mem::replace(&mut held.resting, true) {
+                held.number = *next_lease;
+                *next_lease += 1;
+            }
             resting.push(Resting {
                 number: held.number,
                 session: Arc::clone(&held.lease.session),

@@ -108,6 +108,8 @@ pub(crate) type Caller = &'static (dyn fmt::Display + Sync);
 struct Held {
     number: u64,
     lease: Lease,
+    /// It was taken to be brought to rest, under a number that no connection knows.
+    resting: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -231,7 +233,8 @@ impl Invocation {
     /// leaves: for exporters that have to flush what teardown reports.
     ///
     /// All of them together have half a second, and at most half of what the deadline
-    /// leaves. It is dropped unrun if the connections are being brought to rest already.
+    /// leaves; those that have not begun by then are dropped unrun, as is one that is
+    /// registered when the connections are being brought to rest already.
     pub fn after(&self, hook: impl Future<Output = ()> + Send + 'static) {
         self.hook(Box::pin(hook), |state| &mut state.after);
     }

@@ -25,6 +25,7 @@ use crate::wire::residue::SET_LOCAL;
 #[derive(Default)]
 pub(super) struct Slot {
     transaction: Mutex<Option<Arc<Shared>>>,
+    made: AtomicBool,
     /// What becomes of it is decided: none that is made later could be committed.
     decided: AtomicBool,
 }
@@ -48,8 +49,7 @@ impl Slot {
 
     /// There is one. It keeps its connection until it is decided.
     pub(super) fn is_made(&self) -> bool {
-        let slot = self.transaction.try_lock();
-        slot.is_ok_and(|slot| slot.is_some())
+        self.made.load(Ordering::Acquire) && !self.decided.load(Ordering::Acquire)
     }
 
     /// Takes the transaction out for good, if there is one. Whoever is still about to
@@ -177,6 +177,7 @@ impl TransactionBuilder {
             cut_off: AtomicBool::new(false),
         });
         *slot = Some(Arc::clone(&shared));
+        inner.transaction.made.store(true, Ordering::Release);
         drop(slot);
         // Who waits for this connection need not wait any more.
         inner.returned.notify_waiters();

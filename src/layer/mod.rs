@@ -80,8 +80,9 @@ pub(crate) struct Settings {
 }
 
 /// What a layer inside another made of a response.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone)]
 struct Judged {
+    database: Database,
     commits: bool,
 }
 
@@ -160,7 +161,9 @@ impl Settings {
     /// Whether `response` commits: as a layer inside this one has said, or as this one does.
     pub(crate) fn commits<B>(&self, response: &Response<B>) -> bool {
         let status = response.status();
-        match (response.extensions().get::<Judged>(), &self.commit_when) {
+        let judged = response.extensions().get::<Judged>();
+        let judged = judged.filter(|judged| judged.database.is(&self.database));
+        match (judged, &self.commit_when) {
             (Some(judged), _) => judged.commits,
             (None, Some(commit_when)) => commit_when(status),
             (None, None) => status.is_success() || status.is_redirection(),
@@ -172,7 +175,9 @@ impl Settings {
     fn judge<B>(&self, response: &mut Response<B>) {
         if self.commit_when.is_some() {
             let commits = self.commits(response);
-            response.extensions_mut().insert(Judged { commits });
+            let database = self.database.clone();
+            let judged = Judged { database, commits };
+            response.extensions_mut().insert(judged);
         }
     }
 

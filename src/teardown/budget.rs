@@ -48,6 +48,14 @@ impl Budget {
         }
     }
 
+    /// What several may share that take no longer than one step.
+    pub(crate) fn one_step(&self) -> Budget {
+        Budget {
+            end: Some(Instant::now() + self.step()),
+            ..*self
+        }
+    }
+
     /// For an answer that is on its way by itself.
     pub(crate) fn grace(&self) -> Duration {
         self.part(self.grace)

@@ -316,7 +316,16 @@ impl Tracker {
     /// must not wait for a ReadyForQuery, which comes only after it.
     fn copy_in(&mut self) -> Option<Answered> {
         match self.owed.front_mut() {
-            Some(unit) if unit.simple => unit.copy_in = true,
+            Some(unit) if unit.simple => {
+                unit.copy_in = true;
+                return unit.holds().then_some(Answered {
+                    begins: unit.begins,
+                    holds: true,
+                    failed: false,
+                    prepares: None,
+                    status: TransactionStatus::InTransaction,
+                });
+            }
             Some(_) => {
                 let unit = self.owed.pop_front().unwrap_or_default();
                 let begun = unit.holds().then_some(Answered {

@@ -160,6 +160,10 @@ impl State {
 
     /// Completes a request of which nobody will send the rest.
     fn complete(&mut self) {
+        // In the middle of a message it would become a part of that.
+        if !self.frontend.is_empty() {
+            return;
+        }
         if self.tracker.is_copying_in() {
             self.out.put_slice(b"f\0\0\0\x05\0");
             self.tracker.sent_copy_end();
@@ -175,6 +179,9 @@ impl State {
     pub(super) fn ask(&mut self, sql: &str) {
         self.take_away();
         self.complete();
+        if !self.frontend.is_empty() {
+            return;
+        }
         // Errors arise from NUL bytes in the text alone, and ours holds none.
         let _ = postgres_protocol::message::frontend::query(sql, &mut self.out);
         self.tracker.sent_whole(Unit {
