@@ -4,7 +4,6 @@
 mod common;
 
 use std::future::pending;
-use std::time::Duration;
 
 use antifreeze::{DatabaseLayer, ErrorKind, invocation, transaction};
 use bytes::Bytes;
@@ -162,22 +161,6 @@ async fn an_aborted_task_of_a_clean_up_is_told() {
         in_use(result.await);
         nothing_is_stored(&lab).await;
     }
-}
-
-/// However many clean-ups there are, COMMIT has its time.
-#[tokio::test]
-async fn slow_clean_ups_leave_time_to_commit() {
-    let lab = lab().await;
-    let work = lab.database.invocation(Duration::from_secs(2), async {
-        for _ in 0..50 {
-            invocation()?.defer(tokio::time::sleep(Duration::from_millis(400)));
-        }
-        let transaction = transaction()?.await?;
-        transaction.execute("insert into t values (1)", &[]).await?;
-        Ok::<_, BoxError>(())
-    });
-    work.await.expect("committed");
-    assert_eq!(lab.rows().await, 1);
 }
 
 #[tokio::test]
