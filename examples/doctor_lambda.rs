@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use antifreeze::Config;
-use antifreeze::doctor::{Options, Ways, examine};
+use antifreeze_doctor::{Options, Ways, examine};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::{Value, json};
 

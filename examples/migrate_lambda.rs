@@ -8,7 +8,7 @@ use std::error::Error as _;
 use std::time::SystemTime;
 
 use antifreeze::Database;
-use antifreeze::migrate::{Migrations, Report};
+use antifreeze_migrate::{Migrations, Report};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::Value;
 

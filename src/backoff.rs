@@ -8,7 +8,7 @@ use crate::random;
 /// a ceiling that doubles. Many that failed at once do not come back at once (AWS
 /// Architecture Blog, "Exponential Backoff And Jitter").
 #[derive(Debug, Clone)]
-pub(crate) struct Backoff<R = fn() -> f64> {
+pub struct Backoff<R = fn() -> f64> {
     ceiling: Duration,
     most: Duration,
     random: R,
@@ -16,14 +16,14 @@ pub(crate) struct Backoff<R = fn() -> f64> {
 
 impl Backoff {
     /// The first delay is `first` at most, each of them `most`.
-    pub(crate) fn new(first: Duration, most: Duration) -> Self {
+    pub fn new(first: Duration, most: Duration) -> Self {
         Backoff::with_random(first, most, random::fraction)
     }
 }
 
 impl<R: FnMut() -> f64> Backoff<R> {
     /// The same with another source of numbers from 0 to 1.
-    pub(crate) fn with_random(first: Duration, most: Duration, random: R) -> Self {
+    pub fn with_random(first: Duration, most: Duration, random: R) -> Self {
         Backoff {
             ceiling: first.min(most),
             most,

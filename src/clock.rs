@@ -15,7 +15,8 @@ pub(crate) fn process_started() -> SystemTime {
 }
 
 /// Tells what time it is.
-pub(crate) trait Clock: Debug + Send + Sync {
+pub trait Clock: Debug + Send + Sync {
+    /// The time.
     fn now(&self) -> SystemTime;
 
     /// How long ago `then` was. A clock that was set back counts by how much: else
@@ -28,7 +29,7 @@ pub(crate) trait Clock: Debug + Send + Sync {
 
 /// The system's clock.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct System;
+pub struct System;
 
 impl Clock for System {
     fn now(&self) -> SystemTime {

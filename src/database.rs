@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::clock;
 use crate::close::Close;
 use crate::config::{Config, Environment};
-use crate::connect::Connector;
+use crate::connect::{Connector, Manner};
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::health::Monitor;
@@ -18,6 +18,7 @@ use crate::invocation::{
 };
 use crate::observe;
 use crate::pool::Pools;
+use crate::session::Session;
 use crate::teardown::Teardown;
 use crate::warm_up::WarmUp;
 
@@ -112,6 +113,16 @@ impl Database {
     /// [`shutdown`](crate::shutdown) has a line for each host.
     pub fn close(&self) -> Close {
         Close::new(self.clone())
+    }
+
+    /// Opens a session of one's own, outside of the pool and of any invocation. What can heal
+    /// is tried again, within `connect_timeout`.
+    ///
+    /// # Errors
+    ///
+    /// Those of connecting.
+    pub async fn session(&self) -> Result<Session> {
+        Session::open(self.inner.pools.connector(), false, Manner::USUAL).await
     }
 
     /// How long until the server is asked for a connection again, while it is full or away;

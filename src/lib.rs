@@ -48,7 +48,7 @@
 //! | the same without a host: tests, jobs, `main` | [`Database::invocation`] |
 //! | settings, and whether connections outlive an invocation | [`Config`], [`ConnectionLifetime`] |
 //! | passwords that rotate, tokens | [`credentials`] |
-//! | migrations that do not stop the traffic | `migrate`, with the feature of that name |
+//! | migrations that do not stop the traffic | the crate `antifreeze-migrate` |
 //! | the end of the process, SnapStart | [`shutdown`], [`Database::close`] |
 //! | how the server and the pool are, for a load balancer and for people | [`health`] |
 //! | what happened | [`Teardown`], [`Database::on_teardown`], `tracing` events with the target `antifreeze`; where no subscriber is set, warnings and errors go to stderr |
@@ -81,10 +81,15 @@
 //! | `lambda` | Lambda events, and the deadline of a request, under axum too; see [`DatabaseLayer::max_duration`] |
 //! | `vercel` | `(AppState, Request)`; it needs Rust 1.88, as `vercel_runtime` does |
 //! | `axum` | the extractors [`Connection`], [`Transaction`] and [`Invocation`] |
-//! | `doctor` | what is wrong between a function and its database, as a library: module `doctor` |
-//! | `cli` | the command `antifreeze`: `cargo install antifreeze --features cli` |
-//! | `aws` | IAM tokens for RDS, Aurora and Aurora DSQL; Secrets Manager |
-//! | `migrate` | migrations that cannot take the site down: the module `migrate` |
+//!
+//! Beside it stand other crates:
+//!
+//! | crate | brings |
+//! | --- | --- |
+//! | `antifreeze-aws` | IAM tokens for RDS, Aurora and Aurora DSQL; Secrets Manager |
+//! | `antifreeze-migrate` | migrations that cannot take the site down |
+//! | `antifreeze-doctor` | what is wrong between a function and its database, as a library |
+//! | `antifreeze-cli` | the command `antifreeze` |
 
 // docs.rs says with each item which feature brings it; it has a compiler that can.
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -98,20 +103,19 @@ mod connection;
 pub mod credentials;
 mod database;
 mod deadline;
-#[cfg(feature = "doctor")]
-pub mod doctor;
 mod error;
 pub mod health;
 mod host;
+#[doc(hidden)]
+pub mod internal;
 mod invocation;
 mod layer;
 mod limit;
-#[cfg(feature = "migrate")]
-pub mod migrate;
 mod net;
 mod observe;
 mod pool;
 mod random;
+mod session;
 mod tally;
 mod teardown;
 mod tls;
@@ -137,6 +141,7 @@ pub use invocation::{
 pub use layer::{
     Body, DatabaseLayer, DatabaseService, HealthFuture, HealthService, ResponseFuture,
 };
+pub use session::Session;
 pub use teardown::{Outcome, Step, Teardown};
 pub use warm_up::{WarmUp, WarmedUp};
 pub use wire::TransactionStatus;
@@ -176,13 +181,7 @@ pub mod fuzzing {
 }
 
 /// The examples of these pages are compiled with the crate's own.
-#[cfg(all(
-    doctest,
-    feature = "lambda",
-    feature = "vercel",
-    feature = "axum",
-    feature = "migrate"
-))]
+#[cfg(all(doctest, feature = "lambda", feature = "vercel", feature = "axum"))]
 mod pages {
     #[doc = include_str!("../README.md")]
     mod readme {}
@@ -196,11 +195,11 @@ mod pages {
     mod vercel {}
 }
 
-#[cfg(all(doctest, feature = "migrate"))]
+#[cfg(doctest)]
 #[doc = include_str!("../docs/migrations.md")]
 mod migrations_page {}
 
-#[cfg(all(doctest, feature = "aws"))]
+#[cfg(doctest)]
 mod providers {
     #[doc = include_str!("../docs/providers/aiven.md")]
     mod aiven {}

@@ -51,7 +51,7 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How a connection is found dead that ended without a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Liveness {
+pub struct Liveness {
     keepalive: Option<Keepalive>,
     /// Linux alone has it.
     #[cfg_attr(not(target_os = "linux"), allow(dead_code))]

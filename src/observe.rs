@@ -373,12 +373,6 @@ pub(crate) fn warm_up_capped(asked: usize, size: usize) {
     );
 }
 
-/// Something happened while migrations run. Its line holds names, and no SQL.
-#[cfg(feature = "migrate")]
-pub(crate) fn migrating(event: &dyn std::fmt::Display) {
-    tracing::info!(target: TARGET, %event, "migrate");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

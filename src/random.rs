@@ -5,7 +5,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 /// A number from 0 to 1, from the system. Nothing is kept in this process: what was made of
 /// one snapshot (SnapStart) would otherwise go on with the same numbers everywhere, and all
 /// would come back at the same moment.
-pub(crate) fn fraction() -> f64 {
+pub fn fraction() -> f64 {
     match drawn() {
         Some(number) => f64::from((number >> 32) as u32) / f64::from(u32::MAX),
         // Without the system's there is none better.
@@ -14,8 +14,7 @@ pub(crate) fn fraction() -> f64 {
 }
 
 /// Any number, to tell what is ours from what is another's.
-#[cfg(any(feature = "doctor", feature = "migrate"))]
-pub(crate) fn number() -> u64 {
+pub fn number() -> u64 {
     drawn().unwrap_or_default()
 }
 

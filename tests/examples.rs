@@ -129,7 +129,6 @@ async fn graphql_stores_nothing_of_an_answer_with_errors() {
     assert_eq!(count(&database).await, "1");
 }
 
-#[cfg(feature = "doctor")]
 #[tokio::test]
 async fn the_doctor_comes_to_a_vpc() {
     let database = partners().await;
@@ -225,7 +224,6 @@ async fn tower_needs_no_host() {
 }
 
 /// A directory with one migration.
-#[cfg(feature = "migrate")]
 fn migrations(sql: &str) -> tempfile::TempDir {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("V1__add_city.sql");
@@ -233,7 +231,6 @@ fn migrations(sql: &str) -> tempfile::TempDir {
     directory
 }
 
-#[cfg(feature = "migrate")]
 #[tokio::test]
 async fn migrate_lambda_answers_with_the_report_or_fails() {
     let database = partners().await;

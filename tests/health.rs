@@ -728,10 +728,9 @@ fn another_runtime_shares_the_reading() {
 }
 
 /// Which migrations the database has not seen, as a role of the function's tells it.
-#[cfg(feature = "migrate")]
 #[tokio::test]
 async fn pending_migrations_are_named() {
-    use antifreeze::migrate::Migrations;
+    use antifreeze_migrate::Migrations;
 
     let server = server().await;
     server.create_role("app").await.expect("a role");

@@ -1,8 +1,8 @@
 //! What every function of this folder does first. To copy a function, copy this too.
 
-use antifreeze::credentials::SecretsManager;
-use antifreeze::migrate::Migrations;
 use antifreeze::{Config, Database};
+use antifreeze_aws::SecretsManager;
+use antifreeze_migrate::Migrations;
 use lambda_http::{Body, Response};
 use lambda_runtime::{Error, tracing};
 
@@ -54,6 +54,6 @@ pub fn config() -> Result<Config, antifreeze::Error> {
 /// # Errors
 ///
 /// A name is no name of a migration.
-pub fn migrations() -> Result<Migrations, antifreeze::migrate::Error> {
+pub fn migrations() -> Result<Migrations, antifreeze_migrate::Error> {
     Migrations::embedded([("V1__schema", include_str!("../schema.sql"))])
 }

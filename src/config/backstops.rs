@@ -43,7 +43,7 @@ const LEAST: Duration = Duration::from_secs(1);
 const STEP: Duration = Duration::from_millis(1);
 
 /// A setting of the server and its value in milliseconds.
-pub(crate) type Backstop = (&'static str, i32);
+pub type Backstop = (&'static str, i32);
 
 /// A time-out as it is configured.
 struct Timeout {

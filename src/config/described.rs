@@ -6,17 +6,18 @@ use super::source;
 use super::{Config, Endpoint, Environment};
 
 /// What is known of a configuration beside its settings.
-pub(crate) struct Described {
+#[derive(Debug)]
+pub struct Described {
     /// The variables that say where the database is, if the environment does.
-    pub(crate) variables: Vec<&'static str>,
+    pub variables: Vec<&'static str>,
     /// `NAME=value` of the operator's variables.
-    pub(crate) operators: String,
+    pub operators: String,
     /// Variables that look like the operator's and are not.
-    pub(crate) unknown: Vec<String>,
+    pub unknown: Vec<String>,
     /// Why the path is what it is.
-    pub(crate) path: String,
+    pub path: String,
     /// The other of two endpoints, if there is one: `direct` or `pooled`.
-    pub(crate) twin: Option<&'static str>,
+    pub twin: Option<&'static str>,
 }
 
 impl Config {

@@ -19,7 +19,7 @@ pub(super) const WANTED: &str = "a duration (300ms, 5s, 1h30m, or a number of se
 
 /// Reads a duration as Go writes it (`300ms`, `1.5h`, `1h30m`), or a bare number of
 /// seconds. Nothing negative: a time-out cannot be.
-pub(crate) fn parse(text: &str) -> Option<Duration> {
+pub fn parse(text: &str) -> Option<Duration> {
     let text = text.trim();
     if let Some(seconds) = number(text) {
         return Duration::try_from_secs_f64(seconds).ok();

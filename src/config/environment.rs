@@ -130,7 +130,7 @@ impl Environment {
 
 /// A variable's value without the line's end that files and consoles leave behind. What is
 /// blank is not set.
-pub(crate) fn given(mut value: String) -> Option<String> {
+pub fn given(mut value: String) -> Option<String> {
     value.truncate(without_line_end(value.as_bytes()).len());
     Some(value).filter(|value| !value.trim().is_empty())
 }

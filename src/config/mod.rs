@@ -3,7 +3,6 @@
 mod application;
 mod backstops;
 mod builder;
-#[cfg(feature = "doctor")]
 mod described;
 mod duration;
 mod endpoint;
@@ -15,7 +14,6 @@ mod keywords;
 #[cfg(test)]
 mod leaks;
 mod load_shed;
-#[cfg(feature = "migrate")]
 mod migrations;
 mod overrides;
 mod parameters;
@@ -37,18 +35,18 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use backstops::Backstop;
+pub use backstops::Backstop;
 pub use builder::ConfigBuilder;
-#[cfg(feature = "doctor")]
-pub(crate) use duration::parse as parse_duration;
+pub use described::Described;
+pub use duration::parse as parse_duration;
 pub use endpoint::{DirectEndpoint, Endpoint};
-pub(crate) use environment::{Environment, given, without_line_end};
+pub use environment::given;
+pub(crate) use environment::{Environment, without_line_end};
 pub use load_shed::LoadShed;
 pub use path::Path;
-pub(crate) use rds::Rds;
+pub use rds::Rds;
 pub use session::TargetSessionAttrs;
-#[cfg(feature = "doctor")]
-pub(crate) use spelling::nearest;
+pub use spelling::nearest;
 pub use tls::{ChannelBinding, ClientCertificate, Pem, RequireAuth, Roots, Tls, TlsMode};
 pub(crate) use tls::{Method, could_be_file};
 

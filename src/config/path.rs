@@ -65,7 +65,6 @@ impl Path {
     }
 
     /// Why [`detect`](Path::detect) says what it says.
-    #[cfg(feature = "doctor")]
     pub(super) fn why(self, host: &str, port: u16) -> &'static str {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         match self {
@@ -114,7 +113,8 @@ impl Path {
         matches!(self, Path::Direct)
     }
 
-    pub(crate) fn name(self) -> &'static str {
+    /// As the settings name it.
+    pub fn name(self) -> &'static str {
         let named = PATHS.iter().find(|(_, path)| *path == self);
         named.map_or("direct", |(name, _)| name)
     }
@@ -139,7 +139,6 @@ pub(super) fn behind_neon_pooler(host: &str) -> Option<String> {
 }
 
 /// What port 5432 is on a host of Supabase's that has a pooler on 6543.
-#[cfg(feature = "migrate")]
 pub(super) fn behind_supabase_pooler(host: &str) -> Option<Path> {
     let host = host.trim_end_matches('.').to_ascii_lowercase();
     if host.ends_with(".pooler.supabase.com") {

@@ -2,13 +2,14 @@
 
 /// A host of Amazon RDS or Aurora.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Rds<'a> {
-    pub(crate) region: &'a str,
+pub struct Rds<'a> {
+    /// As AWS names it.
+    pub region: &'a str,
     /// It is in China, where other authorities sign.
-    pub(crate) china: bool,
+    pub china: bool,
     /// RDS Proxy: `name.proxy-id.region..`, and further endpoints of one with another
     /// label in front (Amazon's documents, "Connecting to a database through RDS Proxy").
-    pub(crate) proxy: bool,
+    pub proxy: bool,
 }
 
 impl<'a> Rds<'a> {
@@ -16,7 +17,7 @@ impl<'a> Rds<'a> {
     /// (Amazon's documents, "Endpoints and ARNs for AWS in China"), and so that nothing
     /// hangs on the order, the other way round as well. `host` is in lower case, without a
     /// dot at its end: read from there, since only that is Amazon's.
-    pub(crate) fn of(host: &'a str) -> Option<Self> {
+    pub fn of(host: &'a str) -> Option<Self> {
         let labels: Vec<&str> = host.rsplit('.').collect();
         let (region, china, rest) = match labels.as_slice() {
             ["com", "amazonaws", "rds", region, rest @ ..] => (region, false, rest),

@@ -233,7 +233,6 @@ pub(super) fn direct(environment: &Environment) -> Result<Option<DirectEndpoint>
 }
 
 /// The variables that say where the database is.
-#[cfg(feature = "doctor")]
 pub(super) fn named_by(environment: &Environment) -> Vec<&'static str> {
     if let Some((name, _)) = first(environment, &URLS) {
         return vec![name];

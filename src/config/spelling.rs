@@ -11,7 +11,7 @@ pub(super) fn shown(name: &str, value: &str) -> String {
 }
 
 /// The nearest of `words`, if it is near: two slips at most, and one in short words.
-pub(crate) fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // Nobody misspells a word into one of many times its length.
     if word.len() > 64 {
         return None;

@@ -1,6 +1,5 @@
 //! What the server is told when a session starts.
 
-#[cfg(feature = "doctor")]
 use super::Backstop;
 use super::endpoint::host_names;
 use super::{Config, Path, path};
@@ -40,7 +39,6 @@ impl Config {
     }
 
     /// The time-outs among them that are ours, in milliseconds.
-    #[cfg(feature = "doctor")]
     pub(crate) fn startup_timeouts(&self) -> Vec<Backstop> {
         self.startup_backstops().collect()
     }

@@ -21,21 +21,36 @@ const PORT: u16 = 5432;
 
 /// One address that was, or is to be, dialled.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Target {
+pub enum Target {
+    /// Over the network.
     Tcp {
+        /// Where it is.
         address: SocketAddr,
         /// The name that the certificate is for.
         host: String,
         /// The name stands for no IPv4 address at all.
         only_ipv6: bool,
+        /// How it is found to be gone.
         liveness: Liveness,
     },
+    /// A unix socket.
     #[cfg(unix)]
     Unix(PathBuf),
 }
 
 impl Target {
-    pub(crate) fn host(&self) -> Option<&str> {
+    /// Over the network, for tests.
+    pub fn tcp(address: SocketAddr, host: &str) -> Self {
+        Target::Tcp {
+            address,
+            host: host.to_owned(),
+            only_ipv6: false,
+            liveness: Liveness::of(&tokio_postgres::Config::new()),
+        }
+    }
+
+    /// The name of the host, if it has one.
+    pub fn host(&self) -> Option<&str> {
         match self {
             Target::Tcp { host, .. } => Some(host),
             #[cfg(unix)]

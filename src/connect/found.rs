@@ -101,7 +101,7 @@ fn shown<'a>(parameter: impl Fn(&str) -> Option<&'a str>, process: Option<i32>) 
 }
 
 /// What a newer PgBouncer says of itself: 1.26 does, 1.18 not.
-pub(crate) fn pool_mode<'a>(parameter: impl Fn(&str) -> Option<&'a str>) -> Option<Path> {
+pub(super) fn pool_mode<'a>(parameter: impl Fn(&str) -> Option<&'a str>) -> Option<Path> {
     Some(match parameter("pgbouncer.pool_mode")? {
         "session" => Path::SessionPooler,
         _ => Path::TransactionPooler,

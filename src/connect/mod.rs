@@ -25,13 +25,11 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_postgres::config::{self, Host, SslMode, SslNegotiation};
 use tokio_postgres::tls::TlsConnect;
 
-pub(crate) use dial::Target;
+pub use dial::Target;
 use found::Found;
-#[cfg(feature = "doctor")]
-pub(crate) use found::pool_mode;
 use half_open::HalfOpen;
 use login::Logins;
-pub(crate) use progress::{Manner, Progress};
+pub use progress::{Manner, Progress};
 
 use crate::config::{ChannelBinding, Config, Path, TlsMode};
 use crate::error::{Error, ErrorKind, Goal, Phase, Result};
@@ -48,7 +46,7 @@ const TURN: Duration = Duration::from_secs(3);
 
 /// How a database is dialled: what stays the same from one session to the next.
 #[derive(Debug)]
-pub(crate) struct Connector {
+pub struct Connector {
     config: Config,
     tls: tls::Client,
     warned: Once,
@@ -69,12 +67,15 @@ pub(crate) struct Opened {
     pub(crate) target: Target,
     /// What lies in between, as the configuration says or the server has shown.
     pub(crate) path: Path,
+    /// What a pooler in between says of itself, if it says anything.
+    pub(crate) pooler: Option<Path>,
     /// How long the TCP handshake took: the distance to the server.
     pub(crate) round_trip: Duration,
 }
 
 impl Connector {
-    pub(crate) fn new(config: Config) -> Self {
+    /// A connector for `config`.
+    pub fn new(config: Config) -> Self {
         Connector {
             config,
             tls: tls::Client::default(),
@@ -107,7 +108,7 @@ impl Connector {
                 Ok(opened) => return Ok(opened),
                 Err(error) => error,
             };
-            if self.found.a_pooler(&self.config, &error, sent) {
+            if !manner.strict && self.found.a_pooler(&self.config, &error, sent) {
                 continue;
             }
             // Another password may do better.
@@ -120,22 +121,6 @@ impl Connector {
             };
             observe::connecting_again(&error, delay);
             sleep(delay).await;
-        }
-    }
-
-    /// Connects as [`open`](Connector::open) does, in another manner, and only once: that
-    /// settings are refused is told, too.
-    #[cfg(feature = "doctor")]
-    pub(crate) async fn open_once(&self, manner: Manner<'_>) -> Result<Opened> {
-        let time = Time::new(self.config.connect_timeout, None);
-        let mut logins = Logins::new(&self.config);
-        let error = match self.start(&time, &mut logins, manner).await {
-            Ok(opened) => return Ok(opened),
-            Err(error) => error,
-        };
-        match timeout_at(time.until, logins.renew(&error)).await {
-            Ok(true) => self.start(&time, &mut logins, manner).await,
-            _ => Err(error),
         }
     }
 
@@ -246,6 +231,7 @@ impl Connector {
             .map_err(|why| Error::new(ErrorKind::Unreachable, format!("{target} {why}")))?;
         let parameter = |name: &str| connection.parameter(name);
         let path = self.found.path(config, target, parameter, &wire);
+        let pooler = found::pool_mode(parameter);
         config.check_schema(path)?;
         timeout_at(time.until, self.prove_schema(&client, &mut connection))
             .await
@@ -260,6 +246,7 @@ impl Connector {
             socket: view,
             target: target.clone(),
             path,
+            pooler,
             round_trip,
         })
     }

@@ -36,6 +36,8 @@ pub(crate) struct Session {
     socket: SocketView,
     target: Target,
     path: Path,
+    /// What a pooler in between says of itself.
+    pooler: Option<Path>,
     connector: Arc<Connector>,
     statements: Statements,
     opened: SystemTime,
@@ -70,6 +72,7 @@ impl Session {
             socket,
             target,
             path,
+            pooler,
             round_trip,
         } = connector.open(left, once, manner).await?;
         let client = Arc::new(Mutex::new(client));
@@ -81,6 +84,7 @@ impl Session {
             socket,
             target,
             path,
+            pooler,
             statements: Statements::new(connector.config().statement_cache),
             connector: Arc::clone(connector),
             opened: now,
@@ -113,6 +117,11 @@ impl Session {
     /// What lies between us and the server.
     pub(crate) fn path(&self) -> Path {
         self.path
+    }
+
+    /// What a pooler in between says of itself, if it says anything.
+    pub(crate) fn pooler(&self) -> Option<Path> {
+        self.pooler
     }
 
     /// The server's process.

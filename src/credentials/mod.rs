@@ -20,9 +20,7 @@
 //! | [`Variable`] | a variable of the environment, read anew at each connect |
 //! | [`File`] | a file, read anew at each connect |
 //! | [`from_fn`] | a closure |
-//! | `RdsToken` (feature `aws`) | RDS and Aurora: an IAM token, signed locally |
-//! | `DsqlToken` (feature `aws`) | Aurora DSQL: an IAM token, signed locally |
-//! | `SecretsManager` (feature `aws`) | a secret in AWS Secrets Manager |
+//! | the crate `antifreeze-aws` | IAM tokens for RDS, Aurora and Aurora DSQL; AWS Secrets Manager |
 //! | your own [`Credentials`] | wherever you like |
 //!
 //! If the server or a pooler refuses the user or the password that it was given, as
@@ -34,30 +32,13 @@
 mod from_fn;
 mod local;
 
-#[cfg(feature = "aws")]
-mod https;
-#[cfg(feature = "aws")]
-mod keys;
-#[cfg(feature = "aws")]
-mod secrets_manager;
-#[cfg(feature = "aws")]
-mod sign;
-#[cfg(feature = "aws")]
-mod token;
-
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 
 pub use from_fn::{FromFn, from_fn};
-#[cfg(feature = "aws")]
-pub use keys::AwsKeys;
 pub use local::{File, Password, Variable};
-#[cfg(feature = "aws")]
-pub use secrets_manager::SecretsManager;
-#[cfg(feature = "aws")]
-pub use token::{DsqlToken, RdsToken};
 
 /// Says who we are, whenever a connection is made.
 ///
@@ -103,6 +84,16 @@ pub struct Attempt {
 }
 
 impl Attempt {
+    /// The first attempt at `host`, as a test of one's own [`Credentials`] makes it.
+    pub fn new(host: impl Into<String>, port: u16, user: Option<&str>) -> Self {
+        Attempt {
+            host: host.into(),
+            port,
+            user: user.map(str::to_owned),
+            refused: None,
+        }
+    }
+
     /// Whether `login` is what the server has just refused.
     pub fn has_refused(&self, login: &Login) -> bool {
         self.refused.as_ref() == Some(login)
@@ -151,22 +142,12 @@ impl fmt::Debug for Login {
 }
 
 #[cfg(test)]
-pub(crate) fn attempt(host: &str, port: u16, user: &str) -> Attempt {
-    Attempt {
-        host: host.to_owned(),
-        port,
-        user: Some(user.to_owned()),
-        refused: None,
-    }
-}
-
-#[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn no_debug_shows_a_password() {
-        let mut attempt = attempt("db", 5432, "app");
+        let mut attempt = Attempt::new("db", 5432, Some("app"));
         attempt.refused = Some(Login::password("hunter2").of_user("other"));
         let debug = format!("{attempt:?}");
         assert!(

@@ -2,7 +2,6 @@
 
 use super::sqlstate::{Meaning, Said, advised, parameter, plain};
 use super::{Error, ErrorKind};
-#[cfg(feature = "doctor")]
 use std::time::Duration;
 
 /// Words with which poolers say that they, or what is behind them, are full; what they
@@ -71,7 +70,6 @@ pub(super) fn pool_size(message: &str) -> Option<u32> {
 
 impl Error {
     /// A pooler let a client in and gave it no server in time.
-    #[cfg(feature = "doctor")]
     pub(crate) fn no_server(limit: Duration) -> Self {
         let cause = format!("the pooler gave no server within {limit:.1?}: all of them are in use");
         Error::new(ErrorKind::TooManyConnections, cause).with_remedy(SHORTER)

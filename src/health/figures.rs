@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde::Deserialize;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::migrations::{Expected, Pending};
+use super::migrations::{ExpectedMigrations, Pending};
 use super::report::{Server, Slots, percentage, seconds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limit::{self, Reading, reserved};
@@ -98,12 +98,18 @@ struct Figures {
 impl Answer {
     /// Asks for the figures first, so that nothing is queued in front of the round trip that
     /// is measured.
-    pub(super) async fn of(client: &Client, expected: &Expected) -> Result<Self> {
+    pub(super) async fn of(
+        client: &Client,
+        expected: Option<&dyn ExpectedMigrations>,
+    ) -> Result<Self> {
         let figures = match client.simple_query(QUERY).await {
             Ok(messages) => Figures::of(&messages).ok_or(ErrorKind::Database),
             Err(error) => Err(Error::from(error).kind()),
         };
-        let migrations = expected.pending(client).await;
+        let migrations = match expected {
+            Some(expected) => Some(expected.pending(client).await),
+            None => None,
+        };
         let begin = std::time::Instant::now();
         // A server that is another than it seems may not know the question. This it knows.
         client.check_connection().await?;

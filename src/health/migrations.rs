@@ -1,10 +1,18 @@
 //! Migrations that the database still waits for.
 //!
 //! It is what a deployment forgot, or what it is about to do: it is told, and decides
-//! nothing. Without the feature `migrate` nobody can say where they are.
+//! nothing.
+
+use std::future::Future;
+use std::pin::Pin;
 
 use serde::Serialize;
 use tokio_postgres::Client;
+
+use crate::database::Database;
+
+/// As many names are told.
+const MOST: usize = 50;
 
 /// Migrations that were not run, of those that
 /// [`Database::expect_migrations`](crate::Database::expect_migrations) was told of.
@@ -19,76 +27,61 @@ pub struct Pending {
     pub unknown: Option<String>,
 }
 
-/// Those that there should be.
-#[derive(Default)]
-pub(super) struct Expected {
-    #[cfg(feature = "migrate")]
-    migrations: std::sync::OnceLock<crate::migrate::Migrations>,
-}
-
-impl Expected {
-    #[cfg(not(feature = "migrate"))]
-    pub(super) async fn pending(&self, _: &Client) -> Option<Pending> {
-        None
-    }
-}
-
-#[cfg(feature = "migrate")]
-mod told {
-    use super::{Client, Expected, Pending};
-    use crate::database::Database;
-    use crate::migrate::{Migrations, Standing};
-
-    /// As many names are told.
-    const MOST: usize = 50;
-
-    impl Expected {
-        /// Asks what became of them, if there are any. That it cannot be known is no failure.
-        pub(in crate::health) async fn pending(&self, client: &Client) -> Option<Pending> {
-            let unknown = |why: String| Pending {
-                pending: None,
-                names: None,
-                unknown: Some(why),
-            };
-            Some(match self.migrations.get()?.standing(client).await {
-                Ok(Standing::Pending(mut names)) => {
-                    let pending = Some(names.len());
-                    names.truncate(MOST);
-                    Pending {
-                        pending,
-                        names: Some(names),
-                        unknown: None,
-                    }
-                }
-                Ok(Standing::Hidden(why)) => unknown(why),
-                Err(error) => unknown(error.to_string()),
-            })
+impl Pending {
+    /// Those of these names.
+    pub fn named(mut names: Vec<String>) -> Self {
+        let pending = Some(names.len());
+        names.truncate(MOST);
+        Pending {
+            pending,
+            names: Some(names),
+            unknown: None,
         }
     }
 
-    impl Database {
-        /// Has the [health report](Database::health) say which of `migrations` were not run
-        /// on this database. Feature `migrate`. It can be said once.
-        ///
-        /// It takes one more round trip for each reading, or two, and is told under
-        /// `server.migrations`; the status does not depend on it. Where the function's role
-        /// may not see the history, that is told with the GRANT to run.
-        ///
-        /// ```no_run
-        /// # async fn main_() -> Result<(), Box<dyn std::error::Error>> {
-        /// use antifreeze::Database;
-        /// use antifreeze::migrate::Migrations;
-        ///
-        /// let database = Database::from_env()?.expect_migrations(Migrations::from_dir("migrations")?);
-        /// let server = database.health().await.server;
-        /// let migrations = server.and_then(|server| server.migrations);
-        /// println!("{:?}", migrations.and_then(|migrations| migrations.names));
-        /// # Ok(())
-        /// # }
-        /// ```
-        pub fn expect_migrations(self, migrations: Migrations) -> Self {
-            let _ = self.monitor().expected().migrations.set(migrations);
-            self
+    /// Nobody can tell, for this reason.
+    pub fn unknown(why: impl Into<String>) -> Self {
+        Pending {
+            pending: None,
+            names: None,
+            unknown: Some(why.into()),
         }
+    }
+}
+
+/// What [`ExpectedMigrations::pending`] returns.
+pub type PendingFuture<'a> = Pin<Box<dyn Future<Output = Pending> + Send + 'a>>;
+
+/// Migrations that a database is expected to have seen. `antifreeze_migrate::Migrations`
+/// are; those of another tool can be.
+pub trait ExpectedMigrations: Send + Sync {
+    /// Looks which of them were not run. It must change nothing, and wait for no lock for
+    /// longer than a moment.
+    fn pending<'a>(&'a self, client: &'a Client) -> PendingFuture<'a>;
+}
+
+impl Database {
+    /// Has the [health report](Database::health) say which of `migrations` were not run
+    /// on this database. It can be said once.
+    ///
+    /// It takes one more round trip for each reading, or two, and is told under
+    /// `server.migrations`; the status does not depend on it. Where the function's role
+    /// may not see the history, that is told with the GRANT to run.
+    ///
+    /// ```no_run
+    /// # async fn main_() -> Result<(), Box<dyn std::error::Error>> {
+    /// use antifreeze::Database;
+    /// use antifreeze_migrate::Migrations;
+    ///
+    /// let database = Database::from_env()?.expect_migrations(Migrations::from_dir("migrations")?);
+    /// let server = database.health().await.server;
+    /// let migrations = server.and_then(|server| server.migrations);
+    /// println!("{:?}", migrations.and_then(|migrations| migrations.names));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn expect_migrations(self, migrations: impl ExpectedMigrations + 'static) -> Self {
+        self.monitor().expect(Box::new(migrations));
+        self
     }
 }

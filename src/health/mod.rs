@@ -28,7 +28,7 @@
 //! takes a slot), so that a load balancer sheds before the server fails. What this process's
 //! own pool does is told and decides nothing: a pool of one is full whenever it works.
 //!
-//! With the feature `migrate`, `Database::expect_migrations` has it name the migrations that
+//! [`Database::expect_migrations`](crate::Database::expect_migrations) has it name the migrations that
 //! were not run yet.
 //!
 //! # What it costs
@@ -48,7 +48,7 @@ mod verdict;
 
 use std::future::Future;
 
-pub use migrations::Pending;
+pub use migrations::{ExpectedMigrations, Pending, PendingFuture};
 pub(crate) use monitor::Monitor;
 pub use report::{Circuit, Health, Process, Reached, Server, Settings, Slots, Status};
 

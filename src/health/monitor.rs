@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::pin::pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::figures::Answer;
-use super::migrations::Expected;
+use super::migrations::ExpectedMigrations;
 use super::report::{Circuit, Health, Process, seconds};
 use super::token::Token;
 use super::verdict::Known;
@@ -34,7 +34,7 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// What is known of a database's health.
 pub(crate) struct Monitor {
     token: Option<Token>,
-    expected: Expected,
+    expected: OnceLock<Box<dyn ExpectedMigrations>>,
     state: Mutex<State>,
     /// A reading has come to its end.
     ended: Notify,
@@ -71,7 +71,7 @@ impl Monitor {
         let token = config.health_token.as_deref();
         Ok(Monitor {
             token: token.map(Token::new).transpose()?,
-            expected: Expected::default(),
+            expected: OnceLock::new(),
             state: Mutex::default(),
             ended: Notify::new(),
         })
@@ -84,9 +84,8 @@ impl Monitor {
     }
 
     /// What [`Database::expect_migrations`] is told.
-    #[cfg(feature = "migrate")]
-    pub(super) fn expected(&self) -> &Expected {
-        &self.expected
+    pub(super) fn expect(&self, migrations: Box<dyn ExpectedMigrations>) {
+        let _ = self.expected.set(migrations);
     }
 
     /// Asks the server, if it is time and nobody is kept from work by it.
@@ -214,7 +213,7 @@ async fn read(database: Database) {
     let began = database.pools().clock().now();
     let invocation = Invocation::new(database.clone(), Deadline::ours(LIMIT), "health");
     let own = invocation.clone();
-    let expected = &database.monitor().expected;
+    let expected = database.monitor().expected.get().map(Box::as_ref);
     let work = || async move {
         let connection = own.lease(&"the health check").await?;
         Answer::of(&connection, expected).await

@@ -15,6 +15,9 @@ use std::time::Duration;
 pub(crate) use breaker::{Attempt, Breaker};
 pub(crate) use reading::{Reading, Slots};
 pub(crate) use reserved::reserved;
+
+/// How many slots the server keeps from ordinary roles, as an expression of SQL.
+pub const RESERVED: &str = reserved!();
 pub(crate) use room::Room;
 
 use crate::clock::Clock;

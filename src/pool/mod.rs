@@ -124,7 +124,7 @@ impl Pools {
         Some(error)
     }
 
-    pub(crate) fn connector(&self) -> &Connector {
+    pub(crate) fn connector(&self) -> &Arc<Connector> {
         &self.connector
     }
 

@@ -10,26 +10,34 @@ use super::failure::{harmless, names};
 use super::verify::Check;
 
 /// TLS, as it was agreed on.
-pub(crate) struct Description {
+#[derive(Debug)]
+pub struct Description {
     /// `TLS 1.3`.
-    pub(crate) version: String,
+    pub version: String,
     /// Nothing if the certificate cannot be read.
-    pub(crate) shown: Option<Shown>,
-    pub(crate) chain_checked: bool,
-    pub(crate) name_checked: bool,
+    pub shown: Option<Shown>,
+    /// An authority that is trusted vouches for it.
+    pub chain_checked: bool,
+    /// It is for the host.
+    pub name_checked: bool,
 }
 
 /// A certificate.
-pub(crate) struct Shown {
-    pub(crate) issuer: String,
-    pub(crate) names: Vec<String>,
-    pub(crate) until: SystemTime,
+#[derive(Debug)]
+pub struct Shown {
+    /// Who signed it.
+    pub issuer: String,
+    /// Whom it is for.
+    pub names: Vec<String>,
+    /// Until when it holds.
+    pub until: SystemTime,
     /// `2027-01-31`.
-    pub(crate) until_day: String,
+    pub until_day: String,
 }
 
 impl Encrypted {
-    pub(crate) fn describe(&self) -> Description {
+    /// What was agreed on.
+    pub fn describe(&self) -> Description {
         let (_, connection) = self.stream.get_ref();
         let version = connection.protocol_version();
         let version =

@@ -8,7 +8,6 @@
 //! - [`failure`] says which certificate it was, and what to set.
 
 mod binding;
-#[cfg(feature = "doctor")]
 mod description;
 mod failure;
 mod hosts;
@@ -28,10 +27,7 @@ use tokio_rustls::client::TlsStream;
 use crate::config::{Pem, Roots, Tls, could_be_file};
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::Socket;
-#[cfg(feature = "doctor")]
-pub(crate) use description::Description;
-#[cfg(all(test, feature = "doctor"))]
-pub(crate) use description::Shown;
+pub use description::{Description, Shown};
 pub(crate) use failure::explain_later;
 use verify::{Check, Policy, Verifier};
 
@@ -55,14 +51,13 @@ struct Ready {
 }
 
 /// An encrypted stream.
-pub(crate) struct Encrypted {
+pub struct Encrypted {
     pub(crate) stream: TlsStream<Socket>,
     /// The hash that binds SCRAM to it.
     pub(crate) binding: Option<Vec<u8>>,
     /// The server has shown a certificate that somebody trusted vouches for.
     pub(crate) verified: bool,
     /// What of the certificate was looked at.
-    #[cfg(feature = "doctor")]
     check: Check,
 }
 
@@ -137,7 +132,6 @@ impl Client {
             stream,
             binding,
             verified: policy.check != Check::Nothing,
-            #[cfg(feature = "doctor")]
             check: policy.check,
         })
     }

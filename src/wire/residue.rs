@@ -15,7 +15,7 @@ pub(crate) const SET_LOCAL: &str = "select pg_catalog.set_config($1, $2, true)";
 /// How we tell the server what it is to end by itself: for the session, so it is state,
 /// and state that is to stay. A parameter that the server does not know is left out; in the
 /// start-up packet it would be refused, and with it the session.
-pub(crate) fn setting<'a>(parameters: impl IntoIterator<Item = (&'a str, i32)>) -> String {
+pub fn setting<'a>(parameters: impl IntoIterator<Item = (&'a str, i32)>) -> String {
     let rows = parameters.into_iter();
     let rows: Vec<_> = rows
         .map(|(name, value)| format!("('{name}','{value}')"))

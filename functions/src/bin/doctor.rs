@@ -5,7 +5,7 @@
 //! aws lambda invoke --function-name antifreeze-doctor /dev/stdout
 //! ```
 
-use antifreeze::doctor::{Options, Ways, examine};
+use antifreeze_doctor::{Options, Ways, examine};
 use lambda_runtime::{Error, LambdaEvent, service_fn, tracing};
 use serde_json::{Value, json};
 

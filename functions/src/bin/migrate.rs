@@ -10,7 +10,7 @@ use std::error::Error as _;
 use std::time::SystemTime;
 
 use antifreeze::Database;
-use antifreeze::migrate::Report;
+use antifreeze_migrate::Report;
 use lambda_runtime::{Error, LambdaEvent, service_fn, tracing};
 use serde_json::Value;
 

@@ -1,0 +1,167 @@
+//! AWS's keys and region, as a function finds them.
+
+use std::fmt;
+
+use antifreeze::Result;
+use antifreeze::internal::error;
+use antifreeze::internal::given;
+
+/// Keys of AWS, with which requests are signed.
+///
+/// Its `Debug` shows nothing of them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AwsKeys {
+    pub(super) id: String,
+    pub(super) secret: String,
+    pub(super) session: Option<String>,
+}
+
+impl AwsKeys {
+    /// An access key's id and secret.
+    pub fn new(id: impl Into<String>, secret: impl Into<String>) -> Self {
+        AwsKeys {
+            id: id.into(),
+            secret: secret.into(),
+            session: None,
+        }
+    }
+
+    /// The session token that belongs to temporary keys.
+    pub fn session_token(mut self, token: impl Into<String>) -> Self {
+        self.session = Some(token.into());
+        self
+    }
+}
+
+impl fmt::Debug for AwsKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AwsKeys").finish_non_exhaustive()
+    }
+}
+
+/// Who signs, and for which region.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Identity {
+    pub(super) keys: Option<AwsKeys>,
+    pub(super) region: Option<String>,
+}
+
+impl Identity {
+    /// The given keys, or those of Lambda's environment, read anew.
+    pub(super) fn keys(&self) -> Result<AwsKeys> {
+        match &self.keys {
+            Some(keys) => Ok(keys.clone()),
+            None => keys_in(&|name| std::env::var(name).ok()),
+        }
+    }
+
+    /// The given region, or the one that the address names, or the environment's.
+    pub(super) fn region(&self, of_address: Option<&str>) -> Result<String> {
+        let given = self.region.as_deref().or(of_address);
+        match given {
+            Some(region) => Ok(region.to_owned()),
+            None => region_in(&|name| std::env::var(name).ok()),
+        }
+    }
+}
+
+/// Reads variables; a test has its own.
+pub(super) type Variables<'a> = dyn Fn(&str) -> Option<String> + 'a;
+
+/// What Lambda sets from the function's role (its developer guide, "Defined runtime
+/// environment variables").
+fn keys_in(variables: &Variables<'_>) -> Result<AwsKeys> {
+    let get = |name| variables(name).and_then(given);
+    match (get("AWS_ACCESS_KEY_ID"), get("AWS_SECRET_ACCESS_KEY")) {
+        (Some(id), Some(secret)) => Ok(AwsKeys {
+            id,
+            secret,
+            session: get("AWS_SESSION_TOKEN"),
+        }),
+        // Lambda's way with SnapStart, and that of ECS.
+        _ if get("AWS_CONTAINER_CREDENTIALS_FULL_URI").is_some() => Err(error::configuration(
+            "the keys of AWS are at AWS_CONTAINER_CREDENTIALS_FULL_URI, where they are not looked \
+             for: sign with the AWS SDK, in `credentials::from_fn`",
+        )),
+        _ => Err(error::configuration(
+            "there are no keys of AWS to sign with: set AWS_ACCESS_KEY_ID and \
+             AWS_SECRET_ACCESS_KEY, as Lambda does from the function's role",
+        )),
+    }
+}
+
+fn region_in(variables: &Variables<'_>) -> Result<String> {
+    let get = |name| variables(name).and_then(given);
+    get("AWS_REGION")
+        .or_else(|| get("AWS_DEFAULT_REGION"))
+        .ok_or_else(|| {
+            error::configuration("no region of AWS is named: set AWS_REGION, as Lambda does")
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment<'a>(set: &'a [(&str, &str)]) -> impl Fn(&str) -> Option<String> + 'a {
+        |name| {
+            let found = set.iter().find(|(variable, _)| *variable == name);
+            found.map(|(_, value)| (*value).to_owned())
+        }
+    }
+
+    #[test]
+    fn the_keys_of_lambda() {
+        let set = [
+            ("AWS_ACCESS_KEY_ID", "id"),
+            ("AWS_SECRET_ACCESS_KEY", "hunter2\n"),
+            ("AWS_SESSION_TOKEN", "session"),
+        ];
+        let keys = keys_in(&environment(&set)).expect("keys");
+        assert_eq!(keys, AwsKeys::new("id", "hunter2").session_token("session"));
+        let keys = keys_in(&environment(&set[..2])).expect("keys");
+        assert_eq!(keys, AwsKeys::new("id", "hunter2"));
+        assert_eq!(format!("{keys:?}"), "AwsKeys { .. }");
+    }
+
+    #[test]
+    fn keys_that_are_not_there_are_named() {
+        for (set, name) in [
+            (&[][..], "AWS_ACCESS_KEY_ID"),
+            (&[("AWS_ACCESS_KEY_ID", "id")], "AWS_SECRET_ACCESS_KEY"),
+            (
+                &[("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1")],
+                "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+            ),
+        ] {
+            let error = keys_in(&environment(set)).expect_err("no keys").to_string();
+            assert!(error.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_region_wins() {
+        let identity = |region: Option<&str>| Identity {
+            region: region.map(str::to_owned),
+            ..Identity::default()
+        };
+        for (given, of_address, expected) in [(Some("a"), Some("b"), "a"), (None, Some("b"), "b")] {
+            let region = identity(given).region(of_address).expect("a region");
+            assert_eq!(region, expected);
+        }
+        for (set, expected) in [
+            (
+                &[("AWS_REGION", "c"), ("AWS_DEFAULT_REGION", "d")][..],
+                Some("c"),
+            ),
+            (
+                &[("AWS_REGION", ""), ("AWS_DEFAULT_REGION", "d")],
+                Some("d"),
+            ),
+            (&[], None),
+        ] {
+            let region = region_in(&environment(set)).ok();
+            assert_eq!(region.as_deref(), expected);
+        }
+    }
+}

@@ -1,0 +1,522 @@
+//! Tokens of AWS's IAM in place of passwords.
+//!
+//! A token is a request that is signed in advance and never sent: the server takes it
+//! for a password and has IAM check the signature. So it is made here, and asks nobody.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::ready;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use antifreeze::Result;
+use antifreeze::credentials::{Attempt, Credentials, Login, LoginFuture};
+use antifreeze::internal::Rds;
+use antifreeze::internal::error;
+use antifreeze::internal::{Clock, System};
+
+use super::AwsKeys;
+use super::keys::Identity;
+use super::sign::{Signer, Stamp};
+
+/// For how long a token may be used, in seconds: the most that RDS takes (RDS's user
+/// guide, "IAM database authentication"), and what the SDKs ask for with DSQL.
+const LIFE: u32 = 15 * 60;
+
+/// For how long one is given out again.
+const REUSE: Duration = Duration::from_secs(10 * 60);
+
+/// A process talks to a few hosts; more than this, and it is about something else.
+const KEPT: usize = 16;
+
+/// IAM tokens for RDS and Aurora, and for RDS Proxy.
+///
+/// The role needs `rds-db:connect`, the user of the database `rds_iam`. A token lives for
+/// 15 minutes and is reused for 10. RDS takes it over TLS alone.
+///
+/// The keys are Lambda's (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,
+/// `AWS_SESSION_TOKEN`), unless [others](RdsToken::keys) are given; the region is the one
+/// that the host names, or else `AWS_REGION`.
+///
+/// ```
+/// use antifreeze_aws::RdsToken;
+///
+/// let host = "shop.abc.eu-central-1.rds.amazonaws.com";
+/// let mut config = antifreeze::Config::from_url(&format!("postgres://app@{host}/shop"))?;
+/// config.set_credentials(RdsToken::new());
+/// # Ok::<(), antifreeze::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct RdsToken {
+    tokens: Tokens,
+    endpoint: Option<(String, u16)>,
+}
+
+/// IAM tokens for Aurora DSQL.
+///
+/// The role needs `dsql:DbConnect`, or `dsql:DbConnectAdmin` for the user `admin`, which
+/// is told by the user's name. A token lives for 15 minutes and is reused for 10. Keys and
+/// region are found as [`RdsToken`] finds them.
+///
+/// ```
+/// use antifreeze_aws::DsqlToken;
+///
+/// let host = "abc.dsql.eu-central-1.on.aws";
+/// let mut config = antifreeze::Config::from_url(&format!("postgres://admin@{host}/postgres"))?;
+/// config.set_credentials(DsqlToken::new());
+/// # Ok::<(), antifreeze::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct DsqlToken {
+    tokens: Tokens,
+    endpoint: Option<String>,
+}
+
+impl RdsToken {
+    /// With Lambda's keys, for the host that is dialled.
+    pub fn new() -> Self {
+        RdsToken {
+            tokens: Tokens::default(),
+            endpoint: None,
+        }
+    }
+
+    /// Signs for this endpoint instead of the host and port that are dialled: where these
+    /// are a name of one's own (a CNAME) or the near end of a tunnel. A token is good for
+    /// the name and the port that RDS itself gave the instance, cluster or proxy; its region
+    /// is read from that name. The certificate is still checked against the host that is
+    /// dialled. Default: what is dialled.
+    pub fn endpoint(mut self, host: impl Into<String>, port: u16) -> Self {
+        self.endpoint = Some((host.into(), port));
+        self
+    }
+
+    /// Signs for this region.
+    pub fn region(mut self, region: impl Into<String>) -> Self {
+        self.tokens.identity.region = Some(region.into());
+        self
+    }
+
+    /// Signs with these keys.
+    pub fn keys(mut self, keys: AwsKeys) -> Self {
+        self.tokens.identity.keys = Some(keys);
+        self
+    }
+
+    fn token(&self, attempt: &Attempt) -> Result<Login> {
+        let (host, port) = match &self.endpoint {
+            Some((host, port)) => (host, *port),
+            None => (&attempt.host, attempt.port),
+        };
+        let user = user(attempt)?;
+        self.tokens.token(
+            attempt,
+            &Subject {
+                service: "rds-db",
+                host: format!("{host}:{port}"),
+                region: region_of_rds(host),
+                parameters: &[("Action", "connect"), ("DBUser", user)],
+            },
+        )
+    }
+}
+
+impl DsqlToken {
+    /// With Lambda's keys, for the host that is dialled.
+    pub fn new() -> Self {
+        DsqlToken {
+            tokens: Tokens::default(),
+            endpoint: None,
+        }
+    }
+
+    /// Signs for this host instead of the one that is dialled.
+    pub fn endpoint(mut self, host: impl Into<String>) -> Self {
+        self.endpoint = Some(host.into());
+        self
+    }
+
+    /// Signs for this region.
+    pub fn region(mut self, region: impl Into<String>) -> Self {
+        self.tokens.identity.region = Some(region.into());
+        self
+    }
+
+    /// Signs with these keys.
+    pub fn keys(mut self, keys: AwsKeys) -> Self {
+        self.tokens.identity.keys = Some(keys);
+        self
+    }
+
+    fn token(&self, attempt: &Attempt) -> Result<Login> {
+        let host = self.endpoint.as_ref().unwrap_or(&attempt.host);
+        let action = match user(attempt)? {
+            "admin" => "DbConnectAdmin",
+            _ => "DbConnect",
+        };
+        self.tokens.token(
+            attempt,
+            &Subject {
+                service: "dsql",
+                host: host.clone(),
+                region: region_of_dsql(host),
+                parameters: &[("Action", action)],
+            },
+        )
+    }
+}
+
+fn user(attempt: &Attempt) -> Result<&str> {
+    attempt.user.as_deref().ok_or_else(|| {
+        error::configuration("a token is signed for a user, and none is named: put it in the URL")
+    })
+}
+
+fn region_of_rds(host: &str) -> Option<&str> {
+    Rds::of(host).map(|rds| rds.region)
+}
+
+/// `id.dsql.REGION.on.aws`
+fn region_of_dsql(host: &str) -> Option<&str> {
+    let before = host.strip_suffix(".on.aws")?;
+    let (before, region) = before.rsplit_once('.')?;
+    let (_, service) = before.rsplit_once('.')?;
+    service.starts_with("dsql").then_some(region)
+}
+
+/// What a token is for.
+struct Subject<'a> {
+    service: &'static str,
+    host: String,
+    region: Option<&'a str>,
+    parameters: &'a [(&'a str, &'a str)],
+}
+
+/// Signs tokens, and keeps them for a while.
+#[derive(Clone)]
+struct Tokens {
+    identity: Identity,
+    clock: Arc<dyn Clock>,
+    kept: Arc<Mutex<HashMap<Key, Kept>>>,
+}
+
+/// Everything that a token depends on, but for the time and the secret of the keys.
+#[derive(PartialEq, Eq, Hash)]
+struct Key {
+    id: String,
+    region: String,
+    host: String,
+    parameters: String,
+}
+
+struct Kept {
+    login: Login,
+    signed: SystemTime,
+}
+
+impl Tokens {
+    fn forget(&self) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.clear();
+    }
+
+    /// Who asks while another signs waits the microseconds that it takes, and gets the
+    /// same.
+    fn token(&self, attempt: &Attempt, subject: &Subject<'_>) -> Result<Login> {
+        let keys = self.identity.keys()?;
+        let region = self.identity.region(subject.region)?;
+        let key = Key {
+            id: keys.id.clone(),
+            region: region.clone(),
+            host: subject.host.clone(),
+            parameters: format!("{:?}", subject.parameters),
+        };
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Kept { login, signed }) = kept.get(&key) {
+            if self.clock.since(*signed) < REUSE && !attempt.has_refused(login) {
+                return Ok(login.clone());
+            }
+        }
+        let now = self.clock.now();
+        let signer = Signer {
+            keys: &keys,
+            region: &region,
+            service: subject.service,
+            at: Stamp::of(now)?,
+        };
+        let login = Login::password(signer.presigned(&subject.host, subject.parameters, LIFE));
+        if kept.len() >= KEPT {
+            kept.clear();
+        }
+        kept.insert(
+            key,
+            Kept {
+                login: login.clone(),
+                signed: now,
+            },
+        );
+        Ok(login)
+    }
+}
+
+impl Credentials for RdsToken {
+    fn login<'a>(&'a self, attempt: &'a Attempt) -> LoginFuture<'a> {
+        Box::pin(ready(self.token(attempt).map_err(Into::into)))
+    }
+
+    fn forget(&self) {
+        self.tokens.forget();
+    }
+}
+
+impl Credentials for DsqlToken {
+    fn login<'a>(&'a self, attempt: &'a Attempt) -> LoginFuture<'a> {
+        Box::pin(ready(self.token(attempt).map_err(Into::into)))
+    }
+
+    fn forget(&self) {
+        self.tokens.forget();
+    }
+}
+
+impl Default for RdsToken {
+    fn default() -> Self {
+        RdsToken::new()
+    }
+}
+
+impl Default for DsqlToken {
+    fn default() -> Self {
+        DsqlToken::new()
+    }
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Tokens {
+            identity: Identity::default(),
+            clock: Arc::new(System),
+            kept: Arc::default(),
+        }
+    }
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokens")
+            .field("region", &self.identity.region)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A clock that a test moves by hand.
+    #[derive(Debug)]
+    struct Manual(Mutex<SystemTime>);
+
+    impl Manual {
+        fn new() -> Arc<Self> {
+            Arc::new(Manual(Mutex::new(SystemTime::UNIX_EPOCH)))
+        }
+
+        fn advance(&self, by: Duration) {
+            *self.0.lock().expect("no panic") += by;
+        }
+    }
+
+    impl Clock for Manual {
+        fn now(&self) -> SystemTime {
+            *self.0.lock().expect("no panic")
+        }
+    }
+
+    fn attempt(host: &str, port: u16, user: &str) -> Attempt {
+        Attempt::new(host, port, Some(user))
+    }
+
+    const RDS: &str = "prod-instance.us-east-1.rds.amazonaws.com";
+
+    /// At this many seconds since 1970.
+    fn tokens(seconds: u64) -> (Tokens, Arc<Manual>) {
+        let clock = Manual::new();
+        clock.advance(Duration::from_secs(seconds));
+        let tokens = Tokens {
+            clock: clock.clone(),
+            ..Tokens::default()
+        };
+        (tokens, clock)
+    }
+
+    fn rds(seconds: u64, keys: AwsKeys) -> (RdsToken, Arc<Manual>) {
+        let (tokens, clock) = tokens(seconds);
+        let rds = RdsToken {
+            tokens,
+            endpoint: None,
+        };
+        (rds.keys(keys), clock)
+    }
+
+    fn dsql(seconds: u64, keys: AwsKeys) -> DsqlToken {
+        let dsql = DsqlToken {
+            tokens: tokens(seconds).0,
+            endpoint: None,
+        };
+        dsql.keys(keys)
+    }
+
+    #[test]
+    fn what_is_forgotten_is_not_kept() {
+        let (token, _) = rds(1_724_709_600, AwsKeys::new("akid", "secret"));
+        token.token(&attempt(RDS, 3306, "peccy")).expect("a token");
+        let kept = || token.tokens.kept.lock().expect("no panic").len();
+        assert_eq!(kept(), 1);
+        token.forget();
+        assert_eq!(kept(), 0);
+    }
+
+    /// `signing_works` in `aws-sdk-rds` (Rust, `src/auth_token.rs`), and
+    /// `test_generate_db_auth_token` of botocore (`tests/unit/test_signers.py`).
+    #[test]
+    fn tokens_of_rds_as_the_sdks_sign_them() {
+        let (token, _) = rds(1_724_709_600, AwsKeys::new("akid", "secret"));
+        let token = token.token(&attempt(RDS, 3306, "peccy")).expect("a token");
+        let expected = "prod-instance.us-east-1.rds.amazonaws.com:3306/?Action=connect\
+            &DBUser=peccy&X-Amz-Algorithm=AWS4-HMAC-SHA256\
+            &X-Amz-Credential=akid%2F20240826%2Fus-east-1%2Frds-db%2Faws4_request\
+            &X-Amz-Date=20240826T220000Z&X-Amz-Expires=900&X-Amz-SignedHeaders=host\
+            &X-Amz-Signature=dd0cba843009474347af724090233265628ace491ea17ce3eb3da098b983ad89";
+        assert!(token == Login::password(expected));
+
+        let (token, _) = rds(1_478_540_373, AwsKeys::new("akid", "skid"));
+        let token = token.token(&attempt(RDS, 3306, "someusername"));
+        let expected = "prod-instance.us-east-1.rds.amazonaws.com:3306/?Action=connect\
+            &DBUser=someusername&X-Amz-Algorithm=AWS4-HMAC-SHA256\
+            &X-Amz-Credential=akid%2F20161107%2Fus-east-1%2Frds-db%2Faws4_request\
+            &X-Amz-Date=20161107T173933Z&X-Amz-Expires=900&X-Amz-SignedHeaders=host\
+            &X-Amz-Signature=d1138cdbc0ca63eec012ec0fc6c2267e03642168f5884a7795320d4c18374c61";
+        assert!(token.expect("a token") == Login::password(expected));
+    }
+
+    /// `DefaultDsqlUtilitiesTest` of the AWS SDK for Java 2 (`services/dsql`): the
+    /// signatures, since it puts the parameters in another order.
+    #[test]
+    fn tokens_of_dsql_as_the_sdks_sign_them() {
+        let host = "test.dsql.us-east-1.on.aws";
+        let token = dsql(1_731_001_173, AwsKeys::new("access_key", "secret_key"));
+        for (user, action, signature) in [
+            (
+                "app",
+                "DbConnect",
+                "e319d85380261f643d78a558f76257f05aacea758a6ccd42a2510e2ae0854a47",
+            ),
+            (
+                "admin",
+                "DbConnectAdmin",
+                "a08adc4c84a490014ce374b90c98ba9ed015b77b451c0d9f9fb3f8ca8c6f9c36",
+            ),
+        ] {
+            let token = token.token(&attempt(host, 5432, user)).expect("a token");
+            let expected = format!(
+                "{host}/?Action={action}&X-Amz-Algorithm=AWS4-HMAC-SHA256\
+                 &X-Amz-Credential=access_key%2F20241107%2Fus-east-1%2Fdsql%2Faws4_request\
+                 &X-Amz-Date=20241107T173933Z&X-Amz-Expires=900&X-Amz-SignedHeaders=host\
+                 &X-Amz-Signature={signature}"
+            );
+            assert!(token == Login::password(expected), "{user}");
+        }
+    }
+
+    /// `aws_dsql_auth_token_generate` with a session token, in the tests of `aws-c-auth`
+    /// (`tests/aws_dsql_auth_test.c`), where it lives for 450 seconds.
+    #[test]
+    fn a_token_signed_with_temporary_keys() {
+        let keys = AwsKeys::new("akid", "secret").session_token("token");
+        let signer = Signer {
+            keys: &keys,
+            region: "us-east-1",
+            service: "dsql",
+            at: Stamp::of(super::super::sign::tests::at(1_724_716_800)).expect("a time"),
+        };
+        let parameters = [("Action", "DbConnectAdmin")];
+        let token = signer.presigned("peccy.dsql.us-east-1.on.aws", &parameters, 450);
+        let signature = token.rsplit_once('=').expect("a signature").1;
+        assert_eq!(
+            signature,
+            "dd5373133b347f82a6e8a710e5fbd367f5e1d84824dc148b96d5f45089cb47f0"
+        );
+    }
+
+    #[test]
+    fn a_token_is_reused_for_ten_minutes() {
+        let (token, clock) = rds(1_724_709_600, AwsKeys::new("akid", "secret"));
+        let first = attempt(RDS, 5432, "app");
+        let signed = token.token(&first).expect("a token");
+        clock.advance(REUSE - Duration::from_secs(1));
+        assert!(token.token(&first).expect("a token") == signed);
+        let other = attempt(RDS, 5432, "other");
+        assert!(token.token(&other).expect("a token") != signed);
+        clock.advance(Duration::from_secs(1));
+        assert!(token.token(&first).expect("a token") != signed);
+    }
+
+    #[test]
+    fn a_token_that_was_refused_is_not_reused() {
+        let (token, clock) = rds(1_724_709_600, AwsKeys::new("akid", "secret"));
+        let mut attempt = attempt(RDS, 5432, "app");
+        let signed = token.token(&attempt).expect("a token");
+        clock.advance(Duration::from_secs(1));
+        attempt.refused = Some(signed.clone());
+        let anew = token.token(&attempt).expect("a token");
+        assert!(anew != signed);
+        // Whoever was refused the first as well gets the second.
+        clock.advance(Duration::from_secs(1));
+        assert!(token.token(&attempt).expect("a token") == anew);
+    }
+
+    #[test]
+    fn regions_by_host() {
+        for (host, rds, dsql) in [
+            (RDS, Some("us-east-1"), None),
+            (
+                "a.proxy-b.eu-west-3.rds.amazonaws.com",
+                Some("eu-west-3"),
+                None,
+            ),
+            (
+                "a.b.cn-north-1.rds.amazonaws.com.cn",
+                Some("cn-north-1"),
+                None,
+            ),
+            ("a.dsql.us-east-2.on.aws", None, Some("us-east-2")),
+            ("a.lambda.us-east-2.on.aws", None, None),
+            ("localhost", None, None),
+            ("rds.amazonaws.com", None, None),
+        ] {
+            assert_eq!(region_of_rds(host), rds, "{host}");
+            assert_eq!(region_of_dsql(host), dsql, "{host}");
+        }
+    }
+
+    #[test]
+    fn no_debug_shows_a_secret() {
+        let (token, _) = rds(1_724_709_600, AwsKeys::new("akid", "hunter2"));
+        token.token(&attempt(RDS, 5432, "app")).expect("a token");
+        let debug = format!("{token:?}");
+        assert!(
+            !debug.contains("hunter2") && !debug.contains("Signature"),
+            "{debug}"
+        );
+    }
+
+    #[test]
+    fn without_a_user_there_is_no_token() {
+        let (token, _) = rds(0, AwsKeys::new("akid", "secret"));
+        let mut attempt = attempt(RDS, 5432, "app");
+        attempt.user = None;
+        let error = token.token(&attempt).expect_err("no user");
+        assert!(error.to_string().contains("user"), "{error}");
+    }
+}

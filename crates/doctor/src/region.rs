@@ -1,0 +1,191 @@
+//! Where the database is, and where the function.
+
+use std::time::Duration;
+
+use antifreeze::Config;
+use tokio_postgres::config::Host;
+
+use super::report::{Check, Step};
+use super::text::milliseconds;
+
+/// Between two zones of one region it is 1 ms or 2.
+const FAR: Duration = Duration::from_millis(10);
+
+/// Vercel's regions and the AWS regions that they are in (its documents, "Vercel CDN
+/// regions").
+const VERCEL: [(&str, &str); 20] = [
+    ("arn1", "eu-north-1"),
+    ("bom1", "ap-south-1"),
+    ("cdg1", "eu-west-3"),
+    ("cle1", "us-east-2"),
+    ("cpt1", "af-south-1"),
+    ("dub1", "eu-west-1"),
+    ("dxb1", "me-central-1"),
+    ("fra1", "eu-central-1"),
+    ("gru1", "sa-east-1"),
+    ("hkg1", "ap-east-1"),
+    ("hnd1", "ap-northeast-1"),
+    ("iad1", "us-east-1"),
+    ("icn1", "ap-northeast-2"),
+    ("kix1", "ap-northeast-3"),
+    ("lhr1", "eu-west-2"),
+    ("pdx1", "us-west-2"),
+    ("sfo1", "us-west-1"),
+    ("sin1", "ap-southeast-1"),
+    ("syd1", "ap-southeast-2"),
+    ("yul1", "ca-central-1"),
+];
+
+pub(super) fn region(config: &Config, round_trip: Duration) -> Check {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let here = ours(variable);
+    let host = config
+        .server
+        .get_hosts()
+        .iter()
+        .find_map(|host| match host {
+            Host::Tcp(name) => Some(name.as_str()),
+            #[cfg(unix)]
+            Host::Unix(_) => None,
+        });
+    let there = host.and_then(theirs);
+    compare(here.as_deref(), there.as_deref(), round_trip)
+}
+
+fn compare(here: Option<&str>, there: Option<&str>, round_trip: Duration) -> Check {
+    let took = milliseconds(round_trip);
+    match (here, there) {
+        (Some(here), Some(there)) if here == there => {
+            Check::well(Step::Region, format!("both are in {here}"))
+        }
+        (Some(here), Some(there)) => Check::finding(
+            Step::Region,
+            format!("the function is in {here}, the database in {there}: {took} a round trip"),
+            format!("move the function to {there}: each statement waits for that"),
+        ),
+        (Some(here), None) if round_trip > FAR => Check::finding(
+            Step::Region,
+            format!("the function is in {here}, the database {took} away"),
+            "put them into one region: each statement waits for that",
+        ),
+        (Some(here), None) => Check::note(
+            Step::Region,
+            format!("the function is in {here}, and the database's name tells none; it is near"),
+        ),
+        (None, Some(there)) => Check::note(
+            Step::Region,
+            format!("the database is in {there}; this is no function that knows where it is"),
+        ),
+        (None, None) => Check::note(Step::Region, "neither is known here"),
+    }
+}
+
+/// Of the function: Lambda and Vercel tell it.
+fn ours(variable: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let vercel = variable("VERCEL_REGION").and_then(|name| {
+        let known = VERCEL.iter().find(|(id, _)| *id == name);
+        known.map(|(_, region)| (*region).to_owned())
+    });
+    vercel.or_else(|| variable("AWS_REGION"))
+}
+
+/// Of the database, where its name holds an AWS region: RDS, Aurora, DSQL, Neon, Supabase's
+/// pooler.
+fn theirs(host: &str) -> Option<String> {
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    let known = [
+        ".amazonaws.com",
+        ".on.aws",
+        ".neon.tech",
+        ".pooler.supabase.com",
+    ];
+    if !known.iter().any(|suffix| host.ends_with(suffix)) {
+        return None;
+    }
+    let labels = host.split('.').map(|label| {
+        let numbered = label
+            .strip_prefix("aws-")
+            .and_then(|rest| rest.split_once('-'));
+        // aws-0-eu-central-1
+        match numbered {
+            Some((number, rest)) if number.bytes().all(|b| b.is_ascii_digit()) => rest,
+            _ => label,
+        }
+    });
+    labels
+        .into_iter()
+        .find(|label| is_region(label))
+        .map(str::to_owned)
+}
+
+/// `eu-central-1`, `us-gov-east-1`.
+fn is_region(label: &str) -> bool {
+    let parts: Vec<&str> = label.split('-').collect();
+    let word = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase());
+    match parts.as_slice() {
+        [area, middle @ .., number] if !middle.is_empty() => {
+            area.len() == 2
+                && middle.iter().all(word)
+                && number.len() == 1
+                && number.bytes().all(|b| b.is_ascii_digit())
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Mark;
+    use super::*;
+
+    #[test]
+    fn names_tell_regions() {
+        for (host, expected) in [
+            ("d.abc.eu-central-1.rds.amazonaws.com", Some("eu-central-1")),
+            ("x.dsql.us-east-1.on.aws", Some("us-east-1")),
+            ("ep-a-1-pooler.us-east-2.aws.neon.tech", Some("us-east-2")),
+            ("aws-0-eu-west-1.pooler.supabase.com", Some("eu-west-1")),
+            ("db.abc.supabase.co", None),
+            ("db.eu-west-1.example.com", None),
+            ("localhost", None),
+        ] {
+            assert_eq!(theirs(host).as_deref(), expected, "{host}");
+        }
+    }
+
+    #[test]
+    fn functions_know_theirs() {
+        let of = |set: &'static [(&str, &str)]| {
+            ours(move |name| {
+                let found = set.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| (*value).to_owned())
+            })
+        };
+        assert_eq!(
+            of(&[("VERCEL_REGION", "fra1")]).as_deref(),
+            Some("eu-central-1")
+        );
+        assert_eq!(
+            of(&[("AWS_REGION", "us-east-1")]).as_deref(),
+            Some("us-east-1")
+        );
+        // Vercel's runtime sets both.
+        let both = of(&[("VERCEL_REGION", "iad1"), ("AWS_REGION", "us-east-2")]);
+        assert_eq!(both.as_deref(), Some("us-east-1"));
+        assert_eq!(of(&[("VERCEL_REGION", "dev1")]), None);
+    }
+
+    #[test]
+    fn another_region_is_a_finding() {
+        let near = Duration::from_millis(1);
+        let mark = |here, there, time| compare(here, there, time).mark;
+        assert_eq!(mark(Some("a"), Some("a"), near), Mark::Well);
+        assert_eq!(mark(Some("a"), Some("b"), near), Mark::Finding);
+        assert_eq!(mark(Some("a"), None, near), Mark::Note);
+        assert_eq!(
+            mark(Some("a"), None, Duration::from_millis(80)),
+            Mark::Finding
+        );
+        assert_eq!(mark(None, Some("b"), Duration::from_millis(80)), Mark::Note);
+    }
+}

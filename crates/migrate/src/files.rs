@@ -1,0 +1,148 @@
+//! Migrations, where they are written.
+
+use std::path::Path;
+
+use antifreeze::Database;
+use refinery_core::Migration;
+
+use super::error::{Error, Kind, Result};
+use super::lint::{self, Finding};
+use super::script::Script;
+use super::{Runner, directory, history};
+
+/// Migrations in refinery's form: files named `V1__create_partners.sql`, or `U..` for those
+/// that may be run out of their order.
+///
+/// ```no_run
+/// use antifreeze_migrate::Migrations;
+///
+/// # async fn main_() -> Result<(), Box<dyn std::error::Error>> {
+/// # let database = antifreeze::Database::from_env()?;
+/// let report = Migrations::from_dir("migrations")?.runner(&database).run().await?;
+/// println!("{} applied", report.applied.len());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Migrations {
+    pub(super) all: Vec<Step>,
+}
+
+/// A migration, and how it is run.
+#[derive(Debug, Clone)]
+pub(super) struct Step {
+    pub(super) migration: Migration,
+    pub(super) script: Script,
+}
+
+impl Step {
+    /// `V1__create_partners`.
+    pub(super) fn name(&self) -> String {
+        self.migration.to_string()
+    }
+
+    pub(super) fn version(&self) -> i64 {
+        history::version(&self.migration)
+    }
+}
+
+impl Migrations {
+    /// Reads a directory, and those in it. Files that are neither SQL nor hidden are none of
+    /// its business.
+    ///
+    /// # Errors
+    ///
+    /// It is not there, or has no migration; a file of SQL is not named as one, or a link
+    /// leads to a folder; two files have one version, or one holds what no migration can.
+    pub fn from_dir(directory: impl AsRef<Path>) -> Result<Self> {
+        let directory = directory.as_ref();
+        let migrations = directory::read(directory)?;
+        if migrations.is_empty() {
+            let message = format!(
+                "{} has no migration: name one V1__name.sql, or name another directory",
+                directory.display()
+            );
+            return Err(Error::new(Kind::Files, message));
+        }
+        Migrations::new(migrations)
+    }
+
+    /// Takes what was compiled in, each with its file's name without `.sql`.
+    ///
+    /// ```
+    /// use antifreeze_migrate::Migrations;
+    ///
+    /// let migrations = Migrations::embedded([
+    ///     ("V1__create_partners", "create table partners (id bigint primary key)"),
+    ///     // ("V2__add_name", include_str!("../migrations/V2__add_name.sql")),
+    /// ])?;
+    /// # Ok::<(), antifreeze_migrate::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As of [`from_dir`](Migrations::from_dir).
+    pub fn embedded<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self> {
+        let read = files.into_iter().map(|(name, sql)| {
+            let stem = name.strip_suffix(".sql").unwrap_or(name);
+            directory::named(stem, sql).map_err(|why| {
+                let message = format!("{name:?} {why}: V1__name is a migration's name");
+                Error::new(Kind::Files, message)
+            })
+        });
+        Migrations::new(read.collect::<Result<_>>()?)
+    }
+
+    /// Takes those of a runner of refinery's, as its `embed_migrations!` makes one.
+    ///
+    /// # Errors
+    ///
+    /// As of [`from_dir`](Migrations::from_dir).
+    pub fn from_runner(runner: &refinery_core::Runner) -> Result<Self> {
+        Migrations::new(runner.get_migrations().clone())
+    }
+
+    fn new(mut migrations: Vec<Migration>) -> Result<Self> {
+        if migrations.is_empty() {
+            return Err(Error::new(
+                Kind::Files,
+                "there is no migration: were all of them compiled in?",
+            ));
+        }
+        migrations.sort();
+        for pair in migrations.windows(2) {
+            if pair[0].version() == pair[1].version() {
+                return Err(Error::new(
+                    Kind::Files,
+                    format!("{} and {} have one version: rename one", pair[0], pair[1]),
+                ));
+            }
+        }
+        let steps = migrations.into_iter().map(|migration| {
+            let sql = migration.sql().unwrap_or_default();
+            let script = Script::read(&migration.to_string(), sql)?;
+            Ok(Step { migration, script })
+        });
+        Ok(Migrations {
+            all: steps.collect::<Result<_>>()?,
+        })
+    }
+
+    /// Runs them on `database`, once told how.
+    pub fn runner(self, database: &Database) -> Runner {
+        Runner::new(self, database)
+    }
+
+    /// What the lint finds in all of them, without a database.
+    pub fn findings(&self) -> Vec<Finding> {
+        lint::findings(&self.all, |_| true)
+    }
+
+    pub(super) fn find(&self, version: i64) -> Result<&Step> {
+        let found = self.all.iter().find(|step| step.version() == version);
+        found.ok_or_else(|| {
+            let message = format!("no migration has the version {version}");
+            Error::new(Kind::Files, message)
+        })
+    }
+}

@@ -1,0 +1,129 @@
+//! alembic under our lock, as `antifreeze migrate --run 'alembic upgrade head'` runs it.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use antifreeze_migrate::{Around, Kind};
+use lab::tools::tool;
+use tempfile::TempDir;
+
+use crate::common::{LOCK_TIMEOUT, Lab, lab};
+
+/// What `alembic init` writes, as far as `upgrade` needs it.
+const INI: &str = "[alembic]\nscript_location = %(here)s/migrations\n";
+
+const ENV: &str = r#"
+import os
+
+from alembic import context
+from sqlalchemy import create_engine, pool
+
+url = os.environ["DATABASE_URL"].replace("postgres://", "postgresql+psycopg://", 1)
+with create_engine(url, poolclass=pool.NullPool).connect() as connection:
+    context.configure(connection=connection)
+    with context.begin_transaction():
+        context.run_migrations()
+"#;
+
+const REVISION: &str = r#"
+import sqlalchemy
+from alembic import op
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade():
+    op.add_column("partners", sqlalchemy.Column("country", sqlalchemy.Text))
+    op.execute("create table kept as select current_setting('lock_timeout') as lock, "
+               "current_setting('application_name') as name")
+"#;
+
+/// It goes on after an error, and writes nothing.
+const CARELESS: &str = r#"
+from alembic import op
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade():
+    with op.get_context().autocommit_block():
+        try:
+            op.execute("alter table partners add column country text")
+        except Exception:
+            pass
+"#;
+
+const SLOW: &str = r#"
+from alembic import op
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade():
+    op.execute("select pg_sleep(3600)")
+"#;
+
+/// A project with one revision.
+fn project(revision: &str) -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        std::fs::write(path, text).expect("written");
+    };
+    write("alembic.ini", INI);
+    write("migrations/env.py", ENV);
+    write("migrations/versions/0001_country.py", revision);
+    folder
+}
+
+fn upgrade(lab: &Lab, project: &Path) -> Around {
+    let mut alembic = Command::new(tool("alembic"));
+    alembic
+        .args(["upgrade", "head"])
+        .current_dir(project)
+        .env("DATABASE_URL", &lab.server.url);
+    let short = Duration::from_millis(100);
+    Around::new(&lab.database, alembic)
+        .lock_timeout(LOCK_TIMEOUT)
+        .backoff(short, short)
+}
+
+/// It gives way to who reads, the guilty is named, it is run again, and its own history has
+/// the revision once.
+#[tokio::test]
+async fn its_upgrade_gives_way_and_is_tried_again() {
+    let (lab, project) = (lab().await, project(REVISION));
+    let upgrade = upgrade(&lab, project.path()).attempts(100);
+    lab.gives_way(upgrade, "alembic").await;
+    let kept = "select concat_ws(' ', lock, name) from kept";
+    assert_eq!(lab.value(kept).await, "600ms migrate:alembic");
+    let history = "select string_agg(version_num, ' ') from alembic_version";
+    assert_eq!(lab.value(history).await, "0001");
+    lab.assert_gone().await;
+}
+
+#[tokio::test]
+async fn a_statement_that_a_revision_lost_is_a_failure() {
+    let (lab, project) = (lab().await, project(CARELESS));
+    let _forgetful = lab.idle_in_transaction().await;
+    let error = upgrade(&lab, project.path()).run().await;
+    let error = error.expect_err("it was ended");
+    assert_eq!(error.kind(), Kind::Blocked, "{error}");
+    assert!(error.to_string().contains("alembic went on"), "{error}");
+    let history = "select string_agg(version_num, ' ') from alembic_version";
+    assert_eq!(lab.value(history).await, "0001");
+}
+
+#[tokio::test]
+async fn a_revision_that_takes_too_long_is_said_to() {
+    let (lab, project) = (lab().await, project(SLOW));
+    let upgrade = upgrade(&lab, project.path()).statement_timeout(LOCK_TIMEOUT);
+    let error = upgrade.run().await.expect_err("it was ended");
+    assert_eq!(error.kind(), Kind::Timeout, "{error}");
+    assert_eq!(error.report().retries, 0, "{error}");
+}

@@ -1,0 +1,200 @@
+//! What runs without a transaction, and what it leaves.
+
+use std::time::Duration;
+
+use antifreeze_migrate::{Event, Kind};
+
+use crate::common::{Log, lab};
+
+const INDEX: (&str, &str) = (
+    "V1__index",
+    "create unique index concurrently partners_name on partners (name)",
+);
+const INVALID: &str = "select count(*) from pg_index where not indisvalid";
+
+#[tokio::test]
+async fn an_index_is_made_concurrently() {
+    let lab = lab().await;
+    let both = "-- both\ncreate index concurrently a on partners (id);\n\
+                create index concurrently if not exists b on partners using btree (name desc);";
+    let report = lab.runner(&[("V1__both", both)]).run().await.expect("fine");
+    assert!(report.findings.is_empty(), "{report:?}");
+    assert_eq!(
+        lab.value("select count(*) from pg_indexes where tablename = 'partners'")
+            .await,
+        "2"
+    );
+    assert_eq!(lab.applied().await, "1 both");
+}
+
+#[tokio::test]
+async fn an_invalid_index_is_told_and_removed_before_the_next_run() {
+    let lab = lab().await;
+    lab.server
+        .execute("insert into partners values (1, 'partner 1')")
+        .await
+        .expect("a double");
+    let error = lab.runner(&[INDEX]).run().await.expect_err("not unique");
+    assert_eq!(error.kind(), Kind::Statement);
+    assert!(
+        error
+            .to_string()
+            .starts_with("V1__index (line 1) failed (SQLSTATE 23505)"),
+        "{error}"
+    );
+    let remove = "DROP INDEX CONCURRENTLY public.partners_name;";
+    assert_eq!(error.report().invalid_indexes, [remove]);
+    assert_eq!(lab.value(INVALID).await, "1");
+
+    lab.server
+        .execute("delete from partners where ctid in (select max(ctid) from partners where id = 1)")
+        .await
+        .expect("corrected");
+    let (runner, log) = Log::of(lab.runner(&[INDEX]));
+    let report = runner.run().await.expect("it is unique now");
+    assert!(
+        log.text()
+            .contains("removed the invalid index public.partners_name"),
+        "{}",
+        log.text()
+    );
+    assert!(report.invalid_indexes.is_empty(), "{report:?}");
+    assert_eq!(lab.value(INVALID).await, "0");
+}
+
+#[tokio::test]
+async fn the_line_that_is_told_does_remove_it() {
+    let lab = lab().await;
+    lab.server
+        .execute("create table \"Odd Name\" (a int); insert into \"Odd Name\" values (1), (1)")
+        .await
+        .expect("a table");
+    let unnamed = (
+        "V1__index",
+        "create unique index concurrently on \"Odd Name\" (a)",
+    );
+    let error = lab.runner(&[unnamed]).run().await.expect_err("not unique");
+    let lines = &error.report().invalid_indexes;
+    assert_eq!(
+        lines,
+        &["DROP INDEX CONCURRENTLY public.\"Odd Name_a_idx\";"]
+    );
+    lab.server
+        .execute(&lines[0])
+        .await
+        .expect("it is a statement");
+    assert_eq!(lab.value(INVALID).await, "0");
+}
+
+#[tokio::test]
+async fn an_invalid_index_of_somebody_else_is_told_and_left() {
+    let lab = lab().await;
+    let index = "create index left_over on partners (id); \
+                 update pg_index set indisvalid = false where indexrelid = 'left_over'::regclass";
+    lab.server.execute(index).await.expect("an invalid index");
+    let report = lab.runner(&[INDEX]).run().await.expect("fine");
+    assert_eq!(
+        report.invalid_indexes,
+        ["DROP INDEX CONCURRENTLY public.left_over;"]
+    );
+    assert_eq!(lab.value(INVALID).await, "1");
+}
+
+#[tokio::test]
+async fn it_waits_for_old_transactions_without_giving_way_and_says_for_whom() {
+    let lab = lab().await;
+    let forgetful = lab.idle_after_writing().await;
+    let (runner, mut log) = Log::of(lab.runner(&[INDEX]));
+    let running = tokio::spawn(runner.run());
+    let event = log
+        .until("who is waited for", |event| {
+            matches!(event, Event::Blocked(_))
+        })
+        .await;
+    assert!(event.to_string().contains("(forgetful"), "{event}");
+    // Longer than lock_timeout: nobody queues behind it.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    forgetful
+        .batch_execute("rollback")
+        .await
+        .expect("remembered");
+    let report = running.await.expect("no panic").expect("fine");
+    assert_eq!((report.retries, report.applied[0].attempts), (0, 1));
+}
+
+#[tokio::test]
+async fn its_row_in_the_history_gives_way_too() {
+    let lab = lab().await;
+    let files = [
+        ("V1__first", "create table first (a int)"),
+        (
+            "V2__index",
+            "create index concurrently i on partners (name)",
+        ),
+    ];
+    let _ = lab.runner(&files[..1]).run().await.expect("a history");
+    let (holder, _) = lab.session("holder").await;
+    let lock = "begin; lock table refinery_schema_history in share mode";
+    holder.batch_execute(lock).await.expect("a lock");
+    let (runner, mut log) = Log::of(lab.runner(&files).attempts(100));
+    let running = tokio::spawn(runner.run());
+    let blocked = log.until("who blocks", |event| matches!(event, Event::Blocked(_)));
+    let line = blocked.await.to_string();
+    let expected = "V2__index waits for refinery_schema_history, blocked by pid";
+    assert!(line.starts_with(expected), "{line}");
+    let retry = |event: &Event| matches!(event, Event::Retrying { .. });
+    let _ = log.until("a retry", retry).await;
+    let index = "select 'i'::regclass::oid";
+    let before = lab.value(index).await;
+    holder.batch_execute("rollback").await.expect("free");
+    let report = running.await.expect("no panic").expect("it is written");
+    assert!(report.retries >= 1, "{report:?}");
+    assert_eq!(lab.applied().await, "1 first, 2 index");
+    assert_eq!(lab.value(index).await, before, "it is not made twice");
+}
+
+#[tokio::test]
+async fn another_index_of_the_name_is_not_taken_for_it() {
+    let lab = lab().await;
+    lab.server
+        .execute("create index partners_name on partners (id)")
+        .await
+        .expect("another");
+    let error = lab.runner(&[INDEX]).run().await.expect_err("another");
+    assert!(
+        error.to_string().contains("public.partners_name is there"),
+        "{error}"
+    );
+    assert!(error.to_string().contains("`resolve` version 1"), "{error}");
+    assert_eq!(lab.applied().await, "");
+}
+
+#[tokio::test]
+async fn what_is_told_to_runs_without_a_transaction() {
+    let lab = lab().await;
+    lab.server
+        .execute("create procedure p() language plpgsql as $$ begin commit; end $$")
+        .await
+        .expect("a procedure");
+    let calls = (
+        "V1__calls",
+        "-- antifreeze: no-transaction\ncall p();\nvacuum partners;",
+    );
+    let _ = lab.runner(&[calls]).run().await.expect("fine");
+    assert_eq!(lab.applied().await, "1 calls");
+    let open = (
+        "V2__open",
+        "-- antifreeze: no-transaction\nbegin; create table never (a int)",
+    );
+    let error = lab
+        .runner(&[calls, open])
+        .run()
+        .await
+        .expect_err("left open");
+    assert!(
+        error.to_string().contains("leaves a transaction open"),
+        "{error}"
+    );
+    assert_eq!(lab.value("select to_regclass('never') is null").await, "t");
+    assert_eq!(lab.applied().await, "1 calls");
+}

@@ -1,0 +1,96 @@
+//! PgBouncer in the way.
+
+use antifreeze::{Config, Database, DirectEndpoint, Path};
+use antifreeze_migrate::Kind;
+use lab::pgbouncer::{Mode, PgBouncer};
+use lab::postgres::Postgres;
+
+use crate::common::{Lab, lab, migrations};
+
+const FILES: [(&str, &str); 1] = [("V1__a", "create table a (a int)")];
+
+async fn pooler(mode: Mode) -> PgBouncer {
+    let server = Postgres::shared().await.expect("a server");
+    // As somebody sets it who wants clients to connect that send options.
+    let pooler = PgBouncer::builder(server)
+        .mode(mode)
+        .setting("ignore_startup_parameters", "options,extra_float_digits");
+    pooler.start().await.expect("a pooler")
+}
+
+fn behind(pooler: &PgBouncer, lab: &Lab, change: impl FnOnce(&mut Config)) -> Database {
+    let mut config = Config::from_url(&pooler.url(&lab.server.url)).expect("a URL");
+    change(&mut config);
+    Database::new(config).expect("settings")
+}
+
+#[tokio::test]
+async fn a_transaction_pooler_is_refused_with_a_way_out() {
+    let (lab, pooler) = (lab().await, pooler(Mode::Transaction).await);
+    let database = behind(&pooler, &lab, |config| {
+        config.path = Path::TransactionPooler
+    });
+    let error = migrations(&FILES)
+        .runner(&database)
+        .run()
+        .await
+        .expect_err("refused");
+    assert_eq!(error.kind(), Kind::Configuration);
+    let line = error.to_string();
+    assert!(
+        line.contains("MIGRATION_DATABASE_URL") && !line.contains('\n'),
+        "{line}"
+    );
+    assert_eq!(lab.value("select to_regclass('a') is null").await, "t");
+}
+
+#[tokio::test]
+async fn one_that_nobody_told_us_of_is_found_out() {
+    let (lab, pooler) = (lab().await, pooler(Mode::Transaction).await);
+    let database = behind(&pooler, &lab, |_| {});
+    assert_eq!(database.config().path, Path::Direct);
+    let error = migrations(&FILES)
+        .runner(&database)
+        .run()
+        .await
+        .expect_err("found out");
+    assert_eq!(error.kind(), Kind::Pooler, "{error}");
+    assert_eq!(lab.value("select to_regclass('a') is null").await, "t");
+}
+
+#[tokio::test]
+async fn past_it_there_is_the_direct_endpoint() {
+    let (lab, pooler) = (lab().await, pooler(Mode::Transaction).await);
+    let direct = || DirectEndpoint::from_url(&lab.server.url).expect("a URL");
+    let database = behind(&pooler, &lab, |config| {
+        config.path = Path::TransactionPooler;
+        config.direct = Some(direct());
+    });
+    let report = migrations(&FILES)
+        .runner(&database)
+        .run()
+        .await
+        .expect("known");
+    assert_eq!(report.applied.len(), 1);
+
+    let unknown = behind(&pooler, &lab, |config| {
+        config.path = Path::TransactionPooler
+    });
+    let given = migrations(&FILES).runner(&unknown).endpoint(direct());
+    assert!(given.run().await.expect("given").applied.is_empty());
+}
+
+#[tokio::test]
+async fn a_session_pooler_keeps_the_lock() {
+    let (lab, pooler) = (lab().await, pooler(Mode::Session).await);
+    let database = behind(&pooler, &lab, |config| {
+        config.set_path(Path::SessionPooler);
+    });
+    let report = migrations(&FILES)
+        .runner(&database)
+        .run()
+        .await
+        .expect("a session");
+    assert_eq!(report.applied.len(), 1);
+    assert_eq!(lab.applied().await, "1 a");
+}

@@ -1,0 +1,113 @@
+//! What the crates beside this one need of its inside. It may change with any release.
+
+use std::sync::Arc;
+
+pub use crate::backoff::Backoff;
+pub use crate::clock::{Clock, System};
+use crate::config::Environment;
+pub use crate::config::{Backstop, Described, Rds, given, nearest, parse_duration};
+pub use crate::connect::{Connector, Manner, Progress, Target};
+pub use crate::limit::RESERVED;
+pub use crate::random::number as random_number;
+pub use crate::tls::{Description, Shown};
+pub use crate::wire::residue::setting;
+use crate::{Config, Database, DirectEndpoint, Path, Result, Session};
+
+/// What the sessions of `database` are opened by.
+pub fn connector(database: &Database) -> &Arc<Connector> {
+    database.pools().connector()
+}
+
+/// Opens a session, tried again while that can help, or `once`.
+///
+/// # Errors
+///
+/// Those of connecting.
+pub async fn open(connector: &Arc<Connector>, once: bool, manner: Manner<'_>) -> Result<Session> {
+    Session::open(connector, once, manner).await
+}
+
+/// What a pooler in between says of itself, if it says anything.
+pub fn pooler(session: &Session) -> Option<Path> {
+    session.pooler()
+}
+
+/// What the process's environment has to say about `config`.
+pub fn described(config: &Config) -> Described {
+    config.described()
+}
+
+/// Whether a session of `config` is sent any options at its start.
+pub fn has_startup_options(config: &Config) -> bool {
+    config.startup_options().is_some()
+}
+
+/// Whether timeouts and `jit` are among them.
+pub fn sends_settings(config: &Config) -> bool {
+    config.sends_settings()
+}
+
+/// The timeouts that a session of `config` is told at its start, in milliseconds.
+pub fn startup_timeouts(config: &Config) -> Vec<Backstop> {
+    config.startup_timeouts()
+}
+
+/// Those that it is told behind its start.
+pub fn told_timeouts(config: &Config) -> Vec<Backstop> {
+    config.backstops(config.longest_call(None))
+}
+
+/// The settings for a session that keeps its locks.
+///
+/// # Errors
+///
+/// None is known.
+pub fn for_migrations(
+    config: &Config,
+    endpoint: Option<DirectEndpoint>,
+    environment: bool,
+) -> Result<Config> {
+    let environment = environment.then(Environment::of_process);
+    config.for_migrations(endpoint, environment.as_ref())
+}
+
+/// Errors of this crate, made by another.
+pub mod error {
+    use std::borrow::Cow;
+    use std::time::Duration;
+
+    use crate::{Error, ErrorKind};
+
+    /// An error of this kind.
+    pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Error {
+        Error::new(kind, message)
+    }
+
+    /// The same with its source.
+    pub fn because(
+        kind: ErrorKind,
+        message: impl Into<Cow<'static, str>>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Error {
+        Error::new(kind, message).with_source(source)
+    }
+
+    /// The same, with the remedy of its kind behind the cause.
+    pub fn caused(
+        kind: ErrorKind,
+        cause: impl Into<Cow<'static, str>>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Error {
+        Error::caused(kind, cause).with_source(source)
+    }
+
+    /// What is configured cannot be.
+    pub fn configuration(message: impl Into<Cow<'static, str>>) -> Error {
+        Error::configuration(message)
+    }
+
+    /// A pooler let a client in and gave it no server in time.
+    pub fn no_server(limit: Duration) -> Error {
+        Error::no_server(limit)
+    }
+}

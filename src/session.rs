@@ -1,0 +1,124 @@
+//! A session of one's own.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_postgres::Client;
+
+use crate::clock::{Clock, System};
+use crate::config::Path;
+use crate::connect::{Connector, Manner};
+use crate::connection::{self, Home};
+use crate::error::{Error, Result};
+use crate::teardown::{Budget, Outcome, Step, close};
+use crate::wire::TransactionStatus;
+
+/// A session of one's own, outside of any pool and any invocation: for a job that needs one
+/// session and keeps it.
+///
+/// It is a [`Client`] to whoever takes one. [`Database::session`](crate::Database::session)
+/// opens it; nothing brings it to rest but [`close`](Session::close).
+///
+/// ```no_run
+/// # async fn main_() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+///
+/// let database = antifreeze::Database::from_env()?;
+/// let session = database.session().await?;
+/// session.batch_execute("refresh materialized view concurrently sales").await?;
+/// assert!(session.close(Duration::from_secs(2)).await);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a session that is dropped is closed"]
+pub struct Session {
+    session: Arc<connection::Session>,
+    /// Taken only at the end.
+    client: Option<Home>,
+}
+
+impl Session {
+    pub(crate) async fn open(
+        connector: &Arc<Connector>,
+        once: bool,
+        manner: Manner<'_>,
+    ) -> Result<Self> {
+        let now = System.now();
+        let session = connection::Session::open(connector, None, once, manner, now, || {}).await?;
+        let client = session.home().ok_or_else(Error::invocation_ended)?;
+        Ok(Session {
+            session,
+            client: Some(client),
+        })
+    }
+
+    /// The server's process, as the server or a pooler told it at the start.
+    pub fn process_id(&self) -> i32 {
+        self.session.process()
+    }
+
+    /// Where the session stands, without asking the server: the last that it said of it.
+    pub fn transaction_status(&self) -> Option<TransactionStatus> {
+        self.session.pump().status
+    }
+
+    /// Whether the session has ended.
+    pub fn is_closed(&self) -> bool {
+        self.session.is_over()
+    }
+
+    /// What lies between us and the server, as the configuration says or the server has shown.
+    pub fn path(&self) -> Path {
+        self.session.path()
+    }
+
+    /// Cancels the statement that runs, and waits until the server has taken the request:
+    /// true, or false if it did not within `limit`.
+    pub async fn cancel(&self, limit: Duration) -> bool {
+        self.session.cancel(limit).await
+    }
+
+    /// Cancels what runs and closes the session. True once the server has acknowledged it,
+    /// and so has rolled back and given up its locks; false if it did not within `limit`.
+    pub async fn close(mut self, limit: Duration) -> bool {
+        let budget = Budget::new(Some(Instant::now() + limit), self.session.round_trip());
+        let client = self.client.take();
+        let rested = close(&self.session, Outcome::default(), &budget).await;
+        drop(client);
+        let acknowledged = Step::Closed { acknowledged: true };
+        rested.outcome.steps().contains(&acknowledged)
+    }
+
+    /// What a pooler in between says of itself, if it says anything.
+    pub(crate) fn pooler(&self) -> Option<Path> {
+        self.session.pooler()
+    }
+}
+
+impl Deref for Session {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        self.client.as_ref().expect("it is taken only at the end")
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.client.take().is_some() {
+            self.session.cancel_detached();
+            self.session.end();
+        }
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("process_id", &self.process_id())
+            .finish_non_exhaustive()
+    }
+}
