@@ -220,7 +220,7 @@ impl AsyncWrite for Socket {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use tokio::net::TcpListener;
 
