@@ -53,14 +53,14 @@ mod tests {
     }
 
     #[test]
-    fn the_ceiling_doubles_up_to_the_most() {
+    fn ceiling_doubles_up_to_the_maximum() {
         assert_eq!(milliseconds(|| 1.0), [50, 100, 200, 300, 300]);
         assert_eq!(milliseconds(|| 0.5), [25, 50, 100, 150, 150]);
         assert_eq!(milliseconds(|| 0.0), [0; 5]);
     }
 
     #[test]
-    fn the_random_source_differs_from_call_to_call() {
+    fn jitter_differs_between_calls() {
         let delays = |_| Backoff::new(Duration::from_secs(1), Duration::MAX).next();
         let first = delays(0);
         assert!((1..50).any(|at| delays(at) != first), "always {first:?}");

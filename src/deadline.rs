@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_wall_clock_deadline_is_taken_once_and_capped() {
+    async fn wall_clock_deadline_is_read_once_and_capped() {
         let left = |at, now, started| {
             Deadline::at(seconds(at), seconds(now), seconds(started), CAP).remaining()
         };
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_reserve_is_a_quarter_at_most() {
+    async fn reserve_is_at_most_a_quarter() {
         let kept = |left: Duration, round_trip| {
             let deadline = Deadline::after(left);
             deadline.at.expect("set") - deadline.cutoff(round_trip).expect("set")
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_earlier_of_two_wins() {
+    async fn earlier_deadline_wins() {
         assert_eq!(
             Deadline::after(30 * SECOND).capped(SECOND).remaining(),
             Some(SECOND)

@@ -220,7 +220,7 @@ impl AsyncWrite for Socket {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use tokio::net::TcpListener;
 
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_half_open_socket_is_found_within_a_minute() {
+    async fn half_open_socket_is_found_within_a_minute() {
         let stream = watched("postgres://h/d").await;
         let socket = SockRef::from(&stream);
         assert!(socket.keepalive().expect("told"));
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_url_has_the_last_word() {
+    async fn url_overrides_keepalive_defaults() {
         let stream = watched("postgres://h/d?keepalives=0&tcp_user_timeout=7").await;
         let socket = SockRef::from(&stream);
         assert!(!socket.keepalive().expect("told"));

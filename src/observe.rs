@@ -378,7 +378,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_holds_the_fields_that_are_set() {
+    fn line_holds_the_fields_that_are_set() {
         let fields: &[(&str, &dyn Shown)] = &[
             ("request_id", &Some("abc")),
             ("kind", &display(crate::ErrorKind::Closed)),

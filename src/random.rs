@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_spread_from_0_to_1() {
+    fn random_numbers_spread_from_0_to_1() {
         let drawn: Vec<_> = (0..1_000).map(|_| fraction()).collect();
         assert!(drawn.iter().all(|drawn| (0.0..=1.0).contains(drawn)));
         assert!(drawn.iter().any(|&drawn| drawn < 0.1) && drawn.iter().any(|&drawn| drawn > 0.9));

@@ -40,7 +40,7 @@ mod tests {
     use futures_util::FutureExt;
 
     #[test]
-    fn the_last_one_wakes_who_waits() {
+    fn last_release_wakes_waiters() {
         let tally = Tally::default();
         assert!(tally.none().now_or_never().is_some());
         let (first, second) = (tally.one(), tally.one());

@@ -24,7 +24,7 @@ const INSERT: &str = "insert into t values (1)";
 
 /// An event's answer is whole: whatever still reads from the database has lost it.
 #[tokio::test]
-async fn an_event_does_not_stream() {
+async fn event_does_not_stream() {
     let lab = lab().await;
     let mut service = DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(
         async |_: LambdaEvent<Value>| {
@@ -57,7 +57,7 @@ where
 }
 
 #[tokio::test]
-async fn a_buffer_calls_outside_the_invocation() {
+async fn buffer_calls_outside_the_invocation() {
     let lab = lab().await;
     let kind = |error: Error| error.kind();
     // The body of an `async` handler runs where its future is polled.
@@ -141,7 +141,7 @@ async fn list(invocation: Invocation, connection: Connection) -> Result<Body, Er
 
 /// axum has GET's handler answer HEAD, unless there is one for it.
 #[tokio::test]
-async fn a_handler_of_its_own_spares_head_the_query() {
+async fn head_handler_spares_the_query() {
     let lab = lab().await;
     let layer = || DatabaseLayer::new(lab.database.clone());
     let head = || Request::builder().method(Method::HEAD).uri("/");
@@ -158,7 +158,7 @@ async fn a_handler_of_its_own_spares_head_the_query() {
 
 /// What outlives the response has no invocation any more, and begins one of its own.
 #[tokio::test]
-async fn work_after_the_response_is_an_invocation_of_its_own() {
+async fn work_after_the_response_is_an_invocation() {
     let lab = lab().await;
     let (answered, after) = oneshot::channel::<()>();
     let (done, result) = oneshot::channel();
@@ -186,7 +186,7 @@ async fn work_after_the_response_is_an_invocation_of_its_own() {
 
 /// A paused clock jumps to the next timer while everybody waits for the network.
 #[tokio::test]
-async fn a_paused_clock_ends_what_waits_for_the_server() {
+async fn paused_clock_ends_waits_for_the_server() {
     let lab = lab().await;
     let asleep = async || {
         let work = async {

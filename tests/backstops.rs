@@ -46,7 +46,7 @@ async fn server(version: &str) -> (Postgres, lab::postgres::Database) {
 const LONG: Duration = Duration::from_secs(3_600);
 
 #[tokio::test]
-async fn each_server_is_told_what_it_knows() {
+async fn each_server_is_sent_the_timeouts_it_knows() {
     let (_server, database) = server("17").await;
     let url = database.url.clone();
     let seventeen = Lab::over(database, &url, |_| {});
@@ -65,7 +65,7 @@ async fn each_server_is_told_what_it_knows() {
 
 /// What a frozen process cannot cancel any more.
 #[tokio::test]
-async fn a_statement_whose_client_is_gone_is_ended() {
+async fn statement_of_a_gone_client_is_ended() {
     let (lab, relay) = lab_over_relay(|config| config.statement_timeout = LONG).await;
     let result = lab.run(async {
         let connection = connection().await?;
@@ -93,7 +93,7 @@ async fn a_statement_whose_client_is_gone_is_ended() {
 }
 
 #[tokio::test]
-async fn a_short_call_gets_short_time_outs_and_a_longer_one_longer() {
+async fn timeouts_follow_the_length_of_the_call() {
     let (_server, database) = server("17").await;
     let url = database.url.clone();
     let only = |config: &mut Config| config.max_connections = 1;
@@ -121,7 +121,7 @@ async fn a_short_call_gets_short_time_outs_and_a_longer_one_longer() {
 }
 
 #[tokio::test]
-async fn the_init_phase_knows_no_call_and_takes_the_functions_time_out() {
+async fn init_phase_takes_the_functions_timeout() {
     let lab = lab_with(|config| {
         config.max_connections = 1;
         config.function_timeout = Some(Duration::from_secs(6));
@@ -133,7 +133,7 @@ async fn the_init_phase_knows_no_call_and_takes_the_functions_time_out() {
 }
 
 #[tokio::test]
-async fn they_survive_a_reset_and_a_rollback() {
+async fn timeouts_survive_reset_and_rollback() {
     let lab = lab_with(|config| {
         config.max_connections = 1;
         config.reset = Reset::Detected;
@@ -177,7 +177,7 @@ async fn they_survive_a_reset_and_a_rollback() {
 }
 
 #[tokio::test]
-async fn telling_costs_no_round_trip() {
+async fn timeouts_cost_no_round_trip() {
     let mut connects = Vec::new();
     for told in [true, false] {
         let (lab, relay) = lab_over_relay(|config| {
@@ -211,7 +211,7 @@ async fn telling_costs_no_round_trip() {
 }
 
 #[tokio::test]
-async fn a_pooler_is_told_nothing() {
+async fn pooler_is_sent_no_timeouts() {
     let lab = lab_with(|config| config.path = Path::TransactionPooler).await;
     let values = lab.run(values()).await.expect("settings");
     assert_eq!(values[..2], ["0", "0"]);

@@ -11,7 +11,7 @@ use tokio_postgres::error::SqlState;
 const INSERT: &str = "insert into t values (1)";
 
 #[tokio::test]
-async fn one_that_was_ended_by_hand_is_begun_again_with_its_options() {
+async fn transaction_ended_by_hand_begins_again() {
     let lab = lab().await;
     let result = lab
         .run(async {
@@ -39,7 +39,7 @@ async fn one_that_was_ended_by_hand_is_begun_again_with_its_options() {
 }
 
 #[tokio::test]
-async fn a_begin_that_is_refused_takes_the_statement_with_it_and_the_next_one_too() {
+async fn refused_begin_fails_the_next_statements_too() {
     // A standby, which refuses to begin anything that may write.
     let server = Postgres::start().await.expect("a server of its own");
     let database = server.create_database("d").await.expect("a database");
@@ -98,7 +98,7 @@ async fn a_begin_that_is_refused_takes_the_statement_with_it_and_the_next_one_to
 }
 
 #[tokio::test]
-async fn a_first_text_that_cannot_be_parsed_fails_the_whole() {
+async fn unparsable_first_text_fails_the_transaction() {
     let lab = lab().await;
     // BEGIN stands before the text of a simple query, and the server parses both or
     // neither. The next statement begins it again, but what has failed stays failed.

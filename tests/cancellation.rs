@@ -61,7 +61,7 @@ async fn dropped_everywhere(lab: &Lab, work: impl AsyncFn() -> Result<(), BoxErr
 }
 
 #[tokio::test]
-async fn an_invocation_that_leaves_a_transaction_open() {
+async fn open_transaction_dropped_at_any_poll_is_rested() {
     for lifetime in [
         ConnectionLifetime::PerEventLoop,
         ConnectionLifetime::PerInvocation,
@@ -81,7 +81,7 @@ async fn an_invocation_that_leaves_a_transaction_open() {
 }
 
 #[tokio::test]
-async fn an_invocation_that_commits() {
+async fn commit_dropped_at_any_poll_is_settled() {
     let lab = one(ConnectionLifetime::PerEventLoop).await;
     dropped_everywhere(&lab, async || {
         let transaction = transaction()?.await?;
@@ -98,7 +98,7 @@ async fn an_invocation_that_commits() {
 }
 
 #[tokio::test]
-async fn an_invocation_that_has_to_cancel_a_statement() {
+async fn cancel_dropped_at_any_poll_is_settled() {
     let lab = one(ConnectionLifetime::PerEventLoop).await;
     dropped_everywhere(&lab, async || {
         let connection = connection().await?;
@@ -110,7 +110,7 @@ async fn an_invocation_that_has_to_cancel_a_statement() {
 }
 
 #[tokio::test]
-async fn an_invocation_whose_hooks_wait() {
+async fn hooks_dropped_at_any_poll_are_settled() {
     let lab = one(ConnectionLifetime::PerEventLoop).await;
     dropped_everywhere(&lab, async || {
         let invocation = invocation()?;
@@ -128,7 +128,7 @@ async fn an_invocation_whose_hooks_wait() {
 
 /// A checkout dropped at each of its await points, in an invocation that lives on.
 #[tokio::test]
-async fn a_checkout() {
+async fn checkout_dropped_at_any_poll_loses_no_slot() {
     for lifetime in [
         ConnectionLifetime::PerEventLoop,
         ConnectionLifetime::PerInvocation,
@@ -165,7 +165,7 @@ async fn a_checkout() {
 
 /// The server has let us in, and its word is still on the way: it has a session already.
 #[tokio::test]
-async fn a_session_that_nobody_waited_for_is_closed() {
+async fn abandoned_session_is_closed() {
     let (lab, relay) = lab_over_relay(|config| {
         config.lifetime = ConnectionLifetime::PerInvocation;
     })
@@ -189,7 +189,7 @@ async fn a_session_that_nobody_waited_for_is_closed() {
 
 /// Waiting for a connection that others have, dropped while it waits.
 #[tokio::test]
-async fn a_wait_for_others() {
+async fn wait_dropped_at_any_poll_loses_no_turn() {
     let lab = one(ConnectionLifetime::PerEventLoop).await;
     for polls in 1..4 {
         let (has, having) = oneshot::channel::<()>();
@@ -217,7 +217,7 @@ async fn a_wait_for_others() {
 
 /// The statements of tokio-postgres itself, dropped at each of their await points.
 #[tokio::test]
-async fn statements() {
+async fn statements_dropped_at_any_poll_are_settled() {
     let lab = one(ConnectionLifetime::PerEventLoop).await;
     for statement in 0..6 {
         let mut done = false;

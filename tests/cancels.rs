@@ -32,7 +32,7 @@ impl Drop for Tells {
 /// The handler has left its connection in a transaction, and a task of the invocation
 /// cancels it while the layer rolls it back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_late_token_misses_the_next_invocation() {
+async fn late_token_misses_the_next_invocation() {
     for _ in 0..3 {
         let (lab, relay) = lab_over_relay(|config| config.max_connections = 1).await;
         lab.run(lease_and_return()).await.expect("a connection");
@@ -110,7 +110,7 @@ async fn holds_cancels(server: std::net::SocketAddr) -> (std::net::SocketAddr, A
 
 /// What is committed may have been cancelled in vain, and late.
 #[tokio::test]
-async fn an_unheard_cancel_before_commit_costs_the_connection() {
+async fn unheard_cancel_before_commit_closes() {
     let server = lab().await.server;
     let address = Postgres::shared().await.expect("a server").address();
     let (proxy, go) = holds_cancels(address).await;

@@ -25,7 +25,7 @@ async fn hold_several(lab: &Lab, connections: usize) {
 }
 
 #[tokio::test]
-async fn what_is_idle_is_closed_and_nothing_is_kept_from_then_on() {
+async fn close_ends_idle_connections_and_keeps_none() {
     let lab = lab().await;
     hold_several(&lab, 2).await;
     assert_eq!(lab.sessions().await, ["idle", "idle"]);
@@ -55,7 +55,7 @@ async fn what_is_idle_is_closed_and_nothing_is_kept_from_then_on() {
 }
 
 #[tokio::test]
-async fn an_invocation_that_is_about_to_finish_may() {
+async fn invocation_may_finish_within_the_grace() {
     let lab = lab().await;
     let (inside, begun) = oneshot::channel();
     let (go_on, told) = oneshot::channel::<()>();
@@ -81,7 +81,7 @@ async fn an_invocation_that_is_about_to_finish_may() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_being_opened_is_waited_for() {
+async fn pending_connect_is_awaited() {
     let (lab, relay) = common::lab_over_relay(|_| {}).await;
     relay.stall();
     let work = lab.run(async {
@@ -107,7 +107,7 @@ async fn a_connection_that_is_being_opened_is_waited_for() {
 }
 
 #[tokio::test]
-async fn one_that_is_not_is_cancelled() {
+async fn unfinished_invocation_is_cancelled() {
     let lab = lab().await;
     let (inside, begun) = oneshot::channel();
     let work = lab.run(async {
@@ -140,7 +140,7 @@ async fn one_that_is_not_is_cancelled() {
 }
 
 #[tokio::test]
-async fn the_grace_is_kept_when_the_server_does_not_answer() {
+async fn grace_is_kept_when_the_server_is_silent() {
     let (lab, relay) = common::lab_over_relay(|_| {}).await;
     hold_several(&lab, 2).await;
     relay.stall();
@@ -152,7 +152,7 @@ async fn the_grace_is_kept_when_the_server_does_not_answer() {
 }
 
 #[tokio::test]
-async fn two_who_close_at_once_both_find_it_closed() {
+async fn concurrent_closes_both_find_it_closed() {
     let lab = lab().await;
     hold_several(&lab, 2).await;
     let close = async || {
@@ -165,7 +165,7 @@ async fn two_who_close_at_once_both_find_it_closed() {
 }
 
 #[tokio::test]
-async fn those_of_another_runtime_are_closed_too() {
+async fn connections_of_other_runtimes_are_closed() {
     let lab = lab().await;
     let (stop, stopped) = oneshot::channel::<()>();
     let (ready, is_ready) = oneshot::channel();
@@ -214,7 +214,7 @@ mod snapshots {
     }
 
     #[tokio::test]
-    async fn closed_and_forgotten_before_and_warm_after() {
+    async fn snapshot_closes_and_restore_warms_up() {
         let forgotten = Arc::new(AtomicUsize::new(0));
         let keeper = Keeper(Arc::clone(&forgotten));
         let lab = lab_with(|config| {
@@ -239,7 +239,7 @@ mod snapshots {
     }
 
     #[tokio::test]
-    async fn a_database_that_is_down_after_the_restore_does_not_keep_the_function_from_starting() {
+    async fn restore_succeeds_while_the_database_is_down() {
         let (lab, relay) = common::lab_over_relay(|_| {}).await;
         lab.database.warm_up().required().await.expect("warm");
         let resource = antifreeze::shutdown::snapstart(&lab.database);
@@ -250,7 +250,7 @@ mod snapshots {
 }
 
 #[tokio::test]
-async fn a_grace_without_end_is_one() {
+async fn infinite_grace_is_accepted() {
     let lab = lab().await;
     hold_several(&lab, 1).await;
     let closed = lab.database.close().within(Duration::MAX).await;

@@ -19,7 +19,7 @@ const INSERT: &str = "insert into t values (1)";
 
 /// It would be rolled back at the body's end, and nobody would be told.
 #[tokio::test]
-async fn a_streamed_body_is_refused_the_transaction() {
+async fn streamed_body_gets_no_transaction() {
     let lab = lab().await;
     for used_before in [false, true] {
         let service = tower::service_fn(async |_: Request<()>| {
@@ -94,7 +94,7 @@ async fn quick_clean_ups_run_behind_a_slow_one() {
 
 /// Nothing was asked of it, so there is nothing that could be lost.
 #[tokio::test]
-async fn an_unused_transaction_may_lose_its_session() {
+async fn unused_transaction_may_lose_its_session() {
     let lab = lab().await;
     let kill = async |process: i32| {
         let kill = format!("select pg_terminate_backend({process}, 20000)");

@@ -15,7 +15,7 @@ async fn setting(name: &str) -> Result<String, BoxError> {
 }
 
 #[tokio::test]
-async fn a_direct_path_tells_the_server_what_to_do() {
+async fn direct_path_sends_server_timeouts() {
     let lab = lab_with(|config| {
         config.schema = Some("My \"Shop\\".into());
         config.server.application_name("shop:17");
@@ -36,7 +36,7 @@ async fn a_direct_path_tells_the_server_what_to_do() {
 }
 
 #[tokio::test]
-async fn what_the_user_sets_himself_is_his() {
+async fn users_own_settings_are_kept() {
     let lab = lab_with(|config| {
         config.server.options("-c jit=on --statement-timeout=7s");
         config.jit = true;
@@ -49,7 +49,7 @@ async fn what_the_user_sets_himself_is_his() {
 }
 
 #[tokio::test]
-async fn what_a_session_has_to_be_is_asked_of_the_server() {
+async fn required_session_state_is_checked_at_connect() {
     let lab = lab().await;
     for (wish, options, fits) in [
         (TargetSessionAttrs::Primary, "", true),
@@ -111,7 +111,7 @@ async fn processes_around(wish: TargetSessionAttrs, statement: &str) -> [i32; 2]
 }
 
 #[tokio::test]
-async fn a_kept_session_is_still_what_is_asked_for() {
+async fn required_session_state_is_checked_on_reuse() {
     use TargetSessionAttrs::{Any, Primary, ReadWrite};
     let reported = "set default_transaction_read_only = on";
     let refused = "begin read only; create table never (); commit";
@@ -129,7 +129,7 @@ async fn a_kept_session_is_still_what_is_asked_for() {
 }
 
 #[tokio::test]
-async fn keywords_and_urls_lead_to_the_same_server() {
+async fn keywords_and_urls_reach_the_same_server() {
     let lab = lab().await;
     let from_url = Config::from_url(&lab.server.url).expect("a URL");
     let server = &from_url.server;

@@ -87,13 +87,13 @@ impl Credentials for Answers {
 }
 
 #[tokio::test]
-async fn a_fixed_password() {
+async fn fixed_password_logs_in() {
     let lab = lab("fixed", credentials::Password::new(Postgres::PASSWORD)).await;
     assert_eq!(user(&lab).await.expect("in"), "fixed");
 }
 
 #[tokio::test]
-async fn a_variable() {
+async fn password_in_a_variable_logs_in() {
     // A variable cannot be set here without `unsafe`: one that is there will do.
     let password = std::env::var("PATH").expect("set");
     let lab = lab("variable", credentials::Variable::new("PATH")).await;
@@ -102,7 +102,7 @@ async fn a_variable() {
 }
 
 #[tokio::test]
-async fn a_file_that_rotates() {
+async fn rotated_file_is_read_again() {
     let path = std::env::temp_dir().join(format!("antifreeze-{}-password", std::process::id()));
     let write = |text: &str| {
         let mut file = std::fs::File::create(&path).expect("a file");
@@ -127,7 +127,7 @@ async fn a_file_that_rotates() {
 }
 
 #[tokio::test]
-async fn a_closure_may_name_the_user() {
+async fn closure_may_name_the_user() {
     let count = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&count);
     let lab = lab(
@@ -154,7 +154,7 @@ async fn a_closure_may_name_the_user() {
 }
 
 #[tokio::test]
-async fn a_refusal_asks_once_more() {
+async fn refused_password_is_fetched_once_more() {
     let answers = Answers::new(&[WRONG, Postgres::PASSWORD]);
     let lab = lab("renewed", answers.clone()).await;
     assert_eq!(user(&lab).await.expect("in"), "renewed");
@@ -167,7 +167,7 @@ async fn a_refusal_asks_once_more() {
 
 /// How often the provider is asked and the server dialled before a refusal is told.
 #[tokio::test]
-async fn a_refusal_is_told_in_the_end() {
+async fn repeated_refusal_is_an_error() {
     let server = database("refused").await;
     let relay = Relay::start(postgres().await.address())
         .await
@@ -199,7 +199,7 @@ async fn a_refusal_is_told_in_the_end() {
 
 /// SQLSTATE 28000: the role may not log in at all.
 #[tokio::test]
-async fn a_role_that_may_not_log_in() {
+async fn role_without_login_is_an_error() {
     let answers = Answers::new(&[Postgres::PASSWORD]);
     let lab = lab("nobody_in", answers.clone()).await;
     let sql = "alter role nobody_in nologin";
@@ -212,7 +212,7 @@ async fn a_role_that_may_not_log_in() {
 
 /// Other errors are no reason to ask again.
 #[tokio::test]
-async fn a_missing_database_asks_nobody_again() {
+async fn missing_database_fetches_no_password_again() {
     let answers = Answers::new(&[Postgres::PASSWORD]);
     let server = database("lost").await;
     let url = postgres().await.url_for("lost", "no_such_database");
@@ -226,7 +226,7 @@ async fn a_missing_database_asks_nobody_again() {
 }
 
 #[tokio::test]
-async fn a_provider_that_fails() {
+async fn failing_provider_is_an_error() {
     let lab = lab(
         "failing",
         credentials::from_fn(|_| async { Err("the vault is shut".into()) }),
@@ -241,7 +241,7 @@ async fn a_provider_that_fails() {
 
 /// It is asked within the time that connecting may take.
 #[tokio::test]
-async fn a_provider_that_hangs() {
+async fn hanging_provider_times_out() {
     let server = database("hanging").await;
     let url = postgres().await.url_for("hanging", &server.name);
     let lab = Lab::over(server, &url, |config: &mut Config| {
@@ -254,7 +254,7 @@ async fn a_provider_that_hangs() {
 
 /// PgBouncer 1.18 has one SQLSTATE for all that it refuses.
 #[tokio::test]
-async fn a_refusal_of_pgbouncer() {
+async fn refusal_of_pgbouncer_is_an_error() {
     let postgres = postgres().await;
     let server = database("pooled").await;
     let pooler = lab::pgbouncer::PgBouncer::builder(postgres)
@@ -275,7 +275,7 @@ async fn a_refusal_of_pgbouncer() {
 
 /// What we log, at every level, in this test and those beside it, holds neither what was refused nor what was taken.
 #[tokio::test]
-async fn no_log_holds_a_password() {
+async fn logs_hold_no_password() {
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<Vec<u8>>>);
 

@@ -89,7 +89,7 @@ fn behind_http_api(domain: &str) -> RequestContext {
 }
 
 #[tokio::test]
-async fn gateways_wait_29_seconds_and_others_as_long_as_the_function_runs() {
+async fn gateways_wait_29_seconds_others_the_timeout() {
     let gateway = 29 * SECOND;
     let function = 120 * SECOND;
     for (what, from, expected) in [
@@ -138,7 +138,7 @@ async fn gateways_wait_29_seconds_and_others_as_long_as_the_function_runs() {
 }
 
 #[tokio::test]
-async fn the_shorter_of_two_limits_counts() {
+async fn shorter_limit_counts() {
     let rest = || RequestContext::ApiGatewayV1(Default::default());
     let left = remaining(&layer(), Some(context(15 * SECOND)), Some(rest())).await;
     assert_nearly(left, 15 * SECOND, "the function's own time-out");
@@ -150,7 +150,7 @@ async fn the_shorter_of_two_limits_counts() {
 }
 
 #[tokio::test]
-async fn a_deadline_that_cannot_be_is_none() {
+async fn impossible_deadline_is_ignored() {
     assert_eq!(remaining(&layer(), None, None).await, None, "no host");
     // Emulators send none, or one of long ago.
     for long_ago in [Duration::ZERO, Duration::from_secs(1_000_000_000)] {
@@ -166,7 +166,7 @@ async fn a_deadline_that_cannot_be_is_none() {
 }
 
 #[tokio::test]
-async fn one_that_has_just_passed_is_over() {
+async fn deadline_just_passed_is_over() {
     let service = layer().layer(tower::service_fn(async |_: Request<()>| {
         std::future::pending::<()>().await;
         Ok::<_, BoxError>(Response::new(Empty::<bytes::Bytes>::new()))
@@ -182,7 +182,7 @@ async fn one_that_has_just_passed_is_over() {
 }
 
 #[tokio::test]
-async fn events_have_the_functions_own() {
+async fn events_have_the_functions_deadline() {
     let mut service = layer().layer(tower::service_fn(async |_: LambdaEvent<()>| {
         let invocation = invocation()?;
         Ok::<_, BoxError>((invocation.remaining(), invocation.request_id().to_owned()))
@@ -201,7 +201,7 @@ async fn events_have_the_functions_own() {
 
 #[cfg(feature = "vercel")]
 #[tokio::test]
-async fn vercel_gives_300_seconds_unless_told_otherwise() {
+async fn vercel_gives_300_seconds_by_default() {
     use vercel_runtime::{AppState, ResponseBody};
 
     for (layer, expected) in [

@@ -53,7 +53,7 @@ fn says(error: &Error, kind: ErrorKind, sqlstate: &str, words: &str) {
 }
 
 #[tokio::test]
-async fn an_administrator_ends_it() {
+async fn termination_names_its_reason() {
     let lab = lab().await;
     let error = lab
         .run(async {
@@ -89,7 +89,7 @@ async fn an_administrator_ends_it() {
 
 /// The answer was somebody else's: the next one is told all the same.
 #[tokio::test]
-async fn it_ended_in_a_statement_that_nobody_waits_for() {
+async fn session_ends_in_an_abandoned_statement() {
     let lab = lab().await;
     let error = lab
         .run(async {
@@ -115,7 +115,7 @@ async fn it_ended_in_a_statement_that_nobody_waits_for() {
 }
 
 #[tokio::test]
-async fn it_was_idle_in_a_transaction() {
+async fn idle_in_transaction_timeout_names_its_reason() {
     let lab =
         lab_with(|config| config.idle_in_transaction_timeout = Duration::from_millis(50)).await;
     let error = next_statement(&lab, "begin; insert into t values (1)").await;
@@ -129,14 +129,14 @@ async fn it_was_idle_in_a_transaction() {
 }
 
 #[tokio::test]
-async fn it_was_idle() {
+async fn idle_session_timeout_names_its_reason() {
     let lab = lab().await;
     let error = next_statement(&lab, "set idle_session_timeout = '50ms'").await;
     says(&error, ErrorKind::Closed, "57P05", "idle_session_timeout");
 }
 
 #[tokio::test]
-async fn its_transaction_took_too_long() {
+async fn transaction_timeout_names_its_reason() {
     let installation = Installation::embedded("17").expect("PostgreSQL 17");
     let postgres = Postgres::builder().installation(installation);
     let postgres = postgres.start().await.expect("a server");
@@ -156,7 +156,7 @@ async fn its_transaction_took_too_long() {
 
 /// Dead before COMMIT was sent: nothing is committed, and that is certain.
 #[tokio::test]
-async fn the_lazy_transaction_is_known_to_be_lost() {
+async fn lazy_transaction_is_known_to_be_lost() {
     let lab =
         lab_with(|config| config.idle_in_transaction_timeout = Duration::from_millis(50)).await;
     let error = lab
@@ -175,7 +175,7 @@ async fn the_lazy_transaction_is_known_to_be_lost() {
 
 /// In an invocation or in the pool, what nobody holds takes no place.
 #[tokio::test]
-async fn nobody_asks_and_it_is_forgotten() {
+async fn ended_idle_session_takes_no_place() {
     let lab = lab_with(|config| config.max_connections = 1).await;
     let end = async || {
         let all = "select pg_terminate_backend(pid) from pg_stat_activity \
@@ -198,7 +198,7 @@ async fn nobody_asks_and_it_is_forgotten() {
 
 /// The farewell may come behind other news that nobody asked for.
 #[tokio::test]
-async fn the_farewell_comes_behind_a_notification() {
+async fn farewell_behind_a_notification_is_seen() {
     let postgres = Postgres::shared().await.expect("a server");
     let server = postgres.fresh_database().await.expect("a database");
     let relay = Relay::start(postgres.address()).await.expect("a relay");

@@ -595,7 +595,7 @@ async fn session_state_left_behind() {
 }
 
 #[tokio::test]
-async fn what_a_reset_cannot_undo_is_closed() {
+async fn state_beyond_a_reset_is_closed() {
     let lab = lab_with(|config| config.max_connections = 1).await;
     for statement in ["discard all", "deallocate all", "prepare p as select 1"] {
         lab.run(async {

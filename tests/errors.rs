@@ -120,7 +120,7 @@ async fn said(database: &Database, sql: &str) -> Error {
 }
 
 #[tokio::test]
-async fn what_the_user_is_told() {
+async fn user_messages_match_the_golden_file() {
     let mut golden = Golden::default();
     golden.text += "What a user is told, by `tests/errors.rs`: what happened, the line that is \
                     shown, and what a caller over HTTP learns.\n\n";

@@ -79,7 +79,7 @@ impl Capture {
 }
 
 #[tokio::test]
-async fn a_teardown_is_one_event_that_says_what_was_done() {
+async fn teardown_is_one_event_with_its_steps() {
     let lab = lab().await;
     lab.run(lease_and_return()).await.expect("warm");
     lab.torn_down();
@@ -112,7 +112,7 @@ async fn a_teardown_is_one_event_that_says_what_was_done() {
 }
 
 #[tokio::test]
-async fn a_clean_one_is_only_for_who_debugs() {
+async fn clean_teardown_is_a_debug_event() {
     let lab = lab().await;
     let (capture, _guard) = Capture::start();
     for _ in 0..2 {
@@ -135,7 +135,7 @@ async fn a_clean_one_is_only_for_who_debugs() {
 }
 
 #[tokio::test]
-async fn every_connection_has_its_own() {
+async fn each_connection_has_its_own_event() {
     let lab = lab_with(|config| config.max_connections = 2).await;
     let (capture, _guard) = Capture::start();
     lab.run(async {
@@ -153,7 +153,7 @@ async fn every_connection_has_its_own() {
 }
 
 #[tokio::test]
-async fn warming_up_is_one_line() {
+async fn warm_up_is_one_event() {
     let lab = lab_with(|config| config.max_connections = 2).await;
     let (capture, _guard) = Capture::start();
     let warmed_up = lab.database.warm_up().await.expect("fine");
@@ -195,7 +195,7 @@ fn assert_nothing_is_told(events: &[Seen]) {
 }
 
 #[tokio::test]
-async fn no_event_tells_a_statement_or_a_value_or_the_password() {
+async fn events_hide_statements_values_and_password() {
     let server = Postgres::builder().auth(Auth::Scram).start().await;
     let server = server.expect("a server");
     let database = server.create_database("d").await.expect("a database");
@@ -299,7 +299,7 @@ async fn no_event_tells_a_statement_or_a_value_or_the_password() {
 }
 
 #[tokio::test]
-async fn health_is_told_once_for_each_reading() {
+async fn health_is_one_event_per_reading() {
     let lab = lab().await;
     let (capture, _listening) = Capture::start();
     for _ in 0..3 {
@@ -322,7 +322,7 @@ async fn health_is_told_once_for_each_reading() {
 }
 
 #[tokio::test]
-async fn a_circuit_tells_when_it_opens_whom_it_turns_away_and_when_it_closes() {
+async fn breaker_reports_opening_refusals_and_closing() {
     let postgres = Postgres::start().await.expect("a server");
     postgres.create_role("limited").await.expect("a role");
     let server = postgres.fresh_database().await.expect("a database");
@@ -372,7 +372,7 @@ async fn a_circuit_tells_when_it_opens_whom_it_turns_away_and_when_it_closes() {
 }
 
 #[tokio::test]
-async fn the_settings_that_are_logged_are_those_that_health_shows() {
+async fn logged_settings_are_those_in_health() {
     let (capture, _guard) = Capture::start();
     let lab = lab_with(|config| {
         config.max_connections = 2;
@@ -392,7 +392,7 @@ async fn the_settings_that_are_logged_are_those_that_health_shows() {
 }
 
 #[tokio::test]
-async fn a_pooler_that_nobody_expected_is_told_once() {
+async fn undeclared_pooler_is_reported_once() {
     let postgres = Postgres::shared().await.expect("a server");
     let server = postgres.fresh_database().await.expect("a database");
     let pooler = PgBouncer::builder(postgres)

@@ -48,7 +48,7 @@ async fn function(name: &str, database: &Database) -> Function {
 }
 
 #[tokio::test]
-async fn axum_creates_and_counts_partners() {
+async fn axum_example_creates_and_counts() {
     let database = partners().await;
     let function = function("axum", &database).await;
     for (request, status, body) in [
@@ -65,7 +65,7 @@ async fn axum_creates_and_counts_partners() {
 }
 
 #[tokio::test]
-async fn axum_does_the_same_without_a_host() {
+async fn axum_example_works_without_a_host() {
     let database = partners().await;
     let (_server, address) = serve("axum", &database).await;
     for (line, status, body) in [
@@ -88,7 +88,7 @@ async fn axum_does_the_same_without_a_host() {
 }
 
 #[tokio::test]
-async fn sqs_stores_what_it_can_and_names_the_rest() {
+async fn sqs_example_stores_and_names_the_failed() {
     let database = partners().await;
     let function = function("sqs", &database).await;
     let (holder, connection) = tokio_postgres::connect(&database.url, tokio_postgres::NoTls)
@@ -113,7 +113,7 @@ async fn sqs_stores_what_it_can_and_names_the_rest() {
 }
 
 #[tokio::test]
-async fn graphql_stores_nothing_of_an_answer_with_errors() {
+async fn graphql_example_stores_nothing_with_errors() {
     let database = partners().await;
     let (_server, address) = serve("graphql", &database).await;
     let address = address.as_str();
@@ -130,7 +130,7 @@ async fn graphql_stores_nothing_of_an_answer_with_errors() {
 }
 
 #[tokio::test]
-async fn the_doctor_comes_to_a_vpc() {
+async fn doctor_example_reports_in_a_vpc() {
     let database = partners().await;
     let function = function("doctor_lambda", &database).await;
     let examine = async || {
@@ -207,7 +207,7 @@ async fn ask(address: &str, line: &str, body: &str) -> String {
 }
 
 #[tokio::test]
-async fn tower_needs_no_host() {
+async fn tower_example_needs_no_host() {
     let database = partners().await;
     let run = Command::new(example("tower"))
         .env("DATABASE_URL", &database.url)
@@ -232,7 +232,7 @@ fn migrations(sql: &str) -> tempfile::TempDir {
 }
 
 #[tokio::test]
-async fn migrate_lambda_answers_with_the_report_or_fails() {
+async fn migrate_example_answers_with_the_report() {
     let database = partners().await;
     let column = "select count(*) from information_schema.columns where column_name = 'city'";
     let there = async || database.query(column).await.expect("a count")[0][0].clone();

@@ -42,14 +42,14 @@ async fn task_that_is_not_joined() -> Result<(), BoxError> {
 }
 
 #[tokio::test]
-async fn an_aborted_tasks_transaction_is_rolled_back() {
+async fn transaction_of_an_aborted_task_is_rolled_back() {
     let lab = lab().await;
     in_use(lab.run(task_that_is_not_joined()).await);
     nothing_is_stored(&lab).await;
 }
 
 #[tokio::test]
-async fn an_aborted_task_turns_a_200_into_a_500() {
+async fn aborted_task_turns_a_200_into_a_500() {
     let lab = lab().await;
     let service =
         DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(async |_: Request<()>| {
@@ -62,7 +62,7 @@ async fn an_aborted_task_turns_a_200_into_a_500() {
 }
 
 #[tokio::test]
-async fn a_joined_tasks_work_is_committed() {
+async fn work_of_a_joined_task_is_committed() {
     let lab = lab().await;
     lab.run(async {
         let (inside, _begun) = oneshot::channel();
@@ -82,7 +82,7 @@ async fn a_joined_tasks_work_is_committed() {
 
 /// As with a future that is dropped, that is the handler's decision.
 #[tokio::test]
-async fn a_task_that_the_handler_aborts_decides_nothing() {
+async fn task_aborted_by_the_handler_decides_nothing() {
     let lab = lab().await;
     lab.run(async {
         let (inside, begun) = oneshot::channel();
@@ -98,7 +98,7 @@ async fn a_task_that_the_handler_aborts_decides_nothing() {
 }
 
 #[tokio::test]
-async fn a_panicking_tasks_transaction_is_rolled_back() {
+async fn transaction_of_a_panicked_task_is_rolled_back() {
     let lab = lab().await;
     let result = lab.run(async {
         let task = invocation()?.spawn(async {
@@ -114,7 +114,7 @@ async fn a_panicking_tasks_transaction_is_rolled_back() {
 }
 
 #[tokio::test]
-async fn a_clean_up_given_up_in_the_transaction_is_told() {
+async fn abandoned_clean_up_is_reported() {
     let lab = lab().await;
     let result = lab.run(async {
         invocation()?.defer(async {
@@ -130,7 +130,7 @@ async fn a_clean_up_given_up_in_the_transaction_is_told() {
 }
 
 #[tokio::test]
-async fn a_clean_up_that_panics_in_the_transaction_is_told() {
+async fn panicked_clean_up_is_reported() {
     let lab = lab().await;
     let result = lab.run(async {
         invocation()?.defer(async {
@@ -145,7 +145,7 @@ async fn a_clean_up_that_panics_in_the_transaction_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_aborted_task_of_a_clean_up_is_told() {
+async fn aborted_task_of_a_clean_up_is_reported() {
     let lab = lab().await;
     for _ in 0..20 {
         let result = lab.run(async {
@@ -164,7 +164,7 @@ async fn an_aborted_task_of_a_clean_up_is_told() {
 }
 
 #[tokio::test]
-async fn a_clean_up_that_is_done_is_committed() {
+async fn finished_clean_up_is_committed() {
     let lab = lab().await;
     lab.run(async {
         let transaction = transaction()?.await?;

@@ -116,7 +116,7 @@ async fn server() -> Postgres {
 
 /// From PostgreSQL 16 on some can be held back for other roles, too.
 #[tokio::test]
-async fn slots_that_are_held_back_are_none_of_the_limit() {
+async fn reserved_slots_do_not_count_as_limit() {
     let seventeen = Installation::embedded("17").expect("PostgreSQL 17");
     let server = Postgres::builder()
         .installation(seventeen)
@@ -153,7 +153,7 @@ async fn others(url: &str, n: usize) -> Vec<tokio_postgres::Client> {
 }
 
 #[tokio::test]
-async fn the_details_are_the_servers_and_follow_the_schema() {
+async fn details_match_the_server_and_the_schema() {
     let server = server().await;
     server.create_role("app").await.expect("a role");
     server
@@ -220,7 +220,7 @@ async fn the_details_are_the_servers_and_follow_the_schema() {
 }
 
 #[tokio::test]
-async fn above_the_mark_it_is_503() {
+async fn crowded_server_is_503() {
     let server = server().await;
     server.create_role("app").await.expect("a role");
     let url = server.url_for("app", "postgres");
@@ -263,7 +263,7 @@ async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
 }
 
 #[tokio::test]
-async fn who_has_not_the_token_is_told_the_status_alone() {
+async fn caller_without_the_token_gets_the_status_alone() {
     let with = lab_with(easy).await;
     let without = lab_with(|config| config.crowded_at = 100).await;
     for (database, token) in [
@@ -291,7 +291,7 @@ async fn who_has_not_the_token_is_told_the_status_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_calls_are_one_reading() {
+async fn thousand_calls_share_one_reading() {
     let (lab, relay) = lab_over_relay(easy).await;
     lab.run(lease_and_return()).await.expect("warm");
     relay.quiet(Duration::from_millis(50)).await;
@@ -311,7 +311,7 @@ async fn a_thousand_calls_are_one_reading() {
 }
 
 #[tokio::test]
-async fn a_reading_outlives_the_first_who_asked() {
+async fn reading_outlives_its_first_caller() {
     let (lab, relay) = lab_over_relay(easy).await;
     lab.run(lease_and_return()).await.expect("warm");
     relay.quiet(Duration::from_millis(50)).await;
@@ -344,7 +344,7 @@ async fn a_reading_outlives_the_first_who_asked() {
 }
 
 #[tokio::test]
-async fn who_hangs_up_causes_no_other_reading() {
+async fn caller_that_hangs_up_causes_no_second_reading() {
     let (lab, relay) = lab_over_relay(easy).await;
     lab.run(lease_and_return()).await.expect("warm");
     relay.quiet(Duration::from_millis(50)).await;
@@ -370,7 +370,7 @@ async fn who_hangs_up_causes_no_other_reading() {
 }
 
 #[tokio::test]
-async fn what_a_role_may_not_see_is_unknown() {
+async fn figures_hidden_from_the_role_are_unknown() {
     let server = server().await;
     server.create_role("app").await.expect("a role");
     let theirs = other(&server.url()).await;
@@ -405,7 +405,7 @@ async fn what_a_role_may_not_see_is_unknown() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_down_is_503_until_it_is_back() {
+async fn server_that_is_down_is_503_until_it_is_back() {
     let server = server().await;
     let database = database(&server.url(), |_| {});
     server.halt().await.expect("down");
@@ -438,7 +438,7 @@ async fn a_server_that_is_down_is_503_until_it_is_back() {
 }
 
 #[tokio::test]
-async fn a_full_pool_is_told_and_not_waited_for() {
+async fn full_pool_is_reported_without_waiting() {
     for size in [1, 2] {
         let lab = lab_with(|config| {
             easy(config);
@@ -474,7 +474,7 @@ async fn a_full_pool_is_told_and_not_waited_for() {
 
 /// Supavisor's words, in session mode.
 #[tokio::test]
-async fn the_size_that_a_pooler_names_is_shown() {
+async fn pool_size_of_a_pooler_is_shown() {
     for (message, expected) in [
         (
             "(EMAXCONNSESSION) max clients are limited to pool_size: 15",
@@ -512,7 +512,7 @@ fn counted(
 }
 
 #[tokio::test]
-async fn the_layer_answers_on_this_path_alone() {
+async fn layer_answers_on_the_health_path_alone() {
     let lab = lab_with(easy).await;
     let calls = Arc::default();
     let layer = DatabaseLayer::new(lab.database.clone());
@@ -572,7 +572,7 @@ async fn head_is_get_without_a_body() {
 
 #[cfg(feature = "axum")]
 #[tokio::test]
-async fn an_axum_router_takes_it_as_a_route() {
+async fn axum_router_takes_health_as_a_route() {
     let lab = lab_with(easy).await;
     let router: axum::Router =
         axum::Router::new().route_service("/health/db", HealthService::new(lab.database.clone()));
@@ -593,7 +593,7 @@ async fn an_axum_router_takes_it_as_a_route() {
 
 #[cfg(feature = "lambda")]
 #[tokio::test]
-async fn lambda_http_with_and_without_a_stage() {
+async fn lambda_http_path_may_have_a_stage() {
     use lambda_http::{Body, RequestExt};
 
     let lab = lab_with(easy).await;
@@ -619,7 +619,7 @@ async fn lambda_http_with_and_without_a_stage() {
 
 #[cfg(feature = "vercel")]
 #[tokio::test]
-async fn vercels_pair_of_state_and_request() {
+async fn vercel_state_and_request_are_answered() {
     use vercel_runtime::{AppState, ResponseBody};
 
     let lab = lab_with(easy).await;
@@ -648,7 +648,7 @@ async fn vercels_pair_of_state_and_request() {
 }
 
 #[test]
-fn a_token_that_is_none_is_an_error() {
+fn invalid_token_is_an_error() {
     for token in ["", "short", "hunter2 hunter2 hunter2"] {
         let mut config = Config::from_url("postgres://localhost/none").expect("a URL");
         config.health_token = Some(token.to_owned());
@@ -661,7 +661,7 @@ fn a_token_that_is_none_is_an_error() {
 }
 
 #[test]
-fn the_example_of_the_page_follows_the_schema() {
+fn example_in_the_docs_follows_the_schema() {
     let page = include_str!("../docs/health.md");
     let example = page.split("```json").nth(1).expect("an example");
     let example = example.split("```").next().expect("its end");
@@ -670,7 +670,7 @@ fn the_example_of_the_page_follows_the_schema() {
 
 /// One that is under way on another runtime is waited for, and not polled.
 #[test]
-fn a_reading_of_another_runtime_is_waited_for() {
+fn reading_of_another_runtime_is_awaited() {
     let mut elsewhere = tokio::runtime::Builder::new_multi_thread();
     let elsewhere = elsewhere.worker_threads(1).enable_all().build();
     let elsewhere = elsewhere.expect("a runtime");
@@ -707,7 +707,7 @@ fn a_reading_of_another_runtime_is_waited_for() {
 
 /// Each runtime has its own pool; what one has read is known to all.
 #[test]
-fn another_runtime_shares_the_reading() {
+fn runtimes_share_one_reading() {
     let runtime = || {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         builder.enable_all().build().expect("a runtime")

@@ -31,7 +31,7 @@ fn reply(status: u16) -> Reply {
 const INSERT: &str = "insert into t values (1)";
 
 #[tokio::test]
-async fn the_status_decides_over_the_transaction() {
+async fn status_decides_over_the_transaction() {
     let lab = lab().await;
     let mut rows = 0;
     for (status, commits) in [
@@ -74,7 +74,7 @@ async fn the_status_decides_over_the_transaction() {
 }
 
 #[tokio::test]
-async fn an_error_of_the_handler_goes_through_and_rolls_back() {
+async fn handler_error_passes_and_rolls_back() {
     let lab = lab().await;
     let service =
         DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(async |_: Request<()>| {
@@ -105,7 +105,7 @@ where
 }
 
 #[tokio::test]
-async fn a_success_that_was_not_stored_is_a_500() {
+async fn success_that_was_not_stored_is_a_500() {
     let lab = lab().await;
     let service =
         DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(async |_: Request<()>| {
@@ -125,7 +125,7 @@ async fn a_success_that_was_not_stored_is_a_500() {
 }
 
 #[tokio::test]
-async fn too_slow_is_a_504_in_time() {
+async fn slow_handler_is_a_504_in_time() {
     let lab = lab().await;
     // Connecting is not what takes its time here.
     lab.run(lease_and_return()).await.expect("warm");
@@ -166,7 +166,7 @@ impl Drop for PanicsInDrop {
 }
 
 #[tokio::test]
-async fn a_panic_goes_on_when_everything_is_at_rest() {
+async fn panic_goes_on_after_teardown() {
     let lab = lab().await;
     for (panics, says) in [(Panics::Call, "in call"), (Panics::Poll, "in poll")] {
         let mut service = DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(
@@ -207,7 +207,7 @@ async fn a_panic_goes_on_when_everything_is_at_rest() {
 }
 
 #[tokio::test]
-async fn the_invocation_is_in_the_request_and_in_the_task() {
+async fn invocation_is_in_the_request_and_the_task() {
     let lab = lab().await;
     let service = DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(
         async |request: Request<()>| {
@@ -230,7 +230,7 @@ async fn the_invocation_is_in_the_request_and_in_the_task() {
 }
 
 #[tokio::test]
-async fn a_layer_inside_another_for_the_same_database_joins_it() {
+async fn inner_layer_of_the_same_database_joins() {
     let lab = lab().await;
     let layer = || DatabaseLayer::new(lab.database.clone());
     let service = ServiceBuilder::new()
@@ -284,7 +284,7 @@ async fn several_databases_have_a_layer_each() {
 }
 
 #[tokio::test]
-async fn hooks_run_in_their_order_whatever_they_do() {
+async fn hooks_run_in_order_whatever_they_do() {
     let lab = lab().await;
     let order = Arc::new(std::sync::Mutex::new(Vec::new()));
     let note = |what: &'static str| {
@@ -331,7 +331,7 @@ async fn hooks_run_in_their_order_whatever_they_do() {
 }
 
 #[tokio::test]
-async fn readiness_is_the_inner_services_own() {
+async fn readiness_is_the_inner_services() {
     struct Never;
     impl Service<Request<()>> for Never {
         type Response = Reply;
@@ -375,7 +375,7 @@ fn rows_of(
 }
 
 #[tokio::test]
-async fn a_streamed_body_holds_the_invocation_until_its_end() {
+async fn streamed_body_holds_the_invocation_to_its_end() {
     let lab = lab().await;
     let service =
         DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(async |_: Request<()>| {
@@ -411,7 +411,7 @@ async fn a_streamed_body_holds_the_invocation_until_its_end() {
 }
 
 #[tokio::test]
-async fn a_streamed_body_dropped_halfway_is_closed() {
+async fn half_read_body_closes_its_connection() {
     let lab = lab().await;
     let service =
         DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(async |_: Request<()>| {
@@ -433,7 +433,7 @@ async fn a_streamed_body_dropped_halfway_is_closed() {
 }
 
 #[tokio::test]
-async fn a_streamed_body_has_a_deadline_and_an_end_even_if_it_panics() {
+async fn panicking_body_has_a_deadline_and_an_end() {
     let lab = lab().await;
     let layer = DatabaseLayer::new(lab.database.clone()).max_duration(Duration::from_secs(2));
     let service = layer
@@ -485,7 +485,7 @@ async fn a_streamed_body_has_a_deadline_and_an_end_even_if_it_panics() {
 }
 
 #[tokio::test]
-async fn a_failed_commit_replaces_a_streamed_response_too() {
+async fn failed_commit_replaces_a_streamed_response() {
     let lab = lab().await;
     let service =
         DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(async |_: Request<()>| {
@@ -502,7 +502,7 @@ async fn a_failed_commit_replaces_a_streamed_response_too() {
 }
 
 #[tokio::test]
-async fn trailers_are_kept_back_like_any_frame() {
+async fn trailers_wait_like_any_frame() {
     let lab = lab().await;
     let service =
         DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(async |_: Request<()>| {
@@ -534,7 +534,7 @@ async fn trailers_are_kept_back_like_any_frame() {
 }
 
 #[tokio::test]
-async fn the_body_of_a_plain_response_is_the_handlers_own() {
+async fn plain_body_is_passed_unchanged() {
     let lab = lab().await;
     let service =
         DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(async |_: Request<()>| {
@@ -546,7 +546,7 @@ async fn the_body_of_a_plain_response_is_the_handlers_own() {
 }
 
 #[tokio::test]
-async fn dropped_by_a_timeout_outside_it_does_what_can_be_done_at_once() {
+async fn future_dropped_from_outside_cleans_up_at_once() {
     let lab = lab().await;
     let (tell, told) = tokio::sync::oneshot::channel();
     let tell = Arc::new(std::sync::Mutex::new(Some(tell)));
@@ -589,7 +589,7 @@ async fn dropped_by_a_timeout_outside_it_does_what_can_be_done_at_once() {
 /// A client that does not read keeps neither the connection nor what it has locked
 /// beyond the deadline.
 #[tokio::test]
-async fn a_body_that_nobody_reads_ends_with_the_deadline() {
+async fn unread_body_ends_with_the_deadline() {
     let lab = lab().await;
     lab.run(lease_and_return()).await.expect("warm");
     lab.torn_down();
@@ -613,7 +613,7 @@ async fn a_body_that_nobody_reads_ends_with_the_deadline() {
 
 /// One that goes on for ever is stopped.
 #[tokio::test]
-async fn a_body_that_never_waits_ends_with_the_deadline() {
+async fn body_that_never_waits_ends_with_the_deadline() {
     let lab = lab().await;
     let layer = DatabaseLayer::new(lab.database.clone()).max_duration(Duration::from_millis(500));
     let service = layer.layer(tower::service_fn(async |_: Request<()>| {
@@ -635,7 +635,7 @@ async fn a_body_that_never_waits_ends_with_the_deadline() {
 
 /// What decides whether to commit may panic too: everything is at rest nevertheless.
 #[tokio::test]
-async fn a_panic_of_the_judge_is_the_handlers_own() {
+async fn panic_of_the_judge_is_passed_on() {
     let lab = lab().await;
     let layer = DatabaseLayer::new(lab.database.clone()).commit_when(|_| panic!("undecided"));
     let service = layer.layer(tower::service_fn(async |_: Request<()>| {

@@ -76,7 +76,7 @@ fn kind_of(error: &BoxError) -> Option<ErrorKind> {
 /// The question after the room leaves in front of the user's first statement, and nobody
 /// waits for its answer.
 #[tokio::test]
-async fn a_reading_costs_no_round_trip_of_its_own() {
+async fn reading_costs_no_round_trip() {
     let (lab, relay) = lab_over_relay(|_| {}).await;
     relay.record(true);
     relay.delay(Duration::from_millis(100));
@@ -96,7 +96,7 @@ async fn a_reading_costs_no_round_trip_of_its_own() {
 }
 
 #[tokio::test]
-async fn above_the_mark_connections_are_given_back() {
+async fn crowded_server_gets_connections_back() {
     // Five slots: with ours four are taken, 80 %, which is not above the mark.
     let (_postgres, lab) = limited(5, |_| {}).await;
     let _others = others(&lab, 3).await;
@@ -124,7 +124,7 @@ async fn above_the_mark_connections_are_given_back() {
 }
 
 #[tokio::test]
-async fn whoever_can_wait_is_served_when_there_is_room() {
+async fn waiting_caller_is_served_when_there_is_room() {
     let (_postgres, lab) = limited(1, |_| {}).await;
     let others = others(&lab, 1).await;
     let free = async {
@@ -139,7 +139,7 @@ async fn whoever_can_wait_is_served_when_there_is_room() {
 }
 
 #[tokio::test]
-async fn whoever_cannot_wait_is_told_when_to_come_back() {
+async fn caller_without_time_is_told_when_to_retry() {
     let (_postgres, lab) = limited(0, |_| {}).await;
     let visit = async |time| {
         let work = async { connection().await.map(drop).map_err(BoxError::from) };
@@ -164,7 +164,7 @@ async fn whoever_cannot_wait_is_told_when_to_come_back() {
 
 /// There was hardly time for the last try, and it heard nothing.
 #[tokio::test]
-async fn what_the_server_said_is_told_and_not_that_time_ran_out() {
+async fn server_error_is_reported_not_the_timeout() {
     let (postgres, lab) = limited(0, |_| {}).await;
     let relay = Relay::start(postgres.address()).await.expect("a relay");
     let url = relay.url(&lab.server.url_for(ROLE));
@@ -191,7 +191,7 @@ async fn what_the_server_said_is_told_and_not_that_time_ran_out() {
 
 /// At the door the handler does not even begin.
 #[tokio::test]
-async fn at_the_door_a_request_is_turned_away() {
+async fn request_is_refused_before_the_handler() {
     let (_postgres, lab) = limited(0, |config| config.load_shed = LoadShed::Door).await;
     let work = async { connection().await.map(drop).map_err(BoxError::from) };
     let refused = lab
@@ -230,7 +230,7 @@ async fn at_the_door_a_request_is_turned_away() {
 /// Several invocations of one process, while the server is full: one asks, the others wait
 /// for it, and all are served in the end.
 #[tokio::test]
-async fn one_asks_for_all() {
+async fn one_caller_probes_for_all() {
     let (postgres, lab) = limited(0, |config| config.max_connections = 10).await;
     let relay = Relay::start(postgres.address()).await.expect("a relay");
     let url = relay.url(&lab.server.url_for(ROLE));
@@ -263,7 +263,7 @@ async fn one_asks_for_all() {
 /// The one slot that there is goes from hand to hand, while others give up waiting for it
 /// at any of their await points. It is kept for nobody else, since the server is full.
 #[tokio::test]
-async fn one_that_comes_home_serves_who_waits_for_the_server() {
+async fn returned_connection_serves_a_waiter() {
     let (_postgres, lab) = limited(1, |config| config.max_connections = 3).await;
     let mut given_up = 0;
     for polls in 0..30 {
@@ -309,7 +309,7 @@ async fn one_that_comes_home_serves_who_waits_for_the_server() {
 
 /// Who waits behind those that wait for the server is told the same.
 #[tokio::test]
-async fn behind_those_who_wait_for_the_server_it_is_known_when_to_come_back() {
+async fn late_caller_is_told_when_to_retry() {
     let (_postgres, lab) = limited(0, |config| {
         config.max_connections = 1;
         config.acquire_timeout = Duration::from_millis(50);
@@ -333,7 +333,7 @@ async fn behind_those_who_wait_for_the_server_it_is_known_when_to_come_back() {
 
 /// From PostgreSQL 16 on some slots can be held back for roles that may use them.
 #[tokio::test]
-async fn slots_that_are_held_back_are_nobodys() {
+async fn reserved_slots_are_not_used() {
     let seventeen = Installation::embedded("17").expect("PostgreSQL 17");
     let postgres = Postgres::builder()
         .installation(seventeen)

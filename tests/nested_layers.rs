@@ -26,7 +26,7 @@ async fn insert(status: StatusCode) -> Result<Response<Full<Bytes>>, BoxError> {
 }
 
 #[tokio::test]
-async fn the_inner_judgement_counts() {
+async fn inner_layer_decides_the_outcome() {
     let lab = lab().await;
     let plain = || DatabaseLayer::new(lab.database.clone());
     for (status, outer, inner, rows) in [
@@ -61,7 +61,7 @@ async fn the_inner_judgement_counts() {
 
 /// What stands between the two layers may answer in the handler's place.
 #[tokio::test]
-async fn another_answer_is_judged_by_the_outer_layer() {
+async fn replaced_response_is_judged_by_the_outer_layer() {
     let lab = lab().await;
     let layer = DatabaseLayer::new(lab.database.clone());
     let service = ServiceBuilder::new()
@@ -75,7 +75,7 @@ async fn another_answer_is_judged_by_the_outer_layer() {
 }
 
 #[tokio::test]
-async fn the_tighter_duration_counts() {
+async fn shorter_duration_counts() {
     let lab = lab().await;
     let limited = |limit| DatabaseLayer::new(lab.database.clone()).max_duration(limit);
     let short = Duration::from_millis(500);

@@ -23,7 +23,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, IsNull, Kind, ToSql, Type, to_sql_checked};
 
 #[tokio::test]
-async fn returns() {
+async fn committed_work_is_kept() {
     ends_at_rest("a return", async |lab| {
         lab.run(async {
             let mut connection = connection().await?;
@@ -45,7 +45,7 @@ async fn returns() {
 }
 
 #[tokio::test]
-async fn early_return_in_a_transaction() {
+async fn early_return_rolls_back() {
     ends_at_rest("an early return", async |lab| {
         let result = lab
             .run(async {
@@ -64,7 +64,7 @@ async fn early_return_in_a_transaction() {
 }
 
 #[tokio::test]
-async fn begin_by_hand() {
+async fn begin_by_hand_is_rolled_back() {
     ends_at_rest("BEGIN by hand", async |lab| {
         lab.run(async {
             let connection = connection().await?;
@@ -80,7 +80,7 @@ async fn begin_by_hand() {
 }
 
 #[tokio::test]
-async fn a_panic() {
+async fn panic_rolls_back() {
     ends_at_rest("a panic", async |lab| {
         let database = lab.database.clone();
         let panicked = tokio::spawn(async move {
@@ -101,7 +101,7 @@ async fn a_panic() {
 }
 
 #[tokio::test]
-async fn a_task_in_a_transaction() {
+async fn task_in_a_transaction_is_closed() {
     ends_at_rest("a task", async |lab| {
         let (go_on, going_on) = tokio::sync::oneshot::channel::<()>();
         let (tell, told) = tokio::sync::oneshot::channel();
@@ -130,7 +130,7 @@ async fn a_task_in_a_transaction() {
 }
 
 #[tokio::test]
-async fn a_statement_that_timed_out() {
+async fn statement_timeout_rolls_back() {
     ends_at_rest("a time-out of the server", async |lab| {
         let result = lab
             .run(async {
@@ -157,7 +157,7 @@ async fn a_statement_that_timed_out() {
 
 /// The caller gave up, the server did not: teardown cancels through the pooler.
 #[tokio::test]
-async fn a_statement_given_up() {
+async fn abandoned_statement_is_cancelled() {
     ends_at_rest("a statement given up", async |lab| {
         lab.run(async {
             let mut connection = connection().await?;
@@ -175,7 +175,7 @@ async fn a_statement_given_up() {
 }
 
 #[tokio::test]
-async fn the_deadline_in_a_statement() {
+async fn deadline_cancels_the_statement() {
     ends_at_rest("a deadline", async |lab| {
         let work = async {
             let mut connection = connection().await?;
@@ -194,7 +194,7 @@ async fn the_deadline_in_a_statement() {
 }
 
 #[tokio::test]
-async fn rows_that_nobody_reads() {
+async fn unread_rows_are_cancelled() {
     ends_at_rest("dropped rows", async |lab| {
         lab.run(async {
             let connection = connection().await?;
@@ -215,7 +215,7 @@ async fn rows_that_nobody_reads() {
 
 /// Begun with its first statement, under whichever form that has; ended by the result.
 #[tokio::test]
-async fn the_lazy_transaction() {
+async fn lazy_transaction_is_committed() {
     for mode in MODES {
         let pooled = pooled(mode).await;
         for (commits, expected) in [(true, 2), (false, 2)] {
@@ -245,7 +245,7 @@ async fn the_lazy_transaction() {
 }
 
 #[tokio::test]
-async fn cancelling() {
+async fn cancel_token_cancels_through_the_pooler() {
     for mode in MODES {
         let pooled = pooled(mode).await;
         pooled
@@ -406,7 +406,7 @@ async fn all_at_once(pooled: &Pooled) -> Vec<Result<(), BoxError>> {
 }
 
 #[tokio::test]
-async fn named_statements_of_eight_clients_on_two_servers() {
+async fn named_statements_work_for_many_clients() {
     let pooled = with_types(Path::TransactionPooler).await;
     names_are_taken(&pooled).await;
     for round in 0..2 {
@@ -445,7 +445,7 @@ async fn names_are_taken(pooled: &Pooled) {
 /// The same work without the rewrite falls on a PgBouncer that does not follow
 /// prepared statements: so the test above shows something.
 #[tokio::test]
-async fn named_statements_fall_without_the_rewrite() {
+async fn named_statements_fail_without_the_rewrite() {
     let pooled = with_types(Path::Direct).await;
     names_are_taken(&pooled).await;
     let failed: Vec<_> = all_at_once(&pooled)
@@ -461,7 +461,7 @@ async fn named_statements_fall_without_the_rewrite() {
 /// settings or, where it was told to ignore them, by what it says at start-up. Of 1.18
 /// that is a random number, which once in a thousand times does not.
 #[tokio::test]
-async fn a_pooler_that_nobody_expected() {
+async fn undeclared_pooler_is_found() {
     for ignores in [false, true] {
         let postgres = Postgres::shared().await.expect("a server");
         let server = postgres.fresh_database().await.expect("a database");
@@ -507,7 +507,7 @@ async fn a_pooler_that_nobody_expected() {
 
 /// Who says what is there is believed, and who can do without nothing is taken from.
 #[tokio::test]
-async fn settings_that_are_needed_are_not_dropped() {
+async fn needed_settings_are_not_dropped() {
     let postgres = Postgres::shared().await.expect("a server");
     let server = postgres.fresh_database().await.expect("a database");
     let pooler = PgBouncer::builder(postgres)
@@ -536,7 +536,7 @@ async fn settings_that_are_needed_are_not_dropped() {
 /// A pooler that drops the schema in silence, whether it is found or not: the rows of another
 /// schema would be read.
 #[tokio::test]
-async fn a_schema_that_is_dropped_is_refused() {
+async fn dropped_schema_is_refused() {
     let postgres = Postgres::shared().await.expect("a server");
     let server = postgres.fresh_database().await.expect("a database");
     let pooler = PgBouncer::builder(postgres)
@@ -567,7 +567,7 @@ async fn a_schema_that_is_dropped_is_refused() {
 
 /// A lazily begun transaction pins the server: statements and types inside it too.
 #[tokio::test]
-async fn lazy_transactions_of_eight_clients_on_two_servers() {
+async fn lazy_transactions_work_for_many_clients() {
     let pooled = with_types(Path::TransactionPooler).await;
     let clients = (0..CLIENTS as i32).map(|number| {
         pooled.lab.run(async move {
@@ -603,7 +603,7 @@ async fn lazy_transactions_of_eight_clients_on_two_servers() {
 /// server would refuse by name goes through, and what it answers is read as what was
 /// prepared. `docs/providers/pgbouncer.md` says so.
 #[tokio::test]
-async fn a_schema_that_changes_under_prepared_statements() {
+async fn schema_change_is_seen_by_prepared_statements() {
     let pooled = pooled(Mode::Transaction).await;
     let lab = &pooled.lab;
     lab.server

@@ -23,7 +23,7 @@ async fn process_id(lab: &Lab) -> i32 {
 }
 
 #[tokio::test]
-async fn a_connection_is_kept_and_used_again() {
+async fn connection_is_kept_and_used_again() {
     let lab = lab().await;
     let first = process_id(&lab).await;
     assert_eq!(process_id(&lab).await, first);
@@ -39,7 +39,7 @@ async fn a_connection_is_kept_and_used_again() {
 }
 
 #[tokio::test]
-async fn one_that_was_not_given_back_at_rest_is_brought_to_rest_for_the_next_lease() {
+async fn dropped_lease_is_rested_for_the_next_lease() {
     let lab = lab_with(|config| config.max_connections = 1).await;
     lab.run(async {
         let first = connection().await?;
@@ -64,7 +64,7 @@ async fn one_that_was_not_given_back_at_rest_is_brought_to_rest_for_the_next_lea
 /// One came home in a transaction: the checkout that brings it to rest, and another that
 /// opens a second connection meanwhile, are two and not three.
 #[tokio::test]
-async fn a_checkout_is_counted_once() {
+async fn checkout_is_counted_once() {
     let lab = lab_with(|config| config.max_connections = 2).await;
     lab.run(async {
         let invocation = invocation()?;
@@ -82,7 +82,7 @@ async fn a_checkout_is_counted_once() {
 }
 
 #[tokio::test]
-async fn no_more_are_kept_than_allowed_when_all_come_to_rest_at_once() {
+async fn simultaneous_returns_keep_the_maximum() {
     let lab = lab_with(|config| {
         config.max_connections = 3;
         config.max_idle = Some(1);
@@ -104,7 +104,7 @@ async fn no_more_are_kept_than_allowed_when_all_come_to_rest_at_once() {
 
 /// What a task is still opening when the gate closes does not stay behind.
 #[tokio::test]
-async fn a_checkout_under_way_ends_with_the_invocation() {
+async fn pending_checkout_ends_with_the_invocation() {
     let (lab, relay) = lab_over_relay(|_| {}).await;
     relay.stall();
     let (asks, asking) = oneshot::channel();
@@ -129,7 +129,7 @@ async fn a_checkout_under_way_ends_with_the_invocation() {
 }
 
 #[tokio::test]
-async fn others_are_waited_for_in_turn() {
+async fn checkouts_wait_in_turn() {
     let lab = Arc::new(lab_with(|config| config.max_connections = 1).await);
     let order = Arc::new(AtomicUsize::new(0));
     let (release, released) = oneshot::channel::<()>();
@@ -174,7 +174,7 @@ async fn others_are_waited_for_in_turn() {
 }
 
 #[tokio::test]
-async fn waiting_ends_in_time_and_says_what_for() {
+async fn waiting_ends_in_time_with_its_reason() {
     let lab = Arc::new(
         lab_with(|config| {
             config.max_connections = 1;
@@ -209,7 +209,7 @@ async fn waiting_ends_in_time_and_says_what_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn concurrent_invocations_never_share_a_connection() {
+async fn concurrent_invocations_share_no_connection() {
     let lab = Arc::new(lab_with(|config| config.max_connections = 3).await);
     let at_once = Arc::new(AtomicUsize::new(0));
     let all = (0..60).map(|number: i32| {
@@ -239,7 +239,7 @@ async fn concurrent_invocations_never_share_a_connection() {
 }
 
 #[tokio::test]
-async fn asking_outside_or_too_late_says_which_line_to_add() {
+async fn misplaced_connection_call_names_the_remedy() {
     let lab = lab().await;
     let outside = connection().await.expect_err("outside");
     assert_eq!(outside.kind(), ErrorKind::NotInInvocation);
@@ -267,7 +267,7 @@ async fn asking_outside_or_too_late_says_which_line_to_add() {
 }
 
 #[tokio::test]
-async fn a_checkout_under_way_meets_a_closed_gate() {
+async fn pending_checkout_meets_a_closed_gate() {
     let (lab, relay) = lab_over_relay(|_| {}).await;
     relay.stall();
     let (tell, told) = oneshot::channel();
@@ -291,7 +291,7 @@ async fn a_checkout_under_way_meets_a_closed_gate() {
 }
 
 #[tokio::test]
-async fn a_dead_connection_is_found_without_asking() {
+async fn dead_connection_is_found_without_asking() {
     for how in [Cut::Fin, Cut::Reset] {
         let (lab, relay) = lab_over_relay(|config| config.max_connections = 1).await;
         let first = process_id(&lab).await;
@@ -308,7 +308,7 @@ async fn a_dead_connection_is_found_without_asking() {
 }
 
 #[tokio::test]
-async fn what_has_come_meanwhile_is_read_before_it_is_judged() {
+async fn pending_messages_are_read_before_a_lease() {
     let (lab, relay) = lab_over_relay(|config| {
         config.max_connections = 1;
         // It goes on listening.
@@ -338,7 +338,7 @@ async fn what_has_come_meanwhile_is_read_before_it_is_judged() {
 }
 
 #[tokio::test]
-async fn no_more_are_kept_than_allowed() {
+async fn pool_keeps_no_more_than_allowed() {
     let lab = lab_with(|config| {
         config.max_connections = 3;
         config.max_idle = Some(1);
@@ -372,7 +372,7 @@ fn runtimes() -> [Runtime; 2] {
 }
 
 #[test]
-fn each_runtime_has_connections_of_its_own() {
+fn each_runtime_has_its_own_connections() {
     let [first, second] = runtimes();
     let lab = first.block_on(lab_with(|config| config.max_connections = 1));
     let of_first = first.block_on(process_id(&lab));
@@ -391,7 +391,7 @@ fn each_runtime_has_connections_of_its_own() {
 }
 
 #[test]
-fn a_runtime_dropped_while_its_connection_is_leased() {
+fn runtime_dropped_during_a_lease_loses_no_slot() {
     for lifetime in [
         ConnectionLifetime::PerEventLoop,
         ConnectionLifetime::PerInvocation,
@@ -432,7 +432,7 @@ fn a_runtime_dropped_while_its_connection_is_leased() {
 }
 
 #[test]
-fn a_connection_that_outlives_its_runtime_says_so() {
+fn connection_that_outlives_its_runtime_fails() {
     let [first, second] = runtimes();
     let lab = second.block_on(lab());
     let connection = first.block_on(async {
@@ -463,7 +463,7 @@ fn a_connection_that_outlives_its_runtime_says_so() {
 }
 
 #[tokio::test]
-async fn a_lease_used_on_another_runtime_works_as_long_as_its_own_turns() {
+async fn lease_works_on_another_runtime() {
     let lab = lab().await;
     lab.run(async {
         let connection = connection().await?;
@@ -480,7 +480,7 @@ async fn a_lease_used_on_another_runtime_works_as_long_as_its_own_turns() {
 }
 
 #[tokio::test]
-async fn the_users_own_cancel_token() {
+async fn cancel_token_cancels_its_statement() {
     let lab = lab().await;
     let token = lab
         .run(async {
@@ -521,7 +521,7 @@ async fn the_users_own_cancel_token() {
 /// A request that nobody waits for may come at any time: it must not hit the statement
 /// of whoever is next.
 #[tokio::test]
-async fn a_cancel_that_was_given_up_takes_its_connection_with_it() {
+async fn abandoned_cancel_closes_the_connection() {
     let lab = lab().await;
     for polls in 1.. {
         let done = lab
@@ -542,7 +542,7 @@ async fn a_cancel_that_was_given_up_takes_its_connection_with_it() {
 
 /// Within the invocation too: what was given back is somebody else's.
 #[tokio::test]
-async fn a_token_does_nothing_to_who_leases_the_same_session_next() {
+async fn stale_token_spares_the_next_lease() {
     let lab = lab_with(|config| config.max_connections = 1).await;
     lab.run(async {
         let first = connection().await?;

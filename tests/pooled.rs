@@ -58,7 +58,7 @@ async fn is_busy(lab: &Lab, statement: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_task_in_a_statement() {
+async fn task_in_a_statement_leaves_no_answers() {
     ends_at_rest("a task in a statement", async |lab| {
         left_to_a_task(lab, "pg_sleep", async |connection| {
             let _ = connection.batch_execute(SLEEP).await;
@@ -72,7 +72,7 @@ async fn a_task_in_a_statement() {
 
 /// A request is cancelled for the statement that runs, and not for those behind it.
 #[tokio::test]
-async fn a_task_in_a_pipeline() {
+async fn task_in_a_pipeline_leaves_no_answers() {
     ends_at_rest("a task in a pipeline", async |lab| {
         left_to_a_task(lab, "pg_sleep", async |connection| {
             let one = connection.batch_execute(SLEEP);
@@ -87,7 +87,7 @@ async fn a_task_in_a_pipeline() {
 }
 
 #[tokio::test]
-async fn a_task_that_asks_on_and_on() {
+async fn task_that_keeps_asking_leaves_no_answers() {
     ends_at_rest("a task that asks on", async |lab| {
         left_to_a_task(lab, "pg_sleep", async |connection| {
             loop {
@@ -103,7 +103,7 @@ async fn a_task_that_asks_on_and_on() {
 }
 
 #[tokio::test]
-async fn a_task_in_a_copy() {
+async fn task_in_a_copy_leaves_no_answers() {
     ends_at_rest("a task in a COPY", async |lab| {
         left_to_a_task(lab, "copy t from", async |connection| {
             let sink = connection.copy_in::<_, Bytes>("copy t from stdin").await?;
@@ -119,7 +119,7 @@ async fn a_task_in_a_copy() {
 
 /// As a simple query, which tokio-postgres cannot feed.
 #[tokio::test]
-async fn a_task_in_a_copy_that_is_not_fed() {
+async fn task_in_an_unfed_copy_leaves_no_answers() {
     ends_at_rest("a task in a simple COPY", async |lab| {
         left_to_a_task(lab, "copy t from", async |connection| {
             let _ = connection.batch_execute("copy t from stdin").await;
@@ -132,7 +132,7 @@ async fn a_task_in_a_copy_that_is_not_fed() {
 }
 
 #[tokio::test]
-async fn a_task_whose_rows_nobody_takes() {
+async fn task_with_unread_rows_leaves_no_answers() {
     ends_at_rest("rows that nobody takes", async |lab| {
         left_to_a_task(lab, "repeat", async |connection| {
             let mut rows = pin!(connection.query_raw(ENDLESS, empty::<i32>()).await?);
@@ -147,7 +147,7 @@ async fn a_task_whose_rows_nobody_takes() {
 
 /// What the layer drops instead of ending it is brought to rest by a task.
 #[tokio::test]
-async fn an_invocation_dropped_in_a_statement() {
+async fn dropped_invocation_leaves_no_answers() {
     for mode in MODES {
         let pooled = pooled(mode).await;
         let lab = &pooled.lab;
@@ -176,7 +176,7 @@ async fn an_invocation_dropped_in_a_statement() {
 
 /// Calls of every kind, side by side on few servers: each gets its own answer.
 #[tokio::test]
-async fn all_kinds_of_eight_clients_on_few_servers() {
+async fn mixed_clients_get_only_their_own_answers() {
     for servers in [1, 2] {
         let pooled = pooled_with(Mode::Transaction, servers, |config| {
             config.max_connections = CLIENTS;

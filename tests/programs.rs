@@ -362,26 +362,26 @@ fn never_disagree(tls: bool, unnamed: bool, lazily: bool) {
 }
 
 #[test]
-fn in_plain_text() {
+fn random_programs_in_plain_text_agree() {
     never_disagree(false, false, false);
 }
 
 #[test]
-fn under_tls() {
+fn random_programs_under_tls_agree() {
     never_disagree(true, false, false);
 }
 
 #[test]
-fn with_unnamed_statements() {
+fn random_programs_with_unnamed_statements_agree() {
     never_disagree(false, true, false);
 }
 
 #[test]
-fn in_a_transaction_that_begins_with_the_first_statement() {
+fn random_programs_in_lazy_transactions_agree() {
     never_disagree(false, false, true);
 }
 
 #[test]
-fn with_both_rewrites_under_tls() {
+fn random_programs_with_both_rewrites_agree() {
     never_disagree(true, true, true);
 }

@@ -40,7 +40,7 @@ async fn add_the_sum(
 }
 
 #[tokio::test]
-async fn a_transaction_that_gave_way_is_run_again_as_a_whole() {
+async fn serialization_failure_reruns_the_transaction() {
     let lab = lab().await;
     let (meet, runs) = (tokio::sync::Barrier::new(2), AtomicU32::new(0));
     lab.run(async {
@@ -65,7 +65,7 @@ async fn a_transaction_that_gave_way_is_run_again_as_a_whole() {
 }
 
 #[tokio::test]
-async fn a_deadlock_is_run_again() {
+async fn deadlock_reruns_the_transaction() {
     let lab = lab().await;
     lab.server
         .execute("insert into t values (1), (2)")
@@ -104,7 +104,7 @@ async fn a_deadlock_is_run_again() {
 const GIVE_WAY: &str = "do $$ begin raise sqlstate '40001'; end $$";
 
 #[tokio::test]
-async fn the_attempts_are_counted_and_their_end_is_the_last_error() {
+async fn exhausted_attempts_return_the_last_error() {
     let lab = lab().await;
     for (attempts, expected) in [(0, 1), (1, 1), (3, 3)] {
         let mut runs = 0;
@@ -130,7 +130,7 @@ async fn the_attempts_are_counted_and_their_end_is_the_last_error() {
 }
 
 #[tokio::test]
-async fn what_did_not_give_way_is_run_once() {
+async fn other_failures_run_once() {
     let lab = lab().await;
     for (statement, expected) in [
         ("insert into nowhere values (1)", ErrorKind::Database),
@@ -158,7 +158,7 @@ async fn what_did_not_give_way_is_run_once() {
 }
 
 #[tokio::test]
-async fn a_swallowed_error_is_no_commit() {
+async fn swallowed_error_does_not_commit() {
     let lab = lab().await;
     let error = lab
         .run(async {
@@ -177,7 +177,7 @@ async fn a_swallowed_error_is_no_commit() {
 }
 
 #[tokio::test]
-async fn a_connection_lost_during_the_commit_is_not_tried_again() {
+async fn connection_lost_in_commit_is_not_retried() {
     let (lab, relay) = lab_over_relay(|_| {}).await;
     let mut runs = 0;
     let error = lab.run(async {
@@ -205,7 +205,7 @@ async fn a_connection_lost_during_the_commit_is_not_tried_again() {
 }
 
 #[tokio::test]
-async fn the_helper_can_be_used_in_a_task() {
+async fn retry_transaction_works_in_a_task() {
     let lab = lab().await;
     lab.run(async {
         let task = antifreeze::invocation()?.spawn(async {
@@ -235,7 +235,7 @@ async fn lease(database: &Database) -> Result<i32, Error> {
 }
 
 #[tokio::test]
-async fn a_server_that_comes_back_is_waited_for() {
+async fn restarting_server_is_awaited() {
     let postgres = Postgres::start().await.expect("a server");
     let database = database_at(&postgres.url(), |_| {});
     postgres.halt().await.expect("down");
@@ -248,7 +248,7 @@ async fn a_server_that_comes_back_is_waited_for() {
 }
 
 #[tokio::test]
-async fn hope_ends_long_before_the_time_does() {
+async fn connect_retries_end_before_the_deadline() {
     let (lab, relay) = lab_over_relay(|_| {}).await;
     relay.refuse(true).await.expect("refusing");
     let begin = Instant::now();
@@ -261,7 +261,7 @@ async fn hope_ends_long_before_the_time_does() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_full_is_left_alone() {
+async fn full_server_is_left_alone() {
     let lab = lab().await;
     let role = format!("full_{}", lab.server.name);
     let postgres = Postgres::shared().await.expect("a server");
@@ -283,7 +283,7 @@ async fn a_server_that_is_full_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_silent_host_leaves_time_for_the_next() {
+async fn silent_host_leaves_time_for_the_next() {
     let lab = lab().await;
     let (silent, _held) = black_hole().await;
     let postgres = Postgres::shared().await.expect("a server").address();
@@ -308,7 +308,7 @@ async fn a_silent_host_leaves_time_for_the_next() {
 const SELECT: &str = "select * from t";
 
 #[tokio::test]
-async fn a_statement_is_prepared_anew_when_the_schema_has_changed() {
+async fn schema_change_prepares_statements_again() {
     let lab = lab().await;
     lab.server
         .execute("insert into t values (1)")
@@ -343,7 +343,7 @@ async fn a_statement_is_prepared_anew_when_the_schema_has_changed() {
 }
 
 #[tokio::test]
-async fn what_is_inside_a_transaction_is_not_executed_again() {
+async fn statement_in_a_transaction_is_not_repeated() {
     let lab = lab().await;
     let error = lab
         .run(async {
@@ -391,7 +391,7 @@ impl ToSql for Label {
 }
 
 #[tokio::test]
-async fn a_type_that_was_dropped_and_made_again_is_looked_up_again() {
+async fn recreated_type_is_looked_up_again() {
     let lab = lab().await;
     let create = "create type mood as enum ('sad', 'happy')";
     lab.server.execute(create).await.expect("a type");
@@ -413,7 +413,7 @@ async fn a_type_that_was_dropped_and_made_again_is_looked_up_again() {
 }
 
 #[tokio::test]
-async fn statements_that_somebody_deallocated_are_prepared_again() {
+async fn deallocated_statements_are_prepared_again() {
     let lab = lab().await;
     lab.run(async {
         let connection = connection().await?;
@@ -435,7 +435,7 @@ async fn statements_that_somebody_deallocated_are_prepared_again() {
 const GIVES_WAY: &str = "do $$ begin raise exception 'x' using errcode = '40P01'; end $$";
 
 #[tokio::test]
-async fn a_failure_that_was_seen_to_is_not_retried() {
+async fn handled_failure_is_not_retried() {
     let lab = lab().await;
     let mut runs = 0;
     let told: Result<(), BoxError> = lab
@@ -460,7 +460,7 @@ async fn a_failure_that_was_seen_to_is_not_retried() {
 
 /// What is asked of the failed transaction afterwards is refused with another code.
 #[tokio::test]
-async fn a_failure_is_retried_whatever_follows_it() {
+async fn failure_is_retried_whatever_follows() {
     let lab = lab().await;
     let mut runs = 0;
     lab.run(async {

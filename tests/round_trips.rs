@@ -33,7 +33,7 @@ async fn count(
 }
 
 #[tokio::test]
-async fn a_clean_invocation_sends_not_one_byte() {
+async fn clean_invocation_sends_nothing() {
     let (lab, relay) = lab_over_relay(|_| {}).await;
     for statement in ["select 1", "begin; insert into t values (1); commit"] {
         let counts = count(&lab, &relay, async |mark| {
@@ -57,7 +57,7 @@ async fn a_clean_invocation_sends_not_one_byte() {
 }
 
 #[tokio::test]
-async fn a_clean_response_leaves_without_one_byte() {
+async fn clean_response_sends_nothing() {
     let (lab, relay) = lab_over_relay(|_| {}).await;
     lab.run(lease_and_return()).await.expect("warm");
     lab.torn_down();
@@ -88,7 +88,7 @@ async fn a_clean_response_leaves_without_one_byte() {
 }
 
 #[tokio::test]
-async fn under_tls_it_is_the_same() {
+async fn clean_invocation_sends_nothing_under_tls() {
     let server = Postgres::builder().tls(true).start().await;
     let server = server.expect("a server");
     let database = server.create_database("d").await.expect("a database");
@@ -125,7 +125,7 @@ async fn under_tls_it_is_the_same() {
 }
 
 #[tokio::test]
-async fn a_close_that_is_on_its_way_is_not_waited_for() {
+async fn close_in_flight_is_not_awaited() {
     let (lab, relay) = lab_over_relay(|_| {}).await;
     relay.delay(Duration::from_millis(100));
     lab.run(async {
@@ -143,7 +143,7 @@ async fn a_close_that_is_on_its_way_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_rollback_is_one_round_trip() {
+async fn rollback_is_one_round_trip() {
     let (lab, relay) = lab_over_relay(|_| {}).await;
     let counts = count(&lab, &relay, async |mark| {
         let connection = connection().await?;
@@ -176,7 +176,7 @@ async fn a_rollback_is_one_round_trip() {
 }
 
 #[tokio::test]
-async fn a_reset_is_one_round_trip_and_so_are_both() {
+async fn rollback_and_reset_are_one_round_trip() {
     let (lab, relay) = lab_over_relay(|_| {}).await;
     for statement in [
         "select pg_advisory_lock(1)",
@@ -198,7 +198,7 @@ async fn a_reset_is_one_round_trip_and_so_are_both() {
 }
 
 #[tokio::test]
-async fn a_transaction_with_one_write_is_two_round_trips_in_all() {
+async fn transaction_with_one_write_is_two_round_trips() {
     let (lab, relay) = lab_over_relay(|_| {}).await;
     let counts = count(&lab, &relay, async |_| {
         let transaction = transaction()?.await?;
@@ -242,7 +242,7 @@ async fn a_transaction_with_one_write_is_two_round_trips_in_all() {
 }
 
 #[tokio::test]
-async fn a_repeated_statement_is_one_round_trip() {
+async fn repeated_statement_is_one_round_trip() {
     let (lab, relay) = lab_over_relay(|config| config.max_connections = 1).await;
     for expected in [2, 1, 1] {
         let counts = count(&lab, &relay, async |_| {
@@ -257,7 +257,7 @@ async fn a_repeated_statement_is_one_round_trip() {
 }
 
 #[tokio::test]
-async fn unnamed_statements_cost_no_round_trip_of_their_own() {
+async fn unnamed_statements_cost_no_round_trip() {
     for path in [
         antifreeze::Path::Direct,
         antifreeze::Path::TransactionPooler,
@@ -274,7 +274,7 @@ async fn unnamed_statements_cost_no_round_trip_of_their_own() {
 }
 
 #[tokio::test]
-async fn the_deadline_keeps_enough_for_a_slow_network() {
+async fn deadline_leaves_enough_for_a_slow_network() {
     let (lab, relay) = lab_over_relay(|_| {}).await;
     lab.run(lease_and_return()).await.expect("near");
     lab.torn_down();

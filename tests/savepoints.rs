@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 /// One part undoes its own work while another keeps its own.
 #[tokio::test]
-async fn a_rollback_undoes_no_other_savepoint() {
+async fn rollback_undoes_no_other_savepoint() {
     let lab = lab().await;
     let (begun, beginning) = oneshot::channel();
     lab.run(async {
@@ -54,7 +54,7 @@ async fn a_rollback_undoes_no_other_savepoint() {
 
 /// Whoever stops waiting for `release` has asked for it already.
 #[tokio::test]
-async fn a_dropped_release_sends_no_rollback() {
+async fn dropped_release_sends_no_rollback() {
     let lab = lab().await;
     for (polls, rows) in [(0, 0), (1, 1)] {
         lab.run(async {
@@ -73,7 +73,7 @@ async fn a_dropped_release_sends_no_rollback() {
 }
 
 #[tokio::test]
-async fn a_failed_release_rolls_back() {
+async fn failed_release_rolls_back() {
     let lab = lab().await;
     lab.run(async {
         let transaction = transaction()?.await?;
@@ -126,7 +126,7 @@ async fn nested_savepoints_end_with_the_outer_one() {
 
 /// One task that asks for a second savepoint beside its first would wait for itself.
 #[tokio::test]
-async fn a_second_savepoint_waits_no_longer_than_a_checkout() {
+async fn second_savepoint_waits_as_long_as_a_checkout() {
     let lab = lab_with(|config| config.acquire_timeout = Duration::from_millis(50)).await;
     let work = lab.run(async {
         let transaction = transaction()?.await?;

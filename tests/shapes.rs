@@ -60,7 +60,7 @@ async fn fails(_: LambdaEvent<Value>) -> Result<Value, antifreeze::Error> {
 
 /// Never polled: there is no host here.
 #[test]
-fn the_layer_fits_every_runner() {
+fn layer_fits_every_runner() {
     let service = || ServiceBuilder::new().layer(layer()).service_fn(http);
     runs(lambda_http::run(service()));
     runs(lambda_http::run_concurrent(service()));
@@ -87,7 +87,7 @@ fn the_layer_fits_every_runner() {
 }
 
 #[test]
-fn the_layer_goes_around_and_inside_an_axum_router() {
+fn layer_goes_around_and_inside_a_router() {
     async fn handler(_: Invocation, _: Connection, _: Transaction) -> &'static str {
         "fine"
     }
@@ -99,7 +99,7 @@ fn the_layer_goes_around_and_inside_an_axum_router() {
 }
 
 #[test]
-fn a_handler_with_an_error_of_its_own() {
+fn handler_may_have_its_own_error() {
     #[derive(Debug)]
     struct Mine;
     impl From<Mine> for lambda_runtime::Diagnostic {
@@ -117,7 +117,7 @@ fn a_handler_with_an_error_of_its_own() {
 }
 
 #[test]
-fn a_service_of_an_unsend_handler_is_still_a_service() {
+fn handler_need_not_be_send() {
     fn is_service<S: Service<http::Request<()>>>(_: &S) {}
     let local = std::rc::Rc::new(());
     let service = ServiceBuilder::new()
@@ -133,7 +133,7 @@ fn a_service_of_an_unsend_handler_is_still_a_service() {
 }
 
 #[test]
-fn what_users_hold_can_go_anywhere() {
+fn public_types_are_send_and_sync() {
     fn anywhere<T: Send + Sync + 'static>() {}
     anywhere::<Database>();
     anywhere::<DatabaseLayer>();

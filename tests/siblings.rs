@@ -35,7 +35,7 @@ async fn siblings_wait_for_each_other() {
 /// What was left in a transaction stays with the invocation: it is brought to rest for the
 /// one that waits.
 #[tokio::test]
-async fn a_sibling_gets_what_is_not_at_rest() {
+async fn sibling_gets_a_rested_connection() {
     let lab = lab_with(|config| config.max_connections = 1).await;
     let dirty = || async {
         let connection = connection().await?;
@@ -69,7 +69,7 @@ async fn spawned_tasks_wait_for_each_other() {
 }
 
 #[tokio::test]
-async fn an_invocation_waits_for_the_one_around_it() {
+async fn nested_invocation_waits_for_the_outer_one() {
     let lab = lab_with(|config| config.max_connections = 1).await;
     lab.run(async {
         try_join(one(), lab.run(one())).await?;
@@ -81,7 +81,7 @@ async fn an_invocation_waits_for_the_one_around_it() {
 
 /// The transaction is kept until the end, so its connection cannot come back.
 #[tokio::test]
-async fn waiting_for_the_own_transaction_fails_at_once() {
+async fn wait_for_the_own_transaction_fails_at_once() {
     let lab = lab_with(|config| {
         config.max_connections = 1;
         config.acquire_timeout = PLENTY;
@@ -114,7 +114,7 @@ async fn waiting_for_the_own_transaction_fails_at_once() {
 
 /// The same future asks twice: nobody can know that no sibling will give one back.
 #[tokio::test]
-async fn waiting_for_its_own_connections_says_so() {
+async fn wait_for_the_own_connections_says_so() {
     let limit = Duration::from_millis(50);
     let lab = lab_with(|config| {
         config.max_connections = 2;

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 /// A host's runtime may be through with its last request before the connection of that
 /// request is closed.
 #[tokio::test]
-async fn what_serves_may_end_while_the_last_connection_is_closed() {
+async fn server_may_end_while_connections_close() {
     let lab = lab().await;
     let (inside, begun) = oneshot::channel();
     let (go_on, told) = oneshot::channel::<()>();

@@ -46,7 +46,7 @@ async fn stranger(
 }
 
 #[tokio::test]
-async fn a_stranger_is_named_and_asked_once() {
+async fn other_server_is_named_and_asked_once() {
     let http = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n";
     let ssh = b"SSH-2.0-OpenSSH_9.6\r\n";
     let mysql = b"\x4a\0\0\0\x0a8.0.36\0\x08\0\0\0abcdefgh\0";
@@ -89,7 +89,7 @@ async fn a_stranger_is_named_and_asked_once() {
 }
 
 #[tokio::test]
-async fn who_ignores_the_question_for_tls_is_named() {
+async fn server_that_ignores_ssl_request_is_named() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let url = format!("postgres://app:hunter2@{address}/shop?sslmode=prefer");
@@ -104,7 +104,7 @@ async fn who_ignores_the_question_for_tls_is_named() {
 }
 
 #[tokio::test]
-async fn options_that_make_no_sense_are_named() {
+async fn nonsensical_options_are_named() {
     let server = Postgres::shared().await.expect("a server");
     for (options, word) in [
         ("search_path=shop", "does not understand `options`"),
@@ -126,7 +126,7 @@ async fn options_that_make_no_sense_are_named() {
 }
 
 #[tokio::test]
-async fn a_pooler_without_its_server_is_named() {
+async fn pooler_without_its_server_is_named() {
     let server = Postgres::start().await.expect("a server");
     let pooler = PgBouncer::builder(&server).start().await.expect("a pooler");
     let url = pooler.url(&server.url());
@@ -168,7 +168,7 @@ async fn answers_nonsense(nonsense: &'static [u8]) -> SocketAddr {
 
 /// Whoever asked is told at once, and not by the deadline.
 #[tokio::test]
-async fn nonsense_behind_the_login_is_told_to_who_asks() {
+async fn nonsense_after_the_login_is_an_error() {
     for nonsense in [&b"T\0\0\0\x02"[..], b"W\0\0\0\x07\0\0\0", b"Z\0\0\0\x05?"] {
         let address = answers_nonsense(nonsense).await;
         let url = format!("postgres://app@{address}/shop?sslmode=disable");

@@ -10,7 +10,7 @@ use common::{at_most, lab, lab_over_relay};
 /// What was dropped last is answered after one round trip, however long that is: there is
 /// nothing to cancel.
 #[tokio::test]
-async fn a_dropped_transaction_far_away_settles() {
+async fn dropped_transaction_far_away_settles() {
     let (lab, relay) = lab_over_relay(|_| {}).await;
     relay.delay(Duration::from_millis(200));
     lab.run(async {
@@ -37,7 +37,7 @@ async fn a_dropped_transaction_far_away_settles() {
 /// Megabytes of it are still here: sending them, only to cancel it then, takes longer than
 /// there may be time for.
 #[tokio::test]
-async fn a_dropped_statement_is_not_sent_on() {
+async fn dropped_statement_is_not_sent_on() {
     let lab = lab().await;
     let statement = format!("insert into t values (1) --{}", "x".repeat(30 << 20));
     let work = async {

@@ -84,7 +84,7 @@ fn file(text: &str) -> tempfile::NamedTempFile {
 }
 
 #[tokio::test]
-async fn a_private_authority_by_file_by_text_and_not_at_all() {
+async fn private_authority_is_read_from_file_and_text() {
     let authority = Authority::new().expect("an authority");
     let names = ["localhost", "127.0.0.1"];
     let identity = authority.server(&names).expect("a certificate");
@@ -140,7 +140,7 @@ async fn a_private_authority_by_file_by_text_and_not_at_all() {
 }
 
 #[tokio::test]
-async fn another_name_is_refused_by_verify_full_alone() {
+async fn other_name_is_refused_by_verify_full_alone() {
     let authority = Authority::new().expect("an authority");
     let identity = authority.server(&["db.example.com"]).expect("one");
     let server = Postgres::builder().tls_with(&authority, identity);
@@ -159,7 +159,7 @@ async fn another_name_is_refused_by_verify_full_alone() {
 }
 
 #[tokio::test]
-async fn an_expired_certificate_is_refused_whatever_its_name() {
+async fn expired_certificate_is_refused() {
     let authority = Authority::new().expect("an authority");
     let identity = authority.expired(&["localhost"]).expect("one");
     let server = Postgres::builder().tls_with(&authority, identity);
@@ -172,7 +172,7 @@ async fn an_expired_certificate_is_refused_whatever_its_name() {
 }
 
 #[tokio::test]
-async fn a_client_certificate_lets_its_user_in_and_nobody_else() {
+async fn client_certificate_admits_its_user_alone() {
     let authority = Authority::new().expect("an authority");
     let identity = authority.server(&["localhost"]).expect("one");
     let server = Postgres::builder()
@@ -217,7 +217,7 @@ async fn a_client_certificate_lets_its_user_in_and_nobody_else() {
 }
 
 #[tokio::test]
-async fn direct_tls_where_the_server_can() {
+async fn direct_tls_is_used_where_supported() {
     let authority = Authority::new().expect("an authority");
     let identity = || authority.server(&["localhost"]).expect("a certificate");
     let parameters = [
@@ -247,7 +247,7 @@ async fn direct_tls_where_the_server_can() {
 }
 
 #[tokio::test]
-async fn scram_with_and_without_channel_binding() {
+async fn scram_works_with_and_without_channel_binding() {
     let authority = Authority::new().expect("an authority");
     let identity = authority.server(&["localhost"]).expect("a certificate");
     let server = Postgres::builder()
@@ -289,7 +289,7 @@ async fn scram_with_and_without_channel_binding() {
 }
 
 #[tokio::test]
-async fn channel_binding_is_not_had_where_there_is_no_tls() {
+async fn channel_binding_needs_tls() {
     let server = Postgres::builder().auth(Auth::Scram);
     let server = server.start().await.expect("a server");
     let parameters = [("sslmode", "prefer"), ("channel_binding", "require")];
@@ -301,7 +301,7 @@ async fn channel_binding_is_not_had_where_there_is_no_tls() {
 const ELSEWHERE: &str = "0.0.0.0";
 
 #[tokio::test]
-async fn passwords_are_given_away_over_verified_tls_and_on_this_machine_alone() {
+async fn plain_password_needs_verified_tls_or_loopback() {
     let authority = Authority::new().expect("an authority");
     let identity = authority.server(&["localhost", ELSEWHERE]).expect("one");
     let server = Postgres::builder()
@@ -366,7 +366,7 @@ async fn passwords_are_given_away_over_verified_tls_and_on_this_machine_alone() 
 }
 
 #[tokio::test]
-async fn a_server_that_asks_for_nothing() {
+async fn trust_is_refused_by_require_auth() {
     let server = Postgres::shared().await.expect("a server");
     let trusted = url(server, "postgres", ELSEWHERE, &[("sslmode", "disable")]);
     let connected = connect(&trusted).await;
@@ -380,7 +380,7 @@ async fn a_server_that_asks_for_nothing() {
 }
 
 #[tokio::test]
-async fn a_server_without_tls_is_told_from_one_that_cannot_be_verified() {
+async fn server_without_tls_is_told_from_unverified() {
     let server = Postgres::shared().await.expect("a server");
     for mode in ["require", "verify-ca", "verify-full"] {
         let said = refused(&url(server, "postgres", "127.0.0.1", &[("sslmode", mode)])).await;
@@ -427,7 +427,7 @@ impl Write for Log {
 }
 
 #[tokio::test]
-async fn who_trusts_anybody_is_told_once() {
+async fn unverified_tls_is_warned_of_once() {
     const WARNING: &str = "trusts whoever answers";
     let log = Log::default();
     let writer = log.clone();
@@ -528,7 +528,7 @@ async fn with(
 
 /// What is not looked at is not parsed either; only who shows it must have its key.
 #[tokio::test]
-async fn an_odd_certificate_is_refused_by_those_who_look() {
+async fn odd_certificate_is_refused_when_verified() {
     let critical = "1.3.6.1.4.1.55555.1=critical,ASN1:NULL";
     let unknown = openssl(&P256, false, Some(critical));
     for (identity, version, words) in [
@@ -548,7 +548,7 @@ async fn an_odd_certificate_is_refused_by_those_who_look() {
 }
 
 #[tokio::test]
-async fn a_key_that_cannot_be_used_is_named() {
+async fn unusable_key_is_named() {
     let short = ["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:1024"];
     let pss = ["-algorithm", "RSA-PSS", "-pkeyopt", "rsa_keygen_bits:2048"];
     let p521 = ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-521"];
@@ -567,7 +567,7 @@ async fn a_key_that_cannot_be_used_is_named() {
 }
 
 #[tokio::test]
-async fn a_server_of_old_tls_alone_is_named() {
+async fn server_with_old_tls_alone_is_named() {
     let old = [
         ("ssl_min_protocol_version", "TLSv1"),
         ("ssl_max_protocol_version", "TLSv1.1"),

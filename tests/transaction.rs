@@ -91,7 +91,7 @@ async fn end(lab: &Lab, how: &str, fails: bool) -> Result<(), BoxError> {
 }
 
 #[tokio::test]
-async fn whatever_comes_first_is_in_it() {
+async fn first_statement_is_in_the_transaction() {
     let lab = lab().await;
     for (at, how) in WAYS.iter().enumerate() {
         end(&lab, how, true).await.expect_err("a failure");
@@ -106,7 +106,7 @@ async fn whatever_comes_first_is_in_it() {
 }
 
 #[tokio::test]
-async fn a_copy_that_was_prepared_earlier_comes_first() {
+async fn earlier_prepared_copy_is_in_the_transaction() {
     let lab = lab_with(|config| config.max_connections = 1).await;
     let copy = "copy t from stdin";
     lab.run(async {
@@ -136,7 +136,7 @@ async fn a_copy_that_was_prepared_earlier_comes_first() {
 }
 
 #[tokio::test]
-async fn one_that_is_never_used_costs_nothing() {
+async fn unused_transaction_costs_nothing() {
     let lab = lab().await;
     lab.run(async {
         let _transaction = transaction()?.await?;
@@ -218,7 +218,7 @@ async fn options_are_honoured_and_must_agree() {
 }
 
 #[tokio::test]
-async fn savepoints() {
+async fn savepoints_roll_back_alone() {
     let lab = lab().await;
     lab.run(async {
         let transaction = transaction()?.await?;
@@ -247,7 +247,7 @@ async fn savepoints() {
 }
 
 #[tokio::test]
-async fn a_local_setting_ends_with_it() {
+async fn local_setting_ends_with_the_transaction() {
     let lab = lab_with(|config| config.max_connections = 1).await;
     lab.run(async {
         let transaction = transaction()?.await?;
@@ -274,7 +274,7 @@ async fn a_local_setting_ends_with_it() {
 }
 
 #[tokio::test]
-async fn a_failed_one_is_not_said_to_be_stored() {
+async fn failed_transaction_is_not_reported_as_stored() {
     let lab = lab().await;
     let result = lab
         .run(async {
@@ -294,7 +294,7 @@ async fn a_failed_one_is_not_said_to_be_stored() {
 }
 
 #[tokio::test]
-async fn a_commit_that_the_server_refuses() {
+async fn refused_commit_is_an_error() {
     let lab = lab().await;
     lab.server
         .execute("create table u (a int unique deferrable initially deferred)")
@@ -317,7 +317,7 @@ async fn a_commit_that_the_server_refuses() {
 }
 
 #[tokio::test]
-async fn told_to_fail() {
+async fn transaction_told_to_fail_is_rolled_back() {
     let lab = lab().await;
     lab.run(async {
         let transaction = transaction()?.await?;
@@ -332,7 +332,7 @@ async fn told_to_fail() {
 }
 
 #[tokio::test]
-async fn still_in_use_when_it_should_be_committed() {
+async fn transaction_in_use_is_not_committed() {
     let lab = lab().await;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let result = lab
@@ -356,7 +356,7 @@ async fn still_in_use_when_it_should_be_committed() {
 }
 
 #[tokio::test]
-async fn tasks_that_are_joined_share_it() {
+async fn joined_tasks_share_the_transaction() {
     let lab = lab().await;
     lab.run(async {
         let invocation = invocation()?;
@@ -379,7 +379,7 @@ async fn tasks_that_are_joined_share_it() {
 }
 
 #[tokio::test]
-async fn the_connection_lost_before_the_commit() {
+async fn connection_lost_before_the_commit_is_an_error() {
     let (lab, relay) = lab_over_relay(|_| {}).await;
     let relay = Arc::new(relay);
     let result = lab
@@ -401,7 +401,7 @@ async fn the_connection_lost_before_the_commit() {
 }
 
 #[tokio::test]
-async fn the_connection_lost_during_the_commit() {
+async fn connection_lost_during_the_commit_is_uncertain() {
     let (lab, relay) = lab_over_relay(|_| {}).await;
     let relay = Arc::new(relay);
     let result = lab
@@ -436,7 +436,7 @@ async fn the_connection_lost_during_the_commit() {
 }
 
 #[tokio::test]
-async fn a_statement_given_up_is_cancelled_and_fails_the_whole() {
+async fn abandoned_statement_fails_the_transaction() {
     let lab = lab().await;
     let result = lab
         .run(async {

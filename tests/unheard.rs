@@ -57,13 +57,13 @@ async fn status(router: Router) -> StatusCode {
 }
 
 #[tokio::test]
-async fn what_endangers_the_promise_goes_to_stderr() {
+async fn dangers_go_to_stderr_without_a_subscriber() {
     let lab = lab().await;
     let variables = [
         ("DATABASE_URL", lab.server.url.as_str()),
         ("ANTIFREEZE_BIRTHDAY", "hunter2"),
     ];
-    let text = stderr_of("dangers", &variables).await;
+    let text = stderr_of("dangers_in_a_child_process", &variables).await;
     // Once for each database.
     let unknown = "an unknown variable is ignored name=\"ANTIFREEZE_BIRTHDAY\"";
     assert!(text.contains(unknown), "{text}");
@@ -79,8 +79,8 @@ async fn what_endangers_the_promise_goes_to_stderr() {
 }
 
 #[tokio::test]
-#[ignore = "a case of what_endangers_the_promise_goes_to_stderr"]
-async fn dangers() {
+#[ignore = "a case of dangers_go_to_stderr_without_a_subscriber"]
+async fn dangers_in_a_child_process() {
     let database = Database::from_env().expect("a URL");
     let service =
         DatabaseLayer::new(database.clone()).layer(tower::service_fn(async |_: Request<_>| {
@@ -105,14 +105,18 @@ async fn dangers() {
 }
 
 #[tokio::test]
-async fn a_subscriber_that_filters_is_obeyed() {
-    let text = stderr_of("filtered", &[("ANTIFREEZE_BIRTHDAY", "1")]).await;
+async fn filtering_subscriber_is_obeyed() {
+    let text = stderr_of(
+        "filtered_in_a_child_process",
+        &[("ANTIFREEZE_BIRTHDAY", "1")],
+    )
+    .await;
     assert!(!text.contains("antifreeze"), "{text}");
 }
 
 #[test]
-#[ignore = "a case of a_subscriber_that_filters_is_obeyed"]
-fn filtered() {
+#[ignore = "a case of filtering_subscriber_is_obeyed"]
+fn filtered_in_a_child_process() {
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::ERROR)
         .with_writer(std::io::stderr)
@@ -121,14 +125,14 @@ fn filtered() {
 }
 
 #[tokio::test]
-async fn another_threads_subscriber_hears_nothing_of_ours() {
-    let text = stderr_of("scoped", &[("ANTIFREEZE_BIRTHDAY", "1")]).await;
+async fn subscriber_of_another_thread_hears_nothing() {
+    let text = stderr_of("scoped_in_a_child_process", &[("ANTIFREEZE_BIRTHDAY", "1")]).await;
     line(&text, "an unknown variable is ignored");
 }
 
 #[test]
-#[ignore = "a case of another_threads_subscriber_hears_nothing_of_ours"]
-fn scoped() {
+#[ignore = "a case of subscriber_of_another_thread_hears_nothing"]
+fn scoped_in_a_child_process() {
     let subscriber = tracing_subscriber::fmt()
         .with_writer(std::io::sink)
         .finish();
@@ -139,8 +143,8 @@ fn scoped() {
 }
 
 #[tokio::test]
-async fn a_rejection_is_logged_with_its_remedy() {
-    let text = stderr_of("rejections", &[]).await;
+async fn rejection_is_logged_with_its_remedy() {
+    let text = stderr_of("rejections_in_a_child_process", &[]).await;
     let forgotten = line(&text, "kind=not_in_invocation");
     assert!(
         forgotten.starts_with("ERROR antifreeze: answered with an error request_id=\"abc\""),
@@ -156,8 +160,8 @@ async fn a_rejection_is_logged_with_its_remedy() {
 }
 
 #[tokio::test]
-#[ignore = "a case of a_rejection_is_logged_with_its_remedy"]
-async fn rejections() {
+#[ignore = "a case of rejection_is_logged_with_its_remedy"]
+async fn rejections_in_a_child_process() {
     async fn handler(_: Connection) -> &'static str {
         "not reached"
     }
@@ -169,18 +173,18 @@ async fn rejections() {
 }
 
 #[tokio::test]
-async fn an_error_is_logged_once_for_all_its_responses() {
+async fn error_is_logged_once_for_all_responses() {
     let lab = lab().await;
     let variables = [("DATABASE_URL", lab.server.url.as_str())];
-    let text = stderr_of("answers", &variables).await;
+    let text = stderr_of("answers_in_a_child_process", &variables).await;
     let logged = line(&text, "answered with an error");
     assert!(logged.contains("sqlstate=\"42P01\""), "{logged}");
     assert!(logged.contains("request_id=\"abc\""), "{logged}");
 }
 
 #[tokio::test]
-#[ignore = "a case of an_error_is_logged_once_for_all_its_responses"]
-async fn answers() {
+#[ignore = "a case of error_is_logged_once_for_all_responses"]
+async fn answers_in_a_child_process() {
     async fn missing(connection: Connection) -> Result<String, Error> {
         let error = connection.batch_execute("select * from nowhere").await;
         let error = Error::from(error.expect_err("there is no such table"));
@@ -210,13 +214,13 @@ const ON_LAMBDA: (&str, &str) = ("AWS_LAMBDA_FUNCTION_NAME", "shop");
 
 /// As another major version of lambda_http hands it over, whose context is another type.
 #[tokio::test]
-async fn a_request_without_a_deadline_is_told_once() {
+async fn request_without_a_deadline_is_logged_once() {
     for (variable, told) in [
         (("ANTIFREEZE_FUNCTION_TIMEOUT", ""), true),
         (("ANTIFREEZE_FUNCTION_TIMEOUT", "7s"), false),
         (("VERCEL", "1"), false),
     ] {
-        let text = stderr_of("no_deadline", &[ON_LAMBDA, variable]).await;
+        let text = stderr_of("no_deadline_in_a_child_process", &[ON_LAMBDA, variable]).await;
         match told {
             true => drop(line(&text, "a request without a deadline")),
             false => assert!(!text.contains("deadline"), "{variable:?}: {text}"),
@@ -225,8 +229,8 @@ async fn a_request_without_a_deadline_is_told_once() {
 }
 
 #[tokio::test]
-#[ignore = "a case of a_request_without_a_deadline_is_told_once"]
-async fn no_deadline() {
+#[ignore = "a case of request_without_a_deadline_is_logged_once"]
+async fn no_deadline_in_a_child_process() {
     let router = |layer| {
         let handler = async || match antifreeze::invocation()?.remaining() {
             Some(left) => Ok::<_, Error>(format!("{}", left.as_secs())),

@@ -81,7 +81,7 @@ const KINDS: [&str; 4] = [
 ];
 
 #[tokio::test]
-async fn a_body_that_no_client_reads_ends_before_the_head() {
+async fn unread_body_ends_before_the_head() {
     for what in KINDS {
         let lab = lab_with(|config| config.max_connections = 1).await;
         for (method, status) in [
@@ -105,7 +105,7 @@ async fn a_body_that_no_client_reads_ends_before_the_head() {
 }
 
 #[tokio::test]
-async fn a_body_that_was_at_rest_keeps_its_connection() {
+async fn unread_body_at_rest_keeps_its_connection() {
     let lab = lab().await;
     let service =
         DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(async |_: Request<()>| {
@@ -125,7 +125,7 @@ async fn a_body_that_was_at_rest_keeps_its_connection() {
 /// Nothing of the runtime moves any more once the body was dropped: as in a process that is
 /// frozen at once.
 #[test]
-fn a_dropped_body_leaves_nothing_to_a_task() {
+fn dropped_body_leaves_nothing_to_a_task() {
     let observer = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -154,7 +154,7 @@ fn a_dropped_body_leaves_nothing_to_a_task() {
 }
 
 #[tokio::test]
-async fn a_dropped_bodys_statement_is_cancelled() {
+async fn statement_of_a_dropped_body_is_cancelled() {
     let lab = lab().await;
     drop(head(&lab, Method::GET, StatusCode::OK, "busy in a transaction").await);
     lab.eventually("its session is gone", async |lab| {
@@ -216,7 +216,7 @@ async fn streaming_tasks_lease_while_the_head_rests() {
 const WHILE: Duration = Duration::from_millis(200);
 
 #[tokio::test]
-async fn a_leftover_task_sees_that_its_connection_is_closed() {
+async fn leftover_task_sees_its_connection_closed() {
     let lab = lab().await;
     let (told, rounds) = tokio::sync::oneshot::channel();
     lab.run(async {

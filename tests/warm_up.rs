@@ -11,7 +11,7 @@ use lab::relay::Relay;
 use tokio::time::Instant;
 
 #[tokio::test]
-async fn it_opens_what_can_be_used_and_the_invocation_takes_it() {
+async fn warm_connections_serve_the_invocation() {
     let (lab, relay) = lab_over_relay(|config| config.max_connections = 3).await;
     let warmed_up = lab.database.warm_up().await.expect("a report");
     assert_eq!((warmed_up.requested, warmed_up.warmed), (3, 3));
@@ -27,7 +27,7 @@ async fn it_opens_what_can_be_used_and_the_invocation_takes_it() {
 }
 
 #[tokio::test]
-async fn all_at_once_take_as_long_as_one() {
+async fn warm_up_connects_in_parallel() {
     let (lab, relay) = lab_over_relay(|config| config.max_connections = 4).await;
     relay.delay(Duration::from_millis(150));
     let one = lab.database.warm_up().connections(1).await.expect("one");
@@ -37,14 +37,14 @@ async fn all_at_once_take_as_long_as_one() {
 }
 
 #[tokio::test]
-async fn no_more_than_fit_are_asked_for() {
+async fn warm_up_asks_for_no_more_than_fit() {
     let lab = lab_with(|config| config.max_connections = 2).await;
     let warmed_up = lab.database.warm_up().connections(9).await.expect("fine");
     assert_eq!((warmed_up.requested, warmed_up.warmed), (2, 2));
 }
 
 #[tokio::test]
-async fn a_part_is_better_than_nothing() {
+async fn partial_warm_up_is_kept() {
     let lab = lab().await;
     lab.server
         .execute("create role guest_of_warm_up login connection limit 1")
@@ -66,7 +66,7 @@ async fn a_part_is_better_than_nothing() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_down_stops_nobody_unless_it_is_required() {
+async fn database_down_fails_only_a_required_warm_up() {
     let (lab, relay) = lab_over_relay(|_| {}).await;
     relay.refuse(true).await.expect("refusing");
     let warmed_up = lab.database.warm_up().await.expect("the function starts");
@@ -77,7 +77,7 @@ async fn a_database_that_is_down_stops_nobody_unless_it_is_required() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_silent_takes_three_seconds_in_all() {
+async fn silent_database_takes_three_seconds_in_all() {
     let (lab, relay) = lab_over_relay(|_| {}).await;
     relay.stall();
     let begin = Instant::now();
@@ -95,7 +95,7 @@ async fn a_database_that_is_silent_takes_three_seconds_in_all() {
 }
 
 #[tokio::test]
-async fn per_invocation_opens_nothing_to_keep() {
+async fn per_invocation_warm_up_keeps_nothing() {
     let postgres = Postgres::shared().await.expect("a server");
     let relay = Relay::start(postgres.address()).await.expect("a relay");
     let mut config = Config::from_url(&relay.url(&postgres.url())).expect("a URL");

@@ -100,17 +100,17 @@ async fn takes_what_every_door_brings(executable: &str) {
 }
 
 #[tokio::test]
-async fn http_takes_what_every_door_brings() {
+async fn http_takes_events_of_every_gateway() {
     takes_what_every_door_brings(env!("CARGO_BIN_EXE_http")).await;
 }
 
 #[tokio::test]
-async fn router_takes_what_every_door_brings() {
+async fn router_takes_events_of_every_gateway() {
     takes_what_every_door_brings(env!("CARGO_BIN_EXE_router")).await;
 }
 
 #[tokio::test]
-async fn what_the_server_refuses_is_said_in_text_and_without_secrets() {
+async fn refusal_is_text_without_secrets() {
     let database = schema().await;
     for executable in [env!("CARGO_BIN_EXE_http"), env!("CARGO_BIN_EXE_router")] {
         let function = function(executable, &database).await;
@@ -129,7 +129,7 @@ async fn what_the_server_refuses_is_said_in_text_and_without_secrets() {
 }
 
 #[tokio::test]
-async fn instances_answers_alone_and_several_at_once() {
+async fn instances_answers_one_and_several_at_once() {
     let database = schema().await;
     let insert = "insert into partners (name) values ('acme')";
     database.execute(insert).await.expect("a partner");
@@ -160,7 +160,7 @@ async fn instances_answers_alone_and_several_at_once() {
 }
 
 #[tokio::test]
-async fn queue_stores_what_it_can_and_names_the_rest() {
+async fn queue_stores_and_names_the_failed() {
     let database = schema().await;
     let function = function(env!("CARGO_BIN_EXE_queue"), &database).await;
     let event = fixture("sqs-event");
@@ -201,7 +201,7 @@ async fn queue_stores_what_it_can_and_names_the_rest() {
 
 /// One of its records waits for a lock for as long as it may.
 #[tokio::test]
-async fn queue_goes_on_behind_a_record_that_waits() {
+async fn queue_goes_on_behind_a_waiting_record() {
     let database = schema().await;
     let function = function(env!("CARGO_BIN_EXE_queue"), &database).await;
     let (holder, connection) = tokio_postgres::connect(&database.url, tokio_postgres::NoTls)
@@ -246,7 +246,7 @@ async fn queue_goes_on_behind_a_record_that_waits() {
 
 /// A batch that does not answer in time would come again as a whole.
 #[tokio::test]
-async fn queue_leaves_what_there_is_no_time_for() {
+async fn queue_leaves_records_without_time() {
     let database = schema().await;
     let function = function(env!("CARGO_BIN_EXE_queue"), &database).await;
     let record = json!({ "messageId": "a", "body": r#"{"name": "acme"}"# });
@@ -258,7 +258,7 @@ async fn queue_leaves_what_there_is_no_time_for() {
 }
 
 #[tokio::test]
-async fn schedule_reports_the_day_that_the_event_names() {
+async fn schedule_reports_the_day_of_the_event() {
     let database = schema().await;
     let insert = "insert into partners (name) values ('acme')";
     database.execute(insert).await.expect("a partner");
@@ -275,7 +275,7 @@ async fn schedule_reports_the_day_that_the_event_names() {
 
 /// What a deployment does: it asks what is missing, makes it once, and asks again.
 #[tokio::test(flavor = "multi_thread")]
-async fn migrate_makes_what_health_misses() {
+async fn migrate_makes_health_complete() {
     let database = common::empty().await;
     let health = function(env!("CARGO_BIN_EXE_health"), &database).await;
     let migrate = function(env!("CARGO_BIN_EXE_migrate"), &database).await;
@@ -297,7 +297,7 @@ async fn migrate_makes_what_health_misses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_fails_where_there_is_no_database() {
+async fn health_fails_without_a_database() {
     let executable = env!("CARGO_BIN_EXE_health");
     let nowhere = Function::builder(executable)
         .env(
@@ -315,7 +315,7 @@ async fn health_fails_where_there_is_no_database() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn doctor_says_what_it_found() {
+async fn doctor_reports_its_findings() {
     let database = schema().await;
     let doctor = function(env!("CARGO_BIN_EXE_doctor"), &database).await;
     let outcome = outcome_of(&doctor, json!({})).await;
@@ -327,7 +327,7 @@ async fn doctor_says_what_it_found() {
 
 /// What the template sets for all functions and for this one.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_doctor_that_is_deployed_takes_its_own_settings_for_no_finding() {
+async fn doctor_accepts_the_deployed_settings() {
     let database = schema().await;
     let template = include_str!("../../template.yaml");
     let (_, doctor) = template

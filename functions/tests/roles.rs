@@ -16,7 +16,7 @@ fn statements() -> &'static str {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_migrations_role_owns_what_the_others_use() {
+async fn migrations_role_owns_the_tables() {
     // Roles belong to a whole server.
     let server = Postgres::start().await.expect("a server");
     let database = server.create_database("shop").await.expect("a database");

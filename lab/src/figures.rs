@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_is_replaced_and_nothing_else() {
+    fn figures_replace_their_row_alone() {
         let text = "see | a | there\n\n| a | 1 |\n| a b | 2 |\n";
         let row = "| a | 3 |";
         let expected = "see | a | there\n\n| a | 3 |\n| a b | 2 |\n";

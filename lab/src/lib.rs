@@ -105,6 +105,7 @@
 //! # Errors
 //! Every [`Error`] is one line that says what is wrong and, where there is something,
 //! what to do; its cause is its source.
+#![cfg(unix)]
 
 mod background;
 pub mod cargo;

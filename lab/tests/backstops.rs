@@ -211,11 +211,11 @@ async fn each_alone(installation: Installation) {
 }
 
 #[tokio::test]
-async fn on_the_usual_server() {
+async fn timeouts_end_what_froze_on_the_usual_server() {
     each_alone(Installation::find().expect("a server")).await;
 }
 
 #[tokio::test]
-async fn on_seventeen() {
+async fn timeouts_end_what_froze_on_17() {
     each_alone(Installation::embedded("17").expect("PostgreSQL 17")).await;
 }

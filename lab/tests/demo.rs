@@ -17,7 +17,7 @@ const PLENTY: Duration = Duration::from_secs(900);
 const SOON: Duration = Duration::from_secs(60);
 
 #[tokio::test]
-async fn the_demo_shows_a_difference() {
+async fn demo_shows_a_difference() {
     let mut demo = Command::new(env!("CARGO_BIN_EXE_lab"));
     demo.arg("demo").kill_on_drop(true);
     let output = timeout(PLENTY, demo.output()).await.expect("it ends");
@@ -59,7 +59,7 @@ async fn the_demo_shows_a_difference() {
 }
 
 #[tokio::test]
-async fn the_demo_serves_until_it_is_interrupted() {
+async fn demo_serves_until_it_is_interrupted() {
     let port = free_port();
     let mut demo = Command::new(env!("CARGO_BIN_EXE_lab"))
         .args(["demo", "--serve", "--port", &port.to_string()])

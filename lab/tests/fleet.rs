@@ -168,7 +168,7 @@ async fn bursts_are_served_within_the_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restart_in_the_middle_costs_what_was_under_way_and_no_more() {
+async fn restart_costs_only_requests_under_way() {
     let _alone = ALONE.lock().await;
     let (postgres, database) = server().await;
     let fleet = fleet(&database, &database.url_for(ROLE)).await;
@@ -204,7 +204,7 @@ async fn a_restart_in_the_middle_costs_what_was_under_way_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_role_with_a_limit_of_its_own_leaves_the_rest_to_others() {
+async fn role_limit_leaves_the_rest_to_others() {
     let _alone = ALONE.lock().await;
     let (postgres, database) = server().await;
     limit(&postgres, OWN).await;
@@ -224,7 +224,7 @@ async fn a_role_with_a_limit_of_its_own_leaves_the_rest_to_others() {
 
 /// Ten seconds of refusals: how often the fleet asks, and how soon it is back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_refuses_is_not_hammered() {
+async fn refusing_server_is_not_hammered() {
     let _alone = ALONE.lock().await;
     let (postgres, database) = server().await;
     let relay = Relay::start(postgres.address()).await.expect("a relay");

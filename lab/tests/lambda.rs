@@ -30,7 +30,7 @@ fn said(outcome: &Outcome) -> Value {
 }
 
 #[tokio::test]
-async fn answers_http() {
+async fn lambda_answers_http() {
     let function = echo().env("EXTRA", 1).start().await.unwrap();
     let request = Request::put("/some/where?name=a%20b")
         .header("cookie", "a=1; b=2")
@@ -62,7 +62,7 @@ async fn answers_http() {
 }
 
 #[tokio::test]
-async fn answers_plain_events_and_errors() {
+async fn lambda_answers_plain_events_and_errors() {
     let function = echo().env("ECHO_MODE", "event").start().await.unwrap();
     let outcome = function.invoke(json!({"a": 1})).await.unwrap();
     assert_eq!(outcome.json().unwrap()["event"], json!({"a": 1}));
@@ -76,7 +76,7 @@ async fn answers_plain_events_and_errors() {
 }
 
 #[tokio::test]
-async fn a_panic_is_an_error_and_a_gateway_says_502() {
+async fn panic_is_an_error_and_a_502() {
     let function = echo().start().await.unwrap();
     let request = Request::get("/panic").body("").unwrap();
     let (response, outcome) = function.request(request).await.unwrap();
@@ -90,7 +90,7 @@ async fn a_panic_is_an_error_and_a_gateway_says_502() {
 }
 
 #[tokio::test]
-async fn starts_an_environment_for_everybody_who_is_not_served() {
+async fn concurrent_calls_start_environments() {
     let function = echo()
         .timeout(Duration::from_secs(10))
         .start()
@@ -113,7 +113,7 @@ async fn starts_an_environment_for_everybody_who_is_not_served() {
 }
 
 #[tokio::test]
-async fn collects_streams() {
+async fn lambda_collects_streams() {
     let function = echo().env("ECHO_MODE", "stream").start().await.unwrap();
     let request = Request::get("/").body("").unwrap();
     let (response, outcome) = function.request(request).await.unwrap();
@@ -135,7 +135,7 @@ async fn collects_streams() {
 }
 
 #[tokio::test]
-async fn serves_several_at_once() {
+async fn environment_serves_several_at_once() {
     let builder = echo().env("ECHO_MODE", "concurrent").concurrency(3);
     let function = builder.start().await.unwrap();
     let environment = function.cold_start().await.unwrap();
@@ -156,7 +156,7 @@ async fn serves_several_at_once() {
 }
 
 #[tokio::test]
-async fn serves_any_client() {
+async fn gateway_serves_any_client() {
     let function = echo().start().await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -27,7 +27,7 @@ fn said(outcome: &Outcome) -> Value {
 }
 
 #[tokio::test]
-async fn freezes_between_invocations() {
+async fn lambda_freezes_between_invocations() {
     let files = tempfile::tempdir().unwrap();
     let path = files.path().join("ticks");
     let function = echo()
@@ -70,7 +70,7 @@ async fn freezes_between_invocations() {
 }
 
 #[tokio::test]
-async fn a_freeze_from_elsewhere_is_noticed() {
+async fn foreign_freeze_is_noticed() {
     let function = echo().freeze_at(FreezeAt::Never).start().await.unwrap();
     let environment = function.cold_start().await.unwrap();
     assert!(!environment.is_frozen());
@@ -84,7 +84,7 @@ async fn a_freeze_from_elsewhere_is_noticed() {
 }
 
 #[tokio::test]
-async fn a_harsher_host_freezes_at_the_response() {
+async fn harsher_host_freezes_at_the_response() {
     let function = echo().freeze_at(FreezeAt::Response).start().await.unwrap();
     let first = get(&function, "/").await;
     first.environment.frozen().await.unwrap();
@@ -96,7 +96,7 @@ async fn a_harsher_host_freezes_at_the_response() {
 }
 
 #[tokio::test]
-async fn a_server_is_never_frozen() {
+async fn server_is_never_frozen() {
     let files = tempfile::tempdir().unwrap();
     let path = files.path().join("ticks");
     let builder = echo()
@@ -108,7 +108,7 @@ async fn a_server_is_never_frozen() {
 }
 
 #[tokio::test]
-async fn kills_what_takes_too_long() {
+async fn slow_function_is_killed() {
     let function = echo().start().await.unwrap();
     let first = get(&function, "/").await;
     let event = lab::lambda::http::event(&Request::get("/sleep?ms=9000").body("".into()).unwrap());
@@ -131,7 +131,7 @@ async fn kills_what_takes_too_long() {
 }
 
 #[tokio::test]
-async fn tells_of_a_crash() {
+async fn crash_is_reported() {
     let function = echo().start().await.unwrap();
     let outcome = get(&function, "/crash").await;
     match outcome.answer {
@@ -143,7 +143,7 @@ async fn tells_of_a_crash() {
 }
 
 #[tokio::test]
-async fn tells_of_a_failed_init() {
+async fn failed_init_is_reported() {
     let function = echo().env("ECHO_INIT", "fail").start().await.unwrap();
     let outcome = get(&function, "/").await;
     match outcome.answer {
@@ -162,7 +162,7 @@ async fn tells_of_a_failed_init() {
 }
 
 #[tokio::test]
-async fn shuts_down_without_an_extension_at_once() {
+async fn function_without_extension_ends_at_once() {
     let function = echo().start().await.unwrap();
     let environment = get(&function, "/").await.environment;
     let exits = function.shutdown().await;
@@ -173,7 +173,7 @@ async fn shuts_down_without_an_extension_at_once() {
 }
 
 #[tokio::test]
-async fn shuts_down_with_an_extension_in_good_order() {
+async fn function_with_extension_ends_in_order() {
     let function = echo().env("ECHO_GRACEFUL", 1).start().await.unwrap();
     let environment = get(&function, "/").await.environment;
     environment.frozen().await.unwrap();
@@ -184,7 +184,7 @@ async fn shuts_down_with_an_extension_in_good_order() {
 }
 
 #[tokio::test]
-async fn waits_for_extensions_before_it_freezes() {
+async fn freeze_waits_for_extensions() {
     let function = echo().env("ECHO_EXTENSION_MS", 500).start().await.unwrap();
     let first = get(&function, "/").await;
     assert!(
@@ -205,7 +205,7 @@ async fn waits_for_extensions_before_it_freezes() {
 }
 
 #[tokio::test]
-async fn kills_an_environment_whose_extension_takes_too_long() {
+async fn slow_extension_is_killed() {
     let builder = echo()
         .env("ECHO_EXTENSION_MS", 60_000)
         .timeout(Duration::from_millis(500));
@@ -218,7 +218,7 @@ async fn kills_an_environment_whose_extension_takes_too_long() {
 }
 
 #[tokio::test]
-async fn snapshots_and_restores() {
+async fn snapshot_is_restored() {
     let builder = echo().env("ECHO_MODE", "snapshot").snap_start(true);
     let function = builder.start().await.unwrap();
     let environment = function.cold_start().await.unwrap();
@@ -241,7 +241,7 @@ async fn snapshots_and_restores() {
 }
 
 #[tokio::test]
-async fn tells_of_a_failed_restore() {
+async fn failed_restore_is_reported() {
     let builder = echo()
         .env("ECHO_MODE", "snapshot")
         .env("ECHO_INIT", "restore")
@@ -254,7 +254,7 @@ async fn tells_of_a_failed_restore() {
 }
 
 #[tokio::test]
-async fn kills_everything_when_dropped() {
+async fn dropped_lambda_kills_everything() {
     let function = echo().start().await.unwrap();
     let frozen = function.cold_start().await.unwrap();
     frozen.frozen().await.unwrap();
@@ -274,7 +274,7 @@ async fn kills_everything_when_dropped() {
 /// Not a test of its own: what the next one starts in another process, and kills.
 #[tokio::test]
 #[ignore = "run by the next one"]
-async fn owner() {
+async fn owner_in_a_child_process() {
     // Somebody runs the ignored tests by hand.
     if std::env::var_os("LAB_TEST_OWNER").is_none() {
         return;
@@ -287,10 +287,15 @@ async fn owner() {
 }
 
 #[tokio::test]
-async fn a_frozen_environment_does_not_survive_its_killed_owner() {
+async fn frozen_environment_dies_with_its_owner() {
     use std::io::{BufRead, BufReader};
     let mut owner = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "owner", "--ignored", "--nocapture"])
+        .args([
+            "--exact",
+            "owner_in_a_child_process",
+            "--ignored",
+            "--nocapture",
+        ])
         .env("LAB_TEST_OWNER", "1")
         .stdout(std::process::Stdio::piped())
         .spawn()
@@ -307,7 +312,7 @@ async fn a_frozen_environment_does_not_survive_its_killed_owner() {
 }
 
 #[test]
-fn goes_on_when_the_runtime_that_started_it_has_ended() {
+fn lambda_outlives_its_runtime() {
     let runtime = || {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -41,16 +41,16 @@ fn check(case: Case, left: Left) {
 }
 
 #[tokio::test]
-async fn frozen_as_lambda_does_it() {
+async fn libraries_frozen_as_on_lambda_are_compared() {
     all(Moment::Next).await;
 }
 
 #[tokio::test]
-async fn frozen_when_the_response_has_left() {
+async fn libraries_frozen_at_the_response_are_compared() {
     all(Moment::Response).await;
 }
 
 #[tokio::test]
-async fn frozen_when_the_handler_has_returned() {
+async fn libraries_frozen_at_the_return_are_compared() {
     all(Moment::Returned).await;
 }

@@ -14,7 +14,7 @@ use common::{connect, eventually};
 use lab::postgres::{Auth, Installation, Postgres};
 
 #[tokio::test]
-async fn starts_quickly_and_trusts_everybody() {
+async fn server_starts_quickly_and_trusts_everybody() {
     Installation::find().unwrap();
     let started = Instant::now();
     let postgres = Postgres::start().await.unwrap();
@@ -35,7 +35,7 @@ async fn starts_quickly_and_trusts_everybody() {
 }
 
 #[tokio::test]
-async fn settings_passwords_and_roles() {
+async fn settings_passwords_and_roles_are_applied() {
     let postgres = Postgres::builder()
         .setting("max_connections", 7)
         .setting("application_name", "it's")
@@ -68,7 +68,7 @@ async fn settings_passwords_and_roles() {
 }
 
 #[tokio::test]
-async fn the_superuser_gets_in_when_the_slots_are_taken() {
+async fn superuser_gets_in_when_slots_are_taken() {
     let postgres = Postgres::builder()
         .setting("max_connections", 5)
         .start()
@@ -94,7 +94,7 @@ async fn the_superuser_gets_in_when_the_slots_are_taken() {
 }
 
 #[tokio::test]
-async fn restarts_on_its_port() {
+async fn server_restarts_on_its_port() {
     let postgres = Postgres::start().await.unwrap();
     let port = postgres.port();
     let database = postgres.fresh_database().await.unwrap();
@@ -121,7 +121,7 @@ async fn restarts_on_its_port() {
 }
 
 #[tokio::test]
-async fn logs_a_transaction_that_was_left_open() {
+async fn log_names_a_transaction_left_open() {
     let postgres = Postgres::start().await.unwrap();
     let config: tokio_postgres::Config = format!("{}?application_name=leaver", postgres.url())
         .parse()
@@ -143,7 +143,7 @@ async fn logs_a_transaction_that_was_left_open() {
 }
 
 #[tokio::test]
-async fn runs_a_packaged_version_beside_the_systems() {
+async fn packaged_version_runs_beside_the_system() {
     let installation = Installation::embedded("17").unwrap();
     assert_eq!(installation.major(), 17);
     let postgres = Postgres::builder()
@@ -161,7 +161,7 @@ async fn runs_a_packaged_version_beside_the_systems() {
 }
 
 #[tokio::test]
-async fn shows_the_log_when_the_server_does_not_start() {
+async fn failed_start_shows_the_log() {
     let error = Postgres::builder()
         .setting("max_connectionz", 1)
         .start()
@@ -197,7 +197,7 @@ fn one_cluster_serves_many_runtimes() {
 }
 
 #[tokio::test]
-async fn a_discarded_database_is_gone_with_its_sessions() {
+async fn discarded_database_ends_its_sessions() {
     let postgres = Postgres::shared().await.unwrap();
     let database = postgres.fresh_database().await.unwrap();
     let client = connect(&database.url).await.unwrap();
@@ -214,7 +214,7 @@ async fn a_discarded_database_is_gone_with_its_sessions() {
 /// Not a test of its own: what the next one starts in another process, and kills.
 #[test]
 #[ignore = "run by the next one"]
-fn owner() {
+fn owner_in_a_child_process() {
     // Somebody runs the ignored tests by hand.
     if std::env::var_os("LAB_TEST_OWNER").is_none() {
         return;
@@ -225,9 +225,14 @@ fn owner() {
 }
 
 #[tokio::test]
-async fn cleans_up_after_an_owner_that_was_killed() {
+async fn server_of_a_killed_owner_is_removed() {
     let mut owner = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "owner", "--ignored", "--nocapture"])
+        .args([
+            "--exact",
+            "owner_in_a_child_process",
+            "--ignored",
+            "--nocapture",
+        ])
         .env("LAB_TEST_OWNER", "1")
         .stdout(Stdio::piped())
         .spawn()
@@ -254,7 +259,7 @@ async fn cleans_up_after_an_owner_that_was_killed() {
 }
 
 #[tokio::test]
-async fn ends_although_a_backend_is_frozen() {
+async fn server_ends_although_a_backend_is_frozen() {
     let postgres = Postgres::start().await.unwrap();
     let client = connect(&postgres.url()).await.unwrap();
     let pid: i32 = client

@@ -11,7 +11,7 @@ use common::connect;
 use lab::{certificates::Authority, postgres::Postgres};
 
 #[tokio::test]
-async fn offers_tls() {
+async fn server_offers_tls() {
     let postgres = Postgres::builder()
         .tls(true)
         .rule("hostnossl all all all reject")
@@ -32,7 +32,7 @@ async fn offers_tls() {
 }
 
 #[tokio::test]
-async fn offers_tls_with_a_certificate_of_ones_own() {
+async fn server_offers_tls_with_a_given_certificate() {
     let authority = Authority::new().unwrap();
     let postgres = Postgres::builder()
         .tls_with(

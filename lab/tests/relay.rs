@@ -41,7 +41,7 @@ async fn pair(relay: &Relay, listener: &TcpListener) -> (TcpStream, TcpStream) {
 }
 
 #[tokio::test]
-async fn counts_round_trips_exactly() {
+async fn relay_counts_round_trips_exactly() {
     for _ in 0..20 {
         let (relay, _database, url) = relayed().await;
         let mut before = Counts::default();
@@ -75,7 +75,7 @@ async fn counts_round_trips_exactly() {
 }
 
 #[tokio::test]
-async fn counts_scram_and_bytes() {
+async fn relay_counts_scram_and_bytes() {
     let postgres = Postgres::builder().auth(Auth::Scram).start().await.unwrap();
     let relay = Relay::start(postgres.address()).await.unwrap();
     let client = connect(&relay.url(&postgres.url())).await.unwrap();
@@ -97,7 +97,7 @@ async fn counts_scram_and_bytes() {
 }
 
 #[tokio::test]
-async fn delays_without_queueing_up() {
+async fn relay_delays_without_queueing_up() {
     let (relay, listener) = plain().await;
     relay.delay(Duration::from_millis(100));
     let started = Instant::now();
@@ -143,7 +143,7 @@ async fn delays_of_a_millisecond_are_true() {
 }
 
 #[tokio::test]
-async fn stalls_and_resumes() {
+async fn relay_stalls_and_resumes() {
     let (relay, listener) = plain().await;
     let (mut client, mut server) = pair(&relay, &listener).await;
     relay.stall();
@@ -178,7 +178,7 @@ async fn stalls_and_resumes() {
 }
 
 #[tokio::test]
-async fn stalls_one_direction() {
+async fn relay_stalls_one_direction() {
     let (relay, listener) = plain().await;
     let (mut client, mut server) = pair(&relay, &listener).await;
     relay.stall_down();
@@ -196,7 +196,7 @@ async fn stalls_one_direction() {
 }
 
 #[tokio::test]
-async fn does_not_read_for_a_client_that_does_not() {
+async fn relay_passes_back_pressure_on() {
     let (relay, listener) = plain().await;
     let (client, mut server) = pair(&relay, &listener).await;
     let block = vec![0; 1024 * 1024];
@@ -211,7 +211,7 @@ async fn does_not_read_for_a_client_that_does_not() {
 }
 
 #[tokio::test]
-async fn cuts_with_fin_or_reset() {
+async fn relay_cuts_with_fin_or_reset() {
     let (relay, listener) = plain().await;
     let (mut client, mut server) = pair(&relay, &listener).await;
     relay.cut(Cut::Fin).await;
@@ -235,7 +235,7 @@ async fn cuts_with_fin_or_reset() {
 }
 
 #[tokio::test]
-async fn refuses_and_takes_again() {
+async fn relay_refuses_and_takes_again() {
     let (relay, listener) = plain().await;
     let (mut client, mut server) = pair(&relay, &listener).await;
     relay.refuse(true).await.unwrap();
@@ -248,7 +248,7 @@ async fn refuses_and_takes_again() {
 }
 
 #[tokio::test]
-async fn records() {
+async fn relay_records_traffic() {
     let (relay, listener) = plain().await;
     relay.record(true);
     let (mut client, mut server) = pair(&relay, &listener).await;
@@ -276,7 +276,7 @@ async fn records() {
 }
 
 #[tokio::test]
-async fn resets_clients_when_the_server_is_down() {
+async fn relay_resets_clients_without_a_server() {
     let (relay, listener) = plain().await;
     drop(listener);
     let mut client = TcpStream::connect(relay.address()).await.unwrap();
@@ -285,7 +285,7 @@ async fn resets_clients_when_the_server_is_down() {
 }
 
 #[test]
-fn goes_on_when_the_runtime_that_started_it_has_ended() {
+fn relay_outlives_its_runtime() {
     let runtime = || {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()

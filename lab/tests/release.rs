@@ -39,7 +39,7 @@ fn page(path: &str) -> String {
 }
 
 #[test]
-fn the_crates_that_show_are_those_that_we_depend_on() {
+fn public_crates_match_the_manifest() {
     let dependencies = dependencies();
     let page = page("docs/compatibility.md");
     let mut rows = 0;
@@ -68,7 +68,7 @@ fn the_crates_that_show_are_those_that_we_depend_on() {
 }
 
 #[test]
-fn the_oldest_rust_is_the_same_everywhere() {
+fn oldest_rust_is_the_same_everywhere() {
     let manifest = page("Cargo.toml");
     let version = manifest
         .split_once("rust-version = \"")
@@ -87,7 +87,7 @@ fn the_oldest_rust_is_the_same_everywhere() {
 
 /// What a starter asks for is what is about to be published.
 #[test]
-fn the_starters_ask_for_this_version() {
+fn starters_ask_for_this_version() {
     let version = page("Cargo.toml");
     let version = version.split_once("\nversion = \"").expect("a version").1;
     let (minor, _) = version

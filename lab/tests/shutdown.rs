@@ -168,17 +168,17 @@ async fn on_lambda(shape: &str) {
 }
 
 #[tokio::test]
-async fn lambda_http() {
+async fn lambda_http_closes_its_connections() {
     on_lambda("lambda_http").await;
 }
 
 #[tokio::test]
-async fn events() {
+async fn event_function_closes_its_connections() {
     on_lambda("event").await;
 }
 
 #[tokio::test]
-async fn vercel() {
+async fn vercel_function_closes_its_connections() {
     within_the_grace(&[Between, During, Frozen], async |moment| {
         let server = Server::start().await;
         let deployment = Deployment::builder(ENDINGS)
@@ -220,7 +220,7 @@ async fn vercel() {
 
 /// What the others are seen not to do, since the log would tell.
 #[tokio::test]
-async fn without_it_they_leave_silently() {
+async fn functions_without_shutdown_leave_silently() {
     let server = Server::start().await;
     let function = Function::builder(ENDINGS)
         .env("DATABASE_URL", &server.database.url)
@@ -284,7 +284,7 @@ async fn get(port: u16, path: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_plain_server() {
+async fn plain_server_closes_its_connections() {
     within_the_grace(&[Between, Frozen], async |moment| {
         let server = Server::start().await;
         let mut plain = Plain::start(&server).await;
@@ -307,7 +307,7 @@ async fn a_plain_server() {
 }
 
 #[tokio::test]
-async fn a_plain_server_serves_its_last_request_to_the_end() {
+async fn plain_server_finishes_its_last_request() {
     let server = Server::start().await;
     let mut plain = Plain::start(&server).await;
     let held = "begin; lock table t in access exclusive mode";

@@ -27,7 +27,7 @@ use lab::{
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 #[tokio::test(flavor = "multi_thread")]
-async fn vercel() {
+async fn vercel_starter_is_built_and_answers() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let (folder, database) = (checkout::starter("vercel"), database().await);
     let readme = fs::read_to_string(folder.join("README.md")).expect("a README");
@@ -39,7 +39,7 @@ async fn vercel() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lambda() {
+async fn lambda_starter_is_built_and_answers() {
     let (folder, database) = (checkout::starter("lambda"), database().await);
     let readme = fs::read_to_string(folder.join("README.md")).expect("a README");
     let mut reader = Reader::new(&folder, &database.url);
@@ -50,7 +50,7 @@ async fn lambda() {
 
 /// From nothing, as `docs/vercel.md` has it.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_of_vercel() {
+async fn vercel_page_can_be_followed() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let (folder, database) = (checkout::outside("page-of-vercel"), database().await);
     let page = fs::read_to_string(checkout::root().join("docs/vercel.md")).expect("a page");

@@ -148,13 +148,13 @@ const ON_TOP: f64 = 2_000.0;
 const ANEW: std::ops::RangeInclusive<u64> = 3..=5;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_happened() {
+async fn thaw_after_nothing_happened() {
     let paid = Thaw::frozen(&[]).await.at_once_after("nothing").await;
     assert_eq!((paid.connects, paid.round_trips), (0, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_backend_was_terminated() {
+async fn thaw_after_the_backend_was_terminated() {
     let thaw = Thaw::frozen(&[]).await;
     let end = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'fleet'";
     thaw.database.query(end).await.expect("it ends");
@@ -167,7 +167,7 @@ async fn the_backend_was_terminated() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_server_was_restarted() {
+async fn thaw_after_the_server_was_restarted() {
     let thaw = Thaw::frozen(&[]).await;
     thaw.postgres.restart().await.expect("it restarts");
     let paid = thaw.at_once_after("the server restarted").await;
@@ -178,7 +178,7 @@ async fn the_server_was_restarted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_connection_was_reset() {
+async fn thaw_after_the_connection_was_reset() {
     let thaw = Thaw::frozen(&[]).await;
     thaw.relay.cut(Cut::Reset).await;
     let paid = thaw.at_once_after("reset by the network").await;
@@ -190,7 +190,7 @@ async fn the_connection_was_reset() {
 
 /// `idle_session_timeout`, which frees what a frozen process holds.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_server_has_ended_it_by_its_own_limit() {
+async fn thaw_after_the_server_ended_the_session() {
     let limit = ("ANTIFREEZE_IDLE_SESSION_TIMEOUT", "1s");
     let thaw = Thaw::frozen(&[limit]).await;
     thaw.gone().await;
@@ -206,7 +206,7 @@ async fn the_server_has_ended_it_by_its_own_limit() {
 
 /// Our own limit, by the wall clock: no timer ran meanwhile.
 #[tokio::test(flavor = "multi_thread")]
-async fn it_was_idle_for_too_long() {
+async fn thaw_after_being_idle_for_too_long() {
     let thaw = Thaw::frozen(&[("DB_MAX_IDLE_TIME", "300ms")]).await;
     tokio::time::sleep(Duration::from_millis(350)).await;
     let paid = thaw
@@ -220,7 +220,7 @@ async fn it_was_idle_for_too_long() {
 
 /// Probed, and well.
 #[tokio::test(flavor = "multi_thread")]
-async fn it_was_idle_for_long() {
+async fn thaw_after_being_idle_for_long() {
     let thaw = Thaw::frozen(&[("PROBE_AFTER_MS", "300")]).await;
     tokio::time::sleep(Duration::from_millis(350)).await;
     let paid = thaw
@@ -232,7 +232,7 @@ async fn it_was_idle_for_long() {
 /// No FIN ever came: only a round trip can tell, and it takes the second that the probe
 /// is given.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_network_has_forgotten_it() {
+async fn thaw_after_the_network_forgot_it() {
     let thaw = Thaw::frozen(&[("PROBE_AFTER_MS", "300")]).await;
     thaw.relay.forget();
     tokio::time::sleep(Duration::from_millis(350)).await;

@@ -21,7 +21,7 @@ async fn get(deployment: &Deployment, path: &str) -> Outcome {
 }
 
 #[tokio::test]
-async fn answers() {
+async fn vercel_answers() {
     let deployment = echo().env("EXTRA", 1).start().await.unwrap();
     let request = Request::post("https://shop.example.com/x?y=1")
         .body("hello")
@@ -48,7 +48,7 @@ async fn answers() {
 }
 
 #[tokio::test]
-async fn freezes_between_requests() {
+async fn vercel_freezes_between_requests() {
     let files = tempfile::tempdir().unwrap();
     let path = files.path().join("ticks");
     let deployment = echo()
@@ -68,7 +68,7 @@ async fn freezes_between_requests() {
 }
 
 #[tokio::test]
-async fn stays_awake_when_it_may() {
+async fn vercel_may_stay_awake() {
     let files = tempfile::tempdir().unwrap();
     let path = files.path().join("ticks");
     let builder = echo().freeze(false).env("ECHO_TICKS", path.display());
@@ -81,7 +81,7 @@ async fn stays_awake_when_it_may() {
 }
 
 #[tokio::test]
-async fn serves_many_at_once_and_freezes_after_the_last() {
+async fn vercel_freezes_after_the_last_of_many() {
     let deployment = echo().start().await.unwrap();
     deployment.frozen().await.unwrap();
     let slow = tokio::spawn({
@@ -103,7 +103,7 @@ async fn serves_many_at_once_and_freezes_after_the_last() {
 }
 
 #[tokio::test]
-async fn waits_for_what_goes_on_behind_the_answer() {
+async fn vercel_waits_for_work_after_the_answer() {
     let deployment = echo().start().await.unwrap();
     let outcome = get(&deployment, "/after?ms=500").await;
     assert!(outcome.response.is_ok() && outcome.responded < Duration::from_millis(400));
@@ -113,7 +113,7 @@ async fn waits_for_what_goes_on_behind_the_answer() {
 }
 
 #[tokio::test]
-async fn a_panic_is_no_response() {
+async fn panic_is_no_response() {
     let deployment = echo().start().await.unwrap();
     let outcome = get(&deployment, "/panic").await;
     assert!(outcome.response.is_err() && outcome.ended.is_none());
@@ -125,7 +125,7 @@ async fn a_panic_is_no_response() {
 }
 
 #[tokio::test]
-async fn gives_up_after_the_maximum() {
+async fn vercel_gives_up_after_the_maximum() {
     let builder = echo().max_duration(Duration::from_millis(200));
     let deployment = builder.start().await.unwrap();
     let outcome = get(&deployment, "/sleep?ms=5000").await;
@@ -134,7 +134,7 @@ async fn gives_up_after_the_maximum() {
 }
 
 #[tokio::test]
-async fn reads_the_side_channel() {
+async fn vercel_reads_the_side_channel() {
     let deployment = echo().start().await.unwrap();
     get(&deployment, "/log").await;
     deployment
@@ -144,7 +144,7 @@ async fn reads_the_side_channel() {
 }
 
 #[tokio::test]
-async fn terminates_in_good_order_also_when_frozen() {
+async fn frozen_function_terminates_in_good_order() {
     let deployment = echo().start().await.unwrap();
     // The runtime says that it has started before it listens for SIGTERM.
     get(&deployment, "/").await.response.unwrap();
@@ -157,7 +157,7 @@ async fn terminates_in_good_order_also_when_frozen() {
 }
 
 #[tokio::test]
-async fn says_why_it_did_not_start() {
+async fn failed_start_is_explained() {
     let error = echo()
         .env("ECHO_FAIL", 1)
         .start()
@@ -168,7 +168,7 @@ async fn says_why_it_did_not_start() {
 }
 
 #[tokio::test]
-async fn is_killed_when_dropped() {
+async fn dropped_function_is_killed() {
     let deployment = echo().start().await.unwrap();
     deployment.frozen().await.unwrap();
     let pid = deployment.pid();

@@ -253,6 +253,7 @@ mod tests {
         );
     }
 
+    #[cfg(unix)]
     #[tokio::test]
     async fn a_server_takes_the_statements_for_a_role() {
         use lab::postgres::{Installation, Postgres};

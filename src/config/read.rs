@@ -269,6 +269,7 @@ fn wrong(name: &str, wanted: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(unix)]
     use tokio_postgres::config::Host;
 
     use super::*;

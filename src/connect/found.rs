@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pooler_gives_itself_away() {
+    fn pooler_is_recognised_by_its_answers() {
         use Path::{SessionPooler, TransactionPooler};
         for (mode, process, expected) in [
             (None, Some(20867), None),

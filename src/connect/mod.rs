@@ -270,6 +270,7 @@ impl Connector {
     pub(crate) async fn prepare(&self) -> Result<()> {
         if self.config.tls.mode != TlsMode::Disable {
             for host in self.config.server.get_hosts() {
+                #[cfg_attr(not(unix), expect(irrefutable_let_patterns))]
                 if let Host::Tcp(host) = host {
                     self.tls.prepare(&self.config.tls, host)?;
                 }

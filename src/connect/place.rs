@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_closed_off_has_a_name() {
+    fn sandbox_is_named() {
         for (variable, file, expected) in [
             ("AWS_LAMBDA_FUNCTION_NAME", "", Some("Lambda")),
             ("KUBERNETES_SERVICE_HOST", "/.dockerenv", Some("the pod")),

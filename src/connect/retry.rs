@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_what_can_heal_is_tried_again() {
+    async fn only_transient_failures_are_retried() {
         let time = Time::new(10 * SECOND, None);
         for &kind in ErrorKind::ALL {
             let again = matches!(
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn hope_ends_after_a_share_of_the_time() {
+    async fn retries_end_after_a_share_of_the_time() {
         let time = Time::new(10 * SECOND, Some(8 * SECOND));
         assert_eq!(time.whole(), 6 * SECOND, "three quarters of what is left");
         let (refused, starting) = (
@@ -206,12 +206,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_limit_there_is_time() {
+    async fn retries_without_a_limit_have_time() {
         assert_eq!(Time::new(Duration::MAX, None).whole(), LONGEST);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_of_several_has_its_turn() {
+    async fn each_host_gets_a_share_of_the_time() {
         let time = Time::new(4 * SECOND, None);
         let turn = |several| time.turn(several, 3 * SECOND) - time.began;
         assert_eq!(turn(1), 4 * SECOND);

@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn how_a_dial_failed_makes_the_kind() {
+    fn dial_failure_determines_the_kind() {
         for (failed, kind) in [
             (io::ErrorKind::ConnectionRefused, ErrorKind::Refused),
             (io::ErrorKind::NotFound, ErrorKind::Refused),
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn localhost_inside_something_is_that_itself() {
+    fn localhost_in_a_container_is_explained() {
         let refused = |loopback, inside| {
             let at = Dialled {
                 loopback,
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_only_ipv6_is_sent_to_the_pooler() {
+    fn ipv6_only_host_is_referred_to_the_pooler() {
         let only = |host| Dialled {
             only_ipv6: true,
             ..at(host)
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_a_wall_only_after_a_while() {
+    fn firewall_is_suspected_only_after_a_while() {
         let took = |phase, after| Error::connecting_took(phase, after, Some(at("db")));
         let (short, long) = (Duration::from_millis(300), Duration::from_secs(3));
         for (phase, after, kind) in [
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn capitals_are_the_usual_mistake() {
+    fn capitals_in_names_are_explained() {
         let goal = Goal {
             target: &"db",
             user: Some("App"),

@@ -247,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_kinds_are_listed_and_have_a_name_of_their_own() {
+    fn kinds_are_all_listed_with_unique_names() {
         // Whoever adds one at the end changes this line, too.
         assert_eq!(ErrorKind::ALL.len(), ErrorKind::CommitUnknown as usize + 1);
         for (at, kind) in ErrorKind::ALL.iter().enumerate() {
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn statuses() {
+    fn kinds_have_http_statuses() {
         for (kind, status) in [
             (ErrorKind::UniqueViolation, 409),
             (ErrorKind::ConstraintViolation, 422),
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_have_been_done_is_not_to_be_repeated() {
+    fn uncertain_failures_are_not_retryable() {
         for kind in [
             ErrorKind::Closed,
             ErrorKind::ServerStopping,

@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pooler_is_known_by_its_words() {
+    fn pooler_errors_are_recognised_by_message() {
         use ErrorKind as Kind;
         for (code, message, kind) in [
             (
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_is_named_and_nothing_that_only_looks_like_one() {
+    fn only_a_real_parameter_is_named() {
         let refused = |message| said("08P01", message).meaning().cause;
         assert!(refused("unsupported startup parameter: search_path").contains("search_path"));
         let odd = refused("unsupported startup parameter: a b\nc");

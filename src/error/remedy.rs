@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_remedy_is_the_end_of_one_line() {
+    fn remedy_ends_the_line() {
         for &kind in ErrorKind::ALL {
             let remedy = kind.remedy();
             assert!(!remedy.is_empty() && !remedy.contains('\n'), "{kind}");

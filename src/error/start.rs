@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_does_not_begin() {
+    fn failed_startup_has_a_kind_and_a_remedy() {
         use ErrorKind as Kind;
         for (code, message, kind) in [
             (
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_at_start_up_is_named() {
+    fn startup_setting_is_named() {
         let start = Said {
             at_start: true,
             ..said("42704", "unrecognized configuration parameter \"a.b\"")

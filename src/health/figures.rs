@@ -289,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_not_be_seen_is_unknown_and_never_zero() {
+    fn invisible_figures_are_unknown_not_zero() {
         let server = Answer::test(10, 4, 0).server(Duration::from_secs(2));
         assert_eq!(server.idle_in_transaction, Some(0));
         assert_eq!(server.oldest_idle_in_transaction_seconds, Some(0.0));
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_that_there_are() {
+    fn server_limits_are_shown() {
         let server = Answer::test(10, 4, 0).server(Duration::ZERO);
         assert_eq!(server.usage_percentage.as_deref(), Some("40.0%"));
         assert_eq!((server.role, server.reserved), (None, Some(3)));
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_will_not_say_is_still_there() {
+    fn refused_figures_leave_the_latency() {
         let answer = Answer {
             figures: Err(ErrorKind::PermissionDenied),
             ..Answer::test(1, 1, 0)
@@ -336,7 +336,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nobody_is_left_out(
+        fn others_complete_the_count(
             by in prop::collection::btree_map("[a-c]|\\(others\\)", 0..5_u32, 0..4),
             more in 0..9_u32,
         ) {

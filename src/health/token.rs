@@ -58,7 +58,7 @@ mod tests {
     const TOKEN: &str = "hunter2-hunter2-hunter2";
 
     #[test]
-    fn only_the_token_itself() {
+    fn only_the_exact_token_is_accepted() {
         let token = Token::new(TOKEN).expect("a key");
         let presented = |value: &str| {
             let value = HeaderValue::from_str(value).expect("a value");

@@ -80,7 +80,7 @@ mod tests {
 
     /// What was heard "later" hides nothing that was heard since the clock was set back.
     #[test]
-    fn a_clock_set_back_hides_no_failure() {
+    fn failure_survives_a_clock_set_back() {
         let answered = (at(3_700), Answer::test(10, 1, 0));
         let known = Known {
             now: at(101),
@@ -106,13 +106,13 @@ mod tests {
     };
 
     #[test]
-    fn nothing_is_known_at_first() {
+    fn status_is_unknown_at_first() {
         assert_eq!(NOTHING.verdict(), (Status::Unknown, Reached::Unknown));
         assert_eq!(NOTHING.server(), None);
     }
 
     #[test]
-    fn above_the_mark_it_is_crowded_and_at_it_not() {
+    fn server_is_crowded_above_the_high_water_mark() {
         for (used, mark, expected) in [
             (8, Some(80), Status::Ok),
             (9, Some(80), Status::Crowded),
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_knowledge_decides() {
+    fn newest_reading_decides() {
         let full = (at(100), Answer::test(10, 10, 0));
         let refused = ErrorKind::Refused;
         let known = |now, failed: Option<u64>, circuit: Option<u64>, passed: Option<u64>| {
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_in_passing_is_better_than_nothing() {
+    fn passing_knowledge_counts_without_a_reading() {
         let known = Known {
             now: at(103),
             in_passing: Answer::test(10, 4, 0).reading(at(100)),

@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_aborted_task_is_waited_for_until_it_dropped_what_it_held() {
+    async fn aborted_task_is_awaited_until_it_is_dropped() {
         let tasks = Tasks::default();
         let held = Arc::new(());
         let weak = Arc::downgrade(&held);
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn one_that_blocks_its_thread_is_given_up() {
+    async fn blocking_task_is_given_up() {
         let tasks = Tasks::default();
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         let (started, starting) = tokio::sync::oneshot::channel();

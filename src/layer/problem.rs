@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_deadline_is_a_gateway_timeout() {
+    fn deadline_is_a_gateway_timeout() {
         let response = of(&Error::deadline());
         assert_eq!(response.status(), 504);
         let document: Value = serde_json::from_slice(response.body()).expect("a document");
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_of_how_the_database_is_reached() {
+    fn problem_hides_how_the_database_is_reached() {
         for &kind in ErrorKind::ALL {
             let response = of(&Error::new(kind, "postgres://db.example.com"));
             let text = String::from_utf8(response.body().to_vec()).expect("text");

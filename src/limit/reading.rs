@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn the_slots_that_run_out_first_count() {
+    fn tightest_slot_limit_counts() {
         let slots = |limit, used| Slots { limit, used };
         assert_eq!(reading([97, 10, -1, 3, -1, 5]).tightest(), slots(97, 10));
         assert_eq!(reading([97, 10, 4, 3, -1, 5]).tightest(), slots(4, 3));
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mark_is_exact() {
+    fn high_water_mark_is_exact() {
         let slots = |limit, used| Slots { limit, used };
         assert!(!slots(10, 8).is_above(80) && slots(10, 9).is_above(80));
         assert!(!slots(22, 17).is_above(80) && slots(22, 18).is_above(80));

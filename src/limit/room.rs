@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_set_back_makes_nothing_fresh() {
+    fn clock_set_back_makes_no_reading_fresh() {
         let clock = Manual::new();
         clock.advance(Duration::from_secs(7_200));
         let room = Room::new(clock.clone(), true, 80);
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mark_decides_and_the_top_only_while_it_is_fresh() {
+    fn full_server_counts_only_while_fresh() {
         let clock = Manual::new();
         let room = Room::new(clock.clone(), true, 80);
         assert!(!room.is_crowded() && !room.is_full(), "nothing is known");
@@ -203,7 +203,7 @@ mod tests {
 
     /// It may have been the role's limit, or a pooler's: what was read of the server stays.
     #[test]
-    fn a_refusal_counts_for_a_moment_and_is_no_reading() {
+    fn refusal_counts_for_a_moment_without_a_reading() {
         let clock = Manual::new();
         let room = Room::new(clock.clone(), true, 80);
         read(&room, 1);

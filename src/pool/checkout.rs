@@ -305,5 +305,5 @@ fn fits(pool: &Pool, session: &Session) -> Result<(), &'static str> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests;

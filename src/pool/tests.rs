@@ -198,7 +198,7 @@ fn runtime() -> runtime::Runtime {
 }
 
 #[test]
-fn no_connection_and_no_place_is_lost() {
+fn pool_loses_no_connection_and_no_permit() {
     let server = runtime().block_on(async {
         let server = Postgres::shared().await.expect("a server");
         server.fresh_database().await.expect("a database")

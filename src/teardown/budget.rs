@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn each_step_leaves_half_for_those_behind_it() {
+    async fn each_step_leaves_half_of_the_time() {
         let near = Duration::from_micros(100);
         let budget = |left| Budget::new(Some(Instant::now() + left), near);
         let plenty = budget(Duration::from_secs(20));
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_long_way_gets_longer_steps() {
+    async fn long_round_trips_get_longer_steps() {
         let budget = Budget::new(None, Duration::from_millis(120));
         assert_eq!(budget.grace(), Duration::from_millis(240));
         assert_eq!(budget.step(), Duration::from_millis(1_200));

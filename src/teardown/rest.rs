@@ -292,7 +292,7 @@ mod tests {
     use crate::wire::Residue;
 
     #[test]
-    fn what_each_path_allows() {
+    fn each_path_allows_its_steps() {
         let snapshot = |state, driver| Snapshot {
             status: Some(TransactionStatus::Idle),
             settled: true,

@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn the_remedy_fits_the_host() {
+    fn tls_remedy_fits_the_host() {
         let none = Tls::default();
         let own = Tls {
             roots: Some(Roots::File("ca.pem".into())),
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_described_by_what_helps() {
+    fn certificate_description_names_the_problem() {
         use rustls::pki_types::pem::PemObject;
         let Authority::Rds(pem) = Authority::of("d.a.eu-west-1.rds.amazonaws.com") else {
             panic!("a region that we have");
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_stranger_wrote_stays_in_its_line() {
+    fn certificate_text_stays_on_one_line() {
         assert_eq!(harmless("a\nb\u{1b}[31m"), "a?b?[31m");
         assert_eq!(harmless(&"x".repeat(500)).len(), LONGEST + 2);
     }

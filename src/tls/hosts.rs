@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_end_of_the_name_tells() {
+    fn host_suffix_determines_the_roots() {
         for (host, expected) in [
             ("ep-a-1.eu-central-1.aws.neon.tech", Authority::Public),
             ("ep-a-1-pooler.us-east-2.aws.NEON.tech.", Authority::Public),
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_region_has_its_own_authorities_and_no_others() {
+    fn region_has_only_its_own_roots() {
         use rustls::pki_types::CertificateDer;
         use rustls::pki_types::pem::PemObject;
         use x509_cert::der::Decode;
@@ -140,7 +140,7 @@ mod tests {
 
     /// An anchor's dates are not looked at when it is used: nobody else would notice.
     #[test]
-    fn supabases_are_the_two_that_it_publishes_and_in_force() {
+    fn supabase_roots_are_published_and_valid() {
         use rustls::pki_types::CertificateDer;
         use rustls::pki_types::pem::PemObject;
         use x509_cert::der::Decode;

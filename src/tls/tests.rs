@@ -12,7 +12,7 @@ fn rds_pem() -> &'static str {
 }
 
 #[test]
-fn each_host_has_its_own_authorities_and_each_is_read_once() {
+fn each_host_has_roots_that_are_read_once() {
     let (client, tls) = (Client::default(), Tls::default());
     for host in [
         "db.example.com",
@@ -33,7 +33,7 @@ fn each_host_has_its_own_authorities_and_each_is_read_once() {
 }
 
 #[test]
-fn what_cannot_be_read_is_named_and_keys_are_not_shown() {
+fn unreadable_files_are_named_and_keys_hidden() {
     let secret = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n";
     let text = |text: &str| Pem::Text(text.to_owned());
     let client = |certificate: Pem, key: Pem| Tls {
@@ -92,7 +92,7 @@ fn pem_on_one_line_is_read() {
 }
 
 #[test]
-fn nothing_is_read_that_will_not_be_looked_at() {
+fn unused_roots_are_not_read() {
     let tls = Tls {
         mode: TlsMode::Encrypt,
         ..Tls::default()
@@ -104,7 +104,7 @@ fn nothing_is_read_that_will_not_be_looked_at() {
 
 /// Who names authorities trusts those, and who says `require` what libpq does.
 #[test]
-fn shipped_authorities_are_for_who_names_none() {
+fn shipped_roots_are_used_where_none_are_named() {
     let own = Tls {
         roots: Some(Roots::System),
         ..Tls::default()
@@ -124,7 +124,7 @@ fn shipped_authorities_are_for_who_names_none() {
 /// What reading authorities costs at a cold start; docs/security.md quotes it.
 #[test]
 #[ignore = "measures, for docs/security.md"]
-fn cost() {
+fn cost_of_reading_roots_is_printed() {
     let all = Tls {
         roots: Some(Roots::Pem(include_str!("roots/rds.pem").to_owned())),
         ..Tls::default()

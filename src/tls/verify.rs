@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_looked_at_follows_from_mode_roots_and_host() {
+    fn checks_follow_from_mode_roots_and_host() {
         use TlsMode::{Encrypt, Prefer, VerifyCa, VerifyFull};
         let own = || Some(Roots::File("ca.pem".into()));
         let system = || Some(Roots::System);

@@ -139,7 +139,7 @@ mod tests {
     const PLUS: &[u8] = b"\0\0\0\x0aSCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0";
 
     #[test]
-    fn strangers_begin_with_other_letters() {
+    fn other_protocols_are_recognised() {
         let mut authentication = Authentication::default();
         let all = |authentication: &Authentication| {
             let expected = b"RENvHS2JZKT"
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_permitted_gets_an_answer() {
+    fn only_permitted_methods_are_answered() {
         use Method::{Md5, None as Nothing, Password, Scram};
         for (permitted, bound, messages, expected) in [
             (&[Nothing][..], false, &[OK][..], None),
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn once_we_are_in_nothing_is_refused() {
+    fn nothing_is_refused_after_authentication() {
         let mut authentication = Authentication::default();
         authentication.guard(Guard::new(|_| true, false));
         authentication.received(OK);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn before_that_framing_must_hold() {
+    fn framing_must_hold_before_authentication() {
         let mut authentication = Authentication::default();
         authentication.guard(Guard::new(|_| true, false));
         authentication.lost();
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_reader_never_has_the_whole_of_a_refused_request() {
+    async fn refused_request_is_never_passed_on_whole() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
         let request = b"R\0\0\0\x08\0\0\0\x03";

@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_answer_for_each_request_however_it_is_cut() {
+    fn each_request_gets_one_answer_however_it_is_cut() {
         let requests = b"Q\0\0\0\x05\0P\0\0\0\x08a\0b\0S\0\0\0\x04d\0\0\0\x05x";
         for cut in 1..requests.len() {
             let (mut ended, mut out) = (Ended::default(), BytesMut::new());
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn the_servers_own_words_are_repeated() {
+    fn server_message_is_repeated() {
         let mut ended = Ended::by_server(Bytes::from_static(b"E\0\0\0\x05\0"));
         let mut out = BytesMut::new();
         ended.accept(b"S\0\0\0\x04", &mut out);

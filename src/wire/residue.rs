@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_counts_as_state() {
+    fn unreadable_sql_counts_as_session_state() {
         let hidden = r"select '\'', pg_advisory_lock(1) --'";
         for conforming in [None, Some(false)] {
             let traits = Traits::of(hidden.as_bytes(), conforming);
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_that_leave_state_behind_a_select() {
+    fn state_behind_a_select_is_seen() {
         for text in [
             "select set_config('a.b', 'c', false)",
             "SELECT pg_catalog.SET_CONFIG('a.b', 'c', true)",
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_tell_the_server_is_no_state_that_was_left() {
+    fn our_own_settings_are_not_session_state() {
         let ours = setting([("statement_timeout", 30_000), ("transaction_timeout", 1)]);
         assert!(!traits(&ours).leaves_state, "{ours}");
         for text in [
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_that_leave_nothing() {
+    fn harmless_sql_leaves_no_state() {
         for text in [
             SET_LOCAL,
             "select 1",
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn only_sets_that_end_with_the_transaction_are_local() {
+    fn only_set_local_ends_with_the_transaction() {
         for (text, local) in [
             ("set local role app", true),
             ("SET LOCAL a.b = 'c'", true),
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn tags() {
+    fn command_tags_tell_session_state() {
         let state = |tag: &str, local| of_tag(tag.as_bytes(), local).state;
         assert!(state("SET", false));
         assert!(!state("SET", true));

@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn positions_count_from_the_users_text() {
+    fn error_positions_count_from_the_users_text() {
         for (before, after) in [
             (&b"SERROR\0P16\0Mx\0\0"[..], &b"SERROR\0P10\0Mx\0\0"[..]),
             (b"P7\0\0", b"P1\0\0"),
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn begin_before_a_query() {
+    fn begin_is_put_before_a_query() {
         let mut out = BytesMut::new();
         let shift = begin_query("BEGIN", b"select 1", &mut out);
         let mut expected = BytesMut::new();
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn unnamed_twins_of_named_messages() {
+    fn named_messages_are_rewritten_as_unnamed() {
         let mut named = BytesMut::new();
         frontend::parse("s1", "select $1", [25], &mut named).expect("no NUL");
         let mut unnamed = BytesMut::new();

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn literals_and_comments_are_no_words() {
+    fn literals_and_comments_are_not_words() {
         for (text, expected) in [
             ("select 1", "select"),
             ("select $1, $2::text", "select text"),
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backslash_is_read_as_the_server_reads_it() {
+    fn backslash_is_read_as_the_server_does() {
         let text = r"select '\', b, '\', c --'";
         assert_eq!(words_if(text, Some(true)), "select b c");
         assert_eq!(words_if(text, Some(false)), "select");
@@ -249,7 +249,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_text_ends(text in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+        fn scanner_ends_on_any_text(text in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
             for conforming in [None, Some(false), Some(true)] {
                 let counted = tokens(&text, conforming).count();
                 proptest::prop_assert!(counted <= text.len());
@@ -257,7 +257,7 @@ mod tests {
         }
 
         #[test]
-        fn a_word_behind_any_complete_literal_is_seen(literal in "[^']{0,20}") {
+        fn word_behind_a_complete_literal_is_seen(literal in "[^']{0,20}") {
             let text = format!("select '{literal}', found");
             proptest::prop_assert!(words(&text).ends_with("found"));
         }

@@ -96,7 +96,7 @@ fn last_status(mut down: &[u8]) -> Option<TransactionStatus> {
 }
 
 #[test]
-fn the_wire_is_transparent_and_knows_the_last_status() {
+fn wire_is_transparent_and_knows_the_status() {
     for (name, file) in RECORDINGS {
         let traffic = recorded(file);
         let up = bytes_of(&traffic, Direction::Up);
@@ -137,7 +137,7 @@ fn spoilt() -> impl Strategy<Value = Traffic> {
 
 proptest! {
     #[test]
-    fn spoilt_traffic_goes_through_as_it_is(traffic in spoilt(), cut in 1usize..400) {
+    fn spoilt_traffic_passes_unchanged(traffic in spoilt(), cut in 1usize..400) {
         let played = play(&traffic, cut);
         prop_assert_eq!(&played, &play(&traffic, WHOLE));
         prop_assume!(!played.is_dismissed());
@@ -153,7 +153,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_cut_anywhere(
+    fn bytes_may_be_cut_anywhere(
         data in prop::collection::vec(any::<u8>(), 0..400),
         cut in 1usize..50,
     ) {
@@ -162,7 +162,7 @@ proptest! {
     }
 
     #[test]
-    fn rewrites_cannot_be_told_from_none(
+    fn rewrites_are_invisible_to_the_client(
         groups in prop::collection::vec(group(), 1..12),
         cut in prop_oneof![1usize..40, Just(WHOLE)],
         unnamed in any::<bool>(),
@@ -175,7 +175,7 @@ proptest! {
 
 /// What the server says at the end is kept for whoever asks next, wherever it is cut.
 #[test]
-fn a_farewell_waits_for_a_question() {
+fn farewell_waits_for_a_request() {
     const READY: &[u8] = b"Z\0\0\0\x05I";
     const NOTICE: &[u8] = b"N\0\0\0\x05\0";
     const FATAL: &[u8] = b"E\0\0\0\x18SFATAL\0C57P01\0Mend\0\0";
@@ -207,7 +207,7 @@ fn a_farewell_waits_for_a_question() {
 
 /// Whoever asked already is told, and whoever asks next.
 #[test]
-fn a_farewell_answers_every_question() {
+fn farewell_answers_every_request() {
     const READY: &[u8] = b"Z\0\0\0\x05I";
     const ROW: &[u8] = b"D\0\0\0\x06\0\0";
     const FATAL: &[u8] = b"E\0\0\0\x18SFATAL\0C57P01\0Mend\0\0";
@@ -231,7 +231,7 @@ fn a_farewell_answers_every_question() {
 
 /// Whatever comes first, alone or with others behind it.
 #[test]
-fn a_refused_begin_lets_nothing_through() {
+fn refused_begin_lets_nothing_through() {
     let firsts = [
         Unit::Simple("select 1"),
         Unit::Simple("select 2; select 3"),
@@ -260,7 +260,7 @@ fn a_refused_begin_lets_nothing_through() {
 }
 
 #[test]
-fn a_copy_that_was_prepared_earlier_comes_first() {
+fn copy_prepared_earlier_gets_the_begin() {
     for copy in COPIES {
         for refused in [0, 1] {
             for unnamed in [false, true] {

@@ -41,7 +41,7 @@ fn layer(database: &Database) -> DatabaseLayer {
 }
 
 #[tokio::test]
-async fn a_request() {
+async fn request_is_refused_with_503() {
     let (_postgres, lab, _others) = given_back().await;
     let handler = service_fn(
         async |_: Request<()>| -> Result<Response<Empty<bytes::Bytes>>, BoxError> {
@@ -65,7 +65,7 @@ async fn a_request() {
 
 /// A connection that is kept takes no slot from anybody.
 #[tokio::test]
-async fn not_who_keeps_a_connection() {
+async fn request_with_a_kept_connection_is_served() {
     let (_postgres, lab, _others) = all_but_full(100).await;
     assert_eq!(lab.sessions().await, ["idle"]);
     // The answer of the server's has come by then.
@@ -81,7 +81,7 @@ async fn not_who_keeps_a_connection() {
 
 #[cfg(feature = "lambda")]
 #[tokio::test]
-async fn an_event() {
+async fn event_is_refused_with_an_error() {
     use antifreeze::{ErrorKind, EventError};
     use lambda_runtime::{Context, Diagnostic, LambdaEvent};
 
@@ -111,7 +111,7 @@ async fn an_event() {
 
 #[cfg(feature = "vercel")]
 #[tokio::test]
-async fn vercels_pair_of_state_and_request() {
+async fn vercel_request_is_refused_with_503() {
     use vercel_runtime::{AppState, ResponseBody};
 
     type Answer = Result<Response<ResponseBody>, vercel_runtime::Error>;

@@ -12,7 +12,7 @@ use super::{Limited, ROLE, limited};
 
 /// While the server is full.
 #[tokio::test]
-async fn while_it_is_full() {
+async fn abandoned_wait_for_a_full_server_loses_no_permit() {
     let (_postgres, lab) = limited(0, |config| config.max_connections = 1).await;
     let little = Duration::from_millis(500);
     let mut ended = 0;
@@ -31,7 +31,7 @@ async fn while_it_is_full() {
 /// Once a slot comes free while somebody waits for it: on the way to the server, with the
 /// connection in his hands, and while it is brought to rest.
 #[tokio::test]
-async fn once_there_is_a_slot() {
+async fn abandoned_wait_for_a_slot_loses_no_permit() {
     const ALL: usize = 3;
     let (postgres, lab) = limited(0, |config| config.max_connections = ALL).await;
     let end = format!(

@@ -6,8 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
@@ -43,7 +41,7 @@ const KILLED: Duration = Duration::from_secs(1);
 /// waits for it.
 pub(super) struct Running {
     child: Child,
-    group: Option<Pid>,
+    group: Option<Group>,
     /// What it writes is passed on.
     output: [JoinHandle<()>; 2],
     heard: Arc<Heard>,
@@ -101,9 +99,8 @@ impl Running {
             tokio::spawn(pass_on(child.stdout.take(), to, out)),
             tokio::spawn(pass_on(child.stderr.take(), std::io::stderr(), err)),
         ];
-        let group = child.id().and_then(|id| i32::try_from(id).ok());
         Ok(Running {
-            group: group.and_then(Pid::from_raw),
+            group: Group::of(&child),
             child,
             output,
             heard,
@@ -144,8 +141,8 @@ impl Running {
 
     async fn end_all(&mut self, grace: Duration) {
         let Some(group) = self.group else { return };
-        for (signal, limit) in [(Signal::TERM, grace), (Signal::KILL, KILLED)] {
-            let _ = kill_process_group(group, signal);
+        for (signal, limit) in [(Signal::End, grace), (Signal::Kill, KILLED)] {
+            group.send(signal, &mut self.child);
             if timeout(limit, self.is_gone(group)).await.is_ok() {
                 break;
             }
@@ -165,10 +162,10 @@ impl Running {
         }
     }
 
-    async fn is_gone(&mut self, group: Pid) {
+    async fn is_gone(&mut self, group: Group) {
         // Until it is waited for, one that has ended counts.
         let _ = self.child.wait().await;
-        while test_kill_process_group(group) != Err(Errno::SRCH) {
+        while !group.is_gone() {
             sleep(LOOK).await;
         }
     }
@@ -177,11 +174,62 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if let Some(group) = self.group {
-            let _ = kill_process_group(group, Signal::TERM);
+            group.send(Signal::End, &mut self.child);
         }
         for output in &self.output {
             output.abort();
         }
+    }
+}
+
+enum Signal {
+    End,
+    Kill,
+}
+
+/// The process group of a tool: all that it has started.
+#[cfg(unix)]
+#[derive(Clone, Copy)]
+struct Group(rustix::process::Pid);
+
+#[cfg(unix)]
+impl Group {
+    fn of(child: &Child) -> Option<Group> {
+        let id = i32::try_from(child.id()?).ok()?;
+        rustix::process::Pid::from_raw(id).map(Group)
+    }
+
+    fn send(self, signal: Signal, _: &mut Child) {
+        use rustix::process::{Signal as Unix, kill_process_group};
+        let signal = match signal {
+            Signal::End => Unix::TERM,
+            Signal::Kill => Unix::KILL,
+        };
+        let _ = kill_process_group(self.0, signal);
+    }
+
+    fn is_gone(self) -> bool {
+        rustix::process::test_kill_process_group(self.0) == Err(rustix::io::Errno::SRCH)
+    }
+}
+
+/// Windows has no process groups: the tool alone is ended, and nothing can be told to end.
+#[cfg(not(unix))]
+#[derive(Clone, Copy)]
+struct Group;
+
+#[cfg(not(unix))]
+impl Group {
+    fn of(child: &Child) -> Option<Group> {
+        child.id().map(|_| Group)
+    }
+
+    fn send(self, _: Signal, child: &mut Child) {
+        let _ = child.start_kill();
+    }
+
+    fn is_gone(self) -> bool {
+        true
     }
 }
 

@@ -129,7 +129,7 @@ impl Traffic {
 }
 
 #[tokio::test]
-async fn without_layer_and_runner_it_hangs_and_traffic_stops() {
+async fn alter_table_without_us_stops_the_traffic() {
     let lab = lab().await;
     let host = Host::serving(&lab).await;
     let (migration, _) = lab.session("plain migration").await;
@@ -162,7 +162,7 @@ async fn without_layer_and_runner_it_hangs_and_traffic_stops() {
 }
 
 #[tokio::test]
-async fn with_the_layer_a_plain_alter_table_goes_through() {
+async fn alter_table_with_the_layer_goes_through() {
     let lab = lab().await;
     let mut config = Config::from_url(&lab.server.url).expect("a URL");
     config.max_connections = AT_ONCE as usize;
@@ -225,7 +225,7 @@ async fn waits(lab: &Lab, mode: &str) -> Vec<Duration> {
 }
 
 #[tokio::test]
-async fn with_the_runner_alone_traffic_stops_for_no_longer_than_lock_timeout() {
+async fn runner_alone_stops_traffic_for_the_lock_timeout() {
     let lab = lab().await;
     let name = lab.value("select quote_ident(current_database())").await;
     let log_waits = format!(

@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_holds_the_whole_request() {
+    fn event_holds_the_whole_request() {
         let request = Request::post("/partners/7?name=a%20b&tag=1&tag=2")
             .header("X-Thing", "1")
             .header("X-Thing", "2")
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_becomes_a_response() {
+    fn answer_becomes_a_response() {
         let answer = json!({
             "statusCode": 201,
             "headers": {"x-one": "1", "x-two": "lost"},
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn other_answers() {
+    fn other_answers_are_responses_or_errors() {
         let inferred = response(&Answer::Response("[1]".into())).unwrap();
         assert_eq!(
             (inferred.status().as_u16(), inferred.body().as_ref()),

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_users_own_settings_come_last() {
+    fn users_own_settings_come_last() {
         let builder = Builder::new(5432)
             .mode(Mode::Session)
             .setting("pool_mode", "statement");

@@ -117,7 +117,7 @@ mod tests {
     const CLOSE: &[u8] = b"C\0\0\0\x08Ss1\0S\0\0\0\x04";
 
     #[test]
-    fn counts_changes_of_direction() {
+    fn round_trips_are_changes_of_direction() {
         use Direction::{Down, Up};
         assert_eq!(count(&[(Down, b"hello")]), (0, 0));
         assert_eq!(
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_closes_apart_whenever_their_answers_come() {
+    fn closes_are_counted_apart() {
         use Direction::{Down, Up};
         assert_eq!(count(&[(Up, CLOSE), (Down, b"3")]), (0, 1));
         assert_eq!(

@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keeps_everything_else() {
+    fn relay_url_keeps_everything_else() {
         let address = "127.0.0.1:7".parse().unwrap();
         for (given, wanted) in [
             (

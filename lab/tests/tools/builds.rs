@@ -23,7 +23,7 @@ fn sam_and_cfn_lint_find_nothing() {
 
 /// What one function may do is no other's: neither its role nor its logs are shared.
 #[test]
-fn each_function_has_a_role_and_logs_of_its_own() {
+fn each_function_has_its_own_role_and_logs() {
     let template = include_str!("../../../template.yaml");
     for (function, _) in DEPLOYED {
         let name = function.strip_suffix("Function").expect("a function");
@@ -58,7 +58,7 @@ fn cargo_lambda_builds_for_arm() {
 
 /// Left alone, cargo-lambda builds with `panic = "abort"`, and no layer could do anything.
 #[tokio::test]
-async fn a_panic_is_survived_in_a_release() {
+async fn panic_is_survived_in_a_release() {
     let sessions = Sessions::new().await;
     let builder = Function::builder(careless()).env("DATABASE_URL", sessions.url());
     let function = builder.start().await.expect("a function");

@@ -132,7 +132,7 @@ fn get(path: &str) -> Request<Bytes> {
 }
 
 #[tokio::test]
-async fn what_is_deployed_sees_the_same() {
+async fn deployed_functions_see_the_same_events() {
     let requests = [
         creating("acme"),
         get("/partners"),
@@ -149,7 +149,7 @@ async fn what_is_deployed_sees_the_same() {
 }
 
 #[tokio::test]
-async fn what_goes_wrong_sees_the_same() {
+async fn failures_look_the_same_in_the_emulator() {
     let paths = [
         "/partners",
         "/early",

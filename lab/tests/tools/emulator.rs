@@ -110,7 +110,7 @@ pub fn creating(name: &str) -> Request<Bytes> {
 }
 
 #[tokio::test]
-async fn answers_and_leaves_nothing_open() {
+async fn emulated_function_leaves_nothing_open() {
     let sessions = Sessions::new().await;
     let emulator = Emulator::start(&deployed("ApiFunction"), sessions.url()).await;
     for name in ["acme", "umbrella"] {
@@ -128,7 +128,7 @@ async fn answers_and_leaves_nothing_open() {
 
 /// The answer is ours: the emulator's would be "Task timed out", and the process gone.
 #[tokio::test]
-async fn meets_its_deadline() {
+async fn emulated_function_meets_its_deadline() {
     let sessions = Sessions::new().await;
     let emulator = Emulator::start(&deployed("ApiFunction"), sessions.url()).await;
     let answer = emulator.request(&creating("before")).await;

@@ -76,11 +76,11 @@ async fn within_the_grace(moment: Moment) {
 }
 
 #[tokio::test]
-async fn between_two_invocations() {
+async fn end_between_invocations_closes_all() {
     within_the_grace(Between).await;
 }
 
 #[tokio::test]
-async fn during_an_invocation() {
+async fn end_during_an_invocation_closes_all() {
     within_the_grace(During).await;
 }

@@ -73,7 +73,7 @@ async fn answers(bootstrap: &Path, path: &str, url: &str) -> String {
 
 /// The first two steps, which begin with a copy of the starter.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_starter_is_built_and_answers() {
+async fn starter_is_built_and_answers() {
     let folder = checkout::outside("page-of-starter");
     let database = database();
     let url = database.url.clone();
@@ -93,7 +93,7 @@ async fn the_starter_is_built_and_answers() {
 
 /// It says the same, in its own README.
 #[test]
-fn the_starters_readme_builds_it_likewise() {
+fn starter_readme_builds_the_same() {
     let readme = include_str!("../../../starters/lambda/README.md");
     let page = page();
     let readme = part(readme, "Deploy it", "Change it");
@@ -107,7 +107,7 @@ fn the_starters_readme_builds_it_likewise() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_functions_are_built_and_the_api_answers() {
+async fn functions_are_built_and_the_api_answers() {
     let database = database();
     database
         .execute(include_str!("../../../functions/schema.sql"))

@@ -70,7 +70,7 @@ impl Drop for Watch {
 }
 
 #[tokio::test]
-async fn answers_leaves_nothing_open_and_closes_when_it_is_to_end() {
+async fn watched_function_closes_when_told_to_end() {
     let sessions = Sessions::new().await;
     let mut watch = Watch::start(&deployed("ApiFunction"), sessions.url()).await;
     for name in ["acme", "umbrella"] {

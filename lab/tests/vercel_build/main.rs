@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use shop::{MAX_DURATION, Shop};
 
 #[tokio::test]
-async fn the_output_is_what_vercel_json_asks_for() {
+async fn build_output_matches_vercel_json() {
     let output = tokio::task::spawn_blocking(build::output)
         .await
         .expect("it is built");
@@ -41,7 +41,7 @@ async fn the_output_is_what_vercel_json_asks_for() {
 }
 
 #[tokio::test]
-async fn a_plain_function_stores_and_counts() {
+async fn plain_function_stores_and_counts() {
     let shop = Shop::open("partners").await;
     for (method, body, status) in [
         ("POST", "acme", 201),
@@ -63,7 +63,7 @@ async fn a_plain_function_stores_and_counts() {
 }
 
 #[tokio::test]
-async fn an_axum_router_stores_and_lists() {
+async fn axum_router_stores_and_lists() {
     let shop = Shop::open("rest").await;
     for (method, path, status) in [
         ("POST", "/api/rest/partners/acme", 201),
@@ -105,7 +105,7 @@ async fn one_process_serves_many_at_once() {
 
 /// The handler panics over an answer that is not of the type that it reads.
 #[tokio::test]
-async fn a_panic_is_an_answer_and_stores_nothing() {
+async fn panic_is_answered_and_stores_nothing() {
     let narrow = include_str!("../../../api/schema.sql").replace("id bigint", "id integer");
     let shop = Shop::with_schema("partners", &narrow).await;
     let pid = shop.deployment.pid();
@@ -155,7 +155,7 @@ async fn sigterm_lets_a_request_end() {
 /// The body reads on behind its head: `end`, upon which the process may be frozen, comes
 /// once it is complete and the connection is at rest.
 #[tokio::test]
-async fn a_streamed_body_holds_the_end_back() {
+async fn streamed_body_delays_the_end() {
     // By the index, so that rows are made and sent one after the other.
     let slow = "create function slow(id bigint) returns text stable language plpgsql as $$ begin \
                   if id = 900 then perform pg_advisory_xact_lock(1); end if; \
@@ -196,7 +196,7 @@ async fn a_streamed_body_holds_the_end_back() {
 
 /// `maxDuration` is not told to the process; the function knows it, and is faster.
 #[tokio::test]
-async fn the_deadline_is_met_with_an_answer() {
+async fn deadline_is_met_with_an_answer() {
     let shop = Shop::open("partners").await;
     let lock = shop.locked().await;
     let response = shop.ask("POST", "/api/partners", "acme").await;

@@ -9,7 +9,7 @@ fn said<'a>(code: &'a str, message: &'a str) -> Said<'a> {
 }
 
 #[test]
-fn a_code_and_its_words_make_a_kind() {
+fn sqlstate_and_message_determine_the_kind() {
     use ErrorKind as Kind;
     for (code, message, kind) in [
         (
@@ -109,7 +109,7 @@ fn a_code_and_its_words_make_a_kind() {
 }
 
 #[test]
-fn no_message_of_the_server_is_shown() {
+fn server_messages_are_not_shown() {
     for code in [
         "23505", "22P02", "53300", "57P03", "08P01", "XX000", "28P01", "42601",
     ] {

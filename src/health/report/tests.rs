@@ -10,7 +10,7 @@ fn config(size: usize) -> Config {
 }
 
 #[test]
-fn usage_in_figures() {
+fn usage_is_a_percentage() {
     for (size, checked_out, usage, percentage, full, warns) in [
         (5, 2, "2/5", "40.0%", false, false),
         (5, 4, "4/5", "80.0%", false, true),
@@ -28,7 +28,7 @@ fn usage_in_figures() {
 }
 
 #[test]
-fn what_is_no_limit_is_null() {
+fn missing_limit_is_null() {
     let mut config = config(1);
     config.max_age = Duration::MAX;
     config.statement_timeout = Duration::ZERO;
@@ -50,7 +50,7 @@ fn what_is_no_limit_is_null() {
 }
 
 #[test]
-fn the_operators_variables_are_shown_and_no_token() {
+fn overrides_are_shown_without_the_token() {
     let environment = Environment::of(&[
         ("ANTIFREEZE_LOAD_SHED", "door"),
         ("ANTIFREEZE_FUNCTION_TIMEOUT", "29s"),
@@ -66,7 +66,7 @@ fn the_operators_variables_are_shown_and_no_token() {
 
 proptest! {
     #[test]
-    fn a_percentage_is_one_of_any_part(part in any::<u64>(), whole in any::<u64>()) {
+    fn percentage_is_exact_for_any_part(part in any::<u64>(), whole in any::<u64>()) {
         let text = percentage(part, whole);
         let figure: f64 = text.strip_suffix('%').expect("a sign").parse().expect("a number");
         prop_assert!(figure >= 0.0);

@@ -35,7 +35,7 @@ async fn opened() -> Breaker {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_it_is_closed_nobody_waits() {
+async fn closed_breaker_delays_nobody() {
     let breaker = Breaker::new(Paused::new());
     for _ in 0..3 {
         let attempt = admit(&breaker, Duration::ZERO).now_or_never();
@@ -47,7 +47,7 @@ async fn while_it_is_closed_nobody_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_server_opens_it_at_once_and_others_after_three() {
+async fn full_server_opens_the_breaker_at_once() {
     let breaker = opened().await;
     assert_eq!(
         breaker.opened_by().map(|(kind, _)| kind),
@@ -65,7 +65,7 @@ async fn a_full_server_opens_it_at_once_and_others_after_three() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_matter_of_load_leaves_it_closed() {
+async fn failures_unrelated_to_load_leave_it_closed() {
     let breaker = Breaker::new(Paused::new());
     for _ in 0..2 {
         admit(&breaker, SECOND)
@@ -87,7 +87,7 @@ async fn what_is_no_matter_of_load_leaves_it_closed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_went_wrong_here_says_nothing_of_the_server() {
+async fn local_failures_do_not_count() {
     let secret = || Error::new(ErrorKind::Configuration, "no such secret");
     let breaker = Breaker::new(Paused::new());
     for error in [refused(), secret(), refused(), secret(), refused()] {
@@ -102,7 +102,7 @@ async fn what_went_wrong_here_says_nothing_of_the_server() {
 
 /// The one who came first, also if he has tried in vain meanwhile.
 #[tokio::test(start_paused = true)]
-async fn who_came_first_is_the_next() {
+async fn first_waiter_probes_next() {
     let breaker = opened().await;
     let come = Instant::now();
     let end = come + 60 * SECOND;
@@ -143,7 +143,7 @@ async fn who_came_first_is_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_probes_and_the_others_wait_for_what_it_finds() {
+async fn one_caller_probes_while_others_wait() {
     let breaker = opened().await;
     let prober = admit(&breaker, 10 * SECOND).await.expect("the first");
     assert!(prober.probes());
@@ -170,7 +170,7 @@ async fn one_probes_and_the_others_wait_for_what_it_finds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_cannot_wait_is_told_at_once() {
+async fn caller_without_time_is_refused_at_once() {
     let breaker = opened().await;
     let begin = Instant::now();
     let error = admit(&breaker, Duration::ZERO).await.expect_err("no time");
@@ -192,7 +192,7 @@ async fn who_cannot_wait_is_told_at_once() {
 
 /// As in a process that was frozen meanwhile.
 #[tokio::test(start_paused = true)]
-async fn while_nobody_asks_nothing_is_heard_of_the_server() {
+async fn breaker_stays_open_while_nobody_asks() {
     let breaker = opened().await;
     tokio::time::advance(3_600 * SECOND).await;
     let prober = admit(&breaker, 9 * SECOND).await.expect("the first");
@@ -205,7 +205,7 @@ async fn while_nobody_asks_nothing_is_heard_of_the_server() {
 
 /// It is known to go well, and nobody is left to say so.
 #[tokio::test(start_paused = true)]
-async fn it_closes_when_those_who_waited_have_gone() {
+async fn breaker_closes_when_all_waiters_left() {
     for turn_came in [false, true] {
         let breaker = opened().await;
         let prober = admit(&breaker, 9 * SECOND).await.expect("the first");
@@ -223,7 +223,7 @@ async fn it_closes_when_those_who_waited_have_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_shedding_off_it_is_waited_for() {
+async fn breaker_waits_with_shedding_off() {
     let breaker = opened().await;
     let prober = admit(&breaker, 60 * SECOND).await.expect("the first");
     tokio::time::advance(10 * SECOND).await;
@@ -235,7 +235,7 @@ async fn with_shedding_off_it_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_delays_grow_and_stay_below_the_most() {
+async fn delays_grow_up_to_the_maximum() {
     let breaker = opened().await;
     let mut longest = Duration::ZERO;
     for _ in 0..40 {
@@ -251,7 +251,7 @@ async fn the_delays_grow_and_stay_below_the_most() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_was_set_back_delays_by_the_most() {
+async fn clock_set_back_delays_by_the_maximum() {
     let open = Open {
         next: SystemTime::UNIX_EPOCH + 1_000 * SECOND,
         ..Open::new(ErrorKind::Refused, SystemTime::UNIX_EPOCH)
@@ -341,7 +341,7 @@ proptest! {
     /// who is turned away could not have waited, or had no reason to hope; there is one
     /// prober at a time; nothing is left behind.
     #[test]
-    fn no_wake_up_is_lost(comers in comers(), full in full_twice(), sheds: bool) {
+    fn breaker_loses_no_wake_up(comers in comers(), full in full_twice(), sheds: bool) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)

@@ -83,7 +83,7 @@ async fn back((lease, home): (Lease, Home)) {
 
 /// Also those that nobody asks for: the last that came home is the first to be leased.
 #[tokio::test]
-async fn those_that_nobody_needs_are_ended_in_time() {
+async fn surplus_idle_connections_are_ended() {
     let kept = Kept::two().await;
     kept.clock.advance(PROBE_AFTER / 4 * 3);
     kept.lease().await.expect("alive");
@@ -109,7 +109,7 @@ fn read(kept: &Kept, used: i64) {
 }
 
 #[tokio::test]
-async fn above_the_mark_all_are_given_back_but_for_who_waits_for_one() {
+async fn crowded_server_keeps_only_awaited_connections() {
     let kept = Kept::two().await;
     let (lease, _home) = kept.out().await.expect("alive");
     read(&kept, 8);
@@ -128,7 +128,7 @@ async fn above_the_mark_all_are_given_back_but_for_who_waits_for_one() {
 }
 
 #[tokio::test]
-async fn one_that_was_idle_for_long_is_asked_first() {
+async fn long_idle_connection_is_tested_first() {
     let kept = Kept::one().await;
     for (idle, round_trips) in [(PROBE_AFTER, 0), (PROBE_AFTER * 2, 1)] {
         kept.clock.advance(idle);
@@ -141,7 +141,7 @@ async fn one_that_was_idle_for_long_is_asked_first() {
 }
 
 #[tokio::test]
-async fn one_that_does_not_answer_is_replaced() {
+async fn silent_idle_connection_is_replaced() {
     let kept = Kept::one().await;
     kept.clock.advance(PROBE_AFTER * 2);
     kept.relay.stall();
@@ -154,7 +154,7 @@ async fn one_that_does_not_answer_is_replaced() {
 /// Nothing has told the runtime that the connection died, as in the first moment
 /// after a freeze: the socket has to be asked.
 #[tokio::test]
-async fn one_that_died_unseen_is_replaced() {
+async fn dead_idle_connection_is_replaced() {
     for how in ["cut", "terminated"] {
         let kept = Kept::one().await;
         let (relay, process) = (&kept.relay, kept.process);
@@ -183,7 +183,7 @@ async fn one_that_died_unseen_is_replaced() {
 }
 
 #[tokio::test]
-async fn one_that_is_too_old_is_replaced() {
+async fn too_old_connection_is_replaced() {
     let kept = Kept::one().await;
     kept.clock.advance(kept.pools.config().max_age);
     assert_ne!(kept.lease().await.expect("another"), kept.process);
@@ -194,7 +194,7 @@ async fn one_that_is_too_old_is_replaced() {
 }
 
 #[tokio::test]
-async fn one_that_was_idle_for_too_long_is_replaced() {
+async fn too_long_idle_connection_is_replaced() {
     let limit = PROBE_AFTER * 2;
     let kept = Kept::one_with(|config| config.max_idle_time = Some(limit)).await;
     kept.clock.advance(PROBE_AFTER);

@@ -9,7 +9,7 @@ fn query() -> Unit {
 }
 
 #[test]
-fn the_code_of_the_last_error_is_kept() {
+fn last_sqlstate_is_kept() {
     let mut tracker = Tracker::default();
     assert_eq!(tracker.error(), None);
     for (body, code, outdated) in [
@@ -34,7 +34,7 @@ fn the_code_of_the_last_error_is_kept() {
 }
 
 #[test]
-fn a_query_is_settled_by_its_ready() {
+fn query_is_settled_by_ready_for_query() {
     let mut tracker = Tracker::default();
     tracker.sent_whole(query());
     assert!(!tracker.is_settled());
@@ -46,7 +46,7 @@ fn a_query_is_settled_by_its_ready() {
 }
 
 #[test]
-fn a_close_is_owed_an_answer_but_need_not_be_waited_for() {
+fn close_is_owed_an_answer_nobody_waits_for() {
     let mut tracker = Tracker::default();
     tracker.open();
     assert!(!tracker.is_settled(), "an unfinished unit");
@@ -56,7 +56,7 @@ fn a_close_is_owed_an_answer_but_need_not_be_waited_for() {
 }
 
 #[test]
-fn the_sync_that_copy_in_sends_early_is_void() {
+fn early_sync_of_copy_in_is_void() {
     let mut tracker = Tracker::default();
     tracker.open().changes = true;
     tracker.sent_sync();
@@ -72,7 +72,7 @@ fn the_sync_that_copy_in_sends_early_is_void() {
 }
 
 #[test]
-fn a_copy_in_dropped_before_the_server_knew_is_answered_once() {
+fn copy_in_dropped_early_is_answered_once() {
     let mut tracker = Tracker::default();
     tracker.open().changes = true;
     tracker.sent_sync();
@@ -87,7 +87,7 @@ fn a_copy_in_dropped_before_the_server_knew_is_answered_once() {
 }
 
 #[test]
-fn a_simple_copy_in_keeps_its_query_owed() {
+fn simple_copy_in_keeps_its_query_owed() {
     let mut tracker = Tracker::default();
     tracker.sent_whole(query());
     tracker.received(b'G', b"\0\0\0");
@@ -98,7 +98,7 @@ fn a_simple_copy_in_keeps_its_query_owed() {
 }
 
 #[test]
-fn what_cannot_be_is_lost_framing() {
+fn impossible_messages_lose_framing() {
     for (tag, body) in [(b'Z', &b"I"[..]), (b'Z', b"X"), (b'W', b"")] {
         let mut tracker = Tracker::default();
         tracker.received(tag, body);
@@ -107,7 +107,7 @@ fn what_cannot_be_is_lost_framing() {
 }
 
 #[test]
-fn swallows_what_the_wire_put_in_front_and_no_more() {
+fn only_answers_to_our_own_messages_are_swallowed() {
     let mut tracker = Tracker::default();
     tracker.open().swallow = b"12C";
     tracker.open().changes = true;
@@ -119,7 +119,7 @@ fn swallows_what_the_wire_put_in_front_and_no_more() {
 }
 
 #[test]
-fn an_error_may_be_the_last_word_once_the_session_has_begun() {
+fn error_may_be_the_last_message_of_a_session() {
     let mut tracker = Tracker::default();
     tracker.sent_whole(query());
     assert_eq!(tracker.fate(b'E'), Fate::Pass, "it was not let in");
@@ -134,7 +134,7 @@ fn an_error_may_be_the_last_word_once_the_session_has_begun() {
 }
 
 #[test]
-fn what_the_server_reports_is_kept() {
+fn reported_parameters_are_kept() {
     let mut tracker = Tracker::default();
     assert_eq!(tracker.reported(), Reported::default());
     tracker.received(b'S', b"standard_conforming_strings\0off\0");

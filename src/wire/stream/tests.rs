@@ -46,7 +46,7 @@ fn started(cut: usize, unnamed: bool) -> Link {
 }
 
 #[test]
-fn a_close_is_answered_here_in_its_turn() {
+fn close_is_answered_locally_in_turn() {
     for cut in [1, 3, 5, 100] {
         let mut link = started(cut, true);
         link.write(&[CLOSE, SYNC].concat());
@@ -65,7 +65,7 @@ fn a_close_is_answered_here_in_its_turn() {
 }
 
 #[test]
-fn a_close_with_anything_else_is_sent() {
+fn close_beside_other_messages_is_sent() {
     for (cut, unnamed, sent) in [
         (1, false, [CLOSE, SYNC].concat()),
         (100, true, [CLOSE, CLOSE, SYNC].concat()),
@@ -81,7 +81,7 @@ fn a_close_with_anything_else_is_sent() {
 
 /// The half of a notice, as the server sends it at any time.
 #[test]
-fn a_close_is_not_answered_inside_a_message() {
+fn close_is_not_answered_inside_a_message() {
     let notice = message(b'N', b"SNOTICE\0\0");
     let (first, second) = notice.split_at(7);
     let mut link = started(100, true);
@@ -93,7 +93,7 @@ fn a_close_is_not_answered_inside_a_message() {
 }
 
 #[test]
-fn nothing_is_sent_behind_a_copy_of_a_pooler() {
+fn nothing_is_sent_behind_a_copy_through_a_pooler() {
     let begun = b"G\0\0\0\x07\0\0\0";
     let data = message(b'd', b"1\n");
     let done = [&data[..], b"c\0\0\0\x04", SYNC].concat();
@@ -120,7 +120,7 @@ fn nothing_is_sent_behind_a_copy_of_a_pooler() {
 }
 
 #[test]
-fn a_question_of_our_own_is_seen_by_nobody() {
+fn own_question_is_invisible_to_the_client() {
     for cut in [1, 100] {
         let mut link = started(cut, false);
         link.write(&query("begin; select pg_sleep(60)"));
@@ -150,7 +150,7 @@ fn a_question_of_our_own_is_seen_by_nobody() {
 }
 
 #[test]
-fn what_was_begun_is_completed() {
+fn begun_message_is_completed() {
     let copy = [&typed("copy t from stdin")[..], SYNC].concat();
     let begun: &[u8] = b"G\0\0\0\x07\0\0\0";
     for (sent, answered, completed) in [
@@ -174,7 +174,7 @@ fn what_was_begun_is_completed() {
 
 /// The goodbye would come behind all of it; the end of file comes in its middle.
 #[test]
-fn what_is_not_sent_by_the_end_is_not_sent() {
+fn unsent_messages_are_dropped_at_the_end() {
     let mut state = super::State::new(Box::new(Full), false);
     let mut cx = Context::from_waker(Waker::noop());
     for bytes in [STARTUP, &query(&" ".repeat(super::HIGH_WATER))] {
