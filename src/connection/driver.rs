@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio_postgres::{AsyncMessage, Client, Connection};
 
 use crate::observe;
-use crate::wire::{Snapshot, Stream, Wire};
+use crate::wire::{ServerState, Snapshot, Stream, Wire};
 
 /// Drives one connection.
 pub(super) struct Driver {
@@ -136,10 +136,10 @@ impl Shared {
         }
         let snapshot = self.wire.snapshot();
         // No answer to come could be told from another: who waits for one is told so.
-        if snapshot.lost && slot.take().is_some() {
+        if snapshot.server == ServerState::Lost && slot.take().is_some() {
             observe::framing_lost();
         }
-        if snapshot.dismissed {
+        if snapshot.is_dismissed() {
             if !self.dismissed.swap(true, Ordering::AcqRel) {
                 observe::dismissed(self.wire.error());
             }
@@ -193,7 +193,7 @@ impl<F: FnOnce()> Drop for End<F> {
         if self.over {
             // Say goodbye; a teardown can still wait for the server's answer. Whoever
             // took the connection away may have something to do before.
-            if !self.shared.wire.snapshot().ended {
+            if !self.shared.wire.snapshot().is_over() {
                 self.shared.wire.end();
             }
         } else {

@@ -253,8 +253,7 @@ impl Session {
             self.leave_at_once();
             return true;
         }
-        let snapshot = self.wire.snapshot();
-        let runs = !snapshot.settled && !snapshot.gone && !snapshot.copying_in;
+        let runs = self.wire.snapshot().is_running();
         self.end();
         if runs {
             self.shut_down();
@@ -267,7 +266,7 @@ impl Session {
         self.take_away();
         let snapshot = self.wire.snapshot();
         match snapshot.status {
-            _ if snapshot.at_rest => self.end(),
+            _ if snapshot.is_at_rest() => self.end(),
             // Nor is it sure then that the server is still ours.
             Some(TransactionStatus::Idle) | None => {}
             Some(_) => self.wire.ask("ROLLBACK"),

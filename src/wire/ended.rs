@@ -29,6 +29,10 @@ impl Ended {
         }
     }
 
+    pub(super) fn is_by_server(&self) -> bool {
+        self.farewell.is_some()
+    }
+
     /// Takes in what tokio-postgres sends; the answers go to `out`.
     pub(super) fn accept(&mut self, bytes: &[u8], out: &mut BytesMut) {
         self.pending.extend_from_slice(bytes);

@@ -7,7 +7,8 @@
 //! them: it neither decides nor waits.
 //!
 //! - [`backend`] and [`frontend`] follow the framing of either direction;
-//! - [`status`] keeps what they learn, [`residue`] what a session is left with;
+//! - [`status`] keeps what they learn, [`residue`] what a session is left with,
+//!   [`snapshot`] what that comes to at one moment;
 //! - [`rewrite`] holds the two rewrites;
 //! - [`authentication`] looks at what the server asks for before it lets us in;
 //! - [`ended`] answers in the server's place once the connection is taken away.
@@ -16,17 +17,12 @@ mod authentication;
 mod backend;
 pub(crate) mod ended;
 mod frontend;
-#[cfg(any(test, fuzzing))]
-pub mod model;
-#[cfg(any(test, fuzzing))]
-pub mod replay;
 pub(crate) mod residue;
 mod rewrite;
+mod snapshot;
 mod sql;
 mod status;
 mod stream;
-#[cfg(test)]
-mod traffic;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -35,73 +31,27 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 pub(crate) use authentication::{Guard, Refusal};
+#[cfg(test)]
 pub(crate) use residue::Residue;
+pub use snapshot::Snapshot;
+pub(crate) use snapshot::{ClientState, ServerState};
 pub(crate) use status::Reported;
 pub use status::TransactionStatus;
 use stream::State;
-pub(crate) use stream::{Stream, Transport};
+pub use stream::{Stream, Transport};
 
 /// Watches a connection, and takes it away when the time has come.
 #[derive(Clone)]
-pub(crate) struct Wire {
+pub struct Wire {
     state: Arc<Mutex<State>>,
     /// Held by who waits for the server's end of file: the transport wakes one alone.
     closing: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// What the wire knows at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Snapshot {
-    /// The last ReadyForQuery. It is today's truth only if `settled`.
-    pub(crate) status: Option<TransactionStatus>,
-    /// No answer is owed that could change the status, and nothing that the
-    /// writer above gave us is still here.
-    pub(crate) settled: bool,
-    /// Much that was sent waits in here for the socket.
-    pub(crate) unsent: bool,
-    /// The last operation above was a completed flush: right after the
-    /// tokio-postgres connection was polled to `Pending` this proves that its
-    /// queue is empty.
-    pub(crate) flushed: bool,
-    /// The reader above waits for the server, not for somebody to take rows.
-    pub(crate) reads: bool,
-    /// The server waits for COPY data.
-    pub(crate) copying_in: bool,
-    /// All that was sent was answered, and no transaction is open.
-    pub(crate) at_rest: bool,
-    /// The framing was lost: nothing here can be trusted.
-    pub(crate) lost: bool,
-    /// The connection is at its end.
-    pub(crate) gone: bool,
-    /// It was [taken away](Wire::end), or the server ended it.
-    pub(crate) ended: bool,
-    /// The server ended it, and said why: whoever has it is told so when he asks, which
-    /// tokio-postgres would not do.
-    pub(crate) dismissed: bool,
-    pub(crate) residue: Residue,
-}
-
-impl Snapshot {
-    /// Nothing is under way in either direction.
-    pub(crate) fn is_quiet(&self) -> bool {
-        self.settled && self.flushed && self.reads && !self.lost && !self.is_over()
-    }
-
-    /// Waiting would not change what is known.
-    pub(crate) fn is_decided(&self) -> bool {
-        self.is_quiet() || self.lost || self.is_over()
-    }
-
-    /// tokio-postgres will hear no more from the server.
-    pub(crate) fn is_over(&self) -> bool {
-        self.gone || self.ended
-    }
-}
-
 impl Wire {
     /// Puts a wire over `transport`. With `unnamed`, named statements are sent
     /// as unnamed ones.
-    pub(crate) fn new(
+    pub fn new(
         transport: impl Transport + 'static,
         channel_binding: Option<Vec<u8>>,
         unnamed: bool,
@@ -122,22 +72,9 @@ impl Wire {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn snapshot(&self) -> Snapshot {
-        let state = self.state();
-        Snapshot {
-            status: state.tracker.status(),
-            settled: state.is_settled(),
-            unsent: state.is_unsent(),
-            flushed: state.flushed,
-            reads: state.reads,
-            copying_in: state.tracker.is_copying_in(),
-            at_rest: state.is_at_rest(),
-            lost: state.tracker.is_lost(),
-            gone: state.gone,
-            ended: state.is_ended(),
-            dismissed: state.is_dismissed(),
-            residue: state.tracker.residue(),
-        }
+    /// Where the connection stands.
+    pub fn snapshot(&self) -> Snapshot {
+        self.state().snapshot()
     }
 
     /// Has what the server asks for before it lets us in checked by `guard`. What it
@@ -164,7 +101,7 @@ impl Wire {
     }
 
     /// Has the next statement open a transaction with `begin`.
-    pub(crate) fn arm(&self, begin: &str) {
+    pub fn arm(&self, begin: &str) {
         self.state().frontend.arm(begin);
     }
 
@@ -228,33 +165,33 @@ impl Wire {
 
     /// Takes the connection away from tokio-postgres. The server is not told; what was
     /// begun to be sent is completed, as far as that goes without waiting.
-    pub(crate) fn take_away(&self) {
+    pub fn take_away(&self) {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let _ = self.state().poll_answered(&mut cx);
     }
 
     /// [Takes the connection away](Wire::take_away) and waits until the server has answered
     /// all that it was asked. False if it never will.
-    pub(crate) async fn answered(&self) -> bool {
+    pub async fn answered(&self) -> bool {
         poll_fn(|cx| self.state().poll_answered(cx)).await
     }
 
     /// Asks a question of our own over a connection that was [taken
     /// away](Wire::take_away), as far as that goes without waiting. Its answer counts for
     /// what is known here, and is seen by nobody.
-    pub(crate) fn ask(&self, sql: &str) {
+    pub fn ask(&self, sql: &str) {
         self.state().ask(sql);
         self.take_away();
     }
 
     /// When the server was told goodbye it was outside any transaction, and owed nothing.
-    pub(crate) fn left_at_rest(&self) -> bool {
+    pub fn left_at_rest(&self) -> bool {
         self.state().left_at_rest()
     }
 
     /// Takes the connection away from tokio-postgres and sends Terminate, as far
     /// as that goes without waiting.
-    pub(crate) fn end(&self) {
+    pub fn end(&self) {
         // Who is at it already would not be woken any more.
         if let Ok(_closing) = self.closing.try_lock() {
             let mut cx = Context::from_waker(std::task::Waker::noop());
@@ -276,7 +213,7 @@ impl Wire {
 
     /// [Ends](Wire::end) the connection and waits for the server to close it.
     /// False if the connection broke instead.
-    pub(crate) async fn closed(&self) -> bool {
+    pub async fn closed(&self) -> bool {
         let _closing = self.closing.lock().await;
         poll_fn(|cx| self.poll_closed(cx)).await
     }

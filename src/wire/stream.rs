@@ -1,6 +1,7 @@
 //! The stream that tokio-postgres reads and writes.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
@@ -12,19 +13,22 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::backend::Scanner;
 use super::ended::Ended;
 use super::frontend::{Frontend, SYNC};
+use super::snapshot::{ClientState, ServerState, Snapshot};
 use super::status::{Tracker, TransactionStatus, Unit};
 
 /// What lies below the wire: a socket, or TLS over one.
-pub(crate) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 
 /// From here on the writer has to wait for the socket.
 const HIGH_WATER: usize = 64 * 1024;
 
+/// Where bytes lie that tokio-postgres does not see as they are.
+const SCRATCH: [MaybeUninit<u8>; 8 * 1024] = [MaybeUninit::uninit(); 8 * 1024];
+
 pub(super) struct State {
-    /// Dropped, and the socket with it, once the connection is at its end.
-    transport: Option<Box<dyn Transport>>,
+    below: Below,
     pub(super) tracker: Tracker,
     pub(super) frontend: Frontend,
     scanner: Scanner,
@@ -33,15 +37,9 @@ pub(super) struct State {
     /// On its way to tokio-postgres: what was filtered, or answered by ourselves.
     inject: BytesMut,
     /// The last thing that the writer above did was a completed flush.
-    pub(super) flushed: bool,
+    flushed: bool,
     /// The reader above waits for more, and for nothing else.
     pub(super) reads: bool,
-    /// Nothing more will come: end of file, or an error in its place.
-    pub(super) gone: bool,
-    /// The end of file came from the server.
-    eof: bool,
-    /// Our side is shut.
-    shut: bool,
     /// Since when an answer is awaited.
     asked: Option<Instant>,
     pub(super) round_trips: u64,
@@ -52,22 +50,47 @@ pub(super) struct State {
     reader: Option<Waker>,
 }
 
+/// What lies below.
+enum Below {
+    Open {
+        transport: Box<dyn Transport>,
+        /// Our side is shut.
+        shut: bool,
+    },
+    /// Nothing more will come, and the socket is dropped: whoever still has the client may
+    /// keep it for ever.
+    Closed {
+        /// The end of file came from the server.
+        by_server: bool,
+    },
+}
+
 /// The connection was taken away from tokio-postgres.
 struct End {
-    answers: Ended,
-    /// It was the server who ended it.
-    by_server: bool,
-    /// It stands in the middle of a message: no answer could be understood.
-    cut: bool,
-    /// The server was told goodbye; whether it was outside any transaction then, and owed
-    /// nothing.
-    goodbye: Option<bool>,
+    /// What tokio-postgres is answered. `None`: it stands in the middle of a message, and
+    /// no answer could be understood.
+    answers: Option<Ended>,
+    goodbye: Goodbye,
+}
+
+/// What the server was told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Goodbye {
+    /// Nothing: it can still be asked.
+    Unsaid,
+    /// That we go, when it was outside any transaction and owed nothing.
+    AtRest,
+    /// That we go, and it was not; or it has ended the session itself.
+    Otherwise,
 }
 
 impl State {
     pub(super) fn new(transport: Box<dyn Transport>, unnamed: bool) -> Self {
         State {
-            transport: Some(transport),
+            below: Below::Open {
+                transport,
+                shut: false,
+            },
             tracker: Tracker::default(),
             frontend: Frontend::new(unnamed),
             scanner: Scanner::default(),
@@ -75,9 +98,6 @@ impl State {
             inject: BytesMut::new(),
             flushed: true,
             reads: false,
-            gone: false,
-            eof: false,
-            shut: false,
             asked: None,
             round_trips: 0,
             shortest: None,
@@ -87,62 +107,100 @@ impl State {
     }
 
     fn transport(&mut self) -> io::Result<&mut Box<dyn Transport>> {
-        let transport = self.transport.as_mut();
-        transport.ok_or_else(|| io::ErrorKind::NotConnected.into())
+        match &mut self.below {
+            Below::Open { transport, .. } => Ok(transport),
+            Below::Closed { .. } => Err(io::ErrorKind::NotConnected.into()),
+        }
     }
 
-    /// Closes the socket: whoever still has the client may keep it for ever.
     pub(super) fn give_up(&mut self) {
-        self.gone = true;
-        self.transport = None;
+        if !self.is_closed() {
+            self.below = Below::Closed { by_server: false };
+        }
     }
 
-    pub(super) fn is_ended(&self) -> bool {
-        self.end.is_some()
+    fn is_closed(&self) -> bool {
+        matches!(self.below, Below::Closed { .. })
     }
 
-    /// The server ended the session, and said why.
-    pub(super) fn is_dismissed(&self) -> bool {
-        self.end.as_ref().is_some_and(|end| end.by_server)
+    pub(super) fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            status: self.tracker.status(),
+            server: match self.is_closed() {
+                true => ServerState::Gone,
+                false => self.server(),
+            },
+            client: match &self.end {
+                Some(End {
+                    answers: Some(answers),
+                    ..
+                }) if answers.is_by_server() => ClientState::Dismissed,
+                Some(_) => ClientState::Severed,
+                None if !self.reads => ClientState::Stalled,
+                None if !self.flushed => ClientState::Writing,
+                None => ClientState::Waiting,
+            },
+            residue: self.tracker.residue(),
+        }
     }
 
-    pub(super) fn is_settled(&self) -> bool {
-        self.tracker.is_settled() && self.frontend.is_empty() && self.out.is_empty()
+    /// Where the server stands, by all that has been heard from it.
+    fn server(&self) -> ServerState {
+        let tracker = &self.tracker;
+        let sent = self.frontend.is_empty() && self.out.is_empty();
+        if tracker.is_lost() {
+            ServerState::Lost
+        } else if tracker.is_copying_in() {
+            ServerState::CopyingIn
+        } else if self.is_unsent() {
+            ServerState::Unsent
+        } else if !sent || !tracker.is_settled() {
+            ServerState::Busy
+        } else if tracker.owed() > 0 {
+            ServerState::Settled
+        } else {
+            ServerState::Answered
+        }
     }
 
     /// There is more for the socket than it takes. A little may just not have had its
     /// turn: a task that has read much is not let write before others have run.
-    pub(super) fn is_unsent(&self) -> bool {
+    fn is_unsent(&self) -> bool {
         self.out.len() >= HIGH_WATER
-    }
-
-    /// What was sent was answered, and no transaction is open.
-    pub(super) fn is_at_rest(&self) -> bool {
-        let idle = self.tracker.status() == Some(TransactionStatus::Idle);
-        idle && self.is_settled() && self.tracker.owed() == 0 && !self.tracker.is_lost()
     }
 
     /// The goodbye was said to a server at rest.
     pub(super) fn left_at_rest(&self) -> bool {
-        let goodbye = self.end.as_ref().and_then(|end| end.goodbye);
-        goodbye.unwrap_or(false)
+        self.goodbye() == Some(Goodbye::AtRest)
+    }
+
+    fn goodbye(&self) -> Option<Goodbye> {
+        self.end.as_ref().map(|end| end.goodbye)
     }
 
     /// Takes the connection away from tokio-postgres, which from here on is answered by
     /// [`Ended`]. The server is not told.
-    pub(super) fn take_away(&mut self) {
+    fn take_away(&mut self) {
         if self.end.is_none() {
-            let cut = self.gone || self.tracker.is_lost() || !self.scanner.is_between_messages();
-            self.answered_by(Ended::default(), cut, false);
+            let whole = self.scanner.is_between_messages();
+            let answerable = whole && !self.is_closed() && !self.tracker.is_lost();
+            let answers = answerable.then(Ended::default);
+            self.answered_by(answers, Goodbye::Unsaid);
         }
     }
 
     /// [Takes the connection away](State::take_away), and tells the server goodbye.
-    pub(super) fn end(&mut self, cx: &mut Context<'_>) {
+    fn end(&mut self, cx: &mut Context<'_>) {
         self.take_away();
-        let at_rest = self.is_at_rest();
+        let idle = self.tracker.status() == Some(TransactionStatus::Idle);
+        let at_rest = idle && self.server() == ServerState::Answered;
         match &mut self.end {
-            Some(end) if end.goodbye.is_none() => end.goodbye = Some(at_rest),
+            Some(end) if end.goodbye == Goodbye::Unsaid => {
+                end.goodbye = match at_rest {
+                    true => Goodbye::AtRest,
+                    false => Goodbye::Otherwise,
+                };
+            }
             _ => return,
         }
         let _ = self.poll_drain(cx);
@@ -195,43 +253,41 @@ impl State {
     /// answered all that it was asked. `Ready(false)`: it never will.
     pub(super) fn poll_answered(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         self.take_away();
-        let over = self.end.as_ref().is_some_and(|end| end.goodbye.is_some());
-        let mut scratch = [0; 8 * 1024];
+        let mut scratch = SCRATCH;
         loop {
-            if over || self.gone || self.tracker.is_lost() || !self.frontend.is_empty() {
+            if self.goodbye() != Some(Goodbye::Unsaid)
+                || self.is_closed()
+                || self.tracker.is_lost()
+                || !self.frontend.is_empty()
+            {
                 return Poll::Ready(false);
             }
             self.complete();
             // While it waits for us to read, it does not read itself.
-            let drained = self.poll_drain(cx).is_ready();
-            let Some(transport) = &mut self.transport else {
-                return Poll::Ready(false);
-            };
-            if drained {
-                let _ = Pin::new(&mut *transport).poll_flush(cx);
+            if self.poll_drain(cx).is_ready() {
+                if let Ok(transport) = self.transport() {
+                    let _ = Pin::new(transport).poll_flush(cx);
+                }
                 if self.tracker.owed() == 0 {
                     return Poll::Ready(true);
                 }
             }
-            let mut buf = ReadBuf::new(&mut scratch);
-            let read = ready!(Pin::new(transport).poll_read(cx, &mut buf));
-            self.note_end(&read, buf.filled());
+            let mut buf = ReadBuf::uninit(&mut scratch);
+            let _ = ready!(self.poll_receive(cx, &mut buf));
             self.received(buf.filled(), true);
         }
     }
 
     /// From here on `answers` stands in the server's place.
-    fn answered_by(&mut self, mut answers: Ended, cut: bool, by_server: bool) {
-        for _ in 0..self.tracker.owed() {
-            answers.answer(&mut self.inject);
+    fn answered_by(&mut self, mut answers: Option<Ended>, goodbye: Goodbye) {
+        let pending = self.frontend.take_pending();
+        if let Some(answers) = &mut answers {
+            for _ in 0..self.tracker.owed() {
+                answers.answer(&mut self.inject);
+            }
+            answers.accept(&pending, &mut self.inject);
         }
-        answers.accept(&self.frontend.take_pending(), &mut self.inject);
-        self.end = Some(End {
-            answers,
-            by_server,
-            cut,
-            goodbye: by_server.then_some(false),
-        });
+        self.end = Some(End { answers, goodbye });
     }
 
     pub(super) fn cut(&mut self) {
@@ -247,36 +303,44 @@ impl State {
     /// connection broke, and what the server made of it is not known.
     pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         self.end(cx);
-        if !self.shut && self.poll_drain(cx).is_ready() {
-            // TLS says so to its peer before the socket is shut.
-            self.shut = match &mut self.transport {
-                Some(transport) => Pin::new(transport).poll_shutdown(cx).is_ready(),
-                None => true,
-            };
+        let drained = self.poll_drain(cx).is_ready();
+        if let Below::Open { transport, shut } = &mut self.below {
+            if drained && !*shut {
+                // TLS says so to its peer before the socket is shut.
+                *shut = Pin::new(transport).poll_shutdown(cx).is_ready();
+            }
         }
-        let mut scratch = [0; 8 * 1024];
-        while let (false, Some(transport)) = (self.gone, &mut self.transport) {
-            let mut buf = ReadBuf::new(&mut scratch);
-            let read = ready!(Pin::new(transport).poll_read(cx, &mut buf));
-            self.note_end(&read, buf.filled());
+        let mut scratch = SCRATCH;
+        loop {
+            if let Below::Closed { by_server } = self.below {
+                return Poll::Ready(by_server);
+            }
+            let _ = ready!(self.poll_receive(cx, &mut ReadBuf::uninit(&mut scratch)));
         }
-        self.give_up();
-        Poll::Ready(self.eof)
     }
 
-    fn note_end(&mut self, read: &io::Result<()>, bytes: &[u8]) {
-        let eof = match read {
-            Ok(()) => bytes.is_empty(),
+    /// Reads from below, which is closed when it ends.
+    fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = ready!(Pin::new(self.transport()?).poll_read(cx, buf));
+        let by_server = match &read {
+            Ok(()) => buf.filled().len() == before,
             // TLS that ended without a closing alert.
             Err(error) => error.kind() == io::ErrorKind::UnexpectedEof,
         };
-        self.eof |= eof;
-        self.gone |= eof || read.is_err();
+        if by_server || read.is_err() {
+            self.below = Below::Closed { by_server };
+        }
+        Poll::Ready(read)
     }
 
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.out.is_empty() {
-            let Some(transport) = &mut self.transport else {
+            let Below::Open { transport, .. } = &mut self.below else {
                 return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
             };
             let sent = ready!(Pin::new(transport).poll_write(cx, &self.out))?;
@@ -291,15 +355,15 @@ impl State {
 
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
-            if !self.inject.is_empty() && !self.end.as_ref().is_some_and(|end| end.cut) {
-                let now = self.inject.len().min(buf.remaining());
-                buf.put_slice(&self.inject[..now]);
-                self.inject.advance(now);
-                return Poll::Ready(Ok(()));
-            }
             match &self.end {
                 // End of file: tokio-postgres reports a closed connection.
-                Some(end) if end.cut => return Poll::Ready(Ok(())),
+                Some(End { answers: None, .. }) => return Poll::Ready(Ok(())),
+                _ if !self.inject.is_empty() => {
+                    let now = self.inject.len().min(buf.remaining());
+                    buf.put_slice(&self.inject[..now]);
+                    self.inject.advance(now);
+                    return Poll::Ready(Ok(()));
+                }
                 Some(_) => {
                     self.waits(cx);
                     self.reads = true;
@@ -307,37 +371,37 @@ impl State {
                 }
                 None => {}
             }
-            if !self.tracker.filters() && !self.scanner.withholds() {
-                let before = buf.filled().len();
-                let read = Pin::new(self.transport()?).poll_read(cx, buf);
-                self.waits(cx);
-                self.reads = read.is_pending();
-                let read = ready!(read);
-                self.note_end(&read, &buf.filled()[before..]);
-                let passed = self.received(&buf.filled()[before..], false);
-                if let Some(refusal) = self.tracker.authentication.refused() {
-                    buf.set_filled(before);
-                    return Poll::Ready(Err(io::Error::other(refusal)));
+            if self.tracker.filters() || self.scanner.withholds() {
+                let mut scratch = SCRATCH;
+                let mut aside = ReadBuf::uninit(&mut scratch);
+                ready!(self.poll_heard(cx, &mut aside))?;
+                self.received(aside.filled(), true);
+                if self.is_closed() {
+                    return Poll::Ready(Ok(()));
                 }
-                buf.set_filled(before + passed);
-                // Nothing, for whoever reads, is the end of the file.
-                if passed == 0 && !self.gone {
-                    continue;
-                }
-                return Poll::Ready(read);
+                continue;
             }
-            let mut scratch = [0; 8 * 1024];
-            let mut chunk = ReadBuf::new(&mut scratch);
-            let read = Pin::new(self.transport()?).poll_read(cx, &mut chunk);
-            self.waits(cx);
-            self.reads = read.is_pending();
-            let read = ready!(read);
-            self.note_end(&read, chunk.filled());
-            self.received(chunk.filled(), true);
-            if self.gone {
+            let before = buf.filled().len();
+            let read = ready!(self.poll_heard(cx, buf));
+            let passed = self.received(&buf.filled()[before..], false);
+            if let Some(refusal) = self.tracker.authentication.refused() {
+                buf.set_filled(before);
+                return Poll::Ready(Err(io::Error::other(refusal)));
+            }
+            buf.set_filled(before + passed);
+            // Nothing, for whoever reads, is the end of the file.
+            if passed > 0 || self.is_closed() {
                 return Poll::Ready(read);
             }
         }
+    }
+
+    /// Reads for tokio-postgres.
+    fn poll_heard(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = self.poll_receive(cx, buf);
+        self.waits(cx);
+        self.reads = read.is_pending();
+        read
     }
 
     /// Says how much of the beginning of `bytes` is for the reader as it is.
@@ -367,7 +431,7 @@ impl State {
         });
         let farewell = self.tracker.take_farewell();
         if let (Some(error), None) = (farewell, &self.end) {
-            self.answered_by(Ended::by_server(error), false, true);
+            self.answered_by(Some(Ended::by_server(error)), Goodbye::Otherwise);
         }
         passed
     }
@@ -375,7 +439,9 @@ impl State {
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.flushed = false;
         if let Some(end) = &mut self.end {
-            end.answers.accept(bytes, &mut self.inject);
+            if let Some(answers) = &mut end.answers {
+                answers.accept(bytes, &mut self.inject);
+            }
             self.wake();
             return Poll::Ready(Ok(bytes.len()));
         }
@@ -425,7 +491,7 @@ impl State {
 
 /// The stream handed to tokio-postgres. Its state is shared with the
 /// [`Wire`](super::Wire) that watches it.
-pub(crate) struct Stream {
+pub struct Stream {
     pub(super) state: Arc<Mutex<State>>,
     /// The hash of the server's certificate, for SCRAM-SHA-256-PLUS.
     pub(super) channel_binding: Option<Vec<u8>>,
@@ -473,6 +539,3 @@ impl tokio_postgres::tls::TlsStream for Stream {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;
