@@ -11,18 +11,22 @@
 //!   [`snapshot`] what that comes to at one moment;
 //! - [`rewrite`] holds the two rewrites;
 //! - [`authentication`] looks at what the server asks for before it lets us in;
+//! - [`state`] passes on what either side sends, and [`leave`] ends that;
 //! - [`ended`] answers in the server's place once the connection is taken away.
 
 mod authentication;
 mod backend;
 pub(crate) mod ended;
 mod frontend;
+mod leave;
 pub(crate) mod residue;
 mod rewrite;
 mod snapshot;
 mod sql;
+mod state;
 mod status;
 mod stream;
+mod unit;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -31,13 +35,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 pub(crate) use authentication::{Guard, Refusal};
-#[cfg(test)]
 pub(crate) use residue::Residue;
 pub use snapshot::Snapshot;
 pub(crate) use snapshot::{ClientState, ServerState};
+use state::State;
 pub(crate) use status::Reported;
 pub use status::TransactionStatus;
-use stream::State;
 pub use stream::{Stream, Transport};
 
 /// Watches a connection, and takes it away when the time has come.
@@ -113,38 +116,38 @@ impl Wire {
 
     /// The server's last word was that it committed.
     pub(crate) fn committed(&self) -> bool {
-        self.state().tracker.committed()
+        self.state().tracker.committed
     }
 
     /// A reset went well.
     pub(crate) fn forget_residue(&self) {
-        self.state().tracker.forget_residue();
+        self.state().tracker.residue = Residue::default();
     }
 
     /// What the server has reported last about itself.
     pub(crate) fn reported(&self) -> Reported {
-        self.state().tracker.reported()
+        self.state().tracker.reported
     }
 
     /// The server has refused a write, at any time.
     pub(crate) fn refused_write(&self) -> bool {
-        self.state().tracker.refused_write()
+        self.state().tracker.refused_write
     }
 
     /// The SQLSTATE of the last error that the server reported.
     pub(crate) fn error(&self) -> Option<[u8; 5]> {
-        self.state().tracker.error()
+        self.state().tracker.error
     }
 
     /// What the server has reported so far does not count.
     pub(crate) fn forget_error(&self) {
-        self.state().tracker.forget_error();
+        self.state().tracker.error = None;
     }
 
     /// Whether the server has said, since this was last asked, that a prepared statement
     /// is not there or does not fit the schema any more.
     pub(crate) fn take_outdated(&self) -> bool {
-        self.state().tracker.take_outdated()
+        std::mem::take(&mut self.state().tracker.outdated)
     }
 
     /// Round trips made on this connection so far.
@@ -160,7 +163,7 @@ impl Wire {
 
     /// The server's process and the secret that cancels its statement.
     pub(crate) fn key(&self) -> Option<(i32, i32)> {
-        self.state().tracker.key()
+        self.state().tracker.key
     }
 
     /// Takes the connection away from tokio-postgres. The server is not told; what was

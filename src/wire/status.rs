@@ -12,6 +12,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::authentication::Authentication;
 use super::residue::{Residue, of_tag};
+use super::unit::{Answered, Fate, Unit};
 
 /// Where the server stands between two statements: the byte of its last
 /// ReadyForQuery.
@@ -45,74 +46,6 @@ impl TransactionStatus {
     }
 }
 
-/// What the server's answer to one sync point is owed for.
-#[derive(Debug, Default)]
-pub(super) struct Unit {
-    /// A Query, whose COPY is ended by CopyDone alone.
-    pub(super) simple: bool,
-    /// Something in it could change the transaction status. A Close could not:
-    /// waiting for its answer would cost the clean case a round trip.
-    pub(super) changes: bool,
-    /// The server waits for COPY data.
-    pub(super) copy_in: bool,
-    /// The end of its COPY is on its way, before the server has begun one.
-    pub(super) ends_early: bool,
-    /// Each SET in it ends with the transaction.
-    pub(super) sets_are_local: bool,
-    /// The answers to what the wire itself put in front, still to be swallowed.
-    pub(super) swallow: &'static [u8],
-    /// By how many bytes our text in front of a simple query shifts the error
-    /// position that the user is told.
-    pub(super) shift: usize,
-    /// It opens the lazily begun transaction.
-    pub(super) begins: bool,
-    /// It copies, behind a pooler: nothing is sent until that is over.
-    pub(super) copies: bool,
-    /// The statement that it prepares: forgotten again if that fails.
-    pub(super) prepares: Option<Vec<u8>>,
-    /// The server answered with an error.
-    pub(super) failed: bool,
-    /// The Close of a statement that the server never had: it is answered here.
-    pub(super) here: bool,
-}
-
-impl Unit {
-    /// Two stretches that one ReadyForQuery will answer.
-    fn absorb(&mut self, earlier: Unit) {
-        self.changes |= earlier.changes;
-        self.sets_are_local |= earlier.sets_are_local;
-        self.copies |= earlier.copies;
-    }
-
-    /// What follows has to wait for its answer.
-    pub(super) fn holds(&self) -> bool {
-        self.begins || self.copies
-    }
-}
-
-/// The end of an answer, or of the part of it that tells whether the transaction has
-/// begun, as the frontend side needs to know it.
-#[derive(Debug)]
-pub(super) struct Answered {
-    pub(super) begins: bool,
-    /// What follows waits for it.
-    pub(super) holds: bool,
-    pub(super) failed: bool,
-    pub(super) prepares: Option<Vec<u8>>,
-    pub(super) status: TransactionStatus,
-}
-
-/// What to do with a message from the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
-    Pass,
-    /// It answers what the wire put in front.
-    Swallow,
-    /// An error: its position may have to be set right, and it may be the server's last
-    /// word.
-    Hold,
-}
-
 /// What ParameterStatus has said last, which costs no round trip. `None`: nothing, or
 /// nothing that is understood.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -144,22 +77,27 @@ impl Reported {
 
 #[derive(Debug, Default)]
 pub(super) struct Tracker {
-    status: Option<TransactionStatus>,
+    pub(super) status: Option<TransactionStatus>,
     /// Sync points that were sent and not answered, oldest first.
-    owed: VecDeque<Unit>,
+    pub(super) owed: VecDeque<Unit>,
     /// Extended messages that no Sync has followed yet.
     open: Option<Unit>,
-    residue: Residue,
-    reported: Reported,
-    committed: bool,
-    key: Option<(i32, i32)>,
+    pub(super) residue: Residue,
+    pub(super) reported: Reported,
+    /// The last command that the server completed was a COMMIT, by its own word.
+    pub(super) committed: bool,
+    /// BackendKeyData: the process and the secret that a CancelRequest needs.
+    pub(super) key: Option<(i32, i32)>,
     lost: bool,
     pub(super) authentication: Authentication,
-    error: Option<[u8; 5]>,
-    outdated: bool,
-    refused_write: bool,
+    /// The SQLSTATE of the last ErrorResponse that was not the consequence of another.
+    pub(super) error: Option<[u8; 5]>,
+    /// An error has said that a prepared statement is not to be trusted.
+    pub(super) outdated: bool,
+    /// An error has said that the transaction, or the server, is read-only.
+    pub(super) refused_write: bool,
     /// The ErrorResponse that ended the session.
-    farewell: Option<Bytes>,
+    pub(super) farewell: Option<Bytes>,
 }
 
 impl Tracker {
@@ -216,10 +154,6 @@ impl Tracker {
                 None => self.residue.driver = true,
             }
         }
-    }
-
-    pub(super) fn leaves(&mut self, residue: Residue) {
-        self.residue.merge(residue);
     }
 
     /// Decides by its tag what becomes of the message that now begins.
@@ -315,41 +249,34 @@ impl Tracker {
     /// That it asks for the data shows that the BEGIN in front went well; the data
     /// must not wait for a ReadyForQuery, which comes only after it.
     fn copy_in(&mut self) -> Option<Answered> {
-        match self.owed.front_mut() {
-            Some(unit) if unit.simple => {
-                unit.copy_in = true;
-                return unit.holds().then_some(Answered {
-                    begins: unit.begins,
-                    holds: true,
-                    failed: false,
-                    prepares: None,
-                    status: TransactionStatus::InTransaction,
-                });
-            }
-            Some(_) => {
-                let unit = self.owed.pop_front().unwrap_or_default();
-                let begun = unit.holds().then_some(Answered {
-                    begins: unit.begins,
-                    holds: true,
-                    failed: false,
-                    prepares: None,
-                    status: TransactionStatus::InTransaction,
-                });
-                match (self.owed.front_mut(), &mut self.open) {
-                    // CopyFail is on its way already.
-                    (Some(next), _) | (None, Some(next)) => next.absorb(unit),
-                    (None, open) => {
-                        let open = open.get_or_insert_default();
-                        open.absorb(unit);
-                        open.copy_in = true;
-                    }
-                }
-                return begun;
-            }
+        let Some(unit) = self.owed.front_mut() else {
             // Execute was flushed, not synced.
-            None => self.open().copy_in = true,
+            self.open().copy_in = true;
+            return None;
+        };
+        let begun = unit.holds().then_some(Answered {
+            begins: unit.begins,
+            holds: true,
+            failed: false,
+            prepares: None,
+            status: TransactionStatus::InTransaction,
+        });
+        if unit.simple {
+            unit.copy_in = true;
+            return begun;
         }
-        None
+        let unit = self.owed.pop_front().unwrap_or_default();
+        match self.owed.front_mut() {
+            Some(next) => next.absorb(unit),
+            None => {
+                // Else CopyFail is on its way already.
+                let expects = self.open.is_none();
+                let open = self.open();
+                open.absorb(unit);
+                open.copy_in |= expects;
+            }
+        }
+        begun
     }
 
     pub(super) fn lose(&mut self) {
@@ -373,19 +300,6 @@ impl Tracker {
         self.open.is_none()
     }
 
-    /// The server said `error`, which is the end of the session.
-    pub(super) fn dismissed(&mut self, error: Bytes) {
-        self.farewell = Some(error);
-    }
-
-    pub(super) fn is_dismissed(&self) -> bool {
-        self.farewell.is_some()
-    }
-
-    pub(super) fn take_farewell(&mut self) -> Option<Bytes> {
-        self.farewell.take()
-    }
-
     /// The statement that opens the lazily begun transaction is under way.
     pub(super) fn begins(&self) -> bool {
         self.owed.iter().chain(&self.open).any(|unit| unit.begins)
@@ -404,55 +318,6 @@ impl Tracker {
     /// Extended messages were sent that no Sync has followed yet.
     pub(super) fn is_open(&self) -> bool {
         self.open.is_some()
-    }
-
-    pub(super) fn owed(&self) -> usize {
-        self.owed.len()
-    }
-
-    pub(super) fn status(&self) -> Option<TransactionStatus> {
-        self.status
-    }
-
-    pub(super) fn residue(&self) -> Residue {
-        self.residue
-    }
-
-    pub(super) fn reported(&self) -> Reported {
-        self.reported
-    }
-
-    pub(super) fn forget_residue(&mut self) {
-        self.residue = Residue::default();
-    }
-
-    /// The last command that the server completed was a COMMIT, by its own word.
-    pub(super) fn committed(&self) -> bool {
-        self.committed
-    }
-
-    /// The SQLSTATE of the last ErrorResponse that was not the consequence of another.
-    pub(super) fn error(&self) -> Option<[u8; 5]> {
-        self.error
-    }
-
-    pub(super) fn forget_error(&mut self) {
-        self.error = None;
-    }
-
-    /// Whether an error has said that a prepared statement is not to be trusted.
-    pub(super) fn take_outdated(&mut self) -> bool {
-        std::mem::take(&mut self.outdated)
-    }
-
-    /// An error has said that the transaction, or the server, is read-only.
-    pub(super) fn refused_write(&self) -> bool {
-        self.refused_write
-    }
-
-    /// BackendKeyData: the process and the secret that a CancelRequest needs.
-    pub(super) fn key(&self) -> Option<(i32, i32)> {
-        self.key
     }
 }
 
