@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 
 use super::rewrite;
-use super::status::Tracker;
+use super::tracker::Tracker;
 use super::unit::{Answered, Fate};
 
 /// Tag and length (manual, "Message Formats": every message but the start-up

@@ -6,7 +6,8 @@ use bytes::{Buf, BufMut, BytesMut};
 
 use super::residue::{self, Traits};
 use super::rewrite;
-use super::status::{Tracker, TransactionStatus};
+use super::status::TransactionStatus;
+use super::tracker::Tracker;
 use super::unit::{Answered, Unit};
 
 /// Sync, whole.

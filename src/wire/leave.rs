@@ -6,31 +6,12 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::BufMut;
 use tokio::io::{AsyncWrite, ReadBuf};
 
-use super::ended::Ended;
+use super::ended::{End, Ended, Goodbye};
 use super::frontend::SYNC;
 use super::snapshot::ServerState;
 use super::state::{Below, SCRATCH, State};
 use super::status::TransactionStatus;
 use super::unit::Unit;
-
-/// The connection was taken away from tokio-postgres.
-pub(super) struct End {
-    /// What tokio-postgres is answered. `None`: it stands in the middle of a message, and
-    /// no answer could be understood.
-    pub(super) answers: Option<Ended>,
-    pub(super) goodbye: Goodbye,
-}
-
-/// What the server was told.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Goodbye {
-    /// Nothing: it can still be asked.
-    Unsaid,
-    /// That we go, when it was outside any transaction and owed nothing.
-    AtRest,
-    /// That we go, and it was not; or it has ended the session itself.
-    Otherwise,
-}
 
 impl State {
     /// The goodbye was said to a server at rest.

@@ -7,7 +7,7 @@
 //! them: it neither decides nor waits.
 //!
 //! - [`backend`] and [`frontend`] follow the framing of either direction;
-//! - [`status`] keeps what they learn, [`residue`] what a session is left with,
+//! - [`tracker`] keeps what they learn, [`residue`] what a session is left with,
 //!   [`snapshot`] what that comes to at one moment;
 //! - [`rewrite`] holds the two rewrites;
 //! - [`authentication`] looks at what the server asks for before it lets us in;
@@ -26,6 +26,7 @@ mod sql;
 mod state;
 mod status;
 mod stream;
+mod tracker;
 mod unit;
 
 use std::fmt;
@@ -39,9 +40,10 @@ pub(crate) use residue::Residue;
 pub use snapshot::Snapshot;
 pub(crate) use snapshot::{ClientState, ServerState};
 use state::State;
+pub use state::Transport;
 pub(crate) use status::Reported;
 pub use status::TransactionStatus;
-pub use stream::{Stream, Transport};
+pub use stream::Stream;
 
 /// Watches a connection, and takes it away when the time has come.
 #[derive(Clone)]

@@ -10,12 +10,15 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::backend::Scanner;
-use super::ended::Ended;
+use super::ended::{End, Ended, Goodbye};
 use super::frontend::Frontend;
-use super::leave::{End, Goodbye};
 use super::snapshot::{ClientState, ServerState, Snapshot};
-use super::status::Tracker;
-use super::stream::Transport;
+use super::tracker::Tracker;
+
+/// What lies below the wire: a socket, or TLS over one.
+pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 
 /// From here on the writer has to wait for the socket.
 const HIGH_WATER: usize = 64 * 1024;

@@ -9,11 +9,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::state::State;
 
-/// What lies below the wire: a socket, or TLS over one.
-pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
-
 /// The stream handed to tokio-postgres. Its state is shared with the
 /// [`Wire`](super::Wire) that watches it.
 pub struct Stream {
