@@ -57,7 +57,7 @@ impl Scanner {
         let whole = chunk.len();
         let mut passed = if filtered { 0 } else { whole };
         let mut chunk = chunk;
-        while !chunk.is_empty() && !tracker.is_lost() && !tracker.farewell.is_some() {
+        while !chunk.is_empty() && !tracker.is_lost() && tracker.farewell.is_none() {
             if self.seen == 0 {
                 if let Some(length) = bulk(chunk) {
                     if filtered {
