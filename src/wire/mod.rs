@@ -35,13 +35,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::config::Reported;
 pub(crate) use authentication::{Guard, Refusal};
 pub(crate) use residue::Residue;
 pub use snapshot::Snapshot;
 pub(crate) use snapshot::{ClientState, ServerState};
 use state::State;
 pub use state::Transport;
-pub(crate) use status::Reported;
 pub use status::TransactionStatus;
 pub use stream::Stream;
 

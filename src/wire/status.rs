@@ -1,5 +1,7 @@
 //! What the server says of itself without being asked.
 
+use crate::config::Reported;
+
 /// Where the server stands between two statements: the byte of its last
 /// ReadyForQuery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,18 +32,6 @@ impl TransactionStatus {
             _ => None,
         }
     }
-}
-
-/// What ParameterStatus has said last, which costs no round trip. `None`: nothing, or
-/// nothing that is understood.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Reported {
-    /// `standard_conforming_strings`.
-    pub(crate) conforming: Option<bool>,
-    /// `in_hot_standby`, which PostgreSQL reports from 14 on.
-    pub(crate) in_hot_standby: Option<bool>,
-    /// `default_transaction_read_only`, which PostgreSQL reports from 14 on.
-    pub(crate) read_only: Option<bool>,
 }
 
 impl Reported {

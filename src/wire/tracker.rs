@@ -12,8 +12,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::authentication::Authentication;
 use super::residue::{Residue, of_tag};
-use super::status::{Reported, TransactionStatus};
+use super::status::TransactionStatus;
 use super::unit::{Answered, Fate, Unit};
+use crate::config::Reported;
 
 #[derive(Debug, Default)]
 pub(super) struct Tracker {
