@@ -1,4 +1,5 @@
-//! What the crates beside this one need of its inside. It may change with any release.
+//! What the crates, the tests and the fuzz targets beside this crate need of its inside. It may
+//! change with any release.
 
 use std::sync::Arc;
 
@@ -110,4 +111,9 @@ pub mod error {
     pub fn no_server(limit: Duration) -> Error {
         Error::no_server(limit)
     }
+}
+
+/// The stream under tokio-postgres, for the tests and the fuzz targets.
+pub mod wire {
+    pub use crate::wire::{Snapshot, Stream, Transport, Wire};
 }

@@ -173,13 +173,6 @@ pub mod shutdown {
     pub use crate::host::lambda::{on_lambda, snapstart};
 }
 
-/// What the fuzz targets need.
-#[cfg(fuzzing)]
-#[doc(hidden)]
-pub mod fuzzing {
-    pub use crate::wire::{model, replay};
-}
-
 /// The examples of these pages are compiled with the crate's own.
 #[cfg(all(doctest, feature = "lambda", feature = "vercel", feature = "axum"))]
 mod pages {

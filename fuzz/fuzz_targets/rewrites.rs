@@ -2,9 +2,15 @@
 //! rewrites cannot be seen.
 #![no_main]
 
-use antifreeze::fuzzing::model::{COPIES, ENDS, TEXTS, Unit, rewrites_cannot_be_seen};
-use antifreeze::fuzzing::replay::Mode;
+#[path = "../../tests/wire/model.rs"]
+mod model;
+#[path = "../../tests/wire/replay.rs"]
+#[allow(dead_code)]
+mod replay;
+
 use libfuzzer_sys::fuzz_target;
+use model::{COPIES, ENDS, TEXTS, Unit, rewrites_cannot_be_seen};
+use replay::Mode;
 
 /// What the extended protocol takes: one statement at a time.
 const SINGLE: [&str; 3] = ["select 1", "nonsense", "fail"];

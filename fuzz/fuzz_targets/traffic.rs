@@ -2,8 +2,12 @@
 //! and does not care where it is cut.
 #![no_main]
 
-use antifreeze::fuzzing::replay::{Direction, Traffic, may_be_held, play, traffic_of};
+#[path = "../../tests/wire/replay.rs"]
+#[allow(dead_code)]
+mod replay;
+
 use libfuzzer_sys::fuzz_target;
+use replay::{Direction, Traffic, may_be_held, play, traffic_of};
 
 fuzz_target!(|data: &[u8]| {
     let Some((&cut, data)) = data.split_first() else {

@@ -45,6 +45,7 @@ pub(crate) use environment::{Environment, without_line_end};
 pub use load_shed::LoadShed;
 pub use path::Path;
 pub use rds::Rds;
+pub(crate) use session::Reported;
 pub use session::TargetSessionAttrs;
 pub use spelling::nearest;
 pub use tls::{ChannelBinding, ClientCertificate, Pem, RequireAuth, Roots, Tls, TlsMode};

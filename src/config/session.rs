@@ -5,7 +5,6 @@ use std::str::FromStr;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
-use crate::wire::Reported;
 
 /// `target_session_attrs`: which of several hosts is meant. The server says what it is
 /// while the session starts, so asking costs no round trip; PostgreSQL 14 and newer do.
@@ -24,6 +23,18 @@ pub enum TargetSessionAttrs {
     Primary,
     /// It is a standby.
     Standby,
+}
+
+/// What ParameterStatus has said last, which costs no round trip. `None`: nothing, or
+/// nothing that is understood.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Reported {
+    /// `standard_conforming_strings`.
+    pub(crate) conforming: Option<bool>,
+    /// `in_hot_standby`, which PostgreSQL reports from 14 on.
+    pub(crate) in_hot_standby: Option<bool>,
+    /// `default_transaction_read_only`, which PostgreSQL reports from 14 on.
+    pub(crate) read_only: Option<bool>,
 }
 
 impl TargetSessionAttrs {

@@ -18,14 +18,10 @@ use tokio::sync::Notify;
 use tokio_postgres::{AsyncMessage, Client, Connection};
 
 use crate::observe;
-use crate::wire::{Snapshot, Stream, Wire};
+use crate::wire::{ServerState, Snapshot, Stream, Wire};
 
 /// Drives one connection.
 pub(super) struct Driver {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
     /// Gone once it has ended: an ended connection must be dropped, or the
     /// client's futures wait for ever.
     connection: Mutex<Option<Connection<Stream, Stream>>>,
@@ -48,8 +44,8 @@ impl Driver {
         client: &Arc<tokio::sync::Mutex<Client>>,
         wire: Wire,
         on_end: impl FnOnce() + Send + 'static,
-    ) -> Driver {
-        let shared = Arc::new(Shared {
+    ) -> Arc<Driver> {
+        let driver = Arc::new(Driver {
             connection: Mutex::new(Some(connection)),
             waker: Mutex::new(Waker::noop().clone()),
             decided: Notify::new(),
@@ -58,25 +54,25 @@ impl Driver {
             dismissed: AtomicBool::new(false),
         });
         tokio::spawn(drive(End {
-            shared: Arc::clone(&shared),
+            driver: Arc::clone(&driver),
             over: false,
             on_end: Some(on_end),
         }));
-        Driver { shared }
+        driver
     }
 
     /// Polls the connection until it has nothing to do, and tells where it stands.
     pub(super) fn pump(&self) -> Snapshot {
-        self.shared.pump(lock(&self.shared.connection))
+        self.poll(lock(&self.connection))
     }
 
     pub(super) fn try_pump(&self) -> Option<Snapshot> {
-        let connection = match self.shared.connection.try_lock() {
+        let connection = match self.connection.try_lock() {
             Ok(connection) => connection,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return None,
         };
-        Some(self.shared.pump(connection))
+        Some(self.poll(connection))
     }
 
     /// Waits until nothing is under way, or the connection is at its end.
@@ -86,10 +82,10 @@ impl Driver {
             if snapshot.is_decided() {
                 return snapshot;
             }
-            let mut decided = pin!(self.shared.decided.notified());
+            let mut decided = pin!(self.decided.notified());
             decided.as_mut().enable();
             // The task may have polled before we listened.
-            let snapshot = self.shared.wire.snapshot();
+            let snapshot = self.wire.snapshot();
             if snapshot.is_decided() {
                 return snapshot;
             }
@@ -98,19 +94,17 @@ impl Driver {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.shared.is_over()
+        lock(&self.connection).is_none()
     }
 
     /// Has the task look at the connection again.
     pub(super) fn wake(&self) {
-        lock(&self.shared.waker).wake_by_ref();
+        lock(&self.waker).wake_by_ref();
     }
-}
 
-impl Shared {
     /// The snapshot is taken before anybody else can poll: a poll under way does not
     /// know yet what it waits for.
-    fn pump(&self, mut slot: MutexGuard<'_, Option<Connection<Stream, Stream>>>) -> Snapshot {
+    fn poll(&self, mut slot: MutexGuard<'_, Option<Connection<Stream, Stream>>>) -> Snapshot {
         let Some(connection) = slot.as_mut() else {
             return self.wire.snapshot();
         };
@@ -136,10 +130,10 @@ impl Shared {
         }
         let snapshot = self.wire.snapshot();
         // No answer to come could be told from another: who waits for one is told so.
-        if snapshot.lost && slot.take().is_some() {
+        if snapshot.server == ServerState::Lost && slot.take().is_some() {
             observe::framing_lost();
         }
-        if snapshot.dismissed {
+        if snapshot.is_dismissed() {
             if !self.dismissed.swap(true, Ordering::AcqRel) {
                 observe::dismissed(self.wire.error());
             }
@@ -155,10 +149,6 @@ impl Shared {
         snapshot
     }
 
-    fn is_over(&self) -> bool {
-        lock(&self.connection).is_none()
-    }
-
     fn is_held(&self) -> bool {
         let client = self.client.upgrade();
         client.is_some_and(|client| client.try_lock().is_err())
@@ -166,11 +156,11 @@ impl Shared {
 }
 
 async fn drive<F: FnOnce()>(mut end: End<F>) {
-    let shared = &end.shared;
+    let driver = &end.driver;
     poll_fn(|cx| {
-        lock(&shared.waker).clone_from(cx.waker());
-        shared.pump(lock(&shared.connection));
-        match shared.is_over() {
+        lock(&driver.waker).clone_from(cx.waker());
+        driver.pump();
+        match driver.is_over() {
             true => Poll::Ready(()),
             false => Poll::Pending,
         }
@@ -182,26 +172,26 @@ async fn drive<F: FnOnce()>(mut end: End<F>) {
 /// What happens when the driver is done: its connection ended, or its runtime was
 /// dropped and the task with it.
 struct End<F: FnOnce()> {
-    shared: Arc<Shared>,
+    driver: Arc<Driver>,
     over: bool,
     on_end: Option<F>,
 }
 
 impl<F: FnOnce()> Drop for End<F> {
     fn drop(&mut self) {
-        let connection = lock(&self.shared.connection).take();
+        let connection = lock(&self.driver.connection).take();
         if self.over {
             // Say goodbye; a teardown can still wait for the server's answer. Whoever
             // took the connection away may have something to do before.
-            if !self.shared.wire.snapshot().ended {
-                self.shared.wire.end();
+            if !self.driver.wire.snapshot().is_over() {
+                self.driver.wire.end();
             }
         } else {
             // Nothing will ever move on this socket again: its runtime is gone.
-            self.shared.wire.cut();
+            self.driver.wire.cut();
         }
         drop(connection);
-        self.shared.decided.notify_waiters();
+        self.driver.decided.notify_waiters();
         if let Some(on_end) = self.on_end.take() {
             on_end();
         }
@@ -214,6 +204,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Driver").field(&self.shared.wire).finish()
+        f.debug_tuple("Driver").field(&self.wire).finish()
     }
 }

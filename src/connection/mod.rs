@@ -31,7 +31,7 @@ const DETACHED_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Session {
     client: Arc<Mutex<Client>>,
-    driver: Driver,
+    driver: Arc<Driver>,
     wire: Wire,
     socket: SocketView,
     target: Target,
@@ -159,15 +159,11 @@ impl Session {
     /// request. False if it cannot be asked. Where that is not known, the session
     /// [is being cancelled](Session::is_being_cancelled) from then on.
     pub(crate) async fn cancel(&self, limit: Duration) -> bool {
-        let Some(key) = self.wire.key() else {
+        let Some(request) = self.cancel_request() else {
             return false;
         };
-        if !self.path.takes_cancel() {
-            return false;
-        }
         self.cancelling.fetch_add(1, Ordering::AcqRel);
-        let cancel = cancel::request(&self.connector, &self.target, key);
-        let taken = matches!(timeout(limit, cancel).await, Ok(Ok(())));
+        let taken = matches!(timeout(limit, request).await, Ok(Ok(())));
         if taken {
             self.cancelling.fetch_sub(1, Ordering::AcqRel);
         }
@@ -177,17 +173,16 @@ impl Session {
     /// Asks without anybody waiting, for when a teardown has run out of time. It can hit
     /// nothing but this session, which is being closed.
     pub(crate) fn cancel_detached(&self) {
-        let (Some(key), Ok(runtime)) = (self.wire.key(), Handle::try_current()) else {
-            return;
-        };
-        if !self.path.takes_cancel() {
-            return;
+        if let (Some(request), Ok(runtime)) = (self.cancel_request(), Handle::try_current()) {
+            runtime.spawn(async move { timeout(DETACHED_LIMIT, request).await });
         }
+    }
+
+    /// A CancelRequest, where the server takes one.
+    fn cancel_request(&self) -> Option<impl Future<Output = crate::Result<()>> + Send + use<>> {
+        let key = self.wire.key().filter(|_| self.path.takes_cancel())?;
         let (connector, target) = (Arc::clone(&self.connector), self.target.clone());
-        runtime.spawn(async move {
-            let cancel = cancel::request(&connector, &target, key);
-            let _ = timeout(DETACHED_LIMIT, cancel).await;
-        });
+        Some(async move { cancel::request(&connector, &target, key).await })
     }
 
     /// Spawns what waits for the answer to a question of our own.
@@ -253,8 +248,7 @@ impl Session {
             self.leave_at_once();
             return true;
         }
-        let snapshot = self.wire.snapshot();
-        let runs = !snapshot.settled && !snapshot.gone && !snapshot.copying_in;
+        let runs = self.wire.snapshot().is_running();
         self.end();
         if runs {
             self.shut_down();
@@ -267,7 +261,7 @@ impl Session {
         self.take_away();
         let snapshot = self.wire.snapshot();
         match snapshot.status {
-            _ if snapshot.at_rest => self.end(),
+            _ if snapshot.is_at_rest() => self.end(),
             // Nor is it sure then that the server is still ours.
             Some(TransactionStatus::Idle) | None => {}
             Some(_) => self.wire.ask("ROLLBACK"),

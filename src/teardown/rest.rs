@@ -15,7 +15,7 @@ use super::{Budget, Outcome, Step};
 use crate::config::{Config, Path, Reset};
 use crate::connection::{Home, Session};
 use crate::limit::Room;
-use crate::wire::{Snapshot, TransactionStatus};
+use crate::wire::{ClientState, ServerState, Snapshot, TransactionStatus};
 
 /// What removes session state. Not `DISCARD ALL`: it would deallocate the
 /// statements that tokio-postgres looks types up with, for good.
@@ -117,25 +117,24 @@ async fn leave(session: &Session, outcome: &mut Outcome, budget: &Budget) {
     let snapshot = session.wire().snapshot();
     let mut answered = pin!(session.answered());
     let mut all = answered.as_mut().now_or_never();
-    if all.is_none() && snapshot.unsent {
+    if all.is_none() && snapshot.server == ServerState::Unsent {
         // A question of ours would have to wait for it, and with it the goodbye.
         if session.cancel(budget.step()).await {
             outcome.did(Step::Cancelled);
         }
         return;
     }
-    // The end of a COPY is under way already.
-    if all.is_none() && (snapshot.settled || snapshot.copying_in) {
+    if all.is_none() && snapshot.is_settled() {
         all = timeout(budget.grace(), answered.as_mut()).await.ok();
     }
     if all.is_none() && !outcome.steps().contains(&Step::Cancelled) {
         all = cancel_until(session, outcome, budget, answered).await;
     }
-    if all != Some(true) || session.wire().snapshot().at_rest {
+    if all != Some(true) || session.wire().snapshot().is_at_rest() {
         return;
     }
     let asked = timeout(budget.step(), session.asked("ROLLBACK")).await;
-    if asked == Ok(true) && session.wire().snapshot().at_rest {
+    if asked == Ok(true) && session.wire().snapshot().is_at_rest() {
         outcome.did(Step::RolledBack);
     }
 }
@@ -149,7 +148,11 @@ async fn settle(session: &Session, outcome: &mut Outcome, budget: &Budget) -> Op
     }
     // Nobody will send the COPY data that the server waits for; and what is still to be
     // sent is for nobody.
-    if snapshot.is_decided() || snapshot.copying_in || snapshot.unsent {
+    let unsent = matches!(
+        snapshot.server,
+        ServerState::CopyingIn | ServerState::Unsent
+    );
+    if snapshot.is_decided() || unsent {
         return None;
     }
     if let Ok(snapshot) = timeout(budget.grace(), session.settled()).await {
@@ -159,7 +162,7 @@ async fn settle(session: &Session, outcome: &mut Outcome, budget: &Budget) -> Op
     // A stream whose rows nobody takes keeps the answer from being read, whether
     // the statement is cancelled or not.
     let snapshot = session.pump();
-    if snapshot.is_quiet() || !snapshot.reads {
+    if snapshot.is_decided() || snapshot.client == ClientState::Stalled {
         return snapshot.is_quiet().then_some(snapshot);
     }
     let settled = cancel_until(session, outcome, budget, session.settled()).await;
@@ -206,7 +209,7 @@ pub(crate) async fn close(session: &Session, mut outcome: Outcome, budget: &Budg
     };
     // A COPY is ended by CopyFail, which goes out with the Terminate. A pooler has
     // been asked, and could not be asked again.
-    let runs = direct && !snapshot.settled && !snapshot.gone && !snapshot.copying_in;
+    let runs = direct && snapshot.is_running();
     // Freeze first: a task that still has the client could follow the cancelled
     // statement with another.
     session.end();
@@ -295,16 +298,8 @@ mod tests {
     fn each_path_allows_its_steps() {
         let snapshot = |state, driver| Snapshot {
             status: Some(TransactionStatus::Idle),
-            settled: true,
-            unsent: false,
-            at_rest: true,
-            flushed: true,
-            reads: true,
-            copying_in: false,
-            lost: false,
-            gone: false,
-            ended: false,
-            dismissed: false,
+            server: ServerState::Answered,
+            client: ClientState::Waiting,
             residue: Residue { state, driver },
         };
         let clean = snapshot(false, false);

@@ -3,7 +3,8 @@
 use bytes::BytesMut;
 
 use super::rewrite;
-use super::status::{Answered, Fate, Tracker};
+use super::tracker::Tracker;
+use super::unit::{Answered, Fate};
 
 /// Tag and length (manual, "Message Formats": every message but the start-up
 /// packet begins so).
@@ -56,7 +57,7 @@ impl Scanner {
         let whole = chunk.len();
         let mut passed = if filtered { 0 } else { whole };
         let mut chunk = chunk;
-        while !chunk.is_empty() && !tracker.is_lost() && !tracker.is_dismissed() {
+        while !chunk.is_empty() && !tracker.is_lost() && tracker.farewell.is_none() {
             if self.seen == 0 {
                 if let Some(length) = bulk(chunk) {
                     if filtered {
@@ -88,7 +89,7 @@ impl Scanner {
                     let error = self.held.split();
                     match tracker.shift() {
                         _ if tracker.dismissible() && ends_session(&error[HEADER..]) => {
-                            tracker.dismissed(error.freeze());
+                            tracker.farewell = Some(error.freeze());
                         }
                         0 => out.unsplit(error),
                         shift => rewrite::shift_position(&error, shift, out),

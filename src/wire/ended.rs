@@ -12,6 +12,25 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::error::{ENDED_MESSAGE as MESSAGE, ENDED_SQLSTATE as SQLSTATE};
 
+/// The connection was taken away from tokio-postgres.
+pub(super) struct End {
+    /// What tokio-postgres is answered. `None`: it stands in the middle of a message, and
+    /// no answer could be understood.
+    pub(super) answers: Option<Ended>,
+    pub(super) goodbye: Goodbye,
+}
+
+/// What the server was told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Goodbye {
+    /// Nothing: it can still be asked.
+    Unsaid,
+    /// That we go, when it was outside any transaction and owed nothing.
+    AtRest,
+    /// That we go, and it was not; or it has ended the session itself.
+    Otherwise,
+}
+
 /// Reads requests and answers each with the same error.
 #[derive(Debug, Default)]
 pub(super) struct Ended {
@@ -27,6 +46,10 @@ impl Ended {
             farewell: Some(farewell),
             ..Ended::default()
         }
+    }
+
+    pub(super) fn is_by_server(&self) -> bool {
+        self.farewell.is_some()
     }
 
     /// Takes in what tokio-postgres sends; the answers go to `out`.

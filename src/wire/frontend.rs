@@ -4,9 +4,11 @@ use std::collections::HashMap;
 
 use bytes::{Buf, BufMut, BytesMut};
 
-use super::residue::{self, Residue, Traits};
+use super::residue::{self, Traits};
 use super::rewrite;
-use super::status::{Answered, Tracker, TransactionStatus, Unit};
+use super::status::TransactionStatus;
+use super::tracker::Tracker;
+use super::unit::{Answered, Unit};
 
 /// Sync, whole.
 pub(super) const SYNC: &[u8] = b"S\0\0\0\x04";
@@ -263,8 +265,8 @@ impl Frontend {
 
     fn query(&mut self, message: &[u8], tracker: &mut Tracker, out: &mut BytesMut) {
         let text = name(&message[5..]).unwrap_or_default();
-        let traits = Traits::of(text, tracker.reported().conforming);
-        tracker.leaves(residue(traits));
+        let traits = Traits::of(text, tracker.reported.conforming);
+        tracker.residue.state |= traits.leaves_state;
         // It is sent outside any transaction, and neither opens one nor is part of one:
         // nobody has to wait for its answer.
         let ours = residue::is_setting(text);
@@ -290,7 +292,7 @@ impl Frontend {
 
     fn parse(&mut self, message: &[u8], tracker: &mut Tracker, out: &mut BytesMut) {
         self.begin_under_sync(tracker, out);
-        let conforming = tracker.reported().conforming;
+        let conforming = tracker.reported.conforming;
         let unit = tracker.open();
         unit.changes = true;
         let body = &message[5..];
@@ -349,7 +351,7 @@ impl Frontend {
             }
             None => out.put_slice(&bytes[..head]),
         }
-        tracker.leaves(residue(traits));
+        tracker.residue.state |= traits.leaves_state;
         let body = &bytes[head..bytes.len().min(length)];
         out.put_slice(body);
         Some(head + body.len())
@@ -367,13 +369,6 @@ impl Frontend {
             }
             _ => {}
         }
-    }
-}
-
-fn residue(traits: Traits) -> Residue {
-    Residue {
-        state: traits.leaves_state,
-        ..Residue::default()
     }
 }
 

@@ -7,26 +7,27 @@
 //! them: it neither decides nor waits.
 //!
 //! - [`backend`] and [`frontend`] follow the framing of either direction;
-//! - [`status`] keeps what they learn, [`residue`] what a session is left with;
+//! - [`tracker`] keeps what they learn, [`residue`] what a session is left with,
+//!   [`snapshot`] what that comes to at one moment;
 //! - [`rewrite`] holds the two rewrites;
 //! - [`authentication`] looks at what the server asks for before it lets us in;
+//! - [`state`] passes on what either side sends, and [`leave`] ends that;
 //! - [`ended`] answers in the server's place once the connection is taken away.
 
 mod authentication;
 mod backend;
 pub(crate) mod ended;
 mod frontend;
-#[cfg(any(test, fuzzing))]
-pub mod model;
-#[cfg(any(test, fuzzing))]
-pub mod replay;
+mod leave;
 pub(crate) mod residue;
 mod rewrite;
+mod snapshot;
 mod sql;
+mod state;
 mod status;
 mod stream;
-#[cfg(test)]
-mod traffic;
+mod tracker;
+mod unit;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -34,74 +35,28 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::config::Reported;
 pub(crate) use authentication::{Guard, Refusal};
 pub(crate) use residue::Residue;
-pub(crate) use status::Reported;
+pub use snapshot::Snapshot;
+pub(crate) use snapshot::{ClientState, ServerState};
+use state::State;
+pub use state::Transport;
 pub use status::TransactionStatus;
-use stream::State;
-pub(crate) use stream::{Stream, Transport};
+pub use stream::Stream;
 
 /// Watches a connection, and takes it away when the time has come.
 #[derive(Clone)]
-pub(crate) struct Wire {
+pub struct Wire {
     state: Arc<Mutex<State>>,
     /// Held by who waits for the server's end of file: the transport wakes one alone.
     closing: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// What the wire knows at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Snapshot {
-    /// The last ReadyForQuery. It is today's truth only if `settled`.
-    pub(crate) status: Option<TransactionStatus>,
-    /// No answer is owed that could change the status, and nothing that the
-    /// writer above gave us is still here.
-    pub(crate) settled: bool,
-    /// Much that was sent waits in here for the socket.
-    pub(crate) unsent: bool,
-    /// The last operation above was a completed flush: right after the
-    /// tokio-postgres connection was polled to `Pending` this proves that its
-    /// queue is empty.
-    pub(crate) flushed: bool,
-    /// The reader above waits for the server, not for somebody to take rows.
-    pub(crate) reads: bool,
-    /// The server waits for COPY data.
-    pub(crate) copying_in: bool,
-    /// All that was sent was answered, and no transaction is open.
-    pub(crate) at_rest: bool,
-    /// The framing was lost: nothing here can be trusted.
-    pub(crate) lost: bool,
-    /// The connection is at its end.
-    pub(crate) gone: bool,
-    /// It was [taken away](Wire::end), or the server ended it.
-    pub(crate) ended: bool,
-    /// The server ended it, and said why: whoever has it is told so when he asks, which
-    /// tokio-postgres would not do.
-    pub(crate) dismissed: bool,
-    pub(crate) residue: Residue,
-}
-
-impl Snapshot {
-    /// Nothing is under way in either direction.
-    pub(crate) fn is_quiet(&self) -> bool {
-        self.settled && self.flushed && self.reads && !self.lost && !self.is_over()
-    }
-
-    /// Waiting would not change what is known.
-    pub(crate) fn is_decided(&self) -> bool {
-        self.is_quiet() || self.lost || self.is_over()
-    }
-
-    /// tokio-postgres will hear no more from the server.
-    pub(crate) fn is_over(&self) -> bool {
-        self.gone || self.ended
-    }
-}
-
 impl Wire {
     /// Puts a wire over `transport`. With `unnamed`, named statements are sent
     /// as unnamed ones.
-    pub(crate) fn new(
+    pub fn new(
         transport: impl Transport + 'static,
         channel_binding: Option<Vec<u8>>,
         unnamed: bool,
@@ -122,22 +77,9 @@ impl Wire {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn snapshot(&self) -> Snapshot {
-        let state = self.state();
-        Snapshot {
-            status: state.tracker.status(),
-            settled: state.is_settled(),
-            unsent: state.is_unsent(),
-            flushed: state.flushed,
-            reads: state.reads,
-            copying_in: state.tracker.is_copying_in(),
-            at_rest: state.is_at_rest(),
-            lost: state.tracker.is_lost(),
-            gone: state.gone,
-            ended: state.is_ended(),
-            dismissed: state.is_dismissed(),
-            residue: state.tracker.residue(),
-        }
+    /// Where the connection stands.
+    pub fn snapshot(&self) -> Snapshot {
+        self.state().snapshot()
     }
 
     /// Has what the server asks for before it lets us in checked by `guard`. What it
@@ -164,7 +106,7 @@ impl Wire {
     }
 
     /// Has the next statement open a transaction with `begin`.
-    pub(crate) fn arm(&self, begin: &str) {
+    pub fn arm(&self, begin: &str) {
         self.state().frontend.arm(begin);
     }
 
@@ -176,38 +118,38 @@ impl Wire {
 
     /// The server's last word was that it committed.
     pub(crate) fn committed(&self) -> bool {
-        self.state().tracker.committed()
+        self.state().tracker.committed
     }
 
     /// A reset went well.
     pub(crate) fn forget_residue(&self) {
-        self.state().tracker.forget_residue();
+        self.state().tracker.residue = Residue::default();
     }
 
     /// What the server has reported last about itself.
     pub(crate) fn reported(&self) -> Reported {
-        self.state().tracker.reported()
+        self.state().tracker.reported
     }
 
     /// The server has refused a write, at any time.
     pub(crate) fn refused_write(&self) -> bool {
-        self.state().tracker.refused_write()
+        self.state().tracker.refused_write
     }
 
     /// The SQLSTATE of the last error that the server reported.
     pub(crate) fn error(&self) -> Option<[u8; 5]> {
-        self.state().tracker.error()
+        self.state().tracker.error
     }
 
     /// What the server has reported so far does not count.
     pub(crate) fn forget_error(&self) {
-        self.state().tracker.forget_error();
+        self.state().tracker.error = None;
     }
 
     /// Whether the server has said, since this was last asked, that a prepared statement
     /// is not there or does not fit the schema any more.
     pub(crate) fn take_outdated(&self) -> bool {
-        self.state().tracker.take_outdated()
+        std::mem::take(&mut self.state().tracker.outdated)
     }
 
     /// Round trips made on this connection so far.
@@ -223,38 +165,38 @@ impl Wire {
 
     /// The server's process and the secret that cancels its statement.
     pub(crate) fn key(&self) -> Option<(i32, i32)> {
-        self.state().tracker.key()
+        self.state().tracker.key
     }
 
     /// Takes the connection away from tokio-postgres. The server is not told; what was
     /// begun to be sent is completed, as far as that goes without waiting.
-    pub(crate) fn take_away(&self) {
+    pub fn take_away(&self) {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let _ = self.state().poll_answered(&mut cx);
     }
 
     /// [Takes the connection away](Wire::take_away) and waits until the server has answered
     /// all that it was asked. False if it never will.
-    pub(crate) async fn answered(&self) -> bool {
+    pub async fn answered(&self) -> bool {
         poll_fn(|cx| self.state().poll_answered(cx)).await
     }
 
     /// Asks a question of our own over a connection that was [taken
     /// away](Wire::take_away), as far as that goes without waiting. Its answer counts for
     /// what is known here, and is seen by nobody.
-    pub(crate) fn ask(&self, sql: &str) {
+    pub fn ask(&self, sql: &str) {
         self.state().ask(sql);
         self.take_away();
     }
 
     /// When the server was told goodbye it was outside any transaction, and owed nothing.
-    pub(crate) fn left_at_rest(&self) -> bool {
+    pub fn left_at_rest(&self) -> bool {
         self.state().left_at_rest()
     }
 
     /// Takes the connection away from tokio-postgres and sends Terminate, as far
     /// as that goes without waiting.
-    pub(crate) fn end(&self) {
+    pub fn end(&self) {
         // Who is at it already would not be woken any more.
         if let Ok(_closing) = self.closing.try_lock() {
             let mut cx = Context::from_waker(std::task::Waker::noop());
@@ -276,7 +218,7 @@ impl Wire {
 
     /// [Ends](Wire::end) the connection and waits for the server to close it.
     /// False if the connection broke instead.
-    pub(crate) async fn closed(&self) -> bool {
+    pub async fn closed(&self) -> bool {
         let _closing = self.closing.lock().await;
         poll_fn(|cx| self.poll_closed(cx)).await
     }

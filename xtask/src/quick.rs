@@ -9,7 +9,7 @@ use std::time::Instant;
 const STEPS: &[&str] = &[
     "fmt --all --check",
     "clippy --workspace --lib --bins --all-features -- -D warnings",
-    "test --workspace --all-features --lib --test endings --test transaction --test round_trips",
+    "test --workspace --all-features --lib --test wire --test endings --test transaction --test round_trips",
 ];
 
 pub fn run(root: &Path) -> ExitCode {

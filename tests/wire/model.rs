@@ -123,10 +123,7 @@ pub fn rewrites_cannot_be_seen(groups: &[Vec<Unit>], cut: usize, mode: Mode) {
             );
         }
         let snapshot = link.wire().snapshot();
-        assert!(
-            snapshot.settled && !snapshot.lost,
-            "{group:?}: {snapshot:?}"
-        );
+        assert!(snapshot.is_settled(), "{group:?}: {snapshot:?}");
     }
 }
 

@@ -11,7 +11,7 @@ fn query() -> Unit {
 #[test]
 fn last_sqlstate_is_kept() {
     let mut tracker = Tracker::default();
-    assert_eq!(tracker.error(), None);
+    assert_eq!(tracker.error, None);
     for (body, code, outdated) in [
         (
             &b"SERROR\0VERROR\0C23505\0Mduplicate key"[..],
@@ -24,13 +24,12 @@ fn last_sqlstate_is_kept() {
         (b"", None, false),
     ] {
         tracker.received(b'E', body);
-        assert_eq!(tracker.error(), code);
-        assert_eq!(tracker.take_outdated(), outdated);
-        assert!(!tracker.take_outdated(), "told once");
+        assert_eq!(tracker.error, code);
+        assert_eq!(std::mem::take(&mut tracker.outdated), outdated);
     }
     tracker.received(b'E', b"SERROR\0C40001\0M");
-    tracker.forget_error();
-    assert_eq!(tracker.error(), None);
+    tracker.error = None;
+    assert_eq!(tracker.error, None);
 }
 
 #[test]
@@ -42,7 +41,7 @@ fn query_is_settled_by_ready_for_query() {
     assert!(!tracker.is_settled());
     tracker.received(b'Z', b"T");
     assert!(tracker.is_settled());
-    assert_eq!(tracker.status(), Some(TransactionStatus::InTransaction));
+    assert_eq!(tracker.status, Some(TransactionStatus::InTransaction));
 }
 
 #[test]
@@ -52,7 +51,7 @@ fn close_is_owed_an_answer_nobody_waits_for() {
     assert!(!tracker.is_settled(), "an unfinished unit");
     tracker.sent_sync();
     assert!(tracker.is_settled());
-    assert_eq!(tracker.owed(), 1);
+    assert_eq!(tracker.owed.len(), 1);
 }
 
 #[test]
@@ -63,7 +62,7 @@ fn early_sync_of_copy_in_is_void() {
     tracker.received(b'2', b"");
     tracker.received(b'G', b"\0\0\0");
     assert!(tracker.is_copying_in() && !tracker.is_settled());
-    assert_eq!(tracker.owed(), 0);
+    assert_eq!(tracker.owed.len(), 0);
     tracker.sent_copy_end();
     tracker.sent_sync();
     tracker.received(b'C', b"COPY 1\0");
@@ -79,7 +78,7 @@ fn copy_in_dropped_early_is_answered_once() {
     tracker.sent_copy_end();
     tracker.sent_sync();
     tracker.received(b'G', b"\0\0\0");
-    assert_eq!(tracker.owed(), 1);
+    assert_eq!(tracker.owed.len(), 1);
     assert!(!tracker.is_copying_in());
     tracker.received(b'E', b"");
     let answered = tracker.received(b'Z', b"I").expect("answered");
@@ -136,7 +135,7 @@ fn error_may_be_the_last_message_of_a_session() {
 #[test]
 fn reported_parameters_are_kept() {
     let mut tracker = Tracker::default();
-    assert_eq!(tracker.reported(), Reported::default());
+    assert_eq!(tracker.reported, Reported::default());
     tracker.received(b'S', b"standard_conforming_strings\0off\0");
     tracker.received(b'S', b"in_hot_standby\0on\0");
     tracker.received(b'S', b"default_transaction_read_only\0off\0");
@@ -146,7 +145,7 @@ fn reported_parameters_are_kept() {
         in_hot_standby: Some(true),
         read_only: Some(false),
     };
-    assert_eq!(tracker.reported(), reported);
+    assert_eq!(tracker.reported, reported);
     tracker.received(b'S', b"standard_conforming_strings\0");
-    assert_eq!(tracker.reported().conforming, None);
+    assert_eq!(tracker.reported.conforming, None);
 }

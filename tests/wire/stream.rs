@@ -1,11 +1,10 @@
 //! What the wire answers itself, what it asks itself, and what it keeps back.
 
-use std::task::{Context, Poll, Waker};
-
 use futures_util::FutureExt;
 
-use super::super::TransactionStatus;
-use super::super::replay::Link;
+use antifreeze::TransactionStatus;
+
+use super::replay::Link;
 
 const STARTUP: &[u8] = b"\0\0\0\x08\0\x03\0\0";
 const READY: &[u8] = b"Z\0\0\0\x05I";
@@ -60,7 +59,7 @@ fn close_is_answered_locally_in_turn() {
         let both = [IN_TRANSACTION, CLOSED, IN_TRANSACTION].concat();
         let expected = [&both[..], CLOSED, IN_TRANSACTION].concat();
         assert_eq!(link.take_down(), expected, "cut at {cut}");
-        assert!(link.wire().snapshot().settled);
+        assert!(link.wire().snapshot().is_settled());
     }
 }
 
@@ -115,7 +114,7 @@ fn nothing_is_sent_behind_a_copy_through_a_pooler() {
         };
         assert_eq!((waits, sent), (first, then), "unnamed {unnamed}");
         link.answer(READY);
-        assert!(link.wire().snapshot().at_rest);
+        assert!(link.wire().snapshot().is_at_rest());
     }
 }
 
@@ -137,7 +136,7 @@ fn own_question_is_invisible_to_the_client() {
         assert_eq!(link.take_up(), query("ROLLBACK"), "and nothing else");
         link.answer(&[&message(b'C', b"ROLLBACK\0")[..], READY].concat());
         assert_eq!(wire.answered().now_or_never(), Some(true));
-        assert!(wire.snapshot().at_rest);
+        assert!(wire.snapshot().is_at_rest());
         wire.end();
         assert_eq!(link.take_up(), TERMINATE);
         assert!(wire.left_at_rest());
@@ -168,57 +167,20 @@ fn begun_message_is_completed() {
         assert_eq!(link.take_up(), completed);
         link.answer(&[ERROR, READY].concat());
         assert_eq!(wire.answered().now_or_never(), Some(true));
-        assert!(wire.snapshot().at_rest);
+        assert!(wire.snapshot().is_at_rest());
     }
 }
 
 /// The goodbye would come behind all of it; the end of file comes in its middle.
 #[test]
 fn unsent_messages_are_dropped_at_the_end() {
-    let mut state = super::State::new(Box::new(Full), false);
-    let mut cx = Context::from_waker(Waker::noop());
-    for bytes in [STARTUP, &query(&" ".repeat(super::HIGH_WATER))] {
-        let written = state.poll_write(&mut cx, bytes);
-        assert!(written.is_ready());
-    }
-    assert!(state.is_unsent());
-    state.end(&mut cx);
-    assert!(!state.is_unsent() && !state.left_at_rest());
-}
-
-/// A socket that takes and gives nothing.
-struct Full;
-
-impl super::AsyncRead for Full {
-    fn poll_read(
-        self: std::pin::Pin<&mut Self>,
-        _: &mut Context<'_>,
-        _: &mut super::ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Poll::Pending
-    }
-}
-
-impl super::AsyncWrite for Full {
-    fn poll_write(
-        self: std::pin::Pin<&mut Self>,
-        _: &mut Context<'_>,
-        _: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Poll::Pending
-    }
-
-    fn poll_flush(
-        self: std::pin::Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Poll::Pending
-    }
-
-    fn poll_shutdown(
-        self: std::pin::Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Poll::Pending
-    }
+    let mut link = started(100, false);
+    link.let_in(0);
+    link.write(&query(&" ".repeat(64 * 1024)));
+    let wire = link.wire().clone();
+    wire.end();
+    link.let_in(usize::MAX);
+    assert_eq!(wire.closed().now_or_never(), None);
+    assert_eq!(link.take_up(), b"");
+    assert!(!wire.left_at_rest());
 }

@@ -7,9 +7,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use antifreeze::internal::wire::{Snapshot, Stream, Wire};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-use super::{Snapshot, Stream, Wire};
 
 /// Which way a piece of traffic went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,18 +30,18 @@ pub struct Played {
     /// What tokio-postgres was given.
     pub down: Vec<u8>,
     /// What the wire knew after each piece.
-    pub(crate) snapshots: Vec<Snapshot>,
+    pub snapshots: Vec<Snapshot>,
 }
 
 impl Played {
     /// The server ended the session: what came after that is not passed on.
     pub fn is_dismissed(&self) -> bool {
-        self.snapshots.iter().any(|snapshot| snapshot.dismissed)
+        self.snapshots.iter().any(Snapshot::is_dismissed)
     }
 
     /// Nothing that was written waits in the wire at the end.
     pub fn is_settled(&self) -> bool {
-        self.snapshots.last().is_none_or(|last| last.settled)
+        self.snapshots.last().is_none_or(Snapshot::is_settled)
     }
 }
 
@@ -112,7 +111,8 @@ impl Link {
         }
     }
 
-    pub(crate) fn wire(&self) -> &Wire {
+    /// The wire, watched.
+    pub fn wire(&self) -> &Wire {
         &self.wire
     }
 
@@ -127,6 +127,11 @@ impl Link {
             }
         }
         self.pump();
+    }
+
+    /// From now on the server takes so many bytes at once.
+    pub fn let_in(&mut self, most: usize) {
+        lock(&self.server).cut = most;
     }
 
     /// The server sends.
@@ -209,6 +214,9 @@ impl AsyncWrite for Shared {
     ) -> Poll<io::Result<usize>> {
         let mut server = lock(&self.0);
         let now = server.cut.min(bytes.len());
+        if now == 0 {
+            return Poll::Pending;
+        }
         server.sent.extend(&bytes[..now]);
         Poll::Ready(Ok(now))
     }

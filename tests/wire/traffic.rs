@@ -1,49 +1,29 @@
 //! Recorded traffic of a real server (`cargo run -p lab -- record`), and any other,
 //! through the wire at every cut.
 
+use antifreeze::TransactionStatus;
 use proptest::prelude::*;
 
-use super::TransactionStatus;
 use super::model::{COPIES, ENDS, TEXTS, Unit, rewrites_cannot_be_seen};
 use super::replay::{Direction, Mode, Traffic, may_be_held, play, traffic_of};
 
-const RECORDINGS: [(&str, &[u8]); 9] = [
-    (
-        "simple",
-        include_bytes!("../../tests/recordings/simple.traffic"),
-    ),
-    (
-        "extended",
-        include_bytes!("../../tests/recordings/extended.traffic"),
-    ),
-    (
-        "pipelined",
-        include_bytes!("../../tests/recordings/pipelined.traffic"),
-    ),
-    (
-        "errors",
-        include_bytes!("../../tests/recordings/errors.traffic"),
-    ),
-    (
-        "copy_in",
-        include_bytes!("../../tests/recordings/copy_in.traffic"),
-    ),
-    (
-        "copy_out",
-        include_bytes!("../../tests/recordings/copy_out.traffic"),
-    ),
-    (
-        "portals",
-        include_bytes!("../../tests/recordings/portals.traffic"),
-    ),
-    (
-        "notify",
-        include_bytes!("../../tests/recordings/notify.traffic"),
-    ),
-    (
-        "dropped",
-        include_bytes!("../../tests/recordings/dropped.traffic"),
-    ),
+/// Calls the recordings by their names.
+macro_rules! recordings {
+    ($($name:literal),*) => {
+        [$(($name, include_bytes!(concat!("../recordings/", $name, ".traffic")))),*]
+    };
+}
+
+const RECORDINGS: [(&str, &[u8]); 9] = recordings![
+    "simple",
+    "extended",
+    "pipelined",
+    "errors",
+    "copy_in",
+    "copy_out",
+    "portals",
+    "notify",
+    "dropped"
 ];
 
 /// Not cut at all.
@@ -109,10 +89,7 @@ fn wire_is_transparent_and_knows_the_status() {
             assert_eq!(played.snapshots, whole.snapshots, "{name} cut at {cut}");
             let last = played.snapshots.last().expect("there is traffic");
             assert_eq!(last.status, last_status(&down), "{name}");
-            assert!(
-                last.settled && !last.lost && !last.copying_in,
-                "{name}: {last:?}"
-            );
+            assert!(last.is_settled(), "{name}: {last:?}");
         }
     }
 }

@@ -1,0 +1,92 @@
+//! What the wire knows of a connection at one moment.
+
+use super::residue::Residue;
+use super::status::TransactionStatus;
+
+/// A connection at one moment: where the server stands, and where tokio-postgres does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The last ReadyForQuery. It is today's truth only if the connection
+    /// [is settled](Snapshot::is_settled).
+    pub status: Option<TransactionStatus>,
+    pub(crate) server: ServerState,
+    pub(crate) client: ClientState,
+    pub(crate) residue: Residue,
+}
+
+/// What the server still has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ServerState {
+    /// Nothing: all that was asked has been answered.
+    Answered,
+    /// It owes only what cannot change the transaction status: the answer to a Close.
+    Settled,
+    /// It owes an answer that can, or something of a request is still here.
+    Busy,
+    /// It waits for COPY data.
+    CopyingIn,
+    /// Much that was written waits in here for the socket.
+    Unsent,
+    /// The framing was lost: nothing here can be trusted.
+    Lost,
+    /// The socket is closed or broken: nothing more will be heard.
+    Gone,
+}
+
+/// What tokio-postgres, above the wire, is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ClientState {
+    /// It waits for the server, and the last thing that it wrote was a completed flush:
+    /// right after its connection was polled to `Pending` this proves that its queue is
+    /// empty.
+    Waiting,
+    /// The same, but not all of what it wrote has been flushed.
+    Writing,
+    /// It does not read: it waits for somebody to take rows.
+    Stalled,
+    /// The connection was [taken away](super::Wire::take_away) from it.
+    Severed,
+    /// The server ended the session and said why: whoever has the connection is told so
+    /// when he asks, which tokio-postgres would not do.
+    Dismissed,
+}
+
+impl Snapshot {
+    /// No answer is owed that could change the status, and nothing waits here to be sent.
+    pub fn is_settled(&self) -> bool {
+        matches!(self.server, ServerState::Answered | ServerState::Settled)
+    }
+
+    /// All that was sent was answered, and no transaction is open.
+    pub fn is_at_rest(&self) -> bool {
+        self.server == ServerState::Answered && self.status == Some(TransactionStatus::Idle)
+    }
+
+    /// Nothing is under way in either direction.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.is_settled() && self.client == ClientState::Waiting
+    }
+
+    /// Waiting would not change what is known.
+    pub(crate) fn is_decided(&self) -> bool {
+        self.is_quiet() || self.server == ServerState::Lost || self.is_over()
+    }
+
+    /// tokio-postgres will hear no more from the server.
+    pub fn is_over(&self) -> bool {
+        self.server == ServerState::Gone
+            || matches!(self.client, ClientState::Severed | ClientState::Dismissed)
+    }
+
+    /// The server ended the session and said why.
+    pub fn is_dismissed(&self) -> bool {
+        self.client == ClientState::Dismissed
+    }
+
+    /// The server may be at a statement that a CancelRequest ends. A COPY is ended by
+    /// CopyFail.
+    pub(crate) fn is_running(&self) -> bool {
+        use ServerState::{Busy, Lost, Unsent};
+        matches!(self.server, Busy | Unsent | Lost)
+    }
+}

@@ -1,0 +1,6 @@
+//! The wire between a client and a server that the test plays both.
+
+mod model;
+mod replay;
+mod stream;
+mod traffic;
