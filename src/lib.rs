@@ -104,6 +104,7 @@ mod error;
 pub mod health;
 mod host;
 mod invocation;
+mod kind;
 mod layer;
 mod limit;
 #[cfg(feature = "migrate")]
@@ -111,6 +112,7 @@ pub mod migrate;
 mod net;
 mod observe;
 mod pool;
+mod provider;
 mod random;
 mod tally;
 mod teardown;

@@ -8,9 +8,10 @@ use tokio::time::timeout;
 use tokio_postgres::Client;
 
 use crate::config::Path;
-use crate::connect::{Manner, Opened, pool_mode};
+use crate::connect::{Manner, Opened};
 use crate::database::Database;
 use crate::error::{Error, Result};
+use crate::provider::pool_mode;
 
 /// How long the server may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(2);

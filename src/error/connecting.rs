@@ -4,8 +4,9 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use super::sqlstate::Said;
+use super::meaning::{Said, shown};
 use super::{Error, ErrorKind, is_lost};
+use crate::provider::Host;
 
 /// How far connecting had come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,9 +53,6 @@ pub(crate) struct Goal<'a> {
 /// (RFC 6298, section 2).
 const LONG_ENOUGH: Duration = Duration::from_secs(1);
 
-const SUPABASE: &str = "Supabase's direct host has an IPv6 address only, unless IPv4 is bought: take the URL of the \
-     pooler (..pooler.supabase.com) from the dashboard";
-
 const IPV6: &str = "it has an IPv6 address only: name one with IPv4, or give the function IPv6";
 
 const MOVED: &str = "is the socket's directory right, and does the server run on this machine?";
@@ -76,11 +74,11 @@ impl Error {
     pub(crate) fn not_resolved(host: &str, error: io::Error) -> Self {
         let unresolved = Error::caused(
             ErrorKind::NameNotResolved,
-            format!("the host name {} cannot be resolved", one_line(host)),
+            format!("the host name {} cannot be resolved", shown(host)),
         );
-        let unresolved = match is_supabase(host) {
-            true => unresolved.with_remedy(SUPABASE),
-            false => unresolved,
+        let unresolved = match Host::of(host).unreachable {
+            Some(remedy) => unresolved.with_remedy(remedy),
+            None => unresolved,
         };
         unresolved.with_source(error)
     }
@@ -157,9 +155,8 @@ impl Error {
                 };
                 let meaning = said.meaning();
                 let cause = meaning.cause_with(said.code);
-                let near = near_miss(meaning.kind, goal);
-                let remedy = meaning.remedy.unwrap_or(meaning.kind.remedy());
-                let remedy = near.map_or_else(|| remedy.to_owned(), |near| near + remedy);
+                let near = near_miss(meaning.kind, goal).unwrap_or_default();
+                let remedy = near + meaning.remedy;
                 (meaning.kind, cause, remedy)
             }
             None if is_lost(&error) => (
@@ -213,15 +210,7 @@ fn blocked(at: Dialled<'_>, after: Option<Duration>) -> Error {
 }
 
 fn ipv6(host: &str) -> &'static str {
-    match is_supabase(host) {
-        true => SUPABASE,
-        false => IPV6,
-    }
-}
-
-/// The direct host of a project (Supabase, "Connect to your database").
-fn is_supabase(host: &str) -> bool {
-    host.starts_with("db.") && host.ends_with(".supabase.co")
+    Host::of(host).unreachable.unwrap_or(IPV6)
 }
 
 /// A name may be almost right. Nobody can be asked for the others before the session has
@@ -255,18 +244,14 @@ fn is_about_the_user(kind: ErrorKind) -> bool {
     )
 }
 
-fn one_line(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).collect()
-}
-
 impl fmt::Display for Goal<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.target.fmt(f)?;
         if let Some(user) = self.user {
-            write!(f, " as {}", one_line(user))?;
+            write!(f, " as {}", shown(user))?;
         }
         match self.database {
-            Some(database) => write!(f, ", database {}", one_line(database)),
+            Some(database) => write!(f, ", database {}", shown(database)),
             None => Ok(()),
         }
     }

@@ -1,24 +1,23 @@
 //! What can go wrong, in one line each.
 
 mod connecting;
-mod kind;
-mod pooler;
-mod remedy;
+mod meaning;
 mod sqlstate;
-mod start;
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::StatusCode;
 use tokio_postgres::error::{DbError, SqlState};
 
+pub use crate::kind::ErrorKind;
+use crate::provider;
 pub(crate) use connecting::{Dialled, Goal, Phase};
-pub use kind::ErrorKind;
-use sqlstate::{Meaning, Said};
+use meaning::{Said, shown};
 
 /// The result of what antifreeze does.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -34,9 +33,10 @@ pub(crate) const ENDED_MESSAGE: &str = "the invocation that leased this connecti
 /// An error of antifreeze.
 ///
 /// It prints as one line: what is wrong, and what to do about it. The cause, if
-/// there is one, is in [`source`](StdError::source) and is not printed twice. Neither
-/// the line nor `Debug` holds a password, SQL or a value; what the server said may quote
-/// values, and is found in the source alone. For logs there are [`kind`](Error::kind)
+/// there is one, is in [`source`](StdError::source) and is not printed twice. `Debug`, which
+/// `main` prints, is the same line, then what the system or TLS said. Neither holds a
+/// password, SQL or a value; what the server said may quote values, and is found in the
+/// source alone. For logs there are [`kind`](Error::kind)
 /// and [`sqlstate`](Error::sqlstate).
 ///
 /// An error of tokio-postgres becomes one of these with `?` or `Error::from`, and is then
@@ -325,7 +325,26 @@ impl Error {
 
     /// How many connections a pooler gives out, where it said so as it refused one.
     pub(crate) fn pool_size(&self) -> Option<u32> {
-        pooler::pool_size(self.db_error()?.message())
+        provider::pool_size(self.db_error()?.message())
+    }
+
+    /// What a cause says, if that was neither said already nor can hold a value or a secret:
+    /// what the server says can, and what a provider of passwords does.
+    fn safe_text(&self, cause: &(dyn StdError + 'static)) -> Option<String> {
+        let io = cause.downcast_ref::<io::Error>();
+        let tls = match io.and_then(io::Error::get_ref) {
+            Some(inner) => inner.downcast_ref::<rustls::Error>(),
+            None => cause.downcast_ref(),
+        };
+        let resolver = self.0.kind == ErrorKind::NameNotResolved;
+        let io = io.filter(|io| io.get_ref().is_none() || resolver);
+        let text = match (tls, io, cause.downcast_ref::<Error>()) {
+            (Some(tls), ..) => tls.to_string(),
+            (_, Some(io), _) => io.to_string(),
+            (.., Some(ours)) => ours.to_string(),
+            _ => return None,
+        };
+        (!self.0.message.contains(&text)).then(|| shown(&text))
     }
 
     fn db_error(&self) -> Option<&DbError> {
@@ -335,9 +354,18 @@ impl Error {
             .as_db_error()
     }
 
-    fn meant(meaning: Meaning, code: &str) -> Self {
-        let remedy = meaning.remedy.unwrap_or(meaning.kind.remedy());
-        Error::new(meaning.kind, meaning.cause_with(code)).with_remedy(remedy)
+    /// A pooler refused what was to be set at start-up.
+    pub(crate) fn is_settings_refused(&self) -> bool {
+        let said = self.db_error();
+        self.0.kind == ErrorKind::ParameterRefused
+            && said.is_some_and(|said| provider::refuses_settings(said.message()))
+    }
+
+    /// A pooler let a client in and gave it no server in time.
+    #[cfg(feature = "doctor")]
+    pub(crate) fn no_server(limit: Duration) -> Self {
+        let cause = format!("the pooler gave no server within {limit:.1?}: all of them are in use");
+        Error::new(ErrorKind::TooManyConnections, cause).with_remedy(provider::SHORTER)
     }
 }
 
@@ -348,7 +376,11 @@ impl From<tokio_postgres::Error> for Error {
             return Error::invocation_ended().with_source(error);
         }
         let known = match error.as_db_error() {
-            Some(said) => Error::meant(Said::by(said).meaning(), said.code().code()),
+            Some(said) => {
+                let meaning = Said::by(said).meaning();
+                let cause = meaning.cause_with(said.code().code());
+                Error::new(meaning.kind, cause).with_remedy(meaning.remedy)
+            }
             None if is_lost(&error) => Error::caused(ErrorKind::Closed, "the connection was lost"),
             None => on_our_side(&error),
         };
@@ -410,14 +442,19 @@ impl fmt::Display for Error {
     }
 }
 
+/// As [`Display`](fmt::Display), for who returns one from `main`; then a line for each cause
+/// that quotes nobody.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Error")
-            .field("kind", &self.0.kind)
-            .field("message", &self.0.message)
-            .field("remedy", &self.0.remedy)
-            .field("sqlstate", &self.sqlstate().map(SqlState::code))
-            .finish_non_exhaustive()
+        fmt::Display::fmt(self, f)?;
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            if let Some(text) = self.safe_text(error) {
+                write!(f, "\nCaused by: {text}")?;
+            }
+            cause = error.source();
+        }
+        Ok(())
     }
 }
 
@@ -427,3 +464,6 @@ impl StdError for Error {
         Some(source)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,10 +11,10 @@ use x509_cert::der::Decode;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-use super::hosts::Authority;
 use super::key;
 use crate::config::{Roots, Tls};
 use crate::error::{Error, ErrorKind};
+use crate::provider::{Authority, Host};
 
 /// More of what a stranger sent does not help.
 const LONGEST: usize = 120;
@@ -143,19 +143,11 @@ const KNOWN_EXTENSIONS: [&str; 5] = [
 ];
 
 fn issuer(tls: &Tls, host: &str) -> String {
-    let remedy = match (&tls.roots, Authority::of(host)) {
+    let remedy = match (&tls.roots, Host::of(host).authority) {
         (Some(Roots::File(_) | Roots::Pem(_)), _) => {
             "set sslrootcert to the authority that issued it, which is none of those it holds now"
         }
-        (_, Authority::Supabase(_)) => {
-            "Supabase has authorities of its own, and this is none of those that are shipped; \
-             download its certificate in the dashboard (database settings, SSL configuration) and \
-             set sslrootcert to it"
-        }
-        (_, Authority::Rds(_) | Authority::RdsElsewhere) => {
-            "download the authorities of its region (RDS manual, \"Using SSL/TLS to encrypt a \
-             connection\") and set sslrootcert to that file"
-        }
+        (_, Authority::Own { otherwise, .. }) => otherwise,
         _ => "set sslrootcert to the certificate of that authority, a file or the text itself",
     };
     remedy.to_owned()
@@ -328,7 +320,11 @@ mod tests {
     #[test]
     fn a_certificate_is_described_by_what_helps() {
         use rustls::pki_types::pem::PemObject;
-        let Authority::Rds(pem) = Authority::of("d.a.eu-west-1.rds.amazonaws.com") else {
+        let rds = Host::of("d.a.eu-west-1.rds.amazonaws.com");
+        let Authority::Own {
+            shipped: Some(pem), ..
+        } = rds.authority
+        else {
             panic!("a region that we have");
         };
         let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).expect("PEM");

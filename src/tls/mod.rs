@@ -1,7 +1,6 @@
 //! TLS by rustls, with a provider of our own choice: the process default may be
 //! missing or set twice, and both panic.
 //!
-//! - [`hosts`] knows whose authority vouches for a host;
 //! - [`key`] verifies with a certificate's key alone;
 //! - [`verify`] decides what of a certificate is looked at, and looks;
 //! - [`binding`] ties the password's proof to the connection;
@@ -11,7 +10,6 @@ mod binding;
 #[cfg(feature = "doctor")]
 mod description;
 mod failure;
-mod hosts;
 mod key;
 mod verify;
 

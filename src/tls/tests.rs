@@ -126,7 +126,9 @@ fn shipped_authorities_are_for_who_names_none() {
 #[ignore = "measures, for docs/security.md"]
 fn cost() {
     let all = Tls {
-        roots: Some(Roots::Pem(include_str!("roots/rds.pem").to_owned())),
+        roots: Some(Roots::Pem(
+            include_str!("../provider/roots/rds.pem").to_owned(),
+        )),
         ..Tls::default()
     };
     let none = Tls {
