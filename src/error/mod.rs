@@ -2,7 +2,6 @@
 
 mod connecting;
 mod meaning;
-mod sqlstate;
 
 use std::borrow::Cow;
 use std::error::Error as StdError;

@@ -9,6 +9,7 @@ mod neon;
 mod others;
 mod path;
 mod pgbouncer;
+mod postgresql;
 mod prisma;
 mod rds;
 mod rds_proxy;
@@ -30,11 +31,14 @@ pub(crate) use supabase::pool_size;
 struct Provider {
     /// What its host is, by the [labels](labels) of the name.
     host: fn(&[&str]) -> Option<Host>,
-    /// The path that one of its addresses tells, and what of the address does.
-    path: fn(&[&str], u16) -> Option<(Path, &'static str)>,
+    /// The path that one of its addresses tells.
+    path: fn(&[&str], u16) -> Option<Told>,
     /// What it says by words of its own.
     refusals: &'static [Refusal],
 }
+
+/// A path, and what of the address tells it.
+type Told = (Path, &'static str);
 
 /// The first that knows has the word: what a name tells before what a port does.
 const ALL: &[Provider] = &[

@@ -1,40 +1,28 @@
 //! Neon.
 
-use super::{Authority, Host, Path, Provider, Refusal, refusal::FEWER_CLIENTS};
-use crate::kind::ErrorKind;
+use super::refusal::{FEWER_CLIENTS, refusals};
+use super::{Authority, Host, Path, Provider};
 
 pub(super) const PROVIDER: Provider = Provider {
     host,
     path: |labels, _| {
         unpooled(labels).map(|_| (Path::TransactionPooler, "by the name of the host"))
     },
-    refusals: &[
-        Refusal::new(
-            &["endpoint id is not specified"],
-            ErrorKind::TenantNotFound,
+    refusals: refusals! {
+        ["endpoint id is not specified"] => TenantNotFound,
             "Neon goes by the host name that TLS tells it (SNI), and was told none",
-            "name Neon's own host in the URL, no address and no tunnel, with \
-             sslmode=verify-full and without sslsni=0; else add \
-             ?options=endpoint%3D<endpoint id>",
-        ),
-        Refusal::new(
-            &["requested endpoint could not be found"],
-            ErrorKind::TenantNotFound,
+            "name Neon's own host in the URL, no address and no tunnel, with sslmode=verify-full \
+             and without sslsni=0; else add ?options=endpoint%3D<endpoint id>";
+        ["requested endpoint could not be found"] => TenantNotFound,
             "Neon knows no such endpoint",
-            "was the branch or its compute deleted? copy the URL from the console once more",
-        ),
-        Refusal::new(
-            &["connection is insecure"],
-            ErrorKind::Tls,
+            "was the branch or its compute deleted? copy the URL from the console once more";
+        ["connection is insecure"] => Tls,
             "the server takes no connection without TLS",
-            "set sslmode=verify-full",
-        ),
-        Refusal::full(
-            &["Too many database connection attempts are currently ongoing"],
+            "set sslmode=verify-full";
+        ["Too many database connection attempts are currently ongoing"] => TooManyConnections,
             "the pooler has too many connection attempts under way",
-            FEWER_CLIENTS,
-        ),
-    ],
+            FEWER_CLIENTS;
+    },
 };
 
 /// `endpoint.region.aws.neon.tech`

@@ -1,15 +1,13 @@
 //! Poolers of which no more than a word is known.
 
-use super::{Provider, Refusal, UNKNOWN};
+use super::refusal::{LET_IT_IN, NO_SERVER, refusals};
+use super::{Provider, UNKNOWN};
 
 pub(super) const PROVIDER: Provider = Provider {
-    refusals: &[
-        // Odyssey.
-        Refusal::no_server(&["failed to connect to remote server"]),
-        // PgCat.
-        Refusal::no_server(&["AllServersDown"]),
-        // pgpool-II.
-        Refusal::no_server(&["all backend nodes are down"]),
-    ],
+    refusals: refusals! {
+        // Odyssey, PgCat, pgpool-II.
+        ["failed to connect to remote server"] | ["AllServersDown"] | ["all backend nodes are down"]
+            => Unreachable, NO_SERVER, LET_IT_IN;
+    },
     ..UNKNOWN
 };

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ALL, labels, lower};
+use super::{ALL, Told, labels, lower};
 
 /// What lies between us and the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, Serialize)]
@@ -30,8 +30,8 @@ pub(crate) const PATHS: [(&str, Path); 4] = [
     ("rds-proxy", Path::RdsProxy),
 ];
 
-/// The path that an address tells, and what of the address does.
-pub(crate) fn detect(host: &str, port: u16) -> Option<(Path, &'static str)> {
+/// The path that an address tells.
+pub(crate) fn detect(host: &str, port: u16) -> Option<Told> {
     let host = lower(host);
     let labels = labels(&host);
     let mut told = ALL.iter().filter_map(|it| (it.path)(&labels, port));

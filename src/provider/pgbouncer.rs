@@ -1,92 +1,55 @@
 //! PgBouncer, which others run, too: what it says and how it gives itself away.
 
-use super::refusal::{FEWER_CLIENTS, Refusal};
+use super::refusal::{FEWER_CLIENTS, LET_IT_IN, NO_SERVER, refusals};
 use super::{Path, Provider, UNKNOWN};
-use crate::kind::ErrorKind;
 
 pub(super) const PROVIDER: Provider = Provider {
     // `listen_port` unless somebody changes it ("Generic settings"); Azure's built-in one
     // is there too.
     path: |_, port| (port == 6432).then_some((Path::TransactionPooler, "by the port")),
-    refusals: &[
-        Refusal::full(
-            &["no more connections allowed"],
+    refusals: refusals! {
+        ["no more connections allowed"] => TooManyConnections,
             "PgBouncer takes no more clients (max_client_conn)",
-            FEWER_CLIENTS,
-        ),
-        Refusal::full(
-            &["max_user_client_connections"],
+            FEWER_CLIENTS;
+        ["max_user_client_connections"] => TooManyConnections,
             "PgBouncer takes no more clients of this user (max_user_client_connections)",
-            FEWER_CLIENTS,
-        ),
-        Refusal::full(
-            &["max_db_client_connections"],
+            FEWER_CLIENTS;
+        ["max_db_client_connections"] => TooManyConnections,
             "PgBouncer takes no more clients for this database (max_db_client_connections)",
-            FEWER_CLIENTS,
-        ),
-        Refusal::full(
-            &["query_wait_timeout"],
+            FEWER_CLIENTS;
+        ["query_wait_timeout"] => TooManyConnections,
             "PgBouncer had no server to give for as long as it waits (query_wait_timeout)",
             "look for what holds them, such as a long transaction, or give the pooler more of \
-             them; its log says whether it reaches its server at all",
-        ),
-        Refusal::new(
-            &["no such user"],
-            ErrorKind::RoleMissing,
+             them; its log says whether it reaches its server at all";
+        ["no such user"] => RoleMissing,
             "PgBouncer knows no such user",
-            "add it to PgBouncer's auth_file, or set auth_query",
-        ),
-        Refusal::new(
-            &["no such database"],
-            ErrorKind::DatabaseMissing,
+            "add it to PgBouncer's auth_file, or set auth_query";
+        ["no such database"] => DatabaseMissing,
             "PgBouncer knows no such database",
-            "add it to the section [databases] of PgBouncer's configuration, or correct the \
-             name at the end of the URL",
-        ),
-        Refusal::new(
-            &[UNSUPPORTED],
-            ErrorKind::ParameterRefused,
+            "add it to the section [databases] of PgBouncer's configuration, or correct the name \
+             at the end of the URL";
+        [UNSUPPORTED] => ParameterRefused,
             "PgBouncer does not take {parameter} at start-up",
-            "set ANTIFREEZE_PATH, or `path` in code, to transaction-pooler or session-pooler, \
-             as PgBouncer's pool_mode is, take the parameter out of the URL and set it with \
-             ALTER ROLE .. SET, or add it to PgBouncer's ignore_startup_parameters",
-        ),
+            "set ANTIFREEZE_PATH, or `path` in code, to transaction-pooler or session-pooler, as \
+             PgBouncer's pool_mode is, take the parameter out of the URL and set it with ALTER \
+             ROLE .. SET, or add it to PgBouncer's ignore_startup_parameters";
         // What a server told it stands behind "server login": before what it says itself.
-        Refusal::no_server(&["server login"]),
-        Refusal::no_server(&["server_login_retry"]),
-        Refusal::no_server(&["cannot connect to server"]),
-        Refusal::no_server(&["server connection crashed"]),
-        Refusal::no_server(&["server conn crashed"]),
-        Refusal::no_server(&["connect failed"]),
-        Refusal::no_server(&["(server down)"]),
-        Refusal::no_server(&["server DNS lookup failed"]),
+        ["server login"] | ["server_login_retry"] | ["cannot connect to server"]
+            | ["server connection crashed"] | ["server conn crashed"] | ["connect failed"]
+            | ["(server down)"] | ["server DNS lookup failed"]
+            => Unreachable, NO_SERVER, LET_IT_IN;
         // 1.18 and older.
-        Refusal::new(
-            &["08P01: ", "authentication failed"],
-            ErrorKind::Authentication,
+        "08P01" ["authentication failed"] => Authentication,
             "the pooler does not accept this user with this password",
             "check both, reserved characters of the password percent-encoded, and what \
-             PgBouncer's auth_file or auth_query has",
-        ),
-        Refusal::new(
-            &["pooler is shut down"],
-            ErrorKind::ServerStopping,
-            SHUTTING_DOWN,
-            ErrorKind::ServerStopping.remedy(),
-        ),
-        Refusal::new(
-            &["pgbouncer is shutting down"],
-            ErrorKind::ServerStopping,
-            SHUTTING_DOWN,
-            ErrorKind::ServerStopping.remedy(),
-        ),
-    ],
+             PgBouncer's auth_file or auth_query has";
+        ["pooler is shut down"] | ["pgbouncer is shutting down"]
+            => ServerStopping, "the pooler is shutting down";
+    },
     ..UNKNOWN
 };
 
 const UNSUPPORTED: &str = "unsupported startup parameter";
-
-const SHUTTING_DOWN: &str = "the pooler is shutting down";
 
 /// What is wrong where a schema was sent in the start-up packet and does not hold.
 pub(crate) const DROPS_OPTIONS: &str = "the server did not take `schema`: something in between drops the options of the start-up \

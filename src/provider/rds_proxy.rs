@@ -1,40 +1,27 @@
 //! Amazon RDS Proxy.
 
-use super::refusal::{POOL_IN_USE, SHORTER};
-use super::{Authority, Host, Path, Provider, Refusal, rds};
-use crate::kind::ErrorKind;
+use super::refusal::{POOL_IN_USE, SHORTER, refusals};
+use super::{Authority, Host, Path, Provider, rds};
 
 /// Its texts are in AWS's manual ("Troubleshooting for RDS Proxy").
 pub(super) const PROVIDER: Provider = Provider {
     host,
     path: |labels, _| host(labels).map(|_| (Path::RdsProxy, "by the name of the host")),
-    refusals: &[
-        Refusal::full(
-            &["Timed-out waiting to acquire database connection"],
-            POOL_IN_USE,
-            SHORTER,
-        ),
-        Refusal::new(
-            &["RDS Proxy", "doesn't support"],
-            ErrorKind::ParameterRefused,
+    refusals: refusals! {
+        ["Timed-out waiting to acquire database connection"]
+            => TooManyConnections, POOL_IN_USE, SHORTER;
+        ["RDS Proxy", "doesn't support"] => ParameterRefused,
             "RDS Proxy does not take what was asked for at start-up",
-            "set ANTIFREEZE_PATH=rds-proxy, or `path` in code, take `options` out of the URL, \
-             and set parameters with ALTER ROLE .. SET",
-        ),
-        Refusal::new(
-            &["RDS Proxy", "requires TLS"],
-            ErrorKind::Tls,
+            "set ANTIFREEZE_PATH=rds-proxy, or `path` in code, take `options` out of the URL, and \
+             set parameters with ALTER ROLE .. SET";
+        ["RDS Proxy", "requires TLS"] => Tls,
             "RDS Proxy takes no connection without TLS",
-            "set sslmode=verify-full",
-        ),
-        Refusal::new(
-            &["RDS Proxy", "no credentials for the role"],
-            ErrorKind::Authentication,
+            "set sslmode=verify-full";
+        ["RDS Proxy", "no credentials for the role"] => Authentication,
             "RDS Proxy has no credentials for this role",
-            "add a secret with this user name to the proxy's authentication settings, let its \
-             IAM role read it, or correct the user of the URL",
-        ),
-    ],
+            "add a secret with this user name to the proxy's authentication settings, let its IAM \
+             role read it, or correct the user of the URL";
+    },
 };
 
 pub(crate) const NOT_FOR_MIGRATIONS: &str =

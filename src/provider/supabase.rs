@@ -1,29 +1,28 @@
 //! Supabase, and Supavisor, its pooler.
 
-use super::refusal::{CLIENTS, FEWER_CLIENTS, POOL_IN_USE, SHORTER};
-use super::{Authority, Host, Path, Provider, Refusal};
-use crate::kind::ErrorKind;
+use super::refusal::{
+    CLIENTS, FEWER_CLIENTS, LET_IT_IN, NO_SERVER, POOL_IN_USE, SHORTER, refusals,
+};
+use super::{Authority, Host, Path, Provider, Told};
 
 pub(super) const PROVIDER: Provider = Provider {
     host,
     path,
-    refusals: &[
-        Refusal::full(&["MaxClientsInSessionMode"], SESSION_POOL, LEAVE_SESSION),
-        Refusal::full(&["EMAXCONNSESSION"], SESSION_POOL, LEAVE_SESSION),
-        Refusal::full(&["EMAXCONN"], CLIENTS, FEWER_CLIENTS),
-        Refusal::full(&["Max client connections reached"], CLIENTS, FEWER_CLIENTS),
-        Refusal::full(&["ECHECKOUTTIMEOUT"], POOL_IN_USE, SHORTER),
-        Refusal::full(&["unable to check out"], POOL_IN_USE, SHORTER),
-        Refusal::new(
-            &["tenant", "not found"],
-            ErrorKind::TenantNotFound,
+    refusals: refusals! {
+        ["MaxClientsInSessionMode"] | ["EMAXCONNSESSION"] => TooManyConnections,
+            "the session pooler has given out all of its pool_size, one for each client",
+            "use the transaction pooler (port 6543 on Supabase; ANTIFREEZE_PATH=transaction-pooler \
+             if the port does not say so), or connections per invocation \
+             (ANTIFREEZE_LIFETIME=per-invocation)";
+        ["EMAXCONN"] | ["Max client connections reached"]
+            => TooManyConnections, CLIENTS, FEWER_CLIENTS;
+        ["ECHECKOUTTIMEOUT"] | ["unable to check out"] => TooManyConnections, POOL_IN_USE, SHORTER;
+        ["tenant", "not found"] => TenantNotFound,
             "the pooler knows no such tenant or user",
-            "behind Supabase's pooler the user is `postgres.<project>`, and the host that of \
-             the project's own region: copy the URL from the dashboard once more",
-        ),
-        Refusal::no_server(&["EDBHANDLEREXITED"]),
-        Refusal::no_server(&["DbHandler exited"]),
-    ],
+            "behind Supabase's pooler the user is `postgres.<project>`, and the host that of the \
+             project's own region: copy the URL from the dashboard once more";
+        ["EDBHANDLEREXITED"] | ["DbHandler exited"] => Unreachable, NO_SERVER, LET_IT_IN;
+    },
 };
 
 /// Its authorities; see `roots/README.md`.
@@ -31,12 +30,6 @@ const ROOTS: &str = include_str!("roots/supabase.pem");
 
 /// The port for transaction mode; 5432 is for session mode ("Connect to your database").
 const TRANSACTIONS: u16 = 6543;
-
-const SESSION_POOL: &str =
-    "the session pooler has given out all of its pool_size, one for each client";
-
-const LEAVE_SESSION: &str = "use the transaction pooler (port 6543 on Supabase; ANTIFREEZE_PATH=transaction-pooler if the \
-     port does not say so), or connections per invocation (ANTIFREEZE_LIFETIME=per-invocation)";
 
 const DIRECT_HOST: &str = "Supabase's direct host has an IPv6 address only, unless IPv4 is bought: take the URL of the \
      pooler (..pooler.supabase.com) from the dashboard";
@@ -68,7 +61,7 @@ const OWN: Authority = Authority::Own {
                 and set sslrootcert to it",
 };
 
-fn path(labels: &[&str], port: u16) -> Option<(Path, &'static str)> {
+fn path(labels: &[&str], port: u16) -> Option<Told> {
     match (labels, port) {
         (["com", "supabase", "pooler", _, ..], _) => {
             let path = match port {
