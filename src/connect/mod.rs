@@ -27,7 +27,6 @@ use tokio_postgres::tls::TlsConnect;
 
 pub(crate) use dial::Target;
 use found::Found;
-#[cfg(feature = "doctor")]
 use half_open::HalfOpen;
 use login::Logins;
 pub(crate) use progress::{Manner, Progress};
