@@ -24,6 +24,7 @@ pub(super) const PROVIDER: Provider = Provider {
     },
 };
 
+#[cfg(feature = "migrate")]
 pub(crate) const NOT_FOR_MIGRATIONS: &str =
     "migrations need a session of their own, and only RDS Proxy is known";
 

@@ -1,12 +1,7 @@
 //! What a handshake has come to, for who wants to look at it.
 
-use std::time::SystemTime;
-
-use x509_cert::Certificate;
-use x509_cert::der::Decode;
-
 use super::Encrypted;
-use super::failure::{harmless, names};
+use super::certificate::Shown;
 use super::verify::Check;
 
 /// TLS, as it was agreed on.
@@ -17,15 +12,6 @@ pub(crate) struct Description {
     pub(crate) shown: Option<Shown>,
     pub(crate) chain_checked: bool,
     pub(crate) name_checked: bool,
-}
-
-/// A certificate.
-pub(crate) struct Shown {
-    pub(crate) issuer: String,
-    pub(crate) names: Vec<String>,
-    pub(crate) until: SystemTime,
-    /// `2027-01-31`.
-    pub(crate) until_day: String,
 }
 
 impl Encrypted {
@@ -43,20 +29,5 @@ impl Encrypted {
             chain_checked: self.check != Check::Nothing,
             name_checked: self.check == Check::Full,
         }
-    }
-}
-
-impl Shown {
-    fn read(certificate: &[u8]) -> Option<Self> {
-        let certificate = Certificate::from_der(certificate).ok()?;
-        let fields = &certificate.tbs_certificate;
-        let last = fields.validity.not_after;
-        let day = last.to_date_time();
-        Some(Shown {
-            issuer: harmless(&fields.issuer.to_string()),
-            names: names(&certificate),
-            until: last.to_system_time(),
-            until_day: format!("{:04}-{:02}-{:02}", day.year(), day.month(), day.day()),
-        })
     }
 }

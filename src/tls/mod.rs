@@ -8,6 +8,7 @@
 //! - [`failure`] says which certificate it was, and what to set.
 
 mod binding;
+mod certificate;
 #[cfg(feature = "doctor")]
 mod description;
 mod failure;
@@ -27,10 +28,10 @@ use tokio_rustls::client::TlsStream;
 use crate::config::{Pem, Roots, Tls};
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::Socket;
+#[cfg(all(test, feature = "doctor"))]
+pub(crate) use certificate::Shown;
 #[cfg(feature = "doctor")]
 pub(crate) use description::Description;
-#[cfg(all(test, feature = "doctor"))]
-pub(crate) use description::Shown;
 pub(crate) use failure::explain_later;
 use pem::{certificates, key};
 use verify::{Check, Policy, Verifier};
