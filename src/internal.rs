@@ -6,13 +6,19 @@ use std::sync::Arc;
 pub use crate::backoff::Backoff;
 pub use crate::clock::{Clock, System};
 use crate::config::Environment;
-pub use crate::config::{Backstop, Described, Rds, given, nearest, parse_duration};
+pub use crate::config::{Backstop, Described, given, nearest, parse_duration};
 pub use crate::connect::{Connector, Manner, Progress, Target};
 pub use crate::limit::RESERVED;
+use crate::provider::Host;
 pub use crate::random::number as random_number;
 pub use crate::tls::{Description, Shown};
 pub use crate::wire::residue::setting;
 use crate::{Config, Database, DirectEndpoint, Path, Result, Session};
+
+/// The region that the name of a host tells, if a provider's name tells one.
+pub fn region(host: &str) -> Option<String> {
+    Host::of(host).region
+}
 
 /// What the sessions of `database` are opened by.
 pub fn connector(database: &Database) -> &Arc<Connector> {

@@ -109,11 +109,13 @@ mod host;
 #[doc(hidden)]
 pub mod internal;
 mod invocation;
+mod kind;
 mod layer;
 mod limit;
 mod net;
 mod observe;
 mod pool;
+mod provider;
 mod random;
 mod session;
 mod tally;

@@ -6,13 +6,13 @@ use std::time::Duration;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
 use super::overrides::{ENDPOINTS, LIFETIMES, set};
-use super::path::PATHS;
 use super::source::{self, Source};
 use super::{
     Config, ConnectionLifetime, DirectEndpoint, Endpoint, Environment, LoadShed, Path, Reset,
     duration,
 };
 use crate::error::Result;
+use crate::provider::PATHS;
 
 /// The struct and its setters from one list.
 macro_rules! settings {

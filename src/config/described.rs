@@ -36,7 +36,7 @@ impl Config {
         let twin = match self.endpoint {
             Endpoint::Direct => Some("pooled"),
             Endpoint::Pooled if self.direct.is_some() => Some("direct"),
-            Endpoint::Pooled => self.past_neon_pooler().map(|_| "direct"),
+            Endpoint::Pooled => self.past_pooler().map(|_| "direct"),
         };
         Described {
             variables: source::named_by(environment),

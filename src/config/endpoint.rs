@@ -73,12 +73,12 @@ pub(super) fn host_names(server: &tokio_postgres::Config) -> impl Iterator<Item 
 /// The same server behind other hosts and ports: tokio-postgres takes none away.
 pub(super) fn with_hosts(
     old: &tokio_postgres::Config,
-    host: impl Fn(&str) -> String,
+    hosts: impl IntoIterator<Item = String>,
     port: impl Fn(u16) -> u16,
 ) -> tokio_postgres::Config {
     let mut server = tokio_postgres::Config::new();
-    for name in host_names(old) {
-        server.host(host(name));
+    for host in hosts {
+        server.host(host);
     }
     for &old in old.get_ports() {
         server.port(port(old));

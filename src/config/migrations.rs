@@ -1,9 +1,9 @@
 //! Where migrations connect to: a session of their own, whatever requests use.
 
 use super::endpoint::{host_names, with_hosts};
-use super::path::behind_supabase_pooler;
 use super::{Config, ConnectionLifetime, DirectEndpoint, Environment, Path};
 use crate::error::{Error, Result};
+use crate::provider::{Host, NOT_FOR_MIGRATIONS};
 
 /// A role of its own for migrations, past any pooler.
 const VARIABLE: &str = "MIGRATION_DATABASE_URL";
@@ -49,13 +49,8 @@ impl Config {
             None => REMEDY_ELSEWHERE,
         };
         config.leave_poolers(remedy)?;
-        if config.is_dsql() {
-            return Err(Error::configuration(
-                "migrations need advisory locks and lock_timeout, and Aurora DSQL has neither",
-            )
-            .with_remedy(
-                "run your tool by itself, without `antifreeze migrate`, from one place at a time",
-            ));
+        if let Some((cause, remedy)) = config.limits().migrations {
+            return Err(Error::configuration(cause).with_remedy(remedy));
         }
         config.lifetime = ConnectionLifetime::PerInvocation;
         config.tls.keep_to(&config.server);
@@ -89,13 +84,10 @@ impl Config {
             Path::Direct | Path::SessionPooler => return Ok(()),
             Path::TransactionPooler => {}
             Path::RdsProxy => {
-                return Err(Error::configuration(
-                    "migrations need a session of their own, and only RDS Proxy is known",
-                )
-                .with_remedy(remedy));
+                return Err(Error::configuration(NOT_FOR_MIGRATIONS).with_remedy(remedy));
             }
         }
-        let known = self.past_neon_pooler().or_else(|| self.supabase_session());
+        let known = self.past_pooler().or_else(|| self.other_port());
         let Some(endpoint) = known else {
             return Err(Error::configuration(
                 "migrations need a session that keeps its locks, and only a transaction pooler is \
@@ -107,13 +99,14 @@ impl Config {
         Ok(())
     }
 
-    /// Supavisor keeps a session on the other port of the same host.
-    fn supabase_session(&self) -> Option<DirectEndpoint> {
+    /// Some keep a session on another port of the pooler's host.
+    fn other_port(&self) -> Option<DirectEndpoint> {
         let path = host_names(&self.server)
-            .map(behind_supabase_pooler)
+            .map(|host| Host::of(host).session)
             .collect::<Option<Vec<Path>>>()?
             .pop()?;
-        let mut server = with_hosts(&self.server, str::to_owned, |_| 5432);
+        let hosts = host_names(&self.server).map(str::to_owned);
+        let mut server = with_hosts(&self.server, hosts, |_| 5432);
         for &address in self.server.get_hostaddrs() {
             server.hostaddr(address);
         }

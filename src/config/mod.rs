@@ -17,8 +17,6 @@ mod load_shed;
 mod migrations;
 mod overrides;
 mod parameters;
-mod path;
-mod rds;
 mod read;
 mod session;
 mod settle;
@@ -43,8 +41,6 @@ pub use endpoint::{DirectEndpoint, Endpoint};
 pub use environment::given;
 pub(crate) use environment::{Environment, without_line_end};
 pub use load_shed::LoadShed;
-pub use path::Path;
-pub use rds::Rds;
 pub(crate) use session::Reported;
 pub use session::TargetSessionAttrs;
 pub use spelling::nearest;
@@ -53,6 +49,7 @@ pub(crate) use tls::{Method, could_be_file};
 
 use crate::credentials::Credentials;
 use crate::error::Result;
+pub use crate::provider::Path;
 use read::Read;
 use source::Source;
 
@@ -206,6 +203,17 @@ pub enum ConnectionLifetime {
     PerEventLoop,
 }
 
+impl ConnectionLifetime {
+    /// The one that a path calls for.
+    fn behind(path: Path) -> Self {
+        match path {
+            // Its clients are as dear as the server's own slots.
+            Path::SessionPooler => ConnectionLifetime::PerInvocation,
+            _ => ConnectionLifetime::PerEventLoop,
+        }
+    }
+}
+
 /// What removes session state (`SET`, `LISTEN`, session locks, temporary tables)
 /// before a connection is kept. It costs one round trip when it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, Serialize)]
@@ -289,7 +297,7 @@ impl Config {
             direct: None,
             endpoint: Endpoint::default(),
             target_session_attrs: read.target_session_attrs,
-            lifetime: read.path.lifetime(),
+            lifetime: ConnectionLifetime::behind(read.path),
             reset: Reset::default(),
             max_connections: size.unwrap_or_else(|| environment.concurrency()),
             max_idle: limits.max_idle,
@@ -326,16 +334,16 @@ impl Config {
     pub fn set_path(&mut self, path: Path) -> &mut Self {
         self.path = path;
         self.detected = None;
-        self.lifetime = path.lifetime();
+        self.lifetime = ConnectionLifetime::behind(path);
         self.lifetime_chosen = false;
         self
     }
 
     /// Whether a connection takes one of the server's slots, so that it is worth asking
-    /// how many are left. Aurora DSQL counts otherwise.
+    /// how many are left.
     pub(crate) fn takes_slots(&self) -> bool {
         let counted = matches!(self.path, Path::Direct | Path::SessionPooler);
-        counted && !self.is_dsql()
+        counted && self.limits().slots
     }
 
     /// The operator's variables that are set, each with its value.

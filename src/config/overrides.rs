@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::path::PATHS;
 use super::{
     Config, ConnectionLifetime, Endpoint, Environment, LoadShed, Path, backstops, spelling,
 };
 use crate::error::{Error, Result};
+use crate::provider::PATHS;
 
 const MAX_CONNECTIONS: &str = "ANTIFREEZE_MAX_CONNECTIONS";
 const LIFETIME: &str = "ANTIFREEZE_LIFETIME";

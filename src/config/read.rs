@@ -11,6 +11,7 @@ use super::parameters::Parameters;
 use super::tls::TlsParameters;
 use super::{Path, TargetSessionAttrs, Tls};
 use crate::error::{Error, Result};
+use crate::provider;
 
 /// The port of PostgreSQL (IANA).
 const PORT: u16 = 5432;
@@ -235,7 +236,11 @@ fn detect(server: &tokio_postgres::Config, pgbouncer: bool) -> Path {
     let mut paths = hosts.map(|(at, host)| {
         let ports = server.get_ports();
         let port = ports.get(at).or(ports.first()).copied().unwrap_or(PORT);
-        Path::detect(host, port, pgbouncer)
+        match provider::detect(host, port) {
+            Some((path, _)) => path,
+            None if pgbouncer => Path::TransactionPooler,
+            None => Path::Direct,
+        }
     });
     paths.find(|&path| path != Path::Direct).unwrap_or_default()
 }

@@ -1,22 +1,19 @@
 //! The last word on a configuration: the operator's, then whether it makes sense.
 
-use std::time::Duration;
-
 use tokio::sync::Semaphore;
 
 use super::endpoint::{host_names, with_hosts};
 use super::overrides::{self, Overrides};
-use super::path::behind_neon_pooler;
 use super::startup::PUBLIC;
-use super::{Config, DirectEndpoint, Endpoint, Environment, Path, TargetSessionAttrs};
+use super::{
+    Config, ConnectionLifetime, DirectEndpoint, Endpoint, Environment, Path, TargetSessionAttrs,
+};
 use crate::error::{Error, Result};
 use crate::observe;
+use crate::provider::Host;
 
 /// The least: 16 characters of base64 are 96 bits.
 const HEALTH_TOKEN_LENGTH: usize = 16;
-
-/// Aurora DSQL ends connections after an hour ("Cluster quotas and database limits").
-const DSQL_MAX_AGE: Duration = Duration::from_secs(50 * 60);
 
 impl Config {
     /// What is in force, with the operator's `ANTIFREEZE_*` variables over the code's
@@ -32,9 +29,8 @@ impl Config {
         };
         self.tls.keep_to(&self.server);
         overrides.apply(&mut self);
-        if self.is_dsql() {
-            self.max_age = self.max_age.min(DSQL_MAX_AGE);
-        }
+        let limits = self.limits();
+        self.max_age = self.max_age.min(limits.max_age);
         self.check()?;
         if overrides.endpoint.is_some() && !switched {
             let why = "no direct endpoint is known, and the path is direct as it is";
@@ -47,7 +43,7 @@ impl Config {
                        function's role";
             observe::without_effect(&names.join(" "), why);
         }
-        if !self.path.takes_options() && !self.is_dsql() {
+        if !self.path.takes_options() && limits.settings {
             observe::backstops_elsewhere(self.path.name(), &self.alter_role());
         }
         for name in overrides::unknown(environment) {
@@ -61,8 +57,8 @@ impl Config {
 
     /// Takes `path`, and its lifetime unless somebody has chosen another.
     pub(super) fn follow(&mut self, path: Path) {
-        if !self.lifetime_chosen && self.lifetime == self.path.lifetime() {
-            self.lifetime = path.lifetime();
+        if !self.lifetime_chosen && self.lifetime == ConnectionLifetime::behind(self.path) {
+            self.lifetime = ConnectionLifetime::behind(path);
         }
         self.path = path;
         self.detected = Some(path);
@@ -70,7 +66,7 @@ impl Config {
 
     /// Whether there is one.
     fn take_direct_endpoint(&mut self) -> Result<bool> {
-        let known = self.direct.take().or_else(|| self.past_neon_pooler());
+        let known = self.direct.take().or_else(|| self.past_pooler());
         let Some(direct) = known else {
             if self.path == Path::Direct {
                 return Ok(false);
@@ -104,16 +100,12 @@ impl Config {
         }
     }
 
-    /// Neon's direct host is named as the pooled one is, without `-pooler`.
-    pub(super) fn past_neon_pooler(&self) -> Option<DirectEndpoint> {
-        let mut hosts = host_names(&self.server);
-        let all = hosts.all(|host| behind_neon_pooler(host).is_some());
-        all.then(|| DirectEndpoint {
-            server: with_hosts(
-                &self.server,
-                |host| behind_neon_pooler(host).unwrap_or_else(|| host.to_owned()),
-                |port| port,
-            ),
+    /// The server itself, where the name of its pooler tells that of its own host.
+    pub(super) fn past_pooler(&self) -> Option<DirectEndpoint> {
+        let hosts = host_names(&self.server).map(|host| Host::of(host).direct);
+        let hosts = hosts.collect::<Option<Vec<_>>>()?;
+        Some(DirectEndpoint {
+            server: with_hosts(&self.server, hosts, |port| port),
             tls: self.tls.clone(),
             path: Path::Direct,
             schema: None,

@@ -2,8 +2,9 @@
 
 use super::Backstop;
 use super::endpoint::host_names;
-use super::{Config, Path, path};
+use super::{Config, Path};
 use crate::error::{Error, Result};
+use crate::provider::{Host, Limits};
 
 /// What is on the search path anyway.
 pub(super) const PUBLIC: &str = "public";
@@ -45,11 +46,14 @@ impl Config {
 
     /// Whether time-outs and `jit` are sent at all.
     pub(crate) fn sends_settings(&self) -> bool {
-        self.path.takes_options() && !self.is_dsql()
+        self.path.takes_options() && self.limits().settings
     }
 
-    pub(super) fn is_dsql(&self) -> bool {
-        host_names(&self.server).any(path::is_dsql)
+    /// What the server takes and bears, by the first of its hosts that is known.
+    pub(super) fn limits(&self) -> Limits {
+        let hosts = host_names(&self.server).map(|host| Host::of(host).limits);
+        let mut special = hosts.filter(|limits| *limits != Limits::default());
+        special.next().unwrap_or_default()
     }
 
     /// Whether what is to be sent can be sent.

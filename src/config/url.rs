@@ -7,6 +7,7 @@
 
 use super::parameters::{Parameters, holds_secret};
 use crate::error::{Error, Result};
+use crate::provider;
 
 /// What to do about a character that means something else in a URL.
 const ESCAPE: &str = "in user, password and database `@` is written %40, `#` %23, `/` %2F, `?` \
@@ -34,11 +35,8 @@ pub(super) fn parse(text: &str) -> Result<Option<Parameters>> {
     }
     // SQLAlchemy names the driver behind a `+`.
     let (scheme, _driver) = scheme.split_once('+').unwrap_or((scheme, ""));
-    if scheme.to_ascii_lowercase().starts_with("prisma") {
-        return Err(Error::configuration(
-            "is for Prisma's own service: take the URL that reaches the database directly, which \
-             begins with postgres://",
-        ));
+    if provider::is_own_scheme(scheme) {
+        return Err(Error::configuration(provider::OWN_SERVICE));
     }
     let ours = ["postgres", "postgresql"];
     if !ours.iter().any(|ours| scheme.eq_ignore_ascii_case(ours)) {

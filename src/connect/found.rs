@@ -11,12 +11,8 @@ use super::Target;
 use crate::config::{Config, Path};
 use crate::error::Error;
 use crate::observe;
+use crate::provider::{self, Host};
 use crate::wire::Wire;
-
-/// Linux gives no process a higher number (`PID_MAX_LIMIT`; proc(5), `pid_max`). For
-/// want of a process of its own PgBouncer puts a random number there, which lies
-/// below once in a thousand times.
-const HIGHEST_PROCESS: i32 = 1 << 22;
 
 /// What the sessions so far have shown.
 #[derive(Debug, Default)]
@@ -61,10 +57,10 @@ impl Found {
         if !config.path_is_detected() {
             return expected;
         }
-        let known = target.host().is_some_and(Path::is_known_by);
+        let known = target.host().is_some_and(|host| Host::of(host).certain);
         let key = wire.key().filter(|_| expected == Path::Direct && !known);
         let plain = !self.takes_settings();
-        let found = shown(parameter, key.map(|(process, _)| process))
+        let found = provider::shown(parameter, key.map(|(process, _)| process))
             // What one session has shown holds for the others.
             .or(self.path.get().copied())
             .or(plain.then_some(Path::TransactionPooler));
@@ -86,47 +82,6 @@ impl Found {
     fn tell(&self, expected: Path, found: Path) {
         if !self.told.swap(true, Ordering::AcqRel) {
             observe::path_differs(expected.name(), found.name());
-        }
-    }
-}
-
-/// The path that a pooler tells. `None`: it may well be the server itself.
-///
-/// `process` is that of BackendKeyData, to be looked at where nothing else in between is
-/// known to make up its own.
-fn shown<'a>(parameter: impl Fn(&str) -> Option<&'a str>, process: Option<i32>) -> Option<Path> {
-    // In whatever mode: what is right behind the one is right behind the other.
-    let foreign = process.filter(|process| !(1..=HIGHEST_PROCESS).contains(process));
-    pool_mode(parameter).or(foreign.map(|_| Path::TransactionPooler))
-}
-
-/// What a newer PgBouncer says of itself: 1.26 does, 1.18 not.
-pub(super) fn pool_mode<'a>(parameter: impl Fn(&str) -> Option<&'a str>) -> Option<Path> {
-    Some(match parameter("pgbouncer.pool_mode")? {
-        "session" => Path::SessionPooler,
-        _ => Path::TransactionPooler,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pooler_is_recognised_by_its_answers() {
-        use Path::{SessionPooler, TransactionPooler};
-        for (mode, process, expected) in [
-            (None, Some(20867), None),
-            (None, Some(HIGHEST_PROCESS), None),
-            (None, None, None),
-            (None, Some(1_300_301_942), Some(TransactionPooler)),
-            (None, Some(-1_911_720_800), Some(TransactionPooler)),
-            (Some("transaction"), Some(1), Some(TransactionPooler)),
-            (Some("statement"), None, Some(TransactionPooler)),
-            (Some("session"), Some(-1), Some(SessionPooler)),
-        ] {
-            let parameter = |name: &str| mode.filter(|_| name == "pgbouncer.pool_mode");
-            assert_eq!(shown(parameter, process), expected, "{mode:?} {process:?}");
         }
     }
 }

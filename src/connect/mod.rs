@@ -36,6 +36,7 @@ use crate::config::{ChannelBinding, Config, Path, TlsMode};
 use crate::error::{Error, ErrorKind, Goal, Phase, Result};
 use crate::net::SocketView;
 use crate::observe;
+use crate::provider;
 use crate::tls;
 use crate::wire::{Guard, Refusal, Stream, Transport, Wire};
 use retry::Time;
@@ -232,7 +233,7 @@ impl Connector {
             .map_err(|why| Error::new(ErrorKind::Unreachable, format!("{target} {why}")))?;
         let parameter = |name: &str| connection.parameter(name);
         let path = self.found.path(config, target, parameter, &wire);
-        let pooler = found::pool_mode(parameter);
+        let pooler = provider::pool_mode(parameter);
         config.check_schema(path)?;
         timeout_at(time.until, self.prove_schema(&client, &mut connection))
             .await

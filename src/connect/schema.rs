@@ -10,6 +10,7 @@ use tokio_postgres::SimpleQueryMessage;
 
 use super::Connector;
 use crate::error::{Error, ErrorKind, Result};
+use crate::provider::DROPS_OPTIONS;
 use crate::wire::Stream;
 
 impl Connector {
@@ -43,12 +44,7 @@ impl Connector {
             _ => false,
         });
         if !holds {
-            return Err(Error::configuration(
-                "the server did not take `schema`: something in between drops the options of \
-                 the start-up packet, as PgBouncer does with ignore_startup_parameters; write \
-                 ALTER ROLE .. SET search_path, or schema-qualified names, and leave `schema` \
-                 out",
-            ));
+            return Err(Error::configuration(DROPS_OPTIONS));
         }
         self.schema_holds.store(true, Ordering::Release);
         Ok(())

@@ -4,8 +4,10 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use super::sqlstate::Said;
-use super::{Error, ErrorKind, is_lost};
+use super::driver::is_lost;
+use super::meaning::{Said, shown};
+use super::{Error, ErrorKind};
+use crate::provider::Host;
 
 /// How far connecting had come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,9 +54,6 @@ pub(crate) struct Goal<'a> {
 /// (RFC 6298, section 2).
 const LONG_ENOUGH: Duration = Duration::from_secs(1);
 
-const SUPABASE: &str = "Supabase's direct host has an IPv6 address only, unless IPv4 is bought: take the URL of the \
-     pooler (..pooler.supabase.com) from the dashboard";
-
 const IPV6: &str = "it has an IPv6 address only: name one with IPv4, or give the function IPv6";
 
 const MOVED: &str = "is the socket's directory right, and does the server run on this machine?";
@@ -76,11 +75,11 @@ impl Error {
     pub(crate) fn not_resolved(host: &str, error: io::Error) -> Self {
         let unresolved = Error::caused(
             ErrorKind::NameNotResolved,
-            format!("the host name {} cannot be resolved", one_line(host)),
+            format!("the host name {} cannot be resolved", shown(host)),
         );
-        let unresolved = match is_supabase(host) {
-            true => unresolved.with_remedy(SUPABASE),
-            false => unresolved,
+        let unresolved = match Host::of(host).unreachable {
+            Some(remedy) => unresolved.with_remedy(remedy),
+            None => unresolved,
         };
         unresolved.with_source(error)
     }
@@ -157,9 +156,8 @@ impl Error {
                 };
                 let meaning = said.meaning();
                 let cause = meaning.cause_with(said.code);
-                let near = near_miss(meaning.kind, goal);
-                let remedy = meaning.remedy.unwrap_or(meaning.kind.remedy());
-                let remedy = near.map_or_else(|| remedy.to_owned(), |near| near + remedy);
+                let near = near_miss(meaning.kind, goal).unwrap_or_default();
+                let remedy = near + meaning.remedy;
                 (meaning.kind, cause, remedy)
             }
             None if is_lost(&error) => (
@@ -213,15 +211,7 @@ fn blocked(at: Dialled<'_>, after: Option<Duration>) -> Error {
 }
 
 fn ipv6(host: &str) -> &'static str {
-    match is_supabase(host) {
-        true => SUPABASE,
-        false => IPV6,
-    }
-}
-
-/// The direct host of a project (Supabase, "Connect to your database").
-fn is_supabase(host: &str) -> bool {
-    host.starts_with("db.") && host.ends_with(".supabase.co")
+    Host::of(host).unreachable.unwrap_or(IPV6)
 }
 
 /// A name may be almost right. Nobody can be asked for the others before the session has
@@ -255,18 +245,14 @@ fn is_about_the_user(kind: ErrorKind) -> bool {
     )
 }
 
-fn one_line(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).collect()
-}
-
 impl fmt::Display for Goal<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.target.fmt(f)?;
         if let Some(user) = self.user {
-            write!(f, " as {}", one_line(user))?;
+            write!(f, " as {}", shown(user))?;
         }
         match self.database {
-            Some(database) => write!(f, ", database {}", one_line(database)),
+            Some(database) => write!(f, ", database {}", shown(database)),
             None => Ok(()),
         }
     }
@@ -286,107 +272,4 @@ impl fmt::Display for Phase {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(host: &str) -> Dialled<'_> {
-        Dialled {
-            target: &"db (1.2.3.4:5432)",
-            host,
-            loopback: false,
-            only_ipv6: false,
-            inside: None,
-        }
-    }
-
-    #[test]
-    fn dial_failure_determines_the_kind() {
-        for (failed, kind) in [
-            (io::ErrorKind::ConnectionRefused, ErrorKind::Refused),
-            (io::ErrorKind::NotFound, ErrorKind::Refused),
-            (io::ErrorKind::TimedOut, ErrorKind::NetworkBlocked),
-            (io::ErrorKind::NetworkUnreachable, ErrorKind::Unreachable),
-            (io::ErrorKind::ConnectionReset, ErrorKind::Unreachable),
-        ] {
-            let error = Error::not_connected(at("db"), failed.into());
-            assert_eq!(error.kind(), kind, "{error}");
-        }
-    }
-
-    #[test]
-    fn localhost_in_a_container_is_explained() {
-        let refused = |loopback, inside| {
-            let at = Dialled {
-                loopback,
-                inside,
-                ..at("localhost")
-            };
-            Error::not_connected(at, io::ErrorKind::ConnectionRefused.into()).to_string()
-        };
-        assert!(refused(true, Some("Lambda")).contains("inside Lambda localhost is Lambda itself"));
-        assert!(!refused(true, None).contains("inside"));
-        assert!(!refused(false, Some("Lambda")).contains("inside"));
-    }
-
-    #[test]
-    fn ipv6_only_host_is_referred_to_the_pooler() {
-        let only = |host| Dialled {
-            only_ipv6: true,
-            ..at(host)
-        };
-        let unreachable = |host| {
-            Error::not_connected(only(host), io::ErrorKind::NetworkUnreachable.into()).to_string()
-        };
-        assert!(unreachable("db.abc.supabase.co").contains("pooler.supabase.com"));
-        assert!(unreachable("db.example.com").contains("IPv6 address only"));
-        let long = Duration::from_secs(3);
-        let silent = Error::connecting_took(Phase::Connect, long, Some(only("db.a.supabase.co")));
-        assert!(silent.to_string().contains("pooler.supabase.com"));
-        let unknown = Error::not_resolved("db.abc.supabase.co", io::Error::other("unknown"));
-        assert_eq!(unknown.kind(), ErrorKind::NameNotResolved);
-        assert!(unknown.to_string().contains("pooler.supabase.com"));
-    }
-
-    #[test]
-    fn firewall_is_suspected_only_after_a_while() {
-        let took = |phase, after| Error::connecting_took(phase, after, Some(at("db")));
-        let (short, long) = (Duration::from_millis(300), Duration::from_secs(3));
-        for (phase, after, kind) in [
-            (Phase::Connect, short, ErrorKind::ConnectTimeout),
-            (Phase::Connect, long, ErrorKind::NetworkBlocked),
-            (Phase::AskTls, long, ErrorKind::ConnectTimeout),
-            (Phase::Tls, long, ErrorKind::ConnectTimeout),
-            (Phase::Authenticate, long, ErrorKind::ConnectTimeout),
-        ] {
-            let error = took(phase, after);
-            assert_eq!(error.kind(), kind, "{error}");
-        }
-        assert!(
-            took(Phase::Tls, long)
-                .to_string()
-                .contains("the TLS handshake")
-        );
-    }
-
-    #[test]
-    fn capitals_in_names_are_explained() {
-        let goal = Goal {
-            target: &"db",
-            user: Some("App"),
-            database: Some("shop"),
-            provided: false,
-        };
-        let near = |kind| near_miss(kind, goal);
-        assert!(near(ErrorKind::RoleMissing).is_some_and(|near| near.contains("try app")));
-        assert_eq!(near(ErrorKind::DatabaseMissing), None);
-        assert_eq!(near(ErrorKind::Authentication), None);
-        for user in ["app\n", "App\r", "app "] {
-            let goal = Goal {
-                user: Some(user),
-                ..goal
-            };
-            let near = near_miss(ErrorKind::RoleMissing, goal).expect("a remedy");
-            assert!(near.contains("a blank or a line end"), "{near}");
-        }
-    }
-}
+mod tests;

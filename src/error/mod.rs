@@ -1,42 +1,38 @@
 //! What can go wrong, in one line each.
 
 mod connecting;
-mod kind;
-mod pooler;
-mod remedy;
-mod sqlstate;
-mod start;
+mod driver;
+mod meaning;
+mod ours;
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::StatusCode;
 use tokio_postgres::error::{DbError, SqlState};
 
+pub use crate::kind::ErrorKind;
+use crate::provider;
 pub(crate) use connecting::{Dialled, Goal, Phase};
-pub use kind::ErrorKind;
-use sqlstate::{Meaning, Said};
+pub(crate) use driver::{ENDED_MESSAGE, ENDED_SQLSTATE};
+use meaning::{Said, shown};
 
 /// The result of what antifreeze does.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 type Source = Box<dyn StdError + Send + Sync>;
 
-/// `connection_does_not_exist` (manual, appendix A, class 08): what a task is told that
-/// outlived its invocation.
-pub(crate) const ENDED_SQLSTATE: &str = "08003";
-
-pub(crate) const ENDED_MESSAGE: &str = "the invocation that leased this connection has ended";
-
 /// An error of antifreeze.
 ///
 /// It prints as one line: what is wrong, and what to do about it. The cause, if
-/// there is one, is in [`source`](StdError::source) and is not printed twice. Neither
-/// the line nor `Debug` holds a password, SQL or a value; what the server said may quote
-/// values, and is found in the source alone. For logs there are [`kind`](Error::kind)
+/// there is one, is in [`source`](StdError::source) and is not printed twice. `Debug`, which
+/// `main` prints, is the same line, then what the system or TLS said. Neither holds a
+/// password, SQL or a value; what the server said may quote values, and is found in the
+/// source alone. For logs there are [`kind`](Error::kind)
 /// and [`sqlstate`](Error::sqlstate).
 ///
 /// An error of tokio-postgres becomes one of these with `?` or `Error::from`, and is then
@@ -125,73 +121,6 @@ impl Error {
         Error::new(ErrorKind::Configuration, message)
     }
 
-    pub(crate) fn not_in_invocation() -> Self {
-        Error::caused(
-            ErrorKind::NotInInvocation,
-            "there is no invocation here to have a connection from",
-        )
-    }
-
-    /// Lambda kills a call at its deadline, and nobody reads that.
-    pub(crate) fn lambda_forgotten() -> Self {
-        Error::configuration(
-            "on Lambda, and the deadline of a request is not read, so that a statement could go \
-             on after the function was killed; enable the feature `lambda` of antifreeze, or give \
-             the function's timeout to `DatabaseLayer::max_duration` or \
-             ANTIFREEZE_FUNCTION_TIMEOUT",
-        )
-    }
-
-    pub(crate) fn invocation_ended() -> Self {
-        Error::caused(
-            ErrorKind::InvocationEnded,
-            "the invocation has ended, and what it leased is gone",
-        )
-    }
-
-    pub(crate) fn would_wait_for_itself(held: usize, at: &dyn fmt::Display) -> Self {
-        Error::caused(
-            ErrorKind::WouldWaitForItself,
-            format!(
-                "{at} asks for another connection while this invocation already holds all {held} \
-                 that it may have"
-            ),
-        )
-    }
-
-    pub(crate) fn acquire_timeout(after: Duration, in_use: usize, max: usize) -> Self {
-        Error::caused(
-            ErrorKind::AcquireTimeout,
-            format!(
-                "waited {after:.1?} for one of {max} connections, {in_use} of them in use by other \
-                 invocations"
-            ),
-        )
-    }
-
-    /// Turned away: `why` has opened the circuit so long ago, and the next try comes in
-    /// `next`.
-    pub(crate) fn shed(why: ErrorKind, open: Duration, next: Duration) -> Self {
-        let why = match why {
-            ErrorKind::TooManyConnections => "the server is full",
-            _ => "the server cannot be reached",
-        };
-        Error::caused(
-            ErrorKind::LoadShed,
-            format!(
-                "{why}, and has been for {open:.1?}: the next try is due in {next:.1?}, which this \
-                 invocation cannot wait for"
-            ),
-        )
-        .with_retry_after(next)
-    }
-
-    /// Turned away at the door: a connection might still be had, and others need it more.
-    pub(crate) fn all_but_full(next: Duration) -> Self {
-        let cause = "nearly all of the server's connections are taken";
-        Error::caused(ErrorKind::LoadShed, cause).with_retry_after(next)
-    }
-
     pub(crate) fn with_retry_after(mut self, after: Duration) -> Self {
         self.0.retry_after = Some(after);
         self
@@ -201,58 +130,6 @@ impl Error {
     pub(crate) fn with_next_try(mut self, next: Option<Duration>) -> Self {
         self.0.retry_after = next.or(self.0.retry_after);
         self
-    }
-
-    pub(crate) fn deadline() -> Self {
-        Error::caused(
-            ErrorKind::Deadline,
-            "the invocation reached its deadline, so its statements were cancelled and its \
-             transactions rolled back",
-        )
-    }
-
-    /// The server refused to commit: why, and what to do, is said as of a statement.
-    pub(crate) fn commit_refused(error: tokio_postgres::Error) -> Self {
-        let mut why = Error::from(error);
-        if why.0.kind == ErrorKind::UniqueViolation {
-            // ON CONFLICT does not look at constraints that are deferred.
-            let remedy = "take another value (SET CONSTRAINTS ALL IMMEDIATE lets the statement \
-                          itself fail)";
-            why = why.with_remedy(remedy);
-        }
-        why.0.kind = ErrorKind::TransactionFailed;
-        why.0.message = format!(
-            "the server refused to commit, and rolled the transaction back: {}",
-            why.0.message
-        )
-        .into();
-        why
-    }
-
-    /// Whether `error` says that the connection was taken away because the
-    /// invocation that had leased it is over.
-    pub fn is_invocation_ended(error: &tokio_postgres::Error) -> bool {
-        error.as_db_error().is_some_and(|error| {
-            error.code().code() == ENDED_SQLSTATE && error.message() == ENDED_MESSAGE
-        })
-    }
-
-    /// Whether the connection ended or was taken away, whatever the statement was.
-    pub(crate) fn is_gone(error: &tokio_postgres::Error) -> bool {
-        Error::is_invocation_ended(error)
-            || matches!(
-                Error::kind_of(error),
-                ErrorKind::Closed | ErrorKind::ServerStopping
-            )
-    }
-
-    /// The kind that an error of tokio-postgres is of, to look at it without taking it.
-    pub(crate) fn kind_of(error: &tokio_postgres::Error) -> ErrorKind {
-        match error.as_db_error() {
-            Some(said) => Said::by(said).meaning().kind,
-            None if is_lost(error) => ErrorKind::Closed,
-            None => ErrorKind::Database,
-        }
     }
 
     /// What kind of thing went wrong.
@@ -325,7 +202,26 @@ impl Error {
 
     /// How many connections a pooler gives out, where it said so as it refused one.
     pub(crate) fn pool_size(&self) -> Option<u32> {
-        pooler::pool_size(self.db_error()?.message())
+        provider::pool_size(self.db_error()?.message())
+    }
+
+    /// What a cause says, if that was neither said already nor can hold a value or a secret:
+    /// what the server says can, and what a provider of passwords does.
+    fn safe_text(&self, cause: &(dyn StdError + 'static)) -> Option<String> {
+        let io = cause.downcast_ref::<io::Error>();
+        let tls = match io.and_then(io::Error::get_ref) {
+            Some(inner) => inner.downcast_ref::<rustls::Error>(),
+            None => cause.downcast_ref(),
+        };
+        let resolver = self.0.kind == ErrorKind::NameNotResolved;
+        let io = io.filter(|io| io.get_ref().is_none() || resolver);
+        let text = match (tls, io, cause.downcast_ref::<Error>()) {
+            (Some(tls), ..) => tls.to_string(),
+            (_, Some(io), _) => io.to_string(),
+            (.., Some(ours)) => ours.to_string(),
+            _ => return None,
+        };
+        (!self.0.message.contains(&text)).then(|| shown(&text))
     }
 
     fn db_error(&self) -> Option<&DbError> {
@@ -335,69 +231,12 @@ impl Error {
             .as_db_error()
     }
 
-    fn meant(meaning: Meaning, code: &str) -> Self {
-        let remedy = meaning.remedy.unwrap_or(meaning.kind.remedy());
-        Error::new(meaning.kind, meaning.cause_with(code)).with_remedy(remedy)
+    /// A pooler refused what was to be set at start-up.
+    pub(crate) fn is_settings_refused(&self) -> bool {
+        let said = self.db_error();
+        self.0.kind == ErrorKind::ParameterRefused
+            && said.is_some_and(|said| provider::refuses_settings(said.message()))
     }
-}
-
-/// Known by its SQLSTATE; the words of the server stay in the source.
-impl From<tokio_postgres::Error> for Error {
-    fn from(error: tokio_postgres::Error) -> Self {
-        if Error::is_invocation_ended(&error) {
-            return Error::invocation_ended().with_source(error);
-        }
-        let known = match error.as_db_error() {
-            Some(said) => Error::meant(Said::by(said).meaning(), said.code().code()),
-            None if is_lost(&error) => Error::caused(ErrorKind::Closed, "the connection was lost"),
-            None => on_our_side(&error),
-        };
-        known.with_source(error)
-    }
-}
-
-/// The socket ended or broke, whether tokio-postgres knew it before or not.
-fn is_lost(error: &tokio_postgres::Error) -> bool {
-    error.is_closed() || error.to_string() == "error communicating with the server"
-}
-
-/// What tokio-postgres itself did not like. It has no kinds to be had; its texts quote
-/// nothing but numbers.
-fn on_our_side(error: &tokio_postgres::Error) -> Error {
-    let text = error.to_string();
-    let number = text.rsplit(' ').next().and_then(|word| word.parse().ok());
-    let number: usize = number.unwrap_or_default();
-    let (cause, remedy) = match text.as_str() {
-        "query returned an unexpected number of rows" => (
-            Cow::Borrowed("the query returned another number of rows than one"),
-            "use `query_opt` where there may be none, and LIMIT where there may be several",
-        ),
-        text if text.starts_with("error serializing parameter") => (
-            format!(
-                "parameter ${} cannot be sent as the type that the statement wants",
-                number + 1
-            )
-            .into(),
-            "take the Rust type that fits, or cast it in the statement ($1::text); the source \
-             says which",
-        ),
-        text if text.starts_with("error deserializing column") => (
-            format!(
-                "column {number}, counted from 0, cannot be read as the type that was asked for"
-            )
-            .into(),
-            "take the Rust type that fits, `Option` where it may be NULL; the source says which",
-        ),
-        text if text.starts_with("expected ") => (
-            format!("the number of parameters is wrong: {text}").into(),
-            "count $1, $2 and so on",
-        ),
-        _ => (
-            "the statement failed on our side of the connection".into(),
-            "the source says why",
-        ),
-    };
-    Error::new(ErrorKind::Database, cause).with_remedy(remedy)
 }
 
 impl fmt::Display for Error {
@@ -410,14 +249,19 @@ impl fmt::Display for Error {
     }
 }
 
+/// As [`Display`](fmt::Display), for who returns one from `main`; then a line for each cause
+/// that quotes nobody.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Error")
-            .field("kind", &self.0.kind)
-            .field("message", &self.0.message)
-            .field("remedy", &self.0.remedy)
-            .field("sqlstate", &self.sqlstate().map(SqlState::code))
-            .finish_non_exhaustive()
+        fmt::Display::fmt(self, f)?;
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            if let Some(text) = self.safe_text(error) {
+                write!(f, "\nCaused by: {text}")?;
+            }
+            cause = error.source();
+        }
+        Ok(())
     }
 }
 
@@ -427,3 +271,6 @@ impl StdError for Error {
         Some(source)
     }
 }
+
+#[cfg(test)]
+mod tests;

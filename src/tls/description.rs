@@ -1,12 +1,7 @@
 //! What a handshake has come to, for who wants to look at it.
 
-use std::time::SystemTime;
-
-use x509_cert::Certificate;
-use x509_cert::der::Decode;
-
 use super::Encrypted;
-use super::failure::{harmless, names};
+use super::certificate::Shown;
 use super::verify::Check;
 
 /// TLS, as it was agreed on.
@@ -20,19 +15,6 @@ pub struct Description {
     pub chain_checked: bool,
     /// It is for the host.
     pub name_checked: bool,
-}
-
-/// A certificate.
-#[derive(Debug)]
-pub struct Shown {
-    /// Who signed it.
-    pub issuer: String,
-    /// Whom it is for.
-    pub names: Vec<String>,
-    /// Until when it holds.
-    pub until: SystemTime,
-    /// `2027-01-31`.
-    pub until_day: String,
 }
 
 impl Encrypted {
@@ -51,20 +33,5 @@ impl Encrypted {
             chain_checked: self.check != Check::Nothing,
             name_checked: self.check == Check::Full,
         }
-    }
-}
-
-impl Shown {
-    fn read(certificate: &[u8]) -> Option<Self> {
-        let certificate = Certificate::from_der(certificate).ok()?;
-        let fields = &certificate.tbs_certificate;
-        let last = fields.validity.not_after;
-        let day = last.to_date_time();
-        Some(Shown {
-            issuer: harmless(&fields.issuer.to_string()),
-            names: names(&certificate),
-            until: last.to_system_time(),
-            until_day: format!("{:04}-{:02}-{:02}", day.year(), day.month(), day.day()),
-        })
     }
 }

@@ -1,6 +1,6 @@
 //! What to say when the handshake fails: which certificate it was, and what to set.
 
-use std::fmt::Write;
+use std::borrow::Cow;
 use std::io;
 
 use rustls::pki_types::CertificateDer;
@@ -8,17 +8,12 @@ use rustls::{AlertDescription, CertificateError};
 use x509_cert::Certificate;
 use x509_cert::certificate::Version;
 use x509_cert::der::Decode;
-use x509_cert::ext::pkix::SubjectAltName;
-use x509_cert::ext::pkix::name::GeneralName;
 
-use super::hosts::Authority;
+use super::certificate::Shown;
 use super::key;
 use crate::config::{Roots, Tls};
 use crate::error::{Error, ErrorKind};
-
-/// More of what a stranger sent does not help.
-const LONGEST: usize = 120;
-const MOST_NAMES: usize = 5;
+use crate::provider::{Authority, Host};
 
 /// The error for a handshake with `host` that ended in `error`; `rejected` is the
 /// certificate that was not good enough, if it was that.
@@ -31,15 +26,12 @@ pub(super) fn explain(
     let cause = error.get_ref();
     let message = match cause.and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::InvalidCertificate(why)) => {
-            let shown = rejected.map(|certificate| describe(certificate));
-            let shown = shown.unwrap_or_default();
+            let shown = rejected.and_then(|certificate| Shown::read(certificate));
+            let shown = shown.map(|shown| format!(" ({shown})")).unwrap_or_default();
             let flaw = rejected.and_then(|certificate| flaw(certificate));
             let (why, remedy) = match flaw.filter(|_| is_about_its_form(why)) {
-                Some(flaw) => flaw,
-                None => {
-                    let (why, remedy) = verdict(tls, host, why);
-                    (why.to_owned(), remedy)
-                }
+                Some((flaw, remedy)) => (Cow::Owned(flaw), remedy),
+                None => verdict(tls, host, why),
             };
             format!("the certificate of {host} {why}{shown}: {remedy}")
         }
@@ -59,35 +51,33 @@ pub(super) fn explain(
 }
 
 /// What is wrong with a certificate, and what to do.
-fn verdict(tls: &Tls, host: &str, why: &CertificateError) -> (&'static str, String) {
+fn verdict(tls: &Tls, host: &str, why: &CertificateError) -> (Cow<'static, str>, &'static str) {
     use CertificateError as Why;
-    match why {
+    let (why, remedy) = match why {
         Why::UnknownIssuer => ("is of an authority that is not trusted", issuer(tls, host)),
         Why::NotValidForName | Why::NotValidForNameContext { .. } => (
             "is for another name",
             "connect by a name that it is for, or set sslmode=verify-ca together with \
-             sslrootcert if whoever that authority vouches for will do"
-                .to_owned(),
+             sslrootcert if whoever that authority vouches for will do",
         ),
         Why::Expired | Why::ExpiredContext { .. } => (
             "has expired",
-            "renew it at the server, or set this machine's clock right".to_owned(),
+            "renew it at the server, or set this machine's clock right",
         ),
-        Why::NotValidYet | Why::NotValidYetContext { .. } => (
-            "is not in force yet",
-            "set this machine's clock right".to_owned(),
-        ),
+        Why::NotValidYet | Why::NotValidYetContext { .. } => {
+            ("is not in force yet", "set this machine's clock right")
+        }
         Why::Other(_) | Why::BadEncoding => (
             "cannot be used",
             "give the server one that is signed by an authority and is for servers (not the \
-             authority's own), and set sslrootcert to the authority's"
-                .to_owned(),
+             authority's own), and set sslrootcert to the authority's",
         ),
         _ => (
             "is not good enough",
-            "the cause says why; give the server another".to_owned(),
+            "the cause says why; give the server another",
         ),
-    }
+    };
+    (why.into(), remedy)
 }
 
 /// The certificate itself is at fault, not who issued it, for whom, or until when.
@@ -102,12 +92,12 @@ fn is_about_its_form(why: &CertificateError) -> bool {
 }
 
 /// What of a certificate no check of it takes, and what to do.
-fn flaw(certificate: &[u8]) -> Option<(String, String)> {
+fn flaw(certificate: &[u8]) -> Option<(String, &'static str)> {
     let certificate = Certificate::from_der(certificate).ok()?;
     if let Some(bits) = key::short_rsa(&certificate) {
         return Some((
             format!("has an RSA key of {bits} bits, which is too short"),
-            "give the server a key of 2048 bits or more, and a certificate for it".to_owned(),
+            "give the server a key of 2048 bits or more, and a certificate for it",
         ));
     }
     let fields = &certificate.tbs_certificate;
@@ -115,8 +105,7 @@ fn flaw(certificate: &[u8]) -> Option<(String, String)> {
         return Some((
             "is of X.509 version 1, which names no host".to_owned(),
             "give the server one of version 3 with its host under subjectAltName, or set \
-             sslmode=require if the network is yours"
-                .to_owned(),
+             sslmode=require if the network is yours",
         ));
     }
     let extensions = fields.extensions.iter().flatten();
@@ -127,8 +116,7 @@ fn flaw(certificate: &[u8]) -> Option<(String, String)> {
     Some((
         format!("has the critical extension {unknown}, which is not known here"),
         "give the server a certificate without it, or set sslmode=require if the network is \
-         yours"
-            .to_owned(),
+         yours",
     ))
 }
 
@@ -142,23 +130,14 @@ const KNOWN_EXTENSIONS: [&str; 5] = [
     "2.5.29.37",
 ];
 
-fn issuer(tls: &Tls, host: &str) -> String {
-    let remedy = match (&tls.roots, Authority::of(host)) {
+fn issuer(tls: &Tls, host: &str) -> &'static str {
+    match (&tls.roots, Host::of(host).authority) {
         (Some(Roots::File(_) | Roots::Pem(_)), _) => {
             "set sslrootcert to the authority that issued it, which is none of those it holds now"
         }
-        (_, Authority::Supabase(_)) => {
-            "Supabase has authorities of its own, and this is none of those that are shipped; \
-             download its certificate in the dashboard (database settings, SSL configuration) and \
-             set sslrootcert to it"
-        }
-        (_, Authority::Rds(_) | Authority::RdsElsewhere) => {
-            "download the authorities of its region (RDS manual, \"Using SSL/TLS to encrypt a \
-             connection\") and set sslrootcert to that file"
-        }
+        (_, Authority::Own { otherwise, .. }) => otherwise,
         _ => "set sslrootcert to the certificate of that authority, a file or the text itself",
-    };
-    remedy.to_owned()
+    }
 }
 
 /// The server ended the handshake.
@@ -231,77 +210,9 @@ pub(crate) fn explain_later(
     None
 }
 
-/// Subject, issuer, names and the last day of a certificate, in brackets.
-fn describe(certificate: &[u8]) -> String {
-    let Ok(certificate) = Certificate::from_der(certificate) else {
-        return String::new();
-    };
-    let fields = &certificate.tbs_certificate;
-    let mut shown = format!(
-        " (subject {}, issuer {}",
-        harmless(&fields.subject.to_string()),
-        harmless(&fields.issuer.to_string())
-    );
-    let names = names(&certificate);
-    if !names.is_empty() {
-        let _ = write!(shown, ", for {}", names.join(", "));
-    }
-    let last = fields.validity.not_after.to_date_time();
-    let _ = write!(
-        shown,
-        ", until {:04}-{:02}-{:02})",
-        last.year(),
-        last.month(),
-        last.day()
-    );
-    shown
-}
-
-pub(super) fn names(certificate: &Certificate) -> Vec<String> {
-    let extensions = certificate.tbs_certificate.extensions.iter().flatten();
-    let alternative = extensions
-        .filter(|extension| extension.extn_id.to_string() == "2.5.29.17")
-        .find_map(|extension| SubjectAltName::from_der(extension.extn_value.as_bytes()).ok());
-    let names = alternative.map(|names| names.0).unwrap_or_default();
-    let more = names.len().saturating_sub(MOST_NAMES);
-    let shown = names.iter().take(MOST_NAMES).filter_map(|name| match name {
-        GeneralName::DnsName(name) => Some(harmless(name.as_str())),
-        GeneralName::IpAddress(address) => match address.as_bytes() {
-            &[a, b, c, d] => Some(std::net::Ipv4Addr::new(a, b, c, d).to_string()),
-            bytes => {
-                let bytes: [u8; 16] = bytes.try_into().ok()?;
-                Some(std::net::Ipv6Addr::from(bytes).to_string())
-            }
-        },
-        _ => None,
-    });
-    let mut shown: Vec<String> = shown.collect();
-    if more > 0 {
-        shown.push(format!("{more} more"));
-    }
-    shown
-}
-
-/// What a stranger wrote, fit for one line of a log.
-pub(super) fn harmless(text: &str) -> String {
-    let printable = |c: char| match c {
-        c if c.is_control() => '?',
-        c => c,
-    };
-    let mut shown: String = text.chars().take(LONGEST).map(printable).collect();
-    if text.chars().nth(LONGEST).is_some() {
-        shown.push_str("..");
-    }
-    shown
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn unknown(tls: &Tls, host: &str) -> String {
-        verdict(tls, host, &CertificateError::UnknownIssuer).1
-    }
 
     #[test]
     fn tls_remedy_fits_the_host() {
@@ -320,30 +231,8 @@ mod tests {
             ),
             (&own, "db.abc.supabase.co", "none of those it holds"),
         ] {
-            let remedy = unknown(tls, host);
+            let remedy = issuer(tls, host);
             assert!(remedy.contains(word), "{host}: {remedy}");
         }
-    }
-
-    #[test]
-    fn certificate_description_names_the_problem() {
-        use rustls::pki_types::pem::PemObject;
-        let Authority::Rds(pem) = Authority::of("d.a.eu-west-1.rds.amazonaws.com") else {
-            panic!("a region that we have");
-        };
-        let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).expect("PEM");
-        let shown = describe(&certificate);
-        assert!(
-            shown.contains("Amazon RDS eu-west-1 Root CA ECC384 G1"),
-            "{shown}"
-        );
-        assert!(shown.ends_with(", until 2121-05-20)"), "{shown}");
-        assert_eq!(describe(b"no certificate"), "");
-    }
-
-    #[test]
-    fn certificate_text_stays_on_one_line() {
-        assert_eq!(harmless("a\nb\u{1b}[31m"), "a?b?[31m");
-        assert_eq!(harmless(&"x".repeat(500)).len(), LONGEST + 2);
     }
 }

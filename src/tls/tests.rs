@@ -126,7 +126,9 @@ fn shipped_roots_are_used_where_none_are_named() {
 #[ignore = "measures, for docs/security.md"]
 fn cost_of_reading_roots_is_printed() {
     let all = Tls {
-        roots: Some(Roots::Pem(include_str!("roots/rds.pem").to_owned())),
+        roots: Some(Roots::Pem(
+            include_str!("../provider/roots/rds.pem").to_owned(),
+        )),
         ..Tls::default()
     };
     let none = Tls {

@@ -8,9 +8,9 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, SignatureScheme};
 
-use super::hosts::Authority;
 use super::key;
 use crate::config::{Roots, Tls, TlsMode};
+use crate::provider::{Authority, Host};
 
 /// How much of a certificate is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub(super) struct Policy {
 impl Policy {
     pub(super) fn of(tls: &Tls, host: &str) -> Self {
         let own = matches!(tls.roots, Some(Roots::File(_) | Roots::Pem(_)));
-        let authority = Authority::of(host);
+        let authority = Host::of(host).authority;
         let check = match tls.mode {
             TlsMode::Disable | TlsMode::Prefer => Check::Nothing,
             TlsMode::VerifyFull => Check::Full,
@@ -46,9 +46,7 @@ impl Policy {
             TlsMode::Encrypt => Check::Nothing,
         };
         let shipped = match (&tls.roots, check, authority) {
-            (None, Check::Full | Check::Chain, Authority::Rds(pem) | Authority::Supabase(pem)) => {
-                Some(pem)
-            }
+            (None, Check::Full | Check::Chain, Authority::Own { shipped, .. }) => shipped,
             _ => None,
         };
         Policy { check, shipped }

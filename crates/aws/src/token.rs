@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime};
 
 use antifreeze::Result;
 use antifreeze::credentials::{Attempt, Credentials, Login, LoginFuture};
-use antifreeze::internal::Rds;
 use antifreeze::internal::error;
+use antifreeze::internal::region;
 use antifreeze::internal::{Clock, System};
 
 use super::AwsKeys;
@@ -114,7 +114,7 @@ impl RdsToken {
             &Subject {
                 service: "rds-db",
                 host: format!("{host}:{port}"),
-                region: region_of_rds(host),
+                region: region(host),
                 parameters: &[("Action", "connect"), ("DBUser", user)],
             },
         )
@@ -159,7 +159,7 @@ impl DsqlToken {
             &Subject {
                 service: "dsql",
                 host: host.clone(),
-                region: region_of_dsql(host),
+                region: region(host),
                 parameters: &[("Action", action)],
             },
         )
@@ -172,23 +172,11 @@ fn user(attempt: &Attempt) -> Result<&str> {
     })
 }
 
-fn region_of_rds(host: &str) -> Option<&str> {
-    Rds::of(host).map(|rds| rds.region)
-}
-
-/// `id.dsql.REGION.on.aws`
-fn region_of_dsql(host: &str) -> Option<&str> {
-    let before = host.strip_suffix(".on.aws")?;
-    let (before, region) = before.rsplit_once('.')?;
-    let (_, service) = before.rsplit_once('.')?;
-    service.starts_with("dsql").then_some(region)
-}
-
 /// What a token is for.
 struct Subject<'a> {
     service: &'static str,
     host: String,
-    region: Option<&'a str>,
+    region: Option<String>,
     parameters: &'a [(&'a str, &'a str)],
 }
 
@@ -224,7 +212,7 @@ impl Tokens {
     /// same.
     fn token(&self, attempt: &Attempt, subject: &Subject<'_>) -> Result<Login> {
         let keys = self.identity.keys()?;
-        let region = self.identity.region(subject.region)?;
+        let region = self.identity.region(subject.region.as_deref())?;
         let key = Key {
             id: keys.id.clone(),
             region: region.clone(),
@@ -474,30 +462,6 @@ mod tests {
         // Whoever was refused the first as well gets the second.
         clock.advance(Duration::from_secs(1));
         assert!(token.token(&attempt).expect("a token") == anew);
-    }
-
-    #[test]
-    fn regions_by_host() {
-        for (host, rds, dsql) in [
-            (RDS, Some("us-east-1"), None),
-            (
-                "a.proxy-b.eu-west-3.rds.amazonaws.com",
-                Some("eu-west-3"),
-                None,
-            ),
-            (
-                "a.b.cn-north-1.rds.amazonaws.com.cn",
-                Some("cn-north-1"),
-                None,
-            ),
-            ("a.dsql.us-east-2.on.aws", None, Some("us-east-2")),
-            ("a.lambda.us-east-2.on.aws", None, None),
-            ("localhost", None, None),
-            ("rds.amazonaws.com", None, None),
-        ] {
-            assert_eq!(region_of_rds(host), rds, "{host}");
-            assert_eq!(region_of_dsql(host), dsql, "{host}");
-        }
     }
 
     #[test]

@@ -284,6 +284,7 @@ mod tests {
         tls(&Description {
             version: "TLS 1.3".to_owned(),
             shown: Some(Shown {
+                subject: String::new(),
                 issuer: "CN=an authority".to_owned(),
                 names: vec!["db.example.com".to_owned()],
                 until: SystemTime::now() + left,

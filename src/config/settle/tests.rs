@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 use crate::ConnectionLifetime::{self, PerEventLoop, PerInvocation};
 use crate::{LoadShed, TlsMode};

@@ -8,6 +8,7 @@ use tokio_postgres::config::Host;
 use super::{ChannelBinding, ClientCertificate, Pem, Roots, Tls, TlsMode};
 use crate::config::spelling::{nearest, shown};
 use crate::error::{Error, Result};
+use crate::provider;
 
 /// What was said of TLS and authentication, by libpq's names and as it was written
 /// (manual, "Parameter Key Words").
@@ -88,10 +89,7 @@ impl Tls {
             )),
             (None, None) => None,
             (Some(_), None) => {
-                return Err(Error::configuration(
-                    "sslcert is set, sslkey is not: the authority that signed the server's \
-                     certificate goes into sslrootcert (Prisma calls it sslcert)",
-                ));
+                return Err(Error::configuration(provider::SSLCERT));
             }
             (None, Some(_)) => return Err(Error::configuration("sslkey is set, sslcert is not")),
         };

@@ -117,3 +117,68 @@ fn server_messages_are_not_shown() {
         assert!(!meaning.cause.contains("hunter2"), "{meaning:?}");
     }
 }
+
+#[test]
+fn a_session_that_does_not_begin() {
+    use ErrorKind as Kind;
+    for (code, message, kind) in [
+        (
+            "3D000",
+            "database \"x\" does not exist",
+            Kind::DatabaseMissing,
+        ),
+        ("28000", "role \"x\" does not exist", Kind::RoleMissing),
+        (
+            "28P01",
+            "password authentication failed for user \"x\"",
+            Kind::Authentication,
+        ),
+        (
+            "28000",
+            "connection requires a valid client certificate",
+            Kind::Authentication,
+        ),
+        (
+            "28000",
+            "no pg_hba.conf entry for host \"::1\", user \"x\", database \"x\", no encryption",
+            Kind::Tls,
+        ),
+        (
+            "28000",
+            "no pg_hba.conf entry for host \"::1\", user \"x\", database \"x\", SSL encryption",
+            Kind::Authentication,
+        ),
+    ] {
+        assert_eq!(said(code, message).meaning().kind, kind, "{code} {message}");
+    }
+}
+
+#[test]
+fn a_setting_at_start_up_is_named() {
+    let start = Said {
+        at_start: true,
+        ..said("42704", "unrecognized configuration parameter \"a.b\"")
+    };
+    assert_eq!(start.meaning().kind, ErrorKind::ParameterRefused);
+    assert!(start.meaning().cause.contains("a.b"));
+    let options = Said {
+        at_start: true,
+        ..said(
+            "42601",
+            "invalid command-line argument for server process: x",
+        )
+    };
+    assert_eq!(options.meaning().kind, ErrorKind::ParameterRefused);
+    assert!(options.meaning().cause.contains("`options`"));
+    assert_eq!(said("42601", "").meaning().kind, ErrorKind::Database);
+    let later = said("42704", "unrecognized configuration parameter \"a.b\"");
+    assert_eq!(later.meaning().kind, ErrorKind::Database);
+}
+
+#[test]
+fn a_parameter_is_named_and_nothing_that_only_looks_like_one() {
+    let refused = |message| said("08P01", message).meaning().cause;
+    assert!(refused("unsupported startup parameter: search_path").contains("search_path"));
+    let odd = refused("unsupported startup parameter: a b\nc");
+    assert_eq!(odd, "PgBouncer does not take a parameter at start-up");
+}

@@ -1,0 +1,283 @@
+//! What kinds of errors there are, and what a caller can make of each.
+
+use std::fmt;
+
+use http::StatusCode;
+
+/// Makes [`ErrorKind`] of one table: for each kind what it is, its name for logs and metrics,
+/// and what to do about it where nothing better is known.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident $name:literal => $remedy:literal,)*) => {
+        /// What kind of thing went wrong.
+        ///
+        /// It prints as a short name for logs and metrics: `too_many_connections`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum ErrorKind {
+            $($(#[$doc])* $kind,)*
+        }
+
+        impl ErrorKind {
+            /// Every kind that there is at present, for metrics that want to know their
+            /// labels beforehand.
+            pub const ALL: &[ErrorKind] = &[$(ErrorKind::$kind,)*];
+
+            fn name(self) -> &'static str {
+                match self {
+                    $(ErrorKind::$kind => $name,)*
+                }
+            }
+
+            /// What to do about it, in general.
+            pub(crate) const fn remedy(self) -> &'static str {
+                match self {
+                    $(ErrorKind::$kind => $remedy,)*
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// A setting is missing, misspelt or contradicts another.
+    Configuration "configuration"
+        => "correct the setting that is named",
+    /// A connection was asked for outside any invocation.
+    NotInInvocation "not_in_invocation"
+        => "add `.layer(antifreeze::DatabaseLayer::new(database))` around the handler, or run \
+            the code inside `database.invocation(..)`; a task started with `tokio::spawn` needs \
+            a clone of the `Invocation`",
+    /// The invocation has ended; what it leased is gone.
+    InvocationEnded "invocation_ended"
+        => "await what needs a connection before the handler returns, or start it with \
+            `Invocation::spawn`",
+    /// The invocation holds every connection that it could wait for.
+    WouldWaitForItself "would_wait_for_itself"
+        => "drop one first, pass it on as `&Client`, or raise `max_connections`",
+    /// No connection became free in time.
+    AcquireTimeout "acquire_timeout"
+        => "raise `max_connections`, or shorten what holds them",
+    /// No connection could be made in time.
+    ConnectTimeout "connect_timeout"
+        => "if the server is well, raise `connect_timeout` or the function's own time-out",
+    /// Nothing listens at the server's address.
+    Refused "refused"
+        => "is the server running, and are host and port right?",
+    /// The host's name has no address.
+    NameNotResolved "name_not_resolved"
+        => "is it spelt right, and can names be resolved where the function runs?",
+    /// Nobody answered at all: something in between drops the packets.
+    NetworkBlocked "network_blocked"
+        => "let the function through: the provider's allow-list of addresses, the security \
+            group of the database, or a NAT gateway for a function inside a VPC; else the host \
+            may be down, or the address an old one, as after a failover",
+    /// The server could not be reached, for another reason.
+    Unreachable "unreachable"
+        => "is the server running, and may this function reach it?",
+    /// TLS is needed and missing, or its handshake failed.
+    Tls "tls"
+        => "check sslmode and sslrootcert against what the server has",
+    /// The server did not accept who we are.
+    Authentication "authentication"
+        => "check user and password; was the password changed, or the token too old?",
+    /// The role to connect as does not exist.
+    RoleMissing "role_missing"
+        => "create the role, or correct the user of the URL",
+    /// The database to connect to does not exist.
+    DatabaseMissing "database_missing"
+        => "create the database, or correct the name at the end of the URL",
+    /// A pooler does not know whose database is meant.
+    TenantNotFound "tenant_not_found"
+        => "is it spelt right? copy the URL from the provider's dashboard once more",
+    /// The server, the role, the database or the pooler has no slot left.
+    TooManyConnections "too_many_connections"
+        => "lower `max_connections` or the function's concurrency, go through a transaction \
+            pooler, or raise the limit",
+    /// Turned away without a try: the server was full or away when somebody last tried, and
+    /// the next try comes too late for this invocation.
+    LoadShed "load_shed"
+        => "come back later; `antifreeze plan` says how many instances fit, or lower the \
+            function's concurrency",
+    /// The server is starting, or recovering.
+    ServerStarting "server_starting"
+        => "it takes a moment: try again",
+    /// The server is shutting down, or was restarted.
+    ServerStopping "server_stopping"
+        => "a restart or a failover takes a moment: try again",
+    /// A setting at start-up was refused, as poolers do.
+    ParameterRefused "parameter_refused"
+        => "say with ANTIFREEZE_PATH, or `path` in code, what lies in between, take the \
+            parameter out of the URL, and set it with ALTER ROLE .. SET",
+    /// A prepared statement is not on the server's side, or is there already: what
+    /// happens behind a pooler that does not follow them.
+    StatementMissing "statement_missing"
+        => "behind a transaction pooler set ANTIFREEZE_PATH=transaction-pooler, or `path` in \
+            code, and do not PREPARE or DEALLOCATE by hand",
+    /// A prepared statement was made for a schema that has changed since.
+    StatementOutdated "statement_outdated"
+        => "it is prepared anew the next time; `query_cached` and `execute_cached` do so at once",
+    /// The transaction or the server is read-only.
+    ReadOnly "read_only"
+        => "connect to the primary, and begin a transaction that is not read-only",
+    /// A value is there already that may be there once (SQLSTATE 23505).
+    UniqueViolation "unique_violation"
+        => "take another value, or say ON CONFLICT",
+    /// Another constraint was violated (class 23).
+    ConstraintViolation "constraint_violation"
+        => "check the values before they are stored",
+    /// A value is not of the form or in the range that it must be (class 22).
+    BadInput "bad_input"
+        => "check the values before they are sent",
+    /// The role may not do this (42501).
+    PermissionDenied "permission_denied"
+        => "GRANT it to the role, or connect as another",
+    /// The transaction met another and gave way: a serialization failure or a
+    /// deadlock (40001, 40P01, OC000, OC001).
+    SerializationFailure "serialization_failure"
+        => "run the whole transaction again, as `retry_transaction` does",
+    /// A lock was not to be had in time (55P03).
+    LockTimeout "lock_timeout"
+        => "find who holds it in pg_locks, or wait for longer",
+    /// The server's `statement_timeout` ended the statement.
+    StatementTimeout "statement_timeout"
+        => "is an index missing, or somebody's lock in the way? else raise `statement_timeout`",
+    /// The statement was cancelled on request.
+    Cancelled "cancelled"
+        => "look for who did: a CancelToken, a deadline, or an administrator",
+    /// The server reported another error, or its answer was not as expected.
+    Database "database"
+        => "the SQLSTATE says what (PostgreSQL's manual, appendix A), the source the rest",
+    /// The connection was lost.
+    Closed "closed"
+        => "ask for another connection, and mind that the last statement may have been executed",
+    /// The invocation reached its deadline.
+    Deadline "deadline"
+        => "do less at a time, or raise the function's time-out",
+    /// The transaction had failed: it was, or is to be, rolled back.
+    TransactionFailed "transaction_failed"
+        => "see to the statement that failed first",
+    /// The transaction was still in use when it was to be committed: it was
+    /// rolled back.
+    TransactionInUse "transaction_in_use"
+        => "join the tasks that use it before the handler returns",
+    /// The connection was lost during COMMIT: whether the server committed is not
+    /// known. Never to be repeated blindly.
+    CommitUnknown "commit_unknown"
+        => "look whether the change is there before it is repeated",
+}
+
+impl ErrorKind {
+    /// Whether the same work, done again from its beginning, may succeed without
+    /// anybody changing anything, and nothing of it has been done so far.
+    ///
+    /// A connection that was lost, or that the server ended, is none: the last statement
+    /// may have been executed. [`Error::is_retryable`](crate::Error::is_retryable) knows
+    /// more of the single case.
+    pub fn is_retryable(self) -> bool {
+        matches!(
+            self,
+            ErrorKind::AcquireTimeout
+                | ErrorKind::ConnectTimeout
+                | ErrorKind::Refused
+                | ErrorKind::TooManyConnections
+                | ErrorKind::LoadShed
+                | ErrorKind::ServerStarting
+                | ErrorKind::StatementMissing
+                | ErrorKind::StatementOutdated
+                | ErrorKind::SerializationFailure
+                | ErrorKind::LockTimeout
+        )
+    }
+
+    /// Whether there is no database to be had at the moment, whatever is asked of it:
+    /// a handler can answer from a cache, or do less.
+    pub fn is_unavailable(self) -> bool {
+        matches!(
+            self,
+            ErrorKind::AcquireTimeout
+                | ErrorKind::ConnectTimeout
+                | ErrorKind::Refused
+                | ErrorKind::NameNotResolved
+                | ErrorKind::NetworkBlocked
+                | ErrorKind::Unreachable
+                | ErrorKind::TooManyConnections
+                | ErrorKind::LoadShed
+                | ErrorKind::ServerStarting
+                | ErrorKind::ServerStopping
+                | ErrorKind::Closed
+        )
+    }
+
+    /// What a caller over HTTP is best told: 409 for a unique violation, 422 for other
+    /// constraints and bad input, 503 while there is no database to be had, 504 at the
+    /// deadline, else 500.
+    pub fn status(self) -> StatusCode {
+        match self {
+            ErrorKind::UniqueViolation => StatusCode::CONFLICT,
+            ErrorKind::ConstraintViolation | ErrorKind::BadInput => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
+            ErrorKind::Deadline => StatusCode::GATEWAY_TIMEOUT,
+            kind if kind.is_unavailable() => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn kinds_have_names_of_their_own() {
+        let names: HashSet<_> = ErrorKind::ALL.iter().map(ErrorKind::to_string).collect();
+        assert_eq!(names.len(), ErrorKind::ALL.len());
+    }
+
+    #[test]
+    fn kinds_have_http_statuses() {
+        for (kind, status) in [
+            (ErrorKind::UniqueViolation, 409),
+            (ErrorKind::ConstraintViolation, 422),
+            (ErrorKind::BadInput, 422),
+            (ErrorKind::TooManyConnections, 503),
+            (ErrorKind::Closed, 503),
+            (ErrorKind::Deadline, 504),
+            (ErrorKind::Authentication, 500),
+            (ErrorKind::CommitUnknown, 500),
+        ] {
+            assert_eq!(kind.status(), status, "{kind}");
+            assert_eq!(kind.is_unavailable(), status == 503, "{kind}");
+        }
+    }
+
+    #[test]
+    fn uncertain_failures_are_not_retryable() {
+        for kind in [
+            ErrorKind::Closed,
+            ErrorKind::ServerStopping,
+            ErrorKind::CommitUnknown,
+            ErrorKind::Deadline,
+            ErrorKind::Cancelled,
+        ] {
+            assert!(!kind.is_retryable(), "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_remedy_is_the_end_of_one_line() {
+        for &kind in ErrorKind::ALL {
+            let remedy = kind.remedy();
+            assert!(!remedy.is_empty() && !remedy.contains('\n'), "{kind}");
+            assert!(!remedy.ends_with('.') && !remedy.contains("  "), "{kind}");
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Amazon Aurora DSQL.
+
+use std::time::Duration;
+
+use super::{Authority, Host, Limits, Provider, UNKNOWN};
+
+pub(super) const PROVIDER: Provider = Provider { host, ..UNKNOWN };
+
+/// Connections are ended after an hour ("Cluster quotas and database limits").
+const MAX_AGE: Duration = Duration::from_secs(50 * 60);
+
+/// `id.dsql.REGION.on.aws`; by way of PrivateLink `id.dsql-suffix.REGION.on.aws`.
+fn host(labels: &[&str]) -> Option<Host> {
+    let ["aws", "on", region, service, ..] = labels else {
+        return None;
+    };
+    service.starts_with("dsql").then(|| Host {
+        certain: true,
+        // "Configuring SSL/TLS certificates": Amazon Root CA 1.
+        // https://docs.aws.amazon.com/aurora-dsql/latest/userguide/configure-root-certificates.html
+        authority: match *service {
+            "dsql" if labels.len() > 4 => Authority::Public,
+            _ => Authority::Unknown,
+        },
+        // It takes few settings and fails at others ("Supported session parameters").
+        limits: Limits {
+            max_age: MAX_AGE,
+            settings: false,
+            slots: false,
+            migrations: Some((
+                "migrations need advisory locks and lock_timeout, and Aurora DSQL has neither",
+                "run your tool by itself, without `antifreeze migrate`, from one place at a time",
+            )),
+        },
+        region: Some((*region).to_owned()),
+        ..Host::default()
+    })
+}

@@ -1,0 +1,14 @@
+//! Prisma Postgres, and the habits of Prisma's URLs.
+
+/// Whether a URL is for Prisma's own service (`prisma://`, `prisma+postgres://`), which
+/// speaks HTTP.
+pub(crate) fn is_own_scheme(scheme: &str) -> bool {
+    scheme.to_ascii_lowercase().starts_with("prisma")
+}
+
+pub(crate) const OWN_SERVICE: &str = "is for Prisma's own service: take the URL that reaches the database directly, which begins \
+     with postgres://";
+
+/// What is wrong where `sslcert` stands alone.
+pub(crate) const SSLCERT: &str = "sslcert is set, sslkey is not: the authority that signed the server's certificate goes into \
+     sslrootcert (Prisma calls it sslcert)";

@@ -1,0 +1,125 @@
+//! A certificate as it is shown: what a stranger wrote, fit for one line of a log.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
+
+/// More of what a stranger sent does not help.
+const LONGEST: usize = 120;
+const MOST_NAMES: usize = 5;
+
+/// What of a certificate is shown.
+#[derive(Debug)]
+pub struct Shown {
+    /// The name of its holder.
+    pub subject: String,
+    /// The authority that signed it.
+    pub issuer: String,
+    /// The hosts that it is for.
+    pub names: Vec<String>,
+    /// When it expires.
+    pub until: SystemTime,
+    /// `2027-01-31`.
+    pub until_day: String,
+}
+
+impl Shown {
+    pub(super) fn read(certificate: &[u8]) -> Option<Self> {
+        let certificate = Certificate::from_der(certificate).ok()?;
+        let fields = &certificate.tbs_certificate;
+        let last = fields.validity.not_after;
+        let day = last.to_date_time();
+        Some(Shown {
+            subject: harmless(&fields.subject.to_string()),
+            issuer: harmless(&fields.issuer.to_string()),
+            names: names(&certificate),
+            until: last.to_system_time(),
+            until_day: format!("{:04}-{:02}-{:02}", day.year(), day.month(), day.day()),
+        })
+    }
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "subject {}, issuer {}", self.subject, self.issuer)?;
+        if !self.names.is_empty() {
+            write!(f, ", for {}", self.names.join(", "))?;
+        }
+        write!(f, ", until {}", self.until_day)
+    }
+}
+
+fn names(certificate: &Certificate) -> Vec<String> {
+    let extensions = certificate.tbs_certificate.extensions.iter().flatten();
+    let alternative = extensions
+        .filter(|extension| extension.extn_id.to_string() == "2.5.29.17")
+        .find_map(|extension| SubjectAltName::from_der(extension.extn_value.as_bytes()).ok());
+    let names = alternative.map(|names| names.0).unwrap_or_default();
+    let more = names.len().saturating_sub(MOST_NAMES);
+    let shown = names.iter().take(MOST_NAMES).filter_map(|name| match name {
+        GeneralName::DnsName(name) => Some(harmless(name.as_str())),
+        GeneralName::IpAddress(address) => match address.as_bytes() {
+            &[a, b, c, d] => Some(std::net::Ipv4Addr::new(a, b, c, d).to_string()),
+            bytes => {
+                let bytes: [u8; 16] = bytes.try_into().ok()?;
+                Some(std::net::Ipv6Addr::from(bytes).to_string())
+            }
+        },
+        _ => None,
+    });
+    let mut shown: Vec<String> = shown.collect();
+    if more > 0 {
+        shown.push(format!("{more} more"));
+    }
+    shown
+}
+
+fn harmless(text: &str) -> String {
+    let printable = |c: char| match c {
+        c if c.is_control() => '?',
+        c => c,
+    };
+    let mut shown: String = text.chars().take(LONGEST).map(printable).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        shown.push_str("..");
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::CertificateDer;
+
+    use super::*;
+    use crate::provider::{Authority, Host};
+
+    #[test]
+    fn a_certificate_is_described_by_what_helps() {
+        use rustls::pki_types::pem::PemObject;
+        let rds = Host::of("d.a.eu-west-1.rds.amazonaws.com");
+        let Authority::Own {
+            shipped: Some(pem), ..
+        } = rds.authority
+        else {
+            panic!("a region that we have");
+        };
+        let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).expect("PEM");
+        let shown = Shown::read(&certificate).expect("X.509").to_string();
+        assert!(
+            shown.contains("Amazon RDS eu-west-1 Root CA ECC384 G1"),
+            "{shown}"
+        );
+        assert!(shown.ends_with(", until 2121-05-20"), "{shown}");
+        assert!(Shown::read(b"no certificate").is_none());
+    }
+
+    #[test]
+    fn what_a_stranger_wrote_stays_in_its_line() {
+        assert_eq!(harmless("a\nb\u{1b}[31m"), "a?b?[31m");
+        assert_eq!(harmless(&"x".repeat(500)).len(), LONGEST + 2);
+    }
+}
