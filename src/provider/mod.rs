@@ -24,7 +24,7 @@ pub(crate) use path::{PATHS, detect};
 pub(crate) use pgbouncer::pool_mode;
 pub(crate) use pgbouncer::{DROPS_OPTIONS, refuses_settings, shown};
 pub(crate) use prisma::{OWN_SERVICE, SSLCERT, is_own_scheme};
-pub(crate) use rds::{PASSWORD_REFUSED, reserved_setting};
+pub(crate) use rds::{NO_CREDENTIALS, PASSWORD_REFUSED, PASSWORD_UNANSWERED, reserved_setting};
 #[cfg(feature = "migrate")]
 pub(crate) use rds_proxy::NOT_FOR_MIGRATIONS;
 #[cfg(feature = "doctor")]
