@@ -5,6 +5,7 @@ use super::Target;
 use crate::config::Config;
 use crate::credentials::{Attempt, BoxError, Credentials, Login};
 use crate::error::{Error, ErrorKind, Result};
+use crate::provider::NO_CREDENTIALS;
 
 /// The logins of one connection.
 pub(super) struct Logins<'a> {
@@ -95,10 +96,7 @@ async fn ask(credentials: &dyn Credentials, attempt: &Attempt) -> Result<Login> 
             ErrorKind::Unreachable,
             "the credentials of the database cannot be had: their provider failed",
         )
-        .with_remedy(
-            "the source says why; may the function read the secret, and reach who keeps it? from \
-             inside a VPC Secrets Manager is reached by a NAT gateway or an interface endpoint",
-        )
+        .with_remedy(NO_CREDENTIALS)
         .with_source(error),
     };
     credentials.login(attempt).await.map_err(failed)

@@ -1,5 +1,6 @@
 //! What can go wrong until a session has begun, with what is known of the way there.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use super::driver::is_lost;
 use super::meaning::{Said, shown};
 use super::{Error, ErrorKind};
-use crate::provider::Host;
+use crate::provider::{Host, PASSWORD_UNANSWERED};
 
 /// How far connecting had come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,9 +58,6 @@ const LONG_ENOUGH: Duration = Duration::from_secs(1);
 const IPV6: &str = "it has an IPv6 address only: name one with IPv4, or give the function IPv6";
 
 const MOVED: &str = "is the socket's directory right, and does the server run on this machine?";
-
-const UNANSWERED: &str = "from inside a VPC Secrets Manager is reached by a NAT gateway or an interface endpoint; if \
-     the provider is but slow, raise `connect_timeout`";
 
 const NO_ANSWER: &str = "PostgreSQL answers that at once, with TLS or without: is it the right port, and does what \
      lies in between pass it on? if only that is in the way, and the network is yours, set \
@@ -138,7 +136,7 @@ impl Error {
             format!("connecting to {target} took longer than {after:.1?}, and was at {phase}"),
         );
         match phase {
-            Phase::Credentials => late.with_remedy(UNANSWERED),
+            Phase::Credentials => late.with_remedy(PASSWORD_UNANSWERED),
             Phase::AskTls => late.with_remedy(NO_ANSWER),
             Phase::Authenticate => late.with_remedy(NO_SESSION),
             _ => late,
@@ -156,37 +154,36 @@ impl Error {
                 };
                 let meaning = said.meaning();
                 let cause = meaning.cause_with(said.code);
-                let near = near_miss(meaning.kind, goal).unwrap_or_default();
-                let remedy = near + meaning.remedy;
-                (meaning.kind, cause, remedy)
+                (meaning.kind, Cow::Owned(cause), meaning.remedy)
             }
             None if is_lost(&error) => (
                 ErrorKind::Closed,
-                "it hung up before the session had begun".to_owned(),
-                "its log says why, or that of what lies in between".to_owned(),
+                "it hung up before the session had begun".into(),
+                "its log says why, or that of what lies in between",
             ),
             None => match error.to_string().as_str() {
                 "authentication error" => (
                     ErrorKind::Authentication,
-                    "its way to authenticate is none of ours".to_owned(),
-                    "the source says which; SCRAM-SHA-256 is what to use".to_owned(),
+                    "its way to authenticate is none of ours".into(),
+                    "the source says which; SCRAM-SHA-256 is what to use",
                 ),
                 // The one thing that tokio-postgres can miss this late.
                 "invalid configuration" => (
                     ErrorKind::Authentication,
-                    "it wants a password, and there is none".to_owned(),
-                    "put one into the URL or the variable that it comes from".to_owned(),
+                    "it wants a password, and there is none".into(),
+                    "put one into the URL or the variable that it comes from",
                 ),
                 _ => (
                     ErrorKind::Database,
-                    "it does not answer as PostgreSQL does".to_owned(),
-                    "is it the right port?".to_owned(),
+                    "it does not answer as PostgreSQL does".into(),
+                    "is it the right port?",
                 ),
             },
         };
+        let near = near_miss(kind, goal).unwrap_or_default();
         let remedy = match goal.user.is_none() && is_about_the_user(kind) {
-            true => UNNAMED.to_owned() + &remedy,
-            false => remedy,
+            true => format!("{UNNAMED}{near}{remedy}"),
+            false => near + remedy,
         };
         Error::new(kind, format!("cannot connect to {goal}: {cause}"))
             .with_remedy(remedy)

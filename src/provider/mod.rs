@@ -20,13 +20,11 @@ use std::time::Duration;
 
 pub use path::Path;
 pub(crate) use path::{PATHS, detect};
-pub(crate) use pgbouncer::pool_mode;
-pub(crate) use pgbouncer::{DROPS_OPTIONS, refuses_settings, shown};
+pub(crate) use pgbouncer::{DROPS_OPTIONS, pool_mode, refuses_settings, shown};
 pub(crate) use prisma::{OWN_SERVICE, SSLCERT, is_own_scheme};
-pub(crate) use rds::{PASSWORD_REFUSED, reserved_setting};
+pub(crate) use rds::{NO_CREDENTIALS, PASSWORD_REFUSED, PASSWORD_UNANSWERED, reserved_setting};
 pub(crate) use rds_proxy::NOT_FOR_MIGRATIONS;
-pub(crate) use refusal::SHORTER;
-pub(crate) use refusal::{Refusal, refusal};
+pub(crate) use refusal::{Refusal, SHORTER, refusal};
 pub(crate) use supabase::pool_size;
 
 /// What is known of one provider or pooler.

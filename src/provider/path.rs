@@ -59,6 +59,7 @@ impl Path {
         self == Path::Direct
     }
 
+    /// As the settings name it: `direct`.
     pub fn name(self) -> &'static str {
         let named = PATHS.iter().find(|(_, path)| *path == self);
         named.map_or("direct", |(name, _)| name)

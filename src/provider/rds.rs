@@ -14,6 +14,14 @@ pub(super) const ELSEWHERE: Authority = own(None);
 pub(crate) const PASSWORD_REFUSED: &str = "its provider was asked once more, to no avail: does what it answers belong to this user and \
      host, and may this user log in with it (with an IAM token: GRANT rds_iam)?";
 
+/// What to do where no password comes in time.
+pub(crate) const PASSWORD_UNANSWERED: &str = "from inside a VPC Secrets Manager is reached by a NAT gateway or an interface endpoint; if \
+     the provider is but slow, raise `connect_timeout`";
+
+/// The same where its provider fails.
+pub(crate) const NO_CREDENTIALS: &str = "the source says why; may the function read the secret, and reach who keeps it? from inside a VPC \
+     Secrets Manager is reached by a NAT gateway or an interface endpoint";
+
 /// The setting that says how many slots are kept for `rds_superuser`. A macro, for `concat!`.
 macro_rules! reserved_setting {
     () => {
