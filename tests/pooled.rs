@@ -1,7 +1,7 @@
 //! Behind a real PgBouncer, seen from a direct connection: what a task keeps beyond its
 //! invocation, and calls of all kinds side by side.
 //!
-//! Like `tests/pgbouncer.rs`, also run with a later PgBouncer: `LAB_PGBOUNCER`.
+//! Like `tests/pgbouncer`, also run with a later PgBouncer: `LAB_PGBOUNCER`.
 
 mod common;
 
