@@ -50,7 +50,12 @@ struct Killed {
 impl Killed {
     fn spawn(lab: &Lab, (name, sql): (&str, &str), hold: &str) -> Killed {
         let mut child = Command::new(std::env::current_exe().expect("a path"))
-            .args(["--exact", "killed::runner", "--ignored", "--nocapture"])
+            .args([
+                "--exact",
+                "killed::runner_in_a_child_process",
+                "--ignored",
+                "--nocapture",
+            ])
             .env("MIGRATE_TEST_URL", &lab.server.url)
             .env("MIGRATE_TEST_NAME", name)
             .env("MIGRATE_TEST_SQL", sql)
