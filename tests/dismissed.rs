@@ -45,7 +45,7 @@ async fn next_statement(lab: &Lab, prepare: &str) -> Error {
     *error.downcast::<Error>().expect("ours")
 }
 
-fn says(error: &Error, kind: ErrorKind, sqlstate: &str, words: &str) {
+fn assert_says(error: &Error, kind: ErrorKind, sqlstate: &str, words: &str) {
     assert_eq!(error.kind(), kind, "{error}");
     assert_eq!(error.sqlstate().map(|state| state.code()), Some(sqlstate));
     assert!(error.to_string().contains(words), "{error}");
@@ -71,7 +71,7 @@ async fn termination_names_its_reason() {
             .downcast::<tokio_postgres::Error>()
             .expect("the server's"),
     );
-    says(
+    assert_says(
         &error,
         ErrorKind::ServerStopping,
         "57P01",
@@ -119,7 +119,7 @@ async fn idle_in_transaction_timeout_names_its_reason() {
     let lab =
         lab_with(|config| config.idle_in_transaction_timeout = Duration::from_millis(50)).await;
     let error = next_statement(&lab, "begin; insert into t values (1)").await;
-    says(
+    assert_says(
         &error,
         ErrorKind::TransactionFailed,
         "25P03",
@@ -132,7 +132,7 @@ async fn idle_in_transaction_timeout_names_its_reason() {
 async fn idle_session_timeout_names_its_reason() {
     let lab = lab().await;
     let error = next_statement(&lab, "set idle_session_timeout = '50ms'").await;
-    says(&error, ErrorKind::Closed, "57P05", "idle_session_timeout");
+    assert_says(&error, ErrorKind::Closed, "57P05", "idle_session_timeout");
 }
 
 #[tokio::test]
@@ -146,7 +146,7 @@ async fn transaction_timeout_names_its_reason() {
     // Once it counts, a transaction keeps the time-out that it began with.
     let ours = "set transaction_timeout = '50ms'; commit; begin";
     let error = next_statement(&lab, ours).await;
-    says(
+    assert_says(
         &error,
         ErrorKind::TransactionFailed,
         "25P04",

@@ -9,7 +9,7 @@ mod given_up;
 use std::time::{Duration, Instant};
 
 use antifreeze::{Config, DatabaseLayer, ErrorKind, LoadShed, connection};
-use common::{BoxError, Lab, PLENTY, at_most, lab_over_relay};
+use common::{BoxError, Lab, PLENTY, lab_over_relay, poll_at_most};
 use http::{Request, Response};
 use lab::postgres::{Installation, Postgres};
 use lab::relay::{Direction, Relay};
@@ -285,7 +285,7 @@ async fn returned_connection_serves_a_waiter() {
                 lab.database.retry_after().is_some()
             })
             .await;
-            let gives_up = at_most(polls, lab.visit());
+            let gives_up = poll_at_most(polls, lab.visit());
             let (gives_up, ()) = tokio::join!(gives_up, async { lets_go.notify_one() });
             gives_up.map(|visited| visited.expect("it waited"))
         };

@@ -48,6 +48,12 @@ pub async fn reaching(golden: &mut Golden) {
     .await;
     golden.add("a firewall drops everything", &error);
     let error = refused(&database_with(&url(&silent.to_string()), quick)).await;
+    // On a busy machine some of it is over before the dial.
+    let text = error.to_string();
+    let limit = text
+        .split_once("longer than ")
+        .and_then(|(_, rest)| rest.split_once(','));
+    golden.volatile(limit.expect("a limit").0, "300.0ms");
     golden.add("the deadline leaves too little to tell", &error);
 
     let postgres = Postgres::shared().await.expect("a server");

@@ -122,13 +122,13 @@ const RECORDED: [(&str, &str, &str); 24] = [
 
 pub async fn recorded(golden: &mut Golden) {
     for (what, code, message) in RECORDED {
-        let address = says(code, message).await;
+        let address = refusing_server(code, message).await;
         golden.volatile(address, "127.0.0.1:PORT");
         let url = format!("postgres://app@{address}/shop");
         let quick = |config: &mut Config| config.connect_timeout = Duration::from_millis(500);
         golden.add(what, &refused(&database_with(&url, quick)).await);
     }
-    let address = says("28000", "role \"root\" does not exist").await;
+    let address = refusing_server("28000", "role \"root\" does not exist").await;
     golden.volatile(address, "127.0.0.1:PORT");
     let unnamed = database(&format!("postgres://{address}/shop"));
     golden.add("no user named", &refused(&unnamed).await);

@@ -255,7 +255,7 @@ async fn pool_size_of_a_pooler_is_shown() {
         ),
         ("MaxClientsInSessionMode: max clients reached", Value::Null),
     ] {
-        let address = says("XX000", message).await;
+        let address = refusing_server("XX000", message).await;
         let url = format!("postgres://app@{address}/shop?sslmode=disable");
         let database = database(&url, |config| {
             config.set_path(antifreeze::Path::SessionPooler);

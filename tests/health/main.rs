@@ -9,7 +9,7 @@ mod sharing;
 use antifreeze::health::{Reached, Status};
 use antifreeze::{Config, Database, DatabaseLayer, ErrorKind, HealthService, connection};
 use bytes::Bytes;
-use common::{BoxError, PLENTY, lab_over_relay, lab_with, lease_and_return, says};
+use common::{BoxError, PLENTY, lab_over_relay, lab_with, lease_and_return, refusing_server};
 use futures_util::future::join_all;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};

@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn committed_work_is_kept() {
-    ends_at_rest("a return", async |lab| {
+    assert_ends_at_rest("a return", async |lab| {
         lab.run(async {
             let mut connection = connection().await?;
             connection
@@ -26,7 +26,7 @@ async fn committed_work_is_kept() {
 
 #[tokio::test]
 async fn early_return_rolls_back() {
-    ends_at_rest("an early return", async |lab| {
+    assert_ends_at_rest("an early return", async |lab| {
         let result = lab
             .run(async {
                 let mut connection = connection().await?;
@@ -45,7 +45,7 @@ async fn early_return_rolls_back() {
 
 #[tokio::test]
 async fn begin_by_hand_is_rolled_back() {
-    ends_at_rest("BEGIN by hand", async |lab| {
+    assert_ends_at_rest("BEGIN by hand", async |lab| {
         lab.run(async {
             let connection = connection().await?;
             connection.batch_execute("begin").await?;
@@ -61,7 +61,7 @@ async fn begin_by_hand_is_rolled_back() {
 
 #[tokio::test]
 async fn panic_rolls_back() {
-    ends_at_rest("a panic", async |lab| {
+    assert_ends_at_rest("a panic", async |lab| {
         let database = lab.database.clone();
         let panicked = tokio::spawn(async move {
             let work = async {
@@ -82,7 +82,7 @@ async fn panic_rolls_back() {
 
 #[tokio::test]
 async fn task_in_a_transaction_is_closed() {
-    ends_at_rest("a task", async |lab| {
+    assert_ends_at_rest("a task", async |lab| {
         let (go_on, going_on) = tokio::sync::oneshot::channel::<()>();
         let (tell, told) = tokio::sync::oneshot::channel();
         lab.run(async move {
@@ -111,7 +111,7 @@ async fn task_in_a_transaction_is_closed() {
 
 #[tokio::test]
 async fn statement_timeout_rolls_back() {
-    ends_at_rest("a time-out of the server", async |lab| {
+    assert_ends_at_rest("a time-out of the server", async |lab| {
         let result = lab
             .run(async {
                 let mut connection = connection().await?;
@@ -138,7 +138,7 @@ async fn statement_timeout_rolls_back() {
 /// The caller gave up, the server did not: teardown cancels through the pooler.
 #[tokio::test]
 async fn abandoned_statement_is_cancelled() {
-    ends_at_rest("a statement given up", async |lab| {
+    assert_ends_at_rest("a statement given up", async |lab| {
         lab.run(async {
             let mut connection = connection().await?;
             let transaction = connection.transaction().await?;
@@ -156,7 +156,7 @@ async fn abandoned_statement_is_cancelled() {
 
 #[tokio::test]
 async fn deadline_cancels_the_statement() {
-    ends_at_rest("a deadline", async |lab| {
+    assert_ends_at_rest("a deadline", async |lab| {
         let work = async {
             let mut connection = connection().await?;
             let transaction = connection.transaction().await?;
@@ -175,7 +175,7 @@ async fn deadline_cancels_the_statement() {
 
 #[tokio::test]
 async fn unread_rows_are_cancelled() {
-    ends_at_rest("dropped rows", async |lab| {
+    assert_ends_at_rest("dropped rows", async |lab| {
         lab.run(async {
             let connection = connection().await?;
             connection.batch_execute("begin").await?;
@@ -218,7 +218,7 @@ async fn lazy_transaction_is_committed() {
                 })
                 .await;
             assert_eq!(result.is_ok(), commits, "{mode:?}: {result:?}");
-            pooled.is_at_rest("a lazy transaction").await;
+            pooled.assert_at_rest("a lazy transaction").await;
             assert_eq!(pooled.lab.rows().await, expected, "{mode:?}");
         }
     }
@@ -246,6 +246,6 @@ async fn cancel_token_cancels_through_the_pooler() {
             })
             .await
             .expect("fine");
-        pooled.is_at_rest("a cancel").await;
+        pooled.assert_at_rest("a cancel").await;
     }
 }

@@ -12,7 +12,7 @@ mod statements;
 
 use antifreeze::{Config, Path, Step, connection, transaction};
 use bytes::{BufMut, BytesMut};
-use common::pooled::{CLIENTS, MODES, Pooled, SERVERS, ends_at_rest, pooled, pooled_with};
+use common::pooled::{CLIENTS, MODES, Pooled, SERVERS, assert_ends_at_rest, pooled, pooled_with};
 use common::{BoxError, Lab, PLENTY};
 use futures_util::StreamExt;
 use futures_util::future::{join_all, try_join_all};

@@ -30,7 +30,7 @@ async fn undeclared_pooler_is_found() {
         for result in all_at_once(&pooled).await {
             result.unwrap_or_else(|error| panic!("ignores {ignores}: {error:?}"));
         }
-        pooled.is_at_rest("named statements").await;
+        pooled.assert_at_rest("named statements").await;
         pooled.lab.torn_down();
         // Session state is not reset on a server that somebody else may have by then.
         pooled

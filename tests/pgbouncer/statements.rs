@@ -147,7 +147,7 @@ async fn named_statements_work_for_many_clients() {
         }
         let servers = pooled.servers().await;
         assert!(servers.len() <= SERVERS, "{servers:?}");
-        pooled.is_at_rest("named statements").await;
+        pooled.assert_at_rest("named statements").await;
     }
     let rows = pooled.lab.server.query("select count(*) from typed").await;
     let expected = (2 * CLIENTS * 5).to_string();
@@ -217,7 +217,7 @@ async fn lazy_transactions_work_for_many_clients() {
             Err(error) => assert_eq!(error.to_string(), "rolled back"),
         }
     }
-    pooled.is_at_rest("lazy transactions").await;
+    pooled.assert_at_rest("lazy transactions").await;
     let rows = pooled.lab.server.query("select count(*) from typed").await;
     let expected = (CLIENTS / 2 * 5).to_string();
     assert_eq!(rows.expect("rows")[0][0], Some(expected));
@@ -297,7 +297,7 @@ async fn schema_change_is_seen_by_prepared_statements() {
     })
     .await
     .expect("fine");
-    pooled.is_at_rest("a schema that changed").await;
+    pooled.assert_at_rest("a schema that changed").await;
 }
 
 /// A label of an enum, whatever its labels were when it was looked up.

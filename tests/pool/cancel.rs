@@ -51,7 +51,7 @@ async fn abandoned_cancel_closes_the_connection() {
             .run(async {
                 let connection = connection().await?;
                 let token = connection.cancel_token();
-                Ok(at_most(polls, token.cancel()).await.is_some())
+                Ok(poll_at_most(polls, token.cancel()).await.is_some())
             })
             .await
             .expect("fine");

@@ -8,7 +8,7 @@ mod runtimes;
 
 use antifreeze::{ConnectionLifetime, ErrorKind, Reset, Step, Teardown, connection, invocation};
 use common::{
-    BoxError, Lab, PLENTY, at_most, kind, lab, lab_over_relay, lab_with, lease_and_return,
+    BoxError, Lab, PLENTY, kind, lab, lab_over_relay, lab_with, lease_and_return, poll_at_most,
 };
 use lab::relay::Cut;
 use std::sync::Arc;
