@@ -1,5 +1,4 @@
-//! Futures dropped at every one of their await points: nothing is left behind, and
-//! nothing is lost.
+//! Futures dropped at each of their await points leave nothing behind and lose nothing.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! The end of a process: every connection is closed, and the server has heard it.
+//! The end of a process closes every connection, acknowledged by the server.
 
 mod common;
 

@@ -1,5 +1,4 @@
-//! When the invocation's transaction is decided, and what comes too late or may not get in
-//! its way.
+//! The commit of an invocation's transaction: when it is decided, and what may not delay it.
 
 mod common;
 

@@ -1,4 +1,5 @@
-//! A server that is nearly full, or full: who keeps, who waits, who is turned away.
+//! A server that is nearly full, or full: which connections are kept, which callers wait, and
+//! which are refused.
 
 mod common;
 #[path = "limits/door.rs"]

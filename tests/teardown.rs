@@ -1,4 +1,4 @@
-//! How long it takes to bring a connection to rest.
+//! The time that it takes to bring a connection to rest.
 
 mod common;
 

@@ -1,4 +1,5 @@
-//! The server ends a session: whoever has it is told why, whether he had asked or asks then.
+//! Sessions that the server ends: the error names the reason, for the statement that was running
+//! and for the next one.
 
 mod common;
 

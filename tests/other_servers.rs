@@ -1,5 +1,5 @@
-//! What is connected to and is no PostgreSQL, or none that can serve: it is said, and what
-//! cannot heal is not tried again.
+//! Servers that are not PostgreSQL, or that cannot serve: the error names them, and only what can
+//! heal is retried.
 
 mod common;
 
