@@ -88,7 +88,7 @@ async fn termination_names_its_reason() {
     .expect("fine");
 }
 
-/// The answer was somebody else's: the next one is told all the same.
+/// The answer belonged to a dropped statement: the next statement gets the reason.
 #[tokio::test]
 async fn session_ends_in_an_abandoned_statement() {
     let lab = lab().await;
@@ -144,7 +144,7 @@ async fn transaction_timeout_names_its_reason() {
     let server = postgres.fresh_database().await.expect("a database");
     let url = server.url.clone();
     let lab = Lab::over(server, &url, |_| {});
-    // Once it counts, a transaction keeps the time-out that it began with.
+    // Once it runs, a transaction keeps the timeout that it began with.
     let ours = "set transaction_timeout = '50ms'; commit; begin";
     let error = next_statement(&lab, ours).await;
     assert_says(

@@ -56,7 +56,7 @@ impl Limited for Lab {
     }
 }
 
-/// Connections of somebody else with the same role.
+/// Connections of another client with the same role.
 async fn others(lab: &Lab, how_many: usize) -> Vec<tokio_postgres::Client> {
     let mut others = Vec::new();
     for _ in 0..how_many {
@@ -308,7 +308,7 @@ async fn returned_connection_serves_a_waiter() {
     assert!((3..28).contains(&given_up), "{given_up}");
 }
 
-/// Who waits behind those that wait for the server is told the same.
+/// A caller behind those that wait for the server gets the same answer.
 #[tokio::test]
 async fn late_caller_is_told_when_to_retry() {
     let (_postgres, lab) = limited(0, |config| {

@@ -52,7 +52,7 @@ async fn rollback_undoes_no_other_savepoint() {
     lab.assert_at_rest().await;
 }
 
-/// Whoever stops waiting for `release` has asked for it already.
+/// A dropped `release` was sent already.
 #[tokio::test]
 async fn dropped_release_sends_no_rollback() {
     let lab = lab().await;

@@ -1,4 +1,4 @@
-//! Leases that somebody still has, and several of them.
+//! Leases that a task still has, and several leases at once.
 
 use antifreeze::connection;
 

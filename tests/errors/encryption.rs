@@ -111,7 +111,7 @@ pub async fn tls(golden: &mut Golden) {
     }
 }
 
-/// Answers whoever connects so, and hangs up.
+/// Starts a server that answers every connection with these bytes, and hangs up.
 async fn answers(with: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");

@@ -109,7 +109,7 @@ async fn failing<T>(database: &Database, work: impl Future<Output = Result<T, Er
     }
 }
 
-/// Of who asks for a connection and does not wait for long.
+/// The error of a caller that asks for a connection and has little time.
 async fn refused(database: &Database) -> Error {
     let asks = async { connection().await.map(drop) };
     let asked = database.invocation(Duration::from_secs(2), asks).await;

@@ -77,7 +77,7 @@ async fn layer_answers_on_the_health_path_alone() {
             assert_eq!((status.as_u16(), called), expected, "{method} {uri}");
         }
     }
-    // Unless it is asked for there is none.
+    // Without a health path the layer has no report.
     let service = layer.layer(counted(&calls));
     let response = service.oneshot(by(None)).await.expect("an answer");
     assert_eq!(response.status(), 418);

@@ -24,7 +24,7 @@ async fn reserved_slots_do_not_count_as_limit() {
     );
 }
 
-/// A session that somebody else has.
+/// A session of another client.
 async fn other(url: &str) -> tokio_postgres::Client {
     let mut config: tokio_postgres::Config = url.parse().expect("a URL");
     config.application_name("other");
@@ -335,7 +335,7 @@ async fn pending_migrations_are_named() {
         .expect("as it says");
     assert_eq!(seen().await, pending(&["V2__add_name"]));
 
-    // Nobody waits for a lock of whoever works on the history.
+    // The report does not wait for a lock on the history.
     let working = other(&server.url()).await;
     let lock = "begin; lock table refinery_schema_history";
     working.batch_execute(lock).await.expect("locked");

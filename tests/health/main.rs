@@ -1,4 +1,4 @@
-//! The health report: what it says, to whom, and what it costs the server.
+//! The health report: its content, who may see it, and its cost.
 
 mod access;
 #[path = "../common/mod.rs"]
@@ -37,7 +37,7 @@ fn database(url: &str, change: impl FnOnce(&mut Config)) -> Database {
     Database::new(config).expect("settings")
 }
 
-/// A request of somebody with this token.
+/// A request with this token.
 fn by(token: Option<&str>) -> Request<()> {
     let request = Request::builder().uri("/health/db");
     let request = match token {
@@ -77,7 +77,7 @@ async fn ask(database: &Database, token: Option<&str>) -> Answer {
     Answer::of(response).await
 }
 
-/// What who has the token is told, which is as the schema says.
+/// The report for a caller with the token, which follows the schema.
 async fn details(database: &Database) -> Value {
     let answer = ask(database, Some(TOKEN)).await;
     let details = answer.json();

@@ -74,7 +74,7 @@ async fn caller_that_hangs_up_causes_no_second_reading() {
     for _ in 0..10 {
         let health = lab.database.health().await;
         assert_eq!(health.status_code(), 200);
-        // All that is known is what was read when somebody connected.
+        // Only what was read at the connect is known.
         let server = health.server.expect("known in passing");
         assert_eq!((server.used.is_some(), server.by_state), (true, None));
     }

@@ -53,7 +53,7 @@ async fn streamed_body_holds_the_invocation_to_its_end() {
         };
         frames.push(frame.expect("a frame").into_data().expect("data"));
         if frames.len() == 5 {
-            // Before whoever reads has the last frame, everything is at rest.
+            // Everything is at rest before the reader has the last frame.
             lab.assert_at_rest().await;
         }
     }

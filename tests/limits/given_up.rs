@@ -28,8 +28,8 @@ async fn abandoned_wait_for_a_full_server_loses_no_permit() {
     visited.expect("the one permit is there, and who asks may");
 }
 
-/// Once a slot comes free while somebody waits for it: on the way to the server, with the
-/// connection in his hands, and while it is brought to rest.
+/// A slot comes free while a caller waits for it. The caller gives up on the way to the server,
+/// with the connection leased, and while it is brought to rest.
 #[tokio::test]
 async fn abandoned_wait_for_a_slot_loses_no_permit() {
     const ALL: usize = 3;

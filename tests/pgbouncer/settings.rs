@@ -32,7 +32,7 @@ async fn undeclared_pooler_is_found() {
         }
         pooled.assert_at_rest("named statements").await;
         pooled.lab.torn_down();
-        // Session state is not reset on a server that somebody else may have by then.
+        // Session state is not reset on a server that another client may have by then.
         pooled
             .lab
             .run(async {
@@ -51,7 +51,8 @@ async fn undeclared_pooler_is_found() {
     }
 }
 
-/// Who says what is there is believed, and who can do without nothing is taken from.
+/// A path that was chosen in code is believed, and a setting that is needed is not dropped
+/// for a pooler.
 #[tokio::test]
 async fn needed_settings_are_not_dropped() {
     let postgres = Postgres::shared().await.expect("a server");

@@ -41,8 +41,8 @@ async fn cancel_token_cancels_its_statement() {
     .expect("unharmed");
 }
 
-/// A request that nobody waits for may come at any time: it must not hit the statement
-/// of whoever is next.
+/// A cancel request whose future was dropped may arrive at any time: it must not hit the
+/// statement of the next lease.
 #[tokio::test]
 async fn abandoned_cancel_closes_the_connection() {
     let lab = lab().await;
@@ -63,7 +63,7 @@ async fn abandoned_cancel_closes_the_connection() {
     }
 }
 
-/// Within the invocation too: what was given back is somebody else's.
+/// Within one invocation too, a connection that was given back belongs to the next lease.
 #[tokio::test]
 async fn stale_token_spares_the_next_lease() {
     let lab = lab_with(|config| config.max_connections = 1).await;

@@ -1,5 +1,4 @@
-//! Leasing: who waits for whom, what a freeze does to a kept connection, and several
-//! runtimes in one process.
+//! Leases: waiting in turn, idle connections after a freeze, several runtimes in one process.
 
 mod cancel;
 #[path = "../common/mod.rs"]

@@ -131,7 +131,7 @@ async fn plain_password_needs_verified_tls_or_loopback() {
             let connected = connect(&verified).await.expect(role);
             assert_eq!(connected, format!("true {role}"));
         }
-        // Over none, or with whoever answers: only if that was said.
+        // Without TLS, or unverified: only if the configuration says so.
         for mode in ["disable", "prefer", "require"] {
             let open = url(&server, role, ELSEWHERE, &[("sslmode", mode)]);
             // A wrong one, so that the server would say if it got it.
