@@ -1,5 +1,4 @@
-//! What the docs say of uses that look as if they worked, or that work in another way than
-//! one might think.
+//! Uses that the documentation warns of, or that behave in another way than they look.
 #![cfg(all(feature = "lambda", feature = "axum"))]
 
 mod common;

@@ -1,4 +1,4 @@
-//! What the server is told to end by itself, and what telling it costs.
+//! The timeouts that the server is sent, and what sending them costs.
 
 mod common;
 

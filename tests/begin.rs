@@ -1,5 +1,5 @@
-//! The BEGIN of an invocation's own transaction: when it is refused, falls, or has to
-//! be sent again, nothing runs outside a transaction.
+//! The BEGIN of an invocation's transaction: when it is refused, fails or has to be sent again,
+//! no statement runs outside a transaction.
 
 mod common;
 

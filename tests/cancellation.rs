@@ -1,12 +1,11 @@
-//! Futures dropped at every one of their await points: nothing is left behind, and
-//! nothing is lost.
+//! Futures dropped at each of their await points leave nothing behind and lose nothing.
 
 mod common;
 
 use std::time::Duration;
 
 use antifreeze::{ConnectionLifetime, connection, invocation, transaction};
-use common::{BoxError, Lab, PLENTY, at_most, lab_over_relay, lab_with, lease_and_return};
+use common::{BoxError, Lab, PLENTY, lab_over_relay, lab_with, lease_and_return, poll_at_most};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -49,7 +48,7 @@ async fn one(lifetime: ConnectionLifetime) -> Lab {
 /// its teardown.
 async fn dropped_everywhere(lab: &Lab, work: impl AsyncFn() -> Result<(), BoxError>) {
     for polls in 0..POLLS {
-        let run = timeout(PLENTY, at_most(polls, lab.run(work())));
+        let run = timeout(PLENTY, poll_at_most(polls, lab.run(work())));
         let done = run.await.unwrap_or_else(|_| hangs(polls));
         nothing_is_lost(lab, polls).await;
         if done.is_some() {
@@ -103,7 +102,7 @@ async fn cancel_dropped_at_any_poll_is_settled() {
     dropped_everywhere(&lab, async || {
         let connection = connection().await?;
         let slow = connection.batch_execute("begin; select pg_sleep(60)");
-        let _ = at_most(1, slow).await;
+        let _ = poll_at_most(1, slow).await;
         Ok(())
     })
     .await;
@@ -144,7 +143,7 @@ async fn checkout_dropped_at_any_poll_loses_no_slot() {
                             // What it left is brought to rest by the next checkout.
                             connection().await?.batch_execute("begin").await?;
                         }
-                        let done = at_most(polls, connection()).await;
+                        let done = poll_at_most(polls, connection()).await;
                         let done = done.transpose()?.is_some();
                         let again = timeout(Duration::from_secs(5), connection()).await?;
                         again?.query_one("select 1", &[]).await?;
@@ -227,22 +226,24 @@ async fn statements_dropped_at_any_poll_are_settled() {
                 lab.run(async {
                     let mut connection = connection().await?;
                     Ok(match statement {
-                        0 => at_most(polls, connection.batch_execute("begin"))
+                        0 => poll_at_most(polls, connection.batch_execute("begin"))
                             .await
                             .is_some(),
-                        1 => at_most(polls, connection.query("select 1", &[]))
+                        1 => poll_at_most(polls, connection.query("select 1", &[]))
                             .await
                             .is_some(),
-                        2 => at_most(polls, connection.transaction()).await.is_some(),
+                        2 => poll_at_most(polls, connection.transaction())
+                            .await
+                            .is_some(),
                         3 => {
                             let transaction = connection.transaction().await?;
-                            at_most(polls, transaction.commit()).await.is_some()
+                            poll_at_most(polls, transaction.commit()).await.is_some()
                         }
                         4 => {
                             let sink = connection.copy_in::<_, bytes::Bytes>("copy t from stdin");
-                            at_most(polls, sink).await.is_some()
+                            poll_at_most(polls, sink).await.is_some()
                         }
-                        _ => at_most(polls, connection.prepare_cached("select 2"))
+                        _ => poll_at_most(polls, connection.prepare_cached("select 2"))
                             .await
                             .is_some(),
                     })

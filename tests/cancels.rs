@@ -1,4 +1,4 @@
-//! A CancelRequest hits the statement that it is meant for, or none.
+//! A CancelRequest cancels the statement that it is meant for, or none.
 
 mod common;
 

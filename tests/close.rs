@@ -1,4 +1,4 @@
-//! The end of a process: every connection is closed, and the server has heard it.
+//! The end of a process closes every connection, acknowledged by the server.
 
 mod common;
 
@@ -40,7 +40,7 @@ async fn close_ends_idle_connections_and_keeps_none() {
     let again = lab.database.close().await;
     assert_eq!((again.closed, again.acknowledged), (0, 0));
 
-    // Who comes now is served, and leaves nothing.
+    // A call after the close is served, and keeps nothing.
     lab.run(lease_and_return()).await.expect("served");
     let torn = lab.torn_down().remove(0);
     assert!(!torn.kept);
@@ -147,7 +147,7 @@ async fn grace_is_kept_when_the_server_is_silent() {
     let begin = tokio::time::Instant::now();
     let closed = lab.database.close().await;
     assert_eq!((closed.closed, closed.acknowledged), (2, 0));
-    // Far from any time-out that would end it otherwise.
+    // Far from any timeout that would end it otherwise.
     assert!(begin.elapsed() < Duration::from_secs(3));
 }
 

@@ -1,5 +1,4 @@
-//! When the invocation's transaction is decided, and what comes too late or may not get in
-//! its way.
+//! The commit of an invocation's transaction: when it is decided, and what may not delay it.
 
 mod common;
 
@@ -31,7 +30,7 @@ async fn streamed_body_gets_no_transaction() {
             let asked = async move {
                 let refused = late.transaction().await.map(drop).expect_err("too late");
                 let line = format!("{}: {refused}", refused.kind());
-                // A transaction of the body's own is none of the invocation's.
+                // The body's own transaction is not the invocation's.
                 let mut connection = late.connection().await.expect("a connection");
                 let own = connection.transaction().await.expect("begun");
                 own.execute(INSERT, &[]).await.expect("a row");

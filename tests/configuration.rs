@@ -1,4 +1,4 @@
-//! What a configuration comes to on a real server.
+//! Settings at work on a real server.
 
 mod common;
 

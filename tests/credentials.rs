@@ -1,4 +1,4 @@
-//! Passwords that are asked for at every connect, against a server that checks them.
+//! Passwords that are fetched at every connect, against a server that checks them.
 
 mod common;
 

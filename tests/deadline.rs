@@ -1,4 +1,4 @@
-//! How long an invocation may take, by what its host says on arrival.
+//! The time that an invocation has, by what its host says.
 #![cfg(feature = "lambda")]
 
 mod common;

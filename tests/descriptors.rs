@@ -1,5 +1,5 @@
-//! What a process keeps of connections that it has closed: the tests of one process would
-//! count each other's, hence one alone.
+//! File descriptors of closed connections. Tests of one process would count those of each other,
+//! so this one is alone.
 
 mod common;
 

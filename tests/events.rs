@@ -1,5 +1,4 @@
-//! What the log says: one event for each thing that happened, and nothing that anybody
-//! would not want to read there.
+//! The log: one event for each thing that happened, without secrets, SQL or values.
 
 mod common;
 

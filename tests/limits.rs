@@ -1,4 +1,5 @@
-//! A server that is nearly full, or full: who keeps, who waits, who is turned away.
+//! A server that is nearly full, or full: which connections are kept, which callers wait, and
+//! which are refused.
 
 mod common;
 #[path = "limits/door.rs"]
@@ -9,7 +10,7 @@ mod given_up;
 use std::time::{Duration, Instant};
 
 use antifreeze::{Config, DatabaseLayer, ErrorKind, LoadShed, connection};
-use common::{BoxError, Lab, PLENTY, at_most, lab_over_relay};
+use common::{BoxError, Lab, PLENTY, lab_over_relay, poll_at_most};
 use http::{Request, Response};
 use lab::postgres::{Installation, Postgres};
 use lab::relay::{Direction, Relay};
@@ -55,7 +56,7 @@ impl Limited for Lab {
     }
 }
 
-/// Connections of somebody else with the same role.
+/// Connections of another client with the same role.
 async fn others(lab: &Lab, how_many: usize) -> Vec<tokio_postgres::Client> {
     let mut others = Vec::new();
     for _ in 0..how_many {
@@ -285,7 +286,7 @@ async fn returned_connection_serves_a_waiter() {
                 lab.database.retry_after().is_some()
             })
             .await;
-            let gives_up = at_most(polls, lab.visit());
+            let gives_up = poll_at_most(polls, lab.visit());
             let (gives_up, ()) = tokio::join!(gives_up, async { lets_go.notify_one() });
             gives_up.map(|visited| visited.expect("it waited"))
         };
@@ -307,7 +308,7 @@ async fn returned_connection_serves_a_waiter() {
     assert!((3..28).contains(&given_up), "{given_up}");
 }
 
-/// Who waits behind those that wait for the server is told the same.
+/// A caller behind those that wait for the server gets the same answer.
 #[tokio::test]
 async fn late_caller_is_told_when_to_retry() {
     let (_postgres, lab) = limited(0, |config| {

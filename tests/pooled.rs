@@ -1,7 +1,7 @@
 //! Behind a real PgBouncer, seen from a direct connection: what a task keeps beyond its
 //! invocation, and calls of all kinds side by side.
 //!
-//! Like `tests/pgbouncer.rs`, also run with a later PgBouncer: `LAB_PGBOUNCER`.
+//! Like `tests/pgbouncer`, also run with a later PgBouncer: `LAB_PGBOUNCER`.
 
 mod common;
 
@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use antifreeze::{Connection, Step, connection};
 use bytes::Bytes;
-use common::pooled::{CLIENTS, MODES, ends_at_rest, pooled, pooled_with};
-use common::{BoxError, Lab, at_most};
+use common::pooled::{CLIENTS, MODES, assert_ends_at_rest, pooled, pooled_with};
+use common::{BoxError, Lab, poll_at_most};
 use futures_util::future::{join, join_all};
 use futures_util::{SinkExt, StreamExt, TryStreamExt};
 use lab::pgbouncer::Mode;
@@ -59,7 +59,7 @@ async fn is_busy(lab: &Lab, statement: &str) -> bool {
 
 #[tokio::test]
 async fn task_in_a_statement_leaves_no_answers() {
-    ends_at_rest("a task in a statement", async |lab| {
+    assert_ends_at_rest("a task in a statement", async |lab| {
         left_to_a_task(lab, "pg_sleep", async |connection| {
             let _ = connection.batch_execute(SLEEP).await;
             pending().await
@@ -73,7 +73,7 @@ async fn task_in_a_statement_leaves_no_answers() {
 /// A request is cancelled for the statement that runs, and not for those behind it.
 #[tokio::test]
 async fn task_in_a_pipeline_leaves_no_answers() {
-    ends_at_rest("a task in a pipeline", async |lab| {
+    assert_ends_at_rest("a task in a pipeline", async |lab| {
         left_to_a_task(lab, "pg_sleep", async |connection| {
             let one = connection.batch_execute(SLEEP);
             let another = connection.batch_execute("select pg_sleep(61)");
@@ -88,7 +88,7 @@ async fn task_in_a_pipeline_leaves_no_answers() {
 
 #[tokio::test]
 async fn task_that_keeps_asking_leaves_no_answers() {
-    ends_at_rest("a task that asks on", async |lab| {
+    assert_ends_at_rest("a task that asks on", async |lab| {
         left_to_a_task(lab, "pg_sleep", async |connection| {
             loop {
                 let sleep = connection.batch_execute("begin; select pg_sleep(60)");
@@ -104,7 +104,7 @@ async fn task_that_keeps_asking_leaves_no_answers() {
 
 #[tokio::test]
 async fn task_in_a_copy_leaves_no_answers() {
-    ends_at_rest("a task in a COPY", async |lab| {
+    assert_ends_at_rest("a task in a COPY", async |lab| {
         left_to_a_task(lab, "copy t from", async |connection| {
             let sink = connection.copy_in::<_, Bytes>("copy t from stdin").await?;
             let mut sink = pin!(sink);
@@ -120,7 +120,7 @@ async fn task_in_a_copy_leaves_no_answers() {
 /// As a simple query, which tokio-postgres cannot feed.
 #[tokio::test]
 async fn task_in_an_unfed_copy_leaves_no_answers() {
-    ends_at_rest("a task in a simple COPY", async |lab| {
+    assert_ends_at_rest("a task in a simple COPY", async |lab| {
         left_to_a_task(lab, "copy t from", async |connection| {
             let _ = connection.batch_execute("copy t from stdin").await;
             pending().await
@@ -133,7 +133,7 @@ async fn task_in_an_unfed_copy_leaves_no_answers() {
 
 #[tokio::test]
 async fn task_with_unread_rows_leaves_no_answers() {
-    ends_at_rest("rows that nobody takes", async |lab| {
+    assert_ends_at_rest("rows that nobody takes", async |lab| {
         left_to_a_task(lab, "repeat", async |connection| {
             let mut rows = pin!(connection.query_raw(ENDLESS, empty::<i32>()).await?);
             rows.next().await.transpose()?;
@@ -247,7 +247,7 @@ async fn every_kind(number: i32) -> Result<(), BoxError> {
         .execute("insert into t values ($1)", &[&number])
         .await?;
     drop(dropped);
-    at_most(
+    poll_at_most(
         2,
         connection.query_one("select 'dropped', $1::int", &[&number]),
     )

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use antifreeze::{Config, Connection, TransactionStatus, connection, invocation};
 use bytes::Bytes;
-use common::{BoxError, Lab, at_most};
+use common::{BoxError, Lab, poll_at_most};
 use futures_util::{SinkExt, StreamExt};
 use lab::postgres::{Auth, Postgres};
 use proptest::prelude::*;
@@ -209,7 +209,7 @@ async fn perform_alone(connection: &mut Connection, step: Step) -> Result<(), Bo
 /// Runs `future` to its end, or drops it after so many polls.
 async fn maybe_cut<F: Future>(polls: Option<usize>, future: F) {
     match polls {
-        Some(polls) => drop(at_most(polls, future).await),
+        Some(polls) => drop(poll_at_most(polls, future).await),
         None => drop(future.await),
     }
 }

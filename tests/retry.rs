@@ -1,5 +1,4 @@
-//! What is tried again: connecting, whole transactions, statements that the schema left
-//! behind. And what is not.
+//! Retries of connecting, of whole transactions and of statements after a change of the schema.
 
 mod common;
 

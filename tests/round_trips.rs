@@ -1,4 +1,4 @@
-//! What a teardown costs, counted by a relay between us and the server.
+//! The round trips of a teardown, counted by a relay in front of the server.
 
 mod common;
 

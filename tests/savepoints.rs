@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use antifreeze::transaction;
-use common::{BoxError, PLENTY, at_most, lab, lab_with};
+use common::{BoxError, PLENTY, lab, lab_with, poll_at_most};
 use futures_util::future::join3;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -52,7 +52,7 @@ async fn rollback_undoes_no_other_savepoint() {
     lab.assert_at_rest().await;
 }
 
-/// Whoever stops waiting for `release` has asked for it already.
+/// A dropped `release` was sent already.
 #[tokio::test]
 async fn dropped_release_sends_no_rollback() {
     let lab = lab().await;
@@ -62,7 +62,7 @@ async fn dropped_release_sends_no_rollback() {
             transaction.execute("delete from t", &[]).await?;
             let savepoint = transaction.savepoint().await?;
             savepoint.execute("insert into t values (1)", &[]).await?;
-            assert!(at_most(polls, savepoint.release()).await.is_none());
+            assert!(poll_at_most(polls, savepoint.release()).await.is_none());
             transaction.execute("select 1", &[]).await?;
             Ok(())
         })

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use antifreeze::{ErrorKind, Session, TransactionStatus};
 use common::pooled::{MODES, pooled};
-use common::{Lab, at_most, lab};
+use common::{Lab, lab, poll_at_most};
 use futures_util::future::join;
 
 const SLEEP: &str = "select pg_sleep(60)";
@@ -38,7 +38,11 @@ async fn close_rolls_back_and_is_acknowledged() {
 async fn close_cancels_a_dropped_statement() {
     let lab = lab().await;
     let session = in_transaction(&lab).await;
-    assert!(at_most(1, session.batch_execute(SLEEP)).await.is_none());
+    assert!(
+        poll_at_most(1, session.batch_execute(SLEEP))
+            .await
+            .is_none()
+    );
     lab.eventually("it sleeps", async |lab| lab.sessions().await == ["active"])
         .await;
     assert!(session.close(LIMIT).await, "not acknowledged");
@@ -68,7 +72,11 @@ async fn cancel_ends_the_statement_alone() {
 async fn drop_cancels_and_says_goodbye() {
     let lab = lab().await;
     let session = in_transaction(&lab).await;
-    assert!(at_most(1, session.batch_execute(SLEEP)).await.is_none());
+    assert!(
+        poll_at_most(1, session.batch_execute(SLEEP))
+            .await
+            .is_none()
+    );
     lab.eventually("it sleeps", async |lab| lab.sessions().await == ["active"])
         .await;
     drop(session);
@@ -83,7 +91,11 @@ async fn close_rests_a_server_behind_a_pooler() {
         let pooled = pooled(mode).await;
         let lab = &pooled.lab;
         let session = in_transaction(lab).await;
-        assert!(at_most(1, session.batch_execute(SLEEP)).await.is_none());
+        assert!(
+            poll_at_most(1, session.batch_execute(SLEEP))
+                .await
+                .is_none()
+        );
         lab.eventually("it sleeps", async |_| {
             pooled.servers().await.contains(&"active".to_owned())
         })

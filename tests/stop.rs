@@ -1,4 +1,4 @@
-//! The process is told to stop, which all tests of one process would hear: hence one alone.
+//! SIGTERM to the process. All tests of one process would receive it, so this one is alone.
 
 mod common;
 

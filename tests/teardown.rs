@@ -1,11 +1,11 @@
-//! How long it takes to bring a connection to rest.
+//! The time that it takes to bring a connection to rest.
 
 mod common;
 
 use std::time::Duration;
 
 use antifreeze::{Step, connection};
-use common::{at_most, lab, lab_over_relay};
+use common::{lab, lab_over_relay, poll_at_most};
 
 /// What was dropped last is answered after one round trip, however long that is: there is
 /// nothing to cancel.
@@ -43,7 +43,7 @@ async fn dropped_statement_is_not_sent_on() {
     let work = async {
         let connection = connection().await?;
         connection.batch_execute("select 1").await?;
-        at_most(1, connection.batch_execute(&statement)).await;
+        poll_at_most(1, connection.batch_execute(&statement)).await;
         Ok::<_, common::BoxError>(())
     };
     let invocation = lab.database.invocation(Duration::from_secs(2), work);

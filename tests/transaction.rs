@@ -203,7 +203,7 @@ async fn options_are_honoured_and_must_agree() {
         };
         assert_eq!(shown("transaction_isolation").await?, "repeatable read");
         assert_eq!(shown("transaction_read_only").await?, "on");
-        // Who asks for nothing in particular has the same.
+        // A call without options gets the same transaction.
         let again = invocation()?.transaction().await?;
         assert_eq!(again.process_id(), transaction.process_id());
         let other = invocation()?.transaction().read_only(false).await;

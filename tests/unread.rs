@@ -212,7 +212,7 @@ async fn streaming_tasks_lease_while_the_head_rests() {
     }
 }
 
-/// Long enough for whoever polls too often to be seen.
+/// Long enough to notice polling in a loop.
 const WHILE: Duration = Duration::from_millis(200);
 
 #[tokio::test]

@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_variable_that_is_not_set_is_named() {
+    fn unset_variable_is_named() {
         let variable = Variable::new("DB_PASSWORD");
         for value in [None, Some(String::new()), Some(" \n".to_owned())] {
             let error = variable.read(value).expect_err("nothing");
@@ -136,13 +136,13 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_there_is_named() {
+    fn missing_file_is_named() {
         let error = File::new("/no/such/file").read().expect_err("nothing");
         assert!(error.to_string().contains("/no/such/file"), "{error}");
     }
 
     #[test]
-    fn no_debug_shows_a_password() {
+    fn debug_hides_the_password() {
         let debug = format!("{:?}", Password::new("hunter2"));
         assert_eq!(debug, "Password { .. }");
     }

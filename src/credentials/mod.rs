@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_debug_shows_a_password() {
+    fn debug_hides_passwords_of_all_providers() {
         let mut attempt = Attempt::new("db", 5432, Some("app"));
         attempt.refused = Some(Login::password("hunter2").of_user("other"));
         let debug = format!("{attempt:?}");
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_names_the_user_if_it_knows_one() {
+    fn login_names_the_user_if_known() {
         for (login, user) in [
             (Login::password("x"), "app"),
             (Login::password("x").of_user("other"), "other"),

@@ -1,4 +1,4 @@
-//! A database of its own for each test, and a second connection that looks.
+//! A database for each test, and a second connection that looks at its sessions.
 #![allow(dead_code)]
 
 pub mod pooled;
@@ -17,23 +17,22 @@ use tokio::sync::oneshot;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What a test works with.
+/// A fresh database on the shared server, and the [`Database`] under test.
 pub struct Lab {
     pub server: lab::postgres::Database,
     pub database: Database,
     torn_down: Arc<Mutex<Vec<Teardown>>>,
 }
 
-/// Longer than anything takes, shorter than anybody waits.
+/// A limit for what should take milliseconds, on a loaded machine.
 pub const PLENTY: Duration = Duration::from_secs(20);
 
-/// A fresh database with the table `t (a int)`, and the settings as they are by
-/// default.
+/// Makes a database with the table `t (a int)`, with default settings.
 pub async fn lab() -> Lab {
     lab_with(|_| {}).await
 }
 
-/// The same with other settings.
+/// Makes the same with other settings.
 pub async fn lab_with(change: impl FnOnce(&mut Config)) -> Lab {
     let server = Postgres::shared().await.expect("a server");
     let server = server.fresh_database().await.expect("a database");
@@ -45,7 +44,7 @@ pub async fn lab_with(change: impl FnOnce(&mut Config)) -> Lab {
     Lab::over(server, &url, change)
 }
 
-/// The same, reached through a relay.
+/// Makes the same, reached through a relay.
 pub async fn lab_over_relay(change: impl FnOnce(&mut Config)) -> (Lab, Relay) {
     let server = lab().await.server;
     let address = Postgres::shared().await.expect("a server").address();
@@ -55,7 +54,7 @@ pub async fn lab_over_relay(change: impl FnOnce(&mut Config)) -> (Lab, Relay) {
 }
 
 impl Lab {
-    /// Reaches `server` by `url`, which may lead through a relay.
+    /// Connects to `server` by `url`, which may lead through a relay or a pooler.
     pub fn over(
         server: lab::postgres::Database,
         url: &str,
@@ -84,24 +83,24 @@ impl Lab {
         self.database.invocation(PLENTY, work).await
     }
 
-    /// What became of the connections since this was last asked.
+    /// Takes the teardowns since the last call.
     pub fn torn_down(&self) -> Vec<Teardown> {
         std::mem::take(&mut *self.torn_down.lock().expect("no panic"))
     }
 
-    /// Whether anything has become of a connection since that was last asked.
+    /// Tells whether there was a teardown since the last call of `torn_down`.
     pub fn has_torn_down(&self) -> bool {
         !self.torn_down.lock().expect("no panic").is_empty()
     }
 
-    /// What became of the one connection of the last invocation.
+    /// Takes the outcome of the only teardown since the last call.
     pub fn outcome(&self) -> Outcome {
         let mut all = self.torn_down();
         assert_eq!(all.len(), 1, "{all:?}");
         all.remove(0).outcome
     }
 
-    /// Our sessions, as the server sees them: `idle`, `idle in transaction`, ...
+    /// Lists the states of the sessions under test, as `pg_stat_activity` has them.
     pub async fn sessions(&self) -> Vec<String> {
         let rows = self
             .server
@@ -117,7 +116,7 @@ impl Lab {
         states.collect()
     }
 
-    /// No session of ours is in a transaction or busy, and none holds a lock that a
+    /// Fails if a session under test is in a transaction or busy, or holds a lock that a
     /// migration would wait for.
     pub async fn assert_at_rest(&self) {
         let sessions = self.sessions().await;
@@ -134,7 +133,7 @@ impl Lab {
             .expect("nothing is locked");
     }
 
-    /// Rows in `t`.
+    /// Counts the rows of `t`.
     pub async fn rows(&self) -> i64 {
         let rows = self
             .server
@@ -145,7 +144,7 @@ impl Lab {
         count.parse().expect("a number")
     }
 
-    /// Waits until `condition` holds; gives up after a while.
+    /// Waits until `condition` holds, for at most [`PLENTY`].
     pub async fn eventually(&self, what: &str, condition: impl AsyncFn(&Lab) -> bool) {
         let until = tokio::time::Instant::now() + PLENTY;
         while !condition(self).await {
@@ -155,8 +154,7 @@ impl Lab {
     }
 }
 
-/// Two rows in one transaction. Between them it says that it is `inside`, and waits to be
-/// `told`.
+/// Inserts two rows in one transaction. Between them it sends `inside`, and waits for `told`.
 pub async fn two_rows(
     inside: oneshot::Sender<()>,
     told: oneshot::Receiver<()>,
@@ -169,19 +167,19 @@ pub async fn two_rows(
     Ok(())
 }
 
-/// The work of an invocation that only touches a connection.
+/// Leases a connection and gives it back.
 pub async fn lease_and_return() -> Result<(), BoxError> {
     drop(antifreeze::connection().await?);
     Ok(())
 }
 
-/// The error behind a boxed one.
+/// The kind of a boxed error, if it is ours.
 pub fn kind(error: &BoxError) -> Option<antifreeze::ErrorKind> {
     error.downcast_ref::<Error>().map(Error::kind)
 }
 
-/// Polls `future` at most so often, then drops it.
-pub async fn at_most<F: Future>(polls: usize, future: F) -> Option<F::Output> {
+/// Polls `future` at most `polls` times, then drops it.
+pub async fn poll_at_most<F: Future>(polls: usize, future: F) -> Option<F::Output> {
     let mut future = std::pin::pin!(future);
     let mut left = polls;
     std::future::poll_fn(|cx| {
@@ -198,8 +196,8 @@ pub async fn at_most<F: Future>(polls: usize, future: F) -> Option<F::Output> {
     .await
 }
 
-/// An address that takes no more connections and says nothing of it, as one does that is
-/// behind a firewall.
+/// An address whose backlog is full, so that a dial gets no answer, as behind a firewall that
+/// drops everything.
 pub async fn black_hole() -> (std::net::SocketAddr, Vec<tokio::task::JoinHandle<()>>) {
     let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
     socket
@@ -223,8 +221,8 @@ pub async fn black_hole() -> (std::net::SocketAddr, Vec<tokio::task::JoinHandle<
     (address, held)
 }
 
-/// Answers every start-up packet so.
-pub async fn says(code: &'static str, message: &'static str) -> std::net::SocketAddr {
+/// Starts a server that refuses every start-up packet with this SQLSTATE and message.
+pub async fn refusing_server(code: &'static str, message: &'static str) -> std::net::SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await
         .expect("a port");

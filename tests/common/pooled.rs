@@ -1,4 +1,4 @@
-//! A PgBouncer in front of the server, and what has to hold behind it.
+//! A PgBouncer in front of the server, and what must hold behind it.
 
 use antifreeze::{Config, Path, connection};
 use futures_util::future::join_all;
@@ -7,8 +7,9 @@ use lab::postgres::Postgres;
 
 use super::Lab;
 
-/// As many clients as work at a time, and servers for them.
+/// Clients that work at a time.
 pub const CLIENTS: usize = 8;
+/// Connections that PgBouncer has for them.
 pub const SERVERS: usize = 2;
 
 pub const MODES: [Mode; 2] = [Mode::Transaction, Mode::Session];
@@ -48,7 +49,7 @@ pub async fn pooled_with(mode: Mode, servers: usize, change: impl FnOnce(&mut Co
 }
 
 impl Pooled {
-    /// What PgBouncer's servers do, whatever they call themselves.
+    /// Lists the states of PgBouncer's connections to the server.
     pub async fn servers(&self) -> Vec<String> {
         let rows = self
             .lab
@@ -65,9 +66,9 @@ impl Pooled {
         states.collect()
     }
 
-    /// At this moment no server of the pooler is in a transaction or at work, nothing is
-    /// locked, and the next invocation finds everything as it should be.
-    pub async fn is_at_rest(&self, ending: &str) {
+    /// Fails if a connection of the pooler is in a transaction or at work, if anything is
+    /// locked, or if the next invocation does not work.
+    pub async fn assert_at_rest(&self, ending: &str) {
         let what = format!("{ending}, {:?}", self.mode);
         let torn_down = self.lab.torn_down();
         let acknowledged = |one: &antifreeze::Teardown| one.outcome.closed() != Some(false);
@@ -79,7 +80,7 @@ impl Pooled {
             self.pooler.log()
         );
         self.lab.assert_at_rest().await;
-        // On each of the servers, wherever the pooler sends it.
+        // One for each connection of the pooler, wherever it sends them.
         let next = (0..SERVERS).map(|_| {
             self.lab.run(async {
                 let connection = connection().await?;
@@ -94,12 +95,12 @@ impl Pooled {
     }
 }
 
-/// Runs an ending in both modes; it says how many rows it stored.
-pub async fn ends_at_rest(ending: &str, run: impl AsyncFn(&Lab) -> i64) {
+/// Runs an ending in both modes. `run` returns how many rows it stored.
+pub async fn assert_ends_at_rest(ending: &str, run: impl AsyncFn(&Lab) -> i64) {
     for mode in MODES {
         let pooled = pooled(mode).await;
         let stored = run(&pooled.lab).await;
-        pooled.is_at_rest(ending).await;
+        pooled.assert_at_rest(ending).await;
         assert_eq!(pooled.lab.rows().await, stored, "{ending}, {mode:?}");
     }
 }

@@ -12,7 +12,7 @@ use tower::{Layer, ServiceExt, service_fn};
 use super::common::{BoxError, Lab};
 use super::{Limited, limited, others};
 
-/// Five slots, and four of them are somebody else's: with ours all are taken.
+/// Five slots, four of them of another client: with ours all are taken.
 async fn all_but_full(crowded_at: u8) -> (Postgres, Lab, Vec<tokio_postgres::Client>) {
     let (postgres, lab) = limited(5, |config| {
         config.load_shed = LoadShed::Door;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use antifreeze::connection;
 use futures_util::future::{Either, select};
 
-use super::common::{BoxError, PLENTY, at_most};
+use super::common::{BoxError, PLENTY, poll_at_most};
 use super::{Limited, ROLE, limited};
 
 /// While the server is full.
@@ -18,7 +18,7 @@ async fn abandoned_wait_for_a_full_server_loses_no_permit() {
     let mut ended = 0;
     for polls in 0..40 {
         let asking = async { connection().await.map(drop).map_err(BoxError::from) };
-        let given_up = at_most(polls, lab.database.invocation(little, asking)).await;
+        let given_up = poll_at_most(polls, lab.database.invocation(little, asking)).await;
         ended += usize::from(given_up.is_some_and(|asked| asked.is_err()));
     }
     // On its way to the server at least; how often it is woken there is the machine's doing.
@@ -28,8 +28,8 @@ async fn abandoned_wait_for_a_full_server_loses_no_permit() {
     visited.expect("the one permit is there, and who asks may");
 }
 
-/// Once a slot comes free while somebody waits for it: on the way to the server, with the
-/// connection in his hands, and while it is brought to rest.
+/// A slot comes free while a caller waits for it. The caller gives up on the way to the server,
+/// with the connection leased, and while it is brought to rest.
 #[tokio::test]
 async fn abandoned_wait_for_a_slot_loses_no_permit() {
     const ALL: usize = 3;
@@ -48,7 +48,7 @@ async fn abandoned_wait_for_a_slot_loses_no_permit() {
                 panic!("there is no slot");
             }
             lab.limit(10).await;
-            match at_most(polls, waiter).await {
+            match poll_at_most(polls, waiter).await {
                 Some(visited) => {
                     visited.expect("it waited");
                     served += 1;

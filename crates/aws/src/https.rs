@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn https_begins_with_a_handshake_and_says_nothing_without() {
+    async fn request_waits_for_the_tls_handshake() {
         let (listener, address) = listener().await;
         let server = async {
             let (mut stream, _) = listener.accept().await.expect("a client");
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_service_that_hangs_up_is_an_error() {
+    async fn service_that_hangs_up_is_an_error() {
         let (listener, address) = listener().await;
         let server = async { drop(listener.accept().await) };
         let url = format!("http://{address}/");
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_without_a_scheme_is_refused() {
+    async fn address_without_a_scheme_is_refused() {
         for url in ["ftp://127.0.0.1/", "/path"] {
             assert!(send(request(url)).await.is_err(), "{url}");
         }

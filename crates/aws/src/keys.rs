@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn the_keys_of_lambda() {
+    fn keys_of_lambda_are_read() {
         let set = [
             ("AWS_ACCESS_KEY_ID", "id"),
             ("AWS_SECRET_ACCESS_KEY", "hunter2\n"),
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_are_not_there_are_named() {
+    fn missing_keys_are_named() {
         for (set, name) in [
             (&[][..], "AWS_ACCESS_KEY_ID"),
             (&[("AWS_ACCESS_KEY_ID", "id")], "AWS_SECRET_ACCESS_KEY"),
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_region_wins() {
+    fn nearest_region_wins() {
         let identity = |region: Option<&str>| Identity {
             region: region.map(str::to_owned),
             ..Identity::default()

@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_in_every_form() {
+    fn secrets_are_read_in_every_form() {
         let read = |secret: &str| {
             let body = json!({ "Name": "s", "SecretString": secret }).to_string();
             read("s", &response(200, &body))
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn regions_by_arn() {
+    fn arn_determines_the_region() {
         let arn = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:prod/shop-AbCdEf";
         assert_eq!(region_of_arn(arn), Some("eu-central-1"));
         for name in ["prod/shop", "a:b:c:d", "arn:aws:secretsmanager::1:secret:x"] {
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn the_endpoint_is_the_regions_unless_it_is_said_otherwise() {
+    fn endpoint_follows_the_region_by_default() {
         let all = [
             ("AWS_ENDPOINT_URL", "http://all:1"),
             ("AWS_ENDPOINT_URL_SECRETS_MANAGER", "http://secrets:2"),

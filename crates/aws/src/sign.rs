@@ -178,7 +178,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_moment() {
+    fn time_is_formatted_as_aws_does() {
         for (seconds, expected) in [
             (0, "19700101T000000Z"),
             (1_440_938_160, "20150830T123600Z"),
@@ -199,7 +199,7 @@ pub(super) mod tests {
     /// SDKs carry it in `aws-signing-test-suite/v4`): the requests with its keys, of its
     /// moment, to its service.
     #[test]
-    fn requests_of_the_test_suite() {
+    fn signatures_match_the_aws_test_suite() {
         let session = "AQoDYXdzEPT//////////wEXAMPLEtc764bNrC9SAPBSM22wDOk4x4HIZ8j4FZTwdQWLWs\
                        KWHGBuFqwAeMicRXmxfpSPfIeoIYRqTflfKD8YUuwthAx7mSEI/qkPpKPi/kMcGdQrmGdeeh\
                        M4IC1NtBmUpp2wUE8phUZampKsburEDy0KPkyQDYwT7WZ0wq5VSXDvp75YU9HFvlRd8Tx6q6\

@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forgotten_is_not_kept() {
+    fn forgotten_token_is_not_kept() {
         let (token, _) = rds(1_724_709_600, AwsKeys::new("akid", "secret"));
         token.token(&attempt(RDS, 3306, "peccy")).expect("a token");
         let kept = || token.tokens.kept.lock().expect("no panic").len();
@@ -368,7 +368,7 @@ mod tests {
     /// `signing_works` in `aws-sdk-rds` (Rust, `src/auth_token.rs`), and
     /// `test_generate_db_auth_token` of botocore (`tests/unit/test_signers.py`).
     #[test]
-    fn tokens_of_rds_as_the_sdks_sign_them() {
+    fn rds_tokens_match_the_sdks() {
         let (token, _) = rds(1_724_709_600, AwsKeys::new("akid", "secret"));
         let token = token.token(&attempt(RDS, 3306, "peccy")).expect("a token");
         let expected = "prod-instance.us-east-1.rds.amazonaws.com:3306/?Action=connect\
@@ -391,7 +391,7 @@ mod tests {
     /// `DefaultDsqlUtilitiesTest` of the AWS SDK for Java 2 (`services/dsql`): the
     /// signatures, since it puts the parameters in another order.
     #[test]
-    fn tokens_of_dsql_as_the_sdks_sign_them() {
+    fn dsql_tokens_match_the_sdks() {
         let host = "test.dsql.us-east-1.on.aws";
         let token = dsql(1_731_001_173, AwsKeys::new("access_key", "secret_key"));
         for (user, action, signature) in [
@@ -420,7 +420,7 @@ mod tests {
     /// `aws_dsql_auth_token_generate` with a session token, in the tests of `aws-c-auth`
     /// (`tests/aws_dsql_auth_test.c`), where it lives for 450 seconds.
     #[test]
-    fn a_token_signed_with_temporary_keys() {
+    fn token_has_the_session_of_temporary_keys() {
         let keys = AwsKeys::new("akid", "secret").session_token("token");
         let signer = Signer {
             keys: &keys,
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_reused_for_ten_minutes() {
+    fn token_is_reused_for_ten_minutes() {
         let (token, clock) = rds(1_724_709_600, AwsKeys::new("akid", "secret"));
         let first = attempt(RDS, 5432, "app");
         let signed = token.token(&first).expect("a token");
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_was_refused_is_not_reused() {
+    fn refused_token_is_not_reused() {
         let (token, clock) = rds(1_724_709_600, AwsKeys::new("akid", "secret"));
         let mut attempt = attempt(RDS, 5432, "app");
         let signed = token.token(&attempt).expect("a token");
@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn no_debug_shows_a_secret() {
+    fn debug_hides_the_secret() {
         let (token, _) = rds(1_724_709_600, AwsKeys::new("akid", "hunter2"));
         token.token(&attempt(RDS, 5432, "app")).expect("a token");
         let debug = format!("{token:?}");
@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_user_there_is_no_token() {
+    fn token_needs_a_user() {
         let (token, _) = rds(0, AwsKeys::new("akid", "secret"));
         let mut attempt = attempt(RDS, 5432, "app");
         attempt.user = None;

@@ -169,7 +169,7 @@ async fn all_at_once(lab: &Lab) {
 }
 
 #[tokio::test]
-async fn a_secret_is_fetched_once_and_once_more_when_it_was_rotated() {
+async fn rotated_secret_is_fetched_once_more() {
     let secret =
         |password: &str| serde_json::json!({ "username": "app", "password": password }).to_string();
     let (service, endpoint) = Service::start(&secret(Postgres::PASSWORD)).await;
@@ -190,7 +190,7 @@ async fn a_secret_is_fetched_once_and_once_more_when_it_was_rotated() {
 
 /// No two processes that are restored from one snapshot share what was fetched before.
 #[tokio::test]
-async fn a_secret_is_forgotten_before_a_snapshot() {
+async fn secret_is_forgotten_before_a_snapshot() {
     let secret = serde_json::json!({ "username": "app", "password": Postgres::PASSWORD });
     let (service, endpoint) = Service::start(&secret.to_string()).await;
     let (_postgres, lab) = with_secret(&endpoint).await;
@@ -204,7 +204,7 @@ async fn a_secret_is_forgotten_before_a_snapshot() {
 }
 
 #[tokio::test]
-async fn a_secret_that_cannot_be_had() {
+async fn unavailable_secret_is_an_error() {
     let (service, endpoint) = Service::start("hunter2").await;
     let (_postgres, lab) = with_secret(&endpoint).await;
     for (status, name, kind_of, said) in [
@@ -239,7 +239,7 @@ async fn a_secret_that_cannot_be_had() {
 }
 
 #[tokio::test]
-async fn a_signature_with_another_key_is_refused() {
+async fn signature_with_another_key_is_refused() {
     let (service, endpoint) = Service::start("hunter2").await;
     let (_postgres, lab) = with_secret(&endpoint).await;
     let mut config = lab.database.config().clone();
@@ -260,7 +260,7 @@ async fn a_signature_with_another_key_is_refused() {
 }
 
 #[tokio::test]
-async fn a_service_that_is_not_there() {
+async fn unreachable_service_is_an_error() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     drop(listener);
@@ -383,7 +383,7 @@ fn check_token(token: &str, host: &str, service: &str, parameters: &[(&str, &str
 }
 
 #[tokio::test]
-async fn a_token_for_rds() {
+async fn rds_token_logs_in() {
     let server = Server::start().await;
     let host = format!("shop.abc.{REGION}.rds.amazonaws.com");
     let database = server.database("app", |config| {
@@ -407,7 +407,7 @@ async fn a_token_for_rds() {
 }
 
 #[tokio::test]
-async fn a_token_for_dsql() {
+async fn dsql_token_logs_in() {
     let server = Server::start().await;
     let host = format!("abc.dsql.{REGION}.on.aws");
     for (user, action) in [("app", "DbConnect"), ("admin", "DbConnectAdmin")] {
@@ -422,7 +422,7 @@ async fn a_token_for_dsql() {
 
 /// Without an endpoint it is for the host and the port that are dialled.
 #[tokio::test]
-async fn a_token_that_is_refused() {
+async fn refused_token_is_an_error() {
     let server = Server::start().await;
     *server.refuses.lock().expect("no panic") = true;
     let database = server.database("app", |config| {

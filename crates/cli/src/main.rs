@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_arguments_make_sense() {
+    fn arguments_are_consistent() {
         Arguments::command().debug_assert();
     }
 }

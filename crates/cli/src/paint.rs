@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_escaped_means_the_same() {
+    fn escaped_text_means_the_same() {
         let name = serde_json::json!("shop\u{9b}31m\u{202e}\u{1b}\nüß\u{1f600}");
         let text = escaped(&name.to_string());
         assert_eq!(text, r#""shop\u009b31m\u202e\u001b\nüß😀""#);

@@ -48,7 +48,7 @@ mod tests {
     use super::ignores_hangup;
 
     #[test]
-    fn nohup_is_seen() {
+    fn nohup_is_respected() {
         let status = |mask| format!("Name:\tx\nSigBlk:\t0000000000000001\nSigIgn:\t{mask}\n");
         assert!(ignores_hangup(&status("0000000000001001")));
         assert!(!ignores_hangup(&status("0000000000001000")));

@@ -38,7 +38,7 @@ async fn examine_at(server: &Postgres, url: &str) -> Ran {
 }
 
 #[tokio::test]
-async fn all_is_well() {
+async fn doctor_finds_nothing_on_a_good_server() {
     let (server, shop) = shop().await;
     let ran = examine_at(&server, &shop.url).await.exits(0);
     ran.is_golden("well");
@@ -52,7 +52,7 @@ async fn all_is_well() {
 
 /// What is sent is shorter than what is configured, and that is no finding.
 #[tokio::test]
-async fn time_outs_that_are_lowered_are_what_was_sent() {
+async fn lowered_timeouts_are_those_sent() {
     let (server, shop) = shop().await;
     for (timeout, shown) in [("60s", "59999ms"), ("3s", "2999ms")] {
         let variables = [
@@ -71,7 +71,7 @@ async fn time_outs_that_are_lowered_are_what_was_sent() {
 }
 
 #[tokio::test]
-async fn what_is_on_the_way_is_named() {
+async fn poolers_in_between_are_named() {
     let ran = run(&[], &["doctor"]).await.exits(2);
     let told = ran.err.starts_with("error: no database is named");
     assert!(told, "{}", ran.err);
@@ -121,7 +121,7 @@ async fn what_is_on_the_way_is_named() {
 }
 
 #[tokio::test]
-async fn certificates_are_looked_at() {
+async fn certificates_are_examined() {
     let authority = Authority::new().expect("an authority");
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), authority.pem()).expect("written");
@@ -175,7 +175,7 @@ fn outward() -> IpAddr {
 }
 
 #[tokio::test]
-async fn who_sends_it_in_the_clear_is_told() {
+async fn plain_text_password_is_a_finding() {
     let address = outward();
     let server = Postgres::builder()
         .setting("listen_addresses", format!("127.0.0.1, {address}"))
@@ -194,7 +194,7 @@ async fn who_sends_it_in_the_clear_is_told() {
 }
 
 #[tokio::test]
-async fn who_is_not_let_in_is_told_why() {
+async fn refused_login_is_explained() {
     let server = Postgres::builder().auth(Auth::Scram).start().await;
     let server = server.expect("a server");
     server.create_database("shop").await.expect("a database");
@@ -225,7 +225,7 @@ async fn who_is_not_let_in_is_told_why() {
 }
 
 #[tokio::test]
-async fn who_blocks_whom() {
+async fn blockers_are_named() {
     let (server, shop) = shop().await;
     let stuck = client(&shop.url, "shop:17").await;
     shop.execute("create table partners (a int)")
@@ -269,7 +269,7 @@ async fn who_blocks_whom() {
 }
 
 #[tokio::test]
-async fn sessions_that_wait_for_each_other() {
+async fn waiting_sessions_are_named() {
     let server = Postgres::builder()
         .setting("deadlock_timeout", "1min")
         .start()
@@ -308,7 +308,7 @@ async fn sessions_that_wait_for_each_other() {
 }
 
 #[tokio::test]
-async fn the_database_has_a_limit_of_its_own() {
+async fn database_limit_is_named() {
     let (server, _) = shop().await;
     server.create_role("app").await.expect("a role");
     server
@@ -325,7 +325,7 @@ async fn the_database_has_a_limit_of_its_own() {
 }
 
 #[tokio::test]
-async fn few_slots() {
+async fn few_free_slots_are_a_finding() {
     let server = Postgres::builder()
         .setting("max_connections", 10)
         .start()
@@ -352,7 +352,7 @@ async fn few_slots() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_written_to() {
+async fn read_only_database_is_a_finding() {
     let (server, shop) = shop().await;
     shop.execute("alter database shop set default_transaction_read_only = on")
         .await
@@ -376,7 +376,7 @@ async fn what_cannot_be_written_to() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_far_from_its_function() {
+async fn distant_database_is_a_finding() {
     let (server, shop) = shop().await;
     let here: tokio_postgres::Config = shop.url.parse().expect("a URL");
     let (user, port) = (here.get_user().expect("a user"), here.get_ports()[0]);
@@ -398,7 +398,7 @@ async fn a_database_that_is_far_from_its_function() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_far_from_its_function_and_does_not_say_where() {
+async fn distance_is_found_without_a_region() {
     let (server, shop) = shop().await;
     let relay = Relay::start(server.address()).await.expect("a relay");
     relay.delay(Duration::from_millis(40));
@@ -420,7 +420,7 @@ async fn examine_pooler(build: impl FnOnce(Builder) -> Builder, path: Option<&st
 }
 
 #[tokio::test]
-async fn a_pooler_that_nobody_told_of_is_found_out() {
+async fn undeclared_pooler_is_found() {
     let ran = examine_pooler(|pooler| pooler, None).await.exits(1);
     ran.is_golden("pooler_unknown");
     let silent = "options,extra_float_digits";
@@ -432,7 +432,7 @@ async fn a_pooler_that_nobody_told_of_is_found_out() {
 }
 
 #[tokio::test]
-async fn what_poolers_do_to_sessions() {
+async fn effects_of_poolers_are_shown() {
     let ran = examine_pooler(|pooler| pooler, Some("transaction-pooler")).await;
     ran.exits(1).is_golden("pooler");
     let session = |pooler: Builder| pooler.mode(Mode::Session);
@@ -445,7 +445,7 @@ async fn what_poolers_do_to_sessions() {
 }
 
 #[tokio::test]
-async fn the_remedy_of_time_outs_is_one() {
+async fn remedy_sets_the_timeouts() {
     let (server, shop) = shop().await;
     let pooler = || async { PgBouncer::builder(&server).start().await.expect("a pooler") };
     let first = pooler().await;

@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 
 /// It went well, and there is something to be done all the same.
 #[tokio::test]
-async fn an_invalid_index_that_is_left_is_a_finding() {
+async fn leftover_invalid_index_is_a_finding() {
     let server = Postgres::shared().await.expect("a server");
     let database = server.fresh_database().await.expect("a database");
     let twins = "create table twins (a int); insert into twins values (1), (1)";
@@ -28,7 +28,7 @@ async fn an_invalid_index_that_is_left_is_a_finding() {
 }
 
 #[tokio::test]
-async fn it_runs_what_is_pending_once() {
+async fn pending_migrations_run_once() {
     let server = Postgres::shared().await.expect("a server");
     let database = server.fresh_database().await.expect("a database");
     let files = tempfile::tempdir().expect("a directory");
@@ -88,7 +88,7 @@ async fn it_runs_what_is_pending_once() {
 }
 
 #[tokio::test]
-async fn what_is_not_recognised_is_named() {
+async fn unrecognised_file_is_named() {
     let server = Postgres::shared().await.expect("a server");
     let database = server.fresh_database().await.expect("a database");
     let files = tempfile::tempdir().expect("a directory");
@@ -113,7 +113,7 @@ async fn what_is_not_recognised_is_named() {
 }
 
 #[tokio::test]
-async fn who_blocks_is_named_while_it_waits() {
+async fn blocker_is_named_while_waiting() {
     let server = Postgres::shared().await.expect("a server");
     let database = server.fresh_database().await.expect("a database");
     database
@@ -194,7 +194,7 @@ const TELLS: &str = "trap 'echo ended >> \"$TOLD\"; exit' TERM; echo began > \"$
                      sleep 3600 & wait";
 
 #[tokio::test]
-async fn whatever_ends_it_ends_the_tool() {
+async fn end_of_the_command_ends_the_tool() {
     let server = Postgres::shared().await.expect("a server");
     let database = server.fresh_database().await.expect("a database");
     let folder = tempfile::tempdir().expect("a directory");
@@ -260,7 +260,7 @@ async fn whatever_ends_it_ends_the_tool() {
 }
 
 #[tokio::test]
-async fn other_tools_run_in_its_place() {
+async fn other_tools_run_under_the_lock() {
     let server = Postgres::shared().await.expect("a server");
     let database = server.fresh_database().await.expect("a database");
     let path = std::env::var("PATH").unwrap_or_default();
@@ -288,7 +288,7 @@ async fn other_tools_run_in_its_place() {
 }
 
 #[tokio::test]
-async fn a_pooler_alone_is_refused() {
+async fn pooler_alone_is_refused() {
     let server = Postgres::start().await.expect("a server");
     let pooler = PgBouncer::builder(&server).start().await.expect("a pooler");
     let url = pooler.url(&server.url());

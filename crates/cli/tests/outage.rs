@@ -27,7 +27,7 @@ async fn full() -> (Postgres, String, Vec<Client>) {
 }
 
 #[tokio::test]
-async fn it_waits_for_a_slot_and_keeps_it() {
+async fn command_waits_for_a_slot_and_keeps_it() {
     let (_server, url, mut held) = full().await;
     let files = tempfile::tempdir().expect("a directory");
     std::fs::write(files.path().join("V1__one.sql"), "select 1").expect("written");
@@ -111,7 +111,7 @@ async fn wait_for<R: tokio::io::AsyncRead + Unpin + Send + 'static>(
 }
 
 #[tokio::test]
-async fn it_names_what_still_works_or_takes_it() {
+async fn working_ways_in_are_named_or_taken() {
     let (server, url, _held) = full().await;
     let migrate = &["migrate", "--run", "true", "--wait", "100ms"];
     let ran = at(&url, migrate).await.exits(2);
@@ -172,7 +172,7 @@ async fn it_names_what_still_works_or_takes_it() {
 }
 
 #[tokio::test]
-async fn the_direct_endpoint_is_taken_when_the_pooler_is_full() {
+async fn direct_endpoint_replaces_a_full_pooler() {
     let server = Postgres::start().await.expect("a server");
     let pooler = PgBouncer::builder(&server)
         .setting("max_client_conn", 1)
@@ -199,7 +199,7 @@ async fn the_direct_endpoint_is_taken_when_the_pooler_is_full() {
 /// What a pooler that nobody has told of refuses at start-up is left out, as the function
 /// leaves it out.
 #[tokio::test]
-async fn a_pooler_that_nobody_told_of_is_no_hindrance() {
+async fn undeclared_pooler_is_no_hindrance() {
     let server = Postgres::start().await.expect("a server");
     let pooler = PgBouncer::builder(&server).start().await;
     let url = pooler.expect("a pooler");
@@ -233,7 +233,7 @@ async fn full_pooler(way: &str) -> (Postgres, PgBouncer, Client) {
 }
 
 #[tokio::test]
-async fn a_full_pooler_is_full_told_or_not() {
+async fn full_pooler_is_recognised() {
     for way in ["clients", "servers", "silent"] {
         let (server, pooler, held) = full_pooler(way).await;
         let direct = server.url();

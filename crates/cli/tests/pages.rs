@@ -31,7 +31,7 @@ const MESSAGES: [&str; 12] = [
 ];
 
 #[test]
-fn each_message_has_its_cause_command_cure_and_sql() {
+fn each_message_has_cause_command_and_remedy() {
     let entries: Vec<(&str, &str)> = RUNBOOK
         .split("\n### ")
         .skip(1)
@@ -68,7 +68,7 @@ fn fenced(page: &'static str, language: &str) -> Vec<&'static str> {
 }
 
 #[tokio::test]
-async fn the_sql_is_known_to_the_server() {
+async fn sql_in_the_pages_is_valid() {
     let server = Postgres::shared().await.expect("a server");
     let session = client(&server.url(), "pages").await;
     let texts = [fenced(RUNBOOK, "sql"), fenced(OUTAGE, "sql")].concat();
@@ -82,7 +82,7 @@ async fn the_sql_is_known_to_the_server() {
 }
 
 #[tokio::test]
-async fn the_commands_can_be_typed() {
+async fn commands_in_the_pages_are_valid() {
     let shell = |page| fenced(page, "sh").into_iter().flat_map(str::lines);
     let inline = |page: &'static str| page.split('`').filter(|part| !part.contains('\n'));
     let pages = [
@@ -138,7 +138,7 @@ fn keys(document: &Value, all: &mut BTreeSet<String>) {
 }
 
 #[tokio::test]
-async fn the_json_is_written_down() {
+async fn json_output_is_documented() {
     let server = Postgres::shared().await.expect("a server");
     let database = server.fresh_database().await.expect("a database");
     database

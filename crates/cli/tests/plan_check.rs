@@ -6,7 +6,7 @@ use cli::{at, run};
 use lab::postgres::Postgres;
 
 #[tokio::test]
-async fn plans_fit_or_do_not() {
+async fn plan_tells_whether_it_fits() {
     let plan = |arguments: &'static [&'static str]| async move {
         run(&[], &[&["plan", "--json"], arguments].concat()).await
     };
@@ -76,7 +76,7 @@ async fn plans_fit_or_do_not() {
 }
 
 #[tokio::test]
-async fn statements_are_held_against_the_database() {
+async fn check_compares_statements_with_the_database() {
     let server = Postgres::shared().await.expect("a server");
     let database = server.fresh_database().await.expect("a database");
     database
@@ -181,7 +181,7 @@ async fn statements_are_held_against_the_database() {
 
 /// As `migrate` does.
 #[tokio::test]
-async fn a_check_cuts_where_psql_does() {
+async fn check_splits_as_psql_does() {
     let server = Postgres::shared().await.expect("a server");
     let database = server.fresh_database().await.expect("a database");
     let tables = "create table t (a text); create table u (a text)";
@@ -217,7 +217,7 @@ async fn a_check_cuts_where_psql_does() {
 }
 
 #[tokio::test]
-async fn what_could_not_be_looked_at_is_no_finding() {
+async fn unchecked_statement_is_not_a_finding() {
     let server = Postgres::shared().await.expect("a server");
     let database = server.fresh_database().await.expect("a database");
     database
@@ -261,7 +261,7 @@ async fn what_could_not_be_looked_at_is_no_finding() {
 }
 
 #[tokio::test]
-async fn a_check_that_is_cut_off_tells_what_it_found() {
+async fn interrupted_check_prints_its_findings() {
     let server = Postgres::shared().await.expect("a server");
     let database = server.fresh_database().await.expect("a database");
     database
@@ -291,7 +291,7 @@ async fn a_check_that_is_cut_off_tells_what_it_found() {
 }
 
 #[tokio::test]
-async fn a_password_is_no_argument() {
+async fn password_is_refused_as_argument() {
     for url in [
         "postgres://app:hunter2@localhost/shop",
         "postgres://app@localhost/shop?password=hunter2",
@@ -319,7 +319,7 @@ async fn a_password_is_no_argument() {
 }
 
 #[tokio::test]
-async fn shells_are_told_how_to_complete() {
+async fn completion_is_printed_for_shells() {
     for shell in ["bash", "zsh", "fish"] {
         let ran = cli::command(&[], &["completions", shell]).output().await;
         let ran = ran.expect("it starts");

@@ -27,7 +27,7 @@ async fn stuck(url: &str, application: &str, sql: &str) -> tokio_postgres::Clien
 }
 
 #[tokio::test]
-async fn those_that_are_meant_are_ended_and_no_others() {
+async fn only_chosen_sessions_are_ended() {
     let server = Postgres::start().await.expect("a server");
     let url = server.url();
     at(&url, &STUCK).await.exits(0);
@@ -77,7 +77,7 @@ async fn those_that_are_meant_are_ended_and_no_others() {
 }
 
 #[tokio::test]
-async fn it_ends_neither_itself_nor_replication() {
+async fn itself_and_replication_are_never_ended() {
     let server = Postgres::builder()
         .rule("host replication all 127.0.0.1/32 trust")
         .start()
@@ -134,7 +134,7 @@ async fn it_ends_neither_itself_nor_replication() {
 }
 
 #[tokio::test]
-async fn a_role_that_may_not_is_told_so() {
+async fn role_without_rights_is_told() {
     let server = Postgres::start().await.expect("a server");
     server.create_role("app").await.expect("a role");
     let _stuck = stuck(&server.url(), "shop:17", "begin").await;
@@ -161,7 +161,7 @@ async fn a_role_that_may_not_is_told_so() {
 
 /// The role of a function, as our pages have it: it may not see into others' sessions.
 #[tokio::test]
-async fn any_role_sees_who_waits_for_which_lock() {
+async fn any_role_sees_lock_waits() {
     let server = Postgres::start().await.expect("a server");
     server.create_role("app").await.expect("a role");
     let table = "create table partners (a int); insert into partners values (1)";
@@ -212,7 +212,7 @@ async fn any_role_sees_who_waits_for_which_lock() {
 }
 
 #[tokio::test]
-async fn what_the_server_says_cannot_write_to_the_terminal() {
+async fn server_text_cannot_control_the_terminal() {
     let server = Postgres::start().await.expect("a server");
     let evil = "begin; select '\u{1b}[2J\u{1b}]0;owned\u{7}\u{202e}'";
     let _stuck = stuck(&server.url(), "shop:17", evil).await;
@@ -289,7 +289,7 @@ impl Drop for Tmux {
 }
 
 #[tokio::test]
-async fn watching_ends_when_nobody_reads() {
+async fn watch_ends_with_its_reader() {
     let server = Postgres::shared().await.expect("a server");
     for more in [&[][..], &["--json"]] {
         let arguments = [&["sessions", "--watch", "--every", "50ms"], more].concat();
@@ -308,7 +308,7 @@ async fn watching_ends_when_nobody_reads() {
 }
 
 #[tokio::test]
-async fn watching_in_a_terminal() {
+async fn watch_redraws_a_terminal() {
     let server = Postgres::start().await.expect("a server");
     let url = server.url();
     let terminal = Tmux::start(
@@ -348,7 +348,7 @@ async fn watching_in_a_terminal() {
 }
 
 #[tokio::test]
-async fn it_asks_before_it_ends_anything() {
+async fn confirmation_comes_before_termination() {
     let server = Postgres::start().await.expect("a server");
     let url = server.url();
     let stuck = stuck(&url, "shop:17", "begin").await;

@@ -37,7 +37,7 @@ impl Two {
 }
 
 #[tokio::test]
-async fn it_is_what_is_migrated() {
+async fn url_names_the_migrated_database() {
     let two = Two::start().await;
     let files = tempfile::tempdir().expect("a directory");
     let partners = "create table partners (id int primary key);";
@@ -73,7 +73,7 @@ async fn it_is_what_is_migrated() {
 }
 
 #[tokio::test]
-async fn the_admin_of_the_environment_is_not_asked() {
+async fn admin_variable_is_ignored_with_url() {
     let two = Two::start().await;
     let stuck = client(&two.production.url(), "shop:17").await;
     stuck.batch_execute("begin; select 1").await.expect("begun");
@@ -104,7 +104,7 @@ async fn the_admin_of_the_environment_is_not_asked() {
 }
 
 #[tokio::test]
-async fn a_password_in_another_place_is_not_shown() {
+async fn misplaced_password_is_not_shown() {
     let path = std::env::var("PATH").unwrap_or_default();
     for url in [
         "postgres://app%3Ahunter2@db.invalid/shop",

@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_that_ends_soon_is_a_finding_in_time() {
+    fn expiring_certificate_is_a_finding_in_time() {
         let day = Duration::from_secs(24 * 60 * 60);
         assert_eq!(certificate(15 * day, [true, true]).mark, Mark::Well);
         let soon = certificate(13 * day, [true, true]);
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn in_the_clear_is_well_on_this_machine_alone() {
+    fn plain_text_is_fine_on_loopback_alone() {
         for (address, expected) in [
             ("127.0.0.1:5432", Mark::Well),
             ("[::1]:5432", Mark::Well),

@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_tell_regions() {
+    fn host_name_determines_the_region() {
         for (host, expected) in [
             ("d.abc.eu-central-1.rds.amazonaws.com", Some("eu-central-1")),
             ("x.dsql.us-east-1.on.aws", Some("us-east-1")),
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn functions_know_theirs() {
+    fn function_knows_its_region() {
         let of = |set: &'static [(&str, &str)]| {
             ours(move |name| {
                 let found = set.iter().find(|(known, _)| *known == name);
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn another_region_is_a_finding() {
+    fn other_region_is_a_finding() {
         let near = Duration::from_millis(1);
         let mark = |here, there, time| compare(here, there, time).mark;
         assert_eq!(mark(Some("a"), Some("a"), near), Mark::Well);

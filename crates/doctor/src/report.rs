@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_worst_decides() {
+    fn worst_finding_decides() {
         let mut report = Report::default();
         assert_eq!(report.verdict(), Verdict::Well);
         report.checks.push(Check::note(Step::Path, "direct"));
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_the_servers_gets_through() {
+    fn server_text_cannot_control_the_terminal() {
         let check = Check::finding(Step::Slots, "a\u{1b}[2J", "b\u{7}");
         assert!(!check.to_string().contains(['\u{1b}', '\u{7}']));
     }

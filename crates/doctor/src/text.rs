@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_controls_a_terminal_is_replaced() {
+    fn control_characters_are_replaced() {
         for c in [
             '\u{0}', '\u{1b}', '\u{7f}', '\u{9b}', '\u{202e}', '\u{2066}', '\u{feff}',
         ] {
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_short() {
+    fn durations_are_printed_short() {
         for (time, expected) in [
             (0.0, "0.0 s"),
             (-1.0, "0.0 s"),

@@ -321,7 +321,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_caller_sets_wins() {
+    fn callers_settings_win() {
         let mut command = Command::new("/usr/bin/tool");
         command
             .env("PGOPTIONS", "-c lock_timeout=7")

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_looks_like_a_migration_is_one_or_named() {
+    fn file_like_a_migration_is_read_or_named() {
         for (file, why) in [
             ("V2_b.sql", "is not named as"),
             ("V3__add-c.sql", "has more in its name"),
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_is_left_alone() {
+    fn other_files_are_left_alone() {
         let files = [
             "V1__a.sql",
             "U2__größe.sql",
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn every_file_of_a_migration_must_be_readable() {
+    fn unreadable_migration_is_an_error() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("V1__a.sql");
         fs::write(&path, b"\xff\xfes\0").expect("written");

@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn who_blocks_is_named_in_one_clean_line() {
+    fn blocker_is_named_on_one_clean_line() {
         let blocked = Event::Blocked(Blocked {
             migration: "V2__x".to_owned(),
             line: Some(3),

@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_is_known_by_its_definition() {
+    fn index_is_known_by_its_definition() {
         for (ours, servers) in [
             (
                 "create index concurrently I on T (A, B desc)",

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_over_behind_its_limit_was_ended() {
+    fn statement_over_its_limit_was_ended_by_it() {
         let waits = busy(Some(100));
         for (after, end, expected) in [
             (idle(2101), 2115, Some(Limit::Lock)),
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_of_its_own_is_none_of_ours() {
+    fn limit_of_the_tool_is_not_ours() {
         let waits = busy(Some(100));
         assert_eq!(ended(&waits, &[2085, 2115, 2400], idle(5100), 5200), None);
         // It may be late.
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_looked_just_before_a_limit_and_behind_it() {
+    fn server_is_watched_around_the_limit() {
         let mut limits = limits();
         for (now, expected) in [(500, 1585), (2085, 30), (2115, 27_870)] {
             limits.take(now, vec![busy(Some(100))]);

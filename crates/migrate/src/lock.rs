@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_key_is_looked_for_where_it_is() {
+    fn lock_key_matches_pg_locks() {
         assert_eq!(
             (KEY >> 32, KEY & 0xffff_ffff),
             (1_634_628_713, 1_718_773_093)

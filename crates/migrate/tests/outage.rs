@@ -279,7 +279,7 @@ async fn runner_alone_stops_traffic_for_the_lock_timeout() {
          {longest:.2?} of it behind a lock\n{blocked}"
     );
     assert!(before > FROZEN as u32 + AT_ONCE, "traffic went on");
-    // What a busy machine adds to a request is none of the lock's: the server knows.
+    // A busy machine adds to a request, not to the wait for the lock: the server tells that.
     assert!(
         longest < lock_timeout + SLACK,
         "a request waited {longest:?}"

@@ -14,9 +14,7 @@ use lab::relay::Relay;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::TIMEOUT;
-use crate::endings::{
-    DEATHS, ENDINGS, Ending, Lease, POOLED, POOLED_TOGETHER, STALLED, STREAMED, TOGETHER, UNREAD,
-};
+use crate::endings::{Connection, DEATHS, Ending, POOLED_TOGETHER, Run, TOGETHER, endings};
 use crate::host::{Called, Host, Shape};
 use crate::server;
 
@@ -152,26 +150,26 @@ impl Combination {
         match self.shape {
             Shape::Concurrent if self.pooler.is_some() => {
                 let host = self.host().await;
-                for endings in POOLED_TOGETHER {
-                    self.together(&host, endings).await;
+                for several in POOLED_TOGETHER {
+                    self.together(&host, several).await;
                 }
             }
             _ if self.pooler.is_some() => {
                 let host = self.host().await;
-                for &ending in POOLED {
+                for ending in endings(Run::Pooler) {
                     self.ending(&host, ending).await;
                 }
             }
             Shape::Streaming => {
                 let host = self.host().await;
-                for &ending in STREAMED.iter().chain(UNREAD) {
+                for ending in endings(Run::Streaming).chain(endings(Run::Unread)) {
                     self.ending(&host, ending).await;
                 }
             }
             Shape::Concurrent => {
                 let host = self.host().await;
-                for endings in TOGETHER {
-                    self.together(&host, endings).await;
+                for several in TOGETHER {
+                    self.together(&host, several).await;
                 }
             }
             _ => self.matrix().await,
@@ -192,11 +190,11 @@ impl Combination {
 
     async fn matrix(&mut self) {
         let host = self.host().await;
-        for &ending in ENDINGS {
+        for ending in endings(Run::Direct) {
             self.ending(&host, ending).await;
         }
         if self.shape == Shape::Axum {
-            for &ending in UNREAD {
+            for ending in endings(Run::Unread) {
                 self.ending(&host, ending).await;
             }
         }
@@ -213,12 +211,12 @@ impl Combination {
             SERVER_TIMEOUTS.as_millis().to_string(),
         ));
         let host = self.host().await;
-        for &ending in STALLED {
+        for ending in endings(Run::Stalled) {
             self.ending(&host, ending).await;
         }
     }
 
-    async fn ending(&mut self, host: &Host, (ending, expected, lease): Ending) {
+    async fn ending(&mut self, host: &Host, (ending, _, expected, connection): Ending) {
         self.truncate(ending).await;
         let before = self.pids().await;
         let logged = self.postgres.log().len();
@@ -228,8 +226,8 @@ impl Combination {
         if let Err(missing) = came {
             self.fail(ending, missing);
         }
-        if called.says != expected {
-            let told = format!("the caller was told {:?}: {:?}", called.says, called.body);
+        if called.got != expected {
+            let told = format!("the caller was told {:?}: {:?}", called.got, called.body);
             self.fail(ending, told);
         }
         if called.took > TIMEOUT {
@@ -253,16 +251,16 @@ impl Combination {
         }
         let after = self.pids().await;
         let kept = before.is_subset(&after);
-        match lease {
+        match connection {
             // The pooler keeps its servers as it likes.
             _ if self.per_invocation || self.pooler.is_some() => {}
-            Lease::Kept if before.len() < 2 || !kept => {
+            Connection::Kept if before.len() < 2 || !kept => {
                 self.fail(ending, format!("of {before:?} only {after:?} were kept"));
             }
-            Lease::Closed if kept => {
+            Connection::Closed if kept => {
                 self.fail(ending, format!("none of {before:?} was closed"));
             }
-            Lease::Kept | Lease::Closed | Lease::Either => {}
+            Connection::Kept | Connection::Closed | Connection::Either => {}
         }
         let state = server::session_state(&self.database).await;
         let state = state.expect("the administrator can ask");

@@ -1,188 +1,169 @@
-//! The endings, and what is expected of each.
+//! The table of endings: where each is run, and what is expected of it.
 
-use Lease::{Closed, Either, Kept};
-use Says::{Deadline, Failed, Well};
+use Caller::{Deadline, Failure, Success};
+use Connection::{Closed, Either, Kept};
+use Run::{Direct, Pooler, Stalled, Streaming, Unread};
 
-/// What a caller is told.
+/// Where an ending is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Says {
-    Well,
-    Failed,
+pub enum Run {
+    /// In each shape that buffers its responses, on a direct path.
+    Direct,
+    /// Under the streaming runner. The caller of a `stream_` has got a 200 before it ends.
+    Streaming,
+    /// Behind a transaction pooler, which has no session state to leave.
+    Pooler,
+    /// Where the layer streams: HEAD, or somebody outside the layer drops the body.
+    Unread,
+    /// In each shape, on a network that goes away, so that the server's own timeouts have to
+    /// end the session.
+    Stalled,
+}
+
+/// What the caller of the function gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    Success,
+    Failure,
     Deadline,
-    /// Nothing at all: the process was killed, or hung up.
+    /// The process was killed, or hung up.
     Nothing,
 }
 
 /// What becomes of the connection with `PerEventLoop`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lease {
-    /// It is there for the next invocation.
+pub enum Connection {
+    /// It serves the next invocation.
     Kept,
     /// Somebody may still have it, or nobody can bring it to rest.
     Closed,
-    /// As it happens: little time was left to decide, or much was on its way.
+    /// It depends on the time that is left, or on what is on its way.
     Either,
 }
 
-/// Its name, what the caller is told, and what becomes of the connection.
-pub type Ending = (&'static str, Says, Lease);
+pub type Ending = (&'static str, &'static [Run], Caller, Connection);
 
-pub const ENDINGS: &[Ending] = &[
-    ("returns", Well, Kept),
-    ("returns_lazily", Well, Kept),
-    ("fails_lazily", Failed, Kept),
-    ("early_return", Failed, Kept),
-    ("transaction_forgotten", Well, Kept),
-    ("connection_forgotten", Well, Closed),
-    ("begin_by_hand", Well, Kept),
-    ("savepoints", Well, Kept),
-    ("failed_statement", Well, Kept),
-    ("commit_of_an_aborted", Well, Kept),
-    ("panic", Failed, Kept),
-    ("panic_in_call", Failed, Kept),
-    ("slow_statement", Deadline, Either),
-    ("slow_between_statements", Deadline, Either),
-    ("statement_timed_out", Well, Kept),
-    ("begin_dropped", Well, Kept),
-    ("copy_in_dropped", Well, Kept),
-    ("copy_in_kept", Well, Closed),
-    ("copy_out_dropped", Well, Either),
-    ("copy_out_kept", Well, Closed),
-    ("rows_dropped", Well, Either),
-    ("rows_kept", Well, Closed),
-    ("task_idle", Well, Closed),
-    ("task_busy", Well, Closed),
-    ("own_task", Well, Kept),
-    ("half_done_task", Failed, Kept),
-    ("half_done_clean_up", Failed, Kept),
-    ("blocking_idle", Well, Closed),
-    ("blocking_busy", Well, Closed),
-    ("two_leases", Well, Kept),
-    ("session_state?listen", Well, Kept),
-    ("session_state?listen_in_do", Well, Kept),
-    ("session_state?advisory_lock", Well, Kept),
-    ("session_state?advisory_lock_in_do", Well, Kept),
-    ("session_state?set", Well, Kept),
-    ("session_state?set_in_do", Well, Kept),
-    ("session_state?set_config", Well, Kept),
-    ("session_state?set_config_in_do", Well, Kept),
-    ("session_state?temp_table", Well, Kept),
-    ("session_state?temp_table_in_do", Well, Kept),
-    ("session_state?temp_table_by_select", Well, Kept),
-    ("killed", Well, Closed),
-    ("killed_during_commit", Well, Closed),
-    ("waits_for_a_restart", Well, Closed),
-    ("dropped_from_outside", Failed, Closed),
+/// The endings that are run there.
+pub fn endings(run: Run) -> impl Iterator<Item = Ending> {
+    ENDINGS
+        .iter()
+        .copied()
+        .filter(move |ending| ending.1.contains(&run))
+}
+
+#[rustfmt::skip]
+const ENDINGS: &[Ending] = &[
+    // ending, run in, the caller gets, the connection is
+    ("returns",                            &[Direct, Streaming, Pooler], Success,  Kept),
+    ("returns_lazily",                     &[Direct, Pooler],            Success,  Kept),
+    ("fails_lazily",                       &[Direct],                    Failure,  Kept),
+    ("early_return",                       &[Direct, Streaming, Pooler], Failure,  Kept),
+    ("transaction_forgotten",              &[Direct],                    Success,  Kept),
+    ("connection_forgotten",               &[Direct, Pooler],            Success,  Closed),
+    ("begin_by_hand",                      &[Direct, Streaming, Pooler], Success,  Kept),
+    ("savepoints",                         &[Direct],                    Success,  Kept),
+    ("failed_statement",                   &[Direct],                    Success,  Kept),
+    ("commit_of_an_aborted",               &[Direct],                    Success,  Kept),
+    ("panic",                              &[Direct, Streaming, Pooler], Failure,  Kept),
+    ("panic_in_call",                      &[Direct],                    Failure,  Kept),
+    ("slow_statement",                     &[Direct, Streaming, Pooler], Deadline, Either),
+    ("slow_between_statements",            &[Direct],                    Deadline, Either),
+    ("statement_timed_out",                &[Direct, Pooler],            Success,  Kept),
+    ("begin_dropped",                      &[Direct, Pooler],            Success,  Kept),
+    ("copies",                             &[Pooler],                    Success,  Kept),
+    ("copy_in_dropped",                    &[Direct, Pooler],            Success,  Kept),
+    ("copy_in_kept",                       &[Direct, Pooler],            Success,  Closed),
+    ("copy_out_dropped",                   &[Direct],                    Success,  Either),
+    ("copy_out_kept",                      &[Direct, Pooler],            Success,  Closed),
+    ("rows_dropped",                       &[Direct, Pooler],            Success,  Either),
+    ("rows_kept",                          &[Direct, Pooler],            Success,  Closed),
+    ("task_idle",                          &[Direct, Pooler],            Success,  Closed),
+    ("task_busy",                          &[Direct, Streaming, Pooler], Success,  Closed),
+    ("own_task",                           &[Direct, Pooler],            Success,  Kept),
+    ("half_done_task",                     &[Direct],                    Failure,  Kept),
+    ("half_done_clean_up",                 &[Direct],                    Failure,  Kept),
+    ("blocking_idle",                      &[Direct],                    Success,  Closed),
+    ("blocking_busy",                      &[Direct, Pooler],            Success,  Closed),
+    ("two_leases",                         &[Direct, Pooler],            Success,  Kept),
+    ("session_state?listen",               &[Direct],                    Success,  Kept),
+    ("session_state?listen_in_do",         &[Direct],                    Success,  Kept),
+    ("session_state?advisory_lock",        &[Direct, Streaming],         Success,  Kept),
+    ("session_state?advisory_lock_in_do",  &[Direct],                    Success,  Kept),
+    ("session_state?set",                  &[Direct],                    Success,  Kept),
+    ("session_state?set_in_do",            &[Direct],                    Success,  Kept),
+    ("session_state?set_config",           &[Direct],                    Success,  Kept),
+    ("session_state?set_config_in_do",     &[Direct],                    Success,  Kept),
+    ("session_state?temp_table",           &[Direct],                    Success,  Kept),
+    ("session_state?temp_table_in_do",     &[Direct],                    Success,  Kept),
+    ("session_state?temp_table_by_select", &[Direct],                    Success,  Kept),
+    ("killed",                             &[Direct],                    Success,  Closed),
+    ("killed_during_commit",               &[Direct],                    Success,  Closed),
+    ("waits_for_a_restart",                &[Direct],                    Success,  Closed),
+    ("dropped_from_outside",               &[Direct, Pooler],            Failure,  Closed),
+    ("stream_returns",                     &[Streaming],                 Success,  Kept),
+    ("stream_fails",                       &[Streaming],                 Success,  Kept),
+    ("stream_half_read",                   &[Streaming],                 Success,  Either),
+    ("stream_is_too_slow",                 &[Streaming],                 Success,  Either),
+    ("stream_cancels",                     &[Streaming],                 Success,  Either),
+    ("stream_transaction",                 &[Streaming],                 Success,  Kept),
+    ("head_stream_returns",                &[Unread],                    Success,  Kept),
+    ("head_stream_rows",                   &[Unread],                    Success,  Either),
+    ("head_stream_busy",                   &[Unread],                    Success,  Kept),
+    ("unread_stream_returns",              &[Unread],                    Success,  Closed),
+    ("unread_stream_rows",                 &[Unread],                    Success,  Closed),
+    ("unread_stream_busy",                 &[Unread],                    Success,  Closed),
+    ("stalled_in_the_handler",             &[Stalled],                   Deadline, Closed),
+    ("stalled_in_teardown",                &[Stalled],                   Success,  Closed),
 ];
 
-/// Those in which the network goes away, and the server's own time-outs have to end
-/// what it keeps from us.
-pub const STALLED: &[Ending] = &[
-    ("stalled_in_the_handler", Deadline, Closed),
-    ("stalled_in_teardown", Well, Closed),
-];
-
-/// Under the streaming runner: some with a whole body, and those whose body still reads
-/// when the head has left. The caller has been told that all is well by then.
-pub const STREAMED: &[Ending] = &[
-    ("returns", Well, Kept),
-    ("early_return", Failed, Kept),
-    ("begin_by_hand", Well, Kept),
-    ("panic", Failed, Kept),
-    ("slow_statement", Deadline, Either),
-    ("task_busy", Well, Closed),
-    ("session_state?advisory_lock", Well, Kept),
-    ("stream_returns", Well, Kept),
-    ("stream_fails", Well, Kept),
-    ("stream_half_read", Well, Either),
-    ("stream_is_too_slow", Well, Either),
-    ("stream_cancels", Well, Either),
-    ("stream_transaction", Well, Kept),
-];
-
-/// Those whose body nobody reads: the method is HEAD, or whatever is outside the layer
-/// answers with another one.
-pub const UNREAD: &[Ending] = &[
-    ("head_stream_returns", Well, Kept),
-    ("head_stream_rows", Well, Either),
-    ("head_stream_busy", Well, Kept),
-    ("unread_stream_returns", Well, Closed),
-    ("unread_stream_rows", Well, Closed),
-    ("unread_stream_busy", Well, Closed),
-];
-
-/// Behind a pooler, which has no session state to leave.
-pub const POOLED: &[Ending] = &[
-    ("returns", Well, Kept),
-    ("returns_lazily", Well, Kept),
-    ("early_return", Failed, Kept),
-    ("connection_forgotten", Well, Closed),
-    ("begin_by_hand", Well, Kept),
-    ("panic", Failed, Kept),
-    ("slow_statement", Deadline, Either),
-    ("statement_timed_out", Well, Kept),
-    ("begin_dropped", Well, Kept),
-    ("copies", Well, Kept),
-    ("copy_in_dropped", Well, Kept),
-    ("copy_in_kept", Well, Closed),
-    ("copy_out_kept", Well, Closed),
-    ("rows_dropped", Well, Either),
-    ("rows_kept", Well, Closed),
-    ("task_idle", Well, Closed),
-    ("task_busy", Well, Closed),
-    ("own_task", Well, Kept),
-    ("blocking_busy", Well, Closed),
-    ("two_leases", Well, Kept),
-    ("dropped_from_outside", Failed, Closed),
-];
-
-/// Behind a pooler, more at a time than it has servers: none gets another's answers.
-pub const POOLED_TOGETHER: [[(&str, Says); 4]; 3] = [
+/// Endings that meet behind a pooler, more than it has servers: none gets the answers of
+/// another.
+pub const POOLED_TOGETHER: [[(&str, Caller); 4]; 3] = [
     [
-        ("copies", Well),
-        ("copies", Well),
-        ("copies", Well),
-        ("copies", Well),
+        ("copies", Success),
+        ("copies", Success),
+        ("copies", Success),
+        ("copies", Success),
     ],
     [
-        ("copies", Well),
-        ("copies", Well),
-        ("copies", Well),
-        ("task_busy", Well),
+        ("copies", Success),
+        ("copies", Success),
+        ("copies", Success),
+        ("task_busy", Success),
     ],
     [
-        ("copies", Well),
-        ("copies", Well),
-        ("copies", Well),
-        ("rows_kept", Well),
+        ("copies", Success),
+        ("copies", Success),
+        ("copies", Success),
+        ("rows_kept", Success),
     ],
 ];
 
-/// Those that meet in one process, at the same time.
-pub const TOGETHER: [[(&str, Says); 4]; 4] = [
+/// Endings that meet in one process, at the same time.
+pub const TOGETHER: [[(&str, Caller); 4]; 4] = [
     [
-        ("returns", Well),
-        ("begin_by_hand", Well),
-        ("early_return", Failed),
-        ("rows_dropped", Well),
+        ("returns", Success),
+        ("begin_by_hand", Success),
+        ("early_return", Failure),
+        ("rows_dropped", Success),
     ],
     [
-        ("transaction_forgotten", Well),
-        ("task_busy", Well),
+        ("transaction_forgotten", Success),
+        ("task_busy", Success),
         ("slow_between_statements", Deadline),
-        ("session_state?advisory_lock", Well),
+        ("session_state?advisory_lock", Success),
     ],
     [
-        ("panic", Failed),
-        ("connection_forgotten", Well),
+        ("panic", Failure),
+        ("connection_forgotten", Success),
         ("slow_statement", Deadline),
-        ("returns_lazily", Well),
+        ("returns_lazily", Success),
     ],
     [
-        ("statement_timed_out", Well),
-        ("fails_lazily", Failed),
-        ("copy_in_kept", Well),
-        ("blocking_idle", Well),
+        ("statement_timed_out", Success),
+        ("fails_lazily", Failure),
+        ("copy_in_kept", Success),
+        ("blocking_idle", Success),
     ],
 ];
 

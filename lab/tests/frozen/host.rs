@@ -9,7 +9,7 @@ use lab::vercel::Deployment;
 use serde_json::{Value, json};
 
 use crate::TIMEOUT;
-use crate::endings::Says;
+use crate::endings::Caller;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
@@ -47,7 +47,7 @@ pub enum Host {
 
 /// What a call came to.
 pub struct Called {
-    pub says: Says,
+    pub got: Caller,
     pub body: Bytes,
     pub took: Duration,
     /// The process that answered.
@@ -96,12 +96,12 @@ impl Host {
             Host::Vercel(deployment) => {
                 let outcome = deployment.request(request).await.expect("it is running");
                 deployment.frozen().await.expect("frozen");
-                let (says, body) = match outcome.response {
-                    Ok(response) => (says(response.status().as_u16()), response.into_body()),
-                    Err(error) => (Says::Nothing, format!("{error:?}").into()),
+                let (got, body) = match outcome.response {
+                    Ok(response) => (caller(response.status().as_u16()), response.into_body()),
+                    Err(error) => (Caller::Nothing, format!("{error:?}").into()),
                 };
                 Called {
-                    says,
+                    got,
                     body,
                     took: outcome.responded.max(outcome.ended.unwrap_or_default()),
                     pid: deployment.pid(),
@@ -112,42 +112,42 @@ impl Host {
                 let (ending, told) = ending.split_once('?').unwrap_or((ending, ""));
                 let event = json!({ "ending": ending, "told": told });
                 let outcome = function.invoke(event).await.expect("it is running");
-                let (says, body) = match &outcome.answer {
-                    Answer::Response(body) => (Says::Well, body.clone()),
+                let (got, body) = match &outcome.answer {
+                    Answer::Response(body) => (Caller::Success, body.clone()),
                     Answer::Error { message, .. } => {
                         let deadline = message.contains("deadline");
-                        let says = if deadline {
-                            Says::Deadline
+                        let got = if deadline {
+                            Caller::Deadline
                         } else {
-                            Says::Failed
+                            Caller::Failure
                         };
-                        (says, message.clone().into())
+                        (got, message.clone().into())
                     }
                     _ => nothing(&outcome),
                 };
-                Called::on_lambda(says, body, outcome).await
+                Called::on_lambda(got, body, outcome).await
             }
             Host::Lambda(function, _) => {
                 let (response, outcome) = function.request(request).await.expect("it is running");
-                let (says, body) = match &outcome.answer {
+                let (got, body) = match &outcome.answer {
                     Answer::Response(_) | Answer::Streamed { .. } | Answer::Error { .. } => {
-                        (says(response.status().as_u16()), response.into_body())
+                        (caller(response.status().as_u16()), response.into_body())
                     }
                     _ => nothing(&outcome),
                 };
-                Called::on_lambda(says, body, outcome).await
+                Called::on_lambda(got, body, outcome).await
             }
         }
     }
 }
 
 impl Called {
-    async fn on_lambda(says: Says, body: Bytes, outcome: Outcome) -> Called {
-        if says != Says::Nothing {
+    async fn on_lambda(got: Caller, body: Bytes, outcome: Outcome) -> Called {
+        if got != Caller::Nothing {
             outcome.environment.frozen().await.expect("frozen");
         }
         Called {
-            says,
+            got,
             body,
             took: outcome.responded,
             pid: outcome.environment.pid(),
@@ -159,21 +159,21 @@ impl Called {
     pub fn saw(&self) -> Option<String> {
         let nothing = json!({ "seen": [] });
         let seen: Value = serde_json::from_slice(&self.body).unwrap_or_default();
-        let well = self.says == Says::Well && (seen == nothing || seen["answer"] == nothing);
-        (!well).then(|| format!("{:?}: {:?}", self.says, self.body))
+        let well = self.got == Caller::Success && (seen == nothing || seen["answer"] == nothing);
+        (!well).then(|| format!("{:?}: {:?}", self.got, self.body))
     }
 }
 
-fn says(status: u16) -> Says {
+fn caller(status: u16) -> Caller {
     match status {
-        200 => Says::Well,
-        504 => Says::Deadline,
-        _ => Says::Failed,
+        200 => Caller::Success,
+        504 => Caller::Deadline,
+        _ => Caller::Failure,
     }
 }
 
-fn nothing(outcome: &Outcome) -> (Says, Bytes) {
+fn nothing(outcome: &Outcome) -> (Caller, Bytes) {
     let log = outcome.environment.log();
     let what = format!("{:?}; its log: {}", outcome.answer, log.trim());
-    (Says::Nothing, what.into())
+    (Caller::Nothing, what.into())
 }

@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_hinders_the_server_says_nothing_of_the_statement() {
+    fn server_trouble_is_not_the_statements_fault() {
         for sqlstate in ["55P03", "57014", "57P01", "40P01", "53200", "58030"] {
             assert!(is_of_the_moment(sqlstate), "{sqlstate}");
         }
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_part_of_a_name() {
+    fn qualified_name_gives_its_last_part() {
         for (text, expected) in [
             ("Partner where", Some("partner")),
             ("app.\"Part ner\" x", Some("Part ner")),

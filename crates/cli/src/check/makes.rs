@@ -30,7 +30,7 @@ mod tests {
     use antifreeze_migrate::split::split;
 
     #[test]
-    fn what_is_made_is_known() {
+    fn created_objects_are_known() {
         for (sql, expected) in [
             ("create table Partners (a int)", Some("partners")),
             (

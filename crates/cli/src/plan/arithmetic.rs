@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deployment_counts_twice() {
+    fn deployment_counts_twice() {
         let plan = plan(&[(200, 1), (3, 5)], 100, 100);
         assert_eq!((plan.steady(), plan.peak(), plan.open()), (215, 430, 97));
         let half = Plan {
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn the_verdict_is_exact_at_its_edges() {
+    fn verdict_is_exact_at_its_edges() {
         // 100 slots: 103 but 3.
         for (connections, fit) in [
             (80, Fit::Well),
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn others_and_a_pooler_count() {
+    fn other_clients_and_a_pooler_count() {
         let alone = plan(&[(80, 1)], 0, 103);
         let beside = Plan {
             others: 1,
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_as_advised_fits() {
+    fn advice_makes_the_plan_fit() {
         for (groups, overlap, max) in [
             (&[(200, 1)][..], 100, 100),
             (&[(20, 10), (3, 5)], 100, 203),

@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_given_has_to_hold() {
+    fn all_conditions_have_to_hold() {
         let stuck = session("idle in transaction (aborted)", 90.0, "shop:17");
         let minute = Some(Duration::from_secs(60));
         let takes = |choice: Choice| choice.takes(&stuck);

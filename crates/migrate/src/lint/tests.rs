@@ -17,7 +17,7 @@ fn broken(sql: &str) -> Vec<Rule> {
 }
 
 #[test]
-fn each_rule_fires_and_does_not() {
+fn each_rule_fires_only_where_it_should() {
     use Rule::*;
     for (rule, fires, does_not) in [
         (
@@ -208,7 +208,7 @@ fn each_rule_fires_and_does_not() {
 }
 
 #[test]
-fn the_index_of_a_foreign_key_may_be_in_another_file() {
+fn foreign_key_index_may_be_in_another_file() {
     let key = "alter table old add foreign key (a) references t not valid";
     let index = "create index concurrently i on old (a)";
     let migrations = Migrations::embedded([("V1__a", key), ("V2__b", index)]).expect("fine");
@@ -217,7 +217,7 @@ fn the_index_of_a_foreign_key_may_be_in_another_file() {
 
 /// The safe way to NOT NULL, as the rules recommend it.
 #[test]
-fn what_is_recommended_is_not_warned_of() {
+fn recommended_statements_pass_the_lint() {
     let files = [
         (
             "V1__add",
@@ -249,7 +249,7 @@ fn what_is_recommended_is_not_warned_of() {
 }
 
 #[test]
-fn a_comment_silences_one() {
+fn comment_silences_one_finding() {
     let sql = "-- antifreeze: allow rename\nalter table old rename a to c;\n\
                alter table old rename b to d";
     assert_eq!(broken(sql), [Rule::Rename]);
@@ -258,7 +258,7 @@ fn a_comment_silences_one() {
 }
 
 #[test]
-fn what_cannot_be_read_is_said() {
+fn unreadable_statement_is_reported() {
     let sql = "select 1;\nfrobnicate the table";
     let migrations = Migrations::embedded([("V1__x", sql)]).expect("not refused");
     let found = migrations.findings();
@@ -271,7 +271,7 @@ fn what_cannot_be_read_is_said() {
 }
 
 #[test]
-fn a_finding_is_one_line_with_the_safe_way() {
+fn finding_is_one_line_with_the_remedy() {
     let sql = "alter table old alter column a set not null";
     let migrations = Migrations::embedded([("V1__x", sql)]).expect("fine");
     let line = migrations.findings()[0].to_string();

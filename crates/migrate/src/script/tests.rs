@@ -10,13 +10,13 @@ fn texts(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_byte_order_mark_is_no_statement() {
+fn byte_order_mark_is_not_a_statement() {
     assert_eq!(texts("\u{feff}select 1"), ["select 1"]);
     assert_eq!(texts("\u{feff}select 'open"), ["select 'open"]);
 }
 
 #[test]
-fn what_cannot_run_in_a_transaction_runs_alone() {
+fn non_transactional_statement_runs_alone() {
     for (text, alone) in [
         ("create index concurrently i on t (a)", true),
         (
@@ -46,7 +46,7 @@ fn what_cannot_run_in_a_transaction_runs_alone() {
 }
 
 #[test]
-fn whoever_queues_behind_nothing_may_wait() {
+fn statement_without_blockers_may_wait() {
     let waits = |text| read(text).statements[0].waits_in_peace();
     assert!(waits("create index concurrently i on t (a)"));
     assert!(waits("vacuum t"));
@@ -56,7 +56,7 @@ fn whoever_queues_behind_nothing_may_wait() {
 }
 
 #[test]
-fn what_no_migration_can_hold_is_refused() {
+fn forbidden_statements_are_refused() {
     for (text, word) in [
         ("begin; select 1; commit;", "line 1): BEGIN"),
         ("select 1;\ncommit;", "line 2): COMMIT"),
@@ -92,7 +92,7 @@ fn what_no_migration_can_hold_is_refused() {
 }
 
 #[test]
-fn a_comment_allows_for_one_statement() {
+fn comment_allows_one_statement() {
     let script = read(
         "-- antifreeze: allow rename, type-change\nalter table a rename to b;\n\
          select 1; -- antifreeze: allow set-not-null\nselect 2",
@@ -113,7 +113,7 @@ fn a_comment_allows_for_one_statement() {
 }
 
 #[test]
-fn what_cannot_be_read_is_sent_whole() {
+fn unreadable_script_is_sent_whole() {
     let script = read("select 'open; commit");
     assert!(script.is_whole && script.in_transaction);
     assert_eq!(script.statements[0].text, "select 'open; commit");

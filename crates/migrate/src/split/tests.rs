@@ -53,7 +53,7 @@ fn statements_are_told_apart() {
 }
 
 #[test]
-fn data_of_copy_is_no_statement() {
+fn copy_data_is_not_a_statement() {
     for end in ["\n", "\r\n"] {
         let text = [
             "copy t (a) from stdin;",
@@ -79,7 +79,7 @@ fn data_of_copy_is_no_statement() {
 }
 
 #[test]
-fn places_are_counted_in_characters() {
+fn positions_are_counted_in_characters() {
     let text = "\u{feff}-- \u{e4}\n  select '\u{e4}\u{e4}' ;\n\u{e4};/* a\nb */ select\n2; x";
     let split = split(text).expect("statements");
     let places = split.statements.iter().map(|one| (one.line, one.column));
@@ -92,7 +92,7 @@ fn places_are_counted_in_characters() {
 }
 
 #[test]
-fn comments_know_what_they_stand_by() {
+fn comments_belong_to_their_statement() {
     let split = split("-- a\nx; -- b\n-- c\ny -- d\n; z").expect("statements");
     let comments = split.comments.iter();
     let comments: Vec<_> = comments
@@ -110,7 +110,7 @@ fn comments_know_what_they_stand_by() {
 }
 
 #[test]
-fn what_has_no_end_is_told_with_its_place() {
+fn unterminated_text_is_named_with_its_place() {
     for (text, place, what) in [
         ("x;\nselect 'open", (2, 8), "string"),
         ("select $a$ $$", (1, 8), "string"),
@@ -129,7 +129,7 @@ fn what_has_no_end_is_told_with_its_place() {
 }
 
 #[test]
-fn commands_of_psql_are_named() {
+fn psql_commands_are_named() {
     for (text, line, name) in [
         ("\\i other.sql", 1, "`\\i`"),
         ("select 1;\n\\copy t from 'it''s", 2, "`\\copy`"),

@@ -96,7 +96,7 @@ fn upgrade(lab: &Lab, project: &Path) -> Around {
 /// It gives way to who reads, the guilty is named, it is run again, and its own history has
 /// the revision once.
 #[tokio::test]
-async fn its_upgrade_gives_way_and_is_tried_again() {
+async fn upgrade_gives_way_and_is_retried() {
     let (lab, project) = (lab().await, project(REVISION));
     let upgrade = upgrade(&lab, project.path()).attempts(100);
     lab.gives_way(upgrade, "alembic").await;
@@ -108,7 +108,7 @@ async fn its_upgrade_gives_way_and_is_tried_again() {
 }
 
 #[tokio::test]
-async fn a_statement_that_a_revision_lost_is_a_failure() {
+async fn lost_statement_of_a_revision_is_a_failure() {
     let (lab, project) = (lab().await, project(CARELESS));
     let _forgetful = lab.idle_in_transaction().await;
     let error = upgrade(&lab, project.path()).run().await;
@@ -120,7 +120,7 @@ async fn a_statement_that_a_revision_lost_is_a_failure() {
 }
 
 #[tokio::test]
-async fn a_revision_that_takes_too_long_is_said_to() {
+async fn slow_revision_is_named() {
     let (lab, project) = (lab().await, project(SLOW));
     let upgrade = upgrade(&lab, project.path()).statement_timeout(LOCK_TIMEOUT);
     let error = upgrade.run().await.expect_err("it was ended");

@@ -33,7 +33,7 @@ const KEEP: &str = "create table kept as select current_setting('lock_timeout') 
         (select oid from pg_database where datname = current_database())) as locks";
 
 #[tokio::test]
-async fn it_has_our_lock_and_time_outs() {
+async fn tool_runs_with_our_lock_and_timeouts() {
     let lab = lab().await;
     let report = around(&lab, KEEP).run().await.expect("fine");
     assert_eq!(report.retries, 0);
@@ -43,7 +43,7 @@ async fn it_has_our_lock_and_time_outs() {
 }
 
 #[tokio::test]
-async fn it_gives_way_is_told_of_and_tried_again() {
+async fn blocked_tool_gives_way_and_is_retried() {
     let lab = lab().await;
     let around = around(&lab, "alter table partners add column c int").attempts(100);
     lab.gives_way(around, "sh").await;
@@ -52,7 +52,7 @@ async fn it_gives_way_is_told_of_and_tried_again() {
 }
 
 #[tokio::test]
-async fn the_lock_is_kept_for_as_long_as_the_tool_works() {
+async fn lock_is_kept_while_the_tool_works() {
     let lab = lab().await;
     let name = lab.value("select quote_ident(current_database())").await;
     let impatient = format!("alter database {name} set idle_session_timeout = '200ms'");
@@ -67,7 +67,7 @@ async fn the_lock_is_kept_for_as_long_as_the_tool_works() {
 }
 
 #[tokio::test]
-async fn another_failure_is_not_repeated() {
+async fn other_failure_is_not_retried() {
     let lab = lab().await;
     let error = around(&lab, "select nothing_like_it")
         .run()
@@ -112,7 +112,7 @@ async fn goes_on(lab: &Lab, options: &str) -> antifreeze_migrate::Error {
 const BEHIND: &str = "select count(*) from information_schema.tables where table_name = 'behind'";
 
 #[tokio::test]
-async fn a_statement_that_our_limit_ends_is_a_failure() {
+async fn statement_ended_by_our_limit_is_a_failure() {
     let lab = lab().await;
     let error = goes_on(&lab, "").await;
     assert_eq!(error.kind(), Kind::Blocked, "{error}");
@@ -127,7 +127,7 @@ async fn a_statement_that_our_limit_ends_is_a_failure() {
 }
 
 #[tokio::test]
-async fn one_that_stops_there_is_run_again() {
+async fn tool_stopped_by_the_limit_is_run_again() {
     for output in ["", "> /dev/null 2>&1"] {
         let lab = lab().await;
         let error = goes_on(&lab, &format!("-v ON_ERROR_STOP=1 {output}")).await;
@@ -139,7 +139,7 @@ async fn one_that_stops_there_is_run_again() {
 
 /// The server speaks another language, or what the tool writes goes elsewhere.
 #[tokio::test]
-async fn nor_is_one_hidden_that_nobody_speaks_of() {
+async fn silent_lock_timeout_is_found() {
     let lab = lab().await;
     let error = goes_on(&lab, "> /dev/null 2>&1").await;
     assert_eq!(error.kind(), Kind::Blocked, "{error}");
@@ -157,7 +157,7 @@ async fn nor_is_one_hidden_that_nobody_speaks_of() {
 }
 
 #[tokio::test]
-async fn what_gets_its_lock_is_no_failure() {
+async fn acquired_lock_is_no_failure() {
     let lab = lab().await;
     let forgetful = lab.idle_in_transaction().await;
     let (sender, mut coming) = tokio::sync::mpsc::unbounded_channel();
@@ -174,7 +174,7 @@ async fn what_gets_its_lock_is_no_failure() {
 }
 
 #[tokio::test]
-async fn so_is_one_that_takes_too_long() {
+async fn slow_tool_is_a_failure() {
     let lab = lab().await;
     for (sql, end, words) in [
         (
@@ -204,7 +204,7 @@ async fn so_is_one_that_takes_too_long() {
 /// It keeps neither the lock nor us, whether it has our output or not. One that has left our
 /// group, as a daemon does, may go on.
 #[tokio::test]
-async fn what_a_tool_leaves_behind_ends_with_it() {
+async fn leftover_processes_end_with_the_tool() {
     let lab = lab().await;
     let folder = tempfile::tempdir().expect("a folder");
     for (left, status) in [
@@ -233,7 +233,7 @@ async fn what_a_tool_leaves_behind_ends_with_it() {
 }
 
 #[tokio::test]
-async fn with_consent_the_way_is_cleared_for_it_too() {
+async fn blocker_of_a_tool_is_ended_with_consent() {
     let lab = lab().await;
     let _forgetful = lab.idle_in_transaction().await;
     let around = around(&lab, "alter table partners add column c int");
@@ -246,7 +246,7 @@ async fn with_consent_the_way_is_cleared_for_it_too() {
 }
 
 #[tokio::test]
-async fn one_that_does_not_heed_us_is_told_of() {
+async fn tool_that_ignores_our_limits_is_reported() {
     let lab = lab().await;
     let forgetful = lab.idle_in_transaction().await;
     // Its own setting comes later than what it was given.
@@ -292,7 +292,7 @@ async fn stopped(lab: &Lab, script: &str, ready: &std::path::Path) -> antifreeze
 }
 
 #[tokio::test]
-async fn told_to_stop_it_keeps_the_lock_until_the_tool_has_ended() {
+async fn lock_is_kept_until_the_tool_has_ended() {
     let lab = lab().await;
     let folder = tempfile::tempdir().expect("a folder");
     let script = "trap 'sleep 0.5; psql -X -q -d \"$URL\" -c \"$SQL\"; exit' TERM; \
@@ -305,7 +305,7 @@ async fn told_to_stop_it_keeps_the_lock_until_the_tool_has_ended() {
 }
 
 #[tokio::test]
-async fn a_tool_that_does_not_end_is_killed_before_the_lock_goes() {
+async fn stubborn_tool_is_killed_before_unlock() {
     let lab = lab().await;
     let folder = tempfile::tempdir().expect("a folder");
     let ready = folder.path().join("ready");
@@ -323,7 +323,7 @@ async fn a_tool_that_does_not_end_is_killed_before_the_lock_goes() {
 }
 
 #[tokio::test]
-async fn dropped_it_ends_the_tool_and_all_that_it_started() {
+async fn dropped_run_ends_the_tool_and_its_children() {
     let lab = lab().await;
     let running = tokio::spawn(
         around(&lab, "select pg_sleep(3600)")

@@ -19,7 +19,7 @@ fn is_retry(event: &Event) -> bool {
 }
 
 #[tokio::test]
-async fn readers_go_on_and_the_guilty_is_named() {
+async fn readers_go_on_and_the_blocker_is_named() {
     let lab = lab().await;
     let forgetful = lab.idle_in_transaction().await;
     let (reader, _) = lab.session("reader").await;
@@ -87,7 +87,7 @@ async fn readers_go_on_and_the_guilty_is_named() {
 
 /// What this is for, without it: the statement waits for ever, and the reader behind it.
 #[tokio::test]
-async fn without_us_readers_wait_behind_the_statement() {
+async fn readers_wait_behind_a_plain_statement() {
     let lab = lab().await;
     let forgetful = lab.idle_in_transaction().await;
     let (migration, _) = lab.session("plain migration").await;
@@ -114,7 +114,7 @@ async fn without_us_readers_wait_behind_the_statement() {
 
 /// With the layer, nobody forgets: a plain statement goes through.
 #[tokio::test]
-async fn behind_the_layer_there_is_nobody_to_wait_for() {
+async fn layer_leaves_no_blocker() {
     let lab = lab().await;
     for _ in 0..3 {
         let handler = async {
@@ -132,7 +132,7 @@ async fn behind_the_layer_there_is_nobody_to_wait_for() {
 }
 
 #[tokio::test]
-async fn it_gives_up_and_says_over_whom() {
+async fn blocked_run_gives_up_and_names_the_blocker() {
     let lab = lab().await;
     let _forgetful = lab.idle_in_transaction().await;
     let runner = lab.runner(&[("V1__unique", UNIQUE)]).attempts(2);
@@ -152,7 +152,7 @@ async fn it_gives_up_and_says_over_whom() {
 }
 
 #[tokio::test]
-async fn with_consent_the_guilty_is_ended_and_named() {
+async fn blocker_is_ended_with_consent() {
     let lab = lab().await;
     let forgetful = lab.idle_in_transaction().await;
     let files = [("V1__unique", UNIQUE)];
@@ -171,7 +171,7 @@ async fn with_consent_the_guilty_is_ended_and_named() {
 }
 
 #[tokio::test]
-async fn nobody_else_is_ended() {
+async fn other_sessions_are_not_ended() {
     let lab = lab().await;
     // One that works, one that idles for less long than that, one that is in nobody's way.
     let (working, _) = lab.session("working").await;
@@ -215,7 +215,7 @@ async fn nobody_else_is_ended() {
 }
 
 #[tokio::test]
-async fn whoever_is_behind_the_one_in_the_way_is_named_too() {
+async fn indirect_blocker_is_named_too() {
     let lab = lab().await;
     let forgetful = lab.idle_in_transaction().await;
     let (other, _) = lab.session("other migration").await;
@@ -253,7 +253,7 @@ async fn whoever_is_behind_the_one_in_the_way_is_named_too() {
 
 /// A role for migrations alone may not see what others' sessions do; their locks it may.
 #[tokio::test]
-async fn who_waits_is_seen_by_any_role() {
+async fn waiters_are_seen_by_any_role() {
     let postgres = lab::postgres::Postgres::start().await.expect("a cluster");
     postgres.create_role("migrator").await.expect("a role");
     postgres
@@ -300,7 +300,7 @@ async fn who_waits_is_seen_by_any_role() {
 }
 
 #[tokio::test]
-async fn a_statement_that_takes_too_long_is_undone_and_not_repeated() {
+async fn slow_statement_is_undone_and_not_repeated() {
     let lab = lab().await;
     let slow = "create table slow (a int);\nselect pg_sleep(3600)";
     let runner = lab
@@ -319,7 +319,7 @@ async fn a_statement_that_takes_too_long_is_undone_and_not_repeated() {
 }
 
 #[tokio::test]
-async fn without_a_slot_for_the_second_connection_it_runs_all_the_same() {
+async fn missing_second_slot_does_not_stop_the_run() {
     let postgres = lab::postgres::Postgres::start().await.expect("a cluster");
     postgres
         .execute("create role one login superuser connection limit 1")

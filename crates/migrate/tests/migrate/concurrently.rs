@@ -13,7 +13,7 @@ const INDEX: (&str, &str) = (
 const INVALID: &str = "select count(*) from pg_index where not indisvalid";
 
 #[tokio::test]
-async fn an_index_is_made_concurrently() {
+async fn index_is_made_concurrently() {
     let lab = lab().await;
     let both = "-- both\ncreate index concurrently a on partners (id);\n\
                 create index concurrently if not exists b on partners using btree (name desc);";
@@ -28,7 +28,7 @@ async fn an_index_is_made_concurrently() {
 }
 
 #[tokio::test]
-async fn an_invalid_index_is_told_and_removed_before_the_next_run() {
+async fn invalid_index_is_removed_before_the_next_run() {
     let lab = lab().await;
     lab.server
         .execute("insert into partners values (1, 'partner 1')")
@@ -63,7 +63,7 @@ async fn an_invalid_index_is_told_and_removed_before_the_next_run() {
 }
 
 #[tokio::test]
-async fn the_line_that_is_told_does_remove_it() {
+async fn suggested_line_removes_the_index() {
     let lab = lab().await;
     lab.server
         .execute("create table \"Odd Name\" (a int); insert into \"Odd Name\" values (1), (1)")
@@ -87,7 +87,7 @@ async fn the_line_that_is_told_does_remove_it() {
 }
 
 #[tokio::test]
-async fn an_invalid_index_of_somebody_else_is_told_and_left() {
+async fn foreign_invalid_index_is_named_and_left() {
     let lab = lab().await;
     let index = "create index left_over on partners (id); \
                  update pg_index set indisvalid = false where indexrelid = 'left_over'::regclass";
@@ -101,7 +101,7 @@ async fn an_invalid_index_of_somebody_else_is_told_and_left() {
 }
 
 #[tokio::test]
-async fn it_waits_for_old_transactions_without_giving_way_and_says_for_whom() {
+async fn concurrent_index_waits_for_old_transactions() {
     let lab = lab().await;
     let forgetful = lab.idle_after_writing().await;
     let (runner, mut log) = Log::of(lab.runner(&[INDEX]));
@@ -123,7 +123,7 @@ async fn it_waits_for_old_transactions_without_giving_way_and_says_for_whom() {
 }
 
 #[tokio::test]
-async fn its_row_in_the_history_gives_way_too() {
+async fn history_row_gives_way_too() {
     let lab = lab().await;
     let files = [
         ("V1__first", "create table first (a int)"),
@@ -154,7 +154,7 @@ async fn its_row_in_the_history_gives_way_too() {
 }
 
 #[tokio::test]
-async fn another_index_of_the_name_is_not_taken_for_it() {
+async fn other_index_of_the_name_is_told_apart() {
     let lab = lab().await;
     lab.server
         .execute("create index partners_name on partners (id)")
@@ -170,7 +170,7 @@ async fn another_index_of_the_name_is_not_taken_for_it() {
 }
 
 #[tokio::test]
-async fn what_is_told_to_runs_without_a_transaction() {
+async fn marked_file_runs_without_a_transaction() {
     let lab = lab().await;
     lab.server
         .execute("create procedure p() language plpgsql as $$ begin commit; end $$")

@@ -12,7 +12,7 @@ const TWO: (&str, &str) = (
 const THREE: (&str, &str) = ("V3__three", "create table three (a int)");
 
 #[tokio::test]
-async fn what_is_pending_is_run_once_and_in_order() {
+async fn pending_migrations_run_once_in_order() {
     let lab = lab().await;
     let report = lab.runner(&[TWO, ONE]).run().await.expect("fine");
     let applied: Vec<_> = report
@@ -32,7 +32,7 @@ async fn what_is_pending_is_run_once_and_in_order() {
 }
 
 #[tokio::test]
-async fn the_history_is_refinerys() {
+async fn history_is_refinerys() {
     let lab = lab().await;
     let _ = lab.runner(&[ONE]).run().await.expect("fine");
     let theirs = refinery_core::Migration::unapplied(ONE.0, ONE.1).expect("a name");
@@ -52,7 +52,7 @@ async fn the_history_is_refinerys() {
 }
 
 #[tokio::test]
-async fn a_failure_rolls_all_of_a_migration_back_and_names_the_line() {
+async fn failure_rolls_back_and_names_the_line() {
     let lab = lab().await;
     let wrong = (
         "V2__two",
@@ -97,7 +97,7 @@ async fn lab_with_escapes() -> Lab {
 }
 
 #[tokio::test]
-async fn what_cannot_be_split_is_run_as_a_whole() {
+async fn unsplittable_script_runs_whole() {
     let lab = lab_with_escapes().await;
     let whole = format!("create table whole (a int); {UNREAD}; insert into whole values (1)");
     let report = lab.runner(&[("V1__whole", &whole)]).run().await;
@@ -115,7 +115,7 @@ async fn what_cannot_be_split_is_run_as_a_whole() {
 }
 
 #[tokio::test]
-async fn a_commit_that_could_not_be_seen_is_noticed() {
+async fn uncertain_commit_is_noticed() {
     let lab = lab_with_escapes().await;
     let commits = format!("{UNREAD}; commit; create table loose (a int)");
     let files = [("V1__commits", commits.as_str())];
@@ -126,7 +126,7 @@ async fn a_commit_that_could_not_be_seen_is_noticed() {
 }
 
 #[tokio::test]
-async fn what_a_migration_sets_is_not_left_to_the_next() {
+async fn settings_do_not_reach_the_next_migration() {
     let lab = lab().await;
     lab.server
         .execute("create role another")
@@ -162,7 +162,7 @@ async fn what_a_migration_sets_is_not_left_to_the_next() {
 }
 
 #[tokio::test]
-async fn a_dry_run_and_a_status_change_nothing() {
+async fn dry_run_and_status_change_nothing() {
     let lab = lab().await;
     let risky = (
         "V2__two",
@@ -214,7 +214,7 @@ fn refused(error: &Error, words: &[&str]) {
 }
 
 #[tokio::test]
-async fn files_and_history_that_contradict_each_other_are_refused() {
+async fn files_must_agree_with_the_history() {
     let lab = lab().await;
     let _ = lab.runner(&[ONE, THREE]).run().await.expect("fine");
     let changed = ("V1__one", "create table one (a bigint)");
@@ -251,7 +251,7 @@ async fn files_and_history_that_contradict_each_other_are_refused() {
 }
 
 #[tokio::test]
-async fn a_baseline_is_for_a_database_with_a_past_and_without_a_history() {
+async fn baseline_needs_a_database_without_history() {
     let lab = lab().await;
     lab.server
         .execute("create table one (a int); create table two (a int)")
@@ -285,7 +285,7 @@ async fn a_baseline_is_for_a_database_with_a_past_and_without_a_history() {
 }
 
 #[tokio::test]
-async fn one_that_was_done_by_hand_is_resolved() {
+async fn migration_done_by_hand_is_resolved() {
     let lab = lab().await;
     lab.server
         .execute("create table one (a int)")
@@ -317,7 +317,7 @@ async fn one_that_was_done_by_hand_is_resolved() {
 }
 
 #[tokio::test]
-async fn a_directory_is_read() {
+async fn directory_is_read() {
     let lab = lab().await;
     let directory = tempfile::tempdir().expect("a directory");
     std::fs::write(directory.path().join("V1__one.sql"), ONE.1).expect("a file");
@@ -336,7 +336,7 @@ async fn a_directory_is_read() {
 }
 
 #[tokio::test]
-async fn nothing_is_left_out_in_silence() {
+async fn skipped_files_are_named() {
     let directory = tempfile::tempdir().expect("a directory");
     let none = antifreeze_migrate::Migrations::from_dir(directory.path());
     let error = none.expect_err("there is none");
@@ -388,7 +388,7 @@ async fn line_ends_are_no_change() {
 }
 
 #[tokio::test]
-async fn a_file_may_choose_its_isolation() {
+async fn file_may_choose_its_isolation() {
     let lab = lab().await;
     let sql = "-- as under refinery\nset transaction isolation level serializable;\n\
                create table kept as select current_setting('transaction_isolation') as level";
@@ -397,7 +397,7 @@ async fn a_file_may_choose_its_isolation() {
 }
 
 #[tokio::test]
-async fn what_commits_is_told_what_to_write() {
+async fn statement_that_commits_is_explained() {
     let lab = lab().await;
     let procedure = "create procedure p() language plpgsql as $$ begin commit; end $$";
     lab.server.execute(procedure).await.expect("a procedure");
@@ -420,7 +420,7 @@ async fn what_commits_is_told_what_to_write() {
 }
 
 #[tokio::test]
-async fn a_schema_of_its_own_has_a_history_of_its_own() {
+async fn each_schema_has_its_history() {
     let lab = lab().await;
     lab.server
         .execute("create schema \"My Shop\"")

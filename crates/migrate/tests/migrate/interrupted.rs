@@ -23,7 +23,7 @@ fn started(event: &Event) -> bool {
 }
 
 #[tokio::test]
-async fn a_dropped_future_cancels_on_the_server() {
+async fn dropped_future_cancels_on_the_server() {
     let lab = lab().await;
     let (runner, mut log) = Log::of(lab.runner(&SLOW).statement_timeout(Duration::ZERO));
     let running = tokio::spawn(runner.run());
@@ -50,7 +50,7 @@ async fn a_dropped_future_cancels_on_the_server() {
 }
 
 #[tokio::test]
-async fn a_dropped_future_is_noticed_wherever_it_was() {
+async fn dropped_future_is_noticed_anywhere() {
     // So many polls, then it is dropped: each await of it is one of these, at last.
     for polls in [1, 3, 6, 10, 16, 25, 40] {
         let lab = lab().await;
@@ -74,7 +74,7 @@ async fn a_dropped_future_is_noticed_wherever_it_was() {
 }
 
 #[tokio::test]
-async fn told_to_stop_it_has_cancelled_when_it_returns() {
+async fn stop_has_cancelled_when_it_returns() {
     let lab = lab().await;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let runner = lab.runner(&SLOW).statement_timeout(Duration::ZERO);
@@ -94,7 +94,7 @@ async fn told_to_stop_it_has_cancelled_when_it_returns() {
 }
 
 #[tokio::test]
-async fn a_deadline_is_kept() {
+async fn deadline_is_kept() {
     let lab = lab().await;
     let runner = lab.runner(&SLOW).statement_timeout(Duration::ZERO);
     let run = runner.deadline(Duration::from_secs(4)).run();
@@ -112,7 +112,7 @@ async fn a_deadline_is_kept() {
 }
 
 #[tokio::test]
-async fn an_interrupted_index_is_told() {
+async fn interrupted_index_is_reported() {
     let lab = lab().await;
     let _forgetful = lab.idle_after_writing().await;
     let index = [("V1__index", "create index concurrently i on partners (id)")];
@@ -132,7 +132,7 @@ async fn an_interrupted_index_is_told() {
 }
 
 #[tokio::test]
-async fn a_lost_connection_is_said_and_it_can_be_run_again() {
+async fn lost_connection_is_reported_and_rerun() {
     let lab = lab().await;
     let (runner, mut log) = Log::of(lab.runner(&SLOW).statement_timeout(Duration::ZERO));
     let running = tokio::spawn(runner.run());

@@ -19,7 +19,7 @@ const SLOW: (&str, &str) = (
 /// Tells each event in a line, and stops for good at the one that it is told.
 #[tokio::test]
 #[ignore = "run by the others"]
-async fn runner() {
+async fn runner_in_a_child_process() {
     // Somebody runs the ignored tests by hand.
     let Ok(url) = std::env::var("MIGRATE_TEST_URL") else {
         return;
@@ -50,7 +50,12 @@ struct Killed {
 impl Killed {
     fn spawn(lab: &Lab, (name, sql): (&str, &str), hold: &str) -> Killed {
         let mut child = Command::new(std::env::current_exe().expect("a path"))
-            .args(["--exact", "killed::runner", "--ignored", "--nocapture"])
+            .args([
+                "--exact",
+                "killed::runner_in_a_child_process",
+                "--ignored",
+                "--nocapture",
+            ])
             .env("MIGRATE_TEST_URL", &lab.server.url)
             .env("MIGRATE_TEST_NAME", name)
             .env("MIGRATE_TEST_SQL", sql)
@@ -96,7 +101,7 @@ async fn runs_again(lab: &Lab, file: (&str, &str), expected: &str) {
 }
 
 #[tokio::test]
-async fn before_the_lock() {
+async fn killed_before_the_lock_leaves_nothing() {
     let lab = lab().await;
     let (holder, _) = lab.session("holder").await;
     let key = i64::from_be_bytes(*b"antifree");
@@ -110,7 +115,7 @@ async fn before_the_lock() {
 }
 
 #[tokio::test]
-async fn with_the_lock_before_anything_is_run() {
+async fn killed_with_the_lock_leaves_nothing() {
     let lab = lab().await;
     Killed::spawn(&lab, PLAIN, "the lock is ours")
         .at("held")
@@ -119,7 +124,7 @@ async fn with_the_lock_before_anything_is_run() {
 }
 
 #[tokio::test]
-async fn in_a_migration() {
+async fn killed_in_a_migration_leaves_nothing() {
     let lab = lab().await;
     let killed = Killed::spawn(&lab, SLOW, "");
     let sleeping = "select count(*) from pg_stat_activity where wait_event = 'PgSleep' \
@@ -132,7 +137,7 @@ async fn in_a_migration() {
 }
 
 #[tokio::test]
-async fn while_it_is_blocked() {
+async fn killed_while_blocked_leaves_nothing() {
     let lab = lab().await;
     let forgetful = lab.idle_in_transaction().await;
     let file = ("V1__x", "alter table partners add column x int");
@@ -153,7 +158,7 @@ async fn history_is_locked(lab: &Lab) -> tokio_postgres::Client {
 }
 
 #[tokio::test]
-async fn between_a_migration_and_its_history() {
+async fn killed_before_the_history_leaves_nothing() {
     let lab = lab().await;
     let locked = history_is_locked(&lab).await;
     Killed::spawn(&lab, PLAIN, "")
@@ -167,7 +172,7 @@ async fn between_a_migration_and_its_history() {
 }
 
 #[tokio::test]
-async fn between_an_index_and_its_history() {
+async fn killed_behind_an_index_is_repaired() {
     let lab = lab().await;
     let locked = history_is_locked(&lab).await;
     let waits = "select count(*) from pg_locks where not granted and relation = \
@@ -189,7 +194,7 @@ async fn between_an_index_and_its_history() {
 }
 
 #[tokio::test]
-async fn in_the_middle_of_an_index() {
+async fn killed_in_an_index_is_repaired() {
     let lab = lab().await;
     let forgetful = lab.idle_after_writing().await;
     Killed::spawn(&lab, ALONE, "").at("blocked by").await;
@@ -209,7 +214,7 @@ async fn in_the_middle_of_an_index() {
 }
 
 #[tokio::test]
-async fn before_the_lock_is_given_back() {
+async fn killed_before_unlock_leaves_no_lock() {
     let lab = lab().await;
     Killed::spawn(&lab, PLAIN, "is applied").at("held").await;
     let report = lab.runner(&[PLAIN]).run().await.expect("again");

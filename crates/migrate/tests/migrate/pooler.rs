@@ -25,7 +25,7 @@ fn behind(pooler: &PgBouncer, lab: &Lab, change: impl FnOnce(&mut Config)) -> Da
 }
 
 #[tokio::test]
-async fn a_transaction_pooler_is_refused_with_a_way_out() {
+async fn transaction_pooler_is_refused_with_a_remedy() {
     let (lab, pooler) = (lab().await, pooler(Mode::Transaction).await);
     let database = behind(&pooler, &lab, |config| {
         config.path = Path::TransactionPooler
@@ -45,7 +45,7 @@ async fn a_transaction_pooler_is_refused_with_a_way_out() {
 }
 
 #[tokio::test]
-async fn one_that_nobody_told_us_of_is_found_out() {
+async fn undeclared_pooler_is_refused() {
     let (lab, pooler) = (lab().await, pooler(Mode::Transaction).await);
     let database = behind(&pooler, &lab, |_| {});
     assert_eq!(database.config().path, Path::Direct);
@@ -59,7 +59,7 @@ async fn one_that_nobody_told_us_of_is_found_out() {
 }
 
 #[tokio::test]
-async fn past_it_there_is_the_direct_endpoint() {
+async fn direct_endpoint_bypasses_the_pooler() {
     let (lab, pooler) = (lab().await, pooler(Mode::Transaction).await);
     let direct = || DirectEndpoint::from_url(&lab.server.url).expect("a URL");
     let database = behind(&pooler, &lab, |config| {
@@ -81,7 +81,7 @@ async fn past_it_there_is_the_direct_endpoint() {
 }
 
 #[tokio::test]
-async fn a_session_pooler_keeps_the_lock() {
+async fn session_pooler_keeps_the_lock() {
     let (lab, pooler) = (lab().await, pooler(Mode::Session).await);
     let database = behind(&pooler, &lab, |config| {
         config.set_path(Path::SessionPooler);

@@ -57,7 +57,7 @@ async fn is_valid(lab: &Lab, name: &str) -> String {
 }
 
 #[tokio::test]
-async fn an_index_that_another_role_builds_is_waited_for() {
+async fn index_built_by_another_role_is_awaited() {
     let lab = lab().await;
     let role = migrator(&lab).await;
     let writer = wrote(&lab, "partners").await;
@@ -90,7 +90,7 @@ async fn an_index_that_another_role_builds_is_waited_for() {
 }
 
 #[tokio::test]
-async fn an_index_of_somebody_elses_is_no_leftover_of_ours() {
+async fn foreign_index_is_not_our_leftover() {
     let lab = lab().await;
     let role = migrator(&lab).await;
     let files = [
@@ -135,7 +135,7 @@ async fn an_index_of_somebody_elses_is_no_leftover_of_ours() {
 }
 
 #[tokio::test]
-async fn what_is_left_is_removed_with_little_patience() {
+async fn leftover_is_removed_with_little_patience() {
     let lab = lab().await;
     let role = migrator(&lab).await;
     let left = format!(

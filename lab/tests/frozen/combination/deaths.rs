@@ -5,7 +5,7 @@ use std::time::Duration;
 use lab::relay::Cut;
 
 use super::Combination;
-use crate::endings::{Death, Says};
+use crate::endings::{Caller, Death};
 use crate::host::Host;
 use crate::server;
 
@@ -34,8 +34,8 @@ impl Combination {
         self.doing(&name, "waiting for the next invocation");
         let answer = host.call(next).await;
         self.check_next(&name, &called, &answer);
-        if answer.says != Says::Well || (next == "look" && answer.saw().is_some()) {
-            let told = format!("the caller was told {:?}: {:?}", answer.says, answer.body);
+        if answer.got != Caller::Success || (next == "look" && answer.saw().is_some()) {
+            let told = format!("the caller was told {:?}: {:?}", answer.got, answer.body);
             self.fail(&name, told);
         }
         if let Some(left) = self.left().await {

@@ -1,14 +1,14 @@
 //! Several endings at once, in one process.
 
 use super::Combination;
-use crate::endings::Says;
+use crate::endings::Caller;
 use crate::host::{Host, SEVERAL};
 use crate::server;
 
 impl Combination {
     /// Several endings at the same time: none is in another's way, and nothing of any is
     /// left.
-    pub(super) async fn together(&mut self, host: &Host, endings: [(&str, Says); SEVERAL]) {
+    pub(super) async fn together(&mut self, host: &Host, endings: [(&str, Caller); SEVERAL]) {
         let name = format!("{endings:?}");
         self.truncate(&name).await;
         self.doing(&name, "waiting for the responses");
@@ -16,8 +16,8 @@ impl Combination {
         let (one, two, three, four) = tokio::join!(one, two, three, four);
         for ((ending, expected), called) in endings.into_iter().zip([&one, &two, &three, &four]) {
             self.check_next(ending, &one, called);
-            if called.says != expected {
-                let told = format!("the caller was told {:?}: {:?}", called.says, called.body);
+            if called.got != expected {
+                let told = format!("the caller was told {:?}: {:?}", called.got, called.body);
                 self.fail(ending, format!("{told}, together with {name}"));
             }
         }

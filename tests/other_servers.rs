@@ -1,5 +1,5 @@
-//! What is connected to and is no PostgreSQL, or none that can serve: it is said, and what
-//! cannot heal is not tried again.
+//! Servers that are not PostgreSQL, or that cannot serve: the error names them, and only what can
+//! heal is retried.
 
 mod common;
 
@@ -24,9 +24,9 @@ async fn refused(url: &str, change: impl FnOnce(&mut Config)) -> Error {
     asked.expect_err("it is refused")
 }
 
-/// A port that says `greeting` to whoever connects, `answer` to what it is sent, and hangs
-/// up; and how many have connected.
-async fn stranger(
+/// Starts a server that sends `greeting` to each connection, `answer` to its first bytes, and
+/// hangs up. Counts the connections.
+async fn other_server(
     greeting: &'static [u8],
     answer: &'static [u8],
 ) -> (SocketAddr, Arc<AtomicUsize>) {
@@ -71,7 +71,7 @@ async fn other_server_is_named_and_asked_once() {
             "sslmode=require",
             "sslmode=require&sslnegotiation=direct",
         ] {
-            let (address, connected) = stranger(greeting, answer).await;
+            let (address, connected) = other_server(greeting, answer).await;
             let url = format!("postgres://app:hunter2@{address}/shop?{parameters}");
             let error = refused(&url, |_| {}).await;
             let tried = connected.load(Ordering::SeqCst);
@@ -141,7 +141,7 @@ async fn pooler_without_its_server_is_named() {
     assert!(text.contains("cannot reach its own server"), "{text}");
 }
 
-/// A server that lets in whoever comes, and answers the first question with this.
+/// Starts a server that accepts every login, and answers the first query with this.
 async fn answers_nonsense(nonsense: &'static [u8]) -> SocketAddr {
     // AuthenticationOk, BackendKeyData, ReadyForQuery.
     const LET_IN: &[u8] = b"R\0\0\0\x08\0\0\0\0K\0\0\0\x0c\0\0\0\x01\0\0\0\x02Z\0\0\0\x05I";
@@ -166,7 +166,7 @@ async fn answers_nonsense(nonsense: &'static [u8]) -> SocketAddr {
     address
 }
 
-/// Whoever asked is told at once, and not by the deadline.
+/// The caller gets the error at once, not at the deadline.
 #[tokio::test]
 async fn nonsense_after_the_login_is_an_error() {
     for nonsense in [&b"T\0\0\0\x02"[..], b"W\0\0\0\x07\0\0\0", b"Z\0\0\0\x05?"] {

@@ -1,17 +1,18 @@
-//! Leasing: who waits for whom, what a freeze does to a kept connection, and several
-//! runtimes in one process.
+//! Leases: waiting in turn, idle connections after a freeze, several runtimes in one process.
 
+mod cancel;
+#[path = "../common/mod.rs"]
 mod common;
-
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+mod runtimes;
 
 use antifreeze::{ConnectionLifetime, ErrorKind, Reset, Step, Teardown, connection, invocation};
 use common::{
-    BoxError, Lab, PLENTY, at_most, kind, lab, lab_over_relay, lab_with, lease_and_return,
+    BoxError, Lab, PLENTY, kind, lab, lab_over_relay, lab_with, lease_and_return, poll_at_most,
 };
 use lab::relay::Cut;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -355,209 +356,4 @@ async fn pool_keeps_no_more_than_allowed() {
     .await
     .expect("fine");
     assert_eq!(lab.sessions().await.len(), 1);
-}
-
-fn runtimes() -> [Runtime; 2] {
-    [
-        Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime"),
-        Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("a runtime"),
-    ]
-}
-
-#[test]
-fn each_runtime_has_its_own_connections() {
-    let [first, second] = runtimes();
-    let lab = first.block_on(lab_with(|config| config.max_connections = 1));
-    let of_first = first.block_on(process_id(&lab));
-    let of_second = second.block_on(process_id(&lab));
-    assert_ne!(of_first, of_second);
-    for _ in 0..3 {
-        assert_eq!(first.block_on(process_id(&lab)), of_first);
-        assert_eq!(second.block_on(process_id(&lab)), of_second);
-    }
-    // One goes, with the connection that it kept; the other does not notice.
-    drop(first);
-    second.block_on(lab.eventually("its session is gone", async |lab| {
-        lab.sessions().await.len() == 1
-    }));
-    assert_eq!(second.block_on(process_id(&lab)), of_second);
-}
-
-#[test]
-fn runtime_dropped_during_a_lease_loses_no_slot() {
-    for lifetime in [
-        ConnectionLifetime::PerEventLoop,
-        ConnectionLifetime::PerInvocation,
-    ] {
-        let [first, second] = runtimes();
-        let lab = first.block_on(lab_with(|config| {
-            config.max_connections = 1;
-            config.lifetime = lifetime;
-        }));
-        let lab = Arc::new(lab);
-        let (has, having) = oneshot::channel();
-        let leased = Arc::clone(&lab);
-        first.spawn(async move {
-            leased
-                .run(async {
-                    let connection = connection().await?;
-                    connection
-                        .batch_execute("begin; insert into t values (1)")
-                        .await?;
-                    let _ = has.send(());
-                    std::future::pending::<()>().await;
-                    Ok(())
-                })
-                .await
-        });
-        first.block_on(having).expect("leased");
-        drop(first);
-        second.block_on(async {
-            lab.eventually("its session is gone", async |lab| {
-                lab.sessions().await.is_empty()
-            })
-            .await;
-            lab.assert_at_rest().await;
-            process_id(&lab).await;
-            assert_eq!(lab.rows().await, 0);
-        });
-    }
-}
-
-#[test]
-fn connection_that_outlives_its_runtime_fails() {
-    let [first, second] = runtimes();
-    let lab = second.block_on(lab());
-    let connection = first.block_on(async {
-        let (give, given) = oneshot::channel();
-        let invocation = lab.run(async {
-            let _ = give.send(connection().await?);
-            std::future::pending::<()>().await;
-            Ok(())
-        });
-        let mut invocation = Box::pin(invocation);
-        let connection = tokio::select! {
-            _ = &mut invocation => unreachable!("it is pending"),
-            connection = given => connection.expect("given"),
-        };
-        // Neither finished nor dropped: the runtime goes first.
-        std::mem::forget(invocation);
-        connection
-    });
-    drop(first);
-    second.block_on(async {
-        let error = timeout(PLENTY, connection.query("select 1", &[])).await;
-        assert!(error.expect("it does not hang").is_err());
-        lab.eventually("its session is gone", async |lab| {
-            lab.sessions().await.is_empty()
-        })
-        .await;
-    });
-}
-
-#[tokio::test]
-async fn lease_works_on_another_runtime() {
-    let lab = lab().await;
-    lab.run(async {
-        let connection = connection().await?;
-        let elsewhere = tokio::task::spawn_blocking(move || {
-            let runtime = Builder::new_current_thread().enable_all().build()?;
-            let row = runtime.block_on(connection.query_one("select 7", &[]))?;
-            Ok::<i32, BoxError>(row.get(0))
-        });
-        assert_eq!(elsewhere.await??, 7);
-        Ok(())
-    })
-    .await
-    .expect("fine");
-}
-
-#[tokio::test]
-async fn cancel_token_cancels_its_statement() {
-    let lab = lab().await;
-    let token = lab
-        .run(async {
-            let connection = connection().await?;
-            let token = connection.cancel_token();
-            let slow = connection.batch_execute("select pg_sleep(60)");
-            let (slow, cancelled) = futures_util::join!(slow, async {
-                // Active it may also be with what was asked before.
-                let sleeps = "select 1 from pg_stat_activity \
-                              where datname = current_database() and wait_event = 'PgSleep'";
-                lab.eventually("it runs", async |lab| {
-                    let found = lab.server.query(sleeps).await;
-                    !found.expect("activity").is_empty()
-                })
-                .await;
-                token.cancel().await
-            });
-            cancelled?;
-            let error = slow.expect_err("cancelled");
-            assert_eq!(error.code().map(|code| code.code()), Some("57014"));
-            Ok(token)
-        })
-        .await
-        .expect("fine");
-    // Once given back, the connection is nobody's to cancel.
-    lab.run(async {
-        let connection = connection().await?;
-        let statement = connection.batch_execute("select pg_sleep(0.1)");
-        let (statement, cancelled) = futures_util::join!(statement, token.cancel());
-        cancelled?;
-        statement?;
-        Ok(())
-    })
-    .await
-    .expect("unharmed");
-}
-
-/// A request that nobody waits for may come at any time: it must not hit the statement
-/// of whoever is next.
-#[tokio::test]
-async fn abandoned_cancel_closes_the_connection() {
-    let lab = lab().await;
-    for polls in 1.. {
-        let done = lab
-            .run(async {
-                let connection = connection().await?;
-                let token = connection.cancel_token();
-                Ok(at_most(polls, token.cancel()).await.is_some())
-            })
-            .await
-            .expect("fine");
-        if done {
-            assert!(polls > 1 && lab.outcome().is_clean());
-            break;
-        }
-        assert_eq!(lab.outcome().closed(), Some(true), "{polls}");
-    }
-}
-
-/// Within the invocation too: what was given back is somebody else's.
-#[tokio::test]
-async fn stale_token_spares_the_next_lease() {
-    let lab = lab_with(|config| config.max_connections = 1).await;
-    lab.run(async {
-        let first = connection().await?;
-        first.batch_execute("begin").await?;
-        let (token, session) = (first.cancel_token(), first.process_id());
-        drop(first);
-        let second = connection().await?;
-        assert_eq!(second.process_id(), session, "brought to rest in between");
-        let (slept, cancelled) = tokio::join!(
-            second.query_one("select 1, pg_sleep(0.2)", &[]),
-            token.cancel()
-        );
-        assert!(cancelled.is_ok() && slept.is_ok(), "{slept:?}");
-        Ok(())
-    })
-    .await
-    .expect("fine");
 }

@@ -1,5 +1,4 @@
-//! What nobody may miss is said where no subscriber is set, and an error that becomes a
-//! response is in the log. Each case runs in a process of its own: the test's executable,
+//! The log without a subscriber. Each case runs in a process of its own: the test's executable,
 //! started again.
 #![cfg(all(feature = "lambda", feature = "axum"))]
 

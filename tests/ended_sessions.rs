@@ -1,4 +1,5 @@
-//! The server ends a session: whoever has it is told why, whether he had asked or asks then.
+//! Sessions that the server ends: the error names the reason, for the statement that was running
+//! and for the next one.
 
 mod common;
 
@@ -45,7 +46,7 @@ async fn next_statement(lab: &Lab, prepare: &str) -> Error {
     *error.downcast::<Error>().expect("ours")
 }
 
-fn says(error: &Error, kind: ErrorKind, sqlstate: &str, words: &str) {
+fn assert_says(error: &Error, kind: ErrorKind, sqlstate: &str, words: &str) {
     assert_eq!(error.kind(), kind, "{error}");
     assert_eq!(error.sqlstate().map(|state| state.code()), Some(sqlstate));
     assert!(error.to_string().contains(words), "{error}");
@@ -71,7 +72,7 @@ async fn termination_names_its_reason() {
             .downcast::<tokio_postgres::Error>()
             .expect("the server's"),
     );
-    says(
+    assert_says(
         &error,
         ErrorKind::ServerStopping,
         "57P01",
@@ -87,7 +88,7 @@ async fn termination_names_its_reason() {
     .expect("fine");
 }
 
-/// The answer was somebody else's: the next one is told all the same.
+/// The answer belonged to a dropped statement: the next statement gets the reason.
 #[tokio::test]
 async fn session_ends_in_an_abandoned_statement() {
     let lab = lab().await;
@@ -119,7 +120,7 @@ async fn idle_in_transaction_timeout_names_its_reason() {
     let lab =
         lab_with(|config| config.idle_in_transaction_timeout = Duration::from_millis(50)).await;
     let error = next_statement(&lab, "begin; insert into t values (1)").await;
-    says(
+    assert_says(
         &error,
         ErrorKind::TransactionFailed,
         "25P03",
@@ -132,7 +133,7 @@ async fn idle_in_transaction_timeout_names_its_reason() {
 async fn idle_session_timeout_names_its_reason() {
     let lab = lab().await;
     let error = next_statement(&lab, "set idle_session_timeout = '50ms'").await;
-    says(&error, ErrorKind::Closed, "57P05", "idle_session_timeout");
+    assert_says(&error, ErrorKind::Closed, "57P05", "idle_session_timeout");
 }
 
 #[tokio::test]
@@ -143,10 +144,10 @@ async fn transaction_timeout_names_its_reason() {
     let server = postgres.fresh_database().await.expect("a database");
     let url = server.url.clone();
     let lab = Lab::over(server, &url, |_| {});
-    // Once it counts, a transaction keeps the time-out that it began with.
+    // Once it runs, a transaction keeps the timeout that it began with.
     let ours = "set transaction_timeout = '50ms'; commit; begin";
     let error = next_statement(&lab, ours).await;
-    says(
+    assert_says(
         &error,
         ErrorKind::TransactionFailed,
         "25P04",

@@ -1,5 +1,5 @@
-//! Work of an invocation that is cut off inside its transaction: nothing is stored, and
-//! the caller is told.
+//! Work that is cut off inside the transaction of its invocation: nothing is stored, and the
+//! caller gets an error.
 
 mod common;
 

@@ -1,0 +1,197 @@
+//! The handlers of the table, one for each row.
+
+use std::mem::forget;
+use std::pin::pin;
+use std::time::Duration;
+
+use antifreeze::connection;
+use bytes::Bytes;
+use futures_util::{FutureExt, SinkExt, StreamExt};
+use tokio::time::timeout;
+
+use crate::common::BoxError;
+
+type Result = std::result::Result<(), BoxError>;
+
+const INSERT: &str = "insert into t values (1)";
+const SLEEP: &str = "select pg_sleep(60)";
+
+/// More rows than anybody reads.
+const ENDLESS: &str = "select repeat('x', 1000) from pg_class a, pg_class b, pg_class c";
+
+pub async fn committed() -> Result {
+    connection().await?.execute(INSERT, &[]).await?;
+    Ok(())
+}
+
+/// tokio-postgres queues a ROLLBACK, which is sent and waited for.
+pub async fn early_return() -> Result {
+    let mut connection = connection().await?;
+    let transaction = connection.transaction().await?;
+    transaction.execute(INSERT, &[]).await?;
+    transaction
+        .query_one("select no_such_function()", &[])
+        .await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+pub async fn transaction_forgotten() -> Result {
+    let mut connection = connection().await?;
+    let transaction = connection.transaction().await?;
+    transaction.execute(INSERT, &[]).await?;
+    forget(transaction);
+    Ok(())
+}
+
+pub async fn begin_by_hand() -> Result {
+    let begin = format!("begin; {INSERT}");
+    connection().await?.batch_execute(&begin).await?;
+    Ok(())
+}
+
+pub async fn savepoint_forgotten() -> Result {
+    let mut connection = connection().await?;
+    let mut transaction = connection.transaction().await?;
+    let savepoint = transaction.savepoint("here").await?;
+    savepoint.execute(INSERT, &[]).await?;
+    forget(savepoint);
+    forget(transaction);
+    Ok(())
+}
+
+pub async fn failed_statement() -> Result {
+    let connection = connection().await?;
+    connection.batch_execute("begin").await?;
+    assert!(connection.batch_execute("select 1 / 0").await.is_err());
+    Ok(())
+}
+
+/// The server answers ROLLBACK, and tokio-postgres says nothing of it.
+pub async fn commit_of_an_aborted() -> Result {
+    let mut connection = connection().await?;
+    let transaction = connection.transaction().await?;
+    transaction.execute(INSERT, &[]).await?;
+    assert!(transaction.batch_execute("select 1 / 0").await.is_err());
+    transaction.commit().await?;
+    Ok(())
+}
+
+pub async fn panic() -> Result {
+    let mut connection = connection().await?;
+    let transaction = connection.transaction().await?;
+    transaction.execute(INSERT, &[]).await?;
+    assert!(transaction.client().is_closed(), "as it must");
+    Ok(())
+}
+
+pub async fn deadline_in_a_statement() -> Result {
+    let mut connection = connection().await?;
+    let transaction = connection.transaction().await?;
+    transaction.execute(INSERT, &[]).await?;
+    transaction.execute(SLEEP, &[]).await?;
+    Ok(())
+}
+
+pub async fn deadline_between_statements() -> Result {
+    let mut connection = connection().await?;
+    let transaction = connection.transaction().await?;
+    transaction.execute(INSERT, &[]).await?;
+    std::future::pending::<()>().await;
+    Ok(())
+}
+
+pub async fn statement_dropped() -> Result {
+    let connection = connection().await?;
+    let text = format!("begin; {SLEEP}");
+    let slow = connection.batch_execute(&text);
+    assert!(timeout(Duration::from_millis(20), slow).await.is_err());
+    Ok(())
+}
+
+/// Polled once: the request is queued, and nobody waits for its answer.
+pub async fn begin_dropped() -> Result {
+    let mut connection = connection().await?;
+    let begin = connection.build_transaction().start();
+    assert!(begin.now_or_never().is_none());
+    Ok(())
+}
+
+pub async fn begin_text_dropped() -> Result {
+    let connection = connection().await?;
+    assert!(connection.batch_execute("begin").now_or_never().is_none());
+    Ok(())
+}
+
+pub async fn copy_in_dropped() -> Result {
+    let connection = connection().await?;
+    let mut sink = pin!(connection.copy_in("copy t from stdin").await?);
+    sink.send(Bytes::from_static(b"1\n")).await?;
+    Ok(())
+}
+
+/// Nobody will ever end the COPY.
+pub async fn copy_in_kept() -> Result {
+    let connection = connection().await?;
+    forget(connection.copy_in::<_, Bytes>("copy t from stdin").await?);
+    Ok(())
+}
+
+/// tokio-postgres cannot even begin to end it.
+pub async fn copy_in_by_simple_protocol() -> Result {
+    let connection = connection().await?;
+    assert!(connection.batch_execute("copy t from stdin").await.is_err());
+    Ok(())
+}
+
+pub async fn copy_in_of_bad_data() -> Result {
+    let connection = connection().await?;
+    let statement = connection.prepare("copy t from stdin").await?;
+    let mut sink = pin!(connection.copy_in(&statement).await?);
+    sink.send(Bytes::from_static(b"no number\n")).await?;
+    assert!(sink.finish().await.is_err());
+    Ok(())
+}
+
+/// tokio-postgres sends a CopyFail that nobody asked for, is surprised by the answer to it,
+/// and gives the connection up.
+pub async fn copy_in_to_no_table() -> Result {
+    let connection = connection().await?;
+    let copy = connection.copy_in::<_, Bytes>("copy no_table from stdin");
+    assert!(copy.await.is_err());
+    Ok(())
+}
+
+pub async fn copy_out_dropped() -> Result {
+    let connection = connection().await?;
+    let copy = format!("copy ({ENDLESS}) to stdout");
+    let mut stream = pin!(connection.copy_out(&copy).await?);
+    assert!(stream.next().await.is_some_and(|chunk| chunk.is_ok()));
+    Ok(())
+}
+
+pub async fn copy_out_kept() -> Result {
+    let connection = connection().await?;
+    let copy = format!("copy ({ENDLESS}) to stdout");
+    let mut stream = Box::pin(connection.copy_out(&copy).await?);
+    assert!(stream.next().await.is_some_and(|chunk| chunk.is_ok()));
+    forget(stream);
+    Ok(())
+}
+
+pub async fn rows_dropped() -> Result {
+    let connection = connection().await?;
+    let none = std::iter::empty::<i32>();
+    let mut rows = pin!(connection.query_raw(ENDLESS, none).await?);
+    assert!(rows.next().await.is_some_and(|row| row.is_ok()));
+    Ok(())
+}
+
+pub async fn rows_kept() -> Result {
+    let connection = connection().await?;
+    let none = std::iter::empty::<i32>();
+    let mut rows = Box::pin(connection.query_raw(ENDLESS, none).await?);
+    assert!(rows.next().await.is_some_and(|row| row.is_ok()));
+    forget(rows);
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! Leases that a task still has, and several leases at once.
+
+use antifreeze::connection;
+
+use crate::common::{lab, lab_with};
+use crate::{CLOSED, ROLLED_BACK, check};
+
+#[tokio::test]
+async fn lease_of_an_idle_task_is_closed() {
+    let lab = lab().await;
+    for (statement, expected) in [
+        ("begin; insert into t values (1)", CLOSED),
+        ("select 1", CLOSED),
+    ] {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let (go_on, going_on) = tokio::sync::oneshot::channel::<()>();
+        lab.run(async move {
+            let (begun, beginning) = tokio::sync::oneshot::channel();
+            let connection = connection().await?;
+            tokio::spawn(async move {
+                let first = connection.batch_execute(statement).await;
+                let _ = begun.send(());
+                let _ = going_on.await;
+                let _ = tell.send((first, connection.batch_execute("select 2").await));
+            });
+            beginning.await?;
+            Ok(())
+        })
+        .await
+        .expect("fine");
+        check(&lab, expected).await;
+        let _ = go_on.send(());
+        let (first, later) = told.await.expect("the task ends");
+        first.expect("its own time was its own");
+        let later = later.expect_err("too late");
+        assert!(antifreeze::Error::is_invocation_ended(&later), "{later:?}");
+    }
+}
+
+#[tokio::test]
+async fn lease_of_a_busy_task_is_closed() {
+    let lab = lab().await;
+    let (tell, told) = tokio::sync::oneshot::channel();
+    lab.run(async move {
+        let connection = connection().await?;
+        let (begun, beginning) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move {
+            let _ = connection.batch_execute("begin").await;
+            let _ = begun.send(());
+            let _ = tell.send(connection.batch_execute("select pg_sleep(60)").await);
+        });
+        beginning.await?;
+        tokio::task::yield_now().await;
+        Ok(())
+    })
+    .await
+    .expect("fine");
+    let outcome = lab.outcome();
+    assert_eq!(outcome.closed(), Some(true), "{outcome}");
+    lab.assert_at_rest().await;
+    let error = told.await.expect("the task is told").expect_err("ended");
+    assert!(antifreeze::Error::is_invocation_ended(&error), "{error:?}");
+}
+
+#[tokio::test]
+async fn lease_of_a_blocking_task_is_closed() {
+    let lab = lab().await;
+    let (go_on, going_on) = std::sync::mpsc::channel::<()>();
+    let blocked = lab
+        .run(async move {
+            let connection = connection().await?;
+            connection
+                .batch_execute("begin; insert into t values (1)")
+                .await?;
+            let blocked = tokio::task::spawn_blocking(move || {
+                let _ = going_on.recv();
+                drop(connection);
+            });
+            Ok(blocked)
+        })
+        .await
+        .expect("fine");
+    check(&lab, CLOSED).await;
+    drop(go_on);
+    blocked.await.expect("it ends");
+}
+
+#[tokio::test]
+async fn two_leases_are_both_rolled_back() {
+    let lab = lab_with(|config| config.max_connections = 2).await;
+    lab.run(async {
+        let first = connection().await?;
+        let second = connection().await?;
+        first
+            .batch_execute("begin; insert into t values (1)")
+            .await?;
+        second
+            .batch_execute("begin; insert into t values (2)")
+            .await?;
+        Ok(())
+    })
+    .await
+    .expect("fine");
+    let outcomes: Vec<_> = lab
+        .torn_down()
+        .into_iter()
+        .map(|torn| torn.outcome)
+        .collect();
+    assert!(outcomes.len() == 2 && outcomes.iter().all(|o| o.steps() == ROLLED_BACK));
+    lab.assert_at_rest().await;
+    assert_eq!(lab.sessions().await.len(), 2);
+}

@@ -1,0 +1,113 @@
+//! Settings of a session, and a pooler that was not declared.
+
+use super::statements::{TYPES, all_at_once, names_are_taken};
+use super::*;
+
+/// Nobody has said that there is a pooler: it gives itself away, be it by refusing our
+/// settings or, where it was told to ignore them, by what it says at start-up. Of 1.18
+/// that is a random number, which once in a thousand times does not.
+#[tokio::test]
+async fn undeclared_pooler_is_found() {
+    for ignores in [false, true] {
+        let postgres = Postgres::shared().await.expect("a server");
+        let server = postgres.fresh_database().await.expect("a database");
+        let schema = format!("create table t (a int); {TYPES}");
+        server.execute(&schema).await.expect("a schema");
+        let pooler = PgBouncer::builder(postgres).pool_size(SERVERS);
+        let pooler = match ignores {
+            true => pooler.setting("ignore_startup_parameters", "options"),
+            false => pooler,
+        };
+        let pooler = pooler.start().await.expect("a pooler");
+        let url = pooler.url(&server.url);
+        let lab = Lab::over(server, &url, |config| {
+            assert_eq!(config.path, Path::Direct, "nothing tells");
+            config.max_connections = CLIENTS;
+        });
+        let mode = Mode::Transaction;
+        let pooled = Pooled { lab, pooler, mode };
+        names_are_taken(&pooled).await;
+        for result in all_at_once(&pooled).await {
+            result.unwrap_or_else(|error| panic!("ignores {ignores}: {error:?}"));
+        }
+        pooled.assert_at_rest("named statements").await;
+        pooled.lab.torn_down();
+        // Session state is not reset on a server that another client may have by then.
+        pooled
+            .lab
+            .run(async {
+                let connection = connection().await?;
+                connection.batch_execute("set lock_timeout = 0").await?;
+                // Nor is one told what it would keep for others.
+                let told = "select current_setting('idle_session_timeout')";
+                let told: String = connection.query_one(told, &[]).await?.get(0);
+                assert_eq!(told, "0", "ignores {ignores}");
+                Ok(())
+            })
+            .await
+            .expect("fine");
+        let outcome = pooled.lab.outcome();
+        assert!(!outcome.steps().contains(&Step::Reset), "{outcome:?}");
+    }
+}
+
+/// A path that was chosen in code is believed, and a setting that is needed is not dropped
+/// for a pooler.
+#[tokio::test]
+async fn needed_settings_are_not_dropped() {
+    let postgres = Postgres::shared().await.expect("a server");
+    let server = postgres.fresh_database().await.expect("a database");
+    let pooler = PgBouncer::builder(postgres)
+        .start()
+        .await
+        .expect("a pooler");
+    let url = pooler.url(&server.url);
+    let chosen: fn(&mut Config) = |config| {
+        config.set_path(Path::Direct);
+    };
+    let schema: fn(&mut Config) = |config| config.schema = Some("public".to_owned());
+    for change in [chosen, schema] {
+        let mut config = Config::from_url(&url).expect("a URL");
+        change(&mut config);
+        let database = antifreeze::Database::new(config).expect("settings");
+        let work = async { connection().await.map(drop).map_err(BoxError::from) };
+        let error = database
+            .invocation(PLENTY, work)
+            .await
+            .expect_err("refused");
+        let kind = common::kind(&error);
+        assert_eq!(kind, Some(antifreeze::ErrorKind::ParameterRefused));
+    }
+}
+
+/// A pooler that drops the schema in silence, whether it is found or not: the rows of another
+/// schema would be read.
+#[tokio::test]
+async fn dropped_schema_is_refused() {
+    let postgres = Postgres::shared().await.expect("a server");
+    let server = postgres.fresh_database().await.expect("a database");
+    let pooler = PgBouncer::builder(postgres)
+        .setting("ignore_startup_parameters", "options")
+        .start()
+        .await
+        .expect("a pooler");
+    let url = pooler.url(&server.url);
+    let url = format!(
+        "{url}{}schema=shop",
+        if url.contains('?') { '&' } else { '?' }
+    );
+    for said_direct in [false, true] {
+        let mut config = Config::from_url(&url).expect("a URL");
+        if said_direct {
+            config.set_path(Path::Direct);
+        }
+        let database = antifreeze::Database::new(config).expect("settings");
+        let work = async { connection().await.map(drop).map_err(BoxError::from) };
+        let error = database.invocation(PLENTY, work).await;
+        let error = error.expect_err("refused");
+        let kind = common::kind(&error);
+        assert_eq!(kind, Some(antifreeze::ErrorKind::Configuration), "{error}");
+        let said = error.to_string();
+        assert!(said.contains("ALTER ROLE .. SET search_path"), "{said}");
+    }
+}
