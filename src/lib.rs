@@ -91,7 +91,6 @@
 
 mod backoff;
 mod clock;
-mod close;
 mod config;
 mod connect;
 mod connection;
@@ -100,11 +99,13 @@ mod database;
 mod deadline;
 #[cfg(feature = "doctor")]
 pub mod doctor;
+mod engine;
 mod error;
 pub mod health;
 mod host;
 mod invocation;
 mod layer;
+mod lifecycle;
 mod limit;
 #[cfg(feature = "migrate")]
 pub mod migrate;
@@ -115,7 +116,6 @@ mod random;
 mod tally;
 mod teardown;
 mod tls;
-mod warm_up;
 mod wire;
 
 pub use config::{
@@ -131,14 +131,14 @@ pub use host::event::{EventError, EventFuture};
 #[cfg(feature = "vercel")]
 pub use host::vercel::VercelFuture;
 pub use invocation::{
-    CancelToken, Connection, Invocation, IsolationLevel, Savepoint, Transaction,
+    CancelToken, Connection, Invocation, IsolationLevel, Savepoint, StreamedBody, Transaction,
     TransactionBuilder, TransactionRetry, connection, invocation, retry_transaction, transaction,
 };
 pub use layer::{
     Body, DatabaseLayer, DatabaseService, HealthFuture, HealthService, ResponseFuture,
 };
+pub use lifecycle::{WarmUp, WarmedUp};
 pub use teardown::{Outcome, Step, Teardown};
-pub use warm_up::{WarmUp, WarmedUp};
 pub use wire::TransactionStatus;
 
 /// The end of a process: every connection is closed, and the server has heard it.
@@ -163,9 +163,10 @@ pub use wire::TransactionStatus;
 /// # }
 /// ```
 pub mod shutdown {
-    pub use crate::close::{Close, Closed, around, signal};
     #[cfg(feature = "lambda")]
     pub use crate::host::lambda::{on_lambda, snapstart};
+    pub use crate::host::signal::{around, signal};
+    pub use crate::lifecycle::{Close, Closed};
 }
 
 /// What the fuzz targets need.

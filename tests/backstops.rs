@@ -162,7 +162,7 @@ async fn they_survive_a_reset_and_a_rollback() {
     let _: Result<(), BoxError> = lab
         .database
         .invocation(Duration::from_secs(7), async {
-            transaction()?
+            transaction()
                 .await?
                 .execute("insert into t values (1)", &[])
                 .await?;

@@ -15,7 +15,7 @@ async fn one_that_was_ended_by_hand_is_begun_again_with_its_options() {
     let lab = lab().await;
     let result = lab
         .run(async {
-            let transaction = transaction()?
+            let transaction = transaction()
                 .isolation_level(IsolationLevel::Serializable)
                 .read_only(false)
                 .await?;
@@ -65,7 +65,7 @@ async fn a_begin_that_is_refused_takes_the_statement_with_it_and_the_next_one_to
                     "prepared" => Some(connection().await?.prepare_cached(ran).await?),
                     _ => None,
                 };
-                let transaction = transaction()?.read_only(false).await?;
+                let transaction = transaction().read_only(false).await?;
                 for _ in 0..2 {
                     let refused = match how {
                         "simple" => transaction.batch_execute(ran).await.map(drop),
@@ -104,7 +104,7 @@ async fn a_first_text_that_cannot_be_parsed_fails_the_whole() {
     // neither. The next statement begins it again, but what has failed stays failed.
     let error = lab
         .run(async {
-            let transaction = transaction()?.await?;
+            let transaction = transaction().await?;
             let error = transaction.batch_execute("selekt 1").await;
             let code = error.as_ref().err().and_then(|error| error.code());
             assert_eq!(code, Some(&SqlState::SYNTAX_ERROR), "{error:?}");

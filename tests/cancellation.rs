@@ -84,7 +84,7 @@ async fn an_invocation_that_leaves_a_transaction_open() {
 async fn an_invocation_that_commits() {
     let lab = one(ConnectionLifetime::PerEventLoop).await;
     dropped_everywhere(&lab, async || {
-        let transaction = transaction()?.await?;
+        let transaction = transaction().await?;
         transaction.execute("insert into t values (1)", &[]).await?;
         let savepoint = transaction.savepoint().await?;
         savepoint.execute("insert into t values (2)", &[]).await?;

@@ -43,7 +43,7 @@ async fn the_status_decides_over_the_transaction() {
     ] {
         let service = DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(
             move |_: Request<()>| async move {
-                let transaction = transaction()?.await?;
+                let transaction = transaction().await?;
                 transaction.execute(INSERT, &[]).await?;
                 Ok::<_, BoxError>(reply(status))
             },
@@ -66,7 +66,7 @@ async fn the_status_decides_over_the_transaction() {
 
     let picky = DatabaseLayer::new(lab.database.clone()).commit_when(|status| status == 404);
     let service = picky.layer(tower::service_fn(async |_: Request<()>| {
-        transaction()?.await?.execute(INSERT, &[]).await?;
+        transaction().await?.execute(INSERT, &[]).await?;
         Ok::<_, BoxError>(reply(404))
     }));
     service.oneshot(Request::new(())).await.expect("a response");
@@ -78,7 +78,7 @@ async fn an_error_of_the_handler_goes_through_and_rolls_back() {
     let lab = lab().await;
     let service =
         DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(async |_: Request<()>| {
-            transaction()?.await?.execute(INSERT, &[]).await?;
+            transaction().await?.execute(INSERT, &[]).await?;
             Err::<Reply, BoxError>("mine".into())
         }));
     let error = service.oneshot(Request::new(())).await.expect_err("mine");
@@ -109,7 +109,7 @@ async fn a_success_that_was_not_stored_is_a_500() {
     let lab = lab().await;
     let service =
         DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(async |_: Request<()>| {
-            let transaction = transaction()?.await?;
+            let transaction = transaction().await?;
             let _ = transaction.execute("select 1 / 0", &[]).await;
             Ok::<_, BoxError>(reply(200))
         }));
@@ -133,7 +133,7 @@ async fn too_slow_is_a_504_in_time() {
     let deadline = Duration::from_secs(2);
     let layer = DatabaseLayer::new(lab.database.clone()).max_duration(deadline);
     let service = layer.layer(tower::service_fn(async |_: Request<()>| {
-        let transaction = transaction()?.await?;
+        let transaction = transaction().await?;
         transaction.execute(INSERT, &[]).await?;
         transaction.execute("select pg_sleep(60)", &[]).await?;
         Ok::<_, BoxError>(reply(200))
@@ -379,7 +379,7 @@ async fn a_streamed_body_holds_the_invocation_until_its_end() {
     let lab = lab().await;
     let service =
         DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(async |_: Request<()>| {
-            transaction()?.await?.execute(INSERT, &[]).await?;
+            transaction().await?.execute(INSERT, &[]).await?;
             let connection = invocation()?.connection().await?;
             connection.batch_execute("begin").await?;
             let body = rows_of(connection, 5, true);
@@ -489,7 +489,7 @@ async fn a_failed_commit_replaces_a_streamed_response_too() {
     let lab = lab().await;
     let service =
         DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(async |_: Request<()>| {
-            let transaction = transaction()?.await?;
+            let transaction = transaction().await?;
             let _ = transaction.execute("select 1 / 0", &[]).await;
             let connection = invocation()?.connection().await?;
             Ok::<_, BoxError>(Response::new(

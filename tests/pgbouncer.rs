@@ -222,7 +222,7 @@ async fn the_lazy_transaction() {
             let result = pooled
                 .lab
                 .run(async {
-                    let transaction = transaction()?.await?;
+                    let transaction = transaction().await?;
                     let insert = transaction.prepare("insert into t values ($1)").await?;
                     transaction.execute(&insert, &[&1]).await?;
                     transaction.batch_execute("select 1").await?;
@@ -571,7 +571,7 @@ async fn lazy_transactions_of_eight_clients_on_two_servers() {
     let pooled = with_types(Path::TransactionPooler).await;
     let clients = (0..CLIENTS as i32).map(|number| {
         pooled.lab.run(async move {
-            let transaction = transaction()?.await?;
+            let transaction = transaction().await?;
             let insert = "insert into typed (mood, price, age) values ($1, $2, $3)";
             for round in 0..5 {
                 let age = Value::Age(number * 10 + round);

@@ -201,7 +201,7 @@ async fn a_reset_is_one_round_trip_and_so_are_both() {
 async fn a_transaction_with_one_write_is_two_round_trips_in_all() {
     let (lab, relay) = lab_over_relay(|_| {}).await;
     let counts = count(&lab, &relay, async |_| {
-        let transaction = transaction()?.await?;
+        let transaction = transaction().await?;
         transaction
             .execute_typed(INSERT, &[(&1i32, Type::INT4)])
             .await?;
@@ -216,7 +216,7 @@ async fn a_transaction_with_one_write_is_two_round_trips_in_all() {
     // A text that is not prepared yet costs another, for its parameters' types, and
     // the Close behind it is not waited for.
     let counts = count(&lab, &relay, async |_| {
-        let transaction = transaction()?.await?;
+        let transaction = transaction().await?;
         transaction.execute(INSERT, &[&1i32]).await?;
         Ok(())
     })

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::finish::is_final;
-use super::transaction;
-use super::{Caller, Connection, IsolationLevel, invocation};
+use super::builder::IsolationLevel;
+use super::commit::{commit, failed};
+use super::connection::Connection;
+use super::scope::invocation;
+use super::state::Caller;
 use crate::backoff::Backoff;
 use crate::error::{Error, Result};
-use crate::net::Peek;
 use crate::wire::TransactionStatus;
 
 /// How often a transaction is run at most, unless it is told otherwise.
@@ -223,24 +224,19 @@ impl TransactionRetry<'_> {
         };
         let error = match work(&transaction).await {
             Err(error) => error,
-            // COMMIT of a failed transaction succeeds and stores nothing.
-            Ok(_) if session.settled().await.status == Some(TransactionStatus::Failed) => {
-                transaction::failed().into()
-            }
-            Ok(_) if session.peek() == Peek::Closed => {
-                return Ended::Done(Err(transaction::lost().into()));
-            }
             Ok(value) => {
-                let error = match transaction.commit().await {
-                    Ok(()) if session.wire().committed() => return Ended::Done(Ok(value)),
-                    Ok(()) => transaction::failed(),
-                    Err(error) if is_final(&error) => Error::commit_refused(error),
-                    Err(error) => transaction::unknown().with_source(error),
-                };
-                return match error.is_retryable() {
-                    true => Ended::GaveWay(error.into()),
-                    false => Ended::Done(Err(error.into())),
-                };
+                let settled = session.settled().await;
+                if settled.status == Some(TransactionStatus::Failed) {
+                    // COMMIT would succeed and store nothing.
+                    failed().into()
+                } else {
+                    let commit = commit(&session, &settled, false, transaction.commit());
+                    return match commit.await {
+                        Ok(()) => Ended::Done(Ok(value)),
+                        Err(error) if error.is_retryable() => Ended::GaveWay(error.into()),
+                        Err(error) => Ended::Done(Err(error.into())),
+                    };
+                }
             }
         };
         let gave_way = gave_way(session.settled().await.status);

@@ -2,20 +2,21 @@
 
 use std::any::Any;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 
-use super::finish::drop_guarded;
-use super::{Finished, Invocation, Scope};
-use crate::error::Error;
+use super::finish::{Finished, drop_guarded};
+use super::scope::Scope;
+use super::state::Invocation;
+use crate::error::{Error, Result};
 use crate::observe;
 
 /// How a handler ended.
-pub(crate) enum Ended<T> {
+enum Ended<T> {
     Returned(T),
     /// With what it panicked.
     Panicked(Box<dyn Any + Send>),
@@ -23,23 +24,34 @@ pub(crate) enum Ended<T> {
     Deadline(Error),
 }
 
-/// What is said of a handler's result: is it a success, so that the invocation's
-/// transaction is committed?
+/// Judges the answer of a handler that did not fail.
 pub(crate) trait Judge<T> {
-    fn is_success(&self, result: &T) -> bool;
+    /// Whether the invocation's transaction is committed.
+    fn commits(&self, _: &T) -> bool {
+        true
+    }
 
-    /// The rest of the invocation belongs to the body of the response.
-    fn streams(&self, _: &T, _: &Invocation) -> bool {
+    /// Whether the rest of the invocation may belong to the body of the answer.
+    fn may_stream(&self) -> bool {
         false
     }
+
+    /// Notes on an answer what a layer inside another makes of it.
+    fn note(&self, _: &mut T) {}
 }
+
+/// Every answer that is no error is a success.
+pub(crate) struct IsOk;
+
+impl<T> Judge<T> for IsOk {}
 
 pin_project! {
     /// The future of an invocation: the handler, then the teardown.
     ///
     /// The handler runs inside the task-local scope and inside a panic guard, and is
     /// dropped there. Dropped itself before its end, it does what can be done at
-    /// once.
+    /// once. An error of ours takes the place of the handler's answer; a panic goes on when
+    /// everything is at rest.
     pub(crate) struct Run<F: Future, J> {
         scope: Scope,
         invocation: Invocation,
@@ -66,7 +78,7 @@ pin_project! {
     }
 }
 
-impl<F: Future, J: Judge<F::Output>> Run<F, J> {
+impl<F: Future, J> Run<F, J> {
     /// Calls `handler` for its future inside the invocation; that too may panic.
     pub(crate) fn new(invocation: Invocation, judge: J, handler: impl FnOnce() -> F) -> Self {
         let scope = Scope::around(invocation.clone());
@@ -88,13 +100,17 @@ impl<F: Future, J: Judge<F::Output>> Run<F, J> {
         }
     }
 
-    pub(crate) fn invocation(self: Pin<&mut Self>) -> &mut Invocation {
-        self.project().invocation
+    pub(crate) fn invocation(&self) -> &Invocation {
+        &self.invocation
     }
 }
 
-impl<F: Future, J: Judge<F::Output>> Future for Run<F, J> {
-    type Output = (Ended<F::Output>, Finished);
+impl<F, J, T, E> Future for Run<F, J>
+where
+    F: Future<Output = Result<T, E>>,
+    J: Judge<T>,
+{
+    type Output = Result<Result<T, E>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -130,9 +146,9 @@ impl<F: Future, J: Judge<F::Output>> Future for Run<F, J> {
         }
         if this.teardown.is_none() {
             let judged = catch_unwind(AssertUnwindSafe(|| match this.ended {
-                Some(Ended::Returned(result)) => (
-                    this.judge.is_success(result),
-                    this.judge.streams(result, this.invocation),
+                Some(Ended::Returned(Ok(answer))) => (
+                    this.judge.commits(answer),
+                    this.judge.may_stream() && this.invocation.streams(),
                 ),
                 _ => (false, false),
             }));
@@ -143,12 +159,15 @@ impl<F: Future, J: Judge<F::Output>> Future for Run<F, J> {
             let invocation = this.invocation.clone();
             if !streams && invocation.try_finish() {
                 *this.done = true;
-                return Poll::Ready((take(this.ended), Ok(())));
+                return Poll::Ready(answer(this.ended, Ok(())));
             }
-            *this.teardown = Some(match streams {
-                true => Box::pin(async move { invocation.finish_head(success).await }),
-                false => Box::pin(async move { invocation.finish(success).await }),
-            });
+            *this.teardown = Some(Box::pin(async move {
+                if streams {
+                    invocation.finish_head(success).await
+                } else {
+                    invocation.finish(success).await
+                }
+            }));
         }
         let teardown = this.teardown.as_mut().expect("it has just been made");
         let finished = ready!(teardown.as_mut().poll(cx));
@@ -157,10 +176,18 @@ impl<F: Future, J: Judge<F::Output>> Future for Run<F, J> {
         if let Err(error) = &finished {
             observe::not_committed(this.invocation.request_id(), error);
         }
-        Poll::Ready((take(this.ended), finished))
+        Poll::Ready(answer(this.ended, finished))
     }
 }
 
-fn take<T>(ended: &mut Option<Ended<T>>) -> Ended<T> {
-    ended.take().expect("not polled after its end")
+fn answer<T, E>(
+    ended: &mut Option<Ended<Result<T, E>>>,
+    finished: Finished,
+) -> Result<Result<T, E>> {
+    match ended.take().expect("not polled after its end") {
+        Ended::Returned(Ok(answer)) => finished.map(|()| Ok(answer)),
+        Ended::Returned(Err(error)) => Ok(Err(error)),
+        Ended::Deadline(error) => Err(error),
+        Ended::Panicked(panic) => resume_unwind(panic),
+    }
 }

@@ -1,11 +1,11 @@
-//! Keeps the deadline of an invocation that nobody polls.
+//! Ends an invocation that nobody polls at its deadline.
 
 use std::sync::Arc;
 
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::Invocation;
+use super::state::Invocation;
 
 /// While it exists, an invocation is ended when its time has come, whether its response
 /// is being read or not.

@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::fmt;
-use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
@@ -14,8 +13,9 @@ use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 
+use super::ending::{Ending, set_none};
 use crate::error::Error;
-use crate::invocation::{Finished, Invocation, Scope, Watch};
+use crate::invocation::{Invocation, Scope, Watch};
 use crate::observe;
 
 /// When the deadline is reached, whoever reads the body has so long to come and see
@@ -153,10 +153,8 @@ pin_project! {
 
     impl<R> PinnedDrop for Held<R> {
         fn drop(this: Pin<&mut Self>) {
-            let mut this = this.project();
-            let _ = this.scope.enter(|| {
-                catch_unwind(AssertUnwindSafe(|| this.body.set(None)))
-            });
+            let this = this.project();
+            set_none(this.scope, this.body);
         }
     }
 }
@@ -164,59 +162,6 @@ pin_project! {
 struct Waits {
     cutoff: Option<Pin<Box<Sleep>>>,
     ending: Ending,
-}
-
-/// The end of an invocation whose response needs no more deciding. Dropped before it is
-/// done, it does what can be done at once.
-pub(super) struct Ending {
-    invocation: Invocation,
-    teardown: Option<Pin<Box<dyn Future<Output = Finished> + Send>>>,
-    abandoned: fn(&str, usize),
-    done: bool,
-}
-
-impl Ending {
-    /// What is left undone is told to `abandoned`.
-    pub(super) fn new(invocation: Invocation, abandoned: fn(&str, usize)) -> Self {
-        Ending {
-            invocation,
-            teardown: None,
-            abandoned,
-            done: false,
-        }
-    }
-}
-
-impl Future for Ending {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.done {
-            let invocation = self.invocation.clone();
-            let teardown = self
-                .teardown
-                .get_or_insert_with(|| Box::pin(async move { invocation.finish(false).await }));
-            let _ = ready!(teardown.as_mut().poll(cx));
-            self.teardown = None;
-            self.done = true;
-        }
-        Poll::Ready(())
-    }
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        if !self.done {
-            self.teardown = None;
-            self.invocation.abandon(self.abandoned);
-        }
-    }
-}
-
-/// Drops what belongs to an invocation inside its scope. A panic of its destructors goes
-/// no further.
-pub(super) fn drop_inside<T>(scope: &Scope, what: T) {
-    let _ = scope.enter(|| catch_unwind(AssertUnwindSafe(|| drop(what))));
 }
 
 impl<R> Held<R>
@@ -257,9 +202,7 @@ where
                 },
                 Err(payload) => *panic = Some(payload),
             }
-            let _ = this
-                .scope
-                .enter(|| catch_unwind(AssertUnwindSafe(|| this.body.as_mut().set(None))));
+            set_none(this.scope, this.body.as_mut());
             waits.cutoff = None;
         }
         if !*this.done {

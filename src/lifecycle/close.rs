@@ -1,20 +1,20 @@
-//! The end of a process: every connection is told goodbye, and the server has heard it.
+//! Closes every connection at the end of a process, and waits for the server's word.
 
 use std::fmt;
 use std::future::{Future, IntoFuture};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{Either, join, join_all, join3, select};
+use futures_util::future::{join_all, join3};
 use tokio::time::{Instant, timeout_at};
 
 use crate::connection::Session;
-use crate::database::Database;
 use crate::deadline::FAR;
+use crate::engine::Engine;
 use crate::observe;
-use crate::pool::{Away, Pools};
-use crate::teardown::{Budget, Outcome, close};
+use crate::pool::CheckedOut;
+use crate::teardown::{Budget, close};
 
 /// The least that a host gives between SIGTERM and SIGKILL: Lambda, to a function with no
 /// extension but internal ones (Lambda's developer guide, "Understanding the Lambda
@@ -31,7 +31,7 @@ const CANCEL: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Closes every connection of a database, and waits for the server's word that each has
-/// ended; made by [`Database::close`].
+/// ended; made by [`Database::close`](crate::Database::close).
 ///
 /// What is idle is closed at once. What an invocation has is left to it, since it may be
 /// about to finish, until there is just time enough, 125 of 300 ms and half a second of a
@@ -48,7 +48,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 #[must_use = "nothing is closed until it is awaited"]
 pub struct Close {
-    database: Database,
+    engine: Arc<Engine>,
     grace: Duration,
 }
 
@@ -68,9 +68,9 @@ pub struct Closed {
 }
 
 impl Close {
-    pub(crate) fn new(database: Database) -> Self {
+    pub(crate) fn new(engine: Arc<Engine>) -> Self {
         Close {
-            database,
+            engine,
             grace: GRACE,
         }
     }
@@ -83,34 +83,37 @@ impl Close {
 
     async fn run(self) -> Closed {
         let begin = Instant::now();
-        let pools = self.database.pools();
+        let pools = self.engine.pools();
         // Said at once, whoever else is at it.
         pools.shut();
         let time = self.grace - LEAVE.min(self.grace / 6);
         let end = begin + time;
-        let Ok(_closing) = timeout_at(end, pools.closing()).await else {
+        let Ok(_closing) = timeout_at(end, pools.closing.lock()).await else {
             return Closed::default();
         };
         let budget = Budget::new(Some(end), pools.round_trip());
         let patience = end - CANCEL.min(time / 2);
-        let (idle, away) = (pools.take_idle(), pools.away());
-        let idle = idle
-            .into_iter()
-            .map(async |session| goodbye(&session, &budget, false).await);
-        let take_leave = async |away: Arc<Away>| {
-            let interrupted = timeout_at(patience, away.returned()).await.is_err();
-            goodbye(&away.session, &budget, interrupted).await
+        let (idle, checked_out) = (pools.take_idle(), pools.checked_out());
+        let idle = idle.into_iter();
+        let idle = idle.map(async |session| goodbye(&session, &budget, false).await);
+        let take_away = async |out: CheckedOut| {
+            let interrupted = timeout_at(patience, out.returned()).await.is_err();
+            goodbye(&out.session, &budget, interrupted).await
         };
         // Those that are being opened at this moment, for an invocation that is served.
         let late = async {
-            let _ = timeout_at(patience, pools.opened()).await;
-            let mut late = pools.away();
-            late.retain(|late| !away.iter().any(|away| Arc::ptr_eq(away, late)));
-            join_all(late.into_iter().map(&take_leave)).await
+            let _ = timeout_at(patience, pools.opening.none()).await;
+            let known = |late: &CheckedOut| {
+                let same = |out: &CheckedOut| Arc::ptr_eq(&out.session, &late.session);
+                checked_out.iter().any(same)
+            };
+            let mut late = pools.checked_out();
+            late.retain(|late| !known(late));
+            join_all(late.into_iter().map(&take_away)).await
         };
-        let away = join_all(away.iter().cloned().map(&take_leave));
-        let (idle, away, late) = join3(join_all(idle), away, late).await;
-        Closed::of(idle.into_iter().chain(away).chain(late), begin)
+        let early = join_all(checked_out.iter().cloned().map(&take_away));
+        let (idle, early, late) = join3(join_all(idle), early, late).await;
+        Closed::of(idle.into_iter().chain(early).chain(late), begin)
     }
 }
 
@@ -154,13 +157,6 @@ impl IntoFuture for Close {
     }
 }
 
-impl From<&Database> for Close {
-    /// With the default grace.
-    fn from(database: &Database) -> Self {
-        database.close()
-    }
-}
-
 impl fmt::Debug for Close {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Close")
@@ -175,96 +171,23 @@ struct Goodbye {
 }
 
 /// Closes one, if its invocation has not: then this finds out how that went.
-async fn goodbye(session: &Arc<Session>, budget: &Budget, interrupted: bool) -> Goodbye {
-    let rested = close(session, Outcome::default(), budget).await;
+async fn goodbye(session: &Session, budget: &Budget, interrupted: bool) -> Goodbye {
     Goodbye {
-        acknowledged: rested.outcome.closed() == Some(true),
+        acknowledged: close(session, budget).await,
         interrupted,
     }
 }
 
-/// Waits until the process is told to stop, by SIGTERM or ctrl-C, and until every idle
-/// connection was closed: what a server's graceful shutdown begins with. Connections of
-/// requests that are still served are closed as these end.
-///
-/// ```no_run
-/// # async fn main_() -> Result<(), Box<dyn std::error::Error>> {
-/// let database = antifreeze::Database::from_env()?;
-/// let router = axum::Router::new().layer(antifreeze::DatabaseLayer::new(database.clone()));
-/// let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
-/// axum::serve(listener, router)
-///     .with_graceful_shutdown(antifreeze::shutdown::signal(&database))
-///     .await?;
-/// # Ok(())
-/// # }
-/// ```
-pub fn signal(database: &Database) -> impl Future<Output = ()> + Send + use<> {
-    let pools = Arc::clone(database.pools());
-    async move {
-        told_to_stop().await;
-        close_idle(&pools).await;
-    }
-}
-
-/// Serves, and closes every connection when the process is told to stop, by SIGTERM or
-/// ctrl-C, or when `serve` ends: for Vercel, whose runtime then waits for the requests that
-/// are still served.
-///
-/// It closes as [`Database::close`] does: a request that is under way has 125 ms, then its
-/// statement is cancelled. Where the host waits for longer, say so with
-/// `database.close().within(..)` in place of `&database`.
-///
-/// ```no_run
-/// # #[cfg(feature = "vercel")] mod function {
-/// # use tower::Layer;
-/// # use vercel_runtime::{Error, Request, run, service_fn};
-/// # async fn handler(_: Request) -> Result<String, Error> { Ok(String::new()) }
-/// # async fn main_() -> Result<(), Error> {
-/// let database = antifreeze::Database::from_env()?;
-/// let service = antifreeze::DatabaseLayer::new(database.clone()).layer(service_fn(handler));
-/// antifreeze::shutdown::around(&database, run(service)).await
-/// # }
-/// # }
-/// ```
-pub async fn around<F: Future>(close: impl Into<Close>, serve: F) -> F::Output {
-    let close: Close = close.into();
-    let mut serve = pin!(serve);
-    match select(serve.as_mut(), pin!(told_to_stop())).await {
-        Either::Left((served, _)) => {
-            close.await;
-            served
-        }
-        // Both to their ends: the last request's may come before that of its connection.
-        Either::Right(((), serve)) => join(close.into_future(), serve).await.1,
-    }
-}
-
-async fn close_idle(pools: &Pools) {
+/// Closes the idle connections alone, and has the others closed by their invocations.
+pub(crate) async fn close_idle(engine: &Engine) {
     let begin = Instant::now();
+    let pools = engine.pools();
     pools.shut();
-    let Ok(_closing) = timeout_at(begin + PATIENCE, pools.closing()).await else {
+    let Ok(_closing) = timeout_at(begin + PATIENCE, pools.closing.lock()).await else {
         return;
     };
     let budget = Budget::new(Some(begin + PATIENCE), pools.round_trip());
     let idle = pools.take_idle().into_iter();
     let goodbyes = join_all(idle.map(async |session| goodbye(&session, &budget, false).await));
     Closed::of(goodbyes.await.into_iter(), begin);
-}
-
-async fn told_to_stop() {
-    let interrupted = pin!(async {
-        if tokio::signal::ctrl_c().await.is_err() {
-            // Nobody can tell us: that is no reason to stop.
-            std::future::pending::<()>().await;
-        }
-    });
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminated) = signal(SignalKind::terminate()) {
-            select(interrupted, pin!(terminated.recv())).await;
-            return;
-        }
-    }
-    interrupted.await;
 }
