@@ -35,12 +35,8 @@ where
 
     fn call(&mut self, (state, mut request): (AppState, Request)) -> Self::Future {
         if let Some(health) = self.settings.health_of(&request) {
-            let (at_rest, resting) = oneshot::channel::<()>();
-            state.wait_until(async move {
-                let _ = resting.await;
-            });
             return VercelFuture {
-                response: ResponseFuture::health(health.guarded(at_rest)),
+                response: ResponseFuture::health(health.guarded(waited_for(&state))),
             };
         }
         let (settings, judge) = (&self.settings, self.settings.clone());
@@ -54,12 +50,7 @@ where
             let longest = settings.max_duration.unwrap_or(MAX_DURATION);
             let deadline = Deadline::after(longest);
             Call::begin(settings, judge, (deadline, &id), |invocation| {
-                // The host sends `end`, and exits after a SIGTERM, only when this is done.
-                let (at_rest, resting) = oneshot::channel::<()>();
-                invocation.guard(at_rest);
-                state.wait_until(async move {
-                    let _ = resting.await;
-                });
+                invocation.guard(waited_for(&state));
                 request.extensions_mut().insert(invocation.clone());
                 self.inner.call((state, request))
             })
@@ -68,6 +59,15 @@ where
             response: ResponseFuture::new(call, is_head),
         }
     }
+}
+
+/// A guard. The host sends `end`, and exits after a SIGTERM, only when it was dropped.
+fn waited_for(state: &AppState) -> impl Send + use<> {
+    let (guard, dropped) = oneshot::channel::<()>();
+    state.wait_until(async move {
+        let _ = dropped.await;
+    });
+    guard
 }
 
 pin_project! {

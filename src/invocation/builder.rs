@@ -31,47 +31,41 @@ impl Invocation {
     }
 }
 
-/// Options of the invocation's transaction; await it to have it.
-#[derive(Clone)]
-#[must_use = "a transaction builder does nothing until it is awaited"]
-pub struct TransactionBuilder {
-    /// `None`: it is asked for outside any.
-    invocation: Option<Invocation>,
-    isolation_level: Option<IsolationLevel>,
-    read_only: Option<bool>,
-    deferrable: Option<bool>,
+/// How a transaction is begun.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Modes {
+    pub(super) isolation_level: Option<IsolationLevel>,
+    pub(super) read_only: Option<bool>,
+    pub(super) deferrable: Option<bool>,
 }
 
-impl TransactionBuilder {
-    pub(crate) fn of(invocation: Option<Invocation>) -> Self {
-        TransactionBuilder {
-            invocation,
-            isolation_level: None,
-            read_only: None,
-            deferrable: None,
+/// The setters of the modes, for a builder that has them.
+macro_rules! mode_setters {
+    () => {
+        /// Sets the isolation level. Default: the server's own.
+        pub fn isolation_level(mut self, level: IsolationLevel) -> Self {
+            self.modes.isolation_level = Some(level);
+            self
         }
-    }
 
-    /// Sets the isolation level. Default: the server's own.
-    pub fn isolation_level(mut self, level: IsolationLevel) -> Self {
-        self.isolation_level = Some(level);
-        self
-    }
+        /// Whether the transaction may write. Default: the server's own.
+        pub fn read_only(mut self, read_only: bool) -> Self {
+            self.modes.read_only = Some(read_only);
+            self
+        }
 
-    /// Whether the transaction may write. Default: the server's own.
-    pub fn read_only(mut self, read_only: bool) -> Self {
-        self.read_only = Some(read_only);
-        self
-    }
+        /// Whether a serializable, read-only transaction waits until it can run without
+        /// the risk of a serialization failure.
+        pub fn deferrable(mut self, deferrable: bool) -> Self {
+            self.modes.deferrable = Some(deferrable);
+            self
+        }
+    };
+}
+pub(super) use mode_setters;
 
-    /// Whether a serializable, read-only transaction waits until it can run without
-    /// the risk of a serialization failure.
-    pub fn deferrable(mut self, deferrable: bool) -> Self {
-        self.deferrable = Some(deferrable);
-        self
-    }
-
-    fn begin(&self) -> String {
+impl Modes {
+    fn begin(self) -> String {
         let level = self.isolation_level.map(|level| match level {
             IsolationLevel::ReadUncommitted => " ISOLATION LEVEL READ UNCOMMITTED",
             IsolationLevel::RepeatableRead => " ISOLATION LEVEL REPEATABLE READ",
@@ -84,9 +78,29 @@ impl TransactionBuilder {
         let modes: Vec<_> = [level, access, deferrable].into_iter().flatten().collect();
         format!("BEGIN{}", modes.join(","))
     }
+}
+
+/// Options of the invocation's transaction; await it to have it.
+#[derive(Clone)]
+#[must_use = "a transaction builder does nothing until it is awaited"]
+pub struct TransactionBuilder {
+    /// `None`: it is asked for outside any.
+    invocation: Option<Invocation>,
+    modes: Modes,
+}
+
+impl TransactionBuilder {
+    pub(crate) fn of(invocation: Option<Invocation>) -> Self {
+        TransactionBuilder {
+            invocation,
+            modes: Modes::default(),
+        }
+    }
+
+    mode_setters!();
 
     pub(crate) async fn start(self, caller: Caller) -> Result<Transaction> {
-        let begin = self.begin();
+        let begin = self.modes.begin();
         let invocation = self.invocation.ok_or_else(Error::not_in_invocation)?;
         let (leases, transaction) = (&invocation.inner.leases, &invocation.inner.transaction);
         let mut slot = transaction.lock().await;
@@ -130,7 +144,7 @@ impl IntoFuture for TransactionBuilder {
 impl fmt::Debug for TransactionBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("TransactionBuilder")
-            .field(&self.begin())
+            .field(&self.modes.begin())
             .finish()
     }
 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
-use tokio::time::timeout;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::commit;
 use super::leases::Which;
@@ -182,6 +183,33 @@ impl Invocation {
                 drop(guard);
             });
         }
+    }
+}
+
+/// While it exists, an invocation is ended when its time has come, whether its response
+/// is being read or not.
+pub(crate) struct Watch(AbortHandle);
+
+impl Invocation {
+    /// Ends the invocation at `at`.
+    ///
+    /// A body is polled only as fast as its client reads it. A client that does not read
+    /// at all would keep the connection, and what it has locked, for ever.
+    pub(crate) fn watch(&self, at: Instant) -> Watch {
+        let inner = Arc::downgrade(&self.inner);
+        let watch = tokio::spawn(async move {
+            sleep_until(at).await;
+            if let Some(inner) = inner.upgrade() {
+                let _ = Invocation { inner }.finish(false).await;
+            }
+        });
+        Watch(watch.abort_handle())
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -15,11 +15,10 @@ mod state;
 mod stream;
 mod tasks;
 mod transaction;
-mod watch;
 
 pub use builder::{IsolationLevel, TransactionBuilder};
 pub use connection::{CancelToken, Connection};
-pub(crate) use finish::Finished;
+pub(crate) use finish::{Finished, Watch};
 pub use retry::{TransactionRetry, retry_transaction};
 pub(crate) use run::{IsOk, Judge, Run};
 pub use savepoint::Savepoint;
@@ -29,4 +28,3 @@ pub(crate) use state::Caller;
 pub use state::Invocation;
 pub use stream::StreamedBody;
 pub use transaction::Transaction;
-pub(crate) use watch::Watch;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::builder::IsolationLevel;
+use super::builder::{IsolationLevel, Modes, mode_setters};
 use super::commit::{commit, failed};
 use super::connection::Connection;
 use super::scope::invocation;
@@ -115,9 +115,7 @@ impl Connection {
     pub fn build_retry(&mut self) -> TransactionRetry<'_> {
         TransactionRetry {
             connection: self,
-            isolation_level: None,
-            read_only: None,
-            deferrable: None,
+            modes: Modes::default(),
             attempts: ATTEMPTS,
         }
     }
@@ -128,9 +126,7 @@ impl Connection {
 #[must_use = "nothing is run until `run` is called"]
 pub struct TransactionRetry<'a> {
     connection: &'a mut Connection,
-    isolation_level: Option<IsolationLevel>,
-    read_only: Option<bool>,
-    deferrable: Option<bool>,
+    modes: Modes,
     attempts: u32,
 }
 
@@ -141,24 +137,7 @@ enum Ended<T, E> {
 }
 
 impl TransactionRetry<'_> {
-    /// Sets the isolation level. Default: the server's own.
-    pub fn isolation_level(mut self, level: IsolationLevel) -> Self {
-        self.isolation_level = Some(level);
-        self
-    }
-
-    /// Whether the transaction may write. Default: the server's own.
-    pub fn read_only(mut self, read_only: bool) -> Self {
-        self.read_only = Some(read_only);
-        self
-    }
-
-    /// Whether a serializable, read-only transaction waits until it can run without the
-    /// risk of a serialization failure.
-    pub fn deferrable(mut self, deferrable: bool) -> Self {
-        self.deferrable = Some(deferrable);
-        self
-    }
+    mode_setters!();
 
     /// How often it is run at most, the first time included. Default: 5. It is run once
     /// at least.
@@ -201,13 +180,13 @@ impl TransactionRetry<'_> {
     {
         let session = self.connection.session().clone();
         let mut begin = self.connection.build_transaction();
-        if let Some(level) = self.isolation_level {
+        if let Some(level) = self.modes.isolation_level {
             begin = begin.isolation_level(level);
         }
-        if let Some(read_only) = self.read_only {
+        if let Some(read_only) = self.modes.read_only {
             begin = begin.read_only(read_only);
         }
-        if let Some(deferrable) = self.deferrable {
+        if let Some(deferrable) = self.modes.deferrable {
             begin = begin.deferrable(deferrable);
         }
         let transaction = match begin.start().await {

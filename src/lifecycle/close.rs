@@ -53,7 +53,7 @@ pub struct Close {
 }
 
 /// What closing came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Closed {
     /// Connections that were open.
@@ -95,10 +95,10 @@ impl Close {
         let patience = end - CANCEL.min(time / 2);
         let (idle, checked_out) = (pools.take_idle(), pools.checked_out());
         let idle = idle.into_iter();
-        let idle = idle.map(async |session| goodbye(&session, &budget, false).await);
+        let idle = idle.map(async |session| Goodbye::to(&session, &budget, false).await);
         let take_away = async |out: CheckedOut| {
             let interrupted = timeout_at(patience, out.returned()).await.is_err();
-            goodbye(&out.session, &budget, interrupted).await
+            Goodbye::to(&out.session, &budget, interrupted).await
         };
         // Those that are being opened at this moment, for an invocation that is served.
         let late = async {
@@ -136,18 +136,6 @@ impl Closed {
     }
 }
 
-impl Default for Closed {
-    /// There was nothing to close.
-    fn default() -> Self {
-        Closed {
-            closed: 0,
-            acknowledged: 0,
-            interrupted: 0,
-            elapsed: Duration::ZERO,
-        }
-    }
-}
-
 impl IntoFuture for Close {
     type Output = Closed;
     type IntoFuture = Pin<Box<dyn Future<Output = Closed> + Send>>;
@@ -165,16 +153,19 @@ impl fmt::Debug for Close {
     }
 }
 
+/// Whether the server confirmed the end of a connection that was `interrupted` or not.
 struct Goodbye {
     acknowledged: bool,
     interrupted: bool,
 }
 
-/// Closes one, if its invocation has not: then this finds out how that went.
-async fn goodbye(session: &Session, budget: &Budget, interrupted: bool) -> Goodbye {
-    Goodbye {
-        acknowledged: close(session, budget).await,
-        interrupted,
+impl Goodbye {
+    /// Closes a connection, if its invocation has not: then this finds out how that went.
+    async fn to(session: &Session, budget: &Budget, interrupted: bool) -> Self {
+        Goodbye {
+            acknowledged: close(session, budget).await,
+            interrupted,
+        }
     }
 }
 
@@ -188,6 +179,6 @@ pub(crate) async fn close_idle(engine: &Engine) {
     };
     let budget = Budget::new(Some(begin + PATIENCE), pools.round_trip());
     let idle = pools.take_idle().into_iter();
-    let goodbyes = join_all(idle.map(async |session| goodbye(&session, &budget, false).await));
+    let goodbyes = join_all(idle.map(async |session| Goodbye::to(&session, &budget, false).await));
     Closed::of(goodbyes.await.into_iter(), begin);
 }

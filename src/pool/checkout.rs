@@ -10,7 +10,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use super::lease::Lease;
-use super::runtime::{Idle, Pool};
+use super::pools::{Idle, Pool};
 use super::stale::NO_ANSWER;
 use crate::connect::{Manner, heals};
 use crate::connection::{Home, Session};

@@ -4,8 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::runtime::Pool;
-use super::shared::lock;
+use super::pools::{Pool, lock};
 use crate::config::Config;
 use crate::connection::{Home, Session};
 use crate::limit::Room;

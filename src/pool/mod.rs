@@ -6,14 +6,11 @@
 mod checkout;
 mod lease;
 mod pools;
-mod runtime;
-mod shared;
 mod stale;
 
 pub(crate) use checkout::Permit;
 pub(crate) use lease::{Lease, Reservation};
-pub(crate) use pools::Pools;
-pub(crate) use runtime::CheckedOut;
+pub(crate) use pools::{CheckedOut, Pools};
 
 #[cfg(test)]
 mod tests;

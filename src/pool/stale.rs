@@ -4,7 +4,7 @@
 //! leased and whenever one is given back: the one that was used last is leased first, and
 //! the others might never be.
 
-use super::runtime::{Idle, Pool};
+use super::pools::{Idle, Pool};
 use crate::observe;
 
 /// Why a connection that did not answer is discarded.

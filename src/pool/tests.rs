@@ -12,8 +12,8 @@ use proptest::prelude::*;
 use tokio::runtime;
 use tokio::time::{Instant, sleep};
 
-use super::runtime::Pool;
-use super::{Lease, Pools};
+use super::Lease;
+use super::pools::{Pool, Pools};
 use crate::clock::{Clock, Manual};
 use crate::config::Config;
 use crate::connect::Connector;
