@@ -10,9 +10,8 @@ use http::response::Parts;
 use http::{Response, StatusCode};
 use pin_project_lite::pin_project;
 
-use super::body::Body;
+use super::body::{Body, Ending, set_none};
 use super::call::Call;
-use super::ending::{Ending, set_none};
 use super::health::HealthFuture;
 use super::problem;
 use super::settings::Settings;

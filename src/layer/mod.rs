@@ -3,7 +3,6 @@
 pub(crate) mod arrival;
 mod body;
 mod call;
-mod ending;
 mod future;
 mod health;
 pub(crate) mod problem;
