@@ -647,3 +647,20 @@ async fn a_panic_of_the_judge_is_the_handlers_own() {
     assert_eq!(lab.outcome().steps(), [Step::RolledBack]);
     lab.assert_at_rest().await;
 }
+
+/// Another response takes its place, and nothing reads from the database any more.
+#[tokio::test]
+async fn a_streamed_body_that_is_dropped_counts_for_nothing() {
+    let lab = lab().await;
+    let service =
+        DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(async |_: Request<()>| {
+            let connection = connection().await?;
+            connection.batch_execute("begin").await?;
+            drop(invocation()?.stream(rows_of(connection, 5, true)));
+            Ok::<_, BoxError>(reply(200))
+        }));
+    let response = service.oneshot(Request::new(())).await.expect("a response");
+    assert_eq!(lab.outcome().steps(), [Step::RolledBack]);
+    lab.assert_at_rest().await;
+    assert_eq!(response.into_body().size_hint().exact(), Some(5));
+}

@@ -454,3 +454,33 @@ async fn a_statement_given_up_is_cancelled_and_fails_the_whole() {
     lab.assert_at_rest().await;
     assert_eq!(lab.rows().await, 0);
 }
+
+#[tokio::test]
+async fn cached_statements_belong_to_the_transaction() {
+    let lab = lab().await;
+    let result = lab
+        .run(async {
+            let transaction = transaction().await?;
+            let insert = "insert into t values ($1)";
+            for at in 1..=2 {
+                transaction.execute_cached(insert, &[&at]).await?;
+            }
+            let count = "select count(*) from t";
+            let row = transaction.query_one_cached(count, &[]).await?;
+            assert_eq!(row.get::<_, i64>(0), 2);
+            Err::<(), BoxError>("rolled back".into())
+        })
+        .await;
+    assert!(result.is_err());
+    assert_eq!(lab.rows().await, 0);
+    lab.assert_at_rest().await;
+}
+
+#[tokio::test]
+async fn outside_an_invocation_awaiting_one_fails() {
+    let lab = lab().await;
+    for builder in [transaction(), lab.database.transaction()] {
+        let error = builder.await.expect_err("outside");
+        assert_eq!(error.kind(), ErrorKind::NotInInvocation);
+    }
+}

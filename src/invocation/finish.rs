@@ -1,8 +1,6 @@
 //! The end of an invocation: everything that it used is brought to rest.
 
-use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -211,10 +209,4 @@ impl Drop for Watch {
     fn drop(&mut self) {
         self.0.abort();
     }
-}
-
-/// Drops `future` without letting a panic of its destructors get away.
-pub(super) fn drop_guarded<F: Future>(future: Pin<&mut Option<F>>) {
-    let mut future = future;
-    let _ = catch_unwind(AssertUnwindSafe(|| future.set(None)));
 }

@@ -18,9 +18,9 @@ mod transaction;
 
 pub use builder::{IsolationLevel, TransactionBuilder};
 pub use connection::{CancelToken, Connection};
-pub(crate) use finish::{Finished, Watch};
+pub(crate) use finish::Watch;
 pub use retry::{TransactionRetry, retry_transaction};
-pub(crate) use run::{IsOk, Judge, Run};
+pub(crate) use run::{Ending, IsOk, Judge, Run};
 pub use savepoint::Savepoint;
 pub(crate) use scope::Scope;
 pub use scope::{connection, invocation, transaction};

@@ -2,7 +2,8 @@
 
 use std::future::Future;
 use std::iter::{once, successors};
-use std::panic::Location;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
@@ -74,6 +75,13 @@ impl Scope {
     /// Runs `f` inside this scope.
     pub(crate) fn enter<R>(&self, f: impl FnOnce() -> R) -> R {
         CURRENT.sync_scope(self.clone(), f)
+    }
+
+    /// Drops what belongs to the invocation inside this scope. A panic of its destructors
+    /// goes no further.
+    pub(crate) fn drop_inside<T>(&self, mut what: Pin<&mut Option<T>>) {
+        let drop = AssertUnwindSafe(|| what.set(None));
+        let _ = self.enter(|| catch_unwind(drop));
     }
 
     /// Runs `future` inside this scope.

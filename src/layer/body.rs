@@ -15,7 +15,7 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::error::Error;
-use crate::invocation::{Finished, Invocation, Scope, Watch};
+use crate::invocation::{Ending, Invocation, Scope, Watch};
 use crate::observe;
 
 /// When the deadline is reached, whoever reads the body has so long to come and see
@@ -154,59 +154,6 @@ struct Held<R> {
     done: bool,
 }
 
-/// The end of an invocation whose response needs no more deciding. Dropped before it is
-/// done, it does what can be done at once.
-pub(super) struct Ending {
-    invocation: Invocation,
-    teardown: Option<Pin<Box<dyn Future<Output = Finished> + Send>>>,
-    abandoned: fn(&str, usize),
-    done: bool,
-}
-
-impl Ending {
-    /// What is left undone is told to `abandoned`.
-    pub(super) fn new(invocation: Invocation, abandoned: fn(&str, usize)) -> Self {
-        Ending {
-            invocation,
-            teardown: None,
-            abandoned,
-            done: false,
-        }
-    }
-}
-
-impl Future for Ending {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.done {
-            let invocation = self.invocation.clone();
-            let teardown = self
-                .teardown
-                .get_or_insert_with(|| Box::pin(async move { invocation.finish(false).await }));
-            let _ = ready!(teardown.as_mut().poll(cx));
-            self.teardown = None;
-            self.done = true;
-        }
-        Poll::Ready(())
-    }
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        if !self.done {
-            self.teardown = None;
-            self.invocation.abandon(self.abandoned);
-        }
-    }
-}
-
-/// Drops what belongs to an invocation inside its scope. A panic of its destructors goes
-/// no further.
-pub(super) fn set_none<T>(scope: &Scope, mut what: Pin<&mut Option<T>>) {
-    let _ = scope.enter(|| catch_unwind(AssertUnwindSafe(|| what.set(None))));
-}
-
 impl<R> Held<R>
 where
     R: http_body::Body<Data = Bytes>,
@@ -226,24 +173,24 @@ where
                 },
                 // It always has something to say.
                 Ok(Poll::Ready(Some(Ok(_)))) => {
-                    self.error = Some(too_late(&self.ending.invocation).into())
+                    self.error = Some(too_late(self.ending.invocation()).into())
                 }
                 Ok(Poll::Ready(Some(Err(error)))) => self.error = Some(error.into()),
                 Ok(Poll::Ready(None)) => {}
                 Ok(Poll::Pending) => match &mut self.cutoff {
                     Some(cutoff) => {
                         ready!(cutoff.as_mut().poll(cx));
-                        self.error = Some(too_late(&self.ending.invocation).into());
+                        self.error = Some(too_late(self.ending.invocation()).into());
                     }
                     None => return Poll::Pending,
                 },
                 Err(payload) => self.panic = Some(payload),
             }
-            set_none(&self.scope, self.body.as_mut());
+            self.scope.drop_inside(self.body.as_mut());
             self.cutoff = None;
         }
         if !self.done {
-            ready!(Pin::new(&mut self.ending).poll(cx));
+            let _ = ready!(Pin::new(&mut self.ending).poll(cx));
             self.done = true;
         }
         if let Some(frame) = self.kept.take() {
@@ -258,7 +205,7 @@ where
 
 impl<R> Drop for Held<R> {
     fn drop(&mut self) {
-        set_none(&self.scope, self.body.as_mut());
+        self.scope.drop_inside(self.body.as_mut());
     }
 }
 

@@ -10,13 +10,13 @@ use http::response::Parts;
 use http::{Response, StatusCode};
 use pin_project_lite::pin_project;
 
-use super::body::{Body, Ending, set_none};
+use super::body::Body;
 use super::call::Call;
 use super::health::HealthFuture;
 use super::problem;
 use super::settings::Settings;
 use crate::error::Result;
-use crate::invocation::Scope;
+use crate::invocation::{Ending, Scope};
 use crate::observe;
 
 pin_project! {
@@ -80,7 +80,7 @@ where
                 return Poll::Ready(Ok(response.map(|body| Body::held(body, invocation))));
             }
             let (head, body) = response.into_parts();
-            set_none(&Scope::around(invocation.clone()), pin!(Some(body)));
+            Scope::around(invocation.clone()).drop_inside(pin!(Some(body)));
             kind.set(Kind::Unread {
                 head: Some(head),
                 ending: Ending::new(invocation, observe::abandoned),
@@ -88,7 +88,7 @@ where
         }
         match kind.project() {
             KindProjection::Unread { head, ending } => {
-                ready!(Pin::new(ending).poll(cx));
+                let _ = ready!(Pin::new(ending).poll(cx));
                 let head = head.take().expect("a future is not polled once it is done");
                 Poll::Ready(Ok(Response::from_parts(head, Body::ours(Bytes::new()))))
             }

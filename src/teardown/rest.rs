@@ -12,7 +12,8 @@ use futures_util::FutureExt;
 use futures_util::future::join;
 use tokio::time::{Instant, timeout};
 
-use super::{Budget, Outcome, Step};
+use super::budget::Budget;
+use super::report::{Outcome, Step};
 use crate::config::{Path, Reset};
 use crate::connection::{Home, Session};
 use crate::limit::Room;

@@ -80,7 +80,7 @@ async fn back((lease, home): (Arc<Lease>, Home)) {
     lease.keep(home, reservation);
 }
 
-/// Also those that nobody asks for: the last that came home is the first to be leased.
+/// Also those that nobody asks for: the last that was given back is the first to be leased.
 #[tokio::test]
 async fn those_that_nobody_needs_are_ended_in_time() {
     let kept = Kept::two().await;
