@@ -79,15 +79,10 @@ where
     }
 
     fn call(&mut self, event: LambdaEvent<T>) -> Self::Future {
-        let settings = &self.settings;
-        let call = if let Some(outer) = settings.joined() {
-            Call::joined(outer, settings, IsOk, self.inner.call(event))
-        } else {
-            let deadline = arrival::lambda::deadline(&event.context);
-            let id = event.context.request_id.clone();
-            let call = |_: &Invocation| self.inner.call(event);
-            Call::begin(settings, IsOk, (deadline, &id), call)
-        };
+        let deadline = arrival::lambda::deadline(&event.context);
+        let id = event.context.request_id.clone();
+        let call = |_: Option<&Invocation>| self.inner.call(event);
+        let call = Call::new(&self.settings, IsOk, (deadline, &id), call);
         EventFuture { call }
     }
 }

@@ -39,22 +39,19 @@ where
                 response: ResponseFuture::health(health.guarded(waited_for(&state))),
             };
         }
-        let (settings, judge) = (&self.settings, self.settings.clone());
         let is_head = request.method() == Method::HEAD;
-        let call = if let Some(outer) = settings.joined() {
-            Call::joined(outer, settings, judge, self.inner.call((state, request)))
-        } else {
-            let id = request.headers().get("x-vercel-id");
-            let id = id.and_then(|id| id.to_str().ok()).unwrap_or_default();
-            let id = id.to_owned();
-            let longest = settings.max_duration.unwrap_or(MAX_DURATION);
-            let deadline = Deadline::after(longest);
-            Call::begin(settings, judge, (deadline, &id), |invocation| {
+        let id = request.headers().get("x-vercel-id");
+        let id = id.and_then(|id| id.to_str().ok()).unwrap_or_default();
+        let id = id.to_owned();
+        let deadline = Deadline::after(self.settings.max_duration.unwrap_or(MAX_DURATION));
+        let (settings, judge) = (&self.settings, self.settings.clone());
+        let call = Call::new(settings, judge, (deadline, &id), |invocation| {
+            if let Some(invocation) = invocation {
                 invocation.guard(waited_for(&state));
                 request.extensions_mut().insert(invocation.clone());
-                self.inner.call((state, request))
-            })
-        };
+            }
+            self.inner.call((state, request))
+        });
         VercelFuture {
             response: ResponseFuture::new(call, is_head),
         }

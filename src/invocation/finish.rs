@@ -1,4 +1,4 @@
-//! The end of an invocation: everything that it used is brought to rest.
+//! Ends an invocation: everything that it used is brought to rest.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

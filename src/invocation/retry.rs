@@ -1,4 +1,4 @@
-//! The user's own transactions, run again when they met another and gave way.
+//! Retries the user's own transactions when they met another and gave way.
 
 use std::fmt;
 use std::panic::Location;

@@ -1,4 +1,4 @@
-//! Parts of the invocation's transaction that can be rolled back alone.
+//! Savepoints: parts of the invocation's transaction that can be rolled back alone.
 
 use std::fmt;
 use std::future::Future;

@@ -10,7 +10,7 @@ use tokio::time::{Sleep, sleep};
 use super::settings::Settings;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
-use crate::invocation::{Invocation, Judge, Run};
+use crate::invocation::{Invocation, Judge, Run, Scope};
 
 pin_project! {
     /// A call, once everything that it used is at rest. An error of ours takes the place of
@@ -33,32 +33,28 @@ pin_project! {
 }
 
 impl<F: Future, J> Call<F, J> {
-    /// Calls inside `outer`, the invocation of a layer around this one.
-    pub(crate) fn joined(outer: Invocation, settings: &Settings, judge: J, inner: F) -> Self {
-        Call {
-            kind: Kind::Joined {
-                inner: Joined {
-                    inner: Some(inner),
-                    cutoff: settings.max_duration.map(sleep),
-                    invocation: outer,
-                },
-                judge,
-            },
-        }
-    }
-
-    /// Begins an invocation and calls inside it, unless it is turned away.
-    pub(crate) fn begin(
+    /// Calls inside the current invocation, that of a layer around this one, or else begins
+    /// one and calls inside it, unless it is turned away. `call` is told which it begins.
+    pub(crate) fn new(
         settings: &Settings,
         judge: J,
         (deadline, request_id): (Deadline, &str),
-        call: impl FnOnce(&Invocation) -> F,
+        call: impl FnOnce(Option<&Invocation>) -> F,
     ) -> Self {
-        let kind = match settings.begin(deadline, request_id) {
-            Ok(invocation) => Kind::Ours {
-                run: Run::new(invocation.clone(), judge, || call(&invocation)),
-            },
-            Err(error) => Kind::Refused { error: Some(error) },
+        let kind = if let Some(outer) = Scope::find(settings.database.engine()) {
+            let inner = Joined {
+                inner: Some(call(None)),
+                cutoff: settings.max_duration.map(sleep),
+                invocation: outer,
+            };
+            Kind::Joined { inner, judge }
+        } else {
+            match settings.begin(deadline, request_id) {
+                Ok(invocation) => Kind::Ours {
+                    run: Run::new(invocation.clone(), judge, || call(Some(&invocation))),
+                },
+                Err(error) => Kind::Refused { error: Some(error) },
+            }
         };
         Call { kind }
     }

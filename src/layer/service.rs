@@ -46,17 +46,15 @@ where
         if let Some(health) = self.settings.health_of(&request) {
             return ResponseFuture::health(health);
         }
-        let (settings, judge) = (&self.settings, self.settings.clone());
         let is_head = request.method() == Method::HEAD;
-        let call = if let Some(outer) = settings.joined() {
-            Call::joined(outer, settings, judge, self.inner.call(request))
-        } else {
-            let (deadline, id) = arrival::of(request.extensions(), request.headers());
-            Call::begin(settings, judge, (deadline, &id), |invocation| {
+        let (deadline, id) = arrival::of(request.extensions(), request.headers());
+        let (settings, judge) = (&self.settings, self.settings.clone());
+        let call = Call::new(settings, judge, (deadline, &id), |invocation| {
+            if let Some(invocation) = invocation {
                 request.extensions_mut().insert(invocation.clone());
-                self.inner.call(request)
-            })
-        };
+            }
+            self.inner.call(request)
+        });
         ResponseFuture::new(call, is_head)
     }
 }

@@ -1,4 +1,4 @@
-//! What a layer was told, and what follows for a call.
+//! Settings of a layer: which calls begin, and which responses commit.
 
 use std::sync::{Arc, Once};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::arrival;
 use crate::database::Database;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
-use crate::invocation::{Invocation, Judge, Scope};
+use crate::invocation::{Invocation, Judge};
 use crate::observe;
 
 /// What the layer hands to its services.
@@ -41,14 +41,9 @@ impl Settings {
         }
     }
 
-    /// The current invocation of a layer around this one, if there is one.
-    pub(crate) fn joined(&self) -> Option<Invocation> {
-        Scope::find(self.database.engine())
-    }
-
     /// Begins an invocation that may take until `deadline`, and no longer than
     /// configured. Fails if it is turned away at the door.
-    pub(crate) fn begin(&self, deadline: Deadline, request_id: &str) -> Result<Invocation> {
+    pub(super) fn begin(&self, deadline: Deadline, request_id: &str) -> Result<Invocation> {
         let capped = self.max_duration.map(|most| deadline.capped(most));
         let mut deadline = capped.unwrap_or(deadline);
         if self.on_lambda && deadline.end().is_none() {

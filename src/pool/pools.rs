@@ -41,7 +41,7 @@ impl Pools {
         if let Some(pool) = pools.get(&runtime) {
             return Arc::clone(pool);
         }
-        // Runtimes that are gone leave an empty pool that nobody knows any more.
+        // Runtimes that are gone leave an empty pool that nothing refers to any more.
         pools.retain(|_, pool| Arc::strong_count(pool) > 1 || pool.idle() > 0);
         let pool = Arc::new(Pool::new(Arc::clone(&self.shared)));
         pools.insert(runtime, Arc::clone(&pool));

@@ -62,10 +62,8 @@ impl Lease {
     /// be brought to rest, or if its `client` is not at hand, for then there is no telling
     /// what its holder will do next.
     pub(crate) async fn rest(&self, client: Option<Home>, keep: bool, budget: &Budget) -> Rested {
-        let (session, began) = (self.session(), Instant::now());
-        let before = session.wire().round_trips();
-        let mut steps = Steps::new(session, budget);
-        session.wire().disarm();
+        let mut steps = Steps::new(self.session(), budget);
+        self.session().wire().disarm();
         let kept = match &client {
             Some(client) => {
                 let reset = self.config().reset;
@@ -76,19 +74,13 @@ impl Lease {
         if !kept {
             steps.close().await;
         }
-        Rested {
-            outcome: steps.outcome,
-            client: client.filter(|_| kept),
-            round_trips: session.wire().round_trips() - before,
-            elapsed: began.elapsed(),
-        }
+        steps.done(client.filter(|_| kept))
     }
 
     /// Closes the connection, once its session was [ended](Session::end_at_once): what that
     /// did not tell the server to end is cancelled.
     pub(crate) async fn close_ended(&self, told: bool, budget: &Budget) -> Rested {
-        let (session, began) = (self.session(), Instant::now());
-        let mut steps = Steps::new(session, budget);
+        let mut steps = Steps::new(self.session(), budget);
         if told {
             steps.close().await;
         } else {
@@ -98,10 +90,8 @@ impl Lease {
             });
         }
         Rested {
-            outcome: steps.outcome,
-            client: None,
             round_trips: 0,
-            elapsed: began.elapsed(),
+            ..steps.done(None)
         }
     }
 }
@@ -118,6 +108,8 @@ struct Steps<'a> {
     session: &'a Session,
     budget: &'a Budget,
     outcome: Outcome,
+    began: Instant,
+    round_trips_before: u64,
 }
 
 impl<'a> Steps<'a> {
@@ -126,6 +118,18 @@ impl<'a> Steps<'a> {
             session,
             budget,
             outcome: Outcome::default(),
+            began: Instant::now(),
+            round_trips_before: session.wire().round_trips(),
+        }
+    }
+
+    /// `client`: the connection can be kept.
+    fn done(self, client: Option<Home>) -> Rested {
+        Rested {
+            outcome: self.outcome,
+            client,
+            round_trips: self.session.wire().round_trips() - self.round_trips_before,
+            elapsed: self.began.elapsed(),
         }
     }
 
