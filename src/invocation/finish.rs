@@ -9,9 +9,9 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::commit;
-use super::leases::Which;
+use super::leases::Selection;
 use super::scope::Scope;
-use super::state::{Hook, Invocation, Own};
+use super::state::{Agenda, Hook, Invocation};
 use super::tasks::cut_off;
 use crate::error::Result;
 use crate::observe;
@@ -26,19 +26,19 @@ impl Invocation {
     /// rest already and stays open. Not one byte is sent for it.
     pub(super) fn try_finish(&self) -> bool {
         let inner = &self.inner;
-        let mut own = self.own();
+        let mut agenda = self.agenda();
         let idle = !inner.transaction.is_some()
             && inner.tasks.is_empty()
-            && own.deferred.is_empty()
-            && own.after.is_empty();
+            && agenda.deferred.is_empty()
+            && agenda.after.is_empty();
         if !idle {
             return false;
         }
         let Some(rested) = inner.leases.try_close() else {
             return false;
         };
-        let guard = own.guard.take();
-        drop(own);
+        let guard = agenda.guard.take();
+        drop(agenda);
         for (lease, rested, reservation) in rested {
             inner.leases.give_back(lease, rested, Some(reservation));
         }
@@ -50,12 +50,12 @@ impl Invocation {
     pub(crate) async fn finish(&self, success: bool) -> Finished {
         let leases = &self.inner.leases;
         let finished = self.finish_transaction_after_tasks(success).await;
-        leases.rest(Which::All).await;
+        leases.rest(Selection::All).await;
         let _ = timeout(leases.budget().step(), leases.leaving.none()).await;
         // In the order of their registration.
-        let next = |own: &mut Own| own.after.pop_front();
+        let next = |agenda: &mut Agenda| agenda.after.pop_front();
         self.run("after", next, leases.budget().one_step()).await;
-        self.own().guard = None;
+        self.agenda().guard = None;
         finished
     }
 
@@ -64,7 +64,7 @@ impl Invocation {
         self.end_tasks().await;
         // The last one deferred first, as things are taken down in the reverse order of
         // their making. However many there are, a COMMIT has its time.
-        let next = |own: &mut Own| own.deferred.pop_back();
+        let next = |agenda: &mut Agenda| agenda.deferred.pop_back();
         let budget = leases.budget().before_a_step();
         self.run("defer", next, budget).await;
         leases.close_gate();
@@ -91,7 +91,7 @@ impl Invocation {
             Err(_) => drop(self.finish(false).await),
             // The body has its own connections; those that were dropped hold locks for
             // nobody.
-            Ok(()) => self.inner.leases.rest(Which::Unused).await,
+            Ok(()) => self.inner.leases.rest(Selection::Unused).await,
         }
         finished
     }
@@ -102,7 +102,7 @@ impl Invocation {
         let Some(shared) = self.inner.transaction.take(budget.step()).await else {
             return Ok(());
         };
-        let failed = std::mem::replace(&mut self.own().failed, true);
+        let failed = std::mem::replace(&mut self.agenda().failed, true);
         if !success || failed {
             // Dropped here, its connection is given back, and teardown rolls it back.
             return Ok(());
@@ -119,10 +119,10 @@ impl Invocation {
     async fn run(
         &self,
         what: &'static str,
-        next: impl Fn(&mut Own) -> Option<Hook>,
+        next: impl Fn(&mut Agenda) -> Option<Hook>,
         budget: Budget,
     ) {
-        let next = || next(&mut self.own());
+        let next = || next(&mut self.agenda());
         while let Some(hook) = next() {
             let limit = budget.last();
             let scope = Scope::around(self.clone());
@@ -150,13 +150,13 @@ impl Invocation {
         let inner = &self.inner;
         inner.leases.close_gate();
         inner.tasks.abort();
-        let mut own = self.own();
+        let mut agenda = self.agenda();
         let hooks = (
-            std::mem::take(&mut own.deferred),
-            std::mem::take(&mut own.after),
+            std::mem::take(&mut agenda.deferred),
+            std::mem::take(&mut agenda.after),
         );
-        let guard = own.guard.take();
-        drop(own);
+        let guard = agenda.guard.take();
+        drop(agenda);
         let leases = inner.leases.take_all();
         drop(hooks);
         let shared = inner.transaction.try_take();
@@ -173,8 +173,8 @@ impl Invocation {
             let leases = Arc::clone(&inner.leases);
             runtime.spawn(async move {
                 let budget = Budget::new(None, leases.engine.pools().round_trip());
-                let closes = closing.into_iter().map(async |(told, lease)| {
-                    let rested = lease.close_ended(told, &budget).await;
+                let closes = closing.into_iter().map(async |(said_goodbye, lease)| {
+                    let rested = lease.close_ended(said_goodbye, &budget).await;
                     leases.report(&lease, &rested);
                 });
                 join_all(closes).await;

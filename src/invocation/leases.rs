@@ -41,7 +41,7 @@ struct State {
 
 /// The leases that are brought to rest.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Which {
+pub(super) enum Selection {
     All,
     /// Those whose connection was dropped.
     Unused,
@@ -231,9 +231,9 @@ impl Leases {
 
     /// Brings leases to rest, in parallel. Each stays with the invocation until it is, so
     /// that none is forgotten if this is dropped halfway.
-    pub(super) async fn rest(&self, which: Which) {
+    pub(super) async fn rest(&self, selection: Selection) {
         let budget = self.budget();
-        let rests = self.take_turns(which).into_iter();
+        let rests = self.take_turns(selection).into_iter();
         let rests = rests.map(async |(lease, client)| {
             let reservation = lease.reserve();
             let keep = reservation.is_some();
@@ -248,11 +248,11 @@ impl Leases {
 
     /// Ends the turns of those that are to be brought to rest. From here on nobody can lease
     /// them again, nor cancel anything by a token that was given out before.
-    fn take_turns(&self, which: Which) -> Vec<(Arc<Lease>, Option<Home>)> {
+    fn take_turns(&self, selection: Selection) -> Vec<(Arc<Lease>, Option<Home>)> {
         let state = self.state();
         let taken = state.leases.iter().filter_map(|lease| {
             let client = lease.session().home();
-            if client.is_none() && which == Which::Unused {
+            if client.is_none() && selection == Selection::Unused {
                 return None;
             }
             lease.next_turn();

@@ -107,7 +107,7 @@ impl Invocation {
         F: Future<Output: Send + 'static> + Send + 'static,
     {
         let scope = Scope::around(self.clone());
-        let _own = self.own();
+        let _agenda = self.agenda();
         let task = self.inner.tasks.spawn(scope.run(future));
         if !self.inner.leases.is_open() {
             task.abort();

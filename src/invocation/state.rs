@@ -48,11 +48,12 @@ pub(super) struct Inner {
     pub(super) leases: Arc<Leases>,
     pub(super) transaction: Slot,
     pub(super) tasks: Tasks,
-    own: Mutex<Own>,
+    agenda: Mutex<Agenda>,
 }
 
+/// What the end of the invocation has to do, and to decide by.
 #[derive(Default)]
-pub(super) struct Own {
+pub(super) struct Agenda {
     pub(super) deferred: VecDeque<Hook>,
     pub(super) after: VecDeque<Hook>,
     pub(super) failed: bool,
@@ -69,7 +70,7 @@ impl Invocation {
                 leases: Arc::new(Leases::new(engine, deadline, request_id)),
                 transaction: Slot::default(),
                 tasks: Tasks::default(),
-                own: Mutex::default(),
+                agenda: Mutex::default(),
             }),
         }
     }
@@ -77,7 +78,7 @@ impl Invocation {
     /// Has the invocation's transaction rolled back whatever the response says: for
     /// a GraphQL answer of 200 that carries errors.
     pub fn fail(&self) {
-        self.own().failed = true;
+        self.agenda().failed = true;
     }
 
     /// Runs `cleanup` when the handler is done and its tasks are, before the
@@ -89,7 +90,7 @@ impl Invocation {
     /// unrun, as is one that is deferred when the connections are being brought to rest
     /// already.
     pub fn defer(&self, cleanup: impl Future<Output = ()> + Send + 'static) {
-        self.hook(Box::pin(cleanup), |own| &mut own.deferred);
+        self.hook(Box::pin(cleanup), |agenda| &mut agenda.deferred);
     }
 
     /// Runs `hook` last, when the connections are at rest and before the response
@@ -99,16 +100,16 @@ impl Invocation {
     /// leaves; those that have not begun by then are dropped unrun, as is one that is
     /// registered when the connections are being brought to rest already.
     pub fn after(&self, hook: impl Future<Output = ()> + Send + 'static) {
-        self.hook(Box::pin(hook), |own| &mut own.after);
+        self.hook(Box::pin(hook), |agenda| &mut agenda.after);
     }
 
-    fn hook(&self, hook: Hook, list: impl FnOnce(&mut Own) -> &mut VecDeque<Hook>) {
-        let mut own = self.own();
+    fn hook(&self, hook: Hook, list: impl FnOnce(&mut Agenda) -> &mut VecDeque<Hook>) {
+        let mut agenda = self.agenda();
         if self.inner.leases.is_open() {
-            list(&mut own).push_back(hook);
+            list(&mut agenda).push_back(hook);
         } else {
             // Kept, it would keep what it holds for ever, and that may be ourselves.
-            drop(own);
+            drop(agenda);
             drop(hook);
         }
     }
@@ -126,7 +127,7 @@ impl Invocation {
     /// Keeps `guard` until everything is at rest.
     #[cfg(feature = "vercel")]
     pub(crate) fn guard(&self, guard: impl Any + Send) {
-        self.own().guard = Some(Box::new(guard));
+        self.agenda().guard = Some(Box::new(guard));
     }
 
     /// Why it had better not begin, where [`LoadShed::Door`](crate::LoadShed::Door) is
@@ -146,7 +147,7 @@ impl Invocation {
 
     /// Whether the body of the response reads from the database while it is sent.
     pub(crate) fn streams(&self) -> bool {
-        self.own().streams.strong_count() > 0
+        self.agenda().streams.strong_count() > 0
     }
 
     /// Whether its transaction has a connection, and gives it back at the end alone. The
@@ -159,9 +160,9 @@ impl Invocation {
         self.inner.leases.cutoff()
     }
 
-    pub(super) fn own(&self) -> MutexGuard<'_, Own> {
-        let own = self.inner.own.lock();
-        own.unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn agenda(&self) -> MutexGuard<'_, Agenda> {
+        let agenda = self.inner.agenda.lock();
+        agenda.unwrap_or_else(PoisonError::into_inner)
     }
 }
 

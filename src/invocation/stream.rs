@@ -43,9 +43,9 @@ impl Invocation {
     /// axum has the handler of GET answer HEAD, too: the query is begun for nothing, and cut
     /// off. Give HEAD a handler of its own, `get(list).head(headers)`.
     pub fn stream<B>(&self, body: B) -> StreamedBody<B> {
-        let mut own = self.own();
-        let alive = own.streams.upgrade().unwrap_or_default();
-        own.streams = Arc::downgrade(&alive);
+        let mut agenda = self.agenda();
+        let alive = agenda.streams.upgrade().unwrap_or_default();
+        agenda.streams = Arc::downgrade(&alive);
         StreamedBody {
             body,
             _alive: alive,

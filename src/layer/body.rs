@@ -42,7 +42,7 @@ pin_project! {
         Ours { bytes: Option<Bytes> },
         // Locked through `&mut`, or for a moment: it makes the whole `Sync`, as the runners
         // ask.
-        Held { held: Box<Mutex<Held<R>>> },
+        Held { held: Box<Mutex<HeldBody<R>>> },
     }
 }
 
@@ -63,7 +63,7 @@ impl<R> Body<R> {
 
     pub(crate) fn held(body: R, invocation: Invocation) -> Self {
         let cutoff = invocation.cutoff();
-        let held = Held {
+        let held = HeldBody {
             body: Box::pin(Some(body)),
             kept: None,
             scope: Scope::around(invocation.clone()),
@@ -142,7 +142,7 @@ where
 /// A body that reads from the database while it is sent.
 ///
 /// One frame is always kept back: the last one leaves when everything is at rest.
-struct Held<R> {
+struct HeldBody<R> {
     body: Pin<Box<Option<R>>>,
     kept: Option<Frame<Bytes>>,
     scope: Scope,
@@ -154,7 +154,7 @@ struct Held<R> {
     done: bool,
 }
 
-impl<R> Held<R>
+impl<R> HeldBody<R>
 where
     R: http_body::Body<Data = Bytes>,
     R::Error: Into<BoxError>,
@@ -203,7 +203,7 @@ where
     }
 }
 
-impl<R> Drop for Held<R> {
+impl<R> Drop for HeldBody<R> {
     fn drop(&mut self) {
         self.scope.drop_inside(self.body.as_mut());
     }

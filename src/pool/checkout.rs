@@ -162,7 +162,7 @@ impl Permit {
             end: begin + patience.min(LONGEST),
             left,
             granted,
-            said: None,
+            last_error: None,
             waiting: None,
         };
         loop {
@@ -193,7 +193,7 @@ struct Checkout<'a> {
     left: Option<Duration>,
     granted: Option<Duration>,
     /// What the server said when it was last asked.
-    said: Option<Error>,
+    last_error: Option<Error>,
     waiting: Option<One>,
 }
 
@@ -237,7 +237,7 @@ impl<'a> Checkout<'a> {
         admitted.await.map_err(|shed| {
             observe::shed(None, &shed);
             let next = shed.retry_after().unwrap_or_default();
-            let said = self.said.take();
+            let said = self.last_error.take();
             said.map_or(shed, |said| said.with_retry_after(next))
         })
     }
@@ -268,7 +268,7 @@ impl<'a> Checkout<'a> {
         // For want of time it heard nothing: what the server said before stands.
         let cut_short = error.kind() == ErrorKind::ConnectTimeout
             && tried.elapsed() < self.pool.config().connect_timeout;
-        let error = match self.said.take() {
+        let error = match self.last_error.take() {
             Some(said) if cut_short => said.with_next_try(error.retry_after()),
             _ => error,
         };
@@ -276,7 +276,7 @@ impl<'a> Checkout<'a> {
         let worth = worth_waiting(&error, self.begin, self.end);
         match next.zip(worth) {
             Some((next, until)) if Instant::now() + next < until => {
-                self.said = Some(error);
+                self.last_error = Some(error);
                 Ok(())
             }
             _ => Err(error),

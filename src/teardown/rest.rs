@@ -79,9 +79,9 @@ impl Lease {
 
     /// Closes the connection, once its session was [ended](Session::end_at_once): what that
     /// did not tell the server to end is cancelled.
-    pub(crate) async fn close_ended(&self, told: bool, budget: &Budget) -> Rested {
+    pub(crate) async fn close_ended(&self, said_goodbye: bool, budget: &Budget) -> Rested {
         let mut steps = Steps::new(self.session(), budget);
-        if told {
+        if said_goodbye {
             steps.close().await;
         } else {
             steps.cancel().await;
