@@ -25,8 +25,9 @@ pin_project! {
 }
 
 impl Invocation {
-    /// Has the response's body read from the database while it is sent: teardown
-    /// moves from the head of the response to the end of the body that this returns. The last frame is kept back until teardown is done.
+    /// Has the response's body read from the database while it is sent: teardown moves from
+    /// the head of the response to the end of the body that this returns. The last frame is
+    /// kept back until teardown is done.
     ///
     /// Where no client reads a body (HEAD, 204, 304) it is dropped, and everything is at
     /// rest before the head leaves. A body that is dropped outside the layer has its
@@ -38,7 +39,7 @@ impl Invocation {
     ///
     /// It is for responses over HTTP. The answer to a Lambda event is taken as whole, so
     /// that this has no effect there: what still reads from the database then gets an error
-    /// ([`Error::is_invocation_ended`]).
+    /// ([`Error::is_invocation_ended`](crate::Error::is_invocation_ended)).
     ///
     /// axum has the handler of GET answer HEAD, too: the query is begun for nothing, and cut
     /// off. Give HEAD a handler of its own, `get(list).head(headers)`.
