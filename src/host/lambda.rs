@@ -2,12 +2,15 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+#[cfg(unix)]
 use futures_util::future::join_all;
 use lambda_runtime::SnapStartResource;
 use tokio::sync::OnceCell;
 
 use crate::database::Database;
-use crate::error::{Error, Result};
+#[cfg(unix)]
+use crate::error::Error;
+use crate::error::Result;
 use crate::lifecycle::Snapshot;
 
 /// The databases of this process that are closed at its end.
@@ -40,6 +43,10 @@ pub async fn on_lambda(database: &Database) -> Result<()> {
         return Ok(());
     }
     databases().push(database.clone());
+    // An emulator on Windows ends its functions without a word.
+    #[cfg(not(unix))]
+    let register = async || Ok(());
+    #[cfg(unix)]
     let register = async || {
         let hook = || async {
             let databases = databases().clone();

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_forgotten_feature_is_an_error() {
+    async fn forgotten_feature_is_an_error() {
         let error = unsaid(None, false).expect_err("it would be killed");
         assert_eq!(error.kind(), ErrorKind::Configuration);
         assert_eq!(error.request_id(), Some("abc"));

@@ -12,5 +12,5 @@ pub(crate) use checkout::Permit;
 pub(crate) use lease::{Lease, Reservation};
 pub(crate) use pools::{CheckedOut, Pools};
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests;

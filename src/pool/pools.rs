@@ -114,7 +114,7 @@ impl Shared {
         self.connector.config()
     }
 
-    pub(crate) fn connector(&self) -> &Connector {
+    pub(crate) fn connector(&self) -> &Arc<Connector> {
         &self.connector
     }
 

@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_outcome_reads_as_what_was_done() {
+    fn outcome_reads_as_its_steps() {
         let mut outcome = Outcome::default();
         assert_eq!(outcome.to_string(), "clean");
         outcome.did(Step::Cancelled);
