@@ -275,7 +275,7 @@ impl Pool {
         lock(&self.connections).checked_out.clone()
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, unix))]
     pub(super) fn reserved(&self) -> usize {
         lock(&self.connections).reserved.count()
     }
