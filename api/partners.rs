@@ -67,7 +67,7 @@ async fn create(request: Request) -> antifreeze::Result<Response<ResponseBody>> 
     let Ok(name) = std::str::from_utf8(&body) else {
         return Ok(empty(StatusCode::BAD_REQUEST));
     };
-    let transaction = antifreeze::transaction()?.await?;
+    let transaction = antifreeze::transaction().await?;
     let row = transaction
         .query_one(
             "insert into partners (name) values ($1) returning id",

@@ -62,7 +62,7 @@ async fn list(invocation: Invocation, connection: Connection) -> Result<Response
     let names = names.inspect(move |_| {
         let _ = &connection;
     });
-    let mut response = Response::new(invocation.stream(Body::from_stream(names)));
+    let mut response = Response::new(Body::new(invocation.stream(Body::from_stream(names))));
     // `VercelLayer` streams what is of this type, and collects anything else first.
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(CONTENT_TYPE, json);

@@ -25,7 +25,7 @@ struct Query;
 #[Object]
 impl Query {
     async fn partners(&self) -> async_graphql::Result<i64> {
-        let transaction = antifreeze::transaction()?.await?;
+        let transaction = antifreeze::transaction().await?;
         let row = transaction
             .query_one("select count(*) from partners", &[])
             .await?;
@@ -38,7 +38,7 @@ struct Mutation;
 #[Object]
 impl Mutation {
     async fn partner(&self, name: String) -> async_graphql::Result<bool> {
-        let transaction = antifreeze::transaction()?.await?;
+        let transaction = antifreeze::transaction().await?;
         let insert = "insert into partners (name) values ($1)";
         Ok(transaction.execute(insert, &[&name]).await? == 1)
     }

@@ -1,26 +1,24 @@
-//! A database, as a function sees it.
+//! The handle of a database: what users make and clone.
 
 use std::fmt;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
-use std::sync::{Arc, OnceLock};
+use std::panic::Location;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
-use crate::close::Close;
 use crate::config::{Config, Environment};
-use crate::connect::{Connector, Manner};
+use crate::connect::Manner;
 use crate::deadline::Deadline;
+use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::health::Monitor;
-use crate::invocation::{
-    Caller, Connection, Ended, Invocation, Judge, Run, Scope, TransactionBuilder,
-};
+use crate::health::{ExpectedMigrations, Health, Monitor};
+use crate::invocation::{Caller, Connection, Invocation, IsOk, Run, Scope, TransactionBuilder};
+use crate::lifecycle::{Close, WarmUp};
 use crate::observe;
 use crate::pool::Pools;
 use crate::session::Session;
 use crate::teardown::Teardown;
-use crate::warm_up::WarmUp;
 
 /// A database, and the connections to it that this process keeps.
 ///
@@ -36,16 +34,9 @@ use crate::warm_up::WarmUp;
 /// ```
 #[derive(Clone)]
 pub struct Database {
-    inner: Arc<Inner>,
+    engine: Arc<Engine>,
+    monitor: Arc<Monitor>,
 }
-
-struct Inner {
-    pools: Arc<Pools>,
-    monitor: Monitor,
-    on_teardown: OnceLock<Observer>,
-}
-
-type Observer = Box<dyn Fn(&Teardown) + Send + Sync>;
 
 impl Database {
     /// A database as `config` says.
@@ -61,15 +52,9 @@ impl Database {
         }
         // Deadlines from before now are none.
         clock::process_started();
-        let monitor = Monitor::new(&config)?;
-        let connector = Arc::new(Connector::new(config));
-        Ok(Database {
-            inner: Arc::new(Inner {
-                monitor,
-                pools: Arc::new(Pools::new(connector, Arc::new(clock::System))),
-                on_teardown: OnceLock::new(),
-            }),
-        })
+        let engine = Arc::new(Engine::new(config));
+        let monitor = Arc::new(Monitor::new(Arc::clone(&engine))?);
+        Ok(Database { engine, monitor })
     }
 
     /// The database that the environment names: `DATABASE_URL` and its friends.
@@ -92,27 +77,51 @@ impl Database {
 
     /// The settings in force.
     pub fn config(&self) -> &Config {
-        self.inner.pools.config()
+        self.engine.config()
     }
 
     /// Has `observer` told of every connection that an invocation used, once it was
-    /// torn down: for metrics, and for tests. It can be set once.
+    /// torn down: for metrics, and for tests. Each call adds an observer.
     pub fn on_teardown(self, observer: impl Fn(&Teardown) + Send + Sync + 'static) -> Self {
-        let _ = self.inner.on_teardown.set(Box::new(observer));
+        self.engine.observe(Arc::new(observer));
+        self
+    }
+
+    /// Has the [health report](Database::health) say which of `migrations` were not run
+    /// on this database. It can be said once.
+    ///
+    /// It takes one more round trip for each reading, or two, and is told under
+    /// `server.migrations`; the status does not depend on it. Where the function's role
+    /// may not see the history, that is told with the GRANT to run.
+    ///
+    /// ```no_run
+    /// # async fn main_() -> Result<(), Box<dyn std::error::Error>> {
+    /// use antifreeze::Database;
+    /// use antifreeze_migrate::Migrations;
+    ///
+    /// let database = Database::from_env()?.expect_migrations(Migrations::from_dir("migrations")?);
+    /// let server = database.health().await.server;
+    /// let migrations = server.and_then(|server| server.migrations);
+    /// println!("{:?}", migrations.and_then(|migrations| migrations.names));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn expect_migrations(self, migrations: impl ExpectedMigrations + 'static) -> Self {
+        self.monitor().expect(Box::new(migrations));
         self
     }
 
     /// Makes ready, in the time before the first event, what an invocation would
     /// otherwise wait for. Await it; [`WarmUp`] says what it does.
     pub fn warm_up(&self) -> WarmUp {
-        WarmUp::new(self.clone())
+        WarmUp::new(Arc::clone(&self.engine))
     }
 
     /// Closes every connection, and waits for the server's word that each has ended. Await
     /// it at the end of the process; [`Close`] says what it does, and
     /// [`shutdown`](crate::shutdown) has a line for each host.
     pub fn close(&self) -> Close {
-        Close::new(self.clone())
+        Close::new(Arc::clone(&self.engine))
     }
 
     /// Opens a session of one's own, outside of the pool and of any invocation. What can heal
@@ -122,13 +131,13 @@ impl Database {
     ///
     /// Those of connecting.
     pub async fn session(&self) -> Result<Session> {
-        Session::open(self.inner.pools.connector(), false, Manner::USUAL).await
+        Session::open(self.engine.pools().connector(), false, Manner::USUAL).await
     }
 
     /// How long until the server is asked for a connection again, while it is full or away;
     /// `None` while, as far as this process knows, it is neither.
     pub fn retry_after(&self) -> Option<Duration> {
-        self.inner.pools.limits().breaker.next_try()
+        self.engine.pools().limits().breaker.next_try()
     }
 
     /// Leases a connection for the current invocation of this database:
@@ -145,13 +154,11 @@ impl Database {
         async move { invocation?.lease(caller).await }
     }
 
-    /// The transaction of the current invocation of this database.
-    ///
-    /// # Errors
-    ///
+    /// The transaction of the current invocation of this database:
+    /// [`Invocation::transaction`] says the rest. Outside one, awaiting it is
     /// [`NotInInvocation`](crate::ErrorKind::NotInInvocation).
-    pub fn transaction(&self) -> Result<TransactionBuilder> {
-        Ok(self.current()?.transaction())
+    pub fn transaction(&self) -> TransactionBuilder {
+        TransactionBuilder::of(self.current().ok())
     }
 
     /// Runs `work` as an invocation of its own, without a host: in a test, a job, or
@@ -194,42 +201,55 @@ impl Database {
     where
         E: From<Error>,
     {
-        let invocation = Invocation::new(self.clone(), deadline.into(), "");
-        let (ended, finished) = Run::new(invocation, IsOk, || work).await;
-        match ended {
-            Ended::Returned(Ok(result)) => match finished {
-                Ok(()) => Ok(result),
-                Err(error) => Err(error.into()),
-            },
-            Ended::Returned(Err(error)) => Err(error),
-            Ended::Deadline(error) => Err(error.into()),
-            Ended::Panicked(panic) => resume_unwind(panic),
-        }
+        let invocation = Invocation::new(Arc::clone(&self.engine), deadline.into(), "");
+        Run::new(invocation, IsOk, || work).await?
     }
 
-    pub(crate) fn pools(&self) -> &Arc<Pools> {
-        &self.inner.pools
+    /// How the server and this process's pool are. It asks the server if that was last done
+    /// 5 s ago or more, and takes 2 s at most.
+    ///
+    /// Dropping the future early stops the reading, unless others wait for it, too.
+    ///
+    /// ```no_run
+    /// # async fn main_(database: antifreeze::Database) {
+    /// let health = database.health().await;
+    /// println!("{:?}: {}", health.status, health.postgres.connection_usage);
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn health(&self) -> impl Future<Output = Health> + Send + use<> {
+        let monitor = Arc::clone(&self.monitor);
+        async move { monitor.health().await }
+    }
+
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    pub(crate) fn pools(&self) -> &Pools {
+        self.engine.pools()
     }
 
     pub(crate) fn monitor(&self) -> &Monitor {
-        &self.inner.monitor
+        &self.monitor
     }
 
     pub(crate) fn is(&self, other: &Database) -> bool {
-        Arc::ptr_eq(&self.inner, &other.inner)
-    }
-
-    pub(crate) fn report(&self, teardown: &Teardown) {
-        if let Some(observer) = self.inner.on_teardown.get() {
-            // It may run in a destructor: a second panic there would abort the process.
-            if catch_unwind(AssertUnwindSafe(|| observer(teardown))).is_err() {
-                observe::cleanup_failed(&teardown.request_id, "on_teardown", "it panicked");
-            }
-        }
+        Arc::ptr_eq(&self.engine, &other.engine)
     }
 
     fn current(&self) -> Result<Invocation> {
-        Scope::find(self).ok_or_else(Error::not_in_invocation)
+        Scope::find(&self.engine).ok_or_else(Error::not_in_invocation)
+    }
+}
+
+impl From<&Database> for Close {
+    /// With the default grace.
+    fn from(database: &Database) -> Self {
+        database.close()
     }
 }
 
@@ -237,16 +257,7 @@ impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Database")
             .field("config", self.config())
-            .field("pools", &self.inner.pools)
+            .field("pools", self.pools())
             .finish_non_exhaustive()
-    }
-}
-
-/// `Ok` is a success.
-pub(crate) struct IsOk;
-
-impl<T, E> Judge<Result<T, E>> for IsOk {
-    fn is_success(&self, result: &Result<T, E>) -> bool {
-        result.is_ok()
     }
 }

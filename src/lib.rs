@@ -96,13 +96,13 @@
 
 mod backoff;
 mod clock;
-mod close;
 mod config;
 mod connect;
 mod connection;
 pub mod credentials;
 mod database;
 mod deadline;
+mod engine;
 mod error;
 pub mod health;
 mod host;
@@ -111,6 +111,7 @@ pub mod internal;
 mod invocation;
 mod kind;
 mod layer;
+mod lifecycle;
 mod limit;
 mod net;
 mod observe;
@@ -121,7 +122,6 @@ mod session;
 mod tally;
 mod teardown;
 mod tls;
-mod warm_up;
 mod wire;
 
 pub use config::{
@@ -137,15 +137,15 @@ pub use host::event::{EventError, EventFuture};
 #[cfg(feature = "vercel")]
 pub use host::vercel::VercelFuture;
 pub use invocation::{
-    CancelToken, Connection, Invocation, IsolationLevel, Savepoint, Transaction,
+    CancelToken, Connection, Invocation, IsolationLevel, Savepoint, StreamedBody, Transaction,
     TransactionBuilder, TransactionRetry, connection, invocation, retry_transaction, transaction,
 };
 pub use layer::{
     Body, DatabaseLayer, DatabaseService, HealthFuture, HealthService, ResponseFuture,
 };
+pub use lifecycle::{WarmUp, WarmedUp};
 pub use session::Session;
 pub use teardown::{Outcome, Step, Teardown};
-pub use warm_up::{WarmUp, WarmedUp};
 pub use wire::TransactionStatus;
 
 /// The end of a process: every connection is closed, and the server has heard it.
@@ -170,9 +170,10 @@ pub use wire::TransactionStatus;
 /// # }
 /// ```
 pub mod shutdown {
-    pub use crate::close::{Close, Closed, around, signal};
     #[cfg(feature = "lambda")]
     pub use crate::host::lambda::{on_lambda, snapstart};
+    pub use crate::host::signal::{around, signal};
+    pub use crate::lifecycle::{Close, Closed};
 }
 
 /// The examples of these pages are compiled with the crate's own.

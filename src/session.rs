@@ -13,7 +13,7 @@ use crate::config::Path;
 use crate::connect::{Connector, Manner};
 use crate::connection::{self, Home};
 use crate::error::{Error, Result};
-use crate::teardown::{Budget, Outcome, Step, close};
+use crate::teardown::{Budget, close};
 use crate::wire::TransactionStatus;
 
 /// A session of one's own, outside of any pool and any invocation: for a job that needs one
@@ -86,10 +86,9 @@ impl Session {
     pub async fn close(mut self, limit: Duration) -> bool {
         let budget = Budget::new(Some(Instant::now() + limit), self.session.round_trip());
         let client = self.client.take();
-        let rested = close(&self.session, Outcome::default(), &budget).await;
+        let acknowledged = close(&self.session, &budget).await;
         drop(client);
-        let acknowledged = Step::Closed { acknowledged: true };
-        rested.outcome.steps().contains(&acknowledged)
+        acknowledged
     }
 
     /// What a pooler in between says of itself, if it says anything.

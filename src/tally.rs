@@ -1,36 +1,58 @@
-//! How many of something there are, for who waits until there are none.
+//! Counts what is under way, and waits until there is none of it.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 /// Counts those that are [under way](Tally::one).
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Tally(Arc<watch::Sender<usize>>);
+pub(crate) struct Tally(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    count: AtomicUsize,
+    none: Notify,
+}
 
 /// One of them, until it is dropped.
+#[must_use = "it counts until it is dropped"]
 pub(crate) struct One(Tally);
 
 impl Tally {
     pub(crate) fn one(&self) -> One {
-        self.0.send_modify(|count| *count += 1);
+        self.0.count.fetch_add(1, Ordering::AcqRel);
         One(self.clone())
     }
 
+    pub(crate) fn count(&self) -> usize {
+        self.0.count.load(Ordering::Acquire)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
-        *self.0.borrow() == 0
+        self.count() == 0
     }
 
     /// Waits until there are none.
     pub(crate) async fn none(&self) {
-        // It fails only if nobody counts any more.
-        let _ = self.0.subscribe().wait_for(|&count| count == 0).await;
+        loop {
+            let mut none = pin!(self.0.none.notified());
+            none.as_mut().enable();
+            if self.is_empty() {
+                return;
+            }
+            none.await;
+        }
     }
 }
 
 impl Drop for One {
     fn drop(&mut self) {
-        self.0.0.send_modify(|count| *count -= 1);
+        let tally = &self.0.0;
+        if tally.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            tally.none.notify_waiters();
+        }
     }
 }
 

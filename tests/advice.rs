@@ -28,7 +28,8 @@ async fn event_does_not_stream() {
     let mut service = DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(
         async |_: LambdaEvent<Value>| {
             let connection = connection().await?;
-            Ok::<_, BoxError>(invocation()?.stream(connection))
+            let _stream = invocation()?.stream(());
+            Ok::<_, BoxError>(connection)
         },
     ));
     let mut context = Context::default();
@@ -112,7 +113,7 @@ async fn two_databases_commit_one_after_the_other() {
             let (first, second) = (first.clone(), second.clone());
             async move {
                 for database in [first, second] {
-                    let transaction = database.transaction()?.await?;
+                    let transaction = database.transaction().await?;
                     transaction.execute(INSERT, &[]).await?;
                 }
                 Ok::<_, BoxError>(Response::new(Body::empty()))
@@ -135,7 +136,7 @@ async fn list(invocation: Invocation, connection: Connection) -> Result<Body, Er
         let _ = &connection;
         row.get::<_, String>(0)
     });
-    Ok(invocation.stream(Body::from_stream(rows)))
+    Ok(Body::new(invocation.stream(Body::from_stream(rows))))
 }
 
 /// axum has GET's handler answer HEAD, unless there is one for it.
@@ -168,7 +169,7 @@ async fn work_after_the_response_is_an_invocation() {
             let _ = after.await;
             let late = invocation.connection().await.map(drop);
             let own = database.invocation(PLENTY, async {
-                transaction()?.await?.execute(INSERT, &[]).await?;
+                transaction().await?.execute(INSERT, &[]).await?;
                 Ok::<_, BoxError>(())
             });
             let _ = done.send((late.map_err(|error| error.kind()), own.await.is_ok()));

@@ -162,7 +162,7 @@ async fn timeouts_survive_reset_and_rollback() {
     let _: Result<(), BoxError> = lab
         .database
         .invocation(Duration::from_secs(7), async {
-            transaction()?
+            transaction()
                 .await?
                 .execute("insert into t values (1)", &[])
                 .await?;

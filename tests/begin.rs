@@ -15,7 +15,7 @@ async fn transaction_ended_by_hand_begins_again() {
     let lab = lab().await;
     let result = lab
         .run(async {
-            let transaction = transaction()?
+            let transaction = transaction()
                 .isolation_level(IsolationLevel::Serializable)
                 .read_only(false)
                 .await?;
@@ -65,7 +65,7 @@ async fn refused_begin_fails_the_next_statements_too() {
                     "prepared" => Some(connection().await?.prepare_cached(ran).await?),
                     _ => None,
                 };
-                let transaction = transaction()?.read_only(false).await?;
+                let transaction = transaction().read_only(false).await?;
                 for _ in 0..2 {
                     let refused = match how {
                         "simple" => transaction.batch_execute(ran).await.map(drop),
@@ -104,7 +104,7 @@ async fn unparsable_first_text_fails_the_transaction() {
     // neither. The next statement begins it again, but what has failed stays failed.
     let error = lab
         .run(async {
-            let transaction = transaction()?.await?;
+            let transaction = transaction().await?;
             let error = transaction.batch_execute("selekt 1").await;
             let code = error.as_ref().err().and_then(|error| error.code());
             assert_eq!(code, Some(&SqlState::SYNTAX_ERROR), "{error:?}");

@@ -83,7 +83,7 @@ async fn open_transaction_dropped_at_any_poll_is_rested() {
 async fn commit_dropped_at_any_poll_is_settled() {
     let lab = one(ConnectionLifetime::PerEventLoop).await;
     dropped_everywhere(&lab, async || {
-        let transaction = transaction()?.await?;
+        let transaction = transaction().await?;
         transaction.execute("insert into t values (1)", &[]).await?;
         let savepoint = transaction.savepoint().await?;
         savepoint.execute("insert into t values (2)", &[]).await?;

@@ -121,7 +121,7 @@ async fn unheard_cancel_before_commit_closes() {
     );
     let lab = Lab::over(server, &url, |config| config.max_connections = 1);
     lab.run(async {
-        let transaction = transaction()?.await?;
+        let transaction = transaction().await?;
         transaction.execute("insert into t values (1)", &[]).await?;
         // Longer than the grace, shorter than the cancel is waited for.
         let slow = transaction.batch_execute("select pg_sleep(0.3)");

@@ -100,14 +100,14 @@ async fn unused_transaction_may_lose_its_session() {
         lab.server.execute(&kill).await.expect("terminated");
     };
     lab.run(async {
-        let transaction = transaction()?.await?;
+        let transaction = transaction().await?;
         kill(transaction.process_id()).await;
         Ok(())
     })
     .await
     .expect("nothing was lost");
     lab.run(async {
-        let transaction = transaction()?.await?;
+        let transaction = transaction().await?;
         kill(transaction.process_id()).await;
         drop(transaction.execute(INSERT, &[]).await);
         Ok(())

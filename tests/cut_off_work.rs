@@ -102,7 +102,7 @@ async fn transaction_of_a_panicked_task_is_rolled_back() {
     let lab = lab().await;
     let result = lab.run(async {
         let task = invocation()?.spawn(async {
-            let transaction = transaction().expect("inside").await.expect("one");
+            let transaction = transaction().await.expect("one");
             let inserted = transaction.execute("insert into t values (1)", &[]).await;
             assert_eq!(inserted.expect("inserted"), 2, "as it was asked to");
         });
@@ -118,7 +118,7 @@ async fn abandoned_clean_up_is_reported() {
     let lab = lab().await;
     let result = lab.run(async {
         invocation()?.defer(async {
-            let transaction = transaction().expect("inside").await.expect("one");
+            let transaction = transaction().await.expect("one");
             let inserted = transaction.execute("insert into t values (1)", &[]).await;
             inserted.expect("inserted");
             pending::<()>().await;
@@ -134,7 +134,7 @@ async fn panicked_clean_up_is_reported() {
     let lab = lab().await;
     let result = lab.run(async {
         invocation()?.defer(async {
-            let transaction = transaction().expect("inside").await.expect("one");
+            let transaction = transaction().await.expect("one");
             let inserted = transaction.execute("insert into t values (1)", &[]).await;
             assert_eq!(inserted.expect("inserted"), 2, "as it was asked to");
         });
@@ -167,7 +167,7 @@ async fn aborted_task_of_a_clean_up_is_reported() {
 async fn finished_clean_up_is_committed() {
     let lab = lab().await;
     lab.run(async {
-        let transaction = transaction()?.await?;
+        let transaction = transaction().await?;
         invocation()?.defer(async move {
             let inserted = transaction.execute("insert into t values (1)", &[]).await;
             inserted.expect("inserted");

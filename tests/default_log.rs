@@ -83,7 +83,7 @@ async fn dangers_in_a_child_process() {
     let database = Database::from_env().expect("a URL");
     let service =
         DatabaseLayer::new(database.clone()).layer(tower::service_fn(async |_: Request<_>| {
-            let transaction = transaction()?.await?;
+            let transaction = transaction().await?;
             let _ = transaction.execute("select 1 / 0", &[]).await;
             Ok::<_, BoxError>(Response::new(Empty::<bytes::Bytes>::new()))
         }));

@@ -162,7 +162,7 @@ async fn lazy_transaction_is_known_to_be_lost() {
         lab_with(|config| config.idle_in_transaction_timeout = Duration::from_millis(50)).await;
     let error = lab
         .run(async {
-            let transaction = transaction()?.await?;
+            let transaction = transaction().await?;
             transaction.execute("insert into t values (1)", &[]).await?;
             gone(&lab).await;
             Ok(())

@@ -217,7 +217,7 @@ async fn events_hide_statements_values_and_password() {
     // An error that quotes the value, and a notice, from a statement that is quoted.
     let clash = "insert into accounts values ($1)";
     lab.run(async {
-        let transaction = transaction()?.await?;
+        let transaction = transaction().await?;
         transaction.execute(clash, &[&"mallory"]).await?;
         let quoted = transaction.execute(clash, &[&"mallory"]).await;
         let quoted = quoted.expect_err("there is one").into_source();

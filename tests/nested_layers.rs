@@ -21,7 +21,7 @@ fn reply(status: StatusCode) -> Response<Full<Bytes>> {
 }
 
 async fn insert(status: StatusCode) -> Result<Response<Full<Bytes>>, BoxError> {
-    transaction()?.await?.execute(INSERT, &[]).await?;
+    transaction().await?.execute(INSERT, &[]).await?;
     Ok(reply(status))
 }
 
@@ -81,7 +81,7 @@ async fn shorter_duration_counts() {
     let short = Duration::from_millis(500);
     for (outer, inner) in [(PLENTY * 2, short), (short, PLENTY * 2)] {
         let service = tower::service_fn(async |_: Request<()>| {
-            transaction()?.await?.execute(INSERT, &[]).await?;
+            transaction().await?.execute(INSERT, &[]).await?;
             connection()
                 .await?
                 .execute("select pg_sleep(60)", &[])

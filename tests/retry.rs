@@ -351,7 +351,7 @@ async fn statement_in_a_transaction_is_not_repeated() {
                 connection.query_cached(SELECT, &[]).await?;
             }
             lab.server.execute("alter table t add column b int").await?;
-            let transaction = antifreeze::transaction()?.await?;
+            let transaction = antifreeze::transaction().await?;
             let connection: &Connection = transaction.as_ref();
             let error = connection.query_cached(SELECT, &[]).await;
             let error = Error::from(error.expect_err("it has begun, and failed"));

@@ -201,7 +201,7 @@ async fn rollback_and_reset_are_one_round_trip() {
 async fn transaction_with_one_write_is_two_round_trips() {
     let (lab, relay) = lab_over_relay(|_| {}).await;
     let counts = count(&lab, &relay, async |_| {
-        let transaction = transaction()?.await?;
+        let transaction = transaction().await?;
         transaction
             .execute_typed(INSERT, &[(&1i32, Type::INT4)])
             .await?;
@@ -216,7 +216,7 @@ async fn transaction_with_one_write_is_two_round_trips() {
     // A text that is not prepared yet costs another, for its parameters' types, and
     // the Close behind it is not waited for.
     let counts = count(&lab, &relay, async |_| {
-        let transaction = transaction()?.await?;
+        let transaction = transaction().await?;
         transaction.execute(INSERT, &[&1i32]).await?;
         Ok(())
     })

@@ -17,7 +17,7 @@ async fn rollback_undoes_no_other_savepoint() {
     let (begun, beginning) = oneshot::channel();
     lab.run(async {
         let undone = async {
-            let transaction = transaction()?.await?;
+            let transaction = transaction().await?;
             let savepoint = transaction.savepoint().await?;
             savepoint.execute("insert into t values (1)", &[]).await?;
             let _ = begun.send(());
@@ -30,14 +30,14 @@ async fn rollback_undoes_no_other_savepoint() {
         };
         let kept = async {
             let _ = beginning.await;
-            let transaction = transaction()?.await?;
+            let transaction = transaction().await?;
             let savepoint = transaction.savepoint().await?;
             savepoint.execute("insert into t values (2)", &[]).await?;
             savepoint.release().await?;
             Ok::<_, BoxError>(())
         };
         let third = async {
-            let transaction = transaction()?.await?;
+            let transaction = transaction().await?;
             let savepoint = transaction.savepoint().await?;
             savepoint.execute("insert into t values (3)", &[]).await?;
             savepoint.release().await?;
@@ -58,7 +58,7 @@ async fn dropped_release_sends_no_rollback() {
     let lab = lab().await;
     for (polls, rows) in [(0, 0), (1, 1)] {
         lab.run(async {
-            let transaction = transaction()?.await?;
+            let transaction = transaction().await?;
             transaction.execute("delete from t", &[]).await?;
             let savepoint = transaction.savepoint().await?;
             savepoint.execute("insert into t values (1)", &[]).await?;
@@ -76,7 +76,7 @@ async fn dropped_release_sends_no_rollback() {
 async fn failed_release_rolls_back() {
     let lab = lab().await;
     lab.run(async {
-        let transaction = transaction()?.await?;
+        let transaction = transaction().await?;
         transaction.execute("insert into t values (1)", &[]).await?;
         let savepoint = transaction.savepoint().await?;
         savepoint
@@ -96,7 +96,7 @@ async fn failed_release_rolls_back() {
 async fn nested_savepoints_end_with_the_outer_one() {
     let lab = lab().await;
     lab.run(async {
-        let transaction = transaction()?.await?;
+        let transaction = transaction().await?;
         let mut outer = transaction.savepoint().await?;
         outer.execute("insert into t values (1)", &[]).await?;
 
@@ -129,7 +129,7 @@ async fn nested_savepoints_end_with_the_outer_one() {
 async fn second_savepoint_waits_as_long_as_a_checkout() {
     let lab = lab_with(|config| config.acquire_timeout = Duration::from_millis(50)).await;
     let work = lab.run(async {
-        let transaction = transaction()?.await?;
+        let transaction = transaction().await?;
         let first = transaction.savepoint().await?;
         first.execute("insert into t values (1)", &[]).await?;
         let told = transaction

@@ -88,15 +88,15 @@ async fn wait_for_the_own_transaction_fails_at_once() {
     })
     .await;
     let beside = lab.run(async {
-        let _transaction = transaction()?.await?;
+        let _transaction = transaction().await?;
         lease_and_return().await
     });
     let inside = lab.run(async {
-        let _transaction = transaction()?.await?;
+        let _transaction = transaction().await?;
         lab.run(lease_and_return()).await
     });
     let begun_meanwhile = lab.run(async {
-        let begins = async { Ok(transaction()?.await?) };
+        let begins = async { Ok(transaction().await?) };
         try_join(begins, lease_and_return()).await?;
         Ok(())
     });

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use antifreeze::{Step, connection};
@@ -56,4 +58,23 @@ async fn dropped_statement_is_not_sent_on() {
     assert!(!steps.contains(&Step::Settled), "{torn_down:?}");
     assert_eq!(lab.rows().await, 0);
     lab.assert_at_rest().await;
+}
+
+#[tokio::test]
+async fn each_observer_is_told() {
+    let lab = lab().await;
+    let told = Arc::new(AtomicUsize::new(0));
+    let mut database = lab.database.clone();
+    for _ in 0..2 {
+        let told = Arc::clone(&told);
+        database = database.on_teardown(move |_| drop(told.fetch_add(1, Ordering::Relaxed)));
+    }
+    lab.run(async {
+        drop(connection().await?);
+        Ok(())
+    })
+    .await
+    .expect("fine");
+    assert_eq!(told.load(Ordering::Relaxed), 2);
+    assert_eq!(lab.torn_down().len(), 1, "and the lab's own");
 }

@@ -117,7 +117,7 @@ async fn earlier_prepared_copy_is_in_the_transaction() {
     .expect("fine");
     for fails in [true, false] {
         let work = lab.run(async {
-            let transaction = transaction()?.await?;
+            let transaction = transaction().await?;
             // Known to the connection that was kept: nothing is sent for it.
             let statement = transaction.as_ref().prepare_cached(copy).await?;
             let mut sink = std::pin::pin!(transaction.copy_in(&statement).await?);
@@ -139,7 +139,7 @@ async fn earlier_prepared_copy_is_in_the_transaction() {
 async fn unused_transaction_costs_nothing() {
     let lab = lab().await;
     lab.run(async {
-        let _transaction = transaction()?.await?;
+        let _transaction = transaction().await?;
         Ok(())
     })
     .await
@@ -167,7 +167,7 @@ async fn errors_keep_their_position() {
     let text = "select 1 as one, nonsense";
     let expected = u32::try_from(text.find("nonsense").expect("there") + 1).expect("small");
     lab.run(async {
-        let transaction = transaction()?.await?;
+        let transaction = transaction().await?;
         let error = transaction
             .batch_execute(text)
             .await
@@ -190,7 +190,7 @@ async fn errors_keep_their_position() {
 async fn options_are_honoured_and_must_agree() {
     let lab = lab().await;
     lab.run(async {
-        let transaction = transaction()?
+        let transaction = transaction()
             .isolation_level(IsolationLevel::RepeatableRead)
             .read_only(true)
             .await?;
@@ -221,7 +221,7 @@ async fn options_are_honoured_and_must_agree() {
 async fn savepoints_roll_back_alone() {
     let lab = lab().await;
     lab.run(async {
-        let transaction = transaction()?.await?;
+        let transaction = transaction().await?;
         transaction.execute(INSERT, &[]).await?;
 
         let dropped = transaction.savepoint().await?;
@@ -250,7 +250,7 @@ async fn savepoints_roll_back_alone() {
 async fn local_setting_ends_with_the_transaction() {
     let lab = lab_with(|config| config.max_connections = 1).await;
     lab.run(async {
-        let transaction = transaction()?.await?;
+        let transaction = transaction().await?;
         transaction.local("app.user", "it's me").await?;
         let row = transaction
             .query_one("select current_setting('app.user')", &[])
@@ -278,7 +278,7 @@ async fn failed_transaction_is_not_reported_as_stored() {
     let lab = lab().await;
     let result = lab
         .run(async {
-            let transaction = transaction()?.await?;
+            let transaction = transaction().await?;
             transaction.execute(INSERT, &[]).await?;
             // The handler looks away.
             let _ = transaction.execute("select 1 / 0", &[]).await;
@@ -302,7 +302,7 @@ async fn refused_commit_is_an_error() {
         .expect("a table");
     let error = lab
         .run(async {
-            let transaction = transaction()?.await?;
+            let transaction = transaction().await?;
             transaction
                 .execute("insert into u values (1), (1)", &[])
                 .await?;
@@ -320,7 +320,7 @@ async fn refused_commit_is_an_error() {
 async fn transaction_told_to_fail_is_rolled_back() {
     let lab = lab().await;
     lab.run(async {
-        let transaction = transaction()?.await?;
+        let transaction = transaction().await?;
         transaction.execute(INSERT, &[]).await?;
         invocation()?.fail();
         Ok(())
@@ -337,7 +337,7 @@ async fn transaction_in_use_is_not_committed() {
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let result = lab
         .run(async {
-            let transaction = transaction()?.await?;
+            let transaction = transaction().await?;
             transaction.execute(INSERT, &[]).await?;
             tokio::spawn(async move {
                 let _ = stopped.await;
@@ -362,7 +362,7 @@ async fn joined_tasks_share_the_transaction() {
         let invocation = invocation()?;
         let both = [1, 2].map(|_| {
             invocation.spawn(async {
-                let transaction = transaction()?.await?;
+                let transaction = transaction().await?;
                 transaction.execute(INSERT, &[]).await?;
                 Ok::<_, BoxError>(())
             })
@@ -384,7 +384,7 @@ async fn connection_lost_before_the_commit_is_an_error() {
     let relay = Arc::new(relay);
     let result = lab
         .run(async {
-            let transaction = transaction()?.await?;
+            let transaction = transaction().await?;
             transaction.execute(INSERT, &[]).await?;
             let relay = Arc::clone(&relay);
             invocation()?.defer(async move { relay.cut(Cut::Fin).await });
@@ -406,7 +406,7 @@ async fn connection_lost_during_the_commit_is_uncertain() {
     let relay = Arc::new(relay);
     let result = lab
         .run(async {
-            let transaction = transaction()?.await?;
+            let transaction = transaction().await?;
             transaction.execute(INSERT, &[]).await?;
             let relay = Arc::clone(&relay);
             invocation()?.defer(async move {
@@ -440,7 +440,7 @@ async fn abandoned_statement_fails_the_transaction() {
     let lab = lab().await;
     let result = lab
         .run(async {
-            let transaction = transaction()?.await?;
+            let transaction = transaction().await?;
             transaction.execute(INSERT, &[]).await?;
             let slow = transaction.batch_execute("select pg_sleep(60)");
             assert!(timeout(Duration::from_millis(20), slow).await.is_err());
@@ -453,4 +453,34 @@ async fn abandoned_statement_fails_the_transaction() {
     );
     lab.assert_at_rest().await;
     assert_eq!(lab.rows().await, 0);
+}
+
+#[tokio::test]
+async fn cached_statements_belong_to_the_transaction() {
+    let lab = lab().await;
+    let result = lab
+        .run(async {
+            let transaction = transaction().await?;
+            let insert = "insert into t values ($1)";
+            for at in 1..=2 {
+                transaction.execute_cached(insert, &[&at]).await?;
+            }
+            let count = "select count(*) from t";
+            let row = transaction.query_one_cached(count, &[]).await?;
+            assert_eq!(row.get::<_, i64>(0), 2);
+            Err::<(), BoxError>("rolled back".into())
+        })
+        .await;
+    assert!(result.is_err());
+    assert_eq!(lab.rows().await, 0);
+    lab.assert_at_rest().await;
+}
+
+#[tokio::test]
+async fn outside_an_invocation_awaiting_one_fails() {
+    let lab = lab().await;
+    for builder in [transaction(), lab.database.transaction()] {
+        let error = builder.await.expect_err("outside");
+        assert_eq!(error.kind(), ErrorKind::NotInInvocation);
+    }
 }

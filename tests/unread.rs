@@ -6,10 +6,11 @@ use std::iter::empty;
 use std::sync::Arc;
 use std::time::Duration;
 
-use antifreeze::{DatabaseLayer, Step, connection, invocation};
+use antifreeze::{DatabaseLayer, Step, StreamedBody, connection, invocation};
 use bytes::Bytes;
 use common::{BoxError, Lab, lab, lab_with};
 use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, StreamBody};
@@ -18,7 +19,7 @@ use tower::{Layer, ServiceExt};
 /// More rows than anybody reads, from the first on without delay.
 const ENDLESS: &str = "select repeat('x', 1000) from t, pg_class a, pg_class b, pg_class c";
 
-type Frames = StreamBody<futures_util::stream::BoxStream<'static, Result<Frame<Bytes>, BoxError>>>;
+type Frames = StreamedBody<StreamBody<BoxStream<'static, Result<Frame<Bytes>, BoxError>>>>;
 
 /// A response whose body reads from the database.
 async fn streamed(what: &str) -> Result<Response<Frames>, BoxError> {

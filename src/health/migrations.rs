@@ -9,8 +9,6 @@ use std::pin::Pin;
 use serde::Serialize;
 use tokio_postgres::Client;
 
-use crate::database::Database;
-
 /// As many names are told.
 const MOST: usize = 50;
 
@@ -58,30 +56,4 @@ pub trait ExpectedMigrations: Send + Sync {
     /// Looks which of them were not run. It must change nothing, and wait for no lock for
     /// longer than a moment.
     fn pending<'a>(&'a self, client: &'a Client) -> PendingFuture<'a>;
-}
-
-impl Database {
-    /// Has the [health report](Database::health) say which of `migrations` were not run
-    /// on this database. It can be said once.
-    ///
-    /// It takes one more round trip for each reading, or two, and is told under
-    /// `server.migrations`; the status does not depend on it. Where the function's role
-    /// may not see the history, that is told with the GRANT to run.
-    ///
-    /// ```no_run
-    /// # async fn main_() -> Result<(), Box<dyn std::error::Error>> {
-    /// use antifreeze::Database;
-    /// use antifreeze_migrate::Migrations;
-    ///
-    /// let database = Database::from_env()?.expect_migrations(Migrations::from_dir("migrations")?);
-    /// let server = database.health().await.server;
-    /// let migrations = server.and_then(|server| server.migrations);
-    /// println!("{:?}", migrations.and_then(|migrations| migrations.names));
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn expect_migrations(self, migrations: impl ExpectedMigrations + 'static) -> Self {
-        self.monitor().expect(Box::new(migrations));
-        self
-    }
 }

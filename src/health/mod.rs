@@ -16,7 +16,7 @@
 //!   whose requests are HTTP;
 //! - [`HealthService`](crate::HealthService), a tower service of its own, which an axum
 //!   router takes with `route_service`;
-//! - [`Database::health`], for an answer of your own making.
+//! - [`Database::health`](crate::Database::health), for an answer of your own making.
 //!
 //! # The answer
 //!
@@ -46,35 +46,6 @@ mod report;
 mod token;
 mod verdict;
 
-use std::future::Future;
-
 pub use migrations::{ExpectedMigrations, Pending, PendingFuture};
 pub(crate) use monitor::Monitor;
 pub use report::{Circuit, Health, Process, Reached, Server, Settings, Slots, Status};
-
-use crate::database::Database;
-
-impl Database {
-    /// How the server and this process's pool are. It asks the server if that was last done
-    /// 5 s ago or more, and takes 2 s at most.
-    ///
-    /// Dropping the future early stops the reading, unless others wait for it, too.
-    ///
-    /// ```no_run
-    /// # async fn main_(database: antifreeze::Database) {
-    /// let health = database.health().await;
-    /// println!("{:?}: {}", health.status, health.postgres.connection_usage);
-    /// # }
-    /// ```
-    ///
-    /// # Panics
-    ///
-    /// Outside a tokio runtime.
-    pub fn health(&self) -> impl Future<Output = Health> + Send + use<> {
-        let database = self.clone();
-        async move {
-            database.monitor().refresh(&database).await;
-            database.monitor().report(&database)
-        }
-    }
-}

@@ -1,43 +1,39 @@
 //! When the server is asked, and by whom: at most once in a while, and once for all who
 //! want to know.
 
-use std::fmt;
-use std::pin::pin;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
 use http::HeaderMap;
 use tokio::runtime::{self, Handle};
-use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::figures::Answer;
 use super::migrations::ExpectedMigrations;
 use super::report::{Circuit, Health, Process, seconds};
 use super::token::Token;
-use super::verdict::Known;
-use crate::config::Config;
-use crate::database::{Database, IsOk};
+use super::verdict::{Known, is_fresh};
 use crate::deadline::Deadline;
+use crate::engine::Engine;
 use crate::error::{ErrorKind, Result};
-use crate::invocation::{Ended, Invocation, Run};
+use crate::invocation::{Invocation, IsOk, Run};
 use crate::observe;
-
-/// The server is asked at most once in this time.
-pub(super) const FRESH: Duration = Duration::from_secs(5);
+use crate::tally::Tally;
 
 /// How long a reading may take, teardown and all.
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// What is known of a database's health.
 pub(crate) struct Monitor {
+    engine: Arc<Engine>,
     token: Option<Token>,
     expected: OnceLock<Box<dyn ExpectedMigrations>>,
     state: Mutex<State>,
-    /// A reading has come to its end.
-    ended: Notify,
+    /// Readings under way: for those who wait on another runtime.
+    readings: Tally,
 }
 
 #[derive(Default)]
@@ -67,13 +63,14 @@ enum Wait {
 }
 
 impl Monitor {
-    pub(crate) fn new(config: &Config) -> Result<Self> {
-        let token = config.health_token.as_deref();
+    pub(crate) fn new(engine: Arc<Engine>) -> Result<Self> {
+        let token = engine.config().health_token.as_deref();
         Ok(Monitor {
             token: token.map(Token::new).transpose()?,
             expected: OnceLock::new(),
             state: Mutex::default(),
-            ended: Notify::new(),
+            readings: Tally::default(),
+            engine,
         })
     }
 
@@ -83,38 +80,45 @@ impl Monitor {
         token.is_some_and(|token| token.is_presented(headers))
     }
 
-    /// What [`Database::expect_migrations`] is told.
-    pub(super) fn expect(&self, migrations: Box<dyn ExpectedMigrations>) {
+    /// Has readings ask about `migrations`.
+    pub(crate) fn expect(&self, migrations: Box<dyn ExpectedMigrations>) {
         let _ = self.expected.set(migrations);
     }
 
-    /// Asks the server, if it is time and nobody is kept from work by it.
-    pub(super) async fn refresh(&self, database: &Database) {
-        let mut ended = pin!(self.ended.notified());
-        ended.as_mut().enable();
-        match self.wait(database) {
+    /// Asks the server, if it is time and nobody is kept from work by it, and reports what
+    /// is known.
+    pub(crate) async fn health(self: Arc<Self>) -> Health {
+        match self.wait() {
             Wait::Nothing => {}
             Wait::Reading(reading) => reading.await,
-            Wait::Elsewhere => drop(timeout(LIMIT, ended).await),
+            Wait::Elsewhere => drop(timeout(LIMIT, self.readings.none()).await),
         }
+        self.report()
     }
 
-    fn wait(&self, database: &Database) -> Wait {
+    fn wait(self: &Arc<Self>) -> Wait {
         let runtime = Handle::current().id();
-        let now = database.pools().clock().now();
+        let now = self.engine.pools().clock().now();
         let mut state = self.state();
         if let Some(flight) = &state.flight {
             if let Some(reading) = flight.reading.upgrade() {
-                return match flight.runtime == runtime {
-                    true => Wait::Reading(reading),
-                    false => Wait::Elsewhere,
+                return if flight.runtime == runtime {
+                    Wait::Reading(reading)
+                } else {
+                    Wait::Elsewhere
                 };
             }
         }
-        if state.began.is_some_and(|began| is_fresh(began, now)) || !has_room(database) {
+        if state.began.is_some_and(|began| is_fresh(began, now)) || !self.has_room() {
             return Wait::Nothing;
         }
-        let reading = read(database.clone()).boxed().shared();
+        let own = Arc::clone(self);
+        let counted = self.readings.one();
+        let reading = async move {
+            own.read().await;
+            drop(counted);
+        };
+        let reading = reading.boxed().shared();
         state.began = Some(now);
         state.flight = reading
             .downgrade()
@@ -123,8 +127,8 @@ impl Monitor {
     }
 
     /// What is known at this moment.
-    pub(super) fn report(&self, database: &Database) -> Health {
-        let pools = database.pools();
+    fn report(&self) -> Health {
+        let pools = self.engine.pools();
         let (limits, config) = (pools.limits(), pools.config());
         let now = pools.clock().now();
         let (checked_out, idle) = pools.here().counts();
@@ -155,7 +159,7 @@ impl Monitor {
     }
 
     /// A reading that began at `began` is done.
-    fn note(&self, database: &Database, began: SystemTime, read: Result<Answer, ErrorKind>) {
+    fn note(&self, began: SystemTime, read: Result<Answer, ErrorKind>) {
         match read {
             Ok(answer) => {
                 let reading = answer.reading(began);
@@ -165,8 +169,8 @@ impl Monitor {
                     slots.map(|slots| slots.limit),
                 );
                 observe::health_read(used, limit, answer.latency());
-                if let Some(reading) = reading.filter(|_| database.config().takes_slots()) {
-                    database.pools().limits().room.note(reading);
+                if let Some(reading) = reading.filter(|_| self.engine.config().takes_slots()) {
+                    self.engine.pools().limits().room.note(reading);
                 }
                 let mut state = self.state();
                 state.answered = Some((began, answer));
@@ -184,6 +188,35 @@ impl Monitor {
         }
     }
 
+    /// Whether a connection is to be had without waiting for it, or for whoever tries to
+    /// connect.
+    fn has_room(&self) -> bool {
+        let pools = self.engine.pools();
+        let pool = pools.here();
+        let (checked_out, idle) = pool.counts();
+        checked_out < pool.max_connections() && (idle > 0 || pools.limits().breaker.lets_in())
+    }
+
+    /// Asks the server, as an invocation of its own.
+    async fn read(&self) {
+        let began = self.engine.pools().clock().now();
+        let engine = Arc::clone(&self.engine);
+        let invocation = Invocation::new(engine, Deadline::ours(LIMIT), "health");
+        let own = invocation.clone();
+        let work = || async move {
+            let connection = own.lease(&"the health check").await?;
+            let expected = self.expected.get().map(Box::as_ref);
+            Answer::of(&connection, expected).await
+        };
+        let run = AssertUnwindSafe(Run::new(invocation, IsOk, work)).catch_unwind();
+        let read = match run.await {
+            Ok(Ok(read)) => read.map_err(|error| error.kind()),
+            Ok(Err(error)) => Err(error.kind()),
+            Err(_) => Err(ErrorKind::Database),
+        };
+        self.note(began, read);
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -191,57 +224,3 @@ impl Monitor {
 
 /// No circuit has been open for longer.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-
-/// A clock that was set back since makes nothing young.
-pub(super) fn is_fresh(then: SystemTime, now: SystemTime) -> bool {
-    now.duration_since(then).is_ok_and(|age| age < FRESH)
-}
-
-/// Whether a connection is to be had without waiting for it, or for who tries to connect.
-fn has_room(database: &Database) -> bool {
-    let pools = database.pools();
-    let pool = pools.here();
-    let (checked_out, idle) = pool.counts();
-    checked_out < pool.max_connections() && (idle > 0 || pools.limits().breaker.lets_in())
-}
-
-/// Asks the server, as an invocation of its own.
-async fn read(database: Database) {
-    // Whoever waits on another runtime is told, also if this is dropped.
-    let ending = Ending(database);
-    let database = &ending.0;
-    let began = database.pools().clock().now();
-    let invocation = Invocation::new(database.clone(), Deadline::ours(LIMIT), "health");
-    let own = invocation.clone();
-    let expected = database.monitor().expected.get().map(Box::as_ref);
-    let work = || async move {
-        let connection = own.lease(&"the health check").await?;
-        Answer::of(&connection, expected).await
-    };
-    let (ended, _) = Run::new(invocation, IsOk, work).await;
-    let read = match ended {
-        Ended::Returned(read) => read.map_err(|error| error.kind()),
-        Ended::Deadline(_) => Err(ErrorKind::Deadline),
-        Ended::Panicked(_) => Err(ErrorKind::Database),
-    };
-    database.monitor().note(database, began, read);
-}
-
-/// Dropped when a reading is over.
-struct Ending(Database);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        self.0.monitor().ended.notify_waiters();
-    }
-}
-
-impl fmt::Debug for Monitor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.state();
-        f.debug_struct("Monitor")
-            .field("began", &state.began)
-            .field("failed", &state.failed)
-            .finish_non_exhaustive()
-    }
-}

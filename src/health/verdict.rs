@@ -3,13 +3,15 @@
 use std::time::{Duration, SystemTime};
 
 use super::figures::Answer;
-use super::monitor::is_fresh;
 use super::report::{Reached, Server, Status, seconds};
 use crate::error::ErrorKind;
 use crate::limit::Reading;
 
 /// What the server said longer ago is shown, and decides nothing.
 const DECIDES: Duration = Duration::from_secs(30);
+
+/// The server is asked at most once in this time.
+const FRESH: Duration = Duration::from_secs(5);
 
 /// What is known, each with the moment that it is from.
 pub(super) struct Known<'a> {
@@ -72,6 +74,11 @@ impl Known<'_> {
     fn age(&self, at: SystemTime) -> Duration {
         self.now.duration_since(at).unwrap_or(Duration::MAX)
     }
+}
+
+/// A clock that was set back since makes nothing young.
+pub(super) fn is_fresh(then: SystemTime, now: SystemTime) -> bool {
+    now.duration_since(then).is_ok_and(|age| age < FRESH)
 }
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
 //! Extractors for axum.
 
+use axum_core::BoxError;
 use axum_core::body::Body;
 use axum_core::extract::FromRequestParts;
 use axum_core::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::request::Parts;
 
 use crate::error::Error;
-use crate::invocation::{Connection, Invocation, Transaction};
+use crate::invocation::{Connection, Invocation, StreamedBody, Transaction};
 use crate::layer::{arrival, problem};
 
 /// The [`Invocation`] of the request. Around the router belongs
@@ -43,6 +45,17 @@ impl<S: Sync> FromRequestParts<S> for Transaction {
         let transaction = invocation.transaction();
         let started = transaction.start(&"the extractor `Transaction`").await;
         started.map_err(|error| error.of_request(invocation.request_id()))
+    }
+}
+
+/// So that a handler can return what [`Invocation::stream`] returns.
+impl<B> IntoResponse for StreamedBody<B>
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn into_response(self) -> Response {
+        Response::new(Body::new(self))
     }
 }
 

@@ -3,7 +3,6 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
-use std::panic::resume_unwind;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -11,10 +10,9 @@ use lambda_runtime::{Diagnostic, LambdaEvent};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use crate::database::IsOk;
 use crate::error::Error;
-use crate::invocation::{Ended, Run};
-use crate::layer::{DatabaseService, Joined, arrival, problem};
+use crate::invocation::{Invocation, IsOk};
+use crate::layer::{Call, DatabaseService, arrival, problem};
 
 /// Why an event was not handled: the handler failed, or we did.
 #[derive(Debug)]
@@ -81,39 +79,20 @@ where
     }
 
     fn call(&mut self, event: LambdaEvent<T>) -> Self::Future {
-        let kind = if self.joins() {
-            Kind::Joined {
-                inner: Joined::new(self.inner.call(event), &self.settings),
-            }
-        } else {
-            let deadline = arrival::lambda::deadline(&event.context);
-            match self.settings.begin(deadline, &event.context.request_id) {
-                Ok(invocation) => Kind::Ours {
-                    run: Run::new(invocation, IsOk, || self.inner.call(event)),
-                },
-                Err(error) => Kind::Refused { error: Some(error) },
-            }
-        };
-        EventFuture { kind }
+        let deadline = arrival::lambda::deadline(&event.context);
+        let id = event.context.request_id.clone();
+        let call = |_: Option<&Invocation>| self.inner.call(event);
+        let call = Call::new(&self.settings, IsOk, (deadline, &id), call);
+        EventFuture { call }
     }
 }
 
 pin_project! {
     /// The answer to an event, once everything that the call used is at rest.
+    #[must_use = "futures do nothing unless they are awaited"]
     pub struct EventFuture<F: Future> {
         #[pin]
-        kind: Kind<F>,
-    }
-}
-
-pin_project! {
-    #[project = KindProjection]
-    enum Kind<F: Future> {
-        // A layer around this one has made the invocation.
-        Joined { #[pin] inner: Joined<F> },
-        // It was turned away.
-        Refused { error: Option<Error> },
-        Ours { #[pin] run: Run<F, IsOk> },
+        call: Call<F, IsOk>,
     }
 }
 
@@ -124,27 +103,9 @@ where
     type Output = Result<T, EventError<E>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let run = match self.project().kind.project() {
-            KindProjection::Joined { inner } => {
-                return Poll::Ready(match ready!(inner.poll(cx)) {
-                    Some(answer) => answer.map_err(EventError::Handler),
-                    None => Err(EventError::Database(Error::deadline())),
-                });
-            }
-            KindProjection::Refused { error } => {
-                let error = error
-                    .take()
-                    .expect("a future is not polled once it is done");
-                return Poll::Ready(Err(EventError::Database(error)));
-            }
-            KindProjection::Ours { run } => run,
-        };
-        let (ended, finished) = ready!(run.poll(cx));
-        Poll::Ready(match ended {
-            Ended::Returned(Ok(answer)) => finished.map(|()| answer).map_err(EventError::Database),
-            Ended::Returned(Err(error)) => Err(EventError::Handler(error)),
-            Ended::Deadline(error) => Err(EventError::Database(error)),
-            Ended::Panicked(panic) => resume_unwind(panic),
+        Poll::Ready(match ready!(self.project().call.poll(cx)) {
+            Ok(answer) => answer.map_err(EventError::Handler),
+            Err(error) => Err(EventError::Database(error)),
         })
     }
 }

@@ -1,20 +1,17 @@
 //! The end of a function on Lambda, and the snapshot before its beginning.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 #[cfg(unix)]
 use futures_util::future::join_all;
-use lambda_runtime::{BoxFuture, SnapStartResource};
+use lambda_runtime::SnapStartResource;
 use tokio::sync::OnceCell;
 
 use crate::database::Database;
 #[cfg(unix)]
 use crate::error::Error;
 use crate::error::Result;
-
-/// How long closing may take before a snapshot. Nobody is served meanwhile.
-const BEFORE_SNAPSHOT: Duration = Duration::from_secs(3);
+use crate::lifecycle::Snapshot;
 
 /// The databases of this process that are closed at its end.
 static DATABASES: Mutex<Vec<Database>> = Mutex::new(Vec::new());
@@ -103,25 +100,5 @@ fn databases() -> std::sync::MutexGuard<'static, Vec<Database>> {
 /// The second hook fails if `ANTIFREEZE_WARM_UP` is no number; a database that is down after
 /// the restore is no failure.
 pub fn snapstart(database: &Database) -> Arc<dyn SnapStartResource> {
-    Arc::new(Snapshot(database.clone()))
-}
-
-struct Snapshot(Database);
-
-impl SnapStartResource for Snapshot {
-    fn before_snapshot(&self) -> BoxFuture<'_, Result<(), lambda_runtime::Error>> {
-        Box::pin(async {
-            self.0.close().within(BEFORE_SNAPSHOT).await;
-            self.0.pools().connector().forget();
-            Ok(())
-        })
-    }
-
-    fn after_restore(&self) -> BoxFuture<'_, Result<(), lambda_runtime::Error>> {
-        Box::pin(async {
-            self.0.pools().reopen();
-            self.0.warm_up().await?;
-            Ok(())
-        })
-    }
+    Arc::new(Snapshot(Arc::clone(database.engine())))
 }

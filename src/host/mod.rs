@@ -1,4 +1,4 @@
-//! What the hosts have of their own.
+//! What each host has of its own.
 
 #[cfg(feature = "axum")]
 pub(crate) mod axum;
@@ -6,5 +6,6 @@ pub(crate) mod axum;
 pub(crate) mod event;
 #[cfg(feature = "lambda")]
 pub(crate) mod lambda;
+pub(crate) mod signal;
 #[cfg(feature = "vercel")]
 pub(crate) mod vercel;

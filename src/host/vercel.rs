@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::Response;
+use http::{Method, Response};
 use http_body_util::BodyExt;
 use pin_project_lite::pin_project;
 use tokio::sync::oneshot;
@@ -15,7 +15,7 @@ use tower_service::Service;
 use vercel_runtime::{AppState, Error, Request, ResponseBody};
 
 use crate::deadline::Deadline;
-use crate::layer::{Body, DatabaseService, ResponseFuture, problem};
+use crate::layer::{Body, Call, DatabaseService, ResponseFuture, problem};
 
 /// How long Vercel runs a function unless `maxDuration` says otherwise ("Configuring
 /// Maximum Duration for Vercel Functions", with fluid compute).
@@ -35,49 +35,42 @@ where
 
     fn call(&mut self, (state, mut request): (AppState, Request)) -> Self::Future {
         if let Some(health) = self.settings.health_of(&request) {
-            let (at_rest, resting) = oneshot::channel::<()>();
-            state.wait_until(async move {
-                let _ = resting.await;
-            });
             return VercelFuture {
-                response: ResponseFuture::health(health.guarded(at_rest)),
+                response: ResponseFuture::health(health.guarded(waited_for(&state))),
             };
         }
-        if self.joins() {
-            return VercelFuture {
-                response: ResponseFuture::joined(self.inner.call((state, request)), &self.settings),
-            };
-        }
+        let is_head = request.method() == Method::HEAD;
         let id = request.headers().get("x-vercel-id");
         let id = id.and_then(|id| id.to_str().ok()).unwrap_or_default();
-        let longest = self.settings.max_duration.unwrap_or(MAX_DURATION);
-        let invocation = match self.settings.begin(Deadline::after(longest), id) {
-            Ok(invocation) => invocation,
-            Err(error) => {
-                return VercelFuture {
-                    response: ResponseFuture::refused(error),
-                };
+        let id = id.to_owned();
+        let deadline = Deadline::after(self.settings.max_duration.unwrap_or(MAX_DURATION));
+        let (settings, judge) = (&self.settings, self.settings.clone());
+        let call = Call::new(settings, judge, (deadline, &id), |invocation| {
+            if let Some(invocation) = invocation {
+                invocation.guard(waited_for(&state));
+                request.extensions_mut().insert(invocation.clone());
             }
-        };
-        // The host sends `end`, and exits after a SIGTERM, only when this is done.
-        let (at_rest, resting) = oneshot::channel::<()>();
-        invocation.guard(at_rest);
-        state.wait_until(async move {
-            let _ = resting.await;
+            self.inner.call((state, request))
         });
-        request.extensions_mut().insert(invocation.clone());
-        let (inner, method) = (&mut self.inner, request.method().clone());
         VercelFuture {
-            response: ResponseFuture::new(invocation, self.settings.clone(), &method, || {
-                inner.call((state, request))
-            }),
+            response: ResponseFuture::new(call, is_head),
         }
     }
+}
+
+/// A guard. The host sends `end`, and exits after a SIGTERM, only when it was dropped.
+fn waited_for(state: &AppState) -> impl Send + use<> {
+    let (guard, dropped) = oneshot::channel::<()>();
+    state.wait_until(async move {
+        let _ = dropped.await;
+    });
+    guard
 }
 
 pin_project! {
     /// The response to a request on Vercel, once everything that the call used is at
     /// rest. A panic of the handler is a 500: the runtime would only hang up.
+    #[must_use = "futures do nothing unless they are awaited"]
     pub struct VercelFuture<F: Future> {
         #[pin]
         response: ResponseFuture<F>,

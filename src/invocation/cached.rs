@@ -1,9 +1,10 @@
-//! Statements that are prepared once, and once more when the schema has changed.
+//! Cached statements: prepared once, and once more when the schema has changed.
 
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, Statement};
 
-use super::Connection;
+use super::connection::Connection;
+use super::transaction::Transaction;
 use crate::error::{Error, ErrorKind};
 use crate::wire::TransactionStatus;
 
@@ -24,59 +25,114 @@ macro_rules! healed {
     }};
 }
 
-/// Cached statements, prepared and executed in one call.
-///
-/// A statement that is prepared knows its columns and types. When the schema changes under
-/// it, the server refuses it (`cached plan must not change result type`, a type that was
-/// dropped) before anything is executed. These methods then prepare it anew and execute
-/// it once more, outside a transaction; inside one the transaction has failed already, and
-/// the error is returned. Executed by hand, such a statement fails once, and
-/// [`prepare_cached`](Connection::prepare_cached) prepares it anew the next time.
+/// The cached statements of a type that has a connection.
+macro_rules! cached_statements {
+    ($type:ty, $connection:ident) => {
+        /// Cached statements, prepared and executed in one call.
+        ///
+        /// A statement that is prepared knows its columns and types. When the schema changes
+        /// under it, the server refuses it (`cached plan must not change result type`, a type
+        /// that was dropped) before anything is executed. These methods then prepare it anew
+        /// and execute it once more, outside a transaction; inside one the transaction has
+        /// failed already, and the error is returned. Executed by hand, such a statement
+        /// fails once, and `prepare_cached` prepares it anew the next time.
+        impl $type {
+            /// Prepares a statement, or finds it prepared already: a statement that is
+            /// repeated, in this invocation or a later one on the same connection, costs one
+            /// round trip. At most `statement_cache` of them are kept, and none once the
+            /// server has said that the schema has changed under one. `query_cached` and its
+            /// like prepare and execute in one.
+            ///
+            /// # Errors
+            ///
+            /// Those of [`Client::prepare`](tokio_postgres::Client::prepare).
+            pub async fn prepare_cached(&self, sql: &str) -> Result<Statement> {
+                self.prepare_typed_cached(sql, &[]).await
+            }
+
+            /// Like `prepare_cached`, with the types of the first parameters given.
+            ///
+            /// # Errors
+            ///
+            /// Those of [`Client::prepare_typed`](tokio_postgres::Client::prepare_typed).
+            pub async fn prepare_typed_cached(
+                &self,
+                sql: &str,
+                types: &[Type],
+            ) -> Result<Statement> {
+                let connection = self.$connection();
+                connection.session().prepare(connection, sql, types).await
+            }
+
+            /// Like [`Client::query`](tokio_postgres::Client::query), with a cached
+            /// statement.
+            ///
+            /// # Errors
+            ///
+            /// Those of tokio-postgres.
+            pub async fn query_cached(
+                &self,
+                sql: &str,
+                params: &[&(dyn ToSql + Sync)],
+            ) -> Result<Vec<Row>> {
+                let connection = self.$connection();
+                healed!(connection.query(sql, params))
+            }
+
+            /// Like [`Client::query_one`](tokio_postgres::Client::query_one), with a cached
+            /// statement.
+            ///
+            /// # Errors
+            ///
+            /// Those of tokio-postgres; there is not exactly one row.
+            pub async fn query_one_cached(
+                &self,
+                sql: &str,
+                params: &[&(dyn ToSql + Sync)],
+            ) -> Result<Row> {
+                let connection = self.$connection();
+                healed!(connection.query_one(sql, params))
+            }
+
+            /// Like [`Client::query_opt`](tokio_postgres::Client::query_opt), with a cached
+            /// statement.
+            ///
+            /// # Errors
+            ///
+            /// Those of tokio-postgres; there are several rows.
+            pub async fn query_opt_cached(
+                &self,
+                sql: &str,
+                params: &[&(dyn ToSql + Sync)],
+            ) -> Result<Option<Row>> {
+                let connection = self.$connection();
+                healed!(connection.query_opt(sql, params))
+            }
+
+            /// Like [`Client::execute`](tokio_postgres::Client::execute), with a cached
+            /// statement.
+            ///
+            /// # Errors
+            ///
+            /// Those of tokio-postgres.
+            pub async fn execute_cached(
+                &self,
+                sql: &str,
+                params: &[&(dyn ToSql + Sync)],
+            ) -> Result<u64> {
+                let connection = self.$connection();
+                healed!(connection.execute(sql, params))
+            }
+        }
+    };
+}
+
+cached_statements!(Connection, itself);
+cached_statements!(Transaction, connection);
+
 impl Connection {
-    /// Like [`Client::query`](tokio_postgres::Client::query), with a cached statement.
-    ///
-    /// # Errors
-    ///
-    /// Those of tokio-postgres.
-    pub async fn query_cached(
-        &self,
-        sql: &str,
-        params: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<Row>> {
-        healed!(self.query(sql, params))
-    }
-
-    /// Like [`Client::query_one`](tokio_postgres::Client::query_one), with a cached
-    /// statement.
-    ///
-    /// # Errors
-    ///
-    /// Those of tokio-postgres; there is not exactly one row.
-    pub async fn query_one_cached(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Row> {
-        healed!(self.query_one(sql, params))
-    }
-
-    /// Like [`Client::query_opt`](tokio_postgres::Client::query_opt), with a cached
-    /// statement.
-    ///
-    /// # Errors
-    ///
-    /// Those of tokio-postgres; there are several rows.
-    pub async fn query_opt_cached(
-        &self,
-        sql: &str,
-        params: &[&(dyn ToSql + Sync)],
-    ) -> Result<Option<Row>> {
-        healed!(self.query_opt(sql, params))
-    }
-
-    /// Like [`Client::execute`](tokio_postgres::Client::execute), with a cached statement.
-    ///
-    /// # Errors
-    ///
-    /// Those of tokio-postgres.
-    pub async fn execute_cached(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
-        healed!(self.execute(sql, params))
+    fn itself(&self) -> &Connection {
+        self
     }
 
     /// The statement, and whether what it is to do stands outside any transaction.

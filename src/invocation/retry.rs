@@ -1,4 +1,4 @@
-//! The user's own transactions, run again when they met another and gave way.
+//! Retries the user's own transactions when they met another and gave way.
 
 use std::fmt;
 use std::panic::Location;
@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::finish::is_final;
-use super::transaction;
-use super::{Caller, Connection, IsolationLevel, invocation};
+use super::builder::{IsolationLevel, Modes, mode_setters};
+use super::commit::{commit, failed};
+use super::connection::Connection;
+use super::scope::invocation;
+use super::state::Caller;
 use crate::backoff::Backoff;
 use crate::error::{Error, Result};
-use crate::net::Peek;
 use crate::wire::TransactionStatus;
 
 /// How often a transaction is run at most, unless it is told otherwise.
@@ -114,9 +115,7 @@ impl Connection {
     pub fn build_retry(&mut self) -> TransactionRetry<'_> {
         TransactionRetry {
             connection: self,
-            isolation_level: None,
-            read_only: None,
-            deferrable: None,
+            modes: Modes::default(),
             attempts: ATTEMPTS,
         }
     }
@@ -127,9 +126,7 @@ impl Connection {
 #[must_use = "nothing is run until `run` is called"]
 pub struct TransactionRetry<'a> {
     connection: &'a mut Connection,
-    isolation_level: Option<IsolationLevel>,
-    read_only: Option<bool>,
-    deferrable: Option<bool>,
+    modes: Modes,
     attempts: u32,
 }
 
@@ -140,24 +137,7 @@ enum Ended<T, E> {
 }
 
 impl TransactionRetry<'_> {
-    /// Sets the isolation level. Default: the server's own.
-    pub fn isolation_level(mut self, level: IsolationLevel) -> Self {
-        self.isolation_level = Some(level);
-        self
-    }
-
-    /// Whether the transaction may write. Default: the server's own.
-    pub fn read_only(mut self, read_only: bool) -> Self {
-        self.read_only = Some(read_only);
-        self
-    }
-
-    /// Whether a serializable, read-only transaction waits until it can run without the
-    /// risk of a serialization failure.
-    pub fn deferrable(mut self, deferrable: bool) -> Self {
-        self.deferrable = Some(deferrable);
-        self
-    }
+    mode_setters!();
 
     /// How often it is run at most, the first time included. Default: 5. It is run once
     /// at least.
@@ -200,13 +180,13 @@ impl TransactionRetry<'_> {
     {
         let session = self.connection.session().clone();
         let mut begin = self.connection.build_transaction();
-        if let Some(level) = self.isolation_level {
+        if let Some(level) = self.modes.isolation_level {
             begin = begin.isolation_level(level);
         }
-        if let Some(read_only) = self.read_only {
+        if let Some(read_only) = self.modes.read_only {
             begin = begin.read_only(read_only);
         }
-        if let Some(deferrable) = self.deferrable {
+        if let Some(deferrable) = self.modes.deferrable {
             begin = begin.deferrable(deferrable);
         }
         let transaction = match begin.start().await {
@@ -223,24 +203,19 @@ impl TransactionRetry<'_> {
         };
         let error = match work(&transaction).await {
             Err(error) => error,
-            // COMMIT of a failed transaction succeeds and stores nothing.
-            Ok(_) if session.settled().await.status == Some(TransactionStatus::Failed) => {
-                transaction::failed().into()
-            }
-            Ok(_) if session.peek() == Peek::Closed => {
-                return Ended::Done(Err(transaction::lost().into()));
-            }
             Ok(value) => {
-                let error = match transaction.commit().await {
-                    Ok(()) if session.wire().committed() => return Ended::Done(Ok(value)),
-                    Ok(()) => transaction::failed(),
-                    Err(error) if is_final(&error) => Error::commit_refused(error),
-                    Err(error) => transaction::unknown().with_source(error),
-                };
-                return match error.is_retryable() {
-                    true => Ended::GaveWay(error.into()),
-                    false => Ended::Done(Err(error.into())),
-                };
+                let settled = session.settled().await;
+                if settled.status == Some(TransactionStatus::Failed) {
+                    // COMMIT would succeed and store nothing.
+                    failed().into()
+                } else {
+                    let commit = commit(&session, &settled, false, transaction.commit());
+                    return match commit.await {
+                        Ok(()) => Ended::Done(Ok(value)),
+                        Err(error) if error.is_retryable() => Ended::GaveWay(error.into()),
+                        Err(error) => Ended::Done(Err(error.into())),
+                    };
+                }
             }
         };
         let gave_way = gave_way(session.settled().await.status);

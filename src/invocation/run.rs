@@ -2,20 +2,21 @@
 
 use std::any::Any;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 
-use super::finish::drop_guarded;
-use super::{Finished, Invocation, Scope};
-use crate::error::Error;
+use super::finish::Finished;
+use super::scope::Scope;
+use super::state::Invocation;
+use crate::error::{Error, Result};
 use crate::observe;
 
 /// How a handler ended.
-pub(crate) enum Ended<T> {
+enum Ended<T> {
     Returned(T),
     /// With what it panicked.
     Panicked(Box<dyn Any + Send>),
@@ -23,50 +24,126 @@ pub(crate) enum Ended<T> {
     Deadline(Error),
 }
 
-/// What is said of a handler's result: is it a success, so that the invocation's
-/// transaction is committed?
+/// Judges the answer of a handler that did not fail.
 pub(crate) trait Judge<T> {
-    fn is_success(&self, result: &T) -> bool;
+    /// Whether the invocation's transaction is committed.
+    fn commits(&self, _: &T) -> bool {
+        true
+    }
 
-    /// The rest of the invocation belongs to the body of the response.
-    fn streams(&self, _: &T, _: &Invocation) -> bool {
+    /// Whether the rest of the invocation may belong to the body of the answer.
+    fn may_stream(&self) -> bool {
         false
     }
+
+    /// Notes on an answer what a layer inside another makes of it.
+    fn note(&self, _: &mut T) {}
 }
+
+/// Every answer that is no error is a success.
+pub(crate) struct IsOk;
+
+impl<T> Judge<T> for IsOk {}
 
 pin_project! {
     /// The future of an invocation: the handler, then the teardown.
     ///
     /// The handler runs inside the task-local scope and inside a panic guard, and is
     /// dropped there. Dropped itself before its end, it does what can be done at
-    /// once.
+    /// once. An error of ours takes the place of the handler's answer; a panic goes on when
+    /// everything is at rest.
     pub(crate) struct Run<F: Future, J> {
         scope: Scope,
-        invocation: Invocation,
         judge: J,
         #[pin]
         handler: Option<F>,
         #[pin]
         cutoff: Option<Sleep>,
         ended: Option<Ended<F::Output>>,
-        teardown: Option<Pin<Box<dyn Future<Output = Finished> + Send>>>,
-        done: bool,
+        // Dropped behind the handler.
+        ending: Ending,
     }
 
     impl<F: Future, J> PinnedDrop for Run<F, J> {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
-            if !*this.done {
-                let handler = this.handler;
-                this.scope.enter(|| drop_guarded(handler));
-                *this.teardown = None;
-                this.invocation.abandon(observe::abandoned);
-            }
+            this.scope.drop_inside(this.handler);
         }
     }
 }
 
-impl<F: Future, J: Judge<F::Output>> Run<F, J> {
+/// The end of an invocation. Dropped before it is done, it does what can be done at once.
+pub(crate) struct Ending {
+    invocation: Invocation,
+    teardown: Teardown,
+    /// Is told what was left undone.
+    abandoned: fn(&str, usize),
+}
+
+enum Teardown {
+    NotBegun,
+    Runs(Pin<Box<dyn Future<Output = Finished> + Send>>),
+    Done,
+}
+
+impl Ending {
+    pub(crate) fn new(invocation: Invocation, abandoned: fn(&str, usize)) -> Self {
+        Ending {
+            invocation,
+            teardown: Teardown::NotBegun,
+            abandoned,
+        }
+    }
+
+    pub(crate) fn invocation(&self) -> &Invocation {
+        &self.invocation
+    }
+
+    /// Begins it. `streams`: that of the head, and the body goes on reading.
+    fn begin(&mut self, success: bool, streams: bool) {
+        let invocation = self.invocation.clone();
+        self.teardown = if streams {
+            Teardown::Runs(Box::pin(
+                async move { invocation.finish_head(success).await },
+            ))
+        } else if invocation.try_finish() {
+            Teardown::Done
+        } else {
+            Teardown::Runs(Box::pin(async move { invocation.finish(success).await }))
+        };
+    }
+
+    fn has_begun(&self) -> bool {
+        !matches!(self.teardown, Teardown::NotBegun)
+    }
+}
+
+impl Future for Ending {
+    type Output = Finished;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Finished> {
+        if !self.has_begun() {
+            self.begin(false, false);
+        }
+        let Teardown::Runs(teardown) = &mut self.teardown else {
+            return Poll::Ready(Ok(()));
+        };
+        let finished = ready!(teardown.as_mut().poll(cx));
+        self.teardown = Teardown::Done;
+        Poll::Ready(finished)
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if !matches!(self.teardown, Teardown::Done) {
+            self.teardown = Teardown::NotBegun;
+            self.invocation.abandon(self.abandoned);
+        }
+    }
+}
+
+impl<F: Future, J> Run<F, J> {
     /// Calls `handler` for its future inside the invocation; that too may panic.
     pub(crate) fn new(invocation: Invocation, judge: J, handler: impl FnOnce() -> F) -> Self {
         let scope = Scope::around(invocation.clone());
@@ -78,26 +155,29 @@ impl<F: Future, J: Judge<F::Output>> Run<F, J> {
         let cutoff = invocation.cutoff().map(tokio::time::sleep_until);
         Run {
             scope,
-            invocation,
             judge,
             handler,
             cutoff,
             ended,
-            teardown: None,
-            done: false,
+            ending: Ending::new(invocation, observe::abandoned),
         }
     }
 
-    pub(crate) fn invocation(self: Pin<&mut Self>) -> &mut Invocation {
-        self.project().invocation
+    pub(crate) fn invocation(&self) -> &Invocation {
+        self.ending.invocation()
     }
 }
 
-impl<F: Future, J: Judge<F::Output>> Future for Run<F, J> {
-    type Output = (Ended<F::Output>, Finished);
+impl<F, J, T, E> Future for Run<F, J>
+where
+    F: Future<Output = Result<T, E>>,
+    J: Judge<T>,
+{
+    type Output = Result<Result<T, E>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
+        let invocation = this.ending.invocation();
         if let Some(handler) = this.handler.as_mut().as_pin_mut() {
             let polled = this
                 .scope
@@ -109,30 +189,29 @@ impl<F: Future, J: Judge<F::Output>> Future for Run<F, J> {
                 Ok(Poll::Pending) => match this.cutoff.as_mut().as_pin_mut() {
                     Some(mut cutoff) => {
                         // The way to the server is known once it was gone.
-                        if let Some(at) = this.invocation.cutoff() {
+                        if let Some(at) = invocation.cutoff() {
                             if at != cutoff.deadline() {
                                 cutoff.as_mut().reset(at);
                             }
                         }
                         ready!(cutoff.poll(cx));
                         let error = Error::deadline();
-                        observe::deadline(this.invocation.request_id(), &error);
+                        observe::deadline(invocation.request_id(), &error);
                         Ended::Deadline(error)
                     }
                     None => return Poll::Pending,
                 },
             };
             *this.ended = Some(ended);
-            let handler = this.handler.as_mut();
-            this.scope.enter(|| drop_guarded(handler));
+            this.scope.drop_inside(this.handler.as_mut());
             // No timer outlives the handler.
             this.cutoff.set(None);
         }
-        if this.teardown.is_none() {
+        if !this.ending.has_begun() {
             let judged = catch_unwind(AssertUnwindSafe(|| match this.ended {
-                Some(Ended::Returned(result)) => (
-                    this.judge.is_success(result),
-                    this.judge.streams(result, this.invocation),
+                Some(Ended::Returned(Ok(answer))) => (
+                    this.judge.commits(answer),
+                    this.judge.may_stream() && invocation.streams(),
                 ),
                 _ => (false, false),
             }));
@@ -140,27 +219,17 @@ impl<F: Future, J: Judge<F::Output>> Future for Run<F, J> {
                 *this.ended = Some(Ended::Panicked(panic));
                 (false, false)
             });
-            let invocation = this.invocation.clone();
-            if !streams && invocation.try_finish() {
-                *this.done = true;
-                return Poll::Ready((take(this.ended), Ok(())));
-            }
-            *this.teardown = Some(match streams {
-                true => Box::pin(async move { invocation.finish_head(success).await }),
-                false => Box::pin(async move { invocation.finish(success).await }),
-            });
+            this.ending.begin(success, streams);
         }
-        let teardown = this.teardown.as_mut().expect("it has just been made");
-        let finished = ready!(teardown.as_mut().poll(cx));
-        *this.teardown = None;
-        *this.done = true;
+        let finished = ready!(Pin::new(&mut *this.ending).poll(cx));
         if let Err(error) = &finished {
-            observe::not_committed(this.invocation.request_id(), error);
+            observe::not_committed(this.ending.invocation().request_id(), error);
         }
-        Poll::Ready((take(this.ended), finished))
+        Poll::Ready(match this.ended.take().expect("not polled after its end") {
+            Ended::Returned(Ok(answer)) => finished.map(|()| Ok(answer)),
+            Ended::Returned(Err(error)) => Ok(Err(error)),
+            Ended::Deadline(error) => Err(error),
+            Ended::Panicked(panic) => resume_unwind(panic),
+        })
     }
-}
-
-fn take<T>(ended: &mut Option<Ended<T>>) -> Ended<T> {
-    ended.take().expect("not polled after its end")
 }

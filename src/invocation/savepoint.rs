@@ -1,27 +1,18 @@
-//! Parts of the invocation's transaction that can be rolled back alone.
+//! Savepoints: parts of the invocation's transaction that can be rolled back alone.
 
 use std::fmt;
 use std::future::Future;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::MutexGuard;
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
-use super::Transaction;
+use super::transaction::Transaction;
 use crate::error::{Error, ErrorKind, Result};
-
-/// The savepoints of one transaction.
-pub(super) struct Savepoints {
-    /// Held by the outermost savepoint that is open.
-    open: Mutex<()>,
-    /// How long another waits for it.
-    patience: Duration,
-    next: AtomicU64,
-}
 
 /// A part of a [`Transaction`] that can be rolled back alone.
 ///
@@ -43,16 +34,6 @@ pub struct Savepoint<'a> {
     _open: Option<MutexGuard<'a, ()>>,
 }
 
-impl Savepoints {
-    pub(super) fn new(patience: Duration) -> Self {
-        Savepoints {
-            open: Mutex::default(),
-            patience,
-            next: AtomicU64::new(0),
-        }
-    }
-}
-
 impl Transaction {
     /// Begins a part that can be rolled back alone. Dropped, it is.
     ///
@@ -62,7 +43,7 @@ impl Transaction {
     ///
     /// ```no_run
     /// # async fn handler() -> Result<(), antifreeze::Error> {
-    /// let transaction = antifreeze::transaction()?.await?;
+    /// let transaction = antifreeze::transaction().await?;
     /// let savepoint = transaction.savepoint().await?;
     /// match savepoint.execute("insert into partners (name) values ('us')", &[]).await {
     ///     Ok(_) => savepoint.release().await?,
@@ -78,10 +59,8 @@ impl Transaction {
     /// another savepoint was open for too long.
     pub async fn savepoint(&self) -> Result<Savepoint<'_>> {
         let savepoints = &self.0.savepoints;
-        let limit = match self.0.connection.left() {
-            Some(left) => savepoints.patience.min(left),
-            None => savepoints.patience,
-        };
+        let left = self.0.connection.left();
+        let limit = left.map_or(savepoints.patience, |left| left.min(savepoints.patience));
         let open = timeout(limit, savepoints.open.lock()).await;
         let open = open.map_err(|_| still_open(limit))?;
         Savepoint::begin(self, Some(open)).await
@@ -90,11 +69,8 @@ impl Transaction {
 
 impl<'a> Savepoint<'a> {
     async fn begin(transaction: &'a Transaction, open: Option<MutexGuard<'a, ()>>) -> Result<Self> {
-        let number = transaction
-            .0
-            .savepoints
-            .next
-            .fetch_add(1, Ordering::Relaxed);
+        let savepoints = &transaction.0.savepoints;
+        let number = savepoints.next.fetch_add(1, Ordering::Relaxed);
         let mut savepoint = Savepoint {
             transaction,
             name: format!("antifreeze_{number}"),

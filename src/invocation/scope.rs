@@ -1,11 +1,17 @@
 //! The invocation that the current task works for.
 
 use std::future::Future;
-use std::panic::Location;
+use std::iter::{once, successors};
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::pin::Pin;
 use std::sync::Arc;
 
-use super::{Caller, Connection, Inner, Invocation, TransactionBuilder};
-use crate::database::Database;
+use tokio::task::JoinHandle;
+
+use super::builder::TransactionBuilder;
+use super::connection::Connection;
+use super::state::{Caller, Invocation};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 
 tokio::task_local! {
@@ -25,48 +31,45 @@ struct Layered {
 impl Scope {
     /// The current scope, with `invocation` inside it.
     pub(crate) fn around(invocation: Invocation) -> Self {
-        let outer = CURRENT.try_with(Clone::clone).ok();
+        let outer = Scope::current();
         Scope(Arc::new(Layered { invocation, outer }))
     }
 
-    /// The invocation of `database` that is current, if there is one.
-    pub(crate) fn find(database: &Database) -> Option<Invocation> {
-        let mut scope = CURRENT.try_with(Clone::clone).ok();
-        while let Some(Scope(layered)) = scope {
-            if layered.invocation.belongs_to(database) {
-                return Some(layered.invocation.clone());
-            }
-            scope = layered.outer.clone();
-        }
-        None
+    fn current() -> Option<Scope> {
+        CURRENT.try_with(Clone::clone).ok()
     }
 
-    /// How many connections of the same database `inner` and the invocations around it use.
-    pub(super) fn in_use(inner: &Inner) -> usize {
-        let around = Scope::around_it(inner).into_iter();
-        inner.in_use() + around.map(|outer| outer.inner.in_use()).sum::<usize>()
+    fn invocations() -> impl Iterator<Item = Invocation> {
+        let scopes = successors(Scope::current(), |scope| scope.0.outer.clone());
+        scopes.map(|scope| scope.0.invocation.clone())
     }
 
-    /// How many of these are kept by transactions: nothing gives them back before `inner`
-    /// has ended. Any other may be given back, by a future that runs beside this one.
-    pub(super) fn transactions(inner: &Inner) -> usize {
-        let around = Scope::around_it(inner);
-        let keep = around.iter().filter(|outer| outer.inner.keeps_one());
-        usize::from(inner.keeps_one()) + keep.count()
+    /// The invocation of a database that is current, if there is one.
+    pub(crate) fn find(engine: &Arc<Engine>) -> Option<Invocation> {
+        Scope::invocations().find(|invocation| invocation.belongs_to(engine))
     }
 
-    /// The invocations of the same database around `inner`.
-    fn around_it(inner: &Inner) -> Vec<Invocation> {
-        let mut around = Vec::new();
-        let mut scope = CURRENT.try_with(Clone::clone).ok();
-        while let Some(Scope(layered)) = scope {
-            let outer = &layered.invocation;
-            if !std::ptr::eq(&*outer.inner, inner) && outer.belongs_to(&inner.database) {
-                around.push(outer.clone());
-            }
-            scope = layered.outer.clone();
-        }
-        around
+    /// `invocation` and those of the same database around it.
+    fn with_outer(invocation: &Invocation) -> impl Iterator<Item = Invocation> {
+        let inner = invocation.clone();
+        let outer = Scope::invocations().filter(move |outer| {
+            !Arc::ptr_eq(&outer.inner, &inner.inner) && outer.belongs_to(inner.engine())
+        });
+        once(invocation.clone()).chain(outer)
+    }
+
+    /// How many connections `invocation` and those around it use.
+    pub(super) fn in_use(invocation: &Invocation) -> usize {
+        let all = Scope::with_outer(invocation);
+        all.map(|one| one.inner.leases.in_use()).sum()
+    }
+
+    /// How many of these are kept by transactions: nothing gives them back before
+    /// `invocation` has ended. Any other may be given back, by a future that runs beside
+    /// this one.
+    pub(super) fn transactions(invocation: &Invocation) -> usize {
+        let all = Scope::with_outer(invocation);
+        all.filter(Invocation::keeps_one).count()
     }
 
     /// Runs `f` inside this scope.
@@ -74,9 +77,42 @@ impl Scope {
         CURRENT.sync_scope(self.clone(), f)
     }
 
+    /// Drops what belongs to the invocation inside this scope. A panic of its destructors
+    /// goes no further.
+    pub(crate) fn drop_inside<T>(&self, mut what: Pin<&mut Option<T>>) {
+        let drop = AssertUnwindSafe(|| what.set(None));
+        let _ = self.enter(|| catch_unwind(drop));
+    }
+
     /// Runs `future` inside this scope.
     pub(crate) fn run<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
         CURRENT.scope(self, future)
+    }
+}
+
+impl Invocation {
+    /// Starts a task that belongs to this invocation: inside it
+    /// [`connection`] and [`transaction`] work as in the handler.
+    ///
+    /// What has not been joined when the handler returns is aborted. If it has the
+    /// invocation's [transaction](Invocation::transaction) then, half of its work is done:
+    /// the transaction is rolled back, and the caller is told
+    /// ([`TransactionInUse`](crate::ErrorKind::TransactionInUse)). So it is where a task, or
+    /// a clean-up, panics with the transaction in hand.
+    ///
+    /// Work that is to go on after the response has no place here: see
+    /// [the crate's documentation](crate#work-after-the-response).
+    pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        let scope = Scope::around(self.clone());
+        let _agenda = self.agenda();
+        let task = self.inner.tasks.spawn(scope.run(future));
+        if !self.inner.leases.is_open() {
+            task.abort();
+        }
+        task
     }
 }
 
@@ -108,11 +144,8 @@ pub fn connection() -> impl Future<Output = Result<Connection>> + Send + use<> {
 }
 
 /// The transaction of the current [`invocation`]: [`Invocation::transaction`] says
-/// the rest.
-///
-/// # Errors
-///
-/// Those of [`invocation`].
-pub fn transaction() -> Result<TransactionBuilder> {
-    Ok(invocation()?.transaction())
+/// the rest. Outside one, awaiting it is
+/// [`NotInInvocation`](crate::ErrorKind::NotInInvocation).
+pub fn transaction() -> TransactionBuilder {
+    TransactionBuilder::of(invocation().ok())
 }

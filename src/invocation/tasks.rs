@@ -3,30 +3,24 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
-use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
+
+use crate::tally::{One, Tally};
 
 /// The tasks of one invocation.
 #[derive(Default)]
 pub(super) struct Tasks {
     started: Mutex<Vec<AbortHandle>>,
-    running: Arc<Running>,
-}
-
-/// How many are running.
-#[derive(Default)]
-struct Running {
-    count: AtomicUsize,
-    none: Notify,
-    aborted: AtomicBool,
+    running: Tally,
+    aborted: Arc<AtomicBool>,
 }
 
 thread_local! {
@@ -59,16 +53,19 @@ pin_project! {
     struct Task<F> {
         #[pin]
         future: Option<F>,
-        // Dropped last.
-        counted: Counted,
+        aborted: Arc<AtomicBool>,
+        // Dropped last: a task counts until its future has been dropped, and with it what
+        // it held.
+        _running: One,
     }
 
     impl<F> PinnedDrop for Task<F> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            match this.counted.0.aborted.load(Ordering::Acquire) {
-                true => cut_off(|| this.future.set(None)),
-                false => this.future.set(None),
+            if this.aborted.load(Ordering::Acquire) {
+                cut_off(|| this.future.set(None));
+            } else {
+                this.future.set(None);
             }
         }
     }
@@ -95,26 +92,15 @@ impl<F: Future> Future for Task<F> {
     }
 }
 
-/// A task counts until its future has been dropped, and with it what it held.
-struct Counted(Arc<Running>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.none.notify_waiters();
-        }
-    }
-}
-
 impl Tasks {
     pub(super) fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
-        self.running.count.fetch_add(1, Ordering::AcqRel);
         let task = tokio::spawn(Task {
             future: Some(future),
-            counted: Counted(Arc::clone(&self.running)),
+            aborted: Arc::clone(&self.aborted),
+            _running: self.running.one(),
         });
         let mut started = self.started();
         started.retain(|task| !task.is_finished());
@@ -124,12 +110,12 @@ impl Tasks {
 
     /// No task is running.
     pub(super) fn is_empty(&self) -> bool {
-        self.running.count.load(Ordering::Acquire) == 0
+        self.running.is_empty()
     }
 
     /// Aborts what still runs.
     pub(super) fn abort(&self) {
-        self.running.aborted.store(true, Ordering::Release);
+        self.aborted.store(true, Ordering::Release);
         for task in self.started().drain(..) {
             task.abort();
         }
@@ -137,17 +123,7 @@ impl Tasks {
 
     /// Waits until every task is gone. False if one does not yield.
     pub(super) async fn gone(&self, limit: Duration) -> bool {
-        let gone = async {
-            loop {
-                let mut none = pin!(self.running.none.notified());
-                none.as_mut().enable();
-                if self.is_empty() {
-                    break;
-                }
-                none.await;
-            }
-        };
-        timeout(limit, gone).await.is_ok()
+        timeout(limit, self.running.none()).await.is_ok()
     }
 
     fn started(&self) -> MutexGuard<'_, Vec<AbortHandle>> {

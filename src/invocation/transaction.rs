@@ -2,22 +2,17 @@
 //! invocation.
 
 use std::fmt;
-use std::future::{Future, IntoFuture};
 use std::ops::Deref;
-use std::panic::Location;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
 use tokio_postgres::Client;
-pub use tokio_postgres::IsolationLevel;
 
-use super::savepoint::Savepoints;
+use super::connection::Connection;
 use super::tasks::is_cut_off;
-use super::{Caller, Connection, Invocation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::residue::SET_LOCAL;
 
@@ -33,14 +28,34 @@ pub(super) struct Slot {
 pub(super) struct Shared {
     pub(super) connection: Connection,
     pub(super) savepoints: Savepoints,
-    begin: String,
+    pub(super) begin: String,
     /// Somebody had its client.
     used: AtomicBool,
     /// Work that used it was not done.
     cut_off: AtomicBool,
 }
 
+/// The savepoints of one transaction.
+pub(super) struct Savepoints {
+    /// Held by the outermost savepoint that is open.
+    pub(super) open: Mutex<()>,
+    /// How long another waits for it.
+    pub(super) patience: Duration,
+    pub(super) next: AtomicU64,
+}
+
 impl Slot {
+    /// Waits for whoever is about to make one.
+    pub(super) async fn lock(&self) -> MutexGuard<'_, Option<Arc<Shared>>> {
+        self.transaction.lock().await
+    }
+
+    /// Makes it, in the slot that was locked.
+    pub(super) fn make(&self, slot: &mut Option<Arc<Shared>>, shared: &Arc<Shared>) {
+        *slot = Some(Arc::clone(shared));
+        self.made.store(true, Ordering::Release);
+    }
+
     /// There is one, or somebody is about to make it.
     pub(super) fn is_some(&self) -> bool {
         let slot = self.transaction.try_lock();
@@ -65,15 +80,27 @@ impl Slot {
         self.transaction.try_lock().ok()?.take()
     }
 
-    fn check_undecided(&self) -> Result<()> {
-        match self.decided.load(Ordering::Acquire) {
-            true => Err(decided()),
-            false => Ok(()),
-        }
+    pub(super) fn check_undecided(&self) -> Result<()> {
+        let undecided = !self.decided.load(Ordering::Acquire);
+        undecided.then_some(()).ok_or_else(decided)
     }
 }
 
 impl Shared {
+    pub(super) fn new(connection: Connection, begin: String, patience: Duration) -> Self {
+        Shared {
+            connection,
+            savepoints: Savepoints {
+                open: Mutex::default(),
+                patience,
+                next: AtomicU64::new(0),
+            },
+            begin,
+            used: AtomicBool::new(false),
+            cut_off: AtomicBool::new(false),
+        }
+    }
+
     /// Work that used it was not done.
     pub(super) fn was_cut_off(&self) -> bool {
         self.cut_off.load(Ordering::Acquire)
@@ -82,124 +109,6 @@ impl Shared {
     /// Something may have been asked of it.
     pub(super) fn is_used(&self) -> bool {
         self.used.load(Ordering::Acquire)
-    }
-
-    fn client(&self) -> &Connection {
-        self.used.store(true, Ordering::Release);
-        &self.connection
-    }
-}
-
-/// Options of the invocation's transaction; await it to have it.
-#[derive(Clone)]
-#[must_use = "a transaction builder does nothing until it is awaited"]
-pub struct TransactionBuilder {
-    invocation: Invocation,
-    isolation_level: Option<IsolationLevel>,
-    read_only: Option<bool>,
-    deferrable: Option<bool>,
-}
-
-impl TransactionBuilder {
-    pub(super) fn new(invocation: Invocation) -> Self {
-        TransactionBuilder {
-            invocation,
-            isolation_level: None,
-            read_only: None,
-            deferrable: None,
-        }
-    }
-
-    /// Sets the isolation level. Default: the server's own.
-    pub fn isolation_level(mut self, level: IsolationLevel) -> Self {
-        self.isolation_level = Some(level);
-        self
-    }
-
-    /// Whether the transaction may write. Default: the server's own.
-    pub fn read_only(mut self, read_only: bool) -> Self {
-        self.read_only = Some(read_only);
-        self
-    }
-
-    /// Whether a serializable, read-only transaction waits until it can run without
-    /// the risk of a serialization failure.
-    pub fn deferrable(mut self, deferrable: bool) -> Self {
-        self.deferrable = Some(deferrable);
-        self
-    }
-
-    fn begin(&self) -> String {
-        let level = self.isolation_level.map(|level| match level {
-            IsolationLevel::ReadUncommitted => " ISOLATION LEVEL READ UNCOMMITTED",
-            IsolationLevel::RepeatableRead => " ISOLATION LEVEL REPEATABLE READ",
-            IsolationLevel::Serializable => " ISOLATION LEVEL SERIALIZABLE",
-            _ => " ISOLATION LEVEL READ COMMITTED",
-        });
-        let access = self.read_only.map(|read_only| match read_only {
-            true => " READ ONLY",
-            false => " READ WRITE",
-        });
-        let deferrable = self.deferrable.map(|deferrable| match deferrable {
-            true => " DEFERRABLE",
-            false => " NOT DEFERRABLE",
-        });
-        let modes: Vec<_> = [level, access, deferrable].into_iter().flatten().collect();
-        format!("BEGIN{}", modes.join(","))
-    }
-
-    pub(crate) async fn start(self, caller: Caller) -> Result<Transaction> {
-        let begin = self.begin();
-        let inner = &self.invocation.inner;
-        let mut slot = inner.transaction.transaction.lock().await;
-        inner.check_open()?;
-        inner.transaction.check_undecided()?;
-        if let Some(shared) = &*slot {
-            // Who asks for nothing in particular takes what there is.
-            if begin != "BEGIN" && begin != shared.begin {
-                return Err(Error::configuration(format!(
-                    "{caller} asks for a transaction with `{begin}`, but this invocation's has \
-                     been made with `{}`: agree on the options, or lease a connection and begin \
-                     another",
-                    shared.begin
-                )));
-            }
-            return Ok(Transaction(Arc::clone(shared)));
-        }
-        let connection = inner.checkout(caller).await?;
-        inner.transaction.check_undecided()?;
-        connection.session().wire().arm(&begin);
-        let shared = Arc::new(Shared {
-            connection,
-            savepoints: Savepoints::new(inner.database.config().acquire_timeout),
-            begin,
-            used: AtomicBool::new(false),
-            cut_off: AtomicBool::new(false),
-        });
-        *slot = Some(Arc::clone(&shared));
-        inner.transaction.made.store(true, Ordering::Release);
-        drop(slot);
-        // Who waits for this connection need not wait any more.
-        inner.returned.notify_waiters();
-        Ok(Transaction(shared))
-    }
-}
-
-impl IntoFuture for TransactionBuilder {
-    type Output = Result<Transaction>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
-
-    #[track_caller]
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.start(Location::caller()))
-    }
-}
-
-impl fmt::Debug for TransactionBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("TransactionBuilder")
-            .field(&self.begin())
-            .finish()
     }
 }
 
@@ -230,6 +139,12 @@ impl Transaction {
         Ok(())
     }
 
+    /// The connection, for something to be asked of it.
+    pub(super) fn connection(&self) -> &Connection {
+        self.0.used.store(true, Ordering::Release);
+        &self.0.connection
+    }
+
     /// Whether its connection has ended: see [`Connection::is_closed`].
     pub fn is_closed(&self) -> bool {
         self.0.connection.is_closed()
@@ -253,14 +168,14 @@ impl Deref for Transaction {
     type Target = Client;
 
     fn deref(&self) -> &Client {
-        self.0.client()
+        self.connection()
     }
 }
 
 impl AsRef<Connection> for Transaction {
     /// The connection that it runs on, for its cached statements and its status.
     fn as_ref(&self) -> &Connection {
-        self.0.client()
+        self.connection()
     }
 }
 
@@ -273,22 +188,6 @@ impl fmt::Debug for Transaction {
     }
 }
 
-/// Why a transaction could not be committed.
-pub(super) fn in_use() -> Error {
-    Error::caused(
-        ErrorKind::TransactionInUse,
-        "the transaction was still in use when the handler returned, and was rolled back",
-    )
-}
-
-pub(super) fn cut_off() -> Error {
-    Error::caused(
-        ErrorKind::TransactionInUse,
-        "work that used the transaction was cut off before it was done, so the transaction was \
-         rolled back",
-    )
-}
-
 fn decided() -> Error {
     Error::new(
         ErrorKind::InvocationEnded,
@@ -298,28 +197,5 @@ fn decided() -> Error {
     .with_remedy(
         "use it before the handler returns; a streamed body leases a connection and commits a \
          transaction of its own",
-    )
-}
-
-pub(super) fn failed() -> Error {
-    Error::new(
-        ErrorKind::TransactionFailed,
-        "a statement of the transaction had failed, so it was rolled back instead of committed",
-    )
-    .with_remedy("see to that statement's error, or run what may fail inside a savepoint")
-}
-
-pub(super) fn lost() -> Error {
-    Error::new(
-        ErrorKind::Closed,
-        "the connection was lost before COMMIT, so the server rolled the transaction back",
-    )
-    .with_remedy("run the whole transaction again: nothing of it was stored")
-}
-
-pub(super) fn unknown() -> Error {
-    Error::caused(
-        ErrorKind::CommitUnknown,
-        "the connection was lost during COMMIT: whether the transaction was committed is not known",
     )
 }

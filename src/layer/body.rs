@@ -12,10 +12,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::error::Error;
-use crate::invocation::{Finished, Invocation, Scope, Watch};
+use crate::invocation::{Ending, Invocation, Scope, Watch};
 use crate::observe;
 
 /// When the deadline is reached, whoever reads the body has so long to come and see
@@ -40,7 +40,9 @@ pin_project! {
     enum Kind<R> {
         Whole { #[pin] body: R },
         Ours { bytes: Option<Bytes> },
-        Held { held: Pin<Box<Held<R>>> },
+        // Locked through `&mut`, or for a moment: it makes the whole `Sync`, as the runners
+        // ask.
+        Held { held: Box<Mutex<HeldBody<R>>> },
     }
 }
 
@@ -61,23 +63,20 @@ impl<R> Body<R> {
 
     pub(crate) fn held(body: R, invocation: Invocation) -> Self {
         let cutoff = invocation.cutoff();
-        let watch = cutoff.map(|cutoff| invocation.watch(cutoff + READ_BY));
-        let cutoff = cutoff.map(tokio::time::sleep_until);
+        let held = HeldBody {
+            body: Box::pin(Some(body)),
+            kept: None,
+            scope: Scope::around(invocation.clone()),
+            _watch: cutoff.map(|cutoff| invocation.watch(cutoff + READ_BY)),
+            cutoff: cutoff.map(|cutoff| Box::pin(sleep_until(cutoff))),
+            ending: Ending::new(invocation, observe::hung_up),
+            error: None,
+            panic: None,
+            done: false,
+        };
         Body {
             kind: Kind::Held {
-                held: Box::pin(Held {
-                    body: Some(body),
-                    kept: None,
-                    scope: Scope::around(invocation.clone()),
-                    _watch: watch,
-                    waits: Mutex::new(Waits {
-                        cutoff: cutoff.map(Box::pin),
-                        ending: Ending::new(invocation, observe::hung_up),
-                    }),
-                    error: None,
-                    panic: Mutex::new(None),
-                    done: false,
-                }),
+                held: Box::new(Mutex::new(held)),
             },
         }
     }
@@ -109,7 +108,10 @@ where
             KindProjection::Ours { bytes } => {
                 Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
             }
-            KindProjection::Held { held } => held.as_mut().poll_frame(cx),
+            KindProjection::Held { held } => {
+                let held = held.get_mut();
+                held.unwrap_or_else(PoisonError::into_inner).poll_frame(cx)
+            }
         }
     }
 
@@ -118,7 +120,10 @@ where
             Kind::Whole { body } => body.is_end_stream(),
             Kind::Ours { bytes } => bytes.is_none(),
             // Whoever believes in an end does not poll for it.
-            Kind::Held { held } => held.done && held.kept.is_none() && held.error.is_none(),
+            Kind::Held { held } => {
+                let held = held.lock().unwrap_or_else(PoisonError::into_inner);
+                held.done && held.kept.is_none() && held.error.is_none()
+            }
         }
     }
 
@@ -134,145 +139,73 @@ where
     }
 }
 
-pin_project! {
-    /// A body that reads from the database while it is sent.
-    ///
-    /// One frame is always kept back: the last one leaves when everything is at rest.
-    struct Held<R> {
-        #[pin]
-        body: Option<R>,
-        kept: Option<Frame<Bytes>>,
-        scope: Scope,
-        _watch: Option<Watch>,
-        // Never locked but through `&mut`: it makes the whole `Sync`, as the runners ask.
-        waits: Mutex<Waits>,
-        error: Option<BoxError>,
-        panic: Mutex<Option<Box<dyn Any + Send>>>,
-        done: bool,
-    }
-
-    impl<R> PinnedDrop for Held<R> {
-        fn drop(this: Pin<&mut Self>) {
-            let mut this = this.project();
-            let _ = this.scope.enter(|| {
-                catch_unwind(AssertUnwindSafe(|| this.body.set(None)))
-            });
-        }
-    }
-}
-
-struct Waits {
+/// A body that reads from the database while it is sent.
+///
+/// One frame is always kept back: the last one leaves when everything is at rest.
+struct HeldBody<R> {
+    body: Pin<Box<Option<R>>>,
+    kept: Option<Frame<Bytes>>,
+    scope: Scope,
+    _watch: Option<Watch>,
     cutoff: Option<Pin<Box<Sleep>>>,
     ending: Ending,
-}
-
-/// The end of an invocation whose response needs no more deciding. Dropped before it is
-/// done, it does what can be done at once.
-pub(super) struct Ending {
-    invocation: Invocation,
-    teardown: Option<Pin<Box<dyn Future<Output = Finished> + Send>>>,
-    abandoned: fn(&str, usize),
+    error: Option<BoxError>,
+    panic: Option<Box<dyn Any + Send>>,
     done: bool,
 }
 
-impl Ending {
-    /// What is left undone is told to `abandoned`.
-    pub(super) fn new(invocation: Invocation, abandoned: fn(&str, usize)) -> Self {
-        Ending {
-            invocation,
-            teardown: None,
-            abandoned,
-            done: false,
-        }
-    }
-}
-
-impl Future for Ending {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.done {
-            let invocation = self.invocation.clone();
-            let teardown = self
-                .teardown
-                .get_or_insert_with(|| Box::pin(async move { invocation.finish(false).await }));
-            let _ = ready!(teardown.as_mut().poll(cx));
-            self.teardown = None;
-            self.done = true;
-        }
-        Poll::Ready(())
-    }
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        if !self.done {
-            self.teardown = None;
-            self.invocation.abandon(self.abandoned);
-        }
-    }
-}
-
-/// Drops what belongs to an invocation inside its scope. A panic of its destructors goes
-/// no further.
-pub(super) fn drop_inside<T>(scope: &Scope, what: T) {
-    let _ = scope.enter(|| catch_unwind(AssertUnwindSafe(|| drop(what))));
-}
-
-impl<R> Held<R>
+impl<R> HeldBody<R>
 where
     R: http_body::Body<Data = Bytes>,
     R::Error: Into<BoxError>,
 {
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let mut this = self.project();
-        let waits = this.waits.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let panic = this.panic.get_mut().unwrap_or_else(PoisonError::into_inner);
-        while let Some(body) = this.body.as_mut().as_pin_mut() {
-            let polled = this
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        while let Some(body) = self.body.as_mut().as_pin_mut() {
+            let polled = self
                 .scope
                 .enter(|| catch_unwind(AssertUnwindSafe(|| body.poll_frame(cx))));
-            let cutoff = waits.cutoff.as_ref();
+            let cutoff = self.cutoff.as_ref();
             let late = cutoff.is_some_and(|cutoff| cutoff.deadline() <= Instant::now());
             match polled {
-                Ok(Poll::Ready(Some(Ok(frame)))) if !late => match this.kept.replace(frame) {
+                Ok(Poll::Ready(Some(Ok(frame)))) if !late => match self.kept.replace(frame) {
                     Some(frame) => return Poll::Ready(Some(Ok(frame))),
                     None => continue,
                 },
                 // It always has something to say.
                 Ok(Poll::Ready(Some(Ok(_)))) => {
-                    *this.error = Some(too_late(&waits.ending.invocation).into())
+                    self.error = Some(too_late(self.ending.invocation()).into())
                 }
-                Ok(Poll::Ready(Some(Err(error)))) => *this.error = Some(error.into()),
+                Ok(Poll::Ready(Some(Err(error)))) => self.error = Some(error.into()),
                 Ok(Poll::Ready(None)) => {}
-                Ok(Poll::Pending) => match &mut waits.cutoff {
+                Ok(Poll::Pending) => match &mut self.cutoff {
                     Some(cutoff) => {
                         ready!(cutoff.as_mut().poll(cx));
-                        *this.error = Some(too_late(&waits.ending.invocation).into());
+                        self.error = Some(too_late(self.ending.invocation()).into());
                     }
                     None => return Poll::Pending,
                 },
-                Err(payload) => *panic = Some(payload),
+                Err(payload) => self.panic = Some(payload),
             }
-            let _ = this
-                .scope
-                .enter(|| catch_unwind(AssertUnwindSafe(|| this.body.as_mut().set(None))));
-            waits.cutoff = None;
+            self.scope.drop_inside(self.body.as_mut());
+            self.cutoff = None;
         }
-        if !*this.done {
-            ready!(Pin::new(&mut waits.ending).poll(cx));
-            *this.done = true;
+        if !self.done {
+            let _ = ready!(Pin::new(&mut self.ending).poll(cx));
+            self.done = true;
         }
-        if let Some(frame) = this.kept.take() {
+        if let Some(frame) = self.kept.take() {
             return Poll::Ready(Some(Ok(frame)));
         }
-        if let Some(payload) = panic.take() {
+        if let Some(payload) = self.panic.take() {
             resume_unwind(payload);
         }
-        Poll::Ready(this.error.take().map(Err))
+        Poll::Ready(self.error.take().map(Err))
+    }
+}
+
+impl<R> Drop for HeldBody<R> {
+    fn drop(&mut self) {
+        self.scope.drop_inside(self.body.as_mut());
     }
 }
 

@@ -10,7 +10,8 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use serde::Serialize;
 use tower_service::Service;
 
-use super::{Settings, arrival};
+use super::arrival;
+use super::settings::Settings;
 use crate::database::Database;
 use crate::health::{Health, Status};
 
@@ -59,11 +60,12 @@ impl<B> Service<Request<B>> for HealthService {
     }
 
     fn call(&mut self, request: Request<B>) -> HealthFuture {
-        match is_read(request.method()) {
-            true => HealthFuture::new(&self.database, request.method(), request.headers()),
-            false => HealthFuture {
+        if is_read(request.method()) {
+            HealthFuture::new(&self.database, request.method(), request.headers())
+        } else {
+            HealthFuture {
                 answer: Box::pin(std::future::ready(not_allowed())),
-            },
+            }
         }
     }
 }

@@ -2,32 +2,30 @@
 
 pub(crate) mod arrival;
 mod body;
+mod call;
 mod future;
 mod health;
-mod joined;
 pub(crate) mod problem;
 mod service;
+mod settings;
 
 use std::fmt;
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Response, StatusCode};
+use http::StatusCode;
 use tower_layer::Layer;
 
 pub use body::Body;
+pub(crate) use call::Call;
 pub use future::ResponseFuture;
 pub use health::{HealthFuture, HealthService};
-pub(crate) use joined::Joined;
 pub use service::DatabaseService;
 
 use crate::database::Database;
-use crate::deadline::Deadline;
-use crate::error::{Error, Result};
-use crate::invocation::Invocation;
-use crate::observe;
+use settings::Settings;
 
-/// Makes every call of a service an [`Invocation`]: when its response leaves, every
+/// Makes every call of a service an [`Invocation`](crate::Invocation): when its response leaves, every
 /// database connection that it used is at rest, acknowledged by the server, or closed.
 ///
 /// One layer for every shape of service:
@@ -61,29 +59,11 @@ use crate::observe;
 /// tower's `Buffer`, and whatever else has a task of its own call the service, takes the call
 /// out of the invocation. What the body of an `async` handler asks for is found all the
 /// same, since its future is polled by the caller; what is asked for in `call` itself is
-/// [`NotInInvocation`](crate::ErrorKind::NotInInvocation). There take the [`Invocation`] out
+/// [`NotInInvocation`](crate::ErrorKind::NotInInvocation). There take the [`Invocation`](crate::Invocation) out
 /// of the request's extensions. A buffer outside the layer changes nothing.
 #[derive(Clone)]
 pub struct DatabaseLayer {
     settings: Settings,
-}
-
-/// What the layer hands to its services.
-#[derive(Clone)]
-pub(crate) struct Settings {
-    pub(crate) database: Database,
-    pub(crate) max_duration: Option<Duration>,
-    /// Every call has a deadline there, and is killed at it.
-    on_lambda: bool,
-    health_check: Option<Arc<str>>,
-    commit_when: Option<Arc<dyn Fn(StatusCode) -> bool + Send + Sync>>,
-}
-
-/// What a layer inside another made of a response.
-#[derive(Clone)]
-struct Judged {
-    database: Database,
-    commits: bool,
 }
 
 impl DatabaseLayer {
@@ -99,13 +79,7 @@ impl DatabaseLayer {
     /// to, and the caller gets that one's error.
     pub fn new(database: Database) -> Self {
         DatabaseLayer {
-            settings: Settings {
-                database,
-                max_duration: None,
-                on_lambda: arrival::on_lambda(),
-                health_check: None,
-                commit_when: None,
-            },
+            settings: Settings::new(database),
         }
     }
 
@@ -157,64 +131,6 @@ impl DatabaseLayer {
     }
 }
 
-impl Settings {
-    /// Whether `response` commits: as a layer inside this one has said, or as this one does.
-    pub(crate) fn commits<B>(&self, response: &Response<B>) -> bool {
-        let status = response.status();
-        let judged = response.extensions().get::<Judged>();
-        let judged = judged.filter(|judged| judged.database.is(&self.database));
-        match (judged, &self.commit_when) {
-            (Some(judged), _) => judged.commits,
-            (None, Some(commit_when)) => commit_when(status),
-            (None, None) => status.is_success() || status.is_redirection(),
-        }
-    }
-
-    /// Notes on a response what this layer, inside another, makes of it. A response that
-    /// takes its place on the way out is another.
-    fn judge<B>(&self, response: &mut Response<B>) {
-        if self.commit_when.is_some() {
-            let commits = self.commits(response);
-            let database = self.database.clone();
-            let judged = Judged { database, commits };
-            response.extensions_mut().insert(judged);
-        }
-    }
-
-    /// Begins an invocation that may take until `deadline`, and no longer than
-    /// configured. Fails if it is turned away at the door.
-    pub(crate) fn begin(&self, deadline: Deadline, request_id: &str) -> Result<Invocation> {
-        let deadline = match self.max_duration {
-            Some(max_duration) => deadline.capped(max_duration),
-            None => deadline,
-        };
-        let deadline = match self.on_lambda && deadline.end().is_none() {
-            true => self.unsaid(request_id, cfg!(feature = "lambda"))?,
-            false => deadline,
-        };
-        let invocation = Invocation::new(self.database.clone(), deadline, request_id);
-        match invocation.turned_away() {
-            Some(error) => Err(error),
-            None => Ok(invocation),
-        }
-    }
-
-    /// The deadline on Lambda of a request that carries none. Without the feature `lambda`,
-    /// as which `deadlines_are_read`, none ever does: then nothing is begun that Lambda
-    /// would kill in its midst.
-    fn unsaid(&self, request_id: &str, deadlines_are_read: bool) -> Result<Deadline> {
-        static SAID: Once = Once::new();
-        if let Some(granted) = self.database.config().function_timeout {
-            return Ok(Deadline::after(granted));
-        }
-        if !deadlines_are_read {
-            return Err(Error::lambda_forgotten().of_request(request_id));
-        }
-        SAID.call_once(|| observe::without_deadline(request_id));
-        Ok(Deadline::none())
-    }
-}
-
 impl<S> Layer<S> for DatabaseLayer {
     type Service = DatabaseService<S>;
 
@@ -229,40 +145,5 @@ impl fmt::Debug for DatabaseLayer {
             .field("max_duration", &self.settings.max_duration)
             .field("health_check", &self.settings.health_check)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ErrorKind;
-
-    /// The deadline of a request that carries none.
-    fn unsaid(granted: Option<Duration>, deadlines_are_read: bool) -> Result<Option<Duration>> {
-        let mut config = crate::Config::from_url("postgres://localhost/none").expect("a URL");
-        config.function_timeout = granted;
-        let database = Database::new(config).expect("settings");
-        let settings = DatabaseLayer::new(database).settings;
-        Ok(settings.unsaid("abc", deadlines_are_read)?.remaining())
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn forgotten_feature_is_an_error() {
-        let error = unsaid(None, false).expect_err("it would be killed");
-        assert_eq!(error.kind(), ErrorKind::Configuration);
-        assert_eq!(error.request_id(), Some("abc"));
-        for remedy in [
-            "feature `lambda`",
-            "max_duration",
-            "ANTIFREEZE_FUNCTION_TIMEOUT",
-        ] {
-            assert!(error.to_string().contains(remedy), "{error}");
-        }
-        let granted = Some(Duration::from_secs(10));
-        for deadlines_are_read in [false, true] {
-            let deadline = unsaid(granted, deadlines_are_read);
-            assert_eq!(deadline.expect("it is known"), granted);
-        }
-        assert_eq!(unsaid(None, true).expect("it is served"), None);
     }
 }

@@ -4,11 +4,14 @@ use std::fmt;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use tower_service::Service;
 
-use super::{Body, ResponseFuture, Settings, arrival};
-use crate::invocation::Scope;
+use super::arrival;
+use super::body::Body;
+use super::call::Call;
+use super::future::ResponseFuture;
+use super::settings::Settings;
 
 /// A service whose calls are invocations; made by
 /// [`DatabaseLayer`](super::DatabaseLayer).
@@ -23,11 +26,6 @@ pub struct DatabaseService<S> {
 impl<S> DatabaseService<S> {
     pub(super) fn new(inner: S, settings: Settings) -> Self {
         DatabaseService { inner, settings }
-    }
-
-    /// Whether a layer around this one has made the invocation already.
-    pub(crate) fn joins(&self) -> bool {
-        Scope::find(&self.settings.database).is_some()
     }
 }
 
@@ -48,19 +46,16 @@ where
         if let Some(health) = self.settings.health_of(&request) {
             return ResponseFuture::health(health);
         }
-        if self.joins() {
-            return ResponseFuture::joined(self.inner.call(request), &self.settings);
-        }
+        let is_head = request.method() == Method::HEAD;
         let (deadline, id) = arrival::of(request.extensions(), request.headers());
-        let invocation = match self.settings.begin(deadline, &id) {
-            Ok(invocation) => invocation,
-            Err(error) => return ResponseFuture::refused(error),
-        };
-        request.extensions_mut().insert(invocation.clone());
-        let (inner, method) = (&mut self.inner, request.method().clone());
-        ResponseFuture::new(invocation, self.settings.clone(), &method, || {
-            inner.call(request)
-        })
+        let (settings, judge) = (&self.settings, self.settings.clone());
+        let call = Call::new(settings, judge, (deadline, &id), |invocation| {
+            if let Some(invocation) = invocation {
+                request.extensions_mut().insert(invocation.clone());
+            }
+            self.inner.call(request)
+        });
+        ResponseFuture::new(call, is_head)
     }
 }
 

@@ -2,15 +2,23 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use lab::postgres::{Database, Postgres};
 use proptest::prelude::*;
+use tokio::runtime;
 use tokio::time::{Instant, sleep};
 
-use super::*;
+use super::Lease;
+use super::pools::{Pool, Pools};
 use crate::clock::{Clock, Manual};
+use crate::config::Config;
+use crate::connect::Connector;
+use crate::connection::Home;
+use crate::tally::Tally;
 
 const CONNECTIONS: usize = 2;
 
@@ -52,9 +60,9 @@ struct World<'a> {
     server: &'a Database,
     /// What its sessions are called.
     name: String,
-    pools: Arc<Pools>,
+    pools: Pools,
     clock: Arc<Manual>,
-    leased: Vec<(Lease, Home)>,
+    leased: Vec<(Arc<Lease>, Home)>,
 }
 
 /// Polls `future` at most so often, then drops it.
@@ -87,7 +95,7 @@ impl World<'_> {
         World {
             server,
             name,
-            pools: Arc::new(pools),
+            pools,
             clock,
             leased: Vec::new(),
         }
@@ -99,10 +107,8 @@ impl World<'_> {
 
     async fn step(&mut self, step: &Step) {
         let checkout = async || {
-            let permit = self.pools.permit(Some(PLENTY)).await?;
-            self.pools
-                .checkout(permit, Some(PLENTY), None, &Tally::default())
-                .await
+            let permit = self.pools.here().permit(Some(PLENTY)).await?;
+            permit.checkout(Some(PLENTY), None, &Tally::default()).await
         };
         match step {
             Step::Lease(polls) => {
@@ -118,16 +124,16 @@ impl World<'_> {
             }
             Step::Return(index) if !self.leased.is_empty() => {
                 let (lease, home) = self.leased.swap_remove(index.index(self.leased.len()));
-                lease.session.settled().await;
-                match lease.place() {
-                    Some(place) => lease.keep(home, place),
-                    None => drop(lease.session.closed(PLENTY).await),
+                lease.session().settled().await;
+                match lease.reserve() {
+                    Some(reservation) => lease.keep(home, reservation),
+                    None => drop(lease.session().closed(PLENTY).await),
                 }
             }
             Step::Lose(index) if !self.leased.is_empty() => {
                 let (lease, _) = self.leased.swap_remove(index.index(self.leased.len()));
-                let _place = lease.place();
-                lease.session.end();
+                let _reservation = lease.reserve();
+                lease.session().end();
             }
             Step::Restart => {
                 let end = format!(
@@ -142,7 +148,7 @@ impl World<'_> {
             Step::Read(used) => {
                 let figures = [10, *used, -1, *used, -1, *used];
                 let reading = crate::limit::Reading::new(self.clock.now(), figures);
-                self.pools.limits.room.note(reading);
+                self.pools.limits().room.note(reading);
             }
             Step::Return(_) | Step::Lose(_) => {}
         }
@@ -167,13 +173,13 @@ impl World<'_> {
 
     fn check(&self, after: &Step) {
         let pool = self.pool();
-        let kept = lock(&pool.kept);
+        let idle = pool.idle();
         let leased = self.leased.len();
         assert_eq!(pool.in_use(), leased, "{after:?}");
-        assert_eq!(kept.away.len(), leased, "{after:?}");
-        assert_eq!((kept.reserved, pool.wanted()), (0, 0), "{after:?}");
-        assert!(kept.idle.len() + leased <= 2 * CONNECTIONS, "{after:?}");
-        assert!(kept.idle.len() <= CONNECTIONS, "{after:?}");
+        assert_eq!(pool.checked_out().len(), leased, "{after:?}");
+        assert_eq!((pool.reserved(), pool.waiting.count()), (0, 0), "{after:?}");
+        assert!(idle + leased <= 2 * CONNECTIONS, "{after:?}");
+        assert!(idle <= CONNECTIONS, "{after:?}");
     }
 
     /// When all is over, what the pool knows of is what the server has, and all of it can

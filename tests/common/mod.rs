@@ -159,7 +159,7 @@ pub async fn two_rows(
     inside: oneshot::Sender<()>,
     told: oneshot::Receiver<()>,
 ) -> Result<(), BoxError> {
-    let transaction = antifreeze::transaction()?.await?;
+    let transaction = antifreeze::transaction().await?;
     transaction.execute("insert into t values (1)", &[]).await?;
     let _ = inside.send(());
     let _ = told.await;

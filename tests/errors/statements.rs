@@ -200,14 +200,14 @@ pub async fn transactions(golden: &mut Golden) {
     .await;
     golden.add("a statement behind one that failed", &error);
     let error = failing(database, async {
-        let transaction = transaction()?.await?;
+        let transaction = transaction().await?;
         let _ = transaction.batch_execute("select 1/0").await;
         Ok(())
     })
     .await;
     golden.add("an error was swallowed before the commit", &error);
     let error = failing(database, async {
-        let transaction = transaction()?.await?;
+        let transaction = transaction().await?;
         transaction
             .batch_execute("insert into t select a from t")
             .await?;
@@ -217,7 +217,7 @@ pub async fn transactions(golden: &mut Golden) {
     golden.add("a deferred constraint at the commit", &error);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let error = failing(database, async {
-        let transaction = transaction()?.await?;
+        let transaction = transaction().await?;
         transaction.batch_execute(ADD).await?;
         tokio::spawn(async move {
             let _ = stopped.await;
@@ -229,7 +229,7 @@ pub async fn transactions(golden: &mut Golden) {
     golden.add("a task still has the transaction", &error);
     drop(stop);
     let error = failing(database, async {
-        let transaction = transaction()?.await?;
+        let transaction = transaction().await?;
         transaction.batch_execute(ADD).await?;
         let task = antifreeze::invocation()?.spawn(async move {
             let _transaction = transaction;
@@ -241,7 +241,7 @@ pub async fn transactions(golden: &mut Golden) {
     .await;
     golden.add("a task panicked with the transaction", &error);
     let error = failing(database, async {
-        let transaction = transaction()?.await?;
+        let transaction = transaction().await?;
         let _open = transaction.savepoint().await?;
         let second = transaction.savepoint().await;
         second.map(drop)

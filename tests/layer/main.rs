@@ -44,7 +44,7 @@ async fn status_decides_over_the_transaction() {
     ] {
         let service = DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(
             move |_: Request<()>| async move {
-                let transaction = transaction()?.await?;
+                let transaction = transaction().await?;
                 transaction.execute(INSERT, &[]).await?;
                 Ok::<_, BoxError>(reply(status))
             },
@@ -67,7 +67,7 @@ async fn status_decides_over_the_transaction() {
 
     let picky = DatabaseLayer::new(lab.database.clone()).commit_when(|status| status == 404);
     let service = picky.layer(tower::service_fn(async |_: Request<()>| {
-        transaction()?.await?.execute(INSERT, &[]).await?;
+        transaction().await?.execute(INSERT, &[]).await?;
         Ok::<_, BoxError>(reply(404))
     }));
     service.oneshot(Request::new(())).await.expect("a response");
@@ -79,7 +79,7 @@ async fn handler_error_passes_and_rolls_back() {
     let lab = lab().await;
     let service =
         DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(async |_: Request<()>| {
-            transaction()?.await?.execute(INSERT, &[]).await?;
+            transaction().await?.execute(INSERT, &[]).await?;
             Err::<Reply, BoxError>("mine".into())
         }));
     let error = service.oneshot(Request::new(())).await.expect_err("mine");
@@ -110,7 +110,7 @@ async fn success_that_was_not_stored_is_a_500() {
     let lab = lab().await;
     let service =
         DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(async |_: Request<()>| {
-            let transaction = transaction()?.await?;
+            let transaction = transaction().await?;
             let _ = transaction.execute("select 1 / 0", &[]).await;
             Ok::<_, BoxError>(reply(200))
         }));
@@ -134,7 +134,7 @@ async fn slow_handler_is_a_504_in_time() {
     let deadline = Duration::from_secs(2);
     let layer = DatabaseLayer::new(lab.database.clone()).max_duration(deadline);
     let service = layer.layer(tower::service_fn(async |_: Request<()>| {
-        let transaction = transaction()?.await?;
+        let transaction = transaction().await?;
         transaction.execute(INSERT, &[]).await?;
         transaction.execute("select pg_sleep(60)", &[]).await?;
         Ok::<_, BoxError>(reply(200))

@@ -30,7 +30,7 @@ async fn streamed_body_holds_the_invocation_to_its_end() {
     let lab = lab().await;
     let service =
         DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(async |_: Request<()>| {
-            transaction()?.await?.execute(INSERT, &[]).await?;
+            transaction().await?.execute(INSERT, &[]).await?;
             let connection = invocation()?.connection().await?;
             connection.batch_execute("begin").await?;
             let body = rows_of(connection, 5, true);
@@ -140,7 +140,7 @@ async fn failed_commit_replaces_a_streamed_response() {
     let lab = lab().await;
     let service =
         DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(async |_: Request<()>| {
-            let transaction = transaction()?.await?;
+            let transaction = transaction().await?;
             let _ = transaction.execute("select 1 / 0", &[]).await;
             let connection = invocation()?.connection().await?;
             Ok::<_, BoxError>(Response::new(
@@ -241,4 +241,21 @@ async fn body_that_never_waits_ends_with_the_deadline() {
     });
     let error = ended.await.expect("in time").expect_err("cut short");
     assert_eq!(kind(&error), Some(ErrorKind::Deadline), "{error}");
+}
+
+/// Another response takes its place, and nothing reads from the database any more.
+#[tokio::test]
+async fn dropped_streamed_body_counts_for_nothing() {
+    let lab = lab().await;
+    let service =
+        DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(async |_: Request<()>| {
+            let connection = connection().await?;
+            connection.batch_execute("begin").await?;
+            drop(invocation()?.stream(rows_of(connection, 5, true)));
+            Ok::<_, BoxError>(reply(200))
+        }));
+    let response = service.oneshot(Request::new(())).await.expect("a response");
+    assert_eq!(lab.outcome().steps(), [Step::RolledBack]);
+    lab.assert_at_rest().await;
+    assert_eq!(response.into_body().size_hint().exact(), Some(5));
 }

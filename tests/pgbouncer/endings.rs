@@ -202,7 +202,7 @@ async fn lazy_transaction_is_committed() {
             let result = pooled
                 .lab
                 .run(async {
-                    let transaction = transaction()?.await?;
+                    let transaction = transaction().await?;
                     let insert = transaction.prepare("insert into t values ($1)").await?;
                     transaction.execute(&insert, &[&1]).await?;
                     transaction.batch_execute("select 1").await?;

@@ -195,7 +195,7 @@ async fn lazy_transactions_work_for_many_clients() {
     let pooled = with_types(Path::TransactionPooler).await;
     let clients = (0..CLIENTS as i32).map(|number| {
         pooled.lab.run(async move {
-            let transaction = transaction()?.await?;
+            let transaction = transaction().await?;
             let insert = "insert into typed (mood, price, age) values ($1, $2, $3)";
             for round in 0..5 {
                 let age = Value::Age(number * 10 + round);

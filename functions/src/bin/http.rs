@@ -63,7 +63,7 @@ async fn create(request: &Request) -> Result<Response<Body>, Error> {
         let message = json!({ "error": "send a JSON object with a `name`" });
         return Ok(reply(StatusCode::BAD_REQUEST, &message));
     };
-    let transaction = antifreeze::transaction()?.await?;
+    let transaction = antifreeze::transaction().await?;
     transaction
         .execute("insert into partners (name) values ($1)", &[&partner.name])
         .await?;

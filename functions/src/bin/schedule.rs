@@ -21,7 +21,7 @@ async fn main() -> Result<(), Error> {
 /// `Ok` commits the invocation's transaction, `Err` rolls it back.
 async fn report(event: LambdaEvent<EventBridgeEvent>) -> Result<Value, Error> {
     let time = event.payload.time.map(|time| time.to_rfc3339());
-    let transaction = antifreeze::transaction()?.await?;
+    let transaction = antifreeze::transaction().await?;
     let report = "insert into reports (day, partners) \
          select (coalesce($1::text::timestamptz, now()) at time zone 'UTC')::date, count(*) from partners \
          on conflict (day) do update set partners = excluded.partners \

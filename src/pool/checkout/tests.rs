@@ -8,9 +8,10 @@ use super::*;
 use crate::clock::{Clock, Manual};
 use crate::config::Config;
 use crate::connect::Connector;
+use crate::pool::Pools;
 
 struct Kept {
-    pools: Arc<Pools>,
+    pools: Pools,
     clock: Arc<Manual>,
     relay: Relay,
     /// The server's process behind the connection that is kept.
@@ -30,7 +31,7 @@ impl Kept {
         let clock = Manual::new();
         let pools = Pools::new(Arc::new(Connector::new(config)), clock.clone());
         let mut kept = Kept {
-            pools: Arc::new(pools),
+            pools,
             clock,
             relay,
             process: 0,
@@ -42,17 +43,15 @@ impl Kept {
     /// Leases a connection and gives it back.
     async fn lease(&self) -> Result<i32> {
         let lease = self.out().await?;
-        let process = lease.0.session.process();
+        let process = lease.0.session().process();
         back(lease).await;
         Ok(process)
     }
 
-    async fn out(&self) -> Result<(Lease, Home)> {
+    async fn out(&self) -> Result<(Arc<Lease>, Home)> {
         let left = Some(PROBE_LIMIT * 3 / 2);
-        let permit = self.pools.permit(left).await?;
-        self.pools
-            .checkout(permit, left, None, &Tally::default())
-            .await
+        let permit = self.pools.here().permit(left).await?;
+        permit.checkout(left, None, &Tally::default()).await
     }
 
     /// Two connections that are kept.
@@ -75,13 +74,13 @@ impl Kept {
 }
 
 /// As teardown does.
-async fn back((lease, home): (Lease, Home)) {
-    lease.session.settled().await;
-    let place = lease.place().expect("there is room");
-    lease.keep(home, place);
+async fn back((lease, home): (Arc<Lease>, Home)) {
+    lease.session().settled().await;
+    let reservation = lease.reserve().expect("there is room");
+    lease.keep(home, reservation);
 }
 
-/// Also those that nobody asks for: the last that came home is the first to be leased.
+/// Also those that nobody asks for: the last that was given back is the first to be leased.
 #[tokio::test]
 async fn surplus_idle_connections_are_ended() {
     let kept = Kept::two().await;
@@ -105,7 +104,7 @@ async fn surplus_idle_connections_are_ended() {
 fn read(kept: &Kept, used: i64) {
     let figures = [10, used, -1, used, -1, used];
     let reading = crate::limit::Reading::new(kept.clock.now(), figures);
-    kept.pools.limits.room.note(reading);
+    kept.pools.limits().room.note(reading);
 }
 
 #[tokio::test]
@@ -113,17 +112,17 @@ async fn crowded_server_keeps_only_awaited_connections() {
     let kept = Kept::two().await;
     let (lease, _home) = kept.out().await.expect("alive");
     read(&kept, 8);
-    assert!(lease.place().is_some());
+    assert!(lease.reserve().is_some());
     assert_eq!(kept.counts(), (1, 1), "at the mark");
     read(&kept, 9);
-    let wanting = lease.pool.want();
-    assert!(lease.place().is_none(), "there is one for him");
+    let wanting = kept.pools.here().waiting.one();
+    assert!(lease.reserve().is_none(), "there is one for him");
     assert_eq!(kept.counts(), (1, 1));
     drop(wanting);
-    assert!(lease.place().is_none());
+    assert!(lease.reserve().is_none());
     assert_eq!(kept.counts(), (1, 0));
-    let wanting = lease.pool.want();
-    assert!(lease.place().is_some(), "somebody waits for it");
+    let wanting = kept.pools.here().waiting.one();
+    assert!(lease.reserve().is_some(), "somebody waits for it");
     drop(wanting);
 }
 

@@ -47,7 +47,7 @@ async fn count() -> antifreeze::Result<Value> {
 /// it were none.
 async fn create(name: &str) -> antifreeze::Result<Value> {
     let insert = "insert into partners (name) values ($1) returning id";
-    let transaction = antifreeze::transaction()?.await?;
+    let transaction = antifreeze::transaction().await?;
     let row = transaction.query_one(insert, &[&name]).await?;
     let id: i64 = row.get(0);
     Ok(json!({ "id": id }))

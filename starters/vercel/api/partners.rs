@@ -53,7 +53,7 @@ async fn count() -> antifreeze::Result<Response<ResponseBody>> {
 /// it were none.
 async fn create(name: &str) -> antifreeze::Result<Response<ResponseBody>> {
     let insert = "insert into partners (name) values ($1) returning id";
-    let transaction = antifreeze::transaction()?.await?;
+    let transaction = antifreeze::transaction().await?;
     let row = transaction.query_one(insert, &[&name]).await?;
     let id: i64 = row.get(0);
     Ok(Response::new(json!({ "id": id }).into()))

@@ -33,11 +33,11 @@ pub async fn end(ending: &str, told: &str) -> Result<Value, BoxError> {
             transaction.commit().await?;
         }
         "returns_lazily" => {
-            let transaction = transaction()?.await?;
+            let transaction = transaction().await?;
             transaction.execute(INSERT, &[]).await?;
         }
         "fails_lazily" => {
-            let transaction = transaction()?.await?;
+            let transaction = transaction().await?;
             transaction.execute(INSERT, &[]).await?;
             return Err("a failure".into());
         }
@@ -167,7 +167,7 @@ pub async fn end(ending: &str, told: &str) -> Result<Value, BoxError> {
         "half_done_clean_up" => {
             let invocation = invocation()?;
             invocation.defer(async {
-                let transaction = transaction().expect("in an invocation");
+                let transaction = transaction();
                 if let Ok(transaction) = transaction.await {
                     let _ = transaction.execute(INSERT, &[]).await;
                     pending::<()>().await;
@@ -235,7 +235,7 @@ pub async fn begin(client: &Client) -> Result<(), BoxError> {
 /// joins.
 async fn half_done() -> Result<(), BoxError> {
     let (begun, beginning) = oneshot::channel();
-    let transaction = transaction()?.await?;
+    let transaction = transaction().await?;
     invocation()?.spawn(async move {
         let _ = transaction.execute(INSERT, &[]).await;
         let _ = begun.send(());

@@ -42,7 +42,9 @@ pub async fn stream(ending: &str) -> Result<Body, BoxError> {
             let token = connection.cancel_token();
             drop(connection);
             invocation()?.spawn(async move { token.cancel().await });
-            return Ok(invocation()?.stream(whole("cancelled".into())));
+            return Ok(invocation()?
+                .stream(whole("cancelled".into()))
+                .boxed_unsync());
         }
         _ => {}
     }
@@ -53,20 +55,22 @@ pub async fn stream(ending: &str) -> Result<Body, BoxError> {
             Some((frame, (connection, at + 1)))
         }
     });
-    Ok(invocation()?.stream(StreamBody::new(rows).boxed_unsync()))
+    Ok(invocation()?.stream(StreamBody::new(rows)).boxed_unsync())
 }
 
 /// A body that asks for the transaction of the invocation, which is decided by then, and
 /// stores a row by itself once it is refused.
 fn transaction_refused() -> Result<Body, BoxError> {
     let refused = async {
-        let error = transaction()?.await.err().ok_or("it was not refused")?;
+        let error = transaction().await.err().ok_or("it was not refused")?;
         let connection = connection().await?;
         connection.execute("insert into t values (1)", &[]).await?;
         Ok(Frame::data(error.to_string().into()))
     };
     let refused = futures_util::stream::once(refused);
-    Ok(invocation()?.stream(StreamBody::new(refused).boxed_unsync()))
+    Ok(invocation()?
+        .stream(StreamBody::new(refused))
+        .boxed_unsync())
 }
 
 /// All rows of one statement, of which the server has begun to send the first.
@@ -78,7 +82,7 @@ async fn rows(connection: Connection) -> Result<Body, BoxError> {
         let frame = row.map(|row| Frame::data(Bytes::from(row.get::<_, String>(0))));
         Some((frame.map_err(Into::into), (connection, rows)))
     });
-    Ok(invocation()?.stream(StreamBody::new(rows).boxed_unsync()))
+    Ok(invocation()?.stream(StreamBody::new(rows)).boxed_unsync())
 }
 
 /// A body that waits for a statement, which is under way already.
@@ -90,7 +94,7 @@ async fn busy(connection: Connection) -> Result<Body, BoxError> {
     let early = futures_util::poll!(busy.as_mut()).is_ready();
     assert!(!early, "it takes longer");
     let busy = futures_util::stream::once(busy);
-    Ok(invocation()?.stream(StreamBody::new(busy).boxed_unsync()))
+    Ok(invocation()?.stream(StreamBody::new(busy)).boxed_unsync())
 }
 
 async fn next(

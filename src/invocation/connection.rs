@@ -5,12 +5,12 @@ use std::ops::Deref;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::Client;
 
-use super::Inner;
+use super::leases::Leases;
 use crate::connection::{Home, Session};
 use crate::error::{Error, Result};
+use crate::pool::Lease;
 use crate::wire::TransactionStatus;
 
 /// How long the user's own CancelRequest may take.
@@ -42,11 +42,12 @@ const CANCEL_LIMIT: Duration = Duration::from_secs(5);
 /// ```
 #[must_use = "a connection that is dropped is given back"]
 pub struct Connection {
-    /// Taken only in `drop`: it has to go home before the invocation looks.
-    home: Option<Home>,
+    /// Taken only in `drop`: it has to be free before the invocation looks.
+    client: Option<Home>,
     session: Arc<Session>,
-    number: u64,
-    invocation: Weak<Inner>,
+    lease: Weak<Lease>,
+    turn: u64,
+    invocation: Weak<Leases>,
 }
 
 impl Connection {
@@ -69,40 +70,12 @@ impl Connection {
         self.client_mut().build_transaction()
     }
 
-    /// Prepares a statement, or finds it prepared already: a statement that is
-    /// repeated, in this invocation or a later one on the same connection, costs one
-    /// round trip. At most `statement_cache` of them are kept, and none once the server has
-    /// said that the schema has changed under one.
-    /// [`query_cached`](Connection::query_cached) and its like prepare and execute in one.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Client::prepare`].
-    pub async fn prepare_cached(&self, sql: &str) -> Result<Statement, tokio_postgres::Error> {
-        self.session.prepare(self, sql, &[]).await
-    }
-
-    /// Like [`prepare_cached`](Connection::prepare_cached), with the types of the
-    /// first parameters given.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Client::prepare_typed`].
-    pub async fn prepare_typed_cached(
-        &self,
-        sql: &str,
-        types: &[Type],
-    ) -> Result<Statement, tokio_postgres::Error> {
-        self.session.prepare(self, sql, types).await
-    }
-
     /// What can cancel the statement that runs on this connection. Use this one, not
     /// tokio-postgres's own: that does not know the way to the server.
     pub fn cancel_token(&self) -> CancelToken {
         CancelToken {
-            session: Arc::downgrade(&self.session),
-            number: self.number,
-            invocation: Weak::clone(&self.invocation),
+            lease: Weak::clone(&self.lease),
+            turn: self.turn,
         }
     }
 
@@ -126,15 +99,14 @@ impl Connection {
     }
 
     pub(super) fn new(
-        invocation: &Arc<Inner>,
-        number: u64,
-        session: Arc<Session>,
-        home: Home,
+        invocation: &Arc<Leases>,
+        (lease, turn, client): (Arc<Lease>, u64, Home),
     ) -> Self {
         Connection {
-            home: Some(home),
-            session,
-            number,
+            client: Some(client),
+            session: Arc::clone(lease.session()),
+            lease: Arc::downgrade(&lease),
+            turn,
             invocation: Arc::downgrade(invocation),
         }
     }
@@ -150,7 +122,7 @@ impl Connection {
     }
 
     fn client_mut(&mut self) -> &mut Client {
-        self.home.as_deref_mut().expect(TAKEN_IN_DROP)
+        self.client.as_deref_mut().expect(TAKEN_IN_DROP)
     }
 }
 
@@ -160,15 +132,16 @@ impl Deref for Connection {
     type Target = Client;
 
     fn deref(&self) -> &Client {
-        self.home.as_deref().expect(TAKEN_IN_DROP)
+        self.client.as_deref().expect(TAKEN_IN_DROP)
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        drop(self.home.take());
-        if let Some(invocation) = self.invocation.upgrade() {
-            invocation.came_home(self.number);
+        drop(self.client.take());
+        let invocation = self.invocation.upgrade();
+        if let Some((invocation, lease)) = invocation.zip(self.lease.upgrade()) {
+            invocation.take_back(lease, self.turn);
         }
     }
 }
@@ -184,9 +157,8 @@ impl fmt::Debug for Connection {
 /// Cancels the statement that a connection runs.
 #[derive(Clone)]
 pub struct CancelToken {
-    session: Weak<Session>,
-    number: u64,
-    invocation: Weak<Inner>,
+    lease: Weak<Lease>,
+    turn: u64,
 }
 
 impl CancelToken {
@@ -200,11 +172,11 @@ impl CancelToken {
     ///
     /// The server could not be asked.
     pub async fn cancel(&self) -> Result<()> {
-        let (Some(session), Some(invocation)) = (self.session.upgrade(), self.invocation.upgrade())
-        else {
+        let lease = || self.lease.upgrade();
+        let Some(session) = lease().map(|lease| Arc::clone(lease.session())) else {
             return Ok(());
         };
-        let has = || invocation.has(self.number);
+        let has = || lease().is_some_and(|lease| lease.is_turn(self.turn));
         if session.cancel_for_user(has, CANCEL_LIMIT).await {
             return Ok(());
         }

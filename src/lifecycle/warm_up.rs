@@ -1,15 +1,16 @@
-//! What can be done before the first event.
+//! Opens connections before the first event.
 
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 
 use crate::config::Environment;
-use crate::database::Database;
+use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe;
 
@@ -36,7 +37,7 @@ const LIMIT: Duration = Duration::from_secs(3);
 /// with `required`, whatever went wrong first.
 #[must_use = "warming up does nothing until it is awaited"]
 pub struct WarmUp {
-    database: Database,
+    engine: Arc<Engine>,
     connections: Option<usize>,
     required: bool,
 }
@@ -56,9 +57,9 @@ pub struct WarmedUp {
 }
 
 impl WarmUp {
-    pub(crate) fn new(database: Database) -> Self {
+    pub(crate) fn new(engine: Arc<Engine>) -> Self {
         WarmUp {
-            database,
+            engine,
             connections: None,
             required: false,
         }
@@ -81,9 +82,12 @@ impl WarmUp {
     async fn run(self) -> Result<WarmedUp> {
         let begin = Instant::now();
         let requested = self.requested()?;
-        let results = match requested {
-            0 => vec![self.prepare().await],
-            _ => join_all((0..requested).map(|_| self.open())).await,
+        let results = if requested == 0 {
+            vec![self.prepare().await]
+        } else {
+            let pool = self.engine.pools().here();
+            let open = |_| Arc::clone(&pool).open_idle(Some(LIMIT));
+            join_all((0..requested).map(open)).await
         };
         let failed = results.iter().filter(|result| result.is_err()).count();
         let warmed = requested.saturating_sub(failed);
@@ -93,12 +97,8 @@ impl WarmUp {
             elapsed: begin.elapsed(),
             first_error: results.into_iter().find_map(Result::err),
         };
-        let WarmedUp {
-            elapsed,
-            first_error,
-            ..
-        } = &warmed_up;
-        observe::warmed_up(requested, warmed, *elapsed, first_error.as_ref());
+        let first_error = warmed_up.first_error.as_ref();
+        observe::warmed_up(requested, warmed, warmed_up.elapsed, first_error);
         match warmed_up.first_error {
             Some(error) if self.required => Err(error),
             _ => Ok(warmed_up),
@@ -107,7 +107,7 @@ impl WarmUp {
 
     /// How many connections to open.
     fn requested(&self) -> Result<usize> {
-        let config = self.database.config();
+        let config = self.engine.config();
         let size = config.idle_limit();
         let asked = Environment::of_process().warm_up()?.or(self.connections);
         if let Some(asked) = asked.filter(|&asked| asked > size && size > 0) {
@@ -116,12 +116,8 @@ impl WarmUp {
         Ok(asked.unwrap_or(size).min(size))
     }
 
-    async fn open(&self) -> Result<()> {
-        self.database.pools().open_idle(Some(LIMIT)).await
-    }
-
     async fn prepare(&self) -> Result<()> {
-        let prepare = self.database.pools().connector().prepare();
+        let prepare = self.engine.pools().connector().prepare();
         timeout(LIMIT, prepare).await.unwrap_or_else(|_| {
             Err(Error::new(
                 ErrorKind::ConnectTimeout,

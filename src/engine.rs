@@ -1,0 +1,101 @@
+//! The engine of a database: its pools, and the observers of its teardowns.
+//!
+//! Invocations, the health monitor and the start and end of the process stand on it; none
+//! of them knows the `Database` that users hold.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use crate::clock;
+use crate::config::{Config, LoadShed};
+use crate::connect::Connector;
+use crate::error::Error;
+use crate::observe;
+use crate::pool::Pools;
+use crate::teardown::{Rested, Teardown};
+
+pub(crate) struct Engine {
+    pools: Pools,
+    observers: RwLock<Arc<Vec<Observer>>>,
+}
+
+type Observer = Arc<dyn Fn(&Teardown) + Send + Sync>;
+
+impl Engine {
+    pub(crate) fn new(config: Config) -> Self {
+        let connector = Arc::new(Connector::new(config));
+        Engine {
+            pools: Pools::new(connector, Arc::new(clock::System)),
+            observers: RwLock::default(),
+        }
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        self.pools.config()
+    }
+
+    pub(crate) fn pools(&self) -> &Pools {
+        &self.pools
+    }
+
+    /// Why an invocation that has so much time left is turned away, if it is: an idle
+    /// connection serves it whatever the server is like.
+    pub(crate) fn at_the_door(&self, left: Option<Duration>, request_id: &str) -> Option<Error> {
+        let config = self.config();
+        if config.load_shed != LoadShed::Door || self.pools.here().counts().1 > 0 {
+            return None;
+        }
+        let left = left.unwrap_or(config.connect_timeout);
+        let error = self.pools.limits().at_the_door(left)?;
+        observe::shed(Some(request_id), &error);
+        Some(error)
+    }
+
+    /// Adds an observer of teardowns.
+    pub(crate) fn observe(&self, observer: Observer) {
+        let mut observers = self
+            .observers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        Arc::make_mut(&mut observers).push(observer);
+    }
+
+    /// Reports how the connection to the server's `process` was brought to rest.
+    pub(crate) fn report(&self, request_id: &str, process: i32, rested: &Rested) {
+        let teardown = Teardown {
+            request_id: request_id.to_owned(),
+            process_id: process,
+            outcome: rested.outcome.clone(),
+            kept: rested.client.is_some(),
+            round_trips: rested.round_trips,
+            elapsed: rested.elapsed,
+        };
+        observe::torn_down(
+            request_id,
+            process,
+            &teardown.outcome,
+            teardown.kept,
+            teardown.round_trips,
+            teardown.elapsed,
+        );
+        let observers = self.observers.read();
+        let observers = Arc::clone(&observers.unwrap_or_else(PoisonError::into_inner));
+        for observer in observers.iter() {
+            // It may run in a destructor: a second panic there would abort the process.
+            if catch_unwind(AssertUnwindSafe(|| observer(&teardown))).is_err() {
+                observe::cleanup_failed(request_id, "on_teardown", "it panicked");
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("config", self.config())
+            .field("pools", &self.pools)
+            .finish_non_exhaustive()
+    }
+}

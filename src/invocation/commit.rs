@@ -1,0 +1,124 @@
+//! COMMIT, and what the server's word on it means.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_postgres::error::Severity;
+
+use super::transaction::Shared;
+use crate::connection::Session;
+use crate::error::{Error, ErrorKind, Result};
+use crate::net::Peek;
+use crate::teardown::Budget;
+use crate::wire::{Snapshot, TransactionStatus};
+
+/// How long COMMIT may take where there is no deadline: twice the default
+/// `statement_timeout`, which is what ends it if the server can be heard.
+const COMMIT_LIMIT: Duration = Duration::from_secs(60);
+
+impl Shared {
+    /// Commits the invocation's transaction.
+    pub(super) async fn commit(&self, budget: &Budget) -> Result<()> {
+        let session = self.connection.session();
+        let snapshot = match timeout(budget.grace(), session.settled()).await {
+            Ok(snapshot) => snapshot,
+            // A statement still runs whose caller gave up: what it would have done is
+            // part of the transaction.
+            Err(_) => {
+                session.cancel(budget.step()).await;
+                let settled = timeout(budget.step(), session.settled()).await;
+                settled.map_err(|_| failed())?
+            }
+        };
+        let fell = session.wire().disarm();
+        // Nothing was asked of it: whatever its session is like, nothing can be lost.
+        if !self.is_used() {
+            return Ok(());
+        }
+        let limit = budget.left().unwrap_or(COMMIT_LIMIT);
+        let send = self.connection.batch_execute("COMMIT");
+        let commit = commit(session, &snapshot, fell, send);
+        timeout(limit, commit)
+            .await
+            .unwrap_or_else(|_| Err(unknown()))
+    }
+}
+
+/// Has `send` send COMMIT, unless that could store nothing, and returns the server's word
+/// that it did. `fell`: the transaction has failed by what the wire knows.
+pub(super) async fn commit(
+    session: &Session,
+    snapshot: &Snapshot,
+    fell: bool,
+    send: impl Future<Output = Result<(), tokio_postgres::Error>>,
+) -> Result<()> {
+    // Before the runtime has heard of it, the kernel has.
+    if snapshot.is_over() || session.peek() == Peek::Closed {
+        return Err(lost());
+    }
+    if fell || !snapshot.is_quiet() {
+        return Err(failed());
+    }
+    match snapshot.status {
+        Some(TransactionStatus::InTransaction) => {}
+        // It never began, or was ended by hand.
+        Some(TransactionStatus::Idle) => return Ok(()),
+        // COMMIT would return well and store nothing.
+        _ => return Err(failed()),
+    }
+    match send.await {
+        Ok(()) if session.wire().committed() => Ok(()),
+        Ok(()) => Err(failed()),
+        Err(error) if is_final(&error) => Err(Error::commit_refused(error)),
+        Err(error) => Err(unknown().with_source(error)),
+    }
+}
+
+/// Whether the server itself said that the commit failed. An error that ends the
+/// session may come after the commit was made.
+fn is_final(error: &tokio_postgres::Error) -> bool {
+    let severity = error
+        .as_db_error()
+        .and_then(|error| error.parsed_severity());
+    severity == Some(Severity::Error)
+}
+
+/// Why a transaction could not be committed.
+pub(super) fn in_use() -> Error {
+    Error::caused(
+        ErrorKind::TransactionInUse,
+        "the transaction was still in use when the handler returned, and was rolled back",
+    )
+}
+
+pub(super) fn cut_off() -> Error {
+    Error::caused(
+        ErrorKind::TransactionInUse,
+        "work that used the transaction was cut off before it was done, so the transaction was \
+         rolled back",
+    )
+}
+
+pub(super) fn failed() -> Error {
+    Error::new(
+        ErrorKind::TransactionFailed,
+        "a statement of the transaction had failed, so it was rolled back instead of committed",
+    )
+    .with_remedy("see to that statement's error, or run what may fail inside a savepoint")
+}
+
+fn lost() -> Error {
+    Error::new(
+        ErrorKind::Closed,
+        "the connection was lost before COMMIT, so the server rolled the transaction back",
+    )
+    .with_remedy("run the whole transaction again: nothing of it was stored")
+}
+
+fn unknown() -> Error {
+    Error::caused(
+        ErrorKind::CommitUnknown,
+        "the connection was lost during COMMIT: whether the transaction was committed is not known",
+    )
+}

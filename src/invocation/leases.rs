@@ -1,0 +1,307 @@
+//! The connections that an invocation leases, from checkout to rest.
+
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::connection::Home;
+use crate::deadline::Deadline;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::pool::{Lease, Reservation};
+use crate::tally::{One, Tally};
+use crate::teardown::{Budget, Rested, close};
+
+pub(super) struct Leases {
+    pub(super) engine: Arc<Engine>,
+    pub(super) request_id: Box<str>,
+    pub(super) deadline: Deadline,
+    state: Mutex<State>,
+    /// The gate was closed.
+    gate: Notify,
+    /// Checkouts under way: until they are done the invocation does not end.
+    pub(super) checkouts: Tally,
+    /// Connections that nobody came to have, until the server has closed them.
+    pub(super) leaving: Tally,
+    /// A connection was dropped and is still the invocation's; or none will be: the
+    /// transaction has it.
+    pub(super) returned: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// The gate is closed: no more connections are given out.
+    closed: bool,
+    leases: Vec<Arc<Lease>>,
+}
+
+/// The leases that are brought to rest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Selection {
+    All,
+    /// Those whose connection was dropped.
+    Unused,
+}
+
+impl State {
+    fn remove(&mut self, lease: &Arc<Lease>) -> bool {
+        let at = self.leases.iter().position(|one| Arc::ptr_eq(one, lease));
+        at.map(|at| self.leases.swap_remove(at)).is_some()
+    }
+}
+
+impl Leases {
+    pub(super) fn new(engine: Arc<Engine>, deadline: Deadline, request_id: &str) -> Self {
+        Leases {
+            engine,
+            request_id: request_id.into(),
+            deadline,
+            state: Mutex::default(),
+            gate: Notify::new(),
+            checkouts: Tally::default(),
+            leaving: Tally::default(),
+            returned: Notify::new(),
+        }
+    }
+
+    /// When the handler has to give up.
+    pub(super) fn cutoff(&self) -> Option<Instant> {
+        self.deadline.cutoff(self.engine.pools().round_trip())
+    }
+
+    /// What the handler has left.
+    pub(super) fn left(&self) -> Option<Duration> {
+        let cutoff = self.cutoff()?;
+        Some(cutoff.saturating_duration_since(Instant::now()))
+    }
+
+    pub(super) fn budget(&self) -> Budget {
+        Budget::new(self.deadline.end(), self.engine.pools().round_trip())
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.state().leases.len()
+    }
+
+    /// How many connections somebody uses.
+    pub(super) fn in_use(&self) -> usize {
+        let used = |lease: &&Arc<Lease>| lease.session().home().is_none();
+        self.state().leases.iter().filter(used).count()
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        !self.state().closed
+    }
+
+    pub(super) fn check_open(&self) -> Result<()> {
+        self.is_open()
+            .then_some(())
+            .ok_or_else(Error::invocation_ended)
+    }
+
+    /// Waits until the gate is closed.
+    pub(super) async fn closed(&self) {
+        let mut closing = pin!(self.gate.notified());
+        closing.as_mut().enable();
+        if self.is_open() {
+            closing.await;
+        }
+    }
+
+    /// Closes the gate: gives out no more connections, and stops whoever waits for one. No
+    /// connection or token that was given out reaches its lease from here on.
+    pub(super) fn close_gate(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        for lease in &state.leases {
+            lease.next_turn();
+        }
+        drop(state);
+        self.gate.notify_waiters();
+    }
+
+    /// Closes the gate at once, if every connection is at rest already and stays open:
+    /// those are to be given back.
+    pub(super) fn try_close(&self) -> Option<Vec<(Arc<Lease>, Rested, Reservation)>> {
+        let mut state = self.state();
+        if !self.checkouts.is_empty() || !self.leaving.is_empty() {
+            return None;
+        }
+        let at_rest = |lease: &Arc<Lease>| {
+            let (rested, reservation) = lease.try_rest()?;
+            Some((Arc::clone(lease), rested, reservation))
+        };
+        let all = state.leases.iter().map(at_rest).collect::<Option<_>>()?;
+        state.closed = true;
+        state.leases.clear();
+        Some(all)
+    }
+
+    /// Begins a checkout.
+    pub(super) fn begin(&self) -> Result<One> {
+        let state = self.state();
+        let begun = (!state.closed).then(|| self.checkouts.one());
+        begun.ok_or_else(Error::invocation_ended)
+    }
+
+    /// Notes a lease, unless the gate was closed meanwhile. The checkout is done.
+    pub(super) fn add(
+        &self,
+        lease: Arc<Lease>,
+        client: Home,
+        checkout: &mut Option<One>,
+    ) -> Result<(Arc<Lease>, u64, Home)> {
+        let mut state = self.state();
+        if state.closed {
+            drop(state);
+            match lease.reserve() {
+                Some(reservation) => lease.keep(client, reservation),
+                None => self.leave(lease),
+            }
+            return Err(Error::invocation_ended());
+        }
+        let turn = lease.next_turn();
+        state.leases.push(Arc::clone(&lease));
+        *checkout = None;
+        Ok((lease, turn, client))
+    }
+
+    /// Brings to rest a connection that was dropped without being so. The checkout is done,
+    /// unless there is none.
+    pub(super) async fn recycle(
+        &self,
+        checkout: &mut Option<One>,
+    ) -> Result<Option<(Arc<Lease>, u64, Home)>> {
+        let pool = self.engine.pools().here();
+        let (lease, turn, client) = {
+            let state = self.state();
+            let found = state.leases.iter().find_map(|lease| {
+                let client = lease.session().home()?;
+                lease.belongs_to(&pool).then_some((lease, client))
+            });
+            let Some((lease, client)) = found else {
+                return Ok(None);
+            };
+            // In its old turn a token may still wish to cancel something.
+            let turn = lease.next_turn();
+            // From here on it is one that the invocation has.
+            *checkout = None;
+            (Arc::clone(lease), turn, client)
+        };
+        // Given up meanwhile, it is free again for a sibling that waits.
+        let _returned = Notifies(&self.returned);
+        let budget = self.budget();
+        let mut rested = Box::pin(lease.rest(Some(client), true, &budget)).await;
+        let mut state = self.state();
+        if !lease.is_turn(turn) {
+            return Err(Error::invocation_ended());
+        }
+        if rested.client.is_none() {
+            state.remove(&lease);
+            *checkout = Some(self.checkouts.one());
+        }
+        drop(state);
+        self.report(&lease, &rested);
+        let client = rested.client.take();
+        Ok(client.map(|client| (lease, turn, client)))
+    }
+
+    /// Takes back a connection that was dropped. At rest it is free for others at once; else
+    /// it stays here, for the next checkout or the teardown.
+    pub(super) fn take_back(&self, lease: Arc<Lease>, turn: u64) {
+        let mut state = self.state();
+        if !lease.is_turn(turn) {
+            return;
+        }
+        let rested = lease.try_rest();
+        if rested.is_some() {
+            state.remove(&lease);
+        }
+        drop(state);
+        match rested {
+            Some((rested, reservation)) => self.give_back(lease, rested, Some(reservation)),
+            // A sibling that waits for a connection brings it to rest.
+            None => self.returned.notify_waiters(),
+        }
+    }
+
+    /// Brings leases to rest, in parallel. Each stays with the invocation until it is, so
+    /// that none is forgotten if this is dropped halfway.
+    pub(super) async fn rest(&self, selection: Selection) {
+        let budget = self.budget();
+        let rests = self.take_turns(selection).into_iter();
+        let rests = rests.map(async |(lease, client)| {
+            let reservation = lease.reserve();
+            let keep = reservation.is_some();
+            let rested = lease.rest(client, keep, &budget).await;
+            // If not, another teardown was at it too, and quicker.
+            if self.state().remove(&lease) {
+                self.give_back(lease, rested, reservation);
+            }
+        });
+        join_all(rests).await;
+    }
+
+    /// Ends the turns of those that are to be brought to rest. From here on nobody can lease
+    /// them again, nor cancel anything by a token that was given out before.
+    fn take_turns(&self, selection: Selection) -> Vec<(Arc<Lease>, Option<Home>)> {
+        let state = self.state();
+        let taken = state.leases.iter().filter_map(|lease| {
+            let client = lease.session().home();
+            if client.is_none() && selection == Selection::Unused {
+                return None;
+            }
+            lease.next_turn();
+            Some((Arc::clone(lease), client))
+        });
+        taken.collect()
+    }
+
+    /// Takes the leases away, for when nobody waits until they are at rest.
+    pub(super) fn take_all(&self) -> Vec<Arc<Lease>> {
+        std::mem::take(&mut self.state().leases)
+    }
+
+    pub(super) fn give_back(
+        &self,
+        lease: Arc<Lease>,
+        mut rested: Rested,
+        reservation: Option<Reservation>,
+    ) {
+        self.report(&lease, &rested);
+        if let (Some(client), Some(reservation)) = (rested.client.take(), reservation) {
+            lease.keep(client, reservation);
+        }
+    }
+
+    /// Closes a connection that came too late to be anybody's.
+    fn leave(&self, lease: Arc<Lease>) {
+        let (leaving, budget) = (self.leaving.one(), self.budget());
+        tokio::spawn(async move {
+            close(lease.session(), &budget).await;
+            drop((lease, leaving));
+        });
+    }
+
+    pub(super) fn report(&self, lease: &Lease, rested: &Rested) {
+        let process = lease.session().process();
+        self.engine.report(&self.request_id, process, rested);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Wakes whoever waits, when it is dropped.
+struct Notifies<'a>(&'a Notify);
+
+impl Drop for Notifies<'_> {
+    fn drop(&mut self) {
+        self.0.notify_waiters();
+    }
+}

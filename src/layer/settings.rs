@@ -1,0 +1,138 @@
+//! Settings of a layer: which calls begin, and which responses commit.
+
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use http::{Response, StatusCode};
+
+use super::arrival;
+use crate::database::Database;
+use crate::deadline::Deadline;
+use crate::error::{Error, Result};
+use crate::invocation::{Invocation, Judge};
+use crate::observe;
+
+/// What the layer hands to its services.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) database: Database,
+    pub(crate) max_duration: Option<Duration>,
+    /// Every call has a deadline there, and is killed at it.
+    on_lambda: bool,
+    pub(super) health_check: Option<Arc<str>>,
+    pub(super) commit_when: Option<Arc<dyn Fn(StatusCode) -> bool + Send + Sync>>,
+}
+
+/// What a layer inside another made of a response.
+#[derive(Clone)]
+struct Judged {
+    database: Database,
+    commits: bool,
+}
+
+impl Settings {
+    pub(super) fn new(database: Database) -> Self {
+        Settings {
+            database,
+            max_duration: None,
+            on_lambda: arrival::on_lambda(),
+            health_check: None,
+            commit_when: None,
+        }
+    }
+
+    /// Begins an invocation that may take until `deadline`, and no longer than
+    /// configured. Fails if it is turned away at the door.
+    pub(super) fn begin(&self, deadline: Deadline, request_id: &str) -> Result<Invocation> {
+        let capped = self.max_duration.map(|most| deadline.capped(most));
+        let mut deadline = capped.unwrap_or(deadline);
+        if self.on_lambda && deadline.end().is_none() {
+            deadline = self.unsaid(request_id, cfg!(feature = "lambda"))?;
+        }
+        let engine = Arc::clone(self.database.engine());
+        let invocation = Invocation::new(engine, deadline, request_id);
+        match invocation.turned_away() {
+            Some(error) => Err(error),
+            None => Ok(invocation),
+        }
+    }
+
+    /// The deadline on Lambda of a request that carries none. Without the feature `lambda`,
+    /// as which `deadlines_are_read`, none ever does: then nothing is begun that Lambda
+    /// would kill in its midst.
+    fn unsaid(&self, request_id: &str, deadlines_are_read: bool) -> Result<Deadline> {
+        static SAID: Once = Once::new();
+        if let Some(granted) = self.database.config().function_timeout {
+            return Ok(Deadline::after(granted));
+        }
+        if !deadlines_are_read {
+            return Err(Error::lambda_forgotten().of_request(request_id));
+        }
+        SAID.call_once(|| observe::without_deadline(request_id));
+        Ok(Deadline::none())
+    }
+}
+
+impl<B> Judge<Response<B>> for Settings {
+    /// As a layer inside this one has said, or as this one does.
+    fn commits(&self, response: &Response<B>) -> bool {
+        let status = response.status();
+        let judged = response.extensions().get::<Judged>();
+        let judged = judged.filter(|judged| judged.database.is(&self.database));
+        match (judged, &self.commit_when) {
+            (Some(judged), _) => judged.commits,
+            (None, Some(commit_when)) => commit_when(status),
+            (None, None) => status.is_success() || status.is_redirection(),
+        }
+    }
+
+    fn may_stream(&self) -> bool {
+        true
+    }
+
+    /// A response that takes its place on the way out is another.
+    fn note(&self, response: &mut Response<B>) {
+        if self.commit_when.is_some() {
+            let commits = self.commits(response);
+            let database = self.database.clone();
+            let judged = Judged { database, commits };
+            response.extensions_mut().insert(judged);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    /// The deadline of a request that carries none.
+    fn unsaid(granted: Option<Duration>, deadlines_are_read: bool) -> Result<Option<Duration>> {
+        let mut config =
+            crate::config::Config::from_url("postgres://localhost/none").expect("a URL");
+        config.function_timeout = granted;
+        let database = Database::new(config).expect("settings");
+        let settings = Settings::new(database);
+        Ok(settings.unsaid("abc", deadlines_are_read)?.remaining())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn forgotten_feature_is_an_error() {
+        let error = unsaid(None, false).expect_err("it would be killed");
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        assert_eq!(error.request_id(), Some("abc"));
+        for remedy in [
+            "feature `lambda`",
+            "max_duration",
+            "ANTIFREEZE_FUNCTION_TIMEOUT",
+        ] {
+            assert!(error.to_string().contains(remedy), "{error}");
+        }
+        let granted = Some(Duration::from_secs(10));
+        for deadlines_are_read in [false, true] {
+            let deadline = unsaid(granted, deadlines_are_read);
+            assert_eq!(deadline.expect("it is known"), granted);
+        }
+        assert_eq!(unsaid(None, true).expect("it is served"), None);
+    }
+}

@@ -1,0 +1,115 @@
+//! A connection that is checked out, with the right to have it.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::pools::{Pool, lock};
+use crate::config::Config;
+use crate::connection::{Home, Session};
+use crate::limit::Room;
+use crate::tally::One;
+
+/// A connection from its checkout until it is kept or closed.
+///
+/// It is handed from holder to holder in turns. What an earlier holder still has of it, be
+/// it a token to cancel with, does not reach it any more.
+pub(crate) struct Lease {
+    session: Arc<Session>,
+    pool: Arc<Pool>,
+    turn: Mutex<u64>,
+    _checked_out: One,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// A place among the idle connections, for one that is being brought to rest.
+pub(crate) type Reservation = One;
+
+impl Lease {
+    pub(super) fn new(
+        session: Arc<Session>,
+        pool: Arc<Pool>,
+        permit: OwnedSemaphorePermit,
+    ) -> Arc<Self> {
+        Arc::new(Lease {
+            _checked_out: pool.check_out(&session),
+            _permit: permit,
+            turn: Mutex::default(),
+            session,
+            pool,
+        })
+    }
+
+    pub(crate) fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        self.pool.config()
+    }
+
+    pub(crate) fn room(&self) -> &Arc<Room> {
+        &self.pool.shared.limits.room
+    }
+
+    /// Whether it is driven by the runtime whose pool this is.
+    pub(crate) fn belongs_to(&self, pool: &Arc<Pool>) -> bool {
+        Arc::ptr_eq(&self.pool, pool)
+    }
+
+    /// Whether it is still the turn of the holder that was given this number.
+    pub(crate) fn is_turn(&self, turn: u64) -> bool {
+        *lock(&self.turn) == turn
+    }
+
+    /// Ends the turn of whoever has it, and begins another.
+    pub(crate) fn next_turn(&self) -> u64 {
+        let mut turn = lock(&self.turn);
+        *turn += 1;
+        *turn
+    }
+
+    /// Ends the turn if `check` has a result. A holder that still makes use of its turn has
+    /// done so before, and `check` sees it, or comes too late.
+    pub(crate) fn end_turn_if<T>(&self, check: impl FnOnce() -> Option<T>) -> Option<T> {
+        let mut turn = lock(&self.turn);
+        let checked = check()?;
+        *turn += 1;
+        Some(checked)
+    }
+
+    /// Reserves a place for this connection to stay open; `None` if it is to be closed.
+    pub(crate) fn reserve(&self) -> Option<Reservation> {
+        let pool = &self.pool;
+        if pool.shared.is_shut() {
+            return None;
+        }
+        pool.end_stale();
+        let most = pool.config().idle_limit();
+        let limit = if self.room().is_crowded() {
+            // Others need the slot more, but for those who wait here for one.
+            most.min(pool.waiting.count())
+        } else {
+            most
+        };
+        let age = pool.shared.clock.since(self.session.opened());
+        let young = age < pool.config().max_age;
+        young.then(|| pool.reserve(limit)).flatten()
+    }
+
+    /// Gives the connection back, at rest. `client` shows that nobody uses it.
+    pub(crate) fn keep(self: Arc<Self>, client: Home, reservation: Reservation) {
+        drop(client);
+        let pool = Arc::clone(&self.pool);
+        pool.keep(Arc::clone(&self.session), reservation);
+        // The one that has waited longest.
+        pool.returned.notify_one();
+        drop(self);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.pool.check_in(&self.session);
+    }
+}
