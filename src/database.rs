@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::close::Close;
-use crate::config::{Config, Environment};
+use crate::config::{Config, Environment, Settings};
 use crate::connect::Connector;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
@@ -54,14 +54,18 @@ impl Database {
     /// A setting is missing or contradicts another, or an `ANTIFREEZE_*` variable cannot
     /// be understood.
     pub fn new(config: Config) -> Result<Self> {
-        let config = config.settled(&Environment::of_process())?;
+        Database::of(config.settled(&Environment::of_process())?)
+    }
+
+    /// A database with these settings, whatever the environment says.
+    pub(crate) fn of(settings: Settings) -> Result<Self> {
         if cfg!(panic = "abort") {
             observe::aborts();
         }
         // Deadlines from before now are none.
         clock::process_started();
-        let monitor = Monitor::new(&config)?;
-        let connector = Arc::new(Connector::new(config));
+        let monitor = Monitor::new(&settings)?;
+        let connector = Arc::new(Connector::new(settings));
         Ok(Database {
             inner: Arc::new(Inner {
                 monitor,
@@ -90,7 +94,7 @@ impl Database {
     }
 
     /// The settings in force.
-    pub fn config(&self) -> &Config {
+    pub fn settings(&self) -> &Settings {
         self.inner.pools.config()
     }
 
@@ -225,7 +229,7 @@ impl Database {
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Database")
-            .field("config", self.config())
+            .field("settings", self.settings())
             .field("pools", &self.inner.pools)
             .finish_non_exhaustive()
     }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 
-use crate::config::Environment;
 use crate::database::Database;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe;
@@ -32,8 +31,7 @@ const LIMIT: Duration = Duration::from_secs(3);
 ///
 /// # Errors
 ///
-/// [`Configuration`](crate::ErrorKind::Configuration) if `ANTIFREEZE_WARM_UP` is no number;
-/// with `required`, whatever went wrong first.
+/// With [`required`](WarmUp::required), whatever went wrong first.
 #[must_use = "warming up does nothing until it is awaited"]
 pub struct WarmUp {
     database: Database,
@@ -64,7 +62,8 @@ impl WarmUp {
         }
     }
 
-    /// How many connections to open, unless `ANTIFREEZE_WARM_UP` says otherwise, and at
+    /// How many connections to open, unless [`Config::warm_up`](crate::Config::warm_up) says
+    /// otherwise, and at
     /// most as many as can be kept. Default: all of those.
     pub fn connections(mut self, connections: usize) -> Self {
         self.connections = Some(connections);
@@ -80,7 +79,7 @@ impl WarmUp {
 
     async fn run(self) -> Result<WarmedUp> {
         let begin = Instant::now();
-        let requested = self.requested()?;
+        let requested = self.requested();
         let results = match requested {
             0 => vec![self.prepare().await],
             _ => join_all((0..requested).map(|_| self.open())).await,
@@ -106,14 +105,14 @@ impl WarmUp {
     }
 
     /// How many connections to open.
-    fn requested(&self) -> Result<usize> {
-        let config = self.database.config();
-        let size = config.idle_limit();
-        let asked = Environment::of_process().warm_up()?.or(self.connections);
+    fn requested(&self) -> usize {
+        let settings = self.database.settings();
+        let size = settings.idle_limit();
+        let asked = settings.warm_up.or(self.connections);
         if let Some(asked) = asked.filter(|&asked| asked > size && size > 0) {
             observe::warm_up_capped(asked, size);
         }
-        Ok(asked.unwrap_or(size).min(size))
+        asked.unwrap_or(size).min(size)
     }
 
     async fn open(&self) -> Result<()> {

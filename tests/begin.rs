@@ -48,7 +48,7 @@ async fn a_begin_that_is_refused_takes_the_statement_with_it_and_the_next_one_to
     std::fs::write(signal, "").expect("a file");
     server.restart().await.expect("a standby");
     let lab = Lab::over(database, &server.url_for("postgres", "d"), |config| {
-        config.max_connections = 1;
+        config.max_connections(1)
     });
     // All but the lab's own sessions, which may be on their way out.
     let names = async || {

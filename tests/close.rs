@@ -82,7 +82,7 @@ async fn an_invocation_that_is_about_to_finish_may() {
 
 #[tokio::test]
 async fn a_connection_that_is_being_opened_is_waited_for() {
-    let (lab, relay) = common::lab_over_relay(|_| {}).await;
+    let (lab, relay) = common::lab_over_relay(|config| config).await;
     relay.stall();
     let work = lab.run(async {
         connection().await?.batch_execute("select 1").await?;
@@ -141,7 +141,7 @@ async fn one_that_is_not_is_cancelled() {
 
 #[tokio::test]
 async fn the_grace_is_kept_when_the_server_does_not_answer() {
-    let (lab, relay) = common::lab_over_relay(|_| {}).await;
+    let (lab, relay) = common::lab_over_relay(|config| config).await;
     hold_several(&lab, 2).await;
     relay.stall();
     let begin = tokio::time::Instant::now();
@@ -217,11 +217,7 @@ mod snapshots {
     async fn closed_and_forgotten_before_and_warm_after() {
         let forgotten = Arc::new(AtomicUsize::new(0));
         let keeper = Keeper(Arc::clone(&forgotten));
-        let lab = lab_with(|config| {
-            config.set_credentials(keeper);
-            config.max_connections = 2;
-        })
-        .await;
+        let lab = lab_with(|config| config.credentials(keeper).max_connections(2)).await;
         lab.database.warm_up().required().await.expect("warm");
         assert_eq!(lab.sessions().await.len(), 2);
         let resource = antifreeze::shutdown::snapstart(&lab.database);
@@ -240,7 +236,7 @@ mod snapshots {
 
     #[tokio::test]
     async fn a_database_that_is_down_after_the_restore_does_not_keep_the_function_from_starting() {
-        let (lab, relay) = common::lab_over_relay(|_| {}).await;
+        let (lab, relay) = common::lab_over_relay(|config| config).await;
         lab.database.warm_up().required().await.expect("warm");
         let resource = antifreeze::shutdown::snapstart(&lab.database);
         resource.before_snapshot().await.expect("closed");

@@ -117,7 +117,7 @@ async fn it_ended_in_a_statement_that_nobody_waits_for() {
 #[tokio::test]
 async fn it_was_idle_in_a_transaction() {
     let lab =
-        lab_with(|config| config.idle_in_transaction_timeout = Duration::from_millis(50)).await;
+        lab_with(|config| config.idle_in_transaction_timeout(Duration::from_millis(50))).await;
     let error = next_statement(&lab, "begin; insert into t values (1)").await;
     says(
         &error,
@@ -142,7 +142,7 @@ async fn its_transaction_took_too_long() {
     let postgres = postgres.start().await.expect("a server");
     let server = postgres.fresh_database().await.expect("a database");
     let url = server.url.clone();
-    let lab = Lab::over(server, &url, |_| {});
+    let lab = Lab::over(server, &url, |config| config);
     // Once it counts, a transaction keeps the time-out that it began with.
     let ours = "set transaction_timeout = '50ms'; commit; begin";
     let error = next_statement(&lab, ours).await;
@@ -158,7 +158,7 @@ async fn its_transaction_took_too_long() {
 #[tokio::test]
 async fn the_lazy_transaction_is_known_to_be_lost() {
     let lab =
-        lab_with(|config| config.idle_in_transaction_timeout = Duration::from_millis(50)).await;
+        lab_with(|config| config.idle_in_transaction_timeout(Duration::from_millis(50))).await;
     let error = lab
         .run(async {
             let transaction = transaction()?.await?;
@@ -176,7 +176,7 @@ async fn the_lazy_transaction_is_known_to_be_lost() {
 /// In an invocation or in the pool, what nobody holds takes no place.
 #[tokio::test]
 async fn nobody_asks_and_it_is_forgotten() {
-    let lab = lab_with(|config| config.max_connections = 1).await;
+    let lab = lab_with(|config| config.max_connections(1)).await;
     let end = async || {
         let all = "select pg_terminate_backend(pid) from pg_stat_activity \
                    where datname = current_database() and pid <> pg_backend_pid()";
@@ -203,7 +203,7 @@ async fn the_farewell_comes_behind_a_notification() {
     let server = postgres.fresh_database().await.expect("a database");
     let relay = Relay::start(postgres.address()).await.expect("a relay");
     let url = relay.url(&server.url);
-    let lab = Lab::over(server, &url, |_| {});
+    let lab = Lab::over(server, &url, |config| config);
     let result = lab.run(async {
         let connection = connection().await?;
         connection.batch_execute("listen news").await?;

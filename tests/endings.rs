@@ -474,7 +474,7 @@ async fn a_blocking_task_keeps_the_lease() {
 
 #[tokio::test]
 async fn two_leases() {
-    let lab = lab_with(|config| config.max_connections = 2).await;
+    let lab = lab_with(|config| config.max_connections(2)).await;
     lab.run(async {
         let first = connection().await?;
         let second = connection().await?;
@@ -500,7 +500,7 @@ async fn two_leases() {
 
 #[tokio::test]
 async fn session_state_left_behind() {
-    let lab = lab_with(|config| config.max_connections = 1).await;
+    let lab = lab_with(|config| config.max_connections(1)).await;
     let clean = async || {
         lab.run(async {
             let connection = connection().await?;
@@ -596,7 +596,7 @@ async fn session_state_left_behind() {
 
 #[tokio::test]
 async fn what_a_reset_cannot_undo_is_closed() {
-    let lab = lab_with(|config| config.max_connections = 1).await;
+    let lab = lab_with(|config| config.max_connections(1)).await;
     for statement in ["discard all", "deallocate all", "prepare p as select 1"] {
         lab.run(async {
             connection().await?.batch_execute(statement).await?;
@@ -611,7 +611,7 @@ async fn what_a_reset_cannot_undo_is_closed() {
 #[tokio::test]
 async fn resets_as_configured() {
     for (reset, expected) in [(Reset::Always, RESET), (Reset::Never, &[][..])] {
-        let lab = lab_with(|config| config.reset = reset).await;
+        let lab = lab_with(|config| config.reset(reset)).await;
         lab.run(async {
             connection()
                 .await?
@@ -637,7 +637,7 @@ async fn resets_as_configured() {
 
 #[tokio::test]
 async fn the_types_that_were_looked_up_survive_a_reset() {
-    let lab = lab_with(|config| config.max_connections = 1).await;
+    let lab = lab_with(|config| config.max_connections(1)).await;
     lab.server
         .execute("create type mood as enum ('well', 'unwell'); create table m (a mood)")
         .await
@@ -691,7 +691,7 @@ async fn the_backend_killed_in_the_middle() {
 
 #[tokio::test]
 async fn per_invocation_leaves_no_session_at_all() {
-    let lab = lab_with(|config| config.lifetime = ConnectionLifetime::PerInvocation).await;
+    let lab = lab_with(|config| config.lifetime(ConnectionLifetime::PerInvocation)).await;
     for statement in [
         "select 1",
         "begin; insert into t values (1)",

@@ -87,12 +87,11 @@ impl Golden {
 }
 
 fn database(url: &str) -> Database {
-    database_with(url, |_| {})
+    database_with(url, |config| config)
 }
 
-fn database_with(url: &str, change: impl FnOnce(&mut Config)) -> Database {
-    let mut config = Config::from_url(url).expect("a URL");
-    change(&mut config);
+fn database_with(url: &str, change: impl FnOnce(Config) -> Config) -> Database {
+    let config = change(Config::from_url(url).expect("a URL"));
     Database::new(config).expect("settings")
 }
 
@@ -140,8 +139,7 @@ async fn what_the_user_is_told() {
 async fn our_own(golden: &mut Golden) {
     let postgres = Postgres::shared().await.expect("a server");
     let url = postgres.url();
-    let mut config = Config::from_url(&url).expect("a URL");
-    config.max_connections = 0;
+    let config = Config::from_url(&url).expect("a URL").max_connections(0);
     let error = Database::new(config).expect_err("no connections");
     golden.add("a setting makes no sense", &error);
 
@@ -149,8 +147,9 @@ async fn our_own(golden: &mut Golden) {
     golden.add("a connection is asked for outside any invocation", &error);
 
     let database = database_with(&url, |config| {
-        config.max_connections = 1;
-        config.acquire_timeout = Duration::from_millis(50);
+        config
+            .max_connections(1)
+            .acquire_timeout(Duration::from_millis(50))
     });
     let ended = async { antifreeze::invocation() };
     let ended = database.invocation(PLENTY, ended).await.expect("fine");
@@ -198,7 +197,7 @@ async fn the_way_there(golden: &mut Golden) {
     let free = listener.local_addr().expect("an address");
     drop(listener);
     golden.volatile(free, "127.0.0.1:PORT");
-    let quick = |config: &mut Config| config.connect_timeout = Duration::from_millis(300);
+    let quick = |config: Config| config.connect_timeout(Duration::from_millis(300));
     let url = |address: &str| format!("postgres://app:hunter2@{address}/shop");
 
     let error = refused(&database_with(&url(&free.to_string()), quick)).await;
@@ -212,14 +211,14 @@ async fn the_way_there(golden: &mut Golden) {
 
     let unknown = url("no-such-host.invalid");
     let error = refused(&database_with(&unknown, |config| {
-        config.connect_timeout = Duration::from_secs(5);
+        config.connect_timeout(Duration::from_secs(5))
     }))
     .await;
     golden.add("the name is misspelt", &error);
 
     let project = url("db.no-such-project.supabase.co");
     let error = refused(&database_with(&project, |config| {
-        config.connect_timeout = Duration::from_secs(5);
+        config.connect_timeout(Duration::from_secs(5))
     }))
     .await;
     golden.add(
@@ -230,7 +229,7 @@ async fn the_way_there(golden: &mut Golden) {
     let (silent, _held) = black_hole().await;
     golden.volatile(silent, "127.0.0.1:PORT");
     let error = refused(&database_with(&url(&silent.to_string()), |config| {
-        config.connect_timeout = Duration::from_millis(1500);
+        config.connect_timeout(Duration::from_millis(1500))
     }))
     .await;
     golden.add("a firewall drops everything", &error);
@@ -321,7 +320,7 @@ async fn start_up(golden: &mut Golden) {
         .await
         .expect("set");
 
-    let all = database_with(&url, |config| config.max_connections = 5);
+    let all = database_with(&url, |config| config.max_connections(5));
     let error = failing(&all, async {
         let mut held = Vec::new();
         for _ in 0..5 {
@@ -342,7 +341,7 @@ async fn start_up(golden: &mut Golden) {
         assert!(killed.expect("a shell").success());
         let connection = connection().await?;
         let quick = database_with(&url, |config| {
-            config.connect_timeout = Duration::from_millis(400);
+            config.connect_timeout(Duration::from_millis(400))
         });
         let error = timeout(PLENTY, async {
             loop {
@@ -373,8 +372,9 @@ async fn providers(golden: &mut Golden) {
     let url = postgres.url_for("postgres", "postgres");
     let asking = |provider: Provider| {
         database_with(&url, |config| {
-            config.set_credentials(provider);
-            config.connect_timeout = Duration::from_millis(500);
+            config
+                .credentials(provider)
+                .connect_timeout(Duration::from_millis(500))
         })
     };
     for (what, provider) in [
@@ -591,7 +591,7 @@ async fn encryption(golden: &mut Golden) {
         let address = answers(answer).await;
         golden.volatile(address, "127.0.0.1:PORT");
         let url = format!("postgres://app@{address}/shop?sslmode=prefer");
-        let quick = |config: &mut Config| config.connect_timeout = Duration::from_millis(500);
+        let quick = |config: Config| config.connect_timeout(Duration::from_millis(500));
         golden.add(what, &refused(&database_with(&url, quick)).await);
     }
 }
@@ -733,7 +733,7 @@ async fn poolers(golden: &mut Golden) {
         let address = says(code, message).await;
         golden.volatile(address, "127.0.0.1:PORT");
         let url = format!("postgres://app@{address}/shop");
-        let quick = |config: &mut Config| config.connect_timeout = Duration::from_millis(500);
+        let quick = |config: Config| config.connect_timeout(Duration::from_millis(500));
         golden.add(what, &refused(&database_with(&url, quick)).await);
     }
     let address = says("28000", "role \"root\" does not exist").await;
@@ -909,7 +909,7 @@ async fn transactions(golden: &mut Golden) {
                   insert into t values (1)";
     server.execute(schema).await.expect("a schema");
     let database = &database_with(&server.url, |config| {
-        config.acquire_timeout = Duration::from_millis(50);
+        config.acquire_timeout(Duration::from_millis(50))
     });
     const ADD: &str = "update t set a = a + 1";
 

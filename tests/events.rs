@@ -136,7 +136,7 @@ async fn a_clean_one_is_only_for_who_debugs() {
 
 #[tokio::test]
 async fn every_connection_has_its_own() {
-    let lab = lab_with(|config| config.max_connections = 2).await;
+    let lab = lab_with(|config| config.max_connections(2)).await;
     let (capture, _guard) = Capture::start();
     lab.run(async {
         let (first, second) = (connection().await?, connection().await?);
@@ -154,7 +154,7 @@ async fn every_connection_has_its_own() {
 
 #[tokio::test]
 async fn warming_up_is_one_line() {
-    let lab = lab_with(|config| config.max_connections = 2).await;
+    let lab = lab_with(|config| config.max_connections(2)).await;
     let (capture, _guard) = Capture::start();
     let warmed_up = lab.database.warm_up().await.expect("fine");
     // Level by level: the more severe is the lesser.
@@ -211,7 +211,7 @@ async fn no_event_tells_a_statement_or_a_value_or_the_password() {
         format!("postgres://visitor:{password}@{address}/d?sslmode=disable")
     };
     let lab = Lab::over(database, &url("hunter2"), |config| {
-        config.max_connections = 1
+        config.max_connections(1)
     });
     let (capture, _guard) = Capture::start();
 
@@ -332,7 +332,7 @@ async fn a_circuit_tells_when_it_opens_whom_it_turns_away_and_when_it_closes() {
     };
     limit(0).await;
     let url = server.url_for("limited");
-    let lab = Lab::over(server, &url, |_| {});
+    let lab = Lab::over(server, &url, |config| config);
     let visit = async |time| lab.database.invocation(time, lease_and_return()).await;
     let (capture, _guard) = Capture::start();
     let told = || {
@@ -375,8 +375,9 @@ async fn a_circuit_tells_when_it_opens_whom_it_turns_away_and_when_it_closes() {
 async fn the_settings_that_are_logged_are_those_that_health_shows() {
     let (capture, _guard) = Capture::start();
     let lab = lab_with(|config| {
-        config.max_connections = 2;
-        config.set_path(antifreeze::Path::TransactionPooler);
+        config
+            .max_connections(2)
+            .path(antifreeze::Path::TransactionPooler)
     })
     .await;
     let configured = capture.of("configured");
@@ -407,8 +408,9 @@ async fn a_pooler_that_nobody_expected_is_told_once() {
         all
     };
     for (over, expected) in [(&url, 1), (&server.url, 0)] {
-        let mut config = antifreeze::Config::from_url(over).expect("a URL");
-        config.max_connections = 2;
+        let config = antifreeze::Config::from_url(over)
+            .expect("a URL")
+            .max_connections(2);
         let database = antifreeze::Database::new(config).expect("settings");
         let two = async {
             let (one, other) = tokio::try_join!(connection(), connection())?;

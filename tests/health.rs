@@ -21,16 +21,17 @@ use tower::{Layer, Service, ServiceExt};
 const TOKEN: &str = "hunter2-hunter2-hunter2";
 
 /// Nothing is ever above this mark: others are on the shared server, too.
-fn easy(config: &mut Config) {
-    config.crowded_at = 100;
-    config.health_token = Some(TOKEN.to_owned());
+fn easy(config: Config) -> Config {
+    config.crowded_at(100).health_token(TOKEN)
 }
 
-fn database(url: &str, change: impl FnOnce(&mut Config)) -> Database {
-    let mut config = Config::from_url(url).expect("a URL");
-    config.server.application_name("under test");
-    config.health_token = Some(TOKEN.to_owned());
-    change(&mut config);
+fn database(url: &str, change: impl FnOnce(Config) -> Config) -> Database {
+    let config = change(
+        Config::from_url(url)
+            .expect("a URL")
+            .application_name("under test")
+            .health_token(TOKEN),
+    );
     Database::new(config).expect("settings")
 }
 
@@ -127,7 +128,7 @@ async fn slots_that_are_held_back_are_none_of_the_limit() {
         .await
         .expect("a server");
     server.create_role("app").await.expect("a role");
-    let database = database(&server.url_for("app", "postgres"), |_| {});
+    let database = database(&server.url_for("app", "postgres"), |config| config);
     let found = details(&database).await;
     let found = &found["server"];
     assert_eq!(
@@ -172,8 +173,9 @@ async fn the_details_are_the_servers_and_follow_the_schema() {
         .expect("a transaction");
 
     let database = database(&url, |config| {
-        config.max_connections = 5;
-        config.statement_timeout = Duration::from_secs(7);
+        config
+            .max_connections(5)
+            .statement_timeout(Duration::from_secs(7))
     });
     let details = details(&database).await;
     assert_eq!(details["status"], "ok");
@@ -232,7 +234,7 @@ async fn above_the_mark_it_is_503() {
             used.await.expect("activity")[0][0] == Some(n.to_string())
         };
         eventually("the others", left).await;
-        let database = database(&url, |config| config.max_connections = 1);
+        let database = database(&url, |config| config.max_connections(1));
         let answer = ask(&database, None).await;
         assert_eq!(answer.json(), json!({ "status": status }));
         assert_eq!(answer.status, http);
@@ -249,7 +251,7 @@ async fn above_the_mark_it_is_503() {
     // Behind a pooler a connection of ours takes none of them.
     let _others = others(&url, 14).await;
     let pooled = database(&url, |config| {
-        config.set_path(antifreeze::Path::TransactionPooler);
+        config.path(antifreeze::Path::TransactionPooler)
     });
     assert_eq!(ask(&pooled, None).await.json(), json!({"status": "ok"}));
 }
@@ -265,7 +267,7 @@ async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
 #[tokio::test]
 async fn who_has_not_the_token_is_told_the_status_alone() {
     let with = lab_with(easy).await;
-    let without = lab_with(|config| config.crowded_at = 100).await;
+    let without = lab_with(|config| config.crowded_at(100)).await;
     for (database, token) in [
         (&with.database, None),
         (&with.database, Some("")),
@@ -379,7 +381,7 @@ async fn what_a_role_may_not_see_is_unknown() {
         .await
         .expect("a transaction");
     let url = server.url_for("app", "postgres");
-    let before = details(&database(&url, |_| {})).await;
+    let before = details(&database(&url, |config| config)).await;
     let found = &before["server"];
     assert_eq!(before["status"], "ok");
     for unknown in [
@@ -397,7 +399,7 @@ async fn what_a_role_may_not_see_is_unknown() {
     assert_eq!(grant, "GRANT pg_read_all_stats TO app");
 
     server.execute(grant).await.expect("as it says");
-    let after = details(&database(&url, |_| {})).await;
+    let after = details(&database(&url, |config| config)).await;
     let found = &after["server"];
     assert_eq!(found["idle_in_transaction"], 1, "{found}");
     assert_eq!(found["by_state"]["unknown"], Value::Null, "{found}");
@@ -407,7 +409,7 @@ async fn what_a_role_may_not_see_is_unknown() {
 #[tokio::test]
 async fn a_server_that_is_down_is_503_until_it_is_back() {
     let server = server().await;
-    let database = database(&server.url(), |_| {});
+    let database = database(&server.url(), |config| config);
     server.halt().await.expect("down");
     let answer = ask(&database, None).await;
     assert_eq!(answer.json(), json!({"status": "unavailable"}));
@@ -440,11 +442,7 @@ async fn a_server_that_is_down_is_503_until_it_is_back() {
 #[tokio::test]
 async fn a_full_pool_is_told_and_not_waited_for() {
     for size in [1, 2] {
-        let lab = lab_with(|config| {
-            easy(config);
-            config.max_connections = size;
-        })
-        .await;
+        let lab = lab_with(|config| easy(config).max_connections(size)).await;
         lab.run(async {
             let mut held = Vec::new();
             for _ in 0..size {
@@ -484,9 +482,7 @@ async fn the_size_that_a_pooler_names_is_shown() {
     ] {
         let address = says("XX000", message).await;
         let url = format!("postgres://app@{address}/shop?sslmode=disable");
-        let database = database(&url, |config| {
-            config.set_path(antifreeze::Path::SessionPooler);
-        });
+        let database = database(&url, |config| config.path(antifreeze::Path::SessionPooler));
         let found = details(&database).await;
         assert_eq!(found["status"], "unavailable", "{found}");
         assert_eq!(found["database"], "too_many_connections");
@@ -650,8 +646,9 @@ async fn vercels_pair_of_state_and_request() {
 #[test]
 fn a_token_that_is_none_is_an_error() {
     for token in ["", "short", "hunter2 hunter2 hunter2"] {
-        let mut config = Config::from_url("postgres://localhost/none").expect("a URL");
-        config.health_token = Some(token.to_owned());
+        let config = Config::from_url("postgres://localhost/none")
+            .expect("a URL")
+            .health_token(token);
         let error = Database::new(config).expect_err("no token");
         assert_eq!(error.kind(), ErrorKind::Configuration);
         let text = error.to_string();
@@ -740,7 +737,7 @@ async fn pending_migrations_are_named() {
         ("V2__add_name", "alter table partners add column name text"),
     ];
     let some = |n: usize| Migrations::embedded(files[..n].iter().copied()).expect("migrations");
-    let owner = database(&server.url(), |_| {});
+    let owner = database(&server.url(), |config| config);
     let url = server.url_for("app", "postgres");
     let seen = async || {
         let database = database(&url, easy).expect_migrations(some(2));

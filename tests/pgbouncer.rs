@@ -379,12 +379,13 @@ const TYPES: &str = "create type mood as enum ('sad', 'fine'); \
 
 async fn with_types(path: Path) -> Pooled {
     let pooled = pooled_with(Mode::Transaction, SERVERS, |config| {
-        config.set_path(path);
-        config.max_connections = CLIENTS;
         // Behind a pooler they are not sent; here the control would be refused for them.
-        config.jit = true;
-        config.statement_timeout = Duration::ZERO;
-        config.idle_in_transaction_timeout = Duration::ZERO;
+        config
+            .path(path)
+            .max_connections(CLIENTS)
+            .jit(true)
+            .statement_timeout(Duration::ZERO)
+            .idle_in_transaction_timeout(Duration::ZERO)
     })
     .await;
     pooled.lab.server.execute(TYPES).await.expect("types");
@@ -474,10 +475,9 @@ async fn a_pooler_that_nobody_expected() {
         };
         let pooler = pooler.start().await.expect("a pooler");
         let url = pooler.url(&server.url);
-        let lab = Lab::over(server, &url, |config| {
-            assert_eq!(config.path, Path::Direct, "nothing tells");
-            config.max_connections = CLIENTS;
-        });
+        let lab = Lab::over(server, &url, |config| config.max_connections(CLIENTS));
+        let path = lab.database.settings().path;
+        assert_eq!(path, Path::Direct, "nothing tells");
         let mode = Mode::Transaction;
         let pooled = Pooled { lab, pooler, mode };
         names_are_taken(&pooled).await;
@@ -515,13 +515,10 @@ async fn settings_that_are_needed_are_not_dropped() {
         .await
         .expect("a pooler");
     let url = pooler.url(&server.url);
-    let chosen: fn(&mut Config) = |config| {
-        config.set_path(Path::Direct);
-    };
-    let schema: fn(&mut Config) = |config| config.schema = Some("public".to_owned());
+    let chosen: fn(Config) -> Config = |config| config.path(Path::Direct);
+    let schema: fn(Config) -> Config = |config| config.schema("public");
     for change in [chosen, schema] {
-        let mut config = Config::from_url(&url).expect("a URL");
-        change(&mut config);
+        let config = change(Config::from_url(&url).expect("a URL"));
         let database = antifreeze::Database::new(config).expect("settings");
         let work = async { connection().await.map(drop).map_err(BoxError::from) };
         let error = database
@@ -552,7 +549,7 @@ async fn a_schema_that_is_dropped_is_refused() {
     for said_direct in [false, true] {
         let mut config = Config::from_url(&url).expect("a URL");
         if said_direct {
-            config.set_path(Path::Direct);
+            config = config.path(Path::Direct);
         }
         let database = antifreeze::Database::new(config).expect("settings");
         let work = async { connection().await.map(drop).map_err(BoxError::from) };

@@ -40,7 +40,7 @@ async fn a_connection_is_kept_and_used_again() {
 
 #[tokio::test]
 async fn one_that_was_not_given_back_at_rest_is_brought_to_rest_for_the_next_lease() {
-    let lab = lab_with(|config| config.max_connections = 1).await;
+    let lab = lab_with(|config| config.max_connections(1)).await;
     lab.run(async {
         let first = connection().await?;
         let pid = first.process_id();
@@ -65,7 +65,7 @@ async fn one_that_was_not_given_back_at_rest_is_brought_to_rest_for_the_next_lea
 /// opens a second connection meanwhile, are two and not three.
 #[tokio::test]
 async fn a_checkout_is_counted_once() {
-    let lab = lab_with(|config| config.max_connections = 2).await;
+    let lab = lab_with(|config| config.max_connections(2)).await;
     lab.run(async {
         let invocation = invocation()?;
         let connection = invocation.connection().await?;
@@ -83,11 +83,7 @@ async fn a_checkout_is_counted_once() {
 
 #[tokio::test]
 async fn no_more_are_kept_than_allowed_when_all_come_to_rest_at_once() {
-    let lab = lab_with(|config| {
-        config.max_connections = 3;
-        config.max_idle = Some(1);
-    })
-    .await;
+    let lab = lab_with(|config| config.max_connections(3).max_idle(1)).await;
     lab.run(async {
         for connection in [connection(), connection(), connection()] {
             let connection = connection.await?;
@@ -105,7 +101,7 @@ async fn no_more_are_kept_than_allowed_when_all_come_to_rest_at_once() {
 /// What a task is still opening when the gate closes does not stay behind.
 #[tokio::test]
 async fn a_checkout_under_way_ends_with_the_invocation() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     relay.stall();
     let (asks, asking) = oneshot::channel();
     lab.run(async {
@@ -130,7 +126,7 @@ async fn a_checkout_under_way_ends_with_the_invocation() {
 
 #[tokio::test]
 async fn others_are_waited_for_in_turn() {
-    let lab = Arc::new(lab_with(|config| config.max_connections = 1).await);
+    let lab = Arc::new(lab_with(|config| config.max_connections(1)).await);
     let order = Arc::new(AtomicUsize::new(0));
     let (release, released) = oneshot::channel::<()>();
     let (has, having) = oneshot::channel();
@@ -177,8 +173,9 @@ async fn others_are_waited_for_in_turn() {
 async fn waiting_ends_in_time_and_says_what_for() {
     let lab = Arc::new(
         lab_with(|config| {
-            config.max_connections = 1;
-            config.acquire_timeout = Duration::from_millis(50);
+            config
+                .max_connections(1)
+                .acquire_timeout(Duration::from_millis(50))
         })
         .await,
     );
@@ -210,7 +207,7 @@ async fn waiting_ends_in_time_and_says_what_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_invocations_never_share_a_connection() {
-    let lab = Arc::new(lab_with(|config| config.max_connections = 3).await);
+    let lab = Arc::new(lab_with(|config| config.max_connections(3)).await);
     let at_once = Arc::new(AtomicUsize::new(0));
     let all = (0..60).map(|number: i32| {
         let (lab, at_once) = (Arc::clone(&lab), Arc::clone(&at_once));
@@ -268,7 +265,7 @@ async fn asking_outside_or_too_late_says_which_line_to_add() {
 
 #[tokio::test]
 async fn a_checkout_under_way_meets_a_closed_gate() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     relay.stall();
     let (tell, told) = oneshot::channel();
     lab.run(async {
@@ -293,7 +290,7 @@ async fn a_checkout_under_way_meets_a_closed_gate() {
 #[tokio::test]
 async fn a_dead_connection_is_found_without_asking() {
     for how in [Cut::Fin, Cut::Reset] {
-        let (lab, relay) = lab_over_relay(|config| config.max_connections = 1).await;
+        let (lab, relay) = lab_over_relay(|config| config.max_connections(1)).await;
         let first = process_id(&lab).await;
         relay.cut(how).await;
         assert_ne!(process_id(&lab).await, first, "{how:?}");
@@ -310,9 +307,8 @@ async fn a_dead_connection_is_found_without_asking() {
 #[tokio::test]
 async fn what_has_come_meanwhile_is_read_before_it_is_judged() {
     let (lab, relay) = lab_over_relay(|config| {
-        config.max_connections = 1;
         // It goes on listening.
-        config.reset = Reset::Never;
+        config.max_connections(1).reset(Reset::Never)
     })
     .await;
     lab.run(async {
@@ -339,11 +335,7 @@ async fn what_has_come_meanwhile_is_read_before_it_is_judged() {
 
 #[tokio::test]
 async fn no_more_are_kept_than_allowed() {
-    let lab = lab_with(|config| {
-        config.max_connections = 3;
-        config.max_idle = Some(1);
-    })
-    .await;
+    let lab = lab_with(|config| config.max_connections(3).max_idle(1)).await;
     lab.run(async {
         let _all = (
             connection().await?,
@@ -374,7 +366,7 @@ fn runtimes() -> [Runtime; 2] {
 #[test]
 fn each_runtime_has_connections_of_its_own() {
     let [first, second] = runtimes();
-    let lab = first.block_on(lab_with(|config| config.max_connections = 1));
+    let lab = first.block_on(lab_with(|config| config.max_connections(1)));
     let of_first = first.block_on(process_id(&lab));
     let of_second = second.block_on(process_id(&lab));
     assert_ne!(of_first, of_second);
@@ -398,8 +390,7 @@ fn a_runtime_dropped_while_its_connection_is_leased() {
     ] {
         let [first, second] = runtimes();
         let lab = first.block_on(lab_with(|config| {
-            config.max_connections = 1;
-            config.lifetime = lifetime;
+            config.max_connections(1).lifetime(lifetime)
         }));
         let lab = Arc::new(lab);
         let (has, having) = oneshot::channel();
@@ -543,7 +534,7 @@ async fn a_cancel_that_was_given_up_takes_its_connection_with_it() {
 /// Within the invocation too: what was given back is somebody else's.
 #[tokio::test]
 async fn a_token_does_nothing_to_who_leases_the_same_session_next() {
-    let lab = lab_with(|config| config.max_connections = 1).await;
+    let lab = lab_with(|config| config.max_connections(1)).await;
     lab.run(async {
         let first = connection().await?;
         first.batch_execute("begin").await?;

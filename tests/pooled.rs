@@ -179,7 +179,7 @@ async fn an_invocation_dropped_in_a_statement() {
 async fn all_kinds_of_eight_clients_on_few_servers() {
     for servers in [1, 2] {
         let pooled = pooled_with(Mode::Transaction, servers, |config| {
-            config.max_connections = CLIENTS;
+            config.max_connections(CLIENTS)
         })
         .await;
         let lab = &pooled.lab;

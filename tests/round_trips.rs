@@ -34,7 +34,7 @@ async fn count(
 
 #[tokio::test]
 async fn a_clean_invocation_sends_not_one_byte() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     for statement in ["select 1", "begin; insert into t values (1); commit"] {
         let counts = count(&lab, &relay, async |mark| {
             let connection = connection().await?;
@@ -58,7 +58,7 @@ async fn a_clean_invocation_sends_not_one_byte() {
 
 #[tokio::test]
 async fn a_clean_response_leaves_without_one_byte() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     lab.run(lease_and_return()).await.expect("warm");
     lab.torn_down();
     let relay = Arc::new(relay);
@@ -99,7 +99,7 @@ async fn under_tls_it_is_the_same() {
         relay.url(&database.url),
         roots.display()
     );
-    let lab = Lab::over(database, &url, |_| {});
+    let lab = Lab::over(database, &url, |config| config);
     let counts = count(&lab, &relay, async |mark| {
         let connection = connection().await?;
         let ssl = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
@@ -126,7 +126,7 @@ async fn under_tls_it_is_the_same() {
 
 #[tokio::test]
 async fn a_close_that_is_on_its_way_is_not_waited_for() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     relay.delay(Duration::from_millis(100));
     lab.run(async {
         let connection = connection().await?;
@@ -144,7 +144,7 @@ async fn a_close_that_is_on_its_way_is_not_waited_for() {
 
 #[tokio::test]
 async fn a_rollback_is_one_round_trip() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     let counts = count(&lab, &relay, async |mark| {
         let connection = connection().await?;
         connection
@@ -177,7 +177,7 @@ async fn a_rollback_is_one_round_trip() {
 
 #[tokio::test]
 async fn a_reset_is_one_round_trip_and_so_are_both() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     for statement in [
         "select pg_advisory_lock(1)",
         "begin; select pg_advisory_lock(1)",
@@ -199,7 +199,7 @@ async fn a_reset_is_one_round_trip_and_so_are_both() {
 
 #[tokio::test]
 async fn a_transaction_with_one_write_is_two_round_trips_in_all() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     let counts = count(&lab, &relay, async |_| {
         let transaction = transaction()?.await?;
         transaction
@@ -243,7 +243,7 @@ async fn a_transaction_with_one_write_is_two_round_trips_in_all() {
 
 #[tokio::test]
 async fn a_repeated_statement_is_one_round_trip() {
-    let (lab, relay) = lab_over_relay(|config| config.max_connections = 1).await;
+    let (lab, relay) = lab_over_relay(|config| config.max_connections(1)).await;
     for expected in [2, 1, 1] {
         let counts = count(&lab, &relay, async |_| {
             let connection = connection().await?;
@@ -262,7 +262,7 @@ async fn unnamed_statements_cost_no_round_trip_of_their_own() {
         antifreeze::Path::Direct,
         antifreeze::Path::TransactionPooler,
     ] {
-        let (lab, relay) = lab_over_relay(|config| config.path = path).await;
+        let (lab, relay) = lab_over_relay(|config| config.path(path)).await;
         let counts = count(&lab, &relay, async |_| {
             let connection = connection().await?;
             connection.query_one("select $1::int", &[&1i32]).await?;
@@ -275,7 +275,7 @@ async fn unnamed_statements_cost_no_round_trip_of_their_own() {
 
 #[tokio::test]
 async fn the_deadline_keeps_enough_for_a_slow_network() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     lab.run(lease_and_return()).await.expect("near");
     lab.torn_down();
     relay.delay(Duration::from_millis(20));

@@ -11,7 +11,7 @@ use common::{at_most, lab, lab_over_relay};
 /// nothing to cancel.
 #[tokio::test]
 async fn a_dropped_transaction_far_away_settles() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     relay.delay(Duration::from_millis(200));
     lab.run(async {
         let mut connection = connection().await?;

@@ -107,7 +107,7 @@ async fn whatever_comes_first_is_in_it() {
 
 #[tokio::test]
 async fn a_copy_that_was_prepared_earlier_comes_first() {
-    let lab = lab_with(|config| config.max_connections = 1).await;
+    let lab = lab_with(|config| config.max_connections(1)).await;
     let copy = "copy t from stdin";
     lab.run(async {
         connection().await?.prepare_cached(copy).await?;
@@ -248,7 +248,7 @@ async fn savepoints() {
 
 #[tokio::test]
 async fn a_local_setting_ends_with_it() {
-    let lab = lab_with(|config| config.max_connections = 1).await;
+    let lab = lab_with(|config| config.max_connections(1)).await;
     lab.run(async {
         let transaction = transaction()?.await?;
         transaction.local("app.user", "it's me").await?;
@@ -380,7 +380,7 @@ async fn tasks_that_are_joined_share_it() {
 
 #[tokio::test]
 async fn the_connection_lost_before_the_commit() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     let relay = Arc::new(relay);
     let result = lab
         .run(async {
@@ -402,7 +402,7 @@ async fn the_connection_lost_before_the_commit() {
 
 #[tokio::test]
 async fn the_connection_lost_during_the_commit() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     let relay = Arc::new(relay);
     let result = lab
         .run(async {

@@ -9,12 +9,7 @@ use crate::error::{Error, Result};
 
 /// Refuses `value` of the parameter `name`; `shown` is what it may be called.
 pub(super) fn check(name: &str, shown: &str, value: &str) -> Result<()> {
-    if is_template(name, value) {
-        return Err(Error::configuration(format!(
-            "{shown} is still a placeholder: put the real value in its place, or have the template \
-             filled in"
-        )));
-    }
+    check_filled(name, shown, value)?;
     // A key or certificate is shown nowhere, and ends with `=`.
     let may_be_pem = matches!(name, "sslrootcert" | "sslcert" | "sslkey");
     if may_be_pem && value.contains("-----BEGIN") {
@@ -43,6 +38,17 @@ pub(super) fn check(name: &str, shown: &str, value: &str) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// The same for a value that stands alone: a template may be left in it, nothing else.
+pub(super) fn check_filled(name: &str, shown: &str, value: &str) -> Result<()> {
+    match is_template(name, value) {
+        true => Err(Error::configuration(format!(
+            "{shown} is still a placeholder: put the real value in its place, or have the template \
+             filled in"
+        ))),
+        false => Ok(()),
+    }
 }
 
 /// Separators that were encoded once too often, or outside of a URL, are what they were.

@@ -33,7 +33,7 @@ use half_open::HalfOpen;
 use login::Logins;
 pub(crate) use progress::{Manner, Progress};
 
-use crate::config::{ChannelBinding, Config, Path, TlsMode};
+use crate::config::{ChannelBinding, Path, Settings, TlsMode};
 use crate::error::{Error, ErrorKind, Goal, Phase, Result};
 use crate::net::{Socket, SocketView};
 use crate::observe;
@@ -49,7 +49,7 @@ const TURN: Duration = Duration::from_secs(3);
 /// How a database is dialled: what stays the same from one session to the next.
 #[derive(Debug)]
 pub(crate) struct Connector {
-    config: Config,
+    config: Settings,
     tls: tls::Client,
     warned: Once,
     /// The server does not take its time-outs, and that was said.
@@ -74,7 +74,7 @@ pub(crate) struct Opened {
 }
 
 impl Connector {
-    pub(crate) fn new(config: Config) -> Self {
+    pub(crate) fn new(config: Settings) -> Self {
         Connector {
             config,
             tls: tls::Client::default(),
@@ -85,7 +85,7 @@ impl Connector {
         }
     }
 
-    pub(crate) fn config(&self) -> &Config {
+    pub(crate) fn config(&self) -> &Settings {
         &self.config
     }
 

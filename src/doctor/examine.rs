@@ -9,7 +9,7 @@ use super::session::Session;
 use super::text::milliseconds;
 use super::ways::Ways;
 use super::{pooler, reach, region, server, slots, timeouts};
-use crate::config::{Config, Path};
+use crate::config::{Path, Settings};
 use crate::error::Error;
 
 /// From when on something is a finding.
@@ -70,7 +70,7 @@ pub async fn examine(
             told,
         }),
     };
-    findings.add_all(reach::configuration(ways.database().config()));
+    findings.add_all(reach::configuration(ways.database().settings()));
     if let Some((session, config)) = reach::reach(ways, &findings).await {
         if let Err(error) = look(&session, &config, options, &findings).await {
             let (text, remedy) = reach::parted(&error);
@@ -85,7 +85,7 @@ pub async fn examine(
 /// What a session can see.
 async fn look(
     session: &Session,
-    config: &Config,
+    config: &Settings,
     options: &Options,
     findings: &Findings<'_>,
 ) -> Result<(), Error> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::report::{Check, Step};
 use super::text::milliseconds;
-use crate::config::Config;
+use crate::config::Settings;
 use tokio_postgres::config::Host;
 
 /// Between two zones of one region it is 1 ms or 2.
@@ -35,7 +35,7 @@ const VERCEL: [(&str, &str); 20] = [
     ("yul1", "ca-central-1"),
 ];
 
-pub(super) fn region(config: &Config, round_trip: Duration) -> Check {
+pub(super) fn region(config: &Settings, round_trip: Duration) -> Check {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let here = ours(variable);
     let host = config

@@ -38,7 +38,7 @@ impl Session {
     /// [`TooManyConnections`](crate::ErrorKind::TooManyConnections) if the pooler has no
     /// server to give.
     pub async fn open(database: &Database) -> Result<Self> {
-        Session::open_queued(database, database.config().connect_timeout).await
+        Session::open_queued(database, database.settings().connect_timeout).await
     }
 
     /// As [`open`](Session::open), with so long for the pooler to give a server.
@@ -53,7 +53,7 @@ impl Session {
     pub(super) async fn open_in(database: &Database, manner: Manner<'_>) -> Result<Self> {
         let connector = database.pools().connector();
         let opened = connector.open_once(manner).await?;
-        Session::of(opened, database.config().connect_timeout).await
+        Session::of(opened, database.settings().connect_timeout).await
     }
 
     async fn of(opened: Opened, limit: Duration) -> Result<Self> {

@@ -47,20 +47,20 @@ impl Ways {
     ///
     /// Those of [`Database::new`].
     pub fn new(config: Config) -> Result<Self> {
-        let (endpoint, name) = match config.endpoint {
+        let main = Way {
+            name: "the configured way".to_owned(),
+            database: Database::new(config.clone())?,
+        };
+        let (endpoint, name) = match main.database.settings().endpoint {
             Endpoint::Direct => (Endpoint::Pooled, POOLED),
             Endpoint::Pooled => (Endpoint::Direct, DIRECT),
         };
-        let mut twin = config.clone();
-        twin.endpoint = endpoint;
-        let main = Way {
-            name: "the configured way".to_owned(),
-            database: Database::new(config)?,
-        };
-        let twin = Database::new(twin).ok().map(|database| Way {
-            name: name.to_owned(),
-            database,
-        });
+        let twin = Database::new(config.endpoint(endpoint))
+            .ok()
+            .map(|database| Way {
+                name: name.to_owned(),
+                database,
+            });
         let elsewhere = |way: &Way| hosts(&way.database) != hosts(&main.database);
         let others = twin.filter(elsewhere).into_iter().collect();
         Ok(Ways {
@@ -131,10 +131,10 @@ impl Ways {
 
     /// The same ways, the configured one known to lead through a pooler.
     pub(super) fn pooled(&self) -> Result<Ways> {
-        let mut config = self.database().config().clone();
-        config.set_path(Path::TransactionPooler);
+        let mut config = self.database().settings().clone();
+        config.follow(Path::TransactionPooler, None);
         let mut ways = self.clone();
-        ways.main.database = Database::new(config)?;
+        ways.main.database = Database::of(config)?;
         Ok(ways)
     }
 
@@ -172,7 +172,7 @@ impl Ways {
             // Who leaves a pooler's queue comes back to its end: only for another way.
             let queued = match others.as_slice() {
                 [] => until.saturating_duration_since(Instant::now()),
-                _ => self.database().config().connect_timeout,
+                _ => self.database().settings().connect_timeout,
             };
             error = match is_full(Session::open_queued(self.database(), queued).await)? {
                 Ok(session) => return Ok((session, &self.main)),
@@ -191,7 +191,7 @@ fn is_full(opened: Result<Session>) -> Result<Result<Session>> {
 }
 
 fn hosts(database: &Database) -> (Vec<String>, &[u16]) {
-    let server = &database.config().server;
+    let server = &database.settings().server;
     let hosts = server.get_hosts().iter().map(|host| format!("{host:?}"));
     (hosts.collect(), server.get_ports())
 }

@@ -48,9 +48,10 @@ mod verdict;
 
 use std::future::Future;
 
+pub use crate::config::SettingsReport;
 pub use migrations::Pending;
 pub(crate) use monitor::Monitor;
-pub use report::{Circuit, Health, Process, Reached, Server, Settings, Slots, Status};
+pub use report::{Circuit, Health, Process, Reached, Server, Slots, Status};
 
 use crate::database::Database;
 

@@ -18,7 +18,7 @@ use super::migrations::Expected;
 use super::report::{Circuit, Health, Process, seconds};
 use super::token::Token;
 use super::verdict::Known;
-use crate::config::Config;
+use crate::config::Settings;
 use crate::database::{Database, IsOk};
 use crate::deadline::Deadline;
 use crate::error::{ErrorKind, Result};
@@ -67,7 +67,7 @@ enum Wait {
 }
 
 impl Monitor {
-    pub(crate) fn new(config: &Config) -> Result<Self> {
+    pub(crate) fn new(config: &Settings) -> Result<Self> {
         let token = config.health_token.as_deref();
         Ok(Monitor {
             token: token.map(Token::new).transpose()?,
@@ -166,7 +166,7 @@ impl Monitor {
                     slots.map(|slots| slots.limit),
                 );
                 observe::health_read(used, limit, answer.latency());
-                if let Some(reading) = reading.filter(|_| database.config().takes_slots()) {
+                if let Some(reading) = reading.filter(|_| database.settings().takes_slots()) {
                     database.pools().limits().room.note(reading);
                 }
                 let mut state = self.state();

@@ -106,7 +106,7 @@ impl Inner {
             return Ok(None);
         };
         let (began, before) = (Instant::now(), session.wire().round_trips());
-        let config = self.database.config();
+        let config = self.database.settings();
         let budget = self.budget();
         let room = &self.database.pools().limits().room;
         // Given up meanwhile, it is free again for a sibling that waits.
@@ -180,7 +180,7 @@ impl Inner {
         };
         let lease = &state.leases[at].lease;
         if let Some(place) = lease.place() {
-            if let Some(home) = at_rest(&lease.session, self.database.config()) {
+            if let Some(home) = at_rest(&lease.session, self.database.settings()) {
                 let lease = state.leases.swap_remove(at).lease;
                 drop(state);
                 self.report_clean(&lease.session);

@@ -47,7 +47,7 @@ impl Invocation {
         {
             return false;
         }
-        let config = inner.database.config();
+        let config = inner.database.settings();
         let mut clean = Vec::with_capacity(state.leases.len());
         for held in &state.leases {
             let Some(place) = held.lease.place() else {
@@ -146,7 +146,7 @@ impl Invocation {
                 place,
             } = resting;
             let (began, before) = (Instant::now(), session.wire().round_trips());
-            let config = inner.database.config();
+            let config = inner.database.settings();
             let room = &inner.database.pools().limits().room;
             let rested = rest(&session, home, place.is_some(), config, room, &budget).await;
             let round_trips = session.wire().round_trips() - before;

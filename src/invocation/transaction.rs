@@ -171,7 +171,7 @@ impl TransactionBuilder {
         connection.session().wire().arm(&begin);
         let shared = Arc::new(Shared {
             connection,
-            savepoints: Savepoints::new(inner.database.config().acquire_timeout),
+            savepoints: Savepoints::new(inner.database.settings().acquire_timeout),
             begin,
             used: AtomicBool::new(false),
             cut_off: AtomicBool::new(false),

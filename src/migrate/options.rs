@@ -9,7 +9,7 @@ use super::report::Observer;
 use super::settings::Settings;
 use crate::config::{DirectEndpoint, Environment};
 use crate::connect::Connector;
-use crate::{Config, Database, Deadline};
+use crate::{Database, Deadline};
 
 /// What the server calls us, before the function's own name.
 const NAME: &str = "migrate";
@@ -19,7 +19,7 @@ pub(super) type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What all that work under the lock have in common.
 pub(super) struct Base {
-    pub(super) config: Config,
+    pub(super) config: crate::config::Settings,
     pub(super) endpoint: Option<DirectEndpoint>,
     /// The environment speaks of another database.
     pub(super) ignores_environment: bool,
@@ -32,7 +32,7 @@ pub(super) struct Base {
 impl Base {
     pub(super) fn new(database: &Database) -> Self {
         Base {
-            config: database.config().clone(),
+            config: database.settings().clone(),
             endpoint: None,
             ignores_environment: false,
             settings: Settings::default(),

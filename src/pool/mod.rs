@@ -17,7 +17,7 @@ use tokio::runtime::{self, Handle};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::clock::Clock;
-use crate::config::{Config, LoadShed};
+use crate::config::{LoadShed, Settings};
 use crate::connect::Connector;
 use crate::connection::{Home, Session};
 use crate::error::Error;
@@ -100,7 +100,7 @@ impl Pools {
         }
     }
 
-    pub(crate) fn config(&self) -> &Config {
+    pub(crate) fn config(&self) -> &Settings {
         self.connector.config()
     }
 
@@ -171,7 +171,7 @@ impl Pools {
 }
 
 impl Pool {
-    fn config(&self) -> &Config {
+    fn config(&self) -> &Settings {
         self.connector.config()
     }
 

@@ -12,7 +12,7 @@ use futures_util::future::join;
 use tokio::time::timeout;
 
 use super::{Budget, Outcome, Step};
-use crate::config::{Config, Path, Reset};
+use crate::config::{Path, Reset, Settings};
 use crate::connection::{Home, Session};
 use crate::limit::Room;
 use crate::wire::{Snapshot, TransactionStatus};
@@ -31,7 +31,7 @@ pub(crate) struct Rested {
 
 /// What is known without waiting: the client, if the connection is at rest already.
 /// Not one byte is sent for it.
-pub(crate) fn at_rest(session: &Session, config: &Config) -> Option<Home> {
+pub(crate) fn at_rest(session: &Session, config: &Settings) -> Option<Home> {
     let home = session.home()?;
     session.wire().disarm();
     let snapshot = session.try_pump()?;
@@ -48,7 +48,7 @@ pub(crate) async fn rest(
     session: &Session,
     home: Option<Home>,
     keep: bool,
-    config: &Config,
+    config: &Settings,
     room: &Arc<Room>,
     budget: &Budget,
 ) -> Rested {

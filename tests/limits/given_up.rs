@@ -13,7 +13,7 @@ use super::{Limited, ROLE, limited};
 /// While the server is full.
 #[tokio::test]
 async fn while_it_is_full() {
-    let (_postgres, lab) = limited(0, |config| config.max_connections = 1).await;
+    let (_postgres, lab) = limited(0, |config| config.max_connections(1)).await;
     let little = Duration::from_millis(500);
     let mut ended = 0;
     for polls in 0..40 {
@@ -33,7 +33,7 @@ async fn while_it_is_full() {
 #[tokio::test]
 async fn once_there_is_a_slot() {
     const ALL: usize = 3;
-    let (postgres, lab) = limited(0, |config| config.max_connections = ALL).await;
+    let (postgres, lab) = limited(0, |config| config.max_connections(ALL)).await;
     let end = format!(
         "select pg_terminate_backend(pid, 5000) from pg_stat_activity where usename = '{ROLE}'"
     );

@@ -1,12 +1,11 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::Environment;
+use crate::config::{Config, Environment, LoadShed, Path};
 
 fn config(size: usize) -> Config {
-    let mut config = Config::from_url("postgres://localhost/none").expect("a URL");
-    config.max_connections = size;
-    config
+    let config = Config::from_url("postgres://localhost/none");
+    config.expect("a URL").max_connections(size)
 }
 
 #[test]
@@ -19,7 +18,7 @@ fn usage_in_figures() {
         (1, 0, "0/1", "0.0%", false, false),
         (1, 1, "1/1", "100.0%", true, false),
     ] {
-        let pool = Process::new(&config(size), checked_out, 0);
+        let pool = Process::new(&config(size).in_force(), checked_out, 0);
         assert_eq!(pool.connection_usage, usage);
         assert_eq!(pool.usage_percentage, percentage, "{usage}");
         assert_eq!(pool.pool_full, full, "{usage}");
@@ -29,11 +28,11 @@ fn usage_in_figures() {
 
 #[test]
 fn what_is_no_limit_is_null() {
-    let mut config = config(1);
-    config.max_age = Duration::MAX;
-    config.statement_timeout = Duration::ZERO;
-    config.connect_timeout = Duration::from_micros(1_500_400);
-    let settings = Settings::of(&config);
+    let config = config(1)
+        .max_age(Duration::MAX)
+        .statement_timeout(Duration::ZERO)
+        .connect_timeout(Duration::from_micros(1_500_400));
+    let settings = config.clone().in_force().report();
     assert_eq!(settings.max_age_seconds, None);
     assert_eq!(settings.statement_timeout_seconds, None);
     assert_eq!(settings.connect_timeout_seconds, Some(1.5));
@@ -42,8 +41,7 @@ fn what_is_no_limit_is_null() {
     assert_eq!(settings.transaction_timeout_seconds, Some(900.0));
     assert_eq!(settings.probe_after_seconds, Some(60.0));
     assert_eq!(settings.function_timeout_seconds, None);
-    config.set_path(Path::RdsProxy);
-    let settings = Settings::of(&config);
+    let settings = config.path(Path::RdsProxy).in_force().report();
     assert_eq!(settings.idle_in_transaction_timeout_seconds, None);
     assert_eq!(settings.idle_session_timeout_seconds, None);
     assert_eq!(settings.transaction_timeout_seconds, None);
@@ -57,7 +55,7 @@ fn the_operators_variables_are_shown_and_no_token() {
         ("ANTIFREEZE_HEALTH_TOKEN", "hunter2-hunter2-hunter2"),
     ]);
     let config = config(1).settled(&environment).expect("settings");
-    let settings = Settings::of(&config);
+    let settings = config.report();
     assert_eq!(settings.load_shed, LoadShed::Door);
     assert_eq!(settings.function_timeout_seconds, Some(29.0));
     let shown: Vec<_> = settings.variables.values().map(String::as_str).collect();

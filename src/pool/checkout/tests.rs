@@ -19,16 +19,15 @@ struct Kept {
 
 impl Kept {
     async fn one() -> Kept {
-        Kept::one_with(|_| {}).await
+        Kept::one_with(|config| config).await
     }
 
-    async fn one_with(change: impl FnOnce(&mut Config)) -> Kept {
+    async fn one_with(change: impl FnOnce(Config) -> Config) -> Kept {
         let postgres = Postgres::shared().await.expect("a server");
         let relay = Relay::start(postgres.address()).await.expect("a relay");
-        let mut config = Config::from_url(&relay.url(&postgres.url())).expect("a URL");
-        change(&mut config);
+        let config = change(Config::from_url(&relay.url(&postgres.url())).expect("a URL"));
         let clock = Manual::new();
-        let pools = Pools::new(Arc::new(Connector::new(config)), clock.clone());
+        let pools = Pools::new(Arc::new(Connector::new(config.in_force())), clock.clone());
         let mut kept = Kept {
             pools: Arc::new(pools),
             clock,
@@ -57,10 +56,7 @@ impl Kept {
 
     /// Two connections that are kept.
     async fn two() -> Kept {
-        let kept = Kept::one_with(|config| {
-            config.max_connections = 2;
-            config.max_idle_time = Some(PROBE_AFTER);
-        });
+        let kept = Kept::one_with(|config| config.max_connections(2).max_idle_time(PROBE_AFTER));
         let kept = kept.await;
         let (one, other) = (kept.out().await, kept.out().await);
         back(one.expect("a connection")).await;
@@ -196,7 +192,7 @@ async fn one_that_is_too_old_is_replaced() {
 #[tokio::test]
 async fn one_that_was_idle_for_too_long_is_replaced() {
     let limit = PROBE_AFTER * 2;
-    let kept = Kept::one_with(|config| config.max_idle_time = Some(limit)).await;
+    let kept = Kept::one_with(|config| config.max_idle_time(limit)).await;
     kept.clock.advance(PROBE_AFTER);
     assert_eq!(kept.lease().await.expect("alive"), kept.process);
     kept.clock.advance(limit);

@@ -1,5 +1,6 @@
-use super::*;
-use crate::TlsMode;
+use std::time::Duration;
+
+use crate::config::*;
 
 #[test]
 fn every_field_by_serde() {
@@ -20,6 +21,7 @@ fn every_field_by_serde() {
         }"#,
     )
     .expect("fine");
+    let config = config.in_force();
     let server = &config.server;
     assert_eq!(server.get_hosts().len(), 2);
     assert_eq!(server.get_ports(), [6, 6]);
@@ -58,15 +60,16 @@ fn without_a_place_it_is_the_environments() {
         ("DATABASE_URL", "postgres://pooler:6432"),
         ("DIRECT_URL", "postgres://db"),
     ]);
-    let built = ConfigBuilder::default().max_connections(4_usize);
-    let config = built.build_in(&environment).expect("fine");
-    assert_eq!(config.path, Path::TransactionPooler);
-    assert!(config.direct.is_some());
-    assert_eq!(config.max_connections, 4);
-    let here = ConfigBuilder::default().host("db").password("p");
-    let config = here.build_in(&environment).expect("fine");
-    assert_eq!(config.path, Path::Direct);
-    assert!(config.direct.is_none());
+    let config = Config::new().max_connections(4).dbname("shop");
+    let settings = config.settled(&environment).expect("fine");
+    assert_eq!(settings.path, Path::TransactionPooler);
+    assert!(settings.direct.is_some());
+    assert_eq!(settings.max_connections, 4);
+    assert_eq!(settings.server.get_dbname(), Some("shop"));
+    let here = Config::new().host("db").password("p");
+    let settings = here.settled(&environment).expect("fine");
+    assert_eq!(settings.path, Path::Direct);
+    assert!(settings.direct.is_none());
 }
 
 #[test]
@@ -124,6 +127,6 @@ fn what_is_wrong_is_said_without_the_password() {
         assert!(shown.contains(word), "{shown}");
         assert!(!shown.contains("424242"), "{shown}");
     }
-    let built = ConfigBuilder::default().url("postgres://u:hunter2@h");
-    assert!(!format!("{built:?}").contains("hunter2"));
+    let config = Config::new().host("h").password("hunter2");
+    assert!(!format!("{config:?}").contains("hunter2"));
 }
