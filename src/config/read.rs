@@ -402,7 +402,7 @@ mod tests {
             ("target_session_attrs=prefer-standby", "cannot be honoured"),
             ("dbname=postgres://u:hunter2@h", "dbname holds a URL"),
         ] {
-            let error = read(text).err().expect(text).to_string();
+            let error = read(text).expect_err(text).to_string();
             assert!(error.contains(word), "{text}: {error}");
             assert!(!error.contains("hunter2"), "{error}");
         }

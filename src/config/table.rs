@@ -1,6 +1,9 @@
-//! The table of settings. A new one is a row here, its line in `tests/rows.rs`, and
-//! `UPDATE_DOCS=1 cargo test --lib settings_page`, which writes it into
+//! The table of settings. A new one is a row here and its row in `tests/rows.rs`, which
+//! tries it from every source; `UPDATE_DOCS=1 cargo test --lib settings_page` writes it into
 //! docs/configuration.md.
+//!
+//! From the row follow the setter of [`Config`], the name for serde, what is read of the URL
+//! and of variables, the field of [`Settings`], and that of the health report.
 
 use std::collections::BTreeMap;
 use std::fmt;

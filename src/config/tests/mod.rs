@@ -5,6 +5,7 @@ mod every;
 mod leaks;
 pub(super) mod page;
 mod parameters;
+mod rows;
 mod settings;
 mod variables;
 

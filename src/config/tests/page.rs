@@ -8,14 +8,27 @@ const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md")
 const BEGIN: &str = "<!-- The table of src/config/table.rs: UPDATE_DOCS=1 writes it. -->\n";
 const END: &str = "<!-- Its end. -->\n";
 
-/// A default as the page shows it.
+/// A default as the page shows it: a time in words, an enum's value as it is written.
 pub(crate) fn shown(value: &dyn fmt::Debug) -> String {
     let value = format!("{value:?}");
     match value.strip_suffix('s').map(str::parse::<u64>) {
         Some(Ok(seconds @ 300..)) if seconds % 60 == 0 => format!("{} min", seconds / 60),
         Some(Ok(seconds)) => format!("{seconds} s"),
+        _ if value.starts_with(char::is_uppercase) => format!("`{}`", kebab(&value)),
         _ => value,
     }
+}
+
+/// `FirstUse` is written `first-use`.
+fn kebab(name: &str) -> String {
+    let mut written = String::new();
+    for c in name.chars() {
+        if c.is_uppercase() && !written.is_empty() {
+            written.push('-');
+        }
+        written.extend(c.to_lowercase());
+    }
+    written
 }
 
 fn table() -> String {

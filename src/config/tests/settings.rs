@@ -136,38 +136,6 @@ fn dsql_ends_connections_by_itself() {
 }
 
 #[test]
-fn every_lever_moves_its_setting() {
-    let seconds = Duration::from_secs;
-    let config = settled(
-        &[
-            POOLED,
-            ("ANTIFREEZE_LIFETIME", "per-invocation"),
-            ("ANTIFREEZE_PATH", "rds-proxy"),
-            ("ANTIFREEZE_LOAD_SHED", "off"),
-            ("ANTIFREEZE_CONNECT_TIMEOUT", "3s"),
-            ("ANTIFREEZE_STATEMENT_TIMEOUT", "0"),
-            ("ANTIFREEZE_ACQUIRE_TIMEOUT", "250ms"),
-            ("ANTIFREEZE_IDLE_IN_TRANSACTION_TIMEOUT", "5"),
-            ("ANTIFREEZE_TRANSACTION_TIMEOUT", "6"),
-            ("ANTIFREEZE_IDLE_SESSION_TIMEOUT", "7m"),
-            ("ANTIFREEZE_FUNCTION_TIMEOUT", "8"),
-        ],
-        |config| config,
-    )
-    .expect("fine");
-    assert_eq!(config.lifetime, PerInvocation);
-    assert_eq!(config.path, Path::RdsProxy);
-    assert_eq!(config.load_shed, LoadShed::Off);
-    assert_eq!(config.connect_timeout, seconds(3));
-    assert_eq!(config.statement_timeout, Duration::ZERO);
-    assert_eq!(config.acquire_timeout, Duration::from_millis(250));
-    assert_eq!(config.idle_in_transaction_timeout, seconds(5));
-    assert_eq!(config.transaction_timeout, seconds(6));
-    assert_eq!(config.idle_session_timeout, seconds(7 * 60));
-    assert_eq!(config.function_timeout, Some(seconds(8)));
-}
-
-#[test]
 fn one_setting_switches_the_endpoint() {
     let neon = (
         "DATABASE_URL",
