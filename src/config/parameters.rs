@@ -35,37 +35,26 @@ pub(super) enum Fate {
 use Fate::{Ignored, Only, Read, Refused};
 
 const NO_GSS: &str = "GSSAPI is not spoken";
-const NO_OAUTH: &str = "OAuth is not spoken: use a password, a token or a certificate";
-const NO_CRL: &str = "certificates are not looked up in revocation lists";
+const BOTH_TLS: &str = "TLS 1.2 and 1.3 are both offered, and the newer is taken";
+const PROTOCOL: &str = "the driver speaks version 3.0 of the protocol";
 
-/// libpq's (manual, "Parameter Key Words"), then those of others.
-pub(super) const KNOWN: &[(&str, Fate)] = &[
-    ("host", Read),
-    ("hostaddr", Read),
-    ("port", Read),
-    ("dbname", Read),
-    ("user", Read),
-    ("password", Read),
-    ("options", Read),
-    ("application_name", Read),
-    ("fallback_application_name", Read),
-    ("connect_timeout", Read),
-    ("keepalives", Read),
-    ("keepalives_idle", Read),
-    ("keepalives_interval", Read),
-    ("keepalives_count", Read),
-    ("tcp_user_timeout", Read),
-    ("target_session_attrs", Read),
-    ("load_balance_hosts", Read),
-    ("sslmode", Read),
-    ("ssl", Read),
-    ("sslrootcert", Read),
-    ("sslcert", Read),
-    ("sslkey", Read),
-    ("sslnegotiation", Read),
-    ("sslsni", Read),
-    ("channel_binding", Read),
-    ("require_auth", Read),
+/// libpq's (manual, "Parameter Key Words"), Prisma's ("PostgreSQL connector", "Arguments"),
+/// and what Supabase's integration with Vercel (`supa`, `workaround`) and node-postgres
+/// (`uselibpqcompat`) mark URLs with.
+const KNOWN: &[(&str, Fate)] = &[
+    (
+        "host hostaddr port dbname user password options application_name \
+         fallback_application_name connect_timeout keepalives keepalives_idle \
+         keepalives_interval keepalives_count tcp_user_timeout target_session_attrs \
+         load_balance_hosts sslmode ssl sslrootcert sslcert sslkey sslnegotiation sslsni \
+         channel_binding require_auth \
+         pgbouncer connection_limit pool_timeout schema statement_cache_size",
+        Read,
+    ),
+    (
+        "sslcompression gsslib krbsrvname supa workaround uselibpqcompat",
+        Ignored,
+    ),
     (
         "client_encoding",
         Only(
@@ -73,7 +62,6 @@ pub(super) const KNOWN: &[(&str, Fate)] = &[
             "the driver speaks UTF8 alone",
         ),
     ),
-    ("sslcompression", Ignored),
     (
         "sslcertmode",
         Only(
@@ -83,33 +71,16 @@ pub(super) const KNOWN: &[(&str, Fate)] = &[
     ),
     (
         "ssl_min_protocol_version",
-        Only(
-            &["tlsv1", "tlsv1.1", "tlsv1.2"],
-            "TLS 1.2 and 1.3 are both offered, and the newer is taken",
-        ),
+        Only(&["tlsv1", "tlsv1.1", "tlsv1.2"], BOTH_TLS),
     ),
-    (
-        "ssl_max_protocol_version",
-        Only(
-            &["tlsv1.3"],
-            "TLS 1.2 and 1.3 are both offered, and the newer is taken",
-        ),
-    ),
-    (
-        "min_protocol_version",
-        Only(&["3.0"], "the driver speaks version 3.0 of the protocol"),
-    ),
+    ("ssl_max_protocol_version", Only(&["tlsv1.3"], BOTH_TLS)),
+    ("min_protocol_version", Only(&["3.0"], PROTOCOL)),
     (
         "max_protocol_version",
-        Only(
-            &["3.0", "3.2", "latest"],
-            "the driver speaks version 3.0 of the protocol",
-        ),
+        Only(&["3.0", "3.2", "latest"], PROTOCOL),
     ),
     ("gssencmode", Only(&["disable", "prefer"], NO_GSS)),
     ("gssdelegation", Only(&["0"], NO_GSS)),
-    ("gsslib", Ignored),
-    ("krbsrvname", Ignored),
     (
         "replication",
         Only(
@@ -122,19 +93,17 @@ pub(super) const KNOWN: &[(&str, Fate)] = &[
         Refused("no password file is read: give the password itself"),
     ),
     (
-        "service",
-        Refused("no service file is read: name host, user and database themselves"),
-    ),
-    (
-        "servicefile",
+        "service servicefile",
         Refused("no service file is read: name host, user and database themselves"),
     ),
     (
         "sslpassword",
         Refused("an encrypted key is not read: decrypt the key that sslkey names"),
     ),
-    ("sslcrl", Refused(NO_CRL)),
-    ("sslcrldir", Refused(NO_CRL)),
+    (
+        "sslcrl sslcrldir",
+        Refused("certificates are not looked up in revocation lists"),
+    ),
     ("sslkeylogfile", Refused("keys of TLS are written nowhere")),
     (
         "requirepeer",
@@ -142,29 +111,20 @@ pub(super) const KNOWN: &[(&str, Fate)] = &[
     ),
     ("requiressl", Refused("write sslmode=require")),
     (
-        "scram_client_key",
+        "scram_client_key scram_server_key",
         Refused("SCRAM begins with the password here"),
     ),
     (
-        "scram_server_key",
-        Refused("SCRAM begins with the password here"),
+        "oauth_issuer oauth_client_id oauth_client_secret oauth_scope",
+        Refused("OAuth is not spoken: use a password, a token or a certificate"),
     ),
-    ("oauth_issuer", Refused(NO_OAUTH)),
-    ("oauth_client_id", Refused(NO_OAUTH)),
-    ("oauth_client_secret", Refused(NO_OAUTH)),
-    ("oauth_scope", Refused(NO_OAUTH)),
-    // Prisma's ("PostgreSQL connector", "Arguments").
-    ("pgbouncer", Read),
-    ("connection_limit", Read),
-    ("pool_timeout", Read),
-    ("schema", Read),
-    ("statement_cache_size", Read),
-    // Supabase's integration with Vercel marks its URLs with these.
-    ("supa", Ignored),
-    ("workaround", Ignored),
-    // How node-postgres is told to read sslmode as libpq does.
-    ("uselibpqcompat", Ignored),
 ];
+
+/// Each with what becomes of it.
+pub(super) fn known() -> impl Iterator<Item = (&'static str, &'static Fate)> {
+    let all = KNOWN.iter();
+    all.flat_map(|(names, fate)| names.split_whitespace().map(move |name| (name, fate)))
+}
 
 impl Parameters {
     /// Splits a URL or a keyword string.
@@ -334,7 +294,7 @@ impl Parameters {
 
     fn check_fate(&self, given: &Parameter) -> Result<()> {
         let value = &given.value;
-        let known = KNOWN.iter().find(|(known, _)| *known == given.name);
+        let known = known().find(|(known, _)| *known == given.name);
         let Some((name, fate)) = known else {
             return Err(self.unknown(&given.name));
         };
@@ -365,7 +325,7 @@ impl Parameters {
         if let Some((name, advice)) = foreign::advice(name) {
             return Error::configuration(format!("{name} is another driver's parameter: {advice}"));
         }
-        let near = spelling::nearest(name, KNOWN.iter().map(|(known, _)| *known));
+        let near = spelling::nearest(name, known().map(|(known, _)| known));
         let near = near.map(|near| format!(" (did you mean {near}?)"));
         let near = near.unwrap_or_default();
         // No setting of the server is written in the way of Java's.
@@ -403,8 +363,8 @@ impl fmt::Debug for Parameters {
 
 /// A parameter by this name, whatever its case: ours, or another driver's.
 pub(super) fn is_known(name: &str) -> bool {
-    let mut known = KNOWN.iter();
-    known.any(|(known, _)| known.eq_ignore_ascii_case(name)) || foreign::advice(name).is_some()
+    let mut all = known();
+    all.any(|(known, _)| known.eq_ignore_ascii_case(name)) || foreign::advice(name).is_some()
 }
 
 /// What is given by this name is not to be shown, nor what an unescaped character has

@@ -9,7 +9,6 @@ use std::time::Duration;
 use super::endpoint::host_names;
 use super::parameters::Parameters;
 use super::table::Layer;
-use super::tls::TlsParameters;
 use super::{DirectEndpoint, Path, TargetSessionAttrs, Tls};
 use crate::error::{Error, Result};
 
@@ -62,7 +61,7 @@ fn endpoint(given: &Parameters) -> Result<DirectEndpoint> {
     }
     add_liveness(&mut server, given)?;
 
-    let tls = Tls::from_parameters(&tls(given), &server)?;
+    let tls = Tls::from_parameters(given, &server)?;
     let pgbouncer = match given.get("pgbouncer") {
         None | Some("false") => false,
         Some("true") => true,
@@ -200,21 +199,6 @@ fn add_liveness(server: &mut tokio_postgres::Config, given: &Parameters) -> Resu
         server.tcp_user_timeout(Duration::from_millis(timeout.into()));
     }
     Ok(())
-}
-
-fn tls(given: &Parameters) -> TlsParameters {
-    let value = |name| given.get(name).map(str::to_owned);
-    TlsParameters {
-        sslmode: value("sslmode"),
-        ssl: value("ssl"),
-        sslrootcert: value("sslrootcert"),
-        sslcert: value("sslcert"),
-        sslkey: value("sslkey"),
-        sslnegotiation: value("sslnegotiation"),
-        sslsni: value("sslsni"),
-        channel_binding: value("channel_binding"),
-        require_auth: value("require_auth"),
-    }
 }
 
 /// The first host that tells something decides.

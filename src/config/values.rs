@@ -4,7 +4,7 @@
 //! Hosts, users and databases are shown in errors and in `Debug`, and the first are asked
 //! for in the DNS. What a password may have slipped into is refused before, and not quoted.
 
-use super::parameters::{KNOWN, holds_secret, is_known};
+use super::parameters::{holds_secret, is_known, known};
 use crate::error::{Error, Result};
 
 /// Refuses `value` of the parameter `name`; `shown` is what it may be called.
@@ -74,7 +74,7 @@ fn holds_parameter(name: &str, value: &str) -> bool {
         let before = value[..at].trim_end();
         let lead = before.trim_end_matches(is_word);
         let word = &before[lead.len()..];
-        let mut ours = KNOWN.iter().map(|(known, _)| *known).chain(["username"]);
+        let mut ours = known().map(|(known, _)| known).chain(["username"]);
         if !ours.any(|known| known.eq_ignore_ascii_case(word)) && !holds_secret(word) {
             return false;
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_postgres::config::Host;
 
-use crate::config::parameters::KNOWN;
+use crate::config::parameters::known;
 use crate::config::source::{COMPOSE, LIBPQ, SETTINGS};
 use crate::config::*;
 
@@ -238,8 +238,8 @@ fn every_parameter_of_a_keyword_string_and_of_a_url() {
         };
         check(&url, Config::from_url(&url), name, outcome);
     }
-    for (name, _) in KNOWN {
-        let tested = PARAMETERS.iter().any(|(tested, ..)| tested == name);
+    for (name, _) in known() {
+        let tested = PARAMETERS.iter().any(|(tested, ..)| *tested == name);
         assert!(tested, "{name} is in no table");
     }
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 pub(crate) use authentication::Method;
 pub use authentication::RequireAuth;
-pub(crate) use parameters::{TlsParameters, could_be_file};
+pub(crate) use parameters::could_be_file;
 
 /// How a connection is encrypted, whom it trusts, and how it proves who it is.
 #[derive(Clone)]
