@@ -27,13 +27,14 @@ impl Settings {
     /// the limits of `environment`, on the endpoint that was chosen.
     pub(super) fn new(config: Config, environment: &Environment) -> Result<Self> {
         variables::check_spelling(environment)?;
+        let endpoint = read(&config.parameters)?;
         let operator = Layer::of_operator(environment)?;
         let operators_path = operator.path.clone();
         let said = operator
             .over(config.said)
             .over(Layer::of_parameters(&config.parameters)?)
             .over(Layer::of_limits(environment)?);
-        let mut settings = said.in_force(read(&config.parameters)?, environment);
+        let mut settings = said.in_force(endpoint, environment);
         settings.credentials = config.credentials;
         settings.direct = config.direct;
         settings.variables = variables::in_force(environment);
@@ -126,7 +127,7 @@ impl Settings {
             }
             return Err(Error::configuration(
                 "the direct endpoint is wanted (ANTIFREEZE_ENDPOINT=direct, or Config::endpoint) \
-                 and is not known: set Config::direct (direct_url of the builder), or, where the \
+                 and is not known: set Config::direct (by serde: direct_url), or, where the \
                  database is the environment's too (from_env), DATABASE_URL_UNPOOLED, \
                  POSTGRES_URL_NON_POOLING or DIRECT_URL",
             ));

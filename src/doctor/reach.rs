@@ -10,7 +10,7 @@ use super::report::{Check, Step};
 use super::session::Session;
 use super::text::{milliseconds, plain, seconds};
 use super::ways::{DIRECT, POOLED, Way, Ways};
-use crate::config::Settings;
+use crate::config::{Origin, Settings};
 use crate::connect::{Manner, Progress, Target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tls::Description;
@@ -90,7 +90,7 @@ pub(super) async fn reach(ways: &Ways, findings: &Findings<'_>) -> Option<(Sessi
             };
             let (session, mut config) = arrived(&ways, opened, stage, &without, findings).await?;
             if let Some(told) = session.told() {
-                config.follow(told, None);
+                config.follow(told, Some(Origin::Code));
             }
             Some((session, config))
         }

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 
 use super::session::Session;
 use crate::backoff::Backoff;
-use crate::config::{Config, Endpoint, Path};
+use crate::config::{Config, Endpoint, Origin, Path};
 use crate::connect::Manner;
 use crate::database::Database;
 use crate::error::{Error, ErrorKind, Result};
@@ -132,7 +132,7 @@ impl Ways {
     /// The same ways, the configured one known to lead through a pooler.
     pub(super) fn pooled(&self) -> Result<Ways> {
         let mut config = self.database().settings().clone();
-        config.follow(Path::TransactionPooler, None);
+        config.follow(Path::TransactionPooler, Some(Origin::Code));
         let mut ways = self.clone();
         ways.main.database = Database::of(config)?;
         Ok(ways)

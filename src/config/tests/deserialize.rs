@@ -43,6 +43,13 @@ fn without_a_place_it_is_the_environments() {
     assert!(settings.direct.is_some());
     assert_eq!(settings.max_connections, 4);
     assert_eq!(settings.server.get_dbname(), Some("shop"));
+    let wrong = ("DATABASE_URL", "postgres://pooler?connection_limit=x");
+    let late = Config::new().settled(&Environment::of(&[wrong]));
+    let error = late.expect_err("no number").to_string();
+    assert!(
+        error.starts_with("DATABASE_URL: connection_limit"),
+        "{error}"
+    );
     let here = Config::new().host("db").password("p");
     let settings = here.settled(&environment).expect("fine");
     assert_eq!(settings.path, Path::Direct);
