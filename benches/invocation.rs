@@ -166,8 +166,7 @@ fn run(criterion: &mut Criterion, name: &str, runtime: &Runtime, url: &str, full
         ("turned away at first use", LoadShed::FirstUse),
         ("turned away at the door", LoadShed::Door),
     ] {
-        let mut config = Config::from_url(full).expect("a URL");
-        config.load_shed = load_shed;
+        let config = Config::from_url(full).expect("a URL").load_shed(load_shed);
         let database = Database::new(config).expect("settings");
         let refused = database.invocation(Duration::from_millis(100), async {
             connection().await.map(drop)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
-use crate::config::{Config, Environment};
+use crate::config::{Config, Environment, Settings};
 use crate::connect::Manner;
 use crate::deadline::Deadline;
 use crate::engine::Engine;
@@ -46,13 +46,17 @@ impl Database {
     /// A setting is missing or contradicts another, or an `ANTIFREEZE_*` variable cannot
     /// be understood.
     pub fn new(config: Config) -> Result<Self> {
-        let config = config.settled(&Environment::of_process())?;
+        Database::of(config.settled(&Environment::of_process())?)
+    }
+
+    /// A database with these settings, whatever the environment says.
+    pub(crate) fn of(settings: Settings) -> Result<Self> {
         if cfg!(panic = "abort") {
             observe::aborts();
         }
         // Deadlines from before now are none.
         clock::process_started();
-        let engine = Arc::new(Engine::new(config));
+        let engine = Arc::new(Engine::new(settings));
         let monitor = Arc::new(Monitor::new(Arc::clone(&engine))?);
         Ok(Database { engine, monitor })
     }
@@ -76,8 +80,8 @@ impl Database {
     }
 
     /// The settings in force.
-    pub fn config(&self) -> &Config {
-        self.engine.config()
+    pub fn settings(&self) -> &Settings {
+        self.engine.settings()
     }
 
     /// Has `observer` told of every connection that an invocation used, once it was
@@ -256,7 +260,7 @@ impl From<&Database> for Close {
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Database")
-            .field("config", self.config())
+            .field("settings", self.settings())
             .field("pools", self.pools())
             .finish_non_exhaustive()
     }

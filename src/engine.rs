@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::clock;
-use crate::config::{Config, LoadShed};
+use crate::config::{LoadShed, Settings};
 use crate::connect::Connector;
 use crate::error::Error;
 use crate::observe;
@@ -24,7 +24,7 @@ pub(crate) struct Engine {
 type Observer = Arc<dyn Fn(&Teardown) + Send + Sync>;
 
 impl Engine {
-    pub(crate) fn new(config: Config) -> Self {
+    pub(crate) fn new(config: Settings) -> Self {
         let connector = Arc::new(Connector::new(config));
         Engine {
             pools: Pools::new(connector, Arc::new(clock::System)),
@@ -32,8 +32,8 @@ impl Engine {
         }
     }
 
-    pub(crate) fn config(&self) -> &Config {
-        self.pools.config()
+    pub(crate) fn settings(&self) -> &Settings {
+        self.pools.settings()
     }
 
     pub(crate) fn pools(&self) -> &Pools {
@@ -43,7 +43,7 @@ impl Engine {
     /// Why an invocation that has so much time left is turned away, if it is: an idle
     /// connection serves it whatever the server is like.
     pub(crate) fn at_the_door(&self, left: Option<Duration>, request_id: &str) -> Option<Error> {
-        let config = self.config();
+        let config = self.settings();
         if config.load_shed != LoadShed::Door || self.pools.here().counts().1 > 0 {
             return None;
         }
@@ -94,7 +94,7 @@ impl Engine {
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine")
-            .field("config", self.config())
+            .field("settings", self.settings())
             .field("pools", &self.pools)
             .finish_non_exhaustive()
     }

@@ -5,19 +5,33 @@ use std::sync::Arc;
 
 pub use crate::backoff::Backoff;
 pub use crate::clock::{Clock, System};
-use crate::config::Environment;
 pub use crate::config::{Backstop, Described, given, nearest, parse_duration};
+use crate::config::{Environment, Origin};
 pub use crate::connect::{Connector, Manner, Progress, Target};
 pub use crate::limit::RESERVED;
 use crate::provider::Host;
 pub use crate::random::number as random_number;
 pub use crate::tls::{Description, Shown};
 pub use crate::wire::residue::setting;
-use crate::{Config, Database, DirectEndpoint, Path, Result, Session};
+use crate::{Database, DirectEndpoint, Path, Result, Session, Settings};
 
 /// The region that the name of a host tells, if a provider's name tells one.
 pub fn region(host: &str) -> Option<String> {
     Host::of(host).region
+}
+
+/// A database with these settings, whatever the environment says.
+///
+/// # Errors
+///
+/// Its health token cannot be used.
+pub fn database(settings: Settings) -> Result<Database> {
+    Database::of(settings)
+}
+
+/// The same settings where it has turned out that this path is taken.
+pub fn follow(settings: &mut Settings, path: Path) {
+    settings.follow(path, Some(Origin::Code));
 }
 
 /// What the sessions of `database` are opened by.
@@ -39,29 +53,29 @@ pub fn pooler(session: &Session) -> Option<Path> {
     session.pooler()
 }
 
-/// What the process's environment has to say about `config`.
-pub fn described(config: &Config) -> Described {
-    config.described()
+/// What the process's environment has to say about these settings.
+pub fn described(settings: &Settings) -> Described {
+    settings.described()
 }
 
-/// Whether a session of `config` is sent any options at its start.
-pub fn has_startup_options(config: &Config) -> bool {
-    config.startup_options().is_some()
+/// Whether a session of these settings is sent any options at its start.
+pub fn has_startup_options(settings: &Settings) -> bool {
+    settings.startup_options().is_some()
 }
 
 /// Whether timeouts and `jit` are among them.
-pub fn sends_settings(config: &Config) -> bool {
-    config.sends_settings()
+pub fn sends_settings(settings: &Settings) -> bool {
+    settings.sends_settings()
 }
 
-/// The timeouts that a session of `config` is told at its start, in milliseconds.
-pub fn startup_timeouts(config: &Config) -> Vec<Backstop> {
-    config.startup_timeouts()
+/// The timeouts that a session of these settings is told at its start, in milliseconds.
+pub fn startup_timeouts(settings: &Settings) -> Vec<Backstop> {
+    settings.startup_timeouts()
 }
 
 /// Those that it is told behind its start.
-pub fn told_timeouts(config: &Config) -> Vec<Backstop> {
-    config.backstops(config.longest_call(None))
+pub fn told_timeouts(settings: &Settings) -> Vec<Backstop> {
+    settings.backstops(settings.longest_call(None))
 }
 
 /// The settings for a session that keeps its locks.
@@ -70,12 +84,12 @@ pub fn told_timeouts(config: &Config) -> Vec<Backstop> {
 ///
 /// None is known.
 pub fn for_migrations(
-    config: &Config,
+    settings: &Settings,
     endpoint: Option<DirectEndpoint>,
     environment: bool,
-) -> Result<Config> {
+) -> Result<Settings> {
     let environment = environment.then(Environment::of_process);
-    config.for_migrations(endpoint, environment.as_ref())
+    settings.for_migrations(endpoint, environment.as_ref())
 }
 
 /// Errors of this crate, made by another.

@@ -125,8 +125,9 @@ mod tls;
 mod wire;
 
 pub use config::{
-    ChannelBinding, ClientCertificate, Config, ConfigBuilder, ConnectionLifetime, DirectEndpoint,
-    Endpoint, LoadShed, Path, Pem, RequireAuth, Reset, Roots, TargetSessionAttrs, Tls, TlsMode,
+    ChannelBinding, ClientCertificate, Config, ConnectionLifetime, DirectEndpoint, Endpoint,
+    LoadShed, Origin, Path, Pem, RequireAuth, Reset, Roots, Settings, TargetSessionAttrs, Tls,
+    TlsMode,
 };
 pub use database::Database;
 pub use deadline::Deadline;

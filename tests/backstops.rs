@@ -49,7 +49,7 @@ const LONG: Duration = Duration::from_secs(3_600);
 async fn each_server_is_sent_the_timeouts_it_knows() {
     let (_server, database) = server("17").await;
     let url = database.url.clone();
-    let seventeen = Lab::over(database, &url, |_| {});
+    let seventeen = Lab::over(database, &url, |config| config);
     assert_eq!(
         values_within(&seventeen, LONG).await,
         ["30s", "1min", "15min", "15min"]
@@ -58,7 +58,7 @@ async fn each_server_is_sent_the_timeouts_it_knows() {
     let (server, database) = server("16").await;
     assert_eq!(server.installation().major(), 16);
     let url = database.url.clone();
-    let sixteen = Lab::over(database, &url, |_| {});
+    let sixteen = Lab::over(database, &url, |config| config);
     let told = ["30s", "1min", "unknown", "15min"];
     assert_eq!(values_within(&sixteen, LONG).await, told);
 }
@@ -66,7 +66,7 @@ async fn each_server_is_sent_the_timeouts_it_knows() {
 /// What a frozen process cannot cancel any more.
 #[tokio::test]
 async fn statement_of_a_gone_client_is_ended() {
-    let (lab, relay) = lab_over_relay(|config| config.statement_timeout = LONG).await;
+    let (lab, relay) = lab_over_relay(|config| config.statement_timeout(LONG)).await;
     let result = lab.run(async {
         let connection = connection().await?;
         let slow =
@@ -96,7 +96,7 @@ async fn statement_of_a_gone_client_is_ended() {
 async fn timeouts_follow_the_length_of_the_call() {
     let (_server, database) = server("17").await;
     let url = database.url.clone();
-    let only = |config: &mut Config| config.max_connections = 1;
+    let only = |config: Config| config.max_connections(1);
     let lab = Lab::over(database, &url, only);
     let short = ["9999ms", "9999ms", "10s", "15min"];
     assert_eq!(
@@ -123,8 +123,9 @@ async fn timeouts_follow_the_length_of_the_call() {
 #[tokio::test]
 async fn init_phase_takes_the_functions_timeout() {
     let lab = lab_with(|config| {
-        config.max_connections = 1;
-        config.function_timeout = Some(Duration::from_secs(6));
+        config
+            .max_connections(1)
+            .function_timeout(Duration::from_secs(6))
     })
     .await;
     lab.database.warm_up().required().await.expect("warm");
@@ -134,11 +135,7 @@ async fn init_phase_takes_the_functions_timeout() {
 
 #[tokio::test]
 async fn timeouts_survive_reset_and_rollback() {
-    let lab = lab_with(|config| {
-        config.max_connections = 1;
-        config.reset = Reset::Detected;
-    })
-    .await;
+    let lab = lab_with(|config| config.max_connections(1).reset(Reset::Detected)).await;
     let before = values_within(&lab, Duration::from_secs(7)).await;
     assert_eq!(before[0], "6999ms");
     lab.torn_down();
@@ -158,7 +155,7 @@ async fn timeouts_survive_reset_and_rollback() {
     assert_eq!(after[3], "15min");
 
     // Had they been part of the first transaction, they would have gone with it.
-    let lab = lab_with(|config| config.max_connections = 1).await;
+    let lab = lab_with(|config| config.max_connections(1)).await;
     let _: Result<(), BoxError> = lab
         .database
         .invocation(Duration::from_secs(7), async {
@@ -180,14 +177,15 @@ async fn timeouts_survive_reset_and_rollback() {
 async fn timeouts_cost_no_round_trip() {
     let mut connects = Vec::new();
     for told in [true, false] {
-        let (lab, relay) = lab_over_relay(|config| {
-            config.max_connections = 1;
+        let (lab, relay) = lab_over_relay(|mut config| {
+            config = config.max_connections(1);
             if !told {
-                config.statement_timeout = Duration::ZERO;
-                config.idle_in_transaction_timeout = Duration::ZERO;
-                config.transaction_timeout = Duration::ZERO;
-                config.idle_session_timeout = Duration::ZERO;
+                config = config.statement_timeout(Duration::ZERO);
+                config = config.idle_in_transaction_timeout(Duration::ZERO);
+                config = config.transaction_timeout(Duration::ZERO);
+                config = config.idle_session_timeout(Duration::ZERO);
             }
+            config
         })
         .await;
         // So that what goes out together is seen to.
@@ -212,7 +210,7 @@ async fn timeouts_cost_no_round_trip() {
 
 #[tokio::test]
 async fn pooler_is_sent_no_timeouts() {
-    let lab = lab_with(|config| config.path = Path::TransactionPooler).await;
+    let lab = lab_with(|config| config.path(Path::TransactionPooler)).await;
     let values = lab.run(values()).await.expect("settings");
     assert_eq!(values[..2], ["0", "0"]);
     assert_eq!(values[3], "0");

@@ -48,7 +48,7 @@ async fn refused_begin_fails_the_next_statements_too() {
     std::fs::write(signal, "").expect("a file");
     server.restart().await.expect("a standby");
     let lab = Lab::over(database, &server.url_for("postgres", "d"), |config| {
-        config.max_connections = 1;
+        config.max_connections(1)
     });
     // All but the lab's own sessions, which may be on their way out.
     let names = async || {

@@ -37,11 +37,7 @@ async fn nothing_is_lost(lab: &Lab, polls: usize) {
 }
 
 async fn one(lifetime: ConnectionLifetime) -> Lab {
-    lab_with(|config| {
-        config.max_connections = 1;
-        config.lifetime = lifetime;
-    })
-    .await
+    lab_with(|config| config.max_connections(1).lifetime(lifetime)).await
 }
 
 /// An invocation dropped at each of its await points, from connecting to the end of
@@ -165,10 +161,8 @@ async fn checkout_dropped_at_any_poll_loses_no_slot() {
 /// The server has let us in, and its word is still on the way: it has a session already.
 #[tokio::test]
 async fn abandoned_session_is_closed() {
-    let (lab, relay) = lab_over_relay(|config| {
-        config.lifetime = ConnectionLifetime::PerInvocation;
-    })
-    .await;
+    let (lab, relay) =
+        lab_over_relay(|config| config.lifetime(ConnectionLifetime::PerInvocation)).await;
     relay.delay(Duration::from_millis(200));
     lab.run(async {
         let mut asking = Box::pin(connection());

@@ -34,7 +34,7 @@ impl Drop for Tells {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn late_token_misses_the_next_invocation() {
     for _ in 0..3 {
-        let (lab, relay) = lab_over_relay(|config| config.max_connections = 1).await;
+        let (lab, relay) = lab_over_relay(|config| config.max_connections(1)).await;
         lab.run(lease_and_return()).await.expect("a connection");
         relay.delay(Duration::from_millis(60));
         let service = DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(
@@ -119,7 +119,7 @@ async fn unheard_cancel_before_commit_closes() {
         "{}?sslmode=disable",
         server.url.replacen(&port, &through, 1)
     );
-    let lab = Lab::over(server, &url, |config| config.max_connections = 1);
+    let lab = Lab::over(server, &url, |config| config.max_connections(1));
     lab.run(async {
         let transaction = transaction().await?;
         transaction.execute("insert into t values (1)", &[]).await?;

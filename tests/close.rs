@@ -82,7 +82,7 @@ async fn invocation_may_finish_within_the_grace() {
 
 #[tokio::test]
 async fn pending_connect_is_awaited() {
-    let (lab, relay) = common::lab_over_relay(|_| {}).await;
+    let (lab, relay) = common::lab_over_relay(|config| config).await;
     relay.stall();
     let work = lab.run(async {
         connection().await?.batch_execute("select 1").await?;
@@ -141,7 +141,7 @@ async fn unfinished_invocation_is_cancelled() {
 
 #[tokio::test]
 async fn grace_is_kept_when_the_server_is_silent() {
-    let (lab, relay) = common::lab_over_relay(|_| {}).await;
+    let (lab, relay) = common::lab_over_relay(|config| config).await;
     hold_several(&lab, 2).await;
     relay.stall();
     let begin = tokio::time::Instant::now();
@@ -217,11 +217,7 @@ mod snapshots {
     async fn snapshot_closes_and_restore_warms_up() {
         let forgotten = Arc::new(AtomicUsize::new(0));
         let keeper = Keeper(Arc::clone(&forgotten));
-        let lab = lab_with(|config| {
-            config.set_credentials(keeper);
-            config.max_connections = 2;
-        })
-        .await;
+        let lab = lab_with(|config| config.credentials(keeper).max_connections(2)).await;
         lab.database.warm_up().required().await.expect("warm");
         assert_eq!(lab.sessions().await.len(), 2);
         let resource = antifreeze::shutdown::snapstart(&lab.database);
@@ -240,7 +236,7 @@ mod snapshots {
 
     #[tokio::test]
     async fn restore_succeeds_while_the_database_is_down() {
-        let (lab, relay) = common::lab_over_relay(|_| {}).await;
+        let (lab, relay) = common::lab_over_relay(|config| config).await;
         lab.database.warm_up().required().await.expect("warm");
         let resource = antifreeze::shutdown::snapstart(&lab.database);
         resource.before_snapshot().await.expect("closed");

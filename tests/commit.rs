@@ -56,7 +56,7 @@ async fn streamed_body_gets_no_transaction() {
 
 #[tokio::test]
 async fn slow_clean_ups_leave_time_to_commit() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     relay.delay(Duration::from_millis(100));
     lab.database
         .invocation(Duration::from_secs(4), async {

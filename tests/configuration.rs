@@ -16,11 +16,7 @@ async fn setting(name: &str) -> Result<String, BoxError> {
 
 #[tokio::test]
 async fn direct_path_sends_server_timeouts() {
-    let lab = lab_with(|config| {
-        config.schema = Some("My \"Shop\\".into());
-        config.server.application_name("shop:17");
-    })
-    .await;
+    let lab = lab_with(|config| config.schema("My \"Shop\\").application_name("shop:17")).await;
     for (name, expected) in [
         ("statement_timeout", "30s"),
         ("idle_in_transaction_session_timeout", "1min"),
@@ -37,11 +33,7 @@ async fn direct_path_sends_server_timeouts() {
 
 #[tokio::test]
 async fn users_own_settings_are_kept() {
-    let lab = lab_with(|config| {
-        config.server.options("-c jit=on --statement-timeout=7s");
-        config.jit = true;
-    })
-    .await;
+    let lab = lab_with(|config| config.options("-c jit=on --statement-timeout=7s").jit(true)).await;
     for (name, expected) in [("jit", "on"), ("statement_timeout", "7s")] {
         let found = lab.run(setting(name)).await.expect(name);
         assert_eq!(found, expected, "{name}");
@@ -67,9 +59,10 @@ async fn required_session_state_is_checked_at_connect() {
             false,
         ),
     ] {
-        let mut config = Config::from_url(&lab.server.url).expect("a URL");
-        config.target_session_attrs = wish;
-        config.server.options(options);
+        let config = Config::from_url(&lab.server.url)
+            .expect("a URL")
+            .target_session_attrs(wish)
+            .options(options);
         let database = Database::new(config).expect("settings");
         let tried = database
             .invocation(PLENTY, async {
@@ -91,9 +84,10 @@ async fn required_session_state_is_checked_at_connect() {
 /// The server's process before and after `statement` was run on a kept session.
 async fn processes_around(wish: TargetSessionAttrs, statement: &str) -> [i32; 2] {
     let lab = lab().await;
-    let mut config = Config::from_url(&lab.server.url).expect("a URL");
-    config.target_session_attrs = wish;
-    config.reset = antifreeze::Reset::Never;
+    let config = Config::from_url(&lab.server.url)
+        .expect("a URL")
+        .target_session_attrs(wish)
+        .reset(antifreeze::Reset::Never);
     let database = Database::new(config).expect("settings");
     let mut processes = [0; 2];
     for process in &mut processes {
@@ -131,23 +125,26 @@ async fn required_session_state_is_checked_on_reuse() {
 #[tokio::test]
 async fn keywords_and_urls_reach_the_same_server() {
     let lab = lab().await;
-    let from_url = Config::from_url(&lab.server.url).expect("a URL");
-    let server = &from_url.server;
+    let server = &lab.database.settings().server;
     let port = server.get_ports()[0];
     let user = server.get_user().expect("a user");
     let dbname = server.get_dbname().expect("a database");
-    let password = server.get_password().unwrap_or_default();
-    let password = String::from_utf8_lossy(password).replace('\'', "\\'");
+    let secret = server.get_password().unwrap_or_default();
+    let password = String::from_utf8_lossy(secret).replace('\'', "\\'");
     let keywords = format!(
         "host = 127.0.0.1 port={port} user='{user}' password='{password}' dbname = '{dbname}'"
     );
     for config in [
         Config::from_url(&keywords).expect("keywords"),
-        Config::builder()
-            .url(lab.server.url.as_str())
-            .application_name("x")
-            .build()
-            .expect("a builder"),
+        Config::from_url(&lab.server.url)
+            .expect("a URL")
+            .application_name("x"),
+        Config::new()
+            .host("127.0.0.1")
+            .port(port)
+            .user(user)
+            .password(String::from_utf8_lossy(secret))
+            .dbname(dbname),
     ] {
         let database = Database::new(config).expect("settings");
         let found: Result<String, BoxError> = database

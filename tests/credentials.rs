@@ -28,8 +28,9 @@ async fn lab(name: &str, credentials: impl Credentials + 'static) -> Lab {
     let server = database(name).await;
     let url = postgres().await.url_for(name, &server.name);
     Lab::over(server, &url, |config| {
-        config.set_credentials(credentials);
-        config.lifetime = ConnectionLifetime::PerInvocation;
+        config
+            .credentials(credentials)
+            .lifetime(ConnectionLifetime::PerInvocation)
     })
 }
 
@@ -180,7 +181,7 @@ async fn repeated_refusal_is_an_error() {
     ] {
         let answers = Answers::new(answers);
         let lab = Lab::over(server.clone(), &url, |config| {
-            config.set_credentials(answers.clone());
+            config.credentials(answers.clone())
         });
         let before = relay.counts();
         let error = lab.run(lease_and_return()).await.expect_err("refused");
@@ -216,9 +217,7 @@ async fn missing_database_fetches_no_password_again() {
     let answers = Answers::new(&[Postgres::PASSWORD]);
     let server = database("lost").await;
     let url = postgres().await.url_for("lost", "no_such_database");
-    let lab = Lab::over(server, &url, |config| {
-        config.set_credentials(answers.clone());
-    });
+    let lab = Lab::over(server, &url, |config| config.credentials(answers.clone()));
     let error = lab.run(lease_and_return()).await.expect_err("refused");
     let error = error.downcast_ref::<antifreeze::Error>().expect("ours");
     assert_eq!(error.sqlstate().map(|code| code.code()), Some("3D000"));
@@ -244,9 +243,10 @@ async fn failing_provider_is_an_error() {
 async fn hanging_provider_times_out() {
     let server = database("hanging").await;
     let url = postgres().await.url_for("hanging", &server.name);
-    let lab = Lab::over(server, &url, |config: &mut Config| {
-        config.set_credentials(credentials::from_fn(|_| std::future::pending()));
-        config.connect_timeout = std::time::Duration::from_millis(300);
+    let lab = Lab::over(server, &url, |config: Config| {
+        config
+            .credentials(credentials::from_fn(|_| std::future::pending()))
+            .connect_timeout(std::time::Duration::from_millis(300))
     });
     let error = lab.run(lease_and_return()).await.expect_err("no password");
     assert_eq!(kind(&error), Some(ErrorKind::ConnectTimeout));
@@ -266,8 +266,9 @@ async fn refusal_of_pgbouncer_is_an_error() {
     let url = pooler.url(&postgres.url_for("pooled", &server.name));
     let answers = Answers::new(&[WRONG, Postgres::PASSWORD]);
     let lab = Lab::over(server, &url, |config| {
-        config.set_path(antifreeze::Path::TransactionPooler);
-        config.set_credentials(answers.clone());
+        config
+            .path(antifreeze::Path::TransactionPooler)
+            .credentials(answers.clone())
     });
     assert_eq!(user(&lab).await.expect("in"), "pooled");
     assert_eq!(answers.asked().len(), 2);

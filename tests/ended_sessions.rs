@@ -118,7 +118,7 @@ async fn session_ends_in_an_abandoned_statement() {
 #[tokio::test]
 async fn idle_in_transaction_timeout_names_its_reason() {
     let lab =
-        lab_with(|config| config.idle_in_transaction_timeout = Duration::from_millis(50)).await;
+        lab_with(|config| config.idle_in_transaction_timeout(Duration::from_millis(50))).await;
     let error = next_statement(&lab, "begin; insert into t values (1)").await;
     assert_says(
         &error,
@@ -143,7 +143,7 @@ async fn transaction_timeout_names_its_reason() {
     let postgres = postgres.start().await.expect("a server");
     let server = postgres.fresh_database().await.expect("a database");
     let url = server.url.clone();
-    let lab = Lab::over(server, &url, |_| {});
+    let lab = Lab::over(server, &url, |config| config);
     // Once it runs, a transaction keeps the timeout that it began with.
     let ours = "set transaction_timeout = '50ms'; commit; begin";
     let error = next_statement(&lab, ours).await;
@@ -159,7 +159,7 @@ async fn transaction_timeout_names_its_reason() {
 #[tokio::test]
 async fn lazy_transaction_is_known_to_be_lost() {
     let lab =
-        lab_with(|config| config.idle_in_transaction_timeout = Duration::from_millis(50)).await;
+        lab_with(|config| config.idle_in_transaction_timeout(Duration::from_millis(50))).await;
     let error = lab
         .run(async {
             let transaction = transaction().await?;
@@ -177,7 +177,7 @@ async fn lazy_transaction_is_known_to_be_lost() {
 /// In an invocation or in the pool, what nobody holds takes no place.
 #[tokio::test]
 async fn ended_idle_session_takes_no_place() {
-    let lab = lab_with(|config| config.max_connections = 1).await;
+    let lab = lab_with(|config| config.max_connections(1)).await;
     let end = async || {
         let all = "select pg_terminate_backend(pid) from pg_stat_activity \
                    where datname = current_database() and pid <> pg_backend_pid()";
@@ -204,7 +204,7 @@ async fn farewell_behind_a_notification_is_seen() {
     let server = postgres.fresh_database().await.expect("a database");
     let relay = Relay::start(postgres.address()).await.expect("a relay");
     let url = relay.url(&server.url);
-    let lab = Lab::over(server, &url, |_| {});
+    let lab = Lab::over(server, &url, |config| config);
     let result = lab.run(async {
         let connection = connection().await?;
         connection.batch_execute("listen news").await?;

@@ -135,7 +135,7 @@ async fn clean_teardown_is_a_debug_event() {
 
 #[tokio::test]
 async fn each_connection_has_its_own_event() {
-    let lab = lab_with(|config| config.max_connections = 2).await;
+    let lab = lab_with(|config| config.max_connections(2)).await;
     let (capture, _guard) = Capture::start();
     lab.run(async {
         let (first, second) = (connection().await?, connection().await?);
@@ -153,7 +153,7 @@ async fn each_connection_has_its_own_event() {
 
 #[tokio::test]
 async fn warm_up_is_one_event() {
-    let lab = lab_with(|config| config.max_connections = 2).await;
+    let lab = lab_with(|config| config.max_connections(2)).await;
     let (capture, _guard) = Capture::start();
     let warmed_up = lab.database.warm_up().await.expect("fine");
     // Level by level: the more severe is the lesser.
@@ -210,7 +210,7 @@ async fn events_hide_statements_values_and_password() {
         format!("postgres://visitor:{password}@{address}/d?sslmode=disable")
     };
     let lab = Lab::over(database, &url("hunter2"), |config| {
-        config.max_connections = 1
+        config.max_connections(1)
     });
     let (capture, _guard) = Capture::start();
 
@@ -331,7 +331,7 @@ async fn breaker_reports_opening_refusals_and_closing() {
     };
     limit(0).await;
     let url = server.url_for("limited");
-    let lab = Lab::over(server, &url, |_| {});
+    let lab = Lab::over(server, &url, |config| config);
     let visit = async |time| lab.database.invocation(time, lease_and_return()).await;
     let (capture, _guard) = Capture::start();
     let told = || {
@@ -374,8 +374,9 @@ async fn breaker_reports_opening_refusals_and_closing() {
 async fn logged_settings_are_those_in_health() {
     let (capture, _guard) = Capture::start();
     let lab = lab_with(|config| {
-        config.max_connections = 2;
-        config.set_path(antifreeze::Path::TransactionPooler);
+        config
+            .max_connections(2)
+            .path(antifreeze::Path::TransactionPooler)
     })
     .await;
     let configured = capture.of("configured");
@@ -406,8 +407,9 @@ async fn undeclared_pooler_is_reported_once() {
         all
     };
     for (over, expected) in [(&url, 1), (&server.url, 0)] {
-        let mut config = antifreeze::Config::from_url(over).expect("a URL");
-        config.max_connections = 2;
+        let config = antifreeze::Config::from_url(over)
+            .expect("a URL")
+            .max_connections(2);
         let database = antifreeze::Database::new(config).expect("settings");
         let two = async {
             let (one, other) = tokio::try_join!(connection(), connection())?;

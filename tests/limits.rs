@@ -20,7 +20,7 @@ use tower::{ServiceExt, service_fn};
 const ROLE: &str = "limited";
 
 /// A server of its own, with a role that may have so many connections.
-async fn limited(limit: i32, change: impl FnOnce(&mut Config)) -> (Postgres, Lab) {
+async fn limited(limit: i32, change: impl FnOnce(Config) -> Config) -> (Postgres, Lab) {
     let postgres = Postgres::start().await.expect("a server");
     postgres.create_role(ROLE).await.expect("a role");
     let lab = over(&postgres, change).await;
@@ -28,7 +28,7 @@ async fn limited(limit: i32, change: impl FnOnce(&mut Config)) -> (Postgres, Lab
     (postgres, lab)
 }
 
-async fn over(postgres: &Postgres, change: impl FnOnce(&mut Config)) -> Lab {
+async fn over(postgres: &Postgres, change: impl FnOnce(Config) -> Config) -> Lab {
     let server = postgres.fresh_database().await.expect("a database");
     let url = server.url_for(ROLE);
     Lab::over(server, &url, change)
@@ -78,7 +78,7 @@ fn kind_of(error: &BoxError) -> Option<ErrorKind> {
 /// waits for its answer.
 #[tokio::test]
 async fn reading_costs_no_round_trip() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     relay.record(true);
     relay.delay(Duration::from_millis(100));
     lab.visit().await.expect("it works");
@@ -99,13 +99,13 @@ async fn reading_costs_no_round_trip() {
 #[tokio::test]
 async fn crowded_server_gets_connections_back() {
     // Five slots: with ours four are taken, 80 %, which is not above the mark.
-    let (_postgres, lab) = limited(5, |_| {}).await;
+    let (_postgres, lab) = limited(5, |config| config).await;
     let _others = others(&lab, 3).await;
     let first = lab.visit().await.expect("room");
     assert_eq!(lab.visit().await.expect("room"), first, "it is kept");
 
     // Five of five.
-    let (_postgres, lab) = limited(5, |_| {}).await;
+    let (_postgres, lab) = limited(5, |config| config).await;
     let others = others(&lab, 4).await;
     let first = lab.visit().await.expect("room");
     let torn_down = lab.torn_down();
@@ -126,7 +126,7 @@ async fn crowded_server_gets_connections_back() {
 
 #[tokio::test]
 async fn waiting_caller_is_served_when_there_is_room() {
-    let (_postgres, lab) = limited(1, |_| {}).await;
+    let (_postgres, lab) = limited(1, |config| config).await;
     let others = others(&lab, 1).await;
     let free = async {
         lab.eventually("it was refused", async |lab| {
@@ -141,7 +141,7 @@ async fn waiting_caller_is_served_when_there_is_room() {
 
 #[tokio::test]
 async fn caller_without_time_is_told_when_to_retry() {
-    let (_postgres, lab) = limited(0, |_| {}).await;
+    let (_postgres, lab) = limited(0, |config| config).await;
     let visit = async |time| {
         let work = async { connection().await.map(drop).map_err(BoxError::from) };
         lab.database
@@ -166,11 +166,11 @@ async fn caller_without_time_is_told_when_to_retry() {
 /// There was hardly time for the last try, and it heard nothing.
 #[tokio::test]
 async fn server_error_is_reported_not_the_timeout() {
-    let (postgres, lab) = limited(0, |_| {}).await;
+    let (postgres, lab) = limited(0, |config| config).await;
     let relay = Relay::start(postgres.address()).await.expect("a relay");
     let url = relay.url(&lab.server.url_for(ROLE));
     let server = postgres.fresh_database().await.expect("a database");
-    let lab = Lab::over(server, &url, |_| {});
+    let lab = Lab::over(server, &url, |config| config);
     let work = async { connection().await.map(drop).map_err(BoxError::from) };
     let visit = lab.database.invocation(Duration::from_secs(4), work);
     let stall = async {
@@ -193,7 +193,7 @@ async fn server_error_is_reported_not_the_timeout() {
 /// At the door the handler does not even begin.
 #[tokio::test]
 async fn request_is_refused_before_the_handler() {
-    let (_postgres, lab) = limited(0, |config| config.load_shed = LoadShed::Door).await;
+    let (_postgres, lab) = limited(0, |config| config.load_shed(LoadShed::Door)).await;
     let work = async { connection().await.map(drop).map_err(BoxError::from) };
     let refused = lab
         .database
@@ -232,13 +232,13 @@ async fn request_is_refused_before_the_handler() {
 /// for it, and all are served in the end.
 #[tokio::test]
 async fn one_caller_probes_for_all() {
-    let (postgres, lab) = limited(0, |config| config.max_connections = 10).await;
+    let (postgres, lab) = limited(0, |config| config.max_connections(10)).await;
     let relay = Relay::start(postgres.address()).await.expect("a relay");
     let url = relay.url(&lab.server.url_for(ROLE));
     let lab = Lab::over(
         postgres.fresh_database().await.expect("a database"),
         &url,
-        |config| config.max_connections = 10,
+        |config| config.max_connections(10),
     );
     let all = futures_util::future::join_all((0..10).map(|_| lab.visit()));
     let admit = async {
@@ -265,7 +265,7 @@ async fn one_caller_probes_for_all() {
 /// at any of their await points. It is kept for nobody else, since the server is full.
 #[tokio::test]
 async fn returned_connection_serves_a_waiter() {
-    let (_postgres, lab) = limited(1, |config| config.max_connections = 3).await;
+    let (_postgres, lab) = limited(1, |config| config.max_connections(3)).await;
     let mut given_up = 0;
     for polls in 0..30 {
         let (holds, lets_go) = (Semaphore::new(0), Notify::new());
@@ -312,8 +312,9 @@ async fn returned_connection_serves_a_waiter() {
 #[tokio::test]
 async fn late_caller_is_told_when_to_retry() {
     let (_postgres, lab) = limited(0, |config| {
-        config.max_connections = 1;
-        config.acquire_timeout = Duration::from_millis(50);
+        config
+            .max_connections(1)
+            .acquire_timeout(Duration::from_millis(50))
     })
     .await;
     let first = lab.database.invocation(Duration::from_secs(2), async {
@@ -345,7 +346,7 @@ async fn reserved_slots_are_not_used() {
         .await
         .expect("a server");
     postgres.create_role(ROLE).await.expect("a role");
-    let lab = over(&postgres, |config| config.max_connections = 1).await;
+    let lab = over(&postgres, |config| config.max_connections(1)).await;
     // With ours five of six; of eight it would be no crowd.
     let mut all = others(&lab, 4).await;
     lab.visit().await.expect("room");

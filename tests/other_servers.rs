@@ -15,9 +15,8 @@ use lab::postgres::Postgres;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-async fn refused(url: &str, change: impl FnOnce(&mut Config)) -> Error {
-    let mut config = Config::from_url(url).expect("a URL");
-    change(&mut config);
+async fn refused(url: &str, change: impl FnOnce(Config) -> Config) -> Error {
+    let config = change(Config::from_url(url).expect("a URL"));
     let database = Database::new(config).expect("settings");
     let asks = async { connection().await.map(drop) };
     let asked = database.invocation(PLENTY, asks).await;
@@ -73,7 +72,7 @@ async fn other_server_is_named_and_asked_once() {
         ] {
             let (address, connected) = other_server(greeting, answer).await;
             let url = format!("postgres://app:hunter2@{address}/shop?{parameters}");
-            let error = refused(&url, |_| {}).await;
+            let error = refused(&url, |config| config).await;
             let tried = connected.load(Ordering::SeqCst);
             let text = error.to_string();
             assert!(
@@ -94,7 +93,7 @@ async fn server_that_ignores_ssl_request_is_named() {
     let address = listener.local_addr().expect("an address");
     let url = format!("postgres://app:hunter2@{address}/shop?sslmode=prefer");
     let error = refused(&url, |config| {
-        config.connect_timeout = Duration::from_millis(300);
+        config.connect_timeout(Duration::from_millis(300))
     });
     let error = error.await;
     assert_eq!(error.kind(), ErrorKind::ConnectTimeout, "{error}");
@@ -116,7 +115,7 @@ async fn nonsensical_options_are_named() {
         ("-c%20no_such%3D1", "does not take no_such"),
     ] {
         let url = format!("{}?options={options}", server.url());
-        let error = refused(&url, |_| {}).await;
+        let error = refused(&url, |config| config).await;
         assert_eq!(error.kind(), ErrorKind::ParameterRefused, "{error}");
         assert!(error.to_string().contains(word), "{options}: {error}");
     }
@@ -133,7 +132,7 @@ async fn pooler_without_its_server_is_named() {
     server.halt().await.expect("down");
     // It has never had a session, and lets its clients wait.
     let error = refused(&url, |config| {
-        config.connect_timeout = Duration::from_millis(500);
+        config.connect_timeout(Duration::from_millis(500))
     });
     let error = error.await;
     assert_eq!(error.kind(), ErrorKind::ConnectTimeout, "{error}");

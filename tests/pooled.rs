@@ -179,7 +179,7 @@ async fn dropped_invocation_leaves_no_answers() {
 async fn mixed_clients_get_only_their_own_answers() {
     for servers in [1, 2] {
         let pooled = pooled_with(Mode::Transaction, servers, |config| {
-            config.max_connections = CLIENTS;
+            config.max_connections(CLIENTS)
         })
         .await;
         let lab = &pooled.lab;

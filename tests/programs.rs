@@ -321,10 +321,9 @@ fn never_disagree(tls: bool, unnamed: bool, lazily: bool) {
             ),
             None => format!("{}?sslmode=disable", database.url),
         };
-        let lab = Lab::over(database.clone(), &url, |config: &mut Config| {
-            if unnamed {
-                config.path = antifreeze::Path::TransactionPooler;
-            }
+        let lab = Lab::over(database.clone(), &url, |config: Config| match unnamed {
+            true => config.path(antifreeze::Path::TransactionPooler),
+            false => config,
         });
         let (observer, driver) = tokio_postgres::connect(&database.url, NoTls)
             .await

@@ -177,7 +177,7 @@ async fn swallowed_error_does_not_commit() {
 
 #[tokio::test]
 async fn connection_lost_in_commit_is_not_retried() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     let mut runs = 0;
     let error = lab.run(async {
         retry_transaction(async |transaction| {
@@ -222,9 +222,9 @@ async fn retry_transaction_works_in_a_task() {
     assert_eq!(lab.rows().await, 1);
 }
 
-fn database_at(url: &str, change: impl FnOnce(&mut Config)) -> Database {
+fn database_at(url: &str, change: impl FnOnce(Config) -> Config) -> Database {
     let mut config = Config::from_url(url).expect("a URL");
-    change(&mut config);
+    config = change(config);
     Database::new(config).expect("settings")
 }
 
@@ -236,7 +236,7 @@ async fn lease(database: &Database) -> Result<i32, Error> {
 #[tokio::test]
 async fn restarting_server_is_awaited() {
     let postgres = Postgres::start().await.expect("a server");
-    let database = database_at(&postgres.url(), |_| {});
+    let database = database_at(&postgres.url(), |config| config);
     postgres.halt().await.expect("down");
     let (leased, restarted) = tokio::join!(lease(&database), async {
         sleep(Duration::from_millis(300)).await;
@@ -248,7 +248,7 @@ async fn restarting_server_is_awaited() {
 
 #[tokio::test]
 async fn connect_retries_end_before_the_deadline() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     relay.refuse(true).await.expect("refusing");
     let begin = Instant::now();
     let error = lab.run(common::lease_and_return()).await;
@@ -269,7 +269,7 @@ async fn full_server_is_left_alone() {
     postgres.execute(&limit).await.expect("a limit");
     let relay = lab::relay::Relay::start(postgres.address()).await;
     let relay = relay.expect("a relay");
-    let database = database_at(&relay.url(&lab.server.url_for(&role)), |_| {});
+    let database = database_at(&relay.url(&lab.server.url_for(&role)), |config| config);
     let asks = async { connection().await.map(drop) };
     let asked = database.invocation(Duration::from_secs(2), asks).await;
     let error = asked.expect_err("full");
@@ -291,13 +291,13 @@ async fn silent_host_leaves_time_for_the_next() {
         lab.server.name
     );
     let database = database_at(&url, |config| {
-        config.connect_timeout = Duration::from_secs(4)
+        config.connect_timeout(Duration::from_secs(4))
     });
     lease(&database).await.expect("the second host answers");
 
     let alone = format!("postgres://postgres@{silent}/x");
     let database = database_at(&alone, |config| {
-        config.connect_timeout = Duration::from_millis(1500);
+        config.connect_timeout(Duration::from_millis(1500))
     });
     let error = lease(&database).await.expect_err("silence");
     assert_eq!(error.kind(), ErrorKind::NetworkBlocked, "{error}");

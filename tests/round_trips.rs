@@ -34,7 +34,7 @@ async fn count(
 
 #[tokio::test]
 async fn clean_invocation_sends_nothing() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     for statement in ["select 1", "begin; insert into t values (1); commit"] {
         let counts = count(&lab, &relay, async |mark| {
             let connection = connection().await?;
@@ -58,7 +58,7 @@ async fn clean_invocation_sends_nothing() {
 
 #[tokio::test]
 async fn clean_response_sends_nothing() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     lab.run(lease_and_return()).await.expect("warm");
     lab.torn_down();
     let relay = Arc::new(relay);
@@ -99,7 +99,7 @@ async fn clean_invocation_sends_nothing_under_tls() {
         relay.url(&database.url),
         roots.display()
     );
-    let lab = Lab::over(database, &url, |_| {});
+    let lab = Lab::over(database, &url, |config| config);
     let counts = count(&lab, &relay, async |mark| {
         let connection = connection().await?;
         let ssl = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
@@ -126,7 +126,7 @@ async fn clean_invocation_sends_nothing_under_tls() {
 
 #[tokio::test]
 async fn close_in_flight_is_not_awaited() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     relay.delay(Duration::from_millis(100));
     lab.run(async {
         let connection = connection().await?;
@@ -144,7 +144,7 @@ async fn close_in_flight_is_not_awaited() {
 
 #[tokio::test]
 async fn rollback_is_one_round_trip() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     let counts = count(&lab, &relay, async |mark| {
         let connection = connection().await?;
         connection
@@ -177,7 +177,7 @@ async fn rollback_is_one_round_trip() {
 
 #[tokio::test]
 async fn rollback_and_reset_are_one_round_trip() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     for statement in [
         "select pg_advisory_lock(1)",
         "begin; select pg_advisory_lock(1)",
@@ -199,7 +199,7 @@ async fn rollback_and_reset_are_one_round_trip() {
 
 #[tokio::test]
 async fn transaction_with_one_write_is_two_round_trips() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     let counts = count(&lab, &relay, async |_| {
         let transaction = transaction().await?;
         transaction
@@ -243,7 +243,7 @@ async fn transaction_with_one_write_is_two_round_trips() {
 
 #[tokio::test]
 async fn repeated_statement_is_one_round_trip() {
-    let (lab, relay) = lab_over_relay(|config| config.max_connections = 1).await;
+    let (lab, relay) = lab_over_relay(|config| config.max_connections(1)).await;
     for expected in [2, 1, 1] {
         let counts = count(&lab, &relay, async |_| {
             let connection = connection().await?;
@@ -262,7 +262,7 @@ async fn unnamed_statements_cost_no_round_trip() {
         antifreeze::Path::Direct,
         antifreeze::Path::TransactionPooler,
     ] {
-        let (lab, relay) = lab_over_relay(|config| config.path = path).await;
+        let (lab, relay) = lab_over_relay(|config| config.path(path)).await;
         let counts = count(&lab, &relay, async |_| {
             let connection = connection().await?;
             connection.query_one("select $1::int", &[&1i32]).await?;
@@ -275,7 +275,7 @@ async fn unnamed_statements_cost_no_round_trip() {
 
 #[tokio::test]
 async fn deadline_leaves_enough_for_a_slow_network() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     lab.run(lease_and_return()).await.expect("near");
     lab.torn_down();
     relay.delay(Duration::from_millis(20));

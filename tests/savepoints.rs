@@ -127,7 +127,7 @@ async fn nested_savepoints_end_with_the_outer_one() {
 /// One task that asks for a second savepoint beside its first would wait for itself.
 #[tokio::test]
 async fn second_savepoint_waits_as_long_as_a_checkout() {
-    let lab = lab_with(|config| config.acquire_timeout = Duration::from_millis(50)).await;
+    let lab = lab_with(|config| config.acquire_timeout(Duration::from_millis(50))).await;
     let work = lab.run(async {
         let transaction = transaction().await?;
         let first = transaction.savepoint().await?;

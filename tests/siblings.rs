@@ -20,7 +20,7 @@ async fn one() -> Result<(), BoxError> {
 #[tokio::test]
 async fn siblings_wait_for_each_other() {
     for max in [1, 3] {
-        let lab = lab_with(|config| config.max_connections = max).await;
+        let lab = lab_with(|config| config.max_connections(max)).await;
         lab.run(async {
             let all = join_all((0..10).map(|_| one())).await;
             all.into_iter().collect::<Result<(), _>>()
@@ -36,7 +36,7 @@ async fn siblings_wait_for_each_other() {
 /// one that waits.
 #[tokio::test]
 async fn sibling_gets_a_rested_connection() {
-    let lab = lab_with(|config| config.max_connections = 1).await;
+    let lab = lab_with(|config| config.max_connections(1)).await;
     let dirty = || async {
         let connection = connection().await?;
         connection
@@ -55,7 +55,7 @@ async fn sibling_gets_a_rested_connection() {
 
 #[tokio::test]
 async fn spawned_tasks_wait_for_each_other() {
-    let lab = lab_with(|config| config.max_connections = 1).await;
+    let lab = lab_with(|config| config.max_connections(1)).await;
     lab.run(async {
         let invocation = invocation()?;
         let tasks: Vec<_> = (0..5).map(|_| invocation.spawn(one())).collect();
@@ -70,7 +70,7 @@ async fn spawned_tasks_wait_for_each_other() {
 
 #[tokio::test]
 async fn nested_invocation_waits_for_the_outer_one() {
-    let lab = lab_with(|config| config.max_connections = 1).await;
+    let lab = lab_with(|config| config.max_connections(1)).await;
     lab.run(async {
         try_join(one(), lab.run(one())).await?;
         Ok(())
@@ -82,11 +82,7 @@ async fn nested_invocation_waits_for_the_outer_one() {
 /// The transaction is kept until the end, so its connection cannot come back.
 #[tokio::test]
 async fn wait_for_the_own_transaction_fails_at_once() {
-    let lab = lab_with(|config| {
-        config.max_connections = 1;
-        config.acquire_timeout = PLENTY;
-    })
-    .await;
+    let lab = lab_with(|config| config.max_connections(1).acquire_timeout(PLENTY)).await;
     let beside = lab.run(async {
         let _transaction = transaction().await?;
         lease_and_return().await
@@ -116,11 +112,7 @@ async fn wait_for_the_own_transaction_fails_at_once() {
 #[tokio::test]
 async fn wait_for_the_own_connections_says_so() {
     let limit = Duration::from_millis(50);
-    let lab = lab_with(|config| {
-        config.max_connections = 2;
-        config.acquire_timeout = limit;
-    })
-    .await;
+    let lab = lab_with(|config| config.max_connections(2).acquire_timeout(limit)).await;
     let beside = lab.run(async {
         let _first = connection().await?;
         let _second = connection().await?;

@@ -13,7 +13,7 @@ use common::{lab, lab_over_relay, poll_at_most};
 /// nothing to cancel.
 #[tokio::test]
 async fn dropped_transaction_far_away_settles() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     relay.delay(Duration::from_millis(200));
     lab.run(async {
         let mut connection = connection().await?;

@@ -107,7 +107,7 @@ async fn first_statement_is_in_the_transaction() {
 
 #[tokio::test]
 async fn earlier_prepared_copy_is_in_the_transaction() {
-    let lab = lab_with(|config| config.max_connections = 1).await;
+    let lab = lab_with(|config| config.max_connections(1)).await;
     let copy = "copy t from stdin";
     lab.run(async {
         connection().await?.prepare_cached(copy).await?;
@@ -248,7 +248,7 @@ async fn savepoints_roll_back_alone() {
 
 #[tokio::test]
 async fn local_setting_ends_with_the_transaction() {
-    let lab = lab_with(|config| config.max_connections = 1).await;
+    let lab = lab_with(|config| config.max_connections(1)).await;
     lab.run(async {
         let transaction = transaction().await?;
         transaction.local("app.user", "it's me").await?;
@@ -380,7 +380,7 @@ async fn joined_tasks_share_the_transaction() {
 
 #[tokio::test]
 async fn connection_lost_before_the_commit_is_an_error() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     let relay = Arc::new(relay);
     let result = lab
         .run(async {
@@ -402,7 +402,7 @@ async fn connection_lost_before_the_commit_is_an_error() {
 
 #[tokio::test]
 async fn connection_lost_during_the_commit_is_uncertain() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     let relay = Arc::new(relay);
     let result = lab
         .run(async {

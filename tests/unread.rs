@@ -84,7 +84,7 @@ const KINDS: [&str; 4] = [
 #[tokio::test]
 async fn unread_body_ends_before_the_head() {
     for what in KINDS {
-        let lab = lab_with(|config| config.max_connections = 1).await;
+        let lab = lab_with(|config| config.max_connections(1)).await;
         for (method, status) in [
             (Method::HEAD, StatusCode::OK),
             (Method::GET, StatusCode::NOT_MODIFIED),
@@ -177,7 +177,7 @@ async fn statement_of_a_dropped_body_is_cancelled() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streaming_tasks_lease_while_the_head_rests() {
     const SEVERAL: usize = 4;
-    let lab = lab_with(|config| config.max_connections = SEVERAL).await;
+    let lab = lab_with(|config| config.max_connections(SEVERAL)).await;
     for round in 0..300 {
         let service = DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(
             move |_: Request<()>| async move {

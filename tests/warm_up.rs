@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 #[tokio::test]
 async fn warm_connections_serve_the_invocation() {
-    let (lab, relay) = lab_over_relay(|config| config.max_connections = 3).await;
+    let (lab, relay) = lab_over_relay(|config| config.max_connections(3)).await;
     let warmed_up = lab.database.warm_up().await.expect("a report");
     assert_eq!((warmed_up.requested, warmed_up.warmed), (3, 3));
     assert!(warmed_up.first_error.is_none());
@@ -28,7 +28,7 @@ async fn warm_connections_serve_the_invocation() {
 
 #[tokio::test]
 async fn warm_up_connects_in_parallel() {
-    let (lab, relay) = lab_over_relay(|config| config.max_connections = 4).await;
+    let (lab, relay) = lab_over_relay(|config| config.max_connections(4)).await;
     relay.delay(Duration::from_millis(150));
     let one = lab.database.warm_up().connections(1).await.expect("one");
     let rest = lab.database.warm_up().connections(3).await.expect("three");
@@ -38,7 +38,7 @@ async fn warm_up_connects_in_parallel() {
 
 #[tokio::test]
 async fn warm_up_asks_for_no_more_than_fit() {
-    let lab = lab_with(|config| config.max_connections = 2).await;
+    let lab = lab_with(|config| config.max_connections(2)).await;
     let warmed_up = lab.database.warm_up().connections(9).await.expect("fine");
     assert_eq!((warmed_up.requested, warmed_up.warmed), (2, 2));
 }
@@ -50,8 +50,9 @@ async fn partial_warm_up_is_kept() {
         .execute("create role guest_of_warm_up login connection limit 1")
         .await
         .expect("a role");
-    let mut config = Config::from_url(&lab.server.url_for("guest_of_warm_up")).expect("a URL");
-    config.max_connections = 3;
+    let config = Config::from_url(&lab.server.url_for("guest_of_warm_up"))
+        .expect("a URL")
+        .max_connections(3);
     let database = Database::new(config).expect("settings");
     let warmed_up = database.warm_up().await.expect("the function starts");
     assert_eq!((warmed_up.requested, warmed_up.warmed), (3, 1));
@@ -67,7 +68,7 @@ async fn partial_warm_up_is_kept() {
 
 #[tokio::test]
 async fn database_down_fails_only_a_required_warm_up() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     relay.refuse(true).await.expect("refusing");
     let warmed_up = lab.database.warm_up().await.expect("the function starts");
     assert_eq!(warmed_up.warmed, 0);
@@ -78,7 +79,7 @@ async fn database_down_fails_only_a_required_warm_up() {
 
 #[tokio::test]
 async fn silent_database_takes_three_seconds_in_all() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     relay.stall();
     let begin = Instant::now();
     let warmed_up = lab.database.warm_up().await.expect("the function starts");
@@ -98,16 +99,18 @@ async fn silent_database_takes_three_seconds_in_all() {
 async fn per_invocation_warm_up_keeps_nothing() {
     let postgres = Postgres::shared().await.expect("a server");
     let relay = Relay::start(postgres.address()).await.expect("a relay");
-    let mut config = Config::from_url(&relay.url(&postgres.url())).expect("a URL");
-    config.lifetime = ConnectionLifetime::PerInvocation;
+    let config = Config::from_url(&relay.url(&postgres.url()))
+        .expect("a URL")
+        .lifetime(ConnectionLifetime::PerInvocation);
     let database = Database::new(config.clone()).expect("settings");
     let warmed_up = database.warm_up().required().await.expect("ready");
     assert_eq!((warmed_up.requested, warmed_up.warmed), (0, 0));
     assert_eq!(relay.counts().connections, 0);
 
     // What can be known without a connection is known.
-    config.tls.roots = Some(antifreeze::Roots::File("/no/such/file.pem".into()));
-    config.tls.mode = antifreeze::TlsMode::VerifyFull;
+    let config = config
+        .sslrootcert("/no/such/file.pem")
+        .sslmode("verify-full");
     let database = Database::new(config).expect("settings");
     let error = database.warm_up().required().await.expect_err("no roots");
     assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");

@@ -43,7 +43,7 @@ pub fn config() -> Result<Config, antifreeze::Error> {
     let mut config = Config::from_env()?;
     let secret = std::env::var("DATABASE_SECRET_ARN").unwrap_or_default();
     if !secret.is_empty() {
-        config.set_credentials(SecretsManager::new(secret));
+        config = config.credentials(SecretsManager::new(secret));
     }
     Ok(config)
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Config, startup};
+use super::{Origin, Settings, startup};
 use crate::error::{Error, Result};
 
 /// To the server.
@@ -23,19 +23,6 @@ pub(super) const TRANSACTION: &str = "transaction_timeout";
 /// there; else a client that is gone is found when there is something to send.
 const CLIENT_CHECK: Backstop = ("client_connection_check_interval", 500);
 
-/// By default.
-pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// By default.
-pub(super) const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// By default: long enough for a process that is called now and then, short enough that
-/// what a burst of instances left behind is gone soon.
-pub(super) const IDLE_SESSION_TIMEOUT: Duration = Duration::from_secs(15 * 60);
-
-/// By default: the longest that Lambda runs a function ("Lambda quotas").
-pub(super) const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15 * 60);
-
 /// None is made shorter than this, however little time a call has.
 const LEAST: Duration = Duration::from_secs(1);
 
@@ -49,11 +36,11 @@ pub type Backstop = (&'static str, i32);
 struct Timeout {
     name: &'static str,
     value: Duration,
-    /// The operator or the code wants it, as far as one can tell: it is not the default.
-    wanted: bool,
+    /// Where it was said; `None` if it is the default.
+    origin: Option<Origin>,
 }
 
-impl Config {
+impl Settings {
     /// How long a call may take that was granted so much, in whole seconds; `u64::MAX` if
     /// nobody knows. What is granted is a little less each time: rounded up, it is the same.
     pub(crate) fn longest_call(&self, granted: Option<Duration>) -> u64 {
@@ -69,7 +56,8 @@ impl Config {
             return Vec::new();
         }
         let own = self.server.get_options().unwrap_or_default();
-        let ours = |timeout: &Timeout| timeout.wanted || !startup::sets(own, timeout.name);
+        let ours =
+            |timeout: &Timeout| timeout.origin.is_some() || !startup::sets(own, timeout.name);
         let check = Some(CLIENT_CHECK).filter(|(name, _)| !startup::sets(own, name));
         self.lowered(longest)
             .into_iter()
@@ -118,25 +106,34 @@ impl Config {
         Ok(())
     }
 
+    /// The operator's variables among what sets them.
+    pub(super) fn operators_timeouts(&self) -> impl Iterator<Item = &'static str> {
+        let all = self.timeouts().into_iter();
+        all.filter_map(|timeout| match timeout.origin {
+            Some(Origin::Variable(name)) => Some(name),
+            _ => None,
+        })
+    }
+
     fn timeouts(&self) -> [Timeout; 4] {
         [
-            (STATEMENT, self.statement_timeout, STATEMENT_TIMEOUT),
+            (STATEMENT, self.statement_timeout, "statement_timeout"),
             (
                 IDLE_IN_TRANSACTION,
                 self.idle_in_transaction_timeout,
-                IDLE_IN_TRANSACTION_TIMEOUT,
+                "idle_in_transaction_timeout",
             ),
-            (TRANSACTION, self.transaction_timeout, TRANSACTION_TIMEOUT),
+            (TRANSACTION, self.transaction_timeout, "transaction_timeout"),
             (
                 IDLE_SESSION,
                 self.idle_session_timeout,
-                IDLE_SESSION_TIMEOUT,
+                "idle_session_timeout",
             ),
         ]
-        .map(|(name, value, default)| Timeout {
+        .map(|(name, value, setting)| Timeout {
             name,
             value,
-            wanted: value != default || self.operators.contains(&name),
+            origin: self.origin(setting),
         })
     }
 
@@ -173,18 +170,17 @@ fn milliseconds(time: Duration) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Path;
+    use crate::{Config, Path};
 
     const UNKNOWN: u64 = u64::MAX;
 
-    fn config(change: impl FnOnce(&mut Config)) -> Config {
-        let mut config = Config::from_url("postgres://db.example.com/x").expect("a URL");
-        change(&mut config);
-        config
+    fn config(change: impl FnOnce(Config) -> Config) -> Settings {
+        let config = Config::from_url("postgres://db.example.com/x").expect("a URL");
+        change(config).in_force()
     }
 
     /// Statement, idle in transaction, transaction, idle session.
-    fn values(longest: u64, change: impl FnOnce(&mut Config)) -> [Option<i32>; 4] {
+    fn values(longest: u64, change: impl FnOnce(Config) -> Config) -> [Option<i32>; 4] {
         let all = config(change).backstops(longest);
         [STATEMENT, IDLE_IN_TRANSACTION, TRANSACTION, IDLE_SESSION].map(|name| {
             let found = all.iter().find(|(found, _)| *found == name);
@@ -195,56 +191,48 @@ mod tests {
     #[test]
     fn no_longer_than_a_call_takes_and_below_the_transaction() {
         let all = |values: [i32; 4]| values.map(Some);
-        let plain = |longest| values(longest, |_| {});
+        let plain = |longest| values(longest, |config| config);
         assert_eq!(plain(UNKNOWN), all([30_000, 60_000, 900_000, 900_000]));
         assert_eq!(plain(45), all([30_000, 44_999, 45_000, 900_000]));
         assert_eq!(plain(3), all([2_999, 2_999, 3_000, 900_000]));
         assert_eq!(plain(0), all([999, 999, 1_000, 900_000]));
-        let short = |config: &mut Config| config.transaction_timeout = Duration::from_secs(10);
+        let short = |config: Config| config.transaction_timeout(Duration::from_secs(10));
         assert_eq!(values(UNKNOWN, short), all([9_999, 9_999, 10_000, 900_000]));
     }
 
     #[test]
     fn zero_sends_nothing_and_lowers_nothing() {
-        let none = |config: &mut Config| config.transaction_timeout = Duration::ZERO;
+        let none = |config: Config| config.transaction_timeout(Duration::ZERO);
         let kept = [Some(30_000), Some(60_000), None, Some(900_000)];
         assert_eq!(values(UNKNOWN, none), kept);
-        let off = |config: &mut Config| {
-            config.statement_timeout = Duration::ZERO;
-            config.idle_session_timeout = Duration::ZERO;
+        let off = |config: Config| {
+            config
+                .statement_timeout(Duration::ZERO)
+                .idle_session_timeout(Duration::ZERO)
         };
         assert_eq!(values(5, off), [None, Some(4_999), Some(5_000), None]);
     }
 
     #[test]
     fn what_the_user_sets_himself_is_his() {
-        let own = |config: &mut Config| {
-            let options = "-c idle_session_timeout=0 -c transaction_timeout=0";
-            config.server.options(options);
-        };
+        let own =
+            |config: Config| config.options("-c idle_session_timeout=0 -c transaction_timeout=0");
         let kept = [Some(30_000), Some(60_000), None, None];
         assert_eq!(values(UNKNOWN, own), kept);
-        let code = |config: &mut Config| {
-            own(config);
-            config.transaction_timeout = Duration::from_secs(70);
-        };
+        let code = |config| own(config).transaction_timeout(Duration::from_secs(70));
         assert_eq!(values(UNKNOWN, code)[2], Some(70_000));
     }
 
     #[test]
     fn no_pooler_is_sent_any() {
         for path in [Path::TransactionPooler, Path::SessionPooler, Path::RdsProxy] {
-            assert_eq!(
-                values(3, |config| config.path = path),
-                [None; 4],
-                "{path:?}"
-            );
+            assert_eq!(values(3, |config| config.path(path)), [None; 4], "{path:?}");
         }
     }
 
     #[test]
     fn the_statements_for_a_role_leave_idle_sessions_alone() {
-        let line = config(|config| config.path = Path::TransactionPooler).alter_role();
+        let line = config(|config| config.path(Path::TransactionPooler)).alter_role();
         assert_eq!(
             line,
             "ALTER ROLE CURRENT_USER SET statement_timeout = 30000; \
@@ -257,7 +245,7 @@ mod tests {
     #[tokio::test]
     async fn a_server_takes_the_statements_for_a_role() {
         use lab::postgres::{Installation, Postgres};
-        let line = config(|config| config.path = Path::TransactionPooler).alter_role();
+        let line = config(|config| config.path(Path::TransactionPooler)).alter_role();
         let installation = Installation::embedded("17").expect("PostgreSQL 17");
         let server = Postgres::builder().installation(installation).start();
         let server = server.await.expect("a server");
@@ -275,11 +263,11 @@ mod tests {
 
     #[test]
     fn the_shorter_of_what_is_granted_and_what_is_known_counts() {
-        let plain = config(|_| {});
+        let plain = config(|config| config);
         let seconds = Duration::from_secs_f64;
         assert_eq!(plain.longest_call(None), UNKNOWN);
         assert_eq!(plain.longest_call(Some(seconds(2.987))), 3);
-        let known = config(|config| config.function_timeout = Some(seconds(10.0)));
+        let known = config(|config| config.function_timeout(seconds(10.0)));
         assert_eq!(known.longest_call(None), 10);
         assert_eq!(known.longest_call(Some(seconds(300.0))), 10);
         assert_eq!(known.longest_call(Some(seconds(2.0))), 2);

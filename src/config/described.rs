@@ -1,9 +1,9 @@
 //! A configuration in words, for who asks where a setting comes from.
 
 use super::endpoint::host_names;
-use super::overrides;
 use super::source;
-use super::{Config, Endpoint, Environment};
+use super::variables;
+use super::{Endpoint, Environment, Origin, Settings};
 
 /// What is known of a configuration beside its settings.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub struct Described {
     pub twin: Option<&'static str>,
 }
 
-impl Config {
+impl Settings {
     /// What the process's environment has to say about this configuration.
     pub(crate) fn described(&self) -> Described {
         self.described_by(&Environment::of_process())
@@ -29,9 +29,9 @@ impl Config {
     fn described_by(&self, environment: &Environment) -> Described {
         let host = host_names(&self.server).next().unwrap_or_default();
         let port = self.server.get_ports().first().copied().unwrap_or(5432);
-        let path = match environment.get(overrides::PATH) {
-            Some(_) => format!("{} says so", overrides::PATH),
-            None => self.path.why(host, port).to_owned(),
+        let path = match self.origin("path") {
+            Some(Origin::Variable(name)) => format!("{name} says so"),
+            _ => self.path.why(host, port).to_owned(),
         };
         let twin = match self.endpoint {
             Endpoint::Direct => Some("pooled"),
@@ -40,8 +40,8 @@ impl Config {
         };
         Described {
             variables: source::named_by(environment),
-            operators: overrides::shown(&overrides::in_force(environment)),
-            unknown: overrides::unknown(environment),
+            operators: variables::shown(&self.variables),
+            unknown: variables::unknown(environment),
             path,
             twin,
         }
@@ -54,7 +54,7 @@ mod tests {
 
     fn described(variables: &[(&str, &str)]) -> Described {
         let environment = Environment::of(variables);
-        let config = Config::from_environment(&environment).expect("a configuration");
+        let config = crate::Config::from_environment(&environment).expect("a configuration");
         let config = config.settled(&environment).expect("it makes sense");
         config.described_by(&environment)
     }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tokio_postgres::config::Host;
 
 use super::parameters::Parameters;
-use super::read::Read;
+use super::read::read;
 use super::{Path, TargetSessionAttrs, Tls};
 use crate::error::Result;
 
@@ -24,17 +24,17 @@ pub enum Endpoint {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct DirectEndpoint {
-    /// As [`Config::server`](crate::Config::server).
+    /// As [`Settings::server`](crate::Settings::server).
     pub server: tokio_postgres::Config,
-    /// As [`Config::tls`](crate::Config::tls).
+    /// As [`Settings::tls`](crate::Settings::tls).
     pub tls: Tls,
-    /// As [`Config::path`](crate::Config::path): it may be a session pooler, as
+    /// As [`Settings::path`](crate::Settings::path): it may be a session pooler, as
     /// Supabase's is for whom has no IPv6.
     pub path: Path,
-    /// As [`Config::schema`](crate::Config::schema). `None`: that one, unless it is
+    /// As [`Settings::schema`](crate::Settings::schema). `None`: that one, unless it is
     /// `public`.
     pub schema: Option<String>,
-    /// As [`Config::target_session_attrs`](crate::Config::target_session_attrs).
+    /// As [`Settings::target_session_attrs`](crate::Settings::target_session_attrs).
     /// [`Any`](TargetSessionAttrs::Any): that one.
     pub target_session_attrs: TargetSessionAttrs,
 }
@@ -46,18 +46,7 @@ impl DirectEndpoint {
     ///
     /// The same.
     pub fn from_url(url: &str) -> Result<Self> {
-        DirectEndpoint::of(&Parameters::parse_code(url)?)
-    }
-
-    pub(super) fn of(given: &Parameters) -> Result<Self> {
-        let read = Read::new(given)?;
-        Ok(DirectEndpoint {
-            server: read.server,
-            tls: read.tls,
-            path: read.path,
-            schema: read.schema,
-            target_session_attrs: read.target_session_attrs,
-        })
+        read(&Parameters::parse_code(url)?)
     }
 }
 

@@ -1,10 +1,5 @@
 //! What the process was told by its environment.
 
-use std::time::Duration;
-
-use super::{duration, overrides, spelling};
-use crate::error::{Error, Result};
-
 /// Reads variables; a test has its own.
 pub(crate) struct Environment {
     variable: Box<Variable>,
@@ -13,15 +8,6 @@ pub(crate) struct Environment {
 
 type Variable = dyn Fn(&str) -> Option<String>;
 type Names = dyn Fn() -> Vec<String>;
-
-/// What the environment says of limits, below the code and the URL.
-#[derive(Debug, Default, PartialEq)]
-pub(super) struct Limits {
-    pub(super) max_connections: Option<usize>,
-    pub(super) max_idle: Option<usize>,
-    pub(super) max_age: Option<Duration>,
-    pub(super) max_idle_time: Option<Duration>,
-}
 
 impl Environment {
     pub(crate) fn of_process() -> Self {
@@ -51,18 +37,9 @@ impl Environment {
         given((self.variable)(name)?)
     }
 
-    /// A secret, without the line's end that files and consoles leave behind. What is set
-    /// and empty was meant to hold one.
-    pub(super) fn secret(&self, name: &str) -> Result<Option<String>> {
-        let Some(value) = (self.variable)(name) else {
-            return Ok(None);
-        };
-        match value.trim() {
-            "" => Err(Error::configuration(format!(
-                "{name} is set and empty: give it a value, or unset it"
-            ))),
-            value => Ok(Some(value.to_owned())),
-        }
+    /// As it is, blanks included.
+    pub(super) fn raw(&self, name: &str) -> Option<String> {
+        (self.variable)(name)
     }
 
     /// The names of all variables.
@@ -78,52 +55,6 @@ impl Environment {
             _ if self.get("AWS_LAMBDA_FUNCTION_NAME").is_some() => 1,
             // Vercel serves several at once, and says nowhere how many.
             _ => 3,
-        }
-    }
-
-    /// How many connections the operator wants warmed, if he says so.
-    pub(crate) fn warm_up(&self) -> Result<Option<usize>> {
-        self.count(overrides::WARM_UP, 0)
-    }
-
-    /// The limits that Go's `database/sql` has, by the names that services in Go give
-    /// their variables. Zero is never, as it is there.
-    pub(super) fn limits(&self) -> Result<Limits> {
-        let max_age = self.duration("DB_MAX_LIFETIME")?;
-        Ok(Limits {
-            max_connections: self.count("DB_MAX_OPEN_CONNS", 1)?,
-            max_idle: self.count("DB_MAX_IDLE_CONNS", 0)?,
-            max_age: max_age.map(|age| if age.is_zero() { Duration::MAX } else { age }),
-            max_idle_time: self
-                .duration("DB_MAX_IDLE_TIME")?
-                .filter(|time| !time.is_zero()),
-        })
-    }
-
-    pub(super) fn count(&self, name: &str, least: usize) -> Result<Option<usize>> {
-        let Some(value) = self.get(name) else {
-            return Ok(None);
-        };
-        match value.trim().parse() {
-            Ok(count) if count >= least => Ok(Some(count)),
-            _ => Err(Error::configuration(format!(
-                "{} is not a number of connections, {least} or more",
-                spelling::shown(name, &value)
-            ))),
-        }
-    }
-
-    pub(super) fn duration(&self, name: &str) -> Result<Option<Duration>> {
-        let Some(value) = self.get(name) else {
-            return Ok(None);
-        };
-        match duration::parse(&value) {
-            Some(duration) => Ok(Some(duration)),
-            None => Err(Error::configuration(format!(
-                "{} is not {}",
-                spelling::shown(name, &value),
-                duration::WANTED
-            ))),
         }
     }
 }
@@ -176,59 +107,6 @@ mod tests {
             (&[("AWS_LAMBDA_MAX_CONCURRENCY", "many")], 3),
         ] {
             assert_eq!(Environment::of(variables).concurrency(), expected);
-        }
-    }
-
-    #[test]
-    fn a_misspelt_number_is_named() {
-        let error = Environment::of(&[("ANTIFREEZE_WARM_UP", "two")])
-            .warm_up()
-            .expect_err("no number");
-        assert!(error.to_string().contains("ANTIFREEZE_WARM_UP=two"));
-    }
-
-    #[test]
-    fn limits_as_go_has_them() {
-        let seconds = Duration::from_secs;
-        let given = Environment::of(&[
-            ("DB_MAX_OPEN_CONNS", "4"),
-            ("DB_MAX_IDLE_CONNS", "0"),
-            ("DB_MAX_LIFETIME", "1h30m"),
-            ("DB_MAX_IDLE_TIME", "90s"),
-        ]);
-        let expected = Limits {
-            max_connections: Some(4),
-            max_idle: Some(0),
-            max_age: Some(seconds(5400)),
-            max_idle_time: Some(seconds(90)),
-        };
-        assert_eq!(given.limits().expect("fine"), expected);
-        let never = Environment::of(&[("DB_MAX_LIFETIME", "0s"), ("DB_MAX_IDLE_TIME", "0s")]);
-        let expected = Limits {
-            max_age: Some(Duration::MAX),
-            ..Limits::default()
-        };
-        assert_eq!(never.limits().expect("fine"), expected);
-        let none = Environment::of(&[("DB_MAX_OPEN_CONNS", "")]);
-        assert_eq!(none.limits().expect("fine"), Limits::default());
-    }
-
-    #[test]
-    fn limits_that_are_none_are_named() {
-        for (name, value, wanted) in [
-            ("DB_MAX_OPEN_CONNS", "0", "1 or more"),
-            ("DB_MAX_OPEN_CONNS", "many", "a number of connections"),
-            ("DB_MAX_IDLE_CONNS", "-1", "0 or more"),
-            ("DB_MAX_LIFETIME", "1d", "a duration"),
-            ("DB_MAX_IDLE_TIME", "-5s", "a duration"),
-        ] {
-            let error = Environment::of(&[(name, value)]).limits();
-            let error = error.expect_err(name).to_string();
-            assert!(
-                error.contains(&format!("{name}={value} is not ")),
-                "{error}"
-            );
-            assert!(error.contains(wanted), "{error}");
         }
     }
 }

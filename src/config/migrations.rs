@@ -1,7 +1,7 @@
 //! Where migrations connect to: a session of their own, whatever requests use.
 
 use super::endpoint::{host_names, with_hosts};
-use super::{Config, ConnectionLifetime, DirectEndpoint, Environment, Path};
+use super::{ConnectionLifetime, DirectEndpoint, Environment, Path, Settings};
 use crate::error::{Error, Result};
 use crate::provider::{Host, NOT_FOR_MIGRATIONS};
 
@@ -16,7 +16,7 @@ const REMEDY: &str = "name the server's own endpoint in MIGRATION_DATABASE_URL (
 /// The same where the environment is not asked: it speaks of another database.
 const REMEDY_ELSEWHERE: &str = "give the server's own endpoint instead (the command: as --url)";
 
-impl Config {
+impl Settings {
     /// The settings for a session that keeps its locks: `given`, or what
     /// `MIGRATION_DATABASE_URL` of `environment` names, or [`Config::direct`], or what
     /// follows from the address of a known provider's pooler, or this one if it is no such
@@ -25,7 +25,7 @@ impl Config {
         &self,
         given: Option<DirectEndpoint>,
         environment: Option<&Environment>,
-    ) -> Result<Config> {
+    ) -> Result<Settings> {
         let mut config = self.clone();
         config.direct = None;
         let variable = environment.and_then(|environment| environment.get(VARIABLE));
@@ -53,7 +53,6 @@ impl Config {
             return Err(Error::configuration(cause).with_remedy(remedy));
         }
         config.lifetime = ConnectionLifetime::PerInvocation;
-        config.tls.keep_to(&config.server);
         Ok(config)
     }
 
@@ -122,19 +121,26 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::Config;
 
     const NEON: &str = "postgres://u:p@ep-a-pooler.x.aws.neon.tech/shop?sslmode=require";
     const SUPABASE: &str = "postgres://postgres.abc:p@aws-0-x.pooler.supabase.com:6543/shop";
     const POOLED: &str = "postgres://u:p@pooler.example.com:6432/shop";
 
-    fn settled(url: &str, given: Option<&str>, variables: &[(&str, &str)]) -> Result<Config> {
-        let config = Config::from_url(url).expect(url);
+    fn plain(url: &str) -> Settings {
+        Config::from_url(url).expect(url).in_force()
+    }
+
+    fn settled(url: &str, given: Option<&str>, variables: &[(&str, &str)]) -> Result<Settings> {
+        let config = plain(url);
         let given = given.map(|url| DirectEndpoint::from_url(url).expect(url));
         config.for_migrations(given, Some(&Environment::of(variables)))
     }
 
-    fn place(config: &Config) -> (String, u16, Path) {
+    fn place(config: &Settings) -> (String, u16, Path) {
         let host = host_names(&config.server).next().unwrap_or_default();
         (host.to_owned(), config.server.get_ports()[0], config.path)
     }
@@ -210,6 +216,7 @@ mod tests {
         let direct = ("DIRECT_URL", "postgres://direct.example.com/shop");
         let environment = Environment::of(&[("DATABASE_URL", POOLED), direct]);
         let config = Config::from_environment(&environment).expect("fine");
+        let config = config.settled(&environment).expect("fine");
         let config = config
             .for_migrations(None, Some(&environment))
             .expect("known");
@@ -274,10 +281,10 @@ mod tests {
 
     #[test]
     fn without_an_environment_no_variable_is_asked() {
-        let config = Config::from_url(NEON).expect("fine");
+        let config = plain(NEON);
         let config = config.for_migrations(None, None).expect("derived");
         assert_eq!(place(&config).0, "ep-a.x.aws.neon.tech");
-        let config = Config::from_url(POOLED).expect("fine");
+        let config = plain(POOLED);
         let error = config.for_migrations(None, None).expect_err("a pooler");
         let error = error.to_string();
         assert!(
@@ -307,10 +314,10 @@ mod tests {
     #[test]
     fn a_password_of_its_own_is_not_replaced() {
         let config = |url| {
-            let mut config = Config::from_url(POOLED).expect("fine");
-            config.set_credentials(crate::credentials::from_fn(|_| async {
+            let mut config = plain(POOLED);
+            config.credentials = Some(Arc::new(crate::credentials::from_fn(|_| async {
                 Ok(crate::credentials::Login::password("x"))
-            }));
+            })));
             let environment = Environment::of(&[(VARIABLE, url)]);
             let config = config.for_migrations(None, Some(&environment));
             config.expect("fine").credentials.is_some()

@@ -1,15 +1,24 @@
 //! The parameters of a connection string, by libpq's names: which there are and what
 //! becomes of each (docs/configuration.md has the table).
 
-use super::{foreign, keywords, spelling, url, values};
+use std::fmt;
+
+use super::{Origin, foreign, keywords, spelling, url, values};
 use crate::error::{Error, Result};
 
-/// What a URL, a keyword string or variables say.
-#[derive(Default)]
+/// What a URL, a keyword string, variables or the code say.
+#[derive(Clone, Default)]
 pub(super) struct Parameters {
-    list: Vec<(String, String)>,
+    list: Vec<Parameter>,
     /// A name may be a piece of a password: it is not to be quoted.
     secret: bool,
+}
+
+#[derive(Clone)]
+struct Parameter {
+    name: String,
+    value: String,
+    origin: Origin,
 }
 
 /// What becomes of a parameter.
@@ -26,37 +35,26 @@ pub(super) enum Fate {
 use Fate::{Ignored, Only, Read, Refused};
 
 const NO_GSS: &str = "GSSAPI is not spoken";
-const NO_OAUTH: &str = "OAuth is not spoken: use a password, a token or a certificate";
-const NO_CRL: &str = "certificates are not looked up in revocation lists";
+const BOTH_TLS: &str = "TLS 1.2 and 1.3 are both offered, and the newer is taken";
+const PROTOCOL: &str = "the driver speaks version 3.0 of the protocol";
 
-/// libpq's (manual, "Parameter Key Words"), then those of others.
-pub(super) const KNOWN: &[(&str, Fate)] = &[
-    ("host", Read),
-    ("hostaddr", Read),
-    ("port", Read),
-    ("dbname", Read),
-    ("user", Read),
-    ("password", Read),
-    ("options", Read),
-    ("application_name", Read),
-    ("fallback_application_name", Read),
-    ("connect_timeout", Read),
-    ("keepalives", Read),
-    ("keepalives_idle", Read),
-    ("keepalives_interval", Read),
-    ("keepalives_count", Read),
-    ("tcp_user_timeout", Read),
-    ("target_session_attrs", Read),
-    ("load_balance_hosts", Read),
-    ("sslmode", Read),
-    ("ssl", Read),
-    ("sslrootcert", Read),
-    ("sslcert", Read),
-    ("sslkey", Read),
-    ("sslnegotiation", Read),
-    ("sslsni", Read),
-    ("channel_binding", Read),
-    ("require_auth", Read),
+/// libpq's (manual, "Parameter Key Words"), Prisma's ("PostgreSQL connector", "Arguments"),
+/// and what Supabase's integration with Vercel (`supa`, `workaround`) and node-postgres
+/// (`uselibpqcompat`) mark URLs with.
+const KNOWN: &[(&str, Fate)] = &[
+    (
+        "host hostaddr port dbname user password options application_name \
+         fallback_application_name connect_timeout keepalives keepalives_idle \
+         keepalives_interval keepalives_count tcp_user_timeout target_session_attrs \
+         load_balance_hosts sslmode ssl sslrootcert sslcert sslkey sslnegotiation sslsni \
+         channel_binding require_auth \
+         pgbouncer connection_limit pool_timeout schema statement_cache_size",
+        Read,
+    ),
+    (
+        "sslcompression gsslib krbsrvname supa workaround uselibpqcompat",
+        Ignored,
+    ),
     (
         "client_encoding",
         Only(
@@ -64,7 +62,6 @@ pub(super) const KNOWN: &[(&str, Fate)] = &[
             "the driver speaks UTF8 alone",
         ),
     ),
-    ("sslcompression", Ignored),
     (
         "sslcertmode",
         Only(
@@ -74,33 +71,16 @@ pub(super) const KNOWN: &[(&str, Fate)] = &[
     ),
     (
         "ssl_min_protocol_version",
-        Only(
-            &["tlsv1", "tlsv1.1", "tlsv1.2"],
-            "TLS 1.2 and 1.3 are both offered, and the newer is taken",
-        ),
+        Only(&["tlsv1", "tlsv1.1", "tlsv1.2"], BOTH_TLS),
     ),
-    (
-        "ssl_max_protocol_version",
-        Only(
-            &["tlsv1.3"],
-            "TLS 1.2 and 1.3 are both offered, and the newer is taken",
-        ),
-    ),
-    (
-        "min_protocol_version",
-        Only(&["3.0"], "the driver speaks version 3.0 of the protocol"),
-    ),
+    ("ssl_max_protocol_version", Only(&["tlsv1.3"], BOTH_TLS)),
+    ("min_protocol_version", Only(&["3.0"], PROTOCOL)),
     (
         "max_protocol_version",
-        Only(
-            &["3.0", "3.2", "latest"],
-            "the driver speaks version 3.0 of the protocol",
-        ),
+        Only(&["3.0", "3.2", "latest"], PROTOCOL),
     ),
     ("gssencmode", Only(&["disable", "prefer"], NO_GSS)),
     ("gssdelegation", Only(&["0"], NO_GSS)),
-    ("gsslib", Ignored),
-    ("krbsrvname", Ignored),
     (
         "replication",
         Only(
@@ -113,19 +93,17 @@ pub(super) const KNOWN: &[(&str, Fate)] = &[
         Refused("no password file is read: give the password itself"),
     ),
     (
-        "service",
-        Refused("no service file is read: name host, user and database themselves"),
-    ),
-    (
-        "servicefile",
+        "service servicefile",
         Refused("no service file is read: name host, user and database themselves"),
     ),
     (
         "sslpassword",
         Refused("an encrypted key is not read: decrypt the key that sslkey names"),
     ),
-    ("sslcrl", Refused(NO_CRL)),
-    ("sslcrldir", Refused(NO_CRL)),
+    (
+        "sslcrl sslcrldir",
+        Refused("certificates are not looked up in revocation lists"),
+    ),
     ("sslkeylogfile", Refused("keys of TLS are written nowhere")),
     (
         "requirepeer",
@@ -133,29 +111,20 @@ pub(super) const KNOWN: &[(&str, Fate)] = &[
     ),
     ("requiressl", Refused("write sslmode=require")),
     (
-        "scram_client_key",
+        "scram_client_key scram_server_key",
         Refused("SCRAM begins with the password here"),
     ),
     (
-        "scram_server_key",
-        Refused("SCRAM begins with the password here"),
+        "oauth_issuer oauth_client_id oauth_client_secret oauth_scope",
+        Refused("OAuth is not spoken: use a password, a token or a certificate"),
     ),
-    ("oauth_issuer", Refused(NO_OAUTH)),
-    ("oauth_client_id", Refused(NO_OAUTH)),
-    ("oauth_client_secret", Refused(NO_OAUTH)),
-    ("oauth_scope", Refused(NO_OAUTH)),
-    // Prisma's ("PostgreSQL connector", "Arguments").
-    ("pgbouncer", Read),
-    ("connection_limit", Read),
-    ("pool_timeout", Read),
-    ("schema", Read),
-    ("statement_cache_size", Read),
-    // Supabase's integration with Vercel marks its URLs with these.
-    ("supa", Ignored),
-    ("workaround", Ignored),
-    // How node-postgres is told to read sslmode as libpq does.
-    ("uselibpqcompat", Ignored),
 ];
+
+/// Each with what becomes of it.
+pub(super) fn known() -> impl Iterator<Item = (&'static str, &'static Fate)> {
+    let all = KNOWN.iter();
+    all.flat_map(|(names, fate)| names.split_whitespace().map(move |name| (name, fate)))
+}
 
 impl Parameters {
     /// Splits a URL or a keyword string.
@@ -176,8 +145,17 @@ impl Parameters {
                         "has something in front of postgres://: take away what is before it",
                     ),
                 })?;
-                let secret = list.iter().any(|(name, _)| holds_secret(name));
-                Parameters { list, secret }
+                let mut parameters = Parameters::default();
+                for (name, value) in list {
+                    parameters.secret |= holds_secret(&name);
+                    let origin = Origin::Url;
+                    parameters.list.push(Parameter {
+                        name,
+                        value,
+                        origin,
+                    });
+                }
+                parameters
             }
         };
         parameters.check_ssl()?;
@@ -200,13 +178,21 @@ impl Parameters {
         })
     }
 
+    /// The same, of what a variable says.
+    pub(super) fn of_variable(variable: &'static str, text: &str) -> Result<Self> {
+        let mut parameters =
+            Parameters::parse(text).map_err(|error| named(Origin::Variable(variable), error))?;
+        for parameter in &mut parameters.list {
+            parameter.origin = Origin::Variable(variable);
+        }
+        Ok(parameters)
+    }
+
     /// Two words on one matter, of which the weaker must not win.
     fn check_ssl(&self) -> Result<()> {
-        let modes = self
-            .list
-            .iter()
-            .filter(|(name, value)| name == "sslmode" && !value.is_empty());
-        let mut modes = modes.map(|(_, mode)| mode.as_str());
+        let said = |given: &&Parameter| given.name == "sslmode" && !given.value.is_empty();
+        let modes = self.list.iter().filter(said);
+        let mut modes = modes.map(|given| given.value.as_str());
         let mode = modes.next();
         if modes.any(|other| Some(other) != mode) {
             return Err(Error::configuration(
@@ -223,12 +209,27 @@ impl Parameters {
         }
     }
 
-    /// Adds a value, which wins over earlier ones. To libpq, what is empty is not set.
+    /// Adds a value of a URL or keyword string, which wins over earlier ones.
     pub(super) fn add(&mut self, name: &str, value: impl Into<String>) {
-        let value = value.into();
+        self.say(name, value, Origin::Url);
+    }
+
+    /// Adds a value, which wins over earlier ones. To libpq, what is empty is not set.
+    pub(super) fn say(&mut self, name: &str, value: impl Into<String>, origin: Origin) {
+        let (name, value) = (name.to_owned(), value.into());
         if !value.is_empty() {
-            self.list.push((name.to_owned(), value));
+            self.list.push(Parameter {
+                name,
+                value,
+                origin,
+            });
         }
+    }
+
+    /// Adds all that `others` say.
+    pub(super) fn extend(&mut self, others: Parameters) {
+        self.list.extend(others.list);
+        self.secret |= others.secret;
     }
 
     /// A password stands among the parameters, perhaps with an `&` or a space in it that
@@ -237,9 +238,20 @@ impl Parameters {
         self.secret = true;
     }
 
+    fn last(&self, name: &str) -> Option<&Parameter> {
+        let said = |given: &&Parameter| given.name == name && !given.value.is_empty();
+        self.list.iter().rev().find(said)
+    }
+
+    /// Where the value in force was said.
+    pub(super) fn origin(&self, name: &str) -> Origin {
+        self.last(name)
+            .map(|given| given.origin)
+            .unwrap_or_default()
+    }
+
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        let mut from_last = self.list.iter().rev();
-        let (_, value) = from_last.find(|(known, value)| known == name && !value.is_empty())?;
+        let value = self.last(name)?.value.as_str();
         // Only in these may a blank at the ends be meant.
         match name {
             "user" | "password" | "dbname" | "schema" | "options" | "application_name" => {
@@ -251,46 +263,69 @@ impl Parameters {
 
     #[cfg(test)]
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.list.iter().map(|(n, v)| (n.as_str(), v.as_str()))
+        let all = self.list.iter();
+        all.map(|given| (given.name.as_str(), given.value.as_str()))
     }
 
     /// Each is known, may be meant as it stands, and wants nothing that we do not do.
     pub(super) fn check(&self) -> Result<()> {
-        for (name, value) in &self.list {
-            let shown = match is_known(name) {
-                true => name,
-                false => "one of the parameters",
-            };
-            values::check(name, shown, value)?;
+        for given in &self.list {
+            let checked = self.check_value(given);
+            checked.map_err(|error| named(given.origin, error))?;
         }
-        for (name, value) in &self.list {
-            let known = KNOWN.iter().find(|(known, _)| known == name);
-            let Some((name, fate)) = known else {
-                return Err(self.unknown(name));
-            };
-            let refused = |why: &str| {
-                Err(Error::configuration(format!(
-                    "{name} cannot be honoured: {why}"
-                )))
-            };
-            match fate {
-                Read | Ignored => {}
-                Only(values, _)
-                    if value.is_empty() || values.contains(&&*value.trim().to_lowercase()) => {}
-                Only(values, why) => {
-                    return refused(&format!("{why} (it may be {})", values.join(", ")));
-                }
-                Refused(why) => return refused(why),
-            }
+        for given in &self.list {
+            let checked = self.check_fate(given);
+            checked.map_err(|error| named(given.origin, error))?;
         }
         Ok(())
+    }
+
+    fn check_value(&self, given: &Parameter) -> Result<()> {
+        let shown = match is_known(&given.name) {
+            true => &given.name,
+            false => "one of the parameters",
+        };
+        match given.origin {
+            // It has a setter of its own: nothing has slipped into it from its neighbours.
+            Origin::Code => values::check_filled(&given.name, shown, &given.value),
+            _ => values::check(&given.name, shown, &given.value),
+        }
+    }
+
+    fn check_fate(&self, given: &Parameter) -> Result<()> {
+        let value = &given.value;
+        let known = known().find(|(known, _)| *known == given.name);
+        let Some((name, fate)) = known else {
+            return Err(self.unknown(&given.name));
+        };
+        let why = match fate {
+            Read | Ignored => return Ok(()),
+            Only(values, _)
+                if value.is_empty() || values.contains(&&*value.trim().to_lowercase()) =>
+            {
+                return Ok(());
+            }
+            Only(values, why) => format!("{why} (it may be {})", values.join(", ")),
+            Refused(why) => (*why).to_owned(),
+        };
+        Err(Error::configuration(format!(
+            "{name} cannot be honoured: {why}"
+        )))
+    }
+
+    /// An `error` about one of them, with the variable that holds it.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        let message = error.to_string();
+        let mut words = message.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        let subject = words.next().unwrap_or_default();
+        named(self.origin(subject), error)
     }
 
     fn unknown(&self, name: &str) -> Error {
         if let Some((name, advice)) = foreign::advice(name) {
             return Error::configuration(format!("{name} is another driver's parameter: {advice}"));
         }
-        let near = spelling::nearest(name, KNOWN.iter().map(|(known, _)| *known));
+        let near = spelling::nearest(name, known().map(|(known, _)| known));
         let near = near.map(|near| format!(" (did you mean {near}?)"));
         let near = near.unwrap_or_default();
         // No setting of the server is written in the way of Java's.
@@ -310,10 +345,26 @@ impl Parameters {
     }
 }
 
+/// With the variable that it is about.
+fn named(origin: Origin, error: Error) -> Error {
+    match origin {
+        Origin::Variable(name) => Error::configuration(format!("{name}: {error}")),
+        _ => error,
+    }
+}
+
+impl fmt::Debug for Parameters {
+    /// Names alone: a value may be the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.list.iter().map(|given| &given.name);
+        f.debug_list().entries(names).finish()
+    }
+}
+
 /// A parameter by this name, whatever its case: ours, or another driver's.
 pub(super) fn is_known(name: &str) -> bool {
-    let mut known = KNOWN.iter();
-    known.any(|(known, _)| known.eq_ignore_ascii_case(name)) || foreign::advice(name).is_some()
+    let mut all = known();
+    all.any(|(known, _)| known.eq_ignore_ascii_case(name)) || foreign::advice(name).is_some()
 }
 
 /// What is given by this name is not to be shown, nor what an unescaped character has
@@ -331,6 +382,3 @@ fn is_word(name: &str) -> bool {
     let all = |fits: fn(&u8) -> bool| name.bytes().all(|byte| byte == b'_' || fits(&byte));
     name.len() <= 40 && (all(u8::is_ascii_lowercase) || all(u8::is_ascii_uppercase))
 }
-
-#[cfg(test)]
-mod tests;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::endpoint::host_names;
 use super::parameters::Parameters;
-use super::tls::TlsParameters;
-use super::{Path, TargetSessionAttrs, Tls};
+use super::table::Layer;
+use super::{DirectEndpoint, Path, TargetSessionAttrs, Tls};
 use crate::error::{Error, Result};
 use crate::provider;
 
@@ -20,77 +20,64 @@ const PORT: u16 = 5432;
 const UNLIMITED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What a URL, a keyword string or variables come to.
-pub(super) struct Read {
-    pub(super) server: tokio_postgres::Config,
-    pub(super) tls: Tls,
-    pub(super) path: Path,
-    pub(super) schema: Option<String>,
-    pub(super) target_session_attrs: TargetSessionAttrs,
-    pub(super) connect_timeout: Option<Duration>,
-    pub(super) acquire_timeout: Option<Duration>,
-    pub(super) max_connections: Option<usize>,
-    pub(super) statement_cache: Option<usize>,
+///
+/// # Errors
+///
+/// Names the parameter that is wrong, and the variable that holds it.
+pub(super) fn read(given: &Parameters) -> Result<DirectEndpoint> {
+    given.check()?;
+    endpoint(given).map_err(|error| given.explain(error))
 }
 
-impl Read {
-    /// # Errors
-    ///
-    /// Names the parameter that is wrong, first.
-    pub(super) fn new(given: &Parameters) -> Result<Self> {
-        given.check()?;
-        let mut server = tokio_postgres::Config::new();
-        add_addresses(&mut server, given)?;
-        if let Some(user) = given.get("user") {
-            server.user(user);
-        }
-        if let Some(password) = given.get("password") {
-            server.password(password);
-        }
-        if let Some(dbname) = given.get("dbname") {
-            // libpq would take it for another URL, with another password.
-            if dbname.contains("://") {
-                return Err(Error::configuration(
-                    "dbname holds a URL: give the URL alone, or the database's name",
-                ));
-            }
-            server.dbname(dbname);
-        }
-        if let Some(options) = given.get("options") {
-            let plus = |word: &str| word.starts_with("-c+") || word.contains("+-c");
-            if options.split_whitespace().any(plus) {
-                return Err(Error::configuration(
-                    "options holds a `+` where a space belongs: in a URL a space is written %20",
-                ));
-            }
-            server.options(options);
-        }
-        let application = given.get("application_name");
-        if let Some(name) = application.or(given.get("fallback_application_name")) {
-            server.application_name(name);
-        }
-        add_liveness(&mut server, given)?;
-
-        let tls = Tls::from_parameters(&tls(given), &server)?;
-        let pgbouncer = match given.get("pgbouncer") {
-            None | Some("false") => false,
-            Some("true") => true,
-            Some(_) => return Err(wrong("pgbouncer", "true or false")),
-        };
-        Ok(Read {
-            path: detect(&server, pgbouncer),
-            server,
-            tls,
-            schema: given.get("schema").map(str::to_owned),
-            target_session_attrs: match given.get("target_session_attrs") {
-                None => TargetSessionAttrs::default(),
-                Some(value) => value.parse()?,
-            },
-            connect_timeout: limit(given, "connect_timeout")?,
-            acquire_timeout: limit(given, "pool_timeout")?,
-            max_connections: connections(given)?,
-            statement_cache: number(given, "statement_cache_size", "a number of statements")?,
-        })
+fn endpoint(given: &Parameters) -> Result<DirectEndpoint> {
+    let mut server = tokio_postgres::Config::new();
+    add_addresses(&mut server, given)?;
+    if let Some(user) = given.get("user") {
+        server.user(user);
     }
+    if let Some(password) = given.get("password") {
+        server.password(password);
+    }
+    if let Some(dbname) = given.get("dbname") {
+        // libpq would take it for another URL, with another password.
+        if dbname.contains("://") {
+            return Err(Error::configuration(
+                "dbname holds a URL: give the URL alone, or the database's name",
+            ));
+        }
+        server.dbname(dbname);
+    }
+    if let Some(options) = given.get("options") {
+        let plus = |word: &str| word.starts_with("-c+") || word.contains("+-c");
+        if options.split_whitespace().any(plus) {
+            return Err(Error::configuration(
+                "options holds a `+` where a space belongs: in a URL a space is written %20",
+            ));
+        }
+        server.options(options);
+    }
+    let application = given.get("application_name");
+    if let Some(name) = application.or(given.get("fallback_application_name")) {
+        server.application_name(name);
+    }
+    add_liveness(&mut server, given)?;
+
+    let tls = Tls::from_parameters(given, &server)?;
+    let pgbouncer = match given.get("pgbouncer") {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(_) => return Err(wrong("pgbouncer", "true or false")),
+    };
+    let said = Layer::of_parameters(given)?;
+    Ok(DirectEndpoint {
+        path: detect(&server, pgbouncer),
+        server,
+        tls,
+        schema: said.schema.map(|schema| schema.value),
+        target_session_attrs: said
+            .target_session_attrs
+            .map_or(TargetSessionAttrs::Any, |wish| wish.value),
+    })
 }
 
 /// `host`, `hostaddr` and `port`: lists of one length, or one port for all.
@@ -215,21 +202,6 @@ fn add_liveness(server: &mut tokio_postgres::Config, given: &Parameters) -> Resu
     Ok(())
 }
 
-fn tls(given: &Parameters) -> TlsParameters {
-    let value = |name| given.get(name).map(str::to_owned);
-    TlsParameters {
-        sslmode: value("sslmode"),
-        ssl: value("ssl"),
-        sslrootcert: value("sslrootcert"),
-        sslcert: value("sslcert"),
-        sslkey: value("sslkey"),
-        sslnegotiation: value("sslnegotiation"),
-        sslsni: value("sslsni"),
-        channel_binding: value("channel_binding"),
-        require_auth: value("require_auth"),
-    }
-}
-
 /// The first host that tells something decides.
 fn detect(server: &tokio_postgres::Config, pgbouncer: bool) -> Path {
     let hosts = host_names(server).enumerate();
@@ -245,8 +217,20 @@ fn detect(server: &tokio_postgres::Config, pgbouncer: bool) -> Path {
     paths.find(|&path| path != Path::Direct).unwrap_or_default()
 }
 
-fn connections(given: &Parameters) -> Result<Option<usize>> {
-    let (name, wanted) = ("connection_limit", "a number of connections, 1 or more");
+pub(super) fn text(given: &Parameters, name: &str) -> Result<Option<String>> {
+    Ok(given.get(name).map(str::to_owned))
+}
+
+pub(super) fn attributes(given: &Parameters, name: &str) -> Result<Option<TargetSessionAttrs>> {
+    given.get(name).map(str::parse).transpose()
+}
+
+pub(super) fn statements(given: &Parameters, name: &str) -> Result<Option<usize>> {
+    number(given, name, "a number of statements")
+}
+
+pub(super) fn connections(given: &Parameters, name: &str) -> Result<Option<usize>> {
+    let wanted = "a number of connections, 1 or more";
     match number(given, name, wanted)? {
         Some(0) => Err(wrong(name, wanted)),
         number => Ok(number),
@@ -254,7 +238,7 @@ fn connections(given: &Parameters) -> Result<Option<usize>> {
 }
 
 /// A time in whole seconds, as libpq and Prisma have it: zero is none at all.
-fn limit(given: &Parameters, name: &str) -> Result<Option<Duration>> {
+pub(super) fn limit(given: &Parameters, name: &str) -> Result<Option<Duration>> {
     let seconds = number::<i64>(given, name, "a number of seconds")?;
     Ok(seconds.map(|seconds| match u64::try_from(seconds) {
         Ok(seconds @ 1..) => Duration::from_secs(seconds).min(UNLIMITED),
@@ -279,8 +263,8 @@ mod tests {
 
     use super::*;
 
-    fn read(text: &str) -> Result<Read> {
-        Read::new(&Parameters::parse(text)?)
+    fn read(text: &str) -> Result<DirectEndpoint> {
+        super::read(&Parameters::parse(text)?)
     }
 
     #[test]
@@ -344,8 +328,7 @@ mod tests {
         let read = read(
             "postgres://Me:p@h/Shop?options=-c%20a%3Db&fallback_application_name=f\
              &keepalives_idle=5&keepalives_interval=6&keepalives_count=7&tcp_user_timeout=8000\
-             &target_session_attrs=primary&sslmode=require&connect_timeout=9&pool_timeout=0\
-             &connection_limit=2&statement_cache_size=0&schema=s&pgbouncer=true",
+             &target_session_attrs=primary&sslmode=require&schema=s&pgbouncer=true",
         )
         .expect("fine");
         let server = &read.server;
@@ -360,12 +343,17 @@ mod tests {
         assert_eq!(server.get_tcp_user_timeout(), Some(&seconds(8)));
         assert_eq!(read.target_session_attrs, TargetSessionAttrs::Primary);
         assert_eq!(read.tls.mode, super::super::TlsMode::Encrypt);
-        assert_eq!(read.connect_timeout, Some(seconds(9)));
-        assert_eq!(read.acquire_timeout, Some(UNLIMITED));
-        assert_eq!(read.max_connections, Some(2));
-        assert_eq!(read.statement_cache, Some(0));
         assert_eq!(read.schema.as_deref(), Some("s"));
         assert_eq!(read.path, Path::TransactionPooler);
+    }
+
+    #[test]
+    fn zero_is_no_limit() {
+        let given = Parameters::parse("pool_timeout=0 connect_timeout=9").expect("fine");
+        let limit = |name| limit(&given, name).expect("fine");
+        assert_eq!(limit("pool_timeout"), Some(UNLIMITED));
+        assert_eq!(limit("connect_timeout"), Some(Duration::from_secs(9)));
+        assert_eq!(limit("keepalives"), None);
     }
 
     #[test]
@@ -404,7 +392,7 @@ mod tests {
             ("target_session_attrs=prefer-standby", "cannot be honoured"),
             ("dbname=postgres://u:hunter2@h", "dbname holds a URL"),
         ] {
-            let error = read(text).err().expect(text).to_string();
+            let error = read(text).expect_err(text).to_string();
             assert!(error.contains(word), "{text}: {error}");
             assert!(!error.contains("hunter2"), "{error}");
         }

@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
+use super::words::Words;
 use crate::error::{Error, Result};
 
 /// `target_session_attrs`: which of several hosts is meant. The server says what it is
@@ -83,24 +84,14 @@ impl FromStr for TargetSessionAttrs {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        Ok(match text {
-            "any" => TargetSessionAttrs::Any,
-            "read-write" => TargetSessionAttrs::ReadWrite,
-            "read-only" => TargetSessionAttrs::ReadOnly,
-            "primary" => TargetSessionAttrs::Primary,
-            "standby" => TargetSessionAttrs::Standby,
-            "prefer-standby" => {
-                return Err(Error::configuration(
-                    "target_session_attrs=prefer-standby cannot be honoured: it goes through the \
-                     hosts twice, which nobody has time for; name standby or any",
-                ));
-            }
-            _ => {
-                return Err(Error::configuration(
-                    "target_session_attrs is none of any, read-write, read-only, primary, standby",
-                ));
-            }
-        })
+        let wrong = || match text {
+            "prefer-standby" => Error::configuration(
+                "target_session_attrs=prefer-standby cannot be honoured: it goes through the \
+                 hosts twice, which nobody has time for; name standby or any",
+            ),
+            _ => Error::configuration(format!("target_session_attrs is none of {}", Self::all())),
+        };
+        Self::of(text).ok_or_else(wrong)
     }
 }
 

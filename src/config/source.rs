@@ -5,9 +5,9 @@
 //! whatever server `DATABASE_URL` names.
 
 use super::parameters::Parameters;
-use super::read::Read;
+use super::read::read;
 use super::startup::escaped;
-use super::{DirectEndpoint, Environment};
+use super::{DirectEndpoint, Environment, Origin};
 use crate::error::{Error, Result};
 
 /// Variables that hold a URL, in this order.
@@ -82,81 +82,30 @@ pub(super) const SETTINGS: Variables = &[
     ("PGGEQO", "geqo"),
 ];
 
-/// Parameters, and who gave them.
-pub(super) struct Source {
-    /// The variable of a URL; nothing if the URL came from the code, or there are many.
-    name: &'static str,
-    variables: Variables,
-    pub(super) parameters: Parameters,
-}
-
-impl Source {
-    /// A URL or keyword string that the code has.
-    pub(super) fn code(url: &str) -> Result<Self> {
-        Ok(Source {
-            name: "",
-            variables: &[],
-            parameters: Parameters::parse_code(url)?,
-        })
+/// What the first of them that is set says.
+pub(super) fn parameters(environment: &Environment) -> Result<Parameters> {
+    if let Some((name, url)) = first(environment, &URLS) {
+        return Parameters::of_variable(name, &url);
     }
-
-    pub(super) fn none() -> Self {
-        Source {
-            name: "",
-            variables: &[],
-            parameters: Parameters::default(),
+    let is_set = |name: &str| environment.get(name).is_some();
+    let is_libpq = !is_set("DB_HOST");
+    let variables = if !is_libpq {
+        COMPOSE
+    } else if is_set("PGHOST") || is_set("PGHOSTADDR") {
+        LIBPQ
+    } else {
+        return Err(unnamed(environment));
+    };
+    let mut parameters = Parameters::default();
+    for (name, parameter) in variables {
+        if let Some(value) = environment.get(name) {
+            parameters.say(parameter, value, Origin::Variable(name));
         }
     }
-
-    /// The first that the environment has.
-    pub(super) fn environment(environment: &Environment) -> Result<Self> {
-        if let Some((name, url)) = first(environment, &URLS) {
-            return Ok(Source {
-                name,
-                variables: &[],
-                parameters: Parameters::parse(&url).map_err(|error| named(name, &error))?,
-            });
-        }
-        let is_set = |name: &str| environment.get(name).is_some();
-        let is_libpq = !is_set("DB_HOST");
-        let variables = if !is_libpq {
-            COMPOSE
-        } else if is_set("PGHOST") || is_set("PGHOSTADDR") {
-            LIBPQ
-        } else {
-            return Err(unnamed(environment));
-        };
-        let mut parameters = Parameters::default();
-        for (name, parameter) in variables {
-            if let Some(value) = environment.get(name) {
-                parameters.add(parameter, value);
-            }
-        }
-        if is_libpq {
-            add_settings(environment, &mut parameters);
-        }
-        Ok(Source {
-            name: "",
-            variables,
-            parameters,
-        })
+    if is_libpq {
+        add_settings(environment, &mut parameters);
     }
-
-    pub(super) fn read(&self) -> Result<Read> {
-        Read::new(&self.parameters).map_err(|error| self.explain(&error))
-    }
-
-    /// With the variable that it is about.
-    fn explain(&self, error: &Error) -> Error {
-        let message = error.to_string();
-        let subject = message.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
-        let subject = subject.into_iter().next().unwrap_or_default();
-        let about = self.variables.iter().find(|(_, name)| *name == subject);
-        match about.map_or(self.name, |(variable, _)| variable) {
-            "" => Error::configuration(message),
-            name => named(name, &message),
-        }
-    }
+    Ok(parameters)
 }
 
 /// Nothing says where the database is; but something else may.
@@ -220,7 +169,7 @@ fn add_settings(environment: &Environment, parameters: &mut Parameters) {
         let space = if options.is_empty() { "" } else { " " };
         options += &format!("{space}-c {setting}={}", escaped(&value));
     }
-    parameters.add("options", options);
+    parameters.say("options", options, Origin::Variable("PGOPTIONS"));
 }
 
 /// The way past the pooler that the environment knows.
@@ -228,8 +177,7 @@ pub(super) fn direct(environment: &Environment) -> Result<Option<DirectEndpoint>
     let Some((name, url)) = first(environment, &DIRECT_URLS) else {
         return Ok(None);
     };
-    let endpoint = Parameters::parse(&url).and_then(|given| DirectEndpoint::of(&given));
-    endpoint.map(Some).map_err(|error| named(name, &error))
+    read(&Parameters::of_variable(name, &url)?).map(Some)
 }
 
 /// The variables that say where the database is.
@@ -249,17 +197,13 @@ fn first(environment: &Environment, names: &[&'static str]) -> Option<(&'static 
     found.next()
 }
 
-fn named(variable: &str, error: &dyn std::fmt::Display) -> Error {
-    Error::configuration(format!("{variable}: {error}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn found(variables: &[(&str, &str)]) -> Result<(Vec<String>, Vec<u16>)> {
         let environment = Environment::of(variables);
-        let server = Source::environment(&environment)?.read()?.server;
+        let server = read(&parameters(&environment)?)?.server;
         let names = [
             super::super::endpoint::host_names(&server)
                 .collect::<Vec<_>>()

@@ -2,14 +2,14 @@
 
 use super::Backstop;
 use super::endpoint::host_names;
-use super::{Config, Path};
+use super::{Path, Settings};
 use crate::error::{Error, Result};
 use crate::provider::{Host, Limits};
 
 /// What is on the search path anyway.
 pub(super) const PUBLIC: &str = "public";
 
-impl Config {
+impl Settings {
     /// The `options` of the start-up packet (manual, "Connection Settings"): the
     /// user's own, and ours where the path takes them: the time-outs that end what no
     /// teardown could, the schema, and `jit=off`. What the user sets himself is his, unless
@@ -120,13 +120,20 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::Path;
-    use crate::config::backstops::IDLE_IN_TRANSACTION;
+    use crate::config::{Config, Environment};
 
-    fn options(url: &str, change: impl FnOnce(&mut Config)) -> String {
-        let mut config = Config::from_url(url).expect(url);
-        change(&mut config);
-        config.startup_options().unwrap_or_default()
+    fn options(url: &str, change: impl FnOnce(Config) -> Config) -> String {
+        options_in(&[], url, change)
+    }
+
+    fn options_in(
+        variables: &[(&str, &str)],
+        url: &str,
+        change: impl FnOnce(Config) -> Config,
+    ) -> String {
+        let config = change(Config::from_url(url).expect(url));
+        let settings = config.settled(&Environment::of(variables)).expect(url);
+        settings.startup_options().unwrap_or_default()
     }
 
     const OURS: &str = "-c statement_timeout=30000 \
@@ -135,17 +142,20 @@ mod tests {
     #[test]
     fn what_the_path_takes() {
         let plain = "postgres://db.example.com/x";
-        assert_eq!(options(plain, |_| {}), OURS);
+        assert_eq!(options(plain, |config| config), OURS);
         for path in [Path::TransactionPooler, Path::SessionPooler, Path::RdsProxy] {
-            let sent = options(plain, |config| config.path = path);
+            let sent = options(plain, |config| config.path(path));
             assert_eq!(sent, "", "{path:?}");
         }
         let own = "postgres://db.example.com/x?options=endpoint%3Dep-1";
         assert_eq!(
-            options(own, |config| config.path = Path::RdsProxy),
+            options(own, |config| config.path(Path::RdsProxy)),
             "endpoint=ep-1"
         );
-        assert_eq!(options("postgres://a.dsql.us-east-1.on.aws/x", |_| {}), "");
+        assert_eq!(
+            options("postgres://a.dsql.us-east-1.on.aws/x", |config| config),
+            ""
+        );
     }
 
     #[test]
@@ -158,9 +168,7 @@ mod tests {
             ("--jit=on --statement-timeout=1", [false, false]),
             ("-c STATEMENT_TIMEOUT=1", [false, true]),
         ] {
-            let sent = options("host=db.example.com", |config| {
-                config.server.options(own);
-            });
+            let sent = options("host=db.example.com", |config| config.options(own));
             assert!(sent.starts_with(own), "{sent}");
             let found = ours.map(|setting| sent.contains(&format!("-c {setting}")));
             assert_eq!(found, kept, "{sent}");
@@ -170,22 +178,24 @@ mod tests {
     #[test]
     fn who_says_it_in_code_wins_over_the_url_and_the_operator_over_both() {
         let own = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0";
-        let sent = |change: fn(&mut Config)| {
-            options("host=db", |config| {
-                config.server.options(own);
-                change(config);
-            })
-        };
-        assert_eq!(sent(|_| {}), format!("{own} -c jit=off"));
-        let code = sent(|config| config.statement_timeout = Duration::from_secs(7));
+        let url = &format!("host=db options='{own}'");
+        let sent = |change: fn(Config) -> Config| options(url, change);
+        assert_eq!(sent(|config| config), format!("{own} -c jit=off"));
+        // Even where it is what the default would be.
+        let default = sent(|config| config.statement_timeout(Duration::from_secs(30)));
+        assert_eq!(
+            default,
+            format!("{own} -c statement_timeout=30000 -c jit=off")
+        );
+        let code = sent(|config| config.statement_timeout(Duration::from_secs(7)));
         assert_eq!(code, format!("{own} -c statement_timeout=7000 -c jit=off"));
-        // The operator's wins even where it is what the default would be.
-        let operator = sent(|config| config.operators = vec![IDLE_IN_TRANSACTION]);
+        let variable = ("ANTIFREEZE_IDLE_IN_TRANSACTION_TIMEOUT", "60s");
+        let operator = options_in(&[variable], url, |config| config);
         assert_eq!(
             operator,
             format!("{own} -c idle_in_transaction_session_timeout=60000 -c jit=off")
         );
-        let none = sent(|config| config.statement_timeout = Duration::ZERO);
+        let none = sent(|config| config.statement_timeout(Duration::ZERO));
         assert_eq!(none, format!("{own} -c jit=off"));
     }
 
@@ -196,12 +206,12 @@ mod tests {
             ("My Shop", "\"My\\ Shop\""),
             ("a\"b\\", "\"a\"\"b\\\\\""),
         ] {
-            let sent = options("host=db", |config| config.schema = Some(schema.into()));
+            let sent = options("host=db", |config| config.schema(schema));
             assert_eq!(sent, format!("-c search_path={expected} {OURS}"));
         }
         // The later one counts.
         let url = "host=db schema=shop options='-c search_path=other'";
         let expected = format!("-c search_path=other -c search_path=\"shop\" {OURS}");
-        assert_eq!(options(url, |_| {}), expected);
+        assert_eq!(options(url, |config| config), expected);
     }
 }

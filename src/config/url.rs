@@ -261,7 +261,7 @@ mod tests {
             ("postgres://u:hunter2@[::1]x/x", "not closed"),
             ("postgres://u:hunter2@db/x?sslmode", "without `=`"),
         ] {
-            let error = parse(text).err().expect(text).to_string();
+            let error = parse(text).expect_err(text).to_string();
             assert!(error.contains(word), "{text}: {error}");
             assert!(!error.contains("hun"), "{error}");
         }

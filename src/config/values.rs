@@ -4,17 +4,12 @@
 //! Hosts, users and databases are shown in errors and in `Debug`, and the first are asked
 //! for in the DNS. What a password may have slipped into is refused before, and not quoted.
 
-use super::parameters::{KNOWN, holds_secret, is_known};
+use super::parameters::{holds_secret, is_known, known};
 use crate::error::{Error, Result};
 
 /// Refuses `value` of the parameter `name`; `shown` is what it may be called.
 pub(super) fn check(name: &str, shown: &str, value: &str) -> Result<()> {
-    if is_template(name, value) {
-        return Err(Error::configuration(format!(
-            "{shown} is still a placeholder: put the real value in its place, or have the template \
-             filled in"
-        )));
-    }
+    check_filled(name, shown, value)?;
     // A key or certificate is shown nowhere, and ends with `=`.
     let may_be_pem = matches!(name, "sslrootcert" | "sslcert" | "sslkey");
     if may_be_pem && value.contains("-----BEGIN") {
@@ -45,6 +40,17 @@ pub(super) fn check(name: &str, shown: &str, value: &str) -> Result<()> {
     Ok(())
 }
 
+/// The same for a value that stands alone: a template may be left in it, nothing else.
+pub(super) fn check_filled(name: &str, shown: &str, value: &str) -> Result<()> {
+    match is_template(name, value) {
+        true => Err(Error::configuration(format!(
+            "{shown} is still a placeholder: put the real value in its place, or have the template \
+             filled in"
+        ))),
+        false => Ok(()),
+    }
+}
+
 /// Separators that were encoded once too often, or outside of a URL, are what they were.
 fn without_escapes(value: &str) -> String {
     let mut plain = value.to_owned();
@@ -68,7 +74,7 @@ fn holds_parameter(name: &str, value: &str) -> bool {
         let before = value[..at].trim_end();
         let lead = before.trim_end_matches(is_word);
         let word = &before[lead.len()..];
-        let mut ours = KNOWN.iter().map(|(known, _)| *known).chain(["username"]);
+        let mut ours = known().map(|(known, _)| known).chain(["username"]);
         if !ours.any(|known| known.eq_ignore_ascii_case(word)) && !holds_secret(word) {
             return false;
         }

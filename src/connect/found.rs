@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Target;
-use crate::config::{Config, Path};
+use crate::config::{Path, Settings};
 use crate::error::Error;
 use crate::observe;
 use crate::provider::{self, Host};
@@ -32,7 +32,7 @@ impl Found {
     /// nobody had said was there. `sent`: they were [taken](Found::takes_settings) when
     /// this connection began, whatever others have found meanwhile. A schema cannot be
     /// done without.
-    pub(super) fn a_pooler(&self, config: &Config, error: &Error, sent: bool) -> bool {
+    pub(super) fn a_pooler(&self, config: &Settings, error: &Error, sent: bool) -> bool {
         let unexpected = sent
             && config.path == Path::Direct
             && config.path_is_detected()
@@ -48,7 +48,7 @@ impl Found {
     /// The path of a session that has begun; `wire` is told of it.
     pub(super) fn path<'a>(
         &self,
-        config: &Config,
+        config: &Settings,
         target: &Target,
         parameter: impl Fn(&str) -> Option<&'a str>,
         wire: &Wire,

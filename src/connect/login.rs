@@ -2,14 +2,14 @@
 //! server refuses what it answered.
 
 use super::Target;
-use crate::config::Config;
+use crate::config::Settings;
 use crate::credentials::{Attempt, BoxError, Credentials, Login};
 use crate::error::{Error, ErrorKind, Result};
 use crate::provider::NO_CREDENTIALS;
 
 /// The logins of one connection.
 pub(super) struct Logins<'a> {
-    config: &'a Config,
+    config: &'a Settings,
     /// What was tried, and with what.
     tried: Option<(Attempt, Login)>,
     /// What to try instead.
@@ -18,7 +18,7 @@ pub(super) struct Logins<'a> {
 }
 
 impl<'a> Logins<'a> {
-    pub(super) fn new(config: &'a Config) -> Self {
+    pub(super) fn new(config: &'a Settings) -> Self {
         Logins {
             config,
             tried: None,
@@ -74,7 +74,7 @@ impl<'a> Logins<'a> {
     }
 }
 
-fn attempt(config: &Config, target: &Target) -> Attempt {
+fn attempt(config: &Settings, target: &Target) -> Attempt {
     let user = config.server.get_user().map(str::to_owned);
     let (host, port) = match target {
         Target::Tcp { address, host, .. } => (host.clone(), address.port()),

@@ -32,7 +32,7 @@ use half_open::HalfOpen;
 use login::Logins;
 pub use progress::{Manner, Progress};
 
-use crate::config::{ChannelBinding, Config, Path, TlsMode};
+use crate::config::{ChannelBinding, Path, Settings, TlsMode};
 use crate::error::{Error, ErrorKind, Goal, Phase, Result};
 use crate::net::SocketView;
 use crate::observe;
@@ -49,7 +49,7 @@ const TURN: Duration = Duration::from_secs(3);
 /// How a database is dialled: what stays the same from one session to the next.
 #[derive(Debug)]
 pub struct Connector {
-    config: Config,
+    config: Settings,
     tls: tls::Client,
     warned: Once,
     /// The server does not take its time-outs, and that was said.
@@ -76,8 +76,8 @@ pub(crate) struct Opened {
 }
 
 impl Connector {
-    /// A connector for `config`.
-    pub fn new(config: Config) -> Self {
+    /// A connector by these settings.
+    pub fn new(config: Settings) -> Self {
         Connector {
             config,
             tls: tls::Client::default(),
@@ -88,7 +88,7 @@ impl Connector {
         }
     }
 
-    pub(crate) fn config(&self) -> &Config {
+    pub(crate) fn settings(&self) -> &Settings {
         &self.config
     }
 

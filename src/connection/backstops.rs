@@ -26,7 +26,7 @@ impl Session {
         if self.is_pooled() {
             return;
         }
-        let config = self.connector.config();
+        let config = self.connector.settings();
         let longest = config.longest_call(granted);
         let before = self.longest_call.fetch_max(longest, Ordering::AcqRel);
         let told = match before {
@@ -68,7 +68,7 @@ impl Session {
             return String::new();
         }
         let longest = self.longest_call.load(Ordering::Acquire).max(1);
-        match self.connector.config().backstops(longest) {
+        match self.connector.settings().backstops(longest) {
             backstops if backstops.is_empty() => String::new(),
             backstops => format!("; {}", sql(backstops)),
         }

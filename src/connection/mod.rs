@@ -85,7 +85,7 @@ impl Session {
             target,
             path,
             pooler,
-            statements: Statements::new(connector.config().statement_cache),
+            statements: Statements::new(connector.settings().statement_cache),
             connector: Arc::clone(connector),
             opened: now,
             round_trip,

@@ -14,8 +14,8 @@ use super::{Attempt, BoxError, Credentials, Login, LoginFuture};
 /// use antifreeze::credentials::{self, Login};
 ///
 /// # async fn vault(_: &str) -> Result<String, std::io::Error> { Ok(String::new()) }
-/// let mut config = antifreeze::Config::from_url("postgres://db.example.com/shop")?;
-/// config.set_credentials(credentials::from_fn(|attempt| async move {
+/// let config = antifreeze::Config::from_url("postgres://db.example.com/shop")?;
+/// let config = config.credentials(credentials::from_fn(|attempt| async move {
 ///     let password = vault(&attempt.host).await?;
 ///     Ok(Login::password(password).of_user("app"))
 /// }));

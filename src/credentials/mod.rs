@@ -7,8 +7,8 @@
 //! ```
 //! use antifreeze::{Config, Database, credentials};
 //!
-//! let mut config = Config::from_url("postgres://app@db.example.com/shop")?;
-//! config.set_credentials(credentials::File::new("/run/secrets/database-password"));
+//! let config = Config::from_url("postgres://app@db.example.com/shop")?
+//!     .credentials(credentials::File::new("/run/secrets/database-password"));
 //! let database = Database::new(config)?;
 //! # Ok::<(), antifreeze::Error>(())
 //! ```

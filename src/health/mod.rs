@@ -46,6 +46,7 @@ mod report;
 mod token;
 mod verdict;
 
+pub use crate::config::SettingsReport;
 pub use migrations::{ExpectedMigrations, Pending, PendingFuture};
 pub(crate) use monitor::Monitor;
-pub use report::{Circuit, Health, Process, Reached, Server, Settings, Slots, Status};
+pub use report::{Circuit, Health, Process, Reached, Server, Slots, Status};

@@ -64,7 +64,7 @@ enum Wait {
 
 impl Monitor {
     pub(crate) fn new(engine: Arc<Engine>) -> Result<Self> {
-        let token = engine.config().health_token.as_deref();
+        let token = engine.settings().health_token.as_deref();
         Ok(Monitor {
             token: token.map(Token::new).transpose()?,
             expected: OnceLock::new(),
@@ -129,7 +129,7 @@ impl Monitor {
     /// What is known at this moment.
     fn report(&self) -> Health {
         let pools = self.engine.pools();
-        let (limits, config) = (pools.limits(), pools.config());
+        let (limits, config) = (pools.limits(), pools.settings());
         let now = pools.clock().now();
         let (checked_out, idle) = pools.here().counts();
         let circuit = limits.breaker.opened_by();
@@ -169,7 +169,7 @@ impl Monitor {
                     slots.map(|slots| slots.limit),
                 );
                 observe::health_read(used, limit, answer.latency());
-                if let Some(reading) = reading.filter(|_| self.engine.config().takes_slots()) {
+                if let Some(reading) = reading.filter(|_| self.engine.settings().takes_slots()) {
                     self.engine.pools().limits().room.note(reading);
                 }
                 let mut state = self.state();

@@ -9,7 +9,7 @@ use http::StatusCode;
 use serde::{Serialize, Serializer};
 
 use super::migrations::Pending;
-use crate::config::{Config, ConnectionLifetime, Endpoint, LoadShed, Path, Reset};
+use crate::config::{Settings, SettingsReport};
 use crate::error::ErrorKind;
 
 /// How a database and this process's connections to it are.
@@ -85,7 +85,7 @@ pub struct Process {
     /// The size of its pool that a pooler named when it refused a connection.
     pub pooler_pool_size: Option<u32>,
     /// The settings in force.
-    pub settings: Settings,
+    pub settings: SettingsReport,
 }
 
 /// A circuit breaker that is open: one tries, and the others wait for it.
@@ -99,52 +99,6 @@ pub struct Circuit {
     pub kind: ErrorKind,
     /// When the next try is due.
     pub next_try_seconds: f64,
-}
-
-/// The settings in force, without hosts, names and secrets. Times are in seconds; `None`
-/// is no limit, or the server's own.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct Settings {
-    /// [`Config::path`].
-    pub path: Path,
-    /// [`Config::endpoint`].
-    pub endpoint: Endpoint,
-    /// [`Config::lifetime`].
-    pub lifetime: ConnectionLifetime,
-    /// [`Config::reset`].
-    pub reset: Reset,
-    /// [`Config::load_shed`].
-    pub load_shed: LoadShed,
-    /// [`Config::crowded_at`], in percent.
-    pub crowded_at: u8,
-    /// [`Config::max_connections`].
-    pub max_connections: usize,
-    /// How many connections are kept at most.
-    pub max_idle: usize,
-    /// [`Config::max_age`].
-    pub max_age_seconds: Option<f64>,
-    /// [`Config::max_idle_time`].
-    pub max_idle_time_seconds: Option<f64>,
-    /// [`Config::probe_after`].
-    pub probe_after_seconds: Option<f64>,
-    /// [`Config::acquire_timeout`].
-    pub acquire_timeout_seconds: Option<f64>,
-    /// [`Config::connect_timeout`].
-    pub connect_timeout_seconds: Option<f64>,
-    /// [`Config::statement_timeout`], where the path takes it.
-    pub statement_timeout_seconds: Option<f64>,
-    /// [`Config::idle_in_transaction_timeout`], where the path takes it.
-    pub idle_in_transaction_timeout_seconds: Option<f64>,
-    /// [`Config::idle_session_timeout`], where the path takes it.
-    pub idle_session_timeout_seconds: Option<f64>,
-    /// [`Config::transaction_timeout`], where the path takes it.
-    pub transaction_timeout_seconds: Option<f64>,
-    /// [`Config::function_timeout`], to which the time-outs above but for
-    /// `idle_session_timeout` are lowered.
-    pub function_timeout_seconds: Option<f64>,
-    /// The operator's `ANTIFREEZE_*` variables, which won; a token's value is not shown.
-    pub variables: BTreeMap<&'static str, String>,
 }
 
 /// What the server said of itself.
@@ -215,7 +169,7 @@ impl Health {
 }
 
 impl Process {
-    pub(super) fn new(config: &Config, checked_out: usize, idle: usize) -> Self {
+    pub(super) fn new(config: &Settings, checked_out: usize, idle: usize) -> Self {
         let size = config.max_connections;
         let full = checked_out >= size;
         let warning = match size {
@@ -241,46 +195,9 @@ impl Process {
             warning,
             circuit: None,
             pooler_pool_size: None,
-            settings: Settings::of(config),
+            settings: config.report(),
         }
     }
-}
-
-impl Settings {
-    fn of(config: &Config) -> Self {
-        let sent = |timeout: Duration| {
-            let sent = config.sends_settings() && !timeout.is_zero();
-            sent.then_some(timeout).and_then(limit)
-        };
-        Settings {
-            path: config.path,
-            endpoint: config.endpoint,
-            lifetime: config.lifetime,
-            reset: config.reset,
-            load_shed: config.load_shed,
-            crowded_at: config.crowded_at,
-            max_connections: config.max_connections,
-            max_idle: config.idle_limit(),
-            max_age_seconds: limit(config.max_age),
-            max_idle_time_seconds: config.max_idle_time.and_then(limit),
-            probe_after_seconds: limit(config.probe_after),
-            acquire_timeout_seconds: limit(config.acquire_timeout),
-            connect_timeout_seconds: limit(config.connect_timeout),
-            statement_timeout_seconds: sent(config.statement_timeout),
-            idle_in_transaction_timeout_seconds: sent(config.idle_in_transaction_timeout),
-            idle_session_timeout_seconds: sent(config.idle_session_timeout),
-            transaction_timeout_seconds: sent(config.transaction_timeout),
-            function_timeout_seconds: config.function_timeout.and_then(limit),
-            variables: config.levers().iter().cloned().collect(),
-        }
-    }
-}
-
-/// Longer than anything that is a limit.
-const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-
-fn limit(time: Duration) -> Option<f64> {
-    (time < NEVER).then(|| seconds(time))
 }
 
 /// Whole milliseconds: more is noise.

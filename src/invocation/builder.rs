@@ -121,7 +121,7 @@ impl TransactionBuilder {
         let connection = invocation.lease(caller).await?;
         transaction.check_undecided()?;
         connection.session().wire().arm(&begin);
-        let patience = leases.engine.config().acquire_timeout;
+        let patience = leases.engine.settings().acquire_timeout;
         let shared = Arc::new(Shared::new(connection, begin, patience));
         transaction.make(&mut slot, &shared);
         drop(slot);

@@ -62,7 +62,7 @@ impl Settings {
     /// would kill in its midst.
     fn unsaid(&self, request_id: &str, deadlines_are_read: bool) -> Result<Deadline> {
         static SAID: Once = Once::new();
-        if let Some(granted) = self.database.config().function_timeout {
+        if let Some(granted) = self.database.settings().function_timeout {
             return Ok(Deadline::after(granted));
         }
         if !deadlines_are_read {
@@ -108,9 +108,11 @@ mod tests {
 
     /// The deadline of a request that carries none.
     fn unsaid(granted: Option<Duration>, deadlines_are_read: bool) -> Result<Option<Duration>> {
-        let mut config =
-            crate::config::Config::from_url("postgres://localhost/none").expect("a URL");
-        config.function_timeout = granted;
+        let config = crate::config::Config::from_url("postgres://localhost/none").expect("a URL");
+        let config = match granted {
+            Some(granted) => config.function_timeout(granted),
+            None => config,
+        };
         let database = Database::new(config).expect("settings");
         let settings = Settings::new(database);
         Ok(settings.unsaid("abc", deadlines_are_read)?.remaining())

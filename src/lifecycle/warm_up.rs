@@ -9,7 +9,6 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 
-use crate::config::Environment;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe;
@@ -33,8 +32,7 @@ const LIMIT: Duration = Duration::from_secs(3);
 ///
 /// # Errors
 ///
-/// [`Configuration`](crate::ErrorKind::Configuration) if `ANTIFREEZE_WARM_UP` is no number;
-/// with `required`, whatever went wrong first.
+/// With [`required`](WarmUp::required), whatever went wrong first.
 #[must_use = "warming up does nothing until it is awaited"]
 pub struct WarmUp {
     engine: Arc<Engine>,
@@ -81,7 +79,7 @@ impl WarmUp {
 
     async fn run(self) -> Result<WarmedUp> {
         let begin = Instant::now();
-        let requested = self.requested()?;
+        let requested = self.requested();
         let results = if requested == 0 {
             vec![self.prepare().await]
         } else {
@@ -106,14 +104,14 @@ impl WarmUp {
     }
 
     /// How many connections to open.
-    fn requested(&self) -> Result<usize> {
-        let config = self.engine.config();
-        let size = config.idle_limit();
-        let asked = Environment::of_process().warm_up()?.or(self.connections);
+    fn requested(&self) -> usize {
+        let settings = self.engine.settings();
+        let size = settings.idle_limit();
+        let asked = settings.warm_up.or(self.connections);
         if let Some(asked) = asked.filter(|&asked| asked > size && size > 0) {
             observe::warm_up_capped(asked, size);
         }
-        Ok(asked.unwrap_or(size).min(size))
+        asked.unwrap_or(size).min(size)
     }
 
     async fn prepare(&self) -> Result<()> {

@@ -21,7 +21,7 @@ pub const RESERVED: &str = reserved!();
 pub(crate) use room::Room;
 
 use crate::clock::Clock;
-use crate::config::{Config, LoadShed};
+use crate::config::{LoadShed, Settings};
 use crate::error::Error;
 
 /// When whoever was turned away since the server is all but full may come back.
@@ -36,7 +36,7 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(config: &Settings, clock: Arc<dyn Clock>) -> Self {
         let room = Room::new(Arc::clone(&clock), config.takes_slots(), config.crowded_at);
         Limits {
             breaker: Breaker::new(clock),

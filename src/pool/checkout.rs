@@ -47,7 +47,7 @@ impl Pool {
         if let Some(permit) = self.try_permit() {
             return Ok(Permit { pool: self, permit });
         }
-        let limit = self.config().acquire_timeout;
+        let limit = self.settings().acquire_timeout;
         let limit = left.map_or(limit, |left| left.min(limit));
         let acquire = Arc::clone(&self.permits).acquire_owned();
         // The semaphore is never closed.
@@ -72,12 +72,12 @@ impl Pool {
             return Ok(());
         };
         // Our own permit is in use by now.
-        if self.in_use() + self.idle() > self.config().idle_limit() {
+        if self.in_use() + self.idle() > self.settings().idle_limit() {
             return Ok(());
         }
         let limits = &self.shared.limits;
         let begin = Instant::now();
-        let end = begin + left.unwrap_or(self.config().connect_timeout).min(LONGEST);
+        let end = begin + left.unwrap_or(self.settings().connect_timeout).min(LONGEST);
         let attempt = limits.breaker.admit(begin, end, true).await?;
         let _opening = self.shared.opening.one();
         let session = self.open(left, attempt, None).await?;
@@ -109,7 +109,7 @@ impl Pool {
             }
         };
         // Those that were opened at once are not to end at once.
-        let earlier = self.config().max_age;
+        let earlier = self.settings().max_age;
         let earlier = earlier.mul_f64(random::fraction() * AGE_JITTER);
         let now = shared.clock.now();
         let opened = now.checked_sub(earlier).unwrap_or(now);
@@ -121,7 +121,7 @@ impl Pool {
         match Session::open(&shared.connector, left, once, manner, opened, on_end).await {
             Ok(session) => {
                 attempt.succeeded();
-                if session.path() != self.config().path {
+                if session.path() != self.settings().path {
                     // It is not what it was taken for: its slots are the pooler's.
                     shared.limits.room.stop_counting();
                 }
@@ -155,7 +155,7 @@ impl Permit {
         let Permit { pool, permit } = self;
         let begin = Instant::now();
         // With a connection that comes at the very end nobody can do anything.
-        let patience = left.map_or(pool.config().connect_timeout, |left| left / 8 * 7);
+        let patience = left.map_or(pool.settings().connect_timeout, |left| left / 8 * 7);
         let mut checkout = Checkout {
             pool: &pool,
             begin,
@@ -267,7 +267,7 @@ impl<'a> Checkout<'a> {
     fn failed(&mut self, error: Error, tried: Instant) -> Result<()> {
         // For want of time it heard nothing: what the server said before stands.
         let cut_short = error.kind() == ErrorKind::ConnectTimeout
-            && tried.elapsed() < self.pool.config().connect_timeout;
+            && tried.elapsed() < self.pool.settings().connect_timeout;
         let error = match self.last_error.take() {
             Some(said) if cut_short => said.with_next_try(error.retry_after()),
             _ => error,
@@ -311,7 +311,7 @@ async fn examine(pool: &Pool, idle: &Idle, left: Option<Duration>) -> Result<Hom
     }
     fits(pool, session)?;
     let client = session.home().ok_or("in use")?;
-    if pool.shared.clock.since(idle.since) > pool.config().probe_after {
+    if pool.shared.clock.since(idle.since) > pool.settings().probe_after {
         let limit = left.map_or(PROBE_LIMIT, |left| left.min(PROBE_LIMIT));
         let probe = async {
             // The question after the room is as good as any, and one round trip is paid.
@@ -332,7 +332,7 @@ async fn examine(pool: &Pool, idle: &Idle, left: Option<Duration>) -> Result<Hom
 /// Whether the server is still what `target_session_attrs` asks for: a failover or a
 /// promotion does not end every session.
 fn fits(pool: &Pool, session: &Session) -> Result<(), &'static str> {
-    let wish = pool.config().target_session_attrs;
+    let wish = pool.settings().target_session_attrs;
     wish.check(session.wire().reported())?;
     if wish.wants_writes() && session.wire().refused_write() {
         return Err("refused a write, and target_session_attrs asks for one that takes them");

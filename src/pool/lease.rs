@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::pools::{Pool, lock};
-use crate::config::Config;
+use crate::config::Settings;
 use crate::connection::{Home, Session};
 use crate::limit::Room;
 use crate::tally::One;
@@ -44,8 +44,8 @@ impl Lease {
         &self.session
     }
 
-    pub(crate) fn config(&self) -> &Config {
-        self.pool.config()
+    pub(crate) fn settings(&self) -> &Settings {
+        self.pool.settings()
     }
 
     pub(crate) fn room(&self) -> &Arc<Room> {
@@ -85,7 +85,7 @@ impl Lease {
             return None;
         }
         pool.end_stale();
-        let most = pool.config().idle_limit();
+        let most = pool.settings().idle_limit();
         let limit = if self.room().is_crowded() {
             // Others need the slot more, but for those who wait here for one.
             most.min(pool.waiting.count())
@@ -93,7 +93,7 @@ impl Lease {
             most
         };
         let age = pool.shared.clock.since(self.session.opened());
-        let young = age < pool.config().max_age;
+        let young = age < pool.settings().max_age;
         young.then(|| pool.reserve(limit)).flatten()
     }
 

@@ -11,7 +11,7 @@ use tokio::runtime::{self, Handle};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::Settings;
 use crate::connect::Connector;
 use crate::connection::Session;
 use crate::limit::Limits;
@@ -100,7 +100,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(super) fn new(connector: Arc<Connector>, clock: Arc<dyn Clock>) -> Self {
         Shared {
-            limits: Limits::new(connector.config(), Arc::clone(&clock)),
+            limits: Limits::new(connector.settings(), Arc::clone(&clock)),
             connector,
             clock,
             opening: Tally::default(),
@@ -110,8 +110,8 @@ impl Shared {
         }
     }
 
-    pub(crate) fn config(&self) -> &Config {
-        self.connector.config()
+    pub(crate) fn settings(&self) -> &Settings {
+        self.connector.settings()
     }
 
     pub(crate) fn connector(&self) -> &Arc<Connector> {
@@ -190,7 +190,7 @@ pub(crate) struct CheckedOut {
 impl Pool {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Pool {
-            permits: Arc::new(Semaphore::new(shared.config().max_connections)),
+            permits: Arc::new(Semaphore::new(shared.settings().max_connections)),
             shared,
             returned: Notify::new(),
             waiting: Tally::default(),
@@ -198,13 +198,13 @@ impl Pool {
         }
     }
 
-    pub(super) fn config(&self) -> &Config {
-        self.shared.config()
+    pub(super) fn settings(&self) -> &Settings {
+        self.shared.settings()
     }
 
     /// How many connections others could be waited for.
     pub(crate) fn max_connections(&self) -> usize {
-        self.config().max_connections
+        self.settings().max_connections
     }
 
     pub(super) fn in_use(&self) -> usize {

@@ -26,15 +26,15 @@ impl Pool {
     /// What made one connection fall silent has most likely hit all that were idle for
     /// as long: asking each would take its time.
     pub(super) fn end_forgotten(&self) {
-        let limit = self.config().probe_after;
+        let limit = self.settings().probe_after;
         self.discard(|idle| (self.shared.clock.since(idle.since) > limit).then_some(NO_ANSWER));
     }
 
     fn is_old(&self, idle: &Idle) -> Option<&'static str> {
-        if self.shared.clock.since(idle.session.opened()) >= self.config().max_age {
+        if self.shared.clock.since(idle.session.opened()) >= self.settings().max_age {
             return Some("too old");
         }
-        let limit = self.config().max_idle_time?;
+        let limit = self.settings().max_idle_time?;
         (self.shared.clock.since(idle.since) >= limit).then_some("idle for too long")
     }
 

@@ -86,12 +86,13 @@ async fn at_most<F: Future>(polls: usize, future: F) -> Option<F::Output> {
 impl World<'_> {
     fn new(server: &Database, case: usize) -> World<'_> {
         let name = format!("case {case}");
-        let mut config = Config::from_url(&server.url).expect("a URL");
-        config.max_connections = CONNECTIONS;
-        config.acquire_timeout = Duration::from_millis(20);
-        config.server.application_name(&name);
+        let config = Config::from_url(&server.url)
+            .expect("a URL")
+            .max_connections(CONNECTIONS)
+            .acquire_timeout(Duration::from_millis(20))
+            .application_name(&name);
         let clock = Manual::new();
-        let pools = Pools::new(Arc::new(Connector::new(config)), clock.clone());
+        let pools = Pools::new(Arc::new(Connector::new(config.in_force())), clock.clone());
         World {
             server,
             name,

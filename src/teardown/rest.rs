@@ -45,7 +45,7 @@ impl Lease {
             session.wire().disarm();
             let snapshot = session.try_pump()?;
             let clean = is_outside_transaction(&snapshot)
-                && remedy(&snapshot, self.config().reset, session.path()) == Remedy::None
+                && remedy(&snapshot, self.settings().reset, session.path()) == Remedy::None
                 && !session.is_being_cancelled();
             clean.then_some(client)
         })?;
@@ -66,7 +66,7 @@ impl Lease {
         self.session().wire().disarm();
         let kept = match &client {
             Some(client) => {
-                let reset = self.config().reset;
+                let reset = self.settings().reset;
                 steps.clean(client, keep, reset, self.room()).await
             }
             None => false,

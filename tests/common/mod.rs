@@ -29,11 +29,11 @@ pub const PLENTY: Duration = Duration::from_secs(20);
 
 /// Makes a database with the table `t (a int)`, with default settings.
 pub async fn lab() -> Lab {
-    lab_with(|_| {}).await
+    lab_with(|config| config).await
 }
 
 /// Makes the same with other settings.
-pub async fn lab_with(change: impl FnOnce(&mut Config)) -> Lab {
+pub async fn lab_with(change: impl FnOnce(Config) -> Config) -> Lab {
     let server = Postgres::shared().await.expect("a server");
     let server = server.fresh_database().await.expect("a database");
     server
@@ -45,7 +45,7 @@ pub async fn lab_with(change: impl FnOnce(&mut Config)) -> Lab {
 }
 
 /// Makes the same, reached through a relay.
-pub async fn lab_over_relay(change: impl FnOnce(&mut Config)) -> (Lab, Relay) {
+pub async fn lab_over_relay(change: impl FnOnce(Config) -> Config) -> (Lab, Relay) {
     let server = lab().await.server;
     let address = Postgres::shared().await.expect("a server").address();
     let relay = Relay::start(address).await.expect("a relay");
@@ -58,11 +58,12 @@ impl Lab {
     pub fn over(
         server: lab::postgres::Database,
         url: &str,
-        change: impl FnOnce(&mut Config),
+        change: impl FnOnce(Config) -> Config,
     ) -> Lab {
-        let mut config = Config::from_url(url).expect("a URL");
-        config.server.application_name("under test");
-        change(&mut config);
+        let mut config = Config::from_url(url)
+            .expect("a URL")
+            .application_name("under test");
+        config = change(config);
         let torn_down = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&torn_down);
         let database = Database::new(config)

@@ -21,10 +21,14 @@ pub struct Pooled {
 }
 
 pub async fn pooled(mode: Mode) -> Pooled {
-    pooled_with(mode, SERVERS, |_| {}).await
+    pooled_with(mode, SERVERS, |config| config).await
 }
 
-pub async fn pooled_with(mode: Mode, servers: usize, change: impl FnOnce(&mut Config)) -> Pooled {
+pub async fn pooled_with(
+    mode: Mode,
+    servers: usize,
+    change: impl FnOnce(Config) -> Config,
+) -> Pooled {
     let postgres = Postgres::shared().await.expect("a server");
     let server = postgres.fresh_database().await.expect("a database");
     server
@@ -39,11 +43,10 @@ pub async fn pooled_with(mode: Mode, servers: usize, change: impl FnOnce(&mut Co
         .expect("a pooler");
     let url = pooler.url(&server.url);
     let lab = Lab::over(server, &url, |config| {
-        config.set_path(match mode {
+        change(config.path(match mode {
             Mode::Transaction => Path::TransactionPooler,
             _ => Path::SessionPooler,
-        });
-        change(config);
+        }))
     });
     Pooled { lab, pooler, mode }
 }

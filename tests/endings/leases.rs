@@ -87,7 +87,7 @@ async fn lease_of_a_blocking_task_is_closed() {
 
 #[tokio::test]
 async fn two_leases_are_both_rolled_back() {
-    let lab = lab_with(|config| config.max_connections = 2).await;
+    let lab = lab_with(|config| config.max_connections(2)).await;
     lab.run(async {
         let first = connection().await?;
         let second = connection().await?;

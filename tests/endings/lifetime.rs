@@ -34,7 +34,7 @@ async fn killed_backend_closes_the_connection() {
 
 #[tokio::test]
 async fn per_invocation_leaves_no_session() {
-    let lab = lab_with(|config| config.lifetime = ConnectionLifetime::PerInvocation).await;
+    let lab = lab_with(|config| config.lifetime(ConnectionLifetime::PerInvocation)).await;
     for statement in [
         "select 1",
         "begin; insert into t values (1)",

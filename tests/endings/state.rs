@@ -7,7 +7,7 @@ use crate::{CLOSED, NONE, RESET};
 
 #[tokio::test]
 async fn session_state_is_reset() {
-    let lab = lab_with(|config| config.max_connections = 1).await;
+    let lab = lab_with(|config| config.max_connections(1)).await;
     let clean = async || {
         lab.run(async {
             let connection = connection().await?;
@@ -103,7 +103,7 @@ async fn session_state_is_reset() {
 
 #[tokio::test]
 async fn state_beyond_a_reset_is_closed() {
-    let lab = lab_with(|config| config.max_connections = 1).await;
+    let lab = lab_with(|config| config.max_connections(1)).await;
     for statement in ["discard all", "deallocate all", "prepare p as select 1"] {
         lab.run(async {
             connection().await?.batch_execute(statement).await?;
@@ -118,7 +118,7 @@ async fn state_beyond_a_reset_is_closed() {
 #[tokio::test]
 async fn reset_follows_the_configuration() {
     for (reset, expected) in [(Reset::Always, RESET), (Reset::Never, NONE)] {
-        let lab = lab_with(|config| config.reset = reset).await;
+        let lab = lab_with(|config| config.reset(reset)).await;
         lab.run(async {
             connection()
                 .await?
@@ -144,7 +144,7 @@ async fn reset_follows_the_configuration() {
 
 #[tokio::test]
 async fn types_survive_a_reset() {
-    let lab = lab_with(|config| config.max_connections = 1).await;
+    let lab = lab_with(|config| config.max_connections(1)).await;
     lab.server
         .execute("create type mood as enum ('well', 'unwell'); create table m (a mood)")
         .await

@@ -11,7 +11,7 @@ pub async fn reaching(golden: &mut Golden) {
     let free = listener.local_addr().expect("an address");
     drop(listener);
     golden.volatile(free, "127.0.0.1:PORT");
-    let quick = |config: &mut Config| config.connect_timeout = Duration::from_millis(300);
+    let quick = |config: Config| config.connect_timeout(Duration::from_millis(300));
     let url = |address: &str| format!("postgres://app:hunter2@{address}/shop");
 
     let error = refused(&database_with(&url(&free.to_string()), quick)).await;
@@ -25,14 +25,14 @@ pub async fn reaching(golden: &mut Golden) {
 
     let unknown = url("no-such-host.invalid");
     let error = refused(&database_with(&unknown, |config| {
-        config.connect_timeout = Duration::from_secs(5);
+        config.connect_timeout(Duration::from_secs(5))
     }))
     .await;
     golden.add("the name is misspelt", &error);
 
     let project = url("db.no-such-project.supabase.co");
     let error = refused(&database_with(&project, |config| {
-        config.connect_timeout = Duration::from_secs(5);
+        config.connect_timeout(Duration::from_secs(5))
     }))
     .await;
     golden.add(
@@ -43,7 +43,7 @@ pub async fn reaching(golden: &mut Golden) {
     let (silent, _held) = black_hole().await;
     golden.volatile(silent, "127.0.0.1:PORT");
     let error = refused(&database_with(&url(&silent.to_string()), |config| {
-        config.connect_timeout = Duration::from_millis(1500);
+        config.connect_timeout(Duration::from_millis(1500))
     }))
     .await;
     golden.add("a firewall drops everything", &error);
@@ -140,7 +140,7 @@ pub async fn start_up(golden: &mut Golden) {
         .await
         .expect("set");
 
-    let all = database_with(&url, |config| config.max_connections = 5);
+    let all = database_with(&url, |config| config.max_connections(5));
     let error = failing(&all, async {
         let mut held = Vec::new();
         for _ in 0..5 {
@@ -161,7 +161,7 @@ pub async fn start_up(golden: &mut Golden) {
         assert!(killed.expect("a shell").success());
         let connection = connection().await?;
         let quick = database_with(&url, |config| {
-            config.connect_timeout = Duration::from_millis(400);
+            config.connect_timeout(Duration::from_millis(400))
         });
         let error = timeout(PLENTY, async {
             loop {
@@ -192,8 +192,9 @@ pub async fn providers(golden: &mut Golden) {
     let url = postgres.url_for("postgres", "postgres");
     let asking = |provider: Provider| {
         database_with(&url, |config| {
-            config.set_credentials(provider);
-            config.connect_timeout = Duration::from_millis(500);
+            config
+                .credentials(provider)
+                .connect_timeout(Duration::from_millis(500))
         })
     };
     for (what, provider) in [

@@ -106,7 +106,7 @@ pub async fn tls(golden: &mut Golden) {
         let address = answers(answer).await;
         golden.volatile(address, "127.0.0.1:PORT");
         let url = format!("postgres://app@{address}/shop?sslmode=prefer");
-        let quick = |config: &mut Config| config.connect_timeout = Duration::from_millis(500);
+        let quick = |config: Config| config.connect_timeout(Duration::from_millis(500));
         golden.add(what, &refused(&database_with(&url, quick)).await);
     }
 }

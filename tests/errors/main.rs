@@ -92,12 +92,12 @@ impl Golden {
 }
 
 fn database(url: &str) -> Database {
-    database_with(url, |_| {})
+    database_with(url, |config| config)
 }
 
-fn database_with(url: &str, change: impl FnOnce(&mut Config)) -> Database {
+fn database_with(url: &str, change: impl FnOnce(Config) -> Config) -> Database {
     let mut config = Config::from_url(url).expect("a URL");
-    change(&mut config);
+    config = change(config);
     Database::new(config).expect("settings")
 }
 

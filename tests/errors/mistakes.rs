@@ -6,8 +6,7 @@ use super::*;
 pub async fn misuse(golden: &mut Golden) {
     let postgres = Postgres::shared().await.expect("a server");
     let url = postgres.url();
-    let mut config = Config::from_url(&url).expect("a URL");
-    config.max_connections = 0;
+    let config = Config::from_url(&url).expect("a URL").max_connections(0);
     let error = Database::new(config).expect_err("no connections");
     golden.add("a setting makes no sense", &error);
 
@@ -15,8 +14,9 @@ pub async fn misuse(golden: &mut Golden) {
     golden.add("a connection is asked for outside any invocation", &error);
 
     let database = database_with(&url, |config| {
-        config.max_connections = 1;
-        config.acquire_timeout = Duration::from_millis(50);
+        config
+            .max_connections(1)
+            .acquire_timeout(Duration::from_millis(50))
     });
     let ended = async { antifreeze::invocation() };
     let ended = database.invocation(PLENTY, ended).await.expect("fine");

@@ -169,7 +169,7 @@ pub async fn transactions(golden: &mut Golden) {
                   insert into t values (1)";
     server.execute(schema).await.expect("a schema");
     let database = &database_with(&server.url, |config| {
-        config.acquire_timeout = Duration::from_millis(50);
+        config.acquire_timeout(Duration::from_millis(50))
     });
     const ADD: &str = "update t set a = a + 1";
 

@@ -5,7 +5,7 @@ use super::*;
 #[tokio::test]
 async fn caller_without_the_token_gets_the_status_alone() {
     let with = lab_with(easy).await;
-    let without = lab_with(|config| config.crowded_at = 100).await;
+    let without = lab_with(|config| config.crowded_at(100)).await;
     for (database, token) in [
         (&with.database, None),
         (&with.database, Some("")),
@@ -184,8 +184,9 @@ async fn vercel_state_and_request_are_answered() {
 #[test]
 fn invalid_token_is_an_error() {
     for token in ["", "short", "hunter2 hunter2 hunter2"] {
-        let mut config = Config::from_url("postgres://localhost/none").expect("a URL");
-        config.health_token = Some(token.to_owned());
+        let config = Config::from_url("postgres://localhost/none")
+            .expect("a URL")
+            .health_token(token);
         let error = Database::new(config).expect_err("no token");
         assert_eq!(error.kind(), ErrorKind::Configuration);
         let text = error.to_string();

@@ -15,7 +15,7 @@ async fn reserved_slots_do_not_count_as_limit() {
         .await
         .expect("a server");
     server.create_role("app").await.expect("a role");
-    let database = database(&server.url_for("app", "postgres"), |_| {});
+    let database = database(&server.url_for("app", "postgres"), |config| config);
     let found = details(&database).await;
     let found = &found["server"];
     assert_eq!(
@@ -60,8 +60,9 @@ async fn details_match_the_server_and_the_schema() {
         .expect("a transaction");
 
     let database = database(&url, |config| {
-        config.max_connections = 5;
-        config.statement_timeout = Duration::from_secs(7);
+        config
+            .max_connections(5)
+            .statement_timeout(Duration::from_secs(7))
     });
     let details = details(&database).await;
     assert_eq!(details["status"], "ok");
@@ -120,7 +121,7 @@ async fn crowded_server_is_503() {
             used.await.expect("activity")[0][0] == Some(n.to_string())
         };
         eventually("the others", left).await;
-        let database = database(&url, |config| config.max_connections = 1);
+        let database = database(&url, |config| config.max_connections(1));
         let answer = ask(&database, None).await;
         assert_eq!(answer.json(), json!({ "status": status }));
         assert_eq!(answer.status, http);
@@ -137,7 +138,7 @@ async fn crowded_server_is_503() {
     // Behind a pooler a connection of ours takes none of them.
     let _others = others(&url, 14).await;
     let pooled = database(&url, |config| {
-        config.set_path(antifreeze::Path::TransactionPooler);
+        config.path(antifreeze::Path::TransactionPooler)
     });
     assert_eq!(ask(&pooled, None).await.json(), json!({"status": "ok"}));
 }
@@ -152,7 +153,7 @@ async fn figures_hidden_from_the_role_are_unknown() {
         .await
         .expect("a transaction");
     let url = server.url_for("app", "postgres");
-    let before = details(&database(&url, |_| {})).await;
+    let before = details(&database(&url, |config| config)).await;
     let found = &before["server"];
     assert_eq!(before["status"], "ok");
     for unknown in [
@@ -170,7 +171,7 @@ async fn figures_hidden_from_the_role_are_unknown() {
     assert_eq!(grant, "GRANT pg_read_all_stats TO app");
 
     server.execute(grant).await.expect("as it says");
-    let after = details(&database(&url, |_| {})).await;
+    let after = details(&database(&url, |config| config)).await;
     let found = &after["server"];
     assert_eq!(found["idle_in_transaction"], 1, "{found}");
     assert_eq!(found["by_state"]["unknown"], Value::Null, "{found}");
@@ -180,7 +181,7 @@ async fn figures_hidden_from_the_role_are_unknown() {
 #[tokio::test]
 async fn server_that_is_down_is_503_until_it_is_back() {
     let server = server().await;
-    let database = database(&server.url(), |_| {});
+    let database = database(&server.url(), |config| config);
     server.halt().await.expect("down");
     let answer = ask(&database, None).await;
     assert_eq!(answer.json(), json!({"status": "unavailable"}));
@@ -213,11 +214,7 @@ async fn server_that_is_down_is_503_until_it_is_back() {
 #[tokio::test]
 async fn full_pool_is_reported_without_waiting() {
     for size in [1, 2] {
-        let lab = lab_with(|config| {
-            easy(config);
-            config.max_connections = size;
-        })
-        .await;
+        let lab = lab_with(|config| easy(config).max_connections(size)).await;
         lab.run(async {
             let mut held = Vec::new();
             for _ in 0..size {
@@ -257,9 +254,7 @@ async fn pool_size_of_a_pooler_is_shown() {
     ] {
         let address = refusing_server("XX000", message).await;
         let url = format!("postgres://app@{address}/shop?sslmode=disable");
-        let database = database(&url, |config| {
-            config.set_path(antifreeze::Path::SessionPooler);
-        });
+        let database = database(&url, |config| config.path(antifreeze::Path::SessionPooler));
         let found = details(&database).await;
         assert_eq!(found["status"], "unavailable", "{found}");
         assert_eq!(found["database"], "too_many_connections");
@@ -289,7 +284,7 @@ async fn pending_migrations_are_named() {
         ("V2__add_name", "alter table partners add column name text"),
     ];
     let some = |n: usize| Migrations::embedded(files[..n].iter().copied()).expect("migrations");
-    let owner = database(&server.url(), |_| {});
+    let owner = database(&server.url(), |config| config);
     let url = server.url_for("app", "postgres");
     let seen = async || {
         let database = database(&url, easy).expect_migrations(some(2));

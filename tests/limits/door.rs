@@ -15,9 +15,10 @@ use super::{Limited, limited, others};
 /// Five slots, four of them of another client: with ours all are taken.
 async fn all_but_full(crowded_at: u8) -> (Postgres, Lab, Vec<tokio_postgres::Client>) {
     let (postgres, lab) = limited(5, |config| {
-        config.load_shed = LoadShed::Door;
-        config.crowded_at = crowded_at;
-        config.max_connections = 1;
+        config
+            .load_shed(LoadShed::Door)
+            .crowded_at(crowded_at)
+            .max_connections(1)
     })
     .await;
     let others = others(&lab, 4).await;

@@ -13,7 +13,7 @@ use super::{Limited, ROLE, limited};
 /// While the server is full.
 #[tokio::test]
 async fn abandoned_wait_for_a_full_server_loses_no_permit() {
-    let (_postgres, lab) = limited(0, |config| config.max_connections = 1).await;
+    let (_postgres, lab) = limited(0, |config| config.max_connections(1)).await;
     let little = Duration::from_millis(500);
     let mut ended = 0;
     for polls in 0..40 {
@@ -33,7 +33,7 @@ async fn abandoned_wait_for_a_full_server_loses_no_permit() {
 #[tokio::test]
 async fn abandoned_wait_for_a_slot_loses_no_permit() {
     const ALL: usize = 3;
-    let (postgres, lab) = limited(0, |config| config.max_connections = ALL).await;
+    let (postgres, lab) = limited(0, |config| config.max_connections(ALL)).await;
     let end = format!(
         "select pg_terminate_backend(pid, 5000) from pg_stat_activity where usename = '{ROLE}'"
     );

@@ -20,10 +20,9 @@ async fn undeclared_pooler_is_found() {
         };
         let pooler = pooler.start().await.expect("a pooler");
         let url = pooler.url(&server.url);
-        let lab = Lab::over(server, &url, |config| {
-            assert_eq!(config.path, Path::Direct, "nothing tells");
-            config.max_connections = CLIENTS;
-        });
+        let lab = Lab::over(server, &url, |config| config.max_connections(CLIENTS));
+        let path = lab.database.settings().path;
+        assert_eq!(path, Path::Direct, "nothing tells");
         let mode = Mode::Transaction;
         let pooled = Pooled { lab, pooler, mode };
         names_are_taken(&pooled).await;
@@ -62,13 +61,11 @@ async fn needed_settings_are_not_dropped() {
         .await
         .expect("a pooler");
     let url = pooler.url(&server.url);
-    let chosen: fn(&mut Config) = |config| {
-        config.set_path(Path::Direct);
-    };
-    let schema: fn(&mut Config) = |config| config.schema = Some("public".to_owned());
+    let chosen: fn(Config) -> Config = |config| config.path(Path::Direct);
+    let schema: fn(Config) -> Config = |config| config.schema("public");
     for change in [chosen, schema] {
         let mut config = Config::from_url(&url).expect("a URL");
-        change(&mut config);
+        config = change(config);
         let database = antifreeze::Database::new(config).expect("settings");
         let work = async { connection().await.map(drop).map_err(BoxError::from) };
         let error = database
@@ -99,7 +96,7 @@ async fn dropped_schema_is_refused() {
     for said_direct in [false, true] {
         let mut config = Config::from_url(&url).expect("a URL");
         if said_direct {
-            config.set_path(Path::Direct);
+            config = config.path(Path::Direct);
         }
         let database = antifreeze::Database::new(config).expect("settings");
         let work = async { connection().await.map(drop).map_err(BoxError::from) };

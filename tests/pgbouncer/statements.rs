@@ -111,12 +111,13 @@ pub const TYPES: &str = "create type mood as enum ('sad', 'fine'); \
 
 async fn with_types(path: Path) -> Pooled {
     let pooled = pooled_with(Mode::Transaction, SERVERS, |config| {
-        config.set_path(path);
-        config.max_connections = CLIENTS;
-        // Behind a pooler they are not sent; here the control would be refused for them.
-        config.jit = true;
-        config.statement_timeout = Duration::ZERO;
-        config.idle_in_transaction_timeout = Duration::ZERO;
+        config
+            .path(path)
+            .max_connections(CLIENTS)
+            // Behind a pooler they are not sent; here the control would be refused for them.
+            .jit(true)
+            .statement_timeout(Duration::ZERO)
+            .idle_in_transaction_timeout(Duration::ZERO)
     })
     .await;
     pooled.lab.server.execute(TYPES).await.expect("types");

@@ -66,7 +66,7 @@ async fn abandoned_cancel_closes_the_connection() {
 /// Within one invocation too, a connection that was given back belongs to the next lease.
 #[tokio::test]
 async fn stale_token_spares_the_next_lease() {
-    let lab = lab_with(|config| config.max_connections = 1).await;
+    let lab = lab_with(|config| config.max_connections(1)).await;
     lab.run(async {
         let first = connection().await?;
         first.batch_execute("begin").await?;

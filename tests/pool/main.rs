@@ -41,7 +41,7 @@ async fn connection_is_kept_and_used_again() {
 
 #[tokio::test]
 async fn dropped_lease_is_rested_for_the_next_lease() {
-    let lab = lab_with(|config| config.max_connections = 1).await;
+    let lab = lab_with(|config| config.max_connections(1)).await;
     lab.run(async {
         let first = connection().await?;
         let pid = first.process_id();
@@ -66,7 +66,7 @@ async fn dropped_lease_is_rested_for_the_next_lease() {
 /// opens a second connection meanwhile, are two and not three.
 #[tokio::test]
 async fn checkout_is_counted_once() {
-    let lab = lab_with(|config| config.max_connections = 2).await;
+    let lab = lab_with(|config| config.max_connections(2)).await;
     lab.run(async {
         let invocation = invocation()?;
         let connection = invocation.connection().await?;
@@ -84,11 +84,7 @@ async fn checkout_is_counted_once() {
 
 #[tokio::test]
 async fn simultaneous_returns_keep_the_maximum() {
-    let lab = lab_with(|config| {
-        config.max_connections = 3;
-        config.max_idle = Some(1);
-    })
-    .await;
+    let lab = lab_with(|config| config.max_connections(3).max_idle(1)).await;
     lab.run(async {
         for connection in [connection(), connection(), connection()] {
             let connection = connection.await?;
@@ -106,7 +102,7 @@ async fn simultaneous_returns_keep_the_maximum() {
 /// What a task is still opening when the gate closes does not stay behind.
 #[tokio::test]
 async fn pending_checkout_ends_with_the_invocation() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     relay.stall();
     let (asks, asking) = oneshot::channel();
     lab.run(async {
@@ -131,7 +127,7 @@ async fn pending_checkout_ends_with_the_invocation() {
 
 #[tokio::test]
 async fn checkouts_wait_in_turn() {
-    let lab = Arc::new(lab_with(|config| config.max_connections = 1).await);
+    let lab = Arc::new(lab_with(|config| config.max_connections(1)).await);
     let order = Arc::new(AtomicUsize::new(0));
     let (release, released) = oneshot::channel::<()>();
     let (has, having) = oneshot::channel();
@@ -178,8 +174,9 @@ async fn checkouts_wait_in_turn() {
 async fn waiting_ends_in_time_with_its_reason() {
     let lab = Arc::new(
         lab_with(|config| {
-            config.max_connections = 1;
-            config.acquire_timeout = Duration::from_millis(50);
+            config
+                .max_connections(1)
+                .acquire_timeout(Duration::from_millis(50))
         })
         .await,
     );
@@ -211,7 +208,7 @@ async fn waiting_ends_in_time_with_its_reason() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_invocations_share_no_connection() {
-    let lab = Arc::new(lab_with(|config| config.max_connections = 3).await);
+    let lab = Arc::new(lab_with(|config| config.max_connections(3)).await);
     let at_once = Arc::new(AtomicUsize::new(0));
     let all = (0..60).map(|number: i32| {
         let (lab, at_once) = (Arc::clone(&lab), Arc::clone(&at_once));
@@ -269,7 +266,7 @@ async fn misplaced_connection_call_names_the_remedy() {
 
 #[tokio::test]
 async fn pending_checkout_meets_a_closed_gate() {
-    let (lab, relay) = lab_over_relay(|_| {}).await;
+    let (lab, relay) = lab_over_relay(|config| config).await;
     relay.stall();
     let (tell, told) = oneshot::channel();
     lab.run(async {
@@ -294,7 +291,7 @@ async fn pending_checkout_meets_a_closed_gate() {
 #[tokio::test]
 async fn dead_connection_is_found_without_asking() {
     for how in [Cut::Fin, Cut::Reset] {
-        let (lab, relay) = lab_over_relay(|config| config.max_connections = 1).await;
+        let (lab, relay) = lab_over_relay(|config| config.max_connections(1)).await;
         let first = process_id(&lab).await;
         relay.cut(how).await;
         assert_ne!(process_id(&lab).await, first, "{how:?}");
@@ -311,9 +308,10 @@ async fn dead_connection_is_found_without_asking() {
 #[tokio::test]
 async fn pending_messages_are_read_before_a_lease() {
     let (lab, relay) = lab_over_relay(|config| {
-        config.max_connections = 1;
-        // It goes on listening.
-        config.reset = Reset::Never;
+        config
+            .max_connections(1)
+            // It goes on listening.
+            .reset(Reset::Never)
     })
     .await;
     lab.run(async {
@@ -340,11 +338,7 @@ async fn pending_messages_are_read_before_a_lease() {
 
 #[tokio::test]
 async fn pool_keeps_no_more_than_allowed() {
-    let lab = lab_with(|config| {
-        config.max_connections = 3;
-        config.max_idle = Some(1);
-    })
-    .await;
+    let lab = lab_with(|config| config.max_connections(3).max_idle(1)).await;
     lab.run(async {
         let _all = (
             connection().await?,

@@ -19,7 +19,7 @@ fn runtimes() -> [Runtime; 2] {
 #[test]
 fn each_runtime_has_its_own_connections() {
     let [first, second] = runtimes();
-    let lab = first.block_on(lab_with(|config| config.max_connections = 1));
+    let lab = first.block_on(lab_with(|config| config.max_connections(1)));
     let of_first = first.block_on(process_id(&lab));
     let of_second = second.block_on(process_id(&lab));
     assert_ne!(of_first, of_second);
@@ -43,8 +43,7 @@ fn runtime_dropped_during_a_lease_loses_no_slot() {
     ] {
         let [first, second] = runtimes();
         let lab = first.block_on(lab_with(|config| {
-            config.max_connections = 1;
-            config.lifetime = lifetime;
+            config.max_connections(1).lifetime(lifetime)
         }));
         let lab = Arc::new(lab);
         let (has, having) = oneshot::channel();

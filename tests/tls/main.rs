@@ -275,8 +275,9 @@ async fn unverified_tls_is_warned_of_once() {
         assert_eq!(log.count(WARNING), 0, "{url}");
     }
     let anybody = url(&server, "postgres", ELSEWHERE, &[("sslmode", "require")]);
-    let mut config = Config::from_url(&anybody).expect("a URL");
-    config.set_path(antifreeze::Path::SessionPooler); // a connection for each invocation
+    let config = Config::from_url(&anybody)
+        .expect("a URL")
+        .path(antifreeze::Path::SessionPooler); // a connection for each invocation
     let database = Database::new(config).expect("settings");
     for _ in 0..3 {
         let work = common::lease_and_return();

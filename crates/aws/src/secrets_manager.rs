@@ -36,8 +36,8 @@ const ENDPOINTS: [&str; 2] = ["AWS_ENDPOINT_URL_SECRETS_MANAGER", "AWS_ENDPOINT_
 /// ```
 /// use antifreeze_aws::SecretsManager;
 ///
-/// let mut config = antifreeze::Config::from_url("postgres://db.example.com/shop")?;
-/// config.set_credentials(SecretsManager::new("prod/shop"));
+/// let config = antifreeze::Config::from_url("postgres://db.example.com/shop")?
+///     .credentials(SecretsManager::new("prod/shop"));
 /// # Ok::<(), antifreeze::Error>(())
 /// ```
 #[derive(Clone)]

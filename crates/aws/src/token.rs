@@ -42,8 +42,8 @@ const KEPT: usize = 16;
 /// use antifreeze_aws::RdsToken;
 ///
 /// let host = "shop.abc.eu-central-1.rds.amazonaws.com";
-/// let mut config = antifreeze::Config::from_url(&format!("postgres://app@{host}/shop"))?;
-/// config.set_credentials(RdsToken::new());
+/// let config = antifreeze::Config::from_url(&format!("postgres://app@{host}/shop"))?
+///     .credentials(RdsToken::new());
 /// # Ok::<(), antifreeze::Error>(())
 /// ```
 #[derive(Debug, Clone)]
@@ -62,8 +62,8 @@ pub struct RdsToken {
 /// use antifreeze_aws::DsqlToken;
 ///
 /// let host = "abc.dsql.eu-central-1.on.aws";
-/// let mut config = antifreeze::Config::from_url(&format!("postgres://admin@{host}/postgres"))?;
-/// config.set_credentials(DsqlToken::new());
+/// let config = antifreeze::Config::from_url(&format!("postgres://admin@{host}/postgres"))?
+///     .credentials(DsqlToken::new());
 /// # Ok::<(), antifreeze::Error>(())
 /// ```
 #[derive(Debug, Clone)]

@@ -141,13 +141,14 @@ async fn with_secret(endpoint: &str) -> (Postgres, Lab) {
     let server = postgres.fresh_database().await.expect("a database");
     let url = postgres.url_for("somebody", &server.name);
     let lab = Lab::over(server, &url, |config| {
-        config.max_connections = 8;
-        config.lifetime = ConnectionLifetime::PerInvocation;
         let secret = SecretsManager::new("prod/shop")
             .endpoint(endpoint)
             .region(REGION)
             .keys(keys());
-        config.set_credentials(secret);
+        config
+            .max_connections(8)
+            .lifetime(ConnectionLifetime::PerInvocation)
+            .credentials(secret)
     });
     (postgres, lab)
 }
@@ -241,14 +242,14 @@ async fn unavailable_secret_is_an_error() {
 #[tokio::test]
 async fn signature_with_another_key_is_refused() {
     let (service, endpoint) = Service::start("hunter2").await;
-    let (_postgres, lab) = with_secret(&endpoint).await;
-    let mut config = lab.database.config().clone();
+    let (postgres, lab) = with_secret(&endpoint).await;
     let wrong = AwsKeys::new(ID, "another").session_token(SESSION);
     let secret = SecretsManager::new("prod/shop")
         .endpoint(endpoint)
         .region(REGION)
         .keys(wrong);
-    config.set_credentials(secret);
+    let url = postgres.url_for("somebody", &lab.server.name);
+    let config = Config::from_url(&url).expect("a URL").credentials(secret);
     let database = Database::new(config).expect("settings");
     let result = database.invocation(PLENTY, lease_and_return()).await;
     let error = result.expect_err("refused");
@@ -334,15 +335,17 @@ impl Server {
         std::mem::take(&mut *self.passwords.lock().expect("no panic"))
     }
 
-    fn database(&self, user: &str, change: impl FnOnce(&mut Config)) -> Database {
+    fn database(&self, user: &str, change: impl FnOnce(Config) -> Config) -> Database {
         let url = format!(
             "postgres://{user}@127.0.0.1:{}/x?sslmode=disable",
             self.port
         );
-        let mut config = Config::from_url(&url).expect("a URL");
-        config.lifetime = ConnectionLifetime::PerInvocation;
-        config.max_connections = 8;
-        change(&mut config);
+        let config = change(
+            Config::from_url(&url)
+                .expect("a URL")
+                .lifetime(ConnectionLifetime::PerInvocation)
+                .max_connections(8),
+        );
         Database::new(config).expect("settings")
     }
 }
@@ -387,7 +390,7 @@ async fn rds_token_logs_in() {
     let server = Server::start().await;
     let host = format!("shop.abc.{REGION}.rds.amazonaws.com");
     let database = server.database("app", |config| {
-        config.set_credentials(RdsToken::new().endpoint(&host, 5432).keys(keys()));
+        config.credentials(RdsToken::new().endpoint(&host, 5432).keys(keys()))
     });
     let together = (0..8).map(|_| database.invocation(PLENTY, lease_and_return()));
     for result in join_all(together).await {
@@ -412,7 +415,7 @@ async fn dsql_token_logs_in() {
     let host = format!("abc.dsql.{REGION}.on.aws");
     for (user, action) in [("app", "DbConnect"), ("admin", "DbConnectAdmin")] {
         let database = server.database(user, |config| {
-            config.set_credentials(DsqlToken::new().endpoint(&host).keys(keys()));
+            config.credentials(DsqlToken::new().endpoint(&host).keys(keys()))
         });
         let result: Result<(), BoxError> = database.invocation(PLENTY, lease_and_return()).await;
         result.expect("in");
@@ -426,7 +429,7 @@ async fn refused_token_is_an_error() {
     let server = Server::start().await;
     *server.refuses.lock().expect("no panic") = true;
     let database = server.database("app", |config| {
-        config.set_credentials(RdsToken::new().region(REGION).keys(keys()));
+        config.credentials(RdsToken::new().region(REGION).keys(keys()))
     });
     let result = database.invocation(PLENTY, lease_and_return()).await;
     let error = result.expect_err("refused");

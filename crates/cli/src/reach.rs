@@ -38,14 +38,13 @@ pub fn time(text: &str) -> Result<Duration, String> {
 impl Reach {
     /// The ways into the database, for a command by this name.
     pub fn ways(&self, command: &str) -> Result<Ways, Failure> {
-        let mut config = match &self.url {
+        let config = match &self.url {
             Some(url) => Config::from_url(&resolve("--url", url)?)?,
             None => Config::from_env()?,
         };
         // So that those who look at the server know who it is.
         let name = format!("antifreeze {command}");
-        config.server.application_name(&name);
-        let mut ways = Ways::new(config)?.wait(self.wait);
+        let mut ways = Ways::new(config.application_name(&name))?.wait(self.wait);
         let admin = match &self.admin_url {
             Some(url) => Some((url.as_str(), resolve("--admin-url", url)?)),
             // The variable leads to the environment's server.
@@ -53,8 +52,7 @@ impl Reach {
             None => std::env::var(ADMIN).ok().map(|url| (ADMIN, url)),
         };
         if let Some((_, url)) = admin.filter(|(_, url)| !url.trim().is_empty()) {
-            let mut admin = Config::from_url(&url)?;
-            admin.server.application_name(&name);
+            let admin = Config::from_url(&url)?.application_name(&name);
             ways = ways.or("the admin's URL", Database::new(admin)?);
         }
         Ok(ways)
@@ -84,7 +82,7 @@ impl Reach {
         };
         match ways.open(&mut full).await {
             Ok((session, way)) => {
-                if !std::ptr::eq(way.database.config(), ways.database().config()) {
+                if !std::ptr::eq(way.database.settings(), ways.database().settings()) {
                     paint::complain(&format!("connected by {}", way.name));
                 }
                 Ok(session)
@@ -133,7 +131,7 @@ fn resolve(argument: &str, url: &str) -> Result<String, Failure> {
     }
     let config =
         Config::from_url(url).map_err(|error| Failure::new(format!("{argument}: {error}")))?;
-    if config.server.get_password().is_some() {
+    if config.has_password() {
         return Err(Failure::new(format!(
             "{argument} holds a password, and everybody on this machine can see the arguments of a \
              command: put the URL into a variable and give {argument} env:NAME, or into a file and \

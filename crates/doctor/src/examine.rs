@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use antifreeze::{Config, Error, Path, Session};
+use antifreeze::{Error, Path, Session, Settings};
 
 use super::facts::Facts;
 use super::report::{Check, Report, Step};
@@ -69,7 +69,7 @@ pub async fn examine(
             told,
         }),
     };
-    findings.add_all(reach::configuration(ways.database().config()));
+    findings.add_all(reach::configuration(ways.database().settings()));
     if let Some((session, config)) = reach::reach(ways, &findings).await {
         if let Err(error) = look(&session, &config, options, &findings).await {
             let (text, remedy) = reach::parted(&error);
@@ -84,7 +84,7 @@ pub async fn examine(
 /// What a session can see.
 async fn look(
     session: &Session,
-    config: &Config,
+    config: &Settings,
     options: &Options,
     findings: &Findings<'_>,
 ) -> Result<(), Error> {

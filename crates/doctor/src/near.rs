@@ -1,7 +1,7 @@
 //! The database that was perhaps meant.
 
-use antifreeze::internal::nearest;
-use antifreeze::{Config, Database};
+use antifreeze::Settings;
+use antifreeze::internal::{self, nearest};
 use tokio_postgres::SimpleQueryMessage;
 
 use super::session::{GOODBYE, open};
@@ -13,7 +13,7 @@ const ALWAYS: [&str; 2] = ["postgres", "template1"];
 const MOST: usize = 10;
 
 /// What to say instead of the usual, if the names of the databases can be had.
-pub(super) async fn database(config: &Config) -> Option<String> {
+pub(super) async fn database(config: &Settings) -> Option<String> {
     let wanted = config.server.get_dbname()?;
     let names = names(config).await?;
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -30,11 +30,11 @@ pub(super) async fn database(config: &Config) -> Option<String> {
     })
 }
 
-async fn names(config: &Config) -> Option<Vec<String>> {
+async fn names(config: &Settings) -> Option<Vec<String>> {
     for name in ALWAYS {
         let mut config = config.clone();
         config.server.dbname(name);
-        let Ok(database) = Database::new(config) else {
+        let Ok(database) = internal::database(config) else {
             continue;
         };
         let Ok(session) = open(&database).await else {

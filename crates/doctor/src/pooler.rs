@@ -1,7 +1,7 @@
 //! What a pooler does to sessions, and whether one is missing.
 
 use antifreeze::internal::{self, Manner};
-use antifreeze::{Config, Database, Error, Path, Result, Session};
+use antifreeze::{Error, Path, Result, Session, Settings};
 use tokio_postgres::SimpleQueryMessage;
 
 use super::CROWDED;
@@ -12,7 +12,7 @@ use super::session::{GOODBYE, open, open_strictly};
 /// Whether the pooler follows named statements from server to server. One that does gives
 /// them names of its own; one that does not lets ours through, where another client's of
 /// the same name may lie.
-pub(super) async fn statements(config: &Config) -> Option<Check> {
+pub(super) async fn statements(config: &Settings) -> Option<Check> {
     let tracked = match tracks_statements(config).await {
         Ok(tracked) => tracked,
         Err(error) => return Some(unseen(Step::Statements, &error)),
@@ -38,8 +38,8 @@ pub(super) async fn statements(config: &Config) -> Option<Check> {
     })
 }
 
-async fn tracks_statements(config: &Config) -> Result<bool> {
-    let database = Database::new(config.clone())?;
+async fn tracks_statements(config: &Settings) -> Result<bool> {
+    let database = internal::database(config.clone())?;
     let session = open_strictly(&database, Manner::USUAL.named()).await?;
     // In one transaction it is one server.
     session.batch_execute("begin").await?;
@@ -64,7 +64,7 @@ async fn tracks_statements(config: &Config) -> Result<bool> {
 
 /// Whether what one client SETs reaches the next that gets the same server. A setting that
 /// nobody reads is taken, and removed again.
-pub(super) async fn session_state(session: &Session, config: &Config) -> Option<Check> {
+pub(super) async fn session_state(session: &Session, config: &Settings) -> Option<Check> {
     match leaks(session, config).await {
         Err(error) => Some(unseen(Step::SessionState, &error)),
         Ok(None) => Some(Check::note(
@@ -92,8 +92,8 @@ pub(super) async fn session_state(session: &Session, config: &Config) -> Option<
 }
 
 /// `None` if no two clients were given the same server.
-async fn leaks(session: &Session, config: &Config) -> Result<Option<bool>> {
-    let database = Database::new(config.clone())?;
+async fn leaks(session: &Session, config: &Settings) -> Result<Option<bool>> {
+    let database = internal::database(config.clone())?;
     let mark = format!("{:x}", internal::random_number());
     let set = format!("set antifreeze.doctor = '{mark}'; select pg_backend_pid()");
     let look = "select pg_backend_pid() || ' ' || \
@@ -134,7 +134,7 @@ fn first(messages: &[SimpleQueryMessage]) -> Option<String> {
 }
 
 /// Whether most slots are held by who does nothing.
-pub(super) fn would_serve(facts: &Facts, config: &Config) -> Option<Check> {
+pub(super) fn would_serve(facts: &Facts, config: &Settings) -> Option<Check> {
     if config.path != Path::Direct {
         return None;
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::SystemTime;
 
 use antifreeze::internal::{self, Description, Manner, Progress, Target};
-use antifreeze::{Config, Error, ErrorKind, Result, Session};
+use antifreeze::{Error, ErrorKind, Result, Session, Settings};
 
 use super::SOON;
 use super::examine::Findings;
@@ -14,7 +14,7 @@ use super::text::{milliseconds, plain, seconds};
 use super::ways::{DIRECT, POOLED, Way, Ways};
 
 /// What can be said before anything is dialled.
-pub(super) fn configuration(config: &Config) -> Vec<Check> {
+pub(super) fn configuration(config: &Settings) -> Vec<Check> {
     let described = internal::described(config);
     let mut source = match described.variables.as_slice() {
         [] => "from code or the command line".to_owned(),
@@ -51,7 +51,7 @@ pub(super) fn configuration(config: &Config) -> Vec<Check> {
 }
 
 /// Gets a session, and tells of each step; `None` if there is none to be had.
-pub(super) async fn reach(ways: &Ways, findings: &Findings<'_>) -> Option<(Session, Config)> {
+pub(super) async fn reach(ways: &Ways, findings: &Findings<'_>) -> Option<(Session, Settings)> {
     let come_to = AtomicU8::new(0);
     let watch = |progress: Progress<'_>| {
         let (stage, check) = match progress {
@@ -85,7 +85,7 @@ pub(super) async fn reach(ways: &Ways, findings: &Findings<'_>) -> Option<(Sessi
             };
             let (session, mut config) = arrived(&ways, opened, stage, &without, findings).await?;
             if let Some(told) = internal::pooler(&session) {
-                config.set_path(told);
+                internal::follow(&mut config, told);
             }
             Some((session, config))
         }
@@ -104,12 +104,12 @@ async fn arrived(
     stage: u8,
     told: &(dyn Fn(String) -> Check + Send + Sync),
     findings: &Findings<'_>,
-) -> Option<(Session, Config)> {
-    let config = ways.database().config();
+) -> Option<(Session, Settings)> {
+    let config = ways.database().settings();
     match opened {
         Ok((session, way)) => {
-            let used = way.database.config().clone();
-            findings.add(match std::ptr::eq(way.database.config(), config) {
+            let used = way.database.settings().clone();
+            findings.add(match std::ptr::eq(way.database.settings(), config) {
                 true => told(who(config)),
                 false => Check::note(
                     Step::Authentication,
@@ -141,7 +141,7 @@ async fn arrived(
             };
             let works = format!("{} works", way.name);
             findings.add(Check::note(Step::Path, works).remedied(lever));
-            Some((session, way.database.config().clone()))
+            Some((session, way.database.settings().clone()))
         }
     }
 }
@@ -217,7 +217,7 @@ fn tls(description: &Description) -> Check {
     }
 }
 
-fn who(config: &Config) -> String {
+fn who(config: &Settings) -> String {
     let user = config.server.get_user().unwrap_or("the system's user");
     let database = config.server.get_dbname().unwrap_or(user);
     format!("logged in as {user} to the database {database}")
@@ -229,7 +229,7 @@ fn no_slot(error: &Error) -> Check {
 }
 
 /// Where it failed, and why.
-async fn failed(error: &Error, stage: u8, config: &Config) -> Check {
+async fn failed(error: &Error, stage: u8, config: &Settings) -> Check {
     let step = match error.kind() {
         ErrorKind::NameNotResolved => Step::Name,
         ErrorKind::Refused | ErrorKind::NetworkBlocked => Step::Tcp,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use antifreeze::Config;
+use antifreeze::Settings;
 use tokio_postgres::config::Host;
 
 use super::report::{Check, Step};
@@ -36,7 +36,7 @@ const VERCEL: [(&str, &str); 20] = [
     ("yul1", "ca-central-1"),
 ];
 
-pub(super) fn region(config: &Config, round_trip: Duration) -> Check {
+pub(super) fn region(config: &Settings, round_trip: Duration) -> Check {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let here = ours(variable);
     let host = config

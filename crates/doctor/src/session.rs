@@ -19,7 +19,7 @@ pub const GOODBYE: Duration = Duration::from_secs(2);
 /// [`TooManyConnections`](antifreeze::ErrorKind::TooManyConnections) if the pooler has no
 /// server to give.
 pub async fn open(database: &Database) -> Result<Session> {
-    open_queued(database, database.config().connect_timeout).await
+    open_queued(database, database.settings().connect_timeout).await
 }
 
 /// As [`open`], with so long for the pooler to give a server.
@@ -29,7 +29,7 @@ pub(super) async fn open_queued(database: &Database, limit: Duration) -> Result<
 
 /// As [`open`], in another manner, and with what a pooler refuses told and not left out.
 pub(super) async fn open_strictly(database: &Database, manner: Manner<'_>) -> Result<Session> {
-    let limit = database.config().connect_timeout;
+    let limit = database.settings().connect_timeout;
     open_in(database, manner.strict(), limit).await
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use antifreeze::internal::{self, setting};
-use antifreeze::{Config, Path, Session};
+use antifreeze::{Path, Session, Settings};
 
 use super::facts::Facts;
 use super::report::{Check, Step};
@@ -13,7 +13,7 @@ const STATEMENT: &str = "statement_timeout";
 const IDLE: &str = "idle_in_transaction_session_timeout";
 
 /// Whether what we sent has arrived: a pooler may forget it in silence.
-pub(super) fn start_up(facts: &Facts, config: &Config) -> Vec<Check> {
+pub(super) fn start_up(facts: &Facts, config: &Settings) -> Vec<Check> {
     if !internal::has_startup_options(config) {
         let none = "none is sent: this path takes none";
         return vec![Check::note(Step::StartUp, none)];
@@ -38,7 +38,7 @@ pub(super) fn start_up(facts: &Facts, config: &Config) -> Vec<Check> {
 
 /// What we sent and the server does not have. What is sent may be less than what is
 /// configured: no time-out is longer than a call.
-fn lost(facts: &Facts, config: &Config) -> Vec<&'static str> {
+fn lost(facts: &Facts, config: &Settings) -> Vec<&'static str> {
     let sent = internal::startup_timeouts(config).into_iter();
     let lost = sent.filter(|(name, value)| {
         let is = facts.value(name);
@@ -53,7 +53,7 @@ fn lost(facts: &Facts, config: &Config) -> Vec<&'static str> {
 /// Nothing is told where something drops what was sent: it is a pooler, and what one client
 /// sets there may reach others. A server that refuses it is no reason to look at nothing
 /// more: then they have none of it either.
-pub(super) async fn tell(session: &Session, config: &Config, facts: &mut Facts) {
+pub(super) async fn tell(session: &Session, config: &Settings, facts: &mut Facts) {
     if session.path() != Path::Direct || !lost(facts, config).is_empty() {
         return;
     }
@@ -74,7 +74,7 @@ pub(super) async fn tell(session: &Session, config: &Config, facts: &mut Facts) 
 }
 
 /// What ends a session that nobody ends.
-pub(super) fn in_force(facts: &Facts, config: &Config) -> Check {
+pub(super) fn in_force(facts: &Facts, config: &Settings) -> Check {
     let shown = [
         STATEMENT,
         IDLE,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use antifreeze::internal::{Backoff, Manner};
+use antifreeze::internal::{self, Backoff, Manner};
 use antifreeze::{Config, Database, Endpoint, Error, ErrorKind, Path, Result, Session};
 use tokio::time::{Instant, sleep};
 
@@ -44,18 +44,17 @@ impl Ways {
     ///
     /// Those of [`Database::new`].
     pub fn new(config: Config) -> Result<Self> {
-        let (endpoint, name) = if config.endpoint == Endpoint::Direct {
+        let main = Way {
+            name: "the configured way".to_owned(),
+            database: Database::new(config.clone())?,
+        };
+        let (endpoint, name) = if main.database.settings().endpoint == Endpoint::Direct {
             (Endpoint::Pooled, POOLED)
         } else {
             (Endpoint::Direct, DIRECT)
         };
-        let mut twin = config.clone();
-        twin.endpoint = endpoint;
-        let main = Way {
-            name: "the configured way".to_owned(),
-            database: Database::new(config)?,
-        };
-        let twin = Database::new(twin).ok().map(|database| Way {
+        let twin = Database::new(config.endpoint(endpoint));
+        let twin = twin.ok().map(|database| Way {
             name: name.to_owned(),
             database,
         });
@@ -129,10 +128,10 @@ impl Ways {
 
     /// The same ways, the configured one known to lead through a pooler.
     pub(super) fn pooled(&self) -> Result<Ways> {
-        let mut config = self.database().config().clone();
-        config.set_path(Path::TransactionPooler);
+        let mut config = self.database().settings().clone();
+        internal::follow(&mut config, Path::TransactionPooler);
         let mut ways = self.clone();
-        ways.main.database = Database::new(config)?;
+        ways.main.database = internal::database(config)?;
         Ok(ways)
     }
 
@@ -170,7 +169,7 @@ impl Ways {
             // Who leaves a pooler's queue comes back to its end: only for another way.
             let queued = match others.as_slice() {
                 [] => until.saturating_duration_since(Instant::now()),
-                _ => self.database().config().connect_timeout,
+                _ => self.database().settings().connect_timeout,
             };
             error = match is_full(open_queued(self.database(), queued).await)? {
                 Ok(session) => return Ok((session, &self.main)),
@@ -189,7 +188,7 @@ fn is_full(opened: Result<Session>) -> Result<Result<Session>> {
 }
 
 fn hosts(database: &Database) -> (Vec<String>, &[u16]) {
-    let server = &database.config().server;
+    let server = &database.settings().server;
     let hosts = server.get_hosts().iter().map(|host| format!("{host:?}"));
     (hosts.collect(), server.get_ports())
 }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use antifreeze::internal::{self, Connector};
-use antifreeze::{Config, Database, Deadline, DirectEndpoint};
+use antifreeze::{Database, Deadline, DirectEndpoint};
 
 use super::error::Result;
 use super::report::Observer;
@@ -19,7 +19,7 @@ pub(super) type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What all that work under the lock have in common.
 pub(super) struct Base {
-    pub(super) config: Config,
+    pub(super) config: antifreeze::Settings,
     pub(super) endpoint: Option<DirectEndpoint>,
     /// The environment speaks of another database.
     pub(super) ignores_environment: bool,
@@ -32,7 +32,7 @@ pub(super) struct Base {
 impl Base {
     pub(super) fn new(database: &Database) -> Self {
         Base {
-            config: database.config().clone(),
+            config: database.settings().clone(),
             endpoint: None,
             ignores_environment: false,
             settings: Settings::default(),

@@ -164,9 +164,10 @@ async fn alter_table_without_us_stops_the_traffic() {
 #[tokio::test]
 async fn alter_table_with_the_layer_goes_through() {
     let lab = lab().await;
-    let mut config = Config::from_url(&lab.server.url).expect("a URL");
-    config.max_connections = AT_ONCE as usize;
-    config.server.application_name("shop:17");
+    let config = Config::from_url(&lab.server.url)
+        .expect("a URL")
+        .max_connections(AT_ONCE as usize)
+        .application_name("shop:17");
     let database = Database::new(config).expect("settings");
     // The same handler, which forgets to end what it began.
     let service = DatabaseLayer::new(database).layer(service_fn(async |_: Request<()>| {

@@ -17,7 +17,7 @@ use lambda_http::{Body, Error, Request, Response, tower::ServiceBuilder};
 async fn main() -> Result<(), Error> {
     let mut config = Config::from_env()?;
     if let Some(after) = milliseconds("PROBE_AFTER_MS") {
-        config.probe_after = after;
+        config = config.probe_after(after);
     }
     let layer = DatabaseLayer::new(Database::new(config)?);
     let service = ServiceBuilder::new().layer(layer).service_fn(visit);

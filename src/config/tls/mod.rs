@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 pub(crate) use authentication::Method;
 pub use authentication::RequireAuth;
-pub(crate) use parameters::{TlsParameters, could_be_file};
+pub(crate) use parameters::could_be_file;
 
 /// How a connection is encrypted, whom it trusts, and how it proves who it is.
 #[derive(Clone)]
@@ -17,7 +17,7 @@ pub struct Tls {
     /// Whether to, and what is verified. Default: [`TlsMode::VerifyFull`].
     ///
     /// What followed from a URL of this machine without `sslmode` is
-    /// [`TlsMode::VerifyFull`] again once [`Config::server`](crate::Config::server) is
+    /// [`TlsMode::VerifyFull`] again once [`Config::host`](crate::Config::host) is
     /// another machine.
     pub mode: TlsMode,
     /// The certificate authorities to trust (`sslrootcert`). Default: Mozilla's, and

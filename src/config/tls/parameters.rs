@@ -6,37 +6,23 @@ use std::path::Path;
 use tokio_postgres::config::Host;
 
 use super::{ChannelBinding, ClientCertificate, Pem, Roots, Tls, TlsMode};
+use crate::config::parameters::Parameters;
 use crate::config::spelling::{nearest, shown};
 use crate::error::{Error, Result};
 use crate::provider;
 
-/// What was said of TLS and authentication, by libpq's names and as it was written
-/// (manual, "Parameter Key Words").
-#[derive(Clone, Default)]
-pub(crate) struct TlsParameters {
-    pub(crate) sslmode: Option<String>,
-    /// JDBC's, which libpq takes in URLs.
-    pub(crate) ssl: Option<String>,
-    pub(crate) sslrootcert: Option<String>,
-    pub(crate) sslcert: Option<String>,
-    pub(crate) sslkey: Option<String>,
-    pub(crate) sslnegotiation: Option<String>,
-    pub(crate) sslsni: Option<String>,
-    pub(crate) channel_binding: Option<String>,
-    pub(crate) require_auth: Option<String>,
-}
-
 impl Tls {
-    /// Reads `parameters`; what they leave open depends on where `server` is.
+    /// Reads what `parameters` say (libpq's manual, "Parameter Key Words"; `ssl` is JDBC's,
+    /// which libpq takes in URLs); what they leave open depends on where `server` is.
     ///
     /// # Errors
     ///
     /// Names the parameter that is wrong, or the two that contradict each other.
-    pub(crate) fn from_parameters(
-        parameters: &TlsParameters,
+    pub(in crate::config) fn from_parameters(
+        parameters: &Parameters,
         server: &tokio_postgres::Config,
     ) -> Result<Self> {
-        let roots = match given(&parameters.sslrootcert) {
+        let roots = match parameters.get("sslrootcert") {
             None => None,
             Some("system") => Some(Roots::System),
             Some(value) => Some(match pem("sslrootcert", value)? {
@@ -44,17 +30,17 @@ impl Tls {
                 Pem::Text(text) => Roots::Pem(text),
             }),
         };
-        let direct = match given(&parameters.sslnegotiation) {
+        let direct = match parameters.get("sslnegotiation") {
             None | Some("postgres") => false,
             Some("direct") => true,
             Some(other) => return Err(none_of("sslnegotiation", other, "postgres, direct")),
         };
-        let ssl = match given(&parameters.ssl) {
+        let ssl = match parameters.get("ssl") {
             None => false,
             Some(value) if value.eq_ignore_ascii_case("true") => true,
             Some(other) => return Err(wrong_ssl(other)),
         };
-        let mode = match given(&parameters.sslmode) {
+        let mode = match parameters.get("sslmode") {
             // libpq: whoever names public authorities wants them to be asked.
             None if roots == Some(Roots::System) => TlsMode::VerifyFull,
             None if !is_local(server) => TlsMode::VerifyFull,
@@ -69,7 +55,7 @@ impl Tls {
             Some("disable") => TlsMode::Disable,
             Some(other) => return Err(wrong_mode(other)),
         };
-        let asked = given(&parameters.sslmode).unwrap_or("its default");
+        let asked = parameters.get("sslmode").unwrap_or("its default");
         if roots == Some(Roots::System) && mode != TlsMode::VerifyFull {
             return Err(Error::configuration(format!(
                 "sslrootcert=system goes with sslmode=verify-full alone, and not with {asked}: a \
@@ -82,7 +68,7 @@ impl Tls {
                  TLS: set require, verify-ca or verify-full"
             )));
         }
-        let client = match (given(&parameters.sslcert), given(&parameters.sslkey)) {
+        let client = match (parameters.get("sslcert"), parameters.get("sslkey")) {
             (Some(certificate), Some(key)) => Some(ClientCertificate::new(
                 pem("sslcert", certificate)?,
                 pem("sslkey", key)?,
@@ -93,12 +79,12 @@ impl Tls {
             }
             (None, Some(_)) => return Err(Error::configuration("sslkey is set, sslcert is not")),
         };
-        let sni = match given(&parameters.sslsni) {
+        let sni = match parameters.get("sslsni") {
             None | Some("1") => true,
             Some("0") => false,
             Some(other) => return Err(none_of("sslsni", other, "0, 1")),
         };
-        let channel_binding = match given(&parameters.channel_binding) {
+        let channel_binding = match parameters.get("channel_binding") {
             None | Some("prefer") => ChannelBinding::Prefer,
             Some("disable") => ChannelBinding::Disable,
             Some("require") if mode == TlsMode::Disable => {
@@ -115,7 +101,7 @@ impl Tls {
                 ));
             }
         };
-        let require_auth = given(&parameters.require_auth);
+        let require_auth = parameters.get("require_auth");
         Ok(Tls {
             mode,
             roots,
@@ -124,7 +110,7 @@ impl Tls {
             sni,
             channel_binding,
             require_auth: require_auth.map(str::parse).transpose()?,
-            implied: (given(&parameters.sslmode).is_none() && is_local(server)).then_some(mode),
+            implied: (parameters.get("sslmode").is_none() && is_local(server)).then_some(mode),
         })
     }
 
@@ -135,11 +121,6 @@ impl Tls {
             self.mode = TlsMode::VerifyFull;
         }
     }
-}
-
-/// To libpq, what is empty is not set.
-fn given(parameter: &Option<String>) -> Option<&str> {
-    parameter.as_deref().filter(|value| !value.is_empty())
 }
 
 fn none_of(name: &str, value: &str, values: &str) -> Error {
@@ -245,8 +226,8 @@ fn is_local(server: &tokio_postgres::Config) -> bool {
 mod tests {
     use super::*;
 
-    fn read(host: &str, change: impl FnOnce(&mut TlsParameters)) -> Result<Tls> {
-        let mut parameters = TlsParameters::default();
+    fn read(host: &str, change: impl FnOnce(&mut Parameters)) -> Result<Tls> {
+        let mut parameters = Parameters::default();
         change(&mut parameters);
         let mut server = tokio_postgres::Config::new();
         server.host(host);
@@ -276,9 +257,9 @@ mod tests {
             ("db", Some("verify-full"), Some("system"), None, VerifyFull),
         ] {
             let tls = read(host, |parameters| {
-                parameters.sslmode = mode.map(str::to_owned);
-                parameters.sslrootcert = roots.map(str::to_owned);
-                parameters.sslnegotiation = negotiation.map(str::to_owned);
+                parameters.add("sslmode", mode.unwrap_or_default());
+                parameters.add("sslrootcert", roots.unwrap_or_default());
+                parameters.add("sslnegotiation", negotiation.unwrap_or_default());
             });
             let shown = format!("{host} {mode:?} {roots:?} {negotiation:?}");
             assert_eq!(tls.expect(&shown).mode, expected, "{shown}");
@@ -297,8 +278,8 @@ mod tests {
             ("localhost", "true", Some("verify-full"), VerifyFull),
         ] {
             let tls = read(host, |parameters| {
-                parameters.ssl = Some(ssl.to_owned());
-                parameters.sslmode = mode.map(str::to_owned);
+                parameters.add("ssl", ssl);
+                parameters.add("sslmode", mode.unwrap_or_default());
             });
             assert_eq!(tls.expect(ssl).mode, expected, "{host} {ssl} {mode:?}");
         }
@@ -314,7 +295,7 @@ mod tests {
             ("no-verify", "write sslmode=require"),
             ("{\"rejectUnauthorized\":false}", "write sslmode, with"),
         ] {
-            let error = read("db", |parameters| parameters.ssl = Some(ssl.to_owned()));
+            let error = read("db", |parameters| parameters.add("ssl", ssl));
             let error = error.expect_err(ssl).to_string();
             assert!(error.starts_with("ssl") && error.contains(word), "{error}");
         }
@@ -327,9 +308,7 @@ mod tests {
             ("REQUIRED", "did you mean require?"),
             ("Require", "did you mean require?"),
         ] {
-            let error = read("db", |parameters| {
-                parameters.sslmode = Some(mode.to_owned())
-            });
+            let error = read("db", |parameters| parameters.add("sslmode", mode));
             let error = error.expect_err(mode).to_string();
             assert!(error.contains(word), "{error}");
         }
@@ -340,7 +319,7 @@ mod tests {
         let mut server = tokio_postgres::Config::new();
         server.host("localhost");
         server.hostaddr([10, 0, 0, 1].into());
-        let tls = Tls::from_parameters(&TlsParameters::default(), &server).expect("fine");
+        let tls = Tls::from_parameters(&Parameters::default(), &server).expect("fine");
         assert_eq!(tls.mode, TlsMode::VerifyFull);
     }
 
@@ -355,7 +334,7 @@ mod tests {
             (Some("prefer"), &there, TlsMode::Prefer),
         ] {
             let mut tls = read("localhost", |parameters| {
-                parameters.sslmode = mode.map(str::to_owned);
+                parameters.add("sslmode", mode.unwrap_or_default());
             })
             .expect("fine");
             tls.keep_to(server);
@@ -368,15 +347,15 @@ mod tests {
         let text = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
         let one_line = text.replace('\n', "\\n");
         let tls = read("db", |parameters| {
-            parameters.sslrootcert = Some(one_line.clone());
-            parameters.sslcert = Some("/etc/client.crt".to_owned());
-            parameters.sslkey = Some(format!("\n{text}"));
+            parameters.add("sslrootcert", one_line.clone());
+            parameters.add("sslcert", "/etc/client.crt");
+            parameters.add("sslkey", format!("\n{text}"));
         })
         .expect("fine");
         assert_eq!(tls.roots, Some(Roots::Pem(one_line)));
         let client = tls.client.as_ref().expect("a certificate");
         assert_eq!(client.certificate, Pem::File("/etc/client.crt".into()));
-        assert_eq!(client.key, Pem::Text(format!("\n{text}")));
+        assert_eq!(client.key, Pem::Text(text.trim().to_owned()));
         assert!(!format!("{tls:?}").contains("AA=="), "{tls:?}");
     }
 
@@ -395,8 +374,8 @@ mod tests {
             (&long, false),
         ] {
             let tls = read("db", |parameters| {
-                parameters.sslcert = Some("client.crt".to_owned());
-                parameters.sslkey = Some(key.to_owned());
+                parameters.add("sslcert", "client.crt");
+                parameters.add("sslkey", key);
             });
             assert_eq!(tls.is_ok(), fine, "{key}");
             let shown = match tls {
@@ -413,10 +392,10 @@ mod tests {
         assert!(tls.sni && !tls.direct && tls.require_auth.is_none());
         assert_eq!(tls.channel_binding, ChannelBinding::Prefer);
         let tls = read("db", |parameters| {
-            parameters.sslsni = Some("0".to_owned());
-            parameters.channel_binding = Some("require".to_owned());
-            parameters.require_auth = Some("!md5".to_owned());
-            parameters.sslrootcert = Some(String::new());
+            parameters.add("sslsni", "0");
+            parameters.add("channel_binding", "require");
+            parameters.add("require_auth", "!md5");
+            parameters.add("sslrootcert", "");
         })
         .expect("fine");
         assert!(!tls.sni && tls.roots.is_none());
@@ -426,42 +405,33 @@ mod tests {
 
     #[test]
     fn what_is_wrong_or_contradicts_itself_is_named() {
-        type Change = fn(&mut TlsParameters);
-        let wrong: [(Change, &str); 10] = [
-            (|p| p.sslmode = Some("maybe".into()), "sslmode=maybe"),
-            (|p| p.sslnegotiation = Some("x".into()), "sslnegotiation=x"),
-            (|p| p.sslsni = Some("yes".into()), "sslsni=yes"),
+        for (said, word) in [
+            (&[("sslmode", "maybe")][..], "sslmode=maybe"),
+            (&[("sslnegotiation", "x")], "sslnegotiation=x"),
+            (&[("sslsni", "yes")], "sslsni=yes"),
+            (&[("channel_binding", "on")], "channel_binding=on"),
+            (&[("require_auth", "x")], "require_auth=x"),
+            (&[("sslcert", "a")], "sslkey is not"),
+            (&[("sslkey", "a")], "sslcert is not"),
             (
-                |p| p.channel_binding = Some("on".into()),
-                "channel_binding=on",
-            ),
-            (|p| p.require_auth = Some("x".into()), "require_auth=x"),
-            (|p| p.sslcert = Some("a".into()), "sslkey is not"),
-            (|p| p.sslkey = Some("a".into()), "sslcert is not"),
-            (
-                |p| {
-                    p.sslmode = Some("require".into());
-                    p.sslrootcert = Some("system".into());
-                },
+                &[("sslmode", "require"), ("sslrootcert", "system")],
                 "not with require",
             ),
             (
-                |p| {
-                    p.sslmode = Some("prefer".into());
-                    p.sslnegotiation = Some("direct".into());
-                },
+                &[("sslmode", "prefer"), ("sslnegotiation", "direct")],
                 "sslmode=prefer",
             ),
             (
-                |p| {
-                    p.sslmode = Some("disable".into());
-                    p.channel_binding = Some("require".into());
-                },
+                &[("sslmode", "disable"), ("channel_binding", "require")],
                 "sslmode=disable rules out",
             ),
-        ];
-        for (change, word) in wrong {
-            let error = read("db", change).expect_err(word).to_string();
+        ] {
+            let tls = read("db", |parameters| {
+                for (name, value) in said {
+                    parameters.add(name, *value);
+                }
+            });
+            let error = tls.expect_err(word).to_string();
             assert!(error.contains(word), "{error}");
         }
     }

@@ -1,16 +1,15 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::Environment;
+use crate::config::{Config, Environment, LoadShed, Path};
 
 fn config(size: usize) -> Config {
-    let mut config = Config::from_url("postgres://localhost/none").expect("a URL");
-    config.max_connections = size;
-    config
+    let config = Config::from_url("postgres://localhost/none");
+    config.expect("a URL").max_connections(size)
 }
 
 #[test]
-fn usage_is_a_percentage() {
+fn usage_in_figures() {
     for (size, checked_out, usage, percentage, full, warns) in [
         (5, 2, "2/5", "40.0%", false, false),
         (5, 4, "4/5", "80.0%", false, true),
@@ -19,7 +18,7 @@ fn usage_is_a_percentage() {
         (1, 0, "0/1", "0.0%", false, false),
         (1, 1, "1/1", "100.0%", true, false),
     ] {
-        let pool = Process::new(&config(size), checked_out, 0);
+        let pool = Process::new(&config(size).in_force(), checked_out, 0);
         assert_eq!(pool.connection_usage, usage);
         assert_eq!(pool.usage_percentage, percentage, "{usage}");
         assert_eq!(pool.pool_full, full, "{usage}");
@@ -28,12 +27,12 @@ fn usage_is_a_percentage() {
 }
 
 #[test]
-fn missing_limit_is_null() {
-    let mut config = config(1);
-    config.max_age = Duration::MAX;
-    config.statement_timeout = Duration::ZERO;
-    config.connect_timeout = Duration::from_micros(1_500_400);
-    let settings = Settings::of(&config);
+fn what_is_no_limit_is_null() {
+    let config = config(1)
+        .max_age(Duration::MAX)
+        .statement_timeout(Duration::ZERO)
+        .connect_timeout(Duration::from_micros(1_500_400));
+    let settings = config.clone().in_force().report();
     assert_eq!(settings.max_age_seconds, None);
     assert_eq!(settings.statement_timeout_seconds, None);
     assert_eq!(settings.connect_timeout_seconds, Some(1.5));
@@ -42,22 +41,21 @@ fn missing_limit_is_null() {
     assert_eq!(settings.transaction_timeout_seconds, Some(900.0));
     assert_eq!(settings.probe_after_seconds, Some(60.0));
     assert_eq!(settings.function_timeout_seconds, None);
-    config.set_path(Path::RdsProxy);
-    let settings = Settings::of(&config);
+    let settings = config.path(Path::RdsProxy).in_force().report();
     assert_eq!(settings.idle_in_transaction_timeout_seconds, None);
     assert_eq!(settings.idle_session_timeout_seconds, None);
     assert_eq!(settings.transaction_timeout_seconds, None);
 }
 
 #[test]
-fn overrides_are_shown_without_the_token() {
+fn the_operators_variables_are_shown_and_no_token() {
     let environment = Environment::of(&[
         ("ANTIFREEZE_LOAD_SHED", "door"),
         ("ANTIFREEZE_FUNCTION_TIMEOUT", "29s"),
         ("ANTIFREEZE_HEALTH_TOKEN", "hunter2-hunter2-hunter2"),
     ]);
     let config = config(1).settled(&environment).expect("settings");
-    let settings = Settings::of(&config);
+    let settings = config.report();
     assert_eq!(settings.load_shed, LoadShed::Door);
     assert_eq!(settings.function_timeout_seconds, Some(29.0));
     let shown: Vec<_> = settings.variables.values().map(String::as_str).collect();
@@ -66,7 +64,7 @@ fn overrides_are_shown_without_the_token() {
 
 proptest! {
     #[test]
-    fn percentage_is_exact_for_any_part(part in any::<u64>(), whole in any::<u64>()) {
+    fn a_percentage_is_one_of_any_part(part in any::<u64>(), whole in any::<u64>()) {
         let text = percentage(part, whole);
         let figure: f64 = text.strip_suffix('%').expect("a sign").parse().expect("a number");
         prop_assert!(figure >= 0.0);

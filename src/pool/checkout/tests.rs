@@ -20,16 +20,15 @@ struct Kept {
 
 impl Kept {
     async fn one() -> Kept {
-        Kept::one_with(|_| {}).await
+        Kept::one_with(|config| config).await
     }
 
-    async fn one_with(change: impl FnOnce(&mut Config)) -> Kept {
+    async fn one_with(change: impl FnOnce(Config) -> Config) -> Kept {
         let postgres = Postgres::shared().await.expect("a server");
         let relay = Relay::start(postgres.address()).await.expect("a relay");
-        let mut config = Config::from_url(&relay.url(&postgres.url())).expect("a URL");
-        change(&mut config);
+        let config = change(Config::from_url(&relay.url(&postgres.url())).expect("a URL"));
         let clock = Manual::new();
-        let pools = Pools::new(Arc::new(Connector::new(config)), clock.clone());
+        let pools = Pools::new(Arc::new(Connector::new(config.in_force())), clock.clone());
         let mut kept = Kept {
             pools,
             clock,
@@ -56,10 +55,7 @@ impl Kept {
 
     /// Two connections that are kept.
     async fn two() -> Kept {
-        let kept = Kept::one_with(|config| {
-            config.max_connections = 2;
-            config.max_idle_time = Some(PROBE_AFTER);
-        });
+        let kept = Kept::one_with(|config| config.max_connections(2).max_idle_time(PROBE_AFTER));
         let kept = kept.await;
         let (one, other) = (kept.out().await, kept.out().await);
         back(one.expect("a connection")).await;
@@ -184,18 +180,18 @@ async fn dead_idle_connection_is_replaced() {
 #[tokio::test]
 async fn too_old_connection_is_replaced() {
     let kept = Kept::one().await;
-    kept.clock.advance(kept.pools.config().max_age);
+    kept.clock.advance(kept.pools.settings().max_age);
     assert_ne!(kept.lease().await.expect("another"), kept.process);
     // A tenth less is the least that any gets.
     let kept = Kept::one().await;
-    kept.clock.advance(kept.pools.config().max_age / 10 * 8);
+    kept.clock.advance(kept.pools.settings().max_age / 10 * 8);
     assert_eq!(kept.lease().await.expect("alive"), kept.process);
 }
 
 #[tokio::test]
 async fn too_long_idle_connection_is_replaced() {
     let limit = PROBE_AFTER * 2;
-    let kept = Kept::one_with(|config| config.max_idle_time = Some(limit)).await;
+    let kept = Kept::one_with(|config| config.max_idle_time(limit)).await;
     kept.clock.advance(PROBE_AFTER);
     assert_eq!(kept.lease().await.expect("alive"), kept.process);
     kept.clock.advance(limit);

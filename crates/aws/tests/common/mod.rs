@@ -13,21 +13,19 @@ pub const PLENTY: Duration = Duration::from_secs(20);
 /// What a test works with.
 pub struct Lab {
     pub database: Database,
-    /// It lives as long as the test.
-    _server: lab::postgres::Database,
+    pub server: lab::postgres::Database,
 }
 
 impl Lab {
     pub fn over(
         server: lab::postgres::Database,
         url: &str,
-        change: impl FnOnce(&mut Config),
+        change: impl FnOnce(Config) -> Config,
     ) -> Lab {
-        let mut config = Config::from_url(url).expect("a URL");
-        change(&mut config);
+        let config = change(Config::from_url(url).expect("a URL"));
         Lab {
             database: Database::new(config).expect("settings"),
-            _server: server,
+            server,
         }
     }
 

@@ -18,18 +18,15 @@ async fn pooler(mode: Mode) -> PgBouncer {
     pooler.start().await.expect("a pooler")
 }
 
-fn behind(pooler: &PgBouncer, lab: &Lab, change: impl FnOnce(&mut Config)) -> Database {
-    let mut config = Config::from_url(&pooler.url(&lab.server.url)).expect("a URL");
-    change(&mut config);
+fn behind(pooler: &PgBouncer, lab: &Lab, change: impl FnOnce(Config) -> Config) -> Database {
+    let config = change(Config::from_url(&pooler.url(&lab.server.url)).expect("a URL"));
     Database::new(config).expect("settings")
 }
 
 #[tokio::test]
 async fn transaction_pooler_is_refused_with_a_remedy() {
     let (lab, pooler) = (lab().await, pooler(Mode::Transaction).await);
-    let database = behind(&pooler, &lab, |config| {
-        config.path = Path::TransactionPooler
-    });
+    let database = behind(&pooler, &lab, |config| config.path(Path::TransactionPooler));
     let error = migrations(&FILES)
         .runner(&database)
         .run()
@@ -47,8 +44,8 @@ async fn transaction_pooler_is_refused_with_a_remedy() {
 #[tokio::test]
 async fn undeclared_pooler_is_refused() {
     let (lab, pooler) = (lab().await, pooler(Mode::Transaction).await);
-    let database = behind(&pooler, &lab, |_| {});
-    assert_eq!(database.config().path, Path::Direct);
+    let database = behind(&pooler, &lab, |config| config);
+    assert_eq!(database.settings().path, Path::Direct);
     let error = migrations(&FILES)
         .runner(&database)
         .run()
@@ -63,8 +60,7 @@ async fn direct_endpoint_bypasses_the_pooler() {
     let (lab, pooler) = (lab().await, pooler(Mode::Transaction).await);
     let direct = || DirectEndpoint::from_url(&lab.server.url).expect("a URL");
     let database = behind(&pooler, &lab, |config| {
-        config.path = Path::TransactionPooler;
-        config.direct = Some(direct());
+        config.path(Path::TransactionPooler).direct(direct())
     });
     let report = migrations(&FILES)
         .runner(&database)
@@ -73,9 +69,7 @@ async fn direct_endpoint_bypasses_the_pooler() {
         .expect("known");
     assert_eq!(report.applied.len(), 1);
 
-    let unknown = behind(&pooler, &lab, |config| {
-        config.path = Path::TransactionPooler
-    });
+    let unknown = behind(&pooler, &lab, |config| config.path(Path::TransactionPooler));
     let given = migrations(&FILES).runner(&unknown).endpoint(direct());
     assert!(given.run().await.expect("given").applied.is_empty());
 }
@@ -83,9 +77,7 @@ async fn direct_endpoint_bypasses_the_pooler() {
 #[tokio::test]
 async fn session_pooler_keeps_the_lock() {
     let (lab, pooler) = (lab().await, pooler(Mode::Session).await);
-    let database = behind(&pooler, &lab, |config| {
-        config.set_path(Path::SessionPooler);
-    });
+    let database = behind(&pooler, &lab, |config| config.path(Path::SessionPooler));
     let report = migrations(&FILES)
         .runner(&database)
         .run()

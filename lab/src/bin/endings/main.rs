@@ -37,15 +37,15 @@ fn main() -> Result<(), BoxError> {
 }
 
 async fn serve() -> Result<(), BoxError> {
-    let mut config = Config::from_env()?;
-    config.server.application_name("endings");
-    config.max_connections = variable("MAX_CONNECTIONS").parse().unwrap_or(2);
+    let mut config = Config::from_env()?
+        .application_name("endings")
+        .max_connections(variable("MAX_CONNECTIONS").parse().unwrap_or(2));
     if variable("LIFETIME") == "per_invocation" {
-        config.lifetime = ConnectionLifetime::PerInvocation;
+        config = config.lifetime(ConnectionLifetime::PerInvocation);
     }
     if let Some(timeout) = milliseconds("SERVER_TIMEOUTS_MS") {
-        config.idle_in_transaction_timeout = timeout;
-        config.statement_timeout = timeout;
+        config = config.idle_in_transaction_timeout(timeout);
+        config = config.statement_timeout(timeout);
     }
     let database = Database::new(config)?.on_teardown(|teardown| {
         println!("teardown: {} in {:?}", teardown.outcome, teardown.elapsed);

@@ -1,12 +1,14 @@
-//! The last word on a configuration: the operator's, then whether it makes sense.
+//! From what was said to what is in force: who wins, then whether it makes sense.
 
 use tokio::sync::Semaphore;
 
 use super::endpoint::{host_names, with_hosts};
-use super::overrides::{self, Overrides};
+use super::read::read;
 use super::startup::PUBLIC;
+use super::table::Layer;
 use super::{
-    Config, ConnectionLifetime, DirectEndpoint, Endpoint, Environment, Path, TargetSessionAttrs,
+    Config, ConnectionLifetime, DirectEndpoint, Endpoint, Environment, Origin, Path, Settings,
+    TargetSessionAttrs, application, variables,
 };
 use crate::error::{Error, Result};
 use crate::observe;
@@ -15,53 +17,98 @@ use crate::provider::Host;
 /// The least: 16 characters of base64 are 96 bits.
 const HEALTH_TOKEN_LENGTH: usize = 16;
 
-impl Config {
-    /// What is in force, with the operator's `ANTIFREEZE_*` variables over the code's
-    /// settings and on the endpoint that was chosen. Logged, once for each database.
-    pub(crate) fn settled(mut self, environment: &Environment) -> Result<Self> {
-        let overrides = Overrides::read(environment)?;
-        if let Some(endpoint) = overrides.endpoint {
-            self.endpoint = endpoint;
+impl Settings {
+    /// The operator's `ANTIFREEZE_*` variables over the code, the code over the URL, that over
+    /// the limits of `environment`, on the endpoint that was chosen.
+    pub(super) fn new(config: Config, environment: &Environment) -> Result<Self> {
+        variables::check_spelling(environment)?;
+        let endpoint = read(&config.parameters)?;
+        let operator = Layer::of_operator(environment)?;
+        let operators_path = operator.path.clone();
+        let said = operator
+            .over(config.said)
+            .over(Layer::of_parameters(&config.parameters)?)
+            .over(Layer::of_limits(environment)?);
+        let mut settings = said.in_force(endpoint, environment);
+        settings.credentials = config.credentials;
+        settings.direct = config.direct;
+        settings.variables = variables::in_force(environment);
+        if settings.server.get_application_name().is_none() {
+            let name = application::name(environment);
+            name.map(|name| settings.server.application_name(name));
         }
-        let switched = match self.endpoint {
-            Endpoint::Direct => self.take_direct_endpoint()?,
+        let switched = match settings.endpoint {
+            Endpoint::Direct => settings.take_direct_endpoint()?,
             Endpoint::Pooled => true,
         };
-        self.tls.keep_to(&self.server);
-        overrides.apply(&mut self);
-        let limits = self.limits();
-        self.max_age = self.max_age.min(limits.max_age);
-        self.check()?;
-        if overrides.endpoint.is_some() && !switched {
-            let why = "no direct endpoint is known, and the path is direct as it is";
-            observe::without_effect(overrides::ENDPOINT, why);
+        if let Some(said) = operators_path {
+            settings.follow(said.value, Some(said.origin));
         }
-        let timeouts = overrides.server_timeouts();
-        if !timeouts.is_empty() && !self.sends_settings() {
-            let names: Vec<_> = timeouts.iter().map(|(name, _)| *name).collect();
-            let why = "the server is sent no time-outs on this path: run the statements for the \
-                       function's role";
-            observe::without_effect(&names.join(" "), why);
-        }
-        if !self.path.takes_options() && limits.settings {
-            observe::backstops_elsewhere(self.path.name(), &self.alter_role());
-        }
-        for name in overrides::unknown(environment) {
-            observe::unknown_variable(&name);
-        }
-        self.levers = overrides::in_force(environment);
-        let shown = overrides::shown(&self.levers);
-        observe::configured(self.path.name(), self.max_connections, &shown);
-        Ok(self)
+        settings.max_age = settings.max_age.min(settings.limits().max_age);
+        settings.check()?;
+        settings.tell(environment, switched);
+        Ok(settings)
     }
 
-    /// Takes `path`, and its lifetime unless somebody has chosen another.
-    pub(super) fn follow(&mut self, path: Path) {
-        if !self.lifetime_chosen && self.lifetime == ConnectionLifetime::behind(self.path) {
+    /// Logs what is in force, and what has no effect.
+    fn tell(&self, environment: &Environment, switched: bool) {
+        if let (Some(Origin::Variable(name)), false) = (self.origin("endpoint"), switched) {
+            let why = "no direct endpoint is known, and the path is direct as it is";
+            observe::without_effect(name, why);
+        }
+        let timeouts: Vec<_> = self.operators_timeouts().collect();
+        if !timeouts.is_empty() && !self.sends_settings() {
+            let why = "the server is sent no time-outs on this path: run the statements for the \
+                       function's role";
+            observe::without_effect(&timeouts.join(" "), why);
+        }
+        if !self.path.takes_options() && self.limits().settings {
+            observe::backstops_elsewhere(self.path.name(), &self.alter_role());
+        }
+        for name in variables::unknown(environment) {
+            observe::unknown_variable(&name);
+        }
+        let shown = variables::shown(&self.variables);
+        observe::configured(self.path.name(), self.max_connections, &shown);
+    }
+
+    /// Where the setting of this name was said; `None` if it is the default.
+    pub fn origin(&self, setting: &str) -> Option<Origin> {
+        let mut origins = self.origins.iter();
+        let found = origins.find(|(name, _)| *name == setting);
+        found.map(|(_, origin)| *origin)
+    }
+
+    /// Nobody has said what lies in between: it was guessed from the address.
+    pub(crate) fn path_is_detected(&self) -> bool {
+        self.origin("path").is_none()
+    }
+
+    /// Whether a connection takes one of the server's slots, so that it is worth asking
+    /// how many are left.
+    pub(crate) fn takes_slots(&self) -> bool {
+        let counted = matches!(self.path, Path::Direct | Path::SessionPooler);
+        counted && self.limits().slots
+    }
+
+    /// How many connections may stay open between invocations.
+    pub(crate) fn idle_limit(&self) -> usize {
+        let size = self.max_connections;
+        match self.lifetime {
+            ConnectionLifetime::PerInvocation => 0,
+            ConnectionLifetime::PerEventLoop => self.max_idle.map_or(size, |idle| idle.min(size)),
+        }
+    }
+
+    /// Takes `path`, which was said by `origin` or else is told by the address, and its
+    /// lifetime unless somebody has chosen one.
+    pub(crate) fn follow(&mut self, path: Path, origin: Option<Origin>) {
+        self.path = path;
+        self.origins.retain(|(name, _)| *name != "path");
+        self.origins.extend(origin.map(|origin| ("path", origin)));
+        if self.origin("lifetime").is_none() {
             self.lifetime = ConnectionLifetime::behind(path);
         }
-        self.path = path;
-        self.detected = Some(path);
     }
 
     /// Whether there is one.
@@ -73,7 +120,7 @@ impl Config {
             }
             return Err(Error::configuration(
                 "the direct endpoint is wanted (ANTIFREEZE_ENDPOINT=direct, or Config::endpoint) \
-                 and is not known: set Config::direct (direct_url of the builder), or, where the \
+                 and is not known: set Config::direct (by serde: direct_url), or, where the \
                  database is the environment's too (from_env), DATABASE_URL_UNPOOLED, \
                  POSTGRES_URL_NON_POOLING or DIRECT_URL",
             ));
@@ -91,7 +138,8 @@ impl Config {
         }
         self.server = direct.server;
         self.tls = direct.tls;
-        self.follow(direct.path);
+        self.tls.keep_to(&self.server);
+        self.follow(direct.path, None);
         // A pooler's URL says `public` since it takes nothing else.
         let schema = self.schema.take().filter(|schema| schema != PUBLIC);
         self.schema = direct.schema.or(schema);
@@ -126,9 +174,13 @@ impl Config {
             )));
         }
         if self.connect_timeout.is_zero() {
-            return Err(Error::configuration(
-                "connect_timeout is zero: nothing connects in no time",
-            ));
+            let name = match self.origin("connect_timeout") {
+                Some(Origin::Variable(name)) => name,
+                _ => "connect_timeout",
+            };
+            return Err(Error::configuration(format!(
+                "{name} is zero: nothing connects in no time"
+            )));
         }
         if !(1..=100).contains(&self.crowded_at) {
             return Err(Error::configuration(
@@ -146,7 +198,7 @@ impl Config {
     }
 }
 
-impl Config {
+impl Settings {
     /// Whoever presents the token reads who uses the server: it must not be guessed, and
     /// it must fit into a header.
     fn check_health_token(&self) -> Result<()> {
@@ -165,6 +217,3 @@ impl Config {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

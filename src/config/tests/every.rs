@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use tokio_postgres::config::Host;
 
-use super::parameters::KNOWN;
-use super::source::{COMPOSE, LIBPQ, SETTINGS};
-use super::*;
+use crate::config::parameters::known;
+use crate::config::source::{COMPOSE, LIBPQ, SETTINGS};
+use crate::config::*;
 
 enum Outcome {
     /// It is accepted, and the configuration shows this.
-    Sets(fn(&Config) -> bool),
+    Sets(fn(&Settings) -> bool),
     /// It is accepted, and asks for what is done anyway or does not matter here.
     Nothing,
     /// The error names it and says this.
@@ -206,8 +206,8 @@ const SERVERS: &[(&str, &str, &str)] = &[
 ];
 
 /// `subject` has to stand in the error.
-fn check(what: &str, read: Result<Config>, subject: &str, outcome: &Outcome) {
-    match (read, outcome) {
+fn check(what: &str, read: Result<Config, crate::Error>, subject: &str, outcome: &Outcome) {
+    match (read.map(Config::in_force), outcome) {
         (Ok(config), Sets(shows)) => assert!(shows(&config), "{what}: {config:?}"),
         (Ok(_), Nothing) => {}
         (Err(error), Refused(words)) => {
@@ -238,8 +238,8 @@ fn every_parameter_of_a_keyword_string_and_of_a_url() {
         };
         check(&url, Config::from_url(&url), name, outcome);
     }
-    for (name, _) in KNOWN {
-        let tested = PARAMETERS.iter().any(|(tested, ..)| tested == name);
+    for (name, _) in known() {
+        let tested = PARAMETERS.iter().any(|(tested, ..)| *tested == name);
         assert!(tested, "{name} is in no table");
     }
 }
@@ -268,7 +268,8 @@ fn every_variable() {
 fn every_variable_that_is_the_servers() {
     let read = |variables: &[(&str, &str)]| {
         let config = Config::from_environment(&Environment::of(variables)).expect("fine");
-        config.server.get_options().unwrap_or_default().to_owned()
+        let settings = config.in_force();
+        settings.server.get_options().unwrap_or_default().to_owned()
     };
     for (variable, value, expected) in SERVERS {
         assert_eq!(read(&[("PGHOST", "db"), (variable, value)]), *expected);

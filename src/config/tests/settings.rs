@@ -1,23 +1,101 @@
-use std::time::Duration;
-
-use super::*;
-use crate::ConnectionLifetime::{self, PerEventLoop, PerInvocation};
-use crate::{LoadShed, TlsMode};
 use std::io::Write;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::config::endpoint::host_names;
+use crate::config::*;
+use crate::error::Result;
+use ConnectionLifetime::{PerEventLoop, PerInvocation};
 
 const POOLED: (&str, &str) = ("DATABASE_URL", "postgres://pooler.example.com:6432/x");
 const DIRECT: (&str, &str) = ("DIRECT_URL", "postgres://u@db.example.com/x");
 const OVER: (&str, &str) = ("ANTIFREEZE_ENDPOINT", "direct");
 
-fn settled(variables: &[(&str, &str)], change: impl FnOnce(&mut Config)) -> Result<Config> {
-    let environment = Environment::of(variables);
-    let mut config = Config::from_environment(&environment)?;
-    change(&mut config);
-    config.settled(&environment)
+#[test]
+fn a_value_in_code_that_equals_the_default_wins_over_the_url() {
+    let url = (
+        "DATABASE_URL",
+        "postgres://db/x?options=-c%20statement_timeout%3D0&connection_limit=9",
+    );
+    let code = |config: Config| {
+        config
+            .statement_timeout(Duration::from_secs(30))
+            .max_connections(3)
+            .path(Path::Direct)
+    };
+    let settings = settled(&[url], code).expect("fine");
+    let sent = settings.startup_options().unwrap_or_default();
+    assert!(sent.contains("-c statement_timeout=30000"), "{sent}");
+    assert_eq!(settings.max_connections, 3);
+    assert!(!settings.path_is_detected());
 }
 
-fn host(config: &Config) -> &str {
+#[test]
+fn who_said_it_is_known() {
+    let variables = [
+        (
+            "DATABASE_URL",
+            "postgres://db/x?connection_limit=9&pool_timeout=2",
+        ),
+        ("ANTIFREEZE_LOAD_SHED", "off"),
+        ("DB_MAX_IDLE_CONNS", "1"),
+        ("DB_MAX_OPEN_CONNS", "8"),
+    ];
+    let code = |config: Config| config.max_connections(3).load_shed(LoadShed::Door);
+    let settings = settled(&variables, code).expect("fine");
+    for (setting, origin) in [
+        ("max_connections", Some(Origin::Code)),
+        ("acquire_timeout", Some(Origin::Variable("DATABASE_URL"))),
+        ("load_shed", Some(Origin::Variable("ANTIFREEZE_LOAD_SHED"))),
+        ("max_idle", Some(Origin::Variable("DB_MAX_IDLE_CONNS"))),
+        ("max_age", None),
+    ] {
+        assert_eq!(settings.origin(setting), origin, "{setting}");
+    }
+    assert_eq!(settings.load_shed, LoadShed::Off);
+}
+
+#[test]
+fn a_url_is_parsed_into_a_configuration() {
+    let config: Config = "postgres://db/x?connection_limit=9".parse().expect("fine");
+    let settings = config.settled(&Environment::of(&[])).expect("fine");
+    assert_eq!(settings.max_connections, 9);
+    assert_eq!(settings.origin("max_connections"), Some(Origin::Url));
+    let error = "mysql://h".parse::<Config>().expect_err("another server");
+    assert!(
+        error
+            .to_string()
+            .contains("does not begin with postgres://")
+    );
+}
+
+#[test]
+fn what_the_code_says_stands_alone() {
+    let odd = |config: Config| config.user("app:x=1").dbname("a=b");
+    let settings = settled(&[POOLED], odd).expect("fine");
+    assert_eq!(settings.server.get_user(), Some("app:x=1"));
+    assert_eq!(settings.server.get_dbname(), Some("a=b"));
+    let template = |config: Config| config.password("${PASSWORD}");
+    let error = settled(&[POOLED], template).expect_err("a template");
+    assert!(
+        error
+            .to_string()
+            .starts_with("password is still a placeholder")
+    );
+    let mode = settled(&[POOLED], |config| config.sslmode("maybe"));
+    let error = mode.expect_err("no mode").to_string();
+    assert!(
+        error.starts_with("sslmode=maybe"),
+        "no variable is named: {error}"
+    );
+}
+
+fn settled(variables: &[(&str, &str)], change: impl FnOnce(Config) -> Config) -> Result<Settings> {
+    let environment = Environment::of(variables);
+    change(Config::from_environment(&environment)?).settled(&environment)
+}
+
+fn host(config: &Settings) -> &str {
     host_names(&config.server).next().unwrap_or_default()
 }
 
@@ -31,17 +109,17 @@ fn the_operator_wins_over_the_code_the_url_and_the_defaults() {
     let plain = ("DATABASE_URL", "postgres://db.example.com/x");
     let lambda = ("AWS_LAMBDA_FUNCTION_NAME", "f");
     let over = ("ANTIFREEZE_MAX_CONNECTIONS", "9");
-    let code = |config: &mut Config| config.max_connections = 8;
-    let size = |variables: &[(&str, &str)], change: fn(&mut Config)| {
+    let code = |config: Config| config.max_connections(8);
+    let size = |variables: &[(&str, &str)], change: fn(Config) -> Config| {
         settled(variables, change).expect("fine").max_connections
     };
-    assert_eq!(size(&[plain], |_| {}), 3);
-    assert_eq!(size(&[plain, lambda], |_| {}), 1);
-    assert_eq!(size(&[plain, lambda, go], |_| {}), 7);
-    assert_eq!(size(&[url, lambda, go], |_| {}), 5);
+    assert_eq!(size(&[plain], |config| config), 3);
+    assert_eq!(size(&[plain, lambda], |config| config), 1);
+    assert_eq!(size(&[plain, lambda, go], |config| config), 7);
+    assert_eq!(size(&[url, lambda, go], |config| config), 5);
     assert_eq!(size(&[url, lambda, go], code), 8);
     assert_eq!(size(&[url, lambda, go, over], code), 9);
-    let config = settled(&[url], |_| {}).expect("fine");
+    let config = settled(&[url], |config| config).expect("fine");
     assert_eq!(config.connect_timeout, Duration::from_secs(4));
     assert_eq!(config.acquire_timeout, Duration::from_secs(3));
 }
@@ -51,42 +129,10 @@ fn dsql_ends_connections_by_itself() {
     let host = "postgres://admin@abc.dsql.us-east-1.on.aws/postgres";
     let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
     for (wanted, got) in [(30, 30), (90, 50)] {
-        let change = |config: &mut Config| config.max_age = minutes(wanted);
+        let change = |config: Config| config.max_age(minutes(wanted));
         let config = settled(&[("DATABASE_URL", host)], change).expect("fine");
         assert_eq!(config.max_age, minutes(got));
     }
-}
-
-#[test]
-fn every_lever_moves_its_setting() {
-    let seconds = Duration::from_secs;
-    let config = settled(
-        &[
-            POOLED,
-            ("ANTIFREEZE_LIFETIME", "per-invocation"),
-            ("ANTIFREEZE_PATH", "rds-proxy"),
-            ("ANTIFREEZE_LOAD_SHED", "off"),
-            ("ANTIFREEZE_CONNECT_TIMEOUT", "3s"),
-            ("ANTIFREEZE_STATEMENT_TIMEOUT", "0"),
-            ("ANTIFREEZE_ACQUIRE_TIMEOUT", "250ms"),
-            ("ANTIFREEZE_IDLE_IN_TRANSACTION_TIMEOUT", "5"),
-            ("ANTIFREEZE_TRANSACTION_TIMEOUT", "6"),
-            ("ANTIFREEZE_IDLE_SESSION_TIMEOUT", "7m"),
-            ("ANTIFREEZE_FUNCTION_TIMEOUT", "8"),
-        ],
-        |_| {},
-    )
-    .expect("fine");
-    assert_eq!(config.lifetime, PerInvocation);
-    assert_eq!(config.path, Path::RdsProxy);
-    assert_eq!(config.load_shed, LoadShed::Off);
-    assert_eq!(config.connect_timeout, seconds(3));
-    assert_eq!(config.statement_timeout, Duration::ZERO);
-    assert_eq!(config.acquire_timeout, Duration::from_millis(250));
-    assert_eq!(config.idle_in_transaction_timeout, seconds(5));
-    assert_eq!(config.transaction_timeout, seconds(6));
-    assert_eq!(config.idle_session_timeout, seconds(7 * 60));
-    assert_eq!(config.function_timeout, Some(seconds(8)));
 }
 
 #[test]
@@ -95,9 +141,7 @@ fn one_setting_switches_the_endpoint() {
         "DATABASE_URL",
         "postgres://u:p@ep-a-pooler.x.aws.neon.tech/x?sslmode=require",
     );
-    let named = |config: &mut Config| {
-        config.server.application_name("shop");
-    };
+    let named = |config: Config| config.application_name("shop");
     for (variables, expected, path) in [
         (
             &[POOLED, DIRECT][..],
@@ -123,11 +167,13 @@ fn one_setting_switches_the_endpoint() {
         assert_eq!(config.server.get_application_name(), Some("shop"));
         assert_eq!(config.lifetime, PerEventLoop);
     }
-    let direct = settled(&[neon, OVER], |_| {}).expect("fine").server;
+    let direct = settled(&[neon, OVER], |config| config)
+        .expect("fine")
+        .server;
     assert_eq!(direct.get_password(), Some(&b"p"[..]));
     assert_eq!(direct.get_user(), Some("u"));
 
-    let code = |config: &mut Config| config.endpoint = Endpoint::Direct;
+    let code = |config: Config| config.endpoint(Endpoint::Direct);
     assert_eq!(
         host(&settled(&[POOLED, DIRECT], code).expect("fine")),
         "db.example.com"
@@ -137,7 +183,7 @@ fn one_setting_switches_the_endpoint() {
         host(&settled(&back, code).expect("fine")),
         "pooler.example.com"
     );
-    let error = settled(&[POOLED, OVER], |_| {})
+    let error = settled(&[POOLED, OVER], |config| config)
         .expect_err("unknown")
         .to_string();
     assert!(error.contains("DATABASE_URL_UNPOOLED"), "{error}");
@@ -150,29 +196,18 @@ fn the_lifetime_follows_the_path_unless_it_was_chosen() {
         "postgres://u@aws-0-x.pooler.supabase.com:5432/x",
     );
     let lifetime = |variables: &[(&str, &str)], chosen: Option<ConnectionLifetime>| {
-        let config = settled(variables, |config| {
-            if let Some(chosen) = chosen {
-                config.lifetime = chosen;
-            }
+        let settings = settled(variables, |config| match chosen {
+            Some(chosen) => config.lifetime(chosen),
+            None => config,
         });
-        config.expect("fine").lifetime
+        settings.expect("fine").lifetime
     };
     assert_eq!(lifetime(&[POOLED, session, OVER], None), PerInvocation);
-    // What the path calls for anyway, and said all the same.
-    let environment = Environment::of(&[POOLED, DIRECT, OVER]);
-    let said = |builder: crate::config::ConfigBuilder| {
-        let config = builder.build_in(&environment).expect("fine");
-        config.settled(&environment).expect("fine").lifetime
-    };
-    let from_pooler = || {
-        Config::builder()
-            .url(session.1)
-            .direct_url("postgres://u@db/x")
-    };
-    assert_eq!(said(from_pooler()), PerEventLoop);
-    assert_eq!(said(from_pooler().lifetime(PerInvocation)), PerInvocation);
     let chosen = Some(PerInvocation);
     assert_eq!(lifetime(&[POOLED, DIRECT, OVER], chosen), PerInvocation);
+    // What the URL's path calls for anyway, and said all the same.
+    let chosen = Some(PerEventLoop);
+    assert_eq!(lifetime(&[POOLED, session, OVER], chosen), PerEventLoop);
     let levers = [
         POOLED,
         session,
@@ -186,35 +221,28 @@ fn the_lifetime_follows_the_path_unless_it_was_chosen() {
 fn what_makes_no_sense_is_refused() {
     for (change, word) in [
         (
-            (|config| config.max_connections = 0) as fn(&mut Config),
+            (|config| config.max_connections(0)) as fn(Config) -> Config,
             "max_connections is 0",
         ),
         (
-            |config| config.connect_timeout = Duration::ZERO,
+            |config| config.connect_timeout(Duration::ZERO),
             "connect_timeout is zero",
         ),
         (
-            |config| config.statement_timeout = Duration::MAX,
+            |config| config.statement_timeout(Duration::MAX),
             "statement_timeout is",
         ),
+        (|config| config.schema("x"), "behind a transaction-pooler"),
         (
-            |config| config.schema = Some("x".into()),
-            "behind a transaction-pooler",
-        ),
-        (
-            |config| config.server = tokio_postgres::Config::new(),
-            "no host is given",
-        ),
-        (
-            |config| config.health_token = Some(String::new()),
+            |config| config.health_token(String::new()),
             "shorter than 16",
         ),
         (
-            |config| config.health_token = Some("hunter2-hunter2".into()),
+            |config| config.health_token("hunter2-hunter2"),
             "shorter than 16",
         ),
         (
-            |config| config.health_token = Some("hunter2 hunter2 hunter2".into()),
+            |config| config.health_token("hunter2 hunter2 hunter2"),
             "holds a space",
         ),
     ] {
@@ -224,7 +252,7 @@ fn what_makes_no_sense_is_refused() {
             "{error}"
         );
     }
-    let public = |config: &mut Config| config.schema = Some("public".into());
+    let public = |config: Config| config.schema("public");
     assert!(settled(&[POOLED], public).is_ok());
 }
 
@@ -247,7 +275,7 @@ fn the_direct_url_says_what_a_session_is_like() {
         (pooled, public, Some("public"), primary),
         (plain, DIRECT, Some("shop"), TargetSessionAttrs::Any),
     ] {
-        let config = settled(&[url, direct, OVER], |_| {}).expect("fine");
+        let config = settled(&[url, direct, OVER], |config| config).expect("fine");
         assert_eq!(config.schema.as_deref(), schema, "{}", direct.1);
         assert_eq!(config.target_session_attrs, attributes, "{}", direct.1);
     }
@@ -255,25 +283,17 @@ fn the_direct_url_says_what_a_session_is_like() {
         "DATABASE_URL",
         "postgres://ep-a-pooler.x.aws.neon.tech/x?schema=public",
     );
-    let bound = |config: &mut Config| {
-        let binding = tokio_postgres::config::ChannelBinding::Require;
-        config.server.channel_binding(binding);
-    };
+    let bound = |config: Config| config.channel_binding("require");
     let config = settled(&[neon, OVER], bound).expect("fine");
     assert_eq!(config.schema, None);
-    assert_eq!(
-        config.server.get_channel_binding(),
-        tokio_postgres::config::ChannelBinding::Require
-    );
+    assert_eq!(config.tls.channel_binding, ChannelBinding::Require);
 }
 
 #[test]
 fn a_server_elsewhere_is_verified_unless_the_url_said_otherwise() {
     let mode = |url| {
-        let config = settled(&[("DATABASE_URL", url)], |config| {
-            let elsewhere = "host=db.example.com".parse();
-            config.server = elsewhere.expect("a host");
-        });
+        let elsewhere = |config: Config| config.host("db.example.com");
+        let config = settled(&[("DATABASE_URL", url)], elsewhere);
         config.expect("fine").tls.mode
     };
     assert_eq!(mode("postgres://localhost"), TlsMode::VerifyFull);
@@ -288,7 +308,7 @@ fn the_operators_time_out_wins_over_the_urls() {
     );
     let lever = ("ANTIFREEZE_STATEMENT_TIMEOUT", "30s");
     let sent = |variables: &[(&str, &str)]| {
-        let config = settled(variables, |_| {}).expect("fine");
+        let config = settled(variables, |config| config).expect("fine");
         config.startup_options().unwrap_or_default()
     };
     assert!(!sent(&[url]).contains("statement_timeout=30000"));
@@ -315,7 +335,7 @@ fn a_lever_that_moves_nothing_is_warned_of() {
         (&[plain, DIRECT, OVER], false),
         (&[plain, ("ANTIFREEZE_ENDPOINT", "pooled")], false),
     ] {
-        let log = logged(|| drop(settled(variables, |_| {}).expect("fine")));
+        let log = logged(|| drop(settled(variables, |config| config).expect("fine")));
         let found = log.contains("a variable has no effect");
         assert_eq!(found, warned, "{variables:?}: {log}");
     }
@@ -353,14 +373,14 @@ fn logged(act: impl FnOnce()) -> String {
 fn the_operators_token_wins_and_is_shown_nowhere() {
     let token = ("ANTIFREEZE_HEALTH_TOKEN", "hunter2-of-the-operator\n");
     let log = logged(|| {
-        let code = |config: &mut Config| config.health_token = Some("hunter2-of-the-code".into());
+        let code = |config: Config| config.health_token("hunter2-of-the-code");
         let config = settled(&[POOLED, token], code).expect("fine");
         assert_eq!(
             config.health_token.as_deref(),
             Some("hunter2-of-the-operator")
         );
         assert_eq!(
-            config.levers(),
+            config.variables,
             [("ANTIFREEZE_HEALTH_TOKEN", "..".to_owned())]
         );
         let shown = format!("{config:?}");
@@ -375,13 +395,13 @@ fn the_operators_token_wins_and_is_shown_nowhere() {
 fn what_is_in_force_is_logged_and_no_password() {
     let log = logged(|| {
         let url = ("DATABASE_URL", "postgres://u:hunter2@db.example.com/x");
-        settled(&[url], |_| {}).expect("fine");
+        settled(&[url], |config| config).expect("fine");
         let levers = [
             url,
             ("ANTIFREEZE_MAX_CONNECTIONS", "2"),
             ("ANTIFREEZE_COLOUR", "hunter2"),
         ];
-        settled(&levers, |_| {}).expect("fine");
+        settled(&levers, |config| config).expect("fine");
     });
     let lines: Vec<_> = log.lines().collect();
     assert_eq!(lines.len(), 2, "nothing is said of no levers: {log}");

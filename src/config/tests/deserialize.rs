@@ -1,26 +1,21 @@
-use super::*;
-use crate::TlsMode;
+use std::time::Duration;
+
+use crate::config::*;
 
 #[test]
-fn every_field_by_serde() {
+fn the_server_and_durations_by_serde() {
     let config: Config = serde_json::from_str(
         r#"{
             "url": "postgres://u:p@h/d?sslmode=require&connection_limit=9",
             "direct_url": "postgres://direct",
             "host": "a,b", "port": 6, "user": "me", "password": "secret", "dbname": "shop",
             "sslmode": "disable", "application_name": "app", "options": "-c x.y=1",
-            "path": "session-pooler", "endpoint": "pooled", "lifetime": "per-event-loop",
-            "reset": "always", "schema": "public", "jit": true,
-            "max_connections": 4, "max_idle": 2, "max_age": "1h", "max_idle_time": 1.5,
-            "probe_after": "5s", "acquire_timeout": "250ms", "connect_timeout": 3,
-            "statement_timeout": "0s",
-            "idle_in_transaction_timeout": "1m", "transaction_timeout": 20,
-            "idle_session_timeout": "5m", "function_timeout": "10s", "statement_cache": 7,
-            "crowded_at": 50, "load_shed": "door", "health_token": "0123456789abcdef"
+            "max_age": "1h", "max_idle_time": 1.5, "acquire_timeout": "250ms"
         }"#,
     )
     .expect("fine");
-    let server = &config.server;
+    let settings = config.in_force();
+    let server = &settings.server;
     assert_eq!(server.get_hosts().len(), 2);
     assert_eq!(server.get_ports(), [6, 6]);
     assert_eq!(server.get_user(), Some("me"));
@@ -28,28 +23,12 @@ fn every_field_by_serde() {
     assert_eq!(server.get_dbname(), Some("shop"));
     assert_eq!(server.get_application_name(), Some("app"));
     assert_eq!(server.get_options(), Some("-c x.y=1"));
-    assert_eq!(config.tls.mode, TlsMode::Disable);
-    assert!(config.direct.is_some() && config.jit);
-    assert_eq!(config.path, Path::SessionPooler);
-    assert_eq!(config.endpoint, Endpoint::Pooled);
-    assert_eq!(config.lifetime, ConnectionLifetime::PerEventLoop);
-    assert_eq!(config.reset, Reset::Always);
-    assert_eq!(config.schema.as_deref(), Some("public"));
-    assert_eq!((config.max_connections, config.max_idle), (4, Some(2)));
+    assert_eq!(settings.tls.mode, TlsMode::Disable);
+    assert!(settings.direct.is_some());
     let milliseconds = Duration::from_millis;
-    assert_eq!(config.max_age, milliseconds(3_600_000));
-    assert_eq!(config.max_idle_time, Some(milliseconds(1_500)));
-    assert_eq!(config.probe_after, milliseconds(5_000));
-    assert_eq!(config.acquire_timeout, milliseconds(250));
-    assert_eq!(config.connect_timeout, milliseconds(3_000));
-    assert_eq!(config.statement_timeout, Duration::ZERO);
-    assert_eq!(config.idle_in_transaction_timeout, milliseconds(60_000));
-    assert_eq!(config.transaction_timeout, milliseconds(20_000));
-    assert_eq!(config.idle_session_timeout, milliseconds(300_000));
-    assert_eq!(config.function_timeout, Some(milliseconds(10_000)));
-    assert_eq!(config.statement_cache, 7);
-    assert_eq!((config.crowded_at, config.load_shed), (50, LoadShed::Door));
-    assert_eq!(config.health_token.as_deref(), Some("0123456789abcdef"));
+    assert_eq!(settings.max_age, milliseconds(3_600_000));
+    assert_eq!(settings.max_idle_time, Some(milliseconds(1_500)));
+    assert_eq!(settings.acquire_timeout, milliseconds(250));
 }
 
 #[test]
@@ -58,15 +37,23 @@ fn without_a_place_it_is_the_environments() {
         ("DATABASE_URL", "postgres://pooler:6432"),
         ("DIRECT_URL", "postgres://db"),
     ]);
-    let built = ConfigBuilder::default().max_connections(4_usize);
-    let config = built.build_in(&environment).expect("fine");
-    assert_eq!(config.path, Path::TransactionPooler);
-    assert!(config.direct.is_some());
-    assert_eq!(config.max_connections, 4);
-    let here = ConfigBuilder::default().host("db").password("p");
-    let config = here.build_in(&environment).expect("fine");
-    assert_eq!(config.path, Path::Direct);
-    assert!(config.direct.is_none());
+    let config = Config::new().max_connections(4).dbname("shop");
+    let settings = config.settled(&environment).expect("fine");
+    assert_eq!(settings.path, Path::TransactionPooler);
+    assert!(settings.direct.is_some());
+    assert_eq!(settings.max_connections, 4);
+    assert_eq!(settings.server.get_dbname(), Some("shop"));
+    let wrong = ("DATABASE_URL", "postgres://pooler?connection_limit=x");
+    let late = Config::new().settled(&Environment::of(&[wrong]));
+    let error = late.expect_err("no number").to_string();
+    assert!(
+        error.starts_with("DATABASE_URL: connection_limit"),
+        "{error}"
+    );
+    let here = Config::new().host("db").password("p");
+    let settings = here.settled(&environment).expect("fine");
+    assert_eq!(settings.path, Path::Direct);
+    assert!(settings.direct.is_none());
 }
 
 #[test]
@@ -124,6 +111,6 @@ fn what_is_wrong_is_said_without_the_password() {
         assert!(shown.contains(word), "{shown}");
         assert!(!shown.contains("424242"), "{shown}");
     }
-    let built = ConfigBuilder::default().url("postgres://u:hunter2@h");
-    assert!(!format!("{built:?}").contains("hunter2"));
+    let config = Config::new().host("h").password("hunter2");
+    assert!(!format!("{config:?}").contains("hunter2"));
 }

@@ -1,4 +1,5 @@
-use super::*;
+use crate::config::parameters::Parameters;
+use crate::error::Result;
 
 fn checked(text: &str) -> Result<Parameters> {
     let parameters = Parameters::parse(text)?;

@@ -1,0 +1,142 @@
+//! Settings by serde: the names of the fields are the names of the setters.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::de::{self, Deserialize, Deserializer, Visitor};
+
+use super::table::Fields;
+use super::words::Words;
+use super::{Config, DirectEndpoint, duration};
+use crate::error::Result;
+
+/// As [`Config`] has setters; `url` and `direct_url` are URLs or keyword strings. There is no
+/// `Serialize`, which would write the password.
+impl<'de> Deserialize<'de> for Config {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let fields = Fields::deserialize(deserializer)?;
+        Config::from_fields(fields).map_err(de::Error::custom)
+    }
+}
+
+impl Config {
+    fn from_fields(mut fields: Fields) -> Result<Self> {
+        let mut config = match fields.url.take() {
+            Some(url) => Config::from_url(&url)?,
+            None => Config::new(),
+        };
+        if let Some(url) = fields.direct_url.take() {
+            config = config.direct(DirectEndpoint::from_url(&url)?);
+        }
+        let config = fields.over(config)?;
+        config.check()?;
+        Ok(config)
+    }
+}
+
+/// A setting, if there is one. What is there instead is not repeated: it may have been meant
+/// for another field.
+pub(super) fn value<'de, D: Deserializer<'de>, T: Value>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer)
+}
+
+/// The type of a setting.
+pub(super) trait Value: Sized {
+    fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Self>, D::Error>;
+}
+
+macro_rules! plain {
+    ($($type:ty),+) => {
+        $(impl Value for $type {
+            fn deserialize<'de, D: Deserializer<'de>>(
+                deserializer: D,
+            ) -> Result<Option<Self>, D::Error> {
+                Deserialize::deserialize(deserializer)
+            }
+        })+
+    };
+}
+
+plain!(bool, u8, u16, usize);
+
+/// A text that is not repeated in errors: a password of digits without quotes is a
+/// number to most formats, and serde would show it.
+impl Value for String {
+    fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Self>, D::Error> {
+        struct Text;
+
+        impl<'de> Visitor<'de> for Text {
+            type Value = Option<String>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text in quotes")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Some(text.to_owned()))
+            }
+
+            fn visit_u64<E: de::Error>(self, _: u64) -> Result<Self::Value, E> {
+                Err(E::custom("a number where a text in quotes is expected"))
+            }
+
+            fn visit_i64<E: de::Error>(self, _: i64) -> Result<Self::Value, E> {
+                self.visit_u64(0)
+            }
+
+            fn visit_f64<E: de::Error>(self, _: f64) -> Result<Self::Value, E> {
+                self.visit_u64(0)
+            }
+
+            fn visit_none<E: de::Error>(self) -> Result<Self::Value, E> {
+                Ok(None)
+            }
+
+            fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+                Ok(None)
+            }
+
+            fn visit_some<D: Deserializer<'de>>(self, inner: D) -> Result<Self::Value, D::Error> {
+                inner.deserialize_any(self)
+            }
+        }
+
+        deserializer.deserialize_option(Text)
+    }
+}
+
+impl<T: Words> Value for T {
+    fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Self>, D::Error> {
+        let Some(word) = <String as Value>::deserialize(deserializer)? else {
+            return Ok(None);
+        };
+        let wrong = || de::Error::custom(format!("{} is one of {}", T::NAME, T::all()));
+        T::of(&word).map(Some).ok_or_else(wrong)
+    }
+}
+
+/// `"1h30m"`, or a number of seconds.
+impl Value for Duration {
+    fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Self>, D::Error> {
+        #[derive(serde::Deserialize)]
+        #[serde(
+            untagged,
+            expecting = "a duration (\"300ms\", \"1h30m\", or a number of seconds)"
+        )]
+        enum Time {
+            Seconds(f64),
+            Text(String),
+        }
+        let parsed = match Option::<Time>::deserialize(deserializer)? {
+            None => return Ok(None),
+            Some(Time::Seconds(seconds)) => Duration::try_from_secs_f64(seconds).ok(),
+            Some(Time::Text(text)) => duration::parse(&text),
+        };
+        match parsed {
+            Some(parsed) => Ok(Some(parsed)),
+            None => Err(de::Error::custom(format!("expected {}", duration::WANTED))),
+        }
+    }
+}

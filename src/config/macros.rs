@@ -1,0 +1,230 @@
+//! What a row of the [table](super::table) makes.
+
+/// The parameters that have a setter, then the settings. A setting is
+///
+/// ```text
+/// name: type [= default] [, default "in words"]
+///     [, url "parameter" reader] [, operator "VARIABLE" reader] [, limit "VARIABLE" reader]
+///     [, health field reader];
+/// ```
+///
+/// Without a default it is an `Option` once in force. The two arguments in front are what a
+/// default may depend on.
+macro_rules! settings {
+    (
+        parameters { $($(#[$about:meta])+ $text:ident: $text_type:ident;)+ }
+        settings($environment:ident, $path:ident) { $(
+            $(#[$doc:meta])+
+            $name:ident: $type:ident $(= $default:expr)? $(, default $words:literal)?
+                $(, url $parameter:literal $of_parameter:ident)?
+                $(, operator $operator:literal $of_operator:ident)?
+                $(, limit $limit:literal $of_limit:ident)?
+                $(, health $echo:ident $of_echo:ident)?;
+        )+ }
+    ) => {
+        impl Config {
+            $(
+                $(#[$about])+
+                pub fn $text(mut self, $text: settings!(@argument $text_type)) -> Self {
+                    let value: $text_type = $text.into();
+                    self.parameters.say(stringify!($text), value.to_string(), Origin::Code);
+                    self
+                }
+            )+
+            $(
+                $(#[$doc])+
+                pub fn $name(mut self, $name: settings!(@argument $type)) -> Self {
+                    self.said.$name = Some(Said { value: $name.into(), origin: Origin::Code });
+                    self
+                }
+            )+
+        }
+
+        /// What a [`Config`] is deserialized from.
+        #[derive(Default, serde::Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub(super) struct Fields {
+            #[serde(deserialize_with = "value")]
+            pub(super) url: Option<String>,
+            #[serde(deserialize_with = "value")]
+            pub(super) direct_url: Option<String>,
+            $(#[serde(deserialize_with = "value")] $text: Option<$text_type>,)+
+            $(#[serde(deserialize_with = "value")] $name: Option<$type>,)+
+        }
+
+        impl Fields {
+            /// All but the URLs, as code that goes on from `config` would say it.
+            pub(super) fn over(self, mut config: Config) -> Result<Config> {
+                $(if let Some(value) = self.$text {
+                    values::check(stringify!($text), stringify!($text), &value.to_string())?;
+                    config = config.$text(value);
+                })+
+                $(if let Some(value) = self.$name {
+                    config = config.$name(value);
+                })+
+                Ok(config)
+            }
+        }
+
+        /// What one source, or several of them, say of the settings.
+        #[derive(Clone, Default)]
+        pub(super) struct Layer {
+            $(pub(super) $name: Option<Said<$type>>,)+
+        }
+
+        impl Layer {
+            /// What a URL, a keyword string or variables that name a database say.
+            pub(super) fn of_parameters(given: &Parameters) -> Result<Self> {
+                let mut said = Layer::default();
+                $($(said.$name = $of_parameter(given, $parameter)?.map(|value| {
+                    Said { value, origin: given.origin($parameter) }
+                });)?)+
+                Ok(said)
+            }
+
+            /// What the operator's variables say.
+            pub(super) fn of_operator(environment: &Environment) -> Result<Self> {
+                let mut said = Layer::default();
+                $($(said.$name = $of_operator(environment, $operator)?.map(|value| {
+                    Said { value, origin: Origin::Variable($operator) }
+                });)?)+
+                Ok(said)
+            }
+
+            /// What the variables say that hold the limits of Go's `database/sql`.
+            pub(super) fn of_limits(environment: &Environment) -> Result<Self> {
+                let mut said = Layer::default();
+                $($(said.$name = $of_limit(environment, $limit)?.map(|value| {
+                    Said { value, origin: Origin::Variable($limit) }
+                });)?)+
+                Ok(said)
+            }
+
+            /// What this one leaves open, `below` may say.
+            pub(super) fn over(self, below: Layer) -> Self {
+                Layer { $($name: self.$name.or(below.$name),)+ }
+            }
+
+            /// The settings of connections to `endpoint`.
+            pub(super) fn in_force(
+                self,
+                endpoint: DirectEndpoint,
+                $environment: &Environment,
+            ) -> Settings {
+                let $path = self.path.as_ref().map_or(endpoint.path, |said| said.value);
+                let mut origins = Vec::new();
+                $(origins.extend(self.$name.as_ref().map(|said| (stringify!($name), said.origin)));)+
+                Settings {
+                    server: endpoint.server,
+                    credentials: None,
+                    tls: endpoint.tls,
+                    direct: None,
+                    $($name: settings!(@resolve self.$name, $($default)?),)+
+                    origins,
+                    variables: Vec::new(),
+                }
+            }
+        }
+
+        impl fmt::Debug for Layer {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let mut shown = f.debug_map();
+                $(if self.$name.is_some() {
+                    shown.entry(&stringify!($name), settings!(@shown $name, &self.$name));
+                })+
+                shown.finish()
+            }
+        }
+
+        /// The settings in force: what a [`Config`], the environment and the defaults come
+        /// to. [`Database::settings`](crate::Database::settings) has them.
+        ///
+        /// Its `Debug` shows neither password nor client keys.
+        #[derive(Clone)]
+        #[non_exhaustive]
+        pub struct Settings {
+            /// Where the server is and who we are: hosts, ports, user, password, database,
+            /// `application_name`, `options`, keepalives.
+            pub server: tokio_postgres::Config,
+            /// Who is asked for the password at every connect.
+            pub credentials: Option<Arc<dyn Credentials>>,
+            /// How the connection is encrypted and whom it trusts.
+            pub tls: Tls,
+            /// A way to the same database past its pooler.
+            pub direct: Option<DirectEndpoint>,
+            $(
+                #[doc = concat!("[`Config::", stringify!($name), "`].")]
+                pub $name: settings!(@in_force $type $($default)?),
+            )+
+            /// Who has said what; the defaults are missing.
+            pub(super) origins: Vec<(&'static str, Origin)>,
+            /// The operator's variables that are set.
+            pub(super) variables: Vec<(&'static str, String)>,
+        }
+
+        impl fmt::Debug for Settings {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                // tokio-postgres hides the password in its own Debug.
+                f.debug_struct("Settings")
+                    .field("server", &self.server)
+                    .field("credentials", &self.credentials.as_ref().map(|_| ".."))
+                    .field("tls", &self.tls)
+                    .field("direct", &self.direct)
+                    $(.field(stringify!($name), settings!(@shown $name, &self.$name)))+
+                    .finish()
+            }
+        }
+
+        /// The settings in force, without hosts, names and secrets. Times are in seconds;
+        /// `None` is no limit, or the server's own.
+        #[derive(Debug, Clone, PartialEq, Serialize)]
+        #[non_exhaustive]
+        pub struct SettingsReport {
+            $($(
+                #[doc = concat!("[`Config::", stringify!($name), "`].")]
+                pub $echo: settings!(@echo $of_echo $type),
+            )?)+
+            /// The operator's `ANTIFREEZE_*` variables, which won; a token's value is not
+            /// shown.
+            pub variables: BTreeMap<&'static str, String>,
+        }
+
+        impl Settings {
+            pub(crate) fn report(&self) -> SettingsReport {
+                SettingsReport {
+                    $($($echo: $of_echo(self, self.$name),)?)+
+                    variables: self.variables.iter().cloned().collect(),
+                }
+            }
+        }
+
+        /// The operator's variables.
+        pub(super) const OPERATOR: &[&str] = &[$($($operator,)?)+];
+
+        /// The rows of the documentation's table.
+        #[cfg(test)]
+        pub(super) fn rows(settings: &Settings) -> Vec<[String; 6]> {
+            vec![$([
+                stringify!($name),
+                [$($words,)? &shown(&settings.$name)][0],
+                [$($parameter,)? ""][0],
+                [$($operator,)? ""][0],
+                [$($limit,)? ""][0],
+                [$(stringify!($echo),)? ""][0],
+            ].map(str::to_owned),)+]
+        }
+    };
+    (@argument String) => { impl Into<String> };
+    (@argument $type:ident) => { $type };
+    (@in_force $type:ident) => { Option<$type> };
+    (@in_force $type:ident $default:expr) => { $type };
+    (@resolve $said:expr,) => { $said.map(|said| said.value) };
+    (@resolve $said:expr, $default:expr) => { $said.map_or_else(|| $default, |said| said.value) };
+    (@shown health_token, $value:expr) => { &$value.as_ref().map(|_| "..") };
+    (@shown $name:ident, $value:expr) => { $value };
+    (@echo same $type:ident) => { $type };
+    (@echo kept $type:ident) => { usize };
+    (@echo $of_echo:ident $type:ident) => { Option<f64> };
+}
+
+pub(super) use settings;

@@ -1,0 +1,192 @@
+//! The table of settings. A new one is a row here and its row in `tests/rows.rs`, which
+//! tries it from every source; `UPDATE_DOCS=1 cargo test --lib settings_page` writes it into
+//! docs/configuration.md.
+//!
+//! From the row follow the setter of [`Config`], the name for serde, what is read of the URL
+//! and of variables, the field of [`Settings`], and that of the health report.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::deserialize::value;
+use super::macros::settings;
+use super::parameters::Parameters;
+use super::read::{attributes, connections, limit, statements, text};
+use super::report::{kept, same, seconds, sent};
+#[cfg(test)]
+use super::tests::page::shown;
+use super::variables::{at_least_one, count, duration, or_never, secret, unless_zero, word};
+use super::{
+    Config, ConnectionLifetime, DirectEndpoint, Endpoint, Environment, LoadShed, Origin, Path,
+    Reset, TargetSessionAttrs, Tls, values,
+};
+use crate::credentials::Credentials;
+use crate::error::Result;
+
+/// What was said of a setting, and where.
+#[derive(Debug, Clone)]
+pub(super) struct Said<T> {
+    pub(super) value: T,
+    pub(super) origin: Origin,
+}
+
+settings! {
+parameters {
+    /// Hosts, separated by commas. This and what follows up to
+    /// [`options`](Self::options) wins over the URL.
+    host: String;
+    /// Addresses that are dialled instead of the hosts' names, separated by commas.
+    hostaddr: String;
+    /// A port for all hosts.
+    port: u16;
+    /// The user.
+    user: String;
+    /// The password.
+    password: String;
+    /// The database.
+    dbname: String;
+    /// `disable`, `prefer`, `require`, `verify-ca` or `verify-full`.
+    sslmode: String;
+    /// Certificate authorities: a file, PEM, or `system`.
+    sslrootcert: String;
+    /// Our own certificate: a file, or PEM.
+    sslcert: String;
+    /// The key of our own certificate: a file, or PEM.
+    sslkey: String;
+    /// `direct`: TLS from the first byte on (PostgreSQL 17 and newer).
+    sslnegotiation: String;
+    /// `0`: no host name in the clear.
+    sslsni: String;
+    /// `disable`, `prefer` or `require`.
+    channel_binding: String;
+    /// The ways of proving who we are that the server may ask for: see
+    /// [`RequireAuth`](crate::RequireAuth).
+    require_auth: String;
+    /// The name that the server shows for our sessions. Default: the function's name and
+    /// version where Lambda or Vercel tell them.
+    application_name: String;
+    /// Options of the server (`-c name=value`).
+    options: String;
+}
+settings(environment, path) {
+    /// What lies between us and the server, which is not guessed any more. Default: what the
+    /// address tells, which is [`Path::Direct`] unless it is known for a pooler; and where it
+    /// turns out when connecting that it is one, it is treated as one, and a warning says
+    /// what to set.
+    path: Path = path, default "what the address tells",
+        operator "ANTIFREEZE_PATH" word, health path same;
+    /// Which of two ways to the database is used. Default: [`Endpoint::Pooled`], the one of
+    /// the URL.
+    endpoint: Endpoint = Endpoint::Pooled,
+        operator "ANTIFREEZE_ENDPOINT" word, health endpoint same;
+    /// How long a connection lives. Default: what the path calls for.
+    lifetime: ConnectionLifetime = ConnectionLifetime::behind(path), default "what the path calls for",
+        operator "ANTIFREEZE_LIFETIME" word, health lifetime same;
+    /// What removes session state before a connection is kept.
+    reset: Reset = Reset::Detected, health reset same;
+    /// Who is turned away while the server is full or away. Default:
+    /// [`LoadShed::FirstUse`].
+    load_shed: LoadShed = LoadShed::FirstUse,
+        operator "ANTIFREEZE_LOAD_SHED" word, health load_shed same;
+    /// The part of the server's slots, in percent, above which connections are given back
+    /// at the end of each invocation instead of being kept. Default: 80. It counts on
+    /// [`Path::Direct`] and [`Path::SessionPooler`], where a connection that is kept
+    /// takes a slot.
+    crowded_at: u8 = 80, health crowded_at same;
+    /// The most connections that a tokio runtime of this process has at a time.
+    /// Default: `connection_limit` of the URL, `DB_MAX_OPEN_CONNS`, or else 1 on Lambda,
+    /// the concurrency on Lambda Managed Instances, elsewhere 3.
+    max_connections: usize = environment.concurrency(),
+        default "1 on Lambda, the concurrency on Managed Instances, elsewhere 3",
+        url "connection_limit" connections,
+        operator "ANTIFREEZE_MAX_CONNECTIONS" at_least_one,
+        limit "DB_MAX_OPEN_CONNS" at_least_one, health max_connections same;
+    /// The most connections that are kept between invocations, with
+    /// [`PerEventLoop`](ConnectionLifetime::PerEventLoop). Default: `DB_MAX_IDLE_CONNS`,
+    /// or else all of them.
+    max_idle: usize, default "all", limit "DB_MAX_IDLE_CONNS" count, health max_idle kept;
+    /// A connection older than this, less up to a tenth of it, is not kept: those that were
+    /// opened at once do not end at once. Default: `DB_MAX_LIFETIME`, or else 30 minutes; on
+    /// Aurora DSQL, which ends connections after an hour, 50 minutes at most.
+    max_age: Duration = Duration::from_secs(30 * 60),
+        limit "DB_MAX_LIFETIME" or_never, health max_age_seconds seconds;
+    /// A connection that was kept for longer than this without use, by the wall clock,
+    /// is replaced when it is next asked for. Default: `DB_MAX_IDLE_TIME`, or else however
+    /// long.
+    max_idle_time: Duration, default "no limit",
+        limit "DB_MAX_IDLE_TIME" unless_zero, health max_idle_time_seconds seconds;
+    /// A connection that was kept for longer than this without use answers an empty query
+    /// before it is leased again, alone and within a second: what lies in between may have
+    /// forgotten it without a word, as NAT gateways and connection tracking do after 350 s
+    /// (AWS, "NAT gateways", "Connection tracking"). Default: 60 s.
+    probe_after: Duration = Duration::from_secs(60), health probe_after_seconds seconds;
+    /// How long to wait for a connection that others have. Default: `pool_timeout` of the
+    /// URL, or else 5 s.
+    acquire_timeout: Duration = Duration::from_secs(5), url "pool_timeout" limit,
+        operator "ANTIFREEZE_ACQUIRE_TIMEOUT" duration, health acquire_timeout_seconds seconds;
+    /// How long connecting may take. Default: `connect_timeout` of the URL, or else 10 s.
+    connect_timeout: Duration = Duration::from_secs(10), url "connect_timeout" limit,
+        operator "ANTIFREEZE_CONNECT_TIMEOUT" duration, health connect_timeout_seconds seconds;
+    /// The server's `statement_timeout`, in whole milliseconds. Default: 30 s, unless
+    /// `options` of the URL say otherwise. Zero: the server's own. It is sent on
+    /// [`Path::Direct`] alone, since poolers refuse it: behind one, use
+    /// `ALTER ROLE .. SET`.
+    statement_timeout: Duration = Duration::from_secs(30),
+        operator "ANTIFREEZE_STATEMENT_TIMEOUT" duration, health statement_timeout_seconds sent;
+    /// The server's `idle_in_transaction_session_timeout`, which ends what no
+    /// teardown could: the process was killed, the network is gone. Default: 60 s.
+    /// Zero: the server's own. Sent as `statement_timeout` is.
+    idle_in_transaction_timeout: Duration = Duration::from_secs(60),
+        operator "ANTIFREEZE_IDLE_IN_TRANSACTION_TIMEOUT" duration,
+        health idle_in_transaction_timeout_seconds sent;
+    /// The server's `idle_session_timeout` (PostgreSQL 14 and newer): a session that was not
+    /// used for so long is ended, as those that frozen processes hold; it is found to be dead
+    /// when it is next asked for, without a round trip. Default: 15 minutes, long enough for a
+    /// process that is called now and then, short enough that what a burst of instances left
+    /// behind is gone soon. Zero: the server's own. Sent on [`Path::Direct`] alone, and never
+    /// to a pooler.
+    idle_session_timeout: Duration = Duration::from_secs(15 * 60),
+        operator "ANTIFREEZE_IDLE_SESSION_TIMEOUT" duration,
+        health idle_session_timeout_seconds sent;
+    /// The server's `transaction_timeout` (PostgreSQL 17 and newer): a transaction that
+    /// takes longer ends with its session. Default: 15 minutes, the longest that Lambda runs
+    /// a function ("Lambda quotas"). Zero: the server's own. Sent on [`Path::Direct`] alone.
+    transaction_timeout: Duration = Duration::from_secs(15 * 60),
+        operator "ANTIFREEZE_TRANSACTION_TIMEOUT" duration,
+        health transaction_timeout_seconds sent;
+    /// How long a call of the function may take, where nobody else says so yet, as while the
+    /// function starts: the server's time-outs are lowered to it, but to no less than 1 s,
+    /// and `idle_session_timeout` not at all. Within an invocation its own time counts, if
+    /// that is shorter. On Lambda it is the deadline of a request that carries none, too
+    /// ([`DatabaseLayer::max_duration`](crate::DatabaseLayer::max_duration)). Default: not
+    /// known.
+    function_timeout: Duration, default "not known",
+        operator "ANTIFREEZE_FUNCTION_TIMEOUT" duration, health function_timeout_seconds seconds;
+    /// What a session has to be, if several hosts are named. Default: anything.
+    target_session_attrs: TargetSessionAttrs = TargetSessionAttrs::Any,
+        url "target_session_attrs" attributes;
+    /// The schema that is looked in, instead of the server's `search_path`. Default:
+    /// `schema` of the URL, or else none. It is sent on [`Path::Direct`] alone; behind a
+    /// pooler any but `public` is an error.
+    schema: String, default "the server's `search_path`", url "schema" text;
+    /// Whether the server may compile statements (`jit`), which costs short ones more
+    /// than it brings. Default: no, where the path takes the setting, as
+    /// [`Path::Direct`] does.
+    jit: bool = false;
+    /// How many statements [`prepare_cached`](crate::Connection::prepare_cached)
+    /// keeps for each connection, the least recently used out first. Default:
+    /// `statement_cache_size` of the URL, or else 100.
+    statement_cache: usize = 100, url "statement_cache_size" statements;
+    /// How many connections [`warm_up`](crate::Database::warm_up) opens, whatever the code
+    /// asks it for; at most as many as can be kept. Default: what it is asked for.
+    warm_up: usize, default "what the code asks for", operator "ANTIFREEZE_WARM_UP" count;
+    /// Who presents this as `Authorization: Bearer ..` is told the details of
+    /// [`health`](crate::health). Default: nobody over HTTP. 16 characters or more, without
+    /// spaces.
+    health_token: String, default "nobody", operator "ANTIFREEZE_HEALTH_TOKEN" secret;
+}
+}

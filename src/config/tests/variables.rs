@@ -1,0 +1,163 @@
+//! Variables that hold settings.
+
+use std::time::Duration;
+
+use crate::config::table::OPERATOR;
+use crate::config::variables::{in_force, unknown};
+use crate::config::{Config, Environment, Settings, spelling};
+use crate::error::{Error, Result};
+
+fn settled(environment: &Environment) -> Result<Settings> {
+    Config::from_url("postgres://db.example.com/x")?.settled(environment)
+}
+
+fn refused(environment: &Environment) -> Error {
+    settled(environment).expect_err("it is refused")
+}
+
+#[test]
+fn what_is_misspelt_is_named_with_what_was_wanted() {
+    for (name, value, wanted) in [
+        (
+            "ANTIFREEZE_MAX_CONNECTIONS",
+            "0",
+            "a number of connections, 1 or more",
+        ),
+        (
+            "ANTIFREEZE_MAX_CONNECTIONS",
+            "few",
+            "a number of connections, 1 or more",
+        ),
+        (
+            "ANTIFREEZE_LIFETIME",
+            "forever",
+            "none of per-invocation, per-event-loop",
+        ),
+        ("ANTIFREEZE_ENDPOINT", "unpooled", "none of direct, pooled"),
+        (
+            "ANTIFREEZE_PATH",
+            "pgbouncer",
+            "none of direct, transaction-pooler",
+        ),
+        ("ANTIFREEZE_CONNECT_TIMEOUT", "soon", "a duration"),
+        ("ANTIFREEZE_CONNECT_TIMEOUT", "0s", "zero"),
+        ("ANTIFREEZE_STATEMENT_TIMEOUT", "-1s", "a duration"),
+        ("ANTIFREEZE_ACQUIRE_TIMEOUT", "5 s", "a duration"),
+        ("ANTIFREEZE_IDLE_IN_TRANSACTION_TIMEOUT", "1d", "a duration"),
+        (
+            "ANTIFREEZE_ENDPOINT",
+            "postgres://app:hunter2@h",
+            "none of direct",
+        ),
+        (
+            "ANTIFREEZE_CONNECT_TIMEOUT",
+            "postgres://app:hunter2@h",
+            "a duration",
+        ),
+        ("ANTIFREEZE_WARM_UP", "postgres://app:hunter2@h", "a number"),
+        ("ANTIFREEZE_HEALTH_TOKEN", "", "set and empty"),
+        ("ANTIFREEZE_HEALTH_TOKEN", " \n", "set and empty"),
+    ] {
+        let environment = Environment::of(&[(name, value)]);
+        let error = refused(&environment).to_string();
+        assert!(error.starts_with(name), "{error}");
+        assert!(error.contains(wanted), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}
+
+#[test]
+fn a_slip_is_an_error_and_a_stranger_is_none() {
+    for (name, meant) in [
+        ("ANTIFREEZE_LIFETME", "ANTIFREEZE_LIFETIME"),
+        ("ANTIFREEZE_MAX_CONECTIONS", "ANTIFREEZE_MAX_CONNECTIONS"),
+        ("ANTIFREEZE_PAHT", "ANTIFREEZE_PATH"),
+        ("ANTIFREEZE_path", "ANTIFREEZE_PATH"),
+        ("ANTIFREEZE_LIFET\nIME", "ANTIFREEZE_LIFETIME"),
+        ("ANTIFREEZE_LIFETIME ", "ANTIFREEZE_LIFETIME"),
+    ] {
+        let environment = Environment::of(&[(name, "hunter2")]);
+        let error = refused(&environment).to_string();
+        let plain = name.bytes().all(|byte| byte.is_ascii_graphic());
+        let named = if plain {
+            name.to_owned()
+        } else {
+            format!("{name:?}")
+        };
+        let expected = format!("{named} is none of antifreeze's variables: did you mean {meant}?");
+        assert_eq!(error, expected);
+        assert!(!error.starts_with(&format!("{meant} ")), "{error}");
+    }
+    let stranger = Environment::of(&[("ANTIFREEZE_COLOUR", "blue")]);
+    assert!(settled(&stranger).is_ok());
+    // A version that does not know the one yet must not take it for the other.
+    for name in OPERATOR {
+        let others = OPERATOR.iter().copied().filter(|other| other != name);
+        assert_eq!(spelling::nearest(name, others), None);
+    }
+}
+
+#[test]
+fn strangers_are_found_and_ours_are_shown() {
+    let environment = Environment::of(&[
+        ("ANTIFREEZE_LIFETIME", "per-invocation"),
+        ("ANTIFREEZE_COLOUR", "blue"),
+        ("ANTIFREEZE_WARM_UP", "2"),
+        ("ANTIFREEZE_HEALTH_TOKEN", "hunter2-hunter2-hunter2"),
+        ("OTHER", "x"),
+    ]);
+    assert_eq!(unknown(&environment), ["ANTIFREEZE_COLOUR"]);
+    assert_eq!(
+        in_force(&environment),
+        [
+            ("ANTIFREEZE_LIFETIME", "per-invocation".to_owned()),
+            ("ANTIFREEZE_WARM_UP", "2".to_owned()),
+            ("ANTIFREEZE_HEALTH_TOKEN", "..".to_owned()),
+        ]
+    );
+}
+
+#[test]
+fn limits_as_go_has_them() {
+    let limits = |variables: &[(&str, &str)]| {
+        let settings = settled(&Environment::of(variables)).expect("fine");
+        let Settings {
+            max_connections,
+            max_idle,
+            max_age,
+            max_idle_time,
+            ..
+        } = settings;
+        (max_connections, max_idle, max_age, max_idle_time)
+    };
+    let seconds = Duration::from_secs;
+    let given = limits(&[
+        ("DB_MAX_OPEN_CONNS", "4"),
+        ("DB_MAX_IDLE_CONNS", "0"),
+        ("DB_MAX_LIFETIME", "1h30m"),
+        ("DB_MAX_IDLE_TIME", "90s"),
+    ]);
+    assert_eq!(given, (4, Some(0), seconds(5400), Some(seconds(90))));
+    let never = limits(&[("DB_MAX_LIFETIME", "0s"), ("DB_MAX_IDLE_TIME", "0s")]);
+    assert_eq!(never, (3, None, Duration::MAX, None));
+    let none = limits(&[("DB_MAX_OPEN_CONNS", "")]);
+    assert_eq!(none, (3, None, seconds(1800), None));
+}
+
+#[test]
+fn limits_that_are_none_are_named() {
+    for (name, value, wanted) in [
+        ("DB_MAX_OPEN_CONNS", "0", "1 or more"),
+        ("DB_MAX_OPEN_CONNS", "many", "a number of connections"),
+        ("DB_MAX_IDLE_CONNS", "-1", "0 or more"),
+        ("DB_MAX_LIFETIME", "1d", "a duration"),
+        ("DB_MAX_IDLE_TIME", "-5s", "a duration"),
+    ] {
+        let error = refused(&Environment::of(&[(name, value)])).to_string();
+        assert!(
+            error.contains(&format!("{name}={value} is not ")),
+            "{error}"
+        );
+        assert!(error.contains(wanted), "{error}");
+    }
+}

@@ -1,0 +1,123 @@
+//! Variables that hold a setting: the operator's `ANTIFREEZE_*`, which win over the code,
+//! and the limits as services in Go name them, which lose to the URL.
+
+use std::time::Duration;
+
+use super::table::OPERATOR;
+use super::words::Words;
+use super::{Environment, duration, spelling};
+use crate::error::{Error, Result};
+
+/// A number, 0 or more.
+pub(super) fn count(environment: &Environment, name: &str) -> Result<Option<usize>> {
+    number(environment, name, 0)
+}
+
+/// A number, 1 or more.
+pub(super) fn at_least_one(environment: &Environment, name: &str) -> Result<Option<usize>> {
+    number(environment, name, 1)
+}
+
+fn number(environment: &Environment, name: &str, least: usize) -> Result<Option<usize>> {
+    let wanted = format!("is not a number of connections, {least} or more");
+    let parse = |text: &str| text.trim().parse().ok().filter(|&count| count >= least);
+    read(environment, name, &wanted, parse)
+}
+
+/// How long, zero included.
+pub(super) fn duration(environment: &Environment, name: &str) -> Result<Option<Duration>> {
+    let wanted = format!("is not {}", duration::WANTED);
+    read(environment, name, &wanted, duration::parse)
+}
+
+/// How long; zero is for ever, as it is in Go.
+pub(super) fn or_never(environment: &Environment, name: &str) -> Result<Option<Duration>> {
+    let time = duration(environment, name)?;
+    Ok(time.map(|time| if time.is_zero() { Duration::MAX } else { time }))
+}
+
+/// How long; zero says nothing, as it does in Go.
+pub(super) fn unless_zero(environment: &Environment, name: &str) -> Result<Option<Duration>> {
+    Ok(duration(environment, name)?.filter(|time| !time.is_zero()))
+}
+
+/// One of some words.
+pub(super) fn word<T: Words>(environment: &Environment, name: &str) -> Result<Option<T>> {
+    let wanted = format!("is none of {}", T::all());
+    read(environment, name, &wanted, |text| T::of(text.trim()))
+}
+
+/// A secret, without the line's end that files and consoles leave behind. What is set and
+/// empty was meant to hold one.
+pub(super) fn secret(environment: &Environment, name: &str) -> Result<Option<String>> {
+    match environment.raw(name).as_deref().map(str::trim) {
+        Some("") => Err(Error::configuration(format!(
+            "{name} is set and empty: give it a value, or unset it"
+        ))),
+        value => Ok(value.map(str::to_owned)),
+    }
+}
+
+fn read<T>(
+    environment: &Environment,
+    name: &str,
+    wanted: &str,
+    parse: impl FnOnce(&str) -> Option<T>,
+) -> Result<Option<T>> {
+    let Some(text) = environment.get(name) else {
+        return Ok(None);
+    };
+    let wrong = || Error::configuration(format!("{} {wanted}", spelling::shown(name, &text)));
+    parse(&text).map(Some).ok_or_else(wrong)
+}
+
+/// The operator's that are set, each with its value, which was understood. The token's is
+/// not shown.
+pub(super) fn in_force(environment: &Environment) -> Vec<(&'static str, String)> {
+    let shown = OPERATOR.iter().filter_map(|&name| {
+        let value = environment.get(name)?;
+        let is_secret = name == "ANTIFREEZE_HEALTH_TOKEN";
+        Some((name, if is_secret { "..".to_owned() } else { value }))
+    });
+    shown.collect()
+}
+
+/// As `NAME=value`, one after the other.
+pub(super) fn shown(variables: &[(&'static str, String)]) -> String {
+    let shown = variables
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"));
+    shown.collect::<Vec<_>>().join(" ")
+}
+
+/// Variables that look like ours and are not.
+pub(super) fn unknown(environment: &Environment) -> Vec<String> {
+    let names = environment.names().into_iter();
+    names
+        .filter(|name| name.starts_with("ANTIFREEZE_") && !OPERATOR.contains(&name.as_str()))
+        .collect()
+}
+
+/// A name that is nearly one of ours is a slip, and whoever made it believes that the
+/// setting is in force. One that resembles none may be a newer version's, which has to be
+/// set before that version is deployed, and stays while it is rolled back: no error.
+pub(super) fn check_spelling(environment: &Environment) -> Result<()> {
+    let slips = unknown(environment).into_iter();
+    let near = |name: &str| spelling::nearest(name, OPERATOR.iter().copied());
+    let mut slips = slips.filter_map(|name| Some((near(&name)?, name)));
+    match slips.next() {
+        None => Ok(()),
+        Some((meant, name)) => Err(Error::configuration(format!(
+            "{} is none of antifreeze's variables: did you mean {meant}?",
+            visible(&name)
+        ))),
+    }
+}
+
+/// A name that the environment may have in any form: what makes it another one is seen.
+fn visible(name: &str) -> String {
+    match name.bytes().all(|byte| byte.is_ascii_graphic()) {
+        true => name.to_owned(),
+        false => format!("{name:?}"),
+    }
+}
