@@ -7,7 +7,8 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use antifreeze::{Config, Database, DatabaseLayer, LoadShed, connection};
+use antifreeze::config::LoadShed;
+use antifreeze::{Config, Database, DatabaseLayer, connection};
 use bb8_postgres::PostgresConnectionManager;
 use criterion::{BenchmarkId, Criterion};
 use deadpool_postgres::{Manager, ManagerConfig, RecyclingMethod};
@@ -164,7 +165,7 @@ fn run(criterion: &mut Criterion, name: &str, runtime: &Runtime, url: &str, full
     // The server has refused, and there is no time for the next try.
     for (which, load_shed) in [
         ("turned away at first use", LoadShed::FirstUse),
-        ("turned away at the door", LoadShed::Door),
+        ("turned away at the door", LoadShed::BeforeHandler),
     ] {
         let config = Config::from_url(full).expect("a URL").load_shed(load_shed);
         let database = Database::new(config).expect("settings");

@@ -113,7 +113,7 @@ async fn handle(
             transaction.execute(INSERT, &[]).await?;
             panic!("something that cannot be");
         }
-        // Slower than the function's time-out.
+        // Slower than the function's timeout.
         "/slow" => {
             let transaction = connection.transaction().await?;
             transaction.execute(INSERT, &[]).await?;

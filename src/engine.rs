@@ -42,13 +42,13 @@ impl Engine {
 
     /// Why an invocation that has so much time left is turned away, if it is: an idle
     /// connection serves it whatever the server is like.
-    pub(crate) fn at_the_door(&self, left: Option<Duration>, request_id: &str) -> Option<Error> {
+    pub(crate) fn before_handler(&self, left: Option<Duration>, request_id: &str) -> Option<Error> {
         let config = self.settings();
-        if config.load_shed != LoadShed::Door || self.pools.here().counts().1 > 0 {
+        if config.load_shed != LoadShed::BeforeHandler || self.pools.here().counts().1 > 0 {
             return None;
         }
         let left = left.unwrap_or(config.connect_timeout);
-        let error = self.pools.limits().at_the_door(left)?;
+        let error = self.pools.limits().before_handler(left)?;
         observe::shed(Some(request_id), &error);
         Some(error)
     }

@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 pub use crate::backoff::Backoff;
 pub use crate::clock::{Clock, System};
-pub use crate::config::{Backstop, Described, given, nearest, parse_duration};
-use crate::config::{Environment, Origin};
+pub use crate::config::{Described, ServerTimeout, given, nearest, parse_duration};
+use crate::config::{DirectEndpoint, Environment, Origin, Pooler, Settings};
 pub use crate::connect::{Connector, Manner, Progress, Target};
 pub use crate::limit::RESERVED;
 use crate::provider::Host;
 pub use crate::random::number as random_number;
 pub use crate::tls::{Description, Shown};
 pub use crate::wire::residue::setting;
-use crate::{Database, DirectEndpoint, Path, Result, Session, Settings};
+use crate::{Database, Result, Session};
 
 /// The region that the name of a host tells, if a provider's name tells one.
 pub fn region(host: &str) -> Option<String> {
@@ -30,8 +30,8 @@ pub fn database(settings: Settings) -> Result<Database> {
 }
 
 /// The same settings where it has turned out that this path is taken.
-pub fn follow(settings: &mut Settings, path: Path) {
-    settings.follow(path, Some(Origin::Code));
+pub fn follow(settings: &mut Settings, pooler: Pooler) {
+    settings.follow(pooler, Some(Origin::Code));
 }
 
 /// What the sessions of `database` are opened by.
@@ -49,8 +49,8 @@ pub async fn open(connector: &Arc<Connector>, once: bool, manner: Manner<'_>) ->
 }
 
 /// What a pooler in between says of itself, if it says anything.
-pub fn pooler(session: &Session) -> Option<Path> {
-    session.pooler()
+pub fn announced_pooler(session: &Session) -> Option<Pooler> {
+    session.announced_pooler()
 }
 
 /// What the process's environment has to say about these settings.
@@ -69,13 +69,13 @@ pub fn sends_settings(settings: &Settings) -> bool {
 }
 
 /// The timeouts that a session of these settings is told at its start, in milliseconds.
-pub fn startup_timeouts(settings: &Settings) -> Vec<Backstop> {
+pub fn startup_timeouts(settings: &Settings) -> Vec<ServerTimeout> {
     settings.startup_timeouts()
 }
 
 /// Those that it is told behind its start.
-pub fn told_timeouts(settings: &Settings) -> Vec<Backstop> {
-    settings.backstops(settings.longest_call(None))
+pub fn told_timeouts(settings: &Settings) -> Vec<ServerTimeout> {
+    settings.server_timeouts(settings.longest_call(None))
 }
 
 /// The settings for a session that keeps its locks.

@@ -52,14 +52,14 @@ kinds! {
         => "await what needs a connection before the handler returns, or start it with \
             `Invocation::spawn`",
     /// The invocation holds every connection that it could wait for.
-    WouldWaitForItself "would_wait_for_itself"
+    PoolSelfDeadlock "pool_self_deadlock"
         => "drop one first, pass it on as `&Client`, or raise `max_connections`",
     /// No connection became free in time.
     AcquireTimeout "acquire_timeout"
         => "raise `max_connections`, or shorten what holds them",
     /// No connection could be made in time.
     ConnectTimeout "connect_timeout"
-        => "if the server is well, raise `connect_timeout` or the function's own time-out",
+        => "if the server is well, raise `connect_timeout` or the function's own timeout",
     /// Nothing listens at the server's address.
     Refused "refused"
         => "is the server running, and are host and port right?",
@@ -106,12 +106,12 @@ kinds! {
         => "a restart or a failover takes a moment: try again",
     /// A setting at start-up was refused, as poolers do.
     ParameterRefused "parameter_refused"
-        => "say with ANTIFREEZE_PATH, or `path` in code, what lies in between, take the \
+        => "say with ANTIFREEZE_POOLER, or `pooler` in code, what lies in between, take the \
             parameter out of the URL, and set it with ALTER ROLE .. SET",
     /// A prepared statement is not on the server's side, or is there already: what
     /// happens behind a pooler that does not follow them.
     StatementMissing "statement_missing"
-        => "behind a transaction pooler set ANTIFREEZE_PATH=transaction-pooler, or `path` in \
+        => "behind a transaction pooler set ANTIFREEZE_POOLER=transaction, or `pooler` in \
             code, and do not PREPARE or DEALLOCATE by hand",
     /// A prepared statement was made for a schema that has changed since.
     StatementOutdated "statement_outdated"
@@ -126,7 +126,7 @@ kinds! {
     ConstraintViolation "constraint_violation"
         => "check the values before they are stored",
     /// A value is not of the form or in the range that it must be (class 22).
-    BadInput "bad_input"
+    DataException "data_exception"
         => "check the values before they are sent",
     /// The role may not do this (42501).
     PermissionDenied "permission_denied"
@@ -152,7 +152,7 @@ kinds! {
         => "ask for another connection, and mind that the last statement may have been executed",
     /// The invocation reached its deadline.
     Deadline "deadline"
-        => "do less at a time, or raise the function's time-out",
+        => "do less at a time, or raise the function's timeout",
     /// The transaction had failed: it was, or is to be, rolled back.
     TransactionFailed "transaction_failed"
         => "see to the statement that failed first",
@@ -214,7 +214,7 @@ impl ErrorKind {
     pub fn status(self) -> StatusCode {
         match self {
             ErrorKind::UniqueViolation => StatusCode::CONFLICT,
-            ErrorKind::ConstraintViolation | ErrorKind::BadInput => {
+            ErrorKind::ConstraintViolation | ErrorKind::DataException => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
             ErrorKind::Deadline => StatusCode::GATEWAY_TIMEOUT,
@@ -247,7 +247,7 @@ mod tests {
         for (kind, status) in [
             (ErrorKind::UniqueViolation, 409),
             (ErrorKind::ConstraintViolation, 422),
-            (ErrorKind::BadInput, 422),
+            (ErrorKind::DataException, 422),
             (ErrorKind::TooManyConnections, 503),
             (ErrorKind::Closed, 503),
             (ErrorKind::Deadline, 504),

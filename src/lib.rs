@@ -6,7 +6,7 @@
 //!
 //! > When a response leaves an invocation, every database connection it used is idle
 //! > outside any transaction, acknowledged by the server, or closed (and ended by the
-//! > server's own time-outs if it did not confirm in time); at no cost in round trips
+//! > server's own timeouts if it did not confirm in time); at no cost in round trips
 //! > when there was nothing to clean up.
 //!
 //! What it asks for in return stands with [`DatabaseLayer`].
@@ -46,12 +46,12 @@
 //! | one of your own that is run again after a serialization failure | [`retry_transaction()`], [`Connection::retry_transaction`] |
 //! | tasks, clean-ups, streaming | [`Invocation`] |
 //! | the same without a host: tests, jobs, `main` | [`Database::invocation`] |
-//! | settings, and whether connections outlive an invocation | [`Config`], [`ConnectionLifetime`] |
+//! | settings, and whether connections outlive an invocation | [`Config`], [`ConnectionLifetime`](config::ConnectionLifetime) |
 //! | passwords that rotate, tokens | [`credentials`] |
 //! | migrations that do not stop the traffic | the crate `antifreeze-migrate` |
 //! | the end of the process, SnapStart | [`shutdown`], [`Database::close`] |
 //! | how the server and the pool are, for a load balancer and for people | [`health`] |
-//! | what happened | [`Teardown`], [`Database::on_teardown`], `tracing` events with the target `antifreeze`; where no subscriber is set, warnings and errors go to stderr |
+//! | what happened | [`Teardown`](teardown::Teardown), [`Database::on_teardown`], `tracing` events with the target `antifreeze`; where no subscriber is set, warnings and errors go to stderr |
 //!
 //! # Tasks and blocking work
 //!
@@ -96,7 +96,7 @@
 
 mod backoff;
 mod clock;
-mod config;
+pub mod config;
 mod connect;
 mod connection;
 pub mod credentials;
@@ -105,12 +105,12 @@ mod deadline;
 mod engine;
 mod error;
 pub mod health;
-mod host;
+pub mod host;
 #[doc(hidden)]
 pub mod internal;
-mod invocation;
+pub mod invocation;
 mod kind;
-mod layer;
+pub mod layer;
 mod lifecycle;
 mod limit;
 mod net;
@@ -120,34 +120,21 @@ mod provider;
 mod random;
 mod session;
 mod tally;
-mod teardown;
+pub mod teardown;
 mod tls;
 mod wire;
 
-pub use config::{
-    ChannelBinding, ClientCertificate, Config, ConnectionLifetime, DirectEndpoint, Endpoint,
-    LoadShed, Origin, Path, Pem, RequireAuth, Reset, Roots, Settings, TargetSessionAttrs, Tls,
-    TlsMode,
-};
+pub use tokio_postgres;
+
+pub use config::Config;
 pub use database::Database;
 pub use deadline::Deadline;
 pub use error::{Error, ErrorKind, Result};
-pub use health::Health;
-#[cfg(feature = "lambda")]
-pub use host::event::{EventError, EventFuture};
-#[cfg(feature = "vercel")]
-pub use host::vercel::VercelFuture;
 pub use invocation::{
-    CancelToken, Connection, Invocation, IsolationLevel, Savepoint, StreamedBody, Transaction,
-    TransactionBuilder, TransactionRetry, connection, invocation, retry_transaction, transaction,
+    Connection, Invocation, Transaction, connection, invocation, retry_transaction, transaction,
 };
-pub use layer::{
-    Body, DatabaseLayer, DatabaseService, HealthFuture, HealthService, ResponseFuture,
-};
-pub use lifecycle::{WarmUp, WarmedUp};
+pub use layer::DatabaseLayer;
 pub use session::Session;
-pub use teardown::{Outcome, Step, Teardown};
-pub use wire::TransactionStatus;
 
 /// The end of a process: every connection is closed, and the server has heard it.
 ///
@@ -175,6 +162,11 @@ pub mod shutdown {
     pub use crate::host::lambda::{on_lambda, snapstart};
     pub use crate::host::signal::{around, signal};
     pub use crate::lifecycle::{Close, Closed};
+}
+
+/// Warming up, before the first event.
+pub mod warm_up {
+    pub use crate::lifecycle::{WarmUp, WarmedUp};
 }
 
 /// The examples of these pages are compiled with the crate's own.

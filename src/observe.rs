@@ -86,11 +86,11 @@ impl<T: std::fmt::Debug> Shown for DebugValue<T> {
 }
 
 /// The settings that a database was made with, and the operator's variables that won.
-pub(crate) fn configured(path: &'static str, max_connections: usize, variables: &str) {
+pub(crate) fn configured(pooler: &'static str, max_connections: usize, variables: &str) {
     if variables.is_empty() {
-        tracing::debug!(target: TARGET, path, max_connections, "configured");
+        tracing::debug!(target: TARGET, pooler, max_connections, "configured");
     } else {
-        tracing::info!(target: TARGET, path, max_connections, variables, "configured");
+        tracing::info!(target: TARGET, pooler, max_connections, variables, "configured");
     }
 }
 
@@ -114,17 +114,17 @@ pub(crate) fn without_effect(variables: &str, why: &str) {
     loud!(WARN, { variables: variables, why: why }, "a variable has no effect");
 }
 
-/// Nothing ends what is left behind on this path but what its roles are told.
-pub(crate) fn backstops_elsewhere(path: &'static str, run: &str) {
-    tracing::info!(target: TARGET, path, run, "the server's time-outs have to be set for the role");
+/// Nothing ends what is left behind on this pooler but what its roles are told.
+pub(crate) fn server_timeouts_elsewhere(pooler: &'static str, run: &str) {
+    tracing::info!(target: TARGET, pooler, run, "the server's timeouts have to be set for the role");
 }
 
-/// The server was to be told its time-outs, and does not take them.
-pub(crate) fn backstops_refused(error: &DbError, run: &str) {
+/// The server was to be told its timeouts, and does not take them.
+pub(crate) fn server_timeouts_refused(error: &DbError, run: &str) {
     loud!(
         WARN,
         { sqlstate: error.code().code(), run: run },
-        "the server's time-outs have to be set for the role"
+        "the server's timeouts have to be set for the role"
     );
 }
 
@@ -184,9 +184,9 @@ pub(crate) fn path_differs(expected: &'static str, found: &'static str) {
     loud!(
         WARN,
         { expected: expected, found: found },
-        "the address does not tell that there is a pooler of this kind: set path \
-         (ANTIFREEZE_PATH) to what it is, transaction-pooler or session-pooler; behind a pooler \
-         no time-outs are set at start-up, so write ALTER ROLE .. SET"
+        "the address does not tell that there is a pooler of this kind: set `pooler` \
+         (ANTIFREEZE_POOLER) to what it is, transaction or session; behind a pooler \
+         no timeouts are set at start-up, so write ALTER ROLE .. SET"
     );
 }
 
@@ -263,7 +263,7 @@ pub(crate) fn abandoned(request_id: &str, connections: usize) {
     loud!(
         WARN,
         { request_id: request_id, connections: connections },
-        "something outside the layer dropped its future: put time-outs inside it"
+        "something outside the layer dropped its future: put timeouts inside it"
     );
 }
 

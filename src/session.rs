@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 
 use crate::clock::{Clock, System};
-use crate::config::Path;
+use crate::config::Pooler;
 use crate::connect::{Connector, Manner};
-use crate::connection::{self, Home};
+use crate::connection::{self, ExclusiveClient};
 use crate::error::{Error, Result};
 use crate::teardown::{Budget, close};
 use crate::wire::TransactionStatus;
@@ -37,7 +37,7 @@ use crate::wire::TransactionStatus;
 pub struct Session {
     session: Arc<connection::Session>,
     /// Taken only at the end.
-    client: Option<Home>,
+    client: Option<ExclusiveClient>,
 }
 
 impl Session {
@@ -48,7 +48,9 @@ impl Session {
     ) -> Result<Self> {
         let now = System.now();
         let session = connection::Session::open(connector, None, once, manner, now, || {}).await?;
-        let client = session.home().ok_or_else(Error::invocation_ended)?;
+        let client = session
+            .exclusive_client()
+            .ok_or_else(Error::invocation_ended)?;
         Ok(Session {
             session,
             client: Some(client),
@@ -71,8 +73,8 @@ impl Session {
     }
 
     /// What lies between us and the server, as the configuration says or the server has shown.
-    pub fn path(&self) -> Path {
-        self.session.path()
+    pub fn pooler(&self) -> Pooler {
+        self.session.pooler()
     }
 
     /// Cancels the statement that runs, and waits until the server has taken the request:
@@ -92,8 +94,8 @@ impl Session {
     }
 
     /// What a pooler in between says of itself, if it says anything.
-    pub(crate) fn pooler(&self) -> Option<Path> {
-        self.session.pooler()
+    pub(crate) fn announced_pooler(&self) -> Option<Pooler> {
+        self.session.announced_pooler()
     }
 }
 

@@ -3,7 +3,8 @@
 
 mod common;
 
-use antifreeze::{ErrorKind, IsolationLevel, connection, transaction};
+use antifreeze::invocation::IsolationLevel;
+use antifreeze::{ErrorKind, connection, transaction};
 use common::{BoxError, Lab, kind, lab};
 use lab::postgres::Postgres;
 use tokio_postgres::error::SqlState;

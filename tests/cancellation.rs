@@ -4,7 +4,8 @@ mod common;
 
 use std::time::Duration;
 
-use antifreeze::{ConnectionLifetime, connection, invocation, transaction};
+use antifreeze::config::ConnectionLifetime;
+use antifreeze::{connection, invocation, transaction};
 use common::{BoxError, Lab, PLENTY, lab_over_relay, lab_with, lease_and_return, poll_at_most};
 use tokio::sync::oneshot;
 use tokio::time::timeout;

@@ -4,7 +4,8 @@ mod common;
 
 use std::time::Duration;
 
-use antifreeze::{Step, connection};
+use antifreeze::connection;
+use antifreeze::teardown::Step;
 use common::{Lab, PLENTY, lab, lab_with, lease_and_return, two_rows};
 use tokio::sync::oneshot;
 

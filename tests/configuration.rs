@@ -2,7 +2,8 @@
 
 mod common;
 
-use antifreeze::{Config, Database, ErrorKind, TargetSessionAttrs};
+use antifreeze::config::TargetSessionAttrs;
+use antifreeze::{Config, Database, ErrorKind};
 use common::{BoxError, PLENTY, lab, lab_with};
 
 /// What the server says of a setting.
@@ -24,7 +25,7 @@ async fn direct_path_sends_server_timeouts() {
         ("search_path", "\"My \"\"Shop\\\""),
         ("application_name", "shop:17"),
     ] {
-        // Time-outs are no longer than a call may take.
+        // Timeouts are no longer than a call may take.
         let hour = std::time::Duration::from_secs(3_600);
         let found = lab.database.invocation(hour, setting(name)).await;
         assert_eq!(found.expect(name), expected, "{name}");
@@ -87,7 +88,7 @@ async fn processes_around(wish: TargetSessionAttrs, statement: &str) -> [i32; 2]
     let config = Config::from_url(&lab.server.url)
         .expect("a URL")
         .target_session_attrs(wish)
-        .reset(antifreeze::Reset::Never);
+        .reset(antifreeze::config::Reset::Never);
     let database = Database::new(config).expect("settings");
     let mut processes = [0; 2];
     for process in &mut processes {

@@ -6,8 +6,9 @@ use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use antifreeze::config::ConnectionLifetime;
 use antifreeze::credentials::{self, Attempt, Credentials, Login};
-use antifreeze::{Config, ConnectionLifetime, ErrorKind, connection};
+use antifreeze::{Config, ErrorKind, connection};
 use common::{BoxError, Lab, kind, lease_and_return};
 use lab::postgres::{Auth, Postgres};
 use lab::relay::Relay;
@@ -104,12 +105,12 @@ async fn password_in_a_variable_logs_in() {
 
 #[tokio::test]
 async fn rotated_file_is_read_again() {
-    let path = std::env::temp_dir().join(format!("antifreeze-{}-password", std::process::id()));
+    let pooler = std::env::temp_dir().join(format!("antifreeze-{}-password", std::process::id()));
     let write = |text: &str| {
-        let mut file = std::fs::File::create(&path).expect("a file");
+        let mut file = std::fs::File::create(&pooler).expect("a file");
         file.write_all(text.as_bytes()).expect("written");
     };
-    let lab = lab("file", credentials::File::new(&path)).await;
+    let lab = lab("file", credentials::File::new(&pooler)).await;
     write(&format!("{}\n", Postgres::PASSWORD));
     assert_eq!(user(&lab).await.expect("in"), "file");
 
@@ -121,7 +122,7 @@ async fn rotated_file_is_read_again() {
     write("another\r\n");
     assert_eq!(user(&lab).await.expect("in"), "file");
 
-    std::fs::remove_file(&path).expect("removed");
+    std::fs::remove_file(&pooler).expect("removed");
     let error = user(&lab).await.expect_err("no file");
     assert_eq!(kind(&error), Some(ErrorKind::Configuration));
     assert!(error.to_string().contains("password"), "{error}");
@@ -267,7 +268,7 @@ async fn refusal_of_pgbouncer_is_an_error() {
     let answers = Answers::new(&[WRONG, Postgres::PASSWORD]);
     let lab = Lab::over(server, &url, |config| {
         config
-            .path(antifreeze::Path::TransactionPooler)
+            .pooler(antifreeze::config::Pooler::Transaction)
             .credentials(answers.clone())
     });
     assert_eq!(user(&lab).await.expect("in"), "pooled");

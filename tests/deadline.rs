@@ -141,7 +141,7 @@ async fn gateways_wait_29_seconds_others_the_timeout() {
 async fn shorter_limit_counts() {
     let rest = || RequestContext::ApiGatewayV1(Default::default());
     let left = remaining(&layer(), Some(context(15 * SECOND)), Some(rest())).await;
-    assert_nearly(left, 15 * SECOND, "the function's own time-out");
+    assert_nearly(left, 15 * SECOND, "the function's own timeout");
     let configured = layer().max_duration(12 * SECOND);
     let left = remaining(&configured, Some(context(120 * SECOND)), Some(rest())).await;
     assert_nearly(left, 12 * SECOND, "as configured");

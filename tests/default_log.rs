@@ -71,7 +71,7 @@ async fn dangers_go_to_stderr_without_a_subscriber() {
     assert!(refused.contains("kind=transaction_failed"), "{refused}");
     assert!(refused.contains("request_id=\"abc\""), "{refused}");
     let late = line(&text, "the deadline was reached");
-    assert!(late.contains("raise the function's time-out"), "{late}");
+    assert!(late.contains("raise the function's timeout"), "{late}");
     line(&text, "the circuit is open");
     assert!(!text.contains("hunter2"), "{text}");
     assert!(!text.contains("teardown"), "no danger: {text}");

@@ -7,7 +7,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use antifreeze::{DatabaseLayer, Step, connection, invocation, transaction};
+use antifreeze::teardown::Step;
+use antifreeze::{DatabaseLayer, connection, invocation, transaction};
 use common::{BoxError, Lab, PLENTY, lab, lab_with, lease_and_return};
 use http::{Request, Response};
 use http_body_util::Empty;
@@ -376,7 +377,7 @@ async fn logged_settings_are_those_in_health() {
     let lab = lab_with(|config| {
         config
             .max_connections(2)
-            .path(antifreeze::Path::TransactionPooler)
+            .pooler(antifreeze::config::Pooler::Transaction)
     })
     .await;
     let configured = capture.of("configured");
@@ -385,8 +386,8 @@ async fn logged_settings_are_those_in_health() {
     let [configured] = configured.as_slice() else {
         panic!("one event: {configured:?}");
     };
-    assert_eq!(configured.fields["path"], "transaction-pooler");
-    assert_eq!(settings["path"], "transaction-pooler");
+    assert_eq!(configured.fields["pooler"], "transaction");
+    assert_eq!(settings["pooler"], "transaction");
     assert_eq!(configured.fields["max_connections"], "2");
     assert_eq!(settings["max_connections"], 2);
 }
@@ -421,9 +422,9 @@ async fn undeclared_pooler_is_reported_once() {
         assert_eq!(events.len(), expected, "{events:?}");
         for event in events {
             assert_eq!(event.level, Level::WARN);
-            assert!(event.message.contains("ANTIFREEZE_PATH"), "{event:?}");
+            assert!(event.message.contains("ANTIFREEZE_POOLER"), "{event:?}");
             assert_eq!(event.fields["expected"], "direct");
-            assert_eq!(event.fields["found"], "transaction-pooler");
+            assert_eq!(event.fields["found"], "transaction");
         }
     }
 }

@@ -9,7 +9,8 @@ mod given_up;
 
 use std::time::{Duration, Instant};
 
-use antifreeze::{Config, DatabaseLayer, ErrorKind, LoadShed, connection};
+use antifreeze::config::LoadShed;
+use antifreeze::{Config, DatabaseLayer, ErrorKind, connection};
 use common::{BoxError, Lab, PLENTY, lab_over_relay, poll_at_most};
 use http::{Request, Response};
 use lab::postgres::{Installation, Postgres};
@@ -193,7 +194,7 @@ async fn server_error_is_reported_not_the_timeout() {
 /// At the door the handler does not even begin.
 #[tokio::test]
 async fn request_is_refused_before_the_handler() {
-    let (_postgres, lab) = limited(0, |config| config.load_shed(LoadShed::Door)).await;
+    let (_postgres, lab) = limited(0, |config| config.load_shed(LoadShed::BeforeHandler)).await;
     let work = async { connection().await.map(drop).map_err(BoxError::from) };
     let refused = lab
         .database

@@ -4,7 +4,8 @@ mod common;
 
 use std::time::Duration;
 
-use antifreeze::{DatabaseLayer, Step, connection, transaction};
+use antifreeze::teardown::Step;
+use antifreeze::{DatabaseLayer, connection, transaction};
 use bytes::Bytes;
 use common::{BoxError, PLENTY, lab};
 use http::{Request, Response, StatusCode};

@@ -10,7 +10,8 @@ use std::iter::empty;
 use std::pin::pin;
 use std::time::Duration;
 
-use antifreeze::{Connection, Step, connection};
+use antifreeze::teardown::Step;
+use antifreeze::{Connection, connection};
 use bytes::Bytes;
 use common::pooled::{CLIENTS, MODES, assert_ends_at_rest, pooled, pooled_with};
 use common::{BoxError, Lab, poll_at_most};

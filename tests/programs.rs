@@ -7,7 +7,8 @@ use std::cell::Cell;
 use std::pin::pin;
 use std::time::Duration;
 
-use antifreeze::{Config, Connection, TransactionStatus, connection, invocation};
+use antifreeze::invocation::TransactionStatus;
+use antifreeze::{Config, Connection, connection, invocation};
 use bytes::Bytes;
 use common::{BoxError, Lab, poll_at_most};
 use futures_util::{SinkExt, StreamExt};
@@ -322,7 +323,7 @@ fn never_disagree(tls: bool, unnamed: bool, lazily: bool) {
             None => format!("{}?sslmode=disable", database.url),
         };
         let lab = Lab::over(database.clone(), &url, |config: Config| match unnamed {
-            true => config.path(antifreeze::Path::TransactionPooler),
+            true => config.pooler(antifreeze::config::Pooler::Transaction),
             false => config,
         });
         let (observer, driver) = tokio_postgres::connect(&database.url, NoTls)

@@ -5,9 +5,8 @@ mod common;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use antifreeze::{
-    Config, Connection, Database, Error, ErrorKind, IsolationLevel, connection, retry_transaction,
-};
+use antifreeze::invocation::IsolationLevel;
+use antifreeze::{Config, Connection, Database, Error, ErrorKind, connection, retry_transaction};
 use common::{BoxError, PLENTY, black_hole, kind, lab, lab_over_relay};
 use lab::postgres::Postgres;
 use lab::relay::Cut;
@@ -133,7 +132,7 @@ async fn other_failures_run_once() {
     let lab = lab().await;
     for (statement, expected) in [
         ("insert into nowhere values (1)", ErrorKind::Database),
-        ("insert into t values ('x')", ErrorKind::BadInput),
+        ("insert into t values ('x')", ErrorKind::DataException),
     ] {
         let mut runs = 0;
         let error = lab

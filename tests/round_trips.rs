@@ -5,7 +5,8 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use antifreeze::{DatabaseLayer, Step, connection, invocation, transaction};
+use antifreeze::teardown::Step;
+use antifreeze::{DatabaseLayer, connection, invocation, transaction};
 use common::{BoxError, Lab, lab_over_relay, lease_and_return};
 use http::{Request, Response};
 use lab::postgres::Postgres;
@@ -258,18 +259,18 @@ async fn repeated_statement_is_one_round_trip() {
 
 #[tokio::test]
 async fn unnamed_statements_cost_no_round_trip() {
-    for path in [
-        antifreeze::Path::Direct,
-        antifreeze::Path::TransactionPooler,
+    for pooler in [
+        antifreeze::config::Pooler::None,
+        antifreeze::config::Pooler::Transaction,
     ] {
-        let (lab, relay) = lab_over_relay(|config| config.path(path)).await;
+        let (lab, relay) = lab_over_relay(|config| config.pooler(pooler)).await;
         let counts = count(&lab, &relay, async |_| {
             let connection = connection().await?;
             connection.query_one("select $1::int", &[&1i32]).await?;
             Ok(())
         })
         .await;
-        assert_eq!(counts.round_trips, 2, "{path:?}");
+        assert_eq!(counts.round_trips, 2, "{pooler:?}");
     }
 }
 

@@ -4,7 +4,8 @@ mod common;
 
 use std::time::Duration;
 
-use antifreeze::{ErrorKind, Session, TransactionStatus};
+use antifreeze::invocation::TransactionStatus;
+use antifreeze::{ErrorKind, Session};
 use common::pooled::{MODES, pooled};
 use common::{Lab, lab, poll_at_most};
 use futures_util::future::join;

@@ -1,7 +1,8 @@
 //! Every shape of service, under every runner: that this compiles is the test.
 #![cfg(all(feature = "lambda", feature = "vercel", feature = "axum"))]
 
-use antifreeze::{Body, Connection, Database, DatabaseLayer, Invocation, Transaction};
+use antifreeze::layer::Body;
+use antifreeze::{Connection, Database, DatabaseLayer, Invocation, Transaction};
 use lambda_http::{Request, Response};
 use lambda_runtime::{Error, LambdaEvent};
 use serde_json::Value;
@@ -140,7 +141,7 @@ fn public_types_are_send_and_sync() {
     anywhere::<Invocation>();
     anywhere::<Connection>();
     anywhere::<Transaction>();
-    anywhere::<antifreeze::CancelToken>();
+    anywhere::<antifreeze::invocation::CancelToken>();
     anywhere::<antifreeze::Error>();
     is_sync::<Body<lambda_http::Body>>();
 }

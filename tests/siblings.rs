@@ -103,7 +103,7 @@ async fn wait_for_the_own_transaction_fails_at_once() {
     ] {
         let told = timeout(PLENTY / 2, work).await.expect("at once");
         let error = told.expect_err("it waits for itself");
-        assert_eq!(kind(&error), Some(ErrorKind::WouldWaitForItself), "{error}");
+        assert_eq!(kind(&error), Some(ErrorKind::PoolSelfDeadlock), "{error}");
     }
     lab.assert_at_rest().await;
 }
@@ -119,7 +119,7 @@ async fn wait_for_the_own_connections_says_so() {
         lease_and_return().await
     });
     let error = beside.await.expect_err("it has both");
-    assert_eq!(kind(&error), Some(ErrorKind::WouldWaitForItself));
+    assert_eq!(kind(&error), Some(ErrorKind::PoolSelfDeadlock));
     let told = error.to_string();
     assert!(
         told.contains("tests/common/mod.rs:") && told.contains("max_connections"),
@@ -131,5 +131,5 @@ async fn wait_for_the_own_connections_says_so() {
         lab.run(lease_and_return()).await
     });
     let error = inside.await.expect_err("the outer one has both");
-    assert_eq!(kind(&error), Some(ErrorKind::WouldWaitForItself));
+    assert_eq!(kind(&error), Some(ErrorKind::PoolSelfDeadlock));
 }

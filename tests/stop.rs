@@ -5,7 +5,8 @@ mod common;
 use std::process::{self, Command};
 use std::time::Duration;
 
-use antifreeze::{Step, shutdown};
+use antifreeze::shutdown;
+use antifreeze::teardown::Step;
 use common::{PLENTY, lab, two_rows};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;

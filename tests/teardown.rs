@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use antifreeze::{Step, connection};
+use antifreeze::connection;
+use antifreeze::teardown::Step;
 use common::{lab, lab_over_relay, poll_at_most};
 
 /// What was dropped last is answered after one round trip, however long that is: there is

@@ -6,9 +6,9 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use antifreeze::{
-    ErrorKind, IsolationLevel, Step, TransactionStatus, connection, invocation, transaction,
-};
+use antifreeze::invocation::{IsolationLevel, TransactionStatus};
+use antifreeze::teardown::Step;
+use antifreeze::{ErrorKind, connection, invocation, transaction};
 use bytes::Bytes;
 use common::{BoxError, Lab, PLENTY, kind, lab, lab_over_relay, lab_with};
 use futures_util::SinkExt;

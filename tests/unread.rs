@@ -6,7 +6,9 @@ use std::iter::empty;
 use std::sync::Arc;
 use std::time::Duration;
 
-use antifreeze::{DatabaseLayer, Step, StreamedBody, connection, invocation};
+use antifreeze::invocation::StreamedBody;
+use antifreeze::teardown::Step;
+use antifreeze::{DatabaseLayer, connection, invocation};
 use bytes::Bytes;
 use common::{BoxError, Lab, lab, lab_with};
 use futures_util::StreamExt;
@@ -72,7 +74,7 @@ async fn head(lab: &Lab, method: Method, status: StatusCode, what: &'static str)
     response.expect("a head").into_body()
 }
 
-type Head = antifreeze::Body<Frames>;
+type Head = antifreeze::layer::Body<Frames>;
 
 const KINDS: [&str; 4] = [
     "rows",

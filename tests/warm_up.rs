@@ -4,7 +4,8 @@ mod common;
 
 use std::time::Duration;
 
-use antifreeze::{Config, ConnectionLifetime, Database, ErrorKind};
+use antifreeze::config::ConnectionLifetime;
+use antifreeze::{Config, Database, ErrorKind};
 use common::{lab, lab_over_relay, lab_with, lease_and_return};
 use lab::postgres::Postgres;
 use lab::relay::Relay;

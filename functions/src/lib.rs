@@ -18,7 +18,7 @@ pub async fn start() -> Result<Database, Error> {
     tracing::init_default_subscriber();
     let database = Database::new(config()?)?;
     // Without this one line Lambda asks nobody to end, and the server keeps the session of
-    // an environment that is gone until a time-out ends it.
+    // an environment that is gone until a timeout ends it.
     antifreeze::shutdown::on_lambda(&database).await?;
     database.warm_up().await?;
     Ok(database)

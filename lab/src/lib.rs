@@ -56,7 +56,7 @@
 //!
 //! # [`lambda`]: a Lambda that freezes
 //! Runs an executable built with `lambda_runtime` or `lambda_http`: Runtime API,
-//! Extensions API, cold starts, time-outs, shutdown, streams, several invocations at
+//! Extensions API, cold starts, timeouts, shutdown, streams, several invocations at
 //! once, SnapStart, and SIGSTOP in between.
 //! ```no_run
 //! # async fn example() -> lab::Result<()> {

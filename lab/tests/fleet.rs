@@ -29,7 +29,7 @@ const SLOTS: i64 = 22;
 /// Those of the role, where it has a limit of its own.
 const OWN: i64 = 10;
 
-/// Above this part of the slots nothing is kept (`Config::crowded_at`).
+/// Above this part of the slots nothing is kept (`Config::high_water_mark`).
 const MARK: i64 = 80;
 
 /// Who is refused for so long is locked out; on a machine so busy that the burst itself

@@ -143,7 +143,7 @@ const BUSY: f64 = 200.0;
 const ON_TOP: f64 = 2_000.0;
 
 /// Start-up (plain, trusted) is one round trip, and the visit has to prepare its statement
-/// first. The time-outs and the question after the server's room go out behind the start-up;
+/// first. The timeouts and the question after the server's room go out behind the start-up;
 /// their answers may come by themselves, and nobody waits for them.
 const ANEW: std::ops::RangeInclusive<u64> = 3..=5;
 
@@ -224,7 +224,7 @@ async fn thaw_after_being_idle_for_long() {
     let thaw = Thaw::frozen(&[("PROBE_AFTER_MS", "300")]).await;
     tokio::time::sleep(Duration::from_millis(350)).await;
     let paid = thaw
-        .at_once_after("idle for longer than `probe_after`")
+        .at_once_after("idle for longer than `test_after_idle`")
         .await;
     assert_eq!((paid.connects, paid.round_trips), (0, 3));
 }

@@ -14,8 +14,8 @@ pub struct Described {
     pub operators: String,
     /// Variables that look like the operator's and are not.
     pub unknown: Vec<String>,
-    /// Why the path is what it is.
-    pub path: String,
+    /// Why the pooler is taken for what it is.
+    pub pooler: String,
     /// The other of two endpoints, if there is one: `direct` or `pooled`.
     pub twin: Option<&'static str>,
 }
@@ -29,9 +29,9 @@ impl Settings {
     fn described_by(&self, environment: &Environment) -> Described {
         let host = host_names(&self.server).next().unwrap_or_default();
         let port = self.server.get_ports().first().copied().unwrap_or(5432);
-        let path = match self.origin("path") {
+        let pooler = match self.origin("pooler") {
             Some(Origin::Variable(name)) => format!("{name} says so"),
-            _ => self.path.why(host, port).to_owned(),
+            _ => self.pooler.why(host, port).to_owned(),
         };
         let twin = match self.endpoint {
             Endpoint::Direct => Some("pooled"),
@@ -42,7 +42,7 @@ impl Settings {
             variables: source::named_by(environment),
             operators: variables::shown(&self.variables),
             unknown: variables::unknown(environment),
-            path,
+            pooler,
             twin,
         }
     }
@@ -64,21 +64,21 @@ mod tests {
         let plain = described(&[("DATABASE_URL", "postgres://db.example.com/x")]);
         assert_eq!(plain.variables, ["DATABASE_URL"]);
         assert_eq!(plain.twin, None);
-        assert!(plain.path.starts_with("nothing"), "{}", plain.path);
+        assert!(plain.pooler.starts_with("nothing"), "{}", plain.pooler);
         let pg = described(&[("PGHOST", "h"), ("PGUSER", "u"), ("PGPORT", "6432")]);
         assert_eq!(pg.variables, ["PGHOST", "PGPORT", "PGUSER"]);
-        assert_eq!(pg.path, "by the port");
+        assert_eq!(pg.pooler, "by the port");
         let neon = "postgres://u@ep-a-pooler.eu-central-1.aws.neon.tech/x";
         let neon = described(&[("DATABASE_URL", neon)]);
         assert_eq!(neon.twin, Some("direct"));
-        assert_eq!(neon.path, "by the name of the host");
+        assert_eq!(neon.pooler, "by the name of the host");
         let said = described(&[
             ("DATABASE_URL", "postgres://db.example.com/x"),
-            ("ANTIFREEZE_PATH", "rds-proxy"),
+            ("ANTIFREEZE_POOLER", "rds-proxy"),
             ("ANTIFREEZE_COLOUR", "blue"),
         ]);
-        assert_eq!(said.path, "ANTIFREEZE_PATH says so");
-        assert_eq!(said.operators, "ANTIFREEZE_PATH=rds-proxy");
+        assert_eq!(said.pooler, "ANTIFREEZE_POOLER says so");
+        assert_eq!(said.operators, "ANTIFREEZE_POOLER=rds-proxy");
         assert_eq!(said.unknown, ["ANTIFREEZE_COLOUR"]);
     }
 }

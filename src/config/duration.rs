@@ -18,7 +18,7 @@ const UNITS: [(&str, f64); 8] = [
 pub(super) const WANTED: &str = "a duration (300ms, 5s, 1h30m, or a number of seconds)";
 
 /// Reads a duration as Go writes it (`300ms`, `1.5h`, `1h30m`), or a bare number of
-/// seconds. Nothing negative: a time-out cannot be.
+/// seconds. Nothing negative: a timeout cannot be.
 pub fn parse(text: &str) -> Option<Duration> {
     let text = text.trim();
     if let Some(seconds) = number(text) {

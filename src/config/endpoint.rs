@@ -5,7 +5,7 @@ use tokio_postgres::config::Host;
 
 use super::parameters::Parameters;
 use super::read::read;
-use super::{Path, TargetSessionAttrs, Tls};
+use super::{Pooler, TargetSessionAttrs, Tls};
 use crate::error::Result;
 
 /// Which of two ways to a database is used.
@@ -24,17 +24,17 @@ pub enum Endpoint {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct DirectEndpoint {
-    /// As [`Settings::server`](crate::Settings::server).
+    /// As [`Settings::server`](crate::config::Settings::server).
     pub server: tokio_postgres::Config,
-    /// As [`Settings::tls`](crate::Settings::tls).
+    /// As [`Settings::tls`](crate::config::Settings::tls).
     pub tls: Tls,
-    /// As [`Settings::path`](crate::Settings::path): it may be a session pooler, as
+    /// As [`Settings::pooler`](crate::config::Settings::pooler): it may be a session pooler, as
     /// Supabase's is for whom has no IPv6.
-    pub path: Path,
-    /// As [`Settings::schema`](crate::Settings::schema). `None`: that one, unless it is
+    pub pooler: Pooler,
+    /// As [`Settings::schema`](crate::config::Settings::schema). `None`: that one, unless it is
     /// `public`.
     pub schema: Option<String>,
-    /// As [`Settings::target_session_attrs`](crate::Settings::target_session_attrs).
+    /// As [`Settings::target_session_attrs`](crate::config::Settings::target_session_attrs).
     /// [`Any`](TargetSessionAttrs::Any): that one.
     pub target_session_attrs: TargetSessionAttrs,
 }

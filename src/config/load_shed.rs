@@ -19,5 +19,5 @@ pub enum LoadShed {
     FirstUse,
     /// It is told before the handler begins, whether it would ask or not; and also while
     /// the server was just seen to be all but full, with more than 95 % of its slots taken.
-    Door,
+    BeforeHandler,
 }

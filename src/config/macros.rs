@@ -13,7 +13,7 @@
 macro_rules! settings {
     (
         parameters { $($(#[$about:meta])+ $text:ident: $text_type:ident;)+ }
-        settings($environment:ident, $path:ident) { $(
+        settings($environment:ident, $pooler:ident) { $(
             $(#[$doc:meta])+
             $name:ident: $type:ident $(= $default:expr)? $(, default $words:literal)?
                 $(, url $parameter:literal $of_parameter:ident)?
@@ -111,7 +111,7 @@ macro_rules! settings {
                 endpoint: DirectEndpoint,
                 $environment: &Environment,
             ) -> Settings {
-                let $path = self.path.as_ref().map_or(endpoint.path, |said| said.value);
+                let $pooler = self.pooler.as_ref().map_or(endpoint.pooler, |said| said.value);
                 let mut origins = Vec::new();
                 $(origins.extend(self.$name.as_ref().map(|said| (stringify!($name), said.origin)));)+
                 Settings {

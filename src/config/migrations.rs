@@ -1,7 +1,7 @@
 //! Where migrations connect to: a session of their own, whatever requests use.
 
 use super::endpoint::{host_names, with_hosts};
-use super::{ConnectionLifetime, DirectEndpoint, Environment, Path, Settings};
+use super::{ConnectionLifetime, DirectEndpoint, Environment, Pooler, Settings};
 use crate::error::{Error, Result};
 use crate::provider::{Host, NOT_FOR_MIGRATIONS};
 
@@ -39,7 +39,7 @@ impl Settings {
                 config.credentials = None;
             }
             config.take(endpoint);
-        } else if config.path != Path::Direct {
+        } else if config.pooler != Pooler::None {
             if let Some(endpoint) = self.direct.clone() {
                 config.take(endpoint);
             }
@@ -79,10 +79,10 @@ impl Settings {
     }
 
     fn leave_poolers(&mut self, remedy: &'static str) -> Result<()> {
-        match self.path {
-            Path::Direct | Path::SessionPooler => return Ok(()),
-            Path::TransactionPooler => {}
-            Path::RdsProxy => {
+        match self.pooler {
+            Pooler::None | Pooler::Session => return Ok(()),
+            Pooler::Transaction => {}
+            Pooler::RdsProxy => {
                 return Err(Error::configuration(NOT_FOR_MIGRATIONS).with_remedy(remedy));
             }
         }
@@ -100,9 +100,9 @@ impl Settings {
 
     /// Some keep a session on another port of the pooler's host.
     fn other_port(&self) -> Option<DirectEndpoint> {
-        let path = host_names(&self.server)
+        let pooler = host_names(&self.server)
             .map(|host| Host::of(host).session)
-            .collect::<Option<Vec<Path>>>()?
+            .collect::<Option<Vec<Pooler>>>()?
             .pop()?;
         let hosts = host_names(&self.server).map(str::to_owned);
         let mut server = with_hosts(&self.server, hosts, |_| 5432);
@@ -112,7 +112,7 @@ impl Settings {
         Some(DirectEndpoint {
             server,
             tls: self.tls.clone(),
-            path,
+            pooler,
             schema: None,
             target_session_attrs: self.target_session_attrs,
         })
@@ -140,34 +140,34 @@ mod tests {
         config.for_migrations(given, Some(&Environment::of(variables)))
     }
 
-    fn place(config: &Settings) -> (String, u16, Path) {
+    fn place(config: &Settings) -> (String, u16, Pooler) {
         let host = host_names(&config.server).next().unwrap_or_default();
-        (host.to_owned(), config.server.get_ports()[0], config.path)
+        (host.to_owned(), config.server.get_ports()[0], config.pooler)
     }
 
     #[test]
     fn a_session_is_given_named_known_or_derived() {
         let named = &[(VARIABLE, "postgres://owner:s@named.example.com/shop")][..];
         let given = Some("postgres://given.example.com/shop");
-        let session = Path::SessionPooler;
+        let session = Pooler::Session;
         for (url, given, variables, expected) in [
             (
                 POOLED,
                 given,
                 named,
-                ("given.example.com", 5432, Path::Direct),
+                ("given.example.com", 5432, Pooler::None),
             ),
             (
                 POOLED,
                 None,
                 named,
-                ("named.example.com", 5432, Path::Direct),
+                ("named.example.com", 5432, Pooler::None),
             ),
             (
                 NEON,
                 None,
                 &[],
-                ("ep-a.x.aws.neon.tech", 5432, Path::Direct),
+                ("ep-a.x.aws.neon.tech", 5432, Pooler::None),
             ),
             (
                 SUPABASE,
@@ -179,7 +179,7 @@ mod tests {
                 "postgres://u:p@db.abc.supabase.co:6543/shop",
                 None,
                 &[],
-                ("db.abc.supabase.co", 5432, Path::Direct),
+                ("db.abc.supabase.co", 5432, Pooler::None),
             ),
             (
                 "postgres://u@aws-0-x.pooler.supabase.com/shop",
@@ -191,19 +191,19 @@ mod tests {
                 "postgres://db.example.com:5433/shop",
                 None,
                 &[],
-                ("db.example.com", 5433, Path::Direct),
+                ("db.example.com", 5433, Pooler::None),
             ),
             // A variable may name a pooled host, too.
             (
                 "postgres://db.example.com/shop",
                 None,
                 &[(VARIABLE, NEON)],
-                ("ep-a.x.aws.neon.tech", 5432, Path::Direct),
+                ("ep-a.x.aws.neon.tech", 5432, Pooler::None),
             ),
         ] {
             let config = settled(url, given, variables).expect(url);
-            let (host, port, path) = place(&config);
-            assert_eq!((host.as_str(), port, path), expected, "{url}");
+            let (host, port, pooler) = place(&config);
+            assert_eq!((host.as_str(), port, pooler), expected, "{url}");
             assert_eq!(config.server.get_dbname(), Some("shop"));
         }
         let supabase = settled(SUPABASE, None, &[]).expect("derived").server;

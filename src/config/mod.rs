@@ -1,7 +1,6 @@
 //! How a database is reached and how its connections are kept.
 
 mod application;
-mod backstops;
 mod described;
 mod deserialize;
 mod duration;
@@ -16,6 +15,7 @@ mod parameters;
 mod read;
 mod report;
 mod said;
+mod server_timeouts;
 mod session;
 mod settings;
 mod source;
@@ -32,22 +32,27 @@ mod words;
 
 use serde::{Deserialize, Serialize};
 
-pub use backstops::Backstop;
+#[doc(hidden)]
 pub use described::Described;
+#[doc(hidden)]
 pub use duration::parse as parse_duration;
 pub use endpoint::{DirectEndpoint, Endpoint};
+#[doc(hidden)]
 pub use environment::given;
 pub(crate) use environment::{Environment, without_line_end};
 pub use load_shed::LoadShed;
 pub use said::{Config, Origin};
+#[doc(hidden)]
+pub use server_timeouts::ServerTimeout;
 pub(crate) use session::Reported;
 pub use session::TargetSessionAttrs;
+#[doc(hidden)]
 pub use spelling::nearest;
 pub use table::{Settings, SettingsReport};
 pub use tls::{ChannelBinding, ClientCertificate, Pem, RequireAuth, Roots, Tls, TlsMode};
 pub(crate) use tls::{Method, could_be_file};
 
-pub use crate::provider::Path;
+pub use crate::provider::Pooler;
 
 /// How long a connection lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, Serialize)]
@@ -64,10 +69,10 @@ pub enum ConnectionLifetime {
 
 impl ConnectionLifetime {
     /// The one that a path calls for.
-    fn behind(path: Path) -> Self {
-        match path {
+    fn behind(pooler: Pooler) -> Self {
+        match pooler {
             // Its clients are as dear as the server's own slots.
-            Path::SessionPooler => ConnectionLifetime::PerInvocation,
+            Pooler::Session => ConnectionLifetime::PerInvocation,
             _ => ConnectionLifetime::PerEventLoop,
         }
     }

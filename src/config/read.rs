@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::endpoint::host_names;
 use super::parameters::Parameters;
 use super::table::Layer;
-use super::{DirectEndpoint, Path, TargetSessionAttrs, Tls};
+use super::{DirectEndpoint, Pooler, TargetSessionAttrs, Tls};
 use crate::error::{Error, Result};
 use crate::provider;
 
@@ -70,7 +70,7 @@ fn endpoint(given: &Parameters) -> Result<DirectEndpoint> {
     };
     let said = Layer::of_parameters(given)?;
     Ok(DirectEndpoint {
-        path: detect(&server, pgbouncer),
+        pooler: detect(&server, pgbouncer),
         server,
         tls,
         schema: said.schema.map(|schema| schema.value),
@@ -203,18 +203,20 @@ fn add_liveness(server: &mut tokio_postgres::Config, given: &Parameters) -> Resu
 }
 
 /// The first host that tells something decides.
-fn detect(server: &tokio_postgres::Config, pgbouncer: bool) -> Path {
+fn detect(server: &tokio_postgres::Config, pgbouncer: bool) -> Pooler {
     let hosts = host_names(server).enumerate();
     let mut paths = hosts.map(|(at, host)| {
         let ports = server.get_ports();
         let port = ports.get(at).or(ports.first()).copied().unwrap_or(PORT);
         match provider::detect(host, port) {
-            Some((path, _)) => path,
-            None if pgbouncer => Path::TransactionPooler,
-            None => Path::Direct,
+            Some((pooler, _)) => pooler,
+            None if pgbouncer => Pooler::Transaction,
+            None => Pooler::None,
         }
     });
-    paths.find(|&path| path != Path::Direct).unwrap_or_default()
+    paths
+        .find(|&pooler| pooler != Pooler::None)
+        .unwrap_or_default()
 }
 
 pub(super) fn text(given: &Parameters, name: &str) -> Result<Option<String>> {
@@ -344,7 +346,7 @@ mod tests {
         assert_eq!(read.target_session_attrs, TargetSessionAttrs::Primary);
         assert_eq!(read.tls.mode, super::super::TlsMode::Encrypt);
         assert_eq!(read.schema.as_deref(), Some("s"));
-        assert_eq!(read.path, Path::TransactionPooler);
+        assert_eq!(read.pooler, Pooler::Transaction);
     }
 
     #[test]
@@ -401,17 +403,14 @@ mod tests {
     #[test]
     fn the_first_host_that_tells_something_decides() {
         for (text, expected) in [
-            ("postgres://a,b:6432/x", Path::TransactionPooler),
-            ("host=a,b port=6432", Path::TransactionPooler),
-            ("hostaddr=10.0.0.1 port=6432", Path::TransactionPooler),
-            (
-                "postgres://a.pooler.supabase.com,b:6432/x",
-                Path::SessionPooler,
-            ),
-            ("host=/run/pg", Path::Direct),
-            ("postgres://a/x?pgbouncer=false", Path::Direct),
+            ("postgres://a,b:6432/x", Pooler::Transaction),
+            ("host=a,b port=6432", Pooler::Transaction),
+            ("hostaddr=10.0.0.1 port=6432", Pooler::Transaction),
+            ("postgres://a.pooler.supabase.com,b:6432/x", Pooler::Session),
+            ("host=/run/pg", Pooler::None),
+            ("postgres://a/x?pgbouncer=false", Pooler::None),
         ] {
-            assert_eq!(read(text).expect(text).path, expected, "{text}");
+            assert_eq!(read(text).expect(text).pooler, expected, "{text}");
         }
     }
 }

@@ -24,7 +24,7 @@ pub(super) fn seconds(_: &Settings, time: impl Into<Option<Duration>>) -> Option
     time.map(|time| (time.as_secs_f64() * 1000.0).round() / 1000.0)
 }
 
-/// A time-out of the server, where the path takes it.
+/// A timeout of the server, where the path takes it.
 pub(super) fn sent(settings: &Settings, time: Duration) -> Option<f64> {
     let sent = settings.sends_settings() && !time.is_zero();
     seconds(settings, sent.then_some(time))

@@ -7,7 +7,7 @@ use super::read::read;
 use super::startup::PUBLIC;
 use super::table::Layer;
 use super::{
-    Config, ConnectionLifetime, DirectEndpoint, Endpoint, Environment, Origin, Path, Settings,
+    Config, ConnectionLifetime, DirectEndpoint, Endpoint, Environment, Origin, Pooler, Settings,
     TargetSessionAttrs, application, variables,
 };
 use crate::error::{Error, Result};
@@ -24,7 +24,7 @@ impl Settings {
         variables::check_spelling(environment)?;
         let endpoint = read(&config.parameters)?;
         let operator = Layer::of_operator(environment)?;
-        let operators_path = operator.path.clone();
+        let operators_pooler = operator.pooler.clone();
         let said = operator
             .over(config.said)
             .over(Layer::of_parameters(&config.parameters)?)
@@ -41,7 +41,7 @@ impl Settings {
             Endpoint::Direct => settings.take_direct_endpoint()?,
             Endpoint::Pooled => true,
         };
-        if let Some(said) = operators_path {
+        if let Some(said) = operators_pooler {
             settings.follow(said.value, Some(said.origin));
         }
         settings.max_age = settings.max_age.min(settings.limits().max_age);
@@ -58,18 +58,18 @@ impl Settings {
         }
         let timeouts: Vec<_> = self.operators_timeouts().collect();
         if !timeouts.is_empty() && !self.sends_settings() {
-            let why = "the server is sent no time-outs on this path: run the statements for the \
+            let why = "the server is sent no timeouts on this path: run the statements for the \
                        function's role";
             observe::without_effect(&timeouts.join(" "), why);
         }
-        if !self.path.takes_options() && self.limits().settings {
-            observe::backstops_elsewhere(self.path.name(), &self.alter_role());
+        if !self.pooler.takes_options() && self.limits().settings {
+            observe::server_timeouts_elsewhere(self.pooler.name(), &self.alter_role());
         }
         for name in variables::unknown(environment) {
             observe::unknown_variable(&name);
         }
         let shown = variables::shown(&self.variables);
-        observe::configured(self.path.name(), self.max_connections, &shown);
+        observe::configured(self.pooler.name(), self.max_connections, &shown);
     }
 
     /// Where the setting of this name was said; `None` if it is the default.
@@ -80,14 +80,14 @@ impl Settings {
     }
 
     /// Nobody has said what lies in between: it was guessed from the address.
-    pub(crate) fn path_is_detected(&self) -> bool {
-        self.origin("path").is_none()
+    pub(crate) fn pooler_is_detected(&self) -> bool {
+        self.origin("pooler").is_none()
     }
 
     /// Whether a connection takes one of the server's slots, so that it is worth asking
     /// how many are left.
     pub(crate) fn takes_slots(&self) -> bool {
-        let counted = matches!(self.path, Path::Direct | Path::SessionPooler);
+        let counted = matches!(self.pooler, Pooler::None | Pooler::Session);
         counted && self.limits().slots
     }
 
@@ -100,14 +100,14 @@ impl Settings {
         }
     }
 
-    /// Takes `path`, which was said by `origin` or else is told by the address, and its
+    /// Takes `pooler`, which was said by `origin` or else is told by the address, and its
     /// lifetime unless somebody has chosen one.
-    pub(crate) fn follow(&mut self, path: Path, origin: Option<Origin>) {
-        self.path = path;
-        self.origins.retain(|(name, _)| *name != "path");
-        self.origins.extend(origin.map(|origin| ("path", origin)));
+    pub(crate) fn follow(&mut self, pooler: Pooler, origin: Option<Origin>) {
+        self.pooler = pooler;
+        self.origins.retain(|(name, _)| *name != "pooler");
+        self.origins.extend(origin.map(|origin| ("pooler", origin)));
         if self.origin("lifetime").is_none() {
-            self.lifetime = ConnectionLifetime::behind(path);
+            self.lifetime = ConnectionLifetime::behind(pooler);
         }
     }
 
@@ -115,7 +115,7 @@ impl Settings {
     fn take_direct_endpoint(&mut self) -> Result<bool> {
         let known = self.direct.take().or_else(|| self.past_pooler());
         let Some(direct) = known else {
-            if self.path == Path::Direct {
+            if self.pooler == Pooler::None {
                 return Ok(false);
             }
             return Err(Error::configuration(
@@ -139,7 +139,7 @@ impl Settings {
         self.server = direct.server;
         self.tls = direct.tls;
         self.tls.keep_to(&self.server);
-        self.follow(direct.path, None);
+        self.follow(direct.pooler, None);
         // A pooler's URL says `public` since it takes nothing else.
         let schema = self.schema.take().filter(|schema| schema != PUBLIC);
         self.schema = direct.schema.or(schema);
@@ -155,7 +155,7 @@ impl Settings {
         Some(DirectEndpoint {
             server: with_hosts(&self.server, hosts, |port| port),
             tls: self.tls.clone(),
-            path: Path::Direct,
+            pooler: Pooler::None,
             schema: None,
             target_session_attrs: TargetSessionAttrs::Any,
         })
@@ -182,9 +182,9 @@ impl Settings {
                 "{name} is zero: nothing connects in no time"
             )));
         }
-        if !(1..=100).contains(&self.crowded_at) {
+        if !(1..=100).contains(&self.high_water_mark) {
             return Err(Error::configuration(
-                "crowded_at is a part of the server's slots in percent: 1 to 100",
+                "high_water_mark is a part of the server's slots in percent: 1 to 100",
             ));
         }
         self.check_startup()?;

@@ -1,8 +1,8 @@
 //! What the server is told when a session starts.
 
-use super::Backstop;
+use super::ServerTimeout;
 use super::endpoint::host_names;
-use super::{Path, Settings};
+use super::{Pooler, Settings};
 use crate::error::{Error, Result};
 use crate::provider::{Host, Limits};
 
@@ -11,7 +11,7 @@ pub(super) const PUBLIC: &str = "public";
 
 impl Settings {
     /// The `options` of the start-up packet (manual, "Connection Settings"): the
-    /// user's own, and ours where the path takes them: the time-outs that end what no
+    /// user's own, and ours where the path takes them: the timeouts that end what no
     /// teardown could, the schema, and `jit=off`. What the user sets himself is his, unless
     /// the operator or the code says something else: theirs is put last, and the server
     /// takes the last.
@@ -25,11 +25,11 @@ impl Settings {
             }
         };
         // What a schema needs, `check` has seen to.
-        if let Some(schema) = self.schema.as_ref().filter(|_| self.path.takes_options()) {
+        if let Some(schema) = self.schema.as_ref().filter(|_| self.pooler.takes_options()) {
             add("search_path", &quoted(schema), true);
         }
         if self.sends_settings() {
-            for (name, value) in self.startup_backstops() {
+            for (name, value) in self.startup_server_timeouts() {
                 add(name, &value.to_string(), true);
             }
             if !self.jit {
@@ -39,14 +39,14 @@ impl Settings {
         (!options.is_empty()).then_some(options)
     }
 
-    /// The time-outs among them that are ours, in milliseconds.
-    pub(crate) fn startup_timeouts(&self) -> Vec<Backstop> {
-        self.startup_backstops().collect()
+    /// The timeouts among them that are ours, in milliseconds.
+    pub(crate) fn startup_timeouts(&self) -> Vec<ServerTimeout> {
+        self.startup_server_timeouts().collect()
     }
 
-    /// Whether time-outs and `jit` are sent at all.
+    /// Whether timeouts and `jit` are sent at all.
     pub(crate) fn sends_settings(&self) -> bool {
-        self.path.takes_options() && self.limits().settings
+        self.pooler.takes_options() && self.limits().settings
     }
 
     /// What the server takes and bears, by the first of its hosts that is known.
@@ -58,22 +58,22 @@ impl Settings {
 
     /// Whether what is to be sent can be sent.
     pub(super) fn check_startup(&self) -> Result<()> {
-        self.check_backstops()?;
+        self.check_server_timeouts()?;
         match &self.schema {
             Some(schema) if schema.contains('\0') => {
                 Err(Error::configuration("schema holds a zero byte"))
             }
-            _ => self.check_schema(self.path),
+            _ => self.check_schema(self.pooler),
         }
     }
 
-    /// Whether the schema, if one is set, can be had behind `path`.
-    pub(crate) fn check_schema(&self, path: Path) -> Result<()> {
+    /// Whether the schema, if one is set, can be had behind `pooler`.
+    pub(crate) fn check_schema(&self, pooler: Pooler) -> Result<()> {
         match self.search_path() {
-            Some(_) if !path.takes_options() => Err(Error::configuration(format!(
+            Some(_) if !pooler.takes_options() => Err(Error::configuration(format!(
                 "schema cannot be set behind a {}: write ALTER ROLE .. SET search_path, or \
                  schema-qualified names, and leave `schema` out",
-                path.name()
+                pooler.name()
             ))),
             _ => Ok(()),
         }
@@ -143,13 +143,13 @@ mod tests {
     fn what_the_path_takes() {
         let plain = "postgres://db.example.com/x";
         assert_eq!(options(plain, |config| config), OURS);
-        for path in [Path::TransactionPooler, Path::SessionPooler, Path::RdsProxy] {
-            let sent = options(plain, |config| config.path(path));
-            assert_eq!(sent, "", "{path:?}");
+        for pooler in [Pooler::Transaction, Pooler::Session, Pooler::RdsProxy] {
+            let sent = options(plain, |config| config.pooler(pooler));
+            assert_eq!(sent, "", "{pooler:?}");
         }
         let own = "postgres://db.example.com/x?options=endpoint%3Dep-1";
         assert_eq!(
-            options(own, |config| config.path(Path::RdsProxy)),
+            options(own, |config| config.pooler(Pooler::RdsProxy)),
             "endpoint=ep-1"
         );
         assert_eq!(

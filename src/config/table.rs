@@ -21,7 +21,7 @@ use super::report::{kept, same, seconds, sent};
 use super::tests::page::shown;
 use super::variables::{at_least_one, count, duration, or_never, secret, unless_zero, word};
 use super::{
-    Config, ConnectionLifetime, DirectEndpoint, Endpoint, Environment, LoadShed, Origin, Path,
+    Config, ConnectionLifetime, DirectEndpoint, Endpoint, Environment, LoadShed, Origin, Pooler,
     Reset, TargetSessionAttrs, Tls, values,
 };
 use crate::credentials::Credentials;
@@ -64,7 +64,7 @@ parameters {
     /// `disable`, `prefer` or `require`.
     channel_binding: String;
     /// The ways of proving who we are that the server may ask for: see
-    /// [`RequireAuth`](crate::RequireAuth).
+    /// [`RequireAuth`](crate::config::RequireAuth).
     require_auth: String;
     /// The name that the server shows for our sessions. Default: the function's name and
     /// version where Lambda or Vercel tell them.
@@ -72,19 +72,19 @@ parameters {
     /// Options of the server (`-c name=value`).
     options: String;
 }
-settings(environment, path) {
+settings(environment, pooler) {
     /// What lies between us and the server, which is not guessed any more. Default: what the
-    /// address tells, which is [`Path::Direct`] unless it is known for a pooler; and where it
+    /// address tells, which is [`Pooler::None`] unless it is known for a pooler; and where it
     /// turns out when connecting that it is one, it is treated as one, and a warning says
     /// what to set.
-    path: Path = path, default "what the address tells",
-        operator "ANTIFREEZE_PATH" word, health path same;
+    pooler: Pooler = pooler, default "what the address tells",
+        operator "ANTIFREEZE_POOLER" word, health pooler same;
     /// Which of two ways to the database is used. Default: [`Endpoint::Pooled`], the one of
     /// the URL.
     endpoint: Endpoint = Endpoint::Pooled,
         operator "ANTIFREEZE_ENDPOINT" word, health endpoint same;
     /// How long a connection lives. Default: what the path calls for.
-    lifetime: ConnectionLifetime = ConnectionLifetime::behind(path), default "what the path calls for",
+    lifetime: ConnectionLifetime = ConnectionLifetime::behind(pooler), default "what the path calls for",
         operator "ANTIFREEZE_LIFETIME" word, health lifetime same;
     /// What removes session state before a connection is kept.
     reset: Reset = Reset::Detected, health reset same;
@@ -94,9 +94,9 @@ settings(environment, path) {
         operator "ANTIFREEZE_LOAD_SHED" word, health load_shed same;
     /// The part of the server's slots, in percent, above which connections are given back
     /// at the end of each invocation instead of being kept. Default: 80. It counts on
-    /// [`Path::Direct`] and [`Path::SessionPooler`], where a connection that is kept
+    /// [`Pooler::None`] and [`Pooler::Session`], where a connection that is kept
     /// takes a slot.
-    crowded_at: u8 = 80, health crowded_at same;
+    high_water_mark: u8 = 80, health high_water_mark same;
     /// The most connections that a tokio runtime of this process has at a time.
     /// Default: `connection_limit` of the URL, `DB_MAX_OPEN_CONNS`, or else 1 on Lambda,
     /// the concurrency on Lambda Managed Instances, elsewhere 3.
@@ -123,7 +123,7 @@ settings(environment, path) {
     /// before it is leased again, alone and within a second: what lies in between may have
     /// forgotten it without a word, as NAT gateways and connection tracking do after 350 s
     /// (AWS, "NAT gateways", "Connection tracking"). Default: 60 s.
-    probe_after: Duration = Duration::from_secs(60), health probe_after_seconds seconds;
+    test_after_idle: Duration = Duration::from_secs(60), health test_after_idle_seconds seconds;
     /// How long to wait for a connection that others have. Default: `pool_timeout` of the
     /// URL, or else 5 s.
     acquire_timeout: Duration = Duration::from_secs(5), url "pool_timeout" limit,
@@ -133,7 +133,7 @@ settings(environment, path) {
         operator "ANTIFREEZE_CONNECT_TIMEOUT" duration, health connect_timeout_seconds seconds;
     /// The server's `statement_timeout`, in whole milliseconds. Default: 30 s, unless
     /// `options` of the URL say otherwise. Zero: the server's own. It is sent on
-    /// [`Path::Direct`] alone, since poolers refuse it: behind one, use
+    /// [`Pooler::None`] alone, since poolers refuse it: behind one, use
     /// `ALTER ROLE .. SET`.
     statement_timeout: Duration = Duration::from_secs(30),
         operator "ANTIFREEZE_STATEMENT_TIMEOUT" duration, health statement_timeout_seconds sent;
@@ -147,19 +147,19 @@ settings(environment, path) {
     /// used for so long is ended, as those that frozen processes hold; it is found to be dead
     /// when it is next asked for, without a round trip. Default: 15 minutes, long enough for a
     /// process that is called now and then, short enough that what a burst of instances left
-    /// behind is gone soon. Zero: the server's own. Sent on [`Path::Direct`] alone, and never
+    /// behind is gone soon. Zero: the server's own. Sent on [`Pooler::None`] alone, and never
     /// to a pooler.
     idle_session_timeout: Duration = Duration::from_secs(15 * 60),
         operator "ANTIFREEZE_IDLE_SESSION_TIMEOUT" duration,
         health idle_session_timeout_seconds sent;
     /// The server's `transaction_timeout` (PostgreSQL 17 and newer): a transaction that
     /// takes longer ends with its session. Default: 15 minutes, the longest that Lambda runs
-    /// a function ("Lambda quotas"). Zero: the server's own. Sent on [`Path::Direct`] alone.
+    /// a function ("Lambda quotas"). Zero: the server's own. Sent on [`Pooler::None`] alone.
     transaction_timeout: Duration = Duration::from_secs(15 * 60),
         operator "ANTIFREEZE_TRANSACTION_TIMEOUT" duration,
         health transaction_timeout_seconds sent;
     /// How long a call of the function may take, where nobody else says so yet, as while the
-    /// function starts: the server's time-outs are lowered to it, but to no less than 1 s,
+    /// function starts: the server's timeouts are lowered to it, but to no less than 1 s,
     /// and `idle_session_timeout` not at all. Within an invocation its own time counts, if
     /// that is shorter. On Lambda it is the deadline of a request that carries none, too
     /// ([`DatabaseLayer::max_duration`](crate::DatabaseLayer::max_duration)). Default: not
@@ -170,12 +170,12 @@ settings(environment, path) {
     target_session_attrs: TargetSessionAttrs = TargetSessionAttrs::Any,
         url "target_session_attrs" attributes;
     /// The schema that is looked in, instead of the server's `search_path`. Default:
-    /// `schema` of the URL, or else none. It is sent on [`Path::Direct`] alone; behind a
+    /// `schema` of the URL, or else none. It is sent on [`Pooler::None`] alone; behind a
     /// pooler any but `public` is an error.
     schema: String, default "the server's `search_path`", url "schema" text;
     /// Whether the server may compile statements (`jit`), which costs short ones more
     /// than it brings. Default: no, where the path takes the setting, as
-    /// [`Path::Direct`] does.
+    /// [`Pooler::None`] does.
     jit: bool = false;
     /// How many statements [`prepare_cached`](crate::Connection::prepare_cached)
     /// keeps for each connection, the least recently used out first. Default:

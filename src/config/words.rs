@@ -1,7 +1,7 @@
 //! Settings that are one of some words.
 
-use super::{ConnectionLifetime, Endpoint, LoadShed, Path, Reset, TargetSessionAttrs};
-use crate::provider::PATHS;
+use super::{ConnectionLifetime, Endpoint, LoadShed, Pooler, Reset, TargetSessionAttrs};
+use crate::provider::POOLERS;
 
 /// One of some words, in variables and in serde.
 pub(super) trait Words: Copy + 'static {
@@ -21,9 +21,9 @@ pub(super) trait Words: Copy + 'static {
     }
 }
 
-impl Words for Path {
-    const NAME: &'static str = "path";
-    const WORDS: &'static [(&'static str, Self)] = &PATHS;
+impl Words for Pooler {
+    const NAME: &'static str = "pooler";
+    const WORDS: &'static [(&'static str, Self)] = &POOLERS;
 }
 
 impl Words for Endpoint {
@@ -54,7 +54,7 @@ impl Words for LoadShed {
     const WORDS: &'static [(&'static str, Self)] = &[
         ("off", LoadShed::Off),
         ("first-use", LoadShed::FirstUse),
-        ("door", LoadShed::Door),
+        ("before-handler", LoadShed::BeforeHandler),
     ];
 }
 

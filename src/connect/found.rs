@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Target;
-use crate::config::{Path, Settings};
+use crate::config::{Pooler, Settings};
 use crate::error::Error;
 use crate::observe;
 use crate::provider::{self, Host};
@@ -17,7 +17,7 @@ use crate::wire::Wire;
 /// What the sessions so far have shown.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    path: OnceLock<Path>,
+    pooler: OnceLock<Pooler>,
     /// It refused our settings: none are sent any more.
     plain: AtomicBool,
     told: AtomicBool,
@@ -34,52 +34,52 @@ impl Found {
     /// done without.
     pub(super) fn a_pooler(&self, config: &Settings, error: &Error, sent: bool) -> bool {
         let unexpected = sent
-            && config.path == Path::Direct
-            && config.path_is_detected()
+            && config.pooler == Pooler::None
+            && config.pooler_is_detected()
             && config.schema.is_none()
             && error.is_settings_refused();
         if unexpected {
             self.plain.store(true, Ordering::Release);
-            self.tell(config.path, Path::TransactionPooler);
+            self.tell(config.pooler, Pooler::Transaction);
         }
         unexpected
     }
 
     /// The path of a session that has begun; `wire` is told of it.
-    pub(super) fn path<'a>(
+    pub(super) fn pooler<'a>(
         &self,
         config: &Settings,
         target: &Target,
         parameter: impl Fn(&str) -> Option<&'a str>,
         wire: &Wire,
-    ) -> Path {
-        let expected = config.path;
-        if !config.path_is_detected() {
+    ) -> Pooler {
+        let expected = config.pooler;
+        if !config.pooler_is_detected() {
             return expected;
         }
         let known = target.host().is_some_and(|host| Host::of(host).certain);
-        let key = wire.key().filter(|_| expected == Path::Direct && !known);
+        let key = wire.key().filter(|_| expected == Pooler::None && !known);
         let plain = !self.takes_settings();
         let found = provider::shown(parameter, key.map(|(process, _)| process))
             // What one session has shown holds for the others.
-            .or(self.path.get().copied())
-            .or(plain.then_some(Path::TransactionPooler));
+            .or(self.pooler.get().copied())
+            .or(plain.then_some(Pooler::Transaction));
         let Some(found) = found.filter(|&found| found != expected) else {
             return expected;
         };
-        let _ = self.path.set(found);
+        let _ = self.pooler.set(found);
         self.tell(expected, found);
         // What is right behind a transaction pooler is right behind any.
-        if expected != Path::Direct {
+        if expected != Pooler::None {
             return expected;
         }
-        if found == Path::TransactionPooler {
+        if found == Pooler::Transaction {
             wire.unname();
         }
         found
     }
 
-    fn tell(&self, expected: Path, found: Path) {
+    fn tell(&self, expected: Pooler, found: Pooler) {
         if !self.told.swap(true, Ordering::AcqRel) {
             observe::path_differs(expected.name(), found.name());
         }

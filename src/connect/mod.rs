@@ -32,7 +32,7 @@ use half_open::HalfOpen;
 use login::Logins;
 pub use progress::{Manner, Progress};
 
-use crate::config::{ChannelBinding, Path, Settings, TlsMode};
+use crate::config::{ChannelBinding, Pooler, Settings, TlsMode};
 use crate::error::{Error, ErrorKind, Goal, Phase, Result};
 use crate::net::SocketView;
 use crate::observe;
@@ -52,7 +52,7 @@ pub struct Connector {
     config: Settings,
     tls: tls::Client,
     warned: Once,
-    /// The server does not take its time-outs, and that was said.
+    /// The server does not take its timeouts, and that was said.
     refused: Once,
     /// What the path turned out to be.
     found: Found,
@@ -68,9 +68,9 @@ pub(crate) struct Opened {
     pub(crate) socket: SocketView,
     pub(crate) target: Target,
     /// What lies in between, as the configuration says or the server has shown.
-    pub(crate) path: Path,
+    pub(crate) pooler: Pooler,
     /// What a pooler in between says of itself, if it says anything.
-    pub(crate) pooler: Option<Path>,
+    pub(crate) announced: Option<Pooler>,
     /// How long the TCP handshake took: the distance to the server.
     pub(crate) round_trip: Duration,
 }
@@ -192,7 +192,7 @@ impl Connector {
         let config = &self.config;
         let bound = self.bound(target, &way)?;
         let safe = way.verified || is_here(target);
-        let unnamed = config.path == Path::TransactionPooler && !manner.named;
+        let unnamed = config.pooler == Pooler::Transaction && !manner.named;
         let (wire, stream) = Wire::new(way.transport, way.binding, unnamed);
         let half_open = HalfOpen::new(wire.clone(), manner.leaving);
         let tls = config.tls.clone();
@@ -232,9 +232,9 @@ impl Connector {
             .check(wire.reported())
             .map_err(|why| Error::new(ErrorKind::Unreachable, format!("{target} {why}")))?;
         let parameter = |name: &str| connection.parameter(name);
-        let path = self.found.path(config, target, parameter, &wire);
-        let pooler = provider::pool_mode(parameter);
-        config.check_schema(path)?;
+        let pooler = self.found.pooler(config, target, parameter, &wire);
+        let announced = provider::pool_mode(parameter);
+        config.check_schema(pooler)?;
         timeout_at(time.until, self.prove_schema(&client, &mut connection))
             .await
             .map_err(|_| took(Phase::Authenticate, time.whole()))??;
@@ -247,8 +247,8 @@ impl Connector {
             wire,
             socket: view,
             target: target.clone(),
-            path,
             pooler,
+            announced,
             round_trip,
         })
     }
@@ -263,7 +263,7 @@ impl Connector {
     }
 
     /// Has what an administrator can do reported, once.
-    pub(crate) fn report_backstops(&self, report: impl FnOnce(&str)) {
+    pub(crate) fn report_server_timeouts(&self, report: impl FnOnce(&str)) {
         self.refused.call_once(|| report(&self.config.alter_role()));
     }
 

@@ -1,8 +1,8 @@
 //! One session of the server, and who drives it.
 
-mod backstops;
 mod cancel;
 mod driver;
+mod server_timeouts;
 mod statements;
 
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
 use tokio_postgres::{Client, Statement};
 
-use crate::config::Path;
+use crate::config::Pooler;
 use crate::connect::{Connector, Manner, Opened, Target};
 use crate::net::{Peek, SocketView};
 use crate::tally::Tally;
@@ -35,9 +35,9 @@ pub(crate) struct Session {
     wire: Wire,
     socket: SocketView,
     target: Target,
-    path: Path,
+    pooler: Pooler,
     /// What a pooler in between says of itself.
-    pooler: Option<Path>,
+    announced: Option<Pooler>,
     connector: Arc<Connector>,
     statements: Statements,
     opened: SystemTime,
@@ -52,7 +52,7 @@ pub(crate) struct Session {
 }
 
 /// A client that is with nobody else as long as this is held.
-pub(crate) type Home = OwnedMutexGuard<Client>;
+pub(crate) type ExclusiveClient = OwnedMutexGuard<Client>;
 
 impl Session {
     /// Connects, tried again or `once`, and spawns the driver on the current runtime. `on_end` runs when
@@ -71,8 +71,8 @@ impl Session {
             wire,
             socket,
             target,
-            path,
             pooler,
+            announced,
             round_trip,
         } = connector.open(left, once, manner).await?;
         let client = Arc::new(Mutex::new(client));
@@ -83,8 +83,8 @@ impl Session {
             wire,
             socket,
             target,
-            path,
             pooler,
+            announced,
             statements: Statements::new(connector.settings().statement_cache),
             connector: Arc::clone(connector),
             opened: now,
@@ -97,7 +97,7 @@ impl Session {
 
     /// The client, if nobody has it. Whoever holds it can be sure that nothing
     /// but the Close of a dropped statement is queued behind his back.
-    pub(crate) fn home(&self) -> Option<Home> {
+    pub(crate) fn exclusive_client(&self) -> Option<ExclusiveClient> {
         Arc::clone(&self.client).try_lock_owned().ok()
     }
 
@@ -115,13 +115,13 @@ impl Session {
     }
 
     /// What lies between us and the server.
-    pub(crate) fn path(&self) -> Path {
-        self.path
+    pub(crate) fn pooler(&self) -> Pooler {
+        self.pooler
     }
 
     /// What a pooler in between says of itself, if it says anything.
-    pub(crate) fn pooler(&self) -> Option<Path> {
-        self.pooler
+    pub(crate) fn announced_pooler(&self) -> Option<Pooler> {
+        self.announced
     }
 
     /// The server's process.
@@ -180,7 +180,7 @@ impl Session {
 
     /// A CancelRequest, where the server takes one.
     fn cancel_request(&self) -> Option<impl Future<Output = crate::Result<()>> + Send + use<>> {
-        let key = self.wire.key().filter(|_| self.path.takes_cancel())?;
+        let key = self.wire.key().filter(|_| self.pooler.takes_cancel())?;
         let (connector, target) = (Arc::clone(&self.connector), self.target.clone());
         Some(async move { cancel::request(&connector, &target, key).await })
     }
@@ -229,7 +229,7 @@ impl Session {
         self.end();
         let closed = timeout(limit, self.wire.closed()).await.ok()?;
         // A pooler closes at once; what its server does then is its own affair.
-        Some(closed && (self.path == Path::Direct || self.wire.left_at_rest()))
+        Some(closed && (self.pooler == Pooler::None || self.wire.left_at_rest()))
     }
 
     /// Closes the socket, without waiting: what the server has not said by now does not
@@ -244,7 +244,7 @@ impl Session {
     /// it writes is reset by the kernel, whatever becomes of this process; what it computes
     /// can be cancelled.
     pub(crate) fn end_at_once(&self) -> bool {
-        if self.path != Path::Direct {
+        if self.pooler != Pooler::None {
             self.leave_at_once();
             return true;
         }

@@ -64,7 +64,7 @@ const NO_ANSWER: &str = "PostgreSQL answers that at once, with TLS or without: i
      sslmode=disable";
 
 const NO_SESSION: &str = "a pooler that cannot reach its own server is silent like this: its log says so; if the server \
-     is but slow, raise `connect_timeout` or the function's own time-out";
+     is but slow, raise `connect_timeout` or the function's own timeout";
 
 const UNNAMED: &str = "no user is named, so the system's was taken; ";
 

@@ -31,9 +31,9 @@ impl Error {
         )
     }
 
-    pub(crate) fn would_wait_for_itself(held: usize, at: &dyn fmt::Display) -> Self {
+    pub(crate) fn pool_self_deadlock(held: usize, at: &dyn fmt::Display) -> Self {
         Error::caused(
-            ErrorKind::WouldWaitForItself,
+            ErrorKind::PoolSelfDeadlock,
             format!(
                 "{at} asks for another connection while this invocation already holds all {held} \
                  that it may have"

@@ -14,7 +14,7 @@
 //!
 //! - [`DatabaseLayer::health_check`](crate::DatabaseLayer::health_check), on every host
 //!   whose requests are HTTP;
-//! - [`HealthService`](crate::HealthService), a tower service of its own, which an axum
+//! - [`HealthService`](crate::layer::HealthService), a tower service of its own, which an axum
 //!   router takes with `route_service`;
 //! - [`Database::health`](crate::Database::health), for an answer of your own making.
 //!
@@ -24,7 +24,7 @@
 //! [`Config::health_token`](crate::Config::health_token), the operator's
 //! `ANTIFREEZE_HEALTH_TOKEN`, as `Authorization: Bearer ..`. The HTTP status follows the
 //! server: 503 when it cannot be reached, or when more of its slots are taken than
-//! [`Config::crowded_at`](crate::Config::crowded_at) says (on the paths where a connection
+//! [`Config::high_water_mark`](crate::Config::high_water_mark) says (on the paths where a connection
 //! takes a slot), so that a load balancer sheds before the server fails. What this process's
 //! own pool does is told and decides nothing: a pool of one is full whenever it works.
 //!

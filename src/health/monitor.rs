@@ -147,7 +147,7 @@ impl Monitor {
             failed: state.failed,
             circuit: circuit.map(|(kind, open)| (now - open.min(LONGEST), kind)),
             in_passing: limits.room.last_reading(),
-            mark: config.takes_slots().then_some(config.crowded_at),
+            mark: config.takes_slots().then_some(config.high_water_mark),
         };
         let (status, reached) = known.verdict();
         Health {
@@ -178,9 +178,7 @@ impl Monitor {
             }
             // Somebody was quicker: that says nothing of the server. What has opened the
             // circuit, the circuit says better.
-            Err(
-                ErrorKind::AcquireTimeout | ErrorKind::WouldWaitForItself | ErrorKind::LoadShed,
-            ) => {}
+            Err(ErrorKind::AcquireTimeout | ErrorKind::PoolSelfDeadlock | ErrorKind::LoadShed) => {}
             Err(kind) => {
                 observe::health_failed(kind);
                 self.state().failed = Some((began, kind));

@@ -37,7 +37,7 @@ pub struct Health {
 pub enum Status {
     /// The server answers and has room.
     Ok,
-    /// More of its slots are taken than [`Config::crowded_at`](crate::Config::crowded_at)
+    /// More of its slots are taken than [`Config::high_water_mark`](crate::Config::high_water_mark)
     /// says.
     Crowded,
     /// It cannot be reached.
@@ -135,7 +135,7 @@ pub struct Server {
     pub oldest_idle_in_transaction_seconds: Option<f64>,
     /// How old the oldest transaction of another session is; 0 if there is none.
     pub longest_transaction_seconds: Option<f64>,
-    /// The server's time-outs, as they were for our session, in its own words.
+    /// The server's timeouts, as they were for our session, in its own words.
     pub timeouts: Option<BTreeMap<String, String>>,
     /// Migrations that were not run, if it was told of any: `Database::expect_migrations`,
     /// feature `migrate`.

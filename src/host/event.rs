@@ -21,7 +21,7 @@ pub enum EventError<E> {
     /// The handler's own error.
     Handler(E),
     /// The deadline was reached, the transaction could not be committed, or the event was
-    /// turned away ([`LoadShed::Door`](crate::LoadShed::Door)): it can be retried.
+    /// turned away ([`LoadShed::BeforeHandler`](crate::config::LoadShed::BeforeHandler)): it can be retried.
     Database(Error),
 }
 

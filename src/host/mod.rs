@@ -9,3 +9,8 @@ pub(crate) mod lambda;
 pub(crate) mod signal;
 #[cfg(feature = "vercel")]
 pub(crate) mod vercel;
+
+#[cfg(feature = "lambda")]
+pub use event::{EventError, EventFuture};
+#[cfg(feature = "vercel")]
+pub use vercel::VercelFuture;

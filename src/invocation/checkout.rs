@@ -27,7 +27,7 @@ impl Invocation {
     ///
     /// - [`InvocationEnded`](crate::ErrorKind::InvocationEnded): the response is on
     ///   its way.
-    /// - [`WouldWaitForItself`](crate::ErrorKind::WouldWaitForItself): this invocation
+    /// - [`PoolSelfDeadlock`](crate::ErrorKind::PoolSelfDeadlock): this invocation
     ///   has all of `max_connections` already, and none came back within
     ///   `acquire_timeout` (5 s). At once where none can come back: its
     ///   [transaction](Invocation::transaction) has the only one until the end.
@@ -80,14 +80,14 @@ impl Invocation {
                 return Ok(Either::Right(Connection::new(leases, leased)));
             }
             if Scope::transactions(self) >= max {
-                return Err(Error::would_wait_for_itself(max, caller));
+                return Err(Error::pool_self_deadlock(max, caller));
             }
             match select(permit.as_mut(), returned).await {
                 Either::Left((Ok(permit), _)) => return Ok(Either::Left(permit)),
                 Either::Left((Err(error), _)) => {
                     let held = Scope::in_use(self);
                     return Err(if held >= max {
-                        Error::would_wait_for_itself(held, caller)
+                        Error::pool_self_deadlock(held, caller)
                     } else {
                         error
                     });

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 use super::leases::Leases;
-use crate::connection::{Home, Session};
+use crate::connection::{ExclusiveClient, Session};
 use crate::error::{Error, Result};
 use crate::pool::Lease;
 use crate::wire::TransactionStatus;
@@ -43,7 +43,7 @@ const CANCEL_LIMIT: Duration = Duration::from_secs(5);
 #[must_use = "a connection that is dropped is given back"]
 pub struct Connection {
     /// Taken only in `drop`: it has to be free before the invocation looks.
-    client: Option<Home>,
+    client: Option<ExclusiveClient>,
     session: Arc<Session>,
     lease: Weak<Lease>,
     turn: u64,
@@ -100,7 +100,7 @@ impl Connection {
 
     pub(super) fn new(
         invocation: &Arc<Leases>,
-        (lease, turn, client): (Arc<Lease>, u64, Home),
+        (lease, turn, client): (Arc<Lease>, u64, ExclusiveClient),
     ) -> Self {
         Connection {
             client: Some(client),

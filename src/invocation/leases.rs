@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::connection::Home;
+use crate::connection::ExclusiveClient;
 use crate::deadline::Deadline;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -89,7 +89,7 @@ impl Leases {
 
     /// How many connections somebody uses.
     pub(super) fn in_use(&self) -> usize {
-        let used = |lease: &&Arc<Lease>| lease.session().home().is_none();
+        let used = |lease: &&Arc<Lease>| lease.session().exclusive_client().is_none();
         self.state().leases.iter().filter(used).count()
     }
 
@@ -152,9 +152,9 @@ impl Leases {
     pub(super) fn add(
         &self,
         lease: Arc<Lease>,
-        client: Home,
+        client: ExclusiveClient,
         checkout: &mut Option<One>,
-    ) -> Result<(Arc<Lease>, u64, Home)> {
+    ) -> Result<(Arc<Lease>, u64, ExclusiveClient)> {
         let mut state = self.state();
         if state.closed {
             drop(state);
@@ -175,12 +175,12 @@ impl Leases {
     pub(super) async fn recycle(
         &self,
         checkout: &mut Option<One>,
-    ) -> Result<Option<(Arc<Lease>, u64, Home)>> {
+    ) -> Result<Option<(Arc<Lease>, u64, ExclusiveClient)>> {
         let pool = self.engine.pools().here();
         let (lease, turn, client) = {
             let state = self.state();
             let found = state.leases.iter().find_map(|lease| {
-                let client = lease.session().home()?;
+                let client = lease.session().exclusive_client()?;
                 lease.belongs_to(&pool).then_some((lease, client))
             });
             let Some((lease, client)) = found else {
@@ -248,10 +248,10 @@ impl Leases {
 
     /// Ends the turns of those that are to be brought to rest. From here on nobody can lease
     /// them again, nor cancel anything by a token that was given out before.
-    fn take_turns(&self, selection: Selection) -> Vec<(Arc<Lease>, Option<Home>)> {
+    fn take_turns(&self, selection: Selection) -> Vec<(Arc<Lease>, Option<ExclusiveClient>)> {
         let state = self.state();
         let taken = state.leases.iter().filter_map(|lease| {
-            let client = lease.session().home();
+            let client = lease.session().exclusive_client();
             if client.is_none() && selection == Selection::Unused {
                 return None;
             }

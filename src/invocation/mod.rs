@@ -28,3 +28,5 @@ pub(crate) use state::Caller;
 pub use state::Invocation;
 pub use stream::StreamedBody;
 pub use transaction::Transaction;
+
+pub use crate::wire::TransactionStatus;

@@ -98,7 +98,7 @@ impl Connection {
     /// The same with options.
     ///
     /// ```no_run
-    /// # use antifreeze::IsolationLevel;
+    /// # use antifreeze::invocation::IsolationLevel;
     /// # async fn handler() -> Result<(), antifreeze::Error> {
     /// let mut connection = antifreeze::connection().await?;
     /// connection

@@ -130,11 +130,11 @@ impl Invocation {
         self.agenda().guard = Some(Box::new(guard));
     }
 
-    /// Why it had better not begin, where [`LoadShed::Door`](crate::LoadShed::Door) is
+    /// Why it had better not begin, where [`LoadShed::BeforeHandler`](crate::config::LoadShed::BeforeHandler) is
     /// asked for.
     pub(crate) fn turned_away(&self) -> Option<Error> {
         let left = self.inner.leases.left();
-        self.engine().at_the_door(left, self.request_id())
+        self.engine().before_handler(left, self.request_id())
     }
 
     pub(super) fn engine(&self) -> &Arc<Engine> {

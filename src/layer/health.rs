@@ -20,7 +20,8 @@ use crate::health::{Health, Status};
 ///
 /// ```no_run
 /// # #[cfg(feature = "axum")] mod function {
-/// use antifreeze::{Database, DatabaseLayer, HealthService};
+/// use antifreeze::layer::HealthService;
+/// use antifreeze::{Database, DatabaseLayer};
 /// use axum::Router;
 /// use axum::routing::get;
 ///

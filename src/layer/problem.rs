@@ -60,7 +60,7 @@ fn detail(kind: ErrorKind) -> &'static str {
         }
         ErrorKind::UniqueViolation => "A value is there already that may be there only once.",
         ErrorKind::ConstraintViolation => "A value is not allowed, or does not fit to others.",
-        ErrorKind::BadInput => "A value is not of the form that it must have.",
+        ErrorKind::DataException => "A value is not of the form that it must have.",
         ErrorKind::LoadShed | ErrorKind::TooManyConnections => {
             "The database takes no more connections at the moment."
         }

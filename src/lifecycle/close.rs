@@ -59,7 +59,7 @@ pub struct Closed {
     /// Connections that were open.
     pub closed: usize,
     /// Of these, those whose end the server confirmed. The others end by the server's own
-    /// time-outs, or when it finds that the process is gone.
+    /// timeouts, or when it finds that the process is gone.
     pub acknowledged: usize,
     /// Of these, those that were taken away from an invocation.
     pub interrupted: usize,

@@ -20,9 +20,9 @@ const LIMIT: Duration = Duration::from_secs(3);
 /// Makes ready what an invocation would otherwise wait for. Await it before the
 /// function starts to serve; on Lambda that is inside the init phase.
 ///
-/// With [`PerEventLoop`](crate::ConnectionLifetime::PerEventLoop) it opens the connections
+/// With [`PerEventLoop`](crate::config::ConnectionLifetime::PerEventLoop) it opens the connections
 /// that this process can use at once, in parallel, so that it takes as long as one;
-/// with [`PerInvocation`](crate::ConnectionLifetime::PerInvocation) it resolves names and
+/// with [`PerInvocation`](crate::config::ConnectionLifetime::PerInvocation) it resolves names and
 /// reads certificate authorities, and opens nothing. It takes 3 s at most, and never
 /// changes anything in the database.
 ///

@@ -37,7 +37,11 @@ pub(crate) struct Limits {
 
 impl Limits {
     pub(crate) fn new(config: &Settings, clock: Arc<dyn Clock>) -> Self {
-        let room = Room::new(Arc::clone(&clock), config.takes_slots(), config.crowded_at);
+        let room = Room::new(
+            Arc::clone(&clock),
+            config.takes_slots(),
+            config.high_water_mark,
+        );
         Limits {
             breaker: Breaker::new(clock),
             room: Arc::new(room),
@@ -51,7 +55,7 @@ impl Limits {
     }
 
     /// Why an invocation that can wait for `left` had better not begin.
-    pub(crate) fn at_the_door(&self, left: Duration) -> Option<Error> {
+    pub(crate) fn before_handler(&self, left: Duration) -> Option<Error> {
         let full = || {
             let full = self.room.is_full() && self.breaker.next_try().is_none();
             full.then(|| Error::all_but_full(AGAIN))

@@ -13,7 +13,7 @@ use super::lease::Lease;
 use super::pools::{Idle, Pool};
 use super::stale::NO_ANSWER;
 use crate::connect::{Manner, heals};
-use crate::connection::{Home, Session};
+use crate::connection::{ExclusiveClient, Session};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limit::Attempt;
 use crate::net::Peek;
@@ -38,7 +38,7 @@ pub(crate) struct Permit {
 }
 
 /// A session, and its client that is with nobody else.
-type Leased = (Arc<Session>, Home);
+type Leased = (Arc<Session>, ExclusiveClient);
 
 impl Pool {
     /// Waits for the right to have a connection, within the configured time and at most
@@ -81,8 +81,10 @@ impl Pool {
         let attempt = limits.breaker.admit(begin, end, true).await?;
         let _opening = self.shared.opening.one();
         let session = self.open(left, attempt, None).await?;
-        let client = session.home().ok_or_else(Error::invocation_ended)?;
-        session.tell_backstops(&client, None).await;
+        let client = session
+            .exclusive_client()
+            .ok_or_else(Error::invocation_ended)?;
+        session.tell_server_timeouts(&client, None).await;
         // Nobody waits for this connection yet: the room may as well be known by then.
         if let Some(reading) = limits.room.ask(&client).await {
             let _ = timeout(PROBE_LIMIT, reading).await;
@@ -121,7 +123,7 @@ impl Pool {
         match Session::open(&shared.connector, left, once, manner, opened, on_end).await {
             Ok(session) => {
                 attempt.succeeded();
-                if session.path() != self.settings().path {
+                if session.pooler() != self.settings().pooler {
                     // It is not what it was taken for: its slots are the pooler's.
                     shared.limits.room.stop_counting();
                 }
@@ -151,7 +153,7 @@ impl Permit {
         left: Option<Duration>,
         granted: Option<Duration>,
         leaving: &Tally,
-    ) -> Result<(Arc<Lease>, Home)> {
+    ) -> Result<(Arc<Lease>, ExclusiveClient)> {
         let Permit { pool, permit } = self;
         let begin = Instant::now();
         // With a connection that comes at the very end nobody can do anything.
@@ -210,7 +212,9 @@ impl<'a> Checkout<'a> {
         while let Some(idle) = pool.pop() {
             match examine(pool, &idle, self.left()).await {
                 Ok(client) => {
-                    idle.session.tell_backstops(&client, self.granted).await;
+                    idle.session
+                        .tell_server_timeouts(&client, self.granted)
+                        .await;
                     return Some((idle.session, client));
                 }
                 Err(why) => {
@@ -252,8 +256,10 @@ impl<'a> Checkout<'a> {
             Ok(session) => session,
             Err(error) => return self.failed(error, tried).map(|()| None),
         };
-        let client = session.home().ok_or_else(Error::invocation_ended)?;
-        session.tell_backstops(&client, self.granted).await;
+        let client = session
+            .exclusive_client()
+            .ok_or_else(Error::invocation_ended)?;
+        session.tell_server_timeouts(&client, self.granted).await;
         if let Some(reading) = self.pool.shared.limits.room.ask(&client).await {
             session.see_to(reading);
         }
@@ -296,7 +302,11 @@ fn worth_waiting(error: &Error, begin: Instant, end: Instant) -> Option<Instant>
 
 /// Whether an idle connection is still good, without a round trip as far as that
 /// goes. `Err` says why not.
-async fn examine(pool: &Pool, idle: &Idle, left: Option<Duration>) -> Result<Home, &'static str> {
+async fn examine(
+    pool: &Pool,
+    idle: &Idle,
+    left: Option<Duration>,
+) -> Result<ExclusiveClient, &'static str> {
     let session = &idle.session;
     match session.peek() {
         Peek::Closed => return Err("closed by the server"),
@@ -310,8 +320,8 @@ async fn examine(pool: &Pool, idle: &Idle, left: Option<Duration>) -> Result<Hom
         return Err("not at rest");
     }
     fits(pool, session)?;
-    let client = session.home().ok_or("in use")?;
-    if pool.shared.clock.since(idle.since) > pool.settings().probe_after {
+    let client = session.exclusive_client().ok_or("in use")?;
+    if pool.shared.clock.since(idle.since) > pool.settings().test_after_idle {
         let limit = left.map_or(PROBE_LIMIT, |left| left.min(PROBE_LIMIT));
         let probe = async {
             // The question after the room is as good as any, and one round trip is paid.

@@ -6,7 +6,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::pools::{Pool, lock};
 use crate::config::Settings;
-use crate::connection::{Home, Session};
+use crate::connection::{ExclusiveClient, Session};
 use crate::limit::Room;
 use crate::tally::One;
 
@@ -98,7 +98,7 @@ impl Lease {
     }
 
     /// Gives the connection back, at rest. `client` shows that nobody uses it.
-    pub(crate) fn keep(self: Arc<Self>, client: Home, reservation: Reservation) {
+    pub(crate) fn keep(self: Arc<Self>, client: ExclusiveClient, reservation: Reservation) {
         drop(client);
         let pool = Arc::clone(&self.pool);
         pool.keep(Arc::clone(&self.session), reservation);

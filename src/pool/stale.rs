@@ -26,7 +26,7 @@ impl Pool {
     /// What made one connection fall silent has most likely hit all that were idle for
     /// as long: asking each would take its time.
     pub(super) fn end_forgotten(&self) {
-        let limit = self.settings().probe_after;
+        let limit = self.settings().test_after_idle;
         self.discard(|idle| (self.shared.clock.since(idle.since) > limit).then_some(NO_ANSWER));
     }
 

@@ -17,7 +17,7 @@ use super::pools::{Pool, Pools};
 use crate::clock::{Clock, Manual};
 use crate::config::Config;
 use crate::connect::Connector;
-use crate::connection::Home;
+use crate::connection::ExclusiveClient;
 use crate::tally::Tally;
 
 const CONNECTIONS: usize = 2;
@@ -62,7 +62,7 @@ struct World<'a> {
     name: String,
     pools: Pools,
     clock: Arc<Manual>,
-    leased: Vec<(Arc<Lease>, Home)>,
+    leased: Vec<(Arc<Lease>, ExclusiveClient)>,
 }
 
 /// Polls `future` at most so often, then drops it.

@@ -7,8 +7,8 @@ mod aiven;
 mod dsql;
 mod neon;
 mod others;
-mod path;
 mod pgbouncer;
+mod pooler;
 mod postgresql;
 mod prisma;
 mod rds;
@@ -18,9 +18,9 @@ mod supabase;
 
 use std::time::Duration;
 
-pub use path::Path;
-pub(crate) use path::{PATHS, detect};
 pub(crate) use pgbouncer::{DROPS_OPTIONS, pool_mode, refuses_settings, shown};
+pub use pooler::Pooler;
+pub(crate) use pooler::{POOLERS, detect};
 pub(crate) use prisma::{OWN_SERVICE, SSLCERT, is_own_scheme};
 pub(crate) use rds::{NO_CREDENTIALS, PASSWORD_REFUSED, PASSWORD_UNANSWERED, reserved_setting};
 pub(crate) use rds_proxy::NOT_FOR_MIGRATIONS;
@@ -32,13 +32,13 @@ struct Provider {
     /// What its host is, by the [labels](labels) of the name.
     host: fn(&[&str]) -> Option<Host>,
     /// The path that one of its addresses tells.
-    path: fn(&[&str], u16) -> Option<Told>,
+    pooler: fn(&[&str], u16) -> Option<Told>,
     /// What it says by words of its own.
     refusals: &'static [Refusal],
 }
 
 /// A path, and what of the address tells it.
-type Told = (Path, &'static str);
+type Told = (Pooler, &'static str);
 
 /// The first that knows has the word: what a name tells before what a port does.
 const ALL: &[Provider] = &[
@@ -55,7 +55,7 @@ const ALL: &[Provider] = &[
 /// A provider of which nothing is known.
 const UNKNOWN: Provider = Provider {
     host: |_| None,
-    path: |_, _| None,
+    pooler: |_, _| None,
     refusals: &[],
 };
 
@@ -68,7 +68,7 @@ pub(crate) struct Host {
     /// The host of the server itself, past the pooler.
     pub(crate) direct: Option<String>,
     /// What port 5432 is, on a host that has a transaction pooler on another.
-    pub(crate) session: Option<Path>,
+    pub(crate) session: Option<Pooler>,
     /// Who signs its certificate.
     pub(crate) authority: Authority,
     /// Where its server is not as PostgreSQL is.

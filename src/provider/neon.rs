@@ -1,13 +1,11 @@
 //! Neon.
 
 use super::refusal::{FEWER_CLIENTS, refusals};
-use super::{Authority, Host, Path, Provider};
+use super::{Authority, Host, Pooler, Provider};
 
 pub(super) const PROVIDER: Provider = Provider {
     host,
-    path: |labels, _| {
-        unpooled(labels).map(|_| (Path::TransactionPooler, "by the name of the host"))
-    },
+    pooler: |labels, _| unpooled(labels).map(|_| (Pooler::Transaction, "by the name of the host")),
     refusals: refusals! {
         ["endpoint id is not specified"] => TenantNotFound,
             "Neon goes by the host name that TLS tells it (SNI), and was told none",

@@ -1,12 +1,12 @@
 //! PgBouncer, which others run, too: what it says and how it gives itself away.
 
 use super::refusal::{FEWER_CLIENTS, LET_IT_IN, NO_SERVER, refusals};
-use super::{Path, Provider, UNKNOWN};
+use super::{Pooler, Provider, UNKNOWN};
 
 pub(super) const PROVIDER: Provider = Provider {
     // `listen_port` unless somebody changes it ("Generic settings"); Azure's built-in one
     // is there too.
-    path: |_, port| (port == 6432).then_some((Path::TransactionPooler, "by the port")),
+    pooler: |_, port| (port == 6432).then_some((Pooler::Transaction, "by the port")),
     refusals: refusals! {
         ["no more connections allowed"] => TooManyConnections,
             "PgBouncer takes no more clients (max_client_conn)",
@@ -30,7 +30,7 @@ pub(super) const PROVIDER: Provider = Provider {
              at the end of the URL";
         [UNSUPPORTED] => ParameterRefused,
             "PgBouncer does not take {parameter} at start-up",
-            "set ANTIFREEZE_PATH, or `path` in code, to transaction-pooler or session-pooler, as \
+            "set ANTIFREEZE_POOLER, or `pooler` in code, to transaction or session, as \
              PgBouncer's pool_mode is, take the parameter out of the URL and set it with ALTER \
              ROLE .. SET, or add it to PgBouncer's ignore_startup_parameters";
         // What a server told it stands behind "server login": before what it says itself.
@@ -73,17 +73,17 @@ pub(crate) fn refuses_settings(message: &str) -> bool {
 pub(crate) fn shown<'a>(
     parameter: impl Fn(&str) -> Option<&'a str>,
     process: Option<i32>,
-) -> Option<Path> {
+) -> Option<Pooler> {
     // In whatever mode: what is right behind the one is right behind the other.
     let foreign = process.filter(|process| !(1..=HIGHEST_PROCESS).contains(process));
-    pool_mode(parameter).or(foreign.map(|_| Path::TransactionPooler))
+    pool_mode(parameter).or(foreign.map(|_| Pooler::Transaction))
 }
 
 /// What a newer one says of itself: 1.26 does, 1.18 not.
-pub(crate) fn pool_mode<'a>(parameter: impl Fn(&str) -> Option<&'a str>) -> Option<Path> {
+pub(crate) fn pool_mode<'a>(parameter: impl Fn(&str) -> Option<&'a str>) -> Option<Pooler> {
     Some(match parameter("pgbouncer.pool_mode")? {
-        "session" => Path::SessionPooler,
-        _ => Path::TransactionPooler,
+        "session" => Pooler::Session,
+        _ => Pooler::Transaction,
     })
 }
 
@@ -93,16 +93,16 @@ mod tests {
 
     #[test]
     fn a_pooler_gives_itself_away() {
-        use Path::{SessionPooler, TransactionPooler};
+        use Pooler::{Session, Transaction};
         for (mode, process, expected) in [
             (None, Some(20867), None),
             (None, Some(HIGHEST_PROCESS), None),
             (None, None, None),
-            (None, Some(1_300_301_942), Some(TransactionPooler)),
-            (None, Some(-1_911_720_800), Some(TransactionPooler)),
-            (Some("transaction"), Some(1), Some(TransactionPooler)),
-            (Some("statement"), None, Some(TransactionPooler)),
-            (Some("session"), Some(-1), Some(SessionPooler)),
+            (None, Some(1_300_301_942), Some(Transaction)),
+            (None, Some(-1_911_720_800), Some(Transaction)),
+            (Some("transaction"), Some(1), Some(Transaction)),
+            (Some("statement"), None, Some(Transaction)),
+            (Some("session"), Some(-1), Some(Session)),
         ] {
             let parameter = |name: &str| mode.filter(|_| name == "pgbouncer.pool_mode");
             assert_eq!(shown(parameter, process), expected, "{mode:?} {process:?}");

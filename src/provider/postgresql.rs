@@ -75,7 +75,7 @@ pub(super) const REFUSALS: &[Refusal] = refusals! {
         "do not wait for others inside a transaction";
     "25P04" => TransactionFailed,
         "the server ended the session: its transaction took longer than transaction_timeout",
-        "make the transaction smaller, or raise the time-out";
+        "make the transaction smaller, or raise the timeout";
     "08" => Unreachable, "the connection to the server failed, as what lies in between says";
 
     // A statement fails.
@@ -99,13 +99,13 @@ pub(super) const REFUSALS: &[Refusal] = refusals! {
     "23514" => ConstraintViolation, "a value does not pass its check";
     "23P01" => ConstraintViolation, "a value excludes one that is there already";
     "23" => ConstraintViolation, "a constraint was violated";
-    "22P05" | "22021" => BadInput, "a text has a character that the database cannot store";
-    "22001" => BadInput, "a text is longer than its column";
-    "22003" => BadInput, "a number is out of range";
-    "22007" | "22008" => BadInput, "a value is no date or time";
-    "22012" => BadInput, "a division by zero";
-    "22P02" | "22P03" => BadInput, "a value is not of its type's form";
-    "22" => BadInput, "a value is not as it must be";
+    "22P05" | "22021" => DataException, "a text has a character that the database cannot store";
+    "22001" => DataException, "a text is longer than its column";
+    "22003" => DataException, "a number is out of range";
+    "22007" | "22008" => DataException, "a value is no date or time";
+    "22012" => DataException, "a division by zero";
+    "22P02" | "22P03" => DataException, "a value is not of its type's form";
+    "22" => DataException, "a value is not as it must be";
     "40P01" => SerializationFailure,
         "two transactions waited for each other, and this one gave way (deadlock)";
     "40001" | "OC000" | "OC001" => SerializationFailure,

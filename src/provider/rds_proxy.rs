@@ -1,18 +1,18 @@
 //! Amazon RDS Proxy.
 
 use super::refusal::{POOL_IN_USE, SHORTER, refusals};
-use super::{Authority, Host, Path, Provider, rds};
+use super::{Authority, Host, Pooler, Provider, rds};
 
 /// Its texts are in AWS's manual ("Troubleshooting for RDS Proxy").
 pub(super) const PROVIDER: Provider = Provider {
     host,
-    path: |labels, _| host(labels).map(|_| (Path::RdsProxy, "by the name of the host")),
+    pooler: |labels, _| host(labels).map(|_| (Pooler::RdsProxy, "by the name of the host")),
     refusals: refusals! {
         ["Timed-out waiting to acquire database connection"]
             => TooManyConnections, POOL_IN_USE, SHORTER;
         ["RDS Proxy", "doesn't support"] => ParameterRefused,
             "RDS Proxy does not take what was asked for at start-up",
-            "set ANTIFREEZE_PATH=rds-proxy, or `path` in code, take `options` out of the URL, and \
+            "set ANTIFREEZE_POOLER=rds-proxy, or `pooler` in code, take `options` out of the URL, and \
              set parameters with ALTER ROLE .. SET";
         ["RDS Proxy", "requires TLS"] => Tls,
             "RDS Proxy takes no connection without TLS",

@@ -3,15 +3,15 @@
 use super::refusal::{
     CLIENTS, FEWER_CLIENTS, LET_IT_IN, NO_SERVER, POOL_IN_USE, SHORTER, refusals,
 };
-use super::{Authority, Host, Path, Provider, Told};
+use super::{Authority, Host, Pooler, Provider, Told};
 
 pub(super) const PROVIDER: Provider = Provider {
     host,
-    path,
+    pooler,
     refusals: refusals! {
         ["MaxClientsInSessionMode"] | ["EMAXCONNSESSION"] => TooManyConnections,
             "the session pooler has given out all of its pool_size, one for each client",
-            "use the transaction pooler (port 6543 on Supabase; ANTIFREEZE_PATH=transaction-pooler \
+            "use the transaction pooler (port 6543 on Supabase; ANTIFREEZE_POOLER=transaction \
              if the port does not say so), or connections per invocation \
              (ANTIFREEZE_LIFETIME=per-invocation)";
         ["EMAXCONN"] | ["Max client connections reached"]
@@ -37,8 +37,8 @@ const DIRECT_HOST: &str = "Supabase's direct host has an IPv6 address only, unle
 /// `db.REFERENCE.supabase.co`, and the pooler's `aws-0-REGION.pooler.supabase.com`.
 fn host(labels: &[&str]) -> Option<Host> {
     let (session, authority) = match labels {
-        ["co", "supabase", _, ..] => (Some(Path::Direct), OWN),
-        ["com", "supabase", "pooler", _, ..] => (Some(Path::SessionPooler), OWN),
+        ["co", "supabase", _, ..] => (Some(Pooler::None), OWN),
+        ["com", "supabase", "pooler", _, ..] => (Some(Pooler::Session), OWN),
         ["com", "supabase", _, ..] => (None, Authority::Unknown),
         _ => return None,
     };
@@ -61,16 +61,16 @@ const OWN: Authority = Authority::Own {
                 and set sslrootcert to it",
 };
 
-fn path(labels: &[&str], port: u16) -> Option<Told> {
+fn pooler(labels: &[&str], port: u16) -> Option<Told> {
     match (labels, port) {
         (["com", "supabase", "pooler", _, ..], _) => {
-            let path = match port {
-                TRANSACTIONS => Path::TransactionPooler,
-                _ => Path::SessionPooler,
+            let pooler = match port {
+                TRANSACTIONS => Pooler::Transaction,
+                _ => Pooler::Session,
             };
-            Some((path, "by the name of the host and the port"))
+            Some((pooler, "by the name of the host and the port"))
         }
-        (["co", "supabase", _, ..], TRANSACTIONS) => Some((Path::TransactionPooler, "by the port")),
+        (["co", "supabase", _, ..], TRANSACTIONS) => Some((Pooler::Transaction, "by the port")),
         _ => None,
     }
 }

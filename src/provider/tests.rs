@@ -14,29 +14,25 @@ fn shipped(host: &str) -> Option<&'static str> {
 }
 
 #[test]
-fn an_address_tells_the_path() {
-    use Path::*;
+fn address_determines_the_pooler() {
+    use Pooler::{RdsProxy, Session, Transaction};
     let rds = "eu-central-1.rds.amazonaws.com";
     let china = "cn-north-1.rds.amazonaws.com.cn";
     for (host, port, expected) in [
         ("db.example.com", 5432, None),
-        ("db.example.com", 6432, Some(TransactionPooler)),
+        ("db.example.com", 6432, Some(Transaction)),
         ("db.example.com", 6543, None),
         ("db-pooler.example.com", 5432, None),
-        ("/run/postgresql", 6432, Some(TransactionPooler)),
-        ("ep-a-pooler.x.aws.neon.tech", 5432, Some(TransactionPooler)),
-        (
-            "EP-A-POOLER.x.aws.NEON.tech.",
-            5432,
-            Some(TransactionPooler),
-        ),
+        ("/run/postgresql", 6432, Some(Transaction)),
+        ("ep-a-pooler.x.aws.neon.tech", 5432, Some(Transaction)),
+        ("EP-A-POOLER.x.aws.NEON.tech.", 5432, Some(Transaction)),
         ("ep-a.x.aws.neon.tech", 5432, None),
         ("ep.x-pooler.neon.tech", 5432, None),
-        ("a.pooler.supabase.com", 5432, Some(SessionPooler)),
-        ("a.pooler.supabase.com", 6432, Some(SessionPooler)),
-        ("a.pooler.supabase.com", 6543, Some(TransactionPooler)),
+        ("a.pooler.supabase.com", 5432, Some(Session)),
+        ("a.pooler.supabase.com", 6432, Some(Session)),
+        ("a.pooler.supabase.com", 6543, Some(Transaction)),
         ("db.abc.supabase.co", 5432, None),
-        ("db.abc.supabase.co", 6543, Some(TransactionPooler)),
+        ("db.abc.supabase.co", 6543, Some(Transaction)),
         (&format!("p.proxy-a.{rds}"), 5432, Some(RdsProxy)),
         (&format!("p.proxy-a.{rds}"), 6432, Some(RdsProxy)),
         (&format!("ro.endpoint.proxy-a.{rds}"), 5432, Some(RdsProxy)),
@@ -49,34 +45,34 @@ fn an_address_tells_the_path() {
         (&format!("proxy-a.abc.{rds}"), 5432, None),
         (&format!("proxy-a.{rds}"), 5432, None),
         (&format!("db.abc.{rds}"), 5432, None),
-        (&format!("db.abc.{rds}"), 6432, Some(TransactionPooler)),
+        (&format!("db.abc.{rds}"), 6432, Some(Transaction)),
         ("p.proxy-abc.example.com", 5432, None),
         ("xpooler.supabase.com.evil.example", 5432, None),
     ] {
-        let told = detect(host, port).map(|(path, _)| path);
+        let told = detect(host, port).map(|(pooler, _)| pooler);
         assert_eq!(told, expected, "{host}:{port}");
     }
 }
 
 #[test]
-fn a_path_has_its_reason() {
-    use Path::*;
+fn pooler_has_a_reason() {
+    use Pooler::{Session, Transaction};
     let neon = "ep-a-pooler.x.aws.neon.tech";
-    for (path, host, port, word) in [
-        (Direct, "db", 5432, "nothing in the host"),
-        (TransactionPooler, "db", 6432, "by the port"),
-        (TransactionPooler, "db", 5432, "pgbouncer=true"),
-        (TransactionPooler, neon, 6432, "by the name of the host"),
-        (SessionPooler, "a.pooler.supabase.com", 5432, "and the port"),
-        (SessionPooler, "db", 6432, "the configuration"),
+    for (pooler, host, port, word) in [
+        (Pooler::None, "db", 5432, "nothing in the host"),
+        (Transaction, "db", 6432, "by the port"),
+        (Transaction, "db", 5432, "pgbouncer=true"),
+        (Transaction, neon, 6432, "by the name of the host"),
+        (Session, "a.pooler.supabase.com", 5432, "and the port"),
+        (Session, "db", 6432, "the configuration"),
     ] {
-        let why = path.why(host, port);
+        let why = pooler.why(host, port);
         assert!(why.contains(word), "{host}:{port} {why}");
     }
 }
 
 #[test]
-fn a_name_tells_where_the_server_is() {
+fn name_determines_the_region() {
     for (host, expected) in [
         ("d.abc.eu-west-1.rds.amazonaws.com", Some("eu-west-1")),
         ("abc.eu-west-1.rds.amazonaws.com", Some("eu-west-1")),

@@ -38,7 +38,7 @@ pub enum Step {
     Closed {
         /// The server confirmed it: the session has ended. Behind a pooler: the pooler
         /// did, and its server had been brought to rest before. If not, it ends by the
-        /// server's own time-outs.
+        /// server's own timeouts.
         acknowledged: bool,
     },
 }

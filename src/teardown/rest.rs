@@ -14,8 +14,8 @@ use tokio::time::{Instant, timeout};
 
 use super::budget::Budget;
 use super::report::{Outcome, Step};
-use crate::config::{Path, Reset};
-use crate::connection::{Home, Session};
+use crate::config::{Pooler, Reset};
+use crate::connection::{ExclusiveClient, Session};
 use crate::limit::Room;
 use crate::pool::{Lease, Reservation};
 use crate::wire::{ClientState, ServerState, Snapshot, TransactionStatus};
@@ -29,7 +29,7 @@ const RESET: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UN
 pub(crate) struct Rested {
     pub(crate) outcome: Outcome,
     /// The client, if the connection can be kept.
-    pub(crate) client: Option<Home>,
+    pub(crate) client: Option<ExclusiveClient>,
     pub(crate) round_trips: u64,
     pub(crate) elapsed: Duration,
 }
@@ -41,11 +41,11 @@ impl Lease {
         let reservation = self.reserve()?;
         let session = self.session();
         let client = self.end_turn_if(|| {
-            let client = session.home()?;
+            let client = session.exclusive_client()?;
             session.wire().disarm();
             let snapshot = session.try_pump()?;
             let clean = is_outside_transaction(&snapshot)
-                && remedy(&snapshot, self.settings().reset, session.path()) == Remedy::None
+                && remedy(&snapshot, self.settings().reset, session.pooler()) == Remedy::None
                 && !session.is_being_cancelled();
             clean.then_some(client)
         })?;
@@ -61,7 +61,12 @@ impl Lease {
     /// Brings the connection to rest, or closes it: if it is not to be kept, if it cannot
     /// be brought to rest, or if its `client` is not at hand, for then there is no telling
     /// what its holder will do next.
-    pub(crate) async fn rest(&self, client: Option<Home>, keep: bool, budget: &Budget) -> Rested {
+    pub(crate) async fn rest(
+        &self,
+        client: Option<ExclusiveClient>,
+        keep: bool,
+        budget: &Budget,
+    ) -> Rested {
         let mut steps = Steps::new(self.session(), budget);
         self.session().wire().disarm();
         let kept = match &client {
@@ -124,7 +129,7 @@ impl<'a> Steps<'a> {
     }
 
     /// `client`: the connection can be kept.
-    fn done(self, client: Option<Home>) -> Rested {
+    fn done(self, client: Option<ExclusiveClient>) -> Rested {
         Rested {
             outcome: self.outcome,
             client,
@@ -134,12 +139,18 @@ impl<'a> Steps<'a> {
     }
 
     /// Brings the session to rest. False if it has to be closed.
-    async fn clean(&mut self, client: &Home, keep: bool, reset: Reset, room: &Arc<Room>) -> bool {
+    async fn clean(
+        &mut self,
+        client: &ExclusiveClient,
+        keep: bool,
+        reset: Reset,
+        room: &Arc<Room>,
+    ) -> bool {
         let session = self.session;
         let Some(snapshot) = self.settle().await else {
             return false;
         };
-        let remedy = remedy(&snapshot, reset, session.path());
+        let remedy = remedy(&snapshot, reset, session.pooler());
         // What was cancelled above, or before a COMMIT, may yet be hit.
         if !keep || session.is_being_cancelled() || remedy == Remedy::Close {
             return false;
@@ -149,8 +160,8 @@ impl<'a> Steps<'a> {
         let statements = match (rolls_back, resets) {
             (false, false) => return true,
             (true, false) => "ROLLBACK".to_owned(),
-            (false, true) => format!("{RESET}{}", session.backstops_again()),
-            (true, true) => format!("ROLLBACK; {RESET}{}", session.backstops_again()),
+            (false, true) => format!("{RESET}{}", session.server_timeouts_again()),
+            (true, true) => format!("ROLLBACK; {RESET}{}", session.server_timeouts_again()),
         };
         let work = async {
             // A round trip is being paid: the room on the server can be asked for under it.
@@ -241,7 +252,7 @@ impl<'a> Steps<'a> {
     async fn close(&mut self) {
         let (session, budget) = (self.session, self.budget);
         let shut_down = ShutDown(session);
-        let direct = session.path() == Path::Direct;
+        let direct = session.pooler() == Pooler::None;
         let snapshot = if direct {
             session.pump()
         } else {
@@ -322,7 +333,7 @@ enum Remedy {
 }
 
 /// What the session state that was left calls for.
-fn remedy(snapshot: &Snapshot, reset: Reset, path: Path) -> Remedy {
+fn remedy(snapshot: &Snapshot, reset: Reset, pooler: Pooler) -> Remedy {
     if snapshot.residue.driver {
         return Remedy::Close;
     }
@@ -331,13 +342,13 @@ fn remedy(snapshot: &Snapshot, reset: Reset, path: Path) -> Remedy {
         Reset::Detected => snapshot.residue.state,
         Reset::Never => false,
     };
-    match path {
+    match pooler {
         _ if !wanted => Remedy::None,
         // The statements would reach another server than the one that has the state.
-        Path::TransactionPooler => Remedy::None,
+        Pooler::Transaction => Remedy::None,
         // It stays pinned to its server as long as the client stays.
-        Path::RdsProxy => Remedy::Close,
-        Path::Direct | Path::SessionPooler => Remedy::Reset,
+        Pooler::RdsProxy => Remedy::Close,
+        Pooler::None | Pooler::Session => Remedy::Reset,
     }
 }
 
@@ -360,22 +371,22 @@ mod tests {
         };
         let clean = snapshot(false, false);
         let dirty = snapshot(true, false);
-        for (snapshot, reset, path, expected) in [
-            (clean, Reset::Detected, Path::Direct, Remedy::None),
-            (clean, Reset::Always, Path::Direct, Remedy::Reset),
-            (dirty, Reset::Detected, Path::Direct, Remedy::Reset),
-            (dirty, Reset::Never, Path::Direct, Remedy::None),
-            (dirty, Reset::Detected, Path::SessionPooler, Remedy::Reset),
-            (dirty, Reset::Detected, Path::RdsProxy, Remedy::Close),
-            (dirty, Reset::Always, Path::TransactionPooler, Remedy::None),
+        for (snapshot, reset, pooler, expected) in [
+            (clean, Reset::Detected, Pooler::None, Remedy::None),
+            (clean, Reset::Always, Pooler::None, Remedy::Reset),
+            (dirty, Reset::Detected, Pooler::None, Remedy::Reset),
+            (dirty, Reset::Never, Pooler::None, Remedy::None),
+            (dirty, Reset::Detected, Pooler::Session, Remedy::Reset),
+            (dirty, Reset::Detected, Pooler::RdsProxy, Remedy::Close),
+            (dirty, Reset::Always, Pooler::Transaction, Remedy::None),
             (
                 snapshot(false, true),
                 Reset::Never,
-                Path::Direct,
+                Pooler::None,
                 Remedy::Close,
             ),
         ] {
-            assert_eq!(remedy(&snapshot, reset, path), expected);
+            assert_eq!(remedy(&snapshot, reset, pooler), expected);
         }
     }
 }

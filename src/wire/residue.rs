@@ -4,7 +4,7 @@
 //! the server reports (`SET`, `LISTEN`, `DO`, ...) and, for what hides behind a
 //! `SELECT`, the words of the statement (`set_config`, `pg_advisory_lock`, ...).
 //! State that a server-side function sets out of sight is beyond both; that is
-//! what [`Reset::Always`](crate::Reset::Always) is for.
+//! what [`Reset::Always`](crate::config::Reset::Always) is for.
 
 use super::sql::{Token, tokens};
 

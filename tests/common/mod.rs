@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
-use antifreeze::{Config, Database, Error, Outcome, Teardown};
+use antifreeze::teardown::{Outcome, Teardown};
+use antifreeze::{Config, Database, Error};
 use lab::postgres::Postgres;
 use lab::relay::Relay;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -1,6 +1,7 @@
 //! A PgBouncer in front of the server, and what must hold behind it.
 
-use antifreeze::{Config, Path, connection};
+use antifreeze::config::Pooler;
+use antifreeze::{Config, connection};
 use futures_util::future::join_all;
 use lab::pgbouncer::{Mode, PgBouncer};
 use lab::postgres::Postgres;
@@ -43,9 +44,9 @@ pub async fn pooled_with(
         .expect("a pooler");
     let url = pooler.url(&server.url);
     let lab = Lab::over(server, &url, |config| {
-        change(config.path(match mode {
-            Mode::Transaction => Path::TransactionPooler,
-            _ => Path::SessionPooler,
+        change(config.pooler(match mode {
+            Mode::Transaction => Pooler::Transaction,
+            _ => Pooler::Session,
         }))
     });
     Pooled { lab, pooler, mode }
@@ -74,7 +75,8 @@ impl Pooled {
     pub async fn assert_at_rest(&self, ending: &str) {
         let what = format!("{ending}, {:?}", self.mode);
         let torn_down = self.lab.torn_down();
-        let acknowledged = |one: &antifreeze::Teardown| one.outcome.closed() != Some(false);
+        let acknowledged =
+            |one: &antifreeze::teardown::Teardown| one.outcome.closed() != Some(false);
         assert!(torn_down.iter().all(acknowledged), "{what}: {torn_down:?}");
         let servers = self.servers().await;
         assert!(

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use antifreeze::{ConnectionLifetime, connection};
+use antifreeze::config::ConnectionLifetime;
+use antifreeze::connection;
 use tokio::time::timeout;
 
 use crate::common::{lab, lab_with};

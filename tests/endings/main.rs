@@ -10,7 +10,8 @@ mod state;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use antifreeze::{ErrorKind, Step, connection};
+use antifreeze::teardown::Step;
+use antifreeze::{ErrorKind, connection};
 use common::{BoxError, Lab, PLENTY, kind, lab, lease_and_return};
 use futures_util::FutureExt;
 use tokio::time::timeout;

@@ -1,6 +1,8 @@
 //! Session state that a handler leaves behind.
 
-use antifreeze::{Reset, Step, connection};
+use antifreeze::config::Reset;
+use antifreeze::connection;
+use antifreeze::teardown::Step;
 
 use crate::common::lab_with;
 use crate::{CLOSED, NONE, RESET};

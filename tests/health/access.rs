@@ -5,7 +5,7 @@ use super::*;
 #[tokio::test]
 async fn caller_without_the_token_gets_the_status_alone() {
     let with = lab_with(easy).await;
-    let without = lab_with(|config| config.crowded_at(100)).await;
+    let without = lab_with(|config| config.high_water_mark(100)).await;
     for (database, token) in [
         (&with.database, None),
         (&with.database, Some("")),

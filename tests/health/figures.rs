@@ -77,7 +77,7 @@ async fn details_match_the_server_and_the_schema() {
     assert_eq!(pool["usage_percentage"], "0.0%");
     assert_eq!(pool["pool_full"], false);
     assert_eq!(pool["settings"]["statement_timeout_seconds"], 7.0);
-    assert_eq!(pool["settings"]["path"], "direct");
+    assert_eq!(pool["settings"]["pooler"], "none");
     let found = &details["server"];
     assert_eq!(
         (&found["limit"], &found["reserved"]),
@@ -138,7 +138,7 @@ async fn crowded_server_is_503() {
     // Behind a pooler a connection of ours takes none of them.
     let _others = others(&url, 14).await;
     let pooled = database(&url, |config| {
-        config.path(antifreeze::Path::TransactionPooler)
+        config.pooler(antifreeze::config::Pooler::Transaction)
     });
     assert_eq!(ask(&pooled, None).await.json(), json!({"status": "ok"}));
 }
@@ -254,7 +254,9 @@ async fn pool_size_of_a_pooler_is_shown() {
     ] {
         let address = refusing_server("XX000", message).await;
         let url = format!("postgres://app@{address}/shop?sslmode=disable");
-        let database = database(&url, |config| config.path(antifreeze::Path::SessionPooler));
+        let database = database(&url, |config| {
+            config.pooler(antifreeze::config::Pooler::Session)
+        });
         let found = details(&database).await;
         assert_eq!(found["status"], "unavailable", "{found}");
         assert_eq!(found["database"], "too_many_connections");

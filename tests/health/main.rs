@@ -7,7 +7,8 @@ mod figures;
 mod sharing;
 
 use antifreeze::health::{Reached, Status};
-use antifreeze::{Config, Database, DatabaseLayer, ErrorKind, HealthService, connection};
+use antifreeze::layer::HealthService;
+use antifreeze::{Config, Database, DatabaseLayer, ErrorKind, connection};
 use bytes::Bytes;
 use common::{BoxError, PLENTY, lab_over_relay, lab_with, lease_and_return, refusing_server};
 use futures_util::future::join_all;
@@ -25,7 +26,7 @@ const TOKEN: &str = "hunter2-hunter2-hunter2";
 
 /// Nothing is ever above this mark: others are on the shared server, too.
 fn easy(config: Config) -> Config {
-    config.crowded_at(100).health_token(TOKEN)
+    config.high_water_mark(100).health_token(TOKEN)
 }
 
 fn database(url: &str, change: impl FnOnce(Config) -> Config) -> Database {

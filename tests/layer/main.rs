@@ -4,9 +4,9 @@
 mod common;
 mod streaming;
 
-use antifreeze::{
-    Body, DatabaseLayer, ErrorKind, Invocation, Step, connection, invocation, transaction,
-};
+use antifreeze::layer::Body;
+use antifreeze::teardown::Step;
+use antifreeze::{DatabaseLayer, ErrorKind, Invocation, connection, invocation, transaction};
 use bytes::Bytes;
 use common::{BoxError, PLENTY, kind, lab, lease_and_return};
 use futures_util::{FutureExt, StreamExt};

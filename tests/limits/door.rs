@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use antifreeze::{Database, DatabaseLayer, LoadShed};
+use antifreeze::config::LoadShed;
+use antifreeze::{Database, DatabaseLayer};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
 use lab::postgres::Postgres;
@@ -13,11 +14,11 @@ use super::common::{BoxError, Lab};
 use super::{Limited, limited, others};
 
 /// Five slots, four of them of another client: with ours all are taken.
-async fn all_but_full(crowded_at: u8) -> (Postgres, Lab, Vec<tokio_postgres::Client>) {
+async fn all_but_full(high_water_mark: u8) -> (Postgres, Lab, Vec<tokio_postgres::Client>) {
     let (postgres, lab) = limited(5, |config| {
         config
-            .load_shed(LoadShed::Door)
-            .crowded_at(crowded_at)
+            .load_shed(LoadShed::BeforeHandler)
+            .high_water_mark(high_water_mark)
             .max_connections(1)
     })
     .await;
@@ -83,7 +84,8 @@ async fn request_with_a_kept_connection_is_served() {
 #[cfg(feature = "lambda")]
 #[tokio::test]
 async fn event_is_refused_with_an_error() {
-    use antifreeze::{ErrorKind, EventError};
+    use antifreeze::ErrorKind;
+    use antifreeze::host::EventError;
     use lambda_runtime::{Context, Diagnostic, LambdaEvent};
 
     let (_postgres, lab, _others) = given_back().await;
@@ -105,7 +107,7 @@ async fn event_is_refused_with_an_error() {
     assert_eq!(error.retry_after(), Some(Duration::from_secs(1)));
     // What Lambda is told.
     let told = Diagnostic::from(EventError::<BoxError>::Database(error));
-    assert_eq!(told.error_type, "antifreeze::LoadShed");
+    assert_eq!(told.error_type, "antifreeze::config::LoadShed");
     let why = "nearly all of the server's connections are taken";
     assert!(told.error_message.contains(why), "{}", told.error_message);
 }

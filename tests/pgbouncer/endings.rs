@@ -111,7 +111,7 @@ async fn task_in_a_transaction_is_closed() {
 
 #[tokio::test]
 async fn statement_timeout_rolls_back() {
-    assert_ends_at_rest("a time-out of the server", async |lab| {
+    assert_ends_at_rest("a timeout of the server", async |lab| {
         let result = lab
             .run(async {
                 let mut connection = connection().await?;
@@ -125,7 +125,7 @@ async fn statement_timeout_rolls_back() {
                 Ok(())
             })
             .await;
-        let error = result.expect_err("a time-out");
+        let error = result.expect_err("a timeout");
         let error = error
             .downcast_ref::<tokio_postgres::Error>()
             .expect("the server's");

@@ -10,7 +10,9 @@ mod endings;
 mod settings;
 mod statements;
 
-use antifreeze::{Config, Path, Step, connection, transaction};
+use antifreeze::config::Pooler;
+use antifreeze::teardown::Step;
+use antifreeze::{Config, connection, transaction};
 use bytes::{BufMut, BytesMut};
 use common::pooled::{CLIENTS, MODES, Pooled, SERVERS, assert_ends_at_rest, pooled, pooled_with};
 use common::{BoxError, Lab, PLENTY};

@@ -21,8 +21,8 @@ async fn undeclared_pooler_is_found() {
         let pooler = pooler.start().await.expect("a pooler");
         let url = pooler.url(&server.url);
         let lab = Lab::over(server, &url, |config| config.max_connections(CLIENTS));
-        let path = lab.database.settings().path;
-        assert_eq!(path, Path::Direct, "nothing tells");
+        let known = lab.database.settings().pooler;
+        assert_eq!(known, Pooler::None, "nothing tells");
         let mode = Mode::Transaction;
         let pooled = Pooled { lab, pooler, mode };
         names_are_taken(&pooled).await;
@@ -61,7 +61,7 @@ async fn needed_settings_are_not_dropped() {
         .await
         .expect("a pooler");
     let url = pooler.url(&server.url);
-    let chosen: fn(Config) -> Config = |config| config.path(Path::Direct);
+    let chosen: fn(Config) -> Config = |config| config.pooler(Pooler::None);
     let schema: fn(Config) -> Config = |config| config.schema("public");
     for change in [chosen, schema] {
         let mut config = Config::from_url(&url).expect("a URL");
@@ -96,7 +96,7 @@ async fn dropped_schema_is_refused() {
     for said_direct in [false, true] {
         let mut config = Config::from_url(&url).expect("a URL");
         if said_direct {
-            config = config.path(Path::Direct);
+            config = config.pooler(Pooler::None);
         }
         let database = antifreeze::Database::new(config).expect("settings");
         let work = async { connection().await.map(drop).map_err(BoxError::from) };

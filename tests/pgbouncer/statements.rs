@@ -109,10 +109,10 @@ pub const TYPES: &str = "create type mood as enum ('sad', 'fine'); \
                      create domain age as int check (value >= 0); \
                      create table typed (mood mood, price price, age age)";
 
-async fn with_types(path: Path) -> Pooled {
+async fn with_types(pooler: Pooler) -> Pooled {
     let pooled = pooled_with(Mode::Transaction, SERVERS, |config| {
         config
-            .path(path)
+            .pooler(pooler)
             .max_connections(CLIENTS)
             // Behind a pooler they are not sent; here the control would be refused for them.
             .jit(true)
@@ -140,7 +140,7 @@ pub async fn all_at_once(pooled: &Pooled) -> Vec<Result<(), BoxError>> {
 
 #[tokio::test]
 async fn named_statements_work_for_many_clients() {
-    let pooled = with_types(Path::TransactionPooler).await;
+    let pooled = with_types(Pooler::Transaction).await;
     names_are_taken(&pooled).await;
     for round in 0..2 {
         for result in all_at_once(&pooled).await {
@@ -179,7 +179,7 @@ pub async fn names_are_taken(pooled: &Pooled) {
 /// prepared statements: so the test above shows something.
 #[tokio::test]
 async fn named_statements_fail_without_the_rewrite() {
-    let pooled = with_types(Path::Direct).await;
+    let pooled = with_types(Pooler::None).await;
     names_are_taken(&pooled).await;
     let failed: Vec<_> = all_at_once(&pooled)
         .await
@@ -193,7 +193,7 @@ async fn named_statements_fail_without_the_rewrite() {
 /// A lazily begun transaction pins the server: statements and types inside it too.
 #[tokio::test]
 async fn lazy_transactions_work_for_many_clients() {
-    let pooled = with_types(Path::TransactionPooler).await;
+    let pooled = with_types(Pooler::Transaction).await;
     let clients = (0..CLIENTS as i32).map(|number| {
         pooled.lab.run(async move {
             let transaction = transaction().await?;

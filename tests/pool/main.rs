@@ -5,7 +5,9 @@ mod cancel;
 mod common;
 mod runtimes;
 
-use antifreeze::{ConnectionLifetime, ErrorKind, Reset, Step, Teardown, connection, invocation};
+use antifreeze::config::{ConnectionLifetime, Reset};
+use antifreeze::teardown::{Step, Teardown};
+use antifreeze::{ErrorKind, connection, invocation};
 use common::{
     BoxError, Lab, PLENTY, kind, lab, lab_over_relay, lab_with, lease_and_return, poll_at_most,
 };

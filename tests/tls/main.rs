@@ -277,7 +277,7 @@ async fn unverified_tls_is_warned_of_once() {
     let anybody = url(&server, "postgres", ELSEWHERE, &[("sslmode", "require")]);
     let config = Config::from_url(&anybody)
         .expect("a URL")
-        .path(antifreeze::Path::SessionPooler); // a connection for each invocation
+        .pooler(antifreeze::config::Pooler::Session); // a connection for each invocation
     let database = Database::new(config).expect("settings");
     for _ in 0..3 {
         let work = common::lease_and_return();

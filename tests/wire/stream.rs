@@ -2,7 +2,7 @@
 
 use futures_util::FutureExt;
 
-use antifreeze::TransactionStatus;
+use antifreeze::invocation::TransactionStatus;
 
 use super::replay::Link;
 

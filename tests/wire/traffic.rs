@@ -1,7 +1,7 @@
 //! Recorded traffic of a real server (`cargo run -p lab -- record`), and any other,
 //! through the wire at every cut.
 
-use antifreeze::TransactionStatus;
+use antifreeze::invocation::TransactionStatus;
 use proptest::prelude::*;
 
 use super::model::{COPIES, ENDS, TEXTS, Unit, rewrites_cannot_be_seen};

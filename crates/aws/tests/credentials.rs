@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use antifreeze::{Config, ConnectionLifetime, Database, ErrorKind, connection};
+use antifreeze::config::ConnectionLifetime;
+use antifreeze::{Config, Database, ErrorKind, connection};
 use antifreeze_aws::{AwsKeys, DsqlToken, RdsToken, SecretsManager};
 use axum::body::Bytes;
 use axum::extract::State;

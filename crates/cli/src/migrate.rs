@@ -1,6 +1,6 @@
 //! `antifreeze migrate`: migrations that cannot take the site down.
 //!
-//! The lock, the time-outs and the report are the library's; this reads arguments, prints
+//! The lock, the timeouts and the report are the library's; this reads arguments, prints
 //! what happens as it happens, and stops on a signal as the library does.
 
 use std::path::PathBuf;
@@ -40,7 +40,7 @@ pub struct Arguments {
     /// Say what would be run, and change nothing
     #[arg(long, conflicts_with = "run")]
     dry_run: bool,
-    /// Run another tool in our place, under our lock and time-outs: 'alembic upgrade head'
+    /// Run another tool in our place, under our lock and timeouts: 'alembic upgrade head'
     #[arg(long, value_name = "COMMAND")]
     run: Option<String>,
     #[command(subcommand)]

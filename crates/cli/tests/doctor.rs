@@ -415,7 +415,7 @@ async fn examine_pooler(build: impl FnOnce(Builder) -> Builder, path: Option<&st
     let pooler = build(PgBouncer::builder(&server)).start().await;
     let url = pooler.as_ref().expect("a pooler").url(&shop.url);
     let mut variables = vec![("DATABASE_URL", url.as_str())];
-    variables.extend(path.map(|path| ("ANTIFREEZE_PATH", path)));
+    variables.extend(path.map(|path| ("ANTIFREEZE_POOLER", path)));
     examine(&server, &variables, &[]).await
 }
 
@@ -433,13 +433,13 @@ async fn undeclared_pooler_is_found() {
 
 #[tokio::test]
 async fn effects_of_poolers_are_shown() {
-    let ran = examine_pooler(|pooler| pooler, Some("transaction-pooler")).await;
+    let ran = examine_pooler(|pooler| pooler, Some("transaction")).await;
     ran.exits(1).is_golden("pooler");
     let session = |pooler: Builder| pooler.mode(Mode::Session);
     let leaky = |pooler: Builder| session(pooler).setting("server_reset_query", "");
-    let ran = examine_pooler(leaky, Some("session-pooler")).await;
+    let ran = examine_pooler(leaky, Some("session")).await;
     ran.exits(1).is_golden("pooler_leaks");
-    let ran = examine_pooler(session, Some("session-pooler")).await;
+    let ran = examine_pooler(session, Some("session")).await;
     let tight = "what one client SETs does not reach another";
     assert!(ran.out.contains(tight), "{}", ran.out);
 }
@@ -452,7 +452,7 @@ async fn remedy_sets_the_timeouts() {
     let url = first.url(&shop.url);
     let variables = [
         ("DATABASE_URL", url.as_str()),
-        ("ANTIFREEZE_PATH", "transaction-pooler"),
+        ("ANTIFREEZE_POOLER", "transaction"),
     ];
     let json = run(&variables, &["doctor", "--json"]).await.exits(1).json();
     let checks = json["checks"].as_array().expect("checks");
@@ -466,7 +466,7 @@ async fn remedy_sets_the_timeouts() {
     let url = second.url(&shop.url);
     let variables = [
         ("DATABASE_URL", url.as_str()),
-        ("ANTIFREEZE_PATH", "transaction-pooler"),
+        ("ANTIFREEZE_POOLER", "transaction"),
     ];
     run(&variables, &["doctor"]).await.exits(0);
 }

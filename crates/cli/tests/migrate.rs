@@ -297,7 +297,7 @@ async fn pooler_alone_is_refused() {
     let directory = files.path().display().to_string();
     let variables = [
         ("DATABASE_URL", url.as_str()),
-        ("ANTIFREEZE_PATH", "transaction-pooler"),
+        ("ANTIFREEZE_POOLER", "transaction"),
     ];
     let ran = run(&variables, &["migrate", "--directory", &directory])
         .await

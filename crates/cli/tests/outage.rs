@@ -183,7 +183,7 @@ async fn direct_endpoint_replaces_a_full_pooler() {
     let _held = client(&pooled, "shop:17").await;
     let variables = [
         ("DATABASE_URL", pooled.as_str()),
-        ("ANTIFREEZE_PATH", "transaction-pooler"),
+        ("ANTIFREEZE_POOLER", "transaction"),
         ("DIRECT_URL", direct.as_str()),
     ];
     let ran = run(&variables, &["sessions", "--wait", "0s"])
@@ -238,7 +238,7 @@ async fn full_pooler_is_recognised() {
         let (server, pooler, held) = full_pooler(way).await;
         let direct = server.url();
         let pooled = format!("{}?connect_timeout=2", pooler.url(&direct));
-        let path = ("ANTIFREEZE_PATH", "transaction-pooler");
+        let path = ("ANTIFREEZE_POOLER", "transaction");
         let database = ("DATABASE_URL", pooled.as_str());
         for told in [&[][..], &[path]] {
             let variables = [&[database, ("DIRECT_URL", direct.as_str())][..], told].concat();

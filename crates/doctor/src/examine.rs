@@ -3,7 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use antifreeze::{Error, Path, Session, Settings};
+use antifreeze::config::{Pooler, Settings};
+use antifreeze::{Error, Session};
 
 use super::facts::Facts;
 use super::report::{Check, Report, Step};
@@ -101,7 +102,7 @@ async fn look(
     findings.add(slots::idle_in_transaction(&facts, options));
     findings.add(slots::transactions(&facts, options));
     findings.add_all(slots::locks(&facts));
-    if config.path != Path::Direct {
+    if config.pooler != Pooler::None {
         findings.add_all(pooler::statements(config).await);
         findings.add_all(pooler::session_state(session, config).await);
     }

@@ -85,7 +85,7 @@ impl Facts {
         activity::read(client, &format!("{sql}; select {}::text", settings())).await
     }
 
-    /// The value, in the setting's own unit: milliseconds for time-outs.
+    /// The value, in the setting's own unit: milliseconds for timeouts.
     pub(super) fn value(&self, name: &str) -> Option<&str> {
         self.settings
             .get(name)

@@ -1,6 +1,6 @@
 //! The database that was perhaps meant.
 
-use antifreeze::Settings;
+use antifreeze::config::Settings;
 use antifreeze::internal::{self, nearest};
 use tokio_postgres::SimpleQueryMessage;
 

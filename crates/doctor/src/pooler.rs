@@ -1,7 +1,8 @@
 //! What a pooler does to sessions, and whether one is missing.
 
+use antifreeze::config::{Pooler, Settings};
 use antifreeze::internal::{self, Manner};
-use antifreeze::{Error, Path, Result, Session, Settings};
+use antifreeze::{Error, Result, Session};
 use tokio_postgres::SimpleQueryMessage;
 
 use super::CROWDED;
@@ -18,12 +19,12 @@ pub(super) async fn statements(config: &Settings) -> Option<Check> {
         Err(error) => return Some(unseen(Step::Statements, &error)),
     };
     let untracked = "the pooler lets the names of prepared statements through";
-    Some(match (tracked, config.path) {
+    Some(match (tracked, config.pooler) {
         (true, _) => Check::well(
             Step::Statements,
             "the pooler follows prepared statements from server to server",
         ),
-        (false, Path::TransactionPooler) => Check::note(
+        (false, Pooler::Transaction) => Check::note(
             Step::Statements,
             format!("{untracked}; antifreeze sends its statements unnamed here"),
         )
@@ -79,8 +80,8 @@ pub(super) async fn session_state(session: &Session, config: &Settings) -> Optio
             let text = "what one client SETs reaches the next that gets its server";
             let remedy = "SET LOCAL, or set_config(.., true), inside a transaction; for PgBouncer \
                           server_reset_query_always=1 is dear and only half a cure";
-            Some(match config.path {
-                Path::TransactionPooler => Check::note(Step::SessionState, text).remedied(remedy),
+            Some(match config.pooler {
+                Pooler::Transaction => Check::note(Step::SessionState, text).remedied(remedy),
                 _ => Check::finding(
                     Step::SessionState,
                     text,
@@ -102,8 +103,8 @@ async fn leaks(session: &Session, config: &Settings) -> Result<Option<bool>> {
         let other = open(&database).await?;
         let set_on = first(&other.simple_query(&set).await?).unwrap_or_default();
         other.close(GOODBYE).await;
-        let seen = match config.path {
-            Path::TransactionPooler => first(&session.simple_query(look).await?),
+        let seen = match config.pooler {
+            Pooler::Transaction => first(&session.simple_query(look).await?),
             // The one that we have keeps its own server.
             _ => {
                 let next = open(&database).await?;
@@ -135,7 +136,7 @@ fn first(messages: &[SimpleQueryMessage]) -> Option<String> {
 
 /// Whether most slots are held by who does nothing.
 pub(super) fn would_serve(facts: &Facts, config: &Settings) -> Option<Check> {
-    if config.path != Path::Direct {
+    if config.pooler != Pooler::None {
         return None;
     }
     let clients = facts.clients().filter(|session| !session.is_self);

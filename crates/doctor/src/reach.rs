@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::SystemTime;
 
+use antifreeze::config::Settings;
 use antifreeze::internal::{self, Description, Manner, Progress, Target};
-use antifreeze::{Error, ErrorKind, Result, Session, Settings};
+use antifreeze::{Error, ErrorKind, Result, Session};
 
 use super::SOON;
 use super::examine::Findings;
@@ -42,8 +43,8 @@ pub(super) fn configuration(config: &Settings) -> Vec<Check> {
         Step::Path,
         format!(
             "{} ({}){}",
-            config.path.name().replace('-', " "),
-            described.path,
+            config.pooler.name().replace('-', " "),
+            described.pooler,
             twin.unwrap_or_default()
         ),
     ));
@@ -84,7 +85,7 @@ pub(super) async fn reach(ways: &Ways, findings: &Findings<'_>) -> Option<(Sessi
                 )
             };
             let (session, mut config) = arrived(&ways, opened, stage, &without, findings).await?;
-            if let Some(told) = internal::pooler(&session) {
+            if let Some(told) = internal::announced_pooler(&session) {
                 internal::follow(&mut config, told);
             }
             Some((session, config))
@@ -156,7 +157,7 @@ fn name(targets: &[Target], took: std::time::Duration) -> Check {
         match target {
             Target::Tcp { address, .. } => addresses.push(address.ip().to_string()),
             #[cfg(unix)]
-            Target::Unix(path) => addresses.push(path.display().to_string()),
+            Target::Unix(pooler) => addresses.push(pooler.display().to_string()),
         }
     }
     let text = match addresses.as_slice() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use antifreeze::Settings;
+use antifreeze::config::Settings;
 use tokio_postgres::config::Host;
 
 use super::report::{Check, Step};

@@ -34,7 +34,7 @@ pub enum Step {
     /// Whether the settings that we send at the start have arrived.
     StartUp,
     /// What the server ends by itself.
-    TimeOuts,
+    Timeouts,
     /// Whether other roles' sessions can be seen.
     Visibility,
     /// How many connections there may be, and are.
@@ -167,7 +167,7 @@ impl Step {
             Step::Writable => "writable",
             Step::RoundTrip => "round trip",
             Step::StartUp => "start-up",
-            Step::TimeOuts => "time-outs",
+            Step::Timeouts => "timeouts",
             Step::Visibility => "visibility",
             Step::Slots => "slots",
             Step::IdleInTransaction => "idle in tx",

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use antifreeze::config::Pooler;
 use antifreeze::internal::{self, Manner};
-use antifreeze::{Database, Path, Result, Session};
+use antifreeze::{Database, Result, Session};
 use tokio::time::timeout;
 
 /// How long the server may take to say goodbye.
@@ -36,7 +37,7 @@ pub(super) async fn open_strictly(database: &Database, manner: Manner<'_>) -> Re
 async fn open_in(database: &Database, manner: Manner<'_>, limit: Duration) -> Result<Session> {
     let session = internal::open(internal::connector(database), true, manner).await?;
     // A pooler lets in whom it has no server for, until something is asked.
-    if session.path() != Path::Direct {
+    if session.pooler() != Pooler::None {
         let asked = timeout(limit, session.simple_query("")).await;
         asked.map_err(|_| internal::error::no_server(limit))??;
     }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use antifreeze::Session;
+use antifreeze::config::{Pooler, Settings};
 use antifreeze::internal::{self, setting};
-use antifreeze::{Path, Session, Settings};
 
 use super::facts::Facts;
 use super::report::{Check, Step};
@@ -30,14 +31,14 @@ pub(super) fn start_up(facts: &Facts, config: &Settings) -> Vec<Check> {
                 "{} did not arrive: something in between drops them",
                 lost.join(", ")
             ),
-            "it is a pooler (ignore_startup_parameters): set ANTIFREEZE_PATH=transaction-pooler \
-             or session-pooler, and the time-outs with ALTER ROLE",
+            "it is a pooler (ignore_startup_parameters): set ANTIFREEZE_POOLER=transaction \
+             or session, and the timeouts with ALTER ROLE",
         ),
     }]
 }
 
 /// What we sent and the server does not have. What is sent may be less than what is
-/// configured: no time-out is longer than a call.
+/// configured: no timeout is longer than a call.
 fn lost(facts: &Facts, config: &Settings) -> Vec<&'static str> {
     let sent = internal::startup_timeouts(config).into_iter();
     let lost = sent.filter(|(name, value)| {
@@ -54,7 +55,7 @@ fn lost(facts: &Facts, config: &Settings) -> Vec<&'static str> {
 /// sets there may reach others. A server that refuses it is no reason to look at nothing
 /// more: then they have none of it either.
 pub(super) async fn tell(session: &Session, config: &Settings, facts: &mut Facts) {
-    if session.path() != Path::Direct || !lost(facts, config).is_empty() {
+    if session.pooler() != Pooler::None || !lost(facts, config).is_empty() {
         return;
     }
     let told = internal::told_timeouts(config);
@@ -107,9 +108,9 @@ pub(super) fn in_force(facts: &Facts, config: &Settings) -> Check {
         })
         .collect();
     match missing.is_empty() {
-        true => Check::well(Step::TimeOuts, shown.join(", ")),
+        true => Check::well(Step::Timeouts, shown.join(", ")),
         false => Check::finding(
-            Step::TimeOuts,
+            Step::Timeouts,
             format!(
                 "{}: a function that vanishes keeps its locks until somebody ends its session",
                 shown.join(", ")

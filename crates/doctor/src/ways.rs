@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use antifreeze::config::{Endpoint, Pooler};
 use antifreeze::internal::{self, Backoff, Manner};
-use antifreeze::{Config, Database, Endpoint, Error, ErrorKind, Path, Result, Session};
+use antifreeze::{Config, Database, Error, ErrorKind, Result, Session};
 use tokio::time::{Instant, sleep};
 
 use super::session::{open, open_queued, open_strictly};
@@ -129,7 +130,7 @@ impl Ways {
     /// The same ways, the configured one known to lead through a pooler.
     pub(super) fn pooled(&self) -> Result<Ways> {
         let mut config = self.database().settings().clone();
-        internal::follow(&mut config, Path::TransactionPooler);
+        internal::follow(&mut config, Pooler::Transaction);
         let mut ways = self.clone();
         ways.main.database = internal::database(config)?;
         Ok(ways)

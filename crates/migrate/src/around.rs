@@ -1,4 +1,4 @@
-//! Another tool's migrations, under our lock and time-outs.
+//! Another tool's migrations, under our lock and timeouts.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -24,7 +24,7 @@ use super::{index, lock};
 /// A lock was not to be had, as the tool has said it.
 const SQLSTATE: &str = "55P03";
 
-/// Runs another tool's migrations under our lock and time-outs, tells who blocks it, and
+/// Runs another tool's migrations under our lock and timeouts, tells who blocks it, and
 /// runs it again if it failed over a lock that was not to be had.
 ///
 /// ```no_run

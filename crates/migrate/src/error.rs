@@ -111,7 +111,7 @@ impl From<antifreeze::Error> for Error {
             ErrorKind::Database
             | ErrorKind::PermissionDenied
             | ErrorKind::ReadOnly
-            | ErrorKind::BadInput
+            | ErrorKind::DataException
             | ErrorKind::UniqueViolation
             | ErrorKind::ConstraintViolation
             | ErrorKind::SerializationFailure

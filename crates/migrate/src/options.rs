@@ -4,8 +4,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use antifreeze::config::DirectEndpoint;
 use antifreeze::internal::{self, Connector};
-use antifreeze::{Database, Deadline, DirectEndpoint};
+use antifreeze::{Database, Deadline};
 
 use super::error::Result;
 use super::report::Observer;
@@ -19,7 +20,7 @@ pub(super) type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What all that work under the lock have in common.
 pub(super) struct Base {
-    pub(super) config: antifreeze::Settings,
+    pub(super) config: antifreeze::config::Settings,
     pub(super) endpoint: Option<DirectEndpoint>,
     /// The environment speaks of another database.
     pub(super) ignores_environment: bool,
@@ -115,7 +116,7 @@ macro_rules! options {
         }
 
         /// Goes this way to the database, whatever the environment says.
-        pub fn endpoint(mut self, endpoint: antifreeze::DirectEndpoint) -> Self {
+        pub fn endpoint(mut self, endpoint: antifreeze::config::DirectEndpoint) -> Self {
             self.base.endpoint = Some(endpoint);
             self
         }

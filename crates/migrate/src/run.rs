@@ -17,7 +17,7 @@ use super::session::Own;
 use super::watch::Watch;
 use super::{index, lint};
 
-/// Runs [`Migrations`] on a database, under a lock and time-outs.
+/// Runs [`Migrations`] on a database, under a lock and timeouts.
 ///
 /// ```no_run
 /// use std::time::Duration;

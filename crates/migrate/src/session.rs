@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use antifreeze::Session;
 use antifreeze::internal::{self, Backoff, Connector, Manner, setting};
-use antifreeze::{Session, TransactionStatus};
+use antifreeze::invocation::TransactionStatus;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 

@@ -1,4 +1,4 @@
-//! Runs what is pending of `migrations`, under a lock and time-outs, and answers with the
+//! Runs what is pending of `migrations`, under a lock and timeouts, and answers with the
 //! report. To be invoked once for each deployment, before the new code gets traffic; it says
 //! what it would run if the event is `{"dry_run": true}`.
 //!

@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | `DATABASE_URL` | the database, with the table `visits (at timestamptz)` |
 //! | `WORK_MS` | how long the server works on each (default 50) |
-//! | `PROBE_AFTER_MS` | `Config::probe_after` |
+//! | `PROBE_AFTER_MS` | `Config::test_after_idle` |
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use lambda_http::{Body, Error, Request, Response, tower::ServiceBuilder};
 async fn main() -> Result<(), Error> {
     let mut config = Config::from_env()?;
     if let Some(after) = milliseconds("PROBE_AFTER_MS") {
-        config = config.probe_after(after);
+        config = config.test_after_idle(after);
     }
     let layer = DatabaseLayer::new(Database::new(config)?);
     let service = ServiceBuilder::new().layer(layer).service_fn(visit);

@@ -114,7 +114,7 @@ fn parameters(query: &str) -> Map<String, Value> {
     parameters
 }
 
-/// The response for an answer. A function's error or crash is a 502, a time-out a
+/// The response for an answer. A function's error or crash is a 502, a timeout a
 /// 504; what happened is in the [`Answer`].
 ///
 /// # Errors

@@ -125,7 +125,7 @@ impl Inner {
         Some(outcome(started, Instant::now(), answer))
     }
 
-    /// The time-out is for extensions, and for the way back to the next event, as
+    /// The timeout is for extensions, and for the way back to the next event, as
     /// well: who does not come home in time is killed, though it has answered.
     fn expect_home(self: &Arc<Self>, answered: &Answered, deadline: Instant) {
         if self.builder.concurrency > 1 || self.builder.freeze_at == FreezeAt::Response {

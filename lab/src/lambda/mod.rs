@@ -118,7 +118,7 @@ impl Function {
             .await
     }
 
-    /// Invokes the function with a time-out of its own, which is in the deadline
+    /// Invokes the function with a timeout of its own, which is in the deadline
     /// that the function is told.
     ///
     /// # Errors

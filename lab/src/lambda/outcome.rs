@@ -77,7 +77,7 @@ pub enum Answer {
         /// Its text.
         message: String,
     },
-    /// No answer within the time-out: the environment was killed.
+    /// No answer within the timeout: the environment was killed.
     TimedOut,
     /// The process ended without an answer.
     Crashed(ExitStatus),

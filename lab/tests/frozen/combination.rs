@@ -18,7 +18,7 @@ use crate::endings::{Connection, DEATHS, Ending, POOLED_TOGETHER, Run, TOGETHER,
 use crate::host::{Called, Host, Shape};
 use crate::server;
 
-/// The server's own time-outs, where nothing else can help.
+/// The server's own timeouts, where nothing else can help.
 const SERVER_TIMEOUTS: Duration = Duration::from_secs(1);
 
 /// More than all of it takes on a slow machine.
@@ -110,11 +110,11 @@ impl Combination {
         };
         let stalled = files.path().join("stalled").display().to_string();
         let path = match pooled {
-            true => "transaction-pooler",
+            true => "transaction",
             false => "direct",
         };
         let variables = vec![
-            ("ANTIFREEZE_PATH", path.to_owned()),
+            ("ANTIFREEZE_POOLER", path.to_owned()),
             ("SHAPE", shape.name().to_owned()),
             ("LIFETIME", lifetime.to_owned()),
             ("RUNTIME", runtime.to_owned()),

@@ -1,4 +1,4 @@
-//! AWS's own Runtime Interface Emulator: a real deadline, a real time-out, no freeze.
+//! AWS's own Runtime Interface Emulator: a real deadline, a real timeout, no freeze.
 
 use std::fs::File;
 use std::net::SocketAddr;

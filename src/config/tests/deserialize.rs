@@ -39,7 +39,7 @@ fn without_a_place_it_is_the_environments() {
     ]);
     let config = Config::new().max_connections(4).dbname("shop");
     let settings = config.settled(&environment).expect("fine");
-    assert_eq!(settings.path, Path::TransactionPooler);
+    assert_eq!(settings.pooler, Pooler::Transaction);
     assert!(settings.direct.is_some());
     assert_eq!(settings.max_connections, 4);
     assert_eq!(settings.server.get_dbname(), Some("shop"));
@@ -52,7 +52,7 @@ fn without_a_place_it_is_the_environments() {
     );
     let here = Config::new().host("db").password("p");
     let settings = here.settled(&environment).expect("fine");
-    assert_eq!(settings.path, Path::Direct);
+    assert_eq!(settings.pooler, Pooler::None);
     assert!(settings.direct.is_none());
 }
 
@@ -88,8 +88,8 @@ fn what_is_wrong_is_said_without_the_password() {
             "max_conections",
         ),
         (
-            r#"{"url": "postgres://h", "path": "s424242"}"#,
-            "path is one of direct, transaction-pooler",
+            r#"{"url": "postgres://h", "pooler": "s424242"}"#,
+            "pooler is one of none, transaction",
         ),
         (
             r#"{"url": "postgres://h", "endpoint": "s424242"}"#,
@@ -103,7 +103,7 @@ fn what_is_wrong_is_said_without_the_password() {
             r#"{"url": "postgres://h", "reset": "s424242"}"#,
             "reset is one of detected, always, never",
         ),
-        (r#"{"url": "postgres://h", "path": 424242}"#, "in quotes"),
+        (r#"{"url": "postgres://h", "pooler": 424242}"#, "in quotes"),
         (r#"{"url": "postgres://h", "sslmode": "x"}"#, "sslmode=x"),
     ] {
         let error = serde_json::from_str::<Config>(json).expect_err(json);

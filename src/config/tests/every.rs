@@ -175,7 +175,7 @@ const PARAMETERS: &[(&str, &str, Outcome)] = &[
     (
         "pgbouncer",
         "true",
-        Sets(|c| c.path == Path::TransactionPooler),
+        Sets(|c| c.pooler == Pooler::Transaction),
     ),
     ("connection_limit", "7", Sets(|c| c.max_connections == 7)),
     (

@@ -12,19 +12,19 @@ const URL: &str = "postgres://db.example.com/x";
 type Row = (&'static str, &'static str, fn(&Settings) -> bool);
 
 const ROWS: &[Row] = &[
-    ("path", "rds-proxy", |s| s.path == Path::RdsProxy),
+    ("pooler", "rds-proxy", |s| s.pooler == Pooler::RdsProxy),
     ("endpoint", "direct", |s| s.endpoint == Endpoint::Direct),
     ("lifetime", "per-invocation", |s| {
         s.lifetime == ConnectionLifetime::PerInvocation
     }),
     ("reset", "always", |s| s.reset == Reset::Always),
     ("load_shed", "off", |s| s.load_shed == LoadShed::Off),
-    ("crowded_at", "7", |s| s.crowded_at == 7),
+    ("high_water_mark", "7", |s| s.high_water_mark == 7),
     ("max_connections", "7", |s| s.max_connections == 7),
     ("max_idle", "7", |s| s.max_idle == Some(7)),
     ("max_age", "7", |s| s.max_age == SEVEN),
     ("max_idle_time", "7", |s| s.max_idle_time == Some(SEVEN)),
-    ("probe_after", "7", |s| s.probe_after == SEVEN),
+    ("test_after_idle", "7", |s| s.test_after_idle == SEVEN),
     ("acquire_timeout", "7", |s| s.acquire_timeout == SEVEN),
     ("connect_timeout", "7", |s| s.connect_timeout == SEVEN),
     ("statement_timeout", "7", |s| s.statement_timeout == SEVEN),

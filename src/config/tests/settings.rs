@@ -21,13 +21,13 @@ fn a_value_in_code_that_equals_the_default_wins_over_the_url() {
         config
             .statement_timeout(Duration::from_secs(30))
             .max_connections(3)
-            .path(Path::Direct)
+            .pooler(Pooler::None)
     };
     let settings = settled(&[url], code).expect("fine");
     let sent = settings.startup_options().unwrap_or_default();
     assert!(sent.contains("-c statement_timeout=30000"), "{sent}");
     assert_eq!(settings.max_connections, 3);
-    assert!(!settings.path_is_detected());
+    assert!(!settings.pooler_is_detected());
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn who_said_it_is_known() {
         ("DB_MAX_IDLE_CONNS", "1"),
         ("DB_MAX_OPEN_CONNS", "8"),
     ];
-    let code = |config: Config| config.max_connections(3).load_shed(LoadShed::Door);
+    let code = |config: Config| config.max_connections(3).load_shed(LoadShed::BeforeHandler);
     let settings = settled(&variables, code).expect("fine");
     for (setting, origin) in [
         ("max_connections", Some(Origin::Code)),
@@ -142,28 +142,24 @@ fn one_setting_switches_the_endpoint() {
         "postgres://u:p@ep-a-pooler.x.aws.neon.tech/x?sslmode=require",
     );
     let named = |config: Config| config.application_name("shop");
-    for (variables, expected, path) in [
+    for (variables, expected, pooler) in [
         (
             &[POOLED, DIRECT][..],
             "pooler.example.com",
-            Path::TransactionPooler,
+            Pooler::Transaction,
         ),
-        (&[POOLED, DIRECT, OVER], "db.example.com", Path::Direct),
+        (&[POOLED, DIRECT, OVER], "db.example.com", Pooler::None),
         (
             &[DIRECT, ("DATABASE_URL", "postgres://a"), OVER],
             "db.example.com",
-            Path::Direct,
+            Pooler::None,
         ),
-        (&[("DATABASE_URL", "postgres://a"), OVER], "a", Path::Direct),
-        (
-            &[neon],
-            "ep-a-pooler.x.aws.neon.tech",
-            Path::TransactionPooler,
-        ),
-        (&[neon, OVER], "ep-a.x.aws.neon.tech", Path::Direct),
+        (&[("DATABASE_URL", "postgres://a"), OVER], "a", Pooler::None),
+        (&[neon], "ep-a-pooler.x.aws.neon.tech", Pooler::Transaction),
+        (&[neon, OVER], "ep-a.x.aws.neon.tech", Pooler::None),
     ] {
         let config = settled(variables, named).expect("fine");
-        assert_eq!((host(&config), config.path), (expected, path));
+        assert_eq!((host(&config), config.pooler), (expected, pooler));
         assert_eq!(config.server.get_application_name(), Some("shop"));
         assert_eq!(config.lifetime, PerEventLoop);
     }
@@ -232,7 +228,7 @@ fn what_makes_no_sense_is_refused() {
             |config| config.statement_timeout(Duration::MAX),
             "statement_timeout is",
         ),
-        (|config| config.schema("x"), "behind a transaction-pooler"),
+        (|config| config.schema("x"), "behind a transaction"),
         (
             |config| config.health_token(String::new()),
             "shorter than 16",

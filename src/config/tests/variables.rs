@@ -35,9 +35,9 @@ fn what_is_misspelt_is_named_with_what_was_wanted() {
         ),
         ("ANTIFREEZE_ENDPOINT", "unpooled", "none of direct, pooled"),
         (
-            "ANTIFREEZE_PATH",
+            "ANTIFREEZE_POOLER",
             "pgbouncer",
-            "none of direct, transaction-pooler",
+            "none of direct, transaction",
         ),
         ("ANTIFREEZE_CONNECT_TIMEOUT", "soon", "a duration"),
         ("ANTIFREEZE_CONNECT_TIMEOUT", "0s", "zero"),
@@ -71,8 +71,8 @@ fn a_slip_is_an_error_and_a_stranger_is_none() {
     for (name, meant) in [
         ("ANTIFREEZE_LIFETME", "ANTIFREEZE_LIFETIME"),
         ("ANTIFREEZE_MAX_CONECTIONS", "ANTIFREEZE_MAX_CONNECTIONS"),
-        ("ANTIFREEZE_PAHT", "ANTIFREEZE_PATH"),
-        ("ANTIFREEZE_path", "ANTIFREEZE_PATH"),
+        ("ANTIFREEZE_PAHT", "ANTIFREEZE_POOLER"),
+        ("ANTIFREEZE_path", "ANTIFREEZE_POOLER"),
         ("ANTIFREEZE_LIFET\nIME", "ANTIFREEZE_LIFETIME"),
         ("ANTIFREEZE_LIFETIME ", "ANTIFREEZE_LIFETIME"),
     ] {

@@ -63,8 +63,8 @@ impl fmt::Display for Method {
 /// `md5` over TLS that is not verified, or over none.
 ///
 /// ```
-/// let required: antifreeze::RequireAuth = "scram-sha-256".parse()?;
-/// let forbidden: antifreeze::RequireAuth = "!password,!md5".parse()?;
+/// let required: antifreeze::config::RequireAuth = "scram-sha-256".parse()?;
+/// let forbidden: antifreeze::config::RequireAuth = "!password,!md5".parse()?;
 /// # let _ = (required, forbidden);
 /// # Ok::<(), antifreeze::Error>(())
 /// ```

@@ -70,9 +70,9 @@ fn sqlstate_and_message_determine_the_kind() {
         (
             "22P02",
             "invalid input syntax for type uuid: \"x\"",
-            Kind::BadInput,
+            Kind::DataException,
         ),
-        ("22023", "", Kind::BadInput),
+        ("22023", "", Kind::DataException),
         ("40001", "", Kind::SerializationFailure),
         ("40P01", "", Kind::SerializationFailure),
         ("OC000", "", Kind::SerializationFailure),

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{Config, Environment, LoadShed, Path};
+use crate::config::{Config, Environment, LoadShed, Pooler};
 
 fn config(size: usize) -> Config {
     let config = Config::from_url("postgres://localhost/none");
@@ -39,9 +39,9 @@ fn what_is_no_limit_is_null() {
     assert_eq!(settings.idle_in_transaction_timeout_seconds, Some(60.0));
     assert_eq!(settings.idle_session_timeout_seconds, Some(900.0));
     assert_eq!(settings.transaction_timeout_seconds, Some(900.0));
-    assert_eq!(settings.probe_after_seconds, Some(60.0));
+    assert_eq!(settings.test_after_idle_seconds, Some(60.0));
     assert_eq!(settings.function_timeout_seconds, None);
-    let settings = config.path(Path::RdsProxy).in_force().report();
+    let settings = config.pooler(Pooler::RdsProxy).in_force().report();
     assert_eq!(settings.idle_in_transaction_timeout_seconds, None);
     assert_eq!(settings.idle_session_timeout_seconds, None);
     assert_eq!(settings.transaction_timeout_seconds, None);
@@ -50,16 +50,16 @@ fn what_is_no_limit_is_null() {
 #[test]
 fn the_operators_variables_are_shown_and_no_token() {
     let environment = Environment::of(&[
-        ("ANTIFREEZE_LOAD_SHED", "door"),
+        ("ANTIFREEZE_LOAD_SHED", "before-handler"),
         ("ANTIFREEZE_FUNCTION_TIMEOUT", "29s"),
         ("ANTIFREEZE_HEALTH_TOKEN", "hunter2-hunter2-hunter2"),
     ]);
     let config = config(1).settled(&environment).expect("settings");
     let settings = config.report();
-    assert_eq!(settings.load_shed, LoadShed::Door);
+    assert_eq!(settings.load_shed, LoadShed::BeforeHandler);
     assert_eq!(settings.function_timeout_seconds, Some(29.0));
     let shown: Vec<_> = settings.variables.values().map(String::as_str).collect();
-    assert_eq!(shown, ["29s", "..", "door"], "by name");
+    assert_eq!(shown, ["29s", "..", "before-handler"], "by name");
 }
 
 proptest! {

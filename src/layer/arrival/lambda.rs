@@ -10,7 +10,7 @@ use lambda_runtime::Context;
 use crate::clock::process_started;
 use crate::deadline::Deadline;
 
-/// The longest that Lambda runs a function ("Lambda quotas": function time-out).
+/// The longest that Lambda runs a function ("Lambda quotas": function timeout).
 const MOST: Duration = Duration::from_secs(15 * 60);
 
 /// How long API Gateway waits for an integration ("Amazon API Gateway quotas": REST
@@ -20,7 +20,9 @@ const GATEWAY: Duration = Duration::from_secs(29);
 /// The deadline of an event.
 pub(crate) fn deadline(context: &Context) -> Deadline {
     let at = SystemTime::UNIX_EPOCH + Duration::from_millis(context.deadline);
-    Deadline::at(at, SystemTime::now(), process_started(), MOST)
+    // Lambda cuts off what is less than a millisecond.
+    let started = process_started() - Duration::from_millis(1);
+    Deadline::at(at, SystemTime::now(), started, MOST)
 }
 
 /// Deadline and id of an HTTP request that came through lambda_http.

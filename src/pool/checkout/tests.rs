@@ -47,7 +47,7 @@ impl Kept {
         Ok(process)
     }
 
-    async fn out(&self) -> Result<(Arc<Lease>, Home)> {
+    async fn out(&self) -> Result<(Arc<Lease>, ExclusiveClient)> {
         let left = Some(PROBE_LIMIT * 3 / 2);
         let permit = self.pools.here().permit(left).await?;
         permit.checkout(left, None, &Tally::default()).await
@@ -70,7 +70,7 @@ impl Kept {
 }
 
 /// As teardown does.
-async fn back((lease, home): (Arc<Lease>, Home)) {
+async fn back((lease, home): (Arc<Lease>, ExclusiveClient)) {
     lease.session().settled().await;
     let reservation = lease.reserve().expect("there is room");
     lease.keep(home, reservation);

@@ -89,7 +89,7 @@ fn is_looked_at(statement: &Statement<'_>) -> bool {
 
 /// Whether it says something of the server at this moment, and nothing of the statement
 /// (manual, appendix A): a lock that others have; classes 08, connection exception; 40,
-/// transaction rollback; 53, insufficient resources; 57, operator intervention, time-outs
+/// transaction rollback; 53, insufficient resources; 57, operator intervention, timeouts
 /// among it; 58, system error.
 fn is_of_the_moment(sqlstate: &str) -> bool {
     const LOCK_NOT_AVAILABLE: &str = "55P03";

@@ -1,6 +1,7 @@
 //! PgBouncer in the way.
 
-use antifreeze::{Config, Database, DirectEndpoint, Path};
+use antifreeze::config::{DirectEndpoint, Pooler};
+use antifreeze::{Config, Database};
 use antifreeze_migrate::Kind;
 use lab::pgbouncer::{Mode, PgBouncer};
 use lab::postgres::Postgres;
@@ -26,7 +27,7 @@ fn behind(pooler: &PgBouncer, lab: &Lab, change: impl FnOnce(Config) -> Config) 
 #[tokio::test]
 async fn transaction_pooler_is_refused_with_a_remedy() {
     let (lab, pooler) = (lab().await, pooler(Mode::Transaction).await);
-    let database = behind(&pooler, &lab, |config| config.path(Path::TransactionPooler));
+    let database = behind(&pooler, &lab, |config| config.pooler(Pooler::Transaction));
     let error = migrations(&FILES)
         .runner(&database)
         .run()
@@ -45,7 +46,7 @@ async fn transaction_pooler_is_refused_with_a_remedy() {
 async fn undeclared_pooler_is_refused() {
     let (lab, pooler) = (lab().await, pooler(Mode::Transaction).await);
     let database = behind(&pooler, &lab, |config| config);
-    assert_eq!(database.settings().path, Path::Direct);
+    assert_eq!(database.settings().pooler, Pooler::None);
     let error = migrations(&FILES)
         .runner(&database)
         .run()
@@ -60,7 +61,7 @@ async fn direct_endpoint_bypasses_the_pooler() {
     let (lab, pooler) = (lab().await, pooler(Mode::Transaction).await);
     let direct = || DirectEndpoint::from_url(&lab.server.url).expect("a URL");
     let database = behind(&pooler, &lab, |config| {
-        config.path(Path::TransactionPooler).direct(direct())
+        config.pooler(Pooler::Transaction).direct(direct())
     });
     let report = migrations(&FILES)
         .runner(&database)
@@ -69,7 +70,7 @@ async fn direct_endpoint_bypasses_the_pooler() {
         .expect("known");
     assert_eq!(report.applied.len(), 1);
 
-    let unknown = behind(&pooler, &lab, |config| config.path(Path::TransactionPooler));
+    let unknown = behind(&pooler, &lab, |config| config.pooler(Pooler::Transaction));
     let given = migrations(&FILES).runner(&unknown).endpoint(direct());
     assert!(given.run().await.expect("given").applied.is_empty());
 }
@@ -77,7 +78,7 @@ async fn direct_endpoint_bypasses_the_pooler() {
 #[tokio::test]
 async fn session_pooler_keeps_the_lock() {
     let (lab, pooler) = (lab().await, pooler(Mode::Session).await);
-    let database = behind(&pooler, &lab, |config| config.path(Path::SessionPooler));
+    let database = behind(&pooler, &lab, |config| config.pooler(Pooler::Session));
     let report = migrations(&FILES)
         .runner(&database)
         .run()

@@ -13,7 +13,7 @@
 //! | `ADMINISTRATOR_URL` | the same, for whoever ends sessions |
 //! | `STALLED` | a file that is made when the network is stalled |
 //! | `MAX_DURATION_MS` | how long a request may take on Vercel |
-//! | `SERVER_TIMEOUTS_MS` | the server's own time-outs, where nothing else helps |
+//! | `SERVER_TIMEOUTS_MS` | the server's own timeouts, where nothing else helps |
 
 mod ending;
 mod look;
@@ -24,7 +24,8 @@ mod task;
 
 use std::time::Duration;
 
-use antifreeze::{Config, ConnectionLifetime, Database, DatabaseLayer, shutdown};
+use antifreeze::config::ConnectionLifetime;
+use antifreeze::{Config, Database, DatabaseLayer, shutdown};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 

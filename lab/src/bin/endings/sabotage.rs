@@ -34,7 +34,7 @@ where
     }
 }
 
-/// Gives up after a while when asked for `dropped_from_outside`: a time-out in the
+/// Gives up after a while when asked for `dropped_from_outside`: a timeout in the
 /// wrong place.
 #[derive(Clone)]
 pub struct Impatient<S>(pub S);

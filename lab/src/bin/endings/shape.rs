@@ -49,7 +49,7 @@ pub async fn concurrent(layer: DatabaseLayer) -> Result<(), BoxError> {
 /// is `unread` is dropped by what is outside the layer.
 pub async fn streaming(layer: DatabaseLayer) -> Result<(), BoxError> {
     let service = ServiceBuilder::new()
-        .map_response(|response: Response<antifreeze::Body<Body>>| {
+        .map_response(|response: Response<antifreeze::layer::Body<Body>>| {
             let unread = response.extensions().get::<Unread>().is_some();
             response.map(|body| match unread {
                 true => whole("unread".into()),

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use crate::build::build;
 use crate::step::Step;
 
-/// The function's time-out.
+/// The function's timeout.
 const TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// How long the migration is willing to wait.
@@ -27,7 +27,7 @@ const REQUESTS: [(&str, &str); 6] = [
     ("/begin", "forgets its own BEGIN"),
     ("/task", "leaves a task inside its transaction"),
     ("/panic", "panics inside a transaction"),
-    ("/slow", "is slower than the time-out of 1.5 s"),
+    ("/slow", "is slower than the timeout of 1.5 s"),
 ];
 
 /// What was seen of one request.
@@ -148,7 +148,7 @@ async fn request(postgres: &Postgres, example: &Path, path: &str, layer: bool) -
     let request = request.or_say(|| "no such request")?;
     let (response, outcome) = function.request(request).await?;
     let response = match outcome.answer {
-        Answer::TimedOut => "none: killed by its time-out".to_owned(),
+        Answer::TimedOut => "none: killed by its timeout".to_owned(),
         Answer::Error { message, .. } => {
             format!("{}, {message}", response.status().as_u16())
         }

@@ -124,7 +124,7 @@ enum Ending {
     TaskInTransaction,
     /// With a large result dropped half-way.
     RowsDropped,
-    /// With a statement that it gave up after a time-out.
+    /// With a statement that it gave up after a timeout.
     StatementTimedOut,
     /// With a lock that belongs to the session.
     AdvisoryLock,

@@ -1,6 +1,6 @@
 //! What the server ends by itself, when a process is stopped in the middle of something and
-//! never goes on: each of its time-outs alone, against each state. The table in
-//! docs/backstops.md is this test in words.
+//! never goes on: each of its timeouts alone, against each state. The table in
+//! docs/server_timeouts.md is this test in words.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use lab::lambda::Function;
 use lab::postgres::{Database, Installation, Postgres};
 use tokio::time::{Instant, sleep};
 
-/// Each time-out, in the order of the columns below.
+/// Each timeout, in the order of the columns below.
 const VARIABLES: [&str; 4] = [
     "ANTIFREEZE_STATEMENT_TIMEOUT",
     "ANTIFREEZE_IDLE_IN_TRANSACTION_TIMEOUT",
@@ -33,7 +33,7 @@ struct State {
     ending: &'static str,
     /// As `pg_stat_activity` shows it: state and what is waited for.
     seen: [&'static str; 2],
-    /// What each time-out alone makes of it; the last needs PostgreSQL 17.
+    /// What each timeout alone makes of it; the last needs PostgreSQL 17.
     becomes: [Becomes; 4],
 }
 

@@ -1,4 +1,4 @@
-//! The time-outs by which the server itself ends what no teardown could: the process was
+//! The timeouts by which the server itself ends what no teardown could: the process was
 //! killed, the host vanished, the network is gone.
 
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub(super) const TRANSACTION: &str = "transaction_timeout";
 /// To the server, if it is PostgreSQL 14 or newer and runs where it can find out. While a
 /// statement runs the server looks this often, in milliseconds, whether its client is still
 /// there; else a client that is gone is found when there is something to send.
-const CLIENT_CHECK: Backstop = ("client_connection_check_interval", 500);
+const CLIENT_CHECK: ServerTimeout = ("client_connection_check_interval", 500);
 
 /// None is made shorter than this, however little time a call has.
 const LEAST: Duration = Duration::from_secs(1);
@@ -30,9 +30,9 @@ const LEAST: Duration = Duration::from_secs(1);
 const STEP: Duration = Duration::from_millis(1);
 
 /// A setting of the server and its value in milliseconds.
-pub type Backstop = (&'static str, i32);
+pub type ServerTimeout = (&'static str, i32);
 
-/// A time-out as it is configured.
+/// A timeout as it is configured.
 struct Timeout {
     name: &'static str,
     value: Duration,
@@ -51,7 +51,7 @@ impl Settings {
 
     /// What the server is told to end by itself, in a session for calls of at most
     /// `longest` seconds. Nothing where the path does not take it.
-    pub(crate) fn backstops(&self, longest: u64) -> Vec<Backstop> {
+    pub(crate) fn server_timeouts(&self, longest: u64) -> Vec<ServerTimeout> {
         if !self.sends_settings() {
             return Vec::new();
         }
@@ -69,8 +69,8 @@ impl Settings {
     }
 
     /// Those that every server knows: one that it does not know makes it refuse the session.
-    pub(super) fn startup_backstops(&self) -> impl Iterator<Item = Backstop> {
-        let all = self.backstops(self.longest_call(None)).into_iter();
+    pub(super) fn startup_server_timeouts(&self) -> impl Iterator<Item = ServerTimeout> {
+        let all = self.server_timeouts(self.longest_call(None)).into_iter();
         all.filter(|(name, _)| [STATEMENT, IDLE_IN_TRANSACTION].contains(name))
     }
 
@@ -94,7 +94,7 @@ impl Settings {
         lines.collect::<Vec<_>>().join(" ")
     }
 
-    pub(super) fn check_backstops(&self) -> Result<()> {
+    pub(super) fn check_server_timeouts(&self) -> Result<()> {
         for Timeout { name, value, .. } in self.timeouts() {
             if milliseconds(value).is_none() {
                 return Err(Error::configuration(format!(
@@ -161,7 +161,7 @@ impl Settings {
     }
 }
 
-/// As the server counts, rounded up: 0 would mean no time-out at all. `None` if it is
+/// As the server counts, rounded up: 0 would mean no timeout at all. `None` if it is
 /// more than the server can hold.
 fn milliseconds(time: Duration) -> Option<i32> {
     i32::try_from(time.as_nanos().div_ceil(1_000_000)).ok()
@@ -170,7 +170,7 @@ fn milliseconds(time: Duration) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Config, Path};
+    use crate::config::{Config, Pooler};
 
     const UNKNOWN: u64 = u64::MAX;
 
@@ -181,7 +181,7 @@ mod tests {
 
     /// Statement, idle in transaction, transaction, idle session.
     fn values(longest: u64, change: impl FnOnce(Config) -> Config) -> [Option<i32>; 4] {
-        let all = config(change).backstops(longest);
+        let all = config(change).server_timeouts(longest);
         [STATEMENT, IDLE_IN_TRANSACTION, TRANSACTION, IDLE_SESSION].map(|name| {
             let found = all.iter().find(|(found, _)| *found == name);
             found.map(|(_, value)| *value)
@@ -225,14 +225,18 @@ mod tests {
 
     #[test]
     fn no_pooler_is_sent_any() {
-        for path in [Path::TransactionPooler, Path::SessionPooler, Path::RdsProxy] {
-            assert_eq!(values(3, |config| config.path(path)), [None; 4], "{path:?}");
+        for pooler in [Pooler::Transaction, Pooler::Session, Pooler::RdsProxy] {
+            assert_eq!(
+                values(3, |config| config.pooler(pooler)),
+                [None; 4],
+                "{pooler:?}"
+            );
         }
     }
 
     #[test]
     fn the_statements_for_a_role_leave_idle_sessions_alone() {
-        let line = config(|config| config.path(Path::TransactionPooler)).alter_role();
+        let line = config(|config| config.pooler(Pooler::Transaction)).alter_role();
         assert_eq!(
             line,
             "ALTER ROLE CURRENT_USER SET statement_timeout = 30000; \
@@ -245,7 +249,7 @@ mod tests {
     #[tokio::test]
     async fn a_server_takes_the_statements_for_a_role() {
         use lab::postgres::{Installation, Postgres};
-        let line = config(|config| config.path(Path::TransactionPooler)).alter_role();
+        let line = config(|config| config.pooler(Pooler::Transaction)).alter_role();
         let installation = Installation::embedded("17").expect("PostgreSQL 17");
         let server = Postgres::builder().installation(installation).start();
         let server = server.await.expect("a server");

@@ -12,7 +12,7 @@ use futures_util::TryStreamExt;
 use tokio_postgres::Client;
 
 use super::Session;
-use crate::config::{Backstop, Path};
+use crate::config::{Pooler, ServerTimeout};
 use crate::error::Error;
 use crate::observe;
 use crate::wire::residue;
@@ -22,7 +22,7 @@ impl Session {
     /// `granted` so much, unless it has been told already: what is left over from a shorter
     /// call would end a longer one. Not one byte is sent for a call that is as long as one
     /// before.
-    pub(crate) async fn tell_backstops(&self, client: &Client, granted: Option<Duration>) {
+    pub(crate) async fn tell_server_timeouts(&self, client: &Client, granted: Option<Duration>) {
         if self.is_pooled() {
             return;
         }
@@ -31,13 +31,13 @@ impl Session {
         let before = self.longest_call.fetch_max(longest, Ordering::AcqRel);
         let told = match before {
             0 => Vec::new(),
-            before => config.backstops(before),
+            before => config.server_timeouts(before),
         };
-        let backstops = config.backstops(longest.max(before));
-        if backstops == told {
+        let server_timeouts = config.server_timeouts(longest.max(before));
+        if server_timeouts == told {
             return;
         }
-        let Ok(answers) = client.simple_query_raw(&sql(backstops)).await else {
+        let Ok(answers) = client.simple_query_raw(&sql(server_timeouts)).await else {
             // The connection is at its end, and whoever asked for it will hear of it.
             return;
         };
@@ -51,8 +51,9 @@ impl Session {
                     if let Some(error) = error.as_db_error() {
                         // One that was taken away, or that has ended, refused nothing.
                         if !gone {
-                            connector
-                                .report_backstops(|run| observe::backstops_refused(error, run));
+                            connector.report_server_timeouts(|run| {
+                                observe::server_timeouts_refused(error, run)
+                            });
                         }
                     }
                     false
@@ -63,24 +64,24 @@ impl Session {
 
     /// What a reset has to be followed by, since it takes ours away too. Empty if there are
     /// none.
-    pub(crate) fn backstops_again(&self) -> String {
+    pub(crate) fn server_timeouts_again(&self) -> String {
         if self.is_pooled() {
             return String::new();
         }
         let longest = self.longest_call.load(Ordering::Acquire).max(1);
-        match self.connector.settings().backstops(longest) {
-            backstops if backstops.is_empty() => String::new(),
-            backstops => format!("; {}", sql(backstops)),
+        match self.connector.settings().server_timeouts(longest) {
+            server_timeouts if server_timeouts.is_empty() => String::new(),
+            server_timeouts => format!("; {}", sql(server_timeouts)),
         }
     }
 
     /// Be it that the configuration says so, or that the server has shown it: what is told
     /// there stays with the pooler's session, and an `idle_session_timeout` would end that.
     fn is_pooled(&self) -> bool {
-        self.path != Path::Direct
+        self.pooler != Pooler::None
     }
 }
 
-fn sql(backstops: Vec<Backstop>) -> String {
-    residue::setting(backstops)
+fn sql(server_timeouts: Vec<ServerTimeout>) -> String {
+    residue::setting(server_timeouts)
 }

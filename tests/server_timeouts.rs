@@ -4,7 +4,8 @@ mod common;
 
 use std::time::Duration;
 
-use antifreeze::{Config, Path, Reset, connection, transaction};
+use antifreeze::config::{Pooler, Reset};
+use antifreeze::{Config, connection, transaction};
 use common::{BoxError, Lab, lab_over_relay, lab_with, lease_and_return};
 use lab::postgres::{Installation, Postgres};
 use lab::relay::Cut;
@@ -210,7 +211,7 @@ async fn timeouts_cost_no_round_trip() {
 
 #[tokio::test]
 async fn pooler_is_sent_no_timeouts() {
-    let lab = lab_with(|config| config.path(Path::TransactionPooler)).await;
+    let lab = lab_with(|config| config.pooler(Pooler::Transaction)).await;
     let values = lab.run(values()).await.expect("settings");
     assert_eq!(values[..2], ["0", "0"]);
     assert_eq!(values[3], "0");

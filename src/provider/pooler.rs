@@ -1,67 +1,67 @@
-//! What lies between us and the server, and how it is told from an address.
+//! The pooler between the function and the server, as the address tells it.
 
 use serde::{Deserialize, Serialize};
 
 use super::{ALL, Told, labels, lower};
 
-/// What lies between us and the server.
+/// The pooler between the function and the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
-pub enum Path {
-    /// Nothing.
+pub enum Pooler {
+    /// None: a connection is a session of the server.
     #[default]
-    Direct,
+    None,
     /// A pooler that gives out a server for one transaction at a time (PgBouncer,
     /// Neon's pooled host, Supavisor on 6543): named statements are sent unnamed,
     /// no settings at start-up, no session state.
-    TransactionPooler,
+    Transaction,
     /// A pooler that gives out a server for as long as the client stays.
-    SessionPooler,
+    Session,
     /// Amazon RDS Proxy: no settings at start-up, and no CancelRequest.
     RdsProxy,
 }
 
 /// By their names in variables.
-pub(crate) const PATHS: [(&str, Path); 4] = [
-    ("direct", Path::Direct),
-    ("transaction-pooler", Path::TransactionPooler),
-    ("session-pooler", Path::SessionPooler),
-    ("rds-proxy", Path::RdsProxy),
+pub(crate) const POOLERS: [(&str, Pooler); 4] = [
+    ("none", Pooler::None),
+    ("transaction", Pooler::Transaction),
+    ("session", Pooler::Session),
+    ("rds-proxy", Pooler::RdsProxy),
 ];
 
-/// The path that an address tells.
+/// Detects the pooler that an address belongs to.
 pub(crate) fn detect(host: &str, port: u16) -> Option<Told> {
     let host = lower(host);
     let labels = labels(&host);
-    let mut told = ALL.iter().filter_map(|it| (it.path)(&labels, port));
+    let mut told = ALL.iter().filter_map(|it| (it.pooler)(&labels, port));
     told.next()
 }
 
-impl Path {
+impl Pooler {
     /// Why it is this one.
     pub(crate) fn why(self, host: &str, port: u16) -> &'static str {
         match (self, detect(host, port)) {
             (_, Some((told, why))) if told == self => why,
-            (Path::TransactionPooler, _) => "pgbouncer=true in the URL, or the code, says so",
-            (Path::Direct, _) => "nothing in the host or the port speaks of a pooler",
+            (Pooler::Transaction, _) => "pgbouncer=true in the URL, or the code, says so",
+            (Pooler::None, _) => "nothing in the host or the port speaks of a pooler",
             _ => "the configuration says so",
         }
     }
 
     pub(crate) fn takes_cancel(self) -> bool {
-        self != Path::RdsProxy
+        self != Pooler::RdsProxy
     }
 
-    /// Whether settings may be sent in the start-up packet. PgBouncer refuses them,
+    /// Whether settings can be sent in the start-up packet. PgBouncer refuses them,
     /// RDS Proxy too, and Supavisor forgets them in silence.
     pub(crate) fn takes_options(self) -> bool {
-        self == Path::Direct
+        self == Pooler::None
     }
 
-    /// As the settings name it: `direct`.
+    /// As the settings name it: `none`.
     pub fn name(self) -> &'static str {
-        let named = PATHS.iter().find(|(_, path)| *path == self);
-        named.map_or("direct", |(name, _)| name)
+        let named = POOLERS.iter().find(|(_, pooler)| *pooler == self);
+        named.map_or("none", |(name, _)| name)
     }
 }
