@@ -1,4 +1,4 @@
-//! Running migrations, and writing their history without running them.
+//! Runs migrations, or records them in the history without running them.
 
 use std::future::Future;
 use std::time::Duration;
@@ -9,15 +9,15 @@ use super::apply::Apply;
 use super::error::{Error, Kind, Result};
 use super::event::Event;
 use super::files::{Migrations, Step};
-use super::held::{Held, under_lock};
 use super::history::{History, State, Status};
-use super::options::{Base, options};
+use super::locked::{Locked, with_lock};
+use super::monitor::Monitor;
+use super::options::{Options, options};
 use super::report::{Events, Report};
-use super::session::Own;
-use super::watch::Watch;
+use super::session::RunnerSession;
 use super::{index, lint};
 
-/// Runs [`Migrations`] on a database, under a lock and time-outs.
+/// Runs [`Migrations`] on a database, with a lock and timeouts.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -37,144 +37,151 @@ use super::{index, lint};
 /// # }
 /// ```
 ///
-/// The future of each of its methods may be dropped at any time: the statement that runs
-/// is cancelled, and the session ends. [`stop_when`](Runner::stop_when) and
-/// [`deadline`](Runner::deadline) do the same and wait until it is done.
-#[must_use = "a runner does nothing until it is run"]
+/// The futures may be dropped at any time: the running statement is cancelled, and the session
+/// is closed. [`stop_when`](Runner::stop_when) and [`deadline`](Runner::deadline) do the same
+/// and wait until it is done.
+#[must_use = "a runner does nothing until one of its async methods is called"]
 pub struct Runner {
     migrations: Migrations,
-    base: Base,
+    base: Options,
 }
 
 impl Runner {
     pub(super) fn new(migrations: Migrations, database: &Database) -> Self {
         Runner {
             migrations,
-            base: Base::new(database),
+            base: Options::new(database),
         }
     }
 
     options!();
 
-    /// The [`statement_timeout`](Runner::statement_timeout) of statements that lock nobody
-    /// out: CREATE INDEX CONCURRENTLY and its kind, and VACUUM. They wait for locks as
-    /// long, too. Default: 30 minutes. Zero: as long as they want.
+    /// Sets the [`statement_timeout`](Runner::statement_timeout) of statements that do not
+    /// block reads and writes: those with CONCURRENTLY, and VACUUM. They may also wait for
+    /// locks for as long. Default: 30 minutes. Zero means no limit.
     pub fn concurrent_timeout(mut self, limit: Duration) -> Self {
         self.base.settings.concurrent_timeout = limit;
         self
     }
 
-    /// Runs nothing if the lint finds something in what is pending.
+    /// Runs nothing if the lint has findings in pending migrations.
     pub fn refuse_findings(mut self) -> Self {
         self.base.settings.refuse_findings = true;
         self
     }
 
-    /// Runs what is pending.
+    /// Runs the pending migrations.
     ///
     /// # Errors
     ///
-    /// [`Kind`] says what there is. What was applied until then stays applied, and is in
-    /// the error's report; whatever it was, it can be run again.
+    /// See [`Kind`]. Migrations that were applied before the error stay applied, and are in the
+    /// error's report. The run can be repeated.
     pub async fn run(mut self) -> Result<Report> {
         let connector = self.base.connector()?;
         let migrations = self.migrations;
-        under_lock(self.base, connector, async |held| {
-            migrate(held, &migrations).await
+        with_lock(self.base, connector, async |locked| {
+            migrate(locked, &migrations).await
         })
         .await
     }
 
-    /// Says what would be run, and what the lint finds in it, and changes nothing.
+    /// Reports the pending migrations and the lint's findings, and changes nothing.
     ///
     /// # Errors
     ///
-    /// The server cannot be reached, or files and history contradict each other.
+    /// [`Kind::Connection`] if the server cannot be reached, [`Kind::History`] if files and
+    /// history contradict each other.
     pub async fn dry_run(mut self) -> Result<Report> {
         let mut events = Events::new(self.base.observer.take());
         let wait = self.base.settings.slot_wait;
-        let own = Own::open_within(&self.base.connector()?, wait, &mut events).await?;
-        let history = History::read(own.client(), &self.migrations).await?;
+        let session =
+            RunnerSession::open_within(&self.base.connector()?, wait, &mut events).await?;
+        let history = History::read(session.client(), &self.migrations).await?;
         plan(&history, &self.migrations, &mut events).await?;
-        own.close().await;
+        session.close().await;
         Ok(events.into_report())
     }
 
-    /// Says of each migration whether it was run, and changes nothing.
+    /// Returns the status of each migration, and changes nothing.
     ///
     /// # Errors
     ///
-    /// The server cannot be reached.
+    /// [`Kind::Connection`] if the server cannot be reached.
     pub async fn status(mut self) -> Result<Vec<Status>> {
         let mut events = Events::new(self.base.observer.take());
         let wait = self.base.settings.slot_wait;
-        let own = Own::open_within(&self.base.connector()?, wait, &mut events).await?;
-        let history = History::read(own.client(), &self.migrations).await?;
-        own.close().await;
+        let session =
+            RunnerSession::open_within(&self.base.connector()?, wait, &mut events).await?;
+        let history = History::read(session.client(), &self.migrations).await?;
+        session.close().await;
         Ok(history.status(&self.migrations))
     }
 
-    /// Writes all up to `version` into the history, without running them: for a database
-    /// that has a past.
+    /// Records all migrations up to `version` as applied, without running them: for a database
+    /// that existed before its migrations.
     ///
     /// # Errors
     ///
-    /// There is a history already, no such version, or one of [`run`](Runner::run)'s.
+    /// [`Kind::History`] if the database has a history, [`Kind::Files`] if there is no such
+    /// version, otherwise those of [`run`](Runner::run).
     pub async fn baseline(mut self, version: i64) -> Result<Report> {
         self.migrations.find(version)?;
         let connector = self.base.connector()?;
         let migrations = self.migrations;
-        let begin = async |held: &mut Held<'_>| {
-            let mut history = History::read(held.own.client(), &migrations).await?;
+        let begin = async |locked: &mut Locked<'_>| {
+            let mut history = History::read(locked.session.client(), &migrations).await?;
             if let Some(last) = history.applied.last() {
                 return Err(Error::new(
                     Kind::History,
                     format!(
-                        "there is a history already, up to {last}: a baseline is for a database \
-                         without one; `resolve` is for a single migration"
+                        "the database already has a history, up to {last}: use `resolve` for a \
+                         single migration"
                     ),
                 ));
             }
-            history.ensure(held.own.client()).await?;
+            history.ensure(locked.session.client()).await?;
             let before = migrations
                 .all
                 .iter()
                 .filter(|step| step.version() <= version);
-            record(held, &history, before).await
+            record(locked, &history, before).await
         };
-        under_lock(self.base, connector, begin).await
+        with_lock(self.base, connector, begin).await
     }
 
-    /// Brings the history of one migration in line with its file, without running it: it
-    /// was done by hand, or an earlier run was killed before it could write it down, or
-    /// its text has changed in a way that does not matter.
+    /// Updates the history of one migration to match its file, without running it: because it
+    /// was applied by hand, an earlier run was killed before recording it, or its text has
+    /// changed in a way that does not matter.
     ///
     /// # Errors
     ///
-    /// It is in the history as it is, an earlier one is not yet, there is no such version,
-    /// or one of [`run`](Runner::run)'s.
+    /// [`Kind::History`] if the history already matches, or an earlier migration is pending;
+    /// [`Kind::Files`] if there is no such version; otherwise those of [`run`](Runner::run).
     pub async fn resolve(mut self, version: i64) -> Result<Report> {
         self.migrations.find(version)?;
         let connector = self.base.connector()?;
         let migrations = self.migrations;
-        let begin = async |held: &mut Held<'_>| {
+        let begin = async |locked: &mut Locked<'_>| {
             let step = migrations.find(version)?;
-            let mut history = History::read(held.own.client(), &migrations).await?;
+            let mut history = History::read(locked.session.client(), &migrations).await?;
             let status = history.status(&migrations);
             let wrong = |why: String| Err(Error::new(Kind::History, why));
             match status
                 .iter()
-                .find(|one| one.version == version)
-                .map(|one| one.state)
+                .find(|status| status.version == version)
+                .map(|status| status.state)
             {
                 Some(State::Applied) => {
-                    return wrong(format!("{} is in the history as it is", step.name()));
+                    return wrong(format!(
+                        "{} is already recorded in the history, with the text of its file",
+                        step.name()
+                    ));
                 }
                 Some(State::Pending) => {
-                    let mut earlier = status.iter().filter(|one| one.version < version);
-                    if let Some(first) = earlier.find(|one| one.state == State::Pending) {
+                    let mut earlier = status.iter().filter(|status| status.version < version);
+                    if let Some(first) = earlier.find(|status| status.state == State::Pending) {
                         return wrong(format!(
-                            "{} is pending, too, and comes before {}: see to it first",
+                            "{} is also pending and comes before {}: run or resolve it first",
                             first.migration,
                             step.name()
                         ));
@@ -182,79 +189,80 @@ impl Runner {
                 }
                 _ => {}
             }
-            history.ensure(held.own.client()).await?;
-            record(held, &history, [step]).await
+            history.ensure(locked.session.client()).await?;
+            record(locked, &history, [step]).await
         };
-        under_lock(self.base, connector, begin).await
+        with_lock(self.base, connector, begin).await
     }
 }
 
-/// Tells what is pending, and what is to be said of it.
+/// Reports the pending migrations, and the lint's findings in them.
 async fn plan<'a>(
     history: &History,
     migrations: &'a Migrations,
     events: &mut Events,
 ) -> Result<Vec<&'a Step>> {
     for migration in &history.other_line_ends {
-        events.tell(Event::OtherLineEnds {
+        events.emit(Event::OtherLineEnds {
             migration: migration.clone(),
         });
     }
     let pending = history.pending(migrations).await?;
-    events.tell(Event::Planned {
+    events.emit(Event::Planned {
         pending: pending.iter().map(|step| step.name()).collect(),
     });
     let is_pending = |version| pending.iter().any(|step| step.version() == version);
     for finding in lint::findings(&migrations.all, is_pending) {
-        events.tell(Event::Finding(finding));
+        events.emit(Event::Finding(finding));
     }
     Ok(pending)
 }
 
-async fn migrate(held: &mut Held<'_>, migrations: &Migrations) -> Result<()> {
-    let client = held.own.client();
+async fn migrate(locked: &mut Locked<'_>, migrations: &Migrations) -> Result<()> {
+    let client = locked.session.client();
     let mut history = History::read(client, migrations).await?;
-    let pending = plan(&history, migrations, held.events).await?;
-    let found = held
+    let pending = plan(&history, migrations, locked.events).await?;
+    let found = locked
         .events
         .report
         .findings
         .iter()
         .filter(|finding| finding.rule.is_some());
     let found = found.count();
-    if held.settings.refuse_findings && found > 0 {
+    if locked.settings.refuse_findings && found > 0 {
         return Err(Error::new(
             Kind::Findings,
             format!(
-                "the lint found something in {found} places, and is told to refuse it: change the \
-                 migrations, or write `-- antifreeze: allow NAME` above the statements"
+                "the lint has {found} findings, and findings are refused: change the migrations, or \
+                 write `-- antifreeze: allow NAME` above the statements"
             ),
         ));
     }
     if pending.is_empty() {
         return Ok(());
     }
-    let settings = held.settings;
-    held.own
+    let settings = locked.settings;
+    locked
+        .session
         .set(settings.lock_timeout, settings.statement_timeout)
         .await?;
     history.ensure(client).await?;
     let mut known = index::invalid(client, &[]).await?;
     for left in &known {
-        held.events.tell(left.left());
+        locked.events.emit(left.event());
     }
-    let mut watch = Watch::open(
-        held.connector,
-        settings.consent,
+    let mut monitor = Monitor::open(
+        locked.connector,
+        settings.terminate_age,
         settings.lock_timeout,
-        held.events,
+        locked.events,
     )
     .await;
     let mut apply = Apply {
-        own: held.own,
-        watch: &mut watch,
+        session: locked.session,
+        monitor: &mut monitor,
         settings,
-        events: &mut *held.events,
+        events: &mut *locked.events,
         history: &history,
         known: &mut known,
     };
@@ -265,13 +273,13 @@ async fn migrate(held: &mut Held<'_>, migrations: &Migrations) -> Result<()> {
             break;
         }
     }
-    watch.close().await;
+    monitor.close().await;
     ended
 }
 
-/// Writes into the history what is not run: all of it or nothing.
+/// Records migrations in the history, all or none.
 async fn record<'a>(
-    held: &mut Held<'_>,
+    locked: &mut Locked<'_>,
     history: &History,
     steps: impl IntoIterator<Item = &'a Step>,
 ) -> Result<()> {
@@ -283,13 +291,18 @@ async fn record<'a>(
         sql += &format!("{deletion}; {insertion}; ");
         recorded.push(step.name());
     }
-    let settings = held.settings;
-    held.own
+    let settings = locked.settings;
+    locked
+        .session
         .set(settings.lock_timeout, settings.statement_timeout)
         .await?;
-    held.own.client().batch_execute(&(sql + "commit")).await?;
+    locked
+        .session
+        .client()
+        .batch_execute(&(sql + "commit"))
+        .await?;
     for migration in recorded {
-        held.events.tell(Event::Recorded { migration });
+        locked.events.emit(Event::Recorded { migration });
     }
     Ok(())
 }
