@@ -1,4 +1,4 @@
-//! What is run, what is remembered, and what refinery thinks of it.
+//! Tests the history, and its compatibility with refinery.
 
 use antifreeze_migrate::{Error, Kind, State};
 
@@ -12,7 +12,7 @@ const TWO: (&str, &str) = (
 const THREE: (&str, &str) = ("V3__three", "create table three (a int)");
 
 #[tokio::test]
-async fn what_is_pending_is_run_once_and_in_order() {
+async fn pending_migrations_run_once_and_in_order() {
     let lab = lab().await;
     let report = lab.runner(&[TWO, ONE]).run().await.expect("fine");
     let applied: Vec<_> = report
@@ -32,7 +32,7 @@ async fn what_is_pending_is_run_once_and_in_order() {
 }
 
 #[tokio::test]
-async fn the_history_is_refinerys() {
+async fn history_is_compatible_with_refinery() {
     let lab = lab().await;
     let _ = lab.runner(&[ONE]).run().await.expect("fine");
     let theirs = refinery_core::Migration::unapplied(ONE.0, ONE.1).expect("a name");
@@ -52,7 +52,7 @@ async fn the_history_is_refinerys() {
 }
 
 #[tokio::test]
-async fn a_failure_rolls_all_of_a_migration_back_and_names_the_line() {
+async fn failures_roll_back_and_name_the_line() {
     let lab = lab().await;
     let wrong = (
         "V2__two",
@@ -85,7 +85,7 @@ async fn a_failure_rolls_all_of_a_migration_back_and_names_the_line() {
         .expect("corrected");
 }
 
-/// The server reads it where a backslash escapes, and our reader does not.
+/// A text that the server can parse (a backslash escapes there) and the splitter cannot.
 const UNREAD: &str = r"select 'it\'s'";
 
 async fn lab_with_escapes() -> Lab {
@@ -97,7 +97,7 @@ async fn lab_with_escapes() -> Lab {
 }
 
 #[tokio::test]
-async fn what_cannot_be_split_is_run_as_a_whole() {
+async fn unterminated_texts_run_as_a_whole() {
     let lab = lab_with_escapes().await;
     let whole = format!("create table whole (a int); {UNREAD}; insert into whole values (1)");
     let report = lab.runner(&[("V1__whole", &whole)]).run().await;
@@ -115,7 +115,7 @@ async fn what_cannot_be_split_is_run_as_a_whole() {
 }
 
 #[tokio::test]
-async fn a_commit_that_could_not_be_seen_is_noticed() {
+async fn hidden_commits_are_detected() {
     let lab = lab_with_escapes().await;
     let commits = format!("{UNREAD}; commit; create table loose (a int)");
     let files = [("V1__commits", commits.as_str())];
@@ -126,7 +126,7 @@ async fn a_commit_that_could_not_be_seen_is_noticed() {
 }
 
 #[tokio::test]
-async fn what_a_migration_sets_is_not_left_to_the_next() {
+async fn settings_end_with_the_migration() {
     let lab = lab().await;
     lab.server
         .execute("create role another")
@@ -162,7 +162,7 @@ async fn what_a_migration_sets_is_not_left_to_the_next() {
 }
 
 #[tokio::test]
-async fn a_dry_run_and_a_status_change_nothing() {
+async fn dry_run_and_status_change_nothing() {
     let lab = lab().await;
     let risky = (
         "V2__two",
@@ -214,7 +214,7 @@ fn refused(error: &Error, words: &[&str]) {
 }
 
 #[tokio::test]
-async fn files_and_history_that_contradict_each_other_are_refused() {
+async fn contradicting_histories_are_rejected() {
     let lab = lab().await;
     let _ = lab.runner(&[ONE, THREE]).run().await.expect("fine");
     let changed = ("V1__one", "create table one (a bigint)");
@@ -241,7 +241,7 @@ async fn files_and_history_that_contradict_each_other_are_refused() {
     assert_eq!(states, [State::Changed, State::Skipped, State::Missing]);
     assert_eq!(lab.applied().await, "1 one, 3 three");
 
-    // It may come later than its version says if its name begins with a U.
+    // A U migration may be applied after later versions.
     let _ = lab
         .runner(&[ONE, ("U2__two", TWO.1), THREE])
         .run()
@@ -251,7 +251,7 @@ async fn files_and_history_that_contradict_each_other_are_refused() {
 }
 
 #[tokio::test]
-async fn a_baseline_is_for_a_database_with_a_past_and_without_a_history() {
+async fn baseline_requires_an_empty_history() {
     let lab = lab().await;
     lab.server
         .execute("create table one (a int); create table two (a int)")
@@ -285,7 +285,7 @@ async fn a_baseline_is_for_a_database_with_a_past_and_without_a_history() {
 }
 
 #[tokio::test]
-async fn one_that_was_done_by_hand_is_resolved() {
+async fn resolve_records_manual_migrations() {
     let lab = lab().await;
     lab.server
         .execute("create table one (a int)")
@@ -296,7 +296,7 @@ async fn one_that_was_done_by_hand_is_resolved() {
         .resolve(2)
         .await
         .expect_err("not yet");
-    refused(&error, &["V1__one is pending"]);
+    refused(&error, &["V1__one is also pending"]);
     let report = lab.runner(&[ONE, TWO]).resolve(1).await.expect("fine");
     assert_eq!(report.recorded, ["V1__one"]);
     let _ = lab.runner(&[ONE, TWO]).run().await.expect("the rest");
@@ -305,7 +305,7 @@ async fn one_that_was_done_by_hand_is_resolved() {
         .resolve(1)
         .await
         .expect_err("already");
-    refused(&error, &["V1__one is in the history as it is"]);
+    refused(&error, &["V1__one is already recorded"]);
     let changed = ("V1__one", "create table one (a int) -- as it was meant");
     let _ = lab
         .runner(&[changed, TWO])
@@ -317,30 +317,33 @@ async fn one_that_was_done_by_hand_is_resolved() {
 }
 
 #[tokio::test]
-async fn a_directory_is_read() {
+async fn directories_are_read() {
     let lab = lab().await;
     let directory = tempfile::tempdir().expect("a directory");
     std::fs::write(directory.path().join("V1__one.sql"), ONE.1).expect("a file");
     let read = antifreeze_migrate::Migrations::from_dir(directory.path()).expect("read");
     let future = read.runner(&lab.database).run();
-    // It can be spawned.
+    // The future is Send.
     let report = tokio::spawn(future).await.expect("no panic").expect("fine");
     assert_eq!(report.applied.len(), 1);
     let json = serde_json::to_value(&report).expect("JSON");
     assert_eq!(json["applied"][0]["migration"], "V1__one");
     std::fs::write(directory.path().join("V01__again.sql"), ONE.1).expect("a file");
     let error = antifreeze_migrate::Migrations::from_dir(directory.path()).expect_err("twice");
-    assert!(error.to_string().contains("one version"), "{error}");
+    assert!(error.to_string().contains("the same version"), "{error}");
     let error = antifreeze_migrate::Migrations::from_dir("no/such").expect_err("not there");
     assert_eq!(error.kind(), Kind::Files);
 }
 
 #[tokio::test]
-async fn nothing_is_left_out_in_silence() {
+async fn misnamed_files_are_errors() {
     let directory = tempfile::tempdir().expect("a directory");
     let none = antifreeze_migrate::Migrations::from_dir(directory.path());
     let error = none.expect_err("there is none");
-    assert!(error.to_string().contains("has no migration"), "{error}");
+    assert!(
+        error.to_string().contains("contains no migrations"),
+        "{error}"
+    );
     for name in [
         "V3__add-c",
         "V7__g.up",
@@ -358,9 +361,9 @@ async fn nothing_is_left_out_in_silence() {
     assert_eq!(none.expect_err("there is none").kind(), Kind::Files);
 }
 
-/// One system checks files out with LF, another with CRLF, and some editor puts a mark first.
+/// Line endings differ between systems, and some editors add a byte order mark.
 #[tokio::test]
-async fn line_ends_are_no_change() {
+async fn line_endings_are_not_changes() {
     let lab = lab().await;
     let [lf, crlf] = ["\n", "\r\n"].map(|end| format!("create table one (a int);{end}-- it{end}"));
     let marked = format!("\u{feff}{lf}");
@@ -372,7 +375,7 @@ async fn line_ends_are_no_change() {
     for text in [&lf, &crlf, &marked] {
         let (runner, log) = Log::of(lab.runner(&[("V1__one", text)]));
         let _ = runner.run().await.expect("the same");
-        let told = log.text().contains("other line ends");
+        let told = log.text().contains("other line endings");
         assert_eq!(told, *text != marked, "{}", log.text());
         let state = lab.runner(&[("V1__one", text)]).status().await;
         assert_eq!(state.expect("a state")[0].state, State::Applied);
@@ -388,7 +391,7 @@ async fn line_ends_are_no_change() {
 }
 
 #[tokio::test]
-async fn a_file_may_choose_its_isolation() {
+async fn files_may_set_the_isolation_level() {
     let lab = lab().await;
     let sql = "-- as under refinery\nset transaction isolation level serializable;\n\
                create table kept as select current_setting('transaction_isolation') as level";
@@ -397,7 +400,7 @@ async fn a_file_may_choose_its_isolation() {
 }
 
 #[tokio::test]
-async fn what_commits_is_told_what_to_write() {
+async fn commits_are_rejected_with_a_remedy() {
     let lab = lab().await;
     let procedure = "create procedure p() language plpgsql as $$ begin commit; end $$";
     lab.server.execute(procedure).await.expect("a procedure");
@@ -420,7 +423,7 @@ async fn what_commits_is_told_what_to_write() {
 }
 
 #[tokio::test]
-async fn a_schema_of_its_own_has_a_history_of_its_own() {
+async fn each_schema_has_its_own_history() {
     let lab = lab().await;
     lab.server
         .execute("create schema \"My Shop\"")

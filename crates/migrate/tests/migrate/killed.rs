@@ -1,4 +1,4 @@
-//! A runner that is killed, at every step.
+//! Tests runners that are killed at each step.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
-use crate::common::{LOCK_TIMEOUT, Lab, PLENTY, lab, migrations, over};
+use crate::common::{LOCK_TIMEOUT, Lab, TIMEOUT, lab, migrations, over};
 
 const PLAIN: (&str, &str) = ("V1__plain", "create table plain (a int)");
 const ALONE: (&str, &str) = ("V1__alone", "create index concurrently i on partners (id)");
@@ -16,11 +16,11 @@ const SLOW: (&str, &str) = (
     "create table slow (a int); select pg_sleep(3600)",
 );
 
-/// Tells each event in a line, and stops for good at the one that it is told.
+/// Prints each event in a line, and waits forever at the given one.
 #[tokio::test]
 #[ignore = "run by the others"]
 async fn runner() {
-    // Somebody runs the ignored tests by hand.
+    // The ignored tests are run by hand.
     let Ok(url) = std::env::var("MIGRATE_TEST_URL") else {
         return;
     };
@@ -36,7 +36,7 @@ async fn runner() {
         println!("\nevent={event}");
         if !hold.is_empty() && event.to_string().contains(&hold) {
             println!("\nevent=held");
-            std::thread::sleep(PLENTY);
+            std::thread::sleep(TIMEOUT);
         }
     });
     println!("\nevent=ended {:?}", report.run().await);
@@ -63,7 +63,7 @@ impl Killed {
         Killed { child, lines }
     }
 
-    /// Waits until it says `what`, then kills it.
+    /// Waits until the runner prints `what`, then kills it.
     async fn at(mut self, what: &str) {
         let mut said = Vec::new();
         let wait = async {
@@ -77,12 +77,12 @@ impl Killed {
             }
             panic!("it never said {what:?}: {said:?}");
         };
-        timeout(PLENTY, wait).await.expect("in time");
+        timeout(TIMEOUT, wait).await.expect("in time");
         self.child.kill().await.expect("killed");
     }
 }
 
-/// It runs again as if nothing had been.
+/// Checks that a second run completes.
 async fn runs_again(lab: &Lab, file: (&str, &str), expected: &str) {
     let report = lab.runner(&[file]).run().await.expect("again");
     let applied: Vec<_> = report
@@ -96,7 +96,7 @@ async fn runs_again(lab: &Lab, file: (&str, &str), expected: &str) {
 }
 
 #[tokio::test]
-async fn before_the_lock() {
+async fn killed_before_the_lock() {
     let lab = lab().await;
     let (holder, _) = lab.session("holder").await;
     let key = i64::from_be_bytes(*b"antifree");
@@ -110,7 +110,7 @@ async fn before_the_lock() {
 }
 
 #[tokio::test]
-async fn with_the_lock_before_anything_is_run() {
+async fn killed_with_the_lock() {
     let lab = lab().await;
     Killed::spawn(&lab, PLAIN, "the lock is ours")
         .at("held")
@@ -119,20 +119,20 @@ async fn with_the_lock_before_anything_is_run() {
 }
 
 #[tokio::test]
-async fn in_a_migration() {
+async fn killed_in_a_migration() {
     let lab = lab().await;
     let killed = Killed::spawn(&lab, SLOW, "");
     let sleeping = "select count(*) from pg_stat_activity where wait_event = 'PgSleep' \
                     and datname = current_database()";
     lab.eventually(sleeping, "1").await;
     killed.at("begins").await;
-    // The server finds out that nobody is there any more, long before the hour is over.
+    // The server notices that the client is gone, long before the hour is over.
     let quick = ("V1__slow", "create table slow (a int)");
     runs_again(&lab, quick, "1 slow").await;
 }
 
 #[tokio::test]
-async fn while_it_is_blocked() {
+async fn killed_while_blocked() {
     let lab = lab().await;
     let forgetful = lab.idle_in_transaction().await;
     let file = ("V1__x", "alter table partners add column x int");
@@ -141,7 +141,7 @@ async fn while_it_is_blocked() {
     runs_again(&lab, file, "1 x").await;
 }
 
-/// The history cannot be written until the returned session is dropped.
+/// Blocks the history until the returned session is dropped.
 async fn history_is_locked(lab: &Lab) -> tokio_postgres::Client {
     let (session, _) = lab.session("holder").await;
     let table = "create table refinery_schema_history (version int4 primary key, \
@@ -153,11 +153,11 @@ async fn history_is_locked(lab: &Lab) -> tokio_postgres::Client {
 }
 
 #[tokio::test]
-async fn between_a_migration_and_its_history() {
+async fn killed_before_recording_a_migration() {
     let lab = lab().await;
     let locked = history_is_locked(&lab).await;
     Killed::spawn(&lab, PLAIN, "")
-        .at("waits for refinery_schema_history")
+        .at("waits for a lock on refinery_schema_history")
         .await;
     lab.assert_gone().await;
     let is_there = lab.value("select to_regclass('plain') is not null").await;
@@ -167,7 +167,7 @@ async fn between_a_migration_and_its_history() {
 }
 
 #[tokio::test]
-async fn between_an_index_and_its_history() {
+async fn killed_before_recording_an_index() {
     let lab = lab().await;
     let locked = history_is_locked(&lab).await;
     let waits = "select count(*) from pg_locks where not granted and relation = \
@@ -182,14 +182,14 @@ async fn between_an_index_and_its_history() {
     killed.at("begins").await;
     lab.assert_gone().await;
     drop(locked);
-    // The index is known again, and not made twice.
+    // The index is recognized, and not created twice.
     let before = lab.value("select 'i'::regclass::oid").await;
     runs_again(&lab, ALONE, "1 alone").await;
     assert_eq!(lab.value("select 'i'::regclass::oid").await, before);
 }
 
 #[tokio::test]
-async fn in_the_middle_of_an_index() {
+async fn killed_while_building_an_index() {
     let lab = lab().await;
     let forgetful = lab.idle_after_writing().await;
     Killed::spawn(&lab, ALONE, "").at("blocked by").await;
@@ -209,9 +209,9 @@ async fn in_the_middle_of_an_index() {
 }
 
 #[tokio::test]
-async fn before_the_lock_is_given_back() {
+async fn killed_before_releasing_the_lock() {
     let lab = lab().await;
-    Killed::spawn(&lab, PLAIN, "is applied").at("held").await;
+    Killed::spawn(&lab, PLAIN, " applied in ").at("held").await;
     let report = lab.runner(&[PLAIN]).run().await.expect("again");
     assert!(report.applied.is_empty(), "{report:?}");
     assert_eq!(lab.applied().await, "1 plain");

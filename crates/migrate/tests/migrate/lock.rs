@@ -1,4 +1,4 @@
-//! One runner at a time.
+//! Tests that one runner runs at a time.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use antifreeze_migrate::{Event, Kind};
 
 use crate::common::{Log, lab};
 
-/// Fails unless it is alone, and takes its time.
+/// A migration that takes a while, and fails if another runs at the same time.
 const ALONE: &str = "create table alone (a int); select pg_sleep(0.2)";
 
 #[tokio::test]
-async fn ten_at_once_run_each_migration_once() {
+async fn concurrent_runners_apply_each_migration_once() {
     let lab = lab().await;
     let files = [
         ("V1__alone", ALONE),
@@ -40,7 +40,7 @@ async fn ten_at_once_run_each_migration_once() {
 }
 
 #[tokio::test]
-async fn waiting_is_bounded_and_names_the_holder() {
+async fn lock_wait_is_bounded_and_names_the_holder() {
     let lab = lab().await;
     let slow = [("V1__slow", "select pg_sleep(60)")];
     let (runner, mut log) = Log::of(lab.runner(&slow).statement_timeout(Duration::ZERO));
@@ -71,9 +71,9 @@ async fn waiting_is_bounded_and_names_the_holder() {
 }
 
 #[tokio::test]
-async fn a_lock_that_somebody_takes_away_is_noticed() {
+async fn lost_locks_are_detected() {
     let lab = lab().await;
-    // The session gives it back behind our back, as a DISCARD ALL of a pooler would.
+    // The migration releases the lock, as a DISCARD ALL of a pooler would.
     let files = [
         ("V1__unlocks", "select pg_advisory_unlock_all()"),
         ("V2__next", "create table next (a int)"),
@@ -85,7 +85,7 @@ async fn a_lock_that_somebody_takes_away_is_noticed() {
 }
 
 #[tokio::test]
-async fn one_that_is_gone_at_the_end_is_noticed_when_it_is_given_back() {
+async fn lost_locks_are_detected_at_release() {
     let lab = lab().await;
     let files = [("V1__unlocks", "select pg_advisory_unlock_all()")];
     let report = lab.runner(&files).run().await.expect("it was run");

@@ -1,4 +1,4 @@
-//! PgBouncer in the way.
+//! Tests migrations through PgBouncer.
 
 use antifreeze::{Config, Database, DirectEndpoint, Path};
 use antifreeze_migrate::Kind;
@@ -11,7 +11,7 @@ const FILES: [(&str, &str); 1] = [("V1__a", "create table a (a int)")];
 
 async fn pooler(mode: Mode) -> PgBouncer {
     let server = Postgres::shared().await.expect("a server");
-    // As somebody sets it who wants clients to connect that send options.
+    // A usual setting for clients that send options.
     let pooler = PgBouncer::builder(server)
         .mode(mode)
         .setting("ignore_startup_parameters", "options,extra_float_digits");
@@ -25,7 +25,7 @@ fn behind(pooler: &PgBouncer, lab: &Lab, change: impl FnOnce(&mut Config)) -> Da
 }
 
 #[tokio::test]
-async fn a_transaction_pooler_is_refused_with_a_way_out() {
+async fn transaction_poolers_are_refused_with_a_remedy() {
     let (lab, pooler) = (lab().await, pooler(Mode::Transaction).await);
     let database = behind(&pooler, &lab, |config| {
         config.path = Path::TransactionPooler
@@ -45,7 +45,7 @@ async fn a_transaction_pooler_is_refused_with_a_way_out() {
 }
 
 #[tokio::test]
-async fn one_that_nobody_told_us_of_is_found_out() {
+async fn unconfigured_poolers_are_detected() {
     let (lab, pooler) = (lab().await, pooler(Mode::Transaction).await);
     let database = behind(&pooler, &lab, |_| {});
     assert_eq!(database.config().path, Path::Direct);
@@ -59,7 +59,7 @@ async fn one_that_nobody_told_us_of_is_found_out() {
 }
 
 #[tokio::test]
-async fn past_it_there_is_the_direct_endpoint() {
+async fn direct_endpoints_bypass_the_pooler() {
     let (lab, pooler) = (lab().await, pooler(Mode::Transaction).await);
     let direct = || DirectEndpoint::from_url(&lab.server.url).expect("a URL");
     let database = behind(&pooler, &lab, |config| {
@@ -81,7 +81,7 @@ async fn past_it_there_is_the_direct_endpoint() {
 }
 
 #[tokio::test]
-async fn a_session_pooler_keeps_the_lock() {
+async fn session_poolers_are_accepted() {
     let (lab, pooler) = (lab().await, pooler(Mode::Session).await);
     let database = behind(&pooler, &lab, |config| {
         config.set_path(Path::SessionPooler);

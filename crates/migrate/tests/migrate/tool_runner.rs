@@ -1,13 +1,13 @@
-//! Another tool under our lock: psql, as the simplest of them. `alembic` has its own.
+//! Tests `ToolRunner` with psql; alembic has tests of its own.
 
 use std::process::Command;
 use std::time::Duration;
 
-use antifreeze_migrate::{Around, Event, Kind};
+use antifreeze_migrate::{Event, Kind, ToolRunner};
 
-use crate::common::{LOCK_TIMEOUT, Lab, PLENTY, lab};
+use crate::common::{LOCK_TIMEOUT, Lab, TIMEOUT, lab};
 
-/// psql with `sql`, started by a shell.
+/// Returns a shell command that runs `sql` in psql.
 fn psql(lab: &Lab, sql: &str) -> Command {
     let mut command = Command::new("sh");
     command
@@ -20,9 +20,9 @@ fn psql(lab: &Lab, sql: &str) -> Command {
     command
 }
 
-fn around(lab: &Lab, sql: &str) -> Around {
+fn runner(lab: &Lab, sql: &str) -> ToolRunner {
     let short = Duration::from_millis(100);
-    Around::new(&lab.database, psql(lab, sql))
+    ToolRunner::new(&lab.database, psql(lab, sql))
         .lock_timeout(LOCK_TIMEOUT)
         .backoff(short, short)
 }
@@ -33,9 +33,9 @@ const KEEP: &str = "create table kept as select current_setting('lock_timeout') 
         (select oid from pg_database where datname = current_database())) as locks";
 
 #[tokio::test]
-async fn it_has_our_lock_and_time_outs() {
+async fn tools_get_lock_and_timeouts() {
     let lab = lab().await;
-    let report = around(&lab, KEEP).run().await.expect("fine");
+    let report = runner(&lab, KEEP).run().await.expect("fine");
     assert_eq!(report.retries, 0);
     let kept = "select concat_ws(' ', lock, statement, name, locks) from kept";
     assert_eq!(lab.value(kept).await, "600ms 30s migrate:sh 1");
@@ -43,23 +43,23 @@ async fn it_has_our_lock_and_time_outs() {
 }
 
 #[tokio::test]
-async fn it_gives_way_is_told_of_and_tried_again() {
+async fn blocked_tools_are_reported_and_run_again() {
     let lab = lab().await;
-    let around = around(&lab, "alter table partners add column c int").attempts(100);
-    lab.gives_way(around, "sh").await;
+    let runner = runner(&lab, "alter table partners add column c int").attempts(100);
+    lab.is_retried(runner, "sh").await;
     let columns = "select count(*) from information_schema.columns where column_name = 'c'";
     assert_eq!(lab.value(columns).await, "1");
 }
 
 #[tokio::test]
-async fn the_lock_is_kept_for_as_long_as_the_tool_works() {
+async fn lock_is_held_while_the_tool_runs() {
     let lab = lab().await;
     let name = lab.value("select quote_ident(current_database())").await;
     let impatient = format!("alter database {name} set idle_session_timeout = '200ms'");
     lab.server.execute(&impatient).await.expect("a setting");
     let mut slow = Command::new("sleep");
     slow.arg("1");
-    let report = Around::new(&lab.database, slow)
+    let report = ToolRunner::new(&lab.database, slow)
         .run()
         .await
         .expect("it slept");
@@ -67,9 +67,9 @@ async fn the_lock_is_kept_for_as_long_as_the_tool_works() {
 }
 
 #[tokio::test]
-async fn another_failure_is_not_repeated() {
+async fn other_failures_are_not_retried() {
     let lab = lab().await;
-    let error = around(&lab, "select nothing_like_it")
+    let error = runner(&lab, "select nothing_like_it")
         .run()
         .await
         .expect_err("it fails");
@@ -79,16 +79,16 @@ async fn another_failure_is_not_repeated() {
         "{error}"
     );
     assert_eq!(error.report().retries, 0);
-    let missing = Around::new(&lab.database, Command::new("no-such-tool"));
+    let missing = ToolRunner::new(&lab.database, Command::new("no-such-tool"));
     let error = missing.run().await.expect_err("not there");
     assert!(
-        error.to_string().contains("no-such-tool cannot be started"),
+        error.to_string().contains("cannot start no-such-tool"),
         "{error}"
     );
     lab.assert_gone().await;
 }
 
-/// psql goes on behind an error, and exits with 0: deployed would be the half of it.
+/// Runs psql, which continues after an error and exits with 0.
 async fn goes_on(lab: &Lab, options: &str) -> antifreeze_migrate::Error {
     let _forgetful = lab.idle_in_transaction().await;
     let file = tempfile::NamedTempFile::new().expect("a file");
@@ -101,18 +101,18 @@ async fn goes_on(lab: &Lab, options: &str) -> antifreeze_migrate::Error {
         .args(["-c", &script])
         .env("URL", &lab.server.url)
         .env("FILE", file.path());
-    let around = Around::new(&lab.database, command)
+    let runner = ToolRunner::new(&lab.database, command)
         .lock_timeout(LOCK_TIMEOUT)
         .statement_timeout(LOCK_TIMEOUT * 2)
         .backoff(LOCK_TIMEOUT, LOCK_TIMEOUT)
         .attempts(2);
-    around.run().await.expect_err("a statement was ended")
+    runner.run().await.expect_err("a statement was ended")
 }
 
 const BEHIND: &str = "select count(*) from information_schema.tables where table_name = 'behind'";
 
 #[tokio::test]
-async fn a_statement_that_our_limit_ends_is_a_failure() {
+async fn timeouts_despite_success_are_failures() {
     let lab = lab().await;
     let error = goes_on(&lab, "").await;
     assert_eq!(error.kind(), Kind::Blocked, "{error}");
@@ -127,7 +127,7 @@ async fn a_statement_that_our_limit_ends_is_a_failure() {
 }
 
 #[tokio::test]
-async fn one_that_stops_there_is_run_again() {
+async fn tools_that_stop_at_a_timeout_are_retried() {
     for output in ["", "> /dev/null 2>&1"] {
         let lab = lab().await;
         let error = goes_on(&lab, &format!("-v ON_ERROR_STOP=1 {output}")).await;
@@ -137,9 +137,9 @@ async fn one_that_stops_there_is_run_again() {
     }
 }
 
-/// The server speaks another language, or what the tool writes goes elsewhere.
+/// The tool prints no English message, or its output goes elsewhere.
 #[tokio::test]
-async fn nor_is_one_hidden_that_nobody_speaks_of() {
+async fn timeouts_without_output_are_detected() {
     let lab = lab().await;
     let error = goes_on(&lab, "> /dev/null 2>&1").await;
     assert_eq!(error.kind(), Kind::Blocked, "{error}");
@@ -151,18 +151,18 @@ async fn nor_is_one_hidden_that_nobody_speaks_of() {
         .args(["-c", script])
         .env("URL", &lab.server.url)
         .env("SQL", sql);
-    let around = Around::new(&lab.database, command).statement_timeout(LOCK_TIMEOUT);
-    let error = around.run().await.expect_err("it was ended");
+    let runner = ToolRunner::new(&lab.database, command).statement_timeout(LOCK_TIMEOUT);
+    let error = runner.run().await.expect_err("it was ended");
     assert_eq!(error.kind(), Kind::Timeout, "{error}");
 }
 
 #[tokio::test]
-async fn what_gets_its_lock_is_no_failure() {
+async fn statements_that_get_their_lock_succeed() {
     let lab = lab().await;
     let forgetful = lab.idle_in_transaction().await;
     let (sender, mut coming) = tokio::sync::mpsc::unbounded_channel();
-    let around = around(&lab, "alter table partners add column c int").lock_timeout(PLENTY);
-    let running = around.on_event(move |event| {
+    let runner = runner(&lab, "alter table partners add column c int").lock_timeout(TIMEOUT);
+    let running = runner.on_event(move |event| {
         let _ = sender.send(event.clone());
     });
     let running = tokio::spawn(running.run());
@@ -174,7 +174,7 @@ async fn what_gets_its_lock_is_no_failure() {
 }
 
 #[tokio::test]
-async fn so_is_one_that_takes_too_long() {
+async fn statement_timeouts_are_failures() {
     let lab = lab().await;
     for (sql, end, words) in [
         (
@@ -194,17 +194,17 @@ async fn so_is_one_that_takes_too_long() {
             .args(["-c", &script])
             .env("URL", &lab.server.url)
             .env("SQL", sql);
-        let around = Around::new(&lab.database, command).statement_timeout(LOCK_TIMEOUT);
-        let error = around.run().await.expect_err("it was ended");
+        let runner = ToolRunner::new(&lab.database, command).statement_timeout(LOCK_TIMEOUT);
+        let error = runner.run().await.expect_err("it was ended");
         assert_eq!(error.kind(), Kind::Timeout, "{error}");
         assert!(error.to_string().contains(words), "{error}");
     }
 }
 
-/// It keeps neither the lock nor us, whether it has our output or not. One that has left our
-/// group, as a daemon does, may go on.
+/// A background process delays neither the lock nor the runner. A daemon, which has left the
+/// process group, may continue.
 #[tokio::test]
-async fn what_a_tool_leaves_behind_ends_with_it() {
+async fn background_processes_end_with_the_tool() {
     let lab = lab().await;
     let folder = tempfile::tempdir().expect("a folder");
     for (left, status) in [
@@ -217,8 +217,8 @@ async fn what_a_tool_leaves_behind_ends_with_it() {
         let script = format!("{left} & echo $! > \"$READY\"; sleep 0.2; echo told; exit {status}");
         let mut command = Command::new("sh");
         command.args(["-c", &script]).env("READY", &ready);
-        let running = Around::new(&lab.database, command).run();
-        let ended = tokio::time::timeout(PLENTY, running).await;
+        let running = ToolRunner::new(&lab.database, command).run();
+        let ended = tokio::time::timeout(TIMEOUT, running).await;
         assert_eq!(ended.expect("it ends").is_ok(), status == 0, "{script}");
         let pid = std::fs::read_to_string(&ready).expect("its process");
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
@@ -233,11 +233,11 @@ async fn what_a_tool_leaves_behind_ends_with_it() {
 }
 
 #[tokio::test]
-async fn with_consent_the_way_is_cleared_for_it_too() {
+async fn idle_blockers_of_tools_are_ended() {
     let lab = lab().await;
     let _forgetful = lab.idle_in_transaction().await;
-    let around = around(&lab, "alter table partners add column c int");
-    let report = around
+    let runner = runner(&lab, "alter table partners add column c int");
+    let report = runner
         .terminate_idle_in_transaction(Duration::ZERO)
         .run()
         .await
@@ -246,14 +246,14 @@ async fn with_consent_the_way_is_cleared_for_it_too() {
 }
 
 #[tokio::test]
-async fn one_that_does_not_heed_us_is_told_of() {
+async fn tools_that_ignore_options_are_reported() {
     let lab = lab().await;
     let forgetful = lab.idle_in_transaction().await;
-    // Its own setting comes later than what it was given.
+    // Its own SET overrides PGOPTIONS.
     let sql = "set lock_timeout = 0; alter table partners add column c int";
     let (sender, mut coming) = tokio::sync::mpsc::unbounded_channel();
     let running = tokio::spawn(
-        around(&lab, sql)
+        runner(&lab, sql)
             .on_event(move |event| {
                 let _ = sender.send(event.clone());
             })
@@ -261,7 +261,7 @@ async fn one_that_does_not_heed_us_is_told_of() {
     );
     while !matches!(
         coming.recv().await.expect("it runs"),
-        Event::ToolHeedless { .. }
+        Event::ToolIgnoresOptions { .. }
     ) {}
     forgetful
         .batch_execute("rollback")
@@ -270,7 +270,8 @@ async fn one_that_does_not_heed_us_is_told_of() {
     let _ = running.await.expect("no panic").expect("it went on");
 }
 
-/// A tool that a shell is, told to stop once `ready` is there: what came of it.
+/// Runs `script` in a shell, stops the runner once the file `ready` is written, and returns the
+/// error.
 async fn stopped(lab: &Lab, script: &str, ready: &std::path::Path) -> antifreeze_migrate::Error {
     let mut command = Command::new("sh");
     command
@@ -278,13 +279,13 @@ async fn stopped(lab: &Lab, script: &str, ready: &std::path::Path) -> antifreeze
         .env("URL", &lab.server.url)
         .env("READY", ready);
     let (stop, told) = tokio::sync::oneshot::channel::<()>();
-    let around = Around::new(&lab.database, command).stop_when(async {
+    let runner = ToolRunner::new(&lab.database, command).stop_when(async {
         let _ = told.await;
     });
-    let running = tokio::spawn(around.run());
+    let running = tokio::spawn(runner.run());
     let began = std::time::Instant::now();
     while std::fs::read_to_string(ready).map_or(true, |text| !text.ends_with('\n')) {
-        assert!(began.elapsed() < PLENTY, "it never began");
+        assert!(began.elapsed() < TIMEOUT, "it never began");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     stop.send(()).expect("it listens");
@@ -292,7 +293,7 @@ async fn stopped(lab: &Lab, script: &str, ready: &std::path::Path) -> antifreeze
 }
 
 #[tokio::test]
-async fn told_to_stop_it_keeps_the_lock_until_the_tool_has_ended() {
+async fn stopping_holds_the_lock_until_the_tool_ends() {
     let lab = lab().await;
     let folder = tempfile::tempdir().expect("a folder");
     let script = "trap 'sleep 0.5; psql -X -q -d \"$URL\" -c \"$SQL\"; exit' TERM; \
@@ -305,17 +306,16 @@ async fn told_to_stop_it_keeps_the_lock_until_the_tool_has_ended() {
 }
 
 #[tokio::test]
-async fn a_tool_that_does_not_end_is_killed_before_the_lock_goes() {
+async fn tools_that_ignore_sigterm_are_killed() {
     let lab = lab().await;
     let folder = tempfile::tempdir().expect("a folder");
     let ready = folder.path().join("ready");
-    // What is ignored here is ignored by the children, too.
+    // Child processes inherit the ignored signal.
     let script = "trap '' TERM; sleep 3600 & echo $! > \"$READY\"; wait";
     let error = stopped(&lab, script, &ready).await;
     assert_eq!(error.kind(), Kind::Interrupted, "{error}");
     let pid = std::fs::read_to_string(&ready).expect("its process");
-    // One that ended may wait for whoever takes its status; its state is the letter behind
-    // its name.
+    // An ended process may be a zombie: its state is the letter after its name.
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
     let lives = stat.is_ok_and(|stat| !stat.contains(") Z "));
     assert!(!lives, "it runs on");
@@ -323,10 +323,10 @@ async fn a_tool_that_does_not_end_is_killed_before_the_lock_goes() {
 }
 
 #[tokio::test]
-async fn dropped_it_ends_the_tool_and_all_that_it_started() {
+async fn dropping_ends_the_tool_and_its_children() {
     let lab = lab().await;
     let running = tokio::spawn(
-        around(&lab, "select pg_sleep(3600)")
+        runner(&lab, "select pg_sleep(3600)")
             .statement_timeout(Duration::ZERO)
             .run(),
     );
