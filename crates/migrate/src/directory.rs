@@ -179,10 +179,10 @@ mod tests {
             ("more/schema.sql", "does not have the form"),
             ("V9__a.rs", "is a Rust migration"),
         ] {
-            let message_text = message(&["V1__a.sql", file]);
+            let message = message(&["V1__a.sql", file]);
             assert!(
-                message_text.contains(&format!("{file} {why}")),
-                "{file}: {message_text}"
+                message.contains(&format!("{file} {why}")),
+                "{file}: {message}"
             );
         }
         let both = message(&["V2_b.sql", "V1__a.sql", "0001_a.sql"]);
@@ -211,18 +211,15 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("V1__a.sql");
         fs::write(&path, b"\xff\xfes\0").expect("written");
-        let message_text = read(folder.path()).expect_err("UTF-16").to_string();
+        let message = read(folder.path()).expect_err("UTF-16").to_string();
         assert!(
-            message_text.contains("V1__a.sql: it is not valid UTF-8"),
-            "{message_text}"
+            message.contains("V1__a.sql: it is not valid UTF-8"),
+            "{message}"
         );
-        let message_text = read(&folder.path().join("none"))
+        let message = read(&folder.path().join("none"))
             .expect_err("none")
             .to_string();
-        assert!(
-            message_text.contains("none: it does not exist"),
-            "{message_text}"
-        );
+        assert!(message.contains("none: it does not exist"), "{message}");
     }
 
     #[cfg(unix)]
@@ -237,17 +234,14 @@ mod tests {
         symlink(other.path(), folder.path().join("more")).expect("a link");
         let more = folder.path().join("more");
         assert!(read(&more).expect("named itself").is_empty());
-        let message_text = read(folder.path()).expect_err("a folder").to_string();
-        assert!(
-            message_text.contains("more is a symbolic link"),
-            "{message_text}"
-        );
+        let message = read(folder.path()).expect_err("a folder").to_string();
+        assert!(message.contains("more is a symbolic link"), "{message}");
         fs::remove_file(folder.path().join("more")).expect("removed");
         symlink("nowhere", folder.path().join("V2__b.sql")).expect("a link");
-        let message_text = read(folder.path()).expect_err("nothing").to_string();
+        let message = read(folder.path()).expect_err("nothing").to_string();
         assert!(
-            message_text.contains("V2__b.sql: it does not exist"),
-            "{message_text}"
+            message.contains("V2__b.sql: it does not exist"),
+            "{message}"
         );
     }
 }

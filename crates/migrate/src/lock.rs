@@ -42,7 +42,7 @@ pub(super) async fn take(
     events: &mut Events,
 ) -> Result<()> {
     let began = Instant::now();
-    let mut told = None;
+    let mut reported = None;
     let mut pauses = Backoff::new(PAUSES[0], PAUSES[1]);
     // A session that holds the lock before asking for it was used by another client.
     let ask = format!(
@@ -57,8 +57,8 @@ pub(super) async fn take(
             Some(false) => {}
         }
         let waited = began.elapsed();
-        if waited >= limit || told.is_none_or(|told: Instant| told.elapsed() >= REPORT_INTERVAL) {
-            told = Some(Instant::now());
+        if waited >= limit || reported.is_none_or(|at: Instant| at.elapsed() >= REPORT_INTERVAL) {
+            reported = Some(Instant::now());
             let holder = holder(session.client()).await?;
             let named = holder.clone();
             events.emit(Event::Waiting { holder, waited });

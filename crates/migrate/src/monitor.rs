@@ -201,8 +201,8 @@ impl Monitor {
         };
         let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
         self.ending.store(true, Ordering::Relaxed);
-        let told = client.query_opt(TERMINATE, &[&session.pid, &age]).await;
-        match told {
+        let ended = client.query_opt(TERMINATE, &[&session.pid, &age]).await;
+        match ended {
             Ok(Some(_)) => {
                 self.ended.push(session.pid);
                 events.emit(Event::Terminated { session });

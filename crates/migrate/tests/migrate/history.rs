@@ -223,7 +223,7 @@ async fn contradicting_histories_are_rejected() {
         .run()
         .await
         .expect_err("changed");
-    refused(&error, &["V1__one was applied with another", "resolve"]);
+    refused(&error, &["has been changed since", "resolve"]);
     let error = lab.runner(&[THREE]).run().await.expect_err("missing");
     refused(&error, &["V1__one was applied", "missing"]);
     let error = lab
@@ -231,7 +231,10 @@ async fn contradicting_histories_are_rejected() {
         .run()
         .await
         .expect_err("out of order");
-    refused(&error, &["V2__two was not applied", "later ones were"]);
+    refused(
+        &error,
+        &["V2__two was not applied", "later migrations were"],
+    );
     let status = lab
         .runner(&[changed, TWO])
         .status()
@@ -279,7 +282,7 @@ async fn baseline_requires_an_empty_history() {
         .baseline(2)
         .await
         .expect_err("a history");
-    refused(&error, &["there is a history already, up to V3__three"]);
+    refused(&error, &["already has a history, up to V3__three"]);
     let error = lab.runner(&[ONE]).baseline(7).await.expect_err("no such");
     assert_eq!(error.kind(), Kind::Files);
 }
@@ -371,22 +374,22 @@ async fn line_endings_are_not_changes() {
         .runner(&[("V1__one", &marked)])
         .run()
         .await
-        .expect("a mark is no statement");
+        .expect("the mark is ignored");
     for text in [&lf, &crlf, &marked] {
         let (runner, log) = Log::of(lab.runner(&[("V1__one", text)]));
         let _ = runner.run().await.expect("the same");
-        let told = log.text().contains("other line endings");
-        assert_eq!(told, *text != marked, "{}", log.text());
+        let reported = log.text().contains("other line endings");
+        assert_eq!(reported, *text != marked, "{}", log.text());
         let state = lab.runner(&[("V1__one", text)]).status().await;
         assert_eq!(state.expect("a state")[0].state, State::Applied);
         let resolved = lab.runner(&[("V1__one", text)]).resolve(1).await;
-        refused(&resolved.expect_err("nothing to do"), &["as it is"]);
+        refused(&resolved.expect_err("nothing to do"), &["already recorded"]);
     }
     let other = lf.replace("it", "is");
     let changed = lab.runner(&[("V1__one", &other)]).run().await;
     refused(
         &changed.expect_err("another text"),
-        &["another name or text"],
+        &["has been changed since"],
     );
 }
 

@@ -75,7 +75,7 @@ impl Killed {
                     }
                 }
             }
-            panic!("it never said {what:?}: {said:?}");
+            panic!("never printed {what:?}: {said:?}");
         };
         timeout(TIMEOUT, wait).await.expect("in time");
         self.child.kill().await.expect("killed");
@@ -112,9 +112,7 @@ async fn killed_before_the_lock() {
 #[tokio::test]
 async fn killed_with_the_lock() {
     let lab = lab().await;
-    Killed::spawn(&lab, PLAIN, "the lock is ours")
-        .at("held")
-        .await;
+    Killed::spawn(&lab, PLAIN, "lock acquired").at("held").await;
     runs_again(&lab, PLAIN, "1 plain").await;
 }
 
