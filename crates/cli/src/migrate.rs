@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use antifreeze_doctor::printable;
-use antifreeze_migrate::{Error, Event, Kind, Migrations, Report, State, Status, ToolRunner};
+use antifreeze_migrate::{Error, ErrorKind, Event, Migrations, Report, State, Status, ToolRunner};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
@@ -210,9 +210,9 @@ fn finish(done: Result<Report, Error>, json: bool) -> Result<Outcome, Failure> {
     Ok(match error.map(Error::kind) {
         None if needs_action => Outcome::Findings,
         None => Outcome::Success,
-        Some(Kind::Configuration | Kind::Connection | Kind::Files | Kind::Pooler) => {
-            Outcome::Failed
-        }
+        Some(
+            ErrorKind::Configuration | ErrorKind::Connection | ErrorKind::Files | ErrorKind::Pooler,
+        ) => Outcome::Failed,
         Some(_) => Outcome::Findings,
     })
 }

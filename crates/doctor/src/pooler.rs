@@ -78,8 +78,8 @@ pub(super) async fn session_state(session: &Session, config: &Config) -> Option<
         Ok(Some(true)) => {
             let text = "session settings of one client reach the next client on the same server";
             let remedy = "use SET LOCAL or set_config(.., true) inside a transaction; PgBouncer's \
-                          server_reset_query_always=1 costs a round trip and does not cover all \
-                          cases";
+                          server_reset_query_always=1 adds a query to each transaction and does not \
+                          cover all cases";
             Some(match config.path {
                 Path::TransactionPooler => Check::note(Step::SessionState, text).remedied(remedy),
                 _ => Check::finding(

@@ -83,7 +83,7 @@ fn by_application(clients: &[&ServerSession]) -> Vec<String> {
     let mut counts: BTreeMap<&str, BTreeMap<&str, usize>> = BTreeMap::new();
     for session in clients {
         let application = if session.is_self {
-            "this command"
+            "this session"
         } else {
             session
                 .application

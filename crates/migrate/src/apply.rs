@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::error::{Error, Kind, Result};
+use super::error::{Error, ErrorKind, Result};
 use super::event::{Applied, At, Blocked, Event};
 use super::files::Step;
 use super::history::History;
@@ -126,7 +126,7 @@ impl Apply<'_> {
         // A text that could not be split may contain a COMMIT.
         if !self.session.in_transaction() {
             return Err(Error::new(
-                Kind::Files,
+                ErrorKind::Files,
                 format!(
                     "{name} ended the transaction in which it ran, and is not in the history: \
                      remove BEGIN and COMMIT from the file, check which statements have taken \
@@ -216,7 +216,7 @@ impl Apply<'_> {
         }
         if self.session.in_transaction() {
             return Err(Error::new(
-                Kind::Files,
+                ErrorKind::Files,
                 format!("{name} leaves a transaction open: add the COMMIT that its BEGIN lacks"),
             ));
         }
@@ -270,7 +270,7 @@ impl Apply<'_> {
                     let builder = monitor::session_of(client, pid).await?;
                     if began.elapsed() >= self.settings.retry_for {
                         return Err(Error::new(
-                            Kind::Blocked,
+                            ErrorKind::Blocked,
                             format!(
                                 "{}: the index {index} is invalid, and {builder} may be building \
                                  it: wait for that session or end it, then run this again",
@@ -292,7 +292,7 @@ impl Apply<'_> {
                 }
                 ExistingIndex::Different(index) => {
                     return Err(Error::new(
-                        Kind::Statement,
+                        ErrorKind::Statement,
                         format!(
                             "{}: an index {index} already exists with another definition: drop or \
                              rename it, or `resolve` version {} if an earlier run has created it",
@@ -349,7 +349,7 @@ impl Apply<'_> {
         }
         self.events.emit(Event::LockLost);
         Err(Error::new(
-            Kind::Pooler,
+            ErrorKind::Pooler,
             "the advisory lock was lost: a pooler has given the session to another client; set \
              MIGRATION_DATABASE_URL or --url to the server's direct endpoint",
         ))

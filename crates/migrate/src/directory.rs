@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use refinery_core::{Migration, SchemaVersion};
 
-use super::error::{Error, Kind, Result};
+use super::error::{Error, ErrorKind, Result};
 
 /// Reads the migrations of `directory` and its subdirectories.
 pub(super) fn read(directory: &Path) -> Result<Vec<Migration>> {
@@ -98,7 +98,7 @@ impl Found {
             format!("{} {why}", path.display())
         });
         Error::new(
-            Kind::Files,
+            ErrorKind::Files,
             format!(
                 "{} contains files that are not migrations: {}; rename them (V or U, a version, \
                  `__`, letters, digits and `_`, `.sql`), or move them elsewhere",
@@ -136,7 +136,7 @@ fn unreadable(path: &Path, error: std::io::Error) -> Error {
         _ => "check its permissions",
     };
     let message = format!("cannot read {}: {why}", path.display());
-    Error::new(Kind::Files, message).with_source(error)
+    Error::new(ErrorKind::Files, message).with_source(error)
 }
 
 #[cfg(test)]
@@ -156,7 +156,7 @@ mod tests {
                 names.join(" ")
             }
             Err(error) => {
-                assert_eq!(error.kind(), Kind::Files);
+                assert_eq!(error.kind(), ErrorKind::Files);
                 error.to_string()
             }
         }

@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-use antifreeze::ErrorKind;
+use antifreeze::ErrorKind as DatabaseErrorKind;
 
 use super::Report;
 
@@ -19,7 +19,7 @@ type Source = Box<dyn StdError + Send + Sync>;
 pub struct Error(Box<Inner>);
 
 struct Inner {
-    kind: Kind,
+    kind: ErrorKind,
     message: String,
     report: Report,
     source: Option<Source>,
@@ -29,7 +29,7 @@ struct Inner {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Kind {
+pub enum ErrorKind {
     /// A setting is missing or invalid, or only the endpoint of a pooler is known.
     Configuration,
     /// The files cannot be read, are misnamed, or contain statements that cannot be run.
@@ -57,7 +57,7 @@ pub enum Kind {
 }
 
 impl Error {
-    pub(super) fn new(kind: Kind, message: impl Into<String>) -> Self {
+    pub(super) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Error(Box::new(Inner {
             kind,
             message: message.into(),
@@ -83,7 +83,7 @@ impl Error {
     }
 
     /// Returns the kind of the error.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
@@ -91,7 +91,7 @@ impl Error {
     pub(super) fn is_no_slot(&self) -> bool {
         let source = self.0.source.as_deref();
         let source = source.and_then(|source| source.downcast_ref::<antifreeze::Error>());
-        source.is_some_and(|error| error.kind() == ErrorKind::TooManyConnections)
+        source.is_some_and(|error| error.kind() == DatabaseErrorKind::TooManyConnections)
     }
 
     /// Returns the report of what was done before the error.
@@ -104,19 +104,19 @@ impl Error {
 impl From<antifreeze::Error> for Error {
     fn from(error: antifreeze::Error) -> Self {
         let kind = match error.kind() {
-            ErrorKind::Configuration => Kind::Configuration,
-            ErrorKind::LockTimeout => Kind::Blocked,
-            ErrorKind::StatementTimeout => Kind::Timeout,
-            ErrorKind::Database
-            | ErrorKind::PermissionDenied
-            | ErrorKind::ReadOnly
-            | ErrorKind::BadInput
-            | ErrorKind::UniqueViolation
-            | ErrorKind::ConstraintViolation
-            | ErrorKind::SerializationFailure
-            | ErrorKind::Cancelled
-            | ErrorKind::TransactionFailed => Kind::Statement,
-            _ => Kind::Connection,
+            DatabaseErrorKind::Configuration => ErrorKind::Configuration,
+            DatabaseErrorKind::LockTimeout => ErrorKind::Blocked,
+            DatabaseErrorKind::StatementTimeout => ErrorKind::Timeout,
+            DatabaseErrorKind::Database
+            | DatabaseErrorKind::PermissionDenied
+            | DatabaseErrorKind::ReadOnly
+            | DatabaseErrorKind::BadInput
+            | DatabaseErrorKind::UniqueViolation
+            | DatabaseErrorKind::ConstraintViolation
+            | DatabaseErrorKind::SerializationFailure
+            | DatabaseErrorKind::Cancelled
+            | DatabaseErrorKind::TransactionFailed => ErrorKind::Statement,
+            _ => ErrorKind::Connection,
         };
         Error::new(kind, error.to_string()).with_source(error)
     }

@@ -25,7 +25,7 @@ pub enum Event {
     /// Another runner holds the lock on this database.
     Waiting {
         /// The session that holds the lock, if it is visible.
-        holder: Option<Session>,
+        holder: Option<ServerSession>,
         /// How long this runner has waited.
         #[serde(rename = "waited_ms", serialize_with = "milliseconds")]
         waited: Duration,
@@ -60,12 +60,12 @@ pub enum Event {
     /// `terminate_idle_in_transaction`.
     Terminated {
         /// The session.
-        session: Session,
+        session: ServerSession,
     },
     /// A blocking session could not be ended.
     NotTerminated {
         /// The session.
-        session: Session,
+        session: ServerSession,
         /// The server's error.
         reason: String,
     },
@@ -157,13 +157,13 @@ pub struct Blocked {
     /// The mode of the lock: `AccessExclusiveLock`.
     pub mode: Option<String>,
     /// The blocking sessions; those that do not wait themselves come first.
-    pub by: Vec<Session>,
+    pub by: Vec<ServerSession>,
 }
 
 /// A session of the server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct Session {
+pub struct ServerSession {
     /// Its process ID; 0 is a prepared transaction (`pg_prepared_xacts`).
     pub pid: i32,
     /// Its `application_name`.
@@ -191,7 +191,7 @@ fn some_milliseconds<S: serde::Serializer>(
     }
 }
 
-impl fmt::Display for Session {
+impl fmt::Display for ServerSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.pid == 0 {
             return f.write_str("a prepared transaction (pg_prepared_xacts)");
@@ -227,7 +227,7 @@ impl fmt::Display for Blocked {
             write!(f, " on {}", Clean(relation))?;
         }
         if !self.by.is_empty() {
-            let by: Vec<String> = self.by.iter().map(Session::to_string).collect();
+            let by: Vec<String> = self.by.iter().map(ServerSession::to_string).collect();
             write!(f, ", blocked by {}", by.join("; "))?;
         }
         Ok(())
@@ -372,8 +372,8 @@ impl fmt::Display for Clean<'_> {
 mod tests {
     use super::*;
 
-    fn idle() -> Session {
-        Session {
+    fn idle() -> ServerSession {
+        ServerSession {
             pid: 42,
             application: Some("shop\u{1b}[31m".to_owned()),
             user: Some("app".to_owned()),

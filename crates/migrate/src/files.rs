@@ -5,7 +5,7 @@ use std::path::Path;
 use antifreeze::Database;
 use refinery_core::Migration;
 
-use super::error::{Error, Kind, Result};
+use super::error::{Error, ErrorKind, Result};
 use super::lint::{self, Finding};
 use super::script::Script;
 use super::{Runner, directory, history};
@@ -52,7 +52,7 @@ impl Migrations {
     ///
     /// # Errors
     ///
-    /// [`Kind::Files`] if the directory does not exist or has no migration, an SQL file is
+    /// [`ErrorKind::Files`] if the directory does not exist or has no migration, an SQL file is
     /// misnamed, a symbolic link leads to a directory, two files have the same version, or a
     /// file contains a statement that a migration cannot run.
     pub fn from_dir(directory: impl AsRef<Path>) -> Result<Self> {
@@ -63,7 +63,7 @@ impl Migrations {
                 "{} contains no migrations: name the first V1__name.sql, or use another directory",
                 directory.display()
             );
-            return Err(Error::new(Kind::Files, message));
+            return Err(Error::new(ErrorKind::Files, message));
         }
         Migrations::new(migrations)
     }
@@ -82,13 +82,13 @@ impl Migrations {
     ///
     /// # Errors
     ///
-    /// [`Kind::Files`], as for [`from_dir`](Migrations::from_dir).
+    /// [`ErrorKind::Files`], as for [`from_dir`](Migrations::from_dir).
     pub fn embedded<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self> {
         let read = files.into_iter().map(|(name, sql)| {
             let stem = name.strip_suffix(".sql").unwrap_or(name);
             directory::named(stem, sql).map_err(|why| {
                 let message = format!("{name:?} {why}: a valid name is, for example, V1__name");
-                Error::new(Kind::Files, message)
+                Error::new(ErrorKind::Files, message)
             })
         });
         Migrations::new(read.collect::<Result<_>>()?)
@@ -98,7 +98,7 @@ impl Migrations {
     ///
     /// # Errors
     ///
-    /// [`Kind::Files`], as for [`from_dir`](Migrations::from_dir).
+    /// [`ErrorKind::Files`], as for [`from_dir`](Migrations::from_dir).
     pub fn from_runner(runner: &refinery_core::Runner) -> Result<Self> {
         Migrations::new(runner.get_migrations().clone())
     }
@@ -106,7 +106,7 @@ impl Migrations {
     fn new(mut migrations: Vec<Migration>) -> Result<Self> {
         if migrations.is_empty() {
             return Err(Error::new(
-                Kind::Files,
+                ErrorKind::Files,
                 "there are no migrations: check that they were compiled in",
             ));
         }
@@ -114,7 +114,7 @@ impl Migrations {
         for pair in migrations.windows(2) {
             if pair[0].version() == pair[1].version() {
                 return Err(Error::new(
-                    Kind::Files,
+                    ErrorKind::Files,
                     format!(
                         "{} and {} have the same version: rename one",
                         pair[0], pair[1]
@@ -146,7 +146,7 @@ impl Migrations {
         let found = self.all.iter().find(|step| step.version() == version);
         found.ok_or_else(|| {
             let message = format!("no migration has the version {version}");
-            Error::new(Kind::Files, message)
+            Error::new(ErrorKind::Files, message)
         })
     }
 }

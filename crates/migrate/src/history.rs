@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::error::{Error, Kind, Result};
+use super::error::{Error, ErrorKind, Result};
 use super::files::{Migrations, Step};
 
 /// The table's name in refinery.
@@ -88,7 +88,7 @@ impl History {
         };
         if history.table.is_empty() {
             return Err(Error::new(
-                Kind::Configuration,
+                ErrorKind::Configuration,
                 "the search_path contains no existing schema for the history: create the schema, \
                  or set `schema`",
             ));
@@ -177,7 +177,7 @@ impl History {
             .map_err(explain)?;
         recorder.executed.pop().ok_or_else(|| {
             Error::new(
-                Kind::History,
+                ErrorKind::History,
                 "refinery generated no statement for the history",
             )
         })
@@ -271,7 +271,7 @@ fn all_applied(messages: &[SimpleQueryMessage]) -> Result<Vec<Migration>> {
 fn applied(version: &str, name: &str, on: &str, checksum: &str) -> Result<Migration> {
     let wrong = |what| {
         Error::new(
-            Kind::History,
+            ErrorKind::History,
             format!(
                 "the history has an invalid {what} for version {version}: correct the row in \
                  refinery_schema_history"
@@ -301,7 +301,7 @@ fn explain(error: refinery_core::Error) -> Error {
         ),
         _ => "refinery rejected the migrations: see the source".to_owned(),
     };
-    Error::new(Kind::History, message).with_source(error)
+    Error::new(ErrorKind::History, message).with_source(error)
 }
 
 /// Returns a field of the first row.

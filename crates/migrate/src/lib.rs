@@ -51,8 +51,8 @@ mod statement_error;
 mod tool_process;
 mod tool_runner;
 
-pub use error::{Error, Kind, Result};
-pub use event::{Applied, Blocked, Event, Session};
+pub use error::{Error, ErrorKind, Result};
+pub use event::{Applied, Blocked, Event, ServerSession};
 pub use tool_runner::ToolRunner;
 
 pub use files::Migrations;

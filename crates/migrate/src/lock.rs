@@ -12,8 +12,8 @@ use antifreeze::internal::Connector;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 
-use super::error::{Error, Kind, Result};
-use super::event::{Event, Rounded, Session};
+use super::error::{Error, ErrorKind, Result};
+use super::event::{Event, Rounded, ServerSession};
 use super::monitor;
 use super::report::Events;
 use super::session::RunnerSession;
@@ -136,7 +136,7 @@ async fn sample(session: &RunnerSession, other: &RunnerSession) -> Result<()> {
 }
 
 /// Returns the session that holds the lock.
-async fn holder(client: &Client) -> Result<Option<Session>> {
+async fn holder(client: &Client) -> Result<Option<ServerSession>> {
     let query = format!(
         "select {} from (select pid from pg_locks where {IS_IT}) l \
          left join pg_stat_activity a on a.pid = l.pid limit 1",
@@ -148,17 +148,17 @@ async fn holder(client: &Client) -> Result<Option<Session>> {
 
 fn pooled() -> Error {
     Error::new(
-        Kind::Pooler,
+        ErrorKind::Pooler,
         "the connection leads through a transaction pooler, which would pass the advisory lock on \
          to other clients: set MIGRATION_DATABASE_URL or --url to the server's direct endpoint, or \
          set the runner's `endpoint`",
     )
 }
 
-fn busy(waited: Duration, holder: Option<Session>) -> Error {
+fn busy(waited: Duration, holder: Option<ServerSession>) -> Error {
     let holder = holder.map_or_else(String::new, |holder| format!(" ({holder})"));
     Error::new(
-        Kind::Busy,
+        ErrorKind::Busy,
         format!(
             "timed out after {} while waiting for another runner{holder}: wait for it, raise \
              `lock_wait`, or end its session with pg_terminate_backend",

@@ -6,7 +6,7 @@ use std::time::Duration;
 use antifreeze::Deadline;
 use antifreeze::internal::Connector;
 
-use super::error::{Error, Kind, Result};
+use super::error::{Error, ErrorKind, Result};
 use super::event::Event;
 use super::options::{Options, Stop};
 use super::report::{Events, Report};
@@ -64,7 +64,7 @@ pub(super) async fn with_lock(
     let worked = tokio::select! {
         biased;
         worked = worked => worked,
-        why = interrupted(deadline, stop) => Err(Error::new(Kind::Interrupted, why)),
+        why = interrupted(deadline, stop) => Err(Error::new(ErrorKind::Interrupted, why)),
     };
     if let Some(tool) = tool {
         let left = deadline.remaining();
@@ -75,7 +75,7 @@ pub(super) async fn with_lock(
     if let Some(session) = slot {
         session.close().await;
     }
-    if matches!(&worked, Err(error) if error.kind() == Kind::Interrupted) {
+    if matches!(&worked, Err(error) if error.kind() == ErrorKind::Interrupted) {
         report_invalid_indexes(&connector, &mut events).await;
     }
     let report = events.into_report();

@@ -12,7 +12,7 @@ use antifreeze::internal::Connector;
 use tokio_postgres::{Client, Row};
 
 use super::error::Result;
-use super::event::{Blocked, Event, Session};
+use super::event::{Blocked, Event, ServerSession};
 use super::limits::Limits;
 use super::report::Events;
 use super::session::RunnerSession;
@@ -181,7 +181,7 @@ impl Monitor {
         }
     }
 
-    fn may_end(&self, session: &Session) -> bool {
+    fn may_end(&self, session: &ServerSession) -> bool {
         if self.ended.contains(&session.pid) {
             return false;
         }
@@ -195,7 +195,7 @@ impl Monitor {
         idles && session.since.is_some_and(|since| since >= age)
     }
 
-    async fn terminate(&mut self, session: Session, events: &mut Events) {
+    async fn terminate(&mut self, session: ServerSession, events: &mut Events) {
         let (Some(client), Some(age)) = (self.client(), self.terminate_age) else {
             return;
         };
@@ -306,7 +306,7 @@ async fn blockers(client: &Client, pid: i32, location: Location<'_>) -> Result<O
 }
 
 /// Reads the session of a process.
-pub(super) async fn session_of(client: &Client, pid: i32) -> Result<Session> {
+pub(super) async fn session_of(client: &Client, pid: i32) -> Result<ServerSession> {
     let query = format!(
         "select {COLUMNS} from (select $1::int4 as pid) b \
          left join pg_stat_activity a on a.pid = b.pid"
@@ -315,10 +315,10 @@ pub(super) async fn session_of(client: &Client, pid: i32) -> Result<Session> {
 }
 
 /// Reads [`COLUMNS`].
-pub(super) fn session(row: &Row) -> Result<Session> {
+pub(super) fn session(row: &Row) -> Result<ServerSession> {
     let since: Option<i64> = row.try_get(5)?;
     let since = since.and_then(|since| u64::try_from(since).ok());
-    Ok(Session {
+    Ok(ServerSession {
         pid: row.try_get(0)?,
         application: row.try_get(1)?,
         user: row.try_get(2)?,

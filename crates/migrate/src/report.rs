@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use super::event::{Applied, Blocked, Event, Session};
+use super::event::{Applied, Blocked, Event, ServerSession};
 use super::lint::Finding;
 
 /// The report of a run, successful or not. Serializes to JSON.
@@ -21,13 +21,13 @@ pub struct Report {
     /// The lint's findings in pending migrations.
     pub findings: Vec<Finding>,
     /// The sessions of other runners that locked the lock.
-    pub waited_for: Vec<Session>,
+    pub waited_for: Vec<ServerSession>,
     /// The statements that waited for a lock, one for each attempt, as last seen.
     pub blocked: Vec<Blocked>,
     /// The number of retries.
     pub retries: u32,
     /// The blocking sessions that were ended.
-    pub terminated: Vec<Session>,
+    pub terminated: Vec<ServerSession>,
     /// The statements that remove the existing invalid indexes.
     pub invalid_indexes: Vec<String>,
     /// Whether the lock was lost before the end.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use antifreeze::Database;
 
 use super::apply::Apply;
-use super::error::{Error, Kind, Result};
+use super::error::{Error, ErrorKind, Result};
 use super::event::Event;
 use super::files::{Migrations, Step};
 use super::history::{History, State, Status};
@@ -74,7 +74,7 @@ impl Runner {
     ///
     /// # Errors
     ///
-    /// See [`Kind`]. Migrations that were applied before the error stay applied, and are in the
+    /// See [`ErrorKind`]. Migrations that were applied before the error stay applied, and are in the
     /// error's report. The run can be repeated.
     pub async fn run(mut self) -> Result<Report> {
         let connector = self.base.connector()?;
@@ -89,7 +89,7 @@ impl Runner {
     ///
     /// # Errors
     ///
-    /// [`Kind::Connection`] if the server cannot be reached, [`Kind::History`] if files and
+    /// [`ErrorKind::Connection`] if the server cannot be reached, [`ErrorKind::History`] if files and
     /// history contradict each other.
     pub async fn dry_run(mut self) -> Result<Report> {
         let mut events = Events::new(self.base.observer.take());
@@ -106,7 +106,7 @@ impl Runner {
     ///
     /// # Errors
     ///
-    /// [`Kind::Connection`] if the server cannot be reached.
+    /// [`ErrorKind::Connection`] if the server cannot be reached.
     pub async fn status(mut self) -> Result<Vec<Status>> {
         let mut events = Events::new(self.base.observer.take());
         let wait = self.base.settings.slot_wait;
@@ -122,7 +122,7 @@ impl Runner {
     ///
     /// # Errors
     ///
-    /// [`Kind::History`] if the database has a history, [`Kind::Files`] if there is no such
+    /// [`ErrorKind::History`] if the database has a history, [`ErrorKind::Files`] if there is no such
     /// version, otherwise those of [`run`](Runner::run).
     pub async fn baseline(mut self, version: i64) -> Result<Report> {
         self.migrations.find(version)?;
@@ -132,7 +132,7 @@ impl Runner {
             let mut history = History::read(locked.session.client(), &migrations).await?;
             if let Some(last) = history.applied.last() {
                 return Err(Error::new(
-                    Kind::History,
+                    ErrorKind::History,
                     format!(
                         "the database already has a history, up to {last}: use `resolve` for a \
                          single migration"
@@ -155,8 +155,8 @@ impl Runner {
     ///
     /// # Errors
     ///
-    /// [`Kind::History`] if the history already matches, or an earlier migration is pending;
-    /// [`Kind::Files`] if there is no such version; otherwise those of [`run`](Runner::run).
+    /// [`ErrorKind::History`] if the history already matches, or an earlier migration is pending;
+    /// [`ErrorKind::Files`] if there is no such version; otherwise those of [`run`](Runner::run).
     pub async fn resolve(mut self, version: i64) -> Result<Report> {
         self.migrations.find(version)?;
         let connector = self.base.connector()?;
@@ -165,7 +165,7 @@ impl Runner {
             let step = migrations.find(version)?;
             let mut history = History::read(locked.session.client(), &migrations).await?;
             let status = history.status(&migrations);
-            let wrong = |why: String| Err(Error::new(Kind::History, why));
+            let wrong = |why: String| Err(Error::new(ErrorKind::History, why));
             match status
                 .iter()
                 .find(|status| status.version == version)
@@ -231,7 +231,7 @@ async fn migrate(locked: &mut Locked<'_>, migrations: &Migrations) -> Result<()>
     let found = found.count();
     if locked.settings.refuse_findings && found > 0 {
         return Err(Error::new(
-            Kind::Findings,
+            ErrorKind::Findings,
             format!(
                 "the lint has {found} findings, and findings are refused: change the migrations, or \
                  write `-- antifreeze: allow NAME` above the statements"

@@ -2,7 +2,7 @@
 
 use tokio_postgres::error::SqlState;
 
-use super::error::{Error, Kind};
+use super::error::{Error, ErrorKind};
 use super::event::At;
 use super::files::Step;
 use super::report::Report;
@@ -31,7 +31,7 @@ impl StatementError {
     /// The error if the connection was lost.
     pub(super) fn lost(self, name: &str) -> Error {
         Error::new(
-            Kind::Connection,
+            ErrorKind::Connection,
             format!(
                 "the connection was lost during {}: run the migrations again; the history records \
                  what was applied before",
@@ -57,7 +57,7 @@ impl StatementError {
         let together = step.script.in_transaction;
         let (kind, message) = match error.kind() {
             _ if code == SqlState::T_R_DEADLOCK_DETECTED.code() => (
-                Kind::Blocked,
+                ErrorKind::Blocked,
                 format!(
                     "{at} ran into a deadlock in each of {attempts} attempts: run it when there is \
                      less traffic"
@@ -70,7 +70,7 @@ impl StatementError {
                     |blocked| blocked.to_string(),
                 );
                 (
-                    Kind::Blocked,
+                    ErrorKind::Blocked,
                     format!(
                         "{at} timed out after {:?} while waiting for a lock, in each of {attempts} \
                          attempts ({by}): end the blocking session, or set \
@@ -80,7 +80,7 @@ impl StatementError {
                 )
             }
             antifreeze::ErrorKind::StatementTimeout => (
-                Kind::Timeout,
+                ErrorKind::Timeout,
                 format!(
                     "{at} exceeded statement_timeout and was rolled back: split it into smaller \
                      parts, or raise `{}`",
@@ -92,7 +92,7 @@ impl StatementError {
                 ),
             ),
             _ if together && code == SqlState::INVALID_TRANSACTION_TERMINATION.code() => (
-                Kind::Statement,
+                ErrorKind::Statement,
                 format!(
                     "{at} commits or rolls back, but runs in a transaction together with its entry \
                      in the history; all of it was rolled back: put `-- antifreeze: \
@@ -100,7 +100,7 @@ impl StatementError {
                 ),
             ),
             _ if together && code == SqlState::ACTIVE_SQL_TRANSACTION.code() => (
-                Kind::Statement,
+                ErrorKind::Statement,
                 format!(
                     "{at} cannot run in a transaction, or must come first in it; all of it was \
                      rolled back: put `-- antifreeze: no-transaction` into the file to run it \
@@ -108,7 +108,7 @@ impl StatementError {
                 ),
             ),
             _ if !together => (
-                Kind::Statement,
+                ErrorKind::Statement,
                 format!(
                     "{at} failed (SQLSTATE {code}): {}; it runs without a transaction: if an \
                      earlier run has completed it, `resolve` version {}",
@@ -117,7 +117,7 @@ impl StatementError {
                 ),
             ),
             _ => (
-                Kind::Statement,
+                ErrorKind::Statement,
                 format!(
                     "{at} failed (SQLSTATE {code}) and was rolled back: {}",
                     hint(&error)

@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::error::{Error, Kind, Result};
+use super::error::{Error, ErrorKind, Result};
 
 /// The words in a tool's output that indicate a timeout: the server's English messages, and
 /// (only if the tool failed, since they may be quoted elsewhere) the SQLSTATE and its name.
@@ -86,7 +86,7 @@ impl ToolProcess {
                 "cannot start {}: check that it is installed and on the PATH",
                 name
             );
-            Error::new(Kind::Tool, message).with_source(error)
+            Error::new(ErrorKind::Tool, message).with_source(error)
         })?;
         let to: Box<dyn Write + Send> = if to_stderr {
             Box::new(std::io::stderr())
@@ -111,7 +111,7 @@ impl ToolProcess {
     /// Ends its background processes, which must not outlive the lock.
     pub(super) async fn ended(&mut self) -> Result<(ExitStatus, Option<Limit>)> {
         let status = self.child.wait().await.map_err(|error| {
-            Error::new(Kind::Tool, "cannot wait for the tool").with_source(error)
+            Error::new(ErrorKind::Tool, "cannot wait for the tool").with_source(error)
         })?;
         let all = async {
             if let Some(group) = self.group {

@@ -10,7 +10,7 @@ use antifreeze::Database;
 use antifreeze::internal::Backoff;
 use tokio::time::{Instant, sleep};
 
-use super::error::{Error, Kind, Result};
+use super::error::{Error, ErrorKind, Result};
 use super::event::Event;
 use super::limits::Limits;
 use super::locked::{Locked, with_lock};
@@ -73,8 +73,8 @@ impl ToolRunner {
     ///
     /// # Errors
     ///
-    /// [`Kind::Tool`] if the tool failed; [`Kind::Blocked`] if every attempt ended with a lock
-    /// timeout, or the tool continued after one, whatever its exit status; [`Kind::Timeout`]
+    /// [`ErrorKind::Tool`] if the tool failed; [`ErrorKind::Blocked`] if every attempt ended with a lock
+    /// timeout, or the tool continued after one, whatever its exit status; [`ErrorKind::Timeout`]
     /// if `statement_timeout` ended a statement, whatever the exit status; otherwise those of
     /// [`Runner::run`](super::Runner::run).
     pub async fn run(mut self) -> Result<Report> {
@@ -184,7 +184,7 @@ impl Tool {
             let in_time = began.elapsed() + delay < settings.retry_for;
             if !blocked {
                 return Err(Error::new(
-                    Kind::Tool,
+                    ErrorKind::Tool,
                     format!("{} failed ({status}): see its output above", self.name),
                 ));
             }
@@ -192,7 +192,7 @@ impl Tool {
                 let by = locked.events.report.blocked_now();
                 let by = by.map_or_else(String::new, |by| format!(" ({by})"));
                 return Err(Error::new(
-                    Kind::Blocked,
+                    ErrorKind::Blocked,
                     format!(
                         "{} timed out after {:?} while waiting for a lock, in each of {attempt} \
                          attempts{by}: end the blocking session, or set \
@@ -216,8 +216,8 @@ impl Tool {
     /// run again, since its statements may not be repeatable.
     fn continued(&self, limit: Limit) -> Error {
         let kind = match limit {
-            Limit::Lock => Kind::Blocked,
-            Limit::Statement => Kind::Timeout,
+            Limit::Lock => ErrorKind::Blocked,
+            Limit::Statement => ErrorKind::Timeout,
         };
         let message = format!(
             "{} continued after {} had ended a statement, and exited with success: its work is \
@@ -235,7 +235,7 @@ impl Tool {
              parts, or raise `statement_timeout`",
             self.name
         );
-        Error::new(Kind::Timeout, message)
+        Error::new(ErrorKind::Timeout, message)
     }
 
     /// Runs the tool once; returns its exit status and the timeout that ended a statement.

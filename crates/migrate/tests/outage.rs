@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use antifreeze::{Config, Database, DatabaseLayer};
-use antifreeze_migrate::Kind;
+use antifreeze_migrate::ErrorKind;
 use common::{Lab, TIMEOUT, lab, migrations};
 use http::{Request, Response, StatusCode};
 use lab::postgres::Postgres;
@@ -249,7 +249,7 @@ async fn runner_alone_blocks_for_the_lock_timeout() {
     };
     let error = runner().run().await.expect_err("it gives way");
     let before = host.responses.load(Ordering::SeqCst);
-    assert_eq!(error.kind(), Kind::Blocked, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Blocked, "{error}");
     let blocked = &error.report().blocked[0];
     assert_eq!(blocked.relation.as_deref(), Some("partners"));
     let guilty: Vec<_> = blocked.by.iter().filter(|one| !one.waits).collect();

@@ -2,7 +2,7 @@
 //!
 //! A text with an unterminated string is sent whole, in a transaction, and the server decides.
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::lint::Rule;
 use crate::split::{self, Comment, Token, split};
 
@@ -254,7 +254,7 @@ impl Reader<'_> {
 
     fn wrong(&self, line: usize, why: impl std::fmt::Display) -> Error {
         Error::new(
-            Kind::Files,
+            ErrorKind::Files,
             format!("{} (line {line}): {why}", self.migration),
         )
     }

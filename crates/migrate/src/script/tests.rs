@@ -79,7 +79,7 @@ fn unsupported_statements_are_rejected() {
         ("-- antifreeze: allow renam\nselect 1", "unknown lint rule"),
     ] {
         let error = Script::read("V1__x", text).expect_err(text);
-        assert_eq!(error.kind(), Kind::Files);
+        assert_eq!(error.kind(), ErrorKind::Files);
         assert!(error.to_string().contains(word), "{error}");
     }
     assert!(Script::read("V1__x", "savepoint a; rollback to a").is_ok());

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use antifreeze_migrate::{Kind, ToolRunner};
+use antifreeze_migrate::{ErrorKind, ToolRunner};
 use lab::tools::tool;
 use tempfile::TempDir;
 
@@ -112,7 +112,7 @@ async fn revisions_that_continue_are_failures() {
     let _forgetful = lab.idle_in_transaction().await;
     let error = upgrade(&lab, project.path()).run().await;
     let error = error.expect_err("it was ended");
-    assert_eq!(error.kind(), Kind::Blocked, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Blocked, "{error}");
     assert!(error.to_string().contains("alembic continued"), "{error}");
     let history = "select string_agg(version_num, ' ') from alembic_version";
     assert_eq!(lab.value(history).await, "0001");
@@ -123,6 +123,6 @@ async fn slow_revisions_are_timeouts() {
     let (lab, project) = (lab().await, project(SLOW));
     let upgrade = upgrade(&lab, project.path()).statement_timeout(LOCK_TIMEOUT);
     let error = upgrade.run().await.expect_err("it was ended");
-    assert_eq!(error.kind(), Kind::Timeout, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
     assert_eq!(error.report().retries, 0, "{error}");
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use antifreeze_migrate::{Event, Kind};
+use antifreeze_migrate::{ErrorKind, Event};
 
 use crate::common::{LOCK_TIMEOUT, Log, TIMEOUT, lab};
 
@@ -137,7 +137,7 @@ async fn last_attempt_names_the_blocker() {
     let _forgetful = lab.idle_in_transaction().await;
     let runner = lab.runner(&[("V1__unique", UNIQUE)]).attempts(2);
     let error = runner.run().await.expect_err("blocked");
-    assert_eq!(error.kind(), Kind::Blocked);
+    assert_eq!(error.kind(), ErrorKind::Blocked);
     let line = error.to_string();
     assert!(
         line.contains("2 attempts") && line.contains("(forgetful, postgres"),
@@ -307,7 +307,7 @@ async fn statement_timeouts_are_not_retried() {
         .runner(&[("V1__slow", slow)])
         .statement_timeout(Duration::from_millis(200));
     let error = runner.run().await.expect_err("too long");
-    assert_eq!(error.kind(), Kind::Timeout, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
     assert!(
         error
             .to_string()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use antifreeze_migrate::{Event, Kind};
+use antifreeze_migrate::{ErrorKind, Event};
 
 use crate::common::{Log, lab};
 
@@ -35,7 +35,7 @@ async fn invalid_indexes_are_reported_and_replaced() {
         .await
         .expect("a double");
     let error = lab.runner(&[INDEX]).run().await.expect_err("not unique");
-    assert_eq!(error.kind(), Kind::Statement);
+    assert_eq!(error.kind(), ErrorKind::Statement);
     assert!(
         error
             .to_string()

@@ -1,6 +1,6 @@
 //! Tests the history, and its compatibility with refinery.
 
-use antifreeze_migrate::{Error, Kind, State};
+use antifreeze_migrate::{Error, ErrorKind, State};
 
 use crate::common::{Lab, Log, lab, migrations, over};
 
@@ -63,7 +63,7 @@ async fn failures_roll_back_and_name_the_line() {
         .run()
         .await
         .expect_err("no number");
-    assert_eq!(error.kind(), Kind::Statement);
+    assert_eq!(error.kind(), ErrorKind::Statement);
     let line = error.to_string();
     assert!(
         line.starts_with("V2__two (line 3) failed (SQLSTATE 22P02)"),
@@ -120,7 +120,7 @@ async fn hidden_commits_are_detected() {
     let commits = format!("{UNREAD}; commit; create table loose (a int)");
     let files = [("V1__commits", commits.as_str())];
     let error = lab.runner(&files).run().await.expect_err("noticed");
-    assert_eq!(error.kind(), Kind::Files, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Files, "{error}");
     assert!(error.to_string().contains("`resolve` version 1"), "{error}");
     assert_eq!(lab.applied().await, "");
 }
@@ -195,7 +195,7 @@ async fn findings_can_be_refused() {
         .run()
         .await
         .expect_err("refused");
-    assert_eq!(error.kind(), Kind::Findings);
+    assert_eq!(error.kind(), ErrorKind::Findings);
     assert_eq!(
         lab.value("select to_regclass('refinery_schema_history') is null")
             .await,
@@ -207,7 +207,7 @@ async fn findings_can_be_refused() {
 }
 
 fn refused(error: &Error, words: &[&str]) {
-    assert_eq!(error.kind(), Kind::History, "{error}");
+    assert_eq!(error.kind(), ErrorKind::History, "{error}");
     let line = error.to_string();
     assert!(words.iter().all(|word| line.contains(word)), "{line}");
     assert!(!line.contains('\n'), "{line}");
@@ -284,7 +284,7 @@ async fn baseline_requires_an_empty_history() {
         .expect_err("a history");
     refused(&error, &["already has a history, up to V3__three"]);
     let error = lab.runner(&[ONE]).baseline(7).await.expect_err("no such");
-    assert_eq!(error.kind(), Kind::Files);
+    assert_eq!(error.kind(), ErrorKind::Files);
 }
 
 #[tokio::test]
@@ -335,7 +335,7 @@ async fn directories_are_read() {
     let error = antifreeze_migrate::Migrations::from_dir(directory.path()).expect_err("twice");
     assert!(error.to_string().contains("the same version"), "{error}");
     let error = antifreeze_migrate::Migrations::from_dir("no/such").expect_err("not there");
-    assert_eq!(error.kind(), Kind::Files);
+    assert_eq!(error.kind(), ErrorKind::Files);
 }
 
 #[tokio::test]
@@ -357,11 +357,11 @@ async fn misnamed_files_are_errors() {
     ] {
         let error = antifreeze_migrate::Migrations::embedded([ONE, (name, "select 1")]);
         let error = error.expect_err(name);
-        assert_eq!(error.kind(), Kind::Files, "{error}");
+        assert_eq!(error.kind(), ErrorKind::Files, "{error}");
         assert!(error.to_string().contains(name), "{error}");
     }
     let none = antifreeze_migrate::Migrations::embedded([]);
-    assert_eq!(none.expect_err("there is none").kind(), Kind::Files);
+    assert_eq!(none.expect_err("there is none").kind(), ErrorKind::Files);
 }
 
 /// Line endings differ between systems, and some editors add a byte order mark.
@@ -446,5 +446,5 @@ async fn each_schema_has_its_own_history() {
         .run()
         .await
         .expect_err("no place");
-    assert_eq!(error.kind(), Kind::Configuration, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
 }

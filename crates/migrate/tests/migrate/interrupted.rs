@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use antifreeze_migrate::{Event, Kind};
+use antifreeze_migrate::{ErrorKind, Event};
 use lab::postgres::Postgres;
 
 use crate::common::{Log, TIMEOUT, lab};
@@ -86,7 +86,7 @@ async fn stopping_returns_after_the_cancellation() {
     lab.eventually(SLEEPING, "1").await;
     stop.send(()).expect("it listens");
     let error = running.await.expect("no panic").expect_err("stopped");
-    assert_eq!(error.kind(), Kind::Interrupted, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Interrupted, "{error}");
     assert_eq!(error.report().applied.len(), 1);
     // The session has ended when the call returns.
     assert_eq!(lab.value(SLEEPING).await, "0");
@@ -102,7 +102,7 @@ async fn deadlines_are_met() {
         .await
         .expect("it ends")
         .expect_err("late");
-    assert_eq!(error.kind(), Kind::Interrupted, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Interrupted, "{error}");
     assert!(
         error.to_string().starts_with("the deadline was near"),
         "{error}"
@@ -142,7 +142,7 @@ async fn lost_connections_are_errors_and_can_be_rerun() {
                where wait_event = 'PgSleep' and datname = current_database()";
     lab.server.execute(end).await.expect("an administrator");
     let error = running.await.expect("no panic").expect_err("lost");
-    assert_eq!(error.kind(), Kind::Connection, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Connection, "{error}");
     assert!(
         error
             .to_string()

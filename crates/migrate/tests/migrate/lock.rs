@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use antifreeze_migrate::{Event, Kind};
+use antifreeze_migrate::{ErrorKind, Event};
 
 use crate::common::{Log, lab};
 
@@ -58,7 +58,7 @@ async fn lock_wait_is_bounded_and_names_the_holder() {
         .run()
         .await;
     let error = second.expect_err("busy");
-    assert_eq!(error.kind(), Kind::Busy);
+    assert_eq!(error.kind(), ErrorKind::Busy);
     assert!(
         error
             .to_string()
@@ -79,7 +79,7 @@ async fn lost_locks_are_detected() {
         ("V2__next", "create table next (a int)"),
     ];
     let error = lab.runner(&files).run().await.expect_err("noticed");
-    assert_eq!(error.kind(), Kind::Pooler, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Pooler, "{error}");
     assert!(error.report().lock_lost);
     assert_eq!(lab.applied().await, "1 unlocks");
 }

@@ -1,7 +1,7 @@
 //! Tests migrations through PgBouncer.
 
 use antifreeze::{Config, Database, DirectEndpoint, Path};
-use antifreeze_migrate::Kind;
+use antifreeze_migrate::ErrorKind;
 use lab::pgbouncer::{Mode, PgBouncer};
 use lab::postgres::Postgres;
 
@@ -35,7 +35,7 @@ async fn transaction_poolers_are_refused_with_a_remedy() {
         .run()
         .await
         .expect_err("refused");
-    assert_eq!(error.kind(), Kind::Configuration);
+    assert_eq!(error.kind(), ErrorKind::Configuration);
     let line = error.to_string();
     assert!(
         line.contains("MIGRATION_DATABASE_URL") && !line.contains('\n'),
@@ -54,7 +54,7 @@ async fn unconfigured_poolers_are_detected() {
         .run()
         .await
         .expect_err("found out");
-    assert_eq!(error.kind(), Kind::Pooler, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Pooler, "{error}");
     assert_eq!(lab.value("select to_regclass('a') is null").await, "t");
 }
 

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use antifreeze_migrate::{Event, Kind, ToolRunner};
+use antifreeze_migrate::{ErrorKind, Event, ToolRunner};
 
 use crate::common::{LOCK_TIMEOUT, Lab, TIMEOUT, lab};
 
@@ -73,7 +73,7 @@ async fn other_failures_are_not_retried() {
         .run()
         .await
         .expect_err("it fails");
-    assert_eq!(error.kind(), Kind::Tool, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Tool, "{error}");
     assert!(
         error.to_string().starts_with("sh failed (exit status: 1)"),
         "{error}"
@@ -115,7 +115,7 @@ const BEHIND: &str = "select count(*) from information_schema.tables where table
 async fn timeouts_despite_success_are_failures() {
     let lab = lab().await;
     let error = goes_on(&lab, "").await;
-    assert_eq!(error.kind(), Kind::Blocked, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Blocked, "{error}");
     let message = error.to_string();
     assert!(
         message.contains("lock_timeout") && message.contains("ON_ERROR_STOP"),
@@ -131,7 +131,7 @@ async fn tools_that_stop_at_a_timeout_are_retried() {
     for output in ["", "> /dev/null 2>&1"] {
         let lab = lab().await;
         let error = goes_on(&lab, &format!("-v ON_ERROR_STOP=1 {output}")).await;
-        assert_eq!(error.kind(), Kind::Blocked, "{error}");
+        assert_eq!(error.kind(), ErrorKind::Blocked, "{error}");
         assert_eq!(error.report().retries, 1, "{output}: {error}");
         assert_eq!(lab.value(BEHIND).await, "0", "it stopped");
     }
@@ -142,7 +142,7 @@ async fn tools_that_stop_at_a_timeout_are_retried() {
 async fn timeouts_without_output_are_detected() {
     let lab = lab().await;
     let error = goes_on(&lab, "> /dev/null 2>&1").await;
-    assert_eq!(error.kind(), Kind::Blocked, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Blocked, "{error}");
     assert_eq!(lab.value(BEHIND).await, "1", "it went on");
     let sql = "select pg_sleep(3600)";
     let script = "psql -X -q -d \"$URL\" -c \"$SQL\" > /dev/null 2>&1; true";
@@ -153,7 +153,7 @@ async fn timeouts_without_output_are_detected() {
         .env("SQL", sql);
     let runner = ToolRunner::new(&lab.database, command).statement_timeout(LOCK_TIMEOUT);
     let error = runner.run().await.expect_err("it was ended");
-    assert_eq!(error.kind(), Kind::Timeout, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
 }
 
 #[tokio::test]
@@ -192,7 +192,7 @@ async fn statement_timeouts_are_failures() {
             .env("SQL", sql);
         let runner = ToolRunner::new(&lab.database, command).statement_timeout(LOCK_TIMEOUT);
         let error = runner.run().await.expect_err("it was ended");
-        assert_eq!(error.kind(), Kind::Timeout, "{error}");
+        assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
         assert!(error.to_string().contains(words), "{error}");
     }
 }
@@ -296,7 +296,7 @@ async fn stopping_holds_the_lock_until_the_tool_ends() {
                   echo > \"$READY\"; sleep 3600 & wait";
     let script = format!("SQL=\"{KEEP}\"; {script}");
     let error = stopped(&lab, &script, &folder.path().join("ready")).await;
-    assert_eq!(error.kind(), Kind::Interrupted, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Interrupted, "{error}");
     assert_eq!(lab.value("select locks from kept").await, "1");
     lab.assert_gone().await;
 }
@@ -309,7 +309,7 @@ async fn tools_that_ignore_sigterm_are_killed() {
     // Child processes inherit the ignored signal.
     let script = "trap '' TERM; sleep 3600 & echo $! > \"$READY\"; wait";
     let error = stopped(&lab, script, &ready).await;
-    assert_eq!(error.kind(), Kind::Interrupted, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Interrupted, "{error}");
     let pid = std::fs::read_to_string(&ready).expect("its process");
     // An ended process may be a zombie: its state is the letter after its name.
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use antifreeze_migrate::{Event, Kind, Runner};
+use antifreeze_migrate::{ErrorKind, Event, Runner};
 use lab::postgres::Postgres;
 use tokio::task::JoinHandle;
 
@@ -67,7 +67,7 @@ async fn indexes_built_by_other_roles_are_waited_for() {
     let files = [("V1__i", "create index concurrently i on partners (id)")];
     let hasty = runner(&lab, &role, &files).retry_for(Duration::ZERO);
     let error = hasty.run().await.expect_err("not valid yet");
-    assert_eq!(error.kind(), Kind::Blocked, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Blocked, "{error}");
     assert!(error.to_string().contains("(builder, postgres)"), "{error}");
     assert!(error.report().invalid_indexes.is_empty(), "{error:?}");
 
