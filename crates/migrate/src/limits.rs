@@ -74,10 +74,10 @@ impl Limits {
         &mut self,
         client: &Client,
         name: &str,
-        ours: &[i32],
+        excluded: &[i32],
         since: &str,
     ) -> Result<Option<u64>> {
-        let rows = client.query(SESSIONS, &[&name, &ours, &since]).await?;
+        let rows = client.query(SESSIONS, &[&name, &excluded, &since]).await?;
         let Some(first) = rows.first() else {
             return Ok(None);
         };

@@ -125,10 +125,10 @@ async fn sample(session: &RunnerSession, other: &RunnerSession) -> Result<()> {
         }
         // During its transaction, a session has a server connection to itself.
         other.client().batch_execute("begin").await?;
-        let theirs = server(other).await?;
-        let ours = server(session).await;
+        let other_pid = server(other).await?;
+        let own_pid = server(session).await;
         other.client().batch_execute("rollback").await?;
-        if theirs == session.pid() || ours? != session.pid() {
+        if other_pid == session.pid() || own_pid? != session.pid() {
             return Err(pooled());
         }
     }

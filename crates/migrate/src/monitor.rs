@@ -221,14 +221,14 @@ impl Monitor {
     /// `lock_timeout`.
     pub(super) async fn waiting(
         &self,
-        ours: &[i32],
+        excluded: &[i32],
         name: &str,
         since: &str,
         lock_timeout: Duration,
     ) -> Option<(i32, bool)> {
         let late = i64::try_from(lock_timeout.as_millis()).unwrap_or(i64::MAX);
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
-            [&ours, &name, &since, &late];
+            [&excluded, &name, &since, &late];
         let asked = self.client()?.query_opt(TOOL_WAITS, &parameters);
         let row = tokio::time::timeout(LOOK, asked).await.ok()?.ok()??;
         Some((row.try_get(0).ok()?, row.try_get(1).ok()?))
@@ -240,10 +240,10 @@ impl Monitor {
         &self,
         limits: &mut Limits,
         name: &str,
-        ours: &[i32],
+        excluded: &[i32],
         since: &str,
     ) -> Option<Duration> {
-        let looked = limits.check(self.client()?, name, ours, since);
+        let looked = limits.check(self.client()?, name, excluded, since);
         let soon = tokio::time::timeout(LOOK, looked).await.ok()?.ok()??;
         Some(Duration::from_millis(soon))
     }

@@ -255,15 +255,15 @@ impl Tool {
         // If interrupted, the tool is ended before the lock is released.
         let running = ToolProcess::spawn(&self.name, &mut self.command, self.to_stderr)?;
         let running = locked.tool.insert(running);
-        let ours = [Some(locked.session.pid()), monitor.pid()];
-        let ours: Vec<i32> = ours.into_iter().flatten().collect();
+        let excluded = [Some(locked.session.pid()), monitor.pid()];
+        let excluded: Vec<i32> = excluded.into_iter().flatten().collect();
         let mut limits = Limits::new(locked.settings);
         let limit = locked.settings.lock_timeout;
         let ending = monitor.ending();
         let ended = {
             let observing = observe(
                 self,
-                &ours,
+                &excluded,
                 &since,
                 limit,
                 monitor,
@@ -283,7 +283,7 @@ impl Tool {
         let (status, printed) = ended?;
         // Its last statement may have ended since the last check.
         monitor
-            .limits(&mut limits, &self.application, &ours, &since)
+            .limits(&mut limits, &self.application, &excluded, &since)
             .await;
         Ok((status, printed.or(limits.ended)))
     }
@@ -293,7 +293,7 @@ impl Tool {
 /// long as the tool runs.
 async fn observe(
     tool: &Tool,
-    ours: &[i32],
+    excluded: &[i32],
     since: &str,
     lock_timeout: Duration,
     monitor: &mut Monitor,
@@ -305,14 +305,14 @@ async fn observe(
     loop {
         let began = Instant::now();
         // Close to a timeout, only that is checked.
-        let mut soon = monitor.limits(limits, &tool.application, ours, since).await;
+        let mut soon = monitor.limits(limits, &tool.application, excluded, since).await;
         while let Some(next) = soon.filter(|&next| began.elapsed() + next < monitor.pause()) {
             sleep(next).await;
-            soon = monitor.limits(limits, &tool.application, ours, since).await;
+            soon = monitor.limits(limits, &tool.application, excluded, since).await;
         }
         sleep(monitor.pause().saturating_sub(began.elapsed())).await;
         let late = lock_timeout + lock_timeout / 2;
-        let found = monitor.waiting(ours, &tool.application, since, late).await;
+        let found = monitor.waiting(excluded, &tool.application, since, late).await;
         if let Some((pid, is_late)) = found {
             let location = Location {
                 migration: &tool.name,
