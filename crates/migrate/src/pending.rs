@@ -47,7 +47,8 @@ impl Migrations {
                         format!("GRANT USAGE ON SCHEMA {schema} TO {role}; ")
                     };
                     return Ok(Pending::unknown(format!(
-                        "role {role} may not read the history: {grant_schema}GRANT SELECT ON \
+                        "role {role} lacks privileges on the history that this check must see: \
+                         {grant_schema}GRANT SELECT ON \
                          {table} TO {role}"
                     )));
                 }

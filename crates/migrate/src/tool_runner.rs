@@ -305,14 +305,20 @@ async fn observe(
     loop {
         let began = Instant::now();
         // Close to a timeout, only that is checked.
-        let mut soon = monitor.limits(limits, &tool.application, excluded, since).await;
+        let mut soon = monitor
+            .limits(limits, &tool.application, excluded, since)
+            .await;
         while let Some(next) = soon.filter(|&next| began.elapsed() + next < monitor.pause()) {
             sleep(next).await;
-            soon = monitor.limits(limits, &tool.application, excluded, since).await;
+            soon = monitor
+                .limits(limits, &tool.application, excluded, since)
+                .await;
         }
         sleep(monitor.pause().saturating_sub(began.elapsed())).await;
         let late = lock_timeout + lock_timeout / 2;
-        let found = monitor.waiting(excluded, &tool.application, since, late).await;
+        let found = monitor
+            .waiting(excluded, &tool.application, since, late)
+            .await;
         if let Some((pid, is_late)) = found {
             let location = Location {
                 migration: &tool.name,
