@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use antifreeze::Config;
-use antifreeze_doctor::{Options, Ways, examine};
+use antifreeze_doctor::{Options, Routes, examine};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::{Value, json};
 
@@ -27,7 +27,7 @@ async fn handler(event: LambdaEvent<Value>) -> Result<Value, Error> {
     if let Some(limit) = seconds("transaction_seconds") {
         options.transaction = limit;
     }
-    let ways = Ways::new(Config::from_env()?)?;
-    let report = examine(&ways, &options, &mut |_| {}).await;
+    let routes = Routes::new(Config::from_env()?)?;
+    let report = examine(&routes, &options, &mut |_| {}).await;
     Ok(json!({ "verdict": report.verdict(), "checks": report.checks }))
 }

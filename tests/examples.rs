@@ -154,7 +154,7 @@ async fn doctor_example_reports_in_a_vpc() {
     let name = "set application_name = 'forgotten:1'; begin";
     stuck.batch_execute(name).await.expect("begun");
     let check = examine().await;
-    assert_eq!(check["mark"], "finding", "{check}");
+    assert_eq!(check["status"], "finding", "{check}");
     assert!(
         check["text"]
             .as_str()

@@ -354,12 +354,12 @@ async fn doctor_accepts_the_deployed_settings() {
     let outcome = outcome_of(&doctor, json!({})).await;
     let report = outcome.json().expect("a report");
     let checks = report["checks"].as_array().expect("a list");
-    for step in ["configuration", "start_up", "time_outs"] {
+    for step in ["configuration", "start_up", "timeouts"] {
         let mut of_it = checks
             .iter()
             .filter(|check| check["step"] == step)
             .peekable();
         assert!(of_it.peek().is_some(), "{step}: {report}");
-        assert!(of_it.all(|check| check["mark"] != "finding"), "{report}");
+        assert!(of_it.all(|check| check["status"] != "finding"), "{report}");
     }
 }

@@ -1,7 +1,7 @@
-//! One request to a service of AWS.
+//! Sends a request to an AWS service.
 //!
-//! It is made once in the life of a process, as a rule: a connection of its own, and
-//! nothing that is kept or that runs on.
+//! A process usually sends one request in its lifetime, so each has its own connection, which
+//! is closed after the response.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -20,21 +20,21 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// A secret has 64 KiB at most (Secrets Manager's user guide, "Quotas"); in JSON it is
-/// longer.
+/// The largest response. A secret has 64 KiB at most (Secrets Manager user guide, "Quotas"),
+/// and more as JSON.
 const LONGEST: usize = 1 << 20;
 
-/// Sends `request`, whose URI is whole, and reads the whole response.
+/// Sends `request`, whose URI is absolute, and reads the whole response.
 pub(super) async fn send(request: Request<Bytes>) -> Result<Response<Bytes>, BoxError> {
     let uri = request.uri().clone();
-    let host = uri.host().ok_or("the address of the service has no host")?;
+    let host = uri.host().ok_or("the URL of the service has no host")?;
     let encrypted = match uri.scheme_str() {
         Some("https") => true,
         Some("http") => false,
-        _ => return Err("the address of the service begins with neither https nor http".into()),
+        _ => return Err("the URL of the service must begin with https:// or http://".into()),
     };
     let port = uri.port_u16().unwrap_or(if encrypted { 443 } else { 80 });
-    // A URI has an IPv6 address in brackets, nobody else has.
+    // An IPv6 address has brackets only in a URI.
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let stream = TcpStream::connect((host, port)).await?;
     stream.set_nodelay(true)?;
@@ -47,7 +47,7 @@ pub(super) async fn send(request: Request<Bytes>) -> Result<Response<Bytes>, Box
     }
 }
 
-/// The provider is named: the process's default may be missing or set twice.
+/// Configures TLS with an explicit provider: the process's default may be missing.
 fn tls() -> Result<ClientConfig, BoxError> {
     let roots: RootCertStore = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -63,7 +63,7 @@ async fn exchange(
 ) -> Result<Response<Bytes>, BoxError> {
     let (sender, connection) = handshake(io).await?;
     let answered = pin!(answer(sender, request));
-    // Driven here and dropped with the answer: no task is left behind.
+    // The connection is polled here and dropped with the response, without a task.
     match select(answered, connection).await {
         Either::Left((answered, _)) => answered,
         Either::Right((_, answered)) => answered.await,
@@ -74,7 +74,7 @@ async fn answer(
     mut sender: SendRequest<Full<Bytes>>,
     request: Request<Bytes>,
 ) -> Result<Response<Bytes>, BoxError> {
-    // The target of HTTP/1.1 is the path; the host is a header.
+    // In HTTP/1.1, the request target is the path, and the host is a header.
     let (mut parts, body) = request.into_parts();
     parts.uri = Uri::from_static("/");
     let response = sender
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn request_waits_for_the_tls_handshake() {
+    async fn https_requires_a_tls_handshake() {
         let (listener, address) = listener().await;
         let server = async {
             let (mut stream, _) = listener.accept().await.expect("a client");
@@ -117,14 +117,14 @@ mod tests {
         };
         let url = format!("https://{address}/");
         let ((record, rest), response) = tokio::join!(server, send(request(&url)));
-        // A handshake of TLS 1 (RFC 8446, section 5.1).
+        // A TLS handshake record (RFC 8446, section 5.1).
         assert_eq!(record, [22, 3, 1]);
         assert!(!rest.windows(4).any(|bytes| bytes == b"POST"));
         assert!(response.is_err());
     }
 
     #[tokio::test]
-    async fn service_that_hangs_up_is_an_error() {
+    async fn closed_connections_are_errors() {
         let (listener, address) = listener().await;
         let server = async { drop(listener.accept().await) };
         let url = format!("http://{address}/");
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn address_without_a_scheme_is_refused() {
+    async fn urls_without_http_scheme_are_rejected() {
         for url in ["ftp://127.0.0.1/", "/path"] {
             assert!(send(request(url)).await.is_err(), "{url}");
         }

@@ -1,4 +1,4 @@
-//! AWS's keys and region, as a function finds them.
+//! Access keys and region.
 
 use std::fmt;
 
@@ -6,9 +6,9 @@ use antifreeze::Result;
 use antifreeze::internal::error;
 use antifreeze::internal::given;
 
-/// Keys of AWS, with which requests are signed.
+/// AWS access keys, which sign requests.
 ///
-/// Its `Debug` shows nothing of them.
+/// `Debug` does not show them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AwsKeys {
     pub(super) id: String,
@@ -17,7 +17,7 @@ pub struct AwsKeys {
 }
 
 impl AwsKeys {
-    /// An access key's id and secret.
+    /// Creates keys from the ID and the secret of an access key.
     pub fn new(id: impl Into<String>, secret: impl Into<String>) -> Self {
         AwsKeys {
             id: id.into(),
@@ -26,7 +26,7 @@ impl AwsKeys {
         }
     }
 
-    /// The session token that belongs to temporary keys.
+    /// Sets the session token of temporary keys.
     pub fn session_token(mut self, token: impl Into<String>) -> Self {
         self.session = Some(token.into());
         self
@@ -39,7 +39,7 @@ impl fmt::Debug for AwsKeys {
     }
 }
 
-/// Who signs, and for which region.
+/// The configured keys and region.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Identity {
     pub(super) keys: Option<AwsKeys>,
@@ -47,7 +47,7 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// The given keys, or those of Lambda's environment, read anew.
+    /// Returns the configured keys, or reads those of Lambda's environment.
     pub(super) fn keys(&self) -> Result<AwsKeys> {
         match &self.keys {
             Some(keys) => Ok(keys.clone()),
@@ -55,7 +55,7 @@ impl Identity {
         }
     }
 
-    /// The given region, or the one that the address names, or the environment's.
+    /// Returns the configured region, that of the address, or that of the environment.
     pub(super) fn region(&self, of_address: Option<&str>) -> Result<String> {
         let given = self.region.as_deref().or(of_address);
         match given {
@@ -65,11 +65,11 @@ impl Identity {
     }
 }
 
-/// Reads variables; a test has its own.
+/// Reads an environment variable, or a test's value.
 pub(super) type Variables<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
-/// What Lambda sets from the function's role (its developer guide, "Defined runtime
-/// environment variables").
+/// Reads the keys that Lambda sets from the function's role (Lambda developer guide, "Defined
+/// runtime environment variables").
 fn keys_in(variables: &Variables<'_>) -> Result<AwsKeys> {
     let get = |name| variables(name).and_then(given);
     match (get("AWS_ACCESS_KEY_ID"), get("AWS_SECRET_ACCESS_KEY")) {
@@ -78,7 +78,7 @@ fn keys_in(variables: &Variables<'_>) -> Result<AwsKeys> {
             secret,
             session: get("AWS_SESSION_TOKEN"),
         }),
-        // Lambda's way with SnapStart, and that of ECS.
+        // Set by Lambda with SnapStart, and by ECS.
         _ if get("AWS_CONTAINER_CREDENTIALS_FULL_URI").is_some() => Err(error::configuration(
             "the keys of AWS are at AWS_CONTAINER_CREDENTIALS_FULL_URI, where they are not looked \
              for: sign with the AWS SDK, in `credentials::from_fn`",
@@ -95,7 +95,7 @@ fn region_in(variables: &Variables<'_>) -> Result<String> {
     get("AWS_REGION")
         .or_else(|| get("AWS_DEFAULT_REGION"))
         .ok_or_else(|| {
-            error::configuration("no region of AWS is named: set AWS_REGION, as Lambda does")
+            error::configuration("the AWS region is unknown: set AWS_REGION, as Lambda does")
         })
 }
 
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_lambda_are_read() {
+    fn keys_are_read_from_the_environment() {
         let set = [
             ("AWS_ACCESS_KEY_ID", "id"),
             ("AWS_SECRET_ACCESS_KEY", "hunter2\n"),
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn nearest_region_wins() {
+    fn configured_region_takes_precedence() {
         let identity = |region: Option<&str>| Identity {
             region: region.map(str::to_owned),
             ..Identity::default()

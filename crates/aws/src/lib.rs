@@ -1,4 +1,4 @@
-//! AWS credentials for [antifreeze](https://docs.rs/antifreeze).
+//! Provides AWS credentials for [antifreeze](https://docs.rs/antifreeze), without the AWS SDK.
 //!
 //! | credentials | where the password comes from |
 //! | --- | --- |
@@ -17,7 +17,11 @@
 //! # Ok::<(), antifreeze::Error>(())
 //! ```
 //!
-//! Tokens and secrets are never logged, and shown by no `Debug`.
+//! All of them implement `antifreeze::Credentials`, and are set with
+//! `Config::set_credentials`. Their errors are those of connecting: a missing key or region is
+//! `ErrorKind::Configuration`, a service that does not answer `ErrorKind::Unreachable`.
+//!
+//! Tokens and secrets are neither logged nor shown by `Debug`.
 
 mod https;
 mod keys;
@@ -29,7 +33,7 @@ pub use keys::AwsKeys;
 pub use secrets_manager::SecretsManager;
 pub use token::{DsqlToken, RdsToken};
 
-/// The example of this page is compiled with the crate's own.
+/// Compiles the example of the README with the doc tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 mod readme {}

@@ -1,4 +1,4 @@
-//! A secret in AWS Secrets Manager.
+//! Credentials from AWS Secrets Manager.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,21 +17,21 @@ use super::keys::{Identity, Variables};
 use super::sign::{Signer, Stamp};
 use super::{AwsKeys, https};
 
-/// Where the service is, for tests and private endpoints (AWS SDKs' reference guide,
-/// "Service-specific endpoints"): the first that is set.
+/// Variables with the URL of the service, for tests and private endpoints (AWS SDKs reference
+/// guide, "Service-specific endpoints"). The first that is set applies.
 const ENDPOINTS: [&str; 2] = ["AWS_ENDPOINT_URL_SECRETS_MANAGER", "AWS_ENDPOINT_URL"];
 
-/// A user and a password in AWS Secrets Manager, such as RDS makes and rotates.
+/// A user and password in AWS Secrets Manager, such as those that RDS creates and rotates.
 ///
-/// The secret is JSON with `password`, and `username` if it is not to be the user of the
-/// configuration; or nothing but the password. It is fetched with the first connection
-/// and kept until the server refuses it, as it does once the secret was rotated; then it
-/// is fetched anew. Connections that are made at the same time fetch it once.
+/// The secret is either JSON with `password`, and `username` unless the configuration's user
+/// applies, or the plain password. It is fetched for the first connection and kept until the
+/// server rejects it, as it does after a rotation; then it is fetched again. Concurrent
+/// connections fetch it once.
 ///
 /// The role needs `secretsmanager:GetSecretValue`. The keys are Lambda's
 /// (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`), unless
-/// [others](SecretsManager::keys) are given; the region is the one that the ARN names, or
-/// else `AWS_REGION`. `AWS_ENDPOINT_URL_SECRETS_MANAGER` leads elsewhere.
+/// [others](SecretsManager::keys) are given; the region is that of the ARN, or else
+/// `AWS_REGION`. `AWS_ENDPOINT_URL_SECRETS_MANAGER` overrides the URL of the service.
 ///
 /// ```
 /// use antifreeze_aws::SecretsManager;
@@ -46,15 +46,15 @@ pub struct SecretsManager {
     identity: Identity,
     endpoint: Option<String>,
     clock: Arc<dyn Clock>,
-    /// Held while the secret is fetched: who waits for it finds the answer. If the one
-    /// who fetches gives up, the next goes on.
+    /// Locked while the secret is fetched: waiting connections then find it. If the fetching
+    /// one is cancelled, the next fetches it.
     kept: Arc<Mutex<Option<Login>>>,
-    /// What is being fetched is to be forgotten as soon as it is there.
+    /// Whether to discard the secret that is being fetched, once it arrives.
     forgotten: Arc<AtomicBool>,
 }
 
 impl SecretsManager {
-    /// The secret of this name or ARN.
+    /// Creates credentials from the secret of this name or ARN.
     pub fn new(secret: impl Into<String>) -> Self {
         SecretsManager {
             secret: secret.into(),
@@ -66,19 +66,19 @@ impl SecretsManager {
         }
     }
 
-    /// Asks in this region.
+    /// Sets the region.
     pub fn region(mut self, region: impl Into<String>) -> Self {
         self.identity.region = Some(region.into());
         self
     }
 
-    /// Signs with these keys.
+    /// Sets the keys that sign the request.
     pub fn keys(mut self, keys: AwsKeys) -> Self {
         self.identity.keys = Some(keys);
         self
     }
 
-    /// Asks at this URL, whatever the environment says.
+    /// Sets the URL of the service, whatever the environment says.
     pub fn endpoint(mut self, url: impl Into<String>) -> Self {
         self.endpoint = Some(url.into());
         self
@@ -107,7 +107,7 @@ impl SecretsManager {
         read(&self.secret, &response)
     }
 
-    /// GetSecretValue, signed (Secrets Manager's API reference).
+    /// Creates a signed GetSecretValue request (Secrets Manager API reference).
     fn request(&self) -> Result<Request<Bytes>> {
         let region = self.identity.region(region_of_arn(&self.secret))?;
         let keys = self.identity.keys()?;
@@ -138,7 +138,9 @@ impl SecretsManager {
             .header("authorization", authorization)
             .body(body.into())
             .map_err(|_| {
-                error::configuration("the keys of AWS hold what no header can: are they whole?")
+                error::configuration(
+                    "the AWS keys contain invalid characters: check that they are complete",
+                )
             })
     }
 
@@ -148,7 +150,7 @@ impl SecretsManager {
         let url = given
             .or_else(|| ENDPOINTS.into_iter().find_map(set))
             .unwrap_or_else(|| {
-                // AWS's general reference, "Service endpoints".
+                // AWS General Reference, "Service endpoints".
                 let china = if region.starts_with("cn-") { ".cn" } else { "" };
                 format!("https://secretsmanager.{region}.amazonaws.com{china}")
             });
@@ -156,14 +158,14 @@ impl SecretsManager {
         uri.filter(|uri| uri.scheme().is_some() && uri.authority().is_some())
             .ok_or_else(|| {
                 error::configuration(format!(
-                    "the address of Secrets Manager is no URL such as https://host: look at {}",
-                    ENDPOINTS.join(" and ")
+                    "invalid URL of Secrets Manager: expected https://host in {}",
+                    ENDPOINTS.join(" or ")
                 ))
             })
     }
 }
 
-/// `arn:aws:secretsmanager:REGION:account:secret:name`
+/// Returns the region of `arn:aws:secretsmanager:REGION:account:secret:name`.
 fn region_of_arn(secret: &str) -> Option<&str> {
     let mut parts = secret.split(':');
     let is_arn = parts.next() == Some("arn");
@@ -171,7 +173,7 @@ fn region_of_arn(secret: &str) -> Option<&str> {
     (is_arn && !region.is_empty()).then_some(region)
 }
 
-/// What parsing complains of is not passed on: it may quote the secret.
+/// Reads the response. Drops errors of the JSON parser, since they may quote the secret.
 fn read(secret: &str, response: &Response<Bytes>) -> Result<Login> {
     let answer: Option<Value> = serde_json::from_slice(response.body()).ok();
     if response.status() != StatusCode::OK {
@@ -182,7 +184,7 @@ fn read(secret: &str, response: &Response<Bytes>) -> Result<Login> {
         .and_then(|answer| answer["SecretString"].as_str());
     let unusable = |what: &str| {
         error::configuration(format!(
-            "the secret {secret} is {what}: it takes JSON with `username` and `password`"
+            "the secret {secret} is {what}: expected JSON with `username` and `password`"
         ))
     };
     let value = value.ok_or_else(|| unusable("no text"))?;
@@ -203,18 +205,18 @@ fn read(secret: &str, response: &Response<Bytes>) -> Result<Login> {
     })
 }
 
-/// The service says no: with a name of its own in `__type`, perhaps behind a `#`.
+/// Converts an error response. `__type` has the name of the error, possibly after a `#`.
 fn refusal(secret: &str, status: StatusCode, answer: Option<&Value>) -> Error {
     let name = answer.and_then(|answer| answer["__type"].as_str());
     let name = name.map(|name| name.rsplit('#').next().unwrap_or(name));
     let remedy = match name {
-        Some("ResourceNotFoundException") => "is the name right, and the region?",
-        Some("AccessDeniedException") => "give the role secretsmanager:GetSecretValue",
-        Some("DecryptionFailure") => "give the role kms:Decrypt for the secret's key",
+        Some("ResourceNotFoundException") => "check its name and the region",
+        Some("AccessDeniedException") => "grant the role secretsmanager:GetSecretValue",
+        Some("DecryptionFailure") => "grant the role kms:Decrypt for the secret's key",
         _ if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => "try again",
-        _ => "look at the function's role and clock",
+        _ => "check the function's role and clock",
     };
-    // What can heal is told apart from what cannot.
+    // Transient errors are retried.
     let kind = match name {
         Some("ThrottlingException" | "InternalServiceError") => ErrorKind::Unreachable,
         _ if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
@@ -225,7 +227,9 @@ fn refusal(secret: &str, status: StatusCode, answer: Option<&Value>) -> Error {
     let name = name.map_or(String::new(), |name| format!(", {name}"));
     error::new(
         kind,
-        format!("Secrets Manager refused the secret {secret} ({status}{name}): {remedy}"),
+        format!(
+            "Secrets Manager rejected the request for secret {secret} ({status}{name}): {remedy}"
+        ),
     )
 }
 
@@ -261,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_read_in_every_form() {
+    fn secrets_are_json_or_a_plain_password() {
         let read = |secret: &str| {
             let body = json!({ "Name": "s", "SecretString": secret }).to_string();
             read("s", &response(200, &body))
@@ -301,19 +305,19 @@ mod tests {
     }
 
     #[test]
-    fn refusals_say_what_to_do() {
+    fn error_responses_have_a_remedy() {
         for (status, body, kind, said) in [
             (
                 400,
                 r#"{"__type":"ResourceNotFoundException","Message":"secret text"}"#,
                 ErrorKind::Configuration,
-                "ResourceNotFoundException): is the name right",
+                "ResourceNotFoundException): check its name",
             ),
             (
                 400,
                 r#"{"__type":"com.amazon.coral.service#AccessDeniedException"}"#,
                 ErrorKind::Configuration,
-                "AccessDeniedException): give the role secretsmanager:GetSecretValue",
+                "AccessDeniedException): grant the role secretsmanager:GetSecretValue",
             ),
             (
                 400,
@@ -336,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn arn_determines_the_region() {
+    fn arns_contain_the_region() {
         let arn = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:prod/shop-AbCdEf";
         assert_eq!(region_of_arn(arn), Some("eu-central-1"));
         for name in ["prod/shop", "a:b:c:d", "arn:aws:secretsmanager::1:secret:x"] {
@@ -345,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn endpoint_follows_the_region_by_default() {
+    fn endpoint_follows_from_region_or_setting() {
         let all = [
             ("AWS_ENDPOINT_URL", "http://all:1"),
             ("AWS_ENDPOINT_URL_SECRETS_MANAGER", "http://secrets:2"),

@@ -1,4 +1,4 @@
-//! Signature Version 4 (AWS's IAM user guide, "Create a signed AWS API request").
+//! Signs requests with Signature Version 4 (IAM user guide, "Create a signed AWS API request").
 
 use std::fmt::Write as _;
 use std::time::SystemTime;
@@ -12,7 +12,7 @@ use super::keys::AwsKeys;
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 
-/// Signs requests of one moment to one service.
+/// Signs requests to a service, at a moment.
 pub(super) struct Signer<'a> {
     pub(super) keys: &'a AwsKeys,
     pub(super) region: &'a str,
@@ -20,7 +20,7 @@ pub(super) struct Signer<'a> {
     pub(super) at: Stamp,
 }
 
-/// A moment, as a signature wants it.
+/// A moment, in the formats of a signature.
 pub(super) struct Stamp {
     /// `20150830`
     date: String,
@@ -30,8 +30,9 @@ pub(super) struct Stamp {
 
 impl Stamp {
     pub(super) fn of(time: SystemTime) -> Result<Self> {
-        let time = DateTime::from_system_time(time)
-            .map_err(|_| error::configuration("the clock of this machine is set before 1970"))?;
+        let time = DateTime::from_system_time(time).map_err(|_| {
+            error::configuration("the system clock is set to a time before 1970: correct it")
+        })?;
         let date = format!("{:04}{:02}{:02}", time.year(), time.month(), time.day());
         let (hour, minute, second) = (time.hour(), time.minutes(), time.seconds());
         Ok(Stamp {
@@ -46,8 +47,8 @@ impl Stamp {
 }
 
 impl Signer<'_> {
-    /// `host/?parameters`, signed, for a GET within `seconds` from now ("Authenticating
-    /// requests: using query parameters").
+    /// Returns `host/?parameters` with a signature, for a GET within `seconds` from now
+    /// ("Authenticating requests: using query parameters").
     pub(super) fn presigned(
         &self,
         host: &str,
@@ -72,8 +73,8 @@ impl Signer<'_> {
         format!("{host}/?{query}&X-Amz-Signature={signature}")
     }
 
-    /// The header `Authorization` of a POST to `/`. Signed are all `headers`: names in
-    /// lower case and in order, `host` and `x-amz-date` among them.
+    /// Returns the header `Authorization` of a POST to `/`. All `headers` are signed; their
+    /// names are in lower case and sorted, and include `host` and `x-amz-date`.
     pub(super) fn authorization(&self, headers: &[(&str, &str)], body: &[u8]) -> String {
         let signature = self.signature("POST", "", headers, body);
         format!(
@@ -125,7 +126,7 @@ fn names(headers: &[(&str, &str)]) -> String {
     names.join(";")
 }
 
-/// Each part encoded, then sorted.
+/// Encodes each part, then sorts.
 fn canonical_query(parameters: &[(&str, &str)]) -> String {
     let mut encoded: Vec<_> = parameters
         .iter()
@@ -139,7 +140,7 @@ fn canonical_query(parameters: &[(&str, &str)]) -> String {
     pairs.join("&")
 }
 
-/// All but the unreserved characters (RFC 3986, section 2.3).
+/// Percent-encodes all characters except the unreserved ones (RFC 3986, section 2.3).
 fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -178,7 +179,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn time_is_formatted_as_aws_does() {
+    fn moments_are_formatted() {
         for (seconds, expected) in [
             (0, "19700101T000000Z"),
             (1_440_938_160, "20150830T123600Z"),
@@ -190,14 +191,13 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn parameters_are_encoded_and_in_order() {
+    fn parameters_are_encoded_and_sorted() {
         let query = canonical_query(&[("b", "a b+/=~"), ("a", "ü"), ("B", "")]);
         assert_eq!(query, "B=&a=%C3%BC&b=a%20b%2B%2F%3D~");
     }
 
-    /// From AWS's test suite for Signature Version 4 (`aws-sig-v4-test-suite`, as AWS's
-    /// SDKs carry it in `aws-signing-test-suite/v4`): the requests with its keys, of its
-    /// moment, to its service.
+    /// Requests of AWS's test suite for Signature Version 4 (`aws-sig-v4-test-suite`;
+    /// `aws-signing-test-suite/v4` in AWS's SDKs), with its keys, time and service.
     #[test]
     fn signatures_match_the_aws_test_suite() {
         let session = "AQoDYXdzEPT//////////wEXAMPLEtc764bNrC9SAPBSM22wDOk4x4HIZ8j4FZTwdQWLWs\

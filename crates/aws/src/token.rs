@@ -1,7 +1,7 @@
-//! Tokens of AWS's IAM in place of passwords.
+//! IAM tokens as passwords.
 //!
-//! A token is a request that is signed in advance and never sent: the server takes it
-//! for a password and has IAM check the signature. So it is made here, and asks nobody.
+//! A token is a presigned request that is never sent: the server takes it as a password and
+//! has IAM verify the signature. Creating one needs no network access.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,24 +19,24 @@ use super::AwsKeys;
 use super::keys::Identity;
 use super::sign::{Signer, Stamp};
 
-/// For how long a token may be used, in seconds: the most that RDS takes (RDS's user
-/// guide, "IAM database authentication"), and what the SDKs ask for with DSQL.
+/// How long a token is valid, in seconds: the maximum for RDS (RDS user guide, "IAM database
+/// authentication"), and the SDKs' value for DSQL.
 const LIFE: u32 = 15 * 60;
 
-/// For how long one is given out again.
+/// How long a token is reused.
 const REUSE: Duration = Duration::from_secs(10 * 60);
 
-/// A process talks to a few hosts; more than this, and it is about something else.
+/// The number of tokens that are kept. A process connects to a few hosts.
 const KEPT: usize = 16;
 
 /// IAM tokens for RDS and Aurora, and for RDS Proxy.
 ///
-/// The role needs `rds-db:connect`, the user of the database `rds_iam`. A token lives for
-/// 15 minutes and is reused for 10. RDS takes it over TLS alone.
+/// The AWS role needs `rds-db:connect`, and the database role needs `rds_iam`. A token is
+/// valid for 15 minutes and reused for 10. RDS accepts tokens only over TLS.
 ///
 /// The keys are Lambda's (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,
-/// `AWS_SESSION_TOKEN`), unless [others](RdsToken::keys) are given; the region is the one
-/// that the host names, or else `AWS_REGION`.
+/// `AWS_SESSION_TOKEN`), unless [others](RdsToken::keys) are given; the region is that in the
+/// host name, or else `AWS_REGION`.
 ///
 /// ```
 /// use antifreeze_aws::RdsToken;
@@ -54,9 +54,9 @@ pub struct RdsToken {
 
 /// IAM tokens for Aurora DSQL.
 ///
-/// The role needs `dsql:DbConnect`, or `dsql:DbConnectAdmin` for the user `admin`, which
-/// is told by the user's name. A token lives for 15 minutes and is reused for 10. Keys and
-/// region are found as [`RdsToken`] finds them.
+/// The AWS role needs `dsql:DbConnect`, or `dsql:DbConnectAdmin` for the user `admin`. A token
+/// is valid for 15 minutes and reused for 10. Keys and region are determined as for
+/// [`RdsToken`].
 ///
 /// ```
 /// use antifreeze_aws::DsqlToken;
@@ -73,7 +73,7 @@ pub struct DsqlToken {
 }
 
 impl RdsToken {
-    /// With Lambda's keys, for the host that is dialled.
+    /// Creates credentials with Lambda's keys, for the host of the connection.
     pub fn new() -> Self {
         RdsToken {
             tokens: Tokens::default(),
@@ -81,23 +81,22 @@ impl RdsToken {
         }
     }
 
-    /// Signs for this endpoint instead of the host and port that are dialled: where these
-    /// are a name of one's own (a CNAME) or the near end of a tunnel. A token is good for
-    /// the name and the port that RDS itself gave the instance, cluster or proxy; its region
-    /// is read from that name. The certificate is still checked against the host that is
-    /// dialled. Default: what is dialled.
+    /// Sets the endpoint to sign for, if the connection leads through a CNAME or a tunnel. A
+    /// token is valid only for the name and port that RDS assigned to the instance, cluster or
+    /// proxy; the region is read from that name. The certificate is still verified against the
+    /// host of the connection. Default: host and port of the connection.
     pub fn endpoint(mut self, host: impl Into<String>, port: u16) -> Self {
         self.endpoint = Some((host.into(), port));
         self
     }
 
-    /// Signs for this region.
+    /// Sets the region.
     pub fn region(mut self, region: impl Into<String>) -> Self {
         self.tokens.identity.region = Some(region.into());
         self
     }
 
-    /// Signs with these keys.
+    /// Sets the keys that sign the token.
     pub fn keys(mut self, keys: AwsKeys) -> Self {
         self.tokens.identity.keys = Some(keys);
         self
@@ -122,7 +121,7 @@ impl RdsToken {
 }
 
 impl DsqlToken {
-    /// With Lambda's keys, for the host that is dialled.
+    /// Creates credentials with Lambda's keys, for the host of the connection.
     pub fn new() -> Self {
         DsqlToken {
             tokens: Tokens::default(),
@@ -130,19 +129,19 @@ impl DsqlToken {
         }
     }
 
-    /// Signs for this host instead of the one that is dialled.
+    /// Sets the host to sign for. Default: the host of the connection.
     pub fn endpoint(mut self, host: impl Into<String>) -> Self {
         self.endpoint = Some(host.into());
         self
     }
 
-    /// Signs for this region.
+    /// Sets the region.
     pub fn region(mut self, region: impl Into<String>) -> Self {
         self.tokens.identity.region = Some(region.into());
         self
     }
 
-    /// Signs with these keys.
+    /// Sets the keys that sign the token.
     pub fn keys(mut self, keys: AwsKeys) -> Self {
         self.tokens.identity.keys = Some(keys);
         self
@@ -168,11 +167,13 @@ impl DsqlToken {
 
 fn user(attempt: &Attempt) -> Result<&str> {
     attempt.user.as_deref().ok_or_else(|| {
-        error::configuration("a token is signed for a user, and none is named: put it in the URL")
+        error::configuration(
+            "an IAM token requires a user, but none is configured: put it into the URL",
+        )
     })
 }
 
-/// What a token is for.
+/// The endpoint and user that a token is valid for.
 struct Subject<'a> {
     service: &'static str,
     host: String,
@@ -180,7 +181,7 @@ struct Subject<'a> {
     parameters: &'a [(&'a str, &'a str)],
 }
 
-/// Signs tokens, and keeps them for a while.
+/// Signs tokens, and caches them.
 #[derive(Clone)]
 struct Tokens {
     identity: Identity,
@@ -188,7 +189,7 @@ struct Tokens {
     kept: Arc<Mutex<HashMap<Key, Kept>>>,
 }
 
-/// Everything that a token depends on, but for the time and the secret of the keys.
+/// The key of a cached token: everything it depends on except time and secret key.
 #[derive(PartialEq, Eq, Hash)]
 struct Key {
     id: String,
@@ -208,8 +209,8 @@ impl Tokens {
         kept.clear();
     }
 
-    /// Who asks while another signs waits the microseconds that it takes, and gets the
-    /// same.
+    /// Returns a cached token or signs one. Concurrent callers wait for the signature, which
+    /// takes microseconds, and get the same token.
     fn token(&self, attempt: &Attempt, subject: &Subject<'_>) -> Result<Login> {
         let keys = self.identity.keys()?;
         let region = self.identity.region(subject.region.as_deref())?;
@@ -301,7 +302,7 @@ impl fmt::Debug for Tokens {
 mod tests {
     use super::*;
 
-    /// A clock that a test moves by hand.
+    /// A clock that the test advances.
     #[derive(Debug)]
     struct Manual(Mutex<SystemTime>);
 
@@ -327,7 +328,7 @@ mod tests {
 
     const RDS: &str = "prod-instance.us-east-1.rds.amazonaws.com";
 
-    /// At this many seconds since 1970.
+    /// Creates tokens at this many seconds since 1970.
     fn tokens(seconds: u64) -> (Tokens, Arc<Manual>) {
         let clock = Manual::new();
         clock.advance(Duration::from_secs(seconds));
@@ -356,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn forgotten_token_is_not_kept() {
+    fn forgotten_tokens_are_signed_again() {
         let (token, _) = rds(1_724_709_600, AwsKeys::new("akid", "secret"));
         token.token(&attempt(RDS, 3306, "peccy")).expect("a token");
         let kept = || token.tokens.kept.lock().expect("no panic").len();
@@ -368,7 +369,7 @@ mod tests {
     /// `signing_works` in `aws-sdk-rds` (Rust, `src/auth_token.rs`), and
     /// `test_generate_db_auth_token` of botocore (`tests/unit/test_signers.py`).
     #[test]
-    fn rds_tokens_match_the_sdks() {
+    fn rds_tokens_match_those_of_the_sdks() {
         let (token, _) = rds(1_724_709_600, AwsKeys::new("akid", "secret"));
         let token = token.token(&attempt(RDS, 3306, "peccy")).expect("a token");
         let expected = "prod-instance.us-east-1.rds.amazonaws.com:3306/?Action=connect\
@@ -388,10 +389,10 @@ mod tests {
         assert!(token.expect("a token") == Login::password(expected));
     }
 
-    /// `DefaultDsqlUtilitiesTest` of the AWS SDK for Java 2 (`services/dsql`): the
-    /// signatures, since it puts the parameters in another order.
+    /// `DefaultDsqlUtilitiesTest` of the AWS SDK for Java 2 (`services/dsql`). Compares the
+    /// signatures only, since its parameters have another order.
     #[test]
-    fn dsql_tokens_match_the_sdks() {
+    fn dsql_tokens_match_those_of_the_sdks() {
         let host = "test.dsql.us-east-1.on.aws";
         let token = dsql(1_731_001_173, AwsKeys::new("access_key", "secret_key"));
         for (user, action, signature) in [
@@ -418,9 +419,9 @@ mod tests {
     }
 
     /// `aws_dsql_auth_token_generate` with a session token, in the tests of `aws-c-auth`
-    /// (`tests/aws_dsql_auth_test.c`), where it lives for 450 seconds.
+    /// (`tests/aws_dsql_auth_test.c`), valid for 450 seconds.
     #[test]
-    fn token_has_the_session_of_temporary_keys() {
+    fn temporary_keys_sign_tokens() {
         let keys = AwsKeys::new("akid", "secret").session_token("token");
         let signer = Signer {
             keys: &keys,
@@ -438,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn token_is_reused_for_ten_minutes() {
+    fn tokens_are_reused_for_ten_minutes() {
         let (token, clock) = rds(1_724_709_600, AwsKeys::new("akid", "secret"));
         let first = attempt(RDS, 5432, "app");
         let signed = token.token(&first).expect("a token");
@@ -451,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_token_is_not_reused() {
+    fn rejected_tokens_are_not_reused() {
         let (token, clock) = rds(1_724_709_600, AwsKeys::new("akid", "secret"));
         let mut attempt = attempt(RDS, 5432, "app");
         let signed = token.token(&attempt).expect("a token");
@@ -459,13 +460,13 @@ mod tests {
         attempt.refused = Some(signed.clone());
         let anew = token.token(&attempt).expect("a token");
         assert!(anew != signed);
-        // Whoever was refused the first as well gets the second.
+        // A connection with the first token rejected also gets the second.
         clock.advance(Duration::from_secs(1));
         assert!(token.token(&attempt).expect("a token") == anew);
     }
 
     #[test]
-    fn debug_hides_the_secret() {
+    fn debug_shows_no_secrets() {
         let (token, _) = rds(1_724_709_600, AwsKeys::new("akid", "hunter2"));
         token.token(&attempt(RDS, 5432, "app")).expect("a token");
         let debug = format!("{token:?}");
@@ -476,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn token_needs_a_user() {
+    fn tokens_require_a_user() {
         let (token, _) = rds(0, AwsKeys::new("akid", "secret"));
         let mut attempt = attempt(RDS, 5432, "app");
         attempt.user = None;

@@ -1,6 +1,6 @@
-//! Tokens and secrets of AWS, against stand-ins that check the signatures.
+//! Tests tokens and secrets against mock services that verify the signatures.
 //!
-//! The stand-ins sign anew what they received, with code of their own, and compare.
+//! The mocks compute each signature with independent code, and compare.
 
 mod common;
 
@@ -30,7 +30,7 @@ fn keys() -> AwsKeys {
     AwsKeys::new(ID, SECRET).session_token(SESSION)
 }
 
-/// The signature of a canonical request, step by step as AWS's documentation has it.
+/// Computes the signature of a canonical request, step by step as in AWS's documentation.
 fn signature(scope: &str, time: &str, canonical: &str) -> String {
     let hash = hex(ring::digest::digest(&ring::digest::SHA256, canonical.as_bytes()).as_ref());
     let text = format!("AWS4-HMAC-SHA256\n{time}\n{scope}\n{hash}");
@@ -47,17 +47,17 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The service, as far as it is needed.
+/// A mock of Secrets Manager.
 #[derive(Default)]
 struct Service {
     secret: Mutex<String>,
     asked: AtomicUsize,
-    /// Answered instead of the secret.
+    /// The response instead of the secret.
     refuses: Mutex<Option<(u16, &'static str)>>,
 }
 
 impl Service {
-    /// Starts it, and says where it is.
+    /// Starts the mock, and returns its URL.
     async fn start(secret: &str) -> (Arc<Self>, String) {
         let service = Arc::new(Service::default());
         service.changes(secret);
@@ -74,8 +74,8 @@ impl Service {
         *self.secret.lock().expect("no panic") = secret.to_owned();
     }
 
-    /// How often it was asked since this was last called.
-    fn asked(&self) -> usize {
+    /// Returns the number of requests since the last call.
+    fn take_requests(&self) -> usize {
         self.asked.swap(0, Ordering::Relaxed)
     }
 }
@@ -86,7 +86,7 @@ async fn answer(
     body: Bytes,
 ) -> (StatusCode, String) {
     service.asked.fetch_add(1, Ordering::Relaxed);
-    // Long enough for others to come meanwhile.
+    // Long enough for concurrent requests to arrive.
     tokio::time::sleep(Duration::from_millis(100)).await;
     if let Err(why) = check(&headers, &body) {
         let answer = serde_json::json!({ "__type": "SignatureDoesNotMatch", "message": why });
@@ -134,7 +134,7 @@ fn check(headers: &HeaderMap, body: &[u8]) -> Result<(), String> {
     )
 }
 
-/// A role whose password the secret holds.
+/// Creates a role with the password of the secret.
 async fn with_secret(endpoint: &str) -> (Postgres, Lab) {
     let postgres = Postgres::builder().auth(Auth::Scram).start().await;
     let postgres = postgres.expect("a server");
@@ -154,7 +154,7 @@ async fn with_secret(endpoint: &str) -> (Postgres, Lab) {
     (postgres, lab)
 }
 
-/// As many as there are connections, at the same time.
+/// Opens all connections concurrently.
 async fn all_at_once(lab: &Lab) {
     let users = (0..8).map(|_| {
         lab.run(async {
@@ -171,42 +171,42 @@ async fn all_at_once(lab: &Lab) {
 }
 
 #[tokio::test]
-async fn rotated_secret_is_fetched_once_more() {
+async fn rotated_secrets_are_fetched_once_more() {
     let secret =
         |password: &str| serde_json::json!({ "username": "app", "password": password }).to_string();
     let (service, endpoint) = Service::start(&secret(Postgres::PASSWORD)).await;
     let (postgres, lab) = with_secret(&endpoint).await;
     all_at_once(&lab).await;
-    assert_eq!(service.asked(), 1, "the others waited for it");
+    assert_eq!(service.take_requests(), 1, "the others waited for it");
     all_at_once(&lab).await;
-    assert_eq!(service.asked(), 0, "it was kept");
+    assert_eq!(service.take_requests(), 0, "it was kept");
 
     let rotate = "alter role app password 'rotated'";
     postgres.execute(rotate).await.expect("rotated");
     service.changes(&secret("rotated"));
     all_at_once(&lab).await;
-    assert_eq!(service.asked(), 1, "one refusal was enough");
+    assert_eq!(service.take_requests(), 1, "one refusal was enough");
     all_at_once(&lab).await;
-    assert_eq!(service.asked(), 0);
+    assert_eq!(service.take_requests(), 0);
 }
 
-/// No two processes that are restored from one snapshot share what was fetched before.
+/// Processes that are restored from one snapshot must not share a secret.
 #[tokio::test]
-async fn secret_is_forgotten_before_a_snapshot() {
+async fn secrets_are_discarded_before_a_snapshot() {
     let secret = serde_json::json!({ "username": "app", "password": Postgres::PASSWORD });
     let (service, endpoint) = Service::start(&secret.to_string()).await;
     let (_postgres, lab) = with_secret(&endpoint).await;
     all_at_once(&lab).await;
-    assert_eq!(service.asked(), 1);
+    assert_eq!(service.take_requests(), 1);
     let resource = antifreeze::shutdown::snapstart(&lab.database);
     resource.before_snapshot().await.expect("closed");
     resource.after_restore().await.expect("restored");
     all_at_once(&lab).await;
-    assert_eq!(service.asked(), 1, "it was not kept");
+    assert_eq!(service.take_requests(), 1, "it was not kept");
 }
 
 #[tokio::test]
-async fn unavailable_secret_is_an_error() {
+async fn unavailable_secrets_are_explained() {
     let (service, endpoint) = Service::start("hunter2").await;
     let (_postgres, lab) = with_secret(&endpoint).await;
     for (status, name, kind_of, said) in [
@@ -214,7 +214,7 @@ async fn unavailable_secret_is_an_error() {
             400,
             "ResourceNotFoundException",
             ErrorKind::Configuration,
-            "is the name right",
+            "check its name",
         ),
         (
             500,
@@ -227,9 +227,9 @@ async fn unavailable_secret_is_an_error() {
         let error = lab.run(lease_and_return()).await.expect_err("refused");
         assert_eq!(kind(&error), Some(kind_of), "{error}");
         assert!(error.to_string().contains(said), "{error}");
-        assert_eq!(service.asked(), 1);
+        assert_eq!(service.take_requests(), 1);
     }
-    // What was fetched was refused, and is the same when it is fetched again.
+    // The fetched secret was rejected, and fetching it again returns the same.
     *service.refuses.lock().expect("no panic") = None;
     let error = lab.run(lease_and_return()).await.expect_err("refused");
     let shown = format!("{error} {error:?} {:?}", lab.database);
@@ -237,11 +237,11 @@ async fn unavailable_secret_is_an_error() {
         shown.contains("28P01") && !shown.contains("hunter2"),
         "{shown}"
     );
-    assert_eq!(service.asked(), 2);
+    assert_eq!(service.take_requests(), 2);
 }
 
 #[tokio::test]
-async fn signature_with_another_key_is_refused() {
+async fn signatures_of_other_keys_are_rejected() {
     let (service, endpoint) = Service::start("hunter2").await;
     let (postgres, lab) = with_secret(&endpoint).await;
     let wrong = AwsKeys::new(ID, "another").session_token(SESSION);
@@ -258,11 +258,11 @@ async fn signature_with_another_key_is_refused() {
         error.to_string().contains("SignatureDoesNotMatch"),
         "{error}"
     );
-    assert_eq!(service.asked(), 1);
+    assert_eq!(service.take_requests(), 1);
 }
 
 #[tokio::test]
-async fn unreachable_service_is_an_error() {
+async fn unreachable_services_are_errors() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     drop(listener);
@@ -272,8 +272,8 @@ async fn unreachable_service_is_an_error() {
     assert!(error.to_string().contains("VPC"), "{error}");
 }
 
-/// A server of PostgreSQL's protocol that knows start-up and nothing else: it asks for
-/// the password in the clear, as RDS and DSQL do, and notes it.
+/// A mock server that implements only start-up: it requests the password in clear text, as RDS
+/// and DSQL do, and records it.
 struct Server {
     port: u16,
     passwords: Arc<Mutex<Vec<String>>>,
@@ -317,7 +317,7 @@ impl Server {
         let password = String::from_utf8(password).expect("text");
         passwords.lock().expect("no panic").push(password);
         if *refuses.lock().expect("no panic") {
-            // As RDS says it.
+            // The error of RDS.
             let fields = b"SFATAL\0VFATAL\0C28000\0MPAM authentication failed\0\0";
             stream.write_u8(b'E').await?;
             stream.write_i32(4 + fields.len() as i32).await?;
@@ -327,7 +327,7 @@ impl Server {
         stream
             .write_all(b"R\0\0\0\x08\0\0\0\0K\0\0\0\x0c\0\0\0\x01\0\0\0\x02Z\0\0\0\x05I")
             .await?;
-        // Terminate, or the end.
+        // Terminate, or end of file.
         let _ = stream.read_u8().await;
         Ok(())
     }
@@ -351,7 +351,7 @@ impl Server {
     }
 }
 
-/// As IAM does: the signature of the request that the token is.
+/// Verifies the signature of a token, as IAM does.
 fn check_token(token: &str, host: &str, service: &str, parameters: &[(&str, &str)]) {
     let (address, query) = token.split_once("/?").expect("a request");
     assert_eq!(address, host);
@@ -387,7 +387,7 @@ fn check_token(token: &str, host: &str, service: &str, parameters: &[(&str, &str
 }
 
 #[tokio::test]
-async fn rds_token_logs_in() {
+async fn rds_tokens_are_valid() {
     let server = Server::start().await;
     let host = format!("shop.abc.{REGION}.rds.amazonaws.com");
     let database = server.database("app", |config| {
@@ -411,7 +411,7 @@ async fn rds_token_logs_in() {
 }
 
 #[tokio::test]
-async fn dsql_token_logs_in() {
+async fn dsql_tokens_are_valid() {
     let server = Server::start().await;
     let host = format!("abc.dsql.{REGION}.on.aws");
     for (user, action) in [("app", "DbConnect"), ("admin", "DbConnectAdmin")] {
@@ -424,9 +424,9 @@ async fn dsql_token_logs_in() {
     }
 }
 
-/// Without an endpoint it is for the host and the port that are dialled.
+/// Without an endpoint, the token is for host and port of the connection.
 #[tokio::test]
-async fn refused_token_is_an_error() {
+async fn rejected_tokens_are_signed_again() {
     let server = Server::start().await;
     *server.refuses.lock().expect("no panic") = true;
     let database = server.database("app", |config| {
@@ -442,7 +442,7 @@ async fn refused_token_is_an_error() {
     );
     let passwords = server.passwords();
     let host = format!("127.0.0.1:{}", server.port);
-    // A second one differs only if the second has passed in which the first was signed.
+    // A second token differs only if it is signed in another second.
     assert!((1..=2).contains(&passwords.len()), "{}", passwords.len());
     for password in passwords {
         check_token(&password, &host, "rds-db", &[("Action", "connect")]);

@@ -1,16 +1,17 @@
-//! The command `antifreeze`: for the engineer on call.
+//! The command `antifreeze`: parses the arguments and runs a subcommand.
 //!
-//! Each subcommand is a module; [`reach`] gets a session, [`outcome`] ends the process.
+//! Each subcommand is a module. [`target`] opens the session, [`outcome`] decides the exit
+//! code, [`output`] prints.
 
 mod check;
 mod doctor;
 mod migrate;
 mod outcome;
-mod paint;
+mod output;
 mod plan;
-mod reach;
 mod sessions;
 mod signal;
+mod target;
 
 use std::io;
 use std::process::ExitCode;
@@ -20,20 +21,20 @@ use clap_complete::Shell;
 use tracing::subscriber::{NoSubscriber, set_global_default};
 
 use outcome::{Failure, Outcome};
-use reach::Reach;
+use target::Target;
 
-/// Finds out what is wrong between functions and their PostgreSQL, and helps in an outage.
+/// Diagnoses and repairs the connection between functions and their PostgreSQL server.
 ///
-/// The database is the one that the environment names (DATABASE_URL and its friends), as
-/// it is for the function; docs/configuration.md has all of it.
+/// Connects to the database that the environment names (DATABASE_URL and others), as the
+/// function does; docs/configuration.md lists all variables.
 ///
-/// It exits with 0 if all is well, 1 if something is to be done, 2 if it could not look.
+/// Exits with 0 on success, 1 if there are findings, 2 if the command failed.
 #[derive(Parser)]
 #[command(name = "antifreeze", version, max_term_width = 100)]
 struct Arguments {
     #[command(flatten)]
-    reach: Reach,
-    /// For programs: JSON
+    target: Target,
+    /// Print JSON
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -42,19 +43,19 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Looks at everything between here and the tables, step by step
+    /// Check each step from the configuration to the locks
     Doctor(doctor::Arguments),
-    /// Shows who holds the server, and ends sessions
+    /// Show the sessions of the server, and end some of them
     Sessions(sessions::Arguments),
-    /// Counts whether the server has room for what is to be deployed
+    /// Calculate whether the server has enough connection slots for a deployment
     Plan(plan::Arguments),
-    /// Prepares each statement of files, and says what does not exist or does not fit
+    /// Prepare each statement of SQL files, and report those that do not fit the database
     Check(check::Arguments),
-    /// Runs migrations so that they cannot take the site down
+    /// Run migrations with a lock timeout and retries
     Migrate(migrate::Arguments),
-    /// Writes what a shell needs to complete commands
+    /// Print the completion script of a shell
     Completions {
-        /// Which shell
+        /// The shell
         shell: Shell,
     },
 }
@@ -62,30 +63,32 @@ enum Command {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let Arguments {
-        reach,
+        target,
         json,
         command,
-    } = Arguments::try_parse().unwrap_or_else(|error| misused(&error));
-    // The command says what it finds in its own words. Without any subscriber, what endangers
-    // a function would go to stderr.
+    } = Arguments::try_parse().unwrap_or_else(|error| exit_with_usage_error(&error));
+    // The command reports its findings itself. Without a subscriber, antifreeze would also
+    // write warnings to stderr.
     let _ = set_global_default(NoSubscriber::default());
     let done = match command {
-        Command::Doctor(arguments) => doctor::run(&reach, arguments, json).await,
-        Command::Sessions(arguments) => sessions::run(&reach, arguments, json).await,
-        Command::Plan(arguments) => plan::run(&reach, arguments, json).await,
-        Command::Check(arguments) => check::run(&reach, arguments, json).await,
-        Command::Migrate(arguments) => migrate::run(&reach, arguments, json).await,
+        Command::Doctor(arguments) => doctor::run(&target, arguments, json).await,
+        Command::Sessions(arguments) => sessions::run(&target, arguments, json).await,
+        Command::Plan(arguments) => plan::run(&target, arguments, json).await,
+        Command::Check(arguments) => check::run(&target, arguments, json).await,
+        Command::Migrate(arguments) => migrate::run(&target, arguments, json).await,
         Command::Completions { shell } => completions(shell),
     };
     outcome::exit(done, json)
 }
 
-/// Says what is wrong with the arguments. clap quotes it, and a URL may hold a password.
-fn misused(error: &clap::Error) -> ! {
+/// Prints clap's error about the arguments and exits. clap quotes the argument, which is
+/// replaced here if it is a URL: it may contain a password.
+fn exit_with_usage_error(error: &clap::Error) -> ! {
     let text = error.to_string().to_lowercase();
     if error.use_stderr() && (text.contains("://") || text.contains("password=")) {
-        paint::complain(
-            "a URL stands where none is expected: give it as --url env:NAME, file:PATH",
+        output::eprint(
+            "error: unexpected URL among the arguments: pass it as --url env:NAME or --url \
+             file:PATH",
         );
         std::process::exit(2);
     }
@@ -95,7 +98,7 @@ fn misused(error: &clap::Error) -> ! {
 fn completions(shell: Shell) -> Result<Outcome, Failure> {
     let mut command = Arguments::command();
     clap_complete::generate(shell, &mut command, "antifreeze", &mut io::stdout());
-    Ok(Outcome::Well)
+    Ok(Outcome::Success)
 }
 
 #[cfg(test)]

@@ -1,138 +1,138 @@
-//! `antifreeze migrate`: migrations that cannot take the site down.
+//! `antifreeze migrate`: runs migrations with a lock timeout and retries.
 //!
-//! The lock, the timeouts and the report are the library's; this reads arguments, prints
-//! what happens as it happens, and stops on a signal as the library does.
+//! The library does the work. This module parses the arguments, prints events as they
+//! happen, and passes on signals.
 
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use antifreeze_doctor::plain;
-use antifreeze_migrate::{Around, Error, Event, Kind, Migrations, Report, State, Status};
+use antifreeze_doctor::printable;
+use antifreeze_migrate::{Error, ErrorKind, Event, Migrations, Report, State, Status, ToolRunner};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
 use crate::outcome::{Failure, Outcome};
-use crate::paint;
-use crate::reach::{Reach, time};
+use crate::output;
 use crate::signal;
+use crate::target::{Target, time};
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Where the files are, named as refinery names them: V1__name.sql
+    /// The directory of the migrations, with file names as refinery uses them: V1__name.sql
     #[arg(long, default_value = "migrations", global = true)]
     directory: PathBuf,
-    /// How long a statement may wait for a lock before it gives way and is tried again
+    /// How long a statement may wait for a lock before it is cancelled and retried
     #[arg(long, default_value = "2s", value_parser = time)]
     lock_timeout: Duration,
-    /// How long a statement may take; 0 for as long as it wants
+    /// How long a statement may take; 0 for no limit
     #[arg(long, value_parser = time)]
     statement_timeout: Option<Duration>,
-    /// How often a statement that gives way is tried
+    /// How often a statement that times out waiting for a lock is tried
     #[arg(long)]
     attempts: Option<u32>,
-    /// End sessions in the way that have been idle in a transaction for longer than this
+    /// End blocking sessions that have been idle in a transaction for longer than this
     #[arg(long, value_parser = time, value_name = "AGE")]
     terminate_idle_in_transaction: Option<Duration>,
-    /// Run nothing if the lint finds something
+    /// Run nothing if the lint reports a finding
     #[arg(long, conflicts_with = "run")]
     refuse_findings: bool,
-    /// Say what would be run, and change nothing
+    /// Print the pending migrations and the lint's findings, and change nothing
     #[arg(long, conflicts_with = "run")]
     dry_run: bool,
-    /// Run another tool in our place, under our lock and timeouts: 'alembic upgrade head'
+    /// Run another migration tool under the same lock and timeouts: 'alembic upgrade head'
     #[arg(long, value_name = "COMMAND")]
     run: Option<String>,
     #[command(subcommand)]
-    command: Option<Other>,
+    command: Option<HistoryCommand>,
 }
 
 #[derive(Subcommand)]
-enum Other {
-    /// Says of each migration whether it was run
+enum HistoryCommand {
+    /// Print whether each migration was applied
     Status,
-    /// Writes all up to a version into the history without running them
+    /// Record all migrations up to a version as applied, without running them
     Baseline {
-        /// The last of them
+        /// The last version to record
         version: i64,
     },
-    /// Brings the history of one migration in line with its file without running it
+    /// Update the history of one migration to match its file, without running it
     Resolve {
-        /// Which one
+        /// The version of the migration
         version: i64,
     },
 }
 
 impl Arguments {
-    /// `--dry-run baseline 7` must not write, and nobody would want `--run X status`.
-    fn are_for_one_thing(&self) -> Result<(), Failure> {
+    /// Rejects options that the subcommand would ignore: `--dry-run baseline 7` would write.
+    fn validate(&self) -> Result<(), Failure> {
         let running = self.dry_run || self.refuse_findings || self.run.is_some();
-        match self.command.is_some() && running {
-            false => Ok(()),
-            true => Err(Failure::new(
-                "--dry-run, --refuse-findings and --run are for running migrations: status \
-                 changes nothing anyway, baseline and resolve write the history",
-            )),
+        if self.command.is_some() && running {
+            return Err(Failure::new(
+                "--dry-run, --refuse-findings and --run cannot be used with status, baseline and \
+                 resolve: they apply to running migrations only",
+            ));
         }
+        Ok(())
     }
 }
 
-pub async fn run(reach: &Reach, arguments: Arguments, json: bool) -> Result<Outcome, Failure> {
-    arguments.are_for_one_thing()?;
-    if reach.names_admin() {
+pub async fn run(target: &Target, arguments: Arguments, json: bool) -> Result<Outcome, Failure> {
+    arguments.validate()?;
+    if target.names_admin() {
         return Err(Failure::new(
-            "--admin-url is not for migrate: what it makes would belong to the admin; name the \
-             role that owns the tables in MIGRATION_DATABASE_URL",
+            "--admin-url cannot be used with migrate: new tables would belong to the admin role; \
+             set MIGRATION_DATABASE_URL to a URL with the role that owns the tables",
         ));
     }
-    let ways = reach.ways("migrate")?;
-    let database = ways.database();
-    // The report says it all to programs, at the end.
-    let tell = move |event: &Event| {
-        let line = plain(&event.to_string());
+    let routes = target.routes("migrate")?;
+    let database = routes.database();
+    // With --json, the report at the end has everything.
+    let on_event = move |event: &Event| {
+        let line = printable(&event.to_string());
         match event {
-            Event::NoSlot { .. } => paint::complain(&line),
+            Event::NoSlot { .. } => output::eprint(&line),
             _ if json => {}
-            _ => paint::print(&line),
+            _ => output::print(&line),
         }
     };
     let stop = signal::stop();
     if let Some(line) = &arguments.run {
         let mut command = Command::new("sh");
         command.args(["-c", line]);
-        let mut around = Around::new(database, command)
+        let mut runner = ToolRunner::new(database, command)
             .lock_timeout(arguments.lock_timeout)
-            .slot_wait(reach.wait())
+            .slot_wait(target.wait())
             .stop_when(stop)
-            .on_event(tell);
-        if reach.names_database() {
-            around = around.ignore_environment();
+            .on_event(on_event);
+        if target.names_database() {
+            runner = runner.ignore_environment();
         }
         if json {
-            around = around.output_to_stderr();
+            runner = runner.output_to_stderr();
         }
         if let Some(limit) = arguments.statement_timeout {
-            around = around.statement_timeout(limit);
+            runner = runner.statement_timeout(limit);
         }
         if let Some(attempts) = arguments.attempts {
-            around = around.attempts(attempts);
+            runner = runner.attempts(attempts);
         }
         if let Some(age) = arguments.terminate_idle_in_transaction {
-            around = around.terminate_idle_in_transaction(age);
+            runner = runner.terminate_idle_in_transaction(age);
         }
-        return told(around.run().await, json);
+        return finish(runner.run().await, json);
     }
     let migrations = match Migrations::from_dir(&arguments.directory) {
         Ok(migrations) => migrations,
-        Err(error) => return told(Err(error), json),
+        Err(error) => return finish(Err(error), json),
     };
     let mut runner = migrations
         .runner(database)
         .lock_timeout(arguments.lock_timeout)
-        .slot_wait(reach.wait())
+        .slot_wait(target.wait())
         .stop_when(stop)
-        .on_event(tell);
-    if reach.names_database() {
+        .on_event(on_event);
+    if target.names_database() {
         runner = runner.ignore_environment();
     }
     if let Some(limit) = arguments.statement_timeout {
@@ -148,43 +148,48 @@ pub async fn run(reach: &Reach, arguments: Arguments, json: bool) -> Result<Outc
         runner = runner.refuse_findings();
     }
     match arguments.command {
-        Some(Other::Status) => match runner.status().await {
+        Some(HistoryCommand::Status) => match runner.status().await {
             Ok(all) => Ok(status(&all, json)),
-            Err(error) => told(Err(error), json),
+            Err(error) => finish(Err(error), json),
         },
-        Some(Other::Baseline { version }) => told(runner.baseline(version).await, json),
-        Some(Other::Resolve { version }) => told(runner.resolve(version).await, json),
+        Some(HistoryCommand::Baseline { version }) => finish(runner.baseline(version).await, json),
+        Some(HistoryCommand::Resolve { version }) => finish(runner.resolve(version).await, json),
         None if arguments.dry_run => {
             let report = runner.dry_run().await;
-            // What is pending is no finding: what the lint finds is.
+            // Pending migrations are not findings; what the lint reports is.
             let found = report
                 .as_ref()
                 .is_ok_and(|report| !report.findings.is_empty());
-            let outcome = told(report, json)?;
+            let outcome = finish(report, json)?;
             Ok(if found { Outcome::Findings } else { outcome })
         }
-        None => told(runner.run().await, json),
+        None => finish(runner.run().await, json),
     }
 }
 
 fn status(all: &[Status], json: bool) -> Outcome {
     if json {
-        paint::document(&json!({ "migrations": all }));
+        output::print_json(&json!({ "migrations": all }));
     } else {
-        for one in all {
-            let state = format!("{:?}", one.state).to_lowercase();
-            let when = one.applied_on.as_deref().unwrap_or_default();
-            paint::print(&plain(&format!("{state:<8} {} {when}", one.migration)));
+        for status in all {
+            let state = format!("{:?}", status.state).to_lowercase();
+            let when = status.applied_on.as_deref().unwrap_or_default();
+            output::print(&printable(&format!(
+                "{state:<8} {} {when}",
+                status.migration
+            )));
         }
     }
-    match all.iter().all(|one| one.state == State::Applied) {
-        true => Outcome::Well,
-        false => Outcome::Findings,
+    if all.iter().all(|status| status.state == State::Applied) {
+        Outcome::Success
+    } else {
+        Outcome::Findings
     }
 }
 
-/// A run that failed is a finding if it looked, and none if it could not.
-fn told(done: Result<Report, Error>, json: bool) -> Result<Outcome, Failure> {
+/// Prints the report and the error, and decides the outcome: a run that reached the database
+/// and failed is a finding, one that did not is a failure.
+fn finish(done: Result<Report, Error>, json: bool) -> Result<Outcome, Failure> {
     let (report, error) = match &done {
         Ok(report) => (report, None),
         Err(error) => (error.report(), Some(error)),
@@ -192,23 +197,22 @@ fn told(done: Result<Report, Error>, json: bool) -> Result<Outcome, Failure> {
     if json {
         let kind = error.map(Error::kind);
         let line = error.map(ToString::to_string);
-        paint::document(&json!({ "report": report, "error": line, "kind": kind }));
+        output::print_json(&json!({ "report": report, "error": line, "kind": kind }));
     } else if let Some(error) = error {
-        paint::complain(&plain(&format!("error: {error}")));
+        output::eprint(&printable(&format!("error: {error}")));
         let mut source = std::error::Error::source(error);
         while let Some(cause) = source {
-            paint::complain(&plain(&format!("  because: {cause}")));
+            output::eprint(&printable(&format!("  caused by: {cause}")));
             source = cause.source();
         }
     }
-    let leaves = report.lock_lost || !report.invalid_indexes.is_empty();
+    let needs_action = report.lock_lost || !report.invalid_indexes.is_empty();
     Ok(match error.map(Error::kind) {
-        // It went well, and somebody has to see to what is left.
-        None if leaves => Outcome::Findings,
-        None => Outcome::Well,
-        Some(Kind::Configuration | Kind::Connection | Kind::Files | Kind::Pooler) => {
-            Outcome::Failed
-        }
+        None if needs_action => Outcome::Findings,
+        None => Outcome::Success,
+        Some(
+            ErrorKind::Configuration | ErrorKind::Connection | ErrorKind::Files | ErrorKind::Pooler,
+        ) => Outcome::Failed,
         Some(_) => Outcome::Findings,
     })
 }

@@ -1,62 +1,62 @@
-//! How a command ends.
+//! The outcome of a command, its error, and its exit code.
 
 use std::error::Error as _;
 use std::fmt::{self, Display};
 use std::process::ExitCode;
 
 use antifreeze::Error;
-use antifreeze_doctor::plain;
+use antifreeze_doctor::printable;
 use serde_json::json;
 
-use crate::paint;
+use crate::output;
 
-/// What a command has seen.
+/// The outcome of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    Well,
+    Success,
     Findings,
-    /// Not all of it; what there is has been told.
+    /// The command could not complete, and has printed what it found before.
     Failed,
 }
 
-/// Why it could not look.
+/// An error that ends the command, with its causes.
 #[derive(Debug)]
 pub struct Failure {
-    cause: String,
-    because: Vec<String>,
+    message: String,
+    causes: Vec<String>,
 }
 
 impl Failure {
-    pub fn new(cause: impl Display) -> Self {
+    pub fn new(message: impl Display) -> Self {
         Failure {
-            cause: plain(&cause.to_string()),
-            because: Vec::new(),
+            message: printable(&message.to_string()),
+            causes: Vec::new(),
         }
     }
 
-    pub fn with(mut self, because: impl Display) -> Self {
-        self.because.push(plain(&because.to_string()));
+    pub fn caused_by(mut self, cause: impl Display) -> Self {
+        self.causes.push(printable(&cause.to_string()));
         self
     }
 
-    /// Says it on the standard error.
-    pub fn complain(&self) {
-        paint::complain(&format!("error: {}", self.cause));
-        for because in &self.because {
-            paint::complain(&format!("  because: {because}"));
+    /// Prints it to the standard error.
+    pub fn print(&self) {
+        output::eprint(&format!("error: {}", self.message));
+        for cause in &self.causes {
+            output::eprint(&format!("  caused by: {cause}"));
         }
     }
 
-    /// Says it to a program.
+    /// Adds it to a JSON document.
     pub fn add_to(&self, document: &mut serde_json::Value) {
-        document["error"] = json!(self.cause);
-        document["because"] = json!(self.because);
+        document["error"] = json!(self.message);
+        document["causes"] = json!(self.causes);
     }
 }
 
 impl Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.cause)
+        f.write_str(&self.message)
     }
 }
 
@@ -65,7 +65,7 @@ impl From<Error> for Failure {
         let mut failure = Failure::new(&error);
         let mut source = error.source();
         while let Some(cause) = source {
-            failure = failure.with(cause);
+            failure = failure.caused_by(cause);
             source = cause.source();
         }
         failure
@@ -78,19 +78,19 @@ impl From<tokio_postgres::Error> for Failure {
     }
 }
 
-/// Says why, and with what the process ends.
+/// Prints the error, if any, and returns the exit code.
 pub fn exit(done: Result<Outcome, Failure>, json: bool) -> ExitCode {
     match done {
-        Ok(Outcome::Well) => ExitCode::SUCCESS,
+        Ok(Outcome::Success) => ExitCode::SUCCESS,
         Ok(Outcome::Findings) => ExitCode::from(1),
         Ok(Outcome::Failed) => ExitCode::from(2),
         Err(failure) => {
             if json {
                 let mut document = json!({});
                 failure.add_to(&mut document);
-                paint::document(&document);
+                output::print_json(&document);
             } else {
-                failure.complain();
+                failure.print();
             }
             ExitCode::from(2)
         }

@@ -1,15 +1,15 @@
-//! What tells a command to stop.
+//! Waits for signals that stop a command.
 
-/// Ends with ctrl-C, and on Unix with SIGTERM and SIGHUP, too: a CI job that is cancelled, a
-/// terminal that is closed.
+/// Waits for Ctrl-C, and on Unix also for SIGTERM (a CI job is cancelled) and SIGHUP (a
+/// terminal is closed).
 pub async fn stop() {
     #[cfg(unix)]
     {
         use tokio::signal::unix::SignalKind;
         tokio::select! {
-            () = comes(SignalKind::interrupt()) => {}
-            () = comes(SignalKind::terminate()) => {}
-            () = hangs_up() => {}
+            () = signalled(SignalKind::interrupt()) => {}
+            () = signalled(SignalKind::terminate()) => {}
+            () = hung_up() => {}
         }
     }
     #[cfg(not(unix))]
@@ -17,7 +17,7 @@ pub async fn stop() {
 }
 
 #[cfg(unix)]
-async fn comes(kind: tokio::signal::unix::SignalKind) {
+async fn signalled(kind: tokio::signal::unix::SignalKind) {
     match tokio::signal::unix::signal(kind) {
         Ok(mut signal) => {
             signal.recv().await;
@@ -26,16 +26,18 @@ async fn comes(kind: tokio::signal::unix::SignalKind) {
     }
 }
 
-/// Whoever is started by nohup is to outlive the terminal: to listen would undo that.
+/// Waits for SIGHUP, unless it is ignored: nohup does that so that the command outlives the
+/// terminal, and a handler would undo it.
 #[cfg(unix)]
-async fn hangs_up() {
+async fn hung_up() {
     match std::fs::read_to_string("/proc/self/status") {
         Ok(status) if ignores_hangup(&status) => std::future::pending().await,
-        _ => comes(tokio::signal::unix::SignalKind::hangup()).await,
+        _ => signalled(tokio::signal::unix::SignalKind::hangup()).await,
     }
 }
 
-/// The first bit of the mask is the signal 1 (proc(5), "SigIgn").
+/// Returns whether SIGHUP is ignored. The lowest bit of the mask is signal 1 (proc(5),
+/// "SigIgn").
 #[cfg(unix)]
 fn ignores_hangup(status: &str) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -48,7 +50,7 @@ mod tests {
     use super::ignores_hangup;
 
     #[test]
-    fn nohup_is_respected() {
+    fn nohup_is_detected() {
         let status = |mask| format!("Name:\tx\nSigBlk:\t0000000000000001\nSigIgn:\t{mask}\n");
         assert!(ignores_hangup(&status("0000000000001001")));
         assert!(!ignores_hangup(&status("0000000000001000")));

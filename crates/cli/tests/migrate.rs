@@ -1,5 +1,5 @@
-//! `antifreeze migrate` on a real server: what it prints and how it exits. What it does to
-//! the database is tested in `tests/migrate`.
+//! Tests the output and exit codes of `antifreeze migrate` on a real server. Its effects on
+//! the database are tested in `crates/migrate`.
 
 mod cli;
 
@@ -8,23 +8,23 @@ use lab::pgbouncer::PgBouncer;
 use lab::postgres::Postgres;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-/// It went well, and there is something to be done all the same.
+/// The migration succeeds, but the invalid index needs action.
 #[tokio::test]
-async fn leftover_invalid_index_is_a_finding() {
+async fn remaining_invalid_indexes_are_findings() {
     let server = Postgres::shared().await.expect("a server");
     let database = server.fresh_database().await.expect("a database");
     let twins = "create table twins (a int); insert into twins values (1), (1)";
     database.execute(twins).await.expect("a table");
-    let index = "create unique index concurrently somebodys on twins (a)";
-    database.execute(index).await.expect_err("they are twins");
+    let index = "create unique index concurrently foreign_index on twins (a)";
+    database.execute(index).await.expect_err("duplicates");
     let files = tempfile::tempdir().expect("a directory");
     let file = files.path().join("V1__partners.sql");
     std::fs::write(file, "create table partners (id int)").expect("written");
     let directory = files.path().display().to_string();
     let ran = at(&database.url, &["migrate", "--directory", &directory]).await;
     let ran = ran.exits(1);
-    let told = format!("{}{}", ran.out, ran.err);
-    assert!(told.contains("somebodys"), "{told}");
+    let output = format!("{}{}", ran.out, ran.err);
+    assert!(output.contains("foreign_index"), "{output}");
 }
 
 #[tokio::test]
@@ -49,7 +49,7 @@ async fn pending_migrations_run_once() {
         let json = status.json();
         let all = json["migrations"].as_array().expect("migrations").clone();
         all.iter()
-            .map(|one| one["state"].to_string())
+            .map(|migration| migration["state"].to_string())
             .collect::<Vec<_>>()
     };
     assert_eq!(state(1).await, ["\"pending\""]);
@@ -59,7 +59,7 @@ async fn pending_migrations_run_once() {
     assert_eq!(state(0).await, ["\"applied\""]);
     migrate(&[]).await.exits(0);
 
-    // The lint is a finding, and can be told to refuse.
+    // The lint reports a finding, and refuses the migration with --refuse-findings.
     write(
         "V2__unique.sql",
         "alter table partners add constraint u unique (name);",
@@ -69,14 +69,14 @@ async fn pending_migrations_run_once() {
     migrate(&["--refuse-findings"]).await.exits(1);
     assert_eq!(state(1).await, ["\"applied\"", "\"pending\""]);
 
-    // What changes nothing must not be asked for of what does.
+    // Options that the subcommand would ignore are rejected.
     for more in [
         &["--dry-run", "baseline", "2"][..],
         &["--run", "true", "status"],
     ] {
         let ran = migrate(more).await.exits(2);
         assert!(
-            ran.err.contains("are for running migrations"),
+            ran.err.contains("apply to running migrations only"),
             "{}",
             ran.err
         );
@@ -88,14 +88,14 @@ async fn pending_migrations_run_once() {
 }
 
 #[tokio::test]
-async fn unrecognised_file_is_named() {
+async fn misnamed_files_are_named() {
     let server = Postgres::shared().await.expect("a server");
     let database = server.fresh_database().await.expect("a database");
     let files = tempfile::tempdir().expect("a directory");
     let directory = files.path().display().to_string();
     let arguments = ["migrate", "--directory", &directory];
     let none = at(&database.url, &arguments).await.exits(2);
-    assert!(none.err.contains("has no migration"), "{}", none.err);
+    assert!(none.err.contains("contains no migrations"), "{}", none.err);
     for name in ["V1__one.sql", "V2_b.sql", "V5__e.SQL", "V2.5__x.sql"] {
         std::fs::write(files.path().join(name), "select 1").expect("written");
     }
@@ -113,7 +113,7 @@ async fn unrecognised_file_is_named() {
 }
 
 #[tokio::test]
-async fn blocker_is_named_while_waiting() {
+async fn blocking_session_is_named_while_waiting() {
     let server = Postgres::shared().await.expect("a server");
     let database = server.fresh_database().await.expect("a database");
     database
@@ -148,18 +148,18 @@ async fn blocker_is_named_while_waiting() {
         }
         false
     };
-    let named = tokio::time::timeout(cli::PLENTY, named).await;
-    assert_eq!(named, Ok(true), "the session in the way is named");
+    let named = tokio::time::timeout(cli::TIMEOUT, named).await;
+    assert_eq!(named, Ok(true), "the blocking session is named");
     stuck.batch_execute("rollback").await.expect("rolled back");
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    let status = tokio::time::timeout(cli::PLENTY, child.wait()).await;
+    let status = tokio::time::timeout(cli::TIMEOUT, child.wait()).await;
     assert_eq!(status.expect("it ends").expect("a status").code(), Some(0));
     let rows = database.query("select city from partners").await;
-    assert_eq!(rows.map(|rows| rows.len()).ok(), Some(0), "it was done");
+    assert_eq!(rows.map(|rows| rows.len()).ok(), Some(0), "it was applied");
 }
 
 #[tokio::test]
-async fn ctrl_c_cancels_on_the_server() {
+async fn ctrl_c_cancels_the_statement_on_the_server() {
     let server = Postgres::shared().await.expect("a server");
     let database = server.fresh_database().await.expect("a database");
     let files = tempfile::tempdir().expect("a directory");
@@ -173,7 +173,7 @@ async fn ctrl_c_cancels_on_the_server() {
                    and datname = current_database() and pid <> pg_backend_pid()";
     let begin = std::time::Instant::now();
     while database.query(running).await.expect("rows").is_empty() {
-        assert!(begin.elapsed() < cli::PLENTY, "it never ran");
+        assert!(begin.elapsed() < cli::TIMEOUT, "it never ran");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     let pid = child.id().expect("a process").to_string();
@@ -181,7 +181,7 @@ async fn ctrl_c_cancels_on_the_server() {
         .args(["-INT", &pid])
         .status();
     assert!(sent.expect("kill").success());
-    let status = tokio::time::timeout(cli::PLENTY, child.wait()).await;
+    let status = tokio::time::timeout(cli::TIMEOUT, child.wait()).await;
     assert_eq!(status.expect("it ends").expect("a status").code(), Some(1));
     assert!(
         database.query(running).await.expect("rows").is_empty(),
@@ -189,12 +189,12 @@ async fn ctrl_c_cancels_on_the_server() {
     );
 }
 
-/// A tool that tells when it begins and when it was asked to end.
-const TELLS: &str = "trap 'echo ended >> \"$TOLD\"; exit' TERM; echo began > \"$TOLD\"; \
-                     sleep 3600 & wait";
+/// A tool that records when it begins and when it receives SIGTERM.
+const RECORDER: &str = "trap 'echo ended >> \"$RECORD\"; exit' TERM; echo began > \"$RECORD\"; \
+                        sleep 3600 & wait";
 
 #[tokio::test]
-async fn end_of_the_command_ends_the_tool() {
+async fn signals_end_the_tool() {
     let server = Postgres::shared().await.expect("a server");
     let database = server.fresh_database().await.expect("a database");
     let folder = tempfile::tempdir().expect("a directory");
@@ -208,37 +208,37 @@ async fn end_of_the_command_ends_the_tool() {
             .status();
         assert!(sent.expect("kill").success());
     };
-    // By nohup it is to outlive its terminal.
+    // With nohup, the command ignores SIGHUP.
     for (signals, ignored) in [
         (&["-INT"][..], ""),
         (&["-TERM"], ""),
         (&["-HUP"], ""),
         (&["-HUP", "-TERM"], "HUP"),
     ] {
-        let told = folder.path().join(format!("told{}", signals.concat()));
+        let record = folder.path().join(format!("record{}", signals.concat()));
         let variables = [
             ("DATABASE_URL", database.url.as_str()),
             ("PATH", &path),
-            ("TOLD", told.to_str().expect("a path")),
-            ("TELLS", TELLS),
+            ("RECORD", record.to_str().expect("a path")),
+            ("RECORDER", RECORDER),
         ];
         let trap = match ignored {
             "" => String::new(),
             ignored => format!("trap '' {ignored}; "),
         };
         let exec = format!(
-            "{trap}exec {} migrate --run \"$TELLS\"",
+            "{trap}exec {} migrate --run \"$RECORDER\"",
             env!("CARGO_BIN_EXE_antifreeze")
         );
-        // These tests may have been started by nohup themselves.
+        // The tests themselves may run under nohup.
         let mut command = tokio::process::Command::new("env");
         command.args(["--default-signal=HUP", "sh", "-c", &exec]);
         command.env_clear().envs(variables).kill_on_drop(true);
         let mut child = command.spawn().expect("it starts");
-        let said = || std::fs::read_to_string(&told).unwrap_or_default();
+        let recorded = || std::fs::read_to_string(&record).unwrap_or_default();
         let began = std::time::Instant::now();
-        while said() != "began\n" {
-            assert!(began.elapsed() < cli::PLENTY, "it never began");
+        while recorded() != "began\n" {
+            assert!(began.elapsed() < cli::TIMEOUT, "it never began");
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
         for (at, signal) in signals.iter().enumerate() {
@@ -247,13 +247,13 @@ async fn end_of_the_command_ends_the_tool() {
                 let wait = std::time::Duration::from_millis(300);
                 let ended = tokio::time::timeout(wait, child.wait()).await;
                 assert!(ended.is_err(), "{signal} ended it");
-                assert_eq!(said(), "began\n");
+                assert_eq!(recorded(), "began\n");
             }
         }
-        let status = tokio::time::timeout(cli::PLENTY, child.wait()).await;
+        let status = tokio::time::timeout(cli::TIMEOUT, child.wait()).await;
         let code = status.expect("it ends").expect("a status").code();
         assert_eq!(code, Some(1), "{signals:?}");
-        assert_eq!(said(), "began\nended\n", "{signals:?}");
+        assert_eq!(recorded(), "began\nended\n", "{signals:?}");
         let left = database.query(locks).await.expect("rows");
         assert!(left.is_empty(), "{signals:?}");
     }
@@ -267,28 +267,28 @@ async fn other_tools_run_under_the_lock() {
     let variables = [("DATABASE_URL", database.url.as_str()), ("PATH", &path)];
     let ran = run(
         &variables,
-        &["migrate", "--run", "echo \"told: $PGOPTIONS\""],
+        &["migrate", "--run", "echo \"options: $PGOPTIONS\""],
     )
     .await;
     let ran = ran.exits(0);
     assert!(ran.out.contains("-c lock_timeout=2000"), "{}", ran.out);
-    // A program reads the report, and nothing else.
-    let ran = run(&variables, &["--json", "migrate", "--run", "echo said"]);
+    // With --json, only the report is on the standard output.
+    let ran = run(&variables, &["--json", "migrate", "--run", "echo output"]);
     let ran = ran.await.exits(0);
     assert!(ran.json()["report"]["took_ms"].is_u64(), "{}", ran.out);
-    assert!(ran.err.contains("said"), "{}", ran.err);
+    assert!(ran.err.contains("output"), "{}", ran.err);
     let ran = run(&variables, &["migrate", "--run", "exit 3"])
         .await
         .exits(1);
     assert!(ran.err.starts_with("error: "), "{}", ran.err);
-    // Whatever its status: psql says so and goes on.
+    // psql reports the error, continues, and exits with 0.
     let says = "echo 'ERROR:  canceling statement due to lock timeout'";
     let ran = run(&variables, &["migrate", "--run", says]).await.exits(1);
     assert!(ran.err.contains("ON_ERROR_STOP=1"), "{}", ran.err);
 }
 
 #[tokio::test]
-async fn pooler_alone_is_refused() {
+async fn poolers_without_direct_endpoint_are_refused() {
     let server = Postgres::start().await.expect("a server");
     let pooler = PgBouncer::builder(&server).start().await.expect("a pooler");
     let url = pooler.url(&server.url());

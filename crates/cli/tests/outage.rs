@@ -1,14 +1,14 @@
-//! The command `antifreeze` while every slot is taken.
+//! Tests the command `antifreeze` while every connection slot is taken.
 
 mod cli;
 
-use cli::{PLENTY, at, client, command, run};
+use cli::{TIMEOUT, at, client, command, run};
 use lab::pgbouncer::PgBouncer;
 use lab::postgres::Postgres;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio_postgres::Client;
 
-/// A server that has no slot left for `app`, and who holds them.
+/// Starts a server with no slot left for `app`; returns the clients that hold the slots.
 async fn full() -> (Postgres, String, Vec<Client>) {
     let server = Postgres::builder()
         .setting("max_connections", 8)
@@ -27,7 +27,7 @@ async fn full() -> (Postgres, String, Vec<Client>) {
 }
 
 #[tokio::test]
-async fn command_waits_for_a_slot_and_keeps_it() {
+async fn commands_wait_for_a_slot() {
     let (_server, url, mut held) = full().await;
     let files = tempfile::tempdir().expect("a directory");
     std::fs::write(files.path().join("V1__one.sql"), "select 1").expect("written");
@@ -51,34 +51,34 @@ async fn command_waits_for_a_slot_and_keeps_it() {
             .spawn()
             .expect("it starts");
         let doctor = arguments[0] == "doctor";
-        // The doctor says it as a finding.
+        // The doctor reports it as a finding.
         let seen = if doctor {
             let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
             wait_for(lines, "slots").await
         } else {
             let lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
-            wait_for(lines, "no slot").await
+            wait_for(lines, "no connection slot is free").await
         };
-        assert!(seen, "{arguments:?} does not say that it waits");
+        assert!(seen, "{arguments:?} does not print that it waits");
         assert_eq!(
             child.try_wait().expect("a child"),
             None,
             "{arguments:?} waits"
         );
-        let freed = held.pop().expect("one");
+        let freed = held.pop().expect("a client");
         drop(freed);
-        let status = tokio::time::timeout(PLENTY, child.wait()).await;
+        let status = tokio::time::timeout(TIMEOUT, child.wait()).await;
         let code = status.expect("it ends").expect("a status").code();
-        // A server that is full is a finding of the doctor's.
+        // To the doctor, a full server is a finding.
         let expected = i32::from(doctor);
         assert_eq!(code, Some(expected), "{arguments:?}");
-        held.push(again(&url).await);
+        held.push(reconnect(&url).await);
     }
 }
 
-/// A slot that the command has given back.
-async fn again(url: &str) -> Client {
-    let end = std::time::Instant::now() + PLENTY;
+/// Takes the slot that the command has released.
+async fn reconnect(url: &str) -> Client {
+    let end = std::time::Instant::now() + TIMEOUT;
     loop {
         let connected = tokio_postgres::connect(url, tokio_postgres::NoTls).await;
         match connected {
@@ -92,7 +92,8 @@ async fn again(url: &str) -> Client {
     }
 }
 
-/// The rest is read, too: a pipe that nobody empties would keep it waiting.
+/// Waits for a line with `word`; then reads on in the background, since a full pipe would
+/// block the command.
 async fn wait_for<R: tokio::io::AsyncRead + Unpin + Send + 'static>(
     mut lines: tokio::io::Lines<BufReader<R>>,
     word: &str,
@@ -105,20 +106,20 @@ async fn wait_for<R: tokio::io::AsyncRead + Unpin + Send + 'static>(
         }
         false
     };
-    let seen = tokio::time::timeout(PLENTY, look).await.unwrap_or(false);
+    let seen = tokio::time::timeout(TIMEOUT, look).await.unwrap_or(false);
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     seen
 }
 
 #[tokio::test]
-async fn working_ways_in_are_named_or_taken() {
+async fn reserved_routes_are_named_or_used() {
     let (server, url, _held) = full().await;
     let migrate = &["migrate", "--run", "true", "--wait", "100ms"];
     let ran = at(&url, migrate).await.exits(2);
     let line = ran.err.lines().find(|line| line.starts_with("error: "));
-    let line = line.expect("why");
+    let line = line.expect("an error");
     assert!(
-        line.starts_with("error: no slot was free for 100 ms: "),
+        line.starts_with("error: no connection slot became free within 100 ms: "),
         "{line}"
     );
     assert!(line.contains("MIGRATION_DATABASE_URL"), "{line}");
@@ -128,7 +129,7 @@ async fn working_ways_in_are_named_or_taken() {
         ("PATH", "/usr/bin:/bin"),
     ];
     run(&reserved, migrate).await.exits(0);
-    // What it makes is not to be the admin's.
+    // New tables must not belong to the admin role.
     let admin = &["migrate", "--admin-url", "env:MIGRATION_DATABASE_URL"];
     let ran = run(&reserved, admin).await.exits(2);
     assert!(ran.err.contains("would belong to the admin"), "{}", ran.err);
@@ -146,7 +147,7 @@ async fn working_ways_in_are_named_or_taken() {
         .json();
     assert!(json["error"].as_str().is_some(), "{json}");
 
-    // A superuser has slots of his own.
+    // Slots are reserved for superusers.
     let admin = server.url();
     let variables = [
         ("DATABASE_URL", url.as_str()),
@@ -156,7 +157,7 @@ async fn working_ways_in_are_named_or_taken() {
         .await
         .exits(0);
     assert!(
-        ran.err.contains("connected by the admin's URL"),
+        ran.err.contains("connected by the admin URL"),
         "{}",
         ran.err
     );
@@ -168,7 +169,7 @@ async fn working_ways_in_are_named_or_taken() {
     )
     .await
     .exits(1);
-    assert!(ran.out.contains("by the admin's URL"), "{}", ran.out);
+    assert!(ran.out.contains("by the admin URL"), "{}", ran.out);
 }
 
 #[tokio::test]
@@ -196,10 +197,9 @@ async fn direct_endpoint_replaces_a_full_pooler() {
     );
 }
 
-/// What a pooler that nobody has told of refuses at start-up is left out, as the function
-/// leaves it out.
+/// Settings that an unconfigured pooler refuses at start-up are left out, as in a function.
 #[tokio::test]
-async fn undeclared_pooler_is_no_hindrance() {
+async fn unconfigured_poolers_are_supported() {
     let server = Postgres::start().await.expect("a server");
     let pooler = PgBouncer::builder(&server).start().await;
     let url = pooler.expect("a pooler");
@@ -217,11 +217,11 @@ async fn undeclared_pooler_is_no_hindrance() {
     }
 }
 
-/// A pooler that is full in one of its ways, and who fills it.
-async fn full_pooler(way: &str) -> (Postgres, PgBouncer, Client) {
+/// Starts a pooler whose `limit` is reached; returns the client that holds the slot.
+async fn full_pooler(limit: &str) -> (Postgres, PgBouncer, Client) {
     let server = Postgres::start().await.expect("a server");
     let pooler = PgBouncer::builder(&server);
-    let pooler = match way {
+    let pooler = match limit {
         "clients" => pooler.setting("max_client_conn", 1),
         "servers" => pooler.pool_size(1).setting("query_wait_timeout", 1),
         _ => pooler.pool_size(1),
@@ -233,37 +233,41 @@ async fn full_pooler(way: &str) -> (Postgres, PgBouncer, Client) {
 }
 
 #[tokio::test]
-async fn full_pooler_is_recognised() {
-    for way in ["clients", "servers", "silent"] {
-        let (server, pooler, held) = full_pooler(way).await;
+async fn full_poolers_are_detected() {
+    for limit in ["clients", "servers", "silent"] {
+        let (server, pooler, held) = full_pooler(limit).await;
         let direct = server.url();
         let pooled = format!("{}?connect_timeout=2", pooler.url(&direct));
         let path = ("ANTIFREEZE_POOLER", "transaction");
         let database = ("DATABASE_URL", pooled.as_str());
-        for told in [&[][..], &[path]] {
-            let variables = [&[database, ("DIRECT_URL", direct.as_str())][..], told].concat();
+        for configured in [&[][..], &[path]] {
+            let variables = [&[database, ("DIRECT_URL", direct.as_str())][..], configured].concat();
             for (command, code) in [("sessions", 0), ("doctor", 1)] {
                 let ran = run(&variables, &[command, "--wait", "0s"])
                     .await
                     .exits(code);
-                let said = format!("{}{}", ran.out, ran.err);
-                assert!(said.contains("by the direct endpoint"), "{way}: {said}");
-                assert!(!said.contains("Path::"), "{way}: {said}");
+                let output = format!("{}{}", ran.out, ran.err);
+                assert!(
+                    output.contains("by the direct endpoint"),
+                    "{limit}: {output}"
+                );
+                assert!(!output.contains("Path::"), "{limit}: {output}");
             }
-            let variables = [&[database][..], told].concat();
+            let variables = [&[database][..], configured].concat();
             let ran = run(&variables, &["sessions", "--wait", "100ms"]).await;
             let ran = ran.exits(2);
-            assert!(ran.err.contains("--admin-url"), "{way}: {}", ran.err);
+            assert!(ran.err.contains("--admin-url"), "{limit}: {}", ran.err);
         }
-        // It waits, and takes what becomes free.
+        // The command waits, and takes the slot that becomes free.
         let mut child = command(&[database], &["sessions", "--wait", "50s"])
             .spawn()
             .expect("it starts");
         let lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
-        assert!(wait_for(lines, "no slot").await, "{way}");
+        let waits = wait_for(lines, "no connection slot is free").await;
+        assert!(waits, "{limit}");
         drop(held);
-        let status = tokio::time::timeout(PLENTY, child.wait()).await;
+        let status = tokio::time::timeout(TIMEOUT, child.wait()).await;
         let code = status.expect("it ends").expect("a status").code();
-        assert_eq!(code, Some(0), "{way}");
+        assert_eq!(code, Some(0), "{limit}");
     }
 }

@@ -1,5 +1,5 @@
-//! The pages for the engineer on call are held against the command and a server: what they
-//! tell to type can be typed.
+//! Tests the commands, SQL and JSON of the runbook and the other pages against the command
+//! and a server.
 
 mod cli;
 
@@ -14,7 +14,7 @@ const RUNBOOK: &str = include_str!("../../../docs/runbook.md");
 const OUTAGE: &str = include_str!("../../../docs/outage.md");
 const COMMAND: &str = include_str!("../../../docs/command.md");
 
-/// What people search for, and has to be found.
+/// Error messages that users search for, and that the runbook must have.
 const MESSAGES: [&str; 12] = [
     "too many clients already",
     "remaining connection slots are reserved",
@@ -31,7 +31,7 @@ const MESSAGES: [&str; 12] = [
 ];
 
 #[test]
-fn each_message_has_cause_command_and_remedy() {
+fn runbook_entries_have_cause_command_and_remedy() {
     let entries: Vec<(&str, &str)> = RUNBOOK
         .split("\n### ")
         .skip(1)
@@ -59,7 +59,7 @@ fn each_message_has_cause_command_and_remedy() {
     }
 }
 
-/// What stands between fences of that language.
+/// Returns the fenced code blocks of a language.
 fn fenced(page: &'static str, language: &str) -> Vec<&'static str> {
     let parts = page.split("```").skip(1).step_by(2);
     parts
@@ -68,7 +68,7 @@ fn fenced(page: &'static str, language: &str) -> Vec<&'static str> {
 }
 
 #[tokio::test]
-async fn sql_in_the_pages_is_valid() {
+async fn sql_of_the_pages_can_be_prepared() {
     let server = Postgres::shared().await.expect("a server");
     let session = client(&server.url(), "pages").await;
     let texts = [fenced(RUNBOOK, "sql"), fenced(OUTAGE, "sql")].concat();
@@ -82,7 +82,7 @@ async fn sql_in_the_pages_is_valid() {
 }
 
 #[tokio::test]
-async fn commands_in_the_pages_are_valid() {
+async fn commands_of_the_pages_are_valid() {
     let shell = |page| fenced(page, "sh").into_iter().flat_map(str::lines);
     let inline = |page: &'static str| page.split('`').filter(|part| !part.contains('\n'));
     let pages = [
@@ -103,12 +103,12 @@ async fn commands_in_the_pages_are_valid() {
         .parent()
         .expect("a directory");
     for line in all {
-        // A command that is only named.
+        // Only the name of the command.
         let line = match line.split(' ').count() {
             2 => format!("{line} --help"),
             _ => line.to_owned(),
         };
-        // Nobody is told of a database, so nothing is done.
+        // No database is configured, so nothing is done.
         let ran = tokio::process::Command::new("/bin/sh")
             .env_clear()
             .env("PATH", directory)
@@ -123,7 +123,7 @@ async fn commands_in_the_pages_are_valid() {
     }
 }
 
-/// All keys of a document, however deep.
+/// Collects all keys of a document, nested ones included.
 fn keys(document: &Value, all: &mut BTreeSet<String>) {
     match document {
         Value::Object(fields) => {
@@ -138,7 +138,7 @@ fn keys(document: &Value, all: &mut BTreeSet<String>) {
 }
 
 #[tokio::test]
-async fn json_output_is_documented() {
+async fn json_keys_are_documented() {
     let server = Postgres::shared().await.expect("a server");
     let database = server.fresh_database().await.expect("a database");
     database
@@ -181,9 +181,9 @@ async fn json_output_is_documented() {
         keys(&document, &mut found);
         assert!(found.len() > 1, "{document}");
         for key in found {
-            let told =
+            let documented =
                 COMMAND.contains(&format!("\"{key}\"")) || COMMAND.contains(&format!("`{key}`"));
-            assert!(told, "{arguments:?}: {key} is not in docs/command.md");
+            assert!(documented, "{arguments:?}: {key} is not in docs/command.md");
         }
     }
     let nowhere = run(&[], &["--json", "doctor"]).await.exits(2).json();
@@ -193,7 +193,7 @@ async fn json_output_is_documented() {
     );
     let nowhere = run(&[], &["--json", "sessions"]).await.exits(2).json();
     assert!(
-        nowhere["error"].is_string() && nowhere["because"].is_array(),
+        nowhere["error"].is_string() && nowhere["causes"].is_array(),
         "{nowhere}"
     );
 }

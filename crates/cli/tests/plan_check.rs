@@ -1,4 +1,4 @@
-//! `antifreeze plan` and `antifreeze check`, and what all commands have in common.
+//! Tests `antifreeze plan`, `antifreeze check`, and options common to all commands.
 
 mod cli;
 
@@ -6,7 +6,7 @@ use cli::{at, run};
 use lab::postgres::Postgres;
 
 #[tokio::test]
-async fn plan_tells_whether_it_fits() {
+async fn plans_are_compared_with_the_limit() {
     let plan = |arguments: &'static [&'static str]| async move {
         run(&[], &[&["plan", "--json"], arguments].concat()).await
     };
@@ -25,7 +25,8 @@ async fn plan_tells_whether_it_fits() {
     let groups: &'static [&'static str] = Box::leak(Box::new(groups));
     let json = plan(groups).await.exits(1).json();
     assert_eq!(json["verdict"], "too_many");
-    assert_eq!((&json["peak"], &json["open"]), (&430.into(), &97.into()));
+    let counts = (&json["peak"], &json["available"]);
+    assert_eq!(counts, (&430.into(), &97.into()));
     assert!(
         json["advice"]
             .as_array()
@@ -37,7 +38,7 @@ async fn plan_tells_whether_it_fits() {
         .await
         .exits(2);
     plan(&[]).await.exits(2);
-    // Without a limit the server is asked; there is none.
+    // Without a limit the server is queried; no server is configured.
     plan(&["--instances", "1"]).await.exits(2);
 
     let server = Postgres::builder()
@@ -50,7 +51,7 @@ async fn plan_tells_whether_it_fits() {
         .exits(0);
     assert!(
         ran.out
-            .contains("23 (asked of the server), 3 of them reserved; 0 in use"),
+            .contains("23 (from the server), 3 of them reserved; 0 in use"),
         "{}",
         ran.out
     );
@@ -59,7 +60,7 @@ async fn plan_tells_whether_it_fits() {
         .await
         .exits(1);
 
-    // RDS keeps two more, by a setting of its own.
+    // RDS reserves two more, with its own setting.
     server
         .execute("alter database postgres set rds.rds_superuser_reserved_connections = 2")
         .await
@@ -67,7 +68,7 @@ async fn plan_tells_whether_it_fits() {
     let json = at(&server.url(), &["plan", "--instances", "8", "--json"]).await;
     let json = json.exits(1).json();
     assert_eq!(
-        (&json["limit"]["reserved"], &json["open"]),
+        (&json["limit"]["reserved"], &json["available"]),
         (&5.into(), &18.into())
     );
     let ran = at(&server.url(), &["doctor"]).await.exits(0);
@@ -76,7 +77,7 @@ async fn plan_tells_whether_it_fits() {
 }
 
 #[tokio::test]
-async fn check_compares_statements_with_the_database() {
+async fn statements_are_checked_against_the_database() {
     let server = Postgres::shared().await.expect("a server");
     let database = server.fresh_database().await.expect("a database");
     database
@@ -170,18 +171,17 @@ async fn check_compares_statements_with_the_database() {
     assert_eq!(
         lines.last().copied(),
         Some(
-            "4 statements fit, 6 do not; 2 cannot be prepared (DDL and the like), only their \
-             grammar was looked at; 1 need what these files make first"
+            "4 statements fit, 6 do not; 2 checked for grammar only (the server does not analyze \
+             DDL in advance); 1 not checked: they need tables that these files create"
         )
     );
     let json = check(true).await.exits(1).json();
-    assert_eq!(json["findings"][1]["meant"], "partners");
+    assert_eq!(json["findings"][1]["suggestion"], "partners");
     assert_eq!(json["findings"][1]["sqlstate"], "42P01");
 }
 
-/// As `migrate` does.
 #[tokio::test]
-async fn check_splits_as_psql_does() {
+async fn files_are_split_as_psql_does() {
     let server = Postgres::shared().await.expect("a server");
     let database = server.fresh_database().await.expect("a database");
     let tables = "create table t (a text); create table u (a text)";
@@ -200,7 +200,7 @@ async fn check_splits_as_psql_does() {
 
     std::fs::write(files.path().join("b.sql"), "select 1;\n\\i c.sql\n").expect("written");
     let ran = at(&database.url, &["check", &path]).await.exits(1);
-    let line = format!("{path}/b.sql:2:1: `\\i` is a command of psql's");
+    let line = format!("{path}/b.sql:2:1: `\\i` is a psql command");
     assert!(ran.out.contains(&line), "{}", ran.out);
 
     #[cfg(unix)]
@@ -209,7 +209,7 @@ async fn check_splits_as_psql_does() {
         std::os::unix::fs::symlink(other.path(), files.path().join("more")).expect("a link");
         let ran = at(&database.url, &["check", &path]).await.exits(2);
         assert!(
-            ran.err.contains("more is a link to a folder"),
+            ran.err.contains("more is a symbolic link to a directory"),
             "{}",
             ran.err
         );
@@ -217,7 +217,7 @@ async fn check_splits_as_psql_does() {
 }
 
 #[tokio::test]
-async fn unchecked_statement_is_not_a_finding() {
+async fn locked_tables_are_inconclusive() {
     let server = Postgres::shared().await.expect("a server");
     let database = server.fresh_database().await.expect("a database");
     database
@@ -243,15 +243,18 @@ async fn unchecked_statement_is_not_a_finding() {
     assert_eq!(
         lines[1..],
         [
-            format!("{path}:1:18: canceling statement due to lock timeout; it was not looked at"),
-            "1 statements fit, 1 do not; 1 could not be looked at: run it again, antifreeze doctor \
-             shows what is in the way"
+            format!(
+                "{path}:1:18: canceling statement due to lock timeout; the statement was not \
+                 checked"
+            ),
+            "1 statements fit, 1 do not; 1 could not be checked: run the command again (antifreeze \
+             doctor shows blocking sessions)"
                 .to_owned(),
         ]
     );
     let json = at(&database.url, &["check", &path, "--json"]).await;
     let json = json.exits(2).json();
-    assert_eq!(json["not_looked_at"][0]["sqlstate"], "55P03");
+    assert_eq!(json["inconclusive"][0]["sqlstate"], "55P03");
     assert_eq!(json["findings"].as_array().map(Vec::len), Some(1));
     assert_eq!(json["fit"], 1);
     assert_eq!(json["error"], serde_json::Value::Null);
@@ -261,7 +264,7 @@ async fn unchecked_statement_is_not_a_finding() {
 }
 
 #[tokio::test]
-async fn interrupted_check_prints_its_findings() {
+async fn interrupted_checks_print_their_findings() {
     let server = Postgres::shared().await.expect("a server");
     let database = server.fresh_database().await.expect("a database");
     database
@@ -291,7 +294,7 @@ async fn interrupted_check_prints_its_findings() {
 }
 
 #[tokio::test]
-async fn password_is_refused_as_argument() {
+async fn passwords_in_arguments_are_rejected() {
     for url in [
         "postgres://app:hunter2@localhost/shop",
         "postgres://app@localhost/shop?password=hunter2",
@@ -314,12 +317,12 @@ async fn password_is_refused_as_argument() {
     let unset = run(&[], &["sessions", "--url", "env:NOWHERE"])
         .await
         .exits(2);
-    let said = "env:NOWHERE: the variable is not set";
-    assert!(unset.err.contains(said), "{}", unset.err);
+    let message = "env:NOWHERE: the variable is not set";
+    assert!(unset.err.contains(message), "{}", unset.err);
 }
 
 #[tokio::test]
-async fn completion_is_printed_for_shells() {
+async fn completions_are_generated() {
     for shell in ["bash", "zsh", "fish"] {
         let ran = cli::command(&[], &["completions", shell]).output().await;
         let ran = ran.expect("it starts");

@@ -1,11 +1,11 @@
-//! `antifreeze sessions` on a real server, in a pipe and in a terminal.
+//! Tests `antifreeze sessions` on a real server, in a pipe and in a terminal.
 
 mod cli;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use cli::{PLENTY, at, client, pid, until};
+use cli::{TIMEOUT, at, client, pid, until};
 use lab::postgres::Postgres;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -13,7 +13,7 @@ use tokio_postgres::NoTls;
 
 const STUCK: [&str; 4] = ["sessions", "--idle-in-transaction", "--older-than", "50ms"];
 
-/// A session that sits in a transaction for long enough.
+/// Opens a session, and waits until it has been in its transaction for 100 ms.
 async fn stuck(url: &str, application: &str, sql: &str) -> tokio_postgres::Client {
     let stuck = client(url, application).await;
     stuck.batch_execute(sql).await.expect("begun");
@@ -27,7 +27,7 @@ async fn stuck(url: &str, application: &str, sql: &str) -> tokio_postgres::Clien
 }
 
 #[tokio::test]
-async fn only_chosen_sessions_are_ended() {
+async fn only_selected_sessions_are_ended() {
     let server = Postgres::start().await.expect("a server");
     let url = server.url();
     at(&url, &STUCK).await.exits(0);
@@ -49,7 +49,7 @@ async fn only_chosen_sessions_are_ended() {
     assert_eq!(json["sessions"][0]["application"], "shop:17");
     assert_eq!(json["sessions"].as_array().map(Vec::len), Some(1));
 
-    // Nobody answers, nobody is ended.
+    // Without a terminal there is no confirmation, and no session is ended.
     let asked = at(&url, &[&STUCK[..], &["--terminate"]].concat()).await;
     let asked = asked.exits(2);
     assert!(asked.err.contains("--yes"), "{}", asked.err);
@@ -57,7 +57,7 @@ async fn only_chosen_sessions_are_ended() {
     let nothing = at(&url, &["sessions", "--terminate", "--yes"])
         .await
         .exits(2);
-    assert!(nothing.err.contains("a choice"), "{}", nothing.err);
+    assert!(nothing.err.contains("requires a filter"), "{}", nothing.err);
 
     let ended = at(&url, &[&STUCK[..], &["--terminate", "--yes"]].concat()).await;
     let ended = ended.exits(0);
@@ -73,11 +73,11 @@ async fn only_chosen_sessions_are_ended() {
         .simple_query("select 1")
         .await
         .expect_err("it was ended");
-    idle.simple_query("select 1").await.expect("it lives");
+    idle.simple_query("select 1").await.expect("it is open");
 }
 
 #[tokio::test]
-async fn itself_and_replication_are_never_ended() {
+async fn own_and_replication_sessions_are_kept() {
     let server = Postgres::builder()
         .rule("host replication all 127.0.0.1/32 trust")
         .start()
@@ -92,7 +92,8 @@ async fn itself_and_replication_are_never_ended() {
         "--yes",
     ];
     let ran = at(&url, &own).await.exits(1);
-    assert!(ran.out.contains("it is this command"), "{}", ran.out);
+    let own_session = "it is the session of this command";
+    assert!(ran.out.contains(own_session), "{}", ran.out);
 
     // The start-up packet of a walsender (manual, "Streaming Replication Protocol").
     let mut replication = TcpStream::connect(server.address()).await.expect("dialled");
@@ -113,7 +114,7 @@ async fn itself_and_replication_are_never_ended() {
          and backend_type = 'walsender'",
     )
     .await;
-    let it = [
+    let arguments = [
         "sessions",
         "--application",
         "standby",
@@ -121,11 +122,12 @@ async fn itself_and_replication_are_never_ended() {
         "--yes",
         "--json",
     ];
-    let json = at(&url, &it).await.exits(1).json();
-    let fate = json["terminated"].as_array().and_then(|fates| fates.last());
-    assert_eq!(fate.expect("one")["ended"], false, "{json}");
-    let why = fate.expect("one")["why"].as_str().expect("a reason");
-    assert!(why.contains("replication"), "{why}");
+    let json = at(&url, &arguments).await.exits(1).json();
+    let terminated = json["terminated"].as_array().expect("sessions");
+    let last = terminated.last().expect("a session");
+    assert_eq!(last["ended"], false, "{json}");
+    let reason = last["reason"].as_str().expect("a reason");
+    assert!(reason.contains("replication"), "{reason}");
     until(
         &look,
         "select count(*) = 1 from pg_stat_activity where application_name = 'standby'",
@@ -134,7 +136,7 @@ async fn itself_and_replication_are_never_ended() {
 }
 
 #[tokio::test]
-async fn role_without_rights_is_told() {
+async fn missing_permissions_are_reported() {
     let server = Postgres::start().await.expect("a server");
     server.create_role("app").await.expect("a role");
     let _stuck = stuck(&server.url(), "shop:17", "begin").await;
@@ -159,9 +161,10 @@ async fn role_without_rights_is_told() {
     assert!(ran.out.contains("GRANT pg_signal_backend"), "{}", ran.out);
 }
 
-/// The role of a function, as our pages have it: it may not see into others' sessions.
+/// Uses the role of a function, as the documentation has it, which may not see the state of
+/// other roles' sessions.
 #[tokio::test]
-async fn any_role_sees_lock_waits() {
+async fn every_role_sees_locks_and_blockers() {
     let server = Postgres::start().await.expect("a server");
     server.create_role("app").await.expect("a role");
     let table = "create table partners (a int); insert into partners values (1)";
@@ -188,8 +191,10 @@ async fn any_role_sees_lock_waits() {
             until(&look, "select count(*) = 1 from pg_locks where not granted").await;
             let ran = at(&app, &["sessions", "--json"]).await.exits(0).json();
             let sessions = ran["sessions"].as_array().expect("sessions");
-            let seen = sessions.iter().find(|one| one["application"] == "waits");
-            let seen = seen.expect("who waits");
+            let seen = sessions
+                .iter()
+                .find(|session| session["application"] == "waits");
+            let seen = seen.expect("the waiting session");
             assert_eq!(seen["blocked_by"], serde_json::json!([by]), "{seen}");
             assert_eq!(seen["lock"], lock, "{seen}");
             let waits_for = seen["waits_for"].as_str().unwrap_or_default();
@@ -208,15 +213,15 @@ async fn any_role_sees_lock_waits() {
     }
     head.batch_execute("rollback").await.expect("rolled back");
     let doctor = at(&app, &["doctor"]).await.out;
-    assert!(doctor.contains("nobody waits for a lock\n"), "{doctor}");
+    assert!(doctor.contains("no session waits for a lock\n"), "{doctor}");
 }
 
 #[tokio::test]
-async fn server_text_cannot_control_the_terminal() {
+async fn control_characters_are_replaced() {
     let server = Postgres::start().await.expect("a server");
     let evil = "begin; select '\u{1b}[2J\u{1b}]0;owned\u{7}\u{202e}'";
     let _stuck = stuck(&server.url(), "shop:17", evil).await;
-    // `run` looks for control characters.
+    // `run` fails on control characters.
     let ran = at(&server.url(), &STUCK).await.exits(1);
     assert!(ran.out.contains("\u{fffd}[2J"), "{}", ran.out);
     assert!(!ran.out.contains('\u{202e}'), "{}", ran.out);
@@ -231,7 +236,7 @@ async fn server_text_cannot_control_the_terminal() {
     assert!(ran.out.contains("\u{fffd}[2J"), "{}", ran.out);
 }
 
-/// A terminal of our own.
+/// A terminal for the command.
 struct Tmux {
     socket: String,
 }
@@ -269,8 +274,9 @@ impl Tmux {
         self.run(&["capture-pane", "-p", "-t", "t"])
     }
 
+    /// Waits until the screen is as `wanted`.
     async fn shows(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
-        let end = Instant::now() + PLENTY;
+        let end = Instant::now() + TIMEOUT;
         loop {
             let screen = self.screen().unwrap_or_default();
             if wanted(&screen) {
@@ -289,7 +295,7 @@ impl Drop for Tmux {
 }
 
 #[tokio::test]
-async fn watch_ends_with_its_reader() {
+async fn watching_ends_when_the_pipe_is_closed() {
     let server = Postgres::shared().await.expect("a server");
     for more in [&[][..], &["--json"]] {
         let arguments = [&["sessions", "--watch", "--every", "50ms"], more].concat();
@@ -302,13 +308,13 @@ async fn watch_ends_with_its_reader() {
         let read = out.read(&mut first);
         assert!(read.await.expect("readable") > 0);
         drop(out);
-        let status = tokio::time::timeout(PLENTY, child.wait()).await;
+        let status = tokio::time::timeout(TIMEOUT, child.wait()).await;
         assert_eq!(status.expect("it ends").expect("a status").code(), Some(0));
     }
 }
 
 #[tokio::test]
-async fn watch_redraws_a_terminal() {
+async fn watching_redraws_and_reconnects() {
     let server = Postgres::start().await.expect("a server");
     let url = server.url();
     let terminal = Tmux::start(
@@ -319,36 +325,38 @@ async fn watch_redraws_a_terminal() {
         ),
     );
     let alone = terminal
-        .shows("itself", |screen| screen.contains("(this)"))
+        .shows("its own session", |screen| screen.contains("(this)"))
         .await;
     assert!(alone.starts_with("1 of 1 sessions, every 50ms"), "{alone}");
     let stuck = client(&url, "shop:17").await;
     stuck.batch_execute("begin").await.expect("begun");
     let both = terminal
-        .shows("the other", |s| {
+        .shows("the other session", |s| {
             s.contains("shop:17") && s.contains("idle in")
         })
         .await;
-    // One screen, not one below the other.
+    // The screen is redrawn, not appended to.
     assert_eq!(both.matches("PID").count(), 1, "{both}");
     drop(stuck);
     terminal
-        .shows("it goes", |screen| !screen.contains("shop:17"))
+        .shows("the session has ended", |screen| {
+            !screen.contains("shop:17")
+        })
         .await;
-    // The server goes and comes back.
+    // The command reconnects after a restart of the server.
     server.restart().await.expect("restarted");
     let _again = client(&url, "shop:18").await;
     terminal
-        .shows("connected again", |screen| screen.contains("shop:18"))
+        .shows("reconnected", |screen| screen.contains("shop:18"))
         .await;
     terminal.run(&["send-keys", "-t", "t", "C-c"]);
     terminal
-        .shows("it ends", |screen| screen.contains("ended with 0"))
+        .shows("the end", |screen| screen.contains("ended with 0"))
         .await;
 }
 
 #[tokio::test]
-async fn confirmation_comes_before_termination() {
+async fn ending_sessions_requires_confirmation() {
     let server = Postgres::start().await.expect("a server");
     let url = server.url();
     let stuck = stuck(&url, "shop:17", "begin").await;
@@ -362,10 +370,10 @@ async fn confirmation_comes_before_termination() {
     terminal
         .shows("the question", |s| s.contains("end this session?"))
         .await;
-    // Nothing is not yes.
+    // An empty answer means no.
     answer("");
     terminal
-        .shows("that it did nothing", |s| s.contains("nothing was ended"))
+        .shows("the refusal", |s| s.contains("no session was ended"))
         .await;
     terminal
         .shows("the second question", |s| {
@@ -375,7 +383,7 @@ async fn confirmation_comes_before_termination() {
     assert!(!stuck.is_closed());
     answer("y");
     terminal
-        .shows("that it is done", |s| {
+        .shows("the ended session", |s| {
             s.contains("ended pid") && s.contains("second 0")
         })
         .await;

@@ -1,22 +1,20 @@
-//! `--url` names another database than the environment's, and nothing of the environment
-//! leads back to that one.
+//! Tests `--url`: the command uses that database only, whatever the environment says.
 
 mod cli;
 
 use cli::{client, run, until};
 use lab::postgres::Postgres;
 
-/// Two servers with a database of one name each, and the variables of a shell in front of
-/// the first.
-struct Two {
+/// Two servers. The environment is that of `production`.
+struct Servers {
     production: Postgres,
     staging: Postgres,
 }
 
-impl Two {
-    async fn start() -> Two {
+impl Servers {
+    async fn start() -> Servers {
         let (production, staging) = tokio::join!(Postgres::start(), Postgres::start());
-        Two {
+        Servers {
             production: production.expect("a server"),
             staging: staging.expect("a server"),
         }
@@ -37,8 +35,8 @@ impl Two {
 }
 
 #[tokio::test]
-async fn url_names_the_migrated_database() {
-    let two = Two::start().await;
+async fn migrations_run_on_the_named_database() {
+    let servers = Servers::start().await;
     let files = tempfile::tempdir().expect("a directory");
     let partners = "create table partners (id int primary key);";
     std::fs::write(files.path().join("V1__partners.sql"), partners).expect("written");
@@ -49,17 +47,17 @@ async fn url_names_the_migrated_database() {
                   where relname in ('partners', 'refinery_schema_history')";
     let count = async |server: &Postgres| server.query(tables).await.expect("rows")[0][0].clone();
 
-    two.run(&[&there[..], &migrate].concat()).await.exits(0);
-    assert_eq!(count(&two.staging).await.as_deref(), Some("2"));
-    assert_eq!(count(&two.production).await.as_deref(), Some("0"));
+    servers.run(&[&there[..], &migrate].concat()).await.exits(0);
+    assert_eq!(count(&servers.staging).await.as_deref(), Some("2"));
+    assert_eq!(count(&servers.production).await.as_deref(), Some("0"));
 
-    // The lock, too, is that database's.
+    // The lock is taken on that database.
     let locked = "select 'locked' from pg_locks where locktype = 'advisory'";
     let tool = format!(
         "psql -X -At -d \"$STAGING\" -c \"{locked}\" && echo here && \
          psql -X -At -d \"$DATABASE_URL\" -c \"{locked}\""
     );
-    let ran = two
+    let ran = servers
         .run(&[&there[..], &["migrate", "--run", &tool]].concat())
         .await;
     let ran = ran.exits(0);
@@ -67,17 +65,17 @@ async fn url_names_the_migrated_database() {
     assert!(staging.contains("locked\n"), "{}", ran.out);
     assert!(!production.contains("locked\n"), "{}", ran.out);
 
-    // Without it, the environment says where.
-    two.run(&migrate).await.exits(0);
-    assert_eq!(count(&two.production).await.as_deref(), Some("2"));
+    // Without --url, the environment's database is used.
+    servers.run(&migrate).await.exits(0);
+    assert_eq!(count(&servers.production).await.as_deref(), Some("2"));
 }
 
 #[tokio::test]
-async fn admin_variable_is_ignored_with_url() {
-    let two = Two::start().await;
-    let stuck = client(&two.production.url(), "shop:17").await;
+async fn admin_url_of_the_environment_is_ignored() {
+    let servers = Servers::start().await;
+    let stuck = client(&servers.production.url(), "shop:17").await;
     stuck.batch_execute("begin; select 1").await.expect("begun");
-    two.staging.halt().await.expect("down");
+    servers.staging.halt().await.expect("down");
     let end = [
         "sessions",
         "--application",
@@ -88,14 +86,17 @@ async fn admin_variable_is_ignored_with_url() {
         "0s",
     ];
     let there = ["--url", "env:STAGING"];
-    let ran = two.run(&[&there[..], &end].concat()).await.exits(2);
-    assert!(!ran.err.contains("the admin's URL"), "{}", ran.err);
+    let ran = servers.run(&[&there[..], &end].concat()).await.exits(2);
+    assert!(!ran.err.contains("the admin URL"), "{}", ran.err);
     until(&stuck, "select true").await;
 
-    // Who names it means it.
+    // An explicit --admin-url is used.
     let admin = ["--admin-url", "env:ADMIN_DATABASE_URL"];
-    let ran = two.run(&[&there[..], &admin, &end].concat()).await.exits(0);
-    assert!(ran.err.contains("the admin's URL"), "{}", ran.err);
+    let ran = servers
+        .run(&[&there[..], &admin, &end].concat())
+        .await
+        .exits(0);
+    assert!(ran.err.contains("the admin URL"), "{}", ran.err);
     assert!(ran.out.contains("ended pid "), "{}", ran.out);
     stuck
         .simple_query("select 1")
@@ -104,7 +105,7 @@ async fn admin_variable_is_ignored_with_url() {
 }
 
 #[tokio::test]
-async fn misplaced_password_is_not_shown() {
+async fn misplaced_passwords_are_not_printed() {
     let path = std::env::var("PATH").unwrap_or_default();
     for url in [
         "postgres://app%3Ahunter2@db.invalid/shop",
@@ -127,7 +128,7 @@ async fn misplaced_password_is_not_shown() {
             let ran = ran.exits(2);
             let shown = format!("{}{}", ran.out, ran.err);
             assert!(!shown.contains("hunter2"), "{url}: {shown}");
-            // Nobody was asked for the host's address.
+            // The host name was not looked up.
             assert!(!shown.contains("resolved"), "{url}: {shown}");
         }
     }

@@ -1,59 +1,59 @@
-//! Who is on the server.
+//! Reads the sessions of the server.
 
 use antifreeze::internal::error;
 use antifreeze::{ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::text::plain;
+use super::text::printable;
 
-/// A session of the server, as `pg_stat_activity` shows it. What the role may not see is
-/// nothing, or the server's words for that.
+/// A session of the server, as `pg_stat_activity` shows it. A column that the role may not
+/// see is `None`, or the server's placeholder text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ServerSession {
-    /// Its process.
+    /// The process ID of its backend.
     pub pid: i32,
-    /// Who logged in.
+    /// The role that logged in.
     pub role: Option<String>,
-    /// Where.
+    /// The database that it is connected to.
     pub database: Option<String>,
     /// `application_name`.
     pub application: Option<String>,
-    /// Its address; nothing for a unix socket.
+    /// The client's address; `None` for a Unix socket.
     pub client: Option<String>,
-    /// `client backend`, `walsender`; nothing if the role may not see it.
+    /// The backend type: `client backend`, `walsender`; `None` if the role may not see it.
     pub kind: Option<String>,
     /// `active`, `idle`, `idle in transaction`, ..
     pub state: Option<String>,
-    /// Since when it is in this state, in seconds.
+    /// How long it has been in this state, in seconds.
     pub state_seconds: Option<f64>,
-    /// Since when its transaction is open, in seconds.
+    /// How long its transaction has been open, in seconds.
     pub transaction_seconds: Option<f64>,
-    /// What it waits for: `Lock: relation`. Locks are visible to every role.
+    /// The event that it waits for: `Lock: relation`. Locks are visible to every role.
     pub waits_for: Option<String>,
-    /// Who keeps it waiting for a lock, visible to every role.
+    /// The process IDs of the sessions that block it, visible to every role.
     pub blocked_by: Vec<i32>,
-    /// The lock that it waits for, and the table: `AccessExclusiveLock on partners`, or
-    /// `a row of partners`. Nothing if there is no table, or it is another database's.
+    /// The lock that it waits for, with the table: `AccessExclusiveLock on partners`, or
+    /// `a row of partners`. `None` if no table is involved, or one of another database.
     #[serde(default)]
     pub lock: Option<String>,
-    /// Its statement, the last one if it is idle; 500 characters.
+    /// Its current statement, or the last one if it is idle; the first 500 characters.
     pub query: Option<String>,
-    /// When it began, as the server writes it.
+    /// When the session began, as the server writes it.
     pub began: Option<String>,
-    /// When it came into this state, as the server writes it.
+    /// When its state last changed, as the server writes it.
     pub changed: Option<String>,
-    /// Whether it is the one that asks.
+    /// Whether it is the session that reads this list.
     pub is_self: bool,
 }
 
-/// Rows of `pg_stat_activity` as JSON: clients and replication, no workers of the
-/// server's own. Those have no user, which everybody can see.
+/// Selects the rows of `pg_stat_activity` as JSON: clients and replication, without the
+/// server's own workers, which have no user in any role's view.
 ///
 /// `wait_event` is hidden from a role without `pg_read_all_stats`; `pg_locks` and
-/// `pg_blocking_pids` are not. Who waits for a row waits for a transaction, with a lock on
-/// the tuple in his hands that names the table.
+/// `pg_blocking_pids` are not. A session that waits for a row waits for a transaction, and
+/// holds a lock on the tuple, which names the table.
 pub(super) const SESSIONS: &str = "\
     coalesce((select json_agg(json_build_object(\
     'pid', a.pid, 'role', usename, 'database', datname, 'application', nullif(application_name, ''), \
@@ -73,16 +73,16 @@ pub(super) const SESSIONS: &str = "\
     where usesysid is not null and (backend_type is not null or datid is not null) \
     and coalesce(backend_type, 'client backend') in ('client backend', 'walsender')), '[]')";
 
-/// Everybody who is on the server, in one round trip.
+/// Reads all sessions of the server, in one round trip.
 ///
 /// # Errors
 ///
-/// The server's.
+/// Fails if the query fails, or if its answer cannot be decoded.
 pub async fn sessions(client: &Client) -> Result<Vec<ServerSession>> {
     read(client, &format!("select ({SESSIONS})::text")).await
 }
 
-/// The JSON document that the last statement of `sql` returns.
+/// Runs `sql` and decodes the JSON document that its last statement returns.
 pub(super) async fn read<T: for<'a> Deserialize<'a>>(client: &Client, sql: &str) -> Result<T> {
     let messages = client.simple_query(sql).await?;
     let document = messages.iter().rev().find_map(|message| match message {
@@ -91,34 +91,34 @@ pub(super) async fn read<T: for<'a> Deserialize<'a>>(client: &Client, sql: &str)
     });
     let read = serde_json::from_str(document.unwrap_or_default());
     read.map_err(|error| {
-        let cause = "the server's answer is not as expected";
+        let cause = "the server's answer cannot be decoded";
         error::caused(ErrorKind::Database, cause, error)
     })
 }
 
 impl ServerSession {
-    /// A connection of a client, and none of replication.
+    /// Returns whether it is a client's session, as opposed to replication.
     pub fn is_client(&self) -> bool {
         self.kind.as_deref().unwrap_or("client backend") == "client backend"
     }
 
-    /// It has a transaction open, failed or not, and does nothing.
+    /// Returns whether it is idle in an open transaction, failed or not.
     pub fn is_idle_in_transaction(&self) -> bool {
         let state = self.state.as_deref().unwrap_or_default();
         state.starts_with("idle in transaction")
     }
 
-    /// `pid 123 (shop:17 as app, idle in transaction for 5 min)`, without control
-    /// characters.
+    /// Describes it in one line without control characters:
+    /// `pid 123 (shop:17 as app, idle in transaction for 5 min)`.
     pub fn describe(&self) -> String {
         let application = self.application.as_deref().unwrap_or("no application_name");
-        let role = self.role.as_deref().unwrap_or("somebody");
+        let role = self.role.as_deref().unwrap_or("unknown role");
         let state = self.state.as_deref().unwrap_or("state not visible");
-        let since = self.state_seconds.map(super::seconds);
+        let since = self.state_seconds.map(super::format_seconds);
         let since = since
             .map(|since| format!(" for {since}"))
             .unwrap_or_default();
         let described = format!("pid {} ({application} as {role}, {state}{since})", self.pid);
-        plain(&described)
+        printable(&described)
     }
 }

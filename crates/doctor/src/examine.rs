@@ -1,4 +1,4 @@
-//! The order of the examination.
+//! Runs all checks, in order.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -8,17 +8,17 @@ use antifreeze::{Error, Session};
 
 use super::facts::Facts;
 use super::report::{Check, Report, Step};
+use super::routes::Routes;
 use super::text::milliseconds;
-use super::ways::Ways;
-use super::{pooler, reach, region, server, slots, timeouts};
+use super::{connect, pooler, region, server, slots, timeouts};
 
-/// From when on something is a finding.
+/// Thresholds above which [`examine`] reports a finding.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Options {
-    /// A session that idles in a transaction for longer. Default: 10 s.
+    /// How long a session may be idle in a transaction. Default: 10 s.
     pub idle_in_transaction: Duration,
-    /// A transaction that is open for longer. Default: 60 s.
+    /// How long a transaction may be open. Default: 60 s.
     pub transaction: Duration,
 }
 
@@ -31,20 +31,20 @@ impl Default for Options {
     }
 }
 
-/// Where checks go as they are made.
+/// Collects checks, and passes each to the caller's callback as it is made.
 pub(super) struct Findings<'a> {
     inner: Mutex<Inner<'a>>,
 }
 
 struct Inner<'a> {
     report: Report,
-    told: &'a mut (dyn FnMut(&Check) + Send),
+    on_check: &'a mut (dyn FnMut(&Check) + Send),
 }
 
 impl Findings<'_> {
     pub(super) fn add(&self, check: Check) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        (inner.told)(&check);
+        (inner.on_check)(&check);
         inner.report.checks.push(check);
     }
 
@@ -55,35 +55,36 @@ impl Findings<'_> {
     }
 }
 
-/// Looks at everything, from the configuration to the locks. `told` hears of each check as
-/// it is made: some take a while.
+/// Runs all checks, from the configuration to the locks. Calls `on_check` with each check as
+/// soon as it is made, since some take a while.
 ///
-/// It ends early where the rest cannot be looked at; the report says so.
+/// If a step fails that later ones depend on, the examination ends there, and
+/// [`Report::verdict`] is [`Failed`](super::Verdict::Failed).
 pub async fn examine(
-    ways: &Ways,
+    routes: &Routes,
     options: &Options,
-    told: &mut (dyn FnMut(&Check) + Send),
+    on_check: &mut (dyn FnMut(&Check) + Send),
 ) -> Report {
     let findings = Findings {
         inner: Mutex::new(Inner {
             report: Report::default(),
-            told,
+            on_check,
         }),
     };
-    findings.add_all(reach::configuration(ways.database().settings()));
-    if let Some((session, config)) = reach::reach(ways, &findings).await {
-        if let Err(error) = look(&session, &config, options, &findings).await {
-            let (text, remedy) = reach::parted(&error);
+    findings.add_all(connect::configuration(routes.database().settings()));
+    if let Some((session, config)) = connect::connect(routes, &findings).await {
+        if let Err(error) = examine_session(&session, &config, options, &findings).await {
+            let (text, remedy) = connect::cause_and_remedy(&error);
             findings.add(Check::failed(Step::Server, text, remedy));
         }
-        session.close(super::GOODBYE).await;
+        session.close(super::CLOSE_TIMEOUT).await;
     }
     let inner = findings.inner.into_inner();
     inner.unwrap_or_else(PoisonError::into_inner).report
 }
 
-/// What a session can see.
-async fn look(
+/// Runs the checks that need a session.
+async fn examine_session(
     session: &Session,
     config: &Settings,
     options: &Options,
@@ -93,9 +94,9 @@ async fn look(
     let mut facts = Facts::ask(session).await?;
     findings.add(server::server(&facts));
     findings.add(server::writable(&facts));
-    findings.add(Check::well(Step::RoundTrip, milliseconds(round_trip)));
+    findings.add(Check::ok(Step::RoundTrip, milliseconds(round_trip)));
     findings.add_all(timeouts::start_up(&facts, config));
-    timeouts::tell(session, config, &mut facts).await;
+    timeouts::apply(session, config, &mut facts).await;
     findings.add(timeouts::in_force(&facts, config));
     findings.add_all(server::visibility(&facts));
     findings.add_all(slots::slots(&facts));
@@ -107,11 +108,11 @@ async fn look(
         findings.add_all(pooler::session_state(session, config).await);
     }
     findings.add(region::region(config, round_trip));
-    findings.add_all(pooler::would_serve(&facts, config));
+    findings.add_all(pooler::recommended(&facts, config));
     Ok(())
 }
 
-/// The shortest of three.
+/// Measures three round trips and returns the shortest.
 async fn round_trip(session: &Session) -> Result<Duration, Error> {
     let mut shortest = Duration::MAX;
     for _ in 0..3 {

@@ -1,4 +1,4 @@
-//! All that is asked of the server, in one round trip.
+//! Reads the server's version, settings, limits and sessions in one round trip.
 
 use std::collections::HashMap;
 
@@ -9,23 +9,23 @@ use tokio_postgres::Client;
 
 use super::activity::{self, SESSIONS, ServerSession};
 
-/// What the server says of itself.
+/// The state of the server.
 #[derive(Debug, Deserialize)]
 pub(super) struct Facts {
     pub(super) version: String,
     pub(super) role: String,
     pub(super) database: String,
     pub(super) superuser: Option<bool>,
-    /// Nothing where there is no such role.
+    /// Whether the role has `pg_read_all_stats`; `None` where the server has no such role.
     pub(super) sees_all: Option<bool>,
     pub(super) uses_reserved: Option<bool>,
     pub(super) in_recovery: bool,
     pub(super) max: i64,
-    /// Slots that ordinary roles do not get.
+    /// Slots that are not available to ordinary roles.
     pub(super) held_back: i64,
-    /// Those of them for `pg_use_reserved_connections`: PostgreSQL 16 and newer.
+    /// Those among them for `pg_use_reserved_connections` (PostgreSQL 16 and newer).
     pub(super) reserved: i64,
-    /// -1 is none.
+    /// `-1` means no limit.
     pub(super) role_limit: Option<i64>,
     pub(super) database_limit: Option<i64>,
     pub(super) settings: HashMap<String, Setting>,
@@ -38,7 +38,7 @@ pub(super) struct Setting {
     pub(super) source: String,
 }
 
-/// Settings that are looked at.
+/// The settings to read.
 const SETTINGS: &str = "'statement_timeout', 'idle_in_transaction_session_timeout', \
     'idle_session_timeout', 'transaction_timeout', 'lock_timeout', 'jit', \
     'default_transaction_read_only', 'client_connection_check_interval'";
@@ -77,7 +77,7 @@ impl Facts {
         activity::read(client, &sql).await
     }
 
-    /// The settings, once `sql` has been run.
+    /// Runs `sql`, then reads the settings.
     pub(super) async fn settings_after(
         sql: &str,
         client: &Client,
@@ -85,14 +85,14 @@ impl Facts {
         activity::read(client, &format!("{sql}; select {}::text", settings())).await
     }
 
-    /// The value, in the setting's own unit: milliseconds for timeouts.
+    /// Returns a setting's value in its own unit, milliseconds for timeouts.
     pub(super) fn value(&self, name: &str) -> Option<&str> {
         self.settings
             .get(name)
             .map(|setting| setting.value.as_str())
     }
 
-    /// How many sessions the role may not see the state of.
+    /// Counts the sessions whose state the role may not see.
     pub(super) fn hidden(&self) -> usize {
         let hidden = self
             .sessions

@@ -1,50 +1,52 @@
-//! What is wrong between a function and its database, step by step.
+//! Diagnoses the connection between a function and its database, step by step.
 //!
-//! This is what the command `antifreeze doctor` runs. As a library it runs where the
-//! function runs, for databases that nobody else can reach: `examples/doctor_lambda.rs`.
+//! The command `antifreeze doctor` runs this library. Use the library directly where only
+//! the function can reach the database, for example inside a VPC:
+//! `examples/doctor_lambda.rs`. Health checks (`antifreeze::health`) say whether one
+//! function can serve requests now; this crate says why it cannot and what to change.
 //!
 //! ```no_run
 //! use antifreeze::Config;
-//! use antifreeze_doctor::{Options, Verdict, Ways, examine};
+//! use antifreeze_doctor::{Options, Routes, Verdict, examine};
 //!
 //! # async fn main_() -> Result<(), antifreeze::Error> {
-//! let ways = Ways::new(Config::from_env()?)?;
-//! let report = examine(&ways, &Options::default(), &mut |check| println!("{check}")).await;
-//! assert_eq!(report.verdict(), Verdict::Well);
+//! let routes = Routes::new(Config::from_env()?)?;
+//! let report = examine(&routes, &Options::default(), &mut |check| println!("{check}")).await;
+//! assert_eq!(report.verdict(), Verdict::Ok);
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! Nothing is changed in the database, and nothing is waited for behind a lock. It opens
-//! one session, behind a pooler up to three more, one after the other.
+//! The examination changes nothing in the database and never waits for a lock. It opens one
+//! session; behind a pooler, up to three more, one after the other.
 
 mod activity;
+mod connect;
+mod database_name;
 mod examine;
 mod facts;
-mod near;
 mod pooler;
-mod reach;
 mod region;
 mod report;
-mod room;
+mod routes;
 mod server;
+mod server_slots;
 mod session;
 mod slots;
 mod text;
 mod timeouts;
-mod ways;
 
 use std::time::Duration;
 
 pub use activity::{ServerSession, sessions};
 pub use examine::{Options, examine};
-pub use report::{Check, Mark, Report, Step, Verdict};
-pub use room::{ServerSlots, server_slots};
-pub use session::{GOODBYE, open};
-pub use text::{duration, plain, seconds};
-pub use ways::{Way, Ways};
+pub use report::{Check, Report, Status, Step, Verdict};
+pub use routes::{Route, Routes};
+pub use server_slots::{ServerSlots, server_slots};
+pub use session::{CLOSE_TIMEOUT, open};
+pub use text::{format_seconds, parse_duration, printable};
 
-/// The nearest of `words`, if it is near enough to be what somebody meant.
+/// Returns the one of `words` that `word` is most likely a misspelling of, if any.
 ///
 /// ```
 /// use antifreeze_doctor::nearest;
@@ -56,14 +58,15 @@ pub fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Opti
     antifreeze::internal::nearest(word, words)
 }
 
-/// More than this share of the slots in use is a finding.
+/// The share of connection slots in use above which the doctor reports a finding.
 const CROWDED: f64 = 0.8;
 
-/// A certificate that ends within this time is a finding: Let's Encrypt's, for one, are
-/// renewed 30 days before their end (its documents, "FAQ").
-const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+/// The remaining validity of a certificate below which the doctor reports a finding. Let's
+/// Encrypt's certificates, for example, are renewed 30 days before they expire (its
+/// documents, "FAQ").
+const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
-/// The example of this page is compiled with the crate's own.
+/// Compiles the example of the README with the doc tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 mod readme {}

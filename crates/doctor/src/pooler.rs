@@ -1,4 +1,4 @@
-//! What a pooler does to sessions, and whether one is missing.
+//! Checks how a pooler treats sessions, and whether one is needed.
 
 use antifreeze::config::{Pooler, Settings};
 use antifreeze::internal::{self, Manner};
@@ -8,33 +8,33 @@ use tokio_postgres::SimpleQueryMessage;
 use super::CROWDED;
 use super::facts::Facts;
 use super::report::{Check, Step};
-use super::session::{GOODBYE, open, open_strictly};
+use super::session::{CLOSE_TIMEOUT, open, open_strictly};
 
-/// Whether the pooler follows named statements from server to server. One that does gives
-/// them names of its own; one that does not lets ours through, where another client's of
-/// the same name may lie.
+/// Checks whether the pooler tracks prepared statements across servers. A pooler that does
+/// renames them; one that does not passes the client's names through, which may collide
+/// with those of another client on the same server.
 pub(super) async fn statements(config: &Settings) -> Option<Check> {
     let tracked = match tracks_statements(config).await {
         Ok(tracked) => tracked,
-        Err(error) => return Some(unseen(Step::Statements, &error)),
+        Err(error) => return Some(not_tested(Step::Statements, &error)),
     };
-    let untracked = "the pooler lets the names of prepared statements through";
+    let untracked = "the pooler passes the names of prepared statements through unchanged";
     Some(match (tracked, config.pooler) {
-        (true, _) => Check::well(
+        (true, _) => Check::ok(
             Step::Statements,
-            "the pooler follows prepared statements from server to server",
+            "the pooler tracks prepared statements across servers",
         ),
         (false, Pooler::Transaction) => Check::note(
             Step::Statements,
             format!("{untracked}; antifreeze sends its statements unnamed here"),
         )
         .remedied(
-            "other drivers meet \"prepared statement already exists\": PgBouncer 1.21 or newer \
-             with max_prepared_statements, or their mode for poolers",
+            "other drivers may fail with \"prepared statement already exists\": use PgBouncer \
+             1.21 or newer with max_prepared_statements, or the driver's pooler mode",
         ),
-        (false, _) => Check::well(
+        (false, _) => Check::ok(
             Step::Statements,
-            format!("{untracked}, and keeps the session on one server"),
+            format!("{untracked}, and keeps each session on one server"),
         ),
     })
 }
@@ -42,7 +42,7 @@ pub(super) async fn statements(config: &Settings) -> Option<Check> {
 async fn tracks_statements(config: &Settings) -> Result<bool> {
     let database = internal::database(config.clone())?;
     let session = open_strictly(&database, Manner::USUAL.named()).await?;
-    // In one transaction it is one server.
+    // All statements of a transaction run on the same server.
     session.batch_execute("begin").await?;
     let text = format!(
         "select 1 /* antifreeze doctor {:x} */",
@@ -53,33 +53,34 @@ async fn tracks_statements(config: &Settings) -> Result<bool> {
     let names = session.simple_query(&sql).await;
     drop(statement);
     session.batch_execute("rollback").await?;
-    session.close(GOODBYE).await;
+    session.close(CLOSE_TIMEOUT).await;
     let name = first(&names?);
-    // tokio-postgres numbers its own: s0, s1, ..
-    let ours = |name: &str| {
+    // tokio-postgres numbers its statements: s0, s1, ..
+    let is_drivers = |name: &str| {
         let number = name.strip_prefix('s').unwrap_or_default();
         !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())
     };
-    Ok(name.is_some_and(|name| !ours(&name)))
+    Ok(name.is_some_and(|name| !is_drivers(&name)))
 }
 
-/// Whether what one client SETs reaches the next that gets the same server. A setting that
-/// nobody reads is taken, and removed again.
+/// Checks whether session state that one client SETs reaches the next client on the same
+/// server. It uses a custom setting that nothing reads, and resets it afterwards.
 pub(super) async fn session_state(session: &Session, config: &Settings) -> Option<Check> {
     match leaks(session, config).await {
-        Err(error) => Some(unseen(Step::SessionState, &error)),
+        Err(error) => Some(not_tested(Step::SessionState, &error)),
         Ok(None) => Some(Check::note(
             Step::SessionState,
-            "another server was given each time: whether SET reaches other clients was not seen",
+            "not tested: the pooler assigned a different server each time",
         )),
-        Ok(Some(false)) => Some(Check::well(
+        Ok(Some(false)) => Some(Check::ok(
             Step::SessionState,
-            "what one client SETs does not reach another",
+            "session settings of one client do not reach another",
         )),
         Ok(Some(true)) => {
-            let text = "what one client SETs reaches the next that gets its server";
-            let remedy = "SET LOCAL, or set_config(.., true), inside a transaction; for PgBouncer \
-                          server_reset_query_always=1 is dear and only half a cure";
+            let text = "session settings of one client reach the next client on the same server";
+            let remedy = "use SET LOCAL or set_config(.., true) inside a transaction; PgBouncer's \
+                          server_reset_query_always=1 adds a query to each transaction and does not \
+                          cover all cases";
             Some(match config.pooler {
                 Pooler::Transaction => Check::note(Step::SessionState, text).remedied(remedy),
                 _ => Check::finding(
@@ -92,24 +93,24 @@ pub(super) async fn session_state(session: &Session, config: &Settings) -> Optio
     }
 }
 
-/// `None` if no two clients were given the same server.
+/// Returns whether a setting leaks; `None` if no two clients got the same server.
 async fn leaks(session: &Session, config: &Settings) -> Result<Option<bool>> {
     let database = internal::database(config.clone())?;
     let mark = format!("{:x}", internal::random_number());
     let set = format!("set antifreeze.doctor = '{mark}'; select pg_backend_pid()");
-    let look = "select pg_backend_pid() || ' ' || \
+    let read = "select pg_backend_pid() || ' ' || \
                 coalesce(current_setting('antifreeze.doctor', true), ''); reset antifreeze.doctor";
     for _ in 0..3 {
         let other = open(&database).await?;
         let set_on = first(&other.simple_query(&set).await?).unwrap_or_default();
-        other.close(GOODBYE).await;
+        other.close(CLOSE_TIMEOUT).await;
         let seen = match config.pooler {
-            Pooler::Transaction => first(&session.simple_query(look).await?),
-            // The one that we have keeps its own server.
+            Pooler::Transaction => first(&session.simple_query(read).await?),
+            // The open session keeps its server: read from a new one.
             _ => {
                 let next = open(&database).await?;
-                let seen = first(&next.simple_query(look).await?);
-                next.close(GOODBYE).await;
+                let seen = first(&next.simple_query(read).await?);
+                next.close(CLOSE_TIMEOUT).await;
                 seen
             }
         };
@@ -122,9 +123,9 @@ async fn leaks(session: &Session, config: &Settings) -> Result<Option<bool>> {
     Ok(None)
 }
 
-fn unseen(step: Step, error: &Error) -> Check {
-    let (text, remedy) = super::reach::parted(error);
-    Check::note(step, format!("not seen: {text}")).remedied(remedy)
+fn not_tested(step: Step, error: &Error) -> Check {
+    let (text, remedy) = super::connect::cause_and_remedy(error);
+    Check::note(step, format!("not tested: {text}")).remedied(remedy)
 }
 
 fn first(messages: &[SimpleQueryMessage]) -> Option<String> {
@@ -134,8 +135,8 @@ fn first(messages: &[SimpleQueryMessage]) -> Option<String> {
     })
 }
 
-/// Whether most slots are held by who does nothing.
-pub(super) fn would_serve(facts: &Facts, config: &Settings) -> Option<Check> {
+/// Checks whether idle sessions hold most slots, so that a pooler would help.
+pub(super) fn recommended(facts: &Facts, config: &Settings) -> Option<Check> {
     if config.pooler != Pooler::None {
         return None;
     }
@@ -151,15 +152,12 @@ pub(super) fn would_serve(facts: &Facts, config: &Settings) -> Option<Check> {
         return Some(Check::finding(
             Step::Pooler,
             format!(
-                "{idle} of {} sessions hold a slot and do nothing",
+                "{idle} of {} sessions are idle and each holds a slot",
                 clients.len()
             ),
-            "a pooler in transaction mode gives them none until they work; Neon has one at \
-             the host with -pooler, Supabase at port 6543",
+            "use a pooler in transaction mode: an idle client holds no slot there; Neon has one \
+             at the host with -pooler, Supabase at port 6543",
         ));
     }
-    Some(Check::well(
-        Step::Pooler,
-        "none needed: slots are to be had",
-    ))
+    Some(Check::ok(Step::Pooler, "not needed: slots are available"))
 }

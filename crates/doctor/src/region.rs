@@ -1,4 +1,4 @@
-//! Where the database is, and where the function.
+//! Compares the regions of the function and the database.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use tokio_postgres::config::Host;
 use super::report::{Check, Step};
 use super::text::milliseconds;
 
-/// Between two zones of one region it is 1 ms or 2.
+/// The round-trip time above which the database is in another region. Between two
+/// availability zones of one region it is 1 ms to 2 ms.
 const FAR: Duration = Duration::from_millis(10);
 
-/// Vercel's regions and the AWS regions that they are in (its documents, "Vercel CDN
-/// regions").
+/// Vercel's regions with the AWS region of each (its documents, "Vercel CDN regions").
 const VERCEL: [(&str, &str); 20] = [
     ("arn1", "eu-north-1"),
     ("bom1", "ap-south-1"),
@@ -38,7 +38,7 @@ const VERCEL: [(&str, &str); 20] = [
 
 pub(super) fn region(config: &Settings, round_trip: Duration) -> Check {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let here = ours(variable);
+    let here = function_region(variable);
     let host = config
         .server
         .get_hosts()
@@ -48,7 +48,7 @@ pub(super) fn region(config: &Settings, round_trip: Duration) -> Check {
             #[cfg(unix)]
             Host::Unix(_) => None,
         });
-    let there = host.and_then(theirs);
+    let there = host.and_then(database_region);
     compare(here.as_deref(), there.as_deref(), round_trip)
 }
 
@@ -56,32 +56,43 @@ fn compare(here: Option<&str>, there: Option<&str>, round_trip: Duration) -> Che
     let took = milliseconds(round_trip);
     match (here, there) {
         (Some(here), Some(there)) if here == there => {
-            Check::well(Step::Region, format!("both are in {here}"))
+            Check::ok(Step::Region, format!("both are in {here}"))
         }
         (Some(here), Some(there)) => Check::finding(
             Step::Region,
-            format!("the function is in {here}, the database in {there}: {took} a round trip"),
-            format!("move the function to {there}: each statement waits for that"),
+            format!(
+                "the function is in {here}, the database in {there}: {took} for each round trip"
+            ),
+            format!("move the function to {there}: each statement waits for a round trip"),
         ),
         (Some(here), None) if round_trip > FAR => Check::finding(
             Step::Region,
             format!("the function is in {here}, the database {took} away"),
-            "put them into one region: each statement waits for that",
+            "move both to the same region: each statement waits for a round trip",
         ),
         (Some(here), None) => Check::note(
             Step::Region,
-            format!("the function is in {here}, and the database's name tells none; it is near"),
+            format!(
+                "the function is in {here}; the database's host name contains no region, but the \
+                 round trip is short"
+            ),
         ),
         (None, Some(there)) => Check::note(
             Step::Region,
-            format!("the database is in {there}; this is no function that knows where it is"),
+            format!(
+                "the database is in {there}; the region of this process is unknown (neither \
+                 AWS_REGION nor VERCEL_REGION is set)"
+            ),
         ),
-        (None, None) => Check::note(Step::Region, "neither is known here"),
+        (None, None) => Check::note(
+            Step::Region,
+            "unknown for both the process and the database",
+        ),
     }
 }
 
-/// Of the function: Lambda and Vercel tell it.
-fn ours(variable: impl Fn(&str) -> Option<String>) -> Option<String> {
+/// Reads the function's region from the variables that Lambda and Vercel set.
+fn function_region(variable: impl Fn(&str) -> Option<String>) -> Option<String> {
     let vercel = variable("VERCEL_REGION").and_then(|name| {
         let known = VERCEL.iter().find(|(id, _)| *id == name);
         known.map(|(_, region)| (*region).to_owned())
@@ -89,9 +100,9 @@ fn ours(variable: impl Fn(&str) -> Option<String>) -> Option<String> {
     vercel.or_else(|| variable("AWS_REGION"))
 }
 
-/// Of the database, where its name holds an AWS region: RDS, Aurora, DSQL, Neon, Supabase's
-/// pooler.
-fn theirs(host: &str) -> Option<String> {
+/// Returns the AWS region in the database's host name, as RDS, Aurora, DSQL, Neon and
+/// Supabase's pooler have it.
+fn database_region(host: &str) -> Option<String> {
     let host = host.trim_end_matches('.').to_ascii_lowercase();
     let known = [
         ".amazonaws.com",
@@ -118,7 +129,7 @@ fn theirs(host: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// `eu-central-1`, `us-gov-east-1`.
+/// Returns whether `label` is an AWS region: `eu-central-1`, `us-gov-east-1`.
 fn is_region(label: &str) -> bool {
     let parts: Vec<&str> = label.split('-').collect();
     let word = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase());
@@ -135,11 +146,11 @@ fn is_region(label: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Mark;
+    use super::super::Status;
     use super::*;
 
     #[test]
-    fn host_name_determines_the_region() {
+    fn host_names_contain_the_database_region() {
         for (host, expected) in [
             ("d.abc.eu-central-1.rds.amazonaws.com", Some("eu-central-1")),
             ("x.dsql.us-east-1.on.aws", Some("us-east-1")),
@@ -149,14 +160,14 @@ mod tests {
             ("db.eu-west-1.example.com", None),
             ("localhost", None),
         ] {
-            assert_eq!(theirs(host).as_deref(), expected, "{host}");
+            assert_eq!(database_region(host).as_deref(), expected, "{host}");
         }
     }
 
     #[test]
-    fn function_knows_its_region() {
+    fn variables_contain_the_function_region() {
         let of = |set: &'static [(&str, &str)]| {
-            ours(move |name| {
+            function_region(move |name| {
                 let found = set.iter().find(|(known, _)| *known == name);
                 found.map(|(_, value)| (*value).to_owned())
             })
@@ -176,16 +187,14 @@ mod tests {
     }
 
     #[test]
-    fn other_region_is_a_finding() {
+    fn different_regions_are_a_finding() {
         let near = Duration::from_millis(1);
-        let mark = |here, there, time| compare(here, there, time).mark;
-        assert_eq!(mark(Some("a"), Some("a"), near), Mark::Well);
-        assert_eq!(mark(Some("a"), Some("b"), near), Mark::Finding);
-        assert_eq!(mark(Some("a"), None, near), Mark::Note);
-        assert_eq!(
-            mark(Some("a"), None, Duration::from_millis(80)),
-            Mark::Finding
-        );
-        assert_eq!(mark(None, Some("b"), Duration::from_millis(80)), Mark::Note);
+        let status = |here, there, time| compare(here, there, time).status;
+        assert_eq!(status(Some("a"), Some("a"), near), Status::Ok);
+        assert_eq!(status(Some("a"), Some("b"), near), Status::Finding);
+        assert_eq!(status(Some("a"), None, near), Status::Note);
+        let far = Duration::from_millis(80);
+        assert_eq!(status(Some("a"), None, far), Status::Finding);
+        assert_eq!(status(None, Some("b"), far), Status::Note);
     }
 }

@@ -1,159 +1,159 @@
-//! What the doctor says.
+//! The report: checks, their status, and the verdict.
 
 use std::fmt;
 
 use serde::Serialize;
 
-use super::text::plain;
+use super::text::printable;
 
-/// What was looked at.
+/// A step of the examination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Step {
-    /// Where the settings come from.
+    /// The source of the settings.
     Configuration,
-    /// How the database is reached, and why it is thought so.
+    /// How the database is reached (directly or through a pooler), and how that was determined.
     Path,
-    /// The addresses of the host.
+    /// Name resolution of the host.
     Name,
-    /// Whether they answer.
+    /// TCP connections to its addresses.
     Tcp,
     /// Encryption and the certificate.
     Tls,
-    /// Whether the server takes who we are.
+    /// Login with the configured role.
     Authentication,
-    /// Whether the database is there.
+    /// Existence of the database.
     Database,
-    /// What runs there, and as whom we are.
+    /// The server's version, and the role and database of the session.
     Server,
-    /// Whether it can be written to.
+    /// Whether the server accepts writes.
     Writable,
-    /// How long an answer takes.
+    /// The round-trip time.
     RoundTrip,
-    /// Whether the settings that we send at the start have arrived.
+    /// Whether the settings sent at start-up are in force.
     StartUp,
-    /// What the server ends by itself.
+    /// The server's timeouts in force.
     Timeouts,
-    /// Whether other roles' sessions can be seen.
+    /// Whether the role can see the sessions of other roles.
     Visibility,
-    /// How many connections there may be, and are.
+    /// Connection slots: used, reserved, limit.
     Slots,
-    /// Sessions that have a transaction open and do nothing.
+    /// Sessions that are idle in a transaction.
     IdleInTransaction,
     /// Transactions that have been open for long.
     Transactions,
-    /// Who waits for whom.
+    /// Sessions that wait for a lock, and those that block them.
     Locks,
-    /// Named statements across transactions.
+    /// Prepared statements through the pooler.
     Statements,
-    /// Whether what one client SETs reaches another.
+    /// Whether session settings of one client reach another through the pooler.
     SessionState,
-    /// Where the database is, and where the function.
+    /// The regions of function and database.
     Region,
-    /// Whether a pooler would serve better.
+    /// Whether a pooler is needed.
     Pooler,
 }
 
-/// How a check has ended.
+/// The outcome of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Mark {
-    /// As it should be.
-    Well,
-    /// Good to know.
+pub enum Status {
+    /// The check passed.
+    Ok,
+    /// Information that needs no action.
     Note,
-    /// Something is to be done.
+    /// A problem that needs action.
     Finding,
-    /// It could not be looked at, nor what depends on it.
+    /// The check could not be made, nor those that depend on it.
     Failed,
 }
 
-/// One thing that was looked at: one line, and another that says what to do.
+/// The result of one check: a line of text, and a remedy where action is needed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Check {
-    /// What was looked at.
+    /// The step that was checked.
     pub step: Step,
-    /// How it is.
-    pub mark: Mark,
-    /// What was seen, in one line without control characters.
+    /// The outcome.
+    pub status: Status,
+    /// The observation, in one line without control characters.
     pub text: String,
-    /// What to do about it.
+    /// The action to take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
 }
 
-/// All that was looked at.
+/// The checks of an examination.
 #[derive(Debug, Clone, Default, Serialize)]
 #[non_exhaustive]
 pub struct Report {
-    /// In the order in which it was looked at.
+    /// The checks, in the order in which they were made.
     pub checks: Vec<Check>,
 }
 
-/// What a report comes to.
+/// The summary of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Verdict {
-    /// Nothing is to be done.
-    Well,
-    /// Something is.
+    /// No problem was found.
+    Ok,
+    /// At least one problem was found.
     Findings,
-    /// Not everything could be looked at.
+    /// At least one check could not be made.
     Failed,
 }
 
 impl Report {
-    /// What it all comes to.
+    /// Summarizes the checks: the worst status decides.
     pub fn verdict(&self) -> Verdict {
-        let has = |mark| self.checks.iter().any(|check| check.mark == mark);
-        if has(Mark::Failed) {
+        let has = |status| self.checks.iter().any(|check| check.status == status);
+        if has(Status::Failed) {
             Verdict::Failed
-        } else if has(Mark::Finding) {
+        } else if has(Status::Finding) {
             Verdict::Findings
         } else {
-            Verdict::Well
+            Verdict::Ok
         }
     }
 }
 
 impl Check {
-    fn new(step: Step, mark: Mark, text: &str) -> Self {
+    fn new(step: Step, status: Status, text: &str) -> Self {
         Check {
             step,
-            mark,
-            text: plain(text),
+            status,
+            text: printable(text),
             remedy: None,
         }
     }
 
-    pub(super) fn well(step: Step, text: impl AsRef<str>) -> Self {
-        Check::new(step, Mark::Well, text.as_ref())
+    pub(super) fn ok(step: Step, text: impl AsRef<str>) -> Self {
+        Check::new(step, Status::Ok, text.as_ref())
     }
 
     pub(super) fn note(step: Step, text: impl AsRef<str>) -> Self {
-        Check::new(step, Mark::Note, text.as_ref())
+        Check::new(step, Status::Note, text.as_ref())
     }
 
     pub(super) fn finding(step: Step, text: impl AsRef<str>, remedy: impl AsRef<str>) -> Self {
-        Check::new(step, Mark::Finding, text.as_ref()).remedied(remedy)
+        Check::new(step, Status::Finding, text.as_ref()).remedied(remedy)
     }
 
     pub(super) fn failed(step: Step, text: impl AsRef<str>, remedy: impl AsRef<str>) -> Self {
-        Check::new(step, Mark::Failed, text.as_ref()).remedied(remedy)
+        Check::new(step, Status::Failed, text.as_ref()).remedied(remedy)
     }
 
     pub(super) fn remedied(mut self, remedy: impl AsRef<str>) -> Self {
-        self.remedy = Some(plain(remedy.as_ref()));
+        self.remedy = Some(printable(remedy.as_ref()));
         self
     }
 }
 
 impl Step {
-    /// In words.
+    /// Returns the name of the step, as the report prints it.
     pub fn name(self) -> &'static str {
         match self {
             Step::Configuration => "configuration",
@@ -181,23 +181,23 @@ impl Step {
     }
 }
 
-impl Mark {
-    /// One sign for a line.
-    pub fn sign(self) -> &'static str {
+impl Status {
+    /// Returns the symbol that a line begins with: ✓, ·, ! or ✗.
+    pub fn symbol(self) -> &'static str {
         match self {
-            Mark::Well => "\u{2713}",
-            Mark::Note => "\u{b7}",
-            Mark::Finding => "!",
-            Mark::Failed => "\u{2717}",
+            Status::Ok => "\u{2713}",
+            Status::Note => "\u{b7}",
+            Status::Finding => "!",
+            Status::Failed => "\u{2717}",
         }
     }
 }
 
-/// A line, and the remedy in another.
+/// Writes the check in one line, and the remedy in another.
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (sign, name) = (self.mark.sign(), self.step.name());
-        write!(f, "{sign} {name:<14} {}", self.text)?;
+        let (symbol, name) = (self.status.symbol(), self.step.name());
+        write!(f, "{symbol} {name:<14} {}", self.text)?;
         match &self.remedy {
             Some(remedy) => write!(f, "\n                 -> {remedy}"),
             None => Ok(()),
@@ -210,11 +210,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn worst_finding_decides() {
+    fn worst_status_decides_the_verdict() {
         let mut report = Report::default();
-        assert_eq!(report.verdict(), Verdict::Well);
+        assert_eq!(report.verdict(), Verdict::Ok);
         report.checks.push(Check::note(Step::Path, "direct"));
-        assert_eq!(report.verdict(), Verdict::Well);
+        assert_eq!(report.verdict(), Verdict::Ok);
         report.checks.push(Check::finding(Step::Slots, "a", "b"));
         assert_eq!(report.verdict(), Verdict::Findings);
         report.checks.push(Check::failed(Step::Server, "a", "b"));
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn server_text_cannot_control_the_terminal() {
+    fn control_characters_are_replaced() {
         let check = Check::finding(Step::Slots, "a\u{1b}[2J", "b\u{7}");
         assert!(!check.to_string().contains(['\u{1b}', '\u{7}']));
     }

@@ -1,4 +1,4 @@
-//! What runs there.
+//! Checks the server: version, role, writes, visibility of other sessions.
 
 use super::facts::Facts;
 use super::report::{Check, Step};
@@ -9,7 +9,7 @@ pub(super) fn server(facts: &Facts) -> Check {
         Some(true) => ", a superuser",
         _ => "",
     };
-    Check::well(
+    Check::ok(
         Step::Server,
         format!(
             "PostgreSQL {}, role {}{superuser}, database {}",
@@ -22,9 +22,9 @@ pub(super) fn writable(facts: &Facts) -> Check {
     if facts.in_recovery {
         return Check::finding(
             Step::Writable,
-            "it is a standby in recovery: nothing can be written here",
-            "name the primary, or several hosts with target_session_attrs=primary; after a \
-             failover, look whether DNS still leads to the old one",
+            "the server is a standby in recovery and accepts no writes",
+            "connect to the primary, or name several hosts with target_session_attrs=primary; \
+             after a failover, check whether DNS still points to the old primary",
         );
     }
     if facts.value("default_transaction_read_only") == Some("on") {
@@ -36,30 +36,30 @@ pub(super) fn writable(facts: &Facts) -> Check {
             Step::Writable,
             format!("transactions are read-only by default (set by: {source})"),
             format!(
-                "a full disk does that at some providers; else ALTER ROLE {} SET \
-                 default_transaction_read_only = off, or the same of the database",
+                "check the disk: some providers set this when it is full; otherwise run ALTER ROLE \
+                 {} SET default_transaction_read_only = off, or ALTER DATABASE with the same \
+                 setting",
                 quoted(&facts.role)
             ),
         );
     }
-    Check::well(Step::Writable, "a primary that takes writes")
+    Check::ok(Step::Writable, "the server is a primary and accepts writes")
 }
 
-/// Who may not see other sessions must not be told that there are none.
+/// Notes that the role may not see other roles' sessions, since later checks miss them.
 pub(super) fn visibility(facts: &Facts) -> Option<Check> {
     let sees_all = facts.superuser == Some(true) || facts.sees_all == Some(true);
     (!sees_all && facts.hidden() > 0).then(|| {
         Check::note(
             Step::Visibility,
             format!(
-                "{} may not see what {} other sessions do: their states and transactions are \
-                 missing below",
+                "role {} may not see the state of {} other sessions: the checks below miss them",
                 facts.role,
                 facts.hidden()
             ),
         )
         .remedied(format!(
-            "GRANT pg_read_all_stats TO {}, and pg_signal_backend to end sessions",
+            "run GRANT pg_read_all_stats TO {}; to end sessions, grant pg_signal_backend as well",
             quoted(&facts.role)
         ))
     })

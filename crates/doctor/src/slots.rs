@@ -1,4 +1,4 @@
-//! Slots, and who holds them and what.
+//! Checks slots, transactions and locks, and names the sessions that hold them.
 
 use std::collections::BTreeMap;
 
@@ -7,85 +7,88 @@ use super::activity::ServerSession;
 use super::examine::Options;
 use super::facts::Facts;
 use super::report::{Check, Step};
-use super::text::{plain, seconds, shortened};
+use super::text::{format_seconds, printable, truncate};
 
-/// For whom no slot is left.
-pub(super) const WHAT_STILL_WORKS: &str = "what may still get in: a superuser \
-    (superuser_reserved_connections), from PostgreSQL 16 on a role with \
-    pg_use_reserved_connections, the other of a pooled and a direct endpoint; give it as \
-    --admin-url";
+/// Names the routes by which a session can still be opened while every slot is taken.
+pub(super) const RESERVED_ROUTES: &str = "give --admin-url a URL that can still connect: \
+    a superuser (superuser_reserved_connections), a role with pg_use_reserved_connections \
+    (PostgreSQL 16 and newer), or the other of a pooled and a direct endpoint";
 
-/// More of one kind do not help.
-const MOST: usize = 5;
+/// How many entries of one kind are shown.
+const MAX_SHOWN: usize = 5;
 
 pub(super) fn slots(facts: &Facts) -> Vec<Check> {
     let clients: Vec<_> = facts.clients().collect();
     let used = i64::try_from(clients.len()).unwrap_or(i64::MAX);
     let held_back = facts.held_back;
     let open = facts.max - held_back;
-    let own = match (facts.superuser, facts.uses_reserved) {
-        (Some(true), _) => ", and open to this role".to_owned(),
-        (_, Some(true)) => format!(", {} of them open to this role", facts.reserved),
+    let usable = match (facts.superuser, facts.uses_reserved) {
+        (Some(true), _) => ", all usable by this role".to_owned(),
+        (_, Some(true)) => format!(", {} of them usable by this role", facts.reserved),
         _ => String::new(),
     };
     let mut text = format!(
-        "{used} of {open} in use ({held_back} of {} are reserved{own})",
+        "{used} of {open} in use ({held_back} of {} are reserved{usable})",
         facts.max
     );
     let by: Vec<String> = by_application(&clients);
     text += &format!(": {}", by.join("; "));
     let crowded = |used: i64, of: i64| used as f64 >= of as f64 * CROWDED;
-    let mut checks = vec![match crowded(used, open) {
-        true => Check::finding(
+    let mut checks = vec![if crowded(used, open) {
+        Check::finding(
             Step::Slots,
             text,
-            "antifreeze sessions shows who holds them, antifreeze plan what fits; give each \
-             process fewer (ANTIFREEZE_MAX_CONNECTIONS=1, ANTIFREEZE_LIFETIME=per-invocation), \
-             cap the function's concurrency, or go through a pooler",
-        ),
-        false => Check::well(Step::Slots, text),
+            "antifreeze sessions shows which sessions hold them, antifreeze plan how many fit; \
+             lower the connections of each process (ANTIFREEZE_MAX_CONNECTIONS=1, \
+             ANTIFREEZE_LIFETIME=per-invocation), cap the function's concurrency, or use a pooler",
+        )
+    } else {
+        Check::ok(Step::Slots, text)
     }];
-    let ours = |own: fn(&ServerSession) -> Option<&String>, name: &str| {
+    let count = |key: fn(&ServerSession) -> Option<&String>, name: &str| {
         let same = clients
             .iter()
-            .filter(|session| own(session).is_some_and(|own| own == name));
+            .filter(|session| key(session).is_some_and(|key| key == name));
         i64::try_from(same.count()).unwrap_or(i64::MAX)
     };
     let role = (
         facts.role_limit,
-        ours(|session| session.role.as_ref(), &facts.role),
-        format!("the role {}", facts.role),
+        count(|session| session.role.as_ref(), &facts.role),
+        format!("role {}", facts.role),
         "ALTER ROLE .. CONNECTION LIMIT",
     );
     let database = (
         facts.database_limit,
-        ours(|session| session.database.as_ref(), &facts.database),
-        format!("the database {}", facts.database),
+        count(|session| session.database.as_ref(), &facts.database),
+        format!("database {}", facts.database),
         "ALTER DATABASE .. CONNECTION LIMIT",
     );
-    for (limit, used, whose, alter) in [role, database] {
+    for (limit, used, owner, alter) in [role, database] {
         let Some(limit) = limit.filter(|&limit| limit >= 0) else {
             continue;
         };
-        let text = format!("{whose} has {used} of its own limit of {limit}");
-        checks.push(match crowded(used, limit) {
-            true => Check::finding(Step::Slots, text, format!("raise it with {alter}")),
-            false => Check::note(Step::Slots, text),
+        let text = format!("{owner} uses {used} of its connection limit of {limit}");
+        checks.push(if crowded(used, limit) {
+            Check::finding(Step::Slots, text, format!("raise it with {alter}"))
+        } else {
+            Check::note(Step::Slots, text)
         });
     }
     checks
 }
 
-/// `shop:17 12 (9 idle, 3 active)`, the greatest first.
+/// Counts sessions by application and state, the largest first:
+/// `shop:17 12 (9 idle, 3 active)`.
 fn by_application(clients: &[&ServerSession]) -> Vec<String> {
     let mut counts: BTreeMap<&str, BTreeMap<&str, usize>> = BTreeMap::new();
     for session in clients {
-        let application = match session.is_self {
-            true => "this doctor",
-            false => session
+        let application = if session.is_self {
+            "this session"
+        } else {
+            session
                 .application
                 .as_deref()
-                .unwrap_or("no application_name"),
+                .unwrap_or("no application_name")
         };
         let state = session.state.as_deref().unwrap_or("not visible");
         *counts
@@ -96,8 +99,8 @@ fn by_application(clients: &[&ServerSession]) -> Vec<String> {
     }
     let mut counts: Vec<_> = counts.into_iter().collect();
     counts.sort_by_key(|(_, states)| std::cmp::Reverse(states.values().sum::<usize>()));
-    let more = counts.len().saturating_sub(MOST);
-    let shown = counts.iter().take(MOST).map(|(application, states)| {
+    let more = counts.len().saturating_sub(MAX_SHOWN);
+    let shown = counts.iter().take(MAX_SHOWN).map(|(application, states)| {
         let all: usize = states.values().sum();
         let states = states
             .iter()
@@ -112,13 +115,13 @@ fn by_application(clients: &[&ServerSession]) -> Vec<String> {
     shown
 }
 
-/// Who may not look must not say that there is nothing.
-fn none_seen(facts: &Facts, step: Step, none: String) -> Check {
+/// Reports that nothing was found, and how many sessions the role could not see.
+fn none_found(facts: &Facts, step: Step, none: String) -> Check {
     match facts.hidden() {
-        0 => Check::well(step, none),
+        0 => Check::ok(step, none),
         hidden => Check::note(
             step,
-            format!("{none}, but for {hidden} sessions out of sight"),
+            format!("{none}; {hidden} sessions are not visible to this role"),
         ),
     }
 }
@@ -130,21 +133,21 @@ pub(super) fn idle_in_transaction(facts: &Facts, options: &Options) -> Check {
     });
     let mut idle: Vec<_> = idle.collect();
     if idle.is_empty() {
-        let none = format!("none for longer than {}", seconds(limit));
-        return none_seen(facts, Step::IdleInTransaction, none);
+        let none = format!("none for longer than {}", format_seconds(limit));
+        return none_found(facts, Step::IdleInTransaction, none);
     }
     idle.sort_by(|a, b| {
         b.state_seconds
             .partial_cmp(&a.state_seconds)
             .unwrap_or(std::cmp::Ordering::Equal)
     });
-    let shown: Vec<String> = idle.iter().take(MOST).map(|s| s.describe()).collect();
+    let shown: Vec<String> = idle.iter().take(MAX_SHOWN).map(|s| s.describe()).collect();
     Check::finding(
         Step::IdleInTransaction,
         format!("{}: {}", counted(idle.len()), shown.join("; ")),
         format!(
-            "they keep their locks: antifreeze sessions --idle-in-transaction --older-than \
-             {:?} --terminate; in psql: SELECT pg_terminate_backend({})",
+            "they hold their locks until they end: run antifreeze sessions --idle-in-transaction \
+             --older-than {:?} --terminate, or in psql SELECT pg_terminate_backend({})",
             options.idle_in_transaction, idle[0].pid
         ),
     )
@@ -171,26 +174,26 @@ pub(super) fn transactions(facts: &Facts, options: &Options) -> Check {
         });
         open.last()
     }) else {
-        let none = format!("none is open for longer than {}", seconds(limit));
-        return none_seen(facts, Step::Transactions, none);
+        let none = format!("none open for longer than {}", format_seconds(limit));
+        return none_found(facts, Step::Transactions, none);
     };
-    let query = longest.query.as_deref().map(|query| shortened(query, 80));
+    let query = longest.query.as_deref().map(|query| truncate(query, 80));
     Check::finding(
         Step::Transactions,
         format!(
             "{} open for longer than {}; the longest for {}: {}: {}",
             open.len(),
-            seconds(limit),
-            seconds(longest.transaction_seconds.unwrap_or_default()),
+            format_seconds(limit),
+            format_seconds(longest.transaction_seconds.unwrap_or_default()),
             longest.describe(),
-            plain(&query.unwrap_or_default())
+            printable(&query.unwrap_or_default())
         ),
-        "whoever changes a table that it has touched waits for it, and vacuum keeps what it may \
-         still see: end it, or set transaction_timeout (PostgreSQL 17) for its role",
+        "it blocks schema changes of tables that it has used, and keeps vacuum from removing dead \
+         rows: end it, or set transaction_timeout (PostgreSQL 17) for its role",
     )
 }
 
-/// Who is at the head of each queue.
+/// Reports the session at the head of each lock queue.
 pub(super) fn locks(facts: &Facts) -> Vec<Check> {
     let waiting: Vec<_> = facts
         .sessions
@@ -198,7 +201,7 @@ pub(super) fn locks(facts: &Facts) -> Vec<Check> {
         .filter(|s| !s.blocked_by.is_empty())
         .collect();
     if waiting.is_empty() {
-        return vec![Check::well(Step::Locks, "nobody waits for a lock")];
+        return vec![Check::ok(Step::Locks, "no session waits for a lock")];
     }
     let is_waiting = |pid: i32| waiting.iter().any(|session| session.pid == pid);
     let mut heads: BTreeMap<i32, Vec<&ServerSession>> = BTreeMap::new();
@@ -214,45 +217,46 @@ pub(super) fn locks(facts: &Facts) -> Vec<Check> {
         let text = format!(
             "{} sessions wait for each other: {}",
             waiting.len(),
-            at_work(&waiting).join("; ")
+            described(&waiting).join("; ")
         );
-        let remedy = "a deadlock: the server ends one of them after deadlock_timeout";
+        let remedy = "a deadlock: the server cancels one of them after deadlock_timeout";
         return vec![Check::finding(Step::Locks, text, remedy)];
     }
     let queue = |(pid, first): (i32, Vec<&ServerSession>)| {
         let head = facts.sessions.iter().find(|session| session.pid == pid);
         // 0 is a prepared transaction (manual, "System Information Functions").
-        let who = match (head, pid) {
+        let blocker = match (head, pid) {
             (Some(head), _) => head.describe(),
             (None, 0) => "a prepared transaction (see pg_prepared_xacts)".to_owned(),
             (None, pid) => format!("pid {pid}"),
         };
         let behind = waiting.len() - first.len();
-        let first = at_work(&first);
+        let first = described(&first);
         let more = match behind {
             0 => String::new(),
-            more => format!("; {more} more wait, behind these or others"),
+            more => format!("; {more} more wait behind these or others"),
         };
         Check::finding(
             Step::Locks,
-            format!("{who} blocks {}{more}", first.join("; ")),
+            format!("{blocker} blocks {}{more}", first.join("; ")),
             format!(
-                "end who blocks, or who waits and blocks the rest: SELECT \
-                 pg_terminate_backend({pid}); migrations under a lock_timeout do not queue"
+                "end the blocking session, or the waiting one that the others queue behind: SELECT \
+                 pg_terminate_backend({pid}); run migrations with a lock_timeout"
             ),
         )
     };
     heads.into_iter().map(queue).collect()
 }
 
-/// `pid 123: alter table .. (waits for AccessExclusiveLock on partners)`, for the first few.
-fn at_work(sessions: &[&ServerSession]) -> Vec<String> {
-    let shown = sessions.iter().take(MOST).map(|session| {
-        let query = shortened(session.query.as_deref().unwrap_or_default(), 60);
+/// Describes the first few sessions:
+/// `pid 123: alter table .. (waits for AccessExclusiveLock on partners)`.
+fn described(sessions: &[&ServerSession]) -> Vec<String> {
+    let shown = sessions.iter().take(MAX_SHOWN).map(|session| {
+        let query = truncate(session.query.as_deref().unwrap_or_default(), 60);
         let lock = session.lock.as_ref();
         let lock = lock.map(|lock| format!(" (waits for {lock})"));
         let lock = lock.unwrap_or_default();
-        plain(&format!("pid {}: {query}{lock}", session.pid))
+        printable(&format!("pid {}: {query}{lock}", session.pid))
     });
     shown.collect()
 }

@@ -1,19 +1,19 @@
-//! Text for people.
+//! Formats text for a terminal.
 
 use std::time::Duration;
 
-use antifreeze::internal::parse_duration;
+use antifreeze::internal;
 
-/// `text` as a terminal may see it: what controls it, or turns the direction of writing,
-/// is replaced. Names and statements come from whoever may connect.
+/// Replaces control characters and bidirectional formatting characters, so that `text` is
+/// safe to print to a terminal. Names and statements come from any client of the server.
 ///
 /// ```
-/// use antifreeze_doctor::plain;
+/// use antifreeze_doctor::printable;
 ///
-/// assert_eq!(plain("shop\u{1b}[2J"), "shop\u{fffd}[2J");
-/// assert_eq!(plain("two\nlines"), "two lines");
+/// assert_eq!(printable("shop\u{1b}[2J"), "shop\u{fffd}[2J");
+/// assert_eq!(printable("two\nlines"), "two lines");
 /// ```
-pub fn plain(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     let harmless = |c: char| match c {
         '\n' | '\t' | '\r' => ' ',
         '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' => '\u{fffd}',
@@ -24,24 +24,24 @@ pub fn plain(text: &str) -> String {
     text.chars().map(harmless).collect()
 }
 
-/// The first `most` characters.
-pub(super) fn shortened(text: &str, most: usize) -> String {
-    let mut short: String = text.chars().take(most).collect();
-    if text.chars().nth(most).is_some() {
+/// Truncates `text` to `max` characters.
+pub(super) fn truncate(text: &str, max: usize) -> String {
+    let mut short: String = text.chars().take(max).collect();
+    if text.chars().nth(max).is_some() {
         short.push_str("..");
     }
     short
 }
 
-/// A number of seconds, for people: `0.4 s`, `12 s`, `5 min`, `3.2 h`.
+/// Formats a number of seconds: `0.4 s`, `12 s`, `5 min`, `3.2 h`.
 ///
 /// ```
-/// use antifreeze_doctor::seconds;
+/// use antifreeze_doctor::format_seconds;
 ///
-/// assert_eq!(seconds(0.42), "0.4 s");
-/// assert_eq!(seconds(300.0), "5 min");
+/// assert_eq!(format_seconds(0.42), "0.4 s");
+/// assert_eq!(format_seconds(300.0), "5 min");
 /// ```
-pub fn seconds(seconds: f64) -> String {
+pub fn format_seconds(seconds: f64) -> String {
     match seconds {
         s if s < 9.95 => format!("{:.1} s", s.max(0.0)),
         s if s < 119.5 => format!("{s:.0} s"),
@@ -51,17 +51,17 @@ pub fn seconds(seconds: f64) -> String {
     }
 }
 
-/// Reads a duration as `ANTIFREEZE_*` variables hold it: `300ms`, `60s`, `1h30m`, or a
+/// Parses a duration as `ANTIFREEZE_*` variables are written: `300ms`, `60s`, `1h30m`, or a
 /// number of seconds.
-pub fn duration(text: &str) -> Option<Duration> {
-    parse_duration(text)
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    internal::parse_duration(text)
 }
 
 pub(super) fn milliseconds(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1000.0)
 }
 
-/// A name as SQL writes it.
+/// Quotes an SQL identifier.
 pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
@@ -71,17 +71,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_characters_are_replaced() {
+    fn terminal_control_characters_are_replaced() {
         for c in [
             '\u{0}', '\u{1b}', '\u{7f}', '\u{9b}', '\u{202e}', '\u{2066}', '\u{feff}',
         ] {
-            assert_eq!(plain(&format!("a{c}b")), "a\u{fffd}b", "{c:?}");
+            assert_eq!(printable(&format!("a{c}b")), "a\u{fffd}b", "{c:?}");
         }
-        assert_eq!(plain("\u{e4}\u{4e2d} x"), "\u{e4}\u{4e2d} x");
+        assert_eq!(printable("\u{e4}\u{4e2d} x"), "\u{e4}\u{4e2d} x");
     }
 
     #[test]
-    fn durations_are_printed_short() {
+    fn seconds_are_formatted_with_a_unit() {
         for (time, expected) in [
             (0.0, "0.0 s"),
             (-1.0, "0.0 s"),
@@ -91,7 +91,7 @@ mod tests {
             (7200.0, "2.0 h"),
             (200_000.0, "2 days"),
         ] {
-            assert_eq!(seconds(time), expected);
+            assert_eq!(format_seconds(time), expected);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Settings that are sent at the start, and what the server ends by itself.
+//! Checks the settings that are sent at start-up, and the timeouts in force.
 
 use std::time::Duration;
 
@@ -13,32 +13,34 @@ use super::text::quoted;
 const STATEMENT: &str = "statement_timeout";
 const IDLE: &str = "idle_in_transaction_session_timeout";
 
-/// Whether what we sent has arrived: a pooler may forget it in silence.
+/// Checks whether the settings sent at start-up are in force: a pooler may drop them without
+/// an error.
 pub(super) fn start_up(facts: &Facts, config: &Settings) -> Vec<Check> {
     if !internal::has_startup_options(config) {
-        let none = "none is sent: this path takes none";
+        let none = "no settings are sent: the pooler does not accept any";
         return vec![Check::note(Step::StartUp, none)];
     }
     if !internal::sends_settings(config) {
-        return vec![Check::note(Step::StartUp, "only those of the URL are sent")];
+        let urls = "only the settings in the URL are sent";
+        return vec![Check::note(Step::StartUp, urls)];
     }
     let lost = lost(facts, config);
     vec![match lost.as_slice() {
-        [] => Check::well(Step::StartUp, "all settings were taken"),
+        [] => Check::ok(Step::StartUp, "all settings are in force"),
         lost => Check::finding(
             Step::StartUp,
             format!(
-                "{} did not arrive: something in between drops them",
+                "{} sent but not in force: a pooler drops them",
                 lost.join(", ")
             ),
-            "it is a pooler (ignore_startup_parameters): set ANTIFREEZE_POOLER=transaction \
-             or session, and the timeouts with ALTER ROLE",
+            "PgBouncer does this with ignore_startup_parameters: set ANTIFREEZE_POOLER=\
+             transaction or session, and set the timeouts with ALTER ROLE",
         ),
     }]
 }
 
-/// What we sent and the server does not have. What is sent may be less than what is
-/// configured: no timeout is longer than a call.
+/// Returns the settings that were sent and are not in force. A timeout that is sent may be
+/// shorter than the configured one: none is longer than the invocation.
 fn lost(facts: &Facts, config: &Settings) -> Vec<&'static str> {
     let sent = internal::startup_timeouts(config).into_iter();
     let lost = sent.filter(|(name, value)| {
@@ -48,25 +50,25 @@ fn lost(facts: &Facts, config: &Settings) -> Vec<&'static str> {
     lost.map(|(name, _)| name).collect()
 }
 
-/// Tells the server what every session of an invocation tells it behind its start-up, and
-/// looks what has become of it: what is seen is what they get.
+/// Applies the settings that each session of an invocation sets after start-up, and reads
+/// them back, so that the report shows what an invocation gets.
 ///
-/// Nothing is told where something drops what was sent: it is a pooler, and what one client
-/// sets there may reach others. A server that refuses it is no reason to look at nothing
-/// more: then they have none of it either.
-pub(super) async fn tell(session: &Session, config: &Settings, facts: &mut Facts) {
+/// Sets nothing where start-up settings were dropped: a pooler is in between, and what one
+/// client sets may reach others. A server that refuses them does not end the examination:
+/// it refuses them in an invocation too.
+pub(super) async fn apply(session: &Session, config: &Settings, facts: &mut Facts) {
     if session.pooler() != Pooler::None || !lost(facts, config).is_empty() {
         return;
     }
-    let told = internal::told_timeouts(config);
-    if told.is_empty() {
+    let timeouts = internal::told_timeouts(config);
+    if timeouts.is_empty() {
         return;
     }
-    let sql = setting(told.iter().copied());
+    let sql = setting(timeouts.iter().copied());
     let Ok(mut settings) = Facts::settings_after(&sql, session).await else {
         return;
     };
-    for (name, _) in told {
+    for (name, _) in timeouts {
         if let Some(setting) = settings.get_mut(name) {
             setting.source = "antifreeze".to_owned();
         }
@@ -74,7 +76,7 @@ pub(super) async fn tell(session: &Session, config: &Settings, facts: &mut Facts
     facts.settings = settings;
 }
 
-/// What ends a session that nobody ends.
+/// Checks the timeouts with which the server ends sessions that a function has abandoned.
 pub(super) fn in_force(facts: &Facts, config: &Settings) -> Check {
     let shown = [
         STATEMENT,
@@ -107,20 +109,21 @@ pub(super) fn in_force(facts: &Facts, config: &Settings) -> Check {
             )
         })
         .collect();
-    match missing.is_empty() {
-        true => Check::well(Step::Timeouts, shown.join(", ")),
-        false => Check::finding(
+    if missing.is_empty() {
+        Check::ok(Step::Timeouts, shown.join(", "))
+    } else {
+        Check::finding(
             Step::Timeouts,
             format!(
-                "{}: a function that vanishes keeps its locks until somebody ends its session",
+                "{}: the session of a function that has ended keeps its locks",
                 shown.join(", ")
             ),
             missing.join(" "),
-        ),
+        )
     }
 }
 
-/// Milliseconds, as the server would write them.
+/// Formats milliseconds as the server does.
 fn time(milliseconds: u64) -> String {
     match milliseconds {
         ms if ms % 60_000 == 0 => format!("{}min", ms / 60_000),

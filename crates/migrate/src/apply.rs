@@ -1,4 +1,4 @@
-//! One migration, tried until it is done.
+//! Applies a migration, with retries.
 
 use std::time::Duration;
 
@@ -7,78 +7,78 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::error::{Error, Kind, Result};
+use super::error::{Error, ErrorKind, Result};
 use super::event::{Applied, At, Blocked, Event};
-use super::failed::Failed;
 use super::files::Step;
 use super::history::History;
-use super::index::{self, Invalid, There};
+use super::index::{self, ExistingIndex, Invalid};
 use super::lock;
+use super::monitor::{self, Location, Monitor};
 use super::report::Events;
 use super::script::Statement;
-use super::session::{Own, milliseconds};
+use super::session::{RunnerSession, milliseconds};
 use super::settings::Settings;
-use super::watch::{self, Watch, What};
+use super::statement_error::StatementError;
 
-/// What applying needs.
+/// The state that applying migrations needs.
 pub(super) struct Apply<'a> {
-    pub(super) own: &'a Own,
-    pub(super) watch: &'a mut Watch,
+    pub(super) session: &'a RunnerSession,
+    pub(super) monitor: &'a mut Monitor,
     pub(super) settings: &'a Settings,
     pub(super) events: &'a mut Events,
     pub(super) history: &'a History,
-    /// Invalid indexes that were there before, or that were told of.
+    /// Invalid indexes that existed before, or have been reported.
     pub(super) known: &'a mut Vec<Invalid>,
 }
 
 impl Apply<'_> {
-    /// Runs `step` and writes it into the history. What is blocked gives way and is tried
-    /// again.
+    /// Runs `step` and records it in the history. Retries after a lock timeout.
     pub(super) async fn run(&mut self, step: &Step) -> Result<()> {
         let name = step.name();
         let began = Instant::now();
         let mut backoff = Backoff::new(self.settings.backoff[0], self.settings.backoff[1]);
         let mut attempt = 1;
-        // Of statements that run alone, those that are done are not done again.
+        // Without a transaction, a retry skips the statements that succeeded before.
         let mut done = 0;
         loop {
-            self.events.tell(Event::Started {
+            self.events.emit(Event::Started {
                 migration: name.clone(),
                 attempt,
                 transaction: step.script.in_transaction,
             });
             let begin = Instant::now();
-            let ended = match step.script.in_transaction {
-                true => self.together(step, &name).await?,
-                false => self.alone(step, &name, &mut done).await?,
+            let ended = if step.script.in_transaction {
+                self.run_in_transaction(step, &name).await?
+            } else {
+                self.run_one_by_one(step, &name, &mut done).await?
             };
             let Err(failed) = ended else {
                 let took = begin.elapsed();
-                // An attempt that failed may have left one that no name tells of.
+                // A failed attempt may have left an invalid index under another name.
                 if attempt > 1 && !step.script.in_transaction {
-                    self.note_left().await?;
+                    self.report_invalid_indexes().await?;
                 }
-                self.events.tell(Event::Applied(Applied {
+                self.events.emit(Event::Applied(Applied {
                     migration: name,
                     attempts: attempt,
                     took,
                 }));
                 return Ok(());
             };
-            // The server's goodbye may be here before the end of the file is.
-            if self.own.is_over() || self.own.settle().await.is_err() {
+            // The server's error may arrive before the connection is seen to be closed.
+            if self.session.is_closed() || self.session.reset().await.is_err() {
                 return Err(failed.lost(&name));
             }
             let delay = backoff.next().unwrap_or_default();
-            let again = failed.gives_way()
+            let retry = failed.is_retryable()
                 && attempt < self.settings.attempts
                 && began.elapsed() + delay < self.settings.retry_for;
-            if !again {
-                self.note_left().await?;
-                return Err(failed.refused(step, attempt, self.settings, &self.events.report));
+            if !retry {
+                self.report_invalid_indexes().await?;
+                return Err(failed.give_up(step, attempt, self.settings, &self.events.report));
             }
             let code = failed.error.code().map_or("", SqlState::code);
-            self.events.tell(Event::Retrying {
+            self.events.emit(Event::Retrying {
                 migration: name.clone(),
                 attempt,
                 sqlstate: code.to_owned(),
@@ -89,44 +89,48 @@ impl Apply<'_> {
         }
     }
 
-    /// All statements and the history's row in one transaction.
-    async fn together(&mut self, step: &Step, name: &str) -> Result<Result<(), Failed>> {
-        let client = self.own.client();
+    /// Runs all statements and records the migration in one transaction.
+    async fn run_in_transaction(
+        &mut self,
+        step: &Step,
+        name: &str,
+    ) -> Result<Result<(), StatementError>> {
+        let client = self.session.client();
         let settings = self.settings;
-        self.own
+        self.session
             .set(settings.lock_timeout, settings.statement_timeout)
             .await?;
         let insertion = self.history.insertion(&step.migration).await?;
         client.batch_execute("begin").await?;
         let mut checked = false;
         for statement in &step.script.statements {
-            // Nothing may precede SET TRANSACTION, and what only sets does no harm.
-            if !checked && !statement.sets() {
+            // SET TRANSACTION must come first, and settings need no lock.
+            if !checked && !statement.is_setting() {
                 self.check_lock(client).await?;
                 checked = true;
             }
             let line = (!step.script.is_whole).then_some(statement.line);
-            let what = What {
+            let location = Location {
                 migration: name,
                 line,
             };
             let work = client.batch_execute(&statement.text);
             let ended = self
-                .watch
-                .over(self.own.pid(), what, self.events, work)
+                .monitor
+                .run(self.session.pid(), location, self.events, work)
                 .await;
             if let Err(error) = ended {
-                return Ok(Err(Failed { error, line }));
+                return Ok(Err(StatementError { error, line }));
             }
         }
-        // A text that could not be read may have held a COMMIT.
-        if !self.own.in_transaction() {
+        // A text that could not be split may contain a COMMIT.
+        if !self.session.in_transaction() {
             return Err(Error::new(
-                Kind::Files,
+                ErrorKind::Files,
                 format!(
-                    "{name} ended the transaction that it ran in, and is not in the history: take \
-                     BEGIN and COMMIT out, look what of it was done, and `resolve` version {} if \
-                     all of it was",
+                    "{name} ended the transaction in which it ran, and is not in the history: \
+                     remove BEGIN and COMMIT from the file, check which statements have taken \
+                     effect, and `resolve` version {} if all have",
                     step.version()
                 ),
             ));
@@ -134,12 +138,12 @@ impl Apply<'_> {
         if !checked {
             self.check_lock(client).await?;
         }
-        let what = What {
+        let location = Location {
             migration: name,
             line: None,
         };
         let finish = async {
-            // The migration may have taken another role on.
+            // The migration may have changed the role.
             client
                 .batch_execute("reset session authorization; reset role")
                 .await?;
@@ -147,135 +151,136 @@ impl Apply<'_> {
             client.batch_execute("commit").await
         };
         let ended = self
-            .watch
-            .over(self.own.pid(), what, self.events, finish)
+            .monitor
+            .run(self.session.pid(), location, self.events, finish)
             .await;
         if let Err(error) = ended {
-            return Ok(Err(Failed { error, line: None }));
+            return Ok(Err(StatementError { error, line: None }));
         }
-        self.own.settle().await?;
+        self.session.reset().await?;
         Ok(Ok(()))
     }
 
-    /// One statement after the other, then the history's row.
-    async fn alone(
+    /// Runs the statements without a transaction, then records the migration.
+    async fn run_one_by_one(
         &mut self,
         step: &Step,
         name: &str,
         done: &mut usize,
-    ) -> Result<Result<(), Failed>> {
-        let client = self.own.client();
+    ) -> Result<Result<(), StatementError>> {
+        let client = self.session.client();
         let settings = self.settings;
-        // Nobody queues behind such a statement: it may wait for old transactions to end.
-        let in_peace = (Duration::ZERO, settings.concurrent_timeout);
+        // An online statement blocks no traffic: it may wait for old transactions to end.
+        let online = (Duration::ZERO, settings.concurrent_timeout);
         let usual = (settings.lock_timeout, settings.statement_timeout);
         let mut statements = step.script.statements.iter();
-        let all_in_peace = statements.all(|one| one.sets() || one.waits_in_peace());
-        // What the file sets itself is not set again.
-        let sets = step.script.statements.iter().any(Statement::sets);
-        let (lock, statement) = if all_in_peace { in_peace } else { usual };
-        self.own.set(lock, statement).await?;
+        let all_online =
+            statements.all(|statement| statement.is_setting() || statement.is_online());
+        // Settings of the file itself take precedence.
+        let sets = step.script.statements.iter().any(Statement::is_setting);
+        let (lock, statement) = if all_online { online } else { usual };
+        self.session.set(lock, statement).await?;
         self.check_lock(client).await?;
         for (at, statement) in step.script.statements.iter().enumerate() {
-            // What was set is gone since the attempt before.
-            if at < *done && !statement.sets() {
+            // Settings of the previous attempt have been reset: apply them again.
+            if at < *done && !statement.is_setting() {
                 continue;
             }
-            let eased = statement.waits_in_peace() && !all_in_peace && !sets;
-            if eased {
-                self.own.set(in_peace.0, in_peace.1).await?;
+            let relaxed = statement.is_online() && !all_online && !sets;
+            if relaxed {
+                self.session.set(online.0, online.1).await?;
             }
-            let there = match self.is_there(client, step, name, statement).await? {
-                Ok(there) => there,
+            let exists = match self.index_exists(client, step, name, statement).await? {
+                Ok(exists) => exists,
                 Err(failed) => return Ok(Err(failed)),
             };
-            if !there {
+            if !exists {
                 let line = Some(statement.line);
-                let what = What {
+                let location = Location {
                     migration: name,
                     line,
                 };
                 let work = client.batch_execute(&statement.text);
                 let ended = self
-                    .watch
-                    .over(self.own.pid(), what, self.events, work)
+                    .monitor
+                    .run(self.session.pid(), location, self.events, work)
                     .await;
                 if let Err(error) = ended {
-                    return Ok(Err(Failed { error, line }));
+                    return Ok(Err(StatementError { error, line }));
                 }
             }
-            if eased {
-                self.own.set(usual.0, usual.1).await?;
+            if relaxed {
+                self.session.set(usual.0, usual.1).await?;
             }
             *done = (at + 1).max(*done);
         }
-        if self.own.in_transaction() {
+        if self.session.in_transaction() {
             return Err(Error::new(
-                Kind::Files,
-                format!("{name} leaves a transaction open: it has a BEGIN without its COMMIT"),
+                ErrorKind::Files,
+                format!("{name} leaves a transaction open: add the COMMIT that its BEGIN lacks"),
             ));
         }
-        self.own.settle().await?;
+        self.session.reset().await?;
         let insertion = self.history.insertion(&step.migration).await?;
-        self.own.set(usual.0, usual.1).await?;
-        let what = What {
+        self.session.set(usual.0, usual.1).await?;
+        let location = Location {
             migration: name,
             line: None,
         };
         let work = client.batch_execute(&insertion);
         let ended = self
-            .watch
-            .over(self.own.pid(), what, self.events, work)
+            .monitor
+            .run(self.session.pid(), location, self.events, work)
             .await;
-        Ok(ended.map_err(|error| Failed { error, line: None }))
+        Ok(ended.map_err(|error| StatementError { error, line: None }))
     }
 
-    /// Whether an earlier run has made the index that `statement` is to make. What one that
-    /// failed has left of it is removed; who still builds it is waited for.
-    async fn is_there(
+    /// Returns whether an earlier run has created the index that `statement` creates. Removes
+    /// an invalid index that a failed run has left; waits for a session that still builds it.
+    async fn index_exists(
         &mut self,
         client: &Client,
         step: &Step,
         name: &str,
         statement: &Statement,
-    ) -> Result<Result<bool, Failed>> {
-        if !statement.makes_index_concurrently() {
+    ) -> Result<Result<bool, StatementError>> {
+        if !statement.creates_index_concurrently() {
             return Ok(Ok(false));
         }
         let line = Some(statement.line);
         let began = Instant::now();
-        let mut told = None;
+        let mut reported = None;
         loop {
-            match index::there(client, &statement.text).await? {
-                There::Nothing => return Ok(Ok(false)),
-                There::Same(index) => {
-                    self.events.tell(Event::IndexThere { index });
+            match index::existing(client, &statement.text).await? {
+                ExistingIndex::None => return Ok(Ok(false)),
+                ExistingIndex::Same(index) => {
+                    self.events.emit(Event::IndexExists { index });
                     return Ok(Ok(true));
                 }
-                There::Invalid(_) => {
-                    let what = What {
+                ExistingIndex::Invalid(_) => {
+                    let location = Location {
                         migration: name,
                         line,
                     };
-                    if let Err(error) = self.remove(client, what, statement).await? {
-                        return Ok(Err(Failed { error, line }));
+                    if let Err(error) = self.remove(client, location, statement).await? {
+                        return Ok(Err(StatementError { error, line }));
                     }
                 }
-                There::Built(index, pid) => {
-                    let builder = watch::one(client, pid).await?;
+                ExistingIndex::Building(index, pid) => {
+                    let builder = monitor::session_of(client, pid).await?;
                     if began.elapsed() >= self.settings.retry_for {
                         return Err(Error::new(
-                            Kind::Blocked,
+                            ErrorKind::Blocked,
                             format!(
-                                "{}: the index {index} is invalid, and {builder} has the lock of \
-                                 whoever builds one: wait for it, or end it, and run this again",
+                                "{}: the index {index} is invalid, and {builder} may be building \
+                                 it: wait for that session or end it, then run this again",
                                 At(name, line)
                             ),
                         ));
                     }
-                    if told != Some(pid) {
-                        told = Some(pid);
-                        self.events.tell(Event::Blocked(Blocked {
+                    if reported != Some(pid) {
+                        reported = Some(pid);
+                        self.events.emit(Event::Blocked(Blocked {
                             migration: name.to_owned(),
                             line,
                             relation: Some(index),
@@ -283,14 +288,14 @@ impl Apply<'_> {
                             by: vec![builder],
                         }));
                     }
-                    sleep(self.watch.pause()).await;
+                    sleep(self.monitor.pause()).await;
                 }
-                There::Other(index) => {
+                ExistingIndex::Different(index) => {
                     return Err(Error::new(
-                        Kind::Statement,
+                        ErrorKind::Statement,
                         format!(
-                            "{}: an index {index} is there, and is not known to be the same: drop \
-                             or rename it, or `resolve` version {} if an earlier run has made it",
+                            "{}: an index {index} already exists with another definition: drop or \
+                             rename it, or `resolve` version {} if an earlier run has created it",
                             At(name, line),
                             step.version()
                         ),
@@ -300,53 +305,53 @@ impl Apply<'_> {
         }
     }
 
-    /// Removes the index of `statement`, if it is still invalid and nobody builds it. To
-    /// wait for long would be to wait for somebody who builds it, and to drop it then.
+    /// Removes the index of `statement` if it is still invalid and no session builds it. The
+    /// lock timeout is short: a long wait would end when another session has built the index,
+    /// and drop it.
     async fn remove(
         &mut self,
         client: &Client,
-        what: What<'_>,
+        location: Location<'_>,
         statement: &Statement,
     ) -> Result<Result<(), tokio_postgres::Error>> {
         let set = "select current_setting('lock_timeout'), set_config('lock_timeout', $1, false)";
         let limit = milliseconds(self.settings.lock_timeout).to_string();
-        // It may be the file's own.
+        // The file may have set the current value.
         let before: String = client.query_one(set, &[&limit]).await?.try_get(0)?;
-        if let There::Invalid(index) = index::there(client, &statement.text).await? {
+        if let ExistingIndex::Invalid(index) = index::existing(client, &statement.text).await? {
             let removal = index::removal(&index);
             let work = client.batch_execute(&removal);
             let removed = self
-                .watch
-                .over(self.own.pid(), what, self.events, work)
+                .monitor
+                .run(self.session.pid(), location, self.events, work)
                 .await;
             if let Err(error) = removed {
                 return Ok(Err(error));
             }
-            self.events.tell(Event::IndexRemoved { index });
+            self.events.emit(Event::IndexRemoved { index });
         }
         client.query_one(set, &[&before]).await?;
         Ok(Ok(()))
     }
 
-    /// Tells what the last attempt has left.
-    async fn note_left(&mut self) -> Result<()> {
-        for left in index::invalid(self.own.client(), self.known).await? {
-            self.events.tell(left.left());
+    /// Reports invalid indexes that the last attempt has left.
+    async fn report_invalid_indexes(&mut self) -> Result<()> {
+        for left in index::invalid(self.session.client(), self.known).await? {
+            self.events.emit(left.event());
             self.known.push(left);
         }
         Ok(())
     }
 
     async fn check_lock(&mut self, client: &Client) -> Result<()> {
-        if lock::is_ours(client).await? {
+        if lock::is_held(client).await? {
             return Ok(());
         }
-        self.events.tell(Event::LockLost);
+        self.events.emit(Event::LockLost);
         Err(Error::new(
-            Kind::Pooler,
-            "the lock is not ours any more: something between us and the server gave its session \
-             to somebody else; name the server's own endpoint in MIGRATION_DATABASE_URL \
-             or as --url",
+            ErrorKind::Pooler,
+            "the advisory lock was lost: a pooler has given the session to another client; set \
+             MIGRATION_DATABASE_URL or --url to the server's direct endpoint",
         ))
     }
 }

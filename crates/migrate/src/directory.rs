@@ -1,13 +1,13 @@
-//! Which files are migrations. Nothing that looks like one is left out in silence.
+//! Reads migrations from a directory. A misnamed file is an error, never skipped silently.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use refinery_core::{Migration, SchemaVersion};
 
-use super::error::{Error, Kind, Result};
+use super::error::{Error, ErrorKind, Result};
 
-/// Reads those of `directory`, and of the folders in it.
+/// Reads the migrations of `directory` and its subdirectories.
 pub(super) fn read(directory: &Path) -> Result<Vec<Migration>> {
     let mut found = Found::default();
     found.search(directory)?;
@@ -17,7 +17,7 @@ pub(super) fn read(directory: &Path) -> Result<Vec<Migration>> {
         match named(&stem(path), "") {
             Err(why) => found.wrong.push((path.clone(), why)),
             Ok(_) if path.extension().is_some_and(|end| end == "rs") => {
-                let why = "is one in Rust, which `from_runner` takes, compiled in".to_owned();
+                let why = "is a Rust migration: compile it in and use `from_runner`".to_owned();
                 found.wrong.push((path.clone(), why));
             }
             Ok(_) => {
@@ -26,41 +26,42 @@ pub(super) fn read(directory: &Path) -> Result<Vec<Migration>> {
             }
         }
     }
-    match found.wrong.is_empty() {
-        true => Ok(migrations),
-        false => Err(found.refused(directory)),
+    if found.wrong.is_empty() {
+        Ok(migrations)
+    } else {
+        Err(found.refused(directory))
     }
 }
 
-/// The migration of this name.
+/// Returns the migration of this name.
 ///
 /// # Errors
 ///
-/// Why it is none: a clause without its subject.
+/// Returns what is wrong with the name, as a clause without a subject.
 pub(super) fn named(name: &str, sql: &str) -> Result<Migration, String> {
-    let misnamed = || "is not named as `V1__name.sql` is".to_owned();
+    let misnamed = || "does not have the form `V1__name.sql`".to_owned();
     if !name.starts_with(['V', 'U']) {
         return Err(misnamed());
     }
     let migration = Migration::unapplied(name, sql).map_err(|error| match error.kind() {
         refinery_core::error::Kind::InvalidVersion => format!(
-            "has a version that does not fit: it must be a whole number up to {}",
+            "has an invalid version: expected an integer up to {}",
             SchemaVersion::MAX
         ),
         _ => misnamed(),
     })?;
-    // Refinery passes over what it does not understand behind the name.
+    // Refinery ignores invalid characters after the name.
     match name.split_once("__") {
         Some((_, rest)) if rest == migration.name() => Ok(migration),
-        _ => Err("has more in its name than letters, digits and `_`".to_owned()),
+        _ => Err("has invalid characters in its name: expected letters, digits and `_`".to_owned()),
     }
 }
 
 #[derive(Default)]
 struct Found {
-    /// Those that are migrations, or look like ones.
+    /// Files that are migrations, or look like migrations.
     files: Vec<PathBuf>,
-    /// What is none, and why.
+    /// Files that are not migrations, each with the reason.
     wrong: Vec<(PathBuf, String)>,
 }
 
@@ -69,19 +70,19 @@ impl Found {
         let entries = fs::read_dir(directory).map_err(|error| unreadable(directory, error))?;
         for entry in entries {
             let path = entry.map_err(|error| unreadable(directory, error))?.path();
-            let looks_like_one = looks_like_one(&path);
+            let is_candidate = is_candidate(&path);
             let metadata = match fs::metadata(&path) {
                 Ok(metadata) => metadata,
-                Err(error) if looks_like_one => return Err(unreadable(&path, error)),
+                Err(error) if is_candidate => return Err(unreadable(&path, error)),
                 Err(_) => continue,
             };
             if !metadata.is_dir() {
-                if looks_like_one {
+                if is_candidate {
                     self.files.push(path);
                 }
             } else if path.is_symlink() {
-                // It could lead round in a circle, and refinery does not follow it.
-                let why = "is a link to a folder, which is not followed".to_owned();
+                // A symbolic link could lead to a cycle, and refinery does not follow it.
+                let why = "is a symbolic link to a directory, which is not followed".to_owned();
                 self.wrong.push((path, why));
             } else {
                 self.search(&path)?;
@@ -97,10 +98,10 @@ impl Found {
             format!("{} {why}", path.display())
         });
         Error::new(
-            Kind::Files,
+            ErrorKind::Files,
             format!(
-                "not everything in {} is a migration: {}; rename it (V or U, a version, `__`, \
-                 letters, digits and `_`, `.sql`), or move it out of there",
+                "{} contains files that are not migrations: {}; rename them (V or U, a version, \
+                 `__`, letters, digits and `_`, `.sql`), or move them elsewhere",
                 directory.display(),
                 wrong.collect::<Vec<_>>().join(", ")
             ),
@@ -108,8 +109,9 @@ impl Found {
     }
 }
 
-/// SQL, and what refinery compiles in. What is hidden is an editor's or a system's own.
-fn looks_like_one(path: &Path) -> bool {
+/// Returns whether it is an SQL file or a Rust migration of refinery. Hidden files belong to
+/// an editor or the system.
+fn is_candidate(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let end = path.extension().unwrap_or_default().to_string_lossy();
     !name.starts_with('.')
@@ -120,7 +122,7 @@ fn looks_like_one(path: &Path) -> bool {
         }
 }
 
-/// The name without `.sql` or `.rs`, which are written in small letters.
+/// Returns the name without `.sql` or `.rs`, in lower case only.
 fn stem(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let stem = name.strip_suffix(".sql").or(name.strip_suffix(".rs"));
@@ -129,12 +131,12 @@ fn stem(path: &Path) -> String {
 
 fn unreadable(path: &Path, error: std::io::Error) -> Error {
     let why = match error.kind() {
-        std::io::ErrorKind::InvalidData => "it is not UTF-8: save it as such",
-        std::io::ErrorKind::NotFound => "it is not there, or a link to nothing",
-        _ => "does its mode allow it?",
+        std::io::ErrorKind::InvalidData => "it is not valid UTF-8: save it as UTF-8",
+        std::io::ErrorKind::NotFound => "it does not exist, or is a broken symbolic link",
+        _ => "check its permissions",
     };
-    let message = format!("{} cannot be read: {why}", path.display());
-    Error::new(Kind::Files, message).with_source(error)
+    let message = format!("cannot read {}: {why}", path.display());
+    Error::new(ErrorKind::Files, message).with_source(error)
 }
 
 #[cfg(test)]
@@ -154,44 +156,44 @@ mod tests {
                 names.join(" ")
             }
             Err(error) => {
-                assert_eq!(error.kind(), Kind::Files);
+                assert_eq!(error.kind(), ErrorKind::Files);
                 error.to_string()
             }
         }
     }
 
     #[test]
-    fn file_like_a_migration_is_read_or_named() {
+    fn misnamed_migrations_are_reported() {
         for (file, why) in [
-            ("V2_b.sql", "is not named as"),
-            ("V3__add-c.sql", "has more in its name"),
-            ("v4__d.sql", "is not named as"),
-            ("V5__e.SQL", "has more in its name"),
-            ("V6__f g.sql", "has more in its name"),
-            ("V7__g.up.sql", "has more in its name"),
-            ("0001_a.sql", "is not named as"),
-            ("|1__a.sql", "is not named as"),
-            ("V8__.sql", "is not named as"),
-            ("V1.5__a.sql", "has a version that does not fit"),
-            (
-                "V99999999999999999999__a.sql",
-                "has a version that does not fit",
-            ),
-            ("more/schema.sql", "is not named as"),
-            ("V9__a.rs", "is one in Rust"),
+            ("V2_b.sql", "does not have the form"),
+            ("V3__add-c.sql", "has invalid characters"),
+            ("v4__d.sql", "does not have the form"),
+            ("V5__e.SQL", "has invalid characters"),
+            ("V6__f g.sql", "has invalid characters"),
+            ("V7__g.up.sql", "has invalid characters"),
+            ("0001_a.sql", "does not have the form"),
+            ("|1__a.sql", "does not have the form"),
+            ("V8__.sql", "does not have the form"),
+            ("V1.5__a.sql", "has an invalid version"),
+            ("V99999999999999999999__a.sql", "has an invalid version"),
+            ("more/schema.sql", "does not have the form"),
+            ("V9__a.rs", "is a Rust migration"),
         ] {
-            let said = message(&["V1__a.sql", file]);
-            assert!(said.contains(&format!("{file} {why}")), "{file}: {said}");
+            let message = message(&["V1__a.sql", file]);
+            assert!(
+                message.contains(&format!("{file} {why}")),
+                "{file}: {message}"
+            );
         }
         let both = message(&["V2_b.sql", "V1__a.sql", "0001_a.sql"]);
         assert!(
-            both.contains(": 0001_a.sql is") && both.contains(", V2_b.sql is"),
+            both.contains(": 0001_a.sql does") && both.contains(", V2_b.sql does"),
             "{both}"
         );
     }
 
     #[test]
-    fn other_files_are_left_alone() {
+    fn other_files_are_ignored() {
         let files = [
             "V1__a.sql",
             "U2__größe.sql",
@@ -209,23 +211,20 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("V1__a.sql");
         fs::write(&path, b"\xff\xfes\0").expect("written");
-        let said = read(folder.path()).expect_err("UTF-16").to_string();
+        let message = read(folder.path()).expect_err("UTF-16").to_string();
         assert!(
-            said.contains("V1__a.sql cannot be read: it is not UTF-8"),
-            "{said}"
+            message.contains("V1__a.sql: it is not valid UTF-8"),
+            "{message}"
         );
-        let said = read(&folder.path().join("none"))
+        let message = read(&folder.path().join("none"))
             .expect_err("none")
             .to_string();
-        assert!(
-            said.contains("none cannot be read: it is not there"),
-            "{said}"
-        );
+        assert!(message.contains("none: it does not exist"), "{message}");
     }
 
     #[cfg(unix)]
     #[test]
-    fn links_are_followed_to_files_alone() {
+    fn symbolic_links_are_followed_to_files_only() {
         use std::os::unix::fs::symlink;
         let [folder, other] = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
         let target = other.path().join("target.txt");
@@ -235,11 +234,14 @@ mod tests {
         symlink(other.path(), folder.path().join("more")).expect("a link");
         let more = folder.path().join("more");
         assert!(read(&more).expect("named itself").is_empty());
-        let said = read(folder.path()).expect_err("a folder").to_string();
-        assert!(said.contains("more is a link to a folder"), "{said}");
+        let message = read(folder.path()).expect_err("a folder").to_string();
+        assert!(message.contains("more is a symbolic link"), "{message}");
         fs::remove_file(folder.path().join("more")).expect("removed");
         symlink("nowhere", folder.path().join("V2__b.sql")).expect("a link");
-        let said = read(folder.path()).expect_err("nothing").to_string();
-        assert!(said.contains("V2__b.sql cannot be read"), "{said}");
+        let message = read(folder.path()).expect_err("nothing").to_string();
+        assert!(
+            message.contains("V2__b.sql: it does not exist"),
+            "{message}"
+        );
     }
 }

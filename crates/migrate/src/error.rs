@@ -1,55 +1,54 @@
-//! Why migrations did not come to their end.
+//! The error of migrations.
 
 use std::error::Error as StdError;
 use std::fmt;
 
-use antifreeze::ErrorKind;
+use antifreeze::ErrorKind as DatabaseErrorKind;
 
 use super::Report;
 
-/// What of migrations returns.
+/// The result of a method of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 type Source = Box<dyn StdError + Send + Sync>;
 
-/// Why migrations did not come to their end, with the [report](Error::report) of what was
-/// done until then.
+/// An error that ended migrations, with the [report](Error::report) of what was done before.
 ///
-/// It prints as one line, the cause and then the remedy. What the server said may quote
-/// values, and is found in [`source`](StdError::source) alone.
+/// `Display` is one line, the cause and then the remedy. The server's own message may quote
+/// values, and is only in [`source`](StdError::source).
 pub struct Error(Box<Inner>);
 
 struct Inner {
-    kind: Kind,
+    kind: ErrorKind,
     message: String,
     report: Report,
     source: Option<Source>,
 }
 
-/// What kind of thing kept migrations from their end.
+/// The kind of an [`Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Kind {
-    /// A setting is missing or wrong, or only a pooler is known.
+pub enum ErrorKind {
+    /// A setting is missing or invalid, or only the endpoint of a pooler is known.
     Configuration,
-    /// The files cannot be read, are misnamed, or hold what cannot be run.
+    /// The files cannot be read, are misnamed, or contain statements that cannot be run.
     Files,
     /// The history and the files contradict each other.
     History,
-    /// The lint found something, and was told to refuse it.
+    /// The lint has findings, and [`refuse_findings`](super::Runner::refuse_findings) is set.
     Findings,
-    /// Somebody else was at it for all the time that we were told to wait.
+    /// Another runner locked the lock for longer than `lock_wait`.
     Busy,
-    /// A transaction pooler is in the way: a lock would belong to nobody.
+    /// The connection leads through a transaction pooler, which cannot hold a session lock.
     Pooler,
-    /// A lock was not to be had, as often as it was tried.
+    /// Every attempt timed out while waiting for a lock.
     Blocked,
     /// A statement took longer than `statement_timeout`.
     Timeout,
-    /// The server refused a statement.
+    /// The server rejected a statement.
     Statement,
-    /// The deadline came, or we were told to stop.
+    /// The deadline was near, or the caller's stop future completed.
     Interrupted,
     /// The server cannot be reached, or the connection was lost.
     Connection,
@@ -58,7 +57,7 @@ pub enum Kind {
 }
 
 impl Error {
-    pub(super) fn new(kind: Kind, message: impl Into<String>) -> Self {
+    pub(super) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Error(Box::new(Inner {
             kind,
             message: message.into(),
@@ -72,8 +71,8 @@ impl Error {
         self
     }
 
-    /// The same error in other words.
-    pub(super) fn saying(mut self, message: String) -> Self {
+    /// Replaces the message.
+    pub(super) fn with_message(mut self, message: String) -> Self {
         self.0.message = message;
         self
     }
@@ -83,41 +82,41 @@ impl Error {
         self
     }
 
-    /// What kind of thing went wrong.
-    pub fn kind(&self) -> Kind {
+    /// Returns the kind of the error.
+    pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The server has no slot left for us.
+    /// Returns whether the server has no free connection slot.
     pub(super) fn is_no_slot(&self) -> bool {
         let source = self.0.source.as_deref();
         let source = source.and_then(|source| source.downcast_ref::<antifreeze::Error>());
-        source.is_some_and(|error| error.kind() == ErrorKind::TooManyConnections)
+        source.is_some_and(|error| error.kind() == DatabaseErrorKind::TooManyConnections)
     }
 
-    /// What was done until then.
+    /// Returns the report of what was done before the error.
     pub fn report(&self) -> &Report {
         &self.0.report
     }
 }
 
-/// An error of a connection, or of a statement of ours.
+/// Converts an error of a connection, or of a statement of the runner itself.
 impl From<antifreeze::Error> for Error {
     fn from(error: antifreeze::Error) -> Self {
         let kind = match error.kind() {
-            ErrorKind::Configuration => Kind::Configuration,
-            ErrorKind::LockTimeout => Kind::Blocked,
-            ErrorKind::StatementTimeout => Kind::Timeout,
-            ErrorKind::Database
-            | ErrorKind::PermissionDenied
-            | ErrorKind::ReadOnly
-            | ErrorKind::DataException
-            | ErrorKind::UniqueViolation
-            | ErrorKind::ConstraintViolation
-            | ErrorKind::SerializationFailure
-            | ErrorKind::Cancelled
-            | ErrorKind::TransactionFailed => Kind::Statement,
-            _ => Kind::Connection,
+            DatabaseErrorKind::Configuration => ErrorKind::Configuration,
+            DatabaseErrorKind::LockTimeout => ErrorKind::Blocked,
+            DatabaseErrorKind::StatementTimeout => ErrorKind::Timeout,
+            DatabaseErrorKind::Database
+            | DatabaseErrorKind::PermissionDenied
+            | DatabaseErrorKind::ReadOnly
+            | DatabaseErrorKind::DataException
+            | DatabaseErrorKind::UniqueViolation
+            | DatabaseErrorKind::ConstraintViolation
+            | DatabaseErrorKind::SerializationFailure
+            | DatabaseErrorKind::Cancelled
+            | DatabaseErrorKind::TransactionFailed => ErrorKind::Statement,
+            _ => ErrorKind::Connection,
         };
         Error::new(kind, error.to_string()).with_source(error)
     }
@@ -148,7 +147,7 @@ impl fmt::Debug for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         let source = self.0.source.as_deref()?;
-        // What we only pass on has said its line already.
+        // An error that is passed on has the same line as its source: skip it.
         match source.downcast_ref::<antifreeze::Error>() {
             Some(ours) => ours.source(),
             None => Some(source),

@@ -1,4 +1,4 @@
-//! What happens while migrations run, for whoever watches.
+//! Events of a run.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,175 +8,176 @@ use serde::Serialize;
 use super::lint::Finding;
 use super::report::milliseconds;
 
-/// What happens while migrations run. Each prints as one line without control characters,
-/// and serializes with its name as `event`.
+/// An event of a run. `Display` is one line without control characters; JSON has the name as
+/// `event`.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
-    /// The server has no slot left for us, and is asked again and again.
+    /// The server has no free connection slot; connecting is retried.
     NoSlot {
-        /// What it said.
-        why: String,
-        /// For how long it is asked.
+        /// The server's error.
+        reason: String,
+        /// How long connecting is retried.
         #[serde(rename = "limit_ms", serialize_with = "milliseconds")]
         limit: Duration,
     },
-    /// Somebody else runs migrations on this database.
+    /// Another runner holds the lock on this database.
     Waiting {
-        /// Who has the lock, if the server told.
-        holder: Option<Session>,
-        /// For how long we have waited.
+        /// The session that holds the lock, if it is visible.
+        holder: Option<ServerSession>,
+        /// How long this runner has waited.
         #[serde(rename = "waited_ms", serialize_with = "milliseconds")]
         waited: Duration,
     },
-    /// The lock is ours, and on one session.
+    /// This runner holds the lock.
     Locked,
-    /// What is to be run, in this order.
+    /// The migrations to run, in order.
     Planned {
         /// `V2__add_column`.
         pending: Vec<String>,
     },
-    /// A migration was applied with other line ends than its file has, or with another byte
-    /// order mark, and nothing else differs: it counts as the same.
+    /// The text of an applied migration differs from its file only in line endings or the byte
+    /// order mark. It counts as unchanged.
     OtherLineEnds {
         /// `V2__add_column`.
         migration: String,
     },
-    /// The lint found something in what is to be run.
+    /// The lint has a finding in a pending migration.
     Finding(Finding),
     /// A migration begins.
     Started {
         /// `V2__add_column`.
         migration: String,
-        /// Counted from 1.
+        /// The number of the attempt, from 1.
         attempt: u32,
-        /// Whether it runs in a transaction, together with its row in the history.
+        /// Whether it runs in a transaction, together with its entry in the history.
         transaction: bool,
     },
-    /// What we run waits for a lock.
+    /// A statement waits for a lock.
     Blocked(Blocked),
-    /// A session that idled in a transaction was ended, as consented.
+    /// A blocking session was ended, since it was idle in a transaction for longer than
+    /// `terminate_idle_in_transaction`.
     Terminated {
-        /// Who it was.
-        session: Session,
+        /// The session.
+        session: ServerSession,
     },
-    /// One that should have been could not be.
+    /// A blocking session could not be ended.
     NotTerminated {
-        /// Who it is.
-        session: Session,
-        /// Why not.
-        why: String,
+        /// The session.
+        session: ServerSession,
+        /// The server's error.
+        reason: String,
     },
-    /// What was blocked gave way, and is tried again.
+    /// An attempt failed and is retried.
     Retrying {
         /// `V2__add_column`, or the tool.
         migration: String,
-        /// The attempt that failed, counted from 1.
+        /// The number of the failed attempt, from 1.
         attempt: u32,
-        /// The SQLSTATE of its failure; 55P03 is a lock that was not to be had.
+        /// The SQLSTATE of the failure; 55P03 is `lock_not_available`.
         sqlstate: String,
-        /// When it is tried again.
+        /// The delay before the next attempt.
         #[serde(rename = "after_ms", serialize_with = "milliseconds")]
         after: Duration,
     },
-    /// An invalid index that an attempt had left was removed.
+    /// An invalid index that a failed attempt had left was removed.
     IndexRemoved {
         /// Its name, quoted and with its schema.
         index: String,
     },
-    /// An invalid index is there: no query uses it, and every write pays for it.
-    IndexLeft {
+    /// An invalid index exists: queries do not use it, and every write maintains it.
+    InvalidIndex {
         /// Its name, quoted and with its schema.
         index: String,
-        /// Its table, likewise.
+        /// Its table, quoted and with its schema.
         table: String,
-        /// The line that removes it.
+        /// The statement that removes it.
         remove: String,
     },
-    /// The index that a statement would make is there already, as an earlier run left it.
-    IndexThere {
+    /// The index that a statement creates already exists, from an earlier run.
+    IndexExists {
         /// Its name, quoted and with its schema.
         index: String,
     },
-    /// A migration is done, and in the history.
+    /// A migration was applied and recorded in the history.
     Applied(Applied),
-    /// A migration was written into the history without being run.
+    /// A migration was recorded in the history without being run.
     Recorded {
         /// `V2__add_column`.
         migration: String,
     },
-    /// The lock was given back.
+    /// The lock was released.
     Released,
-    /// It was not ours any more when it was to be given back.
+    /// The lock was lost before the end of the run.
     LockLost,
-    /// No second connection was to be had: who blocks us will not be known.
-    Unwatched {
-        /// Why not.
-        why: String,
+    /// The second connection could not be opened or was lost: blocking sessions are not
+    /// reported.
+    MonitorUnavailable {
+        /// The error.
+        reason: String,
     },
-    /// The other tool begins.
+    /// The tool begins.
     ToolStarted {
         /// Its name.
         tool: String,
-        /// Counted from 1.
+        /// The number of the attempt, from 1.
         attempt: u32,
     },
-    /// The other tool waits for a lock for longer than it was told to: it did not take
-    /// `PGOPTIONS`.
-    ToolHeedless {
-        /// Its session.
+    /// The tool waits for a lock for longer than `lock_timeout`: it does not read `PGOPTIONS`.
+    ToolIgnoresOptions {
+        /// The process ID of its session.
         pid: i32,
     },
 }
 
-/// A migration that is done.
+/// A migration that was applied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Applied {
     /// `V2__add_column`.
     pub migration: String,
-    /// How often it was tried.
+    /// The number of attempts.
     pub attempts: u32,
     /// How long the last attempt took.
     #[serde(rename = "took_ms", serialize_with = "milliseconds")]
     pub took: Duration,
 }
 
-/// Somebody waits for a lock, and these are in the way.
+/// A statement that waits for a lock, with the sessions that block it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Blocked {
     /// `V2__add_column`, or the tool.
     pub migration: String,
-    /// The line at which the statement begins, if it is known.
+    /// The line at which the statement begins, if known.
     pub line: Option<usize>,
-    /// The relation that is waited for, if it is one.
+    /// The relation that is locked, if any.
     pub relation: Option<String>,
-    /// The lock that is waited for: `AccessExclusiveLock`.
+    /// The mode of the lock: `AccessExclusiveLock`.
     pub mode: Option<String>,
-    /// Who is in the way, those first that wait for nobody themselves.
-    pub by: Vec<Session>,
+    /// The blocking sessions; those that do not wait themselves come first.
+    pub by: Vec<ServerSession>,
 }
 
-/// A session of the server's.
+/// A session of the server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct Session {
-    /// Its process; 0 is a prepared transaction (`pg_prepared_xacts`).
+pub struct ServerSession {
+    /// Its process ID; 0 is a prepared transaction (`pg_prepared_xacts`).
     pub pid: i32,
     /// Its `application_name`.
     pub application: Option<String>,
     /// Its role.
     pub user: Option<String>,
-    /// Where it comes from.
+    /// The client's address.
     pub client: Option<String>,
-    /// `active`, `idle in transaction`, ...; nothing where our role may not see it.
+    /// `active`, `idle in transaction`, ..; `None` if the role may not see it.
     pub state: Option<String>,
-    /// For how long it has been in this state.
+    /// How long it has been in this state.
     #[serde(rename = "since_ms", serialize_with = "some_milliseconds")]
     pub since: Option<Duration>,
-    /// Whether it waits for somebody else in turn.
+    /// Whether it waits for a lock itself.
     pub waits: bool,
 }
 
@@ -190,7 +191,7 @@ fn some_milliseconds<S: serde::Serializer>(
     }
 }
 
-impl fmt::Display for Session {
+impl fmt::Display for ServerSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.pid == 0 {
             return f.write_str("a prepared transaction (pg_prepared_xacts)");
@@ -213,7 +214,7 @@ impl fmt::Display for Session {
             write!(f, " for {}", Rounded(since))?;
         }
         if self.waits {
-            f.write_str(", waiting itself")?;
+            f.write_str(", waiting for a lock itself")?;
         }
         Ok(())
     }
@@ -221,12 +222,12 @@ impl fmt::Display for Session {
 
 impl fmt::Display for Blocked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} waits", At(&self.migration, self.line))?;
+        write!(f, "{} waits for a lock", At(&self.migration, self.line))?;
         if let Some(relation) = &self.relation {
-            write!(f, " for {}", Clean(relation))?;
+            write!(f, " on {}", Clean(relation))?;
         }
         if !self.by.is_empty() {
-            let by: Vec<String> = self.by.iter().map(Session::to_string).collect();
+            let by: Vec<String> = self.by.iter().map(ServerSession::to_string).collect();
             write!(f, ", blocked by {}", by.join("; "))?;
         }
         Ok(())
@@ -236,10 +237,10 @@ impl fmt::Display for Blocked {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Event::NoSlot { why, limit } => {
+            Event::NoSlot { reason, limit } => {
                 write!(
                     f,
-                    "no slot: {why}; trying for {} to get one",
+                    "no connection slot is free: {reason}; retrying for {}",
                     Rounded(*limit)
                 )
             }
@@ -248,16 +249,18 @@ impl fmt::Display for Event {
                 if let Some(holder) = holder {
                     write!(f, ", {holder}")?;
                 }
-                write!(f, " (since {})", Rounded(*waited))
+                write!(f, " (for {})", Rounded(*waited))
             }
-            Event::Locked => f.write_str("the lock is ours"),
-            Event::Planned { pending } if pending.is_empty() => f.write_str("nothing is pending"),
+            Event::Locked => f.write_str("lock acquired"),
+            Event::Planned { pending } if pending.is_empty() => {
+                f.write_str("no migrations are pending")
+            }
             Event::Planned { pending } => write!(f, "pending: {}", pending.join(", ")),
             Event::OtherLineEnds { migration } => write!(
                 f,
-                "{migration} was applied with other line ends than its file has (LF against CRLF, \
-                 or a byte order mark), and counts as the same: `*.sql text eol=lf` in \
-                 .gitattributes keeps them"
+                "{migration} was applied with other line endings than its file has (LF or CRLF, or \
+                 a byte order mark) and counts as unchanged: put `*.sql text eol=lf` into \
+                 .gitattributes"
             ),
             Event::Finding(finding) => finding.fmt(f),
             Event::Started {
@@ -270,8 +273,8 @@ impl fmt::Display for Event {
             } => write!(f, "{migration} begins, attempt {attempt}"),
             Event::Blocked(blocked) => blocked.fmt(f),
             Event::Terminated { session } => write!(f, "terminated {session}"),
-            Event::NotTerminated { session, why } => {
-                write!(f, "could not terminate {session}: {why}")
+            Event::NotTerminated { session, reason } => {
+                write!(f, "could not terminate {session}: {reason}")
             }
             Event::Retrying {
                 migration,
@@ -280,54 +283,56 @@ impl fmt::Display for Event {
                 after,
             } => write!(
                 f,
-                "{migration} gave way at attempt {attempt} ({sqlstate}) and is tried again in {}",
+                "{migration} failed in attempt {attempt} ({sqlstate}), retrying in {}",
                 Rounded(*after)
             ),
             Event::IndexRemoved { index } => {
                 write!(f, "removed the invalid index {}", Clean(index))
             }
-            Event::IndexLeft {
+            Event::InvalidIndex {
                 index,
                 table,
                 remove,
             } => write!(
                 f,
-                "the index {} of {} is invalid: no query uses it, and every write pays for it; \
-                 remove it with {}",
+                "the index {} of {} is invalid: queries do not use it, and every write maintains \
+                 it; remove it with {}",
                 Clean(index),
                 Clean(table),
                 Clean(remove)
             ),
-            Event::IndexThere { index } => {
-                write!(f, "the index {} is there already", Clean(index))
+            Event::IndexExists { index } => {
+                write!(f, "the index {} already exists", Clean(index))
             }
             Event::Applied(applied) => write!(
                 f,
-                "{} is applied, in {}",
+                "{} applied in {}",
                 applied.migration,
                 Rounded(applied.took)
             ),
-            Event::Recorded { migration } => write!(f, "{migration} is recorded, and was not run"),
-            Event::Released => f.write_str("the lock is given back"),
+            Event::Recorded { migration } => {
+                write!(f, "{migration} recorded as applied, without running it")
+            }
+            Event::Released => f.write_str("lock released"),
             Event::LockLost => f.write_str(
-                "the lock was not ours any more: another runner may have been at it meanwhile",
+                "the lock was lost before the end: another runner may have run at the same time",
             ),
-            Event::Unwatched { why } => write!(
+            Event::MonitorUnavailable { reason } => write!(
                 f,
-                "no second connection, so who blocks us will not be known: {why}"
+                "no second connection, so blocking sessions are not reported: {reason}"
             ),
             Event::ToolStarted { tool, attempt: 1 } => write!(f, "{tool} begins"),
             Event::ToolStarted { tool, attempt } => write!(f, "{tool} begins, attempt {attempt}"),
-            Event::ToolHeedless { pid } => write!(
+            Event::ToolIgnoresOptions { pid } => write!(
                 f,
-                "pid {pid} of the tool waits for longer than lock_timeout: it did not take \
-                 PGOPTIONS; put `options=-c lock_timeout=..` into its URL, or ALTER ROLE .. SET"
+                "pid {pid} of the tool waits for longer than lock_timeout: the tool ignores \
+                 PGOPTIONS; put `options=-c lock_timeout=..` into its URL, or use ALTER ROLE .. SET"
             ),
         }
     }
 }
 
-/// A migration, and a line of it.
+/// Formats a migration with a line of it.
 pub(super) struct At<'a>(pub(super) &'a str, pub(super) Option<usize>);
 
 impl fmt::Display for At<'_> {
@@ -339,7 +344,7 @@ impl fmt::Display for At<'_> {
     }
 }
 
-/// As exact as anybody wants to know it.
+/// Formats a duration, rounded.
 pub(super) struct Rounded(pub(super) Duration);
 
 impl fmt::Display for Rounded {
@@ -353,7 +358,7 @@ impl fmt::Display for Rounded {
     }
 }
 
-/// A name that somebody else gave, fit for a terminal.
+/// Formats a name from the server without control characters.
 struct Clean<'a>(&'a str);
 
 impl fmt::Display for Clean<'_> {
@@ -367,8 +372,8 @@ impl fmt::Display for Clean<'_> {
 mod tests {
     use super::*;
 
-    fn idle() -> Session {
-        Session {
+    fn idle() -> ServerSession {
+        ServerSession {
             pid: 42,
             application: Some("shop\u{1b}[31m".to_owned()),
             user: Some("app".to_owned()),
@@ -380,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn blocker_is_named_on_one_clean_line() {
+    fn blocked_is_one_line_without_control_characters() {
         let blocked = Event::Blocked(Blocked {
             migration: "V2__x".to_owned(),
             line: Some(3),
@@ -390,13 +395,13 @@ mod tests {
         });
         assert_eq!(
             blocked.to_string(),
-            "V2__x (line 3) waits for partners, blocked by pid 42 (shop?[31m, app), idle in \
+            "V2__x (line 3) waits for a lock on partners, blocked by pid 42 (shop?[31m, app), idle in \
              transaction for 75 s"
         );
     }
 
     #[test]
-    fn events_are_told_apart_in_json() {
+    fn json_has_the_name_of_the_event() {
         let json = serde_json::to_value(Event::Terminated { session: idle() }).expect("JSON");
         assert_eq!(json["event"], "terminated");
         assert_eq!(json["session"]["since_ms"], 75_000);

@@ -1,17 +1,17 @@
-//! Migrations, where they are written.
+//! The set of migrations.
 
 use std::path::Path;
 
 use antifreeze::Database;
 use refinery_core::Migration;
 
-use super::error::{Error, Kind, Result};
+use super::error::{Error, ErrorKind, Result};
 use super::lint::{self, Finding};
 use super::script::Script;
 use super::{Runner, directory, history};
 
-/// Migrations in refinery's form: files named `V1__create_partners.sql`, or `U..` for those
-/// that may be run out of their order.
+/// Migrations in the format of refinery: files named `V1__create_partners.sql`, or `U..` for
+/// those that may be run out of order.
 ///
 /// ```no_run
 /// use antifreeze_migrate::Migrations;
@@ -28,7 +28,7 @@ pub struct Migrations {
     pub(super) all: Vec<Step>,
 }
 
-/// A migration, and how it is run.
+/// A migration, and its statements.
 #[derive(Debug, Clone)]
 pub(super) struct Step {
     pub(super) migration: Migration,
@@ -36,7 +36,7 @@ pub(super) struct Step {
 }
 
 impl Step {
-    /// `V1__create_partners`.
+    /// Returns its full name: `V1__create_partners`.
     pub(super) fn name(&self) -> String {
         self.migration.to_string()
     }
@@ -47,27 +47,28 @@ impl Step {
 }
 
 impl Migrations {
-    /// Reads a directory, and those in it. Files that are neither SQL nor hidden are none of
-    /// its business.
+    /// Reads the migrations of a directory and its subdirectories. Ignores hidden files and
+    /// those that are not SQL.
     ///
     /// # Errors
     ///
-    /// It is not there, or has no migration; a file of SQL is not named as one, or a link
-    /// leads to a folder; two files have one version, or one holds what no migration can.
+    /// [`ErrorKind::Files`] if the directory does not exist or has no migration, an SQL file is
+    /// misnamed, a symbolic link leads to a directory, two files have the same version, or a
+    /// file contains a statement that a migration cannot run.
     pub fn from_dir(directory: impl AsRef<Path>) -> Result<Self> {
         let directory = directory.as_ref();
         let migrations = directory::read(directory)?;
         if migrations.is_empty() {
             let message = format!(
-                "{} has no migration: name one V1__name.sql, or name another directory",
+                "{} contains no migrations: name the first V1__name.sql, or use another directory",
                 directory.display()
             );
-            return Err(Error::new(Kind::Files, message));
+            return Err(Error::new(ErrorKind::Files, message));
         }
         Migrations::new(migrations)
     }
 
-    /// Takes what was compiled in, each with its file's name without `.sql`.
+    /// Uses migrations that were compiled in, each with its file's name without `.sql`.
     ///
     /// ```
     /// use antifreeze_migrate::Migrations;
@@ -81,23 +82,23 @@ impl Migrations {
     ///
     /// # Errors
     ///
-    /// As of [`from_dir`](Migrations::from_dir).
+    /// [`ErrorKind::Files`], as for [`from_dir`](Migrations::from_dir).
     pub fn embedded<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self> {
         let read = files.into_iter().map(|(name, sql)| {
             let stem = name.strip_suffix(".sql").unwrap_or(name);
             directory::named(stem, sql).map_err(|why| {
-                let message = format!("{name:?} {why}: V1__name is a migration's name");
-                Error::new(Kind::Files, message)
+                let message = format!("{name:?} {why}: a valid name is, for example, V1__name");
+                Error::new(ErrorKind::Files, message)
             })
         });
         Migrations::new(read.collect::<Result<_>>()?)
     }
 
-    /// Takes those of a runner of refinery's, as its `embed_migrations!` makes one.
+    /// Uses the migrations of a refinery runner, as `embed_migrations!` creates it.
     ///
     /// # Errors
     ///
-    /// As of [`from_dir`](Migrations::from_dir).
+    /// [`ErrorKind::Files`], as for [`from_dir`](Migrations::from_dir).
     pub fn from_runner(runner: &refinery_core::Runner) -> Result<Self> {
         Migrations::new(runner.get_migrations().clone())
     }
@@ -105,16 +106,19 @@ impl Migrations {
     fn new(mut migrations: Vec<Migration>) -> Result<Self> {
         if migrations.is_empty() {
             return Err(Error::new(
-                Kind::Files,
-                "there is no migration: were all of them compiled in?",
+                ErrorKind::Files,
+                "there are no migrations: check that they were compiled in",
             ));
         }
         migrations.sort();
         for pair in migrations.windows(2) {
             if pair[0].version() == pair[1].version() {
                 return Err(Error::new(
-                    Kind::Files,
-                    format!("{} and {} have one version: rename one", pair[0], pair[1]),
+                    ErrorKind::Files,
+                    format!(
+                        "{} and {} have the same version: rename one",
+                        pair[0], pair[1]
+                    ),
                 ));
             }
         }
@@ -128,12 +132,12 @@ impl Migrations {
         })
     }
 
-    /// Runs them on `database`, once told how.
+    /// Returns a runner of these migrations on `database`.
     pub fn runner(self, database: &Database) -> Runner {
         Runner::new(self, database)
     }
 
-    /// What the lint finds in all of them, without a database.
+    /// Returns the lint's findings in all migrations. Needs no database.
     pub fn findings(&self) -> Vec<Finding> {
         lint::findings(&self.all, |_| true)
     }
@@ -142,7 +146,7 @@ impl Migrations {
         let found = self.all.iter().find(|step| step.version() == version);
         found.ok_or_else(|| {
             let message = format!("no migration has the version {version}");
-            Error::new(Kind::Files, message)
+            Error::new(ErrorKind::Files, message)
         })
     }
 }

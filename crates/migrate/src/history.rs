@@ -1,7 +1,8 @@
-//! What was run before: refinery's table, as refinery itself reads and writes it.
+//! Reads and writes the history of applied migrations, in refinery's table.
 //!
-//! Refinery decides what is pending, and makes the text of every statement about the table.
-//! [`Recorder`] is what it takes for a connection; we execute on our own.
+//! Refinery decides which migrations are pending, and generates the statements for the table.
+//! [`Recorder`] takes the place of its connection and collects these statements; the runner
+//! executes them itself.
 
 use async_trait::async_trait;
 use refinery_core::error::Kind as Refused;
@@ -12,24 +13,24 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::error::{Error, Kind, Result};
+use super::error::{Error, ErrorKind, Result};
 use super::files::{Migrations, Step};
 
-/// Refinery's name for it.
+/// The table's name in refinery.
 const TABLE: &str = "refinery_schema_history";
 
-/// What the database remembers.
+/// The history of a database.
 #[derive(Debug, Default)]
 pub(super) struct History {
-    /// Its name with the schema: a migration may change the `search_path`.
+    /// The table's name with its schema, since a migration may change the `search_path`.
     table: String,
     is_there: bool,
     pub(super) applied: Vec<Migration>,
-    /// The names of those that were applied with other line ends than their files have now.
+    /// The names of migrations that differ from their files only in line endings.
     pub(super) other_line_ends: Vec<String>,
 }
 
-/// Where a migration stands.
+/// The status of a migration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Status {
@@ -37,37 +38,38 @@ pub struct Status {
     pub migration: String,
     /// Its version.
     pub version: i64,
-    /// Whether it was run.
+    /// Whether it was applied.
     pub state: State,
-    /// When it was run, as refinery wrote it (RFC 3339).
+    /// When it was applied (RFC 3339).
     pub applied_on: Option<String>,
 }
 
-/// Whether a migration was run.
+/// Whether a migration was applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum State {
-    /// Yes.
+    /// Applied.
     Applied,
-    /// Not yet.
+    /// Not applied yet.
     Pending,
-    /// Yes, with another name or text than it has now.
+    /// Applied, but its name or text has changed since.
     Changed,
-    /// Yes, and there is no such file any more.
+    /// Applied, but its file does not exist any more.
     Missing,
-    /// No, and later ones were.
+    /// Not applied, although later ones were.
     Skipped,
 }
 
-/// The version, however wide refinery was built.
+/// Returns the version as `i64`: its type depends on refinery's features.
 pub(super) fn version(migration: &Migration) -> i64 {
     #[allow(clippy::useless_conversion)]
     i64::from(migration.version())
 }
 
 impl History {
-    /// Reads it, beside `migrations`; nothing is changed, and the table need not be there.
+    /// Reads the history and compares it with `migrations`. Changes nothing; the table need not
+    /// exist.
     pub(super) async fn read(client: &Client, migrations: &Migrations) -> Result<History> {
         let found = client
             .simple_query(&format!(
@@ -86,9 +88,9 @@ impl History {
         };
         if history.table.is_empty() {
             return Err(Error::new(
-                Kind::Configuration,
-                "the search_path names no schema that is there, so there is no place for the \
-                 history: create the schema, or set `schema`",
+                ErrorKind::Configuration,
+                "the search_path contains no existing schema for the history: create the schema, \
+                 or set `schema`",
             ));
         }
         if history.is_there {
@@ -98,8 +100,8 @@ impl History {
         Ok(history)
     }
 
-    /// Reads the table of this name, which is there, and waits for nobody who has it locked.
-    pub(super) async fn glance(
+    /// Reads the table of this name, which must exist, and waits for a lock for 100 ms at most.
+    pub(super) async fn read_briefly(
         client: &Client,
         table: &str,
         migrations: &Migrations,
@@ -115,8 +117,8 @@ impl History {
         Ok(history)
     }
 
-    /// Takes its rows. Line ends are no change: they are another checksum on each system that
-    /// checks a file out, and resolved on the one it would be a change on the other.
+    /// Takes the rows of the table. A difference in line endings is not a change: the checksum
+    /// depends on the system that checks the file out.
     fn take(&mut self, rows: &[SimpleQueryMessage], migrations: &Migrations) -> Result<()> {
         self.applied = all_applied(rows)?;
         for known in &mut self.applied {
@@ -135,7 +137,7 @@ impl History {
         Ok(())
     }
 
-    /// Makes the table, unless it is there.
+    /// Creates the table if it does not exist.
     pub(super) async fn ensure(&mut self, client: &Client) -> Result<()> {
         if !self.is_there {
             let create = Recorder::assert_migrations_table_query(&self.table);
@@ -145,7 +147,7 @@ impl History {
         Ok(())
     }
 
-    /// What is to be run, in its order.
+    /// Returns the pending migrations, in order.
     pub(super) async fn pending<'a>(&self, migrations: &'a Migrations) -> Result<Vec<&'a Step>> {
         let all: Vec<_> = migrations
             .all
@@ -163,7 +165,7 @@ impl History {
             .collect()
     }
 
-    /// The statement that writes `migration` into the history as of now.
+    /// Returns the statement that records `migration` as applied now.
     pub(super) async fn insertion(&self, migration: &Migration) -> Result<String> {
         let mut recorder = Recorder::new(&[]);
         let refinery = Refinery::new(std::slice::from_ref(migration));
@@ -175,13 +177,13 @@ impl History {
             .map_err(explain)?;
         recorder.executed.pop().ok_or_else(|| {
             Error::new(
-                Kind::History,
-                "refinery did not say how to write the history",
+                ErrorKind::History,
+                "refinery generated no statement for the history",
             )
         })
     }
 
-    /// The statement that takes a version out of it.
+    /// Returns the statement that removes a version from the history.
     pub(super) fn deletion(&self, migration: &Migration) -> String {
         format!(
             "delete from {} where version = {}",
@@ -190,7 +192,7 @@ impl History {
         )
     }
 
-    /// Where each migration stands, files and history together.
+    /// Returns the status of each migration in the files or the history.
     pub(super) fn status(&self, migrations: &Migrations) -> Vec<Status> {
         let last = self.applied.iter().map(version).max();
         let mut all: Vec<_> = migrations
@@ -198,7 +200,7 @@ impl History {
             .iter()
             .map(|step| {
                 let known = self.find(step.version());
-                // `U`: it may be run out of its order. Refinery's type has no public name.
+                // `U` migrations may run out of order. Refinery's type has no public name.
                 let versioned = step.migration.prefix().to_string() == "V";
                 Status {
                     migration: step.name(),
@@ -213,26 +215,28 @@ impl History {
                 }
             })
             .collect();
-        let gone = self
+        let missing = self
             .applied
             .iter()
-            .filter(|one| migrations.find(version(one)).is_err());
-        all.extend(gone.map(|one| Status {
-            migration: one.to_string(),
-            version: version(one),
+            .filter(|applied| migrations.find(version(applied)).is_err());
+        all.extend(missing.map(|applied| Status {
+            migration: applied.to_string(),
+            version: version(applied),
             state: State::Missing,
-            applied_on: applied_on(one),
+            applied_on: applied_on(applied),
         }));
         all.sort_by_key(|status| status.version);
         all
     }
 
     pub(super) fn find(&self, wanted: i64) -> Option<&Migration> {
-        self.applied.iter().find(|one| version(one) == wanted)
+        self.applied
+            .iter()
+            .find(|applied| version(applied) == wanted)
     }
 }
 
-/// Whether `known` has the checksum of the text of `file` with LF or CRLF throughout, with or
+/// Returns whether `known` has the checksum of `file` with LF or CRLF throughout, with or
 /// without a byte order mark.
 fn differs_in_line_ends(known: &Migration, file: &Migration) -> bool {
     let text = file.sql().unwrap_or_default();
@@ -267,9 +271,10 @@ fn all_applied(messages: &[SimpleQueryMessage]) -> Result<Vec<Migration>> {
 fn applied(version: &str, name: &str, on: &str, checksum: &str) -> Result<Migration> {
     let wrong = |what| {
         Error::new(
-            Kind::History,
+            ErrorKind::History,
             format!(
-                "the history's row of version {version} has no {what} that refinery would write"
+                "the history has an invalid {what} for version {version}: correct the row in \
+                 refinery_schema_history"
             ),
         )
     };
@@ -279,27 +284,27 @@ fn applied(version: &str, name: &str, on: &str, checksum: &str) -> Result<Migrat
     Ok(Migration::applied(version, name.to_owned(), on, checksum))
 }
 
-/// What refinery refuses, in one line with a remedy.
+/// Converts an error of refinery into one line with a remedy.
 fn explain(error: refinery_core::Error) -> Error {
     let message = match error.kind() {
         Refused::DivergentVersion(applied, file) => format!(
-            "{applied} was applied with another name or text than {file} has now: restore the \
-             file, or `resolve` the version if the change does not matter"
+            "{applied} was applied, but {file} has been changed since: restore the file, or \
+             `resolve` the version if the change does not matter"
         ),
         Refused::MissingVersion(migration) if migration.sql().is_some() => format!(
-            "{migration} was not applied, and later ones were: give it a later version, or \
-             `resolve` it if it was done by hand"
+            "{migration} was not applied, but later migrations were: give it a later version, or \
+             `resolve` it if it was applied by hand"
         ),
         Refused::MissingVersion(migration) => format!(
-            "{migration} was applied, and its file is missing: restore it, or is this an older \
-             deployment than the last?"
+            "{migration} was applied, but its file is missing: restore it, or check whether this \
+             is an older deployment"
         ),
-        _ => "refinery refuses the migrations".to_owned(),
+        _ => "refinery rejected the migrations: see the source".to_owned(),
     };
-    Error::new(Kind::History, message).with_source(error)
+    Error::new(ErrorKind::History, message).with_source(error)
 }
 
-/// The field of the first row.
+/// Returns a field of the first row.
 fn text(messages: &[SimpleQueryMessage], at: usize) -> Option<&str> {
     messages.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(at),
@@ -307,7 +312,8 @@ fn text(messages: &[SimpleQueryMessage], at: usize) -> Option<&str> {
     })
 }
 
-/// A database that has applied what it is told, and writes down what it is to execute.
+/// A connection for refinery that reports given migrations as applied and collects the
+/// statements to execute.
 struct Recorder {
     applied: Vec<Migration>,
     executed: Vec<String>,

@@ -1,4 +1,4 @@
-//! Invalid indexes: what CREATE INDEX CONCURRENTLY leaves when it fails (manual, "Building
+//! Finds invalid indexes, which a failed CREATE INDEX CONCURRENTLY leaves (manual, "Building
 //! Indexes Concurrently").
 
 use sqlparser::ast::{CreateIndex, IndexType, ObjectName, Statement as Parsed};
@@ -9,18 +9,19 @@ use tokio_postgres::Client;
 use super::error::Result;
 use super::event::Event;
 
-/// Others that have the lock on the table `i.indrelid` which whoever builds an index
-/// concurrently has from the beginning to the end. `pg_locks` shows it to everybody, where
-/// `pg_stat_progress_create_index` shows a role nothing but the process of another's.
-/// Autovacuum has no role, and makes way.
+/// Selects other sessions that hold the lock on the table `i.indrelid` which CREATE INDEX
+/// CONCURRENTLY holds throughout. Every role can read `pg_locks`, whereas
+/// `pg_stat_progress_create_index` shows only the process ID of other roles' sessions.
+/// Autovacuum has no role, and cancels itself.
 const AT_TABLE: &str = "from pg_locks l join pg_stat_activity a on a.pid = l.pid \
      where l.locktype = 'relation' and l.relation = i.indrelid and l.granted \
      and l.database = (select oid from pg_database where datname = current_database()) \
      and l.mode = 'ShareUpdateExclusiveLock' and l.pid <> pg_backend_pid() \
      and a.usesysid is not null";
 
-/// Those that nobody is building at the moment: a VACUUM has the lock, too, and no progress
-/// of this kind. One of a partitioned table may be invalid for a while, rightly.
+/// Selects invalid indexes that no session is building. VACUUM takes the same lock, but has
+/// no entry in `pg_stat_progress_create_index`. An index of a partitioned table may be
+/// invalid until all partitions have one.
 const INVALID: &str = "select i.indexrelid, format('%I.%I', n.nspname, c.relname), \
        i.indrelid::regclass::text \
      from pg_index i join pg_class c on c.oid = i.indexrelid \
@@ -30,7 +31,8 @@ const INVALID: &str = "select i.indexrelid, format('%I.%I', n.nspname, c.relname
          select 1 from pg_stat_progress_create_index p where p.pid = l.pid \
          and coalesce(p.index_relid, i.indexrelid) = i.indexrelid))";
 
-/// The index of the name $2, next to the table $1, and who may be building it.
+/// Selects the index named $2 in the schema of table $1, and a session that may be building
+/// it.
 const NAMED: &str = "select format('%I.%I', n.nspname, c.relname), \
        i.indisvalid, pg_get_indexdef(i.indexrelid), i.indrelid = to_regclass($1), \
        (select l.pid AT_TABLE order by l.pid limit 1) \
@@ -42,23 +44,24 @@ const NAMED: &str = "select format('%I.%I', n.nspname, c.relname), \
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Invalid {
     oid: u32,
-    /// Quoted, with the schema.
+    /// The name, quoted and with its schema.
     pub(super) name: String,
     table: String,
 }
 
-/// What is there where a statement would make an index.
+/// The existing index of the name that a statement would create. Names are quoted and have
+/// their schema.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum There {
-    Nothing,
-    /// The same, whole: an earlier run has done it, and did not come to write it down.
+pub(super) enum ExistingIndex {
+    None,
+    /// Valid, with the same definition: an earlier run created it without recording it.
     Same(String),
-    /// Left by one that failed: quoted, with the schema.
+    /// Invalid, from a failed run.
     Invalid(String),
-    /// Invalid so far, and somebody may be building it: this process.
-    Built(String, i32),
-    /// Another one.
-    Other(String),
+    /// Invalid, and the session with this process ID may be building it.
+    Building(String, i32),
+    /// An index with another definition.
+    Different(String),
 }
 
 impl Invalid {
@@ -66,8 +69,8 @@ impl Invalid {
         removal(&self.name)
     }
 
-    pub(super) fn left(&self) -> Event {
-        Event::IndexLeft {
+    pub(super) fn event(&self) -> Event {
+        Event::InvalidIndex {
             index: self.name.clone(),
             table: self.table.clone(),
             remove: format!("{};", self.removal()),
@@ -79,46 +82,46 @@ pub(super) fn removal(name: &str) -> String {
     format!("DROP INDEX CONCURRENTLY {name}")
 }
 
-/// All that are there, but those of `before`.
+/// Returns all invalid indexes except those of `before`.
 pub(super) async fn invalid(client: &Client, before: &[Invalid]) -> Result<Vec<Invalid>> {
     let query = INVALID.replace("AT_TABLE", AT_TABLE);
     let rows = client.query(&query, &[]).await?;
     let mut found = Vec::new();
     for row in rows {
-        let one = Invalid {
+        let index = Invalid {
             oid: row.try_get(0)?,
             name: row.try_get(1)?,
             table: row.try_get(2)?,
         };
-        if !before.iter().any(|known| known.oid == one.oid) {
-            found.push(one);
+        if !before.iter().any(|known| known.oid == index.oid) {
+            found.push(index);
         }
     }
     Ok(found)
 }
 
-/// What is there where `statement` would make an index.
-pub(super) async fn there(client: &Client, statement: &str) -> Result<There> {
+/// Finds the existing index of the name that `statement` would create.
+pub(super) async fn existing(client: &Client, statement: &str) -> Result<ExistingIndex> {
     let Some(wanted) = parse(statement) else {
-        return Ok(There::Nothing);
+        return Ok(ExistingIndex::None);
     };
     let Some(name) = wanted.name.as_ref().and_then(last) else {
-        return Ok(There::Nothing);
+        return Ok(ExistingIndex::None);
     };
     let table = wanted.table_name.to_string();
     let query = NAMED.replace("AT_TABLE", AT_TABLE);
     let Some(row) = client.query_opt(&query, &[&table, &name]).await? else {
-        return Ok(There::Nothing);
+        return Ok(ExistingIndex::None);
     };
     let quoted: String = row.try_get(0)?;
     let (is_valid, definition): (bool, String) = (row.try_get(1)?, row.try_get(2)?);
     let (of_table, builder): (bool, Option<i32>) = (row.try_get(3)?, row.try_get(4)?);
     let same = of_table && parse(&definition).is_some_and(|there| shape(there) == shape(wanted));
     Ok(match (is_valid, builder) {
-        (true, _) if same => There::Same(quoted),
-        (false, None) if of_table => There::Invalid(quoted),
-        (false, Some(builder)) if of_table => There::Built(quoted, builder),
-        _ => There::Other(quoted),
+        (true, _) if same => ExistingIndex::Same(quoted),
+        (false, None) if of_table => ExistingIndex::Invalid(quoted),
+        (false, Some(builder)) if of_table => ExistingIndex::Building(quoted, builder),
+        _ => ExistingIndex::Different(quoted),
     })
 }
 
@@ -130,18 +133,18 @@ fn parse(statement: &str) -> Option<CreateIndex> {
     }
 }
 
-/// What makes two indexes of one name and table the same.
+/// Normalizes a definition, for comparing two indexes of the same name and table.
 fn shape(mut index: CreateIndex) -> String {
     index.name = None;
     index.table_name = ObjectName::from(Vec::new());
     index.concurrently = false;
     index.if_not_exists = false;
-    // The server writes it out.
+    // The server's definition names the default method.
     index.using = index.using.filter(|using| *using != IndexType::BTree);
     index.to_string().replace('"', "").to_ascii_lowercase()
 }
 
-/// A name without its schema, as the catalogue has it.
+/// Returns a name without its schema, as the catalog has it.
 fn last(name: &ObjectName) -> Option<String> {
     let ident = name.0.last()?.as_ident()?;
     Some(match ident.quote_style {
@@ -154,14 +157,14 @@ fn last(name: &ObjectName) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn same(ours: &str, servers: &str) -> bool {
-        let [ours, servers] = [ours, servers].map(|text| shape(parse(text).expect(text)));
-        ours == servers
+    fn same(file: &str, server: &str) -> bool {
+        let [file, server] = [file, server].map(|text| shape(parse(text).expect(text)));
+        file == server
     }
 
     #[test]
-    fn index_is_known_by_its_definition() {
-        for (ours, servers) in [
+    fn indexes_are_compared_by_definition() {
+        for (file, server) in [
             (
                 "create index concurrently I on T (A, B desc)",
                 "CREATE INDEX i ON public.t USING btree (a, b DESC)",
@@ -171,9 +174,9 @@ mod tests {
                 "CREATE UNIQUE INDEX \"I\" ON s.t USING gin (a) INCLUDE (b)",
             ),
         ] {
-            assert!(same(ours, servers), "{ours}");
+            assert!(same(file, server), "{file}");
         }
-        for (ours, servers) in [
+        for (file, server) in [
             (
                 "create index i on t (a)",
                 "CREATE UNIQUE INDEX i ON public.t USING btree (a)",
@@ -191,7 +194,7 @@ mod tests {
                 "CREATE INDEX i ON public.t USING btree (a) WHERE b",
             ),
         ] {
-            assert!(!same(ours, servers), "{ours}");
+            assert!(!same(file, server), "{file}");
         }
     }
 }

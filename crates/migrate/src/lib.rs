@@ -1,9 +1,9 @@
-//! Migrations that cannot take the site down.
+//! Runs PostgreSQL migrations without blocking traffic.
 //!
-//! An `ALTER TABLE` waits for a session that idles in a transaction; every reader queues
-//! behind the `ALTER TABLE`; the site is down until somebody finds the session. Here a
-//! statement waits for its lock for 2 s at most, gives way, lets the readers through and is
-//! tried again, and the report names the session.
+//! An `ALTER TABLE` that waits for a session which is idle in a transaction blocks every
+//! reader that queues behind it, until the session ends. This crate limits the wait for a
+//! lock to 2 s, cancels the statement, lets the readers through and retries. The report names
+//! the blocking session.
 //!
 //! ```no_run
 //! use antifreeze_migrate::Migrations;
@@ -19,47 +19,49 @@
 //! # }
 //! ```
 //!
-//! It is for deployments, not for a cold start. Files and history are [refinery]'s; other
-//! tools are run [`Around`] their own. `docs/migrations.md` says the rest.
+//! Run migrations during a deployment, not during a cold start. File names and history are
+//! those of [refinery]; in contrast to refinery, a [`Runner`] sets timeouts, retries, and
+//! allows one runner at a time. [`ToolRunner`] does the same for other tools. Details:
+//! `docs/migrations.md`.
 //!
 //! [refinery]: https://docs.rs/refinery
 
 mod apply;
-mod around;
 mod directory;
 mod error;
 mod event;
-mod expected;
-mod failed;
 mod files;
-mod held;
 mod history;
 mod index;
 mod limits;
 mod lint;
 mod lock;
+mod locked;
+mod monitor;
 mod options;
+mod pending;
 mod report;
-mod run;
+mod runner;
 mod script;
 mod session;
 mod settings;
 #[doc(hidden)]
 pub mod split;
-mod tool;
-mod watch;
+mod statement_error;
+mod tool_process;
+mod tool_runner;
 
-pub use around::Around;
-pub use error::{Error, Kind, Result};
-pub use event::{Applied, Blocked, Event, Session};
+pub use error::{Error, ErrorKind, Result};
+pub use event::{Applied, Blocked, Event, ServerSession};
+pub use tool_runner::ToolRunner;
 
 pub use files::Migrations;
 pub use history::{State, Status};
 pub use lint::{Finding, Rule};
 pub use report::Report;
-pub use run::Runner;
+pub use runner::Runner;
 
-/// The example of this page is compiled with the crate's own.
+/// Compiles the example of the README with the doc tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 mod readme {}

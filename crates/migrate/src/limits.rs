@@ -1,28 +1,28 @@
-//! Which limit of ours ended a statement of a tool, as the second connection sees it.
+//! Detects which timeout ended a statement of a tool, from a second connection.
 //!
-//! The server keeps no error where another session could read it, and what a tool writes may
-//! go elsewhere, or be in another language. But it shows since when a statement lasts and
-//! waits for its lock: one that was at it just before the limit, and is over just behind it,
-//! was ended by the limit.
+//! Another session cannot read the error, and the tool's output may go to a file or be in
+//! another language. But the server shows when a statement began and since when it waits for
+//! a lock: a statement that was running just before its timeout and has ended just after it
+//! was ended by the timeout.
 
 use tokio_postgres::{Client, Row};
 
 use super::error::Result;
 use super::settings::Settings;
-use super::tool::Limit;
+use super::tool_process::Limit;
 
 /// Milliseconds, of the server's clock.
 type Time = i64;
 
-/// How near to a limit to look, before and behind it.
+/// How close before and after a timeout to check.
 const NEAR: Time = 15;
 
-/// How late the server may end what has reached its limit: what goes on for longer has a
-/// limit of its own.
+/// How late the server may end a statement after its timeout. A statement that continues for
+/// longer has another timeout.
 const LATE: Time = 250;
 
-/// The sessions named $1 that have begun since $3, but for $2. Where our role may not see into them there is no more
-/// than the lock.
+/// Selects the sessions named $1 that have begun since $3, except $2. If the role may not see
+/// their state, only their locks are known.
 const SESSIONS: &str = "select (extract(epoch from n.at) * 1000)::bigint, a.pid, \
        (extract(epoch from a.query_start) * 1000)::bigint, \
        (extract(epoch from a.state_change) * 1000)::bigint, \
@@ -36,26 +36,26 @@ const SESSIONS: &str = "select (extract(epoch from n.at) * 1000)::bigint, a.pid,
        select min(coalesce((to_jsonb(l) ->> 'waitstart')::timestamptz, a.query_start)) as since \
        from pg_locks l where l.pid = a.pid and not l.granted) w on true";
 
-/// A session at one moment.
+/// The state of a session at one moment.
 #[derive(Debug, Clone, PartialEq)]
 struct Session {
     pid: i32,
-    /// Its last statement.
+    /// When its last statement began.
     began: Time,
     changed: Time,
     active: bool,
     waits: Option<Time>,
 }
 
-/// What was seen of the tool's statements.
+/// The observed statements of a tool.
 #[derive(Debug, Default)]
 pub(super) struct Limits {
     lock: Time,
     statement: Time,
-    /// Those that were at it when it was looked last, and when that was.
+    /// The sessions that were active at the last check, and when that was.
     active: Vec<Session>,
     looked: Time,
-    /// The limit that ended one; a lock's before another.
+    /// The timeout that ended a statement; that of a lock takes precedence.
     pub(super) ended: Option<Limit>,
 }
 
@@ -69,15 +69,15 @@ impl Limits {
         }
     }
 
-    /// Looks, and says after how many milliseconds to look again, if that is soon.
-    pub(super) async fn look(
+    /// Checks the sessions; returns the milliseconds until the next check, if that is soon.
+    pub(super) async fn check(
         &mut self,
         client: &Client,
         name: &str,
-        ours: &[i32],
+        excluded: &[i32],
         since: &str,
     ) -> Result<Option<u64>> {
-        let rows = client.query(SESSIONS, &[&name, &ours, &since]).await?;
+        let rows = client.query(SESSIONS, &[&name, &excluded, &since]).await?;
         let Some(first) = rows.first() else {
             return Ok(None);
         };
@@ -116,7 +116,7 @@ impl Limits {
         self.active.retain(|session| session.active);
     }
 
-    /// When the limit ends what the session does, at the earliest and at the latest.
+    /// Returns when the timeout ends the session's statement, at the earliest and the latest.
     fn limit(&self, session: &Session, limit: Limit) -> Option<(Time, Time)> {
         let (since, limit) = match limit {
             Limit::Lock => (session.waits?, self.lock),
@@ -126,7 +126,7 @@ impl Limits {
         (limit > 0).then_some((at, at + LATE.min(limit / 2)))
     }
 
-    /// How long from the last look to the moment just before a limit, or just behind it.
+    /// Returns the time from the last check to the moment just before or after a timeout.
     fn next(&self) -> Option<Time> {
         let limits = self.active.iter().flat_map(|session| {
             [Limit::Lock, Limit::Statement].map(|limit| self.limit(session, limit))
@@ -137,7 +137,7 @@ impl Limits {
     }
 }
 
-/// `None`: there is none.
+/// Reads a session; returns `None` if the row has none.
 fn session(row: &Row, now: Time) -> Result<Option<Session>> {
     let Some(pid) = row.try_get(1)? else {
         return Ok(None);
@@ -158,7 +158,7 @@ mod tests {
 
     const SECOND: Time = 1000;
 
-    /// At work since the beginning, and waiting for a lock since `waits`.
+    /// An active session that began at 0, and waits for a lock since `waits`.
     fn busy(waits: Option<Time>) -> Session {
         Session {
             pid: 1,
@@ -177,16 +177,16 @@ mod tests {
         }
     }
 
-    /// What is found once `session` was seen at each of `looks`, and `after` it at the end.
+    /// Observes `session` at each of `checks`, then `after` at the end.
     fn ended(
         session: &Session,
-        looks: &[Time],
+        checks: &[Time],
         after: Option<Session>,
         end: Time,
     ) -> Option<Limit> {
         let mut limits = limits();
-        for &look in looks {
-            limits.take(look, vec![session.clone()]);
+        for &check in checks {
+            limits.take(check, vec![session.clone()]);
         }
         limits.take(end, after.into_iter().collect());
         limits.ended
@@ -208,17 +208,17 @@ mod tests {
     }
 
     #[test]
-    fn statement_over_its_limit_was_ended_by_it() {
+    fn statements_that_end_after_a_timeout_were_ended() {
         let waits = busy(Some(100));
         for (after, end, expected) in [
             (idle(2101), 2115, Some(Limit::Lock)),
             (next(2101), 2115, Some(Limit::Lock)),
             (None, 2115, Some(Limit::Lock)),
-            // It got its lock before.
+            // It got its lock before the timeout.
             (idle(2099), 2115, None),
             (next(2099), 2115, None),
             (None, 2090, None),
-            // It got its lock, and goes on.
+            // It got its lock and continues.
             (Some(busy(None)), 2115, None),
         ] {
             assert_eq!(
@@ -236,10 +236,10 @@ mod tests {
     }
 
     #[test]
-    fn limit_of_the_tool_is_not_ours() {
+    fn other_timeouts_of_the_tool_are_ignored() {
         let waits = busy(Some(100));
         assert_eq!(ended(&waits, &[2085, 2115, 2400], idle(5100), 5200), None);
-        // It may be late.
+        // The server may be late.
         assert_eq!(
             ended(&waits, &[2085, 2115], idle(2120), 2200),
             Some(Limit::Lock)
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn server_is_watched_around_the_limit() {
+    fn checks_are_just_before_and_after_a_timeout() {
         let mut limits = limits();
         for (now, expected) in [(500, 1585), (2085, 30), (2115, 27_870)] {
             limits.take(now, vec![busy(Some(100))]);

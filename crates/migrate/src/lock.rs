@@ -1,7 +1,7 @@
-//! One runner at a time, over the whole fleet: an advisory lock of the session.
+//! Takes the advisory lock that allows one runner at a time on a database.
 //!
-//! It is asked for again and again instead of waited for: a statement that waits has a
-//! snapshot, and CREATE INDEX CONCURRENTLY of whoever has the lock would wait for that.
+//! The lock is polled and not waited for: a waiting statement has a snapshot, for which CREATE
+//! INDEX CONCURRENTLY of the lock's holder would wait.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,52 +12,56 @@ use antifreeze::internal::Connector;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 
-use super::error::{Error, Kind, Result};
-use super::event::{Event, Rounded, Session};
+use super::error::{Error, ErrorKind, Result};
+use super::event::{Event, Rounded, ServerSession};
+use super::monitor;
 use super::report::Events;
-use super::session::Own;
-use super::watch;
+use super::session::RunnerSession;
 
-/// "antifree" as a number: the same for everybody, and unlikely to be anybody else's.
+/// The key of the lock: the bytes of "antifree", which no other application is likely to use.
 const KEY: i64 = i64::from_be_bytes(*b"antifree");
 
-/// The lock in `pg_locks` (manual, "pg_locks": the high half is `classid`).
+/// Selects the lock in `pg_locks` (manual, "pg_locks": the high half is `classid`).
 const IS_IT: &str = "locktype = 'advisory' and classid = 1634628713 and objid = 1718773093 \
                      and objsubid = 1 and granted \
                      and database = (select oid from pg_database where datname = current_database())";
 
-/// The ceiling of the first pause between two tries, and of any.
+/// The longest first delay between attempts, and the longest of all.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
 
-/// How often who has it is told.
-const TELL: Duration = Duration::from_secs(5);
+/// How often the holder of the lock is reported.
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How often a pooler is put to the test.
+/// The number of tests for a pooler.
 const SAMPLES: usize = 6;
 
 /// Takes the lock within `limit`.
-pub(super) async fn take(own: &Own, limit: Duration, events: &mut Events) -> Result<()> {
+pub(super) async fn take(
+    session: &RunnerSession,
+    limit: Duration,
+    events: &mut Events,
+) -> Result<()> {
     let began = Instant::now();
-    let mut told = None;
+    let mut reported = None;
     let mut pauses = Backoff::new(PAUSES[0], PAUSES[1]);
-    // Who has it already without having asked has it from somebody else.
+    // A session that holds the lock before asking for it was used by another client.
     let ask = format!(
         "select case when exists (select 1 from pg_locks where pid = pg_backend_pid() and {IS_IT}) \
          then null else pg_try_advisory_lock({KEY}) end"
     );
     loop {
-        let row = own.client().query_one(&ask, &[]).await?;
+        let row = session.client().query_one(&ask, &[]).await?;
         match row.try_get::<_, Option<bool>>(0)? {
             Some(true) => return Ok(()),
             None => return Err(pooled()),
             Some(false) => {}
         }
         let waited = began.elapsed();
-        if waited >= limit || told.is_none_or(|told: Instant| told.elapsed() >= TELL) {
-            told = Some(Instant::now());
-            let holder = holder(own.client()).await?;
+        if waited >= limit || reported.is_none_or(|at: Instant| at.elapsed() >= REPORT_INTERVAL) {
+            reported = Some(Instant::now());
+            let holder = holder(session.client()).await?;
             let named = holder.clone();
-            events.tell(Event::Waiting { holder, waited });
+            events.emit(Event::Waiting { holder, waited });
             if waited >= limit {
                 return Err(busy(waited, named));
             }
@@ -67,43 +71,47 @@ pub(super) async fn take(own: &Own, limit: Duration, events: &mut Events) -> Res
     }
 }
 
-/// Whether this session has it.
-pub(super) async fn is_ours(client: &Client) -> Result<bool> {
-    let ours =
+/// Returns whether this session holds the lock.
+pub(super) async fn is_held(client: &Client) -> Result<bool> {
+    let query =
         format!("select exists (select 1 from pg_locks where pid = pg_backend_pid() and {IS_IT})");
-    Ok(client.query_one(&ours, &[]).await?.try_get(0)?)
+    Ok(client.query_one(&query, &[]).await?.try_get(0)?)
 }
 
-/// Gives it back, and says so, or that it was lost.
-pub(super) async fn release(own: &Own, events: &mut Events) -> Result<()> {
+/// Releases the lock, and reports whether it was still locked.
+pub(super) async fn release(session: &RunnerSession, events: &mut Events) -> Result<()> {
     let release = format!("select pg_advisory_unlock({KEY})");
-    let row = own.client().query_one(&release, &[]).await?;
-    events.tell(match row.try_get(0)? {
-        true => Event::Released,
-        false => Event::LockLost,
+    let row = session.client().query_one(&release, &[]).await?;
+    let released = row.try_get(0)?;
+    events.emit(if released {
+        Event::Released
+    } else {
+        Event::LockLost
     });
     Ok(())
 }
 
-/// Makes sure that `own`, which is not the server's own session, keeps its server: that
-/// what lies in between gives it to nobody else between two statements.
+/// Checks that a session through a pooler keeps its server connection between statements.
 ///
-/// A pooler gives the server that was used last, or each in turn. So somebody else either
-/// gets ours, or we get another; how often each of us asks is left to chance, lest both
-/// keep step with the pooler.
-pub(super) async fn keeps_server(own: &Own, connector: &Arc<Connector>) -> Result<()> {
-    if own.is_direct() {
+/// A transaction pooler assigns the server connection that was used last, or each in turn. A
+/// second session therefore gets that of the first, or the first gets another. The number of
+/// queries is random, so that it does not coincide with the rotation of the pooler.
+pub(super) async fn keeps_server(
+    session: &RunnerSession,
+    connector: &Arc<Connector>,
+) -> Result<()> {
+    if session.is_direct() {
         return Ok(());
     }
-    let other = Own::open(connector).await?;
-    let verdict = sample(own, &other).await;
+    let other = RunnerSession::open(connector).await?;
+    let verdict = sample(session, &other).await;
     other.close().await;
     verdict
 }
 
-async fn sample(own: &Own, other: &Own) -> Result<()> {
-    async fn server(own: &Own) -> Result<i32> {
-        let row = own
+async fn sample(session: &RunnerSession, other: &RunnerSession) -> Result<()> {
+    async fn server(session: &RunnerSession) -> Result<i32> {
+        let row = session
             .client()
             .query_one("select pg_backend_pid()", &[])
             .await?;
@@ -111,49 +119,49 @@ async fn sample(own: &Own, other: &Own) -> Result<()> {
     }
     for _ in 0..SAMPLES {
         for _ in 0..1 + internal::random_number() % 3 {
-            if server(own).await? != own.pid() {
+            if server(session).await? != session.pid() {
                 return Err(pooled());
             }
         }
-        // While its transaction is open, the server is nobody else's.
+        // During its transaction, a session has a server connection to itself.
         other.client().batch_execute("begin").await?;
-        let theirs = server(other).await?;
-        let ours = server(own).await;
+        let other_pid = server(other).await?;
+        let own_pid = server(session).await;
         other.client().batch_execute("rollback").await?;
-        if theirs == own.pid() || ours? != own.pid() {
+        if other_pid == session.pid() || own_pid? != session.pid() {
             return Err(pooled());
         }
     }
     Ok(())
 }
 
-/// Who has it.
-async fn holder(client: &Client) -> Result<Option<Session>> {
+/// Returns the session that holds the lock.
+async fn holder(client: &Client) -> Result<Option<ServerSession>> {
     let query = format!(
         "select {} from (select pid from pg_locks where {IS_IT}) l \
          left join pg_stat_activity a on a.pid = l.pid limit 1",
-        watch::COLUMNS.replace("b.pid", "l.pid"),
+        monitor::COLUMNS.replace("b.pid", "l.pid"),
     );
     let row = client.query_opt(&query, &[]).await?;
-    row.map(|row| watch::session(&row)).transpose()
+    row.map(|row| monitor::session(&row)).transpose()
 }
 
 fn pooled() -> Error {
     Error::new(
-        Kind::Pooler,
-        "a transaction pooler lies between us and the server, and would give our lock to whoever \
-         comes next: name the server's own endpoint in MIGRATION_DATABASE_URL or as --url, or give it \
-         to the runner",
+        ErrorKind::Pooler,
+        "the connection leads through a transaction pooler, which would pass the advisory lock on \
+         to other clients: set MIGRATION_DATABASE_URL or --url to the server's direct endpoint, or \
+         set the runner's `endpoint`",
     )
 }
 
-fn busy(waited: Duration, holder: Option<Session>) -> Error {
+fn busy(waited: Duration, holder: Option<ServerSession>) -> Error {
     let holder = holder.map_or_else(String::new, |holder| format!(" ({holder})"));
     Error::new(
-        Kind::Busy,
+        ErrorKind::Busy,
         format!(
-            "another runner{holder} had the lock for all of {}: wait for it, raise `lock_wait`, or \
-             end its session with pg_terminate_backend",
+            "timed out after {} while waiting for another runner{holder}: wait for it, raise \
+             `lock_wait`, or end its session with pg_terminate_backend",
             Rounded(waited)
         ),
     )
@@ -164,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lock_key_matches_pg_locks() {
+    fn key_matches_the_columns_of_pg_locks() {
         assert_eq!(
             (KEY >> 32, KEY & 0xffff_ffff),
             (1_634_628_713, 1_718_773_093)

@@ -1,4 +1,4 @@
-//! What whoever runs migrations is told beforehand.
+//! The options that runners of migrations and of tools share.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,17 +12,17 @@ use super::error::Result;
 use super::report::Observer;
 use super::settings::Settings;
 
-/// What the server calls us, before the function's own name.
+/// The `application_name` of runners, before that of the configuration.
 const NAME: &str = "migrate";
 
-/// What ends it before its end.
+/// A future that stops a run when it completes.
 pub(super) type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What all that work under the lock have in common.
-pub(super) struct Base {
+/// The options of a run under the lock.
+pub(super) struct Options {
     pub(super) config: antifreeze::config::Settings,
     pub(super) endpoint: Option<DirectEndpoint>,
-    /// The environment speaks of another database.
+    /// `MIGRATION_DATABASE_URL` does not apply to this database.
     pub(super) ignores_environment: bool,
     pub(super) settings: Settings,
     pub(super) observer: Option<Observer>,
@@ -30,9 +30,9 @@ pub(super) struct Base {
     pub(super) stop: Option<Stop>,
 }
 
-impl Base {
+impl Options {
     pub(super) fn new(database: &Database) -> Self {
-        Base {
+        Options {
             config: database.settings().clone(),
             endpoint: None,
             ignores_environment: false,
@@ -43,7 +43,7 @@ impl Base {
         }
     }
 
-    /// Where to connect to, and how.
+    /// Returns the connector for migrations.
     pub(super) fn connector(&mut self) -> Result<Arc<Connector>> {
         let environment = !self.ignores_environment;
         let mut config = internal::for_migrations(&self.config, self.endpoint.take(), environment)?;
@@ -56,94 +56,93 @@ impl Base {
     }
 }
 
-/// The methods of builders that are the same for migrations of ours and for those of
-/// another tool.
+/// Defines the builder methods that both runners have.
 macro_rules! options {
     () => {
-        /// How long a statement waits for a lock before it gives way, and so how long
-        /// anybody queues behind it. Default: 2 s.
+        /// Sets how long a statement may wait for a lock before it is cancelled and retried;
+        /// other sessions queue behind it for as long at most. Default: 2 s.
         ///
-        /// It holds for each statement: a migration that changes several tables may keep
-        /// the first one's lock while it waits for the next one's, so change one in each.
+        /// It applies to each statement: a migration that changes several tables holds the
+        /// lock on the first while it waits for the next. Change one table in each migration.
         pub fn lock_timeout(mut self, limit: std::time::Duration) -> Self {
             self.base.settings.lock_timeout = limit.max(std::time::Duration::from_millis(1));
             self
         }
 
-        /// How long a statement may take. Default: 30 s. Zero: as long as it wants.
+        /// Sets how long a statement may take. Default: 30 s. Zero means no limit.
         pub fn statement_timeout(mut self, limit: std::time::Duration) -> Self {
             self.base.settings.statement_timeout = limit;
             self
         }
 
-        /// How often what is blocked is tried, the first time included. Default: 10.
+        /// Sets the number of attempts after lock timeouts, the first included. Default: 10.
         pub fn attempts(mut self, attempts: u32) -> Self {
             self.base.settings.attempts = attempts;
             self
         }
 
-        /// For how long what is blocked is tried, whatever [`attempts`](Self::attempts)
+        /// Sets how long to retry after lock timeouts, whatever [`attempts`](Self::attempts)
         /// are left. Default: 5 minutes for each migration.
         pub fn retry_for(mut self, limit: std::time::Duration) -> Self {
             self.base.settings.retry_for = limit;
             self
         }
 
-        /// The pause after a first failed attempt, at most, and the longest of all: they
-        /// double, with full jitter. Default: 1 s and 15 s.
+        /// Sets the longest delay after the first failed attempt, and the longest of all. The
+        /// delays double, with full jitter. Default: 1 s and 15 s.
         pub fn backoff(mut self, first: std::time::Duration, most: std::time::Duration) -> Self {
             self.base.settings.backoff = [first, most];
             self
         }
 
-        /// How long to try for a slot while the server has none left. Default: not at all.
+        /// Sets how long to retry while every connection slot is taken. Default: no retries.
         pub fn slot_wait(mut self, limit: std::time::Duration) -> Self {
             self.base.settings.slot_wait = limit;
             self
         }
 
-        /// How long to wait while another runner has the lock. Default: 5 minutes.
+        /// Sets how long to wait while another runner holds the lock. Default: 5 minutes.
         pub fn lock_wait(mut self, limit: std::time::Duration) -> Self {
             self.base.settings.lock_wait = limit;
             self
         }
 
-        /// Consents to ending sessions that have been `idle in transaction` for as long as
-        /// `age`, if they are in our way. Others are never ended. Default: none is.
+        /// Ends blocking sessions that have been `idle in transaction` for longer than `age`.
+        /// Other sessions are never ended. Default: none is ended.
         pub fn terminate_idle_in_transaction(mut self, age: std::time::Duration) -> Self {
-            self.base.settings.consent = Some(age);
+            self.base.settings.terminate_age = Some(age);
             self
         }
 
-        /// Goes this way to the database, whatever the environment says.
+        /// Connects to this endpoint, whatever the environment says.
         pub fn endpoint(mut self, endpoint: antifreeze::config::DirectEndpoint) -> Self {
             self.base.endpoint = Some(endpoint);
             self
         }
 
-        /// Leaves `MIGRATION_DATABASE_URL` aside, which is about the environment's database:
-        /// this is another one. Where to connect to follows from its own address.
+        /// Ignores `MIGRATION_DATABASE_URL`, for a database other than the environment's. The
+        /// endpoint follows from the address of the database.
         pub fn ignore_environment(mut self) -> Self {
             self.base.ignores_environment = true;
             self
         }
 
-        /// When it has to be done: 3 s before that, or after three quarters of a shorter
-        /// time, what runs is cancelled and rolled back.
+        /// Sets the deadline. The running statement is cancelled and rolled back 3 s before it,
+        /// or after three quarters of the time if that is shorter than 12 s.
         pub fn deadline(mut self, deadline: impl Into<antifreeze::Deadline>) -> Self {
             self.base.deadline = deadline.into();
             self
         }
 
-        /// Stops once `stop` is done, as on ctrl-C: what runs is cancelled and rolled back.
-        /// Another tool is told to end (SIGTERM), and killed if it has not after 5 s; the
-        /// lock is kept until then.
+        /// Stops when `stop` completes, for example on Ctrl-C: the running statement is
+        /// cancelled and rolled back. A tool receives SIGTERM, and is killed if it has not
+        /// ended after 5 s; the lock is locked until then.
         pub fn stop_when(mut self, stop: impl Future<Output = ()> + Send + 'static) -> Self {
             self.base.stop = Some(Box::pin(stop));
             self
         }
 
-        /// Tells `observer` what happens, when it happens.
+        /// Calls `observer` with each event as it happens.
         pub fn on_event(mut self, observer: impl FnMut(&crate::Event) + Send + 'static) -> Self {
             self.base.observer = Some(Box::new(observer));
             self

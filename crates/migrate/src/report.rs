@@ -1,48 +1,48 @@
-//! What came of it.
+//! The report of a run.
 
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use super::event::{Applied, Blocked, Event, Session};
+use super::event::{Applied, Blocked, Event, ServerSession};
 use super::lint::Finding;
 
-/// What came of it, whether it came to its end or not. Serializes to JSON.
+/// The report of a run, successful or not. Serializes to JSON.
 #[derive(Debug, Clone, Default, Serialize)]
-#[must_use = "it says who was in the way, and what was left behind"]
+#[must_use = "the report has the blocking sessions and the invalid indexes"]
 #[non_exhaustive]
 pub struct Report {
-    /// What was run and written into the history, in this order.
+    /// The migrations that were applied, in order.
     pub applied: Vec<Applied>,
-    /// What was written into the history without being run.
+    /// The migrations that were recorded in the history without being run.
     pub recorded: Vec<String>,
-    /// What is still to be run.
+    /// The migrations that are still pending.
     pub pending: Vec<String>,
-    /// What the lint found in it.
+    /// The lint's findings in pending migrations.
     pub findings: Vec<Finding>,
-    /// Who else ran migrations while we waited.
-    pub waited_for: Vec<Session>,
-    /// Who was in the way, once for each attempt, as it was seen last.
+    /// The sessions of other runners that locked the lock.
+    pub waited_for: Vec<ServerSession>,
+    /// The statements that waited for a lock, one for each attempt, as last seen.
     pub blocked: Vec<Blocked>,
-    /// How often something gave way and was tried again.
+    /// The number of retries.
     pub retries: u32,
-    /// Who was ended, as consented.
-    pub terminated: Vec<Session>,
-    /// Invalid indexes that are there, each as the line that removes it.
+    /// The blocking sessions that were ended.
+    pub terminated: Vec<ServerSession>,
+    /// The statements that remove the existing invalid indexes.
     pub invalid_indexes: Vec<String>,
-    /// The lock was lost before the end.
+    /// Whether the lock was lost before the end.
     pub lock_lost: bool,
-    /// How long it all took.
+    /// The duration of the run.
     #[serde(rename = "took_ms", serialize_with = "milliseconds")]
     pub took: Duration,
-    /// Somebody blocks the attempt under way, and is in `blocked`.
+    /// Whether the last entry of `blocked` belongs to the current attempt.
     #[serde(skip)]
     is_blocked: bool,
 }
 
 impl Report {
-    /// Every fact is an event before it is in here.
-    pub(super) fn note(&mut self, event: &Event) {
+    /// Adds an event. All fields but `took` come from events.
+    pub(super) fn record(&mut self, event: &Event) {
         match event {
             Event::Waiting {
                 holder: Some(holder),
@@ -66,7 +66,7 @@ impl Report {
                 let end = format!(" {index};");
                 self.invalid_indexes.retain(|line| !line.ends_with(&end));
             }
-            Event::IndexLeft { remove, .. } if !self.invalid_indexes.contains(remove) => {
+            Event::InvalidIndex { remove, .. } if !self.invalid_indexes.contains(remove) => {
                 self.invalid_indexes.push(remove.clone());
             }
             Event::Applied(applied) => {
@@ -82,7 +82,7 @@ impl Report {
         }
     }
 
-    /// Who blocks the attempt under way, as it was seen last.
+    /// Returns the wait of the current attempt, as last seen.
     pub(super) fn blocked_now(&self) -> Option<&Blocked> {
         self.blocked.last().filter(|_| self.is_blocked)
     }
@@ -92,10 +92,10 @@ pub(super) fn milliseconds<S: Serializer>(time: &Duration, to: S) -> Result<S::O
     to.serialize_u64(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Somebody who is told what happens.
+/// The caller's callback for events.
 pub(super) type Observer = Box<dyn FnMut(&Event) + Send>;
 
-/// Tells the user, the log and the report.
+/// Passes events on to the caller, the log and the report.
 pub(super) struct Events {
     observer: Option<Observer>,
     pub(super) report: Report,
@@ -111,9 +111,9 @@ impl Events {
         }
     }
 
-    pub(super) fn tell(&mut self, event: Event) {
+    pub(super) fn emit(&mut self, event: Event) {
         tracing::info!(target: "antifreeze", %event, "migrate");
-        self.report.note(&event);
+        self.report.record(&event);
         if let Some(observer) = &mut self.observer {
             observer(&event);
         }

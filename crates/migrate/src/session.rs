@@ -1,4 +1,4 @@
-//! A session of our own, outside of any pool, that leaves nothing behind.
+//! The session of a runner, outside of any pool.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,77 +13,78 @@ use super::error::Result;
 use super::event::{Event, Rounded};
 use super::report::Events;
 
-/// How long ending it may take, and each step of that.
-const CLOSE: Duration = Duration::from_secs(2);
+/// How long to wait for the server to end the session.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The ceilings of the first pause between two tries for a slot, and of any: one that
-/// becomes free is gone within moments.
+/// The longest first delay between attempts to get a slot, and the longest of all. They are
+/// short, since a free slot is taken within moments.
 const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(250)];
 
-/// How long the server may go on when its client is gone, as when the process was killed:
-/// it looks only that often while it runs a statement (manual,
+/// Limits how long the server continues a statement after the process was killed (manual,
 /// `client_connection_check_interval`, PostgreSQL 14).
 const CHECK: &str = "set client_connection_check_interval = '1s'";
 
-/// What would end a session that holds the lock while another tool works, or an index that
-/// takes its time: a role may have them, and not every server knows them.
+/// Disables timeouts of the role that would end the session while a tool works or an index is
+/// built. Older servers do not have all of them.
 fn exempt() -> String {
     setting([("idle_session_timeout", 0), ("transaction_timeout", 0)])
 }
 
-/// A session. Dropped before it is closed, it cancels what it does, and says goodbye.
-pub(super) struct Own {
+/// The session of a runner. If dropped before it is closed, it cancels its statement and
+/// disconnects.
+pub(super) struct RunnerSession {
     session: Session,
     pid: i32,
     checks: bool,
 }
 
-impl Own {
-    pub(super) async fn open(connector: &Arc<Connector>) -> Result<Own> {
-        let mut own = Own {
+impl RunnerSession {
+    pub(super) async fn open(connector: &Arc<Connector>) -> Result<RunnerSession> {
+        let mut session = RunnerSession {
             session: internal::open(connector, false, Manner::USUAL).await?,
             pid: 0,
             checks: false,
         };
-        // A pooler's own number of a process is none of the server's.
-        own.pid = own
+        // A pooler reports a process ID of its own, not the server's.
+        session.pid = session
             .session
             .query_one("select pg_backend_pid()", &[])
             .await?
             .try_get(0)?;
-        // Not every version has it, and not every platform can.
-        own.checks = own.session.batch_execute(CHECK).await.is_ok();
-        own.session.batch_execute(&exempt()).await?;
-        Ok(own)
+        // Not every version and platform supports it.
+        session.checks = session.session.batch_execute(CHECK).await.is_ok();
+        session.session.batch_execute(&exempt()).await?;
+        Ok(session)
     }
 
-    /// The same, and while the server has no slot left tries again, for `limit`.
+    /// Opens a session; retries for `limit` while every connection slot is taken.
     pub(super) async fn open_within(
         connector: &Arc<Connector>,
         limit: Duration,
         events: &mut Events,
-    ) -> Result<Own> {
+    ) -> Result<RunnerSession> {
         let began = Instant::now();
         let mut pauses = Backoff::new(PAUSES[0], PAUSES[1]);
-        let mut told = false;
+        let mut reported = false;
         loop {
-            let error = match Own::open(connector).await {
+            let error = match RunnerSession::open(connector).await {
                 Err(error) if error.is_no_slot() && !limit.is_zero() => error,
                 opened => return opened,
             };
             let left = limit.saturating_sub(began.elapsed());
             if left.is_zero() {
                 let line = format!(
-                    "no slot was free for {}: {error}; or name a role in MIGRATION_DATABASE_URL \
-                     or --url for which the server keeps some (pg_use_reserved_connections, PostgreSQL 16)",
+                    "no connection slot became free within {}: {error}; or set \
+                     MIGRATION_DATABASE_URL or --url to a role with reserved connections \
+                     (pg_use_reserved_connections, PostgreSQL 16)",
                     Rounded(limit)
                 );
-                return Err(error.saying(line));
+                return Err(error.with_message(line));
             }
-            if !told {
-                let why = error.to_string();
-                events.tell(Event::NoSlot { why, limit });
-                told = true;
+            if !reported {
+                let reason = error.to_string();
+                events.emit(Event::NoSlot { reason, limit });
+                reported = true;
             }
             sleep(pauses.next().unwrap_or(PAUSES[1]).min(left)).await;
         }
@@ -93,22 +94,23 @@ impl Own {
         &self.session
     }
 
-    /// The server's process.
+    /// Returns the process ID of the server.
     pub(super) fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// Whether the server looks for its client while it runs a statement.
-    pub(super) fn checks(&self) -> bool {
+    /// Returns whether the server checks its client while it runs a statement.
+    pub(super) fn checks_client(&self) -> bool {
         self.checks
     }
 
-    /// Whether the server itself told us its process, which no pooler does.
+    /// Returns whether the connection is direct: a pooler reports another process ID than the
+    /// server.
     pub(super) fn is_direct(&self) -> bool {
         self.session.process_id() == self.pid
     }
 
-    /// The settings of every statement, which a migration may have changed.
+    /// Sets the timeouts of the next statements, which a migration may have changed.
     pub(super) async fn set(
         &self,
         lock_timeout: Duration,
@@ -125,8 +127,8 @@ impl Own {
         Ok(self.session.batch_execute(&set).await?)
     }
 
-    /// Ends whatever transaction is open, and all settings.
-    pub(super) async fn settle(&self) -> Result<()> {
+    /// Rolls back an open transaction, and resets all settings.
+    pub(super) async fn reset(&self) -> Result<()> {
         let client = self.client();
         if self.in_transaction() {
             client.batch_execute("rollback").await?;
@@ -140,18 +142,18 @@ impl Own {
         status.is_some_and(|status| status != TransactionStatus::Idle)
     }
 
-    pub(super) fn is_over(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         self.session.is_closed()
     }
 
-    /// Cancels what runs, and waits until the server has ended the session: only then has
-    /// it rolled back and given up its locks.
+    /// Cancels the running statement, and waits until the server has ended the session: only
+    /// then is it rolled back, and its locks are released.
     pub(super) async fn close(self) {
-        self.session.close(CLOSE).await;
+        self.session.close(CLOSE_TIMEOUT).await;
     }
 }
 
-/// As the server counts, rounded up, and as many as it can hold.
+/// Converts to milliseconds, rounded up, limited to the server's integer.
 pub(super) fn milliseconds(time: Duration) -> i32 {
     i32::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
 }

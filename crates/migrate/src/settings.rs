@@ -1,27 +1,27 @@
-//! How migrations are run.
+//! The settings of a run.
 
 use std::time::Duration;
 
-/// What a [`Runner`](super::Runner) and an [`Around`](super::Around) are told.
+/// The settings of a [`Runner`](super::Runner) or a [`ToolRunner`](super::ToolRunner).
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
-    /// How long a lock is waited for, and so how long anybody queues behind us.
+    /// How long a statement may wait for a lock; other sessions queue behind it meanwhile.
     pub(super) lock_timeout: Duration,
     pub(super) statement_timeout: Duration,
-    /// The `statement_timeout` of what locks nobody out.
+    /// The `statement_timeout` of statements that do not block reads and writes.
     pub(super) concurrent_timeout: Duration,
-    /// How often what is blocked is tried, the first time included, and for how long.
+    /// The number of attempts after lock timeouts, the first included, and how long to retry.
     pub(super) attempts: u32,
     pub(super) retry_for: Duration,
-    /// The ceilings of the first pause and of any.
+    /// The longest first delay, and the longest of all.
     pub(super) backoff: [Duration; 2],
-    /// How long to try for a slot of the server's.
+    /// How long to retry while every connection slot is taken.
     pub(super) slot_wait: Duration,
-    /// How long another runner is waited for.
+    /// How long to wait for another runner.
     pub(super) lock_wait: Duration,
-    /// Sessions idle in a transaction for longer are ended, if they block us.
-    pub(super) consent: Option<Duration>,
-    /// What the lint finds is an error.
+    /// Blocking sessions that are idle in a transaction for longer are ended.
+    pub(super) terminate_age: Option<Duration>,
+    /// Whether findings of the lint are an error.
     pub(super) refuse_findings: bool,
 }
 
@@ -37,7 +37,7 @@ impl Default for Settings {
             backoff: [seconds(1), seconds(15)],
             slot_wait: Duration::ZERO,
             lock_wait: seconds(5 * 60),
-            consent: None,
+            terminate_age: None,
             refuse_findings: false,
         }
     }

@@ -1,5 +1,5 @@
-//! The outage: handlers that return with their session in a transaction, and an ALTER TABLE
-//! on a table of 250 rows. Without us, with the layer alone, with the runner alone.
+//! Reproduces the outage: handlers return with their session in a transaction, and ALTER TABLE
+//! runs on a table of 250 rows; without antifreeze, with the layer only, with the runner only.
 //!
 //! `cargo test --all-features --test outage -- --nocapture` prints the figures that
 //! `docs/outage.md` quotes.
@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use antifreeze::{Config, Database, DatabaseLayer};
-use antifreeze_migrate::Kind;
-use common::{Lab, PLENTY, lab, migrations};
+use antifreeze_migrate::ErrorKind;
+use common::{Lab, TIMEOUT, lab, migrations};
 use http::{Request, Response, StatusCode};
 use lab::postgres::Postgres;
 use tokio::sync::watch;
@@ -25,35 +25,33 @@ use tower::{Layer, ServiceExt, service_fn};
 
 const UNIQUE: &str = "alter table partners add constraint partners_name unique (name)";
 
-/// What each handler does, and nobody ends.
+/// The transaction that each handler begins and does not end.
 const HANDLER: &str = "begin; select count(*) from partners";
 
-/// How many are frozen with their session in a transaction before the ALTER TABLE comes.
+/// The number of instances that are frozen in a transaction before the ALTER TABLE.
 const FROZEN: usize = 5;
 
-/// How many requests there are at a time.
+/// The number of concurrent requests.
 const AT_ONCE: u32 = 3;
 
-/// For how long a queue has to last to be called one that does not end: far longer than
-/// `lock_timeout`'s 2 s and than anything here takes.
+/// How long a queue must last to count as endless: far longer than the `lock_timeout` of 2 s.
 const FOR_GOOD: Duration = Duration::from_secs(6);
 
-/// What the issue of it all asks of an ALTER TABLE with the layer.
+/// The longest duration of an ALTER TABLE with the layer.
 const A_SECOND: Duration = Duration::from_secs(1);
 
-/// How often it may try, on a machine that others use as well: what delays it by itself
-/// delays it each time.
+/// The number of attempts, since the machine may be busy: a real delay occurs in each.
 const TRIES: usize = 3;
 
-/// From when on the server logs a wait for a lock.
+/// The duration from which the server logs a wait for a lock.
 const LOGGED: Duration = Duration::from_millis(100);
 
-/// What may lie between the end of `lock_timeout` and the moment when the server notes it:
-/// both are its own, so that nothing of ours is in it.
+/// The tolerance between the end of `lock_timeout` and the server's log of it. Both are
+/// measured by the server, without the client.
 const SLACK: Duration = Duration::from_millis(500);
 
-/// A host without the layer. Each request is a cold start with a session of its own; once
-/// the response is out the instance is frozen, and some are never called again.
+/// A host without the layer. Each request is a cold start with a new session; after the
+/// response the instance is frozen, and some are never called again.
 #[derive(Clone)]
 struct Host {
     url: String,
@@ -74,7 +72,7 @@ impl Host {
         host
     }
 
-    /// A request, from the cold start to the response.
+    /// Serves a request, from the cold start to the response.
     async fn request(&self) {
         let mut config: tokio_postgres::Config = self.url.parse().expect("a URL");
         config.application_name("shop:17");
@@ -85,15 +83,15 @@ impl Host {
         client.batch_execute(HANDLER).await.expect("it reads");
         self.responses.fetch_add(1, Ordering::SeqCst);
         let mut frozen = self.frozen.lock().expect("no panic");
-        // The others are reaped at once: their session ends with them.
+        // The other instances are stopped at once, which ends their sessions.
         if frozen.len() < FROZEN {
             frozen.push(client);
         }
     }
 }
 
-/// Requests, one after the other in each of several lines, until told to stop; then, the
-/// longest time that any line was without a response.
+/// Concurrent sequences of requests, until stopped; measures the longest time without a
+/// response in any of them.
 struct Traffic {
     stop: Arc<AtomicBool>,
     lines: JoinSet<Duration>,
@@ -122,14 +120,14 @@ impl Traffic {
 
     async fn longest_gap(self) -> Duration {
         self.stop.store(true, Ordering::SeqCst);
-        let lines = timeout(PLENTY, self.lines.join_all()).await;
+        let lines = timeout(TIMEOUT, self.lines.join_all()).await;
         let lines = lines.expect("each line gets its response");
         lines.into_iter().max().unwrap_or_default()
     }
 }
 
 #[tokio::test]
-async fn alter_table_without_us_stops_the_traffic() {
+async fn alter_table_alone_blocks_the_traffic() {
     let lab = lab().await;
     let host = Host::serving(&lab).await;
     let (migration, _) = lab.session("plain migration").await;
@@ -146,30 +144,30 @@ async fn alter_table_without_us_stops_the_traffic() {
     lab.eventually(&format!("{queue}'shop:17'"), &AT_ONCE.to_string())
         .await;
 
-    // Nothing ends it.
+    // The queue does not end by itself.
     let went_on = timeout(FOR_GOOD, traffic.lines.join_next()).await;
     assert!(went_on.is_err(), "a line of traffic ended: {went_on:?}");
     assert!(!altering.is_finished(), "the ALTER TABLE got its lock");
     assert_eq!(host.responses.load(Ordering::SeqCst), FROZEN as u32);
     println!("without layer and runner: 0 responses in {FOR_GOOD:?}, and the ALTER TABLE waits");
 
-    // But the end of those sessions.
+    // It ends when those sessions end.
     host.frozen.lock().expect("no panic").clear();
-    let altered = timeout(PLENTY, altering).await.expect("it got its lock");
+    let altered = timeout(TIMEOUT, altering).await.expect("it got its lock");
     altered.expect("no panic").expect("it is done");
     let _ = traffic.longest_gap().await;
     assert!(host.responses.load(Ordering::SeqCst) > FROZEN as u32);
 }
 
 #[tokio::test]
-async fn alter_table_with_the_layer_goes_through() {
+async fn alter_table_with_the_layer_succeeds() {
     let lab = lab().await;
     let config = Config::from_url(&lab.server.url)
         .expect("a URL")
         .max_connections(AT_ONCE as usize)
         .application_name("shop:17");
     let database = Database::new(config).expect("settings");
-    // The same handler, which forgets to end what it began.
+    // The same handler, which does not end its transaction.
     let service = DatabaseLayer::new(database).layer(service_fn(async |_: Request<()>| {
         let connection = antifreeze::connection().await?;
         connection.batch_execute(HANDLER).await?;
@@ -187,7 +185,7 @@ async fn alter_table_with_the_layer_goes_through() {
     });
     let mut until = async |more: u32| {
         let goal = *responses.borrow() + more;
-        let waited = timeout(PLENTY, responses.wait_for(|&so_far| so_far >= goal)).await;
+        let waited = timeout(TIMEOUT, responses.wait_for(|&so_far| so_far >= goal)).await;
         waited.expect("traffic goes on").expect("it is there");
     };
     until(20).await;
@@ -199,7 +197,7 @@ async fn alter_table_with_the_layer_goes_through() {
             migration.batch_execute(undo).await.expect("undone");
         }
         let since = Instant::now();
-        let altered = timeout(PLENTY, migration.batch_execute(UNIQUE)).await;
+        let altered = timeout(TIMEOUT, migration.batch_execute(UNIQUE)).await;
         took.push(since.elapsed());
         altered.expect("it does not hang").expect("it is done");
         until(20).await;
@@ -209,7 +207,7 @@ async fn alter_table_with_the_layer_goes_through() {
     assert!(took.iter().any(|&took| took < A_SECOND), "it took {took:?}");
 }
 
-/// How long sessions of this database waited for locks of this mode, by the server's log.
+/// Returns how long sessions waited for locks of this mode, from the server's log.
 async fn waits(lab: &Lab, mode: &str) -> Vec<Duration> {
     let database = "select oid from pg_database where datname = current_database()";
     let here = format!(" of database {} after ", lab.value(database).await);
@@ -226,7 +224,7 @@ async fn waits(lab: &Lab, mode: &str) -> Vec<Duration> {
 }
 
 #[tokio::test]
-async fn runner_alone_stops_traffic_for_the_lock_timeout() {
+async fn runner_alone_blocks_for_the_lock_timeout() {
     let lab = lab().await;
     let name = lab.value("select quote_ident(current_database())").await;
     let log_waits = format!(
@@ -241,7 +239,7 @@ async fn runner_alone_stops_traffic_for_the_lock_timeout() {
         let host = requests.clone();
         async move { host.request().await }
     });
-    // The runner's own, by default.
+    // The runner's default.
     let lock_timeout = Duration::from_secs(2);
     let pause = Duration::from_millis(200);
     let runner = || {
@@ -252,7 +250,7 @@ async fn runner_alone_stops_traffic_for_the_lock_timeout() {
     };
     let error = runner().run().await.expect_err("it gives way");
     let before = host.responses.load(Ordering::SeqCst);
-    assert_eq!(error.kind(), Kind::Blocked, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Blocked, "{error}");
     let blocked = &error.report().blocked[0];
     assert_eq!(blocked.relation.as_deref(), Some("partners"));
     let guilty: Vec<_> = blocked.by.iter().filter(|one| !one.waits).collect();
@@ -267,7 +265,7 @@ async fn runner_alone_stops_traffic_for_the_lock_timeout() {
     );
     assert!(error.to_string().contains("shop:17"), "{error}");
 
-    // With consent they are ended, and it is done while the traffic goes on.
+    // With terminate_idle_in_transaction, they are ended and the traffic continues.
     let consent = runner().terminate_idle_in_transaction(Duration::from_secs(1));
     let report = consent.run().await.expect("the way is free");
     assert_eq!(report.terminated.len(), FROZEN, "{report:?}");
@@ -280,12 +278,12 @@ async fn runner_alone_stops_traffic_for_the_lock_timeout() {
          {longest:.2?} of it behind a lock\n{blocked}"
     );
     assert!(before > FROZEN as u32 + AT_ONCE, "traffic went on");
-    // A busy machine adds to a request, not to the wait for the lock: the server tells that.
+    // A busy machine delays requests too: measure with the server's log.
     assert!(
         longest < lock_timeout + SLACK,
         "a request waited {longest:?}"
     );
-    // They did queue behind it, or this shows nothing.
+    // Some requests must have queued behind it.
     assert!(waits.len() >= AT_ONCE as usize, "{waits:?}");
     assert!(longest > lock_timeout / 2, "nobody ever waited: {waits:?}");
 }

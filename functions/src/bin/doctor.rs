@@ -5,7 +5,7 @@
 //! aws lambda invoke --function-name antifreeze-doctor /dev/stdout
 //! ```
 
-use antifreeze_doctor::{Options, Ways, examine};
+use antifreeze_doctor::{Options, Routes, examine};
 use lambda_runtime::{Error, LambdaEvent, service_fn, tracing};
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ async fn main() -> Result<(), Error> {
 }
 
 async fn look(_: LambdaEvent<Value>) -> Result<Value, Error> {
-    let ways = Ways::new(functions::config()?)?;
-    let report = examine(&ways, &Options::default(), &mut |_| {}).await;
+    let routes = Routes::new(functions::config()?)?;
+    let report = examine(&routes, &Options::default(), &mut |_| {}).await;
     Ok(json!({ "verdict": report.verdict(), "checks": report.checks }))
 }

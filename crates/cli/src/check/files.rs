@@ -1,4 +1,4 @@
-//! Which files, and what is in them.
+//! Finds and reads the SQL files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ pub struct File {
     pub text: String,
 }
 
-/// In the order of their names, as migrations are.
+/// Reads the files, in the order of their names within each directory, as migrations are.
 pub fn read(paths: &[PathBuf]) -> Result<Vec<File>, Failure> {
     let mut found = Vec::new();
     for path in paths {
@@ -23,7 +23,7 @@ pub fn read(paths: &[PathBuf]) -> Result<Vec<File>, Failure> {
         }
     }
     if found.is_empty() {
-        return Err(Failure::new("there are no *.sql files"));
+        return Err(Failure::new("no *.sql files found"));
     }
     let files = found.iter().map(|path| {
         let text = fs::read_to_string(path).map_err(|error| unreadable(path, error))?;
@@ -42,10 +42,11 @@ fn search(directory: &Path, found: &mut Vec<PathBuf>) -> Result<(), Failure> {
         let path = entry.path();
         let is_sql = is_sql(&path);
         match fs::metadata(&path) {
-            // It could lead round in a circle.
+            // A symbolic link could lead to a cycle.
             Ok(file) if file.is_dir() && path.is_symlink() => {
                 let line = format!(
-                    "{} is a link to a folder, which is not followed: name the folder itself",
+                    "{} is a symbolic link to a directory, which is not followed: name the \
+                     directory itself",
                     path.display()
                 );
                 return Err(Failure::new(line));
@@ -59,7 +60,7 @@ fn search(directory: &Path, found: &mut Vec<PathBuf>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What is hidden is an editor's or a system's own.
+/// Returns whether it is an SQL file. Hidden files belong to an editor or the system.
 fn is_sql(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let end = path.extension().unwrap_or_default();
@@ -67,5 +68,5 @@ fn is_sql(path: &Path) -> bool {
 }
 
 fn unreadable(path: &Path, error: std::io::Error) -> Failure {
-    Failure::new(format!("{} cannot be read", path.display())).with(error)
+    Failure::new(format!("cannot read {}", path.display())).caused_by(error)
 }

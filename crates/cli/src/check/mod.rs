@@ -1,75 +1,75 @@
-//! `antifreeze check`: whether statements fit the database, before a deployment.
+//! `antifreeze check`: checks SQL files against the database before a deployment.
 //!
-//! PostgreSQL looks up tables, columns, functions and types when a statement is prepared,
-//! and executes nothing. What it does not look at before it executes, DDL above all, is
-//! only read for its grammar.
+//! PostgreSQL looks up tables, columns, functions and types when it prepares a statement,
+//! without executing it. Of statements that it analyzes only during execution, such as DDL,
+//! only the grammar is checked.
 
+mod created;
 mod files;
-mod judge;
-mod makes;
-mod meant;
+mod statement;
+mod suggestion;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
 
 use antifreeze::Session;
-use antifreeze_doctor::{GOODBYE, Mark};
+use antifreeze_doctor::{CLOSE_TIMEOUT, Status};
 use antifreeze_migrate::split::split;
 use clap::Args;
 use files::File;
-use judge::{Finding, Judged};
 use serde_json::json;
+use statement::{Checked, Finding};
 
 use crate::outcome::{Failure, Outcome};
-use crate::paint;
-use crate::reach::Reach;
+use crate::output;
+use crate::target::Target;
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Files, or directories that are searched for *.sql
+    /// Files, or directories to search for *.sql
     #[arg(required = true)]
     paths: Vec<PathBuf>,
 }
 
-/// What became of the statements.
+/// The results of all statements.
 #[derive(Default)]
-struct Looked {
+struct Summary {
     fit: usize,
-    grammar: usize,
-    later: usize,
+    grammar_only: usize,
+    need_other_files: usize,
     findings: Vec<Finding>,
-    hindered: Vec<Finding>,
+    inconclusive: Vec<Finding>,
 }
 
-pub async fn run(reach: &Reach, arguments: Arguments, json: bool) -> Result<Outcome, Failure> {
+pub async fn run(target: &Target, arguments: Arguments, json: bool) -> Result<Outcome, Failure> {
     let files = files::read(&arguments.paths)?;
-    let ways = reach.ways("check")?;
-    let session = reach.open(&ways).await?;
-    let mut looked = Looked::default();
-    // What was found before the session was lost is told all the same.
-    let done = looked.look(&session, &files).await;
-    session.close(GOODBYE).await;
+    let routes = target.routes("check")?;
+    let session = target.open(&routes).await?;
+    let mut summary = Summary::default();
+    let done = summary.check(&session, &files).await;
+    session.close(CLOSE_TIMEOUT).await;
+    // Findings are printed even if the session was lost on the route.
     if json {
-        looked.document(files.len(), done.as_ref().err());
+        summary.print_json(files.len(), done.as_ref().err());
     } else {
-        looked.show();
+        summary.print();
         if let Err(failure) = &done {
-            failure.complain();
+            failure.print();
         }
     }
-    Ok(
-        match (done, looked.hindered.is_empty(), looked.findings.is_empty()) {
-            (Err(_), _, _) | (_, false, _) => Outcome::Failed,
-            (Ok(()), true, false) => Outcome::Findings,
-            (Ok(()), true, true) => Outcome::Well,
-        },
-    )
+    Ok(if done.is_err() || !summary.inconclusive.is_empty() {
+        Outcome::Failed
+    } else if summary.findings.is_empty() {
+        Outcome::Success
+    } else {
+        Outcome::Findings
+    })
 }
 
-impl Looked {
-    async fn look(&mut self, session: &Session, files: &[File]) -> Result<(), Failure> {
-        // What the files themselves make is not there yet.
-        let mut made = HashSet::new();
+impl Summary {
+    async fn check(&mut self, session: &Session, files: &[File]) -> Result<(), Failure> {
+        // Tables that the files themselves create do not exist yet.
+        let mut created = HashSet::new();
         for file in files {
             let statements = match split(&file.text) {
                 Ok(split) => split.statements,
@@ -79,62 +79,66 @@ impl Looked {
                 }
             };
             for statement in &statements {
-                match judge::judge(session, &file.name, statement, &made).await? {
-                    Judged::Fits => self.fit += 1,
-                    Judged::Grammar => self.grammar += 1,
-                    Judged::Later => self.later += 1,
-                    Judged::Wrong(finding) => self.findings.push(*finding),
-                    Judged::Hindered(finding) => self.hindered.push(*finding),
+                match statement::check(session, &file.name, statement, &created).await? {
+                    Checked::Fits => self.fit += 1,
+                    Checked::GrammarOnly => self.grammar_only += 1,
+                    Checked::NeedsOtherFile => self.need_other_files += 1,
+                    Checked::Mismatch(finding) => self.findings.push(*finding),
+                    Checked::Inconclusive(finding) => self.inconclusive.push(*finding),
                 }
-                made.extend(makes::makes(&statement.tokens));
+                created.extend(created::created_table(&statement.tokens));
             }
         }
         for finding in &mut self.findings {
-            finding.meant = meant::meant(session, finding).await?;
+            finding.suggestion = suggestion::suggestion(session, finding).await?;
         }
         Ok(())
     }
 
-    fn document(&self, files: usize, failure: Option<&Failure>) {
+    fn print_json(&self, files: usize, failure: Option<&Failure>) {
         let mut document = json!({
-            "files": files, "fit": self.fit, "grammar_only": self.grammar,
-            "unchecked": self.later, "findings": self.findings, "not_looked_at": self.hindered,
+            "files": files, "fit": self.fit, "grammar_only": self.grammar_only,
+            "unchecked": self.need_other_files, "findings": self.findings,
+            "inconclusive": self.inconclusive,
         });
         if let Some(failure) = failure {
             failure.add_to(&mut document);
         }
-        paint::document(&document);
+        output::print_json(&document);
     }
 
-    fn show(&self) {
+    fn print(&self) {
         for finding in &self.findings {
-            paint::print(&paint::marked(Mark::Finding, &finding.to_string()));
+            output::print(&output::colored(Status::Finding, &finding.to_string()));
         }
-        for hindered in &self.hindered {
-            let line = format!("{hindered}; it was not looked at");
-            paint::print(&paint::marked(Mark::Failed, &line));
+        for finding in &self.inconclusive {
+            let line = format!("{finding}; the statement was not checked");
+            output::print(&output::colored(Status::Failed, &line));
         }
         let mut line = format!(
             "{} statements fit, {} do not",
             self.fit,
             self.findings.len()
         );
-        if !self.hindered.is_empty() {
+        if !self.inconclusive.is_empty() {
             line += &format!(
-                "; {} could not be looked at: run it again, antifreeze doctor shows what is in the \
-                 way",
-                self.hindered.len()
+                "; {} could not be checked: run the command again (antifreeze doctor shows \
+                 blocking sessions)",
+                self.inconclusive.len()
             );
         }
-        if self.grammar > 0 {
+        if self.grammar_only > 0 {
             line += &format!(
-                "; {} cannot be prepared (DDL and the like), only their grammar was looked at",
-                self.grammar
+                "; {} checked for grammar only (the server does not analyze DDL in advance)",
+                self.grammar_only
             );
         }
-        if self.later > 0 {
-            line += &format!("; {} need what these files make first", self.later);
+        if self.need_other_files > 0 {
+            line += &format!(
+                "; {} not checked: they need tables that these files create",
+                self.need_other_files
+            );
         }
-        paint::print(&line);
+        output::print(&line);
     }
 }

@@ -1,20 +1,20 @@
-//! What the server takes.
+//! The connection limit of the server.
 
-use antifreeze_doctor::{GOODBYE, server_slots};
+use antifreeze_doctor::{CLOSE_TIMEOUT, server_slots};
 use serde::Serialize;
 
 use crate::outcome::Failure;
-use crate::reach::Reach;
+use crate::target::Target;
 
-/// Connections of the server.
+/// The connection limit of the server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Limit {
     pub max: u64,
-    /// Held back from ordinary roles.
+    /// Slots that are not available to ordinary roles.
     pub reserved: u64,
-    /// In use at this moment, where it is known.
+    /// Slots in use now; `None` if the server was not queried.
     pub used: Option<u64>,
-    /// Who says so.
+    /// The source of these numbers.
     pub source: String,
 }
 
@@ -24,20 +24,21 @@ impl Limit {
             max,
             reserved,
             used: None,
-            source: "as given".to_owned(),
+            source: "from --limit".to_owned(),
         }
     }
 
-    pub async fn ask(reach: &Reach) -> Result<Self, Failure> {
-        let ways = reach.ways("plan")?;
-        let session = reach.open(&ways).await?;
+    /// Queries the server.
+    pub async fn query(target: &Target) -> Result<Self, Failure> {
+        let routes = target.routes("plan")?;
+        let session = target.open(&routes).await?;
         let slots = server_slots(&session).await?;
-        session.close(GOODBYE).await;
+        session.close(CLOSE_TIMEOUT).await;
         Ok(Limit {
             max: slots.max,
             reserved: slots.reserved,
             used: Some(slots.used),
-            source: "asked of the server".to_owned(),
+            source: "from the server".to_owned(),
         })
     }
 }

@@ -1,12 +1,12 @@
-//! `antifreeze plan`: whether the server has room for what is to be deployed.
+//! `antifreeze plan`: calculates whether the server has enough slots for a deployment.
 
-mod arithmetic;
+mod capacity;
 mod group;
 mod limit;
 mod provider;
 
-use antifreeze_doctor::Mark;
-use arithmetic::{Fit, Plan};
+use antifreeze_doctor::Status;
+use capacity::{Fit, Plan};
 use clap::Args;
 use group::Group;
 use limit::Limit;
@@ -14,34 +14,36 @@ use provider::Provider;
 use serde_json::json;
 
 use crate::outcome::{Failure, Outcome};
-use crate::paint;
-use crate::reach::Reach;
+use crate::output;
+use crate::target::Target;
 
 /// Example: antifreeze plan --instances 200 --size 1 --group worker=3x5 --provider neon:1
 #[derive(Args)]
 pub struct Arguments {
-    /// Instances of the function at most: its reserved concurrency, or that of the account
+    /// The maximum number of instances of the function: its reserved concurrency, or that of
+    /// the account
     #[arg(long, required_unless_present = "group")]
     instances: Option<u64>,
-    /// max_connections of each
+    /// The connections of each instance (max_connections in antifreeze's configuration)
     #[arg(long, default_value_t = 1)]
     size: u64,
-    /// Others who connect to the same server, NAME=INSTANCESxSIZE; may be given several times
+    /// Another group of processes that connect to the same server, NAME=INSTANCESxSIZE; may be
+    /// given several times
     #[arg(long, value_parser = Group::parse, value_name = "GROUP")]
     group: Vec<Group>,
-    /// How much of the old deployment is still there while the new one starts, in percent
+    /// The percentage of the old deployment that is still running while the new one starts
     #[arg(long, default_value_t = 100, value_name = "PERCENT")]
     overlap: u64,
-    /// They go through a pooler in transaction mode, which has so many connections
+    /// The number of connections of the pooler in transaction mode that the groups use
     #[arg(long, value_name = "CONNECTIONS")]
     pool_size: Option<u64>,
-    /// Sessions of others, which are in none of the groups
+    /// The number of sessions of other clients, in addition to the groups
     #[arg(long, default_value_t = 0)]
     others: u64,
-    /// The server's max_connections [default: asked of the server]
+    /// The server's max_connections [default: queried from the server]
     #[arg(long, conflicts_with = "provider")]
     limit: Option<u64>,
-    /// Connections that the server holds back from ordinary roles
+    /// The number of connections that are not available to ordinary roles
     #[arg(long, requires = "limit", default_value_t = 3)]
     reserved: u64,
     /// The limit of a provider's plan: neon:CU, rds:MEMORY (rds:8GiB), supabase:SIZE
@@ -50,11 +52,11 @@ pub struct Arguments {
     provider: Option<Provider>,
 }
 
-pub async fn run(reach: &Reach, arguments: Arguments, json: bool) -> Result<Outcome, Failure> {
+pub async fn run(target: &Target, arguments: Arguments, json: bool) -> Result<Outcome, Failure> {
     let limit = match (arguments.limit, &arguments.provider) {
         (Some(max), _) => Limit::given(max, arguments.reserved),
         (None, Some(provider)) => provider.limit(),
-        (None, None) => Limit::ask(reach).await?,
+        (None, None) => Limit::query(target).await?,
     };
     let mut groups = Vec::new();
     if let Some(instances) = arguments.instances {
@@ -75,25 +77,25 @@ pub async fn run(reach: &Reach, arguments: Arguments, json: bool) -> Result<Outc
             "needed": plan.needed(),
             "steady": plan.steady(),
             "peak": plan.peak(),
-            "open": plan.open(),
+            "available": plan.available(),
             "limit": plan.limit,
             "groups": plan.groups,
             "others": plan.others,
             "advice": plan.advice(),
         });
-        paint::document(&document);
+        output::print_json(&document);
     } else {
         show(&plan, fit);
     }
     Ok(match fit {
-        Fit::Well => Outcome::Well,
+        Fit::Ok => Outcome::Success,
         Fit::Tight | Fit::TooMany => Outcome::Findings,
     })
 }
 
 fn show(plan: &Plan, fit: Fit) {
     for group in &plan.groups {
-        paint::print(&format!(
+        output::print(&format!(
             "{:<20} {:>7} = {} instances x {} connections",
             group.name,
             group.connections(),
@@ -102,25 +104,28 @@ fn show(plan: &Plan, fit: Fit) {
         ));
     }
     let line = |name: &str, count: u64, why: &str| {
-        paint::print(&format!("{name:<20} {count:>7}   {}", paint::faint(why)));
+        output::print(&format!("{name:<20} {count:>7}   {}", output::faint(why)));
     };
-    let overlap = format!("{} % of the old deployment are still there", plan.overlap);
+    let overlap = format!("with {} % of the old deployment", plan.overlap);
     line("while deploying", plan.peak(), &overlap);
     if let Some(pool) = plan.pool_size {
         line(
             "through the pooler",
             pool,
-            "whatever the number of its clients",
+            "independent of the number of clients",
         );
     }
-    line("room", plan.open(), &plan.room());
-    let (mark, verdict) = match fit {
-        Fit::Well => (Mark::Well, "it fits"),
-        Fit::Tight => (Mark::Finding, "it fits barely: more than 80 % of the room"),
-        Fit::TooMany => (Mark::Failed, "it does not fit"),
+    line("available", plan.available(), &plan.describe_limit());
+    let (status, verdict) = match fit {
+        Fit::Ok => (Status::Ok, "it fits"),
+        Fit::Tight => (
+            Status::Finding,
+            "it fits, but uses more than 80 % of the available connections",
+        ),
+        Fit::TooMany => (Status::Failed, "it does not fit"),
     };
-    paint::print(&paint::marked(mark, verdict));
+    output::print(&output::colored(status, verdict));
     for advice in plan.advice() {
-        paint::print(&format!("-> {advice}"));
+        output::print(&format!("-> {advice}"));
     }
 }

@@ -1,8 +1,9 @@
-//! Limits of providers' plans, from their documents (November 2026).
+//! The connection limits of providers' plans, from their documentation (November 2026).
 
 use super::limit::Limit;
 
-/// Neon, "Connection pooling": max_connections by compute size; 7 are for Neon itself.
+/// `max_connections` by compute size; 7 are reserved for Neon itself (Neon, "Connection
+/// pooling").
 const NEON: [(&str, u64); 10] = [
     ("0.25", 104),
     ("0.5", 209),
@@ -16,10 +17,10 @@ const NEON: [(&str, u64); 10] = [
     ("8", 3357),
 ];
 
-/// From 9 CU on.
-const NEON_MOST: u64 = 4000;
+/// `max_connections` from 9 CU on.
+const NEON_MAX: u64 = 4000;
 
-/// Supabase, "Compute and disk": direct connections that are recommended by size.
+/// The recommended number of direct connections by size (Supabase, "Compute and disk").
 const SUPABASE: [(&str, u64); 11] = [
     ("nano", 60),
     ("micro", 60),
@@ -34,14 +35,15 @@ const SUPABASE: [(&str, u64); 11] = [
     ("16xl", 500),
 ];
 
-/// RDS user guide, "Quotas and constraints": LEAST(memory / this, 5000).
-const RDS: u64 = 9_531_392;
-const RDS_MOST: u64 = 5000;
+/// The memory per connection: the limit is LEAST(memory / this, 5000) (RDS user guide,
+/// "Quotas and constraints").
+const RDS_MEMORY: u64 = 9_531_392;
+const RDS_MAX: u64 = 5000;
 
 /// PostgreSQL's default of `superuser_reserved_connections`.
 const RESERVED: u64 = 3;
 
-/// A plan of a provider, and its limit.
+/// The limit of a provider's plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Provider {
     source: &'static str,
@@ -50,10 +52,10 @@ pub struct Provider {
 }
 
 impl Provider {
-    /// `neon:1`, `rds:8GiB`, `supabase:small`.
+    /// Parses `neon:1`, `rds:8GiB`, `supabase:small`.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (name, plan) = text.split_once(':').unwrap_or((text, ""));
-        let of = |table: &[(&str, u64)]| {
+        let limit = |table: &[(&str, u64)]| {
             let known = table.iter().find(|(name, _)| *name == plan);
             known.map(|(_, max)| *max)
         };
@@ -69,26 +71,36 @@ impl Provider {
         match name {
             "neon" => {
                 let large = plan.parse().is_ok_and(|size: u64| size > 8);
-                let max = of(&NEON).or(large.then_some(NEON_MOST));
+                let max = limit(&NEON).or(large.then_some(NEON_MAX));
                 let max = max.ok_or_else(|| {
-                    format!("neon: wants its compute size in CU: {} or more", names(&NEON))
+                    format!(
+                        "invalid compute size: expected neon:CU with {} or more",
+                        names(&NEON)
+                    )
                 })?;
-                Ok(provider("Neon's documents", max, 7))
+                Ok(provider("Neon's documentation", max, 7))
             }
             "supabase" => {
-                let max = of(&SUPABASE)
-                    .ok_or_else(|| format!("supabase: wants one of {}", names(&SUPABASE)))?;
-                Ok(provider("Supabase's documents", max, RESERVED))
+                let max = limit(&SUPABASE).ok_or_else(|| {
+                    let names = names(&SUPABASE);
+                    format!("invalid compute size: expected supabase:SIZE with one of {names}")
+                })?;
+                Ok(provider("Supabase's documentation", max, RESERVED))
             }
             "rds" | "aurora" => {
-                let bytes = memory(plan)
-                    .ok_or_else(|| format!("{name}: wants the instance's memory, as in rds:8GiB"))?;
-                let max = (bytes / RDS).min(RDS_MOST);
-                Ok(provider("the RDS user guide's formula, an upper bound", max, RESERVED))
+                let bytes = memory(plan).ok_or_else(|| {
+                    format!("invalid memory size: expected {name}:MEMORY, for example {name}:8GiB")
+                })?;
+                let max = (bytes / RDS_MEMORY).min(RDS_MAX);
+                Ok(provider(
+                    "formula of the RDS user guide, an upper bound",
+                    max,
+                    RESERVED,
+                ))
             }
             _ => Err(
-                "one of neon:CU, rds:MEMORY, supabase:SIZE is wanted; for others look the limit up \
-                 and give --limit"
+                "unknown provider: expected neon:CU, rds:MEMORY or supabase:SIZE; for other \
+                 providers, pass the limit as --limit"
                     .to_owned(),
             ),
         }
@@ -104,7 +116,7 @@ impl Provider {
     }
 }
 
-/// `8GiB`, `512MiB`.
+/// Parses `8GiB`, `512MiB`.
 fn memory(text: &str) -> Option<u64> {
     let lower = text.to_ascii_lowercase();
     let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -121,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plans_have_limits() {
+    fn plans_of_providers_have_limits() {
         for (text, max, reserved) in [
             ("neon:0.25", 104, 7),
             ("neon:8", 3357, 7),

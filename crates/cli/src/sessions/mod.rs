@@ -1,87 +1,88 @@
-//! `antifreeze sessions`: who holds the server.
+//! `antifreeze sessions`: lists, watches and ends the sessions of the server.
 
-mod choice;
+mod filter;
 mod table;
 mod terminate;
 mod watch;
 
 use std::time::Duration;
 
-use antifreeze_doctor::{GOODBYE, ServerSession, sessions};
-use choice::Choice;
+use antifreeze_doctor::{CLOSE_TIMEOUT, ServerSession, sessions};
 use clap::Args;
+use filter::Filter;
 use serde_json::json;
 
 use crate::outcome::{Failure, Outcome};
-use crate::paint;
-use crate::reach::{Reach, time};
+use crate::output;
+use crate::target::{Target, time};
 
-/// With a choice (`--idle-in-transaction`, `--older-than`, `--application`) it exits with 1
-/// if there are such sessions and they have not been ended.
+/// With a filter (`--idle-in-transaction`, `--older-than`, `--application`, `--pid`), exits
+/// with 1 if matching sessions exist and have not been ended.
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
-    choice: Choice,
-    /// Show it again and again, until ctrl-C
+    filter: Filter,
+    /// Repeat until Ctrl-C
     #[arg(long, conflicts_with = "terminate")]
     watch: bool,
-    /// How often
+    /// The interval of --watch
     #[arg(long, default_value = "2s", value_parser = time, requires = "watch")]
     every: Duration,
-    /// End the chosen sessions; asks first
+    /// End the selected sessions, after confirmation
     #[arg(long)]
     terminate: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, requires = "terminate")]
     yes: bool,
 }
 
-pub async fn run(reach: &Reach, arguments: Arguments, json: bool) -> Result<Outcome, Failure> {
-    let choice = &arguments.choice;
-    if arguments.terminate && choice.is_everybody() {
+pub async fn run(target: &Target, arguments: Arguments, json: bool) -> Result<Outcome, Failure> {
+    let filter = &arguments.filter;
+    if arguments.terminate && filter.is_empty() {
         return Err(Failure::new(
-            "--terminate needs a choice: --idle-in-transaction, --older-than, --application or \
-             --pid",
+            "--terminate requires a filter: --idle-in-transaction, --older-than, --application \
+             or --pid",
         ));
     }
-    let ways = reach.ways("sessions")?;
-    let session = reach.open(&ways).await?;
+    let routes = target.routes("sessions")?;
+    let session = target.open(&routes).await?;
     if arguments.watch {
-        return watch::run(reach, &ways, session, choice, arguments.every, json).await;
+        return watch::run(target, &routes, session, filter, arguments.every, json).await;
     }
     let all = sessions(&session).await?;
-    let chosen = choice.of(&all);
+    let selected = filter.apply(&all);
     if !arguments.terminate {
         if json {
-            paint::document(&json!({ "sessions": chosen }));
+            output::print_json(&json!({ "sessions": selected }));
         } else {
-            show(&all, &chosen);
+            show(&all, &selected);
         }
-        session.close(GOODBYE).await;
-        return Ok(match choice.is_everybody() || chosen.is_empty() {
-            true => Outcome::Well,
-            false => Outcome::Findings,
+        session.close(CLOSE_TIMEOUT).await;
+        return Ok(if filter.is_empty() || selected.is_empty() {
+            Outcome::Success
+        } else {
+            Outcome::Findings
         });
     }
     if !json {
-        show(&all, &chosen);
+        show(&all, &selected);
     }
-    let outcome = terminate::run(&session, &chosen, arguments.yes, json).await;
-    session.close(GOODBYE).await;
+    let outcome = terminate::run(&session, &selected, arguments.yes, json).await;
+    session.close(CLOSE_TIMEOUT).await;
     outcome
 }
 
-fn show(all: &[ServerSession], chosen: &[&ServerSession]) {
-    if chosen.is_empty() {
-        paint::print(&format!("none of {} sessions", all.len()));
+fn show(all: &[ServerSession], selected: &[&ServerSession]) {
+    if selected.is_empty() {
+        output::print(&format!("0 of {} sessions match", all.len()));
     } else {
-        paint::print(&table::of(chosen));
+        output::print(&table::render(selected));
     }
     let hidden = all.iter().filter(|session| session.kind.is_none()).count();
     if hidden > 0 {
-        paint::complain(&format!(
-            "the states and statements of {hidden} sessions are not visible to this role: GRANT \
-             pg_read_all_stats shows them"
+        output::eprint(&format!(
+            "the states and statements of {hidden} sessions are not visible to this role: grant \
+             it pg_read_all_stats to see them"
         ));
     }
 }

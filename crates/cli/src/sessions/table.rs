@@ -1,21 +1,21 @@
-//! Sessions, for people.
+//! Formats sessions as a table.
 
-use antifreeze_doctor::{ServerSession, plain, seconds};
+use antifreeze_doctor::{ServerSession, format_seconds, printable};
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 
-use crate::paint;
+use crate::output;
 
-/// More of a statement does not fit.
-const QUERY: usize = 60;
+/// The number of characters of a statement that are shown.
+const MAX_QUERY: usize = 60;
 
-/// A table of them, without control characters.
-pub fn of(sessions: &[&ServerSession]) -> String {
+/// Renders a table of sessions, without control characters.
+pub fn render(sessions: &[&ServerSession]) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
-    if paint::is_terminal() {
+    if output::is_terminal() {
         table.set_content_arrangement(ContentArrangement::Dynamic);
     }
-    if !paint::has_colours() {
+    if !output::has_colours() {
         if let Some(width) = table.width() {
             table.set_width(width);
         }
@@ -49,11 +49,12 @@ fn row(session: &ServerSession) -> Vec<Cell> {
     } else {
         None
     };
-    let text = |text: &Option<String>| plain(text.as_deref().unwrap_or("-"));
-    let time = |time: Option<f64>| time.map_or("-".to_owned(), seconds);
-    let pid = match session.is_self {
-        true => format!("{} (this)", session.pid),
-        false => session.pid.to_string(),
+    let text = |text: &Option<String>| printable(text.as_deref().unwrap_or("-"));
+    let time = |time: Option<f64>| time.map_or("-".to_owned(), format_seconds);
+    let pid = if session.is_self {
+        format!("{} (this)", session.pid)
+    } else {
+        session.pid.to_string()
     };
     let waits = match session.blocked_by.as_slice() {
         [] if session.state.as_deref() == Some("active") => text(&session.waits_for),
@@ -61,13 +62,13 @@ fn row(session: &ServerSession) -> Vec<Cell> {
         by => {
             let by: Vec<String> = by.iter().map(i32::to_string).collect();
             let lock = session.lock.as_deref().unwrap_or("a lock");
-            plain(&format!("{lock}, held by {}", by.join(", ")))
+            printable(&format!("{lock}, held by {}", by.join(", ")))
         }
     };
-    let query = plain(session.query.as_deref().unwrap_or("-"));
+    let query = printable(session.query.as_deref().unwrap_or("-"));
     let mut query: String = query.split_whitespace().collect::<Vec<_>>().join(" ");
-    if query.chars().count() > QUERY {
-        query = query.chars().take(QUERY).collect::<String>() + "..";
+    if query.chars().count() > MAX_QUERY {
+        query = query.chars().take(MAX_QUERY).collect::<String>() + "..";
     }
     let state = match session.kind.as_deref() {
         Some("walsender") => "replication".to_owned(),

@@ -1,4 +1,4 @@
-//! Ending sessions.
+//! Ends sessions.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::time::Duration;
@@ -10,76 +10,79 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::outcome::{Failure, Outcome};
-use crate::paint;
+use crate::output;
 
-/// How long a session may take to be gone; it may have much to roll back.
-const GONE: Duration = Duration::from_secs(5);
+/// How long to wait for a session to end; it may have much to roll back.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What became of one.
-struct Fate<'a> {
+/// The result of ending a session.
+struct Termination<'a> {
     session: &'a ServerSession,
-    /// Nothing if it has ended.
-    left: Option<String>,
+    /// Why it was not ended; `None` if it was.
+    failure: Option<String>,
 }
 
-/// Asks, ends them, and says which have ended.
+/// Asks for confirmation, ends the sessions, and prints which have ended.
 pub async fn run(
     session: &Session,
-    chosen: &[&ServerSession],
+    selected: &[&ServerSession],
     yes: bool,
     json: bool,
 ) -> Result<Outcome, Failure> {
-    if chosen.is_empty() {
+    if selected.is_empty() {
         if json {
-            paint::document(&json!({ "terminated": [] }));
+            output::print_json(&json!({ "terminated": [] }));
         }
-        return Ok(Outcome::Well);
+        return Ok(Outcome::Success);
     }
-    if !yes && !consent(chosen.len())? {
-        paint::complain("nothing was ended");
+    if !yes && !confirm(selected.len())? {
+        output::eprint("no session was ended");
         return Ok(Outcome::Findings);
     }
-    let mut fates = Vec::new();
-    for &other in chosen {
-        let left = end(session, other).await?;
-        fates.push(Fate {
+    let mut terminations = Vec::new();
+    for &other in selected {
+        let failure = end(session, other).await?;
+        terminations.push(Termination {
             session: other,
-            left,
+            failure,
         });
     }
-    wait(session, &mut fates).await?;
+    wait(session, &mut terminations).await?;
     if json {
-        let fates = fates.iter().map(|fate| {
+        let documents = terminations.iter().map(|termination| {
             json!({
-                "pid": fate.session.pid,
-                "session": fate.session,
-                "ended": fate.left.is_none(),
-                "why": fate.left,
+                "pid": termination.session.pid,
+                "session": termination.session,
+                "ended": termination.failure.is_none(),
+                "reason": termination.failure,
             })
         });
-        let document = json!({ "terminated": fates.collect::<Vec<_>>() });
-        paint::document(&document);
+        let document = json!({ "terminated": documents.collect::<Vec<_>>() });
+        output::print_json(&document);
     } else {
-        for fate in &fates {
-            let who = fate.session.describe();
-            paint::print(&match &fate.left {
-                None => format!("ended {who}"),
-                Some(why) => format!("left {who}: {why}"),
+        for termination in &terminations {
+            let session = termination.session.describe();
+            output::print(&match &termination.failure {
+                None => format!("ended {session}"),
+                Some(reason) => format!("did not end {session}: {reason}"),
             });
         }
     }
-    let all = fates.iter().all(|fate| fate.left.is_none());
+    let all = terminations
+        .iter()
+        .all(|termination| termination.failure.is_none());
     Ok(if all {
-        Outcome::Well
+        Outcome::Success
     } else {
         Outcome::Findings
     })
 }
 
-fn consent(count: usize) -> Result<bool, Failure> {
+fn confirm(count: usize) -> Result<bool, Failure> {
     if !io::stdin().is_terminal() {
         return Err(Failure::new(
-            "nobody can be asked here: give --yes to end them without asking",
+            "cannot ask for confirmation: the standard input is not a terminal; pass --yes to end \
+             the sessions without confirmation",
         ));
     }
     let sessions = match count {
@@ -89,7 +92,7 @@ fn consent(count: usize) -> Result<bool, Failure> {
     let mut out = io::stderr().lock();
     let _ = write!(
         out,
-        "end {sessions}? what is open there is rolled back [y/N] "
+        "end {sessions}? open transactions are rolled back [y/N] "
     );
     let _ = out.flush();
     let mut answer = String::new();
@@ -100,14 +103,15 @@ fn consent(count: usize) -> Result<bool, Failure> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// Why it was left, if it was. It is asked to end only if it is still what was shown.
+/// Ends a session, unless its state has changed since it was shown; returns the reason if it
+/// was not ended.
 async fn end(session: &Session, other: &ServerSession) -> Result<Option<String>, Failure> {
-    let left = |why: &str| Ok(Some(why.to_owned()));
+    let refused = |reason: &str| Ok(Some(reason.to_owned()));
     match other.kind.as_deref() {
-        _ if other.is_self => return left("it is this command"),
+        _ if other.is_self => return refused("it is the session of this command"),
         Some("client backend") => {}
-        Some(_) => return left("it is replication, which this command never ends"),
-        None => return left("the role may not see what it is: GRANT pg_read_all_stats"),
+        Some(_) => return refused("it is replication, which this command never ends"),
+        None => return refused("its type is not visible to this role: GRANT pg_read_all_stats"),
     }
     let text = |text: &Option<String>| text.as_deref().unwrap_or_default().replace('\'', "''");
     let sql = format!(
@@ -120,29 +124,30 @@ async fn end(session: &Session, other: &ServerSession) -> Result<Option<String>,
     );
     match session.simple_query(&sql).await {
         Ok(messages) => {
-            let asked = messages
+            let signalled = messages
                 .iter()
                 .any(|message| matches!(message, SimpleQueryMessage::Row(_)));
-            match asked {
-                true => Ok(None),
-                false => left("it has moved on since"),
+            if signalled {
+                Ok(None)
+            } else {
+                refused("its state has changed since it was listed")
             }
         }
-        Err(error) if error.as_db_error().is_some() => left(
-            "the role may not end it: GRANT pg_signal_backend, or be a superuser for those of \
-                  superusers",
+        Err(error) if error.as_db_error().is_some() => refused(
+            "permission denied: GRANT pg_signal_backend to this role; sessions of superusers can \
+             be ended by superusers only",
         ),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Until those that were asked are gone.
-async fn wait(session: &Session, fates: &mut [Fate<'_>]) -> Result<(), Failure> {
-    let until = Instant::now() + GONE;
+/// Waits until the signalled sessions have ended.
+async fn wait(session: &Session, terminations: &mut [Termination<'_>]) -> Result<(), Failure> {
+    let until = Instant::now() + END_TIMEOUT;
     loop {
         let sql = "select pid || ' ' || backend_start::text from pg_stat_activity";
         let messages = session.simple_query(sql).await?;
-        let there = |other: &ServerSession| {
+        let is_listed = |other: &ServerSession| {
             let began = other.began.as_deref().unwrap_or_default();
             let line = format!("{} {began}", other.pid);
             messages.iter().any(|message| match message {
@@ -150,16 +155,16 @@ async fn wait(session: &Session, fates: &mut [Fate<'_>]) -> Result<(), Failure> 
                 _ => false,
             })
         };
-        let still: Vec<_> = fates
+        let remaining: Vec<_> = terminations
             .iter_mut()
-            .filter(|fate| fate.left.is_none() && there(fate.session))
+            .filter(|termination| termination.failure.is_none() && is_listed(termination.session))
             .collect();
-        if still.is_empty() {
+        if remaining.is_empty() {
             return Ok(());
         }
         if Instant::now() > until {
-            for fate in still {
-                fate.left = Some("it was asked to end, and is still there".to_owned());
+            for termination in remaining {
+                termination.failure = Some("it has been signalled but has not ended".to_owned());
             }
             return Ok(());
         }

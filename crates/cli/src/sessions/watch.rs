@@ -1,28 +1,28 @@
-//! Sessions, again and again.
+//! Lists sessions repeatedly.
 
 use std::io::Write;
 use std::time::Duration;
 
 use antifreeze::Session;
-use antifreeze_doctor::{Ways, sessions};
+use antifreeze_doctor::{Routes, sessions};
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::choice::Choice;
+use super::filter::Filter;
 use super::table;
 use crate::outcome::{Failure, Outcome};
-use crate::paint;
-use crate::reach::Reach;
+use crate::output;
+use crate::target::Target;
 
-/// Clears the screen, and goes to its beginning (ECMA-48: ED, CUP).
+/// Moves the cursor to the top left, and clears the screen (ECMA-48: CUP, ED).
 const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
 
-/// Until ctrl-C. A connection that is lost is made again.
+/// Lists the sessions until Ctrl-C. Reconnects if the connection is lost.
 pub async fn run(
-    reach: &Reach,
-    ways: &Ways,
+    target: &Target,
+    routes: &Routes,
     session: Session,
-    choice: &Choice,
+    filter: &Filter,
     every: Duration,
     json: bool,
 ) -> Result<Outcome, Failure> {
@@ -31,19 +31,20 @@ pub async fn run(
         loop {
             match sessions(&session).await {
                 Ok(all) => {
-                    let chosen = choice.of(&all);
-                    let shown = match json {
-                        true => paint::try_document(&json!({ "sessions": chosen })),
-                        false => show(&table::of(&chosen), chosen.len(), all.len(), every),
+                    let selected = filter.apply(&all);
+                    let printed = if json {
+                        output::try_print_json(&json!({ "sessions": selected }))
+                    } else {
+                        show(&table::render(&selected), selected.len(), all.len(), every)
                     };
-                    // Who read it has gone: `| head`.
-                    if shown.is_err() {
-                        return Ok(Outcome::Well);
+                    // The reader has closed the pipe: `| head`.
+                    if printed.is_err() {
+                        return Ok(Outcome::Success);
                     }
                 }
                 Err(error) if session.is_closed() || error.is_unavailable() => {
-                    paint::complain(&error.to_string());
-                    session = again(reach, ways, every).await;
+                    output::eprint(&error.to_string());
+                    session = reconnect(target, routes, every).await;
                     continue;
                 }
                 Err(error) => return Err(error.into()),
@@ -53,25 +54,25 @@ pub async fn run(
     };
     tokio::select! {
         failure = watch => failure,
-        _ = tokio::signal::ctrl_c() => Ok(Outcome::Well),
+        _ = tokio::signal::ctrl_c() => Ok(Outcome::Success),
     }
 }
 
-/// The server may take a while to come back.
-async fn again(reach: &Reach, ways: &Ways, every: Duration) -> Session {
+/// Retries until the server accepts a connection.
+async fn reconnect(target: &Target, routes: &Routes, every: Duration) -> Session {
     loop {
         sleep(every).await;
-        match reach.open(ways).await {
+        match target.open(routes).await {
             Ok(session) => return session,
-            Err(failure) => paint::complain(&failure.to_string()),
+            Err(failure) => output::eprint(&failure.to_string()),
         }
     }
 }
 
-fn show(table: &str, chosen: usize, all: usize, every: Duration) -> std::io::Result<()> {
-    let head = format!("{chosen} of {all} sessions, every {every:?}; ctrl-C ends this");
-    // A pipe gets one table after the other.
-    let clear = if paint::is_terminal() { CLEAR } else { "" };
-    // Not through `paint`: without colours it would take the movement away, too.
+fn show(table: &str, selected: usize, all: usize, every: Duration) -> std::io::Result<()> {
+    let head = format!("{selected} of {all} sessions, every {every:?}; Ctrl-C to stop");
+    // In a pipe, tables follow each other.
+    let clear = if output::is_terminal() { CLEAR } else { "" };
+    // Not through `output`: without colours it would also strip the cursor movement.
     writeln!(std::io::stdout(), "{clear}{head}\n\n{table}")
 }

@@ -1,4 +1,4 @@
-//! Running the command `antifreeze`, and comparing what it says.
+//! Runs the command `antifreeze` and compares its output.
 #![allow(dead_code)]
 
 use std::path::Path;
@@ -8,10 +8,10 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio_postgres::{Client, NoTls};
 
-/// Longer than anything takes, shorter than anybody waits.
-pub const PLENTY: Duration = Duration::from_secs(60);
+/// The timeout of anything that a test waits for.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What a run came to.
+/// The exit code and output of a run.
 #[derive(Debug)]
 pub struct Ran {
     pub code: i32,
@@ -19,7 +19,7 @@ pub struct Ran {
     pub err: String,
 }
 
-/// The command, with an environment of its own.
+/// Returns the command with the given variables as its whole environment.
 pub fn command(variables: &[(&str, &str)], arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_antifreeze"));
     command
@@ -35,7 +35,7 @@ pub fn command(variables: &[(&str, &str)], arguments: &[&str]) -> Command {
 
 pub async fn run(variables: &[(&str, &str)], arguments: &[&str]) -> Ran {
     let output = command(variables, arguments).output();
-    let output = tokio::time::timeout(PLENTY, output).await;
+    let output = tokio::time::timeout(TIMEOUT, output).await;
     let output = output.expect("it ends").expect("it starts");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     let ran = Ran {
@@ -51,7 +51,7 @@ pub async fn run(variables: &[(&str, &str)], arguments: &[&str]) -> Ran {
     ran
 }
 
-/// With the database in DATABASE_URL.
+/// Runs the command with `url` in DATABASE_URL.
 pub async fn at(url: &str, arguments: &[&str]) -> Ran {
     run(&[("DATABASE_URL", url)], arguments).await
 }
@@ -67,15 +67,15 @@ impl Ran {
         serde_json::from_str(&self.out).expect(&self.out)
     }
 
-    /// The version of the server that it tells, if it got that far.
+    /// Returns the server's version in the output, if the doctor got that far.
     fn server(&self) -> Option<u32> {
         let (_, version) = self.out.split_once("server         PostgreSQL ")?;
         let major = version.split(|c: char| !c.is_ascii_digit()).next()?;
         major.parse().ok()
     }
 
-    /// Compares the output with a file; `UPDATE_GOLDEN=1` writes it anew, with a server
-    /// that has every setting.
+    /// Compares the output with a file. `UPDATE_GOLDEN=1` writes the file; this requires
+    /// PostgreSQL 17, which has every setting.
     #[track_caller]
     pub fn is_golden(&self, name: &str) {
         let is = normal(&self.out);
@@ -83,23 +83,24 @@ impl Ran {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/doctor");
         let path = path.join(format!("{name}.txt"));
         if std::env::var("UPDATE_GOLDEN").is_ok_and(|update| update == "1") {
-            assert!(has_all, "LAB_POSTGRES_VERSION=17 writes it");
+            assert!(has_all, "set LAB_POSTGRES_VERSION=17 to write it");
             std::fs::write(&path, is).expect("written");
             return;
         }
         let was = std::fs::read_to_string(&path).unwrap_or_default();
-        let was = match has_all {
-            true => was,
-            false => without_transaction_timeout(&was),
+        let was = if has_all {
+            was
+        } else {
+            without_transaction_timeout(&was)
         };
         assert_eq!(
             is, was,
-            "{name}: UPDATE_GOLDEN=1 writes it anew: read it then"
+            "{name}: run with UPDATE_GOLDEN=1, then review the difference"
         );
     }
 }
 
-/// As an older server than PostgreSQL 17 has it.
+/// Removes the setting that servers older than PostgreSQL 17 do not have.
 fn without_transaction_timeout(golden: &str) -> String {
     let lines = golden.lines().map(|line| {
         let Some((before, rest)) = line.split_once(", transaction_timeout ") else {
@@ -111,7 +112,7 @@ fn without_transaction_timeout(golden: &str) -> String {
     lines.collect()
 }
 
-/// Without what differs from run to run.
+/// Replaces everything that differs between runs.
 fn normal(text: &str) -> String {
     let mut text = text.to_owned();
     for before in [
@@ -132,12 +133,14 @@ fn normal(text: &str) -> String {
         };
         text = numbers(&text, is_time, "T");
     }
-    for before in ["until ", "renew it before "] {
+    for before in ["valid until ", "until ", "renew it before "] {
         text = numbers(&text, |text, at| text[..at].ends_with(before), "DAY");
     }
-    // Some machines have ::1, too; Debian's version goes on in brackets.
+    // Some machines also have ::1. Debian appends its package version in parentheses.
     let lines = text.lines().map(|line| match line.split_once(" (Debian") {
-        _ if line.contains("localhost is ") => "localhost is what it is here".to_owned(),
+        _ if line.contains("localhost resolves to ") => {
+            "✓ name           localhost resolves to ADDRESSES (in T ms)".to_owned()
+        }
         Some((head, tail)) => {
             let tail = tail
                 .split_once(')')
@@ -150,7 +153,7 @@ fn normal(text: &str) -> String {
     lines.map(|line| line + "\n").collect()
 }
 
-/// Replaces numbers, and dates, where `wanted` says so.
+/// Replaces the numbers and dates that `wanted` selects by `name`.
 fn numbers(text: &str, wanted: impl Fn(&str, usize) -> bool, name: &str) -> String {
     let mut replaced = String::new();
     let mut at = 0;
@@ -160,7 +163,7 @@ fn numbers(text: &str, wanted: impl Fn(&str, usize) -> bool, name: &str) -> Stri
         let begins = text[at..].starts_with(|c: char| c.is_ascii_digit());
         if begins && wanted(text, at) {
             replaced += name;
-            // A point behind it is the sentence's.
+            // A trailing period belongs to the sentence.
             let end = text[at..at + run].trim_end_matches('.').len();
             at += end;
         } else {
@@ -176,7 +179,7 @@ fn numbers(text: &str, wanted: impl Fn(&str, usize) -> bool, name: &str) -> Stri
     replaced
 }
 
-/// A session by this name.
+/// Opens a session with this application_name.
 pub async fn client(url: &str, application: &str) -> Client {
     let mut config: tokio_postgres::Config = url.parse().expect("a URL");
     let (client, connection) = config
@@ -188,9 +191,9 @@ pub async fn client(url: &str, application: &str) -> Client {
     client
 }
 
-/// Waits until the one value of `sql` is `t`.
+/// Waits until `sql` returns true.
 pub async fn until(client: &Client, sql: &str) {
-    let end = std::time::Instant::now() + PLENTY;
+    let end = std::time::Instant::now() + TIMEOUT;
     loop {
         let row = client.query_one(sql, &[]).await.expect("a row");
         if row.get(0) {
@@ -201,7 +204,7 @@ pub async fn until(client: &Client, sql: &str) {
     }
 }
 
-/// The process of a session.
+/// Returns the process ID of a session.
 pub async fn pid(client: &Client) -> i32 {
     let row = client.query_one("select pg_backend_pid()", &[]).await;
     row.expect("a row").get(0)

@@ -1,4 +1,4 @@
-//! Constraints, and what they say of columns, as the files tell it one after the other.
+//! Tracks the constraints that migrations add, and the columns that they show to be not null.
 
 use sqlparser::ast::{
     AlterTable, AlterTableOperation, BinaryOperator, ColumnDef, ColumnOption, Expr, Ident,
@@ -7,26 +7,26 @@ use sqlparser::ast::{
 
 use super::tables::{folded, same};
 
-/// Those that hold when the statement at hand is run, in all files until then.
+/// The constraints that exist when the current statement runs.
 #[derive(Debug, Default)]
 pub(super) struct Constraints(Vec<Constraint>);
 
 #[derive(Debug)]
 pub(super) struct Constraint {
     table: ObjectName,
-    /// Its own, or what the server calls it.
+    /// Its name in the file, or the one that the server generates.
     name: Option<String>,
-    /// Its lock keeps readers out, and not only who writes.
+    /// Whether it is a CHECK, whose lock blocks readers as well as writers.
     pub(super) is_check: bool,
-    /// The columns of which it says that they are not null.
+    /// The columns that it shows to be not null.
     not_null: Vec<String>,
     validated: bool,
-    /// The transaction at hand has added it, and holds the lock that this took.
+    /// Whether the current transaction has added it, and holds its lock.
     is_new: bool,
 }
 
 impl Constraints {
-    /// What was added until now is there, and its lock is gone.
+    /// Commits the current transaction, which releases its locks.
     pub(super) fn commit(&mut self) {
         for known in &mut self.0 {
             known.is_new = false;
@@ -37,7 +37,8 @@ impl Constraints {
         match statement {
             Statement::CreateTable(table) if !table.if_not_exists => {
                 let constraints = table.constraints.iter();
-                let constraints = constraints.map(|one| Constraint::of(&table.name, one, true));
+                let constraints =
+                    constraints.map(|constraint| Constraint::of(&table.name, constraint, true));
                 let columns = table.columns.iter();
                 let columns = columns.flat_map(|column| of_column(&table.name, column));
                 self.0.extend(constraints.flatten().chain(columns));
@@ -114,7 +115,7 @@ impl Constraints {
         all.filter(|known| same(&known.table, table))
     }
 
-    /// Whether a constraint has shown of every row that `column` is not null.
+    /// Returns whether a validated constraint shows that `column` is not null.
     pub(super) fn show_not_null(&self, table: &ObjectName, column: &Ident) -> bool {
         let column = folded(column);
         self.0.iter().any(|known| {
@@ -122,17 +123,20 @@ impl Constraints {
         })
     }
 
-    /// Whether the constraint `name` has yet to look at every row, and the transaction at
-    /// hand, or `alter` itself, is what adds it: whether it is a CHECK then.
+    /// Finds the constraint `name` if it is not validated, and the current transaction or
+    /// `alter` itself adds it; returns whether it is a CHECK.
     pub(super) fn adds(&self, alter: &AlterTable, name: &Ident) -> Option<bool> {
         let table = &alter.name;
-        let here = alter.operations.iter().filter_map(|one| match one {
-            AlterTableOperation::AddConstraint {
-                constraint,
-                not_valid,
-            } => Constraint::of(table, constraint, !not_valid),
-            _ => None,
-        });
+        let here = alter
+            .operations
+            .iter()
+            .filter_map(|operation| match operation {
+                AlterTableOperation::AddConstraint {
+                    constraint,
+                    not_valid,
+                } => Constraint::of(table, constraint, !not_valid),
+                _ => None,
+            });
         let is_it = |known: &Constraint| {
             known.is_new && !known.validated && same(&known.table, table) && known.is_named(name)
         };
@@ -144,7 +148,7 @@ impl Constraints {
 }
 
 impl Constraint {
-    /// `None` for those that look at no row by themselves.
+    /// Returns `None` for a constraint that does not check rows.
     fn of(table: &ObjectName, constraint: &TableConstraint, validated: bool) -> Option<Self> {
         let (name, is_check, not_null, columns, kind) = match constraint {
             TableConstraint::Check(check) => {
@@ -181,7 +185,7 @@ impl Constraint {
     }
 }
 
-/// What the CHECKs of a column say, which hold from the beginning.
+/// Returns the CHECKs of a column definition, which are valid from the beginning.
 fn of_column(table: &ObjectName, column: &ColumnDef) -> Vec<Constraint> {
     let checks = column
         .options
@@ -197,7 +201,7 @@ fn of_column(table: &ObjectName, column: &ColumnDef) -> Vec<Constraint> {
     checks.collect()
 }
 
-/// The columns that are not null wherever `check` holds.
+/// Returns the columns that are not null where `check` is true.
 fn not_null(check: &Expr) -> Vec<String> {
     match check {
         Expr::Nested(inner) => not_null(inner),
@@ -216,7 +220,7 @@ fn not_null(check: &Expr) -> Vec<String> {
     }
 }
 
-/// `table_column_check`, as the server calls what nobody named, unless that is taken.
+/// Returns the name that the server generates, unless it is taken: `table_column_check`.
 fn servers_name(table: &ObjectName, columns: &[String], kind: &str) -> Option<String> {
     let table = folded(table.0.last()?.as_ident()?);
     match (columns, kind) {

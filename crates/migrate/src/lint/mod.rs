@@ -1,8 +1,8 @@
-//! What is known to lock for long, told before it is run.
+//! Lints migrations for statements that hold locks for long.
 //!
-//! The rules look at each statement, as `sqlparser` reads it, and at what the files before it
-//! tell. They know nothing of the database: how many rows a table has is not asked. What
-//! cannot be read is said, and not refused.
+//! The rules check each statement, as `sqlparser` parses it, in the context of the files
+//! before it. They do not query the database, for example for the size of a table. A
+//! statement that cannot be parsed is a finding without a rule.
 
 mod constraints;
 mod rules;
@@ -21,50 +21,50 @@ use tables::{Indexes, Tables};
 use super::event::At;
 use super::files::Step;
 
-/// What the lint found.
+/// A finding of the lint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Finding {
     /// `V2__add_column`.
     pub migration: String,
-    /// Where the statement begins, counted from 1.
+    /// The line at which the statement begins, from 1.
     pub line: usize,
-    /// The rule, to [allow](Rule) it by; nothing if the statement could not be read.
+    /// The rule, which a comment can [allow](Rule); `None` if the statement cannot be parsed.
     pub rule: Option<Rule>,
-    /// What the statement does.
-    pub what: String,
-    /// The safe way.
-    pub instead: &'static str,
+    /// The effect of the statement.
+    pub message: String,
+    /// The safe alternative.
+    pub remedy: &'static str,
 }
 
-/// A rule of the lint. `-- antifreeze: allow rename`, above a statement or behind it on its
-/// line, silences one for this statement; of several, with commas.
+/// A rule of the lint. The comment `-- antifreeze: allow rename`, above a statement or after
+/// it on the same line, allows it for this statement; separate several names with commas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Rule {
-    /// A constraint that is added without NOT VALID.
+    /// A constraint is added without NOT VALID.
     ConstraintWithoutNotValid,
-    /// An index that is made without CONCURRENTLY, also for a constraint.
+    /// An index is created without CONCURRENTLY, or by a constraint.
     IndexWithoutConcurrently,
-    /// A column with a default that differs from row to row.
+    /// A column is added with a default that differs from row to row.
     VolatileDefault,
-    /// A column that is NOT NULL and has no default.
+    /// A NOT NULL column is added without a default.
     NotNullWithoutDefault,
-    /// A column that changes its type.
+    /// The type of a column is changed.
     TypeChange,
-    /// A constraint that is validated in the transaction that adds it.
+    /// A constraint is validated in the transaction that adds it.
     ValidateInSameTransaction,
-    /// SET NOT NULL of a column for which no validated CHECK speaks.
+    /// SET NOT NULL of a column without a validated CHECK.
     SetNotNull,
-    /// A table or a column that is renamed.
+    /// A table or column is renamed.
     Rename,
-    /// A foreign key whose columns have no index.
+    /// The columns of a foreign key have no index.
     ForeignKeyWithoutIndex,
 }
 
 impl Rule {
-    /// Every rule that there is.
+    /// All rules.
     pub const ALL: &[Rule] = &[
         Rule::ConstraintWithoutNotValid,
         Rule::IndexWithoutConcurrently,
@@ -77,7 +77,7 @@ impl Rule {
         Rule::ForeignKeyWithoutIndex,
     ];
 
-    /// Its name in comments: `set-not-null`.
+    /// Returns its name in comments: `set-not-null`.
     pub fn name(self) -> &'static str {
         match self {
             Rule::ConstraintWithoutNotValid => "constraint-without-not-valid",
@@ -96,41 +96,41 @@ impl Rule {
         Rule::ALL.iter().copied().find(|rule| rule.name() == name)
     }
 
-    /// The safe way.
-    pub fn instead(self) -> &'static str {
+    /// Returns the safe alternative.
+    pub fn remedy(self) -> &'static str {
         match self {
             Rule::ConstraintWithoutNotValid => {
                 "add it NOT VALID, and VALIDATE CONSTRAINT in the next migration"
             }
             Rule::IndexWithoutConcurrently => {
-                "CREATE INDEX CONCURRENTLY in a file of its own; a constraint is then added USING \
-                 INDEX"
+                "use CREATE INDEX CONCURRENTLY in a separate file; then add a constraint USING INDEX"
             }
             Rule::VolatileDefault => {
-                "add the column without it, SET DEFAULT for new rows, and fill the old ones in parts"
+                "add the column without it, SET DEFAULT for new rows, and update existing rows in \
+                 batches"
             }
             Rule::NotNullWithoutDefault => {
-                "give it a constant DEFAULT, or add it without NOT NULL, fill it, and see \
-                 set-not-null"
+                "give it a constant DEFAULT, or add it without NOT NULL, update the rows, and then \
+                 see set-not-null"
             }
             Rule::TypeChange => {
-                "add a column of the new type, write both, fill it in parts, and drop the old one in \
-                 a later deployment"
+                "add a column of the new type, write to both, update existing rows in batches, and \
+                 drop the old column in a later deployment"
             }
             Rule::ValidateInSameTransaction => {
-                "VALIDATE CONSTRAINT in the next migration: alone in its transaction it locks \
-                 nobody out"
+                "VALIDATE CONSTRAINT in the next migration: in a transaction of its own it does not \
+                 block reads and writes"
             }
             Rule::SetNotNull => {
                 "ADD CONSTRAINT .. CHECK (column IS NOT NULL) NOT VALID, VALIDATE CONSTRAINT in the \
-                 next migration, and then SET NOT NULL, which looks at no row any more"
+                 next migration, and then SET NOT NULL, which does not scan the table then"
             }
             Rule::Rename => {
-                "leave the name, or add the new one beside it (a column, a view) until no deployment \
-                 knows the old one"
+                "keep the name, or add the new one (a column, a view) until no deployment uses the \
+                 old one"
             }
             Rule::ForeignKeyWithoutIndex => {
-                "CREATE INDEX CONCURRENTLY on its columns, in a file of its own"
+                "CREATE INDEX CONCURRENTLY on its columns, in a separate file"
             }
         }
     }
@@ -146,14 +146,14 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = At(&self.migration, Some(self.line));
         match self.rule {
-            Some(rule) => write!(f, "{at}: {} [{rule}]; {}", self.what, self.instead),
-            None => write!(f, "{at}: {}; {}", self.what, self.instead),
+            Some(rule) => write!(f, "{at}: {} [{rule}]; {}", self.message, self.remedy),
+            None => write!(f, "{at}: {}; {}", self.message, self.remedy),
         }
     }
 }
 
-/// What is to be said of those whose version is `wanted`. The others are looked at for the
-/// indexes and constraints that they make.
+/// Returns the findings in migrations whose version is `wanted`. The others provide context:
+/// the indexes and constraints that they create.
 pub(super) fn findings(all: &[Step], wanted: impl Fn(i64) -> bool) -> Vec<Finding> {
     let mut indexes = Indexes::default();
     for step in all {
@@ -166,31 +166,31 @@ pub(super) fn findings(all: &[Step], wanted: impl Fn(i64) -> bool) -> Vec<Findin
     let mut constraints = Constraints::default();
     let mut found = Vec::new();
     for step in all {
-        let of_step = of(step, &indexes, &mut constraints);
+        let findings = findings_in(step, &indexes, &mut constraints);
         if wanted(step.version()) {
-            found.extend(of_step);
+            found.extend(findings);
         }
     }
     found
 }
 
-fn of(step: &Step, indexes: &Indexes, constraints: &mut Constraints) -> Vec<Finding> {
+fn findings_in(step: &Step, indexes: &Indexes, constraints: &mut Constraints) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut tables = Tables::default();
     for statement in &step.script.statements {
-        let finding = |rule, what, instead| Finding {
+        let finding = |rule, message, remedy| Finding {
             migration: step.name(),
             line: statement.line,
             rule,
-            what,
-            instead,
+            message,
+            remedy,
         };
         let Some(parsed) = parse(&statement.text) else {
-            let what = "the statement cannot be read by the lint".to_owned();
+            let message = "the lint cannot parse the statement".to_owned();
             found.push(finding(
                 None,
-                what,
-                "look yourself whether it locks for long",
+                message,
+                "check by hand which locks it holds, and for how long",
             ));
             continue;
         };
@@ -199,9 +199,9 @@ fn of(step: &Step, indexes: &Indexes, constraints: &mut Constraints) -> Vec<Find
             constraints,
             indexes,
         };
-        for (rule, what) in rules::broken(&parsed, &known) {
+        for (rule, message) in rules::violations(&parsed, &known) {
             if !statement.allowed.contains(&rule) {
-                found.push(finding(Some(rule), what, rule.instead()));
+                found.push(finding(Some(rule), message, rule.remedy()));
             }
         }
         tables.learn(&parsed);
@@ -214,11 +214,11 @@ fn of(step: &Step, indexes: &Indexes, constraints: &mut Constraints) -> Vec<Find
     found
 }
 
-/// `None` for what the parser does not understand.
+/// Parses a statement; returns `None` if the parser does not understand it.
 fn parse(statement: &str) -> Option<Parsed> {
     let mut parsed = Parser::parse_sql(&PostgreSqlDialect {}, statement).ok()?;
-    let one = parsed.pop()?;
-    parsed.is_empty().then_some(one)
+    let statement = parsed.pop()?;
+    parsed.is_empty().then_some(statement)
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The rules. What locks how long is from the manual: "ALTER TABLE", "Notes"; "CREATE
-//! INDEX", "Building Indexes Concurrently"; "Explicit Locking".
+//! The rules of the lint. Lock levels and durations are from the manual: "ALTER TABLE",
+//! "Notes"; "CREATE INDEX", "Building Indexes Concurrently"; "Explicit Locking".
 
 use sqlparser::ast::{
     AlterColumnOperation, AlterTable, AlterTableOperation, ColumnDef, ColumnOption, DataType, Expr,
@@ -12,9 +12,9 @@ use super::Rule;
 use super::constraints::Constraints;
 use super::tables::{Indexes, Tables, folded};
 
-type Found = Vec<(Rule, String)>;
+type Violations = Vec<(Rule, String)>;
 
-/// Functions that give every row the same value: evaluated once, they cost nothing.
+/// Functions that return the same value for every row, and are evaluated once.
 const NOT_VOLATILE: [&str; 16] = [
     "now",
     "transaction_timestamp",
@@ -34,36 +34,40 @@ const NOT_VOLATILE: [&str; 16] = [
     "upper",
 ];
 
-/// What is known of the database when a statement is run.
+/// The state of the database before a statement, as the files describe it.
 pub(super) struct Known<'a> {
     pub(super) tables: &'a Tables,
     pub(super) constraints: &'a Constraints,
     pub(super) indexes: &'a Indexes,
 }
 
-/// What `statement` breaks.
-pub(super) fn broken(statement: &Statement, known: &Known<'_>) -> Found {
+/// Returns the rules that `statement` violates.
+pub(super) fn violations(statement: &Statement, known: &Known<'_>) -> Violations {
     let tables = known.tables;
     match statement {
         Statement::AlterTable(alter) if !tables.is_new(&alter.name) => {
             let operations = alter.operations.iter();
-            let found = operations.flat_map(|one| operation(alter, one, known));
+            let found = operations.flat_map(|operation| check_operation(alter, operation, known));
             found.collect()
         }
         Statement::CreateIndex(index)
             if !index.concurrently && !tables.is_new(&index.table_name) =>
         {
-            let what = format!(
-                "nobody can write to {} while the index is made",
+            let message = format!(
+                "writes to {} are blocked while the index is built",
                 index.table_name
             );
-            vec![(Rule::IndexWithoutConcurrently, what)]
+            vec![(Rule::IndexWithoutConcurrently, message)]
         }
         _ => Vec::new(),
     }
 }
 
-fn operation(alter: &AlterTable, operation: &AlterTableOperation, known: &Known<'_>) -> Found {
+fn check_operation(
+    alter: &AlterTable,
+    operation: &AlterTableOperation,
+    known: &Known<'_>,
+) -> Violations {
     let table = &alter.name;
     let (constraints, indexes) = (known.constraints, known.indexes);
     match operation {
@@ -78,16 +82,16 @@ fn operation(alter: &AlterTable, operation: &AlterTableOperation, known: &Known<
             AlterColumnOperation::SetDataType { .. } => vec![(
                 Rule::TypeChange,
                 format!(
-                    "most changes of a type write all of {table} anew ({column_name}), and nobody \
-                     can read it meanwhile"
+                    "most type changes rewrite all of {table} ({column_name}), which blocks reads \
+                     and writes"
                 ),
             )],
-            // What it would look for may have been shown.
+            // A validated CHECK spares the scan.
             AlterColumnOperation::SetNotNull if !constraints.show_not_null(table, column_name) => {
                 vec![(
                     Rule::SetNotNull,
                     format!(
-                        "every row of {table} is looked at ({column_name}), and nobody can read it meanwhile"
+                        "all of {table} is scanned ({column_name}), which blocks reads and writes"
                     ),
                 )]
             }
@@ -97,9 +101,13 @@ fn operation(alter: &AlterTable, operation: &AlterTableOperation, known: &Known<
             Some(is_check) => vec![(
                 Rule::ValidateInSameTransaction,
                 format!(
-                    "the lock that {name} was added under is held while every row of {table} is \
-                     checked, and nobody can {} it meanwhile",
-                    if is_check { "read" } else { "write to" }
+                    "the lock of adding {name} is locked while every row of {table} is checked, \
+                     which blocks {}",
+                    if is_check {
+                        "reads and writes"
+                    } else {
+                        "writes"
+                    }
                 ),
             )],
             None => Vec::new(),
@@ -108,13 +116,13 @@ fn operation(alter: &AlterTable, operation: &AlterTableOperation, known: &Known<
             old_column_name, ..
         } => vec![(
             Rule::Rename,
-            format!("the deployment that runs still asks for {table}.{old_column_name}"),
+            format!("the running deployment still uses {table}.{old_column_name}"),
         )],
         AlterTableOperation::RenameTable {
             table_name: RenameTableNameKind::To(_) | RenameTableNameKind::As(_),
         } => vec![(
             Rule::Rename,
-            format!("the deployment that runs still asks for {table}"),
+            format!("the running deployment still uses {table}"),
         )],
         _ => Vec::new(),
     }
@@ -125,7 +133,7 @@ fn added_constraint(
     constraint: &TableConstraint,
     not_valid: bool,
     indexes: &Indexes,
-) -> Found {
+) -> Violations {
     let mut found = Vec::new();
     match constraint {
         TableConstraint::Check(_) | TableConstraint::ForeignKey(_) if !not_valid => {
@@ -147,14 +155,14 @@ fn added_constraint(
     found
 }
 
-fn added_column(table: &ObjectName, column: &ColumnDef, indexes: &Indexes) -> Found {
+fn added_column(table: &ObjectName, column: &ColumnDef, indexes: &Indexes) -> Violations {
     let mut found = Vec::new();
     let options = || column.options.iter().map(|option| &option.option);
     let default = options().find_map(|option| match option {
         ColumnOption::Default(value) => Some(value),
         _ => None,
     });
-    // Each row gets a number of its own, or what is computed from it.
+    // Each row gets a number, or a value that is computed from the row.
     let is_numbered = options().any(|option| match option {
         ColumnOption::Generated {
             generation_expr,
@@ -168,12 +176,12 @@ fn added_column(table: &ObjectName, column: &ColumnDef, indexes: &Indexes) -> Fo
         _ => false,
     }) || is_serial(&column.data_type);
     if is_numbered || default.is_some_and(is_volatile) {
-        let what = format!(
-            "all of {table} is written anew, for {} differs from row to row, and nobody can read it \
-             meanwhile",
+        let message = format!(
+            "all of {table} is rewritten, since {} differs from row to row, which blocks reads and \
+             writes",
             column.name
         );
-        found.push((Rule::VolatileDefault, what));
+        found.push((Rule::VolatileDefault, message));
     }
     let is_null = default.is_none_or(|value| value.to_string().eq_ignore_ascii_case("null"));
     let is_generated = options().any(|option| matches!(option, ColumnOption::Generated { .. }));
@@ -182,14 +190,14 @@ fn added_column(table: &ObjectName, column: &ColumnDef, indexes: &Indexes) -> Fo
             ColumnOption::NotNull if is_null && !is_numbered && !is_generated => found.push((
                 Rule::NotNullWithoutDefault,
                 format!(
-                    "it fails if {table} has a row, and the deployment that runs inserts without {}",
+                    "it fails if {table} has rows, and the running deployment inserts without {}",
                     column.name
                 ),
             )),
             ColumnOption::Check(_) => found.push(checks_rows(table)),
             ColumnOption::Unique(_) | ColumnOption::PrimaryKey(_) => found.push(makes_index(table)),
             ColumnOption::ForeignKey(key) => {
-                // Where all are NULL, there is nothing to be checked.
+                // If all values are NULL, no row is checked.
                 if !is_null {
                     found.push(checks_rows(table));
                 }
@@ -204,21 +212,22 @@ fn added_column(table: &ObjectName, column: &ColumnDef, indexes: &Indexes) -> Fo
 }
 
 fn checks_rows(table: &ObjectName) -> (Rule, String) {
-    let what = format!("every row of {table} is checked, and nobody can write to it meanwhile");
-    (Rule::ConstraintWithoutNotValid, what)
+    let message = format!("every row of {table} is checked, which blocks writes");
+    (Rule::ConstraintWithoutNotValid, message)
 }
 
 fn makes_index(table: &ObjectName) -> (Rule, String) {
-    let what = format!("nobody can read {table} while the index of the constraint is made");
-    (Rule::IndexWithoutConcurrently, what)
+    let message = format!(
+        "reads and writes of {table} are blocked while the index of the constraint is built"
+    );
+    (Rule::IndexWithoutConcurrently, message)
 }
 
 fn unindexed(table: &ObjectName, columns: &str, foreign: &ObjectName) -> (Rule, String) {
-    let what = format!(
-        "each row that is deleted from {foreign} has all of {table} looked through, which has no \
-         index on ({columns})"
+    let message = format!(
+        "each delete from {foreign} scans all of {table}, which has no index on ({columns})"
     );
-    (Rule::ForeignKeyWithoutIndex, what)
+    (Rule::ForeignKeyWithoutIndex, message)
 }
 
 fn is_serial(data_type: &DataType) -> bool {
@@ -234,7 +243,7 @@ fn is_serial(data_type: &DataType) -> bool {
     .contains(&name.as_str())
 }
 
-/// Whether it calls a function that is not known to give every row the same.
+/// Returns whether it calls a function that may return another value for each row.
 fn is_volatile(value: &Expr) -> bool {
     let text = value.to_string();
     let Ok(tokens) = Tokenizer::new(&PostgreSqlDialect {}, &text).tokenize() else {

@@ -1,11 +1,11 @@
-//! What statements tell of tables.
+//! Tracks the tables and indexes that migrations create.
 
 use sqlparser::ast::{
     AlterTableOperation, ColumnOption, Expr, Ident, IndexColumn, ObjectName, Statement,
     TableConstraint,
 };
 
-/// Tables that the same file made: nobody else sees them yet.
+/// The tables that the same file creates, which no other session uses yet.
 #[derive(Debug, Default)]
 pub(super) struct Tables(Vec<ObjectName>);
 
@@ -24,14 +24,14 @@ impl Tables {
     }
 }
 
-/// The columns that have an index, by table, in all files.
+/// The indexed columns of each table, in all files.
 #[derive(Debug, Default)]
 pub(super) struct Indexes(Vec<(ObjectName, Vec<String>)>);
 
 impl Indexes {
     pub(super) fn learn(&mut self, statement: &Statement) {
         match statement {
-            // A partial index does not find all rows.
+            // A partial index does not contain all rows.
             Statement::CreateIndex(index) if index.predicate.is_none() => {
                 self.add(&index.table_name, &index.columns);
             }
@@ -97,7 +97,7 @@ impl Indexes {
         self.0.push((table.clone(), columns.collect()));
     }
 
-    /// Whether an index of `table` begins with these columns, in any order.
+    /// Returns whether an index of `table` begins with these columns, in any order.
     pub(super) fn have(&self, table: &ObjectName, columns: &[Ident]) -> bool {
         let wanted: Vec<_> = columns.iter().map(folded).collect();
         self.0.iter().any(|(known, indexed)| {
@@ -110,7 +110,7 @@ impl Indexes {
     }
 }
 
-/// A name as the catalogue has it.
+/// Returns a name as the catalog has it: lower case, unless it is quoted.
 pub(super) fn folded(ident: &Ident) -> String {
     match ident.quote_style {
         Some(_) => ident.value.clone(),
@@ -118,13 +118,13 @@ pub(super) fn folded(ident: &Ident) -> String {
     }
 }
 
-/// Of two names, one without a schema may be in any.
-pub(super) fn same(one: &ObjectName, other: &ObjectName) -> bool {
+/// Returns whether two names may be the same table. One without a schema may be in any.
+pub(super) fn same(first: &ObjectName, second: &ObjectName) -> bool {
     let parts = |name: &ObjectName| -> Vec<String> {
         let idents = name.0.iter().filter_map(|part| part.as_ident());
         idents.map(folded).collect()
     };
-    let (one, other) = (parts(one), parts(other));
-    let shorter = one.len().min(other.len());
-    shorter > 0 && one[one.len() - shorter..] == other[other.len() - shorter..]
+    let (first, second) = (parts(first), parts(second));
+    let shorter = first.len().min(second.len());
+    shorter > 0 && first[first.len() - shorter..] == second[second.len() - shorter..]
 }

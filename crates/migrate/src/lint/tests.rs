@@ -1,13 +1,13 @@
 use super::super::files::Migrations;
 use super::*;
 
-/// The rules that `sql` breaks, in a file of its own after another that made its tables.
-fn broken(sql: &str) -> Vec<Rule> {
+/// Returns the rules that `sql` violates, in a file after the one that creates its tables.
+fn violated(sql: &str) -> Vec<Rule> {
     let before = "create table old (id bigint primary key, a int, b text)";
     let migrations = Migrations::embedded([("V1__before", before), ("V2__x", sql)]).expect(sql);
     let found = findings(&migrations.all, |version| version == 2);
     assert!(
-        found.iter().all(|one| one.rule.is_some()),
+        found.iter().all(|finding| finding.rule.is_some()),
         "{sql}: {found:?}"
     );
     found
@@ -17,7 +17,7 @@ fn broken(sql: &str) -> Vec<Rule> {
 }
 
 #[test]
-fn each_rule_fires_only_where_it_should() {
+fn rules_match_unsafe_statements_only() {
     use Rule::*;
     for (rule, fires, does_not) in [
         (
@@ -100,7 +100,7 @@ fn each_rule_fires_only_where_it_should() {
             SetNotNull,
             &[
                 "alter table old alter column a set not null",
-                // Nobody knows what it says.
+                // The definition of the constraint is unknown.
                 "alter table old validate constraint c; alter table old alter a set not null",
                 "alter table old add constraint f foreign key (a) references t not valid; \
                  alter table old validate constraint f; alter table old alter a set not null",
@@ -117,7 +117,7 @@ fn each_rule_fires_only_where_it_should() {
                 "alter table old add constraint c check (a is not null); \
                  alter table old drop column a; alter table old add column a int; \
                  alter table old alter a set not null",
-                // All of it is looked at anew.
+                // Both scan the table.
                 "alter table old validate constraint c, alter a set not null",
             ],
             &[
@@ -158,7 +158,7 @@ fn each_rule_fires_only_where_it_should() {
                  alter table old validate constraint d",
                 "alter table old add constraint c check (a > 0) not valid; \
                  alter table other validate constraint c",
-                // It has been checked already, and another rule has said so.
+                // It has been validated already, which violates another rule.
                 "alter table old add constraint c check (a > 0); \
                  alter table old validate constraint c",
                 "-- antifreeze: no-transaction\n\
@@ -199,25 +199,25 @@ fn each_rule_fires_only_where_it_should() {
         ),
     ] {
         for sql in fires {
-            assert!(broken(sql).contains(&rule), "{rule} is silent: {sql}");
+            assert!(violated(sql).contains(&rule), "{rule} is silent: {sql}");
         }
         for sql in does_not {
-            assert!(!broken(sql).contains(&rule), "{rule} fires: {sql}");
+            assert!(!violated(sql).contains(&rule), "{rule} fires: {sql}");
         }
     }
 }
 
 #[test]
-fn foreign_key_index_may_be_in_another_file() {
+fn foreign_keys_may_have_their_index_in_another_file() {
     let key = "alter table old add foreign key (a) references t not valid";
     let index = "create index concurrently i on old (a)";
     let migrations = Migrations::embedded([("V1__a", key), ("V2__b", index)]).expect("fine");
     assert_eq!(migrations.findings(), []);
 }
 
-/// The safe way to NOT NULL, as the rules recommend it.
+/// Uses the sequence that `set-not-null` recommends.
 #[test]
-fn recommended_statements_pass_the_lint() {
+fn recommended_steps_have_no_findings() {
     let files = [
         (
             "V1__add",
@@ -233,11 +233,11 @@ fn recommended_statements_pass_the_lint() {
         let found = findings(&migrations.all, |version| version >= from);
         let found = found.into_iter();
         found
-            .map(|one| (one.migration, one.rule))
+            .map(|finding| (finding.migration, finding.rule))
             .collect::<Vec<_>>()
     };
     assert_eq!(found(&files[..4], 1), []);
-    // Those that are applied count.
+    // Applied migrations provide context.
     assert_eq!(found(&files[..4], 3), []);
     let after = [("V5__again".to_owned(), Some(Rule::SetNotNull))];
     assert_eq!(found(&files, 5), after);
@@ -249,34 +249,34 @@ fn recommended_statements_pass_the_lint() {
 }
 
 #[test]
-fn comment_silences_one_finding() {
+fn comments_allow_a_rule_for_one_statement() {
     let sql = "-- antifreeze: allow rename\nalter table old rename a to c;\n\
                alter table old rename b to d";
-    assert_eq!(broken(sql), [Rule::Rename]);
+    assert_eq!(violated(sql), [Rule::Rename]);
     let other = "-- antifreeze: allow type-change\nalter table old rename a to c";
-    assert_eq!(broken(other), [Rule::Rename]);
+    assert_eq!(violated(other), [Rule::Rename]);
 }
 
 #[test]
-fn unreadable_statement_is_reported() {
+fn unparsable_statements_are_findings() {
     let sql = "select 1;\nfrobnicate the table";
     let migrations = Migrations::embedded([("V1__x", sql)]).expect("not refused");
     let found = migrations.findings();
     assert_eq!((found.len(), found[0].line, found[0].rule), (1, 2, None));
     let line = found[0].to_string();
     assert!(
-        line.starts_with("V1__x (line 2): the statement cannot be read"),
+        line.starts_with("V1__x (line 2): the lint cannot parse the statement"),
         "{line}"
     );
 }
 
 #[test]
-fn finding_is_one_line_with_the_remedy() {
+fn findings_are_one_line_with_a_remedy() {
     let sql = "alter table old alter column a set not null";
     let migrations = Migrations::embedded([("V1__x", sql)]).expect("fine");
     let line = migrations.findings()[0].to_string();
     assert!(
-        line.starts_with("V1__x (line 1): every row of old"),
+        line.starts_with("V1__x (line 1): all of old is scanned"),
         "{line}"
     );
     assert!(

@@ -1,34 +1,33 @@
-//! A file's statements, one by one, and whether they can run in a transaction.
+//! Splits a migration into statements, and decides whether it runs in a transaction.
 //!
-//! A text whose strings have no end as we read it is sent whole, in a transaction, and the
-//! server decides.
+//! A text with an unterminated string is sent whole, in a transaction, and the server decides.
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::lint::Rule;
 use crate::split::{self, Comment, Token, split};
 
-/// How comments to us begin.
+/// The prefix of comments that are directives.
 const DIRECTIVE: &str = "antifreeze:";
 
-/// A migration's text, ready to be run.
+/// The statements of a migration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Script {
     pub(super) statements: Vec<Statement>,
-    /// All of it runs in one transaction.
+    /// Whether all statements run in one transaction.
     pub(super) in_transaction: bool,
-    /// It could not be split: there is one statement, the whole text.
+    /// Whether the text could not be split, so that it is a single statement.
     pub(super) is_whole: bool,
 }
 
-/// One statement.
+/// A statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Statement {
     pub(super) text: String,
-    /// Where it begins, counted from 1.
+    /// The line at which it begins, from 1.
     pub(super) line: usize,
-    /// Its words in capitals, those in quotes left out.
+    /// Its unquoted words, in upper case.
     words: Vec<String>,
-    /// What the lint is not to say of it.
+    /// The lint's rules that a comment allows.
     pub(super) allowed: Vec<Rule>,
 }
 
@@ -37,17 +36,17 @@ impl Script {
     ///
     /// # Errors
     ///
-    /// It holds what no migration can: COMMIT, COPY FROM STDIN, a command of psql's, a
-    /// statement that runs alone beside others that do not.
+    /// Fails if the text contains COMMIT, COPY FROM STDIN or a psql command, or mixes
+    /// statements that cannot run in a transaction with others.
     pub(super) fn read(migration: &str, text: &str) -> Result<Script> {
         let mut reader = Reader {
             migration,
             statements: Vec::new(),
-            alone_anyway: false,
+            no_transaction: false,
         };
         let split = match split(text) {
             Ok(split) => split,
-            Err(error) if error.is_open => {
+            Err(error) if error.is_unterminated => {
                 return Ok(Script {
                     statements: vec![Statement {
                         text: text.trim_start_matches('\u{feff}').to_owned(),
@@ -59,7 +58,7 @@ impl Script {
                     is_whole: true,
                 });
             }
-            Err(error) => return Err(reader.wrong(error.line, error.why)),
+            Err(error) => return Err(reader.wrong(error.line, error.message)),
         };
         reader.statements = split.statements.iter().map(Statement::of).collect();
         for comment in &split.comments {
@@ -83,9 +82,9 @@ impl Statement {
         }
     }
 
-    /// PostgreSQL's word is "cannot run inside a transaction block" (its manual, at each of
-    /// these commands).
-    fn runs_alone(&self) -> bool {
+    /// Returns whether the statement "cannot be executed inside a transaction block" (manual,
+    /// at each of these commands).
+    fn forbids_transaction(&self) -> bool {
         let concurrently = || self.has("CONCURRENTLY");
         match self.head()[..] {
             ["CREATE", "INDEX", ..] | ["CREATE", "UNIQUE", "INDEX", ..] | ["DROP", "INDEX", ..] => {
@@ -106,8 +105,9 @@ impl Statement {
         }
     }
 
-    /// It waits for locks that keep nobody from reading and writing: behind it nobody queues.
-    pub(super) fn waits_in_peace(&self) -> bool {
+    /// Returns whether the statement waits for and holds only locks that do not block reads and
+    /// writes.
+    pub(super) fn is_online(&self) -> bool {
         match self.head()[..] {
             ["VACUUM", ..] => !self.has("FULL"),
             ["CREATE" | "DROP" | "REINDEX", ..] => self.has("CONCURRENTLY"),
@@ -115,11 +115,13 @@ impl Statement {
         }
     }
 
-    pub(super) fn makes_index_concurrently(&self) -> bool {
-        matches!(self.head()[..], ["CREATE", ..]) && self.runs_alone() && self.has("INDEX")
+    /// Returns whether the statement is CREATE INDEX CONCURRENTLY.
+    pub(super) fn creates_index_concurrently(&self) -> bool {
+        matches!(self.head()[..], ["CREATE", ..]) && self.forbids_transaction() && self.has("INDEX")
     }
 
-    pub(super) fn sets(&self) -> bool {
+    /// Returns whether the statement is SET or RESET.
+    pub(super) fn is_setting(&self) -> bool {
         matches!(self.head()[..], ["SET" | "RESET", ..])
     }
 
@@ -132,7 +134,7 @@ impl Statement {
         }
     }
 
-    fn copies_over_the_wire(&self) -> bool {
+    fn uses_copy_protocol(&self) -> bool {
         matches!(self.head()[..], ["COPY", ..]) && (self.has("STDIN") || self.has("STDOUT"))
     }
 
@@ -144,8 +146,8 @@ impl Statement {
         self.words.iter().take(4).map(String::as_str).collect()
     }
 
-    /// Its first words, to name it.
-    fn shown(&self) -> String {
+    /// Returns its first words, for messages.
+    fn summary(&self) -> String {
         let words = self.words.iter().map(String::as_str);
         let end = words.clone().position(|word| word == "CONCURRENTLY");
         words
@@ -155,11 +157,11 @@ impl Statement {
     }
 }
 
-/// Puts a script together.
+/// Builds a script.
 struct Reader<'a> {
     migration: &'a str,
     statements: Vec<Statement>,
-    alone_anyway: bool,
+    no_transaction: bool,
 }
 
 impl Reader<'_> {
@@ -168,29 +170,32 @@ impl Reader<'_> {
             return Ok(());
         };
         if directive == "no-transaction" {
-            self.alone_anyway = true;
+            self.no_transaction = true;
             return Ok(());
         }
         let Some(names) = directive.strip_prefix("allow ") else {
             return Err(self.wrong(
                 comment.line,
-                format!("`{DIRECTIVE} {directive}` is not known: it takes `allow NAME` or `no-transaction`"),
+                format!(
+                    "unknown directive `{DIRECTIVE} {directive}`: expected `allow NAME` or \
+                     `no-transaction`"
+                ),
             ));
         };
-        // One that stands beside the end of a statement speaks of what is before it.
-        let of = comment.after - usize::from(comment.beside);
+        // A comment on the line where a statement ends belongs to that statement.
+        let index = comment.after - usize::from(comment.same_line);
         for name in names.split(',').map(str::trim) {
             let Some(rule) = Rule::named(name) else {
                 let known: Vec<_> = Rule::ALL.iter().map(|rule| rule.name()).collect();
                 return Err(self.wrong(
                     comment.line,
                     format!(
-                        "no rule of the lint is named {name:?}: there are {}",
+                        "unknown lint rule {name:?}: expected one of {}",
                         known.join(", ")
                     ),
                 ));
             };
-            if let Some(statement) = self.statements.get_mut(of) {
+            if let Some(statement) = self.statements.get_mut(index) {
                 statement.allowed.push(rule);
             }
         }
@@ -201,21 +206,28 @@ impl Reader<'_> {
         if let Some(copy) = self
             .statements
             .iter()
-            .find(|one| one.copies_over_the_wire())
+            .find(|statement| statement.uses_copy_protocol())
         {
             let why =
-                "COPY cannot read from or write to the connection in a migration: write INSERT";
+                "COPY FROM STDIN and COPY TO STDOUT are not supported in a migration: use INSERT";
             return Err(self.wrong(copy.line, why));
         }
-        let alone = self.statements.iter().find(|one| one.runs_alone());
-        let in_transaction = alone.is_none() && !self.alone_anyway;
+        let alone = self
+            .statements
+            .iter()
+            .find(|statement| statement.forbids_transaction());
+        let in_transaction = alone.is_none() && !self.no_transaction;
         if in_transaction {
-            let ends = self.statements.iter().find(|one| one.ends_transaction());
+            let ends = self
+                .statements
+                .iter()
+                .find(|statement| statement.ends_transaction());
             if let Some(ends) = ends {
                 let why = format!(
-                    "{} is not for a migration to say, which runs in a transaction together with \
-                     its row in the history: take it out, or write `-- {DIRECTIVE} no-transaction`",
-                    ends.shown()
+                    "{} is not allowed in a migration, which runs in a transaction together with \
+                     its entry in the history: remove it, or write `-- {DIRECTIVE} \
+                     no-transaction`",
+                    ends.summary()
                 );
                 return Err(self.wrong(ends.line, why));
             }
@@ -223,13 +235,13 @@ impl Reader<'_> {
         let mut others = self
             .statements
             .iter()
-            .filter(|one| !one.runs_alone() && !one.sets());
-        if let (Some(alone), Some(_), false) = (alone, others.next(), self.alone_anyway) {
+            .filter(|statement| !statement.forbids_transaction() && !statement.is_setting());
+        if let (Some(alone), Some(_), false) = (alone, others.next(), self.no_transaction) {
             let why = format!(
-                "{} cannot run in a transaction, and the other statements here should: give it a \
-                 file of its own, or write `-- {DIRECTIVE} no-transaction` to run all of them \
-                 without one",
-                alone.shown()
+                "{} cannot run in a transaction, but the other statements of the file do: move it \
+                 to a separate file, or write `-- {DIRECTIVE} no-transaction` to run all of them \
+                 without a transaction",
+                alone.summary()
             );
             return Err(self.wrong(alone.line, why));
         }
@@ -242,7 +254,7 @@ impl Reader<'_> {
 
     fn wrong(&self, line: usize, why: impl std::fmt::Display) -> Error {
         Error::new(
-            Kind::Files,
+            ErrorKind::Files,
             format!("{} (line {line}): {why}", self.migration),
         )
     }

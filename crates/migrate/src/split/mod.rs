@@ -1,46 +1,46 @@
-//! The statements of a text, cut where psql cuts them (its `psqlscan.l`; manual, section 4.1
-//! "Lexical Structure"): at semicolons that are none of a string's, a comment's, a
-//! parenthesis' or a function's body's. What `COPY .. FROM STDIN` reads is none of them.
+//! Splits SQL into statements as psql does (its `psqlscan.l`; manual, section 4.1 "Lexical
+//! Structure"): at semicolons outside of strings, comments, parentheses and function bodies.
+//! Skips the data of `COPY .. FROM STDIN`.
 //!
-//! A backslash escapes in `E'..'` alone, as `standard_conforming_strings` has it.
+//! A backslash is an escape only in `E'..'`, as with `standard_conforming_strings`.
 
-/// What a text holds.
+/// The statements and comments of a text.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Split<'a> {
-    /// In their order.
+    /// The statements, in order.
     pub statements: Vec<Statement<'a>>,
-    /// Those outside of strings, in their order.
+    /// The comments, in order.
     pub comments: Vec<Comment<'a>>,
 }
 
-/// One statement.
+/// A statement.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Statement<'a> {
-    /// From its first token to its last.
+    /// The text from its first token to its last.
     pub text: &'a str,
-    /// Where it begins, counted from 1; the column in characters.
+    /// The line at which it begins, from 1.
     pub line: usize,
-    /// The same.
+    /// The column at which it begins, in characters from 1.
     pub column: usize,
-    /// What it is made of.
+    /// Its tokens.
     pub tokens: Vec<Token<'a>>,
 }
 
-/// What a statement is made of.
+/// A token of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Token<'a> {
-    /// A keyword or a name, as it is written.
+    /// A keyword or an unquoted name.
     Word(&'a str),
-    /// A name in quotes, without them.
+    /// A quoted name, without its quotes.
     Quoted(&'a str),
     /// A string.
     Literal,
-    /// Anything else.
+    /// Any other character.
     Other(char),
 }
 
 impl Token<'_> {
-    /// Whether it is this keyword.
+    /// Returns whether it is this keyword.
     pub fn is(&self, keyword: &str) -> bool {
         matches!(self, Token::Word(word) if word.eq_ignore_ascii_case(keyword))
     }
@@ -49,35 +49,35 @@ impl Token<'_> {
 /// A comment.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Comment<'a> {
-    /// What is between its marks.
+    /// The text without the comment's delimiters.
     pub text: &'a str,
-    /// Where it begins, counted from 1.
+    /// The line at which it begins, from 1.
     pub line: usize,
-    /// How many statements have ended before it.
+    /// The number of statements that end before it.
     pub after: usize,
-    /// The last of them has ended in the same line.
-    pub beside: bool,
+    /// Whether the last of them ends in the same line.
+    pub same_line: bool,
 }
 
-/// Why a text is no list of statements.
+/// An error of [`split`].
 #[derive(Debug, PartialEq, Eq)]
-pub struct Unreadable {
-    /// Where, counted from 1; the column in characters.
+pub struct SplitError {
+    /// The line of the error, from 1.
     pub line: usize,
-    /// The same.
+    /// The column of the error, in characters from 1.
     pub column: usize,
-    /// In one line.
-    pub why: String,
-    /// A string, a name or a comment has no end: the server may see it otherwise.
-    pub is_open: bool,
+    /// The message, in one line.
+    pub message: String,
+    /// Whether a string, a name or a comment is unterminated.
+    pub is_unterminated: bool,
 }
 
-/// Tells the statements of `text` apart.
+/// Splits `text` into statements.
 ///
 /// # Errors
 ///
-/// A string, a name or a comment has no end, or there is a command of psql's.
-pub fn split(text: &str) -> Result<Split<'_>, Unreadable> {
+/// Fails if a string, a name or a comment is unterminated, or at a psql command.
+pub fn split(text: &str) -> Result<Split<'_>, SplitError> {
     let mut splitter = Splitter::new(text);
     while let Some(next) = splitter.rest().chars().next() {
         splitter.take(next)?;
@@ -89,19 +89,19 @@ pub fn split(text: &str) -> Result<Split<'_>, Unreadable> {
 struct Splitter<'a> {
     text: &'a str,
     at: usize,
-    /// Where lines begin.
+    /// The positions at which lines begin.
     lines: Vec<usize>,
     found: Split<'a>,
-    /// Of the statement at hand: where it begins, where its last token ends, and all of them.
+    /// The current statement: its begin, the end of its last token, and its tokens.
     begin: Option<usize>,
     last: usize,
     tokens: Vec<Token<'a>>,
     parentheses: usize,
-    /// Depth in a function's body (BEGIN ATOMIC .. END).
+    /// The nesting depth in a function body (BEGIN ATOMIC .. END).
     body: usize,
     /// The line of the last semicolon.
     ended: usize,
-    /// What COPY reads begins in the next line.
+    /// Whether the data of COPY begins in the next line.
     copies: bool,
 }
 
@@ -131,7 +131,7 @@ impl<'a> Splitter<'a> {
         &self.text[self.at..]
     }
 
-    fn take(&mut self, next: char) -> Result<(), Unreadable> {
+    fn take(&mut self, next: char) -> Result<(), SplitError> {
         let (start, rest) = (self.at, self.rest());
         match next {
             '\n' if self.copies => self.pass_data(),
@@ -176,10 +176,10 @@ impl<'a> Splitter<'a> {
         Ok(())
     }
 
-    fn word(&mut self, start: usize, rest: &'a str) -> Result<(), Unreadable> {
+    fn word(&mut self, start: usize, rest: &'a str) -> Result<(), SplitError> {
         let end = rest.find(|c| !continues_word(c)).unwrap_or(rest.len());
         let word = &rest[..end];
-        // E'..' is the one string in which a backslash escapes.
+        // Only in E'..' is a backslash an escape.
         if word.eq_ignore_ascii_case("e") && rest[end..].starts_with('\'') {
             let string = string_end(&rest[end..], true);
             let string = string.ok_or_else(|| self.open(start, "string"))?;
@@ -213,7 +213,7 @@ impl<'a> Splitter<'a> {
             text,
             line,
             after: self.found.statements.len(),
-            beside: self.begin.is_none() && self.ended == line,
+            same_line: self.begin.is_none() && self.ended == line,
         });
         self.at = start + len;
     }
@@ -225,7 +225,7 @@ impl<'a> Splitter<'a> {
             return;
         };
         let reads = |pair: &[Token<'_>]| pair[0].is("from") && pair[1].is("stdin");
-        // Without a semicolon there is nothing behind it.
+        // Without a semicolon, no data follows.
         self.copies = at < self.text.len()
             && tokens.first().is_some_and(|first| first.is("copy"))
             && tokens.windows(2).any(reads);
@@ -238,7 +238,7 @@ impl<'a> Splitter<'a> {
         });
     }
 
-    /// Passes over what COPY reads, up to the line `\.`.
+    /// Skips the data of COPY, up to the line `\.`.
     fn pass_data(&mut self) {
         self.copies = false;
         self.at += 1;
@@ -250,7 +250,7 @@ impl<'a> Splitter<'a> {
         }
     }
 
-    /// Line and column, counted from 1.
+    /// Returns line and column, from 1.
     fn place(&self, at: usize) -> (usize, usize) {
         let line = self.lines.partition_point(|&start| start <= at);
         let before = &self.text[self.lines[line - 1]..at];
@@ -258,19 +258,19 @@ impl<'a> Splitter<'a> {
         (line, column)
     }
 
-    fn open(&self, start: usize, what: &str) -> Unreadable {
+    fn open(&self, start: usize, what: &str) -> SplitError {
         let (line, column) = self.place(start);
-        Unreadable {
+        SplitError {
             line,
             column,
-            why: format!("the {what} that begins here has no end"),
-            is_open: true,
+            message: format!("unterminated {what}"),
+            is_unterminated: true,
         }
     }
 
-    fn command(&self, start: usize, rest: &str) -> Unreadable {
+    fn command(&self, start: usize, rest: &str) -> SplitError {
         let (line, column) = self.place(start);
-        // One whose name is no word is a sign: `\.`, `\;`, `\!`.
+        // A name that is not a word is a single character: `\.`, `\;`, `\!`.
         let name = &rest[1..];
         let end = name.find(|c: char| !c.is_ascii_alphabetic());
         let end = match end.unwrap_or(name.len()) {
@@ -278,19 +278,19 @@ impl<'a> Splitter<'a> {
             end => end,
         };
         let name = name[..end].trim();
-        Unreadable {
+        SplitError {
             line,
             column,
-            why: format!(
-                "`\\{name}` is a command of psql's, which the server does not know: write it in \
-                 SQL, or run the file by psql"
+            message: format!(
+                "`\\{name}` is a psql command, which the server does not support: use SQL, or run \
+                 the file with psql"
             ),
-            is_open: false,
+            is_unterminated: false,
         }
     }
 }
 
-/// Some editors put it first.
+/// The byte order mark, which some editors write at the beginning of a file.
 const BOM: char = '\u{feff}';
 
 fn is_blank(c: char) -> bool {
@@ -305,8 +305,8 @@ fn continues_word(c: char) -> bool {
     starts_word(c) || c.is_ascii_digit() || c == '$'
 }
 
-/// Where a string or a name in quotes ends. A quote that is doubled is one of its own; and a
-/// string goes on behind a line break.
+/// Returns the end of a string or a quoted name. A doubled quote is part of it; an `E'..'`
+/// string may continue after a line break.
 fn string_end(text: &str, escapes: bool) -> Option<usize> {
     let quote = text.chars().next()?;
     let mut from = quote.len_utf8();
@@ -322,7 +322,7 @@ fn string_end(text: &str, escapes: bool) -> Option<usize> {
         let after = &text[from..];
         let next = after.trim_start_matches(is_blank);
         let gap = &after[..after.len() - next.len()];
-        // Only there it matters: without escapes it reads the same as another string.
+        // Without escapes, a continuation can be read as another string.
         let goes_on = gap.is_empty() || escapes && gap.contains(['\n', '\r']);
         if !goes_on || !next.starts_with(quote) {
             return Some(from);
@@ -331,7 +331,7 @@ fn string_end(text: &str, escapes: bool) -> Option<usize> {
     }
 }
 
-/// Where a comment ends; they nest.
+/// Returns the end of a comment. Comments nest.
 fn comment_end(text: &str) -> Option<usize> {
     let mut depth = 0;
     let mut at = 0;
@@ -356,7 +356,8 @@ fn comment_end(text: &str) -> Option<usize> {
     }
 }
 
-/// Where `$tag$ .. $tag$` ends, if it does; `None` if the `$` opens no string, as in `$1`.
+/// Returns the end of `$tag$ .. $tag$`, if it is terminated; `None` if the `$` does not begin a
+/// string, as in `$1`.
 fn dollar_end(text: &str) -> Option<Option<usize>> {
     let end = 1 + text[1..].find('$')?;
     let tag = &text[1..end];

@@ -2,11 +2,15 @@ use super::*;
 
 fn texts(text: &str) -> Vec<&str> {
     let split = split(text).expect(text);
-    split.statements.iter().map(|one| one.text).collect()
+    split
+        .statements
+        .iter()
+        .map(|statement| statement.text)
+        .collect()
 }
 
 #[test]
-fn statements_are_told_apart() {
+fn texts_are_split_at_semicolons() {
     for (text, expected) in [
         ("", &[][..]),
         (";;  -- nothing\n;", &[]),
@@ -53,7 +57,7 @@ fn statements_are_told_apart() {
 }
 
 #[test]
-fn copy_data_is_not_a_statement() {
+fn data_of_copy_is_skipped() {
     for end in ["\n", "\r\n"] {
         let text = [
             "copy t (a) from stdin;",
@@ -82,7 +86,10 @@ fn copy_data_is_not_a_statement() {
 fn positions_are_counted_in_characters() {
     let text = "\u{feff}-- \u{e4}\n  select '\u{e4}\u{e4}' ;\n\u{e4};/* a\nb */ select\n2; x";
     let split = split(text).expect("statements");
-    let places = split.statements.iter().map(|one| (one.line, one.column));
+    let places = split
+        .statements
+        .iter()
+        .map(|statement| (statement.line, statement.column));
     assert_eq!(places.collect::<Vec<_>>(), [(2, 3), (3, 1), (4, 6), (5, 4)]);
     let first = super::split("\u{feff}x").expect("one");
     assert_eq!(
@@ -92,11 +99,11 @@ fn positions_are_counted_in_characters() {
 }
 
 #[test]
-fn comments_belong_to_their_statement() {
+fn comments_have_the_position_of_statements() {
     let split = split("-- a\nx; -- b\n-- c\ny -- d\n; z").expect("statements");
     let comments = split.comments.iter();
     let comments: Vec<_> = comments
-        .map(|one| (one.text, one.after, one.beside))
+        .map(|comment| (comment.text, comment.after, comment.same_line))
         .collect();
     assert_eq!(
         comments,
@@ -110,7 +117,7 @@ fn comments_belong_to_their_statement() {
 }
 
 #[test]
-fn unterminated_text_is_named_with_its_place() {
+fn unterminated_tokens_have_their_position() {
     for (text, place, what) in [
         ("x;\nselect 'open", (2, 8), "string"),
         ("select $a$ $$", (1, 8), "string"),
@@ -121,9 +128,9 @@ fn unterminated_text_is_named_with_its_place() {
         let error = split(text).expect_err(text);
         assert_eq!((error.line, error.column), place, "{text}");
         assert!(
-            error.is_open && error.why.contains(what),
+            error.is_unterminated && error.message.contains(what),
             "{text}: {}",
-            error.why
+            error.message
         );
     }
 }
@@ -141,9 +148,9 @@ fn psql_commands_are_named() {
     ] {
         let error = split(text).expect_err(text);
         assert!(
-            !error.is_open && error.why.starts_with(name),
+            !error.is_unterminated && error.message.starts_with(name),
             "{}",
-            error.why
+            error.message
         );
         assert_eq!(error.line, line, "{text}");
     }
@@ -161,7 +168,7 @@ proptest::proptest! {
         let _ = split(&text);
     }
 
-    /// Nothing between the semicolons is lost.
+    /// No text between the semicolons is lost.
     #[test]
     fn plain_statements_come_back(words in proptest::collection::vec("[a-zü']{1,8}", 1..9)) {
         let words: Vec<_> = words.iter().map(|word| format!("x '{}'", word.replace('\'', "''"))).collect();

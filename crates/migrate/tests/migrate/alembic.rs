@@ -1,16 +1,16 @@
-//! alembic under our lock, as `antifreeze migrate --run 'alembic upgrade head'` runs it.
+//! Tests alembic under the lock, as `antifreeze migrate --run 'alembic upgrade head'` runs it.
 
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use antifreeze_migrate::{Around, Kind};
+use antifreeze_migrate::{ErrorKind, ToolRunner};
 use lab::tools::tool;
 use tempfile::TempDir;
 
 use crate::common::{LOCK_TIMEOUT, Lab, lab};
 
-/// What `alembic init` writes, as far as `upgrade` needs it.
+/// The files of `alembic init` that `upgrade` needs.
 const INI: &str = "[alembic]\nscript_location = %(here)s/migrations\n";
 
 const ENV: &str = r#"
@@ -40,7 +40,7 @@ def upgrade():
                "current_setting('application_name') as name")
 "#;
 
-/// It goes on after an error, and writes nothing.
+/// A revision that continues after an error, and prints nothing.
 const CARELESS: &str = r#"
 from alembic import op
 
@@ -67,7 +67,7 @@ def upgrade():
     op.execute("select pg_sleep(3600)")
 "#;
 
-/// A project with one revision.
+/// Creates a project with one revision.
 fn project(revision: &str) -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let write = |name: &str, text: &str| {
@@ -81,25 +81,24 @@ fn project(revision: &str) -> TempDir {
     folder
 }
 
-fn upgrade(lab: &Lab, project: &Path) -> Around {
+fn upgrade(lab: &Lab, project: &Path) -> ToolRunner {
     let mut alembic = Command::new(tool("alembic"));
     alembic
         .args(["upgrade", "head"])
         .current_dir(project)
         .env("DATABASE_URL", &lab.server.url);
     let short = Duration::from_millis(100);
-    Around::new(&lab.database, alembic)
+    ToolRunner::new(&lab.database, alembic)
         .lock_timeout(LOCK_TIMEOUT)
         .backoff(short, short)
 }
 
-/// It gives way to who reads, the guilty is named, it is run again, and its own history has
-/// the revision once.
+/// The blocking session is named, alembic is run again, and its history has the revision once.
 #[tokio::test]
-async fn upgrade_gives_way_and_is_retried() {
+async fn upgrades_are_retried_after_lock_timeouts() {
     let (lab, project) = (lab().await, project(REVISION));
     let upgrade = upgrade(&lab, project.path()).attempts(100);
-    lab.gives_way(upgrade, "alembic").await;
+    lab.is_retried(upgrade, "alembic").await;
     let kept = "select concat_ws(' ', lock, name) from kept";
     assert_eq!(lab.value(kept).await, "600ms migrate:alembic");
     let history = "select string_agg(version_num, ' ') from alembic_version";
@@ -108,22 +107,22 @@ async fn upgrade_gives_way_and_is_retried() {
 }
 
 #[tokio::test]
-async fn lost_statement_of_a_revision_is_a_failure() {
+async fn revisions_that_continue_are_failures() {
     let (lab, project) = (lab().await, project(CARELESS));
     let _forgetful = lab.idle_in_transaction().await;
     let error = upgrade(&lab, project.path()).run().await;
     let error = error.expect_err("it was ended");
-    assert_eq!(error.kind(), Kind::Blocked, "{error}");
-    assert!(error.to_string().contains("alembic went on"), "{error}");
+    assert_eq!(error.kind(), ErrorKind::Blocked, "{error}");
+    assert!(error.to_string().contains("alembic continued"), "{error}");
     let history = "select string_agg(version_num, ' ') from alembic_version";
     assert_eq!(lab.value(history).await, "0001");
 }
 
 #[tokio::test]
-async fn slow_revision_is_named() {
+async fn slow_revisions_are_timeouts() {
     let (lab, project) = (lab().await, project(SLOW));
     let upgrade = upgrade(&lab, project.path()).statement_timeout(LOCK_TIMEOUT);
     let error = upgrade.run().await.expect_err("it was ended");
-    assert_eq!(error.kind(), Kind::Timeout, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
     assert_eq!(error.report().retries, 0, "{error}");
 }

@@ -1,12 +1,12 @@
-//! The outage that this is for: a session that idles in a transaction, and readers.
+//! Tests migrations that are blocked by a session which is idle in a transaction.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use antifreeze_migrate::{Event, Kind};
+use antifreeze_migrate::{ErrorKind, Event};
 
-use crate::common::{LOCK_TIMEOUT, Log, PLENTY, lab};
+use crate::common::{LOCK_TIMEOUT, Log, TIMEOUT, lab};
 
 const UNIQUE: &str = "alter table partners add constraint partners_name unique (name)";
 
@@ -19,11 +19,11 @@ fn is_retry(event: &Event) -> bool {
 }
 
 #[tokio::test]
-async fn readers_go_on_and_the_blocker_is_named() {
+async fn readers_continue_and_the_blocker_is_named() {
     let lab = lab().await;
     let forgetful = lab.idle_in_transaction().await;
     let (reader, _) = lab.session("reader").await;
-    // Far less than for as long as the forgetful one idles, which is until the end.
+    // Far less than the idle session blocks, which is until the end.
     let limit = LOCK_TIMEOUT * 10;
     let set = format!("set statement_timeout = {}", limit.as_millis());
     reader.batch_execute(&set).await.expect("a setting");
@@ -56,11 +56,11 @@ async fn readers_go_on_and_the_blocker_is_named() {
     assert!(guilty.since.is_some());
     let line = event.to_string();
     assert!(
-        line.contains("V1__unique (line 1) waits for partners, blocked by pid"),
+        line.contains("V1__unique (line 1) waits for a lock on partners, blocked by pid"),
         "{line}"
     );
 
-    // It gives way again and again, and each time the readers come through.
+    // It is retried, and the readers continue between the attempts.
     for _ in 0..3 {
         log.until("a retry", is_retry).await;
         let before = reads.load(Ordering::SeqCst);
@@ -85,9 +85,9 @@ async fn readers_go_on_and_the_blocker_is_named() {
     lab.assert_gone().await;
 }
 
-/// What this is for, without it: the statement waits for ever, and the reader behind it.
+/// Without a lock timeout, the statement waits forever, and the reader queues behind it.
 #[tokio::test]
-async fn readers_wait_behind_a_plain_statement() {
+async fn readers_queue_without_a_lock_timeout() {
     let lab = lab().await;
     let forgetful = lab.idle_in_transaction().await;
     let (migration, _) = lab.session("plain migration").await;
@@ -112,9 +112,9 @@ async fn readers_wait_behind_a_plain_statement() {
     reader.batch_execute(read).await.expect("it reads");
 }
 
-/// With the layer, nobody forgets: a plain statement goes through.
+/// With the layer, no session stays in a transaction.
 #[tokio::test]
-async fn layer_leaves_no_blocker() {
+async fn layer_leaves_no_blocking_session() {
     let lab = lab().await;
     for _ in 0..3 {
         let handler = async {
@@ -123,7 +123,7 @@ async fn layer_leaves_no_blocker() {
             connection.batch_execute(begin).await?;
             Ok::<_, antifreeze::Error>(())
         };
-        let invocation = lab.database.invocation(PLENTY, handler);
+        let invocation = lab.database.invocation(TIMEOUT, handler);
         invocation.await.expect("it returns");
     }
     let runner = lab.runner(&[("V1__unique", UNIQUE)]).attempts(1);
@@ -132,12 +132,12 @@ async fn layer_leaves_no_blocker() {
 }
 
 #[tokio::test]
-async fn blocked_run_gives_up_and_names_the_blocker() {
+async fn last_attempt_names_the_blocker() {
     let lab = lab().await;
     let _forgetful = lab.idle_in_transaction().await;
     let runner = lab.runner(&[("V1__unique", UNIQUE)]).attempts(2);
     let error = runner.run().await.expect_err("blocked");
-    assert_eq!(error.kind(), Kind::Blocked);
+    assert_eq!(error.kind(), ErrorKind::Blocked);
     let line = error.to_string();
     assert!(
         line.contains("2 attempts") && line.contains("(forgetful, postgres"),
@@ -152,7 +152,7 @@ async fn blocked_run_gives_up_and_names_the_blocker() {
 }
 
 #[tokio::test]
-async fn blocker_is_ended_with_consent() {
+async fn idle_blockers_are_ended_and_named() {
     let lab = lab().await;
     let forgetful = lab.idle_in_transaction().await;
     let files = [("V1__unique", UNIQUE)];
@@ -173,7 +173,7 @@ async fn blocker_is_ended_with_consent() {
 #[tokio::test]
 async fn other_sessions_are_not_ended() {
     let lab = lab().await;
-    // One that works, one that idles for less long than that, one that is in nobody's way.
+    // An active session, one that is idle for less long, and one that blocks nothing.
     let (working, _) = lab.session("working").await;
     let work = tokio::spawn(async move {
         working
@@ -201,7 +201,7 @@ async fn other_sessions_are_not_ended() {
     young.batch_execute("select 1").await.expect("it lives");
     young.batch_execute("rollback").await.expect("it is done");
 
-    // One that works is not ended however old it is.
+    // An active session is not ended, whatever its age.
     let any = Duration::ZERO;
     let runner = lab
         .runner(&[("V1__unique", UNIQUE)])
@@ -215,7 +215,7 @@ async fn other_sessions_are_not_ended() {
 }
 
 #[tokio::test]
-async fn indirect_blocker_is_named_too() {
+async fn indirect_blockers_are_named() {
     let lab = lab().await;
     let forgetful = lab.idle_in_transaction().await;
     let (other, _) = lab.session("other migration").await;
@@ -227,7 +227,7 @@ async fn indirect_blocker_is_named_too() {
     let waiting = "select count(*) from pg_stat_activity where application_name = 'other migration' \
                    and wait_event_type = 'Lock'";
     lab.eventually(waiting, "1").await;
-    // A row lock alone: only the other migration is in the way.
+    // Only a row lock: the other migration is what blocks.
     let (runner, mut log) =
         Log::of(lab.runner(&[("V1__row", "update partners set name = 'x' where id = 1")]));
     let running = tokio::spawn(runner.run());
@@ -251,9 +251,9 @@ async fn indirect_blocker_is_named_too() {
     let _ = running.await.expect("no panic").expect("so did we");
 }
 
-/// A role for migrations alone may not see what others' sessions do; their locks it may.
+/// A role that may not see the state of other sessions can see their locks.
 #[tokio::test]
-async fn waiters_are_seen_by_any_role() {
+async fn every_role_sees_waiting_sessions() {
     let postgres = lab::postgres::Postgres::start().await.expect("a cluster");
     postgres.create_role("migrator").await.expect("a role");
     postgres
@@ -300,18 +300,18 @@ async fn waiters_are_seen_by_any_role() {
 }
 
 #[tokio::test]
-async fn slow_statement_is_undone_and_not_repeated() {
+async fn statement_timeouts_are_not_retried() {
     let lab = lab().await;
     let slow = "create table slow (a int);\nselect pg_sleep(3600)";
     let runner = lab
         .runner(&[("V1__slow", slow)])
         .statement_timeout(Duration::from_millis(200));
     let error = runner.run().await.expect_err("too long");
-    assert_eq!(error.kind(), Kind::Timeout, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
     assert!(
         error
             .to_string()
-            .starts_with("V1__slow (line 2) took longer"),
+            .starts_with("V1__slow (line 2) exceeded statement_timeout"),
         "{error}"
     );
     assert_eq!(error.report().retries, 0);
@@ -319,7 +319,7 @@ async fn slow_statement_is_undone_and_not_repeated() {
 }
 
 #[tokio::test]
-async fn missing_second_slot_does_not_stop_the_run() {
+async fn second_connection_is_optional() {
     let postgres = lab::postgres::Postgres::start().await.expect("a cluster");
     postgres
         .execute("create role one login superuser connection limit 1")

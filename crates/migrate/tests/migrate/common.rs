@@ -1,19 +1,19 @@
-//! A database of its own for each test, and what happened to it.
+//! The database and the event log of a test.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use antifreeze::{Config, Database};
-use antifreeze_migrate::{Around, Event, Migrations, Runner};
+use antifreeze_migrate::{Event, Migrations, Runner, ToolRunner};
 use lab::postgres::Postgres;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
 
-/// Longer than anything takes, shorter than anybody waits.
-pub const PLENTY: Duration = Duration::from_secs(60);
+/// The timeout of anything that a test waits for.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Short enough for a test, long enough for the second connection to look.
+/// Short enough for a test, long enough for the checks of the second connection.
 pub const LOCK_TIMEOUT: Duration = Duration::from_millis(600);
 
 pub struct Lab {
@@ -32,7 +32,7 @@ pub async fn lab() -> Lab {
     Lab { server, database }
 }
 
-/// The database behind a URL.
+/// Returns the database of a URL.
 pub fn over(url: &str) -> Database {
     let config = Config::from_url(url).expect("a URL");
     Database::new(config).expect("settings")
@@ -42,14 +42,14 @@ pub fn migrations(files: &[(&str, &str)]) -> Migrations {
     Migrations::embedded(files.iter().copied()).expect("migrations")
 }
 
-/// What happened, as it happens.
+/// The events of a run, as they happen.
 pub struct Log {
     seen: Arc<Mutex<Vec<Event>>>,
     coming: UnboundedReceiver<Event>,
 }
 
 impl Log {
-    /// Lets `runner` write into a log.
+    /// Collects the events of `runner` in a log.
     pub fn of(runner: Runner) -> (Runner, Log) {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (sender, coming) = unbounded_channel();
@@ -72,11 +72,11 @@ impl Log {
                 }
             }
         };
-        let waited = tokio::time::timeout(PLENTY, wait).await;
+        let waited = tokio::time::timeout(TIMEOUT, wait).await;
         waited.unwrap_or_else(|_| panic!("{what} took too long"))
     }
 
-    /// All lines so far.
+    /// Returns all lines so far.
     pub fn text(&self) -> String {
         let seen = self.seen.lock().expect("no panic");
         let lines: Vec<_> = seen.iter().map(Event::to_string).collect();
@@ -85,22 +85,22 @@ impl Log {
 }
 
 impl Lab {
-    /// Those files, with a short `lock_timeout` and short pauses.
+    /// Returns a runner of these files, with a short `lock_timeout` and short delays.
     pub fn runner(&self, files: &[(&str, &str)]) -> Runner {
         let short = Duration::from_millis(100);
         migrations(files)
             .runner(&self.database)
             .lock_timeout(LOCK_TIMEOUT)
             .backoff(short, short)
-            .lock_wait(PLENTY)
+            .lock_wait(TIMEOUT)
     }
 
-    /// Runs another tool that alters `partners` while somebody idles in a transaction on it:
-    /// he is named, the tool gives way and is run again until he has gone.
-    pub async fn gives_way(&self, around: Around, tool: &str) {
+    /// Runs a tool that alters `partners` while a session is idle in a transaction on it: the
+    /// session is named, and the tool is retried until it has ended.
+    pub async fn is_retried(&self, runner: ToolRunner, tool: &str) {
         let forgetful = self.idle_in_transaction().await;
         let (sender, mut coming) = unbounded_channel();
-        let running = around.on_event(move |event| {
+        let running = runner.on_event(move |event| {
             let _ = sender.send(event.clone());
         });
         let running = tokio::spawn(running.run());
@@ -116,7 +116,7 @@ impl Lab {
                     assert_eq!(migration, tool);
                     break;
                 }
-                Event::ToolHeedless { .. } => panic!("it waits for longer than it was told"),
+                Event::ToolIgnoresOptions { .. } => panic!("the tool ignores PGOPTIONS"),
                 _ => {}
             }
         }
@@ -126,7 +126,7 @@ impl Lab {
         assert!(report.retries >= 1, "{report:?}");
     }
 
-    /// A session that is not the tested one's, named `application`.
+    /// Opens another session, named `application`.
     pub async fn session(&self, application: &str) -> (Client, JoinHandle<()>) {
         let mut config: tokio_postgres::Config = self.server.url.parse().expect("a URL");
         config.application_name(application);
@@ -137,7 +137,7 @@ impl Lab {
         (client, driver)
     }
 
-    /// One that idles in a transaction, with a lock that an ALTER TABLE waits for.
+    /// Opens a session that is idle in a transaction and blocks ALTER TABLE.
     pub async fn idle_in_transaction(&self) -> Client {
         let (client, _) = self.session("forgetful").await;
         let begin = "begin; select count(*) from partners";
@@ -145,8 +145,8 @@ impl Lab {
         client
     }
 
-    /// One that idles in a transaction in which it wrote: CREATE INDEX CONCURRENTLY waits for
-    /// it, and not for one that only read.
+    /// Opens a session that is idle in a transaction after a write: CREATE INDEX CONCURRENTLY
+    /// waits for it, but not for one that has only read.
     pub async fn idle_after_writing(&self) -> Client {
         let (client, _) = self.session("forgetful").await;
         let begin = "begin; insert into partners values (0, 'nobody')";
@@ -154,30 +154,30 @@ impl Lab {
         client
     }
 
-    /// The first field of the first row.
+    /// Returns the first field of the first row.
     pub async fn value(&self, sql: &str) -> String {
         let rows = self.server.query(sql).await.expect(sql);
         let first = rows.first().and_then(|row| row.first().cloned());
         first.flatten().unwrap_or_default()
     }
 
-    /// The history: `1 a, 2 b`.
+    /// Returns the history: `1 a, 2 b`.
     pub async fn applied(&self) -> String {
         let all = "select coalesce(string_agg(version || ' ' || name, ', ' order by version), '') \
                    from refinery_schema_history";
         self.value(all).await
     }
 
-    /// Nobody of the tested ones is left on the server, and nobody has a lock.
+    /// Waits until no session of a runner is left on the server.
     pub async fn assert_gone(&self) {
         let sessions = "select count(*) from pg_stat_activity where datname = current_database() \
                         and application_name like 'migrate%'";
         self.eventually(sessions, "0").await;
     }
 
-    /// Waits until `sql` says `expected`.
+    /// Waits until `sql` returns `expected`.
     pub async fn eventually(&self, sql: &str, expected: &str) {
-        let until = tokio::time::Instant::now() + PLENTY;
+        let until = tokio::time::Instant::now() + TIMEOUT;
         loop {
             let said = self.value(sql).await;
             if said == expected {

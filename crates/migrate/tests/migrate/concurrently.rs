@@ -1,8 +1,8 @@
-//! What runs without a transaction, and what it leaves.
+//! Tests migrations without a transaction, and invalid indexes.
 
 use std::time::Duration;
 
-use antifreeze_migrate::{Event, Kind};
+use antifreeze_migrate::{ErrorKind, Event};
 
 use crate::common::{Log, lab};
 
@@ -13,7 +13,7 @@ const INDEX: (&str, &str) = (
 const INVALID: &str = "select count(*) from pg_index where not indisvalid";
 
 #[tokio::test]
-async fn index_is_made_concurrently() {
+async fn indexes_are_created_concurrently() {
     let lab = lab().await;
     let both = "-- both\ncreate index concurrently a on partners (id);\n\
                 create index concurrently if not exists b on partners using btree (name desc);";
@@ -28,14 +28,14 @@ async fn index_is_made_concurrently() {
 }
 
 #[tokio::test]
-async fn invalid_index_is_removed_before_the_next_run() {
+async fn invalid_indexes_are_reported_and_replaced() {
     let lab = lab().await;
     lab.server
         .execute("insert into partners values (1, 'partner 1')")
         .await
         .expect("a double");
     let error = lab.runner(&[INDEX]).run().await.expect_err("not unique");
-    assert_eq!(error.kind(), Kind::Statement);
+    assert_eq!(error.kind(), ErrorKind::Statement);
     assert!(
         error
             .to_string()
@@ -63,7 +63,7 @@ async fn invalid_index_is_removed_before_the_next_run() {
 }
 
 #[tokio::test]
-async fn suggested_line_removes_the_index() {
+async fn reported_statement_removes_the_index() {
     let lab = lab().await;
     lab.server
         .execute("create table \"Odd Name\" (a int); insert into \"Odd Name\" values (1), (1)")
@@ -87,7 +87,7 @@ async fn suggested_line_removes_the_index() {
 }
 
 #[tokio::test]
-async fn foreign_invalid_index_is_named_and_left() {
+async fn foreign_invalid_indexes_are_reported_only() {
     let lab = lab().await;
     let index = "create index left_over on partners (id); \
                  update pg_index set indisvalid = false where indexrelid = 'left_over'::regclass";
@@ -101,7 +101,7 @@ async fn foreign_invalid_index_is_named_and_left() {
 }
 
 #[tokio::test]
-async fn concurrent_index_waits_for_old_transactions() {
+async fn concurrent_builds_wait_for_old_transactions() {
     let lab = lab().await;
     let forgetful = lab.idle_after_writing().await;
     let (runner, mut log) = Log::of(lab.runner(&[INDEX]));
@@ -112,7 +112,7 @@ async fn concurrent_index_waits_for_old_transactions() {
         })
         .await;
     assert!(event.to_string().contains("(forgetful"), "{event}");
-    // Longer than lock_timeout: nobody queues behind it.
+    // Longer than lock_timeout: it blocks no other session.
     tokio::time::sleep(Duration::from_secs(1)).await;
     forgetful
         .batch_execute("rollback")
@@ -123,7 +123,7 @@ async fn concurrent_index_waits_for_old_transactions() {
 }
 
 #[tokio::test]
-async fn history_row_gives_way_too() {
+async fn recording_is_retried_after_lock_timeouts() {
     let lab = lab().await;
     let files = [
         ("V1__first", "create table first (a int)"),
@@ -140,7 +140,7 @@ async fn history_row_gives_way_too() {
     let running = tokio::spawn(runner.run());
     let blocked = log.until("who blocks", |event| matches!(event, Event::Blocked(_)));
     let line = blocked.await.to_string();
-    let expected = "V2__index waits for refinery_schema_history, blocked by pid";
+    let expected = "V2__index waits for a lock on refinery_schema_history, blocked by pid";
     assert!(line.starts_with(expected), "{line}");
     let retry = |event: &Event| matches!(event, Event::Retrying { .. });
     let _ = log.until("a retry", retry).await;
@@ -154,7 +154,7 @@ async fn history_row_gives_way_too() {
 }
 
 #[tokio::test]
-async fn other_index_of_the_name_is_told_apart() {
+async fn indexes_with_another_definition_are_errors() {
     let lab = lab().await;
     lab.server
         .execute("create index partners_name on partners (id)")
@@ -162,7 +162,9 @@ async fn other_index_of_the_name_is_told_apart() {
         .expect("another");
     let error = lab.runner(&[INDEX]).run().await.expect_err("another");
     assert!(
-        error.to_string().contains("public.partners_name is there"),
+        error
+            .to_string()
+            .contains("public.partners_name already exists"),
         "{error}"
     );
     assert!(error.to_string().contains("`resolve` version 1"), "{error}");
@@ -170,7 +172,7 @@ async fn other_index_of_the_name_is_told_apart() {
 }
 
 #[tokio::test]
-async fn marked_file_runs_without_a_transaction() {
+async fn directive_runs_without_a_transaction() {
     let lab = lab().await;
     lab.server
         .execute("create procedure p() language plpgsql as $$ begin commit; end $$")

@@ -1,6 +1,6 @@
-//! What is run, what is remembered, and what refinery thinks of it.
+//! Tests the history, and its compatibility with refinery.
 
-use antifreeze_migrate::{Error, Kind, State};
+use antifreeze_migrate::{Error, ErrorKind, State};
 
 use crate::common::{Lab, Log, lab, migrations, over};
 
@@ -12,7 +12,7 @@ const TWO: (&str, &str) = (
 const THREE: (&str, &str) = ("V3__three", "create table three (a int)");
 
 #[tokio::test]
-async fn pending_migrations_run_once_in_order() {
+async fn pending_migrations_run_once_and_in_order() {
     let lab = lab().await;
     let report = lab.runner(&[TWO, ONE]).run().await.expect("fine");
     let applied: Vec<_> = report
@@ -32,7 +32,7 @@ async fn pending_migrations_run_once_in_order() {
 }
 
 #[tokio::test]
-async fn history_is_refinerys() {
+async fn history_is_compatible_with_refinery() {
     let lab = lab().await;
     let _ = lab.runner(&[ONE]).run().await.expect("fine");
     let theirs = refinery_core::Migration::unapplied(ONE.0, ONE.1).expect("a name");
@@ -52,7 +52,7 @@ async fn history_is_refinerys() {
 }
 
 #[tokio::test]
-async fn failure_rolls_back_and_names_the_line() {
+async fn failures_roll_back_and_name_the_line() {
     let lab = lab().await;
     let wrong = (
         "V2__two",
@@ -63,7 +63,7 @@ async fn failure_rolls_back_and_names_the_line() {
         .run()
         .await
         .expect_err("no number");
-    assert_eq!(error.kind(), Kind::Statement);
+    assert_eq!(error.kind(), ErrorKind::Statement);
     let line = error.to_string();
     assert!(
         line.starts_with("V2__two (line 3) failed (SQLSTATE 22P02)"),
@@ -85,7 +85,7 @@ async fn failure_rolls_back_and_names_the_line() {
         .expect("corrected");
 }
 
-/// The server reads it where a backslash escapes, and our reader does not.
+/// A text that the server can parse (a backslash escapes there) and the splitter cannot.
 const UNREAD: &str = r"select 'it\'s'";
 
 async fn lab_with_escapes() -> Lab {
@@ -97,7 +97,7 @@ async fn lab_with_escapes() -> Lab {
 }
 
 #[tokio::test]
-async fn unsplittable_script_runs_whole() {
+async fn unterminated_texts_run_as_a_whole() {
     let lab = lab_with_escapes().await;
     let whole = format!("create table whole (a int); {UNREAD}; insert into whole values (1)");
     let report = lab.runner(&[("V1__whole", &whole)]).run().await;
@@ -115,18 +115,18 @@ async fn unsplittable_script_runs_whole() {
 }
 
 #[tokio::test]
-async fn uncertain_commit_is_noticed() {
+async fn hidden_commits_are_detected() {
     let lab = lab_with_escapes().await;
     let commits = format!("{UNREAD}; commit; create table loose (a int)");
     let files = [("V1__commits", commits.as_str())];
     let error = lab.runner(&files).run().await.expect_err("noticed");
-    assert_eq!(error.kind(), Kind::Files, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Files, "{error}");
     assert!(error.to_string().contains("`resolve` version 1"), "{error}");
     assert_eq!(lab.applied().await, "");
 }
 
 #[tokio::test]
-async fn settings_do_not_reach_the_next_migration() {
+async fn settings_end_with_the_migration() {
     let lab = lab().await;
     lab.server
         .execute("create role another")
@@ -195,7 +195,7 @@ async fn findings_can_be_refused() {
         .run()
         .await
         .expect_err("refused");
-    assert_eq!(error.kind(), Kind::Findings);
+    assert_eq!(error.kind(), ErrorKind::Findings);
     assert_eq!(
         lab.value("select to_regclass('refinery_schema_history') is null")
             .await,
@@ -207,14 +207,14 @@ async fn findings_can_be_refused() {
 }
 
 fn refused(error: &Error, words: &[&str]) {
-    assert_eq!(error.kind(), Kind::History, "{error}");
+    assert_eq!(error.kind(), ErrorKind::History, "{error}");
     let line = error.to_string();
     assert!(words.iter().all(|word| line.contains(word)), "{line}");
     assert!(!line.contains('\n'), "{line}");
 }
 
 #[tokio::test]
-async fn files_must_agree_with_the_history() {
+async fn contradicting_histories_are_rejected() {
     let lab = lab().await;
     let _ = lab.runner(&[ONE, THREE]).run().await.expect("fine");
     let changed = ("V1__one", "create table one (a bigint)");
@@ -223,7 +223,7 @@ async fn files_must_agree_with_the_history() {
         .run()
         .await
         .expect_err("changed");
-    refused(&error, &["V1__one was applied with another", "resolve"]);
+    refused(&error, &["has been changed since", "resolve"]);
     let error = lab.runner(&[THREE]).run().await.expect_err("missing");
     refused(&error, &["V1__one was applied", "missing"]);
     let error = lab
@@ -231,7 +231,10 @@ async fn files_must_agree_with_the_history() {
         .run()
         .await
         .expect_err("out of order");
-    refused(&error, &["V2__two was not applied", "later ones were"]);
+    refused(
+        &error,
+        &["V2__two was not applied", "later migrations were"],
+    );
     let status = lab
         .runner(&[changed, TWO])
         .status()
@@ -241,7 +244,7 @@ async fn files_must_agree_with_the_history() {
     assert_eq!(states, [State::Changed, State::Skipped, State::Missing]);
     assert_eq!(lab.applied().await, "1 one, 3 three");
 
-    // It may come later than its version says if its name begins with a U.
+    // A U migration may be applied after later versions.
     let _ = lab
         .runner(&[ONE, ("U2__two", TWO.1), THREE])
         .run()
@@ -251,7 +254,7 @@ async fn files_must_agree_with_the_history() {
 }
 
 #[tokio::test]
-async fn baseline_needs_a_database_without_history() {
+async fn baseline_requires_an_empty_history() {
     let lab = lab().await;
     lab.server
         .execute("create table one (a int); create table two (a int)")
@@ -279,13 +282,13 @@ async fn baseline_needs_a_database_without_history() {
         .baseline(2)
         .await
         .expect_err("a history");
-    refused(&error, &["there is a history already, up to V3__three"]);
+    refused(&error, &["already has a history, up to V3__three"]);
     let error = lab.runner(&[ONE]).baseline(7).await.expect_err("no such");
-    assert_eq!(error.kind(), Kind::Files);
+    assert_eq!(error.kind(), ErrorKind::Files);
 }
 
 #[tokio::test]
-async fn migration_done_by_hand_is_resolved() {
+async fn resolve_records_manual_migrations() {
     let lab = lab().await;
     lab.server
         .execute("create table one (a int)")
@@ -296,7 +299,7 @@ async fn migration_done_by_hand_is_resolved() {
         .resolve(2)
         .await
         .expect_err("not yet");
-    refused(&error, &["V1__one is pending"]);
+    refused(&error, &["V1__one is also pending"]);
     let report = lab.runner(&[ONE, TWO]).resolve(1).await.expect("fine");
     assert_eq!(report.recorded, ["V1__one"]);
     let _ = lab.runner(&[ONE, TWO]).run().await.expect("the rest");
@@ -305,7 +308,7 @@ async fn migration_done_by_hand_is_resolved() {
         .resolve(1)
         .await
         .expect_err("already");
-    refused(&error, &["V1__one is in the history as it is"]);
+    refused(&error, &["V1__one is already recorded"]);
     let changed = ("V1__one", "create table one (a int) -- as it was meant");
     let _ = lab
         .runner(&[changed, TWO])
@@ -317,30 +320,33 @@ async fn migration_done_by_hand_is_resolved() {
 }
 
 #[tokio::test]
-async fn directory_is_read() {
+async fn directories_are_read() {
     let lab = lab().await;
     let directory = tempfile::tempdir().expect("a directory");
     std::fs::write(directory.path().join("V1__one.sql"), ONE.1).expect("a file");
     let read = antifreeze_migrate::Migrations::from_dir(directory.path()).expect("read");
     let future = read.runner(&lab.database).run();
-    // It can be spawned.
+    // The future is Send.
     let report = tokio::spawn(future).await.expect("no panic").expect("fine");
     assert_eq!(report.applied.len(), 1);
     let json = serde_json::to_value(&report).expect("JSON");
     assert_eq!(json["applied"][0]["migration"], "V1__one");
     std::fs::write(directory.path().join("V01__again.sql"), ONE.1).expect("a file");
     let error = antifreeze_migrate::Migrations::from_dir(directory.path()).expect_err("twice");
-    assert!(error.to_string().contains("one version"), "{error}");
+    assert!(error.to_string().contains("the same version"), "{error}");
     let error = antifreeze_migrate::Migrations::from_dir("no/such").expect_err("not there");
-    assert_eq!(error.kind(), Kind::Files);
+    assert_eq!(error.kind(), ErrorKind::Files);
 }
 
 #[tokio::test]
-async fn skipped_files_are_named() {
+async fn misnamed_files_are_errors() {
     let directory = tempfile::tempdir().expect("a directory");
     let none = antifreeze_migrate::Migrations::from_dir(directory.path());
     let error = none.expect_err("there is none");
-    assert!(error.to_string().contains("has no migration"), "{error}");
+    assert!(
+        error.to_string().contains("contains no migrations"),
+        "{error}"
+    );
     for name in [
         "V3__add-c",
         "V7__g.up",
@@ -351,16 +357,16 @@ async fn skipped_files_are_named() {
     ] {
         let error = antifreeze_migrate::Migrations::embedded([ONE, (name, "select 1")]);
         let error = error.expect_err(name);
-        assert_eq!(error.kind(), Kind::Files, "{error}");
+        assert_eq!(error.kind(), ErrorKind::Files, "{error}");
         assert!(error.to_string().contains(name), "{error}");
     }
     let none = antifreeze_migrate::Migrations::embedded([]);
-    assert_eq!(none.expect_err("there is none").kind(), Kind::Files);
+    assert_eq!(none.expect_err("there is none").kind(), ErrorKind::Files);
 }
 
-/// One system checks files out with LF, another with CRLF, and some editor puts a mark first.
+/// Line endings differ between systems, and some editors add a byte order mark.
 #[tokio::test]
-async fn line_ends_are_no_change() {
+async fn line_endings_are_not_changes() {
     let lab = lab().await;
     let [lf, crlf] = ["\n", "\r\n"].map(|end| format!("create table one (a int);{end}-- it{end}"));
     let marked = format!("\u{feff}{lf}");
@@ -368,27 +374,27 @@ async fn line_ends_are_no_change() {
         .runner(&[("V1__one", &marked)])
         .run()
         .await
-        .expect("a mark is no statement");
+        .expect("the mark is ignored");
     for text in [&lf, &crlf, &marked] {
         let (runner, log) = Log::of(lab.runner(&[("V1__one", text)]));
         let _ = runner.run().await.expect("the same");
-        let told = log.text().contains("other line ends");
-        assert_eq!(told, *text != marked, "{}", log.text());
+        let reported = log.text().contains("other line endings");
+        assert_eq!(reported, *text != marked, "{}", log.text());
         let state = lab.runner(&[("V1__one", text)]).status().await;
         assert_eq!(state.expect("a state")[0].state, State::Applied);
         let resolved = lab.runner(&[("V1__one", text)]).resolve(1).await;
-        refused(&resolved.expect_err("nothing to do"), &["as it is"]);
+        refused(&resolved.expect_err("nothing to do"), &["already recorded"]);
     }
     let other = lf.replace("it", "is");
     let changed = lab.runner(&[("V1__one", &other)]).run().await;
     refused(
         &changed.expect_err("another text"),
-        &["another name or text"],
+        &["has been changed since"],
     );
 }
 
 #[tokio::test]
-async fn file_may_choose_its_isolation() {
+async fn files_may_set_the_isolation_level() {
     let lab = lab().await;
     let sql = "-- as under refinery\nset transaction isolation level serializable;\n\
                create table kept as select current_setting('transaction_isolation') as level";
@@ -397,7 +403,7 @@ async fn file_may_choose_its_isolation() {
 }
 
 #[tokio::test]
-async fn statement_that_commits_is_explained() {
+async fn commits_are_rejected_with_a_remedy() {
     let lab = lab().await;
     let procedure = "create procedure p() language plpgsql as $$ begin commit; end $$";
     lab.server.execute(procedure).await.expect("a procedure");
@@ -420,7 +426,7 @@ async fn statement_that_commits_is_explained() {
 }
 
 #[tokio::test]
-async fn each_schema_has_its_history() {
+async fn each_schema_has_its_own_history() {
     let lab = lab().await;
     lab.server
         .execute("create schema \"My Shop\"")
@@ -440,5 +446,5 @@ async fn each_schema_has_its_history() {
         .run()
         .await
         .expect_err("no place");
-    assert_eq!(error.kind(), Kind::Configuration, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
 }

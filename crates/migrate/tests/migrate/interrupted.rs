@@ -1,11 +1,11 @@
-//! Interrupted at any point, it can be run again.
+//! Tests that a run can be repeated wherever it was interrupted.
 
 use std::time::Duration;
 
-use antifreeze_migrate::{Event, Kind};
+use antifreeze_migrate::{ErrorKind, Event};
 use lab::postgres::Postgres;
 
-use crate::common::{Log, PLENTY, lab};
+use crate::common::{Log, TIMEOUT, lab};
 
 const SLOW: [(&str, &str); 2] = [
     ("V1__first", "create table first (a int)"),
@@ -23,7 +23,7 @@ fn started(event: &Event) -> bool {
 }
 
 #[tokio::test]
-async fn dropped_future_cancels_on_the_server() {
+async fn dropping_cancels_on_the_server() {
     let lab = lab().await;
     let (runner, mut log) = Log::of(lab.runner(&SLOW).statement_timeout(Duration::ZERO));
     let running = tokio::spawn(runner.run());
@@ -33,7 +33,7 @@ async fn dropped_future_cancels_on_the_server() {
     running.abort();
     assert!(running.await.is_err_and(|error| error.is_cancelled()));
     lab.assert_gone().await;
-    // It was asked to, and did not find out by itself that nobody is there.
+    // The statement was cancelled by a request, not by the check of the client connection.
     let log = Postgres::shared().await.expect("a server").log();
     let of_it: Vec<_> = log
         .lines()
@@ -50,8 +50,8 @@ async fn dropped_future_cancels_on_the_server() {
 }
 
 #[tokio::test]
-async fn dropped_future_is_noticed_anywhere() {
-    // So many polls, then it is dropped: each await of it is one of these, at last.
+async fn dropping_is_safe_at_every_await() {
+    // The future is dropped after each number of polls, so that every await is covered.
     for polls in [1, 3, 6, 10, 16, 25, 40] {
         let lab = lab().await;
         let mut future = Box::pin(lab.runner(&QUICK).run());
@@ -74,7 +74,7 @@ async fn dropped_future_is_noticed_anywhere() {
 }
 
 #[tokio::test]
-async fn stop_has_cancelled_when_it_returns() {
+async fn stopping_returns_after_the_cancellation() {
     let lab = lab().await;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let runner = lab.runner(&SLOW).statement_timeout(Duration::ZERO);
@@ -86,23 +86,23 @@ async fn stop_has_cancelled_when_it_returns() {
     lab.eventually(SLEEPING, "1").await;
     stop.send(()).expect("it listens");
     let error = running.await.expect("no panic").expect_err("stopped");
-    assert_eq!(error.kind(), Kind::Interrupted, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Interrupted, "{error}");
     assert_eq!(error.report().applied.len(), 1);
-    // Its session is over when it returns, and not only some time later.
+    // The session has ended when the call returns.
     assert_eq!(lab.value(SLEEPING).await, "0");
     let _ = lab.runner(&QUICK).run().await.expect("again");
 }
 
 #[tokio::test]
-async fn deadline_is_kept() {
+async fn deadlines_are_met() {
     let lab = lab().await;
     let runner = lab.runner(&SLOW).statement_timeout(Duration::ZERO);
     let run = runner.deadline(Duration::from_secs(4)).run();
-    let error = tokio::time::timeout(PLENTY, run)
+    let error = tokio::time::timeout(TIMEOUT, run)
         .await
         .expect("it ends")
         .expect_err("late");
-    assert_eq!(error.kind(), Kind::Interrupted, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Interrupted, "{error}");
     assert!(
         error.to_string().starts_with("the deadline was near"),
         "{error}"
@@ -112,7 +112,7 @@ async fn deadline_is_kept() {
 }
 
 #[tokio::test]
-async fn interrupted_index_is_reported() {
+async fn interrupted_indexes_are_reported() {
     let lab = lab().await;
     let _forgetful = lab.idle_after_writing().await;
     let index = [("V1__index", "create index concurrently i on partners (id)")];
@@ -132,7 +132,7 @@ async fn interrupted_index_is_reported() {
 }
 
 #[tokio::test]
-async fn lost_connection_is_reported_and_rerun() {
+async fn lost_connections_are_errors_and_can_be_rerun() {
     let lab = lab().await;
     let (runner, mut log) = Log::of(lab.runner(&SLOW).statement_timeout(Duration::ZERO));
     let running = tokio::spawn(runner.run());
@@ -142,11 +142,11 @@ async fn lost_connection_is_reported_and_rerun() {
                where wait_event = 'PgSleep' and datname = current_database()";
     lab.server.execute(end).await.expect("an administrator");
     let error = running.await.expect("no panic").expect_err("lost");
-    assert_eq!(error.kind(), Kind::Connection, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Connection, "{error}");
     assert!(
         error
             .to_string()
-            .contains("V2__slow (line 1): run it again"),
+            .contains("V2__slow (line 1): run the migrations again"),
         "{error}"
     );
     let _ = lab.runner(&QUICK).run().await.expect("again");

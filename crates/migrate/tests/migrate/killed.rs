@@ -1,4 +1,4 @@
-//! A runner that is killed, at every step.
+//! Tests runners that are killed at each step.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
-use crate::common::{LOCK_TIMEOUT, Lab, PLENTY, lab, migrations, over};
+use crate::common::{LOCK_TIMEOUT, Lab, TIMEOUT, lab, migrations, over};
 
 const PLAIN: (&str, &str) = ("V1__plain", "create table plain (a int)");
 const ALONE: (&str, &str) = ("V1__alone", "create index concurrently i on partners (id)");
@@ -16,11 +16,11 @@ const SLOW: (&str, &str) = (
     "create table slow (a int); select pg_sleep(3600)",
 );
 
-/// Tells each event in a line, and stops for good at the one that it is told.
+/// Prints each event in a line, and waits forever at the given one.
 #[tokio::test]
 #[ignore = "run by the others"]
-async fn runner_in_a_child_process() {
-    // Somebody runs the ignored tests by hand.
+async fn runner() {
+    // The ignored tests are run by hand.
     let Ok(url) = std::env::var("MIGRATE_TEST_URL") else {
         return;
     };
@@ -36,7 +36,7 @@ async fn runner_in_a_child_process() {
         println!("\nevent={event}");
         if !hold.is_empty() && event.to_string().contains(&hold) {
             println!("\nevent=held");
-            std::thread::sleep(PLENTY);
+            std::thread::sleep(TIMEOUT);
         }
     });
     println!("\nevent=ended {:?}", report.run().await);
@@ -50,12 +50,7 @@ struct Killed {
 impl Killed {
     fn spawn(lab: &Lab, (name, sql): (&str, &str), hold: &str) -> Killed {
         let mut child = Command::new(std::env::current_exe().expect("a path"))
-            .args([
-                "--exact",
-                "killed::runner_in_a_child_process",
-                "--ignored",
-                "--nocapture",
-            ])
+            .args(["--exact", "killed::runner", "--ignored", "--nocapture"])
             .env("MIGRATE_TEST_URL", &lab.server.url)
             .env("MIGRATE_TEST_NAME", name)
             .env("MIGRATE_TEST_SQL", sql)
@@ -68,7 +63,7 @@ impl Killed {
         Killed { child, lines }
     }
 
-    /// Waits until it says `what`, then kills it.
+    /// Waits until the runner prints `what`, then kills it.
     async fn at(mut self, what: &str) {
         let mut said = Vec::new();
         let wait = async {
@@ -80,14 +75,14 @@ impl Killed {
                     }
                 }
             }
-            panic!("it never said {what:?}: {said:?}");
+            panic!("never printed {what:?}: {said:?}");
         };
-        timeout(PLENTY, wait).await.expect("in time");
+        timeout(TIMEOUT, wait).await.expect("in time");
         self.child.kill().await.expect("killed");
     }
 }
 
-/// It runs again as if nothing had been.
+/// Checks that a second run completes.
 async fn runs_again(lab: &Lab, file: (&str, &str), expected: &str) {
     let report = lab.runner(&[file]).run().await.expect("again");
     let applied: Vec<_> = report
@@ -101,7 +96,7 @@ async fn runs_again(lab: &Lab, file: (&str, &str), expected: &str) {
 }
 
 #[tokio::test]
-async fn killed_before_the_lock_leaves_nothing() {
+async fn killed_before_the_lock() {
     let lab = lab().await;
     let (holder, _) = lab.session("holder").await;
     let key = i64::from_be_bytes(*b"antifree");
@@ -115,29 +110,27 @@ async fn killed_before_the_lock_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn killed_with_the_lock_leaves_nothing() {
+async fn killed_with_the_lock() {
     let lab = lab().await;
-    Killed::spawn(&lab, PLAIN, "the lock is ours")
-        .at("held")
-        .await;
+    Killed::spawn(&lab, PLAIN, "lock acquired").at("held").await;
     runs_again(&lab, PLAIN, "1 plain").await;
 }
 
 #[tokio::test]
-async fn killed_in_a_migration_leaves_nothing() {
+async fn killed_in_a_migration() {
     let lab = lab().await;
     let killed = Killed::spawn(&lab, SLOW, "");
     let sleeping = "select count(*) from pg_stat_activity where wait_event = 'PgSleep' \
                     and datname = current_database()";
     lab.eventually(sleeping, "1").await;
     killed.at("begins").await;
-    // The server finds out that nobody is there any more, long before the hour is over.
+    // The server notices that the client is gone, long before the hour is over.
     let quick = ("V1__slow", "create table slow (a int)");
     runs_again(&lab, quick, "1 slow").await;
 }
 
 #[tokio::test]
-async fn killed_while_blocked_leaves_nothing() {
+async fn killed_while_blocked() {
     let lab = lab().await;
     let forgetful = lab.idle_in_transaction().await;
     let file = ("V1__x", "alter table partners add column x int");
@@ -146,7 +139,7 @@ async fn killed_while_blocked_leaves_nothing() {
     runs_again(&lab, file, "1 x").await;
 }
 
-/// The history cannot be written until the returned session is dropped.
+/// Blocks the history until the returned session is dropped.
 async fn history_is_locked(lab: &Lab) -> tokio_postgres::Client {
     let (session, _) = lab.session("holder").await;
     let table = "create table refinery_schema_history (version int4 primary key, \
@@ -158,11 +151,11 @@ async fn history_is_locked(lab: &Lab) -> tokio_postgres::Client {
 }
 
 #[tokio::test]
-async fn killed_before_the_history_leaves_nothing() {
+async fn killed_before_recording_a_migration() {
     let lab = lab().await;
     let locked = history_is_locked(&lab).await;
     Killed::spawn(&lab, PLAIN, "")
-        .at("waits for refinery_schema_history")
+        .at("waits for a lock on refinery_schema_history")
         .await;
     lab.assert_gone().await;
     let is_there = lab.value("select to_regclass('plain') is not null").await;
@@ -172,7 +165,7 @@ async fn killed_before_the_history_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn killed_behind_an_index_is_repaired() {
+async fn killed_before_recording_an_index() {
     let lab = lab().await;
     let locked = history_is_locked(&lab).await;
     let waits = "select count(*) from pg_locks where not granted and relation = \
@@ -187,14 +180,14 @@ async fn killed_behind_an_index_is_repaired() {
     killed.at("begins").await;
     lab.assert_gone().await;
     drop(locked);
-    // The index is known again, and not made twice.
+    // The index is recognized, and not created twice.
     let before = lab.value("select 'i'::regclass::oid").await;
     runs_again(&lab, ALONE, "1 alone").await;
     assert_eq!(lab.value("select 'i'::regclass::oid").await, before);
 }
 
 #[tokio::test]
-async fn killed_in_an_index_is_repaired() {
+async fn killed_while_building_an_index() {
     let lab = lab().await;
     let forgetful = lab.idle_after_writing().await;
     Killed::spawn(&lab, ALONE, "").at("blocked by").await;
@@ -214,9 +207,9 @@ async fn killed_in_an_index_is_repaired() {
 }
 
 #[tokio::test]
-async fn killed_before_unlock_leaves_no_lock() {
+async fn killed_before_releasing_the_lock() {
     let lab = lab().await;
-    Killed::spawn(&lab, PLAIN, "is applied").at("held").await;
+    Killed::spawn(&lab, PLAIN, " applied in ").at("held").await;
     let report = lab.runner(&[PLAIN]).run().await.expect("again");
     assert!(report.applied.is_empty(), "{report:?}");
     assert_eq!(lab.applied().await, "1 plain");

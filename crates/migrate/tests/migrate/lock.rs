@@ -1,16 +1,16 @@
-//! One runner at a time.
+//! Tests that one runner runs at a time.
 
 use std::time::Duration;
 
-use antifreeze_migrate::{Event, Kind};
+use antifreeze_migrate::{ErrorKind, Event};
 
 use crate::common::{Log, lab};
 
-/// Fails unless it is alone, and takes its time.
+/// A migration that takes a while, and fails if another runs at the same time.
 const ALONE: &str = "create table alone (a int); select pg_sleep(0.2)";
 
 #[tokio::test]
-async fn ten_runners_run_each_migration_once() {
+async fn concurrent_runners_apply_each_migration_once() {
     let lab = lab().await;
     let files = [
         ("V1__alone", ALONE),
@@ -40,7 +40,7 @@ async fn ten_runners_run_each_migration_once() {
 }
 
 #[tokio::test]
-async fn wait_is_bounded_and_names_the_holder() {
+async fn lock_wait_is_bounded_and_names_the_holder() {
     let lab = lab().await;
     let slow = [("V1__slow", "select pg_sleep(60)")];
     let (runner, mut log) = Log::of(lab.runner(&slow).statement_timeout(Duration::ZERO));
@@ -58,7 +58,7 @@ async fn wait_is_bounded_and_names_the_holder() {
         .run()
         .await;
     let error = second.expect_err("busy");
-    assert_eq!(error.kind(), Kind::Busy);
+    assert_eq!(error.kind(), ErrorKind::Busy);
     assert!(
         error
             .to_string()
@@ -71,21 +71,21 @@ async fn wait_is_bounded_and_names_the_holder() {
 }
 
 #[tokio::test]
-async fn stolen_lock_is_noticed() {
+async fn lost_locks_are_detected() {
     let lab = lab().await;
-    // The session gives it back behind our back, as a DISCARD ALL of a pooler would.
+    // The migration releases the lock, as a DISCARD ALL of a pooler would.
     let files = [
         ("V1__unlocks", "select pg_advisory_unlock_all()"),
         ("V2__next", "create table next (a int)"),
     ];
     let error = lab.runner(&files).run().await.expect_err("noticed");
-    assert_eq!(error.kind(), Kind::Pooler, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Pooler, "{error}");
     assert!(error.report().lock_lost);
     assert_eq!(lab.applied().await, "1 unlocks");
 }
 
 #[tokio::test]
-async fn missing_lock_is_noticed_at_the_end() {
+async fn lost_locks_are_detected_at_release() {
     let lab = lab().await;
     let files = [("V1__unlocks", "select pg_advisory_unlock_all()")];
     let report = lab.runner(&files).run().await.expect("it was run");

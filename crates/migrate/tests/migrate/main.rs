@@ -1,7 +1,6 @@
-//! Migrations on a real server.
+//! Tests migrations on a real server.
 
 mod alembic;
-mod around;
 mod blocked;
 mod common;
 mod concurrently;
@@ -10,4 +9,5 @@ mod interrupted;
 mod killed;
 mod lock;
 mod pooler;
+mod tool_runner;
 mod two_roles;

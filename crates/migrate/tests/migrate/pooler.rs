@@ -1,8 +1,9 @@
-//! PgBouncer in the way.
+//! Tests migrations through PgBouncer.
 
-use antifreeze::config::{DirectEndpoint, Pooler};
+use antifreeze::config::DirectEndpoint;
+use antifreeze::config::Pooler;
 use antifreeze::{Config, Database};
-use antifreeze_migrate::Kind;
+use antifreeze_migrate::ErrorKind;
 use lab::pgbouncer::{Mode, PgBouncer};
 use lab::postgres::Postgres;
 
@@ -12,7 +13,7 @@ const FILES: [(&str, &str); 1] = [("V1__a", "create table a (a int)")];
 
 async fn pooler(mode: Mode) -> PgBouncer {
     let server = Postgres::shared().await.expect("a server");
-    // As somebody sets it who wants clients to connect that send options.
+    // A usual setting for clients that send options.
     let pooler = PgBouncer::builder(server)
         .mode(mode)
         .setting("ignore_startup_parameters", "options,extra_float_digits");
@@ -25,7 +26,7 @@ fn behind(pooler: &PgBouncer, lab: &Lab, change: impl FnOnce(Config) -> Config) 
 }
 
 #[tokio::test]
-async fn transaction_pooler_is_refused_with_a_remedy() {
+async fn transaction_poolers_are_refused_with_a_remedy() {
     let (lab, pooler) = (lab().await, pooler(Mode::Transaction).await);
     let database = behind(&pooler, &lab, |config| config.pooler(Pooler::Transaction));
     let error = migrations(&FILES)
@@ -33,7 +34,7 @@ async fn transaction_pooler_is_refused_with_a_remedy() {
         .run()
         .await
         .expect_err("refused");
-    assert_eq!(error.kind(), Kind::Configuration);
+    assert_eq!(error.kind(), ErrorKind::Configuration);
     let line = error.to_string();
     assert!(
         line.contains("MIGRATION_DATABASE_URL") && !line.contains('\n'),
@@ -43,7 +44,7 @@ async fn transaction_pooler_is_refused_with_a_remedy() {
 }
 
 #[tokio::test]
-async fn undeclared_pooler_is_refused() {
+async fn unconfigured_poolers_are_detected() {
     let (lab, pooler) = (lab().await, pooler(Mode::Transaction).await);
     let database = behind(&pooler, &lab, |config| config);
     assert_eq!(database.settings().pooler, Pooler::None);
@@ -52,12 +53,12 @@ async fn undeclared_pooler_is_refused() {
         .run()
         .await
         .expect_err("found out");
-    assert_eq!(error.kind(), Kind::Pooler, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Pooler, "{error}");
     assert_eq!(lab.value("select to_regclass('a') is null").await, "t");
 }
 
 #[tokio::test]
-async fn direct_endpoint_bypasses_the_pooler() {
+async fn direct_endpoints_bypass_the_pooler() {
     let (lab, pooler) = (lab().await, pooler(Mode::Transaction).await);
     let direct = || DirectEndpoint::from_url(&lab.server.url).expect("a URL");
     let database = behind(&pooler, &lab, |config| {
@@ -76,7 +77,7 @@ async fn direct_endpoint_bypasses_the_pooler() {
 }
 
 #[tokio::test]
-async fn session_pooler_keeps_the_lock() {
+async fn session_poolers_are_accepted() {
     let (lab, pooler) = (lab().await, pooler(Mode::Session).await);
     let database = behind(&pooler, &lab, |config| config.pooler(Pooler::Session));
     let report = migrations(&FILES)

@@ -1,14 +1,14 @@
-//! Migrations of a role that does not see what others do, as most do not.
+//! Tests migrations of a role that may not see the state of other sessions.
 
 use std::time::Duration;
 
-use antifreeze_migrate::{Event, Kind, Runner};
+use antifreeze_migrate::{ErrorKind, Event, Runner};
 use lab::postgres::Postgres;
 use tokio::task::JoinHandle;
 
-use crate::common::{LOCK_TIMEOUT, Lab, Log, PLENTY, lab, migrations, over};
+use crate::common::{LOCK_TIMEOUT, Lab, Log, TIMEOUT, lab, migrations, over};
 
-/// The tables are the migrator's, and he is nobody else.
+/// Creates the role that owns the tables.
 async fn migrator(lab: &Lab) -> String {
     let role = format!("migrator_of_{}", lab.server.name);
     let server = Postgres::shared().await.expect("a server");
@@ -29,7 +29,7 @@ fn runner(lab: &Lab, role: &str, files: &[(&str, &str)]) -> Runner {
         .backoff(short, short)
 }
 
-/// The superuser builds `name` on `table`, and waits for whoever has written to it.
+/// Builds the index `name` on `table` as superuser; it waits for sessions that have written.
 async fn builds(lab: &Lab, name: &str, table: &str) -> JoinHandle<()> {
     let (builder, _) = lab.session("builder").await;
     let index = format!("create index concurrently {name} on {table} (id)");
@@ -43,7 +43,7 @@ async fn builds(lab: &Lab, name: &str, table: &str) -> JoinHandle<()> {
     building
 }
 
-/// A session that has written to `table`, and sits there.
+/// Opens a session that is idle in a transaction after a write to `table`.
 async fn wrote(lab: &Lab, table: &str) -> tokio_postgres::Client {
     let (writer, _) = lab.session("writer").await;
     let write = format!("begin; insert into {table} (id) values (0)");
@@ -57,7 +57,7 @@ async fn is_valid(lab: &Lab, name: &str) -> String {
 }
 
 #[tokio::test]
-async fn index_built_by_another_role_is_awaited() {
+async fn indexes_built_by_other_roles_are_waited_for() {
     let lab = lab().await;
     let role = migrator(&lab).await;
     let writer = wrote(&lab, "partners").await;
@@ -67,7 +67,7 @@ async fn index_built_by_another_role_is_awaited() {
     let files = [("V1__i", "create index concurrently i on partners (id)")];
     let hasty = runner(&lab, &role, &files).retry_for(Duration::ZERO);
     let error = hasty.run().await.expect_err("not valid yet");
-    assert_eq!(error.kind(), Kind::Blocked, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Blocked, "{error}");
     assert!(error.to_string().contains("(builder, postgres)"), "{error}");
     assert!(error.report().invalid_indexes.is_empty(), "{error:?}");
 
@@ -76,13 +76,13 @@ async fn index_built_by_another_role_is_awaited() {
     let blocked = log.until("who builds it", |event| matches!(event, Event::Blocked(_)));
     let line = blocked.await.to_string();
     assert!(
-        line.contains("waits for public.i, blocked by pid") && line.contains("(builder"),
+        line.contains("waits for a lock on public.i, blocked by pid") && line.contains("(builder"),
         "{line}"
     );
     writer.batch_execute("rollback").await.expect("free");
     building.await.expect("it is not in its way");
     let report = running.await.expect("no panic").expect("it is there");
-    assert!(log.text().contains("is there already"), "{}", log.text());
+    assert!(log.text().contains("already exists"), "{}", log.text());
     assert!(report.invalid_indexes.is_empty(), "{report:?}");
     assert_eq!(lab.value("select 'i'::regclass::oid").await, before);
     assert_eq!(is_valid(&lab, "i").await, "t");
@@ -90,7 +90,7 @@ async fn index_built_by_another_role_is_awaited() {
 }
 
 #[tokio::test]
-async fn foreign_index_is_not_our_leftover() {
+async fn indexes_of_other_sessions_are_not_touched() {
     let lab = lab().await;
     let role = migrator(&lab).await;
     let files = [
@@ -98,7 +98,7 @@ async fn foreign_index_is_not_our_leftover() {
         ("V2__i", "create index concurrently i on partners (name)"),
     ];
     let _ = runner(&lab, &role, &files[..1]).run().await.expect("first");
-    // V2 gives way at its row in the history.
+    // V2 times out while recording itself in the history.
     let (holder, _) = lab.session("holder").await;
     let lock = "begin; lock table refinery_schema_history in share mode";
     holder.batch_execute(lock).await.expect("a lock");
@@ -109,7 +109,7 @@ async fn foreign_index_is_not_our_leftover() {
 
     let writer = wrote(&lab, "others").await;
     let building = builds(&lab, "theirs", "others").await;
-    // One that nobody builds any more is not ours either.
+    // An invalid index of another session stays, also when no session builds it.
     let left = format!(
         "create table third (id int); alter table third owner to {role}; \
          create index left_over on third (id); \
@@ -129,13 +129,13 @@ async fn foreign_index_is_not_our_leftover() {
     assert_eq!(is_valid(&lab, "theirs").await, "f");
     assert_eq!(is_valid(&lab, "left_over").await, "f");
     writer.batch_execute("rollback").await.expect("free");
-    let built = tokio::time::timeout(PLENTY, building).await;
+    let built = tokio::time::timeout(TIMEOUT, building).await;
     built.expect("in time").expect("it is built");
     assert_eq!(is_valid(&lab, "theirs").await, "t");
 }
 
 #[tokio::test]
-async fn leftover_is_removed_with_little_patience() {
+async fn invalid_indexes_are_removed_with_lock_timeout() {
     let lab = lab().await;
     let role = migrator(&lab).await;
     let left = format!(
@@ -144,11 +144,11 @@ async fn leftover_is_removed_with_little_patience() {
          update pg_index set indisvalid = false where indexrelid = 'shop.i'::regclass"
     );
     lab.server.execute(&left).await.expect("an invalid index");
-    // To drop it is to wait for whoever uses the table.
+    // DROP INDEX waits for sessions that use the table.
     let (reader, _) = lab.session("forgetful").await;
     let begin = "begin; select count(*) from shop.partners";
     reader.batch_execute(begin).await.expect("a transaction");
-    // What it sets holds for each attempt.
+    // Settings of the file apply to each attempt.
     let files = [(
         "V1__i",
         "set search_path = shop; create index concurrently i on partners (id)",

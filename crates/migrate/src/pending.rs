@@ -1,5 +1,5 @@
-//! Which migrations a database still waits for, as a role sees it that may do less than the
-//! one that runs them.
+//! Reports pending migrations to health checks, with a role that may have fewer privileges
+//! than the runner's.
 
 use antifreeze::health::{ExpectedMigrations, Pending, PendingFuture};
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -8,10 +8,10 @@ use super::error::Result;
 use super::files::Migrations;
 use super::history::{History, State};
 
-/// Where the history is, and what keeps us from it. `to_regclass` and the `search_path` pass
-/// over schemas that the role may not use, so those that it names are looked at one by one;
-/// whoever may look finds the table there as the runner does.
-const LOOK: &str = "\
+/// Finds the history, and the privileges that the role lacks. `to_regclass` and the
+/// `search_path` skip schemas that the role may not use, so the schemas of the `search_path`
+/// are checked one by one.
+const FIND_HISTORY: &str = "\
 select quote_ident(n.nspname), \
   quote_ident(n.nspname) || '.' || quote_ident(c.relname), \
   pg_catalog.has_schema_privilege(n.oid, 'usage'), \
@@ -26,10 +26,10 @@ join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = 'refinery_s
 order by p.place limit 1";
 
 impl Migrations {
-    /// What of them the database has not seen. Changes nothing, and waits for no lock for
-    /// longer than a moment.
-    async fn look_for_pending(&self, client: &Client) -> Result<Pending> {
-        let rows = client.simple_query(LOOK).await?;
+    /// Finds the migrations that have not been applied. Changes nothing, and waits for a lock
+    /// for 100 ms at most.
+    async fn find_pending(&self, client: &Client) -> Result<Pending> {
+        let rows = client.simple_query(FIND_HISTORY).await?;
         let row = rows.iter().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row),
             _ => None,
@@ -41,29 +41,33 @@ impl Migrations {
                 let (schema, table, role) = (text(0), text(1), text(4));
                 let is_true = |at| row.get(at) == Some("t");
                 if !is_true(3) {
-                    let and_schema = match is_true(2) {
-                        true => String::new(),
-                        false => format!("GRANT USAGE ON SCHEMA {schema} TO {role}; "),
+                    let grant_schema = if is_true(2) {
+                        String::new()
+                    } else {
+                        format!("GRANT USAGE ON SCHEMA {schema} TO {role}; ")
                     };
                     return Ok(Pending::unknown(format!(
-                        "the history is not for this role to see: {and_schema}GRANT SELECT ON \
+                        "role {role} lacks privileges on the history that this check must see: \
+                         {grant_schema}GRANT SELECT ON \
                          {table} TO {role}"
                     )));
                 }
-                History::glance(client, table, self).await?
+                History::read_briefly(client, table, self).await?
             }
         };
         let all = history.status(self).into_iter();
-        let pending = all.filter(|one| matches!(one.state, State::Pending | State::Skipped));
-        Ok(Pending::named(pending.map(|one| one.migration).collect()))
+        let pending = all.filter(|status| matches!(status.state, State::Pending | State::Skipped));
+        Ok(Pending::named(
+            pending.map(|status| status.migration).collect(),
+        ))
     }
 }
 
 impl ExpectedMigrations for Migrations {
-    /// That it cannot be known is no failure.
+    /// Returns [`Pending::unknown`] on any error.
     fn pending<'a>(&'a self, client: &'a Client) -> PendingFuture<'a> {
         Box::pin(async {
-            let pending = self.look_for_pending(client).await;
+            let pending = self.find_pending(client).await;
             pending.unwrap_or_else(|error| Pending::unknown(error.to_string()))
         })
     }

@@ -1,4 +1,4 @@
-//! From the configuration to a session, each step by itself.
+//! Checks each step from the configuration to an open session.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::SystemTime;
@@ -7,14 +7,14 @@ use antifreeze::config::Settings;
 use antifreeze::internal::{self, Description, Manner, Progress, Target};
 use antifreeze::{Error, ErrorKind, Result, Session};
 
-use super::SOON;
+use super::EXPIRES_SOON;
+use super::database_name;
 use super::examine::Findings;
-use super::near;
 use super::report::{Check, Step};
-use super::text::{milliseconds, plain, seconds};
-use super::ways::{DIRECT, POOLED, Way, Ways};
+use super::routes::{DIRECT, POOLED, Route, Routes};
+use super::text::{format_seconds, milliseconds, printable};
 
-/// What can be said before anything is dialled.
+/// Checks the configuration, before anything is dialled.
 pub(super) fn configuration(config: &Settings) -> Vec<Check> {
     let described = internal::described(config);
     let mut source = match described.variables.as_slice() {
@@ -28,17 +28,14 @@ pub(super) fn configuration(config: &Settings) -> Vec<Check> {
     for name in described.unknown {
         checks.push(Check::finding(
             Step::Configuration,
-            format!(
-                "{} is none of antifreeze's variables, and does nothing",
-                plain(&name)
-            ),
-            "remove it, unless a newer version that is to be deployed knows it: \
-             docs/configuration.md has all there are",
+            format!("unknown variable {}: it has no effect", printable(&name)),
+            "remove it, unless a newer version of antifreeze that you are about to deploy knows \
+             it; docs/configuration.md lists all variables",
         ));
     }
     let twin = described
         .twin
-        .map(|twin| format!("; a {twin} endpoint is known, too"));
+        .map(|twin| format!("; a {twin} endpoint is also known"));
     checks.push(Check::note(
         Step::Path,
         format!(
@@ -51,81 +48,86 @@ pub(super) fn configuration(config: &Settings) -> Vec<Check> {
     checks
 }
 
-/// Gets a session, and tells of each step; `None` if there is none to be had.
-pub(super) async fn reach(ways: &Ways, findings: &Findings<'_>) -> Option<(Session, Settings)> {
-    let come_to = AtomicU8::new(0);
+/// Opens a session and reports each step; returns `None` if no session can be opened.
+pub(super) async fn connect(
+    routes: &Routes,
+    findings: &Findings<'_>,
+) -> Option<(Session, Settings)> {
+    let reached = AtomicU8::new(0);
     let watch = |progress: Progress<'_>| {
         let (stage, check) = match progress {
             Progress::Resolved { targets, took } => (1, name(targets, took)),
             Progress::Dialled { target, round_trip } => {
                 let answers = format!("{target} answers in {}", milliseconds(round_trip));
-                (2, Check::well(Step::Tcp, answers))
+                (2, Check::ok(Step::Tcp, answers))
             }
             Progress::InTheClear { target } => (3, in_the_clear(target)),
             Progress::Encrypted { encrypted } => (3, tls(&encrypted.describe())),
         };
-        come_to.store(stage, Ordering::Relaxed);
+        reached.store(stage, Ordering::Relaxed);
         findings.add(check);
     };
     let manner = Manner::USUAL.watched(&watch);
     let mut full = |error: &Error| findings.add(no_slot(error));
-    let opened = ways.open_in(manner, &mut full).await;
-    let stage = come_to.load(Ordering::Relaxed);
+    let opened = routes.open_in(manner, &mut full).await;
+    let stage = reached.load(Ordering::Relaxed);
     match opened {
-        // It is a pooler that nobody told us of: the rest can be looked at as what it is.
+        // A pooler that the configuration does not mention: examine the rest as a pooler.
         Err(error) if error.kind() == ErrorKind::ParameterRefused => {
-            let (text, remedy) = parted(&error);
+            let (text, remedy) = cause_and_remedy(&error);
             findings.add(Check::finding(Step::StartUp, text, remedy));
-            let ways = ways.pooled().ok()?;
-            let opened = ways.open(&mut full).await;
-            let without = |who| {
+            let routes = routes.pooled().ok()?;
+            let opened = routes.open(&mut full).await;
+            let without = |login| {
                 Check::note(
                     Step::Authentication,
-                    format!("without these settings: {who}"),
+                    format!("without these settings: {login}"),
                 )
             };
-            let (session, mut config) = arrived(&ways, opened, stage, &without, findings).await?;
-            if let Some(told) = internal::announced_pooler(&session) {
-                internal::follow(&mut config, told);
+            let (session, mut config) =
+                opened_by(&routes, opened, stage, &without, findings).await?;
+            if let Some(pooler) = internal::announced_pooler(&session) {
+                internal::follow(&mut config, pooler);
             }
             Some((session, config))
         }
         opened => {
-            let well = |who| Check::well(Step::Authentication, who);
-            arrived(ways, opened, stage, &well, findings).await
+            let usual = |login| Check::ok(Step::Authentication, login);
+            opened_by(routes, opened, stage, &usual, findings).await
         }
     }
 }
 
-/// Tells by which way it came to a session, which the configured one is `told` of, or why to
-/// none.
-async fn arrived(
-    ways: &Ways,
-    opened: Result<(Session, &Way)>,
+/// Reports by which route a session was opened, or why none could be. `describe` makes the
+/// check of a login by the configured route.
+async fn opened_by(
+    routes: &Routes,
+    opened: Result<(Session, &Route)>,
     stage: u8,
-    told: &(dyn Fn(String) -> Check + Send + Sync),
+    describe: &(dyn Fn(String) -> Check + Send + Sync),
     findings: &Findings<'_>,
 ) -> Option<(Session, Settings)> {
-    let config = ways.database().settings();
+    let config = routes.database().settings();
     match opened {
-        Ok((session, way)) => {
-            let used = way.database.settings().clone();
-            findings.add(match std::ptr::eq(way.database.settings(), config) {
-                true => told(who(config)),
-                false => Check::note(
+        Ok((session, route)) => {
+            let used = route.database.settings().clone();
+            findings.add(if std::ptr::eq(route.database.settings(), config) {
+                describe(login(config))
+            } else {
+                Check::note(
                     Step::Authentication,
-                    format!("by {}: {}", way.name, who(&used)),
-                ),
+                    format!("by {}: {}", route.name, login(&used)),
+                )
             });
             Some((session, used))
         }
         Err(error) if error.kind() == ErrorKind::TooManyConnections => {
-            let waited = seconds(ways.waits().as_secs_f64());
-            let none = format!("no slot was to be had within {waited}");
+            let waited = format_seconds(routes.wait_limit().as_secs_f64());
+            let none = format!("no connection slot became free within {waited}");
             findings.add(Check::failed(
                 Step::Slots,
                 none,
-                super::slots::WHAT_STILL_WORKS,
+                super::slots::RESERVED_ROUTES,
             ));
             None
         }
@@ -134,15 +136,15 @@ async fn arrived(
             if !error.is_unavailable() {
                 return None;
             }
-            let (session, way) = ways.open_other().await?;
-            let lever = match way.name.as_str() {
-                DIRECT => "ANTIFREEZE_ENDPOINT=direct goes there, without a new build",
-                POOLED => "ANTIFREEZE_ENDPOINT=pooled goes there, without a new build",
-                _ => "what follows was seen from there",
+            let (session, route) = routes.open_other().await?;
+            let remedy = match route.name.as_str() {
+                DIRECT => "set ANTIFREEZE_ENDPOINT=direct to use it, without a new build",
+                POOLED => "set ANTIFREEZE_ENDPOINT=pooled to use it, without a new build",
+                _ => "the checks below were made there",
             };
-            let works = format!("{} works", way.name);
-            findings.add(Check::note(Step::Path, works).remedied(lever));
-            Some((session, way.database.settings().clone()))
+            let works = format!("{} works", route.name);
+            findings.add(Check::note(Step::Path, works).remedied(remedy));
+            Some((session, route.database.settings().clone()))
         }
     }
 }
@@ -161,14 +163,14 @@ fn name(targets: &[Target], took: std::time::Duration) -> Check {
         }
     }
     let text = match addresses.as_slice() {
-        [address] if address == host => format!("{host} is an address"),
+        [address] if address == host => format!("{host} is an IP address"),
         addresses => format!(
-            "{host} is {} (in {})",
+            "{host} resolves to {} (in {})",
             addresses.join(", "),
             milliseconds(took)
         ),
     };
-    Check::well(Step::Name, text)
+    Check::ok(Step::Name, text)
 }
 
 fn in_the_clear(target: &Target) -> Check {
@@ -177,59 +179,63 @@ fn in_the_clear(target: &Target) -> Check {
         #[cfg(unix)]
         Target::Unix(_) => true,
     };
-    match here {
-        true => Check::well(Step::Tls, "none, and it is this machine"),
-        false => Check::finding(
+    if here {
+        Check::ok(Step::Tls, "not encrypted: the server is on this machine")
+    } else {
+        Check::finding(
             Step::Tls,
-            "none: whoever is in between reads and writes along",
-            "set sslmode=verify-full, and turn TLS on at the server if it has none",
-        ),
+            "not encrypted: anyone on the network path can read and change the traffic",
+            "set sslmode=verify-full, and turn TLS on at the server if it is off",
+        )
     }
 }
 
 fn tls(description: &Description) -> Check {
     let mut text = description.version.clone();
-    let mut ends_soon = None;
+    let mut expires = None;
     if let Some(shown) = &description.shown {
         text += &format!(
-            ", certificate for {} by {}, until {}",
+            ", certificate for {} issued by {}, valid until {}",
             shown.names.join(", "),
             shown.issuer,
             shown.until_day
         );
         let left = shown.until.duration_since(SystemTime::now());
-        if left.map_or(true, |left| left < SOON) {
-            ends_soon = Some(shown.until_day.as_str());
+        if left.map_or(true, |left| left < EXPIRES_SOON) {
+            expires = Some(shown.until_day.as_str());
         }
     }
     match (description.chain_checked, description.name_checked) {
-        (true, true) => text += "; authority and name are as they should be",
-        (true, false) => text += "; the authority is as it should be, the name is not looked at",
-        _ => text += "; nothing of it is verified",
+        (true, true) => text += "; issuer and host name are verified",
+        (true, false) => text += "; the issuer is verified, the host name is not",
+        _ => text += "; it is not verified",
     }
     if !description.chain_checked {
         let remedy =
-            "set sslmode=verify-full, and sslrootcert if the authority is not a public one";
+            "set sslmode=verify-full, and sslrootcert if the issuer is not a public authority";
         return Check::finding(Step::Tls, text, remedy);
     }
-    match ends_soon {
+    match expires {
         Some(day) => Check::finding(Step::Tls, text, format!("renew it before {day}")),
-        None => Check::well(Step::Tls, text),
+        None => Check::ok(Step::Tls, text),
     }
 }
 
-fn who(config: &Settings) -> String {
-    let user = config.server.get_user().unwrap_or("the system's user");
+fn login(config: &Settings) -> String {
+    let user = config
+        .server
+        .get_user()
+        .unwrap_or("the operating system's user");
     let database = config.server.get_dbname().unwrap_or(user);
-    format!("logged in as {user} to the database {database}")
+    format!("logged in as {user} to database {database}")
 }
 
 fn no_slot(error: &Error) -> Check {
-    let (text, remedy) = parted(error);
+    let (text, remedy) = cause_and_remedy(error);
     Check::finding(Step::Slots, text, remedy)
 }
 
-/// Where it failed, and why.
+/// Reports the step at which connecting failed, and why.
 async fn failed(error: &Error, stage: u8, config: &Settings) -> Check {
     let step = match error.kind() {
         ErrorKind::NameNotResolved => Step::Name,
@@ -250,24 +256,24 @@ async fn failed(error: &Error, stage: u8, config: &Settings) -> Check {
             _ => Step::Authentication,
         },
     };
-    let (text, mut remedy) = parted(error);
+    let (text, mut remedy) = cause_and_remedy(error);
     if error.kind() == ErrorKind::DatabaseMissing {
-        if let Some(meant) = near::database(config).await {
-            remedy = meant;
+        if let Some(suggestion) = database_name::suggestion(config).await {
+            remedy = suggestion;
         }
     }
     Check::failed(step, text, remedy)
 }
 
-/// The cause and the remedy.
-pub(super) fn parted(error: &Error) -> (String, String) {
+/// Splits an error's line into the cause and the remedy.
+pub(super) fn cause_and_remedy(error: &Error) -> (String, String) {
     let line = error.to_string();
     let remedy = error.remedy().to_owned();
     match line.strip_suffix(&remedy) {
         Some(cause) => (cause.trim_end_matches([';', ' ', ':']).to_owned(), remedy),
-        // The line holds one of its own, as errors of the configuration do.
+        // The line itself contains the remedy, as those of configuration errors do.
         None => match line.rsplit_once(": ") {
-            Some((cause, own)) => (cause.to_owned(), own.to_owned()),
+            Some((cause, remedy)) => (cause.to_owned(), remedy.to_owned()),
             None => (line, remedy),
         },
     }
@@ -277,7 +283,7 @@ pub(super) fn parted(error: &Error) -> (String, String) {
 mod tests {
     use std::time::Duration;
 
-    use super::super::Mark;
+    use super::super::Status;
     use super::*;
     use antifreeze::internal::Shown;
 
@@ -297,33 +303,33 @@ mod tests {
     }
 
     #[test]
-    fn expiring_certificate_is_a_finding_in_time() {
+    fn certificates_that_expire_soon_are_findings() {
         let day = Duration::from_secs(24 * 60 * 60);
-        assert_eq!(certificate(15 * day, [true, true]).mark, Mark::Well);
+        assert_eq!(certificate(15 * day, [true, true]).status, Status::Ok);
         let soon = certificate(13 * day, [true, true]);
-        assert_eq!(soon.mark, Mark::Finding);
+        assert_eq!(soon.status, Status::Finding);
         assert_eq!(soon.remedy.as_deref(), Some("renew it before 2030-01-01"));
         let unnamed = certificate(15 * day, [true, false]);
-        assert_eq!(unnamed.mark, Mark::Well);
-        assert!(unnamed.text.contains("the name is not looked at"));
-        // That nobody looks is worse than that it ends.
-        let unlooked = certificate(day, [false, false]);
+        assert_eq!(unnamed.status, Status::Ok);
+        assert!(unnamed.text.contains("the host name is not"));
+        // A certificate that is not verified is worse than one that expires.
+        let unverified = certificate(day, [false, false]);
         assert!(
-            unlooked
+            unverified
                 .remedy
                 .is_some_and(|remedy| remedy.contains("verify-full"))
         );
     }
 
     #[test]
-    fn plain_text_is_fine_on_loopback_alone() {
+    fn plain_text_is_accepted_on_loopback_only() {
         for (address, expected) in [
-            ("127.0.0.1:5432", Mark::Well),
-            ("[::1]:5432", Mark::Well),
-            ("10.0.0.1:5432", Mark::Finding),
+            ("127.0.0.1:5432", Status::Ok),
+            ("[::1]:5432", Status::Ok),
+            ("10.0.0.1:5432", Status::Finding),
         ] {
             let target = Target::tcp(address.parse().expect("an address"), "db");
-            assert_eq!(in_the_clear(&target).mark, expected, "{address}");
+            assert_eq!(in_the_clear(&target).status, expected, "{address}");
         }
     }
 }

@@ -1,23 +1,23 @@
-//! Why a migration's statement failed, and what is to be done about it.
+//! Explains the failure of a migration's statement.
 
 use tokio_postgres::error::SqlState;
 
-use super::error::{Error, Kind};
+use super::error::{Error, ErrorKind};
 use super::event::At;
 use super::files::Step;
 use super::report::Report;
 use super::settings::Settings;
 
-/// Why a statement failed.
-pub(super) struct Failed {
+/// The failure of a statement.
+pub(super) struct StatementError {
     pub(super) error: tokio_postgres::Error,
     pub(super) line: Option<usize>,
 }
 
-impl Failed {
-    /// It may succeed the next time, and nothing of it was done: a lock that was not to be
-    /// had, a deadlock, a serialization failure.
-    pub(super) fn gives_way(&self) -> bool {
+impl StatementError {
+    /// Returns whether a retry may succeed: the statement had no effect, and failed with a
+    /// lock timeout, a deadlock or a serialization failure.
+    pub(super) fn is_retryable(&self) -> bool {
         self.error.code().is_some_and(|code| {
             [
                 SqlState::LOCK_NOT_AVAILABLE,
@@ -28,20 +28,21 @@ impl Failed {
         })
     }
 
+    /// The error if the connection was lost.
     pub(super) fn lost(self, name: &str) -> Error {
         Error::new(
-            Kind::Connection,
+            ErrorKind::Connection,
             format!(
-                "the connection was lost at {}: run it again, and what was done by then is known \
-                 from the history",
+                "the connection was lost during {}: run the migrations again; the history records \
+                 what was applied before",
                 At(name, self.line)
             ),
         )
         .with_source(antifreeze::Error::from(self.error))
     }
 
-    /// Nothing is left to be tried.
-    pub(super) fn refused(
+    /// The error after the last attempt.
+    pub(super) fn give_up(
         self,
         step: &Step,
         attempts: u32,
@@ -56,31 +57,32 @@ impl Failed {
         let together = step.script.in_transaction;
         let (kind, message) = match error.kind() {
             _ if code == SqlState::T_R_DEADLOCK_DETECTED.code() => (
-                Kind::Blocked,
+                ErrorKind::Blocked,
                 format!(
-                    "{at} met a deadlock at each of {attempts} attempts: run it when there is less traffic"
+                    "{at} ran into a deadlock in each of {attempts} attempts: run it when there is \
+                     less traffic"
                 ),
             ),
             antifreeze::ErrorKind::LockTimeout => {
                 let blocked = report.blocked_now();
                 let by = blocked.map_or_else(
-                    || "who had it was gone by then".to_owned(),
+                    || "the blocking session was not seen".to_owned(),
                     |blocked| blocked.to_string(),
                 );
                 (
-                    Kind::Blocked,
+                    ErrorKind::Blocked,
                     format!(
-                        "{at} did not get its lock within {:?} at any of {attempts} attempts, and gave \
-                         way each time ({by}): end who blocks, or consent to it with \
+                        "{at} timed out after {:?} while waiting for a lock, in each of {attempts} \
+                         attempts ({by}): end the blocking session, or set \
                          `terminate_idle_in_transaction`",
                         settings.lock_timeout
                     ),
                 )
             }
             antifreeze::ErrorKind::StatementTimeout => (
-                Kind::Timeout,
+                ErrorKind::Timeout,
                 format!(
-                    "{at} took longer than statement_timeout allows and was undone: do it in smaller \
+                    "{at} exceeded statement_timeout and was rolled back: split it into smaller \
                      parts, or raise `{}`",
                     if together {
                         "statement_timeout"
@@ -90,34 +92,34 @@ impl Failed {
                 ),
             ),
             _ if together && code == SqlState::INVALID_TRANSACTION_TERMINATION.code() => (
-                Kind::Statement,
+                ErrorKind::Statement,
                 format!(
-                    "{at} commits or rolls back, and runs in a transaction together with its row \
-                     in the history; all of it was rolled back: write `-- antifreeze: \
-                     no-transaction` into the file to run it without one"
+                    "{at} commits or rolls back, but runs in a transaction together with its entry \
+                     in the history; all of it was rolled back: put `-- antifreeze: \
+                     no-transaction` into the file to run it without a transaction"
                 ),
             ),
             _ if together && code == SqlState::ACTIVE_SQL_TRANSACTION.code() => (
-                Kind::Statement,
+                ErrorKind::Statement,
                 format!(
-                    "{at} cannot run in a transaction, or not behind what precedes it there, and \
-                     all of it was rolled back: write `-- antifreeze: no-transaction` into the \
-                     file to run it without one; SET TRANSACTION comes first in its file"
+                    "{at} cannot run in a transaction, or must come first in it; all of it was \
+                     rolled back: put `-- antifreeze: no-transaction` into the file to run it \
+                     without a transaction; SET TRANSACTION must be the first statement"
                 ),
             ),
             _ if !together => (
-                Kind::Statement,
+                ErrorKind::Statement,
                 format!(
-                    "{at} failed (SQLSTATE {code}): {}; it runs without a transaction, so if an \
-                     earlier run has done it, `resolve` version {}",
+                    "{at} failed (SQLSTATE {code}): {}; it runs without a transaction: if an \
+                     earlier run has completed it, `resolve` version {}",
                     hint(&error),
                     step.version()
                 ),
             ),
             _ => (
-                Kind::Statement,
+                ErrorKind::Statement,
                 format!(
-                    "{at} failed (SQLSTATE {code}), and all of it was rolled back: {}",
+                    "{at} failed (SQLSTATE {code}) and was rolled back: {}",
                     hint(&error)
                 ),
             ),
@@ -126,10 +128,10 @@ impl Failed {
     }
 }
 
-/// What the kind of the error is, in a few words. The server's own are in the source.
+/// Describes the error. The server's own message is only in the source.
 fn hint(error: &antifreeze::Error) -> String {
     match error.kind() {
-        antifreeze::ErrorKind::Database => "the source has the server's words".to_owned(),
+        antifreeze::ErrorKind::Database => "see the source for the server's message".to_owned(),
         _ => error.to_string(),
     }
 }

@@ -1,10 +1,10 @@
-//! Names that are near.
+//! Suggests existing names for tables and columns that do not exist.
 
 use antifreeze::Session;
 use antifreeze_doctor::nearest;
 use tokio_postgres::SimpleQueryMessage;
 
-use super::judge::Finding;
+use super::statement::Finding;
 use crate::outcome::Failure;
 
 const TABLES: &str = "select c.relname from pg_class c join pg_namespace n \
@@ -16,12 +16,12 @@ const COLUMNS: &str = "select c.relname, a.attname from pg_attribute a \
     where c.relkind in ('r', 'v', 'm', 'f', 'p') and a.attnum > 0 and not a.attisdropped \
     and n.nspname not in ('pg_catalog', 'information_schema') and n.nspname !~ '^pg_toast'";
 
-/// The table or column that was perhaps meant.
-pub async fn meant(session: &Session, finding: &Finding) -> Result<Option<String>, Failure> {
+/// Returns the existing table or column whose name is similar, if any.
+pub async fn suggestion(session: &Session, finding: &Finding) -> Result<Option<String>, Failure> {
     let Some(name) = &finding.name else {
         return Ok(None);
     };
-    let near = |names: Vec<String>| {
+    let similar = |names: Vec<String>| {
         let names = names.iter().map(String::as_str);
         nearest(name, names).map(str::to_owned)
     };
@@ -29,14 +29,14 @@ pub async fn meant(session: &Session, finding: &Finding) -> Result<Option<String
     Ok(match finding.sqlstate.as_deref() {
         Some("42P01") => {
             let tables = rows(session, TABLES).await?;
-            near(tables.into_iter().map(|(table, _)| table).collect())
+            similar(tables.into_iter().map(|(table, _)| table).collect())
         }
         Some("42703") => {
             let columns = rows(session, COLUMNS).await?;
             let of_these = columns
                 .into_iter()
                 .filter(|(table, _)| finding.words.contains(&table.to_uppercase()));
-            near(of_these.map(|(_, column)| column).collect())
+            similar(of_these.map(|(_, column)| column).collect())
         }
         _ => None,
     })

@@ -1,33 +1,33 @@
-//! What the server says to a statement.
+//! Prepares a statement on the server and interprets the answer.
 
 use std::collections::HashSet;
 use std::fmt;
 
 use antifreeze::Session;
-use antifreeze_doctor::plain;
-use antifreeze_migrate::split::{Statement, Token, Unreadable};
+use antifreeze_doctor::printable;
+use antifreeze_migrate::split::{SplitError, Statement, Token};
 use serde::Serialize;
 use tokio_postgres::error::{DbError, ErrorPosition, SqlState};
 
 use crate::outcome::Failure;
 
-/// A statement that is in nobody's way for longer than this: to look a table up takes a
-/// lock that an ALTER TABLE keeps back.
+/// Begins the transaction of a check. Preparing a statement takes a lock on its tables, which
+/// waits for an ALTER TABLE and blocks others meanwhile: the lock timeout limits that.
 const BEGIN: &str = "begin read only; set local lock_timeout = '2s'";
 
-/// What became of a statement.
-pub enum Judged {
+/// The result of checking a statement.
+pub enum Checked {
     Fits,
-    /// Nothing but its grammar was looked at.
-    Grammar,
-    /// It needs what another of the files makes.
-    Later,
-    Wrong(Box<Finding>),
-    /// The server was hindered: it may fit or not.
-    Hindered(Box<Finding>),
+    /// Only its grammar was checked.
+    GrammarOnly,
+    /// It needs a table that another of the files creates.
+    NeedsOtherFile,
+    Mismatch(Box<Finding>),
+    /// The server could not check it: it may fit or not.
+    Inconclusive(Box<Finding>),
 }
 
-/// What the server said to a statement: it does not fit, or could not be looked at.
+/// The server's error about a statement.
 #[derive(Debug, Serialize)]
 pub struct Finding {
     pub file: String,
@@ -36,48 +36,49 @@ pub struct Finding {
     pub sqlstate: Option<String>,
     pub message: String,
     pub hint: Option<String>,
-    /// The name that stands there.
+    /// The name at the position of the error.
     pub name: Option<String>,
-    /// A name that was perhaps meant.
-    pub meant: Option<String>,
-    /// Tables are looked up by the words of the statement.
+    /// An existing name that is similar.
+    pub suggestion: Option<String>,
+    /// The words of the statement, for finding the tables whose columns to suggest.
     #[serde(skip)]
     pub words: Vec<String>,
 }
 
-pub async fn judge(
+/// Prepares a statement. `created` are the tables that the statements before it create.
+pub async fn check(
     session: &Session,
     file: &str,
     statement: &Statement<'_>,
-    made: &HashSet<String>,
-) -> Result<Judged, Failure> {
+    created: &HashSet<String>,
+) -> Result<Checked, Failure> {
     session.batch_execute(BEGIN).await?;
     let prepared = session.prepare(statement.text).await;
-    let judged = match prepared {
-        Ok(_) if is_looked_at(statement) => Judged::Fits,
-        Ok(_) => Judged::Grammar,
+    let checked = match prepared {
+        Ok(_) if is_analyzed(statement) => Checked::Fits,
+        Ok(_) => Checked::GrammarOnly,
         Err(error) => match error.as_db_error() {
-            Some(said) => {
-                let finding = Finding::of(file, statement, said);
-                if is_of_the_moment(said.code().code()) {
-                    // Whatever becomes of the transaction: it may have ended the session.
+            Some(error) => {
+                let finding = Finding::new(file, statement, error);
+                if is_transient(error.code().code()) {
+                    // The error may have ended the session: ignore that of the rollback.
                     let _ = session.batch_execute("rollback").await;
-                    return Ok(Judged::Hindered(Box::new(finding)));
+                    return Ok(Checked::Inconclusive(Box::new(finding)));
                 }
-                match finding.name.as_ref().filter(|_| is_missing(said)) {
-                    Some(name) if made.contains(name) => Judged::Later,
-                    _ => Judged::Wrong(Box::new(finding)),
+                match finding.name.as_ref().filter(|_| is_undefined_table(error)) {
+                    Some(name) if created.contains(name) => Checked::NeedsOtherFile,
+                    _ => Checked::Mismatch(Box::new(finding)),
                 }
             }
             None => return Err(error.into()),
         },
     };
     session.batch_execute("rollback").await?;
-    Ok(judged)
+    Ok(checked)
 }
 
-/// Statements whose tables and types are looked up before they are executed.
-fn is_looked_at(statement: &Statement<'_>) -> bool {
+/// Returns whether the server looks up tables and types when it prepares the statement.
+fn is_analyzed(statement: &Statement<'_>) -> bool {
     const KINDS: [&str; 8] = [
         "select", "insert", "update", "delete", "merge", "values", "with", "table",
     ];
@@ -87,23 +88,23 @@ fn is_looked_at(statement: &Statement<'_>) -> bool {
     first.is_some_and(|first| KINDS.iter().any(|kind| first.is(kind)))
 }
 
-/// Whether it says something of the server at this moment, and nothing of the statement
-/// (manual, appendix A): a lock that others have; classes 08, connection exception; 40,
-/// transaction rollback; 53, insufficient resources; 57, operator intervention, timeouts
-/// among it; 58, system error.
-fn is_of_the_moment(sqlstate: &str) -> bool {
+/// Returns whether an error is about the state of the server and not about the statement
+/// (manual, appendix A): a lock that is not available; class 08, connection exception; 40,
+/// transaction rollback; 53, insufficient resources; 57, operator intervention, including
+/// timeouts; 58, system error.
+fn is_transient(sqlstate: &str) -> bool {
     const LOCK_NOT_AVAILABLE: &str = "55P03";
     sqlstate == LOCK_NOT_AVAILABLE
         || ["08", "40", "53", "57", "58"].contains(&sqlstate.get(..2).unwrap_or_default())
 }
 
-fn is_missing(said: &DbError) -> bool {
-    *said.code() == SqlState::UNDEFINED_TABLE
+fn is_undefined_table(error: &DbError) -> bool {
+    *error.code() == SqlState::UNDEFINED_TABLE
 }
 
 impl Finding {
-    fn of(file: &str, statement: &Statement<'_>, said: &DbError) -> Self {
-        let at = match said.position() {
+    fn new(file: &str, statement: &Statement<'_>, error: &DbError) -> Self {
+        let at = match error.position() {
             Some(ErrorPosition::Original(at)) => usize::try_from(*at).unwrap_or(1).max(1) - 1,
             _ => 0,
         };
@@ -118,31 +119,31 @@ impl Finding {
             file: file.to_owned(),
             line: statement.line + lines,
             column,
-            sqlstate: Some(said.code().code().to_owned()),
-            message: plain(said.message()),
-            hint: said.hint().map(plain),
-            name: said.position().and_then(|_| name(&rest)),
-            meant: None,
+            sqlstate: Some(error.code().code().to_owned()),
+            message: printable(error.message()),
+            hint: error.hint().map(printable),
+            name: error.position().and_then(|_| name(&rest)),
+            suggestion: None,
             words: words(statement),
         }
     }
 
-    pub fn unreadable(file: &str, error: &Unreadable) -> Self {
+    pub fn unreadable(file: &str, error: &SplitError) -> Self {
         Finding {
             file: file.to_owned(),
             line: error.line,
             column: error.column,
             sqlstate: None,
-            message: plain(&error.why),
+            message: printable(&error.message),
             hint: None,
             name: None,
-            meant: None,
+            suggestion: None,
             words: Vec::new(),
         }
     }
 }
 
-/// In capitals.
+/// Returns the words of a statement in upper case.
 fn words(statement: &Statement<'_>) -> Vec<String> {
     let words = statement.tokens.iter().filter_map(|token| match token {
         Token::Word(word) | Token::Quoted(word) => Some(word.to_uppercase()),
@@ -151,7 +152,7 @@ fn words(statement: &Statement<'_>) -> Vec<String> {
     words.collect()
 }
 
-/// The last part of the name that `text` begins with.
+/// Returns the last part of the qualified name that `text` begins with.
 fn name(text: &str) -> Option<String> {
     let mut rest = text;
     let mut last = None;
@@ -176,13 +177,13 @@ fn name(text: &str) -> Option<String> {
     }
 }
 
-/// `sql/a.sql:12:8: relation "partner" does not exist; did you mean "partners"?`
+/// Writes `sql/a.sql:12:8: relation "partner" does not exist; did you mean "partners"?`.
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let file = plain(&self.file);
+        let file = printable(&self.file);
         write!(f, "{file}:{}:{}: {}", self.line, self.column, self.message)?;
-        match (&self.meant, &self.hint) {
-            (Some(meant), _) => write!(f, "; did you mean \"{}\"?", plain(meant)),
+        match (&self.suggestion, &self.hint) {
+            (Some(name), _) => write!(f, "; did you mean \"{}\"?", printable(name)),
             (None, Some(hint)) => write!(f, "; {hint}"),
             (None, None) => Ok(()),
         }
@@ -194,17 +195,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn server_trouble_is_not_the_statements_fault() {
+    fn transient_errors_are_not_mismatches() {
         for sqlstate in ["55P03", "57014", "57P01", "40P01", "53200", "58030"] {
-            assert!(is_of_the_moment(sqlstate), "{sqlstate}");
+            assert!(is_transient(sqlstate), "{sqlstate}");
         }
         for sqlstate in ["42P01", "42601", "42501", "22P02", "0A000", "55000"] {
-            assert!(!is_of_the_moment(sqlstate), "{sqlstate}");
+            assert!(!is_transient(sqlstate), "{sqlstate}");
         }
     }
 
     #[test]
-    fn qualified_name_gives_its_last_part() {
+    fn qualified_names_end_in_the_last_part() {
         for (text, expected) in [
             ("Partner where", Some("partner")),
             ("app.\"Part ner\" x", Some("Part ner")),

@@ -1,23 +1,23 @@
-//! Colours, where somebody looks and has not said NO_COLOR.
+//! Prints text and JSON, with colours on a terminal unless NO_COLOR is set.
 
 use std::io::Write;
 
 use anstyle::{AnsiColor, Style};
-use antifreeze_doctor::Mark;
+use antifreeze_doctor::{Status, printable};
 
-/// A line on the standard output. Who reads it may have gone: then there is nobody to tell.
+/// Prints a line to the standard output. Ignores errors: the reader may have closed the pipe.
 pub fn print(line: &str) {
     let _ = writeln!(anstream::stdout().lock(), "{line}");
 }
 
-/// A document on the standard output, in one line. What controls a terminal, or turns the
-/// direction of writing, is escaped: it comes from whoever may connect.
-pub fn document(document: &serde_json::Value) {
-    let _ = try_document(document);
+/// Prints a JSON document to the standard output, in one line. Escapes control characters
+/// and bidirectional formatting characters: names come from any client of the server.
+pub fn print_json(document: &serde_json::Value) {
+    let _ = try_print_json(document);
 }
 
-/// The same, for whoever ends when nobody reads any more.
-pub fn try_document(document: &serde_json::Value) -> std::io::Result<()> {
+/// Prints as [`print_json`] does; fails if the reader has closed the pipe.
+pub fn try_print_json(document: &serde_json::Value) -> std::io::Result<()> {
     writeln!(
         anstream::stdout().lock(),
         "{}",
@@ -29,39 +29,38 @@ fn escaped(json: &str) -> String {
     use std::fmt::Write;
 
     json.chars().fold(String::new(), |mut text, c| {
-        // Outside of texts there are none.
-        match antifreeze_doctor::plain(c.encode_utf8(&mut [0; 4])).starts_with(c) {
-            true => text.push(c),
-            false => {
-                let _ = write!(text, "\\u{:04x}", u32::from(c));
-            }
+        // These characters occur only inside strings.
+        if printable(c.encode_utf8(&mut [0; 4])).starts_with(c) {
+            text.push(c);
+        } else {
+            let _ = write!(text, "\\u{:04x}", u32::from(c));
         }
         text
     })
 }
 
-/// A line on the standard error.
-pub fn complain(line: &str) {
+/// Prints a line to the standard error.
+pub fn eprint(line: &str) {
     let _ = writeln!(anstream::stderr().lock(), "{line}");
 }
 
-/// Whether the standard output takes colours, and movements of the cursor.
+/// Returns whether the standard output is a terminal.
 pub fn is_terminal() -> bool {
     use std::io::IsTerminal;
     std::io::stdout().is_terminal()
 }
 
-/// Whether it may be coloured.
+/// Returns whether the standard output may be coloured.
 pub fn has_colours() -> bool {
     anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never
 }
 
-/// `text` as a mark wants it to look.
-pub fn marked(mark: Mark, text: &str) -> String {
-    let colour = match mark {
-        Mark::Well => AnsiColor::Green,
-        Mark::Finding => AnsiColor::Yellow,
-        Mark::Failed => AnsiColor::Red,
+/// Colours `text` by a status.
+pub fn colored(status: Status, text: &str) -> String {
+    let colour = match status {
+        Status::Ok => AnsiColor::Green,
+        Status::Finding => AnsiColor::Yellow,
+        Status::Failed => AnsiColor::Red,
         _ => return text.to_owned(),
     };
     let style = Style::new().fg_color(Some(colour.into()));
@@ -83,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn escaped_text_means_the_same() {
+    fn escaped_json_decodes_to_the_same_value() {
         let name = serde_json::json!("shop\u{9b}31m\u{202e}\u{1b}\nüß\u{1f600}");
         let text = escaped(&name.to_string());
         assert_eq!(text, r#""shop\u009b31m\u202e\u001b\nüß😀""#);

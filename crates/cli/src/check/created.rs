@@ -1,9 +1,9 @@
-//! What statements make, which is not there yet.
+//! Finds the tables that statements create.
 
 use antifreeze_migrate::split::Token;
 
-/// The table or view that a statement creates, without its schema.
-pub fn makes(tokens: &[Token<'_>]) -> Option<String> {
+/// Returns the table or view that a statement creates, without its schema.
+pub fn created_table(tokens: &[Token<'_>]) -> Option<String> {
     if !tokens.first()?.is("create") {
         return None;
     }
@@ -30,7 +30,7 @@ mod tests {
     use antifreeze_migrate::split::split;
 
     #[test]
-    fn created_objects_are_known() {
+    fn created_tables_are_found() {
         for (sql, expected) in [
             ("create table Partners (a int)", Some("partners")),
             (
@@ -43,8 +43,8 @@ mod tests {
             ("select 1", None),
         ] {
             let split = split(sql).expect(sql);
-            let made = makes(&split.statements[0].tokens);
-            assert_eq!(made.as_deref(), expected, "{sql}");
+            let created = created_table(&split.statements[0].tokens);
+            assert_eq!(created.as_deref(), expected, "{sql}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the server takes.
+//! Reads the server's connection slots.
 
 use antifreeze::Result;
 use antifreeze::internal::RESERVED;
@@ -7,23 +7,24 @@ use tokio_postgres::Client;
 
 use super::activity;
 
-/// Slots of a server.
+/// The connection slots of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[non_exhaustive]
 pub struct ServerSlots {
     /// `max_connections`.
     pub max: u64,
-    /// Those of them that it keeps from ordinary roles, as it does by itself and as RDS does.
+    /// Slots among them that are not available to ordinary roles: PostgreSQL's reserved
+    /// connections, and those of RDS.
     pub reserved: u64,
-    /// Those that others than the one who asks have.
+    /// Slots in use, without that of the session that asks.
     pub used: u64,
 }
 
-/// How many clients the server takes, in one round trip.
+/// Reads the server's connection slots, in one round trip.
 ///
 /// # Errors
 ///
-/// The server's.
+/// Fails if the query fails, or if its answer cannot be decoded.
 pub async fn server_slots(client: &Client) -> Result<ServerSlots> {
     let sql = format!(
         "select json_build_object('max', current_setting('max_connections')::int, \

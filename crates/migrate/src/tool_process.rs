@@ -1,4 +1,4 @@
-//! Another tool's process, and what it says.
+//! Runs the process of a tool, passes its output on, and searches it for timeouts.
 
 use std::io::Write;
 use std::process::{ExitStatus, Stdio};
@@ -11,51 +11,50 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::error::{Error, Kind, Result};
+use super::error::{Error, ErrorKind, Result};
 
-/// What a tool's output says of our limits: the server's words in English; and what only one
-/// that failed is believed, since it may be quoted: the SQLSTATE, and what some make of it.
+/// The words in a tool's output that indicate a timeout: the server's English messages, and
+/// (only if the tool failed, since they may be quoted elsewhere) the SQLSTATE and its name.
 const WORDS: [(u8, &str); 4] = [
     (LOCK, "due to lock timeout"),
     (STATEMENT, "due to statement timeout"),
-    (PERHAPS, "55P03"),
-    (PERHAPS, "LockNotAvailable"),
+    (IF_FAILED, "55P03"),
+    (IF_FAILED, "LockNotAvailable"),
 ];
 const LOCK: u8 = 1;
 const STATEMENT: u8 = 2;
-const PERHAPS: u8 = 4;
+const IF_FAILED: u8 = 4;
 
-/// How long what a tool leaves behind may go on before it is told to end.
-const LEFT: Duration = Duration::from_millis(500);
+/// How long the tool's background processes may continue before they receive SIGTERM.
+const BACKGROUND_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How long one that is told to end may take before it is killed, at most.
+/// How long a process may take to end after SIGTERM before it is killed.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
 
-/// How often it is looked whether one that was told to end has.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often to check whether the processes have ended.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How long one that was killed may take.
-const KILLED: Duration = Duration::from_secs(1);
+/// How long to wait for a killed process.
+const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A tool that runs, with all that it has started. Dropped, it is told to end, and nobody
-/// waits for it.
-pub(super) struct Running {
+/// The process of a tool, with its child processes. If dropped, they receive SIGTERM.
+pub(super) struct ToolProcess {
     child: Child,
     group: Option<Group>,
-    /// What it writes is passed on.
+    /// The tasks that pass the output on.
     output: [JoinHandle<()>; 2],
-    heard: Arc<Heard>,
+    output_state: Arc<OutputState>,
 }
 
-/// What is known of the output.
+/// Location the output has contained so far.
 #[derive(Default)]
-struct Heard {
-    said: AtomicU8,
-    /// How many pieces came.
-    pieces: AtomicUsize,
+struct OutputState {
+    words: AtomicU8,
+    /// The number of chunks read.
+    chunks: AtomicUsize,
 }
 
-/// Which of our limits ended a statement.
+/// The timeout that ended a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Limit {
     Lock,
@@ -63,7 +62,7 @@ pub(super) enum Limit {
 }
 
 impl Limit {
-    /// The setting.
+    /// Returns the name of the setting.
     pub(super) fn name(self) -> &'static str {
         match self {
             Limit::Lock => "lock_timeout",
@@ -72,46 +71,47 @@ impl Limit {
     }
 }
 
-impl Running {
-    pub(super) fn spawn(name: &str, command: &mut Command, to_stderr: bool) -> Result<Running> {
+impl ToolProcess {
+    pub(super) fn spawn(name: &str, command: &mut Command, to_stderr: bool) -> Result<ToolProcess> {
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        // A shell does not pass a signal on to what it runs: it is sent to all of them.
+        // A shell does not pass signals on: they are sent to the whole process group.
         #[cfg(unix)]
         command.process_group(0);
         let mut child = command.spawn().map_err(|error| {
             let message = format!(
-                "{} cannot be started: is it installed, and on the PATH?",
+                "cannot start {}: check that it is installed and on the PATH",
                 name
             );
-            Error::new(Kind::Tool, message).with_source(error)
+            Error::new(ErrorKind::Tool, message).with_source(error)
         })?;
-        let to: Box<dyn Write + Send> = match to_stderr {
-            true => Box::new(std::io::stderr()),
-            false => Box::new(std::io::stdout()),
+        let to: Box<dyn Write + Send> = if to_stderr {
+            Box::new(std::io::stderr())
+        } else {
+            Box::new(std::io::stdout())
         };
-        let heard = Arc::<Heard>::default();
-        let [out, err] = [(); 2].map(|()| Arc::clone(&heard));
+        let output_state = Arc::<OutputState>::default();
+        let [out, err] = [(); 2].map(|()| Arc::clone(&output_state));
         let output = [
             tokio::spawn(pass_on(child.stdout.take(), to, out)),
             tokio::spawn(pass_on(child.stderr.take(), std::io::stderr(), err)),
         ];
-        Ok(Running {
+        Ok(ToolProcess {
             group: Group::of(&child),
             child,
             output,
-            heard,
+            output_state,
         })
     }
 
-    /// How it ended, and the limit that its output says to have ended a statement. What it has
-    /// left in the background ends with it: it must not outlive the lock.
+    /// Waits for the tool; returns its exit status and the timeout that its output mentions.
+    /// Ends its background processes, which must not outlive the lock.
     pub(super) async fn ended(&mut self) -> Result<(ExitStatus, Option<Limit>)> {
         let status = self.child.wait().await.map_err(|error| {
-            Error::new(Kind::Tool, "the tool cannot be waited for").with_source(error)
+            Error::new(ErrorKind::Tool, "cannot wait for the tool").with_source(error)
         })?;
         let all = async {
             if let Some(group) = self.group {
@@ -119,21 +119,21 @@ impl Running {
             }
             self.passed_on().await;
         };
-        if timeout(LEFT, all).await.is_err() {
+        if timeout(BACKGROUND_TIMEOUT, all).await.is_err() {
             self.end_all(GRACE).await;
         }
         self.group = None;
-        let said = self.heard.said.load(Ordering::Relaxed);
-        let limit = if said & LOCK > 0 || said & PERHAPS > 0 && !status.success() {
+        let words = self.output_state.words.load(Ordering::Relaxed);
+        let limit = if words & LOCK > 0 || words & IF_FAILED > 0 && !status.success() {
             Some(Limit::Lock)
         } else {
-            (said & STATEMENT > 0).then_some(Limit::Statement)
+            (words & STATEMENT > 0).then_some(Limit::Statement)
         };
         Ok((status, limit))
     }
 
-    /// Tells all of it to end, waits for that, and kills what is left after `grace`. What it
-    /// writes in the end is still passed on.
+    /// Sends SIGTERM to all processes, waits, and kills those left after `grace`. Their last
+    /// output is still passed on.
     pub(super) async fn end(mut self, grace: Duration) {
         self.end_all(grace).await;
         self.group = None;
@@ -141,37 +141,37 @@ impl Running {
 
     async fn end_all(&mut self, grace: Duration) {
         let Some(group) = self.group else { return };
-        for (signal, limit) in [(Signal::End, grace), (Signal::Kill, KILLED)] {
+        for (signal, limit) in [(Signal::End, grace), (Signal::Kill, KILL_TIMEOUT)] {
             group.send(signal, &mut self.child);
             if timeout(limit, self.is_gone(group)).await.is_ok() {
                 break;
             }
         }
-        // Whoever has left the group may have its output still: what is there is passed on.
-        let heard = Arc::clone(&self.heard);
-        let mut pieces = usize::MAX;
-        while pieces != heard.pieces.load(Ordering::Relaxed) {
-            pieces = heard.pieces.load(Ordering::Relaxed);
-            let _ = timeout(LOOK, self.passed_on()).await;
+        // A process that has left the group may keep the pipe open: pass on what is in it.
+        let output_state = Arc::clone(&self.output_state);
+        let mut chunks = usize::MAX;
+        while chunks != output_state.chunks.load(Ordering::Relaxed) {
+            chunks = output_state.chunks.load(Ordering::Relaxed);
+            let _ = timeout(POLL_INTERVAL, self.passed_on()).await;
         }
     }
 
     async fn passed_on(&self) {
         while !self.output.iter().all(JoinHandle::is_finished) {
-            sleep(LOOK / 10).await;
+            sleep(POLL_INTERVAL / 10).await;
         }
     }
 
     async fn is_gone(&mut self, group: Group) {
-        // Until it is waited for, one that has ended counts.
+        // A process that has ended remains in the group until it is waited for.
         let _ = self.child.wait().await;
         while !group.is_gone() {
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 }
 
-impl Drop for Running {
+impl Drop for ToolProcess {
     fn drop(&mut self) {
         if let Some(group) = self.group {
             group.send(Signal::End, &mut self.child);
@@ -187,7 +187,7 @@ enum Signal {
     Kill,
 }
 
-/// The process group of a tool: all that it has started.
+/// The process group of a tool: the tool and its child processes.
 #[cfg(unix)]
 #[derive(Clone, Copy)]
 struct Group(rustix::process::Pid);
@@ -213,7 +213,7 @@ impl Group {
     }
 }
 
-/// Windows has no process groups: the tool alone is ended, and nothing can be told to end.
+/// Windows has neither process groups nor SIGTERM: only the tool itself is killed.
 #[cfg(not(unix))]
 #[derive(Clone, Copy)]
 struct Group;
@@ -233,40 +233,44 @@ impl Group {
     }
 }
 
-/// Passes on what it writes, and listens.
-async fn pass_on(from: Option<impl AsyncRead + Unpin>, mut to: impl Write, heard: Arc<Heard>) {
+/// Passes the output on, and searches it for [`WORDS`].
+async fn pass_on(
+    from: Option<impl AsyncRead + Unpin>,
+    mut to: impl Write,
+    output_state: Arc<OutputState>,
+) {
     let Some(mut from) = from else { return };
-    let mut seen = Seen::default();
+    let mut seen = WordSearch::default();
     let mut chunk = [0; 8 * 1024];
     while let Ok(read @ 1..) = from.read(&mut chunk).await {
         let _ = to.write_all(&chunk[..read]).and_then(|()| to.flush());
-        let said = seen.take(&chunk[..read]);
-        heard.said.fetch_or(said, Ordering::Relaxed);
-        heard.pieces.fetch_add(1, Ordering::Relaxed);
+        let words = seen.take(&chunk[..read]);
+        output_state.words.fetch_or(words, Ordering::Relaxed);
+        output_state.chunks.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// Looks for words in what comes in pieces.
+/// Searches for words in text that arrives in chunks.
 #[derive(Default)]
-struct Seen {
-    /// The end of what came before.
+struct WordSearch {
+    /// The end of the previous chunk.
     rest: Vec<u8>,
 }
 
-impl Seen {
-    /// Which of the [`WORDS`] this piece completes.
+impl WordSearch {
+    /// Returns which of the [`WORDS`] this chunk completes.
     fn take(&mut self, chunk: &[u8]) -> u8 {
         self.rest.extend_from_slice(chunk);
         let has = |words: &str| {
             let mut places = self.rest.windows(words.len());
             places.any(|at| at == words.as_bytes())
         };
-        let said = WORDS.iter().filter(|(_, words)| has(words));
-        let said = said.fold(0, |said, (which, _)| said | which);
+        let found = WORDS.iter().filter(|(_, words)| has(words));
+        let found = found.fold(0, |found, (flag, _)| found | flag);
         let longest = WORDS.iter().map(|(_, words)| words.len()).max();
         let keep = self.rest.len().saturating_sub(longest.unwrap_or_default());
         self.rest.drain(..keep);
-        said
+        found
     }
 }
 
@@ -275,11 +279,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_found_across_pieces() {
+    fn words_are_found_across_chunks() {
         let found = |pieces: &[&str]| {
-            let mut seen = Seen::default();
+            let mut seen = WordSearch::default();
             let all = pieces.iter().map(|piece| seen.take(piece.as_bytes()));
-            all.fold(0, |all, said| all | said)
+            all.fold(0, |all, found| all | found)
         };
         assert_eq!(
             found(&["ERROR:  canceling statement due to lock timeout\n"]),
@@ -289,7 +293,7 @@ mod tests {
             found(&["ERROR: canceling statement due to lo", "ck", " timeout"]),
             LOCK
         );
-        assert_eq!(found(&["(SQLSTATE 55P", "03)"]), PERHAPS);
+        assert_eq!(found(&["(SQLSTATE 55P", "03)"]), IF_FAILED);
         assert_eq!(
             found(&["ERROR: canceling statement due to statement timeout", ""]),
             STATEMENT
