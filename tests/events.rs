@@ -423,7 +423,7 @@ async fn undeclared_pooler_is_reported_once() {
         for event in events {
             assert_eq!(event.level, Level::WARN);
             assert!(event.message.contains("ANTIFREEZE_POOLER"), "{event:?}");
-            assert_eq!(event.fields["expected"], "direct");
+            assert_eq!(event.fields["expected"], "none");
             assert_eq!(event.fields["found"], "transaction");
         }
     }

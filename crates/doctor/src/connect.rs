@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::SystemTime;
 
-use antifreeze::config::Settings;
+use antifreeze::config::{Pooler, Settings};
 use antifreeze::internal::{self, Description, Manner, Progress, Target};
 use antifreeze::{Error, ErrorKind, Result, Session};
 
@@ -40,12 +40,21 @@ pub(super) fn configuration(config: &Settings) -> Vec<Check> {
         Step::Path,
         format!(
             "{} ({}){}",
-            config.pooler.name().replace('-', " "),
+            pooler(config.pooler),
             described.pooler,
             twin.unwrap_or_default()
         ),
     ));
     checks
+}
+
+fn pooler(pooler: Pooler) -> &'static str {
+    match pooler {
+        Pooler::None => "direct",
+        Pooler::Transaction => "transaction pooler",
+        Pooler::Session => "session pooler",
+        _ => "RDS Proxy",
+    }
 }
 
 /// Opens a session and reports each step; returns `None` if no session can be opened.

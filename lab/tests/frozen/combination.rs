@@ -111,7 +111,7 @@ impl Combination {
         let stalled = files.path().join("stalled").display().to_string();
         let path = match pooled {
             true => "transaction",
-            false => "direct",
+            false => "none",
         };
         let variables = vec![
             ("ANTIFREEZE_POOLER", path.to_owned()),
