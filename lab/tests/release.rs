@@ -9,7 +9,7 @@ mod common;
 
 use common::checkout;
 
-/// The crate's dependencies, and the versions that it asks for.
+/// The dependencies of the published crates, and the versions that they ask for.
 fn dependencies() -> HashMap<String, String> {
     let metadata = std::process::Command::new(env!("CARGO"))
         .args(["metadata", "--no-deps", "--format-version=1"])
@@ -18,14 +18,12 @@ fn dependencies() -> HashMap<String, String> {
         .expect("cargo");
     let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout).expect("JSON");
     let packages = metadata["packages"].as_array().expect("packages");
-    let ours = packages
-        .iter()
-        .find(|package| package["name"] == "antifreeze");
-    let dependencies = ours.expect("ours")["dependencies"].as_array();
-    let dependencies = dependencies.expect("dependencies").iter();
     let text = |value: &serde_json::Value| value.as_str().expect("text").to_owned();
+    let is_ours = |name: &serde_json::Value| text(name).starts_with("antifreeze");
+    let ours = packages.iter().filter(|package| is_ours(&package["name"]));
+    let dependencies = ours.flat_map(|package| package["dependencies"].as_array().expect("a list"));
     dependencies
-        .filter(|dependency| dependency["kind"].is_null())
+        .filter(|dependency| dependency["kind"].is_null() && !is_ours(&dependency["name"]))
         .map(|dependency| {
             let version = text(&dependency["req"]);
             let version = version.trim_start_matches('^').to_owned();
