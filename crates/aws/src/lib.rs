@@ -11,14 +11,13 @@
 //! use antifreeze_aws::RdsToken;
 //!
 //! let host = "shop.abc.eu-central-1.rds.amazonaws.com";
-//! let mut config = Config::from_url(&format!("postgres://app@{host}/shop"))?;
-//! config.set_credentials(RdsToken::new());
+//! let config = Config::from_url(&format!("postgres://app@{host}/shop"))?.credentials(RdsToken::new());
 //! let database = Database::new(config)?;
 //! # Ok::<(), antifreeze::Error>(())
 //! ```
 //!
 //! All of them implement `antifreeze::Credentials`, and are set with
-//! `Config::set_credentials`. Their errors are those of connecting: a missing key or region is
+//! `Config::credentials`. Their errors are those of connecting: a missing key or region is
 //! `ErrorKind::Configuration`, a service that does not answer `ErrorKind::Unreachable`.
 //!
 //! Tokens and secrets are neither logged nor shown by `Debug`.
