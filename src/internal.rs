@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 pub use crate::backoff::Backoff;
 pub use crate::clock::{Clock, System};
-pub use crate::config::{Described, ServerTimeout, given, nearest, parse_duration};
+pub use crate::config::{Described, ServerTimeout, nearest, parse_duration};
 use crate::config::{DirectEndpoint, Environment, Origin, Pooler, Settings};
 pub use crate::connect::{Connector, Manner, Progress, Target};
+pub use crate::credentials::given;
 pub use crate::limit::RESERVED;
 use crate::provider::Host;
 pub use crate::random::number as random_number;

@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn who_says_what() {
+    fn description_names_the_source_of_a_setting() {
         let plain = described(&[("DATABASE_URL", "postgres://db.example.com/x")]);
         assert_eq!(plain.variables, ["DATABASE_URL"]);
         assert_eq!(plain.twin, None);

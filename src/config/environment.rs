@@ -1,5 +1,7 @@
 //! What the process was told by its environment.
 
+use crate::credentials::given;
+
 /// Reads variables; a test has its own.
 pub(crate) struct Environment {
     variable: Box<Variable>,
@@ -57,19 +59,6 @@ impl Environment {
             _ => 3,
         }
     }
-}
-
-/// A variable's value without the line's end that files and consoles leave behind. What is
-/// blank is not set.
-pub fn given(mut value: String) -> Option<String> {
-    value.truncate(without_line_end(value.as_bytes()).len());
-    Some(value).filter(|value| !value.trim().is_empty())
-}
-
-/// One line's end is a file's or a console's, and no part of a secret.
-pub(crate) fn without_line_end(text: &[u8]) -> &[u8] {
-    let text = text.strip_suffix(b"\n").unwrap_or(text);
-    text.strip_suffix(b"\r").unwrap_or(text)
 }
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_understood_is_not_quoted() {
+    fn malformed_keywords_are_not_quoted() {
         for (text, word) in [
             ("hunter2", "nor is made of keywords"),
             ("host=db hunter2", "nor is made of keywords"),

@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_environment_knows_of_a_direct_endpoint_is_taken() {
+    fn direct_endpoint_of_the_environment_is_used() {
         let direct = ("DIRECT_URL", "postgres://direct.example.com/shop");
         let environment = Environment::of(&[("DATABASE_URL", POOLED), direct]);
         let config = Config::from_environment(&environment).expect("fine");

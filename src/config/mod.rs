@@ -37,9 +37,7 @@ pub use described::Described;
 #[doc(hidden)]
 pub use duration::parse as parse_duration;
 pub use endpoint::{DirectEndpoint, Endpoint};
-#[doc(hidden)]
-pub use environment::given;
-pub(crate) use environment::{Environment, without_line_end};
+pub(crate) use environment::Environment;
 pub use load_shed::LoadShed;
 pub use said::{Config, Origin};
 #[doc(hidden)]

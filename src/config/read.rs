@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_and_its_value_is_not() {
+    fn invalid_parameter_is_named_without_its_value() {
         for (text, word) in [
             ("host=a,b hostaddr=::1", "host and hostaddr contradict"),
             ("host=a,b port=1,2,3", "port holds 3 ports for 2 hosts"),

@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn no_longer_than_a_call_takes_and_below_the_transaction() {
+    fn timeouts_are_lowered_to_the_length_of_a_call() {
         let all = |values: [i32; 4]| values.map(Some);
         let plain = |longest| values(longest, |config| config);
         assert_eq!(plain(UNKNOWN), all([30_000, 60_000, 900_000, 900_000]));
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_user_sets_himself_is_his() {
+    fn settings_of_the_user_stay() {
         let own =
             |config: Config| config.options("-c idle_session_timeout=0 -c transaction_timeout=0");
         let kept = [Some(30_000), Some(60_000), None, None];
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn the_statements_for_a_role_leave_idle_sessions_alone() {
+    fn alter_role_leaves_idle_sessions_alone() {
         let line = config(|config| config.pooler(Pooler::Transaction)).alter_role();
         assert_eq!(
             line,
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shorter_of_what_is_granted_and_what_is_known_counts() {
+    fn shorter_of_granted_and_configured_time_counts() {
         let plain = config(|config| config);
         let seconds = Duration::from_secs_f64;
         assert_eq!(plain.longest_call(None), UNKNOWN);

@@ -89,7 +89,10 @@ impl FromStr for TargetSessionAttrs {
                 "target_session_attrs=prefer-standby cannot be honoured: it goes through the \
                  hosts twice, which nobody has time for; name standby or any",
             ),
-            _ => Error::configuration(format!("target_session_attrs is none of {}", Self::all())),
+            _ => Error::configuration(format!(
+                "target_session_attrs is not valid: expected one of {}",
+                Self::all()
+            )),
         };
         Self::of(text).ok_or_else(wrong)
     }
@@ -100,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_server_reports_decides() {
+    fn reported_state_decides() {
         // Standby, read-only by default; then which wishes it fulfils.
         for (standby, read_only, fits) in [
             (false, false, ["any", "read-write", "primary"].as_slice()),
@@ -125,15 +128,18 @@ mod tests {
     }
 
     #[test]
-    fn who_cannot_tell_is_refused() {
+    fn server_that_reports_nothing_is_refused() {
         assert_eq!(TargetSessionAttrs::Any.check(Reported::default()), Ok(()));
         let refused = TargetSessionAttrs::Primary.check(Reported::default());
         assert!(refused.expect_err("unknown").contains("from 14 on"));
     }
 
     #[test]
-    fn what_is_not_honoured_is_refused() {
-        for (text, word) in [("prefer-standby", "cannot be honoured"), ("x", "none of")] {
+    fn unsupported_attribute_is_refused() {
+        for (text, word) in [
+            ("prefer-standby", "cannot be honoured"),
+            ("x", "expected one of"),
+        ] {
             let error = text.parse::<TargetSessionAttrs>().expect_err(text);
             assert!(error.to_string().contains(word), "{error}");
         }

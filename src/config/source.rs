@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_by_its_variable() {
+    fn invalid_variable_is_named() {
         for (variables, words) in [
             (&[][..], &["no database", "DATABASE_URL="][..]),
             (&[("PGUSER", "u")], &["no database"]),

@@ -140,7 +140,7 @@ mod tests {
                         -c idle_in_transaction_session_timeout=60000 -c jit=off";
 
     #[test]
-    fn what_the_path_takes() {
+    fn options_depend_on_the_pooler() {
         let plain = "postgres://db.example.com/x";
         assert_eq!(options(plain, |config| config), OURS);
         for pooler in [Pooler::Transaction, Pooler::Session, Pooler::RdsProxy] {
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_user_sets_himself_is_his() {
+    fn settings_of_the_user_stay() {
         let ours = ["statement_timeout=30000", "jit=off"];
         for (own, kept) in [
             ("-c jit_above_cost=1", [true, true]),
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn who_says_it_in_code_wins_over_the_url_and_the_operator_over_both() {
+    fn operator_wins_over_code_and_code_over_url() {
         let own = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0";
         let url = &format!("host=db options='{own}'");
         let sent = |change: fn(Config) -> Config| options(url, change);

@@ -226,14 +226,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_url_is_left_to_others() {
+    fn text_without_a_scheme_is_no_url() {
         for text in ["", "host=db", "options='a://b'", "://x"] {
             assert!(parse(text).expect(text).is_none(), "{text}");
         }
     }
 
     #[test]
-    fn what_is_wrong_is_said_and_not_quoted() {
+    fn invalid_url_is_explained_without_quoting_it() {
         for (text, word) in [
             ("mysql://u:hunter2@db/x", "does not begin with postgres://"),
             ("jdbc:postgresql://db/x?password=hunter2", "without `jdbc:`"),

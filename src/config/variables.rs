@@ -43,7 +43,7 @@ pub(super) fn unless_zero(environment: &Environment, name: &str) -> Result<Optio
 
 /// One of some words.
 pub(super) fn word<T: Words>(environment: &Environment, name: &str) -> Result<Option<T>> {
-    let wanted = format!("is none of {}", T::all());
+    let wanted = format!("is not valid: expected one of {}", T::all());
     read(environment, name, &wanted, |text| T::of(text.trim()))
 }
 
@@ -108,7 +108,7 @@ pub(super) fn check_spelling(environment: &Environment) -> Result<()> {
     match slips.next() {
         None => Ok(()),
         Some((meant, name)) => Err(Error::configuration(format!(
-            "{} is none of antifreeze's variables: did you mean {meant}?",
+            "unknown variable {}: did you mean {meant}?",
             visible(&name)
         ))),
     }

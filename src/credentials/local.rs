@@ -4,8 +4,8 @@ use std::fmt;
 use std::future::ready;
 use std::path::PathBuf;
 
+use super::text::{given, without_line_end};
 use super::{Attempt, Credentials, Login, LoginFuture};
-use crate::config::{given, without_line_end};
 use crate::error::{Error, Result};
 
 /// A password that never changes.

@@ -31,6 +31,7 @@
 
 mod from_fn;
 mod local;
+mod text;
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -39,6 +40,8 @@ use std::pin::Pin;
 
 pub use from_fn::{FromFn, from_fn};
 pub use local::{File, Password, Variable};
+#[doc(hidden)]
+pub use text::given;
 
 /// Says who we are, whenever a connection is made.
 ///

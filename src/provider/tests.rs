@@ -178,7 +178,7 @@ fn a_region_has_its_own_authorities_and_no_others() {
 
 /// An anchor's dates are not looked at when it is used: nobody else would notice.
 #[test]
-fn supabases_are_the_two_that_it_publishes_and_in_force() {
+fn supabase_roots_are_the_published_ones() {
     let mut serials = Vec::new();
     for certificate in authorities(shipped("db.abc.supabase.co").expect("shipped")) {
         let body = certificate.tbs_certificate;

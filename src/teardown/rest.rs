@@ -362,7 +362,7 @@ mod tests {
     use crate::wire::Residue;
 
     #[test]
-    fn what_each_path_allows() {
+    fn remedy_depends_on_the_pooler() {
         let snapshot = |state, driver| Snapshot {
             status: Some(TransactionStatus::Idle),
             server: ServerState::Answered,

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_stranger_wrote_stays_in_its_line() {
+    fn certificate_text_stays_on_one_line() {
         assert_eq!(harmless("a\nb\u{1b}[31m"), "a?b?[31m");
         assert_eq!(harmless(&"x".repeat(500)).len(), LONGEST + 2);
     }

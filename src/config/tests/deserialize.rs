@@ -57,7 +57,7 @@ fn without_a_place_it_is_the_environments() {
 }
 
 #[test]
-fn what_is_wrong_is_said_without_the_password() {
+fn errors_hide_the_password() {
     for (json, word) in [
         (
             r#"{"url": "postgres://h", "password": 424242}"#,

@@ -15,7 +15,7 @@ fn refusal(text: &str) -> String {
 }
 
 #[test]
-fn what_is_known_is_taken() {
+fn known_parameters_are_taken() {
     for text in [
         "host=db client_encoding=UTF8 gssencmode=prefer krbsrvname=postgres",
         "sslcompression=1 ssl_min_protocol_version=TLSv1.2 max_protocol_version=latest",
@@ -30,7 +30,7 @@ fn what_is_known_is_taken() {
 }
 
 #[test]
-fn what_is_not_done_is_refused_with_its_reason() {
+fn unsupported_parameters_are_refused_with_a_reason() {
     for (parameter, word) in [
         ("gssencmode=require", "GSSAPI"),
         ("client_encoding=latin1", "UTF8"),
@@ -57,7 +57,7 @@ fn what_is_not_done_is_refused_with_its_reason() {
 }
 
 #[test]
-fn what_is_unknown_is_named_unless_it_may_be_a_piece_of_a_password() {
+fn unknown_parameter_is_named_unless_secret() {
     for (text, word) in [
         (
             "postgres://u:p@db/x?ssl_mode=require",
@@ -135,7 +135,7 @@ fn of_two_words_on_tls_the_weaker_does_not_win() {
 }
 
 #[test]
-fn what_was_pasted_with_too_much_is_said() {
+fn pasted_commands_are_recognised() {
     for (text, word) in [
         ("\"postgres://u:hunter2@db/x\"", "quotes"),
         (

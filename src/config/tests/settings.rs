@@ -12,7 +12,7 @@ const DIRECT: (&str, &str) = ("DIRECT_URL", "postgres://u@db.example.com/x");
 const OVER: (&str, &str) = ("ANTIFREEZE_ENDPOINT", "direct");
 
 #[test]
-fn a_value_in_code_that_equals_the_default_wins_over_the_url() {
+fn default_value_given_in_code_wins_over_the_url() {
     let url = (
         "DATABASE_URL",
         "postgres://db/x?options=-c%20statement_timeout%3D0&connection_limit=9",
@@ -31,7 +31,7 @@ fn a_value_in_code_that_equals_the_default_wins_over_the_url() {
 }
 
 #[test]
-fn who_said_it_is_known() {
+fn origin_of_a_setting_is_known() {
     let variables = [
         (
             "DATABASE_URL",
@@ -70,7 +70,7 @@ fn a_url_is_parsed_into_a_configuration() {
 }
 
 #[test]
-fn what_the_code_says_stands_alone() {
+fn setting_of_the_code_stands_alone() {
     let odd = |config: Config| config.user("app:x=1").dbname("a=b");
     let settings = settled(&[POOLED], odd).expect("fine");
     assert_eq!(settings.server.get_user(), Some("app:x=1"));
@@ -100,7 +100,7 @@ fn host(config: &Settings) -> &str {
 }
 
 #[test]
-fn the_operator_wins_over_the_code_the_url_and_the_defaults() {
+fn operator_wins_over_every_other_source() {
     let url = (
         "DATABASE_URL",
         "postgres://db.example.com/x?connection_limit=5&connect_timeout=4&pool_timeout=3",
@@ -186,7 +186,7 @@ fn one_setting_switches_the_endpoint() {
 }
 
 #[test]
-fn the_lifetime_follows_the_path_unless_it_was_chosen() {
+fn lifetime_follows_the_pooler_unless_chosen() {
     let session = (
         "DIRECT_URL",
         "postgres://u@aws-0-x.pooler.supabase.com:5432/x",
@@ -214,7 +214,7 @@ fn the_lifetime_follows_the_path_unless_it_was_chosen() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused() {
+fn contradicting_settings_are_refused() {
     for (change, word) in [
         (
             (|config| config.max_connections(0)) as fn(Config) -> Config,
@@ -286,7 +286,7 @@ fn the_direct_url_says_what_a_session_is_like() {
 }
 
 #[test]
-fn a_server_elsewhere_is_verified_unless_the_url_said_otherwise() {
+fn remote_server_is_verified_by_default() {
     let mode = |url| {
         let elsewhere = |config: Config| config.host("db.example.com");
         let config = settled(&[("DATABASE_URL", url)], elsewhere);
@@ -388,7 +388,7 @@ fn the_operators_token_wins_and_is_shown_nowhere() {
 }
 
 #[test]
-fn what_is_in_force_is_logged_and_no_password() {
+fn settings_in_force_are_logged_without_password() {
     let log = logged(|| {
         let url = ("DATABASE_URL", "postgres://u:hunter2@db.example.com/x");
         settled(&[url], |config| config).expect("fine");

@@ -137,7 +137,7 @@ mod tests {
     use crate::config::Tls;
 
     #[test]
-    fn a_password_is_given_away_only_where_it_is_safe_or_was_said_to_be() {
+    fn cleartext_password_needs_a_safe_channel() {
         use Method::{Md5, None as Nothing, Password, Scram};
         for (required, method, unsafely, safely) in [
             (None, Password, false, true),
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_named() {
+    fn contradicting_methods_are_named() {
         for (text, word) in [
             ("scram", "one of"),
             ("", "one of"),

@@ -124,7 +124,10 @@ impl Tls {
 }
 
 fn none_of(name: &str, value: &str, values: &str) -> Error {
-    Error::configuration(format!("{} is none of {values}", shown(name, value)))
+    Error::configuration(format!(
+        "{} is not valid: expected one of {values}",
+        shown(name, value)
+    ))
 }
 
 /// The values of `sslmode`.
@@ -162,7 +165,9 @@ fn wrong_mode(value: &str) -> Error {
     let meant = nearest(value, MODES).map(|mode| format!(" (did you mean {mode}?)"));
     let meant = meant.unwrap_or_default();
     let modes = "disable, prefer, require, verify-ca, verify-full";
-    Error::configuration(format!("{shown} is none of {modes}{meant}"))
+    Error::configuration(format!(
+        "{shown} is not valid: expected one of {modes}{meant}"
+    ))
 }
 
 /// `ssl=true` alone is understood: what else it is set to belongs into `sslmode`.
@@ -286,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_write_is_translated() {
+    fn parameters_of_other_drivers_are_translated() {
         for (ssl, word) in [
             ("require", "write sslmode=require"),
             ("verify-full", "write sslmode=verify-full"),
@@ -360,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_is_not_shown() {
+    fn value_that_is_no_file_is_hidden() {
         let text = "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\n";
         let with_attributes = format!("Bag Attributes\n    friendlyName: x\n{text}");
         let long = format!("/etc/{}hunter2", "x".repeat(255));
@@ -404,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_or_contradicts_itself_is_named() {
+    fn invalid_or_contradicting_tls_is_named() {
         for (said, word) in [
             (&[("sslmode", "maybe")][..], "sslmode=maybe"),
             (&[("sslnegotiation", "x")], "sslnegotiation=x"),

@@ -40,7 +40,7 @@ fn localhost_inside_something_is_that_itself() {
 }
 
 #[test]
-fn who_has_only_ipv6_is_sent_to_the_pooler() {
+fn ipv6_only_host_is_sent_to_the_pooler() {
     let only = |host| Dialled {
         only_ipv6: true,
         ..at(host)

@@ -176,7 +176,7 @@ fn a_setting_at_start_up_is_named() {
 }
 
 #[test]
-fn a_parameter_is_named_and_nothing_that_only_looks_like_one() {
+fn only_real_parameters_are_named() {
     let refused = |message| said("08P01", message).meaning().cause;
     assert!(refused("unsupported startup parameter: search_path").contains("search_path"));
     let odd = refused("unsupported startup parameter: a b\nc");

@@ -27,7 +27,7 @@ fn usage_in_figures() {
 }
 
 #[test]
-fn what_is_no_limit_is_null() {
+fn missing_limits_are_null() {
     let config = config(1)
         .max_age(Duration::MAX)
         .statement_timeout(Duration::ZERO)
