@@ -56,30 +56,28 @@ kinds! {
         => "drop one first, pass it on as `&Client`, or raise `max_connections`",
     /// No connection became free in time.
     AcquireTimeout "acquire_timeout"
-        => "raise `max_connections`, or shorten what holds them",
+        => "raise `max_connections`, or release connections earlier",
     /// No connection could be made in time.
     ConnectTimeout "connect_timeout"
-        => "if the server is well, raise `connect_timeout` or the function's own timeout",
+        => "if the server is healthy, raise `connect_timeout` or the function's timeout",
     /// Nothing listens at the server's address.
     Refused "refused"
-        => "is the server running, and are host and port right?",
+        => "check that the server is running, and the host and port",
     /// The host's name has no address.
     NameNotResolved "name_not_resolved"
-        => "is it spelt right, and can names be resolved where the function runs?",
+        => "check the spelling, and that DNS works where the function runs",
     /// Nobody answered at all: something in between drops the packets.
     NetworkBlocked "network_blocked"
-        => "let the function through: the provider's allow-list of addresses, the security \
-            group of the database, or a NAT gateway for a function inside a VPC; else the host \
-            may be down, or the address an old one, as after a failover",
+        => "check the provider's IP allow-list, the security group of the database, and the NAT gateway of a function inside a VPC; otherwise the host may be down, or the address outdated after a failover",
     /// The server could not be reached, for another reason.
     Unreachable "unreachable"
-        => "is the server running, and may this function reach it?",
+        => "check that the server is running and that the function can reach it",
     /// TLS is needed and missing, or its handshake failed.
     Tls "tls"
         => "check sslmode and sslrootcert against what the server has",
     /// The server did not accept who we are.
     Authentication "authentication"
-        => "check user and password; was the password changed, or the token too old?",
+        => "check the user and the password, and whether the password was changed or the token has expired",
     /// The role to connect as does not exist.
     RoleMissing "role_missing"
         => "create the role, or correct the user of the URL",
@@ -88,7 +86,7 @@ kinds! {
         => "create the database, or correct the name at the end of the URL",
     /// A pooler does not know whose database is meant.
     TenantNotFound "tenant_not_found"
-        => "is it spelt right? copy the URL from the provider's dashboard once more",
+        => "copy the URL from the provider's dashboard again",
     /// The server, the role, the database or the pooler has no slot left.
     TooManyConnections "too_many_connections"
         => "lower `max_connections` or the function's concurrency, go through a transaction \
@@ -96,18 +94,16 @@ kinds! {
     /// Turned away without a try: the server was full or away when somebody last tried, and
     /// the next try comes too late for this invocation.
     LoadShed "load_shed"
-        => "come back later; `antifreeze plan` says how many instances fit, or lower the \
-            function's concurrency",
+        => "retry later; lower the function's concurrency (`antifreeze plan` shows how many instances fit)",
     /// The server is starting, or recovering.
     ServerStarting "server_starting"
-        => "it takes a moment: try again",
+        => "retry in a moment",
     /// The server is shutting down, or was restarted.
     ServerStopping "server_stopping"
-        => "a restart or a failover takes a moment: try again",
+        => "retry in a moment: a restart or a failover takes a while",
     /// A setting at start-up was refused, as poolers do.
     ParameterRefused "parameter_refused"
-        => "say with ANTIFREEZE_POOLER, or `pooler` in code, what lies in between, take the \
-            parameter out of the URL, and set it with ALTER ROLE .. SET",
+        => "set ANTIFREEZE_POOLER, or `pooler` in code, to the kind of the pooler, remove the parameter from the URL, and set it with ALTER ROLE .. SET",
     /// A prepared statement is not on the server's side, or is there already: what
     /// happens behind a pooler that does not follow them.
     StatementMissing "statement_missing"
@@ -115,13 +111,13 @@ kinds! {
             code, and do not PREPARE or DEALLOCATE by hand",
     /// A prepared statement was made for a schema that has changed since.
     StatementOutdated "statement_outdated"
-        => "it is prepared anew the next time; `query_cached` and `execute_cached` do so at once",
+        => "it is prepared again the next time; `query_cached` and `execute_cached` do so at once",
     /// The transaction or the server is read-only.
     ReadOnly "read_only"
         => "connect to the primary, and begin a transaction that is not read-only",
     /// A value is there already that may be there once (SQLSTATE 23505).
     UniqueViolation "unique_violation"
-        => "take another value, or say ON CONFLICT",
+        => "use another value, or ON CONFLICT",
     /// Another constraint was violated (class 23).
     ConstraintViolation "constraint_violation"
         => "check the values before they are stored",
@@ -137,25 +133,25 @@ kinds! {
         => "run the whole transaction again, as `retry_transaction` does",
     /// A lock was not to be had in time (55P03).
     LockTimeout "lock_timeout"
-        => "find who holds it in pg_locks, or wait for longer",
+        => "find the holder in pg_locks, or raise lock_timeout",
     /// The server's `statement_timeout` ended the statement.
     StatementTimeout "statement_timeout"
-        => "is an index missing, or somebody's lock in the way? else raise `statement_timeout`",
+        => "check for a missing index or a lock of another session, or raise `statement_timeout`",
     /// The statement was cancelled on request.
     Cancelled "cancelled"
-        => "look for who did: a CancelToken, a deadline, or an administrator",
+        => "check for a CancelToken, a deadline, or an administrator",
     /// The server reported another error, or its answer was not as expected.
     Database "database"
-        => "the SQLSTATE says what (PostgreSQL's manual, appendix A), the source the rest",
+        => "see the SQLSTATE (PostgreSQL manual, appendix A) and the source of the error",
     /// The connection was lost.
     Closed "closed"
-        => "ask for another connection, and mind that the last statement may have been executed",
+        => "get a new connection; the last statement may have been executed",
     /// The invocation reached its deadline.
     Deadline "deadline"
         => "do less at a time, or raise the function's timeout",
     /// The transaction had failed: it was, or is to be, rolled back.
     TransactionFailed "transaction_failed"
-        => "see to the statement that failed first",
+        => "handle the error of the statement that failed first",
     /// The transaction was still in use when it was to be committed: it was
     /// rolled back.
     TransactionInUse "transaction_in_use"
@@ -163,7 +159,7 @@ kinds! {
     /// The connection was lost during COMMIT: whether the server committed is not
     /// known. Never to be repeated blindly.
     CommitUnknown "commit_unknown"
-        => "look whether the change is there before it is repeated",
+        => "check whether the change is stored before repeating it",
 }
 
 impl ErrorKind {

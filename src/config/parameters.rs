@@ -283,7 +283,7 @@ impl Parameters {
     fn check_value(&self, given: &Parameter) -> Result<()> {
         let shown = match is_known(&given.name) {
             true => &given.name,
-            false => "one of the parameters",
+            false => "(not shown, since it may be part of a password)",
         };
         match given.origin {
             // It has a setter of its own: nothing has slipped into it from its neighbours.
@@ -337,10 +337,10 @@ impl Parameters {
         };
         let name = match !self.secret && is_word(name) {
             true => name,
-            false => "one of the parameters",
+            false => "(not shown, since it may be part of a password)",
         };
         Error::configuration(format!(
-            "{name} is no parameter that antifreeze knows{near}; {remedy}"
+            "unknown connection parameter {name}{near}; {remedy}"
         ))
     }
 }

@@ -120,9 +120,7 @@ fn add_addresses(server: &mut tokio_postgres::Config, given: &Parameters) -> Res
             // A password, and what else people put there, may hold what no name does.
             _ if !host.starts_with('/') && !is_host(host) => {
                 return Err(Error::configuration(
-                    "host holds a character that no name has: it takes a name, an IPv4 or IPv6 \
-                     address, or the directory of a socket, which begins with `/`; a port goes \
-                     into port",
+                    "host contains a character that no name has: use a name, an IPv4 or IPv6 address, or the directory of a socket, which begins with `/`; a port goes into port",
                 ));
             }
             _ => {

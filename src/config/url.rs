@@ -59,7 +59,7 @@ pub(super) fn parse(text: &str) -> Result<Option<Parameters>> {
         return Err(wrong("holds a second `@`"));
     }
     if let Some(first) = tail.chars().next().filter(|_| tail.contains('@')) {
-        return Err(wrong(&format!("holds an `@` behind a `{first}`")));
+        return Err(wrong(&format!("contains an `@` after a `{first}`")));
     }
     if tail.contains('#') {
         return Err(wrong("holds a `#`"));
@@ -136,7 +136,7 @@ fn read_query(query: &str, parameters: &mut Parameters) -> Result<()> {
 
 fn wrong(what: &str) -> Error {
     Error::configuration(format!(
-        "{what}: is something in the URL not percent-encoded? {ESCAPE}"
+        "{what}: percent-encode reserved characters; {ESCAPE}"
     ))
 }
 
@@ -245,11 +245,11 @@ mod tests {
                 "Prisma's own service",
             ),
             ("postgres://u:hun@ter2@db/x", "second `@`"),
-            ("postgres://u:hunter2#x@db/x", "behind a `#`"),
-            ("postgres://u:hunter2/x@db/x", "behind a `/`"),
-            ("postgres://u:hunter2?x@db/x", "behind a `?`"),
+            ("postgres://u:hunter2#x@db/x", "after a `#`"),
+            ("postgres://u:hunter2/x@db/x", "after a `/`"),
+            ("postgres://u:hunter2?x@db/x", "after a `?`"),
             ("postgres://u:hunter2@db/x#y", "a `#`"),
-            ("postgres://u:hunter2@db/x?user=a@b", "behind a `/`"),
+            ("postgres://u:hunter2@db/x?user=a@b", "after a `/`"),
             ("postgres://u:hunter2 x@db/x", "a space"),
             ("postgres://u:hunter2\n@db/x", "a line break"),
             ("postgres://u:hunter2%@db/x", "`%`"),

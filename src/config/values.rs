@@ -18,9 +18,7 @@ pub(super) fn check(name: &str, shown: &str, value: &str) -> Result<()> {
     let value = &without_escapes(value);
     if name == "user" && value.contains([':', ';', ',', '&']) {
         return Err(Error::configuration(format!(
-            "{shown} holds more than a name: is the password in it? In a URL a `:` that is not \
-             encoded separates the two (user:password@), among keywords the password is a \
-             parameter of its own"
+            "{shown} holds more than a name: it may include the password: in a URL an unencoded `:` separates the two (user:password@); in a keyword string the password is a parameter of its own"
         )));
     }
     // libpq takes such a `dbname` for a connection string.

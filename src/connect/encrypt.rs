@@ -124,11 +124,10 @@ fn without_tls(host: &str) -> &'static str {
 /// answer is read, so nothing can be slipped in before the handshake.
 async fn offers_tls(target: &Target, socket: &mut Socket) -> Result<bool> {
     let lost = |error: std::io::Error| {
-        let hung_up = format!("{target} hung up before TLS");
+        let hung_up = format!("{target} closed the connection before TLS");
         Error::new(ErrorKind::Unreachable, hung_up)
             .with_remedy(
-                "is it the right port, and does what lies in between, such as a tunnel or a load \
-                 balancer, reach its server? the log of either says why",
+                "check the port, and that a tunnel or load balancer in between reaches its server; see the logs of both",
             )
             .with_source(error)
     };
@@ -145,14 +144,14 @@ async fn offers_tls(target: &Target, socket: &mut Socket) -> Result<bool> {
         // trusted before TLS, and is not read.
         b"E" => Err(Error::new(
             ErrorKind::Unreachable,
-            format!("{target} answered with an error when it was asked for TLS"),
+            format!("{target} answered the TLS request (SSLRequest) with an error"),
         )
-        .with_remedy("its log says which; is it the right port?")),
+        .with_remedy("see its log; check the port")),
         _ => Err(not_postgres(target)),
     }
 }
 
 pub(super) fn not_postgres(target: &Target) -> Error {
-    let message = format!("{target} does not speak PostgreSQL: is it the right port?");
+    let message = format!("{target} does not speak PostgreSQL's protocol: check the port");
     Error::new(ErrorKind::Tls, message)
 }

@@ -92,12 +92,9 @@ fn attempt(config: &Settings, target: &Target) -> Attempt {
 async fn ask(credentials: &dyn Credentials, attempt: &Attempt) -> Result<Login> {
     let failed = |error: BoxError| match error.downcast::<Error>() {
         Ok(ours) => *ours,
-        Err(error) => Error::new(
-            ErrorKind::Unreachable,
-            "the credentials of the database cannot be had: their provider failed",
-        )
-        .with_remedy(NO_CREDENTIALS)
-        .with_source(error),
+        Err(error) => Error::new(ErrorKind::Unreachable, "the credentials provider failed")
+            .with_remedy(NO_CREDENTIALS)
+            .with_source(error),
     };
     credentials.login(attempt).await.map_err(failed)
 }

@@ -299,9 +299,7 @@ impl Connector {
                  permit"
             ),
             Refusal::Method(method) => format!(
-                "{target} asks for the authentication \"{method}\", which would give the password \
-                 to whoever listens: set sslmode=verify-full, have the server ask for \
-                 scram-sha-256, or set require_auth={method} if the network is yours"
+                "{target} asks for the authentication \"{method}\", which would reveal the password on the network: set sslmode=verify-full, use scram-sha-256 on the server, or set require_auth={method} if the network is yours"
             ),
             Refusal::Unbound => format!(
                 "channel_binding=require, and {target} does not offer it (few poolers do, and \

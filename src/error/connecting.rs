@@ -57,16 +57,13 @@ const LONG_ENOUGH: Duration = Duration::from_secs(1);
 
 const IPV6: &str = "it has an IPv6 address only: name one with IPv4, or give the function IPv6";
 
-const MOVED: &str = "is the socket's directory right, and does the server run on this machine?";
+const MOVED: &str = "check the directory of the socket, and that the server runs on this machine";
 
-const NO_ANSWER: &str = "PostgreSQL answers that at once, with TLS or without: is it the right port, and does what \
-     lies in between pass it on? if only that is in the way, and the network is yours, set \
-     sslmode=disable";
+const NO_ANSWER: &str = "PostgreSQL answers an SSLRequest at once: check the port, and that every proxy in between passes it on; on a private network sslmode=disable avoids it";
 
-const NO_SESSION: &str = "a pooler that cannot reach its own server is silent like this: its log says so; if the server \
-     is but slow, raise `connect_timeout` or the function's own timeout";
+const NO_SESSION: &str = "check the log of the pooler, which may not reach its own server; if the server is only slow, raise `connect_timeout` or the function's timeout";
 
-const UNNAMED: &str = "no user is named, so the system's was taken; ";
+const UNNAMED: &str = "no user is given, so the operating system's user name was used; ";
 
 impl Error {
     /// The name has no address.
@@ -87,7 +84,7 @@ impl Error {
         let target = at.target;
         let not_connected = match error.kind() {
             io::ErrorKind::ConnectionRefused => {
-                let refused = format!("{target} refuses connections: nothing listens there");
+                let refused = format!("connection to {target} refused: nothing listens there");
                 let refused = Error::caused(ErrorKind::Refused, refused);
                 match at.inside.filter(|_| at.loopback) {
                     Some(inside) => refused.with_remedy(format!(
@@ -97,21 +94,19 @@ impl Error {
                     None => refused,
                 }
             }
-            io::ErrorKind::NotFound => {
-                Error::new(ErrorKind::Refused, format!("there is no socket {target}"))
-                    .with_remedy(MOVED)
-            }
+            io::ErrorKind::NotFound => Error::new(
+                ErrorKind::Refused,
+                format!("the socket {target} does not exist"),
+            )
+            .with_remedy(MOVED),
             io::ErrorKind::TimedOut => blocked(at, None),
             io::ErrorKind::NetworkUnreachable
             | io::ErrorKind::HostUnreachable
             | io::ErrorKind::AddrNotAvailable
                 if at.only_ipv6 =>
             {
-                Error::new(
-                    ErrorKind::Unreachable,
-                    format!("there is no way to {target} from here"),
-                )
-                .with_remedy(ipv6(at.host))
+                Error::new(ErrorKind::Unreachable, format!("no route to {target}"))
+                    .with_remedy(ipv6(at.host))
             }
             _ => Error::caused(
                 ErrorKind::Unreachable,
@@ -133,7 +128,7 @@ impl Error {
         };
         let late = Error::caused(
             ErrorKind::ConnectTimeout,
-            format!("connecting to {target} took longer than {after:.1?}, and was at {phase}"),
+            format!("timed out after {after:.1?} while connecting to {target}, during {phase}"),
         );
         match phase {
             Phase::Credentials => late.with_remedy(PASSWORD_UNANSWERED),
@@ -158,25 +153,25 @@ impl Error {
             }
             None if is_lost(&error) => (
                 ErrorKind::Closed,
-                "it hung up before the session had begun".into(),
-                "its log says why, or that of what lies in between",
+                "the connection was closed before the session began".into(),
+                "see the log of the server, or of the pooler in between",
             ),
             None => match error.to_string().as_str() {
                 "authentication error" => (
                     ErrorKind::Authentication,
-                    "its way to authenticate is none of ours".into(),
-                    "the source says which; SCRAM-SHA-256 is what to use",
+                    "the authentication method is not supported".into(),
+                    "see the source for the method; use scram-sha-256",
                 ),
                 // The one thing that tokio-postgres can miss this late.
                 "invalid configuration" => (
                     ErrorKind::Authentication,
-                    "it wants a password, and there is none".into(),
-                    "put one into the URL or the variable that it comes from",
+                    "a password is required, and none is set".into(),
+                    "add one to the URL or to its variable",
                 ),
                 _ => (
                     ErrorKind::Database,
-                    "it does not answer as PostgreSQL does".into(),
-                    "is it the right port?",
+                    "the answer is not PostgreSQL's protocol".into(),
+                    "check the port",
                 ),
             },
         };
@@ -195,11 +190,7 @@ fn blocked(at: Dialled<'_>, after: Option<Duration>) -> Error {
     let within = after.map(|after| format!(" within {after:.1?}"));
     let blocked = Error::caused(
         ErrorKind::NetworkBlocked,
-        format!(
-            "nothing answers at {}{}",
-            at.target,
-            within.unwrap_or_default()
-        ),
+        format!("no answer from {}{}", at.target, within.unwrap_or_default()),
     );
     match at.only_ipv6 {
         true => blocked.with_remedy(ipv6(at.host)),
@@ -218,16 +209,18 @@ fn near_miss(kind: ErrorKind, goal: Goal<'_>) -> Option<String> {
         ErrorKind::RoleMissing => goal.user?,
         ErrorKind::DatabaseMissing => match goal.database {
             Some(name) => name,
-            None => return Some("the URL names none, so the user's name was taken; ".to_owned()),
+            None => {
+                return Some("the URL names no database, so the user name was used; ".to_owned());
+            }
         },
         _ => return None,
     };
     if name.trim() != name || name.contains(char::is_control) {
-        return Some("its name holds a blank or a line end, which is not shown; ".to_owned());
+        return Some("its name contains a space or a line break, which is not shown; ".to_owned());
     }
     let lower = name.to_lowercase();
     (lower != name).then(|| {
-        format!("capitals count here, and CREATE without quotes makes none: try {lower}; or ")
+        format!("names are case-sensitive here, and CREATE without quotes folds them to lower case: try {lower}; or ")
     })
 }
 
@@ -258,12 +251,12 @@ impl fmt::Display for Goal<'_> {
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Phase::Resolve => "resolving the name",
+            Phase::Resolve => "name resolution",
             Phase::Connect => "the TCP handshake",
-            Phase::AskTls => "asking for TLS",
+            Phase::AskTls => "the TLS request (SSLRequest)",
             Phase::Tls => "the TLS handshake",
-            Phase::Credentials => "asking for the password",
-            Phase::Authenticate => "start-up and authentication",
+            Phase::Credentials => "the request for credentials",
+            Phase::Authenticate => "startup and authentication",
         })
     }
 }

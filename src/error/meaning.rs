@@ -72,9 +72,9 @@ impl<'a> Said<'a> {
         let table = self.table.map(shown);
         match (constraint, table) {
             (Some(constraint), Some(table)) => {
-                format!("{what}, says the constraint {constraint} of table {table}")
+                format!("{what}, violating constraint {constraint} of table {table}")
             }
-            (Some(constraint), None) => format!("{what}, says the constraint {constraint}"),
+            (Some(constraint), None) => format!("{what}, violating constraint {constraint}"),
             (None, Some(table)) => format!("{what} in table {table}"),
             (None, None) => what.to_owned(),
         }

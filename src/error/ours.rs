@@ -10,7 +10,7 @@ impl Error {
     pub(crate) fn not_in_invocation() -> Self {
         Error::caused(
             ErrorKind::NotInInvocation,
-            "there is no invocation here to have a connection from",
+            "`connection()` or `transaction()` was called outside an invocation",
         )
     }
 
@@ -27,7 +27,7 @@ impl Error {
     pub(crate) fn invocation_ended() -> Self {
         Error::caused(
             ErrorKind::InvocationEnded,
-            "the invocation has ended, and what it leased is gone",
+            "the invocation that leased this connection has ended",
         )
     }
 
@@ -35,8 +35,7 @@ impl Error {
         Error::caused(
             ErrorKind::PoolSelfDeadlock,
             format!(
-                "{at} asks for another connection while this invocation already holds all {held} \
-                 that it may have"
+                "{at} requested another connection while this invocation holds all {held} of `max_connections`"
             ),
         )
     }
@@ -45,8 +44,7 @@ impl Error {
         Error::caused(
             ErrorKind::AcquireTimeout,
             format!(
-                "waited {after:.1?} for one of {max} connections, {in_use} of them in use by other \
-                 invocations"
+                "timed out after {after:.1?} waiting for a connection: {in_use} of {max} are in use by other invocations"
             ),
         )
     }
@@ -70,7 +68,7 @@ impl Error {
 
     /// Turned away at the door: a connection might still be had, and others need it more.
     pub(crate) fn all_but_full(next: Duration) -> Self {
-        let cause = "nearly all of the server's connections are taken";
+        let cause = "nearly all connection slots of the server are in use";
         Error::caused(ErrorKind::LoadShed, cause).with_retry_after(next)
     }
 

@@ -17,6 +17,7 @@ use http::StatusCode;
 use tower_layer::Layer;
 
 pub use body::Body;
+#[cfg(any(feature = "lambda", feature = "vercel"))]
 pub(crate) use call::Call;
 pub use future::ResponseFuture;
 pub use health::{HealthFuture, HealthService};

@@ -119,7 +119,7 @@ impl WarmUp {
         timeout(LIMIT, prepare).await.unwrap_or_else(|_| {
             Err(Error::new(
                 ErrorKind::ConnectTimeout,
-                format!("resolving the database's name took longer than {LIMIT:.0?}"),
+                format!("timed out after {LIMIT:.0?} while resolving the name of the server"),
             ))
         })
     }

@@ -8,14 +8,13 @@ pub(super) const PROVIDER: Provider = Provider {
     pooler: |labels, _| unpooled(labels).map(|_| (Pooler::Transaction, "by the name of the host")),
     refusals: refusals! {
         ["endpoint id is not specified"] => TenantNotFound,
-            "Neon goes by the host name that TLS tells it (SNI), and was told none",
-            "name Neon's own host in the URL, no address and no tunnel, with sslmode=verify-full \
-             and without sslsni=0; else add ?options=endpoint%3D<endpoint id>";
+            "Neon needs the host name of the TLS handshake (SNI), and got none",
+            "use Neon's host name in the URL, not an address or a tunnel, with sslmode=verify-full and without sslsni=0; or add ?options=endpoint%3D<endpoint id>";
         ["requested endpoint could not be found"] => TenantNotFound,
-            "Neon knows no such endpoint",
-            "was the branch or its compute deleted? copy the URL from the console once more";
+            "Neon does not know the endpoint",
+            "check whether the branch or its compute was deleted, and copy the URL from the console again";
         ["connection is insecure"] => Tls,
-            "the server takes no connection without TLS",
+            "the server requires TLS",
             "set sslmode=verify-full";
         ["Too many database connection attempts are currently ongoing"] => TooManyConnections,
             "the pooler has too many connection attempts under way",

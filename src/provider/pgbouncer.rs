@@ -9,30 +9,28 @@ pub(super) const PROVIDER: Provider = Provider {
     pooler: |_, port| (port == 6432).then_some((Pooler::Transaction, "by the port")),
     refusals: refusals! {
         ["no more connections allowed"] => TooManyConnections,
-            "PgBouncer takes no more clients (max_client_conn)",
+            "PgBouncer accepts no more clients (max_client_conn)",
             FEWER_CLIENTS;
         ["max_user_client_connections"] => TooManyConnections,
-            "PgBouncer takes no more clients of this user (max_user_client_connections)",
+            "PgBouncer accepts no more clients of this user (max_user_client_connections)",
             FEWER_CLIENTS;
         ["max_db_client_connections"] => TooManyConnections,
-            "PgBouncer takes no more clients for this database (max_db_client_connections)",
+            "PgBouncer accepts no more clients for this database (max_db_client_connections)",
             FEWER_CLIENTS;
         ["query_wait_timeout"] => TooManyConnections,
-            "PgBouncer had no server to give for as long as it waits (query_wait_timeout)",
-            "look for what holds them, such as a long transaction, or give the pooler more of \
-             them; its log says whether it reaches its server at all";
+            "PgBouncer had no free server connection in time (query_wait_timeout)",
+            "look for long transactions, or raise the pool size; the log of PgBouncer says whether it reaches its server";
         ["no such user"] => RoleMissing,
-            "PgBouncer knows no such user",
+            "PgBouncer does not know the user",
             "add it to PgBouncer's auth_file, or set auth_query";
         ["no such database"] => DatabaseMissing,
-            "PgBouncer knows no such database",
+            "PgBouncer does not know the database",
             "add it to the section [databases] of PgBouncer's configuration, or correct the name \
              at the end of the URL";
         [UNSUPPORTED] => ParameterRefused,
-            "PgBouncer does not take {parameter} at start-up",
+            "PgBouncer rejects {parameter} at startup",
             "set ANTIFREEZE_POOLER, or `pooler` in code, to transaction or session, as \
-             PgBouncer's pool_mode is, take the parameter out of the URL and set it with ALTER \
-             ROLE .. SET, or add it to PgBouncer's ignore_startup_parameters";
+             PgBouncer's pool_mode is, remove the parameter from the URL and set it with ALTER ROLE .. SET, or add it to PgBouncer's ignore_startup_parameters";
         // What a server told it stands behind "server login": before what it says itself.
         ["server login"] | ["server_login_retry"] | ["cannot connect to server"]
             | ["server connection crashed"] | ["server conn crashed"] | ["connect failed"]

@@ -11,16 +11,13 @@ pub(super) const ROOTS: &str = include_str!("roots/rds.pem");
 pub(super) const ELSEWHERE: Authority = own(None);
 
 /// What to do about a password that nobody has typed.
-pub(crate) const PASSWORD_REFUSED: &str = "its provider was asked once more, to no avail: does what it answers belong to this user and \
-     host, and may this user log in with it (with an IAM token: GRANT rds_iam)?";
+pub(crate) const PASSWORD_REFUSED: &str = "the credentials provider was asked again, without success: check that its answer is for this user and host, and that the user can log in with it (an IAM token needs GRANT rds_iam)";
 
 /// What to do where no password comes in time.
-pub(crate) const PASSWORD_UNANSWERED: &str = "from inside a VPC Secrets Manager is reached by a NAT gateway or an interface endpoint; if \
-     the provider is but slow, raise `connect_timeout`";
+pub(crate) const PASSWORD_UNANSWERED: &str = "inside a VPC, Secrets Manager needs a NAT gateway or an interface endpoint; if the provider is only slow, raise `connect_timeout`";
 
 /// The same where its provider fails.
-pub(crate) const NO_CREDENTIALS: &str = "the source says why; may the function read the secret, and reach who keeps it? from inside a VPC \
-     Secrets Manager is reached by a NAT gateway or an interface endpoint";
+pub(crate) const NO_CREDENTIALS: &str = "see the source; check that the function can read the secret and reach its store: inside a VPC, Secrets Manager needs a NAT gateway or an interface endpoint";
 
 /// The setting that says how many slots are kept for `rds_superuser`. A macro, for `concat!`.
 macro_rules! reserved_setting {

@@ -11,11 +11,10 @@ pub(super) const PROVIDER: Provider = Provider {
         ["Timed-out waiting to acquire database connection"]
             => TooManyConnections, POOL_IN_USE, SHORTER;
         ["RDS Proxy", "doesn't support"] => ParameterRefused,
-            "RDS Proxy does not take what was asked for at start-up",
-            "set ANTIFREEZE_POOLER=rds-proxy, or `pooler` in code, take `options` out of the URL, and \
-             set parameters with ALTER ROLE .. SET";
+            "RDS Proxy rejects `options` at startup",
+            "set ANTIFREEZE_POOLER=rds-proxy, or `pooler` in code, remove `options` from the URL, and set parameters with ALTER ROLE .. SET";
         ["RDS Proxy", "requires TLS"] => Tls,
-            "RDS Proxy takes no connection without TLS",
+            "RDS Proxy requires TLS",
             "set sslmode=verify-full";
         ["RDS Proxy", "no credentials for the role"] => Authentication,
             "RDS Proxy has no credentials for this role",

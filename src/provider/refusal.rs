@@ -35,21 +35,19 @@ macro_rules! refusals {
 
 pub(super) use refusals;
 
-pub(super) const CLIENTS: &str = "the pooler takes no more clients";
+pub(super) const CLIENTS: &str = "the pooler accepts no more clients";
 
 pub(super) const FEWER_CLIENTS: &str =
     "lower `max_connections` or the function's concurrency, or raise the pooler's limit";
 
-pub(super) const POOL_IN_USE: &str =
-    "all of the pooler's servers were in use for as long as it waits";
+pub(super) const POOL_IN_USE: &str = "the pooler had no free server connection in time";
 
-pub(crate) const SHORTER: &str =
-    "look for what holds them, such as a long transaction, or give the pooler more of them";
+pub(crate) const SHORTER: &str = "look for long transactions, or raise the pool size";
 
-pub(super) const NO_SERVER: &str = "the pooler is there, and cannot reach the server behind it";
+pub(super) const NO_SERVER: &str = "the pooler cannot reach its server";
 
 pub(super) const LET_IT_IN: &str =
-    "is the server running, and does the pooler have the right password for it?";
+    "check that the server is running, and the password that the pooler uses";
 
 impl Refusal {
     pub(crate) fn remedy(&self) -> &'static str {

@@ -10,7 +10,7 @@ pub(super) const PROVIDER: Provider = Provider {
     pooler,
     refusals: refusals! {
         ["MaxClientsInSessionMode"] | ["EMAXCONNSESSION"] => TooManyConnections,
-            "the session pooler has given out all of its pool_size, one for each client",
+            "the session pooler has no server connection left (pool_size), one for each client",
             "use the transaction pooler (port 6543 on Supabase; ANTIFREEZE_POOLER=transaction \
              if the port does not say so), or connections per invocation \
              (ANTIFREEZE_LIFETIME=per-invocation)";
@@ -18,9 +18,9 @@ pub(super) const PROVIDER: Provider = Provider {
             => TooManyConnections, CLIENTS, FEWER_CLIENTS;
         ["ECHECKOUTTIMEOUT"] | ["unable to check out"] => TooManyConnections, POOL_IN_USE, SHORTER;
         ["tenant", "not found"] => TenantNotFound,
-            "the pooler knows no such tenant or user",
+            "the pooler does not know the tenant or user",
             "behind Supabase's pooler the user is `postgres.<project>`, and the host that of the \
-             project's own region: copy the URL from the dashboard once more";
+             project's own region: copy the URL from the dashboard again";
         ["EDBHANDLEREXITED"] | ["DbHandler exited"] => Unreachable, NO_SERVER, LET_IT_IN;
     },
 };

@@ -43,7 +43,7 @@ pub(super) fn explain(
         // SSH begins with the letter that says yes to TLS.
         Some(rustls::Error::InvalidMessage(_)) => format!(
             "{host} agreed to TLS, and what followed is none: does PostgreSQL listen there, and \
-             is it the right port?"
+             check the port"
         ),
         _ => format!("the TLS handshake with {host} failed"),
     };
@@ -54,15 +54,17 @@ pub(super) fn explain(
 fn verdict(tls: &Tls, host: &str, why: &CertificateError) -> (Cow<'static, str>, &'static str) {
     use CertificateError as Why;
     let (why, remedy) = match why {
-        Why::UnknownIssuer => ("is of an authority that is not trusted", issuer(tls, host)),
+        Why::UnknownIssuer => (
+            "was signed by an authority that is not trusted",
+            issuer(tls, host),
+        ),
         Why::NotValidForName | Why::NotValidForNameContext { .. } => (
-            "is for another name",
-            "connect by a name that it is for, or set sslmode=verify-ca together with \
-             sslrootcert if whoever that authority vouches for will do",
+            "is for another host name",
+            "connect by a name that it is for, or set sslmode=verify-ca together with sslrootcert to accept any host of that authority",
         ),
         Why::Expired | Why::ExpiredContext { .. } => (
             "has expired",
-            "renew it at the server, or set this machine's clock right",
+            "renew it on the server, or correct the clock of this machine",
         ),
         Why::NotValidYet | Why::NotValidYetContext { .. } => {
             ("is not in force yet", "set this machine's clock right")

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const EITHER: &str = "is the server running, and are host and port right? (or: inside the \
+const EITHER: &str = "check that the server is running, and the host and port (or: inside the \
                       container 127.0.0.1 is the container itself: name the database's own host)";
 
 /// Until the server can be spoken to.
@@ -51,8 +51,8 @@ pub async fn reaching(golden: &mut Golden) {
     // On a busy machine some of it is over before the dial.
     let text = error.to_string();
     let limit = text
-        .split_once("longer than ")
-        .and_then(|(_, rest)| rest.split_once(','));
+        .split_once("after ")
+        .and_then(|(_, rest)| rest.split_once(" while"));
     golden.volatile(limit.expect("a limit").0, "300.0ms");
     golden.add("the deadline leaves too little to tell", &error);
 

@@ -108,7 +108,7 @@ async fn event_is_refused_with_an_error() {
     // What Lambda is told.
     let told = Diagnostic::from(EventError::<BoxError>::Database(error));
     assert_eq!(told.error_type, "antifreeze::config::LoadShed");
-    let why = "nearly all of the server's connections are taken";
+    let why = "nearly all connection slots of the server are in use";
     assert!(told.error_message.contains(why), "{}", told.error_message);
 }
 

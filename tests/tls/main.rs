@@ -129,7 +129,7 @@ async fn private_authority_is_read_from_file_and_text() {
     ] {
         let said = refused(&url(&server, "postgres", "localhost", parameters)).await;
         let words = [
-            "the certificate of localhost is of an authority that is not trusted",
+            "the certificate of localhost was signed by an authority that is not trusted",
             "issuer CN=antifreeze lab authority",
             "for localhost, 127.0.0.1",
             "until 2120-01-01",
@@ -154,7 +154,7 @@ async fn other_name_is_refused_by_verify_full_alone() {
 
     let full = url(&server, "postgres", "localhost", &with("verify-full"));
     let words = [
-        "the certificate of localhost is for another name",
+        "the certificate of localhost is for another host name",
         "for db.example.com",
         "sslmode=verify-ca",
     ];

@@ -61,23 +61,23 @@ fn unknown_parameter_is_named_unless_secret() {
     for (text, word) in [
         (
             "postgres://u:p@db/x?ssl_mode=require",
-            "ssl_mode is no parameter",
+            "unknown connection parameter ssl_mode",
         ),
         (
             "postgres://u:p@db/x?ssl_mode=require",
             "did you mean sslmode?",
         ),
-        ("postgres://u:p@db/x?work_mem=1", "work_mem is no parameter"),
-        ("host=db sslmod=require", "did you mean sslmode?"),
-        ("password=a hunter2=b", "one of the parameters is no"),
         (
-            "postgres://db/x?password=a&hunter2=b",
-            "one of the parameters is no",
+            "postgres://u:p@db/x?work_mem=1",
+            "unknown connection parameter work_mem",
         ),
-        ("postgres://db/x?%68\u{e4}=b", "one of the parameters is no"),
-        ("PASSWORD=a hunter2=b", "one of the parameters is no"),
-        ("hunter2==", "one of the parameters is no"),
-        ("kX7hunter=", "one of the parameters is no"),
+        ("host=db sslmod=require", "did you mean sslmode?"),
+        ("password=a hunter2=b", "(not shown"),
+        ("postgres://db/x?password=a&hunter2=b", "(not shown"),
+        ("postgres://db/x?%68\u{e4}=b", "(not shown"),
+        ("PASSWORD=a hunter2=b", "(not shown"),
+        ("hunter2==", "(not shown"),
+        ("kX7hunter=", "(not shown"),
     ] {
         let refusal = refusal(text);
         assert!(refusal.contains(word), "{text}: {refusal}");
@@ -144,7 +144,7 @@ fn pasted_commands_are_recognised() {
         ),
         (
             "DATABASE_URL=postgres://u:hunter2@db/x",
-            "DATABASE_URL is no parameter",
+            "unknown connection parameter DATABASE_URL",
         ),
         ("postgres://u:[YOUR-PASSWORD]@db/x", "placeholder"),
         ("postgres://u:%5BYOUR-PASSWORD%5D@db/x", "placeholder"),

@@ -89,7 +89,7 @@ impl Tls {
             Some("disable") => ChannelBinding::Disable,
             Some("require") if mode == TlsMode::Disable => {
                 return Err(Error::configuration(
-                    "channel_binding=require binds to TLS, which sslmode=disable rules out",
+                    "channel_binding=require needs TLS, which sslmode=disable turns off",
                 ));
             }
             Some("require") => ChannelBinding::Require,
@@ -428,7 +428,7 @@ mod tests {
             ),
             (
                 &[("sslmode", "disable"), ("channel_binding", "require")],
-                "sslmode=disable rules out",
+                "sslmode=disable turns off",
             ),
         ] {
             let tls = read("db", |parameters| {

@@ -97,6 +97,6 @@ fn capitals_are_the_usual_mistake() {
             ..goal
         };
         let near = near_miss(ErrorKind::RoleMissing, goal).expect("a remedy");
-        assert!(near.contains("a blank or a line end"), "{near}");
+        assert!(near.contains("a space or a line break"), "{near}");
     }
 }

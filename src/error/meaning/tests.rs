@@ -180,5 +180,5 @@ fn only_real_parameters_are_named() {
     let refused = |message| said("08P01", message).meaning().cause;
     assert!(refused("unsupported startup parameter: search_path").contains("search_path"));
     let odd = refused("unsupported startup parameter: a b\nc");
-    assert_eq!(odd, "PgBouncer does not take a parameter at start-up");
+    assert_eq!(odd, "PgBouncer rejects a parameter at startup");
 }
