@@ -1,4 +1,4 @@
-//! How long to wait before the next try.
+//! Delays between tries: exponential backoff with full jitter.
 
 use std::time::Duration;
 

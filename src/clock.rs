@@ -1,4 +1,4 @@
-//! The wall clock, injectable.
+//! The wall clock, which tests can replace.
 //!
 //! Ages are measured by the wall clock because it is the only one that goes on
 //! while the process is frozen: after a thaw a monotonic clock may show the

@@ -1,4 +1,4 @@
-//! The handle of a database: what users make and clone.
+//! `Database`: the handle that users make and clone.
 
 use std::fmt;
 use std::future::Future;

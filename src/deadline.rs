@@ -1,5 +1,5 @@
-//! What is left of the time that a host gives, and what of it is kept back for
-//! the teardown.
+//! Deadlines: the time that a host grants, and the part of it that is reserved for the
+//! teardown.
 
 use std::time::Duration;
 #[cfg(any(test, feature = "lambda"))]

@@ -1,4 +1,4 @@
-//! What kinds of errors there are, and what a caller can make of each.
+//! `ErrorKind`: the kinds of errors, with their general remedies.
 
 use std::fmt;
 

@@ -65,7 +65,7 @@
 //!
 //! # Work after the response
 //!
-//! An invocation ends with its response: whoever still has it is told
+//! An invocation ends with its response: a later use of it fails with
 //! [`InvocationEnded`](ErrorKind::InvocationEnded). A task that goes on begins an invocation
 //! of its own, with [`Database::invocation`]. That is for a server that runs on. On Lambda the
 //! process is frozen behind the response, the task with it, in the midst of a transaction

@@ -1,4 +1,4 @@
-//! A socket, and a view of it for those who only look.
+//! Sockets, and a view that peeks at one without owning it.
 //!
 //! The wire owns the stream, below TLS or not; teardown peeks at the very same socket. A
 //! duplicated descriptor would keep the connection open after the wire has closed it, so

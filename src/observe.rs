@@ -1,4 +1,4 @@
-//! Every event, once.
+//! Every `tracing` event, in one place.
 //!
 //! Events carry no SQL, no values and no messages of the server: what the server
 //! says may quote what a user typed.
@@ -169,7 +169,7 @@ pub(crate) fn connected(process: i32, elapsed: Duration) {
     tracing::debug!(target: TARGET, process, ?elapsed, "connected");
 }
 
-/// A connection is encrypted, and nobody knows with whom.
+/// A connection is encrypted, and the server is not verified.
 pub(crate) fn unverified(host: &str) {
     loud!(
         WARN,

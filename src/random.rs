@@ -1,4 +1,4 @@
-//! Randomness that no two processes share.
+//! Random numbers from the operating system.
 
 use ring::rand::{SecureRandom, SystemRandom};
 

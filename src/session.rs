@@ -1,4 +1,4 @@
-//! A session of one's own.
+//! `Session`: a connection outside any pool and invocation.
 
 use std::fmt;
 use std::ops::Deref;
@@ -19,7 +19,7 @@ use crate::wire::TransactionStatus;
 /// A session of one's own, outside of any pool and any invocation: for a job that needs one
 /// session and keeps it.
 ///
-/// It is a [`Client`] to whoever takes one. [`Database::session`](crate::Database::session)
+/// It derefs to a [`Client`]. [`Database::session`](crate::Database::session)
 /// opens it; nothing brings it to rest but [`close`](Session::close).
 ///
 /// ```no_run

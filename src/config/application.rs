@@ -1,4 +1,4 @@
-//! The name that the server shows for our sessions.
+//! Makes the default `application_name` from the function's name and version.
 
 use super::Environment;
 

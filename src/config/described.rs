@@ -1,4 +1,4 @@
-//! A configuration in words, for who asks where a setting comes from.
+//! Describes a configuration in words, for the doctor.
 
 use super::endpoint::host_names;
 use super::source;

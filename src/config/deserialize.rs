@@ -1,4 +1,4 @@
-//! Settings by serde: the names of the fields are the names of the setters.
+//! Deserializes settings: the names of the fields are the names of the setters.
 
 use std::fmt;
 use std::time::Duration;

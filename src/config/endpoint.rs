@@ -1,4 +1,4 @@
-//! Two ways to one server.
+//! The pooled and the direct endpoint of one database.
 
 use serde::{Deserialize, Serialize};
 use tokio_postgres::config::Host;
@@ -29,7 +29,7 @@ pub struct DirectEndpoint {
     /// As [`Settings::tls`](crate::config::Settings::tls).
     pub tls: Tls,
     /// As [`Settings::pooler`](crate::config::Settings::pooler): it may be a session pooler, as
-    /// Supabase's is for whom has no IPv6.
+    /// Supabase's is for networks without IPv6.
     pub pooler: Pooler,
     /// As [`Settings::schema`](crate::config::Settings::schema). `None`: that one, unless it is
     /// `public`.

@@ -1,4 +1,4 @@
-//! What the process was told by its environment.
+//! Reads environment variables, or a test's own.
 
 use crate::credentials::given;
 

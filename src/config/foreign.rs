@@ -1,4 +1,4 @@
-//! Parameters of other drivers, and what each is here.
+//! Translates the parameters of other drivers.
 
 /// Those of JDBC ("Connection Parameters"), Prisma ("PostgreSQL connector", "Arguments"),
 /// node-postgres (`Client`, `Pool`), postgres.js, Npgsql, SQLAlchemy, asyncpg, pgx, lib/pq,

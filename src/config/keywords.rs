@@ -1,4 +1,4 @@
-//! libpq's keyword strings: `host=db user='an app' password=it\'s`.
+//! Parses libpq's keyword strings: `host=db user='an app' password=it\'s`.
 //!
 //! As libpq takes them apart (manual, "Keyword/Value Connection Strings"): spaces
 //! around `=` are free, a value in single quotes may hold spaces, and a backslash

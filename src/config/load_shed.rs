@@ -1,4 +1,4 @@
-//! When an invocation is turned away.
+//! Load shedding: which invocations are turned away.
 
 use serde::{Deserialize, Serialize};
 

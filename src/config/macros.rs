@@ -1,4 +1,4 @@
-//! What a row of the [table](super::table) makes.
+//! The macro that turns each row of the [table](super::table) into code.
 
 /// The parameters that have a setter, then the settings. A setting is
 ///
@@ -148,7 +148,7 @@ macro_rules! settings {
             pub server: tokio_postgres::Config,
             /// Who is asked for the password at every connect.
             pub credentials: Option<Arc<dyn Credentials>>,
-            /// How the connection is encrypted and whom it trusts.
+            /// Encryption, and the authorities that are trusted.
             pub tls: Tls,
             /// A way to the same database past its pooler.
             pub direct: Option<DirectEndpoint>,

@@ -1,4 +1,4 @@
-//! Where migrations connect to: a session of their own, whatever requests use.
+//! Chooses the endpoint of migrations, which need a session of their own.
 
 use super::endpoint::{host_names, with_hosts};
 use super::{ConnectionLifetime, DirectEndpoint, Environment, Pooler, Settings};

@@ -1,4 +1,4 @@
-//! How a database is reached and how its connections are kept.
+//! Configuration: how a database is reached, and how its connections are kept.
 
 mod application;
 mod described;

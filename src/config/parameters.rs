@@ -1,5 +1,5 @@
-//! The parameters of a connection string, by libpq's names: which there are and what
-//! becomes of each (docs/configuration.md has the table).
+//! The parameters of a connection string, by libpq's names (docs/configuration.md has the
+//! table).
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What parameters come to.
+//! Reads connection parameters into tokio-postgres's configuration and ours.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};

@@ -1,4 +1,4 @@
-//! How the health report shows settings.
+//! Formats settings for the health report.
 
 use std::time::Duration;
 

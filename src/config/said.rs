@@ -1,4 +1,4 @@
-//! What was said of a database, and where.
+//! `Config`: what was said of a database, and where.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,5 +1,5 @@
-//! The timeouts by which the server itself ends what no teardown could: the process was
-//! killed, the host vanished, the network is gone.
+//! Timeouts of the server, which end what no teardown can: the process was killed, the host
+//! vanished, the network is gone.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a session has to be, where several hosts stand for one database.
+//! `target_session_attrs`: which of several hosts is accepted.
 
 use std::str::FromStr;
 

@@ -1,4 +1,4 @@
-//! From what was said to what is in force: who wins, then whether it makes sense.
+//! `Settings`: resolves what was said into what is in force, and validates it.
 
 use tokio::sync::Semaphore;
 
@@ -199,7 +199,7 @@ impl Settings {
 }
 
 impl Settings {
-    /// Whoever presents the token reads who uses the server: it must not be guessed, and
+    /// The token reveals who uses the server: it must not be guessed, and
     /// it must fit into a header.
     fn check_health_token(&self) -> Result<()> {
         match &self.health_token {

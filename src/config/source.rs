@@ -1,4 +1,4 @@
-//! Where the environment says that the database is.
+//! Finds the database in the environment: which variables name it.
 //!
 //! The first that is complete is taken whole: what one of them leaves open is not
 //! looked for in the next, since an integration's `PGPASSWORD` would otherwise go to

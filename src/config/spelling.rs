@@ -1,4 +1,4 @@
-//! What somebody most likely meant.
+//! Suggests the nearest known name for a misspelt one.
 
 /// `name=value`, or `name` alone where the value is more than a word: somebody may have
 /// put a URL or a key in the wrong place, and errors are logged.

@@ -1,4 +1,4 @@
-//! What the server is told when a session starts.
+//! The `options` of the startup packet, and what is checked before they are sent.
 
 use super::ServerTimeout;
 use super::endpoint::host_names;
@@ -12,7 +12,7 @@ pub(super) const PUBLIC: &str = "public";
 impl Settings {
     /// The `options` of the start-up packet (manual, "Connection Settings"): the
     /// user's own, and ours where the path takes them: the timeouts that end what no
-    /// teardown could, the schema, and `jit=off`. What the user sets himself is his, unless
+    /// teardown could, the schema, and `jit=off`. Settings of the user stay, unless
     /// the operator or the code says something else: theirs is put last, and the server
     /// takes the last.
     pub(crate) fn startup_options(&self) -> Option<String> {

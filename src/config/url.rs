@@ -1,4 +1,4 @@
-//! A connection URL, taken apart.
+//! Parses connection URLs.
 //!
 //! As libpq does it (manual, "Connection URIs"), but stricter about `@`, `#`, `/` and
 //! `?`: an unescaped one in the password moves everything behind it to another place,

@@ -1,5 +1,5 @@
-//! Values that cannot be meant as they stand: two parameters in one, a password in the
-//! user's place, a template that nobody filled in.
+//! Rejects values that are certainly mistakes: two parameters in one, a password in the
+//! user's place, a template that was not filled in.
 //!
 //! Hosts, users and databases are shown in errors and in `Debug`, and the first are asked
 //! for in the DNS. What a password may have slipped into is refused before, and not quoted.

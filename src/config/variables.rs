@@ -1,5 +1,5 @@
-//! Variables that hold a setting: the operator's `ANTIFREEZE_*`, which win over the code,
-//! and the limits as services in Go name them, which lose to the URL.
+//! Reads settings from variables: the operator's `ANTIFREEZE_*`, which win over the code, and
+//! `DB_MAX_*` as services in Go name them, which lose to the URL.
 
 use std::time::Duration;
 
@@ -98,7 +98,7 @@ pub(super) fn unknown(environment: &Environment) -> Vec<String> {
         .collect()
 }
 
-/// A name that is nearly one of ours is a slip, and whoever made it believes that the
+/// A name that is nearly one of ours is a slip, and its author believes that the
 /// setting is in force. One that resembles none may be a newer version's, which has to be
 /// set before that version is deployed, and stays while it is rolled back: no error.
 pub(super) fn check_spelling(environment: &Environment) -> Result<()> {

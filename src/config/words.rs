@@ -1,4 +1,4 @@
-//! Settings that are one of some words.
+//! Settings whose value is one of a few words.
 
 use super::{ConnectionLifetime, Endpoint, LoadShed, Pooler, Reset, TargetSessionAttrs};
 use crate::provider::POOLERS;

@@ -1,4 +1,4 @@
-//! From names to a connected socket.
+//! Resolves names and dials sockets.
 
 use std::fmt;
 use std::io;

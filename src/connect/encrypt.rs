@@ -1,4 +1,4 @@
-//! From a socket to a stream that is as safe as the configuration and the server have it.
+//! Negotiates TLS on a socket, as configuration and server require.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_postgres::config;

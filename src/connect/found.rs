@@ -1,4 +1,4 @@
-//! What turned out to lie in between, where nobody has said it.
+//! Detects a pooler that the configuration does not mention.
 //!
 //! A pooler gives itself away when a session begins: by what it refuses, and by what the
 //! server says anyway. Looking at that costs nothing. It is followed where we would else

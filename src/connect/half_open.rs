@@ -1,4 +1,4 @@
-//! A session that begins, and that its caller may give up meanwhile.
+//! Closes a session whose caller gives up while it begins.
 
 use std::time::Duration;
 

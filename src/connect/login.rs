@@ -1,5 +1,5 @@
-//! Asking the provider of credentials, once for a connection, and once more if the
-//! server refuses what it answered.
+//! Asks the credentials provider, once for a connection, and again if the server refuses the
+//! answer.
 
 use super::Target;
 use crate::config::Settings;

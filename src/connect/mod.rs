@@ -1,4 +1,4 @@
-//! From a configuration to a session that tokio-postgres can use.
+//! Connects: from settings to a session that tokio-postgres can use.
 //!
 //! We dial and shake hands ourselves and give tokio-postgres a stream that is
 //! ready ([`connect_raw`](tokio_postgres::Config::connect_raw)): so there is one

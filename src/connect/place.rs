@@ -1,4 +1,4 @@
-//! Where this process runs, as far as it changes what an address means.
+//! Detects containers and hosts in which `localhost` is the process itself.
 
 use std::path::Path;
 

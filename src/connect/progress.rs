@@ -1,4 +1,4 @@
-//! How far connecting has come, for who wants to see each step: the doctor.
+//! Reports the steps of connecting, for the doctor.
 
 use std::time::Duration;
 

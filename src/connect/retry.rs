@@ -1,4 +1,4 @@
-//! What of connecting can heal by itself, and for how long to hope.
+//! Decides which failures of connecting are retried, and for how long.
 //!
 //! Nothing has been executed on a connection that was not made, so it may be tried again;
 //! and a server that is full is not helped by more who knock.

@@ -1,4 +1,4 @@
-//! Whether the server has the schema that it was asked for.
+//! Verifies that the server uses the configured schema.
 
 use std::future::poll_fn;
 use std::pin::pin;

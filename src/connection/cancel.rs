@@ -1,4 +1,4 @@
-//! CancelRequest (manual, "Canceling Requests in Progress").
+//! Sends CancelRequest (manual, "Canceling Requests in Progress").
 
 use std::io;
 

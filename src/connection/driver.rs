@@ -1,4 +1,4 @@
-//! The task that drives a connection, and who else may.
+//! The task that drives a connection, and the pump that drives it in the task's place.
 //!
 //! tokio-postgres wants its `Connection` polled. A bare `tokio::spawn` of it
 //! proves nothing: at the end of a handler the queue may hold a BEGIN that the
@@ -31,7 +31,7 @@ pub(super) struct Driver {
     /// The connection was polled and [is decided](Snapshot::is_decided).
     decided: Notify,
     wire: Wire,
-    /// Whoever has the connection holds its lock.
+    /// The holder of the connection holds its lock.
     client: Weak<tokio::sync::Mutex<Client>>,
     /// The server's last word was noted.
     dismissed: AtomicBool,

@@ -1,4 +1,4 @@
-//! One session of the server, and who drives it.
+//! One session of the server: its client, its wire, its socket and its driver.
 
 mod cancel;
 mod driver;
@@ -95,8 +95,8 @@ impl Session {
         }))
     }
 
-    /// The client, if nobody has it. Whoever holds it can be sure that nothing
-    /// but the Close of a dropped statement is queued behind his back.
+    /// The client, if it is not in use. Its holder can be sure that nothing
+    /// but the Close of a dropped statement is queued meanwhile.
     pub(crate) fn exclusive_client(&self) -> Option<ExclusiveClient> {
         Arc::clone(&self.client).try_lock_owned().ok()
     }
@@ -194,7 +194,7 @@ impl Session {
         });
     }
 
-    /// The same for the user, if he still `has` the connection.
+    /// The same for the user, who may still `have` the connection.
     pub(crate) async fn cancel_for_user(
         &self,
         has: impl FnOnce() -> bool,
@@ -268,7 +268,7 @@ impl Session {
         }
     }
 
-    /// Takes the connection away from whoever has it, without waiting.
+    /// Takes the connection away from its holder, without waiting.
     pub(crate) fn end(&self) {
         self.wire.end();
         self.driver.wake();

@@ -1,4 +1,4 @@
-//! What the server is told to end by itself, once its session has begun.
+//! Sets the server's timeouts once a session has begun.
 //!
 //! The start-up packet is no place for it: an older server refuses a session for one
 //! parameter that it does not know, and which it knows it says only later. So it is told

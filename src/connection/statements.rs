@@ -1,4 +1,4 @@
-//! Prepared statements that a session keeps.
+//! The cache of a session's prepared statements.
 
 use std::collections::HashMap;
 use std::fmt;

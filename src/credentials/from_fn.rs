@@ -1,4 +1,4 @@
-//! A closure as a provider.
+//! A closure as a credentials provider.
 
 use std::fmt;
 use std::future::Future;

@@ -1,4 +1,4 @@
-//! Passwords that are already on this machine.
+//! Passwords from the program, a variable or a file.
 
 use std::fmt;
 use std::future::ready;

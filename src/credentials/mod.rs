@@ -1,4 +1,4 @@
-//! Who we are, asked for at every connect.
+//! Credentials providers, asked at every connect.
 //!
 //! A password in the URL is read once. One that rotates, or a token that lives for
 //! minutes, has to be asked for whenever a connection is made:
@@ -80,7 +80,7 @@ pub struct Attempt {
     pub host: String,
     /// The port; 0 for a unix socket.
     pub port: u16,
-    /// The user whom the configuration names.
+    /// The user that the configuration names.
     pub user: Option<String>,
     /// What the server has just refused, if it has: the same again would not help.
     pub refused: Option<Login>,
@@ -103,7 +103,7 @@ impl Attempt {
     }
 }
 
-/// A password, and perhaps the user whom it is of.
+/// A password, and perhaps the user that it belongs to.
 ///
 /// Its `Debug` shows the user alone.
 #[derive(Clone, PartialEq, Eq)]
@@ -113,7 +113,7 @@ pub struct Login {
 }
 
 impl Login {
-    /// A password of the user whom the configuration names.
+    /// A password of the user that the configuration names.
     pub fn password(password: impl Into<Vec<u8>>) -> Self {
         Login {
             user: None,

@@ -1,4 +1,4 @@
-//! What can go wrong until a session has begun, with what is known of the way there.
+//! Errors of connecting, up to the beginning of a session.
 
 use std::borrow::Cow;
 use std::fmt;

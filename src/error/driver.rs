@@ -1,4 +1,4 @@
-//! What tokio-postgres reports, whether the server said it or not.
+//! Converts errors of tokio-postgres.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! What the server, or a pooler in its place, meant.
+//! Interprets what a server or pooler reports: kind, cause and remedy.
 //!
 //! Its SQLSTATE decides, and where one stands for several things, or where poolers put
 //! everything under the same, the words of the message. Those are looked at and never shown:

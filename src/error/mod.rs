@@ -1,4 +1,4 @@
-//! What can go wrong, in one line each.
+//! `Error`: one line with the cause and the remedy.
 
 mod connecting;
 mod driver;

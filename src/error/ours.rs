@@ -1,4 +1,4 @@
-//! What antifreeze itself finds: of invocations, their connections and their time.
+//! Errors of antifreeze itself: invocations, leases and deadlines.
 
 use std::fmt;
 use std::time::Duration;

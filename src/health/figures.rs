@@ -1,4 +1,4 @@
-//! What the server is asked, in one query, and what its answer means.
+//! The query for the health report, and its figures.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -15,7 +15,7 @@ use crate::limit::{self, Reading, reserved};
 /// remember a statement for it.
 ///
 /// Everybody may see whose session it is, in which database, and its application's name;
-/// type, state and times only those of whom it is a member, or with `pg_read_all_stats`
+/// type, state and times only those of roles that it is a member of, or with `pg_read_all_stats`
 /// (manual, "The Cumulative Statistics System" and "Predefined Roles").
 const QUERY: &str = concat!(
     "\

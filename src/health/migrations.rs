@@ -1,4 +1,4 @@
-//! Migrations that the database still waits for.
+//! Pending migrations in the health report.
 //!
 //! It is what a deployment forgot, or what it is about to do: it is told, and decides
 //! nothing.

@@ -1,4 +1,4 @@
-//! How the server and this process's pool are: for a load balancer, and for people.
+//! Health of the server and of this process's pool, for load balancers and for people.
 //!
 //! ```no_run
 //! # use tower_layer::Layer;

@@ -1,5 +1,4 @@
-//! When the server is asked, and by whom: at most once in a while, and once for all who
-//! want to know.
+//! Schedules readings of the server: at most one in a while, shared by all callers.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -186,7 +185,7 @@ impl Monitor {
         }
     }
 
-    /// Whether a connection is to be had without waiting for it, or for whoever tries to
+    /// Whether a connection is to be had without waiting for it, or for a caller that tries to
     /// connect.
     fn has_room(&self) -> bool {
         let pools = self.engine.pools();

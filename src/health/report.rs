@@ -1,4 +1,4 @@
-//! What a report says, in the words of its JSON. `docs/health.md` explains each, and
+//! The health report and its JSON. `docs/health.md` explains each, and
 //! `docs/health.schema.json` is its schema.
 
 use std::collections::BTreeMap;

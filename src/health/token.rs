@@ -1,4 +1,4 @@
-//! Who may read the details.
+//! The bearer token that unlocks the details of the health report.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What follows from what is known. The newest knowledge decides.
+//! Derives the status from what is known; the newest knowledge decides.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,4 +1,4 @@
-//! The end of a function on Lambda, and the snapshot before its beginning.
+//! Shutdown and SnapStart on Lambda.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -1,4 +1,4 @@
-//! What each host has of its own.
+//! Integrations with hosts: Lambda, Vercel, axum, signals.
 
 #[cfg(feature = "axum")]
 pub(crate) mod axum;

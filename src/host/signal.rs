@@ -1,4 +1,4 @@
-//! Closes connections when the process is told to stop: for servers, and for Vercel.
+//! Closes connections on SIGTERM and ctrl-C: for servers, and for Vercel.
 
 use std::future::{Future, IntoFuture};
 use std::pin::pin;

@@ -1,4 +1,4 @@
-//! Requests as Vercel's runtime hands them over.
+//! Requests of Vercel's runtime.
 
 use std::fmt;
 use std::future::Future;

@@ -1,4 +1,4 @@
-//! Cached statements: prepared once, and once more when the schema has changed.
+//! Cached statements: prepared once, and again after the schema has changed.
 
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, Statement};

@@ -1,4 +1,4 @@
-//! COMMIT, and what the server's word on it means.
+//! COMMIT, and when it counts as one.
 
 use std::future::Future;
 use std::time::Duration;

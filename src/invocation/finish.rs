@@ -141,7 +141,7 @@ impl Invocation {
         }
     }
 
-    /// Whoever was to end the invocation is being dropped: what can be done without
+    /// The future that was to end the invocation is being dropped: what can be done without
     /// waiting is done, and the rest is left to a task that may not get to run.
     pub(crate) fn abandon(&self, say: fn(&str, usize)) {
         if self.try_finish() {

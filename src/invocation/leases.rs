@@ -112,7 +112,7 @@ impl Leases {
         }
     }
 
-    /// Closes the gate: gives out no more connections, and stops whoever waits for one. No
+    /// Closes the gate: gives out no more connections, and stops callers that wait for one. No
     /// connection or token that was given out reaches its lease from here on.
     pub(super) fn close_gate(&self) {
         let mut state = self.state();
@@ -297,7 +297,7 @@ impl Leases {
     }
 }
 
-/// Wakes whoever waits, when it is dropped.
+/// Wakes the waiting caller, when it is dropped.
 struct Notifies<'a>(&'a Notify);
 
 impl Drop for Notifies<'_> {

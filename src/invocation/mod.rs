@@ -1,4 +1,4 @@
-//! One call of the function, and everything that it used.
+//! Invocations: one call of the function, and everything that it uses.
 
 mod builder;
 mod cached;

@@ -1,4 +1,4 @@
-//! Retries the user's own transactions when they met another and gave way.
+//! Retries transactions after serialization failures and deadlocks.
 
 use std::fmt;
 use std::panic::Location;

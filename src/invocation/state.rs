@@ -1,4 +1,4 @@
-//! An invocation and what it owns.
+//! `Invocation`: what one call of the function owns.
 
 use std::any::Any;
 use std::collections::VecDeque;

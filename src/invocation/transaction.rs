@@ -45,7 +45,7 @@ pub(super) struct Savepoints {
 }
 
 impl Slot {
-    /// Waits for whoever is about to make one.
+    /// Waits for a caller that is about to make one.
     pub(super) async fn lock(&self) -> MutexGuard<'_, Option<Arc<Shared>>> {
         self.transaction.lock().await
     }
@@ -67,7 +67,7 @@ impl Slot {
         self.made.load(Ordering::Acquire) && !self.decided.load(Ordering::Acquire)
     }
 
-    /// Takes the transaction out for good, if there is one. Whoever is still about to
+    /// Takes the transaction out for good, if there is one. A caller that is still about to
     /// make one after `limit` has not made it.
     pub(super) async fn take(&self, limit: Duration) -> Option<Arc<Shared>> {
         self.decided.store(true, Ordering::Release);

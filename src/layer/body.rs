@@ -1,4 +1,4 @@
-//! The body of a response, and the one that the invocation lives on in.
+//! The response body, which ends the invocation if it streams from the database.
 
 use std::any::Any;
 use std::fmt;
@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::invocation::{Ending, Invocation, Scope, Watch};
 use crate::observe;
 
-/// When the deadline is reached, whoever reads the body has so long to come and see
+/// When the deadline is reached, the reader of the body has this long to poll it
 /// it end in order.
 const READ_BY: Duration = Duration::from_millis(50);
 

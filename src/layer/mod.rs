@@ -1,4 +1,4 @@
-//! The tower layer.
+//! The tower layer, its service, futures and bodies.
 
 pub(crate) mod arrival;
 mod body;

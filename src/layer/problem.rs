@@ -1,4 +1,4 @@
-//! What a caller over HTTP is told: a problem document (RFC 9457).
+//! Problem documents (RFC 9457) for callers over HTTP.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};

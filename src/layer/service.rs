@@ -1,4 +1,4 @@
-//! The service, for HTTP of any kind.
+//! The tower service, for HTTP of any kind.
 
 use std::fmt;
 use std::task::{Context, Poll};

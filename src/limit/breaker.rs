@@ -1,4 +1,4 @@
-//! The circuit breaker: who may try to connect while the server is full or away.
+//! The circuit breaker: limits tries to connect while the server is full or away.
 //!
 //! One rule. While the circuit is open one prober goes on trying, with exponential backoff
 //! and full jitter, and the others wait for what it finds: who came first is the next. Who
@@ -6,7 +6,7 @@
 //! has been open for longer than it can wait, is told so at once.
 //!
 //! There is no task behind it: a frozen process runs none. The prober is an invocation
-//! that needs a connection itself, and whoever comes first takes its place.
+//! that needs a connection itself, and the first caller takes its place.
 
 use std::collections::BTreeSet;
 use std::pin::pin;
@@ -79,7 +79,7 @@ pub(crate) struct Attempt<'a> {
     probes: bool,
 }
 
-/// What whoever asks is told.
+/// The answer to a caller.
 enum Told {
     Connect,
     /// It is the prober, and this long is to be waited first.
@@ -100,7 +100,7 @@ impl Breaker {
     /// Waits for the right to connect, until `end`: before all who have `come` later. With
     /// `sheds`, who cannot wait for it is told at once.
     ///
-    /// Cancel-safe: whoever stops waiting leaves his place to the next.
+    /// Cancel-safe: a caller that stops waiting leaves its place to the next.
     pub(crate) async fn admit(
         &self,
         come: Instant,
@@ -133,7 +133,7 @@ impl Breaker {
         }
     }
 
-    /// Whether whoever can wait no longer than `left` would be turned away now.
+    /// Whether a caller that can wait no longer than `left` would be turned away now.
     pub(crate) fn sheds(&self, left: Duration) -> Option<Error> {
         let state = self.state();
         let open = state.open.as_ref()?;
@@ -281,7 +281,7 @@ impl State {
         }
     }
 
-    /// Somebody has gone. If he was the last, nobody will find out again what is known.
+    /// A caller has gone. If it was the last, nothing will find out again what is known.
     fn left(&mut self, now: SystemTime) {
         let well = self.open.as_ref().is_some_and(|open| open.went_well);
         if well && !self.probing && self.waiting.is_empty() {

@@ -1,4 +1,4 @@
-//! What keeps a fleet of processes from taking their server down.
+//! Protects the server from a fleet of processes: its room, and the circuit breaker.
 //!
 //! - [`reading`] asks the server how full it is, [`room`] keeps the answer: above a mark
 //!   connections are given back at the end of each invocation instead of being kept;
@@ -24,7 +24,7 @@ use crate::clock::Clock;
 use crate::config::{LoadShed, Settings};
 use crate::error::Error;
 
-/// When whoever was turned away since the server is all but full may come back.
+/// When a caller may retry that was turned away since the server is nearly full.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// The limits of one database in this process, for all of its runtimes.

@@ -1,4 +1,4 @@
-//! How full the server is, in one query.
+//! Reads how many connection slots of the server are in use, in one query.
 
 use std::time::SystemTime;
 

@@ -1,4 +1,4 @@
-//! What a server keeps back from ordinary roles.
+//! Slots that a server reserves from ordinary roles.
 
 /// As SQL: how many slots a server keeps for superusers, from PostgreSQL 16 on for
 /// `pg_use_reserved_connections`, and for a role of the provider's. A macro, for `concat!`.

@@ -1,4 +1,4 @@
-//! What is known of the room on the server, and what follows from it.
+//! Tracks the free slots of the server, and decides whether connections are kept.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

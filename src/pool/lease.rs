@@ -62,7 +62,7 @@ impl Lease {
         *lock(&self.turn) == turn
     }
 
-    /// Ends the turn of whoever has it, and begins another.
+    /// Ends the turn of the present holder, and begins another.
     pub(crate) fn next_turn(&self) -> u64 {
         let mut turn = lock(&self.turn);
         *turn += 1;

@@ -1,4 +1,4 @@
-//! Connections that stay open between invocations.
+//! The pool: connections that stay open between invocations.
 //!
 //! There is a pool for each tokio runtime: a connection is driven by the runtime
 //! that it was opened on and used on no other. It knows nothing of invocations.

@@ -1,4 +1,4 @@
-//! What is known of the providers and poolers that databases are reached through.
+//! Knowledge of providers and poolers, one file each.
 //!
 //! One file each, as in `docs/providers`, and one line in [`ALL`]. The rest of the crate
 //! asks for a role, the path or the authority of a host, and names none of them.

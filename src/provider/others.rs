@@ -1,4 +1,4 @@
-//! Poolers of which no more than a word is known.
+//! Poolers that are recognised by a single message: Odyssey, PgCat, pgpool-II.
 
 use super::refusal::{LET_IT_IN, NO_SERVER, refusals};
 use super::{Provider, UNKNOWN};

@@ -1,4 +1,4 @@
-//! PgBouncer, which others run, too: what it says and how it gives itself away.
+//! PgBouncer: its messages, and how it is detected.
 
 use super::refusal::{FEWER_CLIENTS, LET_IT_IN, NO_SERVER, refusals};
 use super::{Pooler, Provider, UNKNOWN};

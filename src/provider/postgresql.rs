@@ -1,5 +1,5 @@
-//! What the server itself says: its codes (manual, appendix A), and words where one code
-//! stands for several things.
+//! SQLSTATEs of the server (manual, appendix A), and messages where one code stands for
+//! several conditions.
 
 use super::refusal::{Refusal, refusals};
 

@@ -1,4 +1,4 @@
-//! What a server or a pooler says as it refuses, and what that means.
+//! Refusals: what an ErrorResponse of a server or pooler means.
 
 use super::{ALL, postgresql};
 use crate::kind::ErrorKind;

@@ -1,4 +1,4 @@
-//! How long each step of a teardown may take.
+//! Time limits for the steps of a teardown.
 
 use std::time::Duration;
 

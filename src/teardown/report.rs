@@ -1,4 +1,4 @@
-//! What a teardown did.
+//! `Teardown`: reports what was done to a connection.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The steps, in order, for one connection.
+//! The steps that bring one connection to rest, in order.
 //!
 //! Each is taken only if the one before did not help, and each is bounded. What
 //! cannot be brought to rest is closed.
@@ -287,7 +287,7 @@ impl<'a> Steps<'a> {
     /// cancel; and it throws away a server that still has something to answer, be it the
     /// Close of a statement.
     ///
-    /// Whoever has the connection can ask for nothing more from here on.
+    /// The holder of the connection can ask for nothing more from here on.
     async fn leave(&mut self) {
         let (session, budget) = (self.session, self.budget);
         session.take_away();

@@ -1,4 +1,4 @@
-//! Binding SCRAM to the TLS connection.
+//! Binds SCRAM to the TLS connection.
 
 use ring::digest;
 use rustls::pki_types::CertificateDer;

@@ -1,4 +1,4 @@
-//! A certificate as it is shown: what a stranger wrote, fit for one line of a log.
+//! Formats a certificate for one line of a log.
 
 use std::fmt;
 use std::time::SystemTime;

@@ -1,4 +1,4 @@
-//! What a handshake has come to, for who wants to look at it.
+//! Describes a TLS handshake, for the doctor.
 
 use super::Encrypted;
 use super::certificate::Shown;

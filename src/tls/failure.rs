@@ -1,4 +1,4 @@
-//! What to say when the handshake fails: which certificate it was, and what to set.
+//! Explains a failed handshake: which certificate it was, and what to set.
 
 use std::borrow::Cow;
 use std::io;

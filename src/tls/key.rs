@@ -1,4 +1,4 @@
-//! The key of a certificate, and nothing else of it.
+//! Verifies signatures with the key of a certificate alone.
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};

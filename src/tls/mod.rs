@@ -1,9 +1,9 @@
-//! TLS by rustls, with a provider of our own choice: the process default may be
-//! missing or set twice, and both panic.
+//! TLS by rustls, with its own crypto provider: the process default may be missing or set
+//! twice, and both panic.
 //!
 //! - [`key`] verifies with a certificate's key alone;
 //! - [`pem`] reads authorities and keys;
-//! - [`verify`] decides what of a certificate is looked at, and looks;
+//! - [`verify`] decides what of a certificate is verified, and verifies it;
 //! - [`binding`] ties the password's proof to the connection;
 //! - [`failure`] says which certificate it was, and what to set.
 

@@ -1,4 +1,4 @@
-//! Certificates and keys, from files and from what consoles and variables make of them.
+//! Reads certificates and keys from files and text.
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};

@@ -1,4 +1,4 @@
-//! What of a server's certificate is looked at.
+//! Verifies a server's certificate as far as `sslmode` requires.
 
 use std::sync::{Arc, OnceLock};
 
@@ -19,7 +19,7 @@ pub(super) enum Check {
     Full,
     /// That it is of a trusted authority and in force.
     Chain,
-    /// Nothing but that whoever shows it has its key: SCRAM may be bound to it.
+    /// Nothing but that the server has its key: SCRAM may be bound to it.
     Nothing,
 }
 

@@ -1,4 +1,4 @@
-//! What the server asks of us before it lets us in, and what we do not do.
+//! Guards authentication: refuses requests that would reveal the password.
 //!
 //! tokio-postgres answers whatever it is asked. A server that is not who it says, or
 //! somebody in between, would have the password for the asking. So the request is

@@ -1,4 +1,4 @@
-//! Reads along with what the server sends, at whatever byte it is cut.
+//! Parses what the server sends, at whatever byte it is cut.
 
 use bytes::BytesMut;
 
@@ -44,7 +44,7 @@ impl Default for Scanner {
 
 impl Scanner {
     /// Takes in `chunk` and says how much of its beginning the user may see as it is: all
-    /// of it as a rule, nothing while it is `filtered`. What he may see of the rest goes
+    /// of it as a rule, nothing while it is `filtered`. What it may see of the rest goes
     /// to `out`.
     pub(super) fn feed(
         &mut self,

@@ -1,10 +1,10 @@
-//! Answers in the server's place once a connection was taken away.
+//! Answers in the server's place once a connection has been taken away.
 //!
 //! A task that outlived its invocation may still hold the client. It is not left
 //! hanging, nor told "connection closed" without a reason: whatever it asks is
 //! answered with an error that says what happened.
 //!
-//! So is whoever has a connection that the server ended while nothing was asked of it, or
+//! So is the holder of a connection that the server ended while nothing was asked of it, or
 //! while it was asked something else: tokio-postgres would tell its caller that the
 //! connection is closed, and not why.
 

@@ -1,4 +1,4 @@
-//! Reads along with what tokio-postgres sends, and rewrites it where asked to.
+//! Parses what tokio-postgres sends, and rewrites it where asked to.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! How a connection ends: taken away from tokio-postgres, and the server told goodbye.
+//! Ends a connection: takes it away from tokio-postgres, and sends Terminate.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};

@@ -1,4 +1,4 @@
-//! The wire: a stream under tokio-postgres that reads along.
+//! The wire: a stream under tokio-postgres that parses both directions.
 //!
 //! It sees the plaintext of both directions, whatever TLS lies below, and so
 //! knows without a round trip what no API of tokio-postgres tells: the

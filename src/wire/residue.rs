@@ -1,4 +1,4 @@
-//! Session state: what a statement leaves behind when its transaction is over.
+//! Detects session state that statements leave behind.
 //!
 //! Two witnesses are heard, and neither costs a round trip: the command tag that
 //! the server reports (`SET`, `LISTEN`, `DO`, ...) and, for what hides behind a

@@ -1,4 +1,4 @@
-//! The two rewrites, and nothing but them.
+//! The two rewrites: a lazy BEGIN, and unnamed statements.
 //!
 //! No API of tokio-postgres can do either (its `GenericClient` is sealed, and
 //! `Deref` goes past any method of ours):

@@ -1,4 +1,4 @@
-//! The words of a statement, without its literals and comments.
+//! Splits a statement into words, without literals and comments.
 //!
 //! Just enough of PostgreSQL's lexical structure (manual, section 4.1) to tell
 //! `create temp table t` from `select temp from readings`. What is uncertain is

@@ -1,4 +1,4 @@
-//! What passes between tokio-postgres and the server, in both directions.
+//! The state of a wire: both directions, and what is still unsent.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -56,7 +56,7 @@ pub(super) enum Below {
         /// Our side is shut.
         shut: bool,
     },
-    /// Nothing more will come, and the socket is dropped: whoever still has the client may
+    /// Nothing more will come, and the socket is dropped: a holder of the client may
     /// keep it for ever.
     Closed {
         /// The end of file came from the server.

@@ -1,4 +1,4 @@
-//! What the server says of itself without being asked.
+//! Parameters and errors that the server reports.
 
 use crate::config::Reported;
 

@@ -1,4 +1,4 @@
-//! What the two directions of a connection tell about the session.
+//! Tracks a session by what passes in both directions.
 //!
 //! PostgreSQL ends every answer with ReadyForQuery and puts the transaction
 //! status into it (manual, "Frontend/Backend Protocol", sections "Message Flow"

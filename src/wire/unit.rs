@@ -1,4 +1,4 @@
-//! What goes to the server under one ReadyForQuery, and what becomes of its answer.
+//! Tracks what is sent under one ReadyForQuery, and its answer.
 
 use super::status::TransactionStatus;
 

@@ -150,7 +150,7 @@ proptest! {
     }
 }
 
-/// What the server says at the end is kept for whoever asks next, wherever it is cut.
+/// What the server says at the end is kept for the next request, wherever it is cut.
 #[test]
 fn farewell_waits_for_a_request() {
     const READY: &[u8] = b"Z\0\0\0\x05I";

@@ -1,5 +1,5 @@
-//! How a server may ask us to prove who we are (manual, "Database Connection Control
-//! Functions", `require_auth`).
+//! `require_auth`: the authentication methods that a server may ask for (manual, "Database
+//! Connection Control Functions").
 
 use std::fmt;
 use std::str::FromStr;
@@ -36,7 +36,7 @@ impl Method {
         })
     }
 
-    /// Whoever hears the answer has the password, or can soon have it: MD5 is guessed
+    /// A listener gets the password, or can soon compute it: MD5 is guessed
     /// at billions of times a second, and its hash alone lets one in.
     pub(super) fn gives_the_password_away(self) -> bool {
         matches!(self, Method::Password | Method::Md5)

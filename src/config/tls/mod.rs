@@ -1,4 +1,4 @@
-//! How a connection is encrypted, whom it trusts, and how it proves who it is.
+//! TLS settings: encryption, trust and authentication.
 
 mod authentication;
 mod parameters;
@@ -10,7 +10,7 @@ pub(crate) use authentication::Method;
 pub use authentication::RequireAuth;
 pub(crate) use parameters::could_be_file;
 
-/// How a connection is encrypted, whom it trusts, and how it proves who it is.
+/// TLS settings: encryption, trusted authorities, and the client's own certificate.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Tls {

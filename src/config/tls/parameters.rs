@@ -1,4 +1,4 @@
-//! From what a URL or a variable says of TLS to what we do.
+//! Reads the TLS parameters of URLs and variables.
 
 use std::net::IpAddr;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What Lambda says of a request.
+//! The deadline and id of a request on Lambda.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,4 +1,4 @@
-//! What a request says of itself on arrival.
+//! The deadline and id that a request carries.
 
 #[cfg(feature = "lambda")]
 pub(crate) mod lambda;
