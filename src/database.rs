@@ -1,4 +1,4 @@
-//! The handle of a database: what users make and clone.
+//! Defines the handle of a database, which callers create and clone.
 
 use std::fmt;
 use std::future::Future;

@@ -2,7 +2,7 @@
 //!
 //! A serverless host freezes the process once the response is out, and whatever a
 //! database connection was doing stays as it was: a transaction left open keeps its
-//! locks until somebody ends the session. This crate makes one promise:
+//! locks until the session is ended. This crate makes one promise:
 //!
 //! > When a response leaves an invocation, every database connection it used is idle
 //! > outside any transaction, acknowledged by the server, or closed (and ended by the
@@ -65,7 +65,7 @@
 //!
 //! # Work after the response
 //!
-//! An invocation ends with its response: whoever still has it is told
+//! An invocation ends with its response: a task that still uses it gets
 //! [`InvocationEnded`](ErrorKind::InvocationEnded). A task that goes on begins an invocation
 //! of its own, with [`Database::invocation`]. That is for a server that runs on. On Lambda the
 //! process is frozen behind the response, the task with it, in the midst of a transaction

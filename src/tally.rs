@@ -1,4 +1,4 @@
-//! Counts what is under way, and waits until there is none of it.
+//! Counts operations in progress, and waits until the count is zero.
 
 use std::pin::pin;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Lambda events that are not HTTP.
+//! Runs invocations for Lambda events that are not HTTP.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -55,7 +55,7 @@ impl<E: Into<Diagnostic>> From<EventError<E>> for Diagnostic {
 }
 
 /// So that a handler of events can fail with it. The log has it once, too: Lambda hands it
-/// to whoever invoked the function, and keeps nothing.
+/// to the caller of the function, and keeps nothing.
 impl From<Error> for Diagnostic {
     fn from(error: Error) -> Self {
         problem::log(&error);

@@ -1,4 +1,4 @@
-//! What each host has of its own.
+//! Integrates with each host: Lambda, Vercel, axum and signals.
 
 #[cfg(feature = "axum")]
 pub(crate) mod axum;

@@ -1,4 +1,4 @@
-//! Closes connections when the process is told to stop: for servers, and for Vercel.
+//! Closes connections when the process receives a termination signal: for servers and Vercel.
 
 use std::future::{Future, IntoFuture};
 use std::pin::pin;

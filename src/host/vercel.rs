@@ -1,4 +1,4 @@
-//! Requests as Vercel's runtime hands them over.
+//! Adapts requests from Vercel's runtime.
 
 use std::fmt;
 use std::future::Future;

@@ -1,4 +1,4 @@
-//! Cached statements: prepared once, and once more when the schema has changed.
+//! Caches prepared statements, and prepares them again after a schema change.
 
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, Statement};

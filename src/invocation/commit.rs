@@ -1,4 +1,4 @@
-//! COMMIT, and what the server's word on it means.
+//! Sends COMMIT and interprets the server's reply.
 
 use std::future::Future;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A connection checked out by an invocation.
+//! Represents a connection that an invocation has checked out.
 
 use std::fmt;
 use std::ops::Deref;
@@ -18,7 +18,7 @@ const CANCEL_LIMIT: Duration = Duration::from_secs(5);
 
 /// A connection that an invocation leases.
 ///
-/// It is a [`tokio_postgres::Client`] to whoever takes `&Client` or
+/// It is a [`tokio_postgres::Client`] to functions that take `&Client` or
 /// `&impl GenericClient`. Dropping it gives it back to the invocation, which sees to
 /// it that nothing is left behind; whatever still holds it when the invocation ends
 /// meets errors that say so.
@@ -88,7 +88,7 @@ impl Connection {
 
     /// Whether the connection has ended. The client's own `is_closed` says so only once
     /// something was asked of a session that the server has ended: the server's reason is
-    /// kept for whoever asks next.
+    /// kept for the next call.
     pub fn is_closed(&self) -> bool {
         self.session.is_over() || Client::is_closed(self)
     }

@@ -89,8 +89,8 @@ impl Invocation {
         match finished {
             // There will be no such body.
             Err(_) => drop(self.finish(false).await),
-            // The body has its own connections; those that were dropped hold locks for
-            // nobody.
+            // The body has its own connections; those that were dropped hold locks that
+            // nothing needs.
             Ok(()) => self.inner.leases.rest(Selection::Unused).await,
         }
         finished
@@ -141,7 +141,7 @@ impl Invocation {
         }
     }
 
-    /// Whoever was to end the invocation is being dropped: what can be done without
+    /// Ends an invocation whose future is being dropped: what can be done without
     /// waiting is done, and the rest is left to a task that may not get to run.
     pub(crate) fn abandon(&self, say: fn(&str, usize)) {
         if self.try_finish() {

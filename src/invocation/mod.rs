@@ -1,4 +1,4 @@
-//! One call of the function, and everything that it used.
+//! Represents one call of the function and everything that it used.
 
 mod builder;
 mod cached;

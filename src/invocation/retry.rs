@@ -1,4 +1,4 @@
-//! Retries the user's own transactions when they met another and gave way.
+//! Retries the caller's transactions after a serialization failure or a deadlock.
 
 use std::fmt;
 use std::panic::Location;

@@ -45,7 +45,7 @@ pub(super) struct Savepoints {
 }
 
 impl Slot {
-    /// Waits for whoever is about to make one.
+    /// Waits for the task that is about to begin one.
     pub(super) async fn lock(&self) -> MutexGuard<'_, Option<Arc<Shared>>> {
         self.transaction.lock().await
     }
@@ -56,7 +56,7 @@ impl Slot {
         self.made.store(true, Ordering::Release);
     }
 
-    /// There is one, or somebody is about to make it.
+    /// There is one, or a task is about to begin it.
     pub(super) fn is_some(&self) -> bool {
         let slot = self.transaction.try_lock();
         slot.map_or(true, |slot| slot.is_some())
@@ -67,8 +67,8 @@ impl Slot {
         self.made.load(Ordering::Acquire) && !self.decided.load(Ordering::Acquire)
     }
 
-    /// Takes the transaction out for good, if there is one. Whoever is still about to
-    /// make one after `limit` has not made it.
+    /// Takes the transaction out for good, if there is one. A task that is still about to
+    /// begin one after `limit` has not made it.
     pub(super) async fn take(&self, limit: Duration) -> Option<Arc<Shared>> {
         self.decided.store(true, Ordering::Release);
         timeout(limit, self.transaction.lock()).await.ok()?.take()

@@ -1,4 +1,4 @@
-//! The tower layer.
+//! Wraps a service in the tower layer.
 
 pub(crate) mod arrival;
 mod body;
@@ -48,7 +48,7 @@ use settings::Settings;
 /// # What it asks for
 ///
 /// - Nothing outside it drops its future: a `TimeoutLayer` belongs inside. (If one
-///   does, connections are closed at once, but nobody waits for the server.)
+///   does, connections are closed at once, but no task waits for the server.)
 /// - The handler does not block its thread for ever.
 /// - `panic = "unwind"`, the default.
 /// - Handlers return an `http::Response`: with lambda_http, not a bare `String` or

@@ -1,4 +1,4 @@
-//! What a caller over HTTP is told: a problem document (RFC 9457).
+//! Reports errors to HTTP clients as problem documents (RFC 9457).
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};

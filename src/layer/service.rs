@@ -1,4 +1,4 @@
-//! The service, for HTTP of any kind.
+//! Implements the tower service for HTTP requests of any kind.
 
 use std::fmt;
 use std::task::{Context, Poll};

@@ -1,4 +1,4 @@
-//! Settings of a layer: which calls begin, and which responses commit.
+//! Configures which calls begin a transaction and which responses commit it.
 
 use std::sync::{Arc, Once};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What Lambda says of a request.
+//! Reads the request id and the deadline that Lambda attaches to a request.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,4 +1,4 @@
-//! What a request says of itself on arrival.
+//! Reads what a request carries about its invocation on arrival.
 
 #[cfg(feature = "lambda")]
 pub(crate) mod lambda;
