@@ -1,4 +1,4 @@
-//! Configures which calls begin a transaction and which responses commit it.
+//! Configures which calls begin an invocation, and which responses commit its transaction.
 
 use std::sync::{Arc, Once};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Closes connections before the snapshot that Lambda takes of a process (SnapStart).
+//! Closes connections before a Lambda snapshot (SnapStart), and warms up after the restore.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Reads the request id and the deadline that Lambda attaches to a request.
+//! Reads the request id, deadline and path that Lambda attaches to a request.
 
 use std::time::{Duration, SystemTime};
 
