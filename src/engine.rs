@@ -1,4 +1,4 @@
-//! The engine of a database: its pools, and the observers of its teardowns.
+//! Holds the pools of a database and the observers of its teardowns.
 //!
 //! Invocations, the health monitor and the start and end of the process stand on it; none
 //! of them knows the `Database` that users hold.

@@ -2,7 +2,7 @@
 //!
 //! A serverless host freezes the process once the response is out, and whatever a
 //! database connection was doing stays as it was: a transaction left open keeps its
-//! locks until somebody ends the session. This crate makes one promise:
+//! locks until the session is ended. This crate makes one promise:
 //!
 //! > When a response leaves an invocation, every database connection it used is idle
 //! > outside any transaction, acknowledged by the server, or closed (and ended by the

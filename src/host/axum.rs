@@ -1,4 +1,4 @@
-//! Extractors for axum.
+//! Extracts connections and transactions in axum handlers.
 
 use axum_core::BoxError;
 use axum_core::body::Body;

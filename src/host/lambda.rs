@@ -21,7 +21,7 @@ static DATABASES: Mutex<Vec<Database>> = Mutex::new(Vec::new());
 ///
 /// Without an extension Lambda sends no SIGTERM at all. So an internal one is registered,
 /// that of [`lambda_runtime::spawn_graceful_shutdown_handler`]; the process exits when the
-/// connections are closed. Who registers that handler himself awaits [`Database::close`] in
+/// connections are closed. A function that registers its own awaits [`Database::close`] in
 /// it instead. For several databases, a line each.
 ///
 /// ```no_run

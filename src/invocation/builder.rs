@@ -1,4 +1,4 @@
-//! Options of the invocation's transaction.
+//! Builds the invocation's transaction from its options.
 
 use std::fmt;
 use std::future::{Future, IntoFuture};
@@ -107,7 +107,7 @@ impl TransactionBuilder {
         leases.check_open()?;
         transaction.check_undecided()?;
         if let Some(shared) = &*slot {
-            // Who asks for nothing in particular takes what there is.
+            // A caller that sets no options joins the transaction that is open.
             if begin != "BEGIN" && begin != shared.begin {
                 return Err(Error::configuration(format!(
                     "{caller} asks for a transaction with `{begin}`, but this invocation's has \
@@ -125,7 +125,7 @@ impl TransactionBuilder {
         let shared = Arc::new(Shared::new(connection, begin, patience));
         transaction.make(&mut slot, &shared);
         drop(slot);
-        // Who waits for this connection need not wait any more.
+        // Checkouts that wait for this connection can go on.
         leases.returned.notify_waiters();
         Ok(Transaction(shared))
     }

@@ -63,7 +63,7 @@ impl Invocation {
     }
 
     /// Waits for the right to have another connection, or for one that this invocation has
-    /// already and nobody uses any more.
+    /// already and that is unused.
     async fn permit(
         &self,
         caller: Caller,

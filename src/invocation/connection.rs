@@ -1,4 +1,4 @@
-//! A connection checked out by an invocation.
+//! Represents a connection that an invocation has checked out.
 
 use std::fmt;
 use std::ops::Deref;

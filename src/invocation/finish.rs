@@ -89,8 +89,8 @@ impl Invocation {
         match finished {
             // There will be no such body.
             Err(_) => drop(self.finish(false).await),
-            // The body has its own connections; those that were dropped hold locks for
-            // nobody.
+            // The body has its own connections; those that were dropped hold locks that
+            // nothing needs.
             Ok(()) => self.inner.leases.rest(Selection::Unused).await,
         }
         finished

@@ -1,4 +1,4 @@
-//! The connections that an invocation leases, from checkout to rest.
+//! Tracks the connections that an invocation leases, from checkout to rest.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,7 +25,7 @@ pub(super) struct Leases {
     gate: Notify,
     /// Checkouts under way: until they are done the invocation does not end.
     pub(super) checkouts: Tally,
-    /// Connections that nobody came to have, until the server has closed them.
+    /// Connections that no caller received, until the server has closed them.
     pub(super) leaving: Tally,
     /// A connection was dropped and is still the invocation's; or none will be: the
     /// transaction has it.
@@ -87,7 +87,7 @@ impl Leases {
         self.state().leases.len()
     }
 
-    /// How many connections somebody uses.
+    /// How many connections are in use.
     pub(super) fn in_use(&self) -> usize {
         let used = |lease: &&Arc<Lease>| lease.session().exclusive_client().is_none();
         self.state().leases.iter().filter(used).count()
@@ -246,7 +246,7 @@ impl Leases {
         join_all(rests).await;
     }
 
-    /// Ends the turns of those that are to be brought to rest. From here on nobody can lease
+    /// Ends the turns of those that are to be brought to rest. From here on no caller can lease
     /// them again, nor cancel anything by a token that was given out before.
     fn take_turns(&self, selection: Selection) -> Vec<(Arc<Lease>, Option<ExclusiveClient>)> {
         let state = self.state();
@@ -261,7 +261,7 @@ impl Leases {
         taken.collect()
     }
 
-    /// Takes the leases away, for when nobody waits until they are at rest.
+    /// Takes the leases away, for when no task waits until they are at rest.
     pub(super) fn take_all(&self) -> Vec<Arc<Lease>> {
         std::mem::take(&mut self.state().leases)
     }

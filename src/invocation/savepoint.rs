@@ -1,4 +1,4 @@
-//! Savepoints: parts of the invocation's transaction that can be rolled back alone.
+//! Creates savepoints, which roll back a part of the invocation's transaction.
 
 use std::fmt;
 use std::future::Future;

@@ -1,4 +1,4 @@
-//! The invocation that the current task works for.
+//! Finds the invocation that the current task belongs to.
 
 use std::future::Future;
 use std::iter::{once, successors};

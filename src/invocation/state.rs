@@ -18,7 +18,7 @@ use crate::error::Error;
 /// What is run at the end of an invocation.
 pub(super) type Hook = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Who asks for a connection: a place in the source, or an extractor.
+/// The caller of a checkout: a place in the source, or an extractor.
 pub(crate) type Caller = &'static (dyn fmt::Display + Sync);
 
 /// One call of the function.

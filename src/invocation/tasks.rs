@@ -1,4 +1,4 @@
-//! Tasks that belong to an invocation.
+//! Tracks the tasks that belong to an invocation.
 
 use std::cell::Cell;
 use std::future::Future;

@@ -56,7 +56,7 @@ impl Slot {
         self.made.store(true, Ordering::Release);
     }
 
-    /// There is one, or somebody is about to make it.
+    /// There is one, or a task is about to begin it.
     pub(super) fn is_some(&self) -> bool {
         let slot = self.transaction.try_lock();
         slot.map_or(true, |slot| slot.is_some())

@@ -119,7 +119,7 @@ where
         match &self.kind {
             Kind::Whole { body } => body.is_end_stream(),
             Kind::Ours { bytes } => bytes.is_none(),
-            // Whoever believes in an end does not poll for it.
+            // A reader that sees the end of the stream here does not poll again.
             Kind::Held { held } => {
                 let held = held.lock().unwrap_or_else(PoisonError::into_inner);
                 held.done && held.kept.is_none() && held.error.is_none()
@@ -133,7 +133,7 @@ where
             Kind::Ours { bytes } => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            // Nor does who has all the bytes that were announced.
+            // Nor does a reader that has all the bytes of an exact size hint.
             Kind::Held { .. } => SizeHint::default(),
         }
     }

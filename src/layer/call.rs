@@ -1,4 +1,4 @@
-//! A call of the service inside the layer: over HTTP, and for events.
+//! Calls the service inside the layer, for HTTP requests and for events.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,4 +1,4 @@
-//! The future of a call over HTTP.
+//! Drives a call over HTTP to its response.
 
 use std::fmt;
 use std::future::Future;
@@ -33,9 +33,9 @@ pin_project! {
     #[project = KindProjection]
     enum Kind<F: Future> {
         Call { #[pin] call: Call<F, Settings>, is_head: bool },
-        // Nobody will read what the handler meant to stream.
+        // No client will read what the handler meant to stream.
         Unread { head: Option<Parts>, ending: Ending },
-        // Nobody inside is called.
+        // The inner service is not called.
         Health { health: HealthFuture },
     }
 }

@@ -1,4 +1,4 @@
-//! The health report over HTTP.
+//! Serves the health report over HTTP.
 
 use std::convert::Infallible;
 use std::fmt;

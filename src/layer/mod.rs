@@ -49,7 +49,7 @@ use settings::Settings;
 /// # What it asks for
 ///
 /// - Nothing outside it drops its future: a `TimeoutLayer` belongs inside. (If one
-///   does, connections are closed at once, but nobody waits for the server.)
+///   does, connections are closed at once, but no task waits for the server.)
 /// - The handler does not block its thread for ever.
 /// - `panic = "unwind"`, the default.
 /// - Handlers return an `http::Response`: with lambda_http, not a bare `String` or

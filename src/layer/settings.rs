@@ -1,4 +1,4 @@
-//! Settings of a layer: which calls begin, and which responses commit.
+//! Configures which calls begin an invocation, and which responses commit its transaction.
 
 use std::sync::{Arc, Once};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Closes every connection at the end of a process, and waits for the server's word.
+//! Closes every connection at the end of a process, and waits for the server to acknowledge it.
 
 use std::fmt;
 use std::future::{Future, IntoFuture};
@@ -39,8 +39,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// nothing is kept: an invocation that is still under way, or begins, is served, and its
 /// connections are closed at its end.
 ///
-/// It takes 300 ms at most, unless [`within`](Close::within) says otherwise. Who closes a
-/// second time waits for the first, and finds nothing to do.
+/// It takes 300 ms at most, unless [`within`](Close::within) says otherwise. A
+/// second call waits for the first, and finds nothing to do.
 ///
 /// Connections belong to the tokio runtime that they were opened on. Those of other
 /// runtimes are told goodbye too, and the server's answer is heard as long as their runtime

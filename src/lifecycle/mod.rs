@@ -1,4 +1,4 @@
-//! The start and the end of a process: connections opened early, and closed at last.
+//! Opens connections at the start of a process, and closes them at its end.
 
 mod close;
 #[cfg(feature = "lambda")]

@@ -1,4 +1,4 @@
-//! The snapshot that Lambda takes of a process before its first event (SnapStart).
+//! Closes connections before a Lambda snapshot (SnapStart), and warms up after the restore.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::close::Close;
 use super::warm_up::WarmUp;
 use crate::engine::Engine;
 
-/// How long closing may take before a snapshot. Nobody is served meanwhile.
+/// How long closing may take before a snapshot. No request is served meanwhile.
 const BEFORE_SNAPSHOT: Duration = Duration::from_secs(3);
 
 /// Closes and forgets before the snapshot, and warms up after the restore.
