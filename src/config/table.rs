@@ -53,49 +53,47 @@ parameters {
     sslmode: String;
     /// Certificate authorities: a file, PEM, or `system`.
     sslrootcert: String;
-    /// Our own certificate: a file, or PEM.
+    /// The client certificate: a file, or PEM.
     sslcert: String;
-    /// The key of our own certificate: a file, or PEM.
+    /// The key of the client certificate: a file, or PEM.
     sslkey: String;
     /// `direct`: TLS from the first byte on (PostgreSQL 17 and newer).
     sslnegotiation: String;
-    /// `0`: no host name in the clear.
+    /// `0`: TLS without the host name in the clear (SNI).
     sslsni: String;
     /// `disable`, `prefer` or `require`.
     channel_binding: String;
-    /// The ways of proving who we are that the server may ask for: see
+    /// The authentication methods that the server may ask for: see
     /// [`RequireAuth`](crate::config::RequireAuth).
     require_auth: String;
-    /// The name that the server shows for our sessions. Default: the function's name and
-    /// version where Lambda or Vercel tell them.
+    /// The name that the server shows for the sessions. Default: the function's name and
+    /// version on Lambda and Vercel.
     application_name: String;
     /// Options of the server (`-c name=value`).
     options: String;
 }
 settings(environment, pooler) {
-    /// What lies between us and the server, which is not guessed any more. Default: what the
-    /// address tells, which is [`Pooler::None`] unless it is known for a pooler; and where it
-    /// turns out when connecting that it is one, it is treated as one, and a warning says
-    /// what to set.
-    pooler: Pooler = pooler, default "what the address tells",
+    /// The pooler between the function and the server. Default: recognised by the address,
+    /// else [`Pooler::None`]; a pooler that is detected while connecting is treated as one,
+    /// and a warning says what to set.
+    pooler: Pooler = pooler, default "recognised by the address",
         operator "ANTIFREEZE_POOLER" word, health pooler same;
-    /// Which of two ways to the database is used. Default: [`Endpoint::Pooled`], the one of
-    /// the URL.
+    /// Which endpoint of the database is used. Default: [`Endpoint::Pooled`], the one of the
+    /// URL.
     endpoint: Endpoint = Endpoint::Pooled,
         operator "ANTIFREEZE_ENDPOINT" word, health endpoint same;
-    /// How long a connection lives. Default: what the path calls for.
-    lifetime: ConnectionLifetime = ConnectionLifetime::behind(pooler), default "what the path calls for",
+    /// How long a connection lives. Default: depends on the pooler.
+    lifetime: ConnectionLifetime = ConnectionLifetime::behind(pooler), default "depends on the pooler",
         operator "ANTIFREEZE_LIFETIME" word, health lifetime same;
     /// What removes session state before a connection is kept.
     reset: Reset = Reset::Detected, health reset same;
-    /// Who is turned away while the server is full or away. Default:
+    /// Which invocations are turned away while the server is full or unreachable. Default:
     /// [`LoadShed::FirstUse`].
     load_shed: LoadShed = LoadShed::FirstUse,
         operator "ANTIFREEZE_LOAD_SHED" word, health load_shed same;
-    /// The part of the server's slots, in percent, above which connections are given back
-    /// at the end of each invocation instead of being kept. Default: 80. It counts on
-    /// [`Pooler::None`] and [`Pooler::Session`], where a connection that is kept
-    /// takes a slot.
+    /// The share of the server's slots in use, in percent, above which connections are closed
+    /// at the end of each invocation instead of being kept. Default: 80. It counts with
+    /// [`Pooler::None`] and [`Pooler::Session`], where a kept connection takes a slot.
     high_water_mark: u8 = 80, health high_water_mark same;
     /// The most connections that a tokio runtime of this process has at a time.
     /// Default: `connection_limit` of the URL, `DB_MAX_OPEN_CONNS`, or else 1 on Lambda,
@@ -115,16 +113,15 @@ settings(environment, pooler) {
     max_age: Duration = Duration::from_secs(30 * 60),
         limit "DB_MAX_LIFETIME" or_never, health max_age_seconds seconds;
     /// A connection that was kept for longer than this without use, by the wall clock,
-    /// is replaced when it is next asked for. Default: `DB_MAX_IDLE_TIME`, or else however
-    /// long.
+    /// is replaced at the next checkout. Default: `DB_MAX_IDLE_TIME`, or else no limit.
     max_idle_time: Duration, default "no limit",
         limit "DB_MAX_IDLE_TIME" unless_zero, health max_idle_time_seconds seconds;
     /// A connection that was kept for longer than this without use answers an empty query
-    /// before it is leased again, alone and within a second: what lies in between may have
-    /// forgotten it without a word, as NAT gateways and connection tracking do after 350 s
+    /// before it is leased again, alone and within a second: a device in between may have
+    /// dropped it silently, as NAT gateways and connection tracking do after 350 s
     /// (AWS, "NAT gateways", "Connection tracking"). Default: 60 s.
     test_after_idle: Duration = Duration::from_secs(60), health test_after_idle_seconds seconds;
-    /// How long to wait for a connection that others have. Default: `pool_timeout` of the
+    /// How long a checkout waits while all connections are in use. Default: `pool_timeout` of the
     /// URL, or else 5 s.
     acquire_timeout: Duration = Duration::from_secs(5), url "pool_timeout" limit,
         operator "ANTIFREEZE_ACQUIRE_TIMEOUT" duration, health acquire_timeout_seconds seconds;
@@ -144,8 +141,8 @@ settings(environment, pooler) {
         operator "ANTIFREEZE_IDLE_IN_TRANSACTION_TIMEOUT" duration,
         health idle_in_transaction_timeout_seconds sent;
     /// The server's `idle_session_timeout` (PostgreSQL 14 and newer): a session that was not
-    /// used for so long is ended, as those that frozen processes hold; it is found to be dead
-    /// when it is next asked for, without a round trip. Default: 15 minutes, long enough for a
+    /// used for so long is ended, as those that frozen processes hold; the next checkout finds
+    /// it closed without a round trip. Default: 15 minutes, long enough for a
     /// process that is called now and then, short enough that what a burst of instances left
     /// behind is gone soon. Zero: the server's own. Sent on [`Pooler::None`] alone, and never
     /// to a pooler.
@@ -158,24 +155,24 @@ settings(environment, pooler) {
     transaction_timeout: Duration = Duration::from_secs(15 * 60),
         operator "ANTIFREEZE_TRANSACTION_TIMEOUT" duration,
         health transaction_timeout_seconds sent;
-    /// How long a call of the function may take, where nobody else says so yet, as while the
-    /// function starts: the server's timeouts are lowered to it, but to no less than 1 s,
+    /// How long a call of the function may take, where the host does not say so yet, as while
+    /// the function starts: the server's timeouts are lowered to it, but to no less than 1 s,
     /// and `idle_session_timeout` not at all. Within an invocation its own time counts, if
     /// that is shorter. On Lambda it is the deadline of a request that carries none, too
     /// ([`DatabaseLayer::max_duration`](crate::DatabaseLayer::max_duration)). Default: not
     /// known.
     function_timeout: Duration, default "not known",
         operator "ANTIFREEZE_FUNCTION_TIMEOUT" duration, health function_timeout_seconds seconds;
-    /// What a session has to be, if several hosts are named. Default: anything.
+    /// Which of several hosts is accepted. Default: any.
     target_session_attrs: TargetSessionAttrs = TargetSessionAttrs::Any,
         url "target_session_attrs" attributes;
-    /// The schema that is looked in, instead of the server's `search_path`. Default:
+    /// The schema that is searched, instead of the server's `search_path`. Default:
     /// `schema` of the URL, or else none. It is sent on [`Pooler::None`] alone; behind a
     /// pooler any but `public` is an error.
     schema: String, default "the server's `search_path`", url "schema" text;
     /// Whether the server may compile statements (`jit`), which costs short ones more
-    /// than it brings. Default: no, where the path takes the setting, as
-    /// [`Pooler::None`] does.
+    /// than it brings. Default: no, where the setting can be sent, as with
+    /// [`Pooler::None`].
     jit: bool = false;
     /// How many statements [`prepare_cached`](crate::Connection::prepare_cached)
     /// keeps for each connection, the least recently used out first. Default:
@@ -184,9 +181,9 @@ settings(environment, pooler) {
     /// How many connections [`warm_up`](crate::Database::warm_up) opens, whatever the code
     /// asks it for; at most as many as can be kept. Default: what it is asked for.
     warm_up: usize, default "what the code asks for", operator "ANTIFREEZE_WARM_UP" count;
-    /// Who presents this as `Authorization: Bearer ..` is told the details of
-    /// [`health`](crate::health). Default: nobody over HTTP. 16 characters or more, without
+    /// The token that unlocks the details of [`health`](crate::health), as
+    /// `Authorization: Bearer ..`. Default: none, no details over HTTP. 16 characters or more, without
     /// spaces.
-    health_token: String, default "nobody", operator "ANTIFREEZE_HEALTH_TOKEN" secret;
+    health_token: String, default "none", operator "ANTIFREEZE_HEALTH_TOKEN" secret;
 }
 }

@@ -107,7 +107,7 @@ impl TransactionBuilder {
         leases.check_open()?;
         transaction.check_undecided()?;
         if let Some(shared) = &*slot {
-            // A caller that sets no options joins the transaction that is open.
+            // A caller that sets no options joins the invocation's transaction.
             if begin != "BEGIN" && begin != shared.begin {
                 return Err(Error::configuration(format!(
                     "{caller} asks for a transaction with `{begin}`, but this invocation's has \
