@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_of_go_and_bare_seconds() {
+    fn go_durations_and_bare_seconds_are_parsed() {
         for (text, milliseconds) in [
             ("0", Some(0)),
             ("0s", Some(0)),

@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_end_is_cut_and_blank_is_unset() {
+    fn line_end_is_cut_and_blank_is_unset() {
         for (value, expected) in [
             ("x", Some("x")),
             ("x\n", Some("x")),
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn one_connection_for_each_invocation_that_can_run() {
+    fn concurrency_follows_the_host() {
         for (variables, expected) in [
             (&[][..], 3),
             (&[("AWS_LAMBDA_FUNCTION_NAME", "f")], 1),

@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn none_is_known_or_listed_twice() {
+    fn foreign_names_are_unique() {
         for (at, (name, _)) in all().enumerate() {
             assert!(known().all(|(known, _)| known != name), "{name}");
             let first = all().position(|(other, _)| other.eq_ignore_ascii_case(name));

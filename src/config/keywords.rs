@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn taken_apart_as_libpq_does() {
+    fn keywords_are_split_as_libpq_does() {
         for (text, expected) in [
             ("", &[][..]),
             ("  ", &[]),

@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_given_named_known_or_derived() {
+    fn migration_endpoint_is_chosen_in_order() {
         let named = &[(VARIABLE, "postgres://owner:s@named.example.com/shop")][..];
         let given = Some("postgres://given.example.com/shop");
         let session = Pooler::Session;
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pooler_alone_is_refused() {
+    fn pooler_without_a_direct_endpoint_is_refused() {
         let proxy = "postgres://p.proxy-abc.eu-central-1.rds.amazonaws.com/shop";
         for (url, word) in [
             (POOLED, "only a transaction pooler"),
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_variable_of_another_database_is_refused() {
+    fn variable_of_another_database_is_refused() {
         let other = (VARIABLE, "postgres://u:secret@named.example.com/other");
         let error = settled(POOLED, None, &[other]).expect_err("another");
         let error = error.to_string();
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_without_a_database_means_ours() {
+    fn variable_without_a_database_gets_ours() {
         let named = |url, variable| settled(url, None, &[(VARIABLE, variable)]);
         for (url, variable) in [
             (POOLED, "postgres://owner:s@named.example.com"),
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn without_an_environment_no_variable_is_asked() {
+    fn no_environment_reads_no_variable() {
         let config = plain(NEON);
         let config = config.for_migrations(None, None).expect("derived");
         assert_eq!(place(&config).0, "ep-a.x.aws.neon.tech");
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_of_its_own_is_not_replaced() {
+    fn endpoint_with_a_password_drops_credentials() {
         let config = |url| {
             let mut config = plain(POOLED);
             config.credentials = Some(Arc::new(crate::credentials::from_fn(|_| async {

@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_and_their_ports() {
+    fn hosts_are_paired_with_their_ports() {
         for (text, expected) in [
             ("", &[("localhost", 5432)][..]),
             ("postgres:///shop", &[("localhost", 5432)]),
@@ -296,7 +296,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn sockets() {
+    fn unix_socket_is_a_host() {
         for text in [
             "postgres://%2Frun%2Fpg:6/x",
             "postgres:///x?host=/run/pg&port=6",
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_random_order_keeps_each_host_with_its_port() {
+    fn random_order_keeps_hosts_with_their_ports() {
         let text = "postgres://a:1,b:2,c:3/x?load_balance_hosts=random";
         let mut first = std::collections::BTreeSet::new();
         for _ in 0..200 {
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_reach_their_places() {
+    fn parameters_reach_the_endpoint() {
         let seconds = Duration::from_secs;
         let read = read(
             "postgres://Me:p@h/Shop?options=-c%20a%3Db&fallback_application_name=f\
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_is_no_limit() {
+    fn zero_timeout_is_unlimited() {
         let given = Parameters::parse("pool_timeout=0 connect_timeout=9").expect("fine");
         let limit = |name| limit(&given, name).expect("fine");
         assert_eq!(limit("pool_timeout"), Some(UNLIMITED));
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_is_the_default_of_keepalive_and_off_is_off() {
+    fn zero_keepalive_is_the_default() {
         let untouched = tokio_postgres::Config::new();
         let zero = read("keepalives_idle=0 keepalives_count=0 tcp_user_timeout=0");
         let zero = zero.expect("fine").server;
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_host_that_tells_something_decides() {
+    fn first_known_host_decides_the_pooler() {
         for (text, expected) in [
             ("postgres://a,b:6432/x", Pooler::Transaction),
             ("host=a,b port=6432", Pooler::Transaction),

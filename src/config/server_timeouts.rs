@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn timeouts_are_lowered_to_the_length_of_a_call() {
+    fn timeouts_are_lowered_to_the_call() {
         let all = |values: [i32; 4]| values.map(Some);
         let plain = |longest| values(longest, |config| config);
         assert_eq!(plain(UNKNOWN), all([30_000, 60_000, 900_000, 900_000]));
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_of_the_user_stay() {
+    fn options_of_the_user_stay() {
         let own =
             |config: Config| config.options("-c idle_session_timeout=0 -c transaction_timeout=0");
         let kept = [Some(30_000), Some(60_000), None, None];
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn no_pooler_is_sent_any() {
+    fn pooler_is_sent_no_timeouts() {
         for pooler in [Pooler::Transaction, Pooler::Session, Pooler::RdsProxy] {
             assert_eq!(
                 values(3, |config| config.pooler(pooler)),
@@ -247,7 +247,7 @@ mod tests {
 
     #[cfg(unix)]
     #[tokio::test]
-    async fn a_server_takes_the_statements_for_a_role() {
+    async fn server_takes_the_alter_role_statements() {
         use lab::postgres::{Installation, Postgres};
         let line = config(|config| config.pooler(Pooler::Transaction)).alter_role();
         let installation = Installation::embedded("17").expect("PostgreSQL 17");

@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_that_is_set_is_taken_whole() {
+    fn first_source_that_is_set_is_taken_whole() {
         let pg = [
             ("PGHOST", "pg"),
             ("PGUSER", "u3"),
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn the_direct_endpoint_is_found_by_its_names() {
+    fn direct_endpoint_is_found_by_its_variables() {
         let all = [
             ("DATABASE_URL_UNPOOLED", "postgres://a"),
             ("POSTGRES_URL_NON_POOLING", "postgres://b"),

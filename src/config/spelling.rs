@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_is_repeated_and_nothing_else() {
+    fn only_a_single_word_is_shown() {
         assert_eq!(shown("a", "1.5-x"), "a=1.5-x");
         for value in [
             "app:secret",
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn slips_are_seen_through_and_other_words_are_not() {
+    fn only_near_words_are_suggested() {
         let words = ["sslmode", "connect_timeout", "user"];
         for (word, expected) in [
             ("ssl_mode", Some("sslmode")),

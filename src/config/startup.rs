@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_of_the_user_stay() {
+    fn options_of_the_user_stay() {
         let ours = ["statement_timeout=30000", "jit=off"];
         for (own, kept) in [
             ("-c jit_above_cost=1", [true, true]),
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_is_quoted() {
+    fn schema_is_quoted() {
         for (schema, expected) in [
             ("public", "\"public\""),
             ("My Shop", "\"My\\ Shop\""),

@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_form_of_a_url() {
+    fn url_forms_are_parsed() {
         for (text, expected) in [
             ("postgres://", &[][..]),
             ("postgres://db", &[("host", "db")]),
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn text_without_a_scheme_is_no_url() {
+    fn text_without_a_scheme_is_not_a_url() {
         for text in ["", "host=db", "options='a://b'", "://x"] {
             assert!(parse(text).expect(text).is_none(), "{text}");
         }

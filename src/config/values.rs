@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn placeholders_of_every_sort() {
+    fn placeholders_are_recognised() {
         for text in [
             "${DATABASE_URL}",
             "$(DB_HOST)",
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_text_that_is_a_placeholder() {
+    fn text_that_is_a_placeholder_is_refused() {
         for text in [
             "${{ secrets.DATABASE_URL }}",
             "$DATABASE_URL",
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_values_that_are_meant() {
+    fn unusual_values_are_taken() {
         for (name, value) in [
             ("password", "a${b}c"),
             ("password", "$ECRET"),

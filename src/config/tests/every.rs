@@ -223,7 +223,7 @@ fn check(what: &str, read: Result<Config, crate::Error>, subject: &str, outcome:
 }
 
 #[test]
-fn every_parameter_of_a_keyword_string_and_of_a_url() {
+fn every_parameter_is_tried_in_both_forms() {
     for (name, value, outcome) in PARAMETERS {
         let quoted = value.replace('\\', "\\\\").replace('\'', "\\'");
         let keywords = match *name {
@@ -245,7 +245,7 @@ fn every_parameter_of_a_keyword_string_and_of_a_url() {
 }
 
 #[test]
-fn every_variable() {
+fn every_variable_is_tried() {
     for (variables, host) in [(LIBPQ, "PGHOST"), (COMPOSE, "DB_HOST")] {
         for (variable, parameter) in variables {
             let of_it = PARAMETERS.iter().filter(|(name, ..)| name == parameter);
@@ -265,7 +265,7 @@ fn every_variable() {
 }
 
 #[test]
-fn every_variable_that_is_the_servers() {
+fn every_server_variable_is_tried() {
     let read = |variables: &[(&str, &str)]| {
         let config = Config::from_environment(&Environment::of(variables)).expect("fine");
         let settings = config.in_force();

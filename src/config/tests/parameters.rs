@@ -86,7 +86,7 @@ fn unknown_parameter_is_named_unless_secret() {
 }
 
 #[test]
-fn the_parameters_of_others_are_translated() {
+fn foreign_parameters_are_translated() {
     for (parameter, word) in [
         ("currentSchema=shop", "write schema instead"),
         ("currentschema=shop", "write schema instead"),
@@ -114,7 +114,7 @@ fn the_parameters_of_others_are_translated() {
 }
 
 #[test]
-fn of_two_words_on_tls_the_weaker_does_not_win() {
+fn weaker_tls_parameter_does_not_win() {
     for text in [
         "postgres://db?sslmode=verify-full&ssl=true",
         "postgres://db?ssl=true&sslmode=require",
@@ -170,7 +170,7 @@ fn pasted_commands_are_recognised() {
 }
 
 #[test]
-fn the_last_value_wins_and_an_empty_one_is_none() {
+fn last_value_wins_and_empty_is_unset() {
     let blanks = Parameters::parse("sslmode='require ' user=' a '").expect("fine");
     assert_eq!(blanks.get("sslmode"), Some("require"));
     assert_eq!(blanks.get("user"), Some(" a "));

@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mode_follows_from_where_and_what_was_said() {
+    fn tls_mode_follows_host_and_parameters() {
         use TlsMode::{Disable, Encrypt, Prefer, VerifyCa, VerifyFull};
         for (host, mode, roots, negotiation, expected) in [
             ("db.example.com", None, None, None, VerifyFull),
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn ssl_weakens_nothing() {
+    fn ssl_parameter_weakens_nothing() {
         use TlsMode::{Encrypt, VerifyCa, VerifyFull};
         for (host, ssl, mode, expected) in [
             ("db", "true", None, VerifyFull),
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_of_other_drivers_are_translated() {
+    fn foreign_tls_values_are_translated() {
         for (ssl, word) in [
             ("require", "write sslmode=require"),
             ("verify-full", "write sslmode=verify-full"),
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loopback_name_with_another_address_is_not_local() {
+    fn loopback_name_with_remote_address_is_remote() {
         let mut server = tokio_postgres::Config::new();
         server.host("localhost");
         server.hostaddr([10, 0, 0, 1].into());
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mode_that_nobody_said_goes_with_the_server() {
+    fn implied_tls_mode_follows_the_server() {
         let (mut here, mut there) = (tokio_postgres::Config::new(), tokio_postgres::Config::new());
         here.host("127.0.0.1");
         there.host("db.example.com");
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn certificates_are_files_or_the_text_itself() {
+    fn certificates_are_files_or_pem() {
         let text = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
         let one_line = text.replace('\n', "\\n");
         let tls = read("db", |parameters| {
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn value_that_is_no_file_is_hidden() {
+    fn value_that_is_not_a_file_is_hidden() {
         let text = "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\n";
         let with_attributes = format!("Bag Attributes\n    friendlyName: x\n{text}");
         let long = format!("/etc/{}hunter2", "x".repeat(255));
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_is_read() {
+    fn other_tls_parameters_are_read() {
         let tls = read("db", |_| {}).expect("fine");
         assert!(tls.sni && !tls.direct && tls.require_auth.is_none());
         assert_eq!(tls.channel_binding, ChannelBinding::Prefer);
