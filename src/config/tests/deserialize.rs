@@ -78,7 +78,7 @@ fn errors_hide_the_password() {
         ),
         (
             r#"{"url": "postgres://u:424242@h@h"}"#,
-            "the URL holds a second `@`",
+            "the URL contains a second `@`",
         ),
         (r#"{"url": "postgres://h", "max_age": "1d"}"#, "a duration"),
         (r#"{"url": "postgres://h", "max_age": []}"#, "a duration"),
