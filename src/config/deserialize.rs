@@ -1,4 +1,4 @@
-//! Settings by serde: the names of the fields are the names of the setters.
+//! Deserializes a configuration; the fields have the names of the setters.
 
 use std::time::Duration;
 
@@ -33,8 +33,8 @@ impl Config {
     }
 }
 
-/// A setting, if there is one. What is there instead is not repeated: it may have been meant
-/// for another field.
+/// Deserializes a setting, if there is one. Errors do not show the value: it may have been
+/// intended for another field.
 pub(super) fn value<'de, D: Deserializer<'de>, T: Value>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {

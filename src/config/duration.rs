@@ -1,4 +1,4 @@
-//! How long, as people write it.
+//! Parses durations.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ const UNITS: [(&str, f64); 8] = [
     ("h", 3600.0),
 ];
 
-/// What [`parse`] takes, for whoever wrote something else.
+/// Describes what [`parse`] accepts, for errors.
 pub(super) const WANTED: &str = "a duration (300ms, 5s, 1h30m, or a number of seconds)";
 
 /// Reads a duration as Go writes it (`300ms`, `1.5h`, `1h30m`), or a bare number of

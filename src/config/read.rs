@@ -386,7 +386,7 @@ mod tests {
             ("tcp_user_timeout=1s", "a number of milliseconds"),
             ("pgbouncer=1", "true or false"),
             ("load_balance_hosts=yes", "disable or random"),
-            ("target_session_attrs=prefer-standby", "cannot be honoured"),
+            ("target_session_attrs=prefer-standby", "is not supported"),
             ("dbname=postgres://u:hunter2@h", "dbname holds a URL"),
         ] {
             let error = read(text).expect_err(text).to_string();

@@ -1,9 +1,9 @@
-//! Settings that are one of some words.
+//! Maps the words of settings to their values.
 
 use super::{ConnectionLifetime, Endpoint, LoadShed, Pooler, Reset, TargetSessionAttrs};
 use crate::provider::POOLERS;
 
-/// One of some words, in variables and in serde.
+/// A setting that is one of a list of words, in variables and in serde.
 pub(super) trait Words: Copy + 'static {
     /// The setting.
     const NAME: &'static str;
@@ -14,7 +14,7 @@ pub(super) trait Words: Copy + 'static {
         known.map(|(_, value)| *value)
     }
 
-    /// All of them, for errors.
+    /// Lists the words, for errors.
     fn all() -> String {
         let words: Vec<_> = Self::WORDS.iter().map(|(word, _)| *word).collect();
         words.join(", ")

@@ -239,7 +239,7 @@ fn contradicting_settings_are_refused() {
         ),
         (
             |config| config.health_token("hunter2 hunter2 hunter2"),
-            "holds a space",
+            "contains a space",
         ),
     ] {
         let error = settled(&[POOLED], change).expect_err(word).to_string();
