@@ -370,8 +370,8 @@ mod tests {
     #[test]
     fn invalid_parameter_is_named_without_its_value() {
         for (text, word) in [
-            ("host=a,b hostaddr=::1", "host and hostaddr contradict"),
-            ("host=a,b port=1,2,3", "port holds 3 ports for 2 hosts"),
+            ("host=a,b hostaddr=::1", "host and hostaddr differ"),
+            ("host=a,b port=1,2,3", "port lists 3"),
             ("postgres://u:hunter2", "port is not valid"),
             ("port=0", "from 1 to 65535"),
             ("port=65536", "from 1 to 65535"),

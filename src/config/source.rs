@@ -333,7 +333,7 @@ mod tests {
             ),
             (
                 &[("PGHOST", "a,b"), ("PGPORT", "1,2,3")],
-                &["PGPORT: port holds 3"],
+                &["PGPORT: port lists 3"],
             ),
             (
                 &[("PGHOST", "h"), ("PGCONNECT_TIMEOUT", "soon")],

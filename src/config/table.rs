@@ -27,7 +27,7 @@ use super::{
 use crate::credentials::Credentials;
 use crate::error::Result;
 
-/// What was said of a setting, and where.
+/// The value of a setting, and where it was set.
 #[derive(Debug, Clone)]
 pub(super) struct Said<T> {
     pub(super) value: T,
@@ -53,9 +53,9 @@ parameters {
     sslmode: String;
     /// Certificate authorities: a file, PEM, or `system`.
     sslrootcert: String;
-    /// Our own certificate: a file, or PEM.
+    /// The client certificate: a file, or PEM.
     sslcert: String;
-    /// The key of our own certificate: a file, or PEM.
+    /// The key of the client certificate: a file, or PEM.
     sslkey: String;
     /// `direct`: TLS from the first byte on (PostgreSQL 17 and newer).
     sslnegotiation: String;
@@ -63,7 +63,7 @@ parameters {
     sslsni: String;
     /// `disable`, `prefer` or `require`.
     channel_binding: String;
-    /// The ways of proving who we are that the server may ask for: see
+    /// The authentication methods that the server may ask for: see
     /// [`RequireAuth`](crate::config::RequireAuth).
     require_auth: String;
     /// The name that the server shows for our sessions. Default: the function's name and
@@ -73,22 +73,21 @@ parameters {
     options: String;
 }
 settings(environment, pooler) {
-    /// What lies between us and the server, which is not guessed any more. Default: what the
-    /// address tells, which is [`Pooler::None`] unless it is known for a pooler; and where it
-    /// turns out when connecting that it is one, it is treated as one, and a warning says
-    /// what to set.
+    /// The pooler in front of the server, which is then not detected. Default: the one that
+    /// the address implies, or else [`Pooler::None`]; a pooler that shows itself while
+    /// connecting is treated as one, and a warning says what to set.
     pooler: Pooler = pooler, default "what the address tells",
         operator "ANTIFREEZE_POOLER" word, health pooler same;
-    /// Which of two ways to the database is used. Default: [`Endpoint::Pooled`], the one of
+    /// Which of the two endpoints of the database is used. Default: [`Endpoint::Pooled`], the one of
     /// the URL.
     endpoint: Endpoint = Endpoint::Pooled,
         operator "ANTIFREEZE_ENDPOINT" word, health endpoint same;
-    /// How long a connection lives. Default: what the path calls for.
+    /// How long a connection lives. Default: depends on the pooler.
     lifetime: ConnectionLifetime = ConnectionLifetime::behind(pooler), default "what the path calls for",
         operator "ANTIFREEZE_LIFETIME" word, health lifetime same;
     /// What removes session state before a connection is kept.
     reset: Reset = Reset::Detected, health reset same;
-    /// Who is turned away while the server is full or away. Default:
+    /// When invocations are rejected while the server is full or away. Default:
     /// [`LoadShed::FirstUse`].
     load_shed: LoadShed = LoadShed::FirstUse,
         operator "ANTIFREEZE_LOAD_SHED" word, health load_shed same;
@@ -120,11 +119,11 @@ settings(environment, pooler) {
     max_idle_time: Duration, default "no limit",
         limit "DB_MAX_IDLE_TIME" unless_zero, health max_idle_time_seconds seconds;
     /// A connection that was kept for longer than this without use answers an empty query
-    /// before it is leased again, alone and within a second: what lies in between may have
-    /// forgotten it without a word, as NAT gateways and connection tracking do after 350 s
+    /// before it is leased again, alone and within a second: the network may have
+    /// dropped it silently, as NAT gateways and connection tracking do after 350 s
     /// (AWS, "NAT gateways", "Connection tracking"). Default: 60 s.
     test_after_idle: Duration = Duration::from_secs(60), health test_after_idle_seconds seconds;
-    /// How long to wait for a connection that others have. Default: `pool_timeout` of the
+    /// How long to wait for a connection that is in use. Default: `pool_timeout` of the
     /// URL, or else 5 s.
     acquire_timeout: Duration = Duration::from_secs(5), url "pool_timeout" limit,
         operator "ANTIFREEZE_ACQUIRE_TIMEOUT" duration, health acquire_timeout_seconds seconds;
@@ -158,7 +157,7 @@ settings(environment, pooler) {
     transaction_timeout: Duration = Duration::from_secs(15 * 60),
         operator "ANTIFREEZE_TRANSACTION_TIMEOUT" duration,
         health transaction_timeout_seconds sent;
-    /// How long a call of the function may take, where nobody else says so yet, as while the
+    /// How long a call of the function may take, where no deadline is known yet, as while the
     /// function starts: the server's timeouts are lowered to it, but to no less than 1 s,
     /// and `idle_session_timeout` not at all. Within an invocation its own time counts, if
     /// that is shorter. On Lambda it is the deadline of a request that carries none, too
@@ -166,10 +165,10 @@ settings(environment, pooler) {
     /// known.
     function_timeout: Duration, default "not known",
         operator "ANTIFREEZE_FUNCTION_TIMEOUT" duration, health function_timeout_seconds seconds;
-    /// What a session has to be, if several hosts are named. Default: anything.
+    /// The kind of server that is used, if several hosts are named. Default: anything.
     target_session_attrs: TargetSessionAttrs = TargetSessionAttrs::Any,
         url "target_session_attrs" attributes;
-    /// The schema that is looked in, instead of the server's `search_path`. Default:
+    /// The schema that is searched, instead of the server's `search_path`. Default:
     /// `schema` of the URL, or else none. It is sent on [`Pooler::None`] alone; behind a
     /// pooler any but `public` is an error.
     schema: String, default "the server's `search_path`", url "schema" text;
@@ -184,8 +183,8 @@ settings(environment, pooler) {
     /// How many connections [`warm_up`](crate::Database::warm_up) opens, whatever the code
     /// asks it for; at most as many as can be kept. Default: what it is asked for.
     warm_up: usize, default "what the code asks for", operator "ANTIFREEZE_WARM_UP" count;
-    /// Who presents this as `Authorization: Bearer ..` is told the details of
-    /// [`health`](crate::health). Default: nobody over HTTP. 16 characters or more, without
+    /// The token that gives access to the details of [`health`](crate::health), as
+    /// `Authorization: Bearer ..`. Default: no details over HTTP. 16 characters or more, without
     /// spaces.
     health_token: String, default "nobody", operator "ANTIFREEZE_HEALTH_TOKEN" secret;
 }

@@ -163,7 +163,7 @@ const PARAMETERS: &[(&str, &str, Outcome)] = &[
     ("sslpassword", "x", Refused("decrypt")),
     ("sslcrl", "x", Refused("revocation")),
     ("sslcrldir", "x", Refused("revocation")),
-    ("sslkeylogfile", "x", Refused("keys of TLS")),
+    ("sslkeylogfile", "x", Refused("TLS keys")),
     ("requirepeer", "x", Refused("unix socket")),
     ("requiressl", "1", Refused("sslmode=require")),
     ("scram_client_key", "x", Refused("SCRAM")),

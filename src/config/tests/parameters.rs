@@ -152,7 +152,7 @@ fn pasted_commands_are_recognised() {
         ("\"postgres://u:hunter2@db/x\"", "quotes"),
         (
             "psql 'postgres://u:hunter2@db/x'",
-            "in front of postgres://",
+            "text before postgres://",
         ),
         (
             "DATABASE_URL=postgres://u:hunter2@db/x",

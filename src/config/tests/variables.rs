@@ -59,8 +59,8 @@ fn invalid_value_is_named_with_the_expected_ones() {
             "a duration",
         ),
         ("ANTIFREEZE_WARM_UP", "postgres://app:hunter2@h", "a number"),
-        ("ANTIFREEZE_HEALTH_TOKEN", "", "set and empty"),
-        ("ANTIFREEZE_HEALTH_TOKEN", " \n", "set and empty"),
+        ("ANTIFREEZE_HEALTH_TOKEN", "", "set but empty"),
+        ("ANTIFREEZE_HEALTH_TOKEN", " \n", "set but empty"),
     ] {
         let environment = Environment::of(&[(name, value)]);
         let error = refused(&environment).to_string();

@@ -1,4 +1,4 @@
-//! From what a URL or a variable says of TLS to what we do.
+//! Reads the TLS settings from connection parameters.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 use crate::provider;
 
 impl Tls {
-    /// Reads what `parameters` say (libpq's manual, "Parameter Key Words"; `ssl` is JDBC's,
-    /// which libpq takes in URLs); what they leave open depends on where `server` is.
+    /// Reads the TLS parameters (libpq's manual, "Parameter Key Words"; `ssl` is JDBC's,
+    /// which libpq accepts in URLs); the defaults depend on the address of `server`.
     ///
     /// # Errors
     ///
@@ -41,7 +41,7 @@ impl Tls {
             Some(other) => return Err(wrong_ssl(other)),
         };
         let mode = match parameters.get("sslmode") {
-            // libpq: whoever names public authorities wants them to be asked.
+            // As libpq: public authorities prove nothing but a name.
             None if roots == Some(Roots::System) => TlsMode::VerifyFull,
             None if !is_local(server) => TlsMode::VerifyFull,
             None if direct || ssl => TlsMode::Encrypt,
@@ -58,14 +58,14 @@ impl Tls {
         let asked = parameters.get("sslmode").unwrap_or("its default");
         if roots == Some(Roots::System) && mode != TlsMode::VerifyFull {
             return Err(Error::configuration(format!(
-                "sslrootcert=system goes with sslmode=verify-full alone, and not with {asked}: a \
-                 public authority vouches for nothing but a name"
+                "sslrootcert=system needs sslmode=verify-full, not {asked}: certificates of public \
+                 authorities prove nothing but a host name"
             )));
         }
         if direct && matches!(mode, TlsMode::Disable | TlsMode::Prefer) {
             return Err(Error::configuration(format!(
-                "sslnegotiation=direct does not go with sslmode={asked}, which allows for no \
-                 TLS: set require, verify-ca or verify-full"
+                "sslnegotiation=direct cannot be used with sslmode={asked}, which allows \
+                 connections without TLS: set require, verify-ca or verify-full"
             )));
         }
         let client = match (parameters.get("sslcert"), parameters.get("sslkey")) {
@@ -89,7 +89,7 @@ impl Tls {
             Some("disable") => ChannelBinding::Disable,
             Some("require") if mode == TlsMode::Disable => {
                 return Err(Error::configuration(
-                    "channel_binding=require binds to TLS, which sslmode=disable rules out",
+                    "channel_binding=require needs TLS, which sslmode=disable turns off",
                 ));
             }
             Some("require") => ChannelBinding::Require,
@@ -114,8 +114,7 @@ impl Tls {
         })
     }
 
-    /// A mode that followed from where the server was does not stay when the code has
-    /// named another that is elsewhere.
+    /// Verifies in full if the mode was implied by a local server, and `server` is not local.
     pub(crate) fn keep_to(&mut self, server: &tokio_postgres::Config) {
         if self.implied == Some(self.mode) && !is_local(server) {
             self.mode = TlsMode::VerifyFull;
@@ -140,7 +139,7 @@ const MODES: [&str; 6] = [
     "verify-full",
 ];
 
-/// What others write, and what it is here.
+/// Translates values of other drivers.
 fn mode_of_others(value: &str) -> Option<&'static str> {
     Some(
         match value.to_ascii_lowercase().replace('_', "-").as_str() {
@@ -160,33 +159,29 @@ fn mode_of_others(value: &str) -> Option<&'static str> {
 fn wrong_mode(value: &str) -> Error {
     let shown = shown("sslmode", value);
     if let Some(remedy) = mode_of_others(value) {
-        return Error::configuration(format!("{shown} is another driver's: {remedy}"));
+        return Error::configuration(format!("{shown} is a value of another driver: {remedy}"));
     }
     let meant = nearest(value, MODES).map(|mode| format!(" (did you mean {mode}?)"));
-    let meant = meant.unwrap_or_default();
     let modes = "disable, prefer, require, verify-ca, verify-full";
-    Error::configuration(format!(
-        "{shown} is not valid: expected one of {modes}{meant}"
-    ))
+    none_of(
+        "sslmode",
+        value,
+        &(modes.to_owned() + &meant.unwrap_or_default()),
+    )
 }
 
-/// `ssl=true` alone is understood: what else it is set to belongs into `sslmode`.
+/// The error for a value of `ssl` other than `true`: it names the `sslmode` to write.
 fn wrong_ssl(value: &str) -> Error {
-    let remedy = match mode_of_others(value) {
-        Some(remedy) => remedy.to_owned(),
-        None => match MODES
-            .into_iter()
-            .find(|&mode| mode == value)
-            .or(nearest(value, MODES))
-        {
-            Some(mode) => format!("write sslmode={mode}"),
-            None => "write sslmode, with verify-full, or require to verify nothing".to_owned(),
-        },
+    let exact = MODES.into_iter().find(|&mode| mode == value);
+    let remedy = match (mode_of_others(value), exact.or(nearest(value, MODES))) {
+        (Some(remedy), _) => remedy.to_owned(),
+        (None, Some(mode)) => format!("write sslmode={mode}"),
+        (None, None) => "write sslmode, with verify-full, or require to verify nothing".to_owned(),
     };
     Error::configuration(format!("{} is not ssl=true: {remedy}", shown("ssl", value)))
 }
 
-/// A file's name or the text itself.
+/// Reads the name of a file, or the PEM text itself.
 fn pem(name: &str, value: &str) -> Result<Pem> {
     // OpenSSL writes attributes in front of it.
     if value.contains("-----BEGIN") {
@@ -215,7 +210,7 @@ pub(crate) fn could_be_file(path: &Path) -> bool {
     fits && !encoded && !text.contains(['\n', '\r']) && !text.contains("-----BEGIN")
 }
 
-/// Nobody else is on the way: loopback, or a socket of this machine.
+/// Whether the server is on this machine: loopback, or a unix socket.
 fn is_local(server: &tokio_postgres::Config) -> bool {
     let hosts = server.get_hosts().iter().all(|host| match host {
         Host::Tcp(name) => {
