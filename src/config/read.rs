@@ -375,7 +375,7 @@ mod tests {
             ("postgres://u:hunter2", "port is not valid"),
             ("port=0", "from 1 to 65535"),
             ("port=65536", "from 1 to 65535"),
-            ("hostaddr=hunter2", "hostaddr cannot"),
+            ("hostaddr=hunter2", "hostaddr is not valid"),
             ("host=@hunter2", "abstract socket"),
             ("host='hunter2@x'", "a character that no name has"),
             ("connect_timeout=hunter2", "a number of seconds"),
@@ -387,7 +387,7 @@ mod tests {
             ("pgbouncer=1", "true or false"),
             ("load_balance_hosts=yes", "disable or random"),
             ("target_session_attrs=prefer-standby", "is not supported"),
-            ("dbname=postgres://u:hunter2@h", "dbname holds a URL"),
+            ("dbname=postgres://u:hunter2@h", "dbname contains a URL"),
         ] {
             let error = read(text).expect_err(text).to_string();
             assert!(error.contains(word), "{text}: {error}");

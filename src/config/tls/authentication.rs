@@ -168,9 +168,9 @@ mod tests {
     #[test]
     fn contradicting_methods_are_named() {
         for (text, word) in [
-            ("scram", "one of"),
-            ("", "one of"),
-            ("md5,,none", "one of"),
+            ("scram", "expected a list of"),
+            ("", "expected a list of"),
+            ("md5,,none", "expected a list of"),
             ("md5,!none", "either all"),
             ("!md5,none", "either all"),
             ("gss,sspi", "leaves nothing"),

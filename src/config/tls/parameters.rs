@@ -415,7 +415,7 @@ mod tests {
             (&[("sslkey", "a")], "sslcert is not"),
             (
                 &[("sslmode", "require"), ("sslrootcert", "system")],
-                "not with require",
+                "not require",
             ),
             (
                 &[("sslmode", "prefer"), ("sslnegotiation", "direct")],
@@ -423,7 +423,7 @@ mod tests {
             ),
             (
                 &[("sslmode", "disable"), ("channel_binding", "require")],
-                "sslmode=disable rules out",
+                "sslmode=disable turns off",
             ),
         ] {
             let tls = read("db", |parameters| {
