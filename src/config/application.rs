@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn function_and_version() {
+    fn application_name_holds_the_version() {
         let long = "f".repeat(64);
         for (variables, expected) in [
             (&[][..], None),

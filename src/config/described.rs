@@ -1,4 +1,4 @@
-//! Describes a configuration in words, for the doctor.
+//! Describes where the settings come from, for the doctor.
 
 use super::endpoint::host_names;
 use super::source;
@@ -12,16 +12,16 @@ pub struct Described {
     pub variables: Vec<&'static str>,
     /// `NAME=value` of the operator's variables.
     pub operators: String,
-    /// Variables that look like the operator's and are not.
+    /// Variables that begin like an override and are not one.
     pub unknown: Vec<String>,
-    /// Why the pooler is taken for what it is.
+    /// How the pooler was determined.
     pub pooler: String,
     /// The other of two endpoints, if there is one: `direct` or `pooled`.
     pub twin: Option<&'static str>,
 }
 
 impl Settings {
-    /// What the process's environment has to say about this configuration.
+    /// Describes these settings by the environment of the process.
     pub(crate) fn described(&self) -> Described {
         self.described_by(&Environment::of_process())
     }

@@ -1,9 +1,8 @@
-//! Deserializes settings: the names of the fields are the names of the setters.
+//! Deserializes a configuration; the fields have the names of the setters.
 
-use std::fmt;
 use std::time::Duration;
 
-use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::de::{self, Deserialize, Deserializer};
 
 use super::table::Fields;
 use super::words::Words;
@@ -34,8 +33,8 @@ impl Config {
     }
 }
 
-/// A setting, if there is one. What is there instead is not repeated: it may have been meant
-/// for another field.
+/// Deserializes a setting, if there is one. Errors do not show the value: it may have been
+/// intended for another field.
 pub(super) fn value<'de, D: Deserializer<'de>, T: Value>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
@@ -65,45 +64,13 @@ plain!(bool, u8, u16, usize);
 /// number to most formats, and serde would show it.
 impl Value for String {
     fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Self>, D::Error> {
-        struct Text;
-
-        impl<'de> Visitor<'de> for Text {
-            type Value = Option<String>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text in quotes")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Some(text.to_owned()))
-            }
-
-            fn visit_u64<E: de::Error>(self, _: u64) -> Result<Self::Value, E> {
-                Err(E::custom("a number where a text in quotes is expected"))
-            }
-
-            fn visit_i64<E: de::Error>(self, _: i64) -> Result<Self::Value, E> {
-                self.visit_u64(0)
-            }
-
-            fn visit_f64<E: de::Error>(self, _: f64) -> Result<Self::Value, E> {
-                self.visit_u64(0)
-            }
-
-            fn visit_none<E: de::Error>(self) -> Result<Self::Value, E> {
-                Ok(None)
-            }
-
-            fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
-                Ok(None)
-            }
-
-            fn visit_some<D: Deserializer<'de>>(self, inner: D) -> Result<Self::Value, D::Error> {
-                inner.deserialize_any(self)
-            }
+        #[derive(serde::Deserialize)]
+        #[serde(untagged, expecting = "expected a text in quotes")]
+        enum Text {
+            Text(String),
         }
-
-        deserializer.deserialize_option(Text)
+        let text = Option::deserialize(deserializer)?;
+        Ok(text.map(|Text::Text(text)| text))
     }
 }
 

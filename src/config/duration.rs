@@ -1,4 +1,4 @@
-//! Parses durations as people write them: `300ms`, `1h30m`.
+//! Parses durations.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ const UNITS: [(&str, f64); 8] = [
     ("h", 3600.0),
 ];
 
-/// What [`parse`] takes, for error messages.
+/// Describes what [`parse`] accepts, for errors.
 pub(super) const WANTED: &str = "a duration (300ms, 5s, 1h30m, or a number of seconds)";
 
 /// Reads a duration as Go writes it (`300ms`, `1.5h`, `1h30m`), or a bare number of
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_of_go_and_bare_seconds() {
+    fn go_durations_and_bare_seconds_are_parsed() {
         for (text, milliseconds) in [
             ("0", Some(0)),
             ("0s", Some(0)),

@@ -1,4 +1,4 @@
-//! The pooled and the direct endpoint of one database.
+//! Describes the pooled and the direct endpoint of a server.
 
 use serde::{Deserialize, Serialize};
 use tokio_postgres::config::Host;
@@ -8,7 +8,7 @@ use super::read::read;
 use super::{Pooler, TargetSessionAttrs, Tls};
 use crate::error::Result;
 
-/// Which of two ways to a database is used.
+/// Which of the two endpoints of a database is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -20,7 +20,7 @@ pub enum Endpoint {
     Direct,
 }
 
-/// A way to the same database that leads past its pooler.
+/// An endpoint of the same database without its pooler.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct DirectEndpoint {
@@ -29,7 +29,7 @@ pub struct DirectEndpoint {
     /// As [`Settings::tls`](crate::config::Settings::tls).
     pub tls: Tls,
     /// As [`Settings::pooler`](crate::config::Settings::pooler): it may be a session pooler, as
-    /// Supabase's is for networks without IPv6.
+    /// Supabase's is for clients without IPv6.
     pub pooler: Pooler,
     /// As [`Settings::schema`](crate::config::Settings::schema). `None`: that one, unless it is
     /// `public`.
@@ -50,7 +50,7 @@ impl DirectEndpoint {
     }
 }
 
-/// A name for each host; nothing for one that has none.
+/// The name of each host; empty for one that has none.
 pub(super) fn host_names(server: &tokio_postgres::Config) -> impl Iterator<Item = &str> {
     let (hosts, addresses) = (server.get_hosts(), server.get_hostaddrs());
     (0..hosts.len().max(addresses.len())).map(|at| match hosts.get(at) {
@@ -59,7 +59,7 @@ pub(super) fn host_names(server: &tokio_postgres::Config) -> impl Iterator<Item 
     })
 }
 
-/// The same server behind other hosts and ports: tokio-postgres takes none away.
+/// Copies a configuration with other hosts and ports: tokio-postgres cannot remove any.
 pub(super) fn with_hosts(
     old: &tokio_postgres::Config,
     hosts: impl IntoIterator<Item = String>,

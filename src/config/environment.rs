@@ -1,52 +1,45 @@
-//! Reads environment variables, or a test's own.
+//! Reads the environment variables of the process.
+
+use std::collections::BTreeMap;
 
 use crate::credentials::given;
 
-/// Reads variables; a test has its own.
-pub(crate) struct Environment {
-    variable: Box<Variable>,
-    names: Box<Names>,
-}
-
-type Variable = dyn Fn(&str) -> Option<String>;
-type Names = dyn Fn() -> Vec<String>;
+/// The environment's variables; a test has its own.
+pub(crate) struct Environment(BTreeMap<String, String>);
 
 impl Environment {
     pub(crate) fn of_process() -> Self {
-        Environment {
-            variable: Box::new(|name| std::env::var(name).ok()),
-            names: Box::new(|| {
-                let names = std::env::vars_os().map(|(name, _)| name.into_string());
-                names.filter_map(Result::ok).collect()
-            }),
-        }
+        let variables = std::env::vars_os();
+        // A value that is not UTF-8 counts as blank.
+        let readable = variables.filter_map(|(name, value)| {
+            Some((
+                name.into_string().ok()?,
+                value.into_string().unwrap_or_default(),
+            ))
+        });
+        Environment(readable.collect())
     }
 
     #[cfg(test)]
     pub(crate) fn of(variables: &[(&str, &str)]) -> Self {
         let owned = variables.iter();
         let owned = owned.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        let variables: std::collections::BTreeMap<String, String> = owned.collect();
-        let names = variables.keys().cloned().collect::<Vec<_>>();
-        Environment {
-            variable: Box::new(move |name| variables.get(name).cloned()),
-            names: Box::new(move || names.clone()),
-        }
+        Environment(owned.collect())
     }
 
-    /// As [`given`] has it.
+    /// The value, trimmed as [`given`] does.
     pub(super) fn get(&self, name: &str) -> Option<String> {
-        given((self.variable)(name)?)
+        given(self.0.get(name)?.clone())
     }
 
-    /// As it is, blanks included.
-    pub(super) fn raw(&self, name: &str) -> Option<String> {
-        (self.variable)(name)
+    /// The value as it is, blanks included.
+    pub(super) fn raw(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
     }
 
     /// The names of all variables.
-    pub(super) fn names(&self) -> Vec<String> {
-        (self.names)()
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
     }
 
     /// How many invocations this process may serve at a time.
@@ -66,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_end_is_cut_and_blank_is_unset() {
+    fn line_end_is_cut_and_blank_is_unset() {
         for (value, expected) in [
             ("x", Some("x")),
             ("x\n", Some("x")),
@@ -82,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn one_connection_for_each_invocation_that_can_run() {
+    fn concurrency_follows_the_host() {
         for (variables, expected) in [
             (&[][..], 3),
             (&[("AWS_LAMBDA_FUNCTION_NAME", "f")], 1),

@@ -1,6 +1,6 @@
 //! Parses libpq's keyword strings: `host=db user='an app' password=it\'s`.
 //!
-//! As libpq takes them apart (manual, "Keyword/Value Connection Strings"): spaces
+//! As libpq does (manual, "Keyword/Value Connection Strings"): spaces
 //! around `=` are free, a value in single quotes may hold spaces, and a backslash
 //! takes the next character as it is.
 
@@ -9,8 +9,8 @@ use std::str::Chars;
 
 use crate::error::{Error, Result};
 
-/// The names and values of `text`, in its order. What is wrong is never quoted: it may
-/// be a piece of a password.
+/// Splits `text` into names and values, in its order. Errors quote nothing: it may be a piece
+/// of a password.
 pub(super) fn parse(text: &str) -> Result<Vec<(String, String)>> {
     let mut rest = text.chars().peekable();
     let mut found = Vec::new();
@@ -26,9 +26,8 @@ pub(super) fn parse(text: &str) -> Result<Vec<(String, String)>> {
         skip_spaces(&mut rest);
         if rest.next() != Some('=') || name.is_empty() {
             return Err(Error::configuration(
-                "cannot be understood: it neither begins with postgres:// \
-                 (postgres://user:password@host:port/database) nor is made of keywords (host=db \
-                 user=app); a value with spaces goes in single quotes",
+                "is not a connection string: expected a URL (postgres://user:password@host:port/database) or keywords \
+                 (host=db user=app); put a value with spaces in single quotes",
             ));
         }
         skip_spaces(&mut rest);
@@ -65,7 +64,7 @@ fn quoted(rest: &mut Peekable<Chars<'_>>) -> Result<String> {
         }
     }
     Err(Error::configuration(
-        "has a single quote that is not closed: a quote that belongs to a value is written \\'",
+        "contains a single quote that is not closed: write a quote in a value as \\'",
     ))
 }
 
@@ -74,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn taken_apart_as_libpq_does() {
+    fn keywords_are_split_as_libpq_does() {
         for (text, expected) in [
             ("", &[][..]),
             ("  ", &[]),
@@ -105,13 +104,13 @@ mod tests {
     #[test]
     fn malformed_keywords_are_not_quoted() {
         for (text, word) in [
-            ("hunter2", "nor is made of keywords"),
-            ("host=db hunter2", "nor is made of keywords"),
+            ("hunter2", "is not a connection string"),
+            ("host=db hunter2", "is not a connection string"),
             (
                 "host=db password=a hunter2 user=x",
-                "nor is made of keywords",
+                "is not a connection string",
             ),
-            ("=hunter2", "nor is made of keywords"),
+            ("=hunter2", "is not a connection string"),
             ("password='hunter2", "not closed"),
             (r"password='hunter2\'", "not closed"),
         ] {

@@ -1,4 +1,4 @@
-//! The macro that turns each row of the [table](super::table) into code.
+//! Generates setters, fields and readers from the [table](super::table).
 
 /// The parameters that have a setter, then the settings. A setting is
 ///
@@ -66,14 +66,14 @@ macro_rules! settings {
             }
         }
 
-        /// What one source, or several of them, say of the settings.
+        /// The settings of one source, or of several that are merged.
         #[derive(Clone, Default)]
         pub(super) struct Layer {
             $(pub(super) $name: Option<Said<$type>>,)+
         }
 
         impl Layer {
-            /// What a URL, a keyword string or variables that name a database say.
+            /// Reads the settings among connection parameters.
             pub(super) fn of_parameters(given: &Parameters) -> Result<Self> {
                 let mut said = Layer::default();
                 $($(said.$name = $of_parameter(given, $parameter)?.map(|value| {
@@ -82,7 +82,7 @@ macro_rules! settings {
                 Ok(said)
             }
 
-            /// What the operator's variables say.
+            /// Reads the overrides.
             pub(super) fn of_operator(environment: &Environment) -> Result<Self> {
                 let mut said = Layer::default();
                 $($(said.$name = $of_operator(environment, $operator)?.map(|value| {
@@ -91,7 +91,7 @@ macro_rules! settings {
                 Ok(said)
             }
 
-            /// What the variables say that hold the limits of Go's `database/sql`.
+            /// Reads the variables with the limits of Go's `database/sql`.
             pub(super) fn of_limits(environment: &Environment) -> Result<Self> {
                 let mut said = Layer::default();
                 $($(said.$name = $of_limit(environment, $limit)?.map(|value| {
@@ -100,7 +100,7 @@ macro_rules! settings {
                 Ok(said)
             }
 
-            /// What this one leaves open, `below` may say.
+            /// Merges `below`, over which this layer wins.
             pub(super) fn over(self, below: Layer) -> Self {
                 Layer { $($name: self.$name.or(below.$name),)+ }
             }
@@ -143,20 +143,20 @@ macro_rules! settings {
         #[derive(Clone)]
         #[non_exhaustive]
         pub struct Settings {
-            /// Where the server is and who we are: hosts, ports, user, password, database,
+            /// The address and the login: hosts, ports, user, password, database,
             /// `application_name`, `options`, keepalives.
             pub server: tokio_postgres::Config,
-            /// Who is asked for the password at every connect.
+            /// The provider of the password for every connect.
             pub credentials: Option<Arc<dyn Credentials>>,
-            /// Encryption, and the authorities that are trusted.
+            /// Encryption and verification.
             pub tls: Tls,
-            /// A way to the same database past its pooler.
+            /// The direct endpoint of the same database.
             pub direct: Option<DirectEndpoint>,
             $(
                 #[doc = concat!("[`Config::", stringify!($name), "`].")]
                 pub $name: settings!(@in_force $type $($default)?),
             )+
-            /// Who has said what; the defaults are missing.
+            /// Where each setting was set; defaults are missing.
             pub(super) origins: Vec<(&'static str, Origin)>,
             /// The operator's variables that are set.
             pub(super) variables: Vec<(&'static str, String)>,

@@ -1,4 +1,4 @@
-//! Chooses the endpoint of migrations, which need a session of their own.
+//! Resolves the endpoint for migrations: a session that keeps its locks.
 
 use super::endpoint::{host_names, with_hosts};
 use super::{ConnectionLifetime, DirectEndpoint, Environment, Pooler, Settings};
@@ -13,7 +13,7 @@ const REMEDY: &str = "name the server's own endpoint in MIGRATION_DATABASE_URL (
                       DATABASE_URL_UNPOOLED, POSTGRES_URL_NON_POOLING, DIRECT_URL), or give it to \
                       the runner";
 
-/// The same where the environment is not asked: it speaks of another database.
+/// The same where the environment is not read: it configures another database.
 const REMEDY_ELSEWHERE: &str = "give the server's own endpoint instead (the command: as --url)";
 
 impl Settings {
@@ -34,7 +34,7 @@ impl Settings {
             _ => None,
         };
         if let Some(endpoint) = given.or(named) {
-            // Whoever has a password of his own is not asked for the function's.
+            // An endpoint with its own password does not use the function's credentials.
             if endpoint.server.get_password().is_some() {
                 config.credentials = None;
             }
@@ -60,7 +60,7 @@ impl Settings {
         let mut endpoint = DirectEndpoint::from_url(url).map_err(|error| {
             Error::configuration(format!("{VARIABLE} cannot be used: {error}")).with_source(error)
         })?;
-        // Whoever names no database is given the one that is called as the role.
+        // The default database has the name of the role.
         let ours = self.server.get_dbname().or(self.server.get_user());
         // One variable, and perhaps several databases in one process: the wrong one must not
         // be migrated.
@@ -69,7 +69,7 @@ impl Settings {
                 "{VARIABLE} names the database {theirs:?}, and {ours:?} is to be migrated: correct \
                  one of them, or give the endpoint to the runner"
             ))),
-            // It says as whom and where, and not what: its role's name would be another one.
+            // The default of this endpoint would be the name of its own role.
             (None, Some(ours)) => {
                 endpoint.server.dbname(ours);
                 Ok(endpoint)
@@ -98,7 +98,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Some keep a session on another port of the pooler's host.
+    /// The session pooler on another port of the pooler's host, as some providers have it.
     fn other_port(&self) -> Option<DirectEndpoint> {
         let pooler = host_names(&self.server)
             .map(|host| Host::of(host).session)
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_given_named_known_or_derived() {
+    fn migration_endpoint_is_chosen_in_order() {
         let named = &[(VARIABLE, "postgres://owner:s@named.example.com/shop")][..];
         let given = Some("postgres://given.example.com/shop");
         let session = Pooler::Session;
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pooler_alone_is_refused() {
+    fn pooler_without_a_direct_endpoint_is_refused() {
         let proxy = "postgres://p.proxy-abc.eu-central-1.rds.amazonaws.com/shop";
         for (url, word) in [
             (POOLED, "only a transaction pooler"),
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_variable_of_another_database_is_refused() {
+    fn variable_of_another_database_is_refused() {
         let other = (VARIABLE, "postgres://u:secret@named.example.com/other");
         let error = settled(POOLED, None, &[other]).expect_err("another");
         let error = error.to_string();
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_without_a_database_means_ours() {
+    fn variable_without_a_database_gets_ours() {
         let named = |url, variable| settled(url, None, &[(VARIABLE, variable)]);
         for (url, variable) in [
             (POOLED, "postgres://owner:s@named.example.com"),
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn without_an_environment_no_variable_is_asked() {
+    fn no_environment_reads_no_variable() {
         let config = plain(NEON);
         let config = config.for_migrations(None, None).expect("derived");
         assert_eq!(place(&config).0, "ep-a.x.aws.neon.tech");
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_of_its_own_is_not_replaced() {
+    fn endpoint_with_a_password_drops_credentials() {
         let config = |url| {
             let mut config = plain(POOLED);
             config.credentials = Some(Arc::new(crate::credentials::from_fn(|_| async {

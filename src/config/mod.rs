@@ -1,4 +1,4 @@
-//! Configuration: how a database is reached, and how its connections are kept.
+//! Configures how a database is reached and how its connections are kept.
 
 mod application;
 mod described;
@@ -66,7 +66,7 @@ pub enum ConnectionLifetime {
 }
 
 impl ConnectionLifetime {
-    /// The one that a path calls for.
+    /// The default behind `pooler`.
     fn behind(pooler: Pooler) -> Self {
         match pooler {
             // Its clients are as dear as the server's own slots.
@@ -82,12 +82,12 @@ impl ConnectionLifetime {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Reset {
-    /// When the wire saw a statement that leaves some. State that a function of
-    /// the server sets out of sight is not seen.
+    /// After a statement that leaves session state. State that a function of the server
+    /// sets is not detected.
     #[default]
     Detected,
     /// After every invocation.
     Always,
-    /// Not at all: the next invocation meets what the last one left.
+    /// Never: the next invocation finds the session state of the previous one.
     Never,
 }

@@ -1,4 +1,4 @@
-//! The parameters of a connection string, by libpq's names (docs/configuration.md has the
+//! Holds and checks connection parameters, by libpq's names (docs/configuration.md has the
 //! table).
 
 use std::fmt;
@@ -6,7 +6,7 @@ use std::fmt;
 use super::{Origin, foreign, keywords, spelling, url, values};
 use crate::error::{Error, Result};
 
-/// What a URL, a keyword string, variables or the code say.
+/// The parameters that a URL, a keyword string, variables or the code set.
 #[derive(Clone, Default)]
 pub(super) struct Parameters {
     list: Vec<Parameter>,
@@ -22,108 +22,67 @@ struct Parameter {
 }
 
 /// What becomes of a parameter.
-pub(super) enum Fate {
-    /// It is read.
-    Read,
-    /// It changes nothing here, whatever it says.
-    Ignored,
-    /// Any other value asks for what we do not do, and why not.
-    Only(&'static [&'static str], &'static str),
-    Refused(&'static str),
+enum Fate {
+    /// It is read, or changes nothing here whatever its value is.
+    Taken,
+    /// Only these values are accepted, and why.
+    Limited(&'static str, &'static str),
 }
 
-use Fate::{Ignored, Only, Read, Refused};
-
-const NO_GSS: &str = "GSSAPI is not spoken";
-const BOTH_TLS: &str = "TLS 1.2 and 1.3 are both offered, and the newer is taken";
-const PROTOCOL: &str = "the driver speaks version 3.0 of the protocol";
-
 /// libpq's (manual, "Parameter Key Words"), Prisma's ("PostgreSQL connector", "Arguments"),
-/// and what Supabase's integration with Vercel (`supa`, `workaround`) and node-postgres
-/// (`uselibpqcompat`) mark URLs with.
-const KNOWN: &[(&str, Fate)] = &[
-    (
-        "host hostaddr port dbname user password options application_name \
-         fallback_application_name connect_timeout keepalives keepalives_idle \
-         keepalives_interval keepalives_count tcp_user_timeout target_session_attrs \
-         load_balance_hosts sslmode ssl sslrootcert sslcert sslkey sslnegotiation sslsni \
-         channel_binding require_auth \
-         pgbouncer connection_limit pool_timeout schema statement_cache_size",
-        Read,
-    ),
-    (
-        "sslcompression gsslib krbsrvname supa workaround uselibpqcompat",
-        Ignored,
-    ),
-    (
-        "client_encoding",
-        Only(
-            &["auto", "utf8", "utf-8", "unicode"],
-            "the driver speaks UTF8 alone",
-        ),
-    ),
-    (
-        "sslcertmode",
-        Only(
-            &["allow"],
-            "leave sslcert and sslkey out where no certificate is to be sent",
-        ),
-    ),
-    (
-        "ssl_min_protocol_version",
-        Only(&["tlsv1", "tlsv1.1", "tlsv1.2"], BOTH_TLS),
-    ),
-    ("ssl_max_protocol_version", Only(&["tlsv1.3"], BOTH_TLS)),
-    ("min_protocol_version", Only(&["3.0"], PROTOCOL)),
-    (
-        "max_protocol_version",
-        Only(&["3.0", "3.2", "latest"], PROTOCOL),
-    ),
-    ("gssencmode", Only(&["disable", "prefer"], NO_GSS)),
-    ("gssdelegation", Only(&["0"], NO_GSS)),
-    (
-        "replication",
-        Only(
-            &["false", "off", "no", "0"],
-            "the driver does not speak the replication protocol",
-        ),
-    ),
-    (
-        "passfile",
-        Refused("no password file is read: give the password itself"),
-    ),
-    (
-        "service servicefile",
-        Refused("no service file is read: name host, user and database themselves"),
-    ),
-    (
-        "sslpassword",
-        Refused("an encrypted key is not read: decrypt the key that sslkey names"),
-    ),
-    (
-        "sslcrl sslcrldir",
-        Refused("certificates are not looked up in revocation lists"),
-    ),
-    ("sslkeylogfile", Refused("keys of TLS are written nowhere")),
-    (
-        "requirepeer",
-        Refused("the owner of a unix socket is not asked for"),
-    ),
-    ("requiressl", Refused("write sslmode=require")),
-    (
-        "scram_client_key scram_server_key",
-        Refused("SCRAM begins with the password here"),
-    ),
-    (
-        "oauth_issuer oauth_client_id oauth_client_secret oauth_scope",
-        Refused("OAuth is not spoken: use a password, a token or a certificate"),
-    ),
-];
+/// and JDBC's `ssl`.
+const READ: &str = "host hostaddr port dbname user password options application_name \
+    fallback_application_name connect_timeout keepalives keepalives_idle keepalives_interval \
+    keepalives_count tcp_user_timeout target_session_attrs load_balance_hosts sslmode ssl \
+    sslrootcert sslcert sslkey sslnegotiation sslsni channel_binding require_auth pgbouncer \
+    connection_limit pool_timeout schema statement_cache_size";
 
-/// Each with what becomes of it.
-pub(super) fn known() -> impl Iterator<Item = (&'static str, &'static Fate)> {
-    let all = KNOWN.iter();
-    all.flat_map(|(names, fate)| names.split_whitespace().map(move |name| (name, fate)))
+/// libpq's that concern features that are not supported, and the marks that Supabase's
+/// integration with Vercel (`supa`, `workaround`) and node-postgres (`uselibpqcompat`) put
+/// into URLs.
+const IGNORED: &str = "sslcompression gsslib krbsrvname supa workaround uselibpqcompat";
+
+/// Rows of libpq's parameters, the values that are accepted, if there are any, and why no
+/// other is.
+const LIMITED: &str = "\
+client_encoding | auto, utf8, utf-8, unicode | the driver supports UTF8 only
+sslcertmode | allow | to send no certificate, leave sslcert and sslkey out
+ssl_min_protocol_version | tlsv1, tlsv1.1, tlsv1.2 | TLS 1.2 and 1.3 are both offered, and the newer is used
+ssl_max_protocol_version | tlsv1.3 | TLS 1.2 and 1.3 are both offered, and the newer is used
+min_protocol_version | 3.0 | the driver supports version 3.0 of the protocol
+max_protocol_version | 3.0, 3.2, latest | the driver supports version 3.0 of the protocol
+gssencmode | disable, prefer | GSSAPI is not supported
+gssdelegation | 0 | GSSAPI is not supported
+replication | false, off, no, 0 | the driver does not support the replication protocol
+passfile | | a password file is not read: give the password itself
+service servicefile | | a service file is not read: give host, user and database
+sslpassword | | an encrypted key is not read: decrypt the key that sslkey names
+sslcrl sslcrldir | | certificate revocation lists are not read
+sslkeylogfile | | TLS keys are not written to files
+requirepeer | | the owner of a unix socket is not checked
+requiressl | | write sslmode=require
+scram_client_key scram_server_key | | SCRAM needs the password
+oauth_issuer oauth_client_id oauth_client_secret oauth_scope | | OAuth is not supported: use a password, a token or a certificate
+";
+
+/// The names of the parameters that are known.
+pub(super) fn known() -> impl Iterator<Item = &'static str> {
+    let limited = LIMITED.lines().filter_map(|row| row.split(" |").next());
+    let all = [READ, IGNORED].into_iter().chain(limited);
+    all.flat_map(str::split_whitespace)
+}
+
+/// What becomes of the parameter of this name, if it is known.
+fn fate(name: &str) -> Option<Fate> {
+    let has = |names: &str| names.split_whitespace().any(|known| known == name);
+    if has(READ) || has(IGNORED) {
+        return Some(Fate::Taken);
+    }
+    LIMITED.lines().find_map(|row| {
+        let (names, rest) = row.split_once(" |")?;
+        let (values, why) = rest.split_once("| ")?;
+        has(names).then_some(Fate::Limited(values.trim(), why))
+    })
 }
 
 impl Parameters {
@@ -133,17 +92,18 @@ impl Parameters {
         values::check_whole(text)?;
         if text.starts_with(['"', '\'', '`']) {
             return Err(Error::configuration(
-                "begins with a quotation mark: take the quotes away",
+                "begins with a quotation mark: remove the quotes",
             ));
         }
         let parameters = match url::parse(text)? {
             Some(parameters) => parameters,
             None => {
-                let list = keywords::parse(text).map_err(|error| match text.contains("://") {
-                    false => error,
-                    true => Error::configuration(
-                        "has something in front of postgres://: take away what is before it",
-                    ),
+                let list = keywords::parse(text).map_err(|error| {
+                    if text.contains("://") {
+                        Error::configuration("contains text before postgres://: remove it")
+                    } else {
+                        error
+                    }
                 })?;
                 let mut parameters = Parameters::default();
                 for (name, value) in list {
@@ -162,8 +122,7 @@ impl Parameters {
         Ok(parameters)
     }
 
-    /// The same, of what the code says: errors about the whole of it have no other
-    /// subject.
+    /// Splits a text that the code gives: errors about the whole of it begin with "the URL".
     pub(super) fn parse_code(text: &str) -> Result<Self> {
         if text.trim().is_empty() {
             return Err(Error::configuration(
@@ -178,7 +137,7 @@ impl Parameters {
         })
     }
 
-    /// The same, of what a variable says.
+    /// Splits the value of a variable, which errors name.
     pub(super) fn of_variable(variable: &'static str, text: &str) -> Result<Self> {
         let mut parameters =
             Parameters::parse(text).map_err(|error| named(Origin::Variable(variable), error))?;
@@ -188,7 +147,7 @@ impl Parameters {
         Ok(parameters)
     }
 
-    /// Two words on one matter, of which the weaker must not win.
+    /// Refuses two values that contradict each other: the weaker one must not win.
     fn check_ssl(&self) -> Result<()> {
         let said = |given: &&Parameter| given.name == "sslmode" && !given.value.is_empty();
         let modes = self.list.iter().filter(said);
@@ -196,13 +155,13 @@ impl Parameters {
         let mode = modes.next();
         if modes.any(|other| Some(other) != mode) {
             return Err(Error::configuration(
-                "sslmode stands there twice, with different values: keep one of them",
+                "sslmode is set twice, with different values: keep one of them",
             ));
         }
         match mode {
             Some("disable" | "allow" | "prefer") if self.get("ssl").is_some() => {
                 Err(Error::configuration(
-                    "ssl contradicts sslmode, which does without TLS: keep one of them",
+                    "ssl contradicts sslmode, which allows connections without TLS: keep one of them",
                 ))
             }
             _ => Ok(()),
@@ -226,14 +185,14 @@ impl Parameters {
         }
     }
 
-    /// Adds all that `others` say.
+    /// Adds all `others`, which win over earlier ones.
     pub(super) fn extend(&mut self, others: Parameters) {
         self.list.extend(others.list);
         self.secret |= others.secret;
     }
 
-    /// A password stands among the parameters, perhaps with an `&` or a space in it that
-    /// makes another parameter of the rest.
+    /// Hides the names of unknown parameters: a password among the parameters may contain an
+    /// `&` or a space, and the rest of it is then read as a name.
     pub(super) fn hide_names(&mut self) {
         self.secret = true;
     }
@@ -243,7 +202,7 @@ impl Parameters {
         self.list.iter().rev().find(said)
     }
 
-    /// Where the value in force was said.
+    /// Where the value in force was set.
     pub(super) fn origin(&self, name: &str) -> Origin {
         self.last(name)
             .map(|given| given.origin)
@@ -252,7 +211,7 @@ impl Parameters {
 
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         let value = self.last(name)?.value.as_str();
-        // Only in these may a blank at the ends be meant.
+        // Only in these may a space at either end be intended.
         match name {
             "user" | "password" | "dbname" | "schema" | "options" | "application_name" => {
                 Some(value)
@@ -267,7 +226,7 @@ impl Parameters {
         all.map(|given| (given.name.as_str(), given.value.as_str()))
     }
 
-    /// Each is known, may be meant as it stands, and wants nothing that we do not do.
+    /// Checks that each parameter is known, well-formed and supported.
     pub(super) fn check(&self) -> Result<()> {
         for given in &self.list {
             let checked = self.check_value(given);
@@ -281,9 +240,10 @@ impl Parameters {
     }
 
     fn check_value(&self, given: &Parameter) -> Result<()> {
-        let shown = match is_known(&given.name) {
-            true => &given.name,
-            false => "(not shown, since it may be part of a password)",
+        let shown = if is_known(&given.name) {
+            &given.name
+        } else {
+            "a connection parameter"
         };
         match given.origin {
             // It has a setter of its own: nothing has slipped into it from its neighbours.
@@ -293,27 +253,24 @@ impl Parameters {
     }
 
     fn check_fate(&self, given: &Parameter) -> Result<()> {
-        let value = &given.value;
-        let known = known().find(|(known, _)| *known == given.name);
-        let Some((name, fate)) = known else {
-            return Err(self.unknown(&given.name));
-        };
-        let why = match fate {
-            Read | Ignored => return Ok(()),
-            Only(values, _)
-                if value.is_empty() || values.contains(&&*value.trim().to_lowercase()) =>
-            {
-                return Ok(());
+        let (name, value) = (&given.name, given.value.trim().to_lowercase());
+        let why = match fate(name) {
+            None => return Err(self.unknown(name)),
+            Some(Fate::Taken) => return Ok(()),
+            Some(Fate::Limited("", why)) => why.to_owned(),
+            Some(Fate::Limited(values, why)) => {
+                if given.value.is_empty() || values.split(", ").any(|known| known == value) {
+                    return Ok(());
+                }
+                format!("{why} (accepted values: {values})")
             }
-            Only(values, why) => format!("{why} (it may be {})", values.join(", ")),
-            Refused(why) => (*why).to_owned(),
         };
         Err(Error::configuration(format!(
-            "{name} cannot be honoured: {why}"
+            "{name} is not supported: {why}"
         )))
     }
 
-    /// An `error` about one of them, with the variable that holds it.
+    /// Names the variable that holds the parameter which `error` is about.
     pub(super) fn explain(&self, error: Error) -> Error {
         let message = error.to_string();
         let mut words = message.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
@@ -323,21 +280,25 @@ impl Parameters {
 
     fn unknown(&self, name: &str) -> Error {
         if let Some((name, advice)) = foreign::advice(name) {
-            return Error::configuration(format!("{name} is another driver's parameter: {advice}"));
+            return Error::configuration(format!(
+                "{name} is a parameter of another driver: {advice}"
+            ));
         }
-        let near = spelling::nearest(name, known().map(|(known, _)| known));
+        let near = spelling::nearest(name, known());
         let near = near.map(|near| format!(" (did you mean {near}?)"));
         let near = near.unwrap_or_default();
         // No setting of the server is written in the way of Java's.
         let settings = ["DateStyle", "TimeZone", "IntervalStyle"];
         let is_lower = !name.bytes().any(|byte| byte.is_ascii_uppercase());
-        let remedy = match is_lower || settings.contains(&name) {
-            true => "a setting of the server goes into options, as -c name=value",
-            false => "leave it out",
+        let remedy = if is_lower || settings.contains(&name) {
+            "a setting of the server goes into options, as -c name=value"
+        } else {
+            "leave it out"
         };
-        let name = match !self.secret && is_word(name) {
-            true => name,
-            false => "(not shown, since it may be part of a password)",
+        let name = if !self.secret && is_word(name) {
+            name
+        } else {
+            "(its name may be a piece of the password and is not shown)"
         };
         Error::configuration(format!(
             "unknown connection parameter {name}{near}; {remedy}"
@@ -345,7 +306,7 @@ impl Parameters {
     }
 }
 
-/// With the variable that it is about.
+/// Puts the variable in front of an error.
 fn named(origin: Origin, error: Error) -> Error {
     match origin {
         Origin::Variable(name) => Error::configuration(format!("{name}: {error}")),
@@ -361,14 +322,13 @@ impl fmt::Debug for Parameters {
     }
 }
 
-/// A parameter by this name, whatever its case: ours, or another driver's.
+/// Whether this is the name of a parameter, here or in another driver, in any case.
 pub(super) fn is_known(name: &str) -> bool {
-    let mut all = known();
-    all.any(|(known, _)| known.eq_ignore_ascii_case(name)) || foreign::advice(name).is_some()
+    known().any(|known| known.eq_ignore_ascii_case(name)) || foreign::advice(name).is_some()
 }
 
-/// What is given by this name is not to be shown, nor what an unescaped character has
-/// made another parameter of.
+/// Whether a parameter of this name holds a secret: its value is not shown, nor the names of
+/// unknown parameters, which may be the rest of it.
 pub(super) fn holds_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     ["pass", "pwd", "secret", "token", "key"]
@@ -376,8 +336,8 @@ pub(super) fn holds_secret(name: &str) -> bool {
         .any(|word| name.contains(word))
 }
 
-/// As parameters and variables are called; a password that was given alone has capitals
-/// or digits in the midst.
+/// Whether `name` is formed like those of parameters and variables. A password that was
+/// given alone mixes cases or contains digits.
 fn is_word(name: &str) -> bool {
     let all = |fits: fn(&u8) -> bool| name.bytes().all(|byte| byte == b'_' || fits(&byte));
     name.len() <= 40 && (all(u8::is_ascii_lowercase) || all(u8::is_ascii_uppercase))

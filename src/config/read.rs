@@ -1,4 +1,4 @@
-//! Reads connection parameters into tokio-postgres's configuration and ours.
+//! Reads an endpoint from connection parameters.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -16,10 +16,10 @@ use crate::provider;
 /// The port of PostgreSQL (IANA).
 const PORT: u16 = 5432;
 
-/// Longer than any invocation.
+/// Stands for no limit: longer than any invocation.
 const UNLIMITED: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What a URL, a keyword string or variables come to.
+/// Reads the endpoint that a URL, a keyword string or variables describe.
 ///
 /// # Errors
 ///
@@ -42,7 +42,7 @@ fn endpoint(given: &Parameters) -> Result<DirectEndpoint> {
         // libpq would take it for another URL, with another password.
         if dbname.contains("://") {
             return Err(Error::configuration(
-                "dbname holds a URL: give the URL alone, or the database's name",
+                "dbname contains a URL: give the URL alone, or the database's name",
             ));
         }
         server.dbname(dbname);
@@ -51,7 +51,7 @@ fn endpoint(given: &Parameters) -> Result<DirectEndpoint> {
         let plus = |word: &str| word.starts_with("-c+") || word.contains("+-c");
         if options.split_whitespace().any(plus) {
             return Err(Error::configuration(
-                "options holds a `+` where a space belongs: in a URL a space is written %20",
+                "options contains a `+` where a space belongs: in a URL a space is written %20",
             ));
         }
         server.options(options);
@@ -80,7 +80,7 @@ fn endpoint(given: &Parameters) -> Result<DirectEndpoint> {
     })
 }
 
-/// `host`, `hostaddr` and `port`: lists of one length, or one port for all.
+/// Adds `host`, `hostaddr` and `port`: lists of one length, or one port for all hosts.
 fn add_addresses(server: &mut tokio_postgres::Config, given: &Parameters) -> Result<()> {
     let list = |name| {
         let list = given.get(name).map(|value| value.split(',').map(str::trim));
@@ -90,14 +90,14 @@ fn add_addresses(server: &mut tokio_postgres::Config, given: &Parameters) -> Res
     let several = hosts.len().max(addresses.len()).max(1);
     if !hosts.is_empty() && !addresses.is_empty() && hosts.len() != addresses.len() {
         return Err(Error::configuration(format!(
-            "host and hostaddr contradict each other: {} and {} of them",
+            "host and hostaddr differ in length: {} hosts and {} addresses",
             hosts.len(),
             addresses.len()
         )));
     }
     if ports.len() > 1 && ports.len() != several {
         return Err(Error::configuration(format!(
-            "port holds {} ports for {several} hosts: it takes one for each, or one for all",
+            "port lists {} ports for {several} hosts: give one for each host, or one for all",
             ports.len()
         )));
     }
@@ -114,7 +114,7 @@ fn add_addresses(server: &mut tokio_postgres::Config, given: &Parameters) -> Res
             }
             _ if host.starts_with('@') => {
                 return Err(Error::configuration(
-                    "host is an abstract socket (`@`), which is not supported: name its directory",
+                    "host is an abstract socket (`@`), which is not supported: give the directory of a socket",
                 ));
             }
             // A password, and what else people put there, may hold what no name does.
@@ -147,7 +147,7 @@ fn add_addresses(server: &mut tokio_postgres::Config, given: &Parameters) -> Res
     Ok(())
 }
 
-/// A name, perhaps not in ASCII, or an address, perhaps with a zone.
+/// Whether `host` is a name, perhaps not in ASCII, or an address, perhaps with a zone.
 fn is_host(host: &str) -> bool {
     let address = host.split_once('%').map_or(host, |(address, _)| address);
     let is_address = address.parse::<IpAddr>().is_ok();
@@ -155,8 +155,8 @@ fn is_host(host: &str) -> bool {
     host.chars().all(fits)
 }
 
-/// The hosts' order. A random one is drawn once, so that each instance of a function
-/// begins elsewhere and stays there.
+/// Orders the hosts. A random order is drawn once, so that each instance of a function
+/// starts with another host and keeps it.
 fn in_order(several: usize, given: &Parameters) -> Result<Vec<usize>> {
     let mut order: Vec<usize> = (0..several).collect();
     match given.get("load_balance_hosts") {
@@ -175,7 +175,7 @@ fn in_order(several: usize, given: &Parameters) -> Result<Vec<usize>> {
     Ok(order)
 }
 
-/// What finds out that nobody is there any more.
+/// Adds the settings that detect a server that is gone.
 fn add_liveness(server: &mut tokio_postgres::Config, given: &Parameters) -> Result<()> {
     // To libpq, zero is the default: the system's there, ours here (`net::Liveness`).
     let number = |name, wanted| number::<u32>(given, name, wanted);
@@ -200,10 +200,10 @@ fn add_liveness(server: &mut tokio_postgres::Config, given: &Parameters) -> Resu
     Ok(())
 }
 
-/// The first host that tells something decides.
+/// Detects the pooler by the first host that is known for one.
 fn detect(server: &tokio_postgres::Config, pgbouncer: bool) -> Pooler {
     let hosts = host_names(server).enumerate();
-    let mut paths = hosts.map(|(at, host)| {
+    let mut poolers = hosts.map(|(at, host)| {
         let ports = server.get_ports();
         let port = ports.get(at).or(ports.first()).copied().unwrap_or(PORT);
         match provider::detect(host, port) {
@@ -212,7 +212,7 @@ fn detect(server: &tokio_postgres::Config, pgbouncer: bool) -> Pooler {
             None => Pooler::None,
         }
     });
-    paths
+    poolers
         .find(|&pooler| pooler != Pooler::None)
         .unwrap_or_default()
 }
@@ -237,7 +237,7 @@ pub(super) fn connections(given: &Parameters, name: &str) -> Result<Option<usize
     }
 }
 
-/// A time in whole seconds, as libpq and Prisma have it: zero is none at all.
+/// Reads a limit in whole seconds, as libpq and Prisma have it: zero is no limit.
 pub(super) fn limit(given: &Parameters, name: &str) -> Result<Option<Duration>> {
     let seconds = number::<i64>(given, name, "a number of seconds")?;
     Ok(seconds.map(|seconds| match u64::try_from(seconds) {
@@ -251,9 +251,9 @@ fn number<T: FromStr>(given: &Parameters, name: &str, wanted: &str) -> Result<Op
     number.transpose().map_err(|_| wrong(name, wanted))
 }
 
-/// The value is not repeated: it may have become one by an unescaped password.
+/// An error that does not show the value: it may be a piece of an unescaped password.
 fn wrong(name: &str, wanted: &str) -> Error {
-    Error::configuration(format!("{name} cannot be understood: it takes {wanted}"))
+    Error::configuration(format!("{name} is not valid: expected {wanted}"))
 }
 
 #[cfg(test)]
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_and_their_ports() {
+    fn hosts_are_paired_with_their_ports() {
         for (text, expected) in [
             ("", &[("localhost", 5432)][..]),
             ("postgres:///shop", &[("localhost", 5432)]),
@@ -294,7 +294,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn sockets() {
+    fn unix_socket_is_a_host() {
         for text in [
             "postgres://%2Frun%2Fpg:6/x",
             "postgres:///x?host=/run/pg&port=6",
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_random_order_keeps_each_host_with_its_port() {
+    fn random_order_keeps_hosts_with_their_ports() {
         let text = "postgres://a:1,b:2,c:3/x?load_balance_hosts=random";
         let mut first = std::collections::BTreeSet::new();
         for _ in 0..200 {
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_reach_their_places() {
+    fn parameters_reach_the_endpoint() {
         let seconds = Duration::from_secs;
         let read = read(
             "postgres://Me:p@h/Shop?options=-c%20a%3Db&fallback_application_name=f\
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_is_no_limit() {
+    fn zero_timeout_is_unlimited() {
         let given = Parameters::parse("pool_timeout=0 connect_timeout=9").expect("fine");
         let limit = |name| limit(&given, name).expect("fine");
         assert_eq!(limit("pool_timeout"), Some(UNLIMITED));
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_is_the_default_of_keepalive_and_off_is_off() {
+    fn zero_keepalive_is_the_default() {
         let untouched = tokio_postgres::Config::new();
         let zero = read("keepalives_idle=0 keepalives_count=0 tcp_user_timeout=0");
         let zero = zero.expect("fine").server;
@@ -370,27 +370,24 @@ mod tests {
     #[test]
     fn invalid_parameter_is_named_without_its_value() {
         for (text, word) in [
-            ("host=a,b hostaddr=::1", "host and hostaddr contradict"),
-            ("host=a,b port=1,2,3", "port holds 3 ports for 2 hosts"),
-            ("postgres://u:hunter2", "port cannot be understood"),
+            ("host=a,b hostaddr=::1", "host and hostaddr differ"),
+            ("host=a,b port=1,2,3", "port lists 3"),
+            ("postgres://u:hunter2", "port is not valid"),
             ("port=0", "from 1 to 65535"),
             ("port=65536", "from 1 to 65535"),
-            ("hostaddr=hunter2", "hostaddr cannot"),
+            ("hostaddr=hunter2", "hostaddr is not valid"),
             ("host=@hunter2", "abstract socket"),
             ("host='hunter2@x'", "a character that no name has"),
             ("connect_timeout=hunter2", "a number of seconds"),
             ("pool_timeout=1.5", "a number of seconds"),
             ("connection_limit=-1", "a number of connections"),
-            (
-                "connection_limit=0",
-                "connection_limit cannot be understood",
-            ),
+            ("connection_limit=0", "connection_limit is not valid"),
             ("keepalives=yes", "0 or 1"),
             ("tcp_user_timeout=1s", "a number of milliseconds"),
             ("pgbouncer=1", "true or false"),
             ("load_balance_hosts=yes", "disable or random"),
-            ("target_session_attrs=prefer-standby", "cannot be honoured"),
-            ("dbname=postgres://u:hunter2@h", "dbname holds a URL"),
+            ("target_session_attrs=prefer-standby", "is not supported"),
+            ("dbname=postgres://u:hunter2@h", "dbname contains a URL"),
         ] {
             let error = read(text).expect_err(text).to_string();
             assert!(error.contains(word), "{text}: {error}");
@@ -399,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_host_that_tells_something_decides() {
+    fn first_known_host_decides_the_pooler() {
         for (text, expected) in [
             ("postgres://a,b:6432/x", Pooler::Transaction),
             ("host=a,b port=6432", Pooler::Transaction),

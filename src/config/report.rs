@@ -7,24 +7,24 @@ use super::Settings;
 /// Longer than anything that is a limit.
 const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-/// As it is.
+/// The value as it is.
 pub(super) fn same<T>(_: &Settings, value: T) -> T {
     value
 }
 
-/// How many connections are kept at most.
+/// The most connections that are kept.
 pub(super) fn kept(settings: &Settings, _: Option<usize>) -> usize {
     settings.idle_limit()
 }
 
-/// A limit, if it is one.
+/// A limit in seconds, if there is one.
 pub(super) fn seconds(_: &Settings, time: impl Into<Option<Duration>>) -> Option<f64> {
     let time = time.into().filter(|&time| time < NEVER);
     // Whole milliseconds: more is noise.
     time.map(|time| (time.as_secs_f64() * 1000.0).round() / 1000.0)
 }
 
-/// A timeout of the server, where the path takes it.
+/// A timeout of the server, if it is sent.
 pub(super) fn sent(settings: &Settings, time: Duration) -> Option<f64> {
     let sent = settings.sends_settings() && !time.is_zero();
     seconds(settings, sent.then_some(time))

@@ -1,4 +1,4 @@
-//! `Config`: what was said of a database, and where.
+//! Collects what is configured for a database, and where it was set.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,13 +12,13 @@ use super::{DirectEndpoint, Environment, Settings};
 use crate::credentials::Credentials;
 use crate::error::{Error, Result};
 
-/// What a [`Database`](crate::Database) is told: where it is, and each setting that is not
-/// to have its default.
+/// Configures a [`Database`](crate::Database): its address, and each setting that differs
+/// from its default.
 ///
-/// Made from a URL, from the environment, from nothing or by serde, then said setting by
-/// setting. What an operator sets in `ANTIFREEZE_*` variables wins over the code, the code
+/// It is made from a URL, from the environment, empty or by serde; setters then change single
+/// settings. What an operator sets in `ANTIFREEZE_*` variables wins over the code, the code
 /// over the URL, the URL over `DB_MAX_*` variables, and those over the defaults;
-/// `docs/configuration.md` has all of them, and [`Settings`] what it came to.
+/// `docs/configuration.md` lists all of them, and [`Settings`] holds the result.
 ///
 /// ```
 /// use std::time::Duration;
@@ -46,7 +46,7 @@ pub struct Config {
     pub(super) said: Layer,
 }
 
-/// Where something was said.
+/// Where a setting was set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Origin {
@@ -60,8 +60,8 @@ pub enum Origin {
 }
 
 impl Config {
-    /// Says nothing. A [`host`](Config::host) is said next; without one the database is the
-    /// environment's, as with [`Config::from_env`].
+    /// An empty configuration. Set a [`host`](Config::host) next; without one the database is
+    /// the environment's, as with [`Config::from_env`].
     ///
     /// ```
     /// use antifreeze::{Config, Database};
@@ -83,7 +83,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// Says what it could not understand, without repeating the password.
+    /// The text cannot be parsed. The message does not contain the password.
     pub fn from_url(url: &str) -> Result<Self> {
         Config::placed(Parameters::parse_code(url)?)
     }
@@ -94,7 +94,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// None is set, or what is set cannot be understood; the variable is named.
+    /// None is set, or the value cannot be parsed; the message names the variable.
     pub fn from_env() -> Result<Self> {
         Config::from_environment(&Environment::of_process())
     }
@@ -115,24 +115,24 @@ impl Config {
         Ok(config)
     }
 
-    /// Whether what has been said so far can be understood.
+    /// Checks the parameters that have been set so far.
     pub(super) fn check(&self) -> Result<()> {
         read(&self.parameters).map(drop)
     }
 
-    /// Has `credentials` asked for the password at every connect, instead of what was said.
-    /// [`credentials`](crate::credentials) has what there is.
+    /// Asks `credentials` for the password at every connect, instead of the configured
+    /// password. [`credentials`](crate::credentials) lists the providers.
     pub fn credentials(mut self, credentials: impl Credentials + 'static) -> Self {
         self.credentials = Some(Arc::new(credentials));
         self
     }
 
-    /// Whether a password was said.
+    /// Whether a password is configured.
     pub fn has_password(&self) -> bool {
         self.parameters.get("password").is_some()
     }
 
-    /// A way to the same database past its pooler. Default: what
+    /// The direct endpoint: the same database without its pooler. Default: what
     /// `DATABASE_URL_UNPOOLED`, `POSTGRES_URL_NON_POOLING` or `DIRECT_URL` name, if the
     /// database is the environment's, too.
     pub fn direct(mut self, endpoint: DirectEndpoint) -> Self {
@@ -140,8 +140,8 @@ impl Config {
         self
     }
 
-    /// What is in force, with `environment` over it and below it. Logged, once for each
-    /// database.
+    /// Resolves the settings in force, with the variables of `environment`. They are logged,
+    /// once for each database.
     pub(crate) fn settled(mut self, environment: &Environment) -> Result<Settings> {
         let said = ["host", "hostaddr"];
         let is_placed =

@@ -1,5 +1,5 @@
-//! Timeouts of the server, which end what no teardown can: the process was killed, the host
-//! vanished, the network is gone.
+//! Configures the timeouts by which the server itself ends sessions that no teardown could
+//! end: the process was killed, the host or the network is gone.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ const STEP: Duration = Duration::from_millis(1);
 /// A setting of the server and its value in milliseconds.
 pub type ServerTimeout = (&'static str, i32);
 
-/// A timeout as it is configured.
+/// A configured timeout.
 struct Timeout {
     name: &'static str,
     value: Duration,
@@ -42,15 +42,15 @@ struct Timeout {
 
 impl Settings {
     /// How long a call may take that was granted so much, in whole seconds; `u64::MAX` if
-    /// nobody knows. What is granted is a little less each time: rounded up, it is the same.
+    /// it is not known. What is granted is a little less each time: rounded up, it is the same.
     pub(crate) fn longest_call(&self, granted: Option<Duration>) -> u64 {
         let known = granted.into_iter().chain(self.function_timeout);
         let whole = |time: Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
         known.map(whole).min().unwrap_or(u64::MAX)
     }
 
-    /// What the server is told to end by itself, in a session for calls of at most
-    /// `longest` seconds. Nothing where the path does not take it.
+    /// The timeouts that the server is sent in a session for calls of at most `longest`
+    /// seconds. None where the pooler does not accept them.
     pub(crate) fn server_timeouts(&self, longest: u64) -> Vec<ServerTimeout> {
         if !self.sends_settings() {
             return Vec::new();
@@ -106,7 +106,7 @@ impl Settings {
         Ok(())
     }
 
-    /// The operator's variables among what sets them.
+    /// The overrides that set timeouts.
     pub(super) fn operators_timeouts(&self) -> impl Iterator<Item = &'static str> {
         let all = self.timeouts().into_iter();
         all.filter_map(|timeout| match timeout.origin {
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn timeouts_are_lowered_to_the_length_of_a_call() {
+    fn timeouts_are_lowered_to_the_call() {
         let all = |values: [i32; 4]| values.map(Some);
         let plain = |longest| values(longest, |config| config);
         assert_eq!(plain(UNKNOWN), all([30_000, 60_000, 900_000, 900_000]));
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_of_the_user_stay() {
+    fn options_of_the_user_stay() {
         let own =
             |config: Config| config.options("-c idle_session_timeout=0 -c transaction_timeout=0");
         let kept = [Some(30_000), Some(60_000), None, None];
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn no_pooler_is_sent_any() {
+    fn pooler_is_sent_no_timeouts() {
         for pooler in [Pooler::Transaction, Pooler::Session, Pooler::RdsProxy] {
             assert_eq!(
                 values(3, |config| config.pooler(pooler)),
@@ -247,7 +247,7 @@ mod tests {
 
     #[cfg(unix)]
     #[tokio::test]
-    async fn a_server_takes_the_statements_for_a_role() {
+    async fn server_takes_the_alter_role_statements() {
         use lab::postgres::{Installation, Postgres};
         let line = config(|config| config.pooler(Pooler::Transaction)).alter_role();
         let installation = Installation::embedded("17").expect("PostgreSQL 17");

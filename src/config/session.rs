@@ -64,14 +64,15 @@ impl TargetSessionAttrs {
             TargetSessionAttrs::Primary => {
                 (!standby, "is a standby, and target_session_attrs=primary")
             }
-            TargetSessionAttrs::Standby => {
-                (standby, "is no standby, and target_session_attrs=standby")
-            }
+            TargetSessionAttrs::Standby => (
+                standby,
+                "is not a standby, and target_session_attrs=standby",
+            ),
         };
         if fits { Ok(()) } else { Err(why) }
     }
 
-    /// Whether a server that refuses a write (25006) is not what is meant.
+    /// Whether the server has to accept writes: one that refuses them (25006) is not used.
     pub(crate) fn wants_writes(self) -> bool {
         matches!(
             self,
@@ -86,8 +87,7 @@ impl FromStr for TargetSessionAttrs {
     fn from_str(text: &str) -> Result<Self> {
         let wrong = || match text {
             "prefer-standby" => Error::configuration(
-                "target_session_attrs=prefer-standby cannot be honoured: it goes through the \
-                 hosts twice, which nobody has time for; name standby or any",
+                "target_session_attrs=prefer-standby is not supported: use standby or any",
             ),
             _ => Error::configuration(format!(
                 "target_session_attrs is not valid: expected one of {}",
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn unsupported_attribute_is_refused() {
         for (text, word) in [
-            ("prefer-standby", "cannot be honoured"),
+            ("prefer-standby", "is not supported"),
             ("x", "expected one of"),
         ] {
             let error = text.parse::<TargetSessionAttrs>().expect_err(text);

@@ -1,4 +1,4 @@
-//! `Settings`: resolves what was said into what is in force, and validates it.
+//! Resolves the settings in force: merges the sources by precedence, then checks the result.
 
 use tokio::sync::Semaphore;
 
@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::observe;
 use crate::provider::Host;
 
-/// The least: 16 characters of base64 are 96 bits.
+/// The minimum: 16 characters of base64 are 96 bits.
 const HEALTH_TOKEN_LENGTH: usize = 16;
 
 impl Settings {
@@ -50,7 +50,7 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Logs what is in force, and what has no effect.
+    /// Logs the settings in force, and overrides without effect.
     fn tell(&self, environment: &Environment, switched: bool) {
         if let (Some(Origin::Variable(name)), false) = (self.origin("endpoint"), switched) {
             let why = "no direct endpoint is known, and the path is direct as it is";
@@ -72,14 +72,14 @@ impl Settings {
         observe::configured(self.pooler.name(), self.max_connections, &shown);
     }
 
-    /// Where the setting of this name was said; `None` if it is the default.
+    /// Where the setting of this name was set; `None` if it is the default.
     pub fn origin(&self, setting: &str) -> Option<Origin> {
         let mut origins = self.origins.iter();
         let found = origins.find(|(name, _)| *name == setting);
         found.map(|(_, origin)| *origin)
     }
 
-    /// Nobody has said what lies in between: it was guessed from the address.
+    /// Whether the pooler was detected from the address, and not configured.
     pub(crate) fn pooler_is_detected(&self) -> bool {
         self.origin("pooler").is_none()
     }
@@ -100,8 +100,8 @@ impl Settings {
         }
     }
 
-    /// Takes `pooler`, which was said by `origin` or else is told by the address, and its
-    /// lifetime unless somebody has chosen one.
+    /// Changes to `pooler`, which `origin` set or the address implies, and to its default
+    /// lifetime unless a lifetime is set.
     pub(crate) fn follow(&mut self, pooler: Pooler, origin: Option<Origin>) {
         self.pooler = pooler;
         self.origins.retain(|(name, _)| *name != "pooler");
@@ -111,7 +111,7 @@ impl Settings {
         }
     }
 
-    /// Whether there is one.
+    /// Changes to the direct endpoint; returns whether there is one.
     fn take_direct_endpoint(&mut self) -> Result<bool> {
         let known = self.direct.take().or_else(|| self.past_pooler());
         let Some(direct) = known else {
@@ -119,8 +119,8 @@ impl Settings {
                 return Ok(false);
             }
             return Err(Error::configuration(
-                "the direct endpoint is wanted (ANTIFREEZE_ENDPOINT=direct, or Config::endpoint) \
-                 and is not known: set Config::direct (by serde: direct_url), or, where the \
+                "endpoint is direct (ANTIFREEZE_ENDPOINT or Config::endpoint), but no direct \
+                 endpoint is configured: set Config::direct (by serde: direct_url), or, where the \
                  database is the environment's too (from_env), DATABASE_URL_UNPOOLED, \
                  POSTGRES_URL_NON_POOLING or DIRECT_URL",
             ));
@@ -130,7 +130,7 @@ impl Settings {
         Ok(true)
     }
 
-    /// Goes another way to the same database.
+    /// Changes to another endpoint of the same database.
     pub(super) fn take(&mut self, mut direct: DirectEndpoint) {
         // It is the function's name for itself, whatever way it goes.
         if let Some(name) = self.server.get_application_name() {
@@ -148,7 +148,7 @@ impl Settings {
         }
     }
 
-    /// The server itself, where the name of its pooler tells that of its own host.
+    /// The server's own endpoint, if the pooler's host name implies it.
     pub(super) fn past_pooler(&self) -> Option<DirectEndpoint> {
         let hosts = host_names(&self.server).map(|host| Host::of(host).direct);
         let hosts = hosts.collect::<Option<Vec<_>>>()?;
@@ -163,9 +163,7 @@ impl Settings {
 
     fn check(&self) -> Result<()> {
         if self.max_connections == 0 {
-            return Err(Error::configuration(
-                "max_connections is 0: it takes at least 1",
-            ));
+            return Err(Error::configuration("max_connections is 0: set at least 1"));
         }
         if self.max_connections > Semaphore::MAX_PERMITS {
             return Err(Error::configuration(format!(
@@ -179,38 +177,36 @@ impl Settings {
                 _ => "connect_timeout",
             };
             return Err(Error::configuration(format!(
-                "{name} is zero: nothing connects in no time"
+                "{name} is zero: set a longer time"
             )));
         }
         if !(1..=100).contains(&self.high_water_mark) {
             return Err(Error::configuration(
-                "high_water_mark is a part of the server's slots in percent: 1 to 100",
+                "high_water_mark is not valid: expected 1 to 100 percent of the server's slots",
             ));
         }
         self.check_startup()?;
         self.check_health_token()?;
         if self.server.get_hosts().is_empty() && self.server.get_hostaddrs().is_empty() {
             return Err(Error::configuration(
-                "no host is given: set DATABASE_URL=postgres://user:password@host/database",
+                "no host is configured: set DATABASE_URL=postgres://user:password@host/database",
             ));
         }
         Ok(())
     }
-}
 
-impl Settings {
-    /// The token reveals who uses the server: it must not be guessed, and
-    /// it must fit into a header.
+    /// Checks the health token: it gives access to the details of the report, so it must be
+    /// hard to guess, and it must fit into a header.
     fn check_health_token(&self) -> Result<()> {
         match &self.health_token {
             Some(token) if token.len() < HEALTH_TOKEN_LENGTH => Err(Error::configuration(format!(
                 "health_token (ANTIFREEZE_HEALTH_TOKEN) is shorter than {HEALTH_TOKEN_LENGTH} \
-                     characters: take a random one, as `openssl rand -hex 32` prints"
+                     characters: use a random one, as `openssl rand -hex 32` prints"
             ))),
             Some(token) if !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
                 Err(Error::configuration(
-                    "health_token (ANTIFREEZE_HEALTH_TOKEN) holds a space, or what is not ASCII: \
-                     it goes into a header, so take letters and digits",
+                    "health_token (ANTIFREEZE_HEALTH_TOKEN) contains a space or a character that is \
+                     not ASCII: use letters and digits",
                 ))
             }
             _ => Ok(()),

@@ -1,8 +1,8 @@
-//! Finds the database in the environment: which variables name it.
+//! Finds the database in the environment.
 //!
-//! The first that is complete is taken whole: what one of them leaves open is not
-//! looked for in the next, since an integration's `PGPASSWORD` would otherwise go to
-//! whatever server `DATABASE_URL` names.
+//! The first source that is set is taken whole: what it does not set is not read from the
+//! next, since an integration's `PGPASSWORD` would otherwise be sent to the server that
+//! `DATABASE_URL` names.
 
 use super::parameters::Parameters;
 use super::read::read;
@@ -24,7 +24,7 @@ const DIRECT_URLS: [&str; 3] = [
 /// Variables and the parameters that they hold.
 type Variables = &'static [(&'static str, &'static str)];
 
-/// Those that compose files and charts share with PostgreSQL's own image.
+/// The variables that compose files and charts share with PostgreSQL's own image.
 pub(super) const COMPOSE: Variables = &[
     ("DB_HOST", "host"),
     ("DB_PORT", "port"),
@@ -34,7 +34,7 @@ pub(super) const COMPOSE: Variables = &[
     ("DB_SSLMODE", "sslmode"),
 ];
 
-/// libpq's (manual, "Environment Variables").
+/// libpq's variables (manual, "Environment Variables").
 pub(super) const LIBPQ: Variables = &[
     ("PGHOST", "host"),
     ("PGHOSTADDR", "hostaddr"),
@@ -75,14 +75,14 @@ pub(super) const LIBPQ: Variables = &[
     ("PGLOADBALANCEHOSTS", "load_balance_hosts"),
 ];
 
-/// libpq's that set a parameter of the server for the session, over `PGOPTIONS`.
+/// libpq's variables that set a parameter of the server for the session, over `PGOPTIONS`.
 pub(super) const SETTINGS: Variables = &[
     ("PGTZ", "TimeZone"),
     ("PGDATESTYLE", "DateStyle"),
     ("PGGEQO", "geqo"),
 ];
 
-/// What the first of them that is set says.
+/// Reads the first source that is set.
 pub(super) fn parameters(environment: &Environment) -> Result<Parameters> {
     if let Some((name, url)) = first(environment, &URLS) {
         return Parameters::of_variable(name, &url);
@@ -108,39 +108,38 @@ pub(super) fn parameters(environment: &Environment) -> Result<Parameters> {
     Ok(parameters)
 }
 
-/// Nothing says where the database is; but something else may.
+/// The error where no source is set. It names the variables that come near.
 fn unnamed(environment: &Environment) -> Error {
     let is_set = |name: &str| environment.get(name).is_some();
-    let names = environment.names();
-    let blank = URLS
-        .iter()
-        .find(|name| names.iter().any(|set| set == *name));
+    let blank = URLS.iter().find(|name| environment.raw(name).is_some());
     let half = COMPOSE.iter().find(|(name, _)| is_set(name));
-    let urls = prefixed(&names, |name| holds_url(environment, name));
-    let hosts = prefixed(&names, |name| name.ends_with("_PGHOST") && is_set(name));
+    let urls = prefixed(environment, |name| holds_url(environment, name));
+    let hosts = prefixed(environment, |name| {
+        name.ends_with("_PGHOST") && is_set(name)
+    });
     let why = match (blank, half) {
         _ if !urls.is_empty() => {
-            format!("{urls} is set, and DATABASE_URL is not: give it that value; ")
+            format!("{urls} is set, but DATABASE_URL is not: give it that value; ")
         }
         _ if !hosts.is_empty() => {
-            format!("{hosts} is set, and PGHOST is not: it is read without a prefix; ")
+            format!("{hosts} is set, but PGHOST is not: it is read without a prefix; ")
         }
-        (Some(name), _) => format!("{name} is set, and blank; "),
+        (Some(name), _) => format!("{name} is set, but blank; "),
         (None, Some((name, _))) => format!("{name} is set, but DB_HOST is not; "),
         (None, None) => String::new(),
     };
     Error::configuration(format!(
-        "no database is named: {why}set DATABASE_URL=postgres://user:password@host/database"
+        "no database is configured: {why}set DATABASE_URL=postgres://user:password@host/database"
     ))
 }
 
-/// Those of `names` that fit, as integrations call them that put a prefix before: three at
-/// most, the shortest first, which is the least particular.
-fn prefixed(names: &[String], fits: impl Fn(&str) -> bool) -> String {
+/// The variables that fit, as integrations with a prefix name them: at most three, the
+/// shortest first, which is the least specific.
+fn prefixed(environment: &Environment, fits: impl Fn(&str) -> bool) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     let others = ["MIGRATION_DATABASE_URL", "ADMIN_DATABASE_URL"];
-    let names = names.iter().map(String::as_str);
-    let mut found: Vec<_> = names
+    let mut found: Vec<_> = environment
+        .names()
         .filter(|name| name.bytes().all(is_plain) && !others.contains(name))
         .filter(|name| fits(name))
         .collect();
@@ -157,7 +156,7 @@ fn holds_url(environment: &Environment, name: &str) -> bool {
     value.starts_with("postgres://") || value.starts_with("postgresql://")
 }
 
-/// As `options`, since there is no other way to send them.
+/// Adds libpq's settings to `options`: there is no other way to send them.
 fn add_settings(environment: &Environment, parameters: &mut Parameters) {
     let mut options = parameters.get("options").unwrap_or_default().to_owned();
     for (variable, setting) in SETTINGS {
@@ -172,7 +171,7 @@ fn add_settings(environment: &Environment, parameters: &mut Parameters) {
     parameters.say("options", options, Origin::Variable("PGOPTIONS"));
 }
 
-/// The way past the pooler that the environment knows.
+/// Reads the direct endpoint.
 pub(super) fn direct(environment: &Environment) -> Result<Option<DirectEndpoint>> {
     let Some((name, url)) = first(environment, &DIRECT_URLS) else {
         return Ok(None);
@@ -180,7 +179,7 @@ pub(super) fn direct(environment: &Environment) -> Result<Option<DirectEndpoint>
     read(&Parameters::of_variable(name, &url)?).map(Some)
 }
 
-/// The variables that say where the database is.
+/// The variables that the database was read from.
 pub(super) fn named_by(environment: &Environment) -> Vec<&'static str> {
     if let Some((name, _)) = first(environment, &URLS) {
         return vec![name];
@@ -216,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_that_is_set_is_taken_whole() {
+    fn first_source_that_is_set_is_taken_whole() {
         let pg = [
             ("PGHOST", "pg"),
             ("PGUSER", "u3"),
@@ -282,25 +281,25 @@ mod tests {
             (&[("PGUSER", "u")], &["no database"]),
             (
                 &[("DATABASE_URL", " \n")],
-                &["DATABASE_URL is set, and blank"],
+                &["DATABASE_URL is set, but blank"],
             ),
             (
                 &[
                     ("STORAGE_DATABASE_URL", "postgres://u:hunter2@h/d"),
                     ("HOME", "/root"),
                 ],
-                &["STORAGE_DATABASE_URL is set, and DATABASE_URL is not"],
+                &["STORAGE_DATABASE_URL is set, but DATABASE_URL is not"],
             ),
             (
                 &[
                     ("POSTGRES_PRISMA_URL", "postgresql://u:hunter2@h/d"),
                     ("DATABASE_URL", ""),
                 ],
-                &["POSTGRES_PRISMA_URL is set, and DATABASE_URL is not"],
+                &["POSTGRES_PRISMA_URL is set, but DATABASE_URL is not"],
             ),
             (
                 &[("STORAGE_PGHOST", "h")],
-                &["STORAGE_PGHOST is set, and PGHOST is not"],
+                &["STORAGE_PGHOST is set, but PGHOST is not"],
             ),
             (&[("PGHOST", "${PGHOST}")], &["PGHOST: host is still"]),
             (
@@ -330,11 +329,11 @@ mod tests {
             ),
             (
                 &[("PGHOST", "h"), ("PGSERVICE", "x")],
-                &["PGSERVICE: service cannot be honoured"],
+                &["PGSERVICE: service is not supported"],
             ),
             (
                 &[("PGHOST", "a,b"), ("PGPORT", "1,2,3")],
-                &["PGPORT: port holds 3"],
+                &["PGPORT: port lists 3"],
             ),
             (
                 &[("PGHOST", "h"), ("PGCONNECT_TIMEOUT", "soon")],
@@ -356,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn the_direct_endpoint_is_found_by_its_names() {
+    fn direct_endpoint_is_found_by_its_variables() {
         let all = [
             ("DATABASE_URL_UNPOOLED", "postgres://a"),
             ("POSTGRES_URL_NON_POOLING", "postgres://b"),

@@ -1,18 +1,19 @@
-//! Suggests the nearest known name for a misspelt one.
+//! Suggests the name that was most likely intended.
 
-/// `name=value`, or `name` alone where the value is more than a word: somebody may have
-/// put a URL or a key in the wrong place, and errors are logged.
+/// Formats `name=value`, or `name` alone if the value is more than a word: it may be a URL or
+/// a key in the wrong place, and errors are logged.
 pub(super) fn shown(name: &str, value: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    match value.len() <= 20 && value.chars().all(plain) {
-        true => format!("{name}={value}"),
-        false => name.to_owned(),
+    if value.len() <= 20 && value.chars().all(plain) {
+        format!("{name}={value}")
+    } else {
+        name.to_owned()
     }
 }
 
 /// The nearest of `words`, if it is near: two slips at most, and one in short words.
 pub fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // Nobody misspells a word into one of many times its length.
+    // A slip does not multiply the length of a word.
     if word.len() > 64 {
         return None;
     }
@@ -21,7 +22,7 @@ pub fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Opti
         .map(|known| (distance(word, known), known));
     let (slips, known) = distances.min()?;
     let allowed = if known.len() < 8 { 1 } else { 2 };
-    // What was written is no slip.
+    // The word itself is not a suggestion.
     (slips <= allowed && known != word).then_some(known)
 }
 
@@ -45,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_is_repeated_and_nothing_else() {
+    fn only_a_single_word_is_shown() {
         assert_eq!(shown("a", "1.5-x"), "a=1.5-x");
         for value in [
             "app:secret",
@@ -59,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn slips_are_seen_through_and_other_words_are_not() {
+    fn only_near_words_are_suggested() {
         let words = ["sslmode", "connect_timeout", "user"];
         for (word, expected) in [
             ("ssl_mode", Some("sslmode")),

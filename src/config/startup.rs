@@ -1,4 +1,4 @@
-//! The `options` of the startup packet, and what is checked before they are sent.
+//! Builds the options that a session starts with.
 
 use super::ServerTimeout;
 use super::endpoint::host_names;
@@ -6,15 +6,15 @@ use super::{Pooler, Settings};
 use crate::error::{Error, Result};
 use crate::provider::{Host, Limits};
 
-/// What is on the search path anyway.
+/// The schema that is on the search path by default.
 pub(super) const PUBLIC: &str = "public";
 
 impl Settings {
     /// The `options` of the start-up packet (manual, "Connection Settings"): the
     /// user's own, and ours where the path takes them: the timeouts that end what no
-    /// teardown could, the schema, and `jit=off`. Settings of the user stay, unless
-    /// the operator or the code says something else: theirs is put last, and the server
-    /// takes the last.
+    /// teardown could, the schema, and `jit=off`. An option that the user sets stays, unless
+    /// an override or the code sets it too: theirs is put last, and the server takes the
+    /// last.
     pub(crate) fn startup_options(&self) -> Option<String> {
         let own = self.server.get_options().unwrap_or_default();
         let mut options = String::from(own);
@@ -56,18 +56,18 @@ impl Settings {
         special.next().unwrap_or_default()
     }
 
-    /// Whether what is to be sent can be sent.
+    /// Checks that the server can be sent the settings.
     pub(super) fn check_startup(&self) -> Result<()> {
         self.check_server_timeouts()?;
         match &self.schema {
             Some(schema) if schema.contains('\0') => {
-                Err(Error::configuration("schema holds a zero byte"))
+                Err(Error::configuration("schema contains a zero byte"))
             }
             _ => self.check_schema(self.pooler),
         }
     }
 
-    /// Whether the schema, if one is set, can be had behind `pooler`.
+    /// Checks that `pooler` allows for the schema, if one is set.
     pub(crate) fn check_schema(&self, pooler: Pooler) -> Result<()> {
         match self.search_path() {
             Some(_) if !pooler.takes_options() => Err(Error::configuration(format!(
@@ -103,7 +103,7 @@ fn is_named(word: &str, name: &str) -> bool {
     setting.is_some_and(|setting| setting.replace('-', "_").eq_ignore_ascii_case(name))
 }
 
-/// The server splits options at spaces that no backslash guards.
+/// Escapes a value: the server splits options at spaces without a backslash.
 pub(super) fn escaped(value: &str) -> String {
     let mut escaped = String::new();
     for c in value.chars() {
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_of_the_user_stay() {
+    fn options_of_the_user_stay() {
         let ours = ["statement_timeout=30000", "jit=off"];
         for (own, kept) in [
             ("-c jit_above_cost=1", [true, true]),
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_is_quoted() {
+    fn schema_is_quoted() {
         for (schema, expected) in [
             ("public", "\"public\""),
             ("My Shop", "\"My\\ Shop\""),

@@ -27,7 +27,7 @@ use super::{
 use crate::credentials::Credentials;
 use crate::error::Result;
 
-/// What was said of a setting, and where.
+/// The value of a setting, and where it was set.
 #[derive(Debug, Clone)]
 pub(super) struct Said<T> {
     pub(super) value: T,

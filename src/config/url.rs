@@ -1,19 +1,19 @@
-//! Parses connection URLs.
+//! Parses a connection URL.
 //!
-//! As libpq does it (manual, "Connection URIs"), but stricter about `@`, `#`, `/` and
-//! `?`: an unescaped one in the password moves everything behind it to another place,
-//! where errors and logs would show it. So there may be one `@`, and only before the
-//! first of the others; then what stands elsewhere is no piece of a password.
+//! As libpq does (manual, "Connection URIs"), but stricter about `@`, `#`, `/` and
+//! `?`: an unescaped one in the password moves everything after it to another part, which
+//! errors and logs would show. So there may be one `@`, and only before the first of the
+//! others; then no other part contains a piece of a password.
 
 use super::parameters::{Parameters, holds_secret};
 use crate::error::{Error, Result};
 use crate::provider;
 
-/// What to do about a character that means something else in a URL.
+/// How to write characters that have a meaning in a URL.
 const ESCAPE: &str = "in user, password and database `@` is written %40, `#` %23, `/` %2F, `?` \
                       %3F, `:` %3A, `%` %25 and a space %20";
 
-/// The URL's parts, if `text` is a URL at all.
+/// Parses `text`, if it is a URL at all.
 pub(super) fn parse(text: &str) -> Result<Option<Parameters>> {
     // JDBC may do without the slashes, too.
     if text
@@ -21,7 +21,7 @@ pub(super) fn parse(text: &str) -> Result<Option<Parameters>> {
         .is_some_and(|start| start.eq_ignore_ascii_case("jdbc:"))
     {
         return Err(Error::configuration(
-            "begins with jdbc:, which is Java's: write postgresql://user:password@host/database, \
+            "begins with jdbc:, the prefix of Java: write postgresql://user:password@host/database, \
              without `jdbc:`",
         ));
     }
@@ -41,28 +41,27 @@ pub(super) fn parse(text: &str) -> Result<Option<Parameters>> {
     let ours = ["postgres", "postgresql"];
     if !ours.iter().any(|ours| scheme.eq_ignore_ascii_case(ours)) {
         return Err(Error::configuration(
-            "does not begin with postgres:// or postgresql://, which is what PostgreSQL itself \
-             is reached by",
+            "does not begin with postgres:// or postgresql://, the schemes of PostgreSQL",
         ));
     }
     if rest.contains("{{ ") {
         return Err(Error::configuration(
-            "holds `{{`, a placeholder: have the template filled in",
+            "contains `{{`, a placeholder: fill in the template",
         ));
     }
     if rest.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(wrong("holds a space or a line break"));
+        return Err(wrong("contains a space or a line break"));
     }
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, tail) = rest.split_at(end);
     if authority.matches('@').count() > 1 {
-        return Err(wrong("holds a second `@`"));
+        return Err(wrong("contains a second `@`"));
     }
     if let Some(first) = tail.chars().next().filter(|_| tail.contains('@')) {
         return Err(wrong(&format!("contains an `@` after a `{first}`")));
     }
     if tail.contains('#') {
-        return Err(wrong("holds a `#`"));
+        return Err(wrong("contains a `#`"));
     }
 
     let mut parameters = Parameters::default();
@@ -92,23 +91,23 @@ fn read_hosts(hosts: &str, parameters: &mut Parameters) -> Result<()> {
             Some(host) => match host.split_once(']') {
                 Some((name, after)) if !name.contains(':') && !after.contains(']') => {
                     return Err(wrong(
-                        "holds brackets where the host stands, and no IPv6 address in them: a \
-                         placeholder is replaced as a whole",
+                        "contains a host in brackets that is not an IPv6 address: replace a placeholder \
+                         together with its brackets",
                     ));
                 }
                 Some((name, "")) => (name, ""),
                 Some((name, after)) if after.starts_with(':') => (name, &after[1..]),
-                _ => return Err(wrong("holds a `[` that is not closed in front of a port")),
+                _ => return Err(wrong("contains a `[` that is not closed before the port")),
             },
         };
         if port.contains(':') {
             return Err(wrong(
-                "holds a host with several `:`: an IPv6 address goes in brackets, [::1]",
+                "contains a host with several `:`: write an IPv6 address in brackets, [::1]",
             ));
         }
         let name = decoded(name)?;
         if name.contains(',') {
-            return Err(wrong("holds a host with a `,` in it"));
+            return Err(wrong("contains a `,` in a host"));
         }
         names.push(name);
         ports.push(decoded(port)?);
@@ -123,7 +122,7 @@ fn read_hosts(hosts: &str, parameters: &mut Parameters) -> Result<()> {
 fn read_query(query: &str, parameters: &mut Parameters) -> Result<()> {
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let Some((name, value)) = pair.split_once('=') else {
-            return Err(wrong("has a parameter without `=` behind the `?`"));
+            return Err(wrong("contains a parameter without `=` after the `?`"));
         };
         let name = decoded(name)?;
         if holds_secret(&name) {
@@ -136,7 +135,7 @@ fn read_query(query: &str, parameters: &mut Parameters) -> Result<()> {
 
 fn wrong(what: &str) -> Error {
     Error::configuration(format!(
-        "{what}: percent-encode reserved characters; {ESCAPE}"
+        "{what}: percent-encode special characters: {ESCAPE}"
     ))
 }
 
@@ -151,10 +150,10 @@ fn decoded(text: &str) -> Result<String> {
         let mut digit = || char::from(rest.next()?).to_digit(16);
         match (digit(), digit()) {
             (Some(high), Some(low)) if high + low > 0 => bytes.push((high * 16 + low) as u8),
-            _ => return Err(wrong("holds a `%` that begins no escape")),
+            _ => return Err(wrong("contains a `%` that does not begin an escape")),
         }
     }
-    String::from_utf8(bytes).map_err(|_| wrong("holds escapes that are not UTF-8"))
+    String::from_utf8(bytes).map_err(|_| wrong("contains escapes that are not UTF-8"))
 }
 
 #[cfg(test)]
@@ -162,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_form_of_a_url() {
+    fn url_forms_are_parsed() {
         for (text, expected) in [
             ("postgres://", &[][..]),
             ("postgres://db", &[("host", "db")]),
@@ -226,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn text_without_a_scheme_is_no_url() {
+    fn text_without_a_scheme_is_not_a_url() {
         for text in ["", "host=db", "options='a://b'", "://x"] {
             assert!(parse(text).expect(text).is_none(), "{text}");
         }

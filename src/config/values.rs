@@ -1,5 +1,5 @@
-//! Rejects values that are certainly mistakes: two parameters in one, a password in the
-//! user's place, a template that was not filled in.
+//! Refuses malformed values: two parameters in one, a password in the user's place, a
+//! template that was not filled in.
 //!
 //! Hosts, users and databases are shown in errors and in `Debug`, and the first are asked
 //! for in the DNS. What a password may have slipped into is refused before, and not quoted.
@@ -7,7 +7,7 @@
 use super::parameters::{holds_secret, is_known, known};
 use crate::error::{Error, Result};
 
-/// Refuses `value` of the parameter `name`; `shown` is what it may be called.
+/// Refuses a malformed `value` of the parameter `name`, which errors call `shown`.
 pub(super) fn check(name: &str, shown: &str, value: &str) -> Result<()> {
     check_filled(name, shown, value)?;
     // A key or certificate is shown nowhere, and ends with `=`.
@@ -18,38 +18,35 @@ pub(super) fn check(name: &str, shown: &str, value: &str) -> Result<()> {
     let value = &without_escapes(value);
     if name == "user" && value.contains([':', ';', ',', '&']) {
         return Err(Error::configuration(format!(
-            "{shown} holds more than a name: it may include the password: in a URL an unencoded `:` separates the two (user:password@); in a keyword string the password is a parameter of its own"
+            "{shown} contains more than a name: it may include the password: in a URL an unencoded `:` separates the two (user:password@); in a keyword string the password is a parameter of its own"
         )));
     }
     // libpq takes such a `dbname` for a connection string.
     let is_name = matches!(name, "host" | "user" | "dbname" | "schema");
     if is_name && value.contains('=') || holds_parameter(name, value) {
         return Err(Error::configuration(format!(
-            "{shown} holds another parameter: they are separated by spaces in a keyword string, \
-             and by `&` behind the `?` of a URL"
+            "{shown} contains another parameter: separate them by spaces in a keyword string, and \
+             by `&` after the `?` of a URL"
         )));
     }
     // Another error is more to the point for an unknown one, and for `dbname`.
     if is_known(name) && !matches!(name, "password" | "dbname") && holds_url(value) {
         return Err(Error::configuration(format!(
-            "{shown} holds a URL: give the URL alone, in DATABASE_URL"
+            "{shown} contains a URL: give the URL alone, in DATABASE_URL"
         )));
     }
     Ok(())
 }
 
-/// The same for a value that stands alone: a template may be left in it, nothing else.
+/// Refuses a template that was not filled in.
 pub(super) fn check_filled(name: &str, shown: &str, value: &str) -> Result<()> {
-    match is_template(name, value) {
-        true => Err(Error::configuration(format!(
-            "{shown} is still a placeholder: put the real value in its place, or have the template \
-             filled in"
-        ))),
-        false => Ok(()),
+    if is_template(name, value) {
+        return Err(placeholder(&format!("{shown} ")));
     }
+    Ok(())
 }
 
-/// Separators that were encoded once too often, or outside of a URL, are what they were.
+/// Decodes separators that were encoded twice, or outside of a URL.
 fn without_escapes(value: &str) -> String {
     let mut plain = value.to_owned();
     for (escape, separator) in [
@@ -72,7 +69,7 @@ fn holds_parameter(name: &str, value: &str) -> bool {
         let before = value[..at].trim_end();
         let lead = before.trim_end_matches(is_word);
         let word = &before[lead.len()..];
-        let mut ours = known().map(|(known, _)| known).chain(["username"]);
+        let mut ours = known().chain(["username"]);
         if !ours.any(|known| known.eq_ignore_ascii_case(word)) && !holds_secret(word) {
             return false;
         }
@@ -91,8 +88,8 @@ fn holds_url(value: &str) -> bool {
     behind.is_some_and(|(_, behind)| behind.contains('@'))
 }
 
-/// What provider's pages, templates, JavaScript and logs leave where a value belongs. A
-/// password may hold nearly anything, so the whole of it has to be such.
+/// Whether `value` is what providers' pages, templates, JavaScript or logs put in place of a
+/// value. A password may contain nearly anything, so the whole of it has to be one.
 fn is_template(name: &str, value: &str) -> bool {
     let value = value.trim();
     if is_placeholder(value) || name != "password" && is_shell_variable(value) {
@@ -107,25 +104,28 @@ fn is_template(name: &str, value: &str) -> bool {
     }
 }
 
-/// `$NAME`, which no shell has replaced.
+/// Whether `text` is a `$NAME` that no shell has replaced.
 fn is_shell_variable(text: &str) -> bool {
     let name = text.strip_prefix('$').unwrap_or_default();
     let fits = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
     !name.is_empty() && name.bytes().all(fits)
 }
 
-/// Nothing but a placeholder, where a URL or keywords belong.
+/// Refuses a placeholder where a URL or a keyword string belongs.
 pub(super) fn check_whole(text: &str) -> Result<()> {
-    match is_placeholder(text) || is_shell_variable(text) {
-        true => Err(Error::configuration(
-            "is still a placeholder: put the real value in its place, or have the template filled \
-             in",
-        )),
-        false => Ok(()),
+    if is_placeholder(text) || is_shell_variable(text) {
+        return Err(placeholder(""));
     }
+    Ok(())
 }
 
-/// The whole of `text` is a placeholder.
+fn placeholder(subject: &str) -> Error {
+    Error::configuration(format!(
+        "{subject}is still a placeholder: replace it with the real value, or fill in the template"
+    ))
+}
+
+/// Whether the whole of `text` is a placeholder.
 fn is_placeholder(text: &str) -> bool {
     let bare = text.to_lowercase().replace(['-', '_', ' '], "");
     let filled = [("${", "}"), ("$(", ")"), ("{{", "}}"), ("<%", "%>")];
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn placeholders_of_every_sort() {
+    fn placeholders_are_recognised() {
         for text in [
             "${DATABASE_URL}",
             "$(DB_HOST)",
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_text_that_is_a_placeholder() {
+    fn text_that_is_a_placeholder_is_refused() {
         for text in [
             "${{ secrets.DATABASE_URL }}",
             "$DATABASE_URL",
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_values_that_are_meant() {
+    fn unusual_values_are_taken() {
         for (name, value) in [
             ("password", "a${b}c"),
             ("password", "$ECRET"),

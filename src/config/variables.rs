@@ -1,5 +1,5 @@
-//! Reads settings from variables: the operator's `ANTIFREEZE_*`, which win over the code, and
-//! `DB_MAX_*` as services in Go name them, which lose to the URL.
+//! Reads settings from variables: the overrides (`ANTIFREEZE_*`), which win over the code,
+//! and the limits as services in Go name them, which lose to the URL.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use super::words::Words;
 use super::{Environment, duration, spelling};
 use crate::error::{Error, Result};
 
-/// A number, 0 or more.
+/// Reads a number, 0 or more.
 pub(super) fn count(environment: &Environment, name: &str) -> Result<Option<usize>> {
     number(environment, name, 0)
 }
 
-/// A number, 1 or more.
+/// Reads a number, 1 or more.
 pub(super) fn at_least_one(environment: &Environment, name: &str) -> Result<Option<usize>> {
     number(environment, name, 1)
 }
@@ -24,35 +24,35 @@ fn number(environment: &Environment, name: &str, least: usize) -> Result<Option<
     read(environment, name, &wanted, parse)
 }
 
-/// How long, zero included.
+/// Reads a duration, zero included.
 pub(super) fn duration(environment: &Environment, name: &str) -> Result<Option<Duration>> {
     let wanted = format!("is not {}", duration::WANTED);
     read(environment, name, &wanted, duration::parse)
 }
 
-/// How long; zero is for ever, as it is in Go.
+/// Reads a duration; zero is unlimited, as in Go.
 pub(super) fn or_never(environment: &Environment, name: &str) -> Result<Option<Duration>> {
     let time = duration(environment, name)?;
     Ok(time.map(|time| if time.is_zero() { Duration::MAX } else { time }))
 }
 
-/// How long; zero says nothing, as it does in Go.
+/// Reads a duration; zero is not set, as in Go.
 pub(super) fn unless_zero(environment: &Environment, name: &str) -> Result<Option<Duration>> {
     Ok(duration(environment, name)?.filter(|time| !time.is_zero()))
 }
 
-/// One of some words.
+/// Reads one of the words of a setting.
 pub(super) fn word<T: Words>(environment: &Environment, name: &str) -> Result<Option<T>> {
     let wanted = format!("is not valid: expected one of {}", T::all());
     read(environment, name, &wanted, |text| T::of(text.trim()))
 }
 
-/// A secret, without the line's end that files and consoles leave behind. What is set and
-/// empty was meant to hold one.
+/// Reads a secret, without the line end that files and consoles append. A variable that is
+/// set and empty was meant to hold one.
 pub(super) fn secret(environment: &Environment, name: &str) -> Result<Option<String>> {
-    match environment.raw(name).as_deref().map(str::trim) {
+    match environment.raw(name).map(str::trim) {
         Some("") => Err(Error::configuration(format!(
-            "{name} is set and empty: give it a value, or unset it"
+            "{name} is set but empty: give it a value, or unset it"
         ))),
         value => Ok(value.map(str::to_owned)),
     }
@@ -71,8 +71,7 @@ fn read<T>(
     parse(&text).map(Some).ok_or_else(wrong)
 }
 
-/// The operator's that are set, each with its value, which was understood. The token's is
-/// not shown.
+/// The overrides that are set, with their values; that of the token is not shown.
 pub(super) fn in_force(environment: &Environment) -> Vec<(&'static str, String)> {
     let shown = OPERATOR.iter().filter_map(|&name| {
         let value = environment.get(name)?;
@@ -82,7 +81,7 @@ pub(super) fn in_force(environment: &Environment) -> Vec<(&'static str, String)>
     shown.collect()
 }
 
-/// As `NAME=value`, one after the other.
+/// Formats variables as `NAME=value`.
 pub(super) fn shown(variables: &[(&'static str, String)]) -> String {
     let shown = variables
         .iter()
@@ -90,17 +89,16 @@ pub(super) fn shown(variables: &[(&'static str, String)]) -> String {
     shown.collect::<Vec<_>>().join(" ")
 }
 
-/// Variables that look like ours and are not.
+/// Variables that begin like an override and are not one.
 pub(super) fn unknown(environment: &Environment) -> Vec<String> {
-    let names = environment.names().into_iter();
-    names
-        .filter(|name| name.starts_with("ANTIFREEZE_") && !OPERATOR.contains(&name.as_str()))
-        .collect()
+    let ours = |name: &&str| name.starts_with("ANTIFREEZE_") && !OPERATOR.contains(name);
+    let unknown = environment.names().filter(ours);
+    unknown.map(str::to_owned).collect()
 }
 
-/// A name that is nearly one of ours is a slip, and its author believes that the
-/// setting is in force. One that resembles none may be a newer version's, which has to be
-/// set before that version is deployed, and stays while it is rolled back: no error.
+/// Refuses a name that is nearly an override's: the operator believes that the setting is in
+/// force. A name that resembles none may be a newer version's, which is set before that
+/// version is deployed and stays while it is rolled back: that is not an error.
 pub(super) fn check_spelling(environment: &Environment) -> Result<()> {
     let slips = unknown(environment).into_iter();
     let near = |name: &str| spelling::nearest(name, OPERATOR.iter().copied());
@@ -114,10 +112,11 @@ pub(super) fn check_spelling(environment: &Environment) -> Result<()> {
     }
 }
 
-/// A name that the environment may have in any form: what makes it another one is seen.
+/// The name of a variable, escaped if it contains other characters than visible ASCII.
 fn visible(name: &str) -> String {
-    match name.bytes().all(|byte| byte.is_ascii_graphic()) {
-        true => name.to_owned(),
-        false => format!("{name:?}"),
+    if name.bytes().all(|byte| byte.is_ascii_graphic()) {
+        name.to_owned()
+    } else {
+        format!("{name:?}")
     }
 }

@@ -1,9 +1,9 @@
-//! Settings whose value is one of a few words.
+//! Maps the words of settings to their values.
 
 use super::{ConnectionLifetime, Endpoint, LoadShed, Pooler, Reset, TargetSessionAttrs};
 use crate::provider::POOLERS;
 
-/// One of some words, in variables and in serde.
+/// A setting that is one of a list of words, in variables and in serde.
 pub(super) trait Words: Copy + 'static {
     /// The setting.
     const NAME: &'static str;
@@ -14,7 +14,7 @@ pub(super) trait Words: Copy + 'static {
         known.map(|(_, value)| *value)
     }
 
-    /// All of them, for errors.
+    /// Lists the words, for errors.
     fn all() -> String {
         let words: Vec<_> = Self::WORDS.iter().map(|(word, _)| *word).collect();
         words.join(", ")
@@ -26,45 +26,26 @@ impl Words for Pooler {
     const WORDS: &'static [(&'static str, Self)] = &POOLERS;
 }
 
-impl Words for Endpoint {
-    const NAME: &'static str = "endpoint";
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("direct", Endpoint::Direct), ("pooled", Endpoint::Pooled)];
+macro_rules! words {
+    ($($type:ident $name:literal { $($word:literal $value:ident),+ })+) => {$(
+        impl Words for $type {
+            const NAME: &'static str = $name;
+            const WORDS: &'static [(&'static str, Self)] = &[$(($word, $type::$value)),+];
+        }
+    )+};
 }
 
-impl Words for ConnectionLifetime {
-    const NAME: &'static str = "lifetime";
-    const WORDS: &'static [(&'static str, Self)] = &[
-        ("per-invocation", ConnectionLifetime::PerInvocation),
-        ("per-event-loop", ConnectionLifetime::PerEventLoop),
-    ];
-}
-
-impl Words for Reset {
-    const NAME: &'static str = "reset";
-    const WORDS: &'static [(&'static str, Self)] = &[
-        ("detected", Reset::Detected),
-        ("always", Reset::Always),
-        ("never", Reset::Never),
-    ];
-}
-
-impl Words for LoadShed {
-    const NAME: &'static str = "load_shed";
-    const WORDS: &'static [(&'static str, Self)] = &[
-        ("off", LoadShed::Off),
-        ("first-use", LoadShed::FirstUse),
-        ("before-handler", LoadShed::BeforeHandler),
-    ];
-}
-
-impl Words for TargetSessionAttrs {
-    const NAME: &'static str = "target_session_attrs";
-    const WORDS: &'static [(&'static str, Self)] = &[
-        ("any", TargetSessionAttrs::Any),
-        ("read-write", TargetSessionAttrs::ReadWrite),
-        ("read-only", TargetSessionAttrs::ReadOnly),
-        ("primary", TargetSessionAttrs::Primary),
-        ("standby", TargetSessionAttrs::Standby),
-    ];
+words! {
+    Endpoint "endpoint" { "direct" Direct, "pooled" Pooled }
+    ConnectionLifetime "lifetime" {
+        "per-invocation" PerInvocation, "per-event-loop" PerEventLoop
+    }
+    Reset "reset" { "detected" Detected, "always" Always, "never" Never }
+    LoadShed "load_shed" {
+        "off" Off, "first-use" FirstUse, "before-handler" BeforeHandler
+    }
+    TargetSessionAttrs "target_session_attrs" {
+        "any" Any, "read-write" ReadWrite, "read-only" ReadOnly, "primary" Primary,
+        "standby" Standby
+    }
 }

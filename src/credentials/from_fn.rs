@@ -1,4 +1,4 @@
-//! A closure as a credentials provider.
+//! Makes a provider of a closure.
 
 use std::fmt;
 use std::future::Future;

@@ -1,4 +1,4 @@
-//! Passwords from the program, a variable or a file.
+//! Reads passwords from the program, a variable or a file.
 
 use std::fmt;
 use std::future::ready;
@@ -40,15 +40,15 @@ impl Variable {
         match value.and_then(given) {
             Some(value) => Ok(Login::password(value)),
             _ => Err(Error::configuration(format!(
-                "the password is to be in the variable {0}, which is not set: set {0}",
+                "the variable {0}, which holds the password, is not set: set {0}",
                 self.name
             ))),
         }
     }
 }
 
-/// A password in a file, read anew at each connect: a secret that is mounted, and that
-/// somebody else rotates.
+/// A password in a file, read anew at each connect: a mounted secret that another
+/// program rotates.
 ///
 /// A line break at its end is not part of the password.
 #[derive(Debug, Clone)]
@@ -65,14 +65,12 @@ impl File {
     fn read(&self) -> Result<Login> {
         let path = self.path.display();
         let text = std::fs::read(&self.path).map_err(|error| {
-            Error::configuration(format!(
-                "the password is to be in the file {path}, which cannot be read"
-            ))
-            .with_source(error)
+            Error::configuration(format!("the password file {path} cannot be read"))
+                .with_source(error)
         })?;
         match without_line_end(&text) {
             b"" => Err(Error::configuration(format!(
-                "the password is to be in the file {path}, which is empty"
+                "the password file {path} is empty"
             ))),
             password => Ok(Login::password(password)),
         }

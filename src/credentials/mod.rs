@@ -1,8 +1,8 @@
-//! Credentials providers, asked at every connect.
+//! Provides the password for every connect.
 //!
 //! A password in the URL is read once. One that rotates, or a token that lives for
 //! minutes, has to be asked for whenever a connection is made:
-//! [`Config::credentials`](crate::Config::credentials) holds who is asked.
+//! [`Config::credentials`](crate::Config::credentials) sets the provider that is asked.
 //!
 //! ```
 //! use antifreeze::{Config, Database, credentials};
@@ -25,9 +25,9 @@
 //!
 //! If the server or a pooler refuses the user or the password that it was given, as
 //! SQLSTATE 28P01 and 28000 say and older PgBouncers under 08P01, the provider is
-//! asked once more and told so, past whatever it has cached; the refusal is reported if
-//! the answer is the same, or is refused too. What is answered is never logged, and shown
-//! by no `Debug`.
+//! asked once more, with the refused login, and should skip its cache; the refusal is
+//! reported if the answer is the same, or is refused too. Answers are never logged, and no
+//! `Debug` shows them.
 
 mod from_fn;
 mod local;
@@ -43,12 +43,12 @@ pub use local::{File, Password, Variable};
 #[doc(hidden)]
 pub use text::given;
 
-/// Says who we are, whenever a connection is made.
+/// Provides user and password whenever a connection is opened.
 ///
 /// Most need no implementation: [`from_fn`] makes one of a closure.
 ///
-/// Several connections may ask at a time. Who answers from a distance should keep the
-/// answer, and give it out until it is [refused](Attempt::refused).
+/// Several connections may ask at a time. A provider that asks another service should cache
+/// the answer until it is [refused](Attempt::refused).
 pub trait Credentials: Send + Sync {
     /// Answers for one connection. The time that it takes counts towards
     /// [`connect_timeout`](crate::Config::connect_timeout); when that is over, the future
@@ -56,7 +56,7 @@ pub trait Credentials: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Whatever kept it from answering: it becomes the
+    /// The reason why there is no answer: it becomes the
     /// [`source`](StdError::source) of what the caller of
     /// [`connection()`](crate::connection()) gets, and must not hold a secret.
     fn login<'a>(&'a self, attempt: &'a Attempt) -> LoginFuture<'a>;
@@ -103,7 +103,7 @@ impl Attempt {
     }
 }
 
-/// A password, and perhaps the user that it belongs to.
+/// A password, and perhaps its user.
 ///
 /// Its `Debug` shows the user alone.
 #[derive(Clone, PartialEq, Eq)]
@@ -127,7 +127,7 @@ impl Login {
         self
     }
 
-    /// Has `server` log in with it.
+    /// Sets user and password of `server`.
     pub(crate) fn apply(&self, server: &mut tokio_postgres::Config) {
         if let Some(user) = &self.user {
             server.user(user);

@@ -1,4 +1,4 @@
-//! The text of a secret, as files, consoles and variables hold it.
+//! Trims the text of secrets from files, consoles and variables.
 
 /// The value of a variable without the line end that files and consoles leave behind. A
 /// blank one counts as not set.

@@ -3,7 +3,7 @@ use std::time::Duration;
 use crate::config::*;
 
 #[test]
-fn the_server_and_durations_by_serde() {
+fn server_and_durations_are_deserialized() {
     let config: Config = serde_json::from_str(
         r#"{
             "url": "postgres://u:p@h/d?sslmode=require&connection_limit=9",
@@ -32,7 +32,7 @@ fn the_server_and_durations_by_serde() {
 }
 
 #[test]
-fn without_a_place_it_is_the_environments() {
+fn missing_host_comes_from_the_environment() {
     let environment = Environment::of(&[
         ("DATABASE_URL", "postgres://pooler:6432"),
         ("DIRECT_URL", "postgres://db"),
@@ -78,7 +78,7 @@ fn errors_hide_the_password() {
         ),
         (
             r#"{"url": "postgres://u:424242@h@h"}"#,
-            "the URL holds a second `@`",
+            "the URL contains a second `@`",
         ),
         (r#"{"url": "postgres://h", "max_age": "1d"}"#, "a duration"),
         (r#"{"url": "postgres://h", "max_age": []}"#, "a duration"),

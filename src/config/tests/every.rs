@@ -163,7 +163,7 @@ const PARAMETERS: &[(&str, &str, Outcome)] = &[
     ("sslpassword", "x", Refused("decrypt")),
     ("sslcrl", "x", Refused("revocation")),
     ("sslcrldir", "x", Refused("revocation")),
-    ("sslkeylogfile", "x", Refused("keys of TLS")),
+    ("sslkeylogfile", "x", Refused("TLS keys")),
     ("requirepeer", "x", Refused("unix socket")),
     ("requiressl", "1", Refused("sslmode=require")),
     ("scram_client_key", "x", Refused("SCRAM")),
@@ -223,7 +223,7 @@ fn check(what: &str, read: Result<Config, crate::Error>, subject: &str, outcome:
 }
 
 #[test]
-fn every_parameter_of_a_keyword_string_and_of_a_url() {
+fn every_parameter_is_tried_in_both_forms() {
     for (name, value, outcome) in PARAMETERS {
         let quoted = value.replace('\\', "\\\\").replace('\'', "\\'");
         let keywords = match *name {
@@ -238,14 +238,14 @@ fn every_parameter_of_a_keyword_string_and_of_a_url() {
         };
         check(&url, Config::from_url(&url), name, outcome);
     }
-    for (name, _) in known() {
+    for name in known() {
         let tested = PARAMETERS.iter().any(|(tested, ..)| *tested == name);
         assert!(tested, "{name} is in no table");
     }
 }
 
 #[test]
-fn every_variable() {
+fn every_variable_is_tried() {
     for (variables, host) in [(LIBPQ, "PGHOST"), (COMPOSE, "DB_HOST")] {
         for (variable, parameter) in variables {
             let of_it = PARAMETERS.iter().filter(|(name, ..)| name == parameter);
@@ -265,7 +265,7 @@ fn every_variable() {
 }
 
 #[test]
-fn every_variable_that_is_the_servers() {
+fn every_server_variable_is_tried() {
     let read = |variables: &[(&str, &str)]| {
         let config = Config::from_environment(&Environment::of(variables)).expect("fine");
         let settings = config.in_force();

@@ -71,7 +71,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn no_password_of_a_url_is_shown(
+    fn url_password_is_not_shown(
         between in prop::collection::vec(separators(), 0..4),
         rest in prop::sample::select(vec![
             "@db/x", "@db:1/x?sslmode=require", "@[::1]:5/x", "@a,b:2/x?usr=1", "@db/x?port=y",
@@ -88,7 +88,7 @@ proptest! {
     }
 
     #[test]
-    fn no_password_among_keywords_is_shown(
+    fn keyword_password_is_not_shown(
         between in prop::collection::vec("[@#/?:&%\\[\\]\"\\\\ ,ä.]{0,3}", 0..4),
         rest in prop::sample::select(vec![
             "", " host=db", " host=db sslmode=x", " nonsense", " usr=1", " port=y", "'",
@@ -106,8 +106,8 @@ proptest! {
     }
 
     #[test]
-    fn no_password_behind_another_value_is_shown(
-        name in prop::sample::select(known().map(|(name, _)| name).collect::<Vec<_>>()),
+    fn password_in_another_value_is_not_shown(
+        name in prop::sample::select(known().collect::<Vec<_>>()),
         value in prop::sample::select(vec!["x", "1", "true", "require", "a.b", "/run/pg", "::1", ""]),
         separator in prop::sample::select(vec![
             ";", "&", ",", "|", ":", "?", "; ", " & ", ", ", "\t", "\n", ";;", "&amp;", "/", "#", "@",
@@ -142,7 +142,7 @@ proptest! {
     }
 
     #[test]
-    fn no_password_in_the_users_place_is_shown(
+    fn password_in_the_user_is_not_shown(
         user in "[a-zA-Z.@\\\\]{1,8}",
         separator in prop::sample::select(vec![":", ";", ",", "&", ": "]),
     ) {
@@ -165,7 +165,7 @@ proptest! {
     }
 
     #[test]
-    fn no_key_is_shown(
+    fn key_is_not_shown(
         before in prop::sample::select(vec![
             "", "-----BEGIN PRIVATE KEY-----\n", "Bag Attributes\n", "LS0tLS1CRUdJTi", "MC4C/", "\r\n",
         ]),
@@ -182,7 +182,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_panics(text in "\\PC{0,80}", tail in "[a-z@:/?#%&=,\\[\\]' \\\\0-9]{0,60}") {
+    fn arbitrary_text_does_not_panic(text in "\\PC{0,80}", tail in "[a-z@:/?#%&=,\\[\\]' \\\\0-9]{0,60}") {
         shown(&text);
         shown(&tail);
         shown(&format!("postgres://{tail}"));

@@ -50,7 +50,7 @@ fn table() -> String {
 }
 
 #[test]
-fn settings_page_is_what_the_table_makes() {
+fn settings_page_matches_the_table() {
     let page = std::fs::read_to_string(PAGE).expect("a page");
     let (before, rest) = page.split_once(BEGIN).expect("where it begins");
     let (written, after) = rest.split_once(END).expect("where it ends");

@@ -31,7 +31,7 @@ fn default_value_given_in_code_wins_over_the_url() {
 }
 
 #[test]
-fn origin_of_a_setting_is_known() {
+fn setting_knows_its_origin() {
     let variables = [
         (
             "DATABASE_URL",
@@ -56,7 +56,7 @@ fn origin_of_a_setting_is_known() {
 }
 
 #[test]
-fn a_url_is_parsed_into_a_configuration() {
+fn url_is_parsed_by_from_str() {
     let config: Config = "postgres://db/x?connection_limit=9".parse().expect("fine");
     let settings = config.settled(&Environment::of(&[])).expect("fine");
     assert_eq!(settings.max_connections, 9);
@@ -70,7 +70,7 @@ fn a_url_is_parsed_into_a_configuration() {
 }
 
 #[test]
-fn setting_of_the_code_stands_alone() {
+fn setting_in_code_may_hold_any_character() {
     let odd = |config: Config| config.user("app:x=1").dbname("a=b");
     let settings = settled(&[POOLED], odd).expect("fine");
     assert_eq!(settings.server.get_user(), Some("app:x=1"));
@@ -125,7 +125,7 @@ fn operator_wins_over_every_other_source() {
 }
 
 #[test]
-fn dsql_ends_connections_by_itself() {
+fn dsql_limits_the_age_of_connections() {
     let host = "postgres://admin@abc.dsql.us-east-1.on.aws/postgres";
     let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
     for (wanted, got) in [(30, 30), (90, 50)] {
@@ -136,7 +136,7 @@ fn dsql_ends_connections_by_itself() {
 }
 
 #[test]
-fn one_setting_switches_the_endpoint() {
+fn endpoint_variable_switches_the_endpoint() {
     let neon = (
         "DATABASE_URL",
         "postgres://u:p@ep-a-pooler.x.aws.neon.tech/x?sslmode=require",
@@ -239,7 +239,7 @@ fn contradicting_settings_are_refused() {
         ),
         (
             |config| config.health_token("hunter2 hunter2 hunter2"),
-            "holds a space",
+            "contains a space",
         ),
     ] {
         let error = settled(&[POOLED], change).expect_err(word).to_string();
@@ -253,7 +253,7 @@ fn contradicting_settings_are_refused() {
 }
 
 #[test]
-fn the_direct_url_says_what_a_session_is_like() {
+fn direct_url_sets_schema_and_attributes() {
     let pooled = (
         "DATABASE_URL",
         "postgres://h:6432/x?schema=public&target_session_attrs=primary",
@@ -297,7 +297,7 @@ fn remote_server_is_verified_by_default() {
 }
 
 #[test]
-fn the_operators_time_out_wins_over_the_urls() {
+fn operator_timeout_wins_over_the_url() {
     let url = (
         "DATABASE_URL",
         "postgres://db/x?options=-c%20statement_timeout%3D0",
@@ -317,7 +317,7 @@ fn the_operators_time_out_wins_over_the_urls() {
 }
 
 #[test]
-fn a_lever_that_moves_nothing_is_warned_of() {
+fn override_without_effect_is_a_warning() {
     let timeout = ("ANTIFREEZE_STATEMENT_TIMEOUT", "30s");
     let plain = ("DATABASE_URL", "postgres://db.example.com/x");
     let dsql = ("DATABASE_URL", "postgres://a.dsql.us-east-1.on.aws/x");
@@ -366,7 +366,7 @@ fn logged(act: impl FnOnce()) -> String {
 }
 
 #[test]
-fn the_operators_token_wins_and_is_shown_nowhere() {
+fn operator_token_wins_and_is_not_shown() {
     let token = ("ANTIFREEZE_HEALTH_TOKEN", "hunter2-of-the-operator\n");
     let log = logged(|| {
         let code = |config: Config| config.health_token("hunter2-of-the-code");

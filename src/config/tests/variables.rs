@@ -59,8 +59,8 @@ fn invalid_value_is_named_with_the_expected_ones() {
             "a duration",
         ),
         ("ANTIFREEZE_WARM_UP", "postgres://app:hunter2@h", "a number"),
-        ("ANTIFREEZE_HEALTH_TOKEN", "", "set and empty"),
-        ("ANTIFREEZE_HEALTH_TOKEN", " \n", "set and empty"),
+        ("ANTIFREEZE_HEALTH_TOKEN", "", "set but empty"),
+        ("ANTIFREEZE_HEALTH_TOKEN", " \n", "set but empty"),
     ] {
         let environment = Environment::of(&[(name, value)]);
         let error = refused(&environment).to_string();
@@ -102,7 +102,7 @@ fn misspelt_variable_is_an_error() {
 }
 
 #[test]
-fn strangers_are_found_and_ours_are_shown() {
+fn unknown_variables_are_found() {
     let environment = Environment::of(&[
         ("ANTIFREEZE_LIFETIME", "per-invocation"),
         ("ANTIFREEZE_COLOUR", "blue"),
@@ -122,7 +122,7 @@ fn strangers_are_found_and_ours_are_shown() {
 }
 
 #[test]
-fn limits_as_go_has_them() {
+fn limits_are_read_as_go_reads_them() {
     let limits = |variables: &[(&str, &str)]| {
         let settings = settled(&Environment::of(variables)).expect("fine");
         let Settings {
@@ -149,7 +149,7 @@ fn limits_as_go_has_them() {
 }
 
 #[test]
-fn limits_that_are_none_are_named() {
+fn invalid_limit_is_named() {
     for (name, value, wanted) in [
         ("DB_MAX_OPEN_CONNS", "0", "1 or more"),
         ("DB_MAX_OPEN_CONNS", "many", "a number of connections"),

@@ -1,5 +1,5 @@
-//! `require_auth`: the authentication methods that a server may ask for (manual, "Database
-//! Connection Control Functions").
+//! Restricts the authentication methods that a server may ask for (manual, "Database
+//! Connection Control Functions", `require_auth`).
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use std::str::FromStr;
 use crate::config::spelling::shown;
 use crate::error::{Error, Result};
 
-/// A way to prove who we are.
+/// An authentication method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Method {
     /// The password itself.
@@ -18,7 +18,7 @@ pub(crate) enum Method {
     Scram,
     /// Nothing, or a client certificate.
     None,
-    /// What only libpq can do.
+    /// A method that only libpq supports.
     Foreign(&'static str),
 }
 
@@ -36,8 +36,8 @@ impl Method {
         })
     }
 
-    /// A listener gets the password, or can soon compute it: MD5 is guessed
-    /// at billions of times a second, and its hash alone lets one in.
+    /// Whether the answer reveals the password: MD5 is guessed at billions of times a second,
+    /// and its hash alone is enough to log in.
     pub(super) fn gives_the_password_away(self) -> bool {
         matches!(self, Method::Password | Method::Md5)
     }
@@ -55,7 +55,7 @@ impl fmt::Display for Method {
     }
 }
 
-/// The ways of proving who we are that the server may ask for, as libpq's
+/// The authentication methods that the server may ask for, as libpq's
 /// `require_auth`: a list of `none`, `password`, `md5` and `scram-sha-256`, or a list
 /// of those that it may not ask for, each with a `!` in front.
 ///
@@ -75,12 +75,12 @@ pub struct RequireAuth {
 }
 
 impl RequireAuth {
-    /// What was said about `method`, if anything was.
+    /// Whether `method` is permitted, if it is listed.
     pub(super) fn permits(&self, method: Method) -> Option<bool> {
         self.methods.contains(&method).then_some(!self.negated)
     }
 
-    /// What is not on it is forbidden.
+    /// Whether methods that are not listed are forbidden.
     pub(super) fn is_list(&self) -> bool {
         !self.negated
     }
@@ -91,8 +91,8 @@ impl FromStr for RequireAuth {
 
     /// # Errors
     ///
-    /// A name that is none of a method, names with and without `!` in one list, or
-    /// nothing left that we can do.
+    /// An unknown method, names with and without `!` in one list, or no method left that is
+    /// supported.
     fn from_str(text: &str) -> Result<Self> {
         let said = shown("require_auth", text);
         let mut required = RequireAuth {
@@ -106,7 +106,7 @@ impl FromStr for RequireAuth {
             };
             let Some(method) = Method::parse(bare) else {
                 return Err(Error::configuration(format!(
-                    "{said}: each is to be one of none, password, md5, \
+                    "{said} is not valid: expected a list of none, password, md5, \
                      scram-sha-256, all of them or none with a ! in front"
                 )));
             };
@@ -168,9 +168,9 @@ mod tests {
     #[test]
     fn contradicting_methods_are_named() {
         for (text, word) in [
-            ("scram", "one of"),
-            ("", "one of"),
-            ("md5,,none", "one of"),
+            ("scram", "expected a list of"),
+            ("", "expected a list of"),
+            ("md5,,none", "expected a list of"),
             ("md5,!none", "either all"),
             ("!md5,none", "either all"),
             ("gss,sspi", "leaves nothing"),

@@ -1,4 +1,4 @@
-//! TLS settings: encryption, trust and authentication.
+//! Configures encryption, certificate verification and authentication methods.
 
 mod authentication;
 mod parameters;
@@ -10,7 +10,7 @@ pub(crate) use authentication::Method;
 pub use authentication::RequireAuth;
 pub(crate) use parameters::could_be_file;
 
-/// TLS settings: encryption, trusted authorities, and the client's own certificate.
+/// Configures encryption, certificate verification and authentication methods.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Tls {
@@ -26,7 +26,7 @@ pub struct Tls {
     /// TLS from the first byte on, without asking first (`sslnegotiation=direct`,
     /// PostgreSQL 17 and newer). Default: no.
     pub direct: bool,
-    /// Our own certificate (`sslcert`, `sslkey`). Default: none.
+    /// The client certificate (`sslcert`, `sslkey`). Default: none.
     pub client: Option<ClientCertificate>,
     /// Says the host's name in the clear while shaking hands (`sslsni`), as hosts
     /// that serve several names need it. Default: yes.
@@ -34,11 +34,11 @@ pub struct Tls {
     /// Whether the password's proof is bound to this very TLS connection
     /// (`channel_binding`). Default: [`ChannelBinding::Prefer`].
     pub channel_binding: ChannelBinding,
-    /// The ways of proving who we are that the server may ask for (`require_auth`).
+    /// The authentication methods that the server may ask for (`require_auth`).
     /// Default: any, but a password in the clear or hashed with MD5 only over TLS
     /// whose certificate was verified, or to this machine.
     pub require_auth: Option<RequireAuth>,
-    /// The mode, if nobody said it: it followed from a server on this machine.
+    /// The mode that a server on this machine implied, if none was set.
     pub(crate) implied: Option<TlsMode>,
 }
 
@@ -58,8 +58,8 @@ impl Default for Tls {
 }
 
 impl Tls {
-    /// Whether the server may ask for `method`. `safe`: nobody but the server hears
-    /// what we answer.
+    /// Whether the server may ask for `method`. `safe`: only the server can
+    /// read the answer.
     pub(crate) fn permits(&self, method: Method, safe: bool) -> bool {
         let harmless = safe || !method.gives_the_password_away();
         match &self.require_auth {
@@ -81,21 +81,21 @@ pub enum TlsMode {
     #[default]
     VerifyFull,
     /// Encrypt and verify the certificate, for whatever name (`verify-ca`). Without
-    /// authorities of one's own that would be no proof at all: anybody can have a
+    /// authorities of one's own that would prove nothing: anyone can get a
     /// certificate of a public one. Then the name is verified as well.
     VerifyCa,
-    /// Encrypt, and trust anybody (libpq's `require` without a root certificate).
+    /// Encrypt, and accept any certificate (libpq's `require` without a root certificate).
     ///
     /// Hosts that are known to have a certificate of a public authority are verified
     /// in full all the same: Neon, Aurora DSQL, RDS Proxy. For others a warning is
     /// logged once. With authorities of one's own it is [`TlsMode::VerifyCa`].
     Encrypt,
-    /// Encrypt if the server can, and trust anybody (libpq's `prefer`).
+    /// Encrypt if the server can, and accept any certificate (libpq's `prefer`).
     Prefer,
 }
 
-/// `channel_binding`: SCRAM-SHA-256-PLUS proves that nobody sits in between, even
-/// where the certificate alone would not.
+/// `channel_binding`: SCRAM-SHA-256-PLUS proves that the TLS connection ends at the
+/// server, even where the certificate alone would not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum ChannelBinding {
@@ -121,7 +121,7 @@ pub enum Roots {
     System,
 }
 
-/// Our own certificate, for servers that ask for one.
+/// The client certificate, for servers that ask for one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClientCertificate {

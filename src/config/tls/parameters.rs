@@ -1,4 +1,4 @@
-//! Reads the TLS parameters of URLs and variables.
+//! Reads the TLS settings from connection parameters.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 use crate::provider;
 
 impl Tls {
-    /// Reads what `parameters` say (libpq's manual, "Parameter Key Words"; `ssl` is JDBC's,
-    /// which libpq takes in URLs); what they leave open depends on where `server` is.
+    /// Reads the TLS parameters (libpq's manual, "Parameter Key Words"; `ssl` is JDBC's,
+    /// which libpq accepts in URLs); the defaults depend on the address of `server`.
     ///
     /// # Errors
     ///
@@ -41,7 +41,7 @@ impl Tls {
             Some(other) => return Err(wrong_ssl(other)),
         };
         let mode = match parameters.get("sslmode") {
-            // libpq: whoever names public authorities wants them to be asked.
+            // As libpq: public authorities prove nothing but a name.
             None if roots == Some(Roots::System) => TlsMode::VerifyFull,
             None if !is_local(server) => TlsMode::VerifyFull,
             None if direct || ssl => TlsMode::Encrypt,
@@ -58,14 +58,14 @@ impl Tls {
         let asked = parameters.get("sslmode").unwrap_or("its default");
         if roots == Some(Roots::System) && mode != TlsMode::VerifyFull {
             return Err(Error::configuration(format!(
-                "sslrootcert=system goes with sslmode=verify-full alone, and not with {asked}: a \
-                 public authority vouches for nothing but a name"
+                "sslrootcert=system needs sslmode=verify-full, not {asked}: certificates of public \
+                 authorities prove nothing but a host name"
             )));
         }
         if direct && matches!(mode, TlsMode::Disable | TlsMode::Prefer) {
             return Err(Error::configuration(format!(
-                "sslnegotiation=direct does not go with sslmode={asked}, which allows for no \
-                 TLS: set require, verify-ca or verify-full"
+                "sslnegotiation=direct cannot be used with sslmode={asked}, which allows \
+                 connections without TLS: set require, verify-ca or verify-full"
             )));
         }
         let client = match (parameters.get("sslcert"), parameters.get("sslkey")) {
@@ -114,8 +114,7 @@ impl Tls {
         })
     }
 
-    /// A mode that followed from where the server was does not stay when the code has
-    /// named another that is elsewhere.
+    /// Verifies in full if the mode was implied by a local server, and `server` is not local.
     pub(crate) fn keep_to(&mut self, server: &tokio_postgres::Config) {
         if self.implied == Some(self.mode) && !is_local(server) {
             self.mode = TlsMode::VerifyFull;
@@ -140,7 +139,7 @@ const MODES: [&str; 6] = [
     "verify-full",
 ];
 
-/// What others write, and what it is here.
+/// Translates values of other drivers.
 fn mode_of_others(value: &str) -> Option<&'static str> {
     Some(
         match value.to_ascii_lowercase().replace('_', "-").as_str() {
@@ -160,33 +159,29 @@ fn mode_of_others(value: &str) -> Option<&'static str> {
 fn wrong_mode(value: &str) -> Error {
     let shown = shown("sslmode", value);
     if let Some(remedy) = mode_of_others(value) {
-        return Error::configuration(format!("{shown} is another driver's: {remedy}"));
+        return Error::configuration(format!("{shown} is a value of another driver: {remedy}"));
     }
     let meant = nearest(value, MODES).map(|mode| format!(" (did you mean {mode}?)"));
-    let meant = meant.unwrap_or_default();
     let modes = "disable, prefer, require, verify-ca, verify-full";
-    Error::configuration(format!(
-        "{shown} is not valid: expected one of {modes}{meant}"
-    ))
+    none_of(
+        "sslmode",
+        value,
+        &(modes.to_owned() + &meant.unwrap_or_default()),
+    )
 }
 
-/// `ssl=true` alone is understood: what else it is set to belongs into `sslmode`.
+/// The error for a value of `ssl` other than `true`: it names the `sslmode` to write.
 fn wrong_ssl(value: &str) -> Error {
-    let remedy = match mode_of_others(value) {
-        Some(remedy) => remedy.to_owned(),
-        None => match MODES
-            .into_iter()
-            .find(|&mode| mode == value)
-            .or(nearest(value, MODES))
-        {
-            Some(mode) => format!("write sslmode={mode}"),
-            None => "write sslmode, with verify-full, or require to verify nothing".to_owned(),
-        },
+    let exact = MODES.into_iter().find(|&mode| mode == value);
+    let remedy = match (mode_of_others(value), exact.or(nearest(value, MODES))) {
+        (Some(remedy), _) => remedy.to_owned(),
+        (None, Some(mode)) => format!("write sslmode={mode}"),
+        (None, None) => "write sslmode, with verify-full, or require to verify nothing".to_owned(),
     };
     Error::configuration(format!("{} is not ssl=true: {remedy}", shown("ssl", value)))
 }
 
-/// A file's name or the text itself.
+/// Reads the name of a file, or the PEM text itself.
 fn pem(name: &str, value: &str) -> Result<Pem> {
     // OpenSSL writes attributes in front of it.
     if value.contains("-----BEGIN") {
@@ -215,7 +210,7 @@ pub(crate) fn could_be_file(path: &Path) -> bool {
     fits && !encoded && !text.contains(['\n', '\r']) && !text.contains("-----BEGIN")
 }
 
-/// Nobody else is on the way: loopback, or a socket of this machine.
+/// Whether the server is on this machine: loopback, or a unix socket.
 fn is_local(server: &tokio_postgres::Config) -> bool {
     let hosts = server.get_hosts().iter().all(|host| match host {
         Host::Tcp(name) => {
@@ -240,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mode_follows_from_where_and_what_was_said() {
+    fn tls_mode_follows_host_and_parameters() {
         use TlsMode::{Disable, Encrypt, Prefer, VerifyCa, VerifyFull};
         for (host, mode, roots, negotiation, expected) in [
             ("db.example.com", None, None, None, VerifyFull),
@@ -272,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn ssl_weakens_nothing() {
+    fn ssl_parameter_weakens_nothing() {
         use TlsMode::{Encrypt, VerifyCa, VerifyFull};
         for (host, ssl, mode, expected) in [
             ("db", "true", None, VerifyFull),
@@ -291,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_of_other_drivers_are_translated() {
+    fn foreign_tls_values_are_translated() {
         for (ssl, word) in [
             ("require", "write sslmode=require"),
             ("verify-full", "write sslmode=verify-full"),
@@ -320,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loopback_name_with_another_address_is_not_local() {
+    fn loopback_name_with_remote_address_is_remote() {
         let mut server = tokio_postgres::Config::new();
         server.host("localhost");
         server.hostaddr([10, 0, 0, 1].into());
@@ -329,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mode_that_nobody_said_goes_with_the_server() {
+    fn implied_tls_mode_follows_the_server() {
         let (mut here, mut there) = (tokio_postgres::Config::new(), tokio_postgres::Config::new());
         here.host("127.0.0.1");
         there.host("db.example.com");
@@ -348,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn certificates_are_files_or_the_text_itself() {
+    fn certificates_are_files_or_pem() {
         let text = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
         let one_line = text.replace('\n', "\\n");
         let tls = read("db", |parameters| {
@@ -365,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn value_that_is_no_file_is_hidden() {
+    fn value_that_is_not_a_file_is_hidden() {
         let text = "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\n";
         let with_attributes = format!("Bag Attributes\n    friendlyName: x\n{text}");
         let long = format!("/etc/{}hunter2", "x".repeat(255));
@@ -392,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_is_read() {
+    fn other_tls_parameters_are_read() {
         let tls = read("db", |_| {}).expect("fine");
         assert!(tls.sni && !tls.direct && tls.require_auth.is_none());
         assert_eq!(tls.channel_binding, ChannelBinding::Prefer);
@@ -420,7 +415,7 @@ mod tests {
             (&[("sslkey", "a")], "sslcert is not"),
             (
                 &[("sslmode", "require"), ("sslrootcert", "system")],
-                "not with require",
+                "not require",
             ),
             (
                 &[("sslmode", "prefer"), ("sslnegotiation", "direct")],
