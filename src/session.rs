@@ -12,7 +12,7 @@ use crate::clock::{Clock, System};
 use crate::config::Pooler;
 use crate::connect::{Connector, Manner};
 use crate::connection::{self, ExclusiveClient};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::teardown::{Budget, close};
 use crate::wire::TransactionStatus;
 
@@ -50,7 +50,7 @@ impl Session {
         let session = connection::Session::open(connector, None, once, manner, now, || {}).await?;
         let client = session
             .exclusive_client()
-            .ok_or_else(Error::invocation_ended)?;
+            .ok_or_else(|| Error::new(ErrorKind::Closed, "the session ended as it began"))?;
         Ok(Session {
             session,
             client: Some(client),

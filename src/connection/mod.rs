@@ -170,7 +170,7 @@ impl Session {
         taken
     }
 
-    /// Asks without anybody waiting, for when a teardown has run out of time. It can hit
+    /// Cancels in a detached task, for when a teardown has run out of time. It can hit
     /// nothing but this session, which is being closed.
     pub(crate) fn cancel_detached(&self) {
         if let (Some(request), Ok(runtime)) = (self.cancel_request(), Handle::try_current()) {
@@ -194,22 +194,22 @@ impl Session {
         });
     }
 
-    /// The same for the user, who may still `have` the connection.
+    /// Cancels for the user, if `has` says that the connection is still the user's.
     pub(crate) async fn cancel_for_user(
         &self,
         has: impl FnOnce() -> bool,
         limit: Duration,
     ) -> bool {
-        // Counted before it is asked: who hands the connection on asks the other way
-        // round.
+        // Counted before `has` is asked: a checkout asks in the opposite order.
         self.cancelling.fetch_add(1, Ordering::AcqRel);
         let has = has();
         if has {
-            // It is to hit his statement, not what we have asked in front of it.
+            // It is to hit the user's statement, not a question of our own in front of it.
             let _ = timeout(limit, self.own.none()).await;
         }
         let taken = has && self.cancel(limit).await;
-        if taken || !has {
+        // Where no request can be sent, none is under way.
+        if taken || !has || self.cancel_request().is_none() {
             self.cancelling.fetch_sub(1, Ordering::AcqRel);
         }
         taken || !has
