@@ -186,7 +186,7 @@ impl Database {
     /// ```
     ///
     /// In a test, leave tokio's clock alone: while it is paused
-    /// (`#[tokio::test(start_paused = true)]`) it jumps to the next timer whenever everybody
+    /// (`#[tokio::test(start_paused = true)]`) it jumps to the next timer whenever every task
     /// waits, be it for the server, and so to the deadline or the timeout of connecting.
     ///
     /// # Errors

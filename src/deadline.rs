@@ -109,7 +109,7 @@ impl Deadline {
         self.at.map(|at| at - wanted.min(self.granted() / 4))
     }
 
-    /// What the function was granted on arrival; `None` where nobody has said so.
+    /// The time granted on arrival; `None` if unknown.
     pub(crate) fn whole(&self) -> Option<Duration> {
         (!self.ours && self.at.is_some()).then(|| self.granted())
     }

@@ -66,7 +66,7 @@ kinds! {
     /// The host's name has no address.
     NameNotResolved "name_not_resolved"
         => "check the spelling, and that DNS works where the function runs",
-    /// Nobody answered at all: something in between drops the packets.
+    /// No answer at all: a firewall drops the packets.
     NetworkBlocked "network_blocked"
         => "check the provider's IP allow-list, the security group of the database, and the NAT gateway of a function inside a VPC; otherwise the host may be down, or the address outdated after a failover",
     /// The server could not be reached, for another reason.
@@ -75,7 +75,7 @@ kinds! {
     /// TLS is needed and missing, or its handshake failed.
     Tls "tls"
         => "check sslmode and sslrootcert against what the server has",
-    /// The server did not accept who we are.
+    /// The server did not accept the user or the password.
     Authentication "authentication"
         => "check the user and the password, and whether the password was changed or the token has expired",
     /// The role to connect as does not exist.
@@ -91,7 +91,7 @@ kinds! {
     TooManyConnections "too_many_connections"
         => "lower `max_connections` or the function's concurrency, go through a transaction \
             pooler, or raise the limit",
-    /// Turned away without a try: the server was full or away when somebody last tried, and
+    /// Turned away without a try: the server was full or unreachable at the last try, and
     /// the next try comes too late for this invocation.
     LoadShed "load_shed"
         => "retry later; lower the function's concurrency (`antifreeze plan` shows how many instances fit)",
@@ -164,7 +164,7 @@ kinds! {
 
 impl ErrorKind {
     /// Whether the same work, done again from its beginning, may succeed without
-    /// anybody changing anything, and nothing of it has been done so far.
+    /// any change, and nothing of it has been done so far.
     ///
     /// A connection that was lost, or that the server ended, is none: the last statement
     /// may have been executed. [`Error::is_retryable`](crate::Error::is_retryable) knows

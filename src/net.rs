@@ -69,7 +69,7 @@ impl Liveness {
     /// Our own values, unless the URL says otherwise (`keepalives`, `keepalives_idle`,
     /// `keepalives_interval`, `keepalives_retries`, `tcp_user_timeout`).
     pub(crate) fn of(server: &tokio_postgres::Config) -> Self {
-        // What tokio-postgres has when nobody has set it.
+        // The default of tokio-postgres.
         let unset = tokio_postgres::Config::new().get_keepalives_idle();
         let idle = server.get_keepalives_idle();
         let keepalive = Keepalive {

@@ -16,7 +16,7 @@ use tracing::subscriber::NoSubscriber;
 /// The target of every event.
 const TARGET: &str = "antifreeze";
 
-/// An event that nobody may miss: where no subscriber is set, it is a line on stderr, which
+/// An event that must not be missed: where no subscriber is set, it is a line on stderr, which
 /// every host keeps.
 macro_rules! loud {
     ($level:ident, { $($field:ident: $value:expr),* $(,)? }, $message:literal) => {{
@@ -267,7 +267,7 @@ pub(crate) fn abandoned(request_id: &str, connections: usize) {
     );
 }
 
-/// Nobody reads the response's body to its end.
+/// The response's body is not read to its end.
 pub(crate) fn hung_up(request_id: &str, connections: usize) {
     tracing::debug!(
         target: TARGET,

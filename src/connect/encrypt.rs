@@ -79,7 +79,7 @@ impl Connector {
     pub(super) fn bound(&self, target: &Target, way: &Way) -> Result<bool> {
         let required = match self.config.tls.channel_binding {
             ChannelBinding::Require => true,
-            // For who sets tokio-postgres's own.
+            // For settings of tokio-postgres itself.
             ChannelBinding::Prefer => {
                 self.config.server.get_channel_binding() == config::ChannelBinding::Require
             }

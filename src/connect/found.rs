@@ -29,7 +29,7 @@ impl Found {
     }
 
     /// Whether to try again without our settings, since a pooler has refused them that
-    /// nobody had said was there. `sent`: they were [taken](Found::takes_settings) when
+    /// was not configured. `sent`: they were [taken](Found::takes_settings) when
     /// this connection began, whatever others have found meanwhile. A schema cannot be
     /// done without.
     pub(super) fn a_pooler(&self, config: &Settings, error: &Error, sent: bool) -> bool {

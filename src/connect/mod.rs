@@ -60,7 +60,7 @@ pub struct Connector {
     schema_holds: AtomicBool,
 }
 
-/// A session that has been started and that nobody drives yet.
+/// A session that has been started and is not driven yet.
 pub(crate) struct Opened {
     pub(crate) client: tokio_postgres::Client,
     pub(crate) connection: tokio_postgres::Connection<Stream, Stream>,

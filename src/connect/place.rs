@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-/// What closes us off from the machine, so that `localhost` is nobody but us.
+/// Detects a container, in which `localhost` is the process itself.
 pub(super) fn inside() -> Option<&'static str> {
     let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     told_by(set, |path| Path::new(path).exists())

@@ -1,7 +1,7 @@
 //! Decides which failures of connecting are retried, and for how long.
 //!
 //! Nothing has been executed on a connection that was not made, so it may be tried again;
-//! and a server that is full is not helped by more who knock.
+//! and a server that is full is not helped by more tries.
 
 use std::io;
 use std::time::Duration;
@@ -57,7 +57,7 @@ impl Time {
         }
     }
 
-    /// How long to hope that it heals: a quarter, for who can do without the database
+    /// How long to retry: a quarter, since a caller that can do without the database
     /// wants to know soon; all of it where the server has said that it is about to be
     /// there.
     fn hope(&self, error: &Error) -> Instant {
@@ -82,8 +82,8 @@ pub(super) fn delay<R: FnMut() -> f64>(
     (Instant::now() + delay < time.hope(error)).then_some(delay)
 }
 
-/// Another address of the server may do better: nobody has spoken for it yet, or the one
-/// who did is going or coming.
+/// Another address of the server may do better: none has answered yet, or the one
+/// that did is starting or stopping.
 pub(super) fn may_go_elsewhere(error: &Error) -> bool {
     matches!(
         error.kind(),

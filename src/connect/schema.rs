@@ -29,7 +29,7 @@ impl Connector {
         if self.schema_holds.load(Ordering::Acquire) {
             return Ok(());
         }
-        // Nobody drives it yet.
+        // It is not driven yet.
         let driven = poll_fn(|cx| poll_to_the_end(connection, cx));
         let asked = pin!(client.simple_query("show search_path"));
         let said = match select(asked, driven).await {

@@ -25,8 +25,8 @@ pub(super) struct Driver {
     /// Gone once it has ended: an ended connection must be dropped, or the
     /// client's futures wait for ever.
     connection: Mutex<Option<Connection<Stream, Stream>>>,
-    /// The driver task's. Everybody polls with this one, so that what arrives
-    /// later wakes the task and nobody else.
+    /// The waker of the driver task. Every poll uses this one, so that what arrives
+    /// later wakes the task alone.
     waker: Mutex<Waker>,
     /// The connection was polled and [is decided](Snapshot::is_decided).
     decided: Notify,
@@ -102,7 +102,7 @@ impl Driver {
         lock(&self.waker).wake_by_ref();
     }
 
-    /// The snapshot is taken before anybody else can poll: a poll under way does not
+    /// The snapshot is taken before another poll: a poll under way does not
     /// know yet what it waits for.
     fn poll(&self, mut slot: MutexGuard<'_, Option<Connection<Stream, Stream>>>) -> Snapshot {
         let Some(connection) = slot.as_mut() else {
@@ -137,7 +137,7 @@ impl Driver {
             if !self.dismissed.swap(true, Ordering::AcqRel) {
                 observe::dismissed(self.wire.error());
             }
-            // Nobody will ask why.
+            // There is no holder to tell.
             if !self.is_held() {
                 *slot = None;
             }

@@ -22,7 +22,7 @@ use crate::wire::{Snapshot, TransactionStatus, Wire};
 use driver::Driver;
 use statements::Statements;
 
-/// How long a cancel that nobody waits for may take.
+/// How long a detached cancel may take.
 const DETACHED_LIMIT: Duration = Duration::from_secs(5);
 
 /// A session: its client, its wire, its socket, and the task that drives it.
@@ -43,7 +43,7 @@ pub(crate) struct Session {
     opened: SystemTime,
     round_trip: Duration,
     /// CancelRequests, ours and the user's, that are on their way. One that was not seen to
-    /// its end stays among them: nobody knows when it will arrive.
+    /// its end stays among them: it may arrive at any time.
     cancelling: AtomicUsize,
     /// Questions of our own that the server has not answered yet.
     own: Tally,
@@ -51,7 +51,7 @@ pub(crate) struct Session {
     longest_call: AtomicU64,
 }
 
-/// A client that is with nobody else as long as this is held.
+/// The client, which has no other holder as long as this is held.
 pub(crate) type ExclusiveClient = OwnedMutexGuard<Client>;
 
 impl Session {
@@ -238,7 +238,7 @@ impl Session {
         self.wire.give_up();
     }
 
-    /// Ends the session as far as that goes without waiting, for when nobody will. A server
+    /// Ends the session as far as that goes without waiting, for when no task waits. A server
     /// that has all our questions behind it is told goodbye: true, and a teardown, which may
     /// not come, can wait for the rest. To one that still answers the socket is closed: what
     /// it writes is reset by the kernel, whatever becomes of this process; what it computes

@@ -2,7 +2,7 @@
 //!
 //! The start-up packet is no place for it: an older server refuses a session for one
 //! parameter that it does not know, and which it knows it says only later. So it is told
-//! behind the start-up and in front of the first statement, and nobody waits for the answer.
+//! behind the start-up and in front of the first statement, and the answer is not awaited.
 
 use std::pin::pin;
 use std::sync::atomic::Ordering;

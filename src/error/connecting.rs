@@ -37,11 +37,11 @@ pub(crate) struct Dialled<'a> {
     pub(crate) loopback: bool,
     /// Of all that the name stands for there is no IPv4 address.
     pub(crate) only_ipv6: bool,
-    /// What we run in, if it is closed off: `localhost` is nobody but us there.
+    /// The container or host that the process runs in, where `localhost` is the process itself.
     pub(crate) inside: Option<&'static str>,
 }
 
-/// Who wants to go where.
+/// The target of a login: address, user and database.
 #[derive(Clone, Copy)]
 pub(crate) struct Goal<'a> {
     pub(crate) target: &'a (dyn fmt::Display + Sync),
@@ -51,7 +51,7 @@ pub(crate) struct Goal<'a> {
     pub(crate) provided: bool,
 }
 
-/// Nobody answers a SYN that was lost before this: the first is repeated after 1 s
+/// A lost SYN has no answer before this: the first is repeated after 1 s
 /// (RFC 6298, section 2).
 const LONG_ENOUGH: Duration = Duration::from_secs(1);
 

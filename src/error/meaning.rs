@@ -92,7 +92,7 @@ impl<'a> Said<'a> {
 }
 
 impl Meaning {
-    /// The cause, and the SQLSTATE for who wants to look it up.
+    /// The cause, with the SQLSTATE to look up.
     pub(super) fn cause_with(&self, code: &str) -> String {
         match self.cause.strip_suffix(')') {
             Some(cause) => format!("{cause}, {code})"),

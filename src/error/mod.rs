@@ -145,11 +145,11 @@ impl Error {
         }
     }
 
-    /// Whether the same work, done again from its beginning, may succeed without anybody
-    /// changing anything, and nothing of it has been done so far.
+    /// Whether the same work, done again from its beginning, may succeed without any
+    /// change, and nothing of it has been done so far.
     ///
     /// It says nothing of when: while the server is full or away, a while later, and not
-    /// from everybody at once. A connection that was lost is not among them: the last
+    /// from all callers at once. A connection that was lost is not among them: the last
     /// statement may have been executed.
     pub fn is_retryable(&self) -> bool {
         match self.0.kind {
@@ -249,8 +249,8 @@ impl fmt::Display for Error {
     }
 }
 
-/// As [`Display`](fmt::Display), for who returns one from `main`; then a line for each cause
-/// that quotes nobody.
+/// Prints the line of [`Display`](fmt::Display), for errors returned from `main`; then a line for each cause
+/// that contains no text of the server.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)?;

@@ -14,7 +14,7 @@ impl Error {
         )
     }
 
-    /// Lambda kills a call at its deadline, and nobody reads that.
+    /// The deadline at which Lambda kills a call is not read.
     pub(crate) fn lambda_forgotten() -> Self {
         Error::configuration(
             "on Lambda, and the deadline of a request is not read, so that a statement could go \

@@ -11,10 +11,10 @@ use super::report::{Server, Slots, percentage, seconds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limit::{self, Reading, reserved};
 
-/// As [`Reading`]'s question, and who has the slots. It is sent as text: no pooler has to
+/// The query of [`Reading`], and the holders of the slots. It is sent as text: no pooler has to
 /// remember a statement for it.
 ///
-/// Everybody may see whose session it is, in which database, and its application's name;
+/// Every role may see whose session it is, in which database, and its application's name;
 /// type, state and times only those of roles that it is a member of, or with `pg_read_all_stats`
 /// (manual, "The Cumulative Statistics System" and "Predefined Roles").
 const QUERY: &str = concat!(

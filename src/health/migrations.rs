@@ -37,7 +37,7 @@ impl Pending {
         }
     }
 
-    /// Nobody can tell, for this reason.
+    /// Unknown, for this reason.
     pub fn unknown(why: impl Into<String>) -> Self {
         Pending {
             pending: None,

@@ -20,7 +20,7 @@
 //!
 //! # The answer
 //!
-//! `{"status":"ok"}`, to anybody; the details ([`Health`]) to who presents
+//! `{"status":"ok"}`, to every caller; the details ([`Health`]) to a caller that presents
 //! [`Config::health_token`](crate::Config::health_token), the operator's
 //! `ANTIFREEZE_HEALTH_TOKEN`, as `Authorization: Bearer ..`. The HTTP status follows the
 //! server: 503 when it cannot be reached, or when more of its slots are taken than
@@ -35,7 +35,7 @@
 //!
 //! At most one reading in 5 s, however many ask: concurrent callers share one. A reading is
 //! an invocation of its own with a deadline of 2 s, and takes a connection through the pool.
-//! It never queues behind those who work: while all connections are checked out, or the
+//! It never queues behind requests: while all connections are checked out, or the
 //! circuit breaker is open and its next try is not due, what was last known is reported with
 //! its age.
 

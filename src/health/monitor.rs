@@ -31,7 +31,7 @@ pub(crate) struct Monitor {
     token: Option<Token>,
     expected: OnceLock<Box<dyn ExpectedMigrations>>,
     state: Mutex<State>,
-    /// Readings under way: for those who wait on another runtime.
+    /// Readings under way, for callers on another runtime.
     readings: Tally,
 }
 
@@ -45,10 +45,10 @@ struct State {
     failed: Option<(SystemTime, ErrorKind)>,
 }
 
-/// A reading under way. It belongs to those who wait for it: there is no task, which might
+/// A reading under way. It belongs to its waiting callers: there is no task, which might
 /// be frozen in the middle, and when all of them are gone, so is it.
 struct Flight {
-    /// The one whose pool it uses: nobody else may poll it.
+    /// The runtime whose pool it uses, and which alone may poll it.
     runtime: runtime::Id,
     reading: WeakShared<BoxFuture<'static, ()>>,
 }
@@ -73,7 +73,7 @@ impl Monitor {
         })
     }
 
-    /// Whether these are the headers of somebody who may read the details.
+    /// Whether these headers unlock the details.
     pub(crate) fn trusts(&self, headers: &HeaderMap) -> bool {
         let token = self.token.as_ref();
         token.is_some_and(|token| token.is_presented(headers))
@@ -84,7 +84,7 @@ impl Monitor {
         let _ = self.expected.set(migrations);
     }
 
-    /// Asks the server, if it is time and nobody is kept from work by it, and reports what
+    /// Asks the server, if it is time and no request is held up by it, and reports what
     /// is known.
     pub(crate) async fn health(self: Arc<Self>) -> Health {
         match self.wait() {
@@ -175,7 +175,7 @@ impl Monitor {
                 state.answered = Some((began, answer));
                 state.failed = None;
             }
-            // Somebody was quicker: that says nothing of the server. What has opened the
+            // Another caller has the connection: that says nothing of the server. What has opened the
             // circuit, the circuit says better.
             Err(ErrorKind::AcquireTimeout | ErrorKind::PoolSelfDeadlock | ErrorKind::LoadShed) => {}
             Err(kind) => {

@@ -42,7 +42,7 @@ pub enum Status {
     Crowded,
     /// It cannot be reached.
     Unavailable,
-    /// It could not be asked without taking a connection from those who work, and what is
+    /// It could not be asked without taking a connection from a request, and what is
     /// known is too old.
     Unknown,
 }
@@ -75,9 +75,9 @@ pub struct Process {
     pub connection_usage: String,
     /// The same: `"40.0%"`.
     pub usage_percentage: String,
-    /// Who asks for a connection now has to wait.
+    /// A checkout has to wait now.
     pub pool_full: bool,
-    /// What somebody ought to look at. A pool of one is full whenever it works: that is
+    /// What needs attention. A pool of one is full whenever it works: that is
     /// none.
     pub warning: Option<String>,
     /// The circuit breaker, while it is open.

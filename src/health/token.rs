@@ -8,7 +8,7 @@ use ring::rand::SystemRandom;
 
 use crate::error::{Error, Result};
 
-/// A token that somebody has to present. It keeps no more than a tag of it, under a key
+/// A token that a caller has to present. It keeps no more than a tag of it, under a key
 /// that this process has drawn: tags are compared, in constant time, and what differs in
 /// them says nothing about the token.
 pub(super) struct Token {

@@ -22,7 +22,7 @@ pub(super) struct Known<'a> {
     pub(super) failed: Option<(SystemTime, ErrorKind)>,
     /// What keeps this process from connecting, and since when.
     pub(super) circuit: Option<(SystemTime, ErrorKind)>,
-    /// What was read when somebody connected.
+    /// The reading of the last connect.
     pub(super) in_passing: Option<Reading>,
     /// The part of the slots, in percent, above which the server is crowded; `None` where
     /// connections take none of them.
@@ -31,7 +31,7 @@ pub(super) struct Known<'a> {
 
 impl Known<'_> {
     pub(super) fn verdict(&self) -> (Status, Reached) {
-        // If the clock was set back, nobody knows when that was.
+        // If the clock was set back, its time is unknown.
         let past = |at: &SystemTime| *at <= self.now;
         let answered = self.answered.map(|(at, _)| *at).filter(past);
         let in_passing = self.in_passing.filter(|reading| past(&reading.at));
@@ -70,7 +70,7 @@ impl Known<'_> {
         }
     }
 
-    /// If the clock was set back, nobody knows.
+    /// If the clock was set back, it is unknown.
     fn age(&self, at: SystemTime) -> Duration {
         self.now.duration_since(at).unwrap_or(Duration::MAX)
     }

@@ -68,7 +68,7 @@ pub async fn around<F: Future>(close: impl Into<Close>, serve: F) -> F::Output {
 async fn told_to_stop() {
     let interrupted = pin!(async {
         if tokio::signal::ctrl_c().await.is_err() {
-            // Nobody can tell us: that is no reason to stop.
+            // There is no handler to install: that is no reason to stop.
             std::future::pending::<()>().await;
         }
     });

@@ -278,7 +278,7 @@ impl Leases {
         }
     }
 
-    /// Closes a connection that came too late to be anybody's.
+    /// Closes a connection that came too late for its caller.
     fn leave(&self, lease: Arc<Lease>) {
         let (leaving, budget) = (self.leaving.one(), self.budget());
         tokio::spawn(async move {

@@ -29,7 +29,7 @@ pub(super) struct Shared {
     pub(super) connection: Connection,
     pub(super) savepoints: Savepoints,
     pub(super) begin: String,
-    /// Somebody had its client.
+    /// Its client was handed out.
     used: AtomicBool,
     /// Work that used it was not done.
     cut_off: AtomicBool,

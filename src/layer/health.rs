@@ -123,7 +123,7 @@ fn is_read(method: &Method) -> bool {
     method == Method::GET || method == Method::HEAD
 }
 
-/// What anybody may know.
+/// The public part of the report.
 #[derive(Serialize)]
 struct Brief {
     status: Status,

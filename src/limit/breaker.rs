@@ -31,7 +31,7 @@ const FIRST: Duration = Duration::from_millis(100);
 /// The ceiling of any: with full jitter a process asks about once a second.
 const MOST: Duration = Duration::from_secs(2);
 
-/// Decides who may connect, for all of a process.
+/// Decides which caller of the process may connect.
 #[derive(Debug)]
 pub(crate) struct Breaker {
     clock: Arc<dyn Clock>,
@@ -45,15 +45,15 @@ struct State {
     /// Connects in a row that failed.
     failures: u32,
     open: Option<Open>,
-    /// Somebody is the prober.
+    /// A caller is the prober.
     probing: bool,
-    /// Those who wait for what it finds, in the order in which they came.
+    /// Callers that wait for the prober, in the order in which they came.
     waiting: BTreeSet<Place>,
     /// So many have waited.
     places: u64,
 }
 
-/// When somebody came, and a number that nobody else has.
+/// The arrival of a caller, and a number of its own.
 type Place = (Instant, u64);
 
 #[derive(Debug)]
@@ -66,7 +66,7 @@ struct Open {
     backoff: Backoff,
     /// What opened it.
     kind: ErrorKind,
-    /// The last try went well, and there were some who waited for it.
+    /// The last try succeeded, and callers waited for it.
     went_well: bool,
 }
 
@@ -107,7 +107,7 @@ impl Breaker {
         end: Instant,
         sheds: bool,
     ) -> Result<Attempt<'_>, Error> {
-        // Whoever is woken still waits, until he is told something else.
+        // A caller that is woken still waits, until it gets another answer.
         let mut waiting: Option<Waiting<'_>> = None;
         loop {
             let mut turn = pin!(self.turn.notified());
@@ -177,7 +177,7 @@ impl Breaker {
             open.resume(now);
         }
         let delay = open.delay(now);
-        // Nobody can do anything with a connection that comes after the end.
+        // A connection that comes after the end is of no use.
         if left <= delay || (sheds && open.sheds(left, now, probing)) {
             return Told::Shed(open.error(now));
         }
@@ -221,7 +221,7 @@ impl Open {
         }
     }
 
-    /// Somebody is about to ask, perhaps after a pause.
+    /// A caller is about to ask, perhaps after a pause.
     fn resume(&mut self, now: SystemTime) {
         if now.duration_since(self.next).is_ok_and(|late| late > MOST) {
             self.in_vain = now;
@@ -235,7 +235,7 @@ impl Open {
 
     fn sheds(&self, left: Duration, now: SystemTime, probing: bool) -> bool {
         let in_vain = now.duration_since(self.in_vain).unwrap_or_default();
-        // The first who comes is to try, however long it has been: nobody else will.
+        // The first caller is to try, however long it has been.
         left <= self.delay(now) || (probing && in_vain > left)
     }
 
@@ -342,7 +342,7 @@ impl Drop for Attempt<'_> {
     }
 }
 
-/// Somebody who waits for the prober.
+/// A caller that waits for the prober.
 struct Waiting<'a> {
     breaker: &'a Breaker,
     place: Place,

@@ -2,7 +2,7 @@
 //!
 //! - [`reading`] asks the server how full it is, [`room`] keeps the answer: above a mark
 //!   connections are given back at the end of each invocation instead of being kept;
-//! - [`breaker`] decides who may connect while the server is full or away.
+//! - [`breaker`] limits connecting while the server is full or unreachable.
 
 mod breaker;
 mod reading;

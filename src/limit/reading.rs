@@ -27,7 +27,7 @@ pub(crate) struct Reading {
 }
 
 /// Slots are taken by client backends (manual, "Connections and Authentication"; WAL
-/// senders and workers have their own). Who may not see the type of another's backend
+/// senders and workers have their own). A role that may not see the type of another's backend
 /// (no `pg_read_all_stats`) counts what has a user and a database: parallel workers too,
 /// which is a little too much and never too little. Superusers are held back by nothing
 /// but `max_connections`.
@@ -48,7 +48,7 @@ group by me.rolsuper, me.rolconnlimit, db.datconnlimit"
 );
 
 /// Sends the query behind what the client was given before, and answers what waits for
-/// the answer: nobody else has to.
+/// the answer.
 pub(crate) async fn begin(
     client: &Client,
 ) -> Result<impl Future<Output = Result<Option<[i64; 6]>, Error>> + Send + use<>, Error> {

@@ -37,7 +37,7 @@ pub(crate) struct Permit {
     permit: OwnedSemaphorePermit,
 }
 
-/// A session, and its client that is with nobody else.
+/// A session, and its exclusive client.
 type Leased = (Arc<Session>, ExclusiveClient);
 
 impl Pool {
@@ -85,7 +85,7 @@ impl Pool {
             .exclusive_client()
             .ok_or_else(Error::invocation_ended)?;
         session.tell_server_timeouts(&client, None).await;
-        // Nobody waits for this connection yet: the room may as well be known by then.
+        // No caller waits for this connection yet: the room is read meanwhile.
         if let Some(reading) = limits.room.ask(&client).await {
             let _ = timeout(PROBE_LIMIT, reading).await;
         }
@@ -156,7 +156,7 @@ impl Permit {
     ) -> Result<(Arc<Lease>, ExclusiveClient)> {
         let Permit { pool, permit } = self;
         let begin = Instant::now();
-        // With a connection that comes at the very end nobody can do anything.
+        // A connection that comes at the very end is of no use.
         let patience = left.map_or(pool.settings().connect_timeout, |left| left / 8 * 7);
         let mut checkout = Checkout {
             pool: &pool,
@@ -219,7 +219,7 @@ impl<'a> Checkout<'a> {
                 }
                 Err(why) => {
                     observe::discarded(idle.session.process(), why);
-                    // Terminate goes out; nobody needs to wait for the answer.
+                    // Terminate goes out; its answer need not be awaited.
                     idle.session.end();
                     if why == NO_ANSWER {
                         pool.end_forgotten();

@@ -87,7 +87,7 @@ impl Lease {
         pool.end_stale();
         let most = pool.settings().idle_limit();
         let limit = if self.room().is_crowded() {
-            // Others need the slot more, but for those who wait here for one.
+            // Other processes need the slot more, except for callers that wait here.
             most.min(pool.waiting.count())
         } else {
             most
@@ -97,7 +97,7 @@ impl Lease {
         young.then(|| pool.reserve(limit)).flatten()
     }
 
-    /// Gives the connection back, at rest. `client` shows that nobody uses it.
+    /// Gives the connection back, at rest. `client` shows that it is not in use.
     pub(crate) fn keep(self: Arc<Self>, client: ExclusiveClient, reservation: Reservation) {
         drop(client);
         let pool = Arc::clone(&self.pool);

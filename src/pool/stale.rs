@@ -47,7 +47,7 @@ impl Pool {
         });
         for (session, why) in discarded {
             observe::discarded(session.process(), why);
-            // Terminate goes out; nobody needs to wait for the answer.
+            // Terminate goes out; its answer need not be awaited.
             session.end();
             session.pump();
         }

@@ -69,7 +69,7 @@ pub(crate) struct Host {
     pub(crate) direct: Option<String>,
     /// What port 5432 is, on a host that has a transaction pooler on another.
     pub(crate) session: Option<Pooler>,
-    /// Who signs its certificate.
+    /// The authority that signs its certificate.
     pub(crate) authority: Authority,
     /// Where its server is not as PostgreSQL is.
     pub(crate) limits: Limits,
@@ -79,7 +79,7 @@ pub(crate) struct Host {
     pub(crate) unreachable: Option<&'static str>,
 }
 
-/// Who signs the certificate of a host.
+/// The authority that signs the certificate of a host.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Authority {
     /// The name does not tell.

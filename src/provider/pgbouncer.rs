@@ -4,7 +4,7 @@ use super::refusal::{FEWER_CLIENTS, LET_IT_IN, NO_SERVER, refusals};
 use super::{Pooler, Provider, UNKNOWN};
 
 pub(super) const PROVIDER: Provider = Provider {
-    // `listen_port` unless somebody changes it ("Generic settings"); Azure's built-in one
+    // the default `listen_port` ("Generic settings"); Azure's built-in one
     // is there too.
     pooler: |_, port| (port == 6432).then_some((Pooler::Transaction, "by the port")),
     refusals: refusals! {
@@ -59,7 +59,7 @@ pub(crate) const DROPS_OPTIONS: &str = "the server did not take `schema`: someth
 /// below once in a thousand times.
 const HIGHEST_PROCESS: i32 = 1 << 22;
 
-/// Whether what was to be set at start-up was refused: nobody else says it so.
+/// Whether the settings at startup were refused: no other server uses this text.
 pub(crate) fn refuses_settings(message: &str) -> bool {
     message.contains(UNSUPPORTED)
 }

@@ -10,7 +10,7 @@ pub(super) const ROOTS: &str = include_str!("roots/rds.pem");
 /// Those of a region that we have no certificate for.
 pub(super) const ELSEWHERE: Authority = own(None);
 
-/// What to do about a password that nobody has typed.
+/// The remedy for a generated password that is refused.
 pub(crate) const PASSWORD_REFUSED: &str = "the credentials provider was asked again, without success: check that its answer is for this user and host, and that the user can log in with it (an IAM token needs GRANT rds_iam)";
 
 /// What to do where no password comes in time.

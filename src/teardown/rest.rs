@@ -276,7 +276,7 @@ impl<'a> Steps<'a> {
         drop(shut_down);
         let acknowledged = closed.unwrap_or(false);
         if runs && !acknowledged {
-            // The statement would go on until the server notices that nobody is there.
+            // The statement would go on until the server notices that the client is gone.
             session.cancel_detached();
         }
         self.outcome.did(Step::Closed { acknowledged });

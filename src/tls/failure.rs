@@ -82,7 +82,7 @@ fn verdict(tls: &Tls, host: &str, why: &CertificateError) -> (Cow<'static, str>,
     (why.into(), remedy)
 }
 
-/// The certificate itself is at fault, not who issued it, for whom, or until when.
+/// The certificate itself is at fault, not its issuer, its names or its dates.
 fn is_about_its_form(why: &CertificateError) -> bool {
     matches!(
         why,

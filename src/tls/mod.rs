@@ -57,7 +57,7 @@ pub struct Encrypted {
     pub(crate) stream: TlsStream<Socket>,
     /// The hash that binds SCRAM to it.
     pub(crate) binding: Option<Vec<u8>>,
-    /// The server has shown a certificate that somebody trusted vouches for.
+    /// The server's certificate was signed by a trusted authority.
     pub(crate) verified: bool,
     /// What of the certificate was looked at.
     check: Check,

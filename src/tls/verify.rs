@@ -39,7 +39,7 @@ impl Policy {
             TlsMode::Disable | TlsMode::Prefer => Check::Nothing,
             TlsMode::VerifyFull => Check::Full,
             TlsMode::VerifyCa | TlsMode::Encrypt if own => Check::Chain,
-            // Anybody can have a certificate of a public authority: the name is all
+            // Anyone can get a certificate of a public authority: the name is all
             // that it proves.
             TlsMode::VerifyCa => Check::Full,
             TlsMode::Encrypt if authority == Authority::Public => Check::Full,

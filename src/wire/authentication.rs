@@ -1,7 +1,7 @@
 //! Guards authentication: refuses requests that would reveal the password.
 //!
-//! tokio-postgres answers whatever it is asked. A server that is not who it says, or
-//! somebody in between, would have the password for the asking. So the request is
+//! tokio-postgres answers every request. An impostor of the server, or
+//! a man in the middle, would get the password. So the request is
 //! looked at before tokio-postgres sees it (manual, "Message Flow", "Start-up").
 
 use std::fmt;

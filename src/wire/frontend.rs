@@ -108,7 +108,7 @@ impl Frontend {
             self.statements.remove(name.as_slice());
         }
         if let (Some(begin), TransactionStatus::Idle) = (&mut self.begin, end.status) {
-            // BEGIN failed, or somebody ended the transaction by hand: what
+            // BEGIN failed, or the user ended the transaction by hand: what
             // follows must not run outside one either.
             begin.armed |= !tracker.begins();
             begin.failed |= end.begins && end.failed;

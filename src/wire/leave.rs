@@ -61,7 +61,7 @@ impl State {
         }
     }
 
-    /// Completes a request of which nobody will send the rest.
+    /// Completes a request whose rest will not be sent.
     fn complete(&mut self) {
         // In the middle of a message it would become a part of that.
         if !self.frontend.is_empty() {
@@ -77,7 +77,7 @@ impl State {
         }
     }
 
-    /// Asks a question of our own: nobody above sees its answer, as the connection was
+    /// Asks a question of our own: its answer is swallowed, as the connection was
     /// [taken away](State::take_away).
     pub(super) fn ask(&mut self, sql: &str) {
         self.take_away();

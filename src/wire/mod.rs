@@ -49,7 +49,7 @@ pub use stream::Stream;
 #[derive(Clone)]
 pub struct Wire {
     state: Arc<Mutex<State>>,
-    /// Held by who waits for the server's end of file: the transport wakes one alone.
+    /// Held while the server's end of file is awaited: the transport wakes one task alone.
     closing: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -197,7 +197,7 @@ impl Wire {
     /// Takes the connection away from tokio-postgres and sends Terminate, as far
     /// as that goes without waiting.
     pub fn end(&self) {
-        // Who is at it already would not be woken any more.
+        // A task that polls it already would not be woken any more.
         if let Ok(_closing) = self.closing.try_lock() {
             let mut cx = Context::from_waker(std::task::Waker::noop());
             let _ = self.state().poll_closed(&mut cx);
@@ -209,9 +209,9 @@ impl Wire {
         self.state().give_up();
     }
 
-    /// Nobody reads the connection any more: what has not been heard from the server will
+    /// The connection is not read any more: what has not been heard from the server will
     /// not be. It is told goodbye as far as that goes, unless it was [ended](Wire::end)
-    /// before and somebody waits for the server.
+    /// before and the server's end of file is awaited.
     pub(crate) fn cut(&self) {
         self.state().cut();
     }

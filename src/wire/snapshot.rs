@@ -42,7 +42,7 @@ pub(crate) enum ClientState {
     Waiting,
     /// The same, but not all of what it wrote has been flushed.
     Writing,
-    /// It does not read: it waits for somebody to take rows.
+    /// It does not read: it waits until its rows are taken.
     Stalled,
     /// The connection was [taken away](super::Wire::take_away) from it.
     Severed,

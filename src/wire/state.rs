@@ -255,7 +255,7 @@ impl State {
             end,
             ..
         } = self;
-        // Nobody above sees what comes in after the end.
+        // What comes in after the end is not passed on.
         let mut unseen = BytesMut::new();
         let inject = if end.is_some() { &mut unseen } else { inject };
         let passed = scanner.feed(bytes, tracker, filtered, inject, |end, tracker| {

@@ -251,7 +251,7 @@ impl Tracker {
         self.open.is_none() && self.owed.iter().all(|unit| !unit.changes)
     }
 
-    /// The server waits for COPY data that nobody may ever send.
+    /// The server waits for COPY data that may never be sent.
     pub(super) fn is_copying_in(&self) -> bool {
         self.owed.iter().chain(&self.open).any(|unit| unit.copy_in)
     }
