@@ -153,8 +153,8 @@ pub(crate) fn framing_lost() {
     loud!(
         WARN,
         {},
-        "what the server sends is not PostgreSQL's protocol any more, and its connection was \
-         closed: what lies in between?"
+        "the server's answer violates PostgreSQL's protocol, and the connection was closed: check \
+         the proxies in between"
     );
 }
 
@@ -174,8 +174,8 @@ pub(crate) fn unverified(host: &str) {
     loud!(
         WARN,
         { host: host },
-        "sslmode=require encrypts, and trusts whoever answers: set sslmode=verify-full, and \
-         sslrootcert if the server's authority is a private one"
+        "sslmode=require encrypts without verifying the server: set sslmode=verify-full, and \
+         sslrootcert if its authority is a private one"
     );
 }
 
@@ -184,9 +184,9 @@ pub(crate) fn path_differs(expected: &'static str, found: &'static str) {
     loud!(
         WARN,
         { expected: expected, found: found },
-        "the address does not tell that there is a pooler of this kind: set `pooler` \
-         (ANTIFREEZE_POOLER) to what it is, transaction or session; behind a pooler \
-         no timeouts are set at start-up, so write ALTER ROLE .. SET"
+        "an unconfigured pooler was detected: set ANTIFREEZE_POOLER, or `pooler` in code, to \
+         transaction or session; behind a pooler no timeouts are set at startup, so use ALTER ROLE \
+         .. SET"
     );
 }
 

@@ -255,7 +255,7 @@ impl Write for Log {
 
 #[tokio::test]
 async fn unverified_tls_is_warned_of_once() {
-    const WARNING: &str = "trusts whoever answers";
+    const WARNING: &str = "without verifying the server";
     let log = Log::default();
     let writer = log.clone();
     let _guard = tracing_subscriber::fmt()
