@@ -107,7 +107,7 @@ async fn event_is_refused_with_an_error() {
     assert_eq!(error.retry_after(), Some(Duration::from_secs(1)));
     // What Lambda is told.
     let told = Diagnostic::from(EventError::<BoxError>::Database(error));
-    assert_eq!(told.error_type, "antifreeze::config::LoadShed");
+    assert_eq!(told.error_type, "antifreeze::LoadShed");
     let why = "nearly all connection slots of the server are in use";
     assert!(told.error_message.contains(why), "{}", told.error_message);
 }

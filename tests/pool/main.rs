@@ -201,7 +201,7 @@ async fn waiting_ends_in_time_with_its_reason() {
     assert_eq!(kind(&error), Some(ErrorKind::AcquireTimeout));
     let told = error.to_string();
     assert!(
-        told.contains("one of 1 connections") && told.contains("max_connections"),
+        told.contains("1 of 1 are in use") && told.contains("max_connections"),
         "{told}"
     );
     // Who gave up left nothing behind.
