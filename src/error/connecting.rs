@@ -176,9 +176,10 @@ impl Error {
             },
         };
         let near = near_miss(kind, goal).unwrap_or_default();
-        let remedy = match goal.user.is_none() && is_about_the_user(kind) {
-            true => format!("{UNNAMED}{near}{remedy}"),
-            false => near + remedy,
+        let remedy = if goal.user.is_none() && is_about_the_user(kind) {
+            format!("{UNNAMED}{near}{remedy}")
+        } else {
+            near + remedy
         };
         Error::new(kind, format!("cannot connect to {goal}: {cause}"))
             .with_remedy(remedy)
@@ -192,9 +193,10 @@ fn blocked(at: Dialled<'_>, after: Option<Duration>) -> Error {
         ErrorKind::NetworkBlocked,
         format!("no answer from {}{}", at.target, within.unwrap_or_default()),
     );
-    match at.only_ipv6 {
-        true => blocked.with_remedy(ipv6(at.host)),
-        false => blocked,
+    if at.only_ipv6 {
+        blocked.with_remedy(ipv6(at.host))
+    } else {
+        blocked
     }
 }
 

@@ -56,13 +56,15 @@ impl<'a> Said<'a> {
         };
         Meaning {
             kind: known.kind,
-            cause: match self.code.starts_with("23") {
-                true => self.violated(known.cause),
-                false => known.cause.replace("{parameter}", self.parameter()),
+            cause: if self.code.starts_with("23") {
+                self.violated(known.cause)
+            } else {
+                known.cause.replace("{parameter}", self.parameter())
             },
-            remedy: match is_password && self.provided {
-                true => provider::PASSWORD_REFUSED,
-                false => known.remedy(),
+            remedy: if is_password && self.provided {
+                provider::PASSWORD_REFUSED
+            } else {
+                known.remedy()
             },
         }
     }

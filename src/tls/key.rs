@@ -51,9 +51,10 @@ pub(super) fn verify_tls12(
             known.as_ref() == kind.value() && verified.is_ok()
         })
     });
-    match fits {
-        true => Ok(HandshakeSignatureValid::assertion()),
-        false => Err(Error::InvalidCertificate(CertificateError::BadSignature)),
+    if fits {
+        Ok(HandshakeSignatureValid::assertion())
+    } else {
+        Err(Error::InvalidCertificate(CertificateError::BadSignature))
     }
 }
 

@@ -36,9 +36,10 @@ fn read(parameter: &str, pem: &Pem) -> Result<Vec<u8>> {
         Pem::Text(text) => text.clone().into_bytes(),
         Pem::File(file) => std::fs::read(file).map_err(|error| {
             // What was taken for the name of a key's file may be the key.
-            let shown = match parameter != "sslkey" && could_be_file(file) {
-                true => file.display().to_string(),
-                false => "its file".to_owned(),
+            let shown = if parameter != "sslkey" && could_be_file(file) {
+                file.display().to_string()
+            } else {
+                "its file".to_owned()
             };
             Error::configuration(format!("{parameter}: cannot read {shown}")).with_source(error)
         })?,
@@ -64,9 +65,10 @@ fn unfold(text: &str) -> String {
     while let Some((before, label, body, after)) = block(rest) {
         unfolded += before;
         // An encrypted key has headers, which are lines.
-        let body = match body.contains(':') {
-            true => body.to_owned(),
-            false => body.split_whitespace().collect::<Vec<_>>().join("\n"),
+        let body = if body.contains(':') {
+            body.to_owned()
+        } else {
+            body.split_whitespace().collect::<Vec<_>>().join("\n")
         };
         unfolded += &format!("\n-----BEGIN {label}-----\n{body}\n-----END {label}-----\n");
         rest = after;
