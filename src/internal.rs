@@ -30,7 +30,7 @@ pub fn database(settings: Settings) -> Result<Database> {
     Database::of(settings)
 }
 
-/// The same settings where it has turned out that this path is taken.
+/// Changes the settings to those for a pooler that was detected.
 pub fn follow(settings: &mut Settings, pooler: Pooler) {
     settings.follow(pooler, Some(Origin::Code));
 }
@@ -83,7 +83,7 @@ pub fn told_timeouts(settings: &Settings) -> Vec<ServerTimeout> {
 ///
 /// # Errors
 ///
-/// None is known.
+/// No endpoint is known that keeps a session.
 pub fn for_migrations(
     settings: &Settings,
     endpoint: Option<DirectEndpoint>,

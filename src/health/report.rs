@@ -137,8 +137,8 @@ pub struct Server {
     pub longest_transaction_seconds: Option<f64>,
     /// The server's timeouts, as they were for our session, in its own words.
     pub timeouts: Option<BTreeMap<String, String>>,
-    /// Migrations that were not run, if it was told of any: `Database::expect_migrations`,
-    /// feature `migrate`.
+    /// Migrations that were not run, if any are expected: see
+    /// [`Database::expect_migrations`](crate::Database::expect_migrations).
     pub migrations: Option<Pending>,
     /// What to do to have what is unknown here known.
     pub hint: Option<String>,

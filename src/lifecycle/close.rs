@@ -84,7 +84,7 @@ impl Close {
     async fn run(self) -> Closed {
         let begin = Instant::now();
         let pools = self.engine.pools();
-        // Said at once, whoever else is at it.
+        // At once, also while another call is closing.
         pools.shut();
         let time = self.grace - LEAVE.min(self.grace / 6);
         let end = begin + time;

@@ -250,7 +250,7 @@ impl<'a> Checkout<'a> {
     /// until it can.
     async fn connect(&mut self, attempt: Attempt<'_>, leaving: &Tally) -> Result<Option<Leased>> {
         let tried = Instant::now();
-        // Boxed: whoever waits for an idle connection need not have room for connecting.
+        // Boxed: the future of a checkout that finds an idle connection stays small.
         let open = Box::pin(self.pool.open(self.left(), attempt, Some(leaving)));
         let session = match open.await {
             Ok(session) => session,

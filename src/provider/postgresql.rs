@@ -74,7 +74,7 @@ pub(super) const REFUSALS: &[Refusal] = refusals! {
     "25P04" => TransactionFailed,
         "the server ended the session: its transaction took longer than transaction_timeout",
         "make the transaction smaller, or raise the timeout";
-    "08" => Unreachable, "the connection to the server failed, as what lies in between says";
+    "08" => Unreachable, "the connection to the server failed, as a pooler or proxy reports";
 
     // A statement fails.
     "25P02" => TransactionFailed,

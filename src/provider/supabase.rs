@@ -56,7 +56,7 @@ fn host(labels: &[&str]) -> Option<Host> {
 /// <https://supabase.com/docs/guides/platform/ssl-enforcement>
 const OWN: Authority = Authority::Own {
     shipped: Some(ROOTS),
-    otherwise: "Supabase has authorities of its own, and this is none of those that are shipped; \
+    otherwise: "Supabase has authorities of its own, and this one is not shipped; \
                 download its certificate in the dashboard (database settings, SSL configuration) \
                 and set sslrootcert to it",
 };

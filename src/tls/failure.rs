@@ -135,7 +135,7 @@ const KNOWN_EXTENSIONS: [&str; 5] = [
 fn issuer(tls: &Tls, host: &str) -> &'static str {
     match (&tls.roots, Host::of(host).authority) {
         (Some(Roots::File(_) | Roots::Pem(_)), _) => {
-            "set sslrootcert to the authority that issued it, which is none of those it holds now"
+            "set sslrootcert to the authority that issued it, which it does not contain"
         }
         (_, Authority::Own { otherwise, .. }) => otherwise,
         _ => "set sslrootcert to the certificate of that authority, a file or the text itself",
@@ -231,7 +231,7 @@ mod tests {
                 "db.example.com",
                 "set sslrootcert to the certificate",
             ),
-            (&own, "db.abc.supabase.co", "none of those it holds"),
+            (&own, "db.abc.supabase.co", "does not contain"),
         ] {
             let remedy = issuer(tls, host);
             assert!(remedy.contains(word), "{host}: {remedy}");

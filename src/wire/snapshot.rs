@@ -46,8 +46,8 @@ pub(crate) enum ClientState {
     Stalled,
     /// The connection was [taken away](super::Wire::take_away) from it.
     Severed,
-    /// The server ended the session and said why: whoever has the connection is told so
-    /// when he asks, which tokio-postgres would not do.
+    /// The server ended the session and said why: its holder gets that as the answer to
+    /// its next request, which tokio-postgres would not give.
     Dismissed,
 }
 
