@@ -308,11 +308,7 @@ pub(crate) fn not_committed(request_id: &str, error: &Error) {
     let kind = display(error.kind());
     let sqlstate = error.sqlstate().map(|state| state.code());
     let error = display(error);
-    loud!(
-        ERROR,
-        [request_id, kind, sqlstate, error],
-        "commit failed"
-    );
+    loud!(ERROR, [request_id, kind, sqlstate, error], "commit failed");
 }
 
 /// Warm-up has ended.

@@ -76,7 +76,7 @@ async fn termination_names_its_reason() {
         &error,
         ErrorKind::ServerStopping,
         "57P01",
-        "an administrator ended it",
+        "an administrator ended the session",
     );
     assert!(error.is_unavailable());
     // Nothing is left of it for the next one.
@@ -170,7 +170,11 @@ async fn lazy_transaction_is_known_to_be_lost() {
         .await
         .expect_err("not committed");
     assert_eq!(kind(&error), Some(ErrorKind::Closed), "{error}");
-    assert!(error.to_string().contains("rolled the transaction back"));
+    assert!(
+        error
+            .to_string()
+            .contains("COMMIT failed, and the server rolled back")
+    );
     assert_eq!(lab.rows().await, 0);
 }
 

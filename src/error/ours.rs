@@ -31,8 +31,8 @@ impl Error {
         Error::caused(
             ErrorKind::PoolSelfDeadlock,
             format!(
-                "{at} requested another connection while this invocation holds all \
-                 `max_connections`={held}"
+                "{at} requested another connection while this invocation holds all of them \
+                 (`max_connections` = {held})"
             ),
         )
     }

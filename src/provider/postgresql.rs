@@ -124,10 +124,10 @@ pub(super) const REFUSALS: &[Refusal] = refusals! {
     "42P01" | "42703" | "42883" | "42704" | "3F000" => Database,
         "a table, column, function or type in the statement does not exist",
         "check that the migrations have run, and check search_path; `source()` has the name";
-    "42601" => Database, "syntax error in the statement", "`source()` has the position";
+    "42601" => Database, "syntax error in the statement", "correct it; `source()` has the position";
     "P0001" => Database,
         "a database function raised an exception",
-        "`source()` has its message";
+        "see `source()` for its message";
     "53100" => Database,
         "the server's disk is full",
         "free or add disk space; nothing can be written until then";

@@ -36,9 +36,9 @@ pub(super) fn explain(
         }
         Some(rustls::Error::AlertReceived(alert)) => alerted(tls, host, *alert),
         _ if tls.direct => (
-            format!("{host} did not answer TLS without SSLRequest"),
-            "remove sslnegotiation=direct, which needs PostgreSQL 17 or newer, and poolers in \
-             between that support it",
+            format!("{host} did not answer the direct TLS handshake"),
+            "sslnegotiation=direct needs PostgreSQL 17 or newer, and poolers that support it: remove \
+             it, or check the port",
         ),
         // SSH begins with `S`, the letter that accepts TLS.
         Some(rustls::Error::InvalidMessage(_)) => (

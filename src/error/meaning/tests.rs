@@ -1,6 +1,6 @@
 use super::*;
 
-fn said<'a>(code: &'a str, message: &'a str) -> ErrorResponse<'a> {
+fn response<'a>(code: &'a str, message: &'a str) -> ErrorResponse<'a> {
     ErrorResponse {
         code,
         message,
