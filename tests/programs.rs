@@ -322,9 +322,12 @@ fn never_disagree(tls: bool, unnamed: bool, lazily: bool) {
             ),
             None => format!("{}?sslmode=disable", database.url),
         };
-        let lab = Lab::over(database.clone(), &url, |config: Config| match unnamed {
-            true => config.pooler(antifreeze::config::Pooler::Transaction),
-            false => config,
+        let lab = Lab::over(database.clone(), &url, |config: Config| {
+            if unnamed {
+                config.pooler(antifreeze::config::Pooler::Transaction)
+            } else {
+                config
+            }
         });
         let (observer, driver) = tokio_postgres::connect(&database.url, NoTls)
             .await

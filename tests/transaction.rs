@@ -82,9 +82,10 @@ async fn end(lab: &Lab, how: &str, fails: bool) -> Result<(), BoxError> {
             .await?
             .get(0);
         assert!(in_it, "{how}");
-        match fails {
-            true => Err("a failure".into()),
-            false => Ok(()),
+        if fails {
+            Err("a failure".into())
+        } else {
+            Ok(())
         }
     })
     .await
@@ -123,9 +124,10 @@ async fn earlier_prepared_copy_is_in_the_transaction() {
             let mut sink = std::pin::pin!(transaction.copy_in(&statement).await?);
             sink.send(Bytes::from_static(b"1\n2\n")).await?;
             assert_eq!(sink.finish().await?, 2);
-            match fails {
-                true => Err("a failure".into()),
-                false => Ok::<_, BoxError>(()),
+            if fails {
+                Err("a failure".into())
+            } else {
+                Ok::<_, BoxError>(())
             }
         });
         let result = timeout(PLENTY / 2, work).await;

@@ -111,12 +111,11 @@ pub(super) fn is_here(target: &Target) -> bool {
 /// What to do about a server without TLS. A name without a dot is one that a compose
 /// file, or a cluster, gave to a service.
 fn without_tls(host: &str) -> &'static str {
-    match host.contains(['.', ':']) {
-        true => "turn TLS on there, or set sslmode=disable if the network is yours",
-        false => {
-            "for a service of your own compose file or cluster add ?sslmode=disable to the URL; \
+    if host.contains(['.', ':']) {
+        "turn TLS on there, or set sslmode=disable if the network is yours"
+    } else {
+        "for a service of your own compose file or cluster add ?sslmode=disable to the URL; \
              else turn TLS on there"
-        }
     }
 }
 

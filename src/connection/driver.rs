@@ -160,9 +160,10 @@ async fn drive<F: FnOnce()>(mut end: End<F>) {
     poll_fn(|cx| {
         lock(&driver.waker).clone_from(cx.waker());
         driver.pump();
-        match driver.is_over() {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
+        if driver.is_over() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
         }
     })
     .await;

@@ -169,12 +169,11 @@ impl Error {
             },
         };
         let near = near_miss(kind, goal).unwrap_or_default();
-        let unnamed = if goal.user.is_none() && is_about_the_user(kind) {
-            UNNAMED
+        let remedy = if goal.user.is_none() && is_about_the_user(kind) {
+            format!("{UNNAMED}{near}{remedy}")
         } else {
-            ""
+            near + remedy
         };
-        let remedy = format!("{unnamed}{near}{remedy}");
         Error::new(kind, format!("cannot connect to {goal}: {cause}"))
             .with_remedy(remedy)
             .with_source(error)

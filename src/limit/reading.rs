@@ -103,9 +103,10 @@ impl Reading {
     pub(crate) fn tightest(&self) -> Slots {
         let own = self.role.into_iter().chain(self.database);
         own.fold(self.server, |tightest, slots| {
-            match slots.free() < tightest.free() {
-                true => slots,
-                false => tightest,
+            if slots.free() < tightest.free() {
+                slots
+            } else {
+                tightest
             }
         })
     }

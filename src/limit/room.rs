@@ -49,9 +49,10 @@ impl Room {
         self: &Arc<Self>,
         client: &Client,
     ) -> Option<impl Future<Output = bool> + Send + use<>> {
-        match self.is_old() {
-            true => self.ask(client).await,
-            false => None,
+        if self.is_old() {
+            self.ask(client).await
+        } else {
+            None
         }
     }
 

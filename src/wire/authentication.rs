@@ -111,9 +111,10 @@ impl Authentication {
             // AuthenticationSASL, with the names of the mechanisms.
             Some(10) => guard.check(Method::Scram).and_then(|()| {
                 let mut names = body[4..].split(|&byte| byte == 0);
-                match !guard.bound || names.any(|name| name == BOUND) {
-                    true => Ok(()),
-                    false => Err(Refusal::Unbound),
+                if !guard.bound || names.any(|name| name == BOUND) {
+                    Ok(())
+                } else {
+                    Err(Refusal::Unbound)
                 }
             }),
             // What SASL goes on with, and what tokio-postgres does not do anyway.

@@ -116,9 +116,10 @@ impl Scanner {
 
     /// Reads on in the current message and says how many bytes were its own.
     fn take(&mut self, chunk: &[u8], tracker: &mut Tracker) -> usize {
-        let goal = match self.seen < HEADER {
-            true => HEADER,
-            false => self.length,
+        let goal = if self.seen < HEADER {
+            HEADER
+        } else {
+            self.length
         };
         let taken = chunk.len().min(goal - self.seen);
         if self.seen < HEAD {

@@ -311,9 +311,10 @@ impl Frontend {
         } else {
             self.statements.remove(name);
         }
-        match remembers {
-            true => rewrite::parse_unnamed(after_name, out),
-            false => out.put_slice(message),
+        if remembers {
+            rewrite::parse_unnamed(after_name, out)
+        } else {
+            out.put_slice(message)
         }
     }
 

@@ -41,9 +41,10 @@ impl State {
         let at_rest = idle && self.server() == ServerState::Answered;
         match &mut self.end {
             Some(end) if end.goodbye == Goodbye::Unsaid => {
-                end.goodbye = match at_rest {
-                    true => Goodbye::AtRest,
-                    false => Goodbye::Otherwise,
+                end.goodbye = if at_rest {
+                    Goodbye::AtRest
+                } else {
+                    Goodbye::Otherwise
                 };
             }
             _ => return,

@@ -105,15 +105,17 @@ impl Traits {
             declares |= is(word, &["declare"]);
             copies |= before.is_empty() && is(word, &["copy"]);
             if is(before, &["set"]) {
-                match is(word, &["local", "transaction", "constraints"]) {
-                    true => local_sets += 1,
-                    false => session_sets += 1,
+                if is(word, &["local", "transaction", "constraints"]) {
+                    local_sets += 1;
+                } else {
+                    session_sets += 1;
                 }
             }
             // `UPDATE t SET local = ..` is no SET of its own.
-            before = match before.is_empty() || !is(word, &["set"]) {
-                true => word,
-                false => b"-",
+            before = if before.is_empty() || !is(word, &["set"]) {
+                word
+            } else {
+                b"-"
             };
         }
         Traits {

@@ -106,9 +106,10 @@ impl State {
     pub(super) fn snapshot(&self) -> Snapshot {
         Snapshot {
             status: self.tracker.status,
-            server: match self.is_closed() {
-                true => ServerState::Gone,
-                false => self.server(),
+            server: if self.is_closed() {
+                ServerState::Gone
+            } else {
+                self.server()
             },
             client: match &self.end {
                 Some(End {

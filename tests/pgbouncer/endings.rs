@@ -211,9 +211,10 @@ async fn lazy_transaction_is_committed() {
                         .query_one("select pg_current_xact_id_if_assigned() is not null", &[])
                         .await?;
                     assert!(row.get::<_, bool>(0), "one transaction");
-                    match commits {
-                        true => Ok(()),
-                        false => Err("no success".into()),
+                    if commits {
+                        Ok(())
+                    } else {
+                        Err("no success".into())
                     }
                 })
                 .await;

@@ -14,9 +14,10 @@ async fn undeclared_pooler_is_found() {
         let schema = format!("create table t (a int); {TYPES}");
         server.execute(&schema).await.expect("a schema");
         let pooler = PgBouncer::builder(postgres).pool_size(SERVERS);
-        let pooler = match ignores {
-            true => pooler.setting("ignore_startup_parameters", "options"),
-            false => pooler,
+        let pooler = if ignores {
+            pooler.setting("ignore_startup_parameters", "options")
+        } else {
+            pooler
         };
         let pooler = pooler.start().await.expect("a pooler");
         let url = pooler.url(&server.url);

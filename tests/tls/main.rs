@@ -40,9 +40,12 @@ fn url(server: &Postgres, user: &str, host: &str, parameters: &[(&str, &str)]) -
 fn encoded(text: &str) -> String {
     let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"-._/".contains(&byte);
     text.bytes()
-        .map(|byte| match safe(byte) {
-            true => char::from(byte).to_string(),
-            false => format!("%{byte:02X}"),
+        .map(|byte| {
+            if safe(byte) {
+                char::from(byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
         })
         .collect()
 }

@@ -378,9 +378,10 @@ impl Model {
     /// In a failed transaction nothing is accepted but its end.
     fn accepts(&self, text: &[u8]) -> Result<(), Failure> {
         let ends = matches!(text.trim_ascii(), b"commit" | b"rollback");
-        match self.status == Status::Failed && !ends {
-            true => Err(Failure { position: None }),
-            false => Ok(()),
+        if self.status == Status::Failed && !ends {
+            Err(Failure { position: None })
+        } else {
+            Ok(())
         }
     }
 

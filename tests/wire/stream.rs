@@ -108,9 +108,10 @@ fn nothing_is_sent_behind_a_copy_through_a_pooler() {
         let waits = link.take_up();
         link.answer(&[&message(b'C', b"COPY 1\0")[..], READY].concat());
         let sent = link.take_up();
-        let (first, then) = match unnamed {
-            true => (vec![], query("select 1")),
-            false => (query("select 1"), vec![]),
+        let (first, then) = if unnamed {
+            (vec![], query("select 1"))
+        } else {
+            (query("select 1"), vec![])
         };
         assert_eq!((waits, sent), (first, then), "unnamed {unnamed}");
         link.answer(READY);

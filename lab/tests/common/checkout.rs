@@ -58,9 +58,10 @@ fn mirror(from: &Path, to: &Path, below: &Path, leave: &dyn Fn(&Path) -> bool) {
         let below = below.join(entry.expect("readable").file_name());
         let (copy, origin) = (to.join(&below), from.join(&below));
         if leave(&below) || !origin.exists() || origin.is_dir() != copy.is_dir() {
-            match copy.is_dir() {
-                true => fs::remove_dir_all(&copy).expect("removed"),
-                false => fs::remove_file(&copy).expect("removed"),
+            if copy.is_dir() {
+                fs::remove_dir_all(&copy).expect("removed")
+            } else {
+                fs::remove_file(&copy).expect("removed")
             }
         }
     }

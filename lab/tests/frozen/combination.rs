@@ -79,9 +79,10 @@ impl Combination {
             )
             .await
             .expect("tables");
-        let pooler = match pooled {
-            true => Some(pooler(&postgres).await),
-            false => None,
+        let pooler = if pooled {
+            Some(pooler(&postgres).await)
+        } else {
+            None
         };
         let address = pooler
             .as_ref()
@@ -94,25 +95,25 @@ impl Combination {
         };
         let administrator = format!("{}?application_name=administrator", database.url);
         let files = tempfile::tempdir().expect("a directory");
-        let lifetime = match per_invocation {
-            true => "per_invocation",
-            false => "per_event_loop",
+        let lifetime = if per_invocation {
+            "per_invocation"
+        } else {
+            "per_event_loop"
         };
         // Both kinds of runtime come up for each shape.
-        let runtime = match tls {
-            true => "multi_thread",
-            false => "current_thread",
+        let runtime = if tls {
+            "multi_thread"
+        } else {
+            "current_thread"
         };
         // So do both moments, and with each lifetime.
-        let freeze_at = match per_invocation ^ tls ^ (shape == Shape::Event) {
-            true => FreezeAt::Response,
-            false => FreezeAt::Next,
+        let freeze_at = if per_invocation ^ tls ^ (shape == Shape::Event) {
+            FreezeAt::Response
+        } else {
+            FreezeAt::Next
         };
         let stalled = files.path().join("stalled").display().to_string();
-        let path = match pooled {
-            true => "transaction",
-            false => "none",
-        };
+        let path = if pooled { "transaction" } else { "none" };
         let variables = vec![
             ("ANTIFREEZE_POOLER", path.to_owned()),
             ("SHAPE", shape.name().to_owned()),

@@ -85,9 +85,10 @@ impl Host {
 
     /// Calls the function and waits until it is frozen.
     pub async fn call(&self, ending: &str) -> Called {
-        let method = match ending.starts_with("head_") {
-            true => Method::HEAD,
-            false => Method::GET,
+        let method = if ending.starts_with("head_") {
+            Method::HEAD
+        } else {
+            Method::GET
         };
         let request = Request::builder().method(method).uri(format!("/{ending}"));
         let request = request.body(Bytes::new());

@@ -251,9 +251,10 @@ fn every_variable_is_tried() {
             let of_it = PARAMETERS.iter().filter(|(name, ..)| name == parameter);
             let mut tested = 0;
             for (_, value, outcome) in of_it {
-                let environment = match *variable == host {
-                    true => Environment::of(&[(host, value)]),
-                    false => Environment::of(&[(host, "db.example.com"), (variable, value)]),
+                let environment = if *variable == host {
+                    Environment::of(&[(host, value)])
+                } else {
+                    Environment::of(&[(host, "db.example.com"), (variable, value)])
                 };
                 let read = Config::from_environment(&environment);
                 check(&format!("{variable}={value}"), read, variable, outcome);

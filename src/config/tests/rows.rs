@@ -53,9 +53,10 @@ const ROWS: &[Row] = &[
 ];
 
 fn by_serde(setting: &str, value: &str) -> Config {
-    let value = match value.parse::<u64>().is_ok() || value == "true" {
-        true => value.to_owned(),
-        false => format!("{value:?}"),
+    let value = if value.parse::<u64>().is_ok() || value == "true" {
+        value.to_owned()
+    } else {
+        format!("{value:?}")
     };
     let json = format!(r#"{{"url": "{URL}", "{setting}": {value}}}"#);
     serde_json::from_str(&json).expect(setting)

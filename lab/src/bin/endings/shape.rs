@@ -51,9 +51,12 @@ pub async fn streaming(layer: DatabaseLayer) -> Result<(), BoxError> {
     let service = ServiceBuilder::new()
         .map_response(|response: Response<antifreeze::layer::Body<Body>>| {
             let unread = response.extensions().get::<Unread>().is_some();
-            response.map(|body| match unread {
-                true => whole("unread".into()),
-                false => body.boxed_unsync(),
+            response.map(|body| {
+                if unread {
+                    whole("unread".into())
+                } else {
+                    body.boxed_unsync()
+                }
             })
         })
         .layer(layer)
@@ -117,9 +120,10 @@ fn router(layer: DatabaseLayer) -> axum::Router {
         .layer(axum::middleware::map_response(
             async |response: axum::response::Response| {
                 let unread = response.extensions().get::<Unread>().is_some();
-                match unread {
-                    true => "unread".into_response(),
-                    false => response,
+                if unread {
+                    "unread".into_response()
+                } else {
+                    response
                 }
             },
         ))

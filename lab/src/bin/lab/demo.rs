@@ -110,9 +110,10 @@ pub async fn run(serve: Option<u16>) -> Result<()> {
 
 fn judged(text: &str, good: bool) -> Cell {
     let cell = Cell::new(text);
-    match good {
-        true => cell.fg(Color::Green),
-        false => cell.fg(Color::Red).add_attribute(Attribute::Bold),
+    if good {
+        cell.fg(Color::Green)
+    } else {
+        cell.fg(Color::Red).add_attribute(Attribute::Bold)
     }
 }
 
@@ -134,9 +135,10 @@ fn function(example: &Path, database: &Database, layer: bool) -> lab::lambda::Bu
         .name("partners")
         .env("DATABASE_URL", url)
         .timeout(TIMEOUT);
-    match layer {
-        true => builder,
-        false => builder.env("WITHOUT_LAYER", "1"),
+    if layer {
+        builder
+    } else {
+        builder.env("WITHOUT_LAYER", "1")
     }
 }
 
@@ -165,9 +167,10 @@ async fn request(postgres: &Postgres, example: &Path, path: &str, layer: bool) -
         )
         .await?;
     let states: Vec<_> = sessions.into_iter().flatten().flatten().collect();
-    let session = match states.is_empty() {
-        true => "none".to_owned(),
-        false => states.join(", "),
+    let session = if states.is_empty() {
+        "none".to_owned()
+    } else {
+        states.join(", ")
     };
     let begin = Instant::now();
     let migration = database
