@@ -344,7 +344,7 @@ mod tests {
     fn line_contains_the_fields_that_are_set() {
         let fields: &[(&str, &dyn Debug)] = &[
             ("request_id", &Some("abc")),
-            ("kind", &display(crate::ErrorKind::Closed)),
+            ("kind", &display(ErrorKind::Closed)),
             ("sqlstate", &None::<&str>),
             ("connections", &2_usize),
         ];

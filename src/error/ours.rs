@@ -18,8 +18,11 @@ impl Error {
     pub(crate) fn lambda_forgotten() -> Self {
         Error::configuration(
             "the deadline of requests on Lambda is not known, and statements could continue after \
-             the function is killed; enable the feature `lambda` of antifreeze, or set the \
-             function's timeout with `DatabaseLayer::max_duration` or ANTIFREEZE_FUNCTION_TIMEOUT",
+             the function is killed",
+        )
+        .with_remedy(
+            "enable the feature `lambda` of antifreeze, or set the function's timeout with \
+             `DatabaseLayer::max_duration` or ANTIFREEZE_FUNCTION_TIMEOUT",
         )
     }
 

@@ -50,10 +50,12 @@ pub(super) const PROVIDER: Provider = Provider {
 
 const UNSUPPORTED: &str = "unsupported startup parameter";
 
-/// The error if a schema was sent in the startup packet and is not in force.
-pub(crate) const DROPS_OPTIONS: &str = "`schema` is not in force: a pooler ignored the startup options, as PgBouncer does with \
-     ignore_startup_parameters; remove `schema`, and use ALTER ROLE .. SET search_path or \
-     schema-qualified names";
+/// Cause and remedy if a schema was sent in the startup packet and is not in force.
+pub(crate) const DROPS_OPTIONS: (&str, &str) = (
+    "`schema` is not in force: a pooler ignored the startup options, as PgBouncer does with \
+     ignore_startup_parameters",
+    "remove `schema`, and use ALTER ROLE .. SET search_path or schema-qualified names",
+);
 
 /// The highest process number of Linux (`PID_MAX_LIMIT`; proc(5), `pid_max`). PgBouncer sends
 /// a random number in its place, which is below this once in a thousand sessions.

@@ -166,7 +166,7 @@ impl Ready {
                     .with_client_auth_cert(certificates, key)
                     .map_err(|error| {
                         Error::configuration(
-                            "sslkey does not belong to sslcert; set both from the same pair",
+                            "sslkey does not belong to sslcert: set both from the same pair",
                         )
                         .with_source(error)
                     })?
@@ -230,7 +230,7 @@ fn add(store: &mut RootCertStore, certificates: Vec<CertificateDer<'static>>) ->
     for certificate in certificates {
         store.add(certificate).map_err(|error| {
             Error::configuration(
-                "sslrootcert contains a certificate that is not an authority's; remove it",
+                "sslrootcert contains a certificate that is not an authority's: remove it",
             )
             .with_source(error)
         })?;

@@ -11,13 +11,16 @@ pub(super) fn certificates(parameter: &str, pem: &Pem) -> Result<Vec<Certificate
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(parameter, pem)?).collect();
     match found {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        Ok(_) => Err(Error::configuration(format!(
-            "{parameter} contains no PEM certificate; set it to a file or text with -----BEGIN \
-             CERTIFICATE-----"
-        ))),
+        Ok(_) => {
+            let cause = format!("{parameter} contains no PEM certificate");
+            let remedy = "set it to a file or text with -----BEGIN CERTIFICATE-----";
+            Err(Error::configuration(cause).with_remedy(remedy))
+        }
         Err(error) => {
-            let message = format!("{parameter} contains invalid PEM; check that it is complete");
-            Err(Error::configuration(message).with_source(error))
+            let cause = format!("{parameter} contains invalid PEM");
+            Err(Error::configuration(cause)
+                .with_remedy("check that it is complete")
+                .with_source(error))
         }
     }
 }
@@ -26,9 +29,8 @@ pub(super) fn certificates(parameter: &str, pem: &Pem) -> Result<Vec<Certificate
 pub(super) fn key(pem: &Pem) -> Result<PrivateKeyDer<'static>> {
     // The cause may quote the key, and is dropped.
     PrivateKeyDer::from_pem_slice(&read("sslkey", pem)?).map_err(|_| {
-        Error::configuration(
-            "sslkey contains no readable private key; set it to an unencrypted key in PEM \
-             (-----BEGIN PRIVATE KEY-----)",
+        Error::configuration("sslkey contains no readable private key").with_remedy(
+            "set it to an unencrypted key in PEM (-----BEGIN PRIVATE KEY-----), a file or text",
         )
     })
 }
@@ -43,8 +45,9 @@ fn read(parameter: &str, pem: &Pem) -> Result<Vec<u8>> {
             } else {
                 String::new()
             };
-            let cause = format!("cannot read the file{shown} of {parameter}; check its path");
-            Error::configuration(cause).with_source(error)
+            Error::configuration(format!("cannot read the file{shown} of {parameter}"))
+                .with_remedy("check that it exists and is readable")
+                .with_source(error)
         })?,
     };
     Ok(match std::str::from_utf8(&text) {
