@@ -64,15 +64,16 @@ async fn dangers_go_to_stderr_without_a_subscriber() {
     ];
     let text = stderr_of("dangers_in_a_child_process", &variables).await;
     // Once for each database.
-    let unknown = "an unknown variable is ignored name=\"ANTIFREEZE_BIRTHDAY\"";
+    let unknown =
+        "unknown environment variable ignored; check its spelling name=\"ANTIFREEZE_BIRTHDAY\"";
     assert!(text.contains(unknown), "{text}");
-    let refused = line(&text, "not committed");
+    let refused = line(&text, "commit failed");
     assert!(refused.starts_with("ERROR antifreeze: "), "{refused}");
     assert!(refused.contains("kind=transaction_failed"), "{refused}");
     assert!(refused.contains("request_id=\"abc\""), "{refused}");
     let late = line(&text, "the deadline was reached");
     assert!(late.contains("raise the function's timeout"), "{late}");
-    line(&text, "the circuit is open");
+    line(&text, "the circuit breaker opened");
     assert!(!text.contains("hunter2"), "{text}");
     assert!(!text.contains("teardown"), "no danger: {text}");
 }
@@ -126,7 +127,10 @@ fn filtered_in_a_child_process() {
 #[tokio::test]
 async fn subscriber_of_another_thread_hears_nothing() {
     let text = stderr_of("scoped_in_a_child_process", &[("ANTIFREEZE_BIRTHDAY", "1")]).await;
-    line(&text, "an unknown variable is ignored");
+    line(
+        &text,
+        "unknown environment variable ignored; check its spelling",
+    );
 }
 
 #[test]
@@ -221,7 +225,7 @@ async fn request_without_a_deadline_is_logged_once() {
     ] {
         let text = stderr_of("no_deadline_in_a_child_process", &[ON_LAMBDA, variable]).await;
         if told {
-            line(&text, "a request without a deadline");
+            line(&text, "the deadline of a request on Lambda is not known");
         } else {
             assert!(!text.contains("deadline"), "{variable:?}: {text}");
         }

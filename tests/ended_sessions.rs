@@ -76,7 +76,7 @@ async fn termination_names_its_reason() {
         &error,
         ErrorKind::ServerStopping,
         "57P01",
-        "an administrator ended it",
+        "an administrator ended the session",
     );
     assert!(error.is_unavailable());
     // Nothing is left of it for the next one.

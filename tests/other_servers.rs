@@ -75,10 +75,7 @@ async fn other_server_is_named_and_asked_once() {
             let error = refused(&url, |config| config).await;
             let tried = connected.load(Ordering::SeqCst);
             let text = error.to_string();
-            assert!(
-                text.contains("check the port") || text.contains("from the first byte"),
-                "{text}"
-            );
+            assert!(text.contains("check the port"), "{text}");
             if tried != 1 {
                 wrong.push((what, parameters, tried, text));
             }
@@ -140,7 +137,7 @@ async fn pooler_without_its_server_is_named() {
     let error = error.await;
     assert_eq!(error.kind(), ErrorKind::ConnectTimeout, "{error}");
     let text = error.to_string();
-    assert!(text.contains("may not reach its own server"), "{text}");
+    assert!(text.contains("check in the log of the pooler"), "{text}");
 }
 
 /// Starts a server that accepts every login, and answers the first query with this.

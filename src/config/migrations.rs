@@ -304,7 +304,7 @@ mod tests {
         ] {
             let error = settled(url, given, variables).expect_err(url).to_string();
             assert!(
-                error.contains("Aurora DSQL") && error.contains("without `antifreeze migrate`"),
+                error.contains("Aurora DSQL") && error.contains("run your migration tool directly"),
                 "{error}"
             );
             assert!(!error.contains('\n'), "{error}");

@@ -314,7 +314,9 @@ impl Connector {
     fn not_started(&self, target: &Target, goal: Goal<'_>, error: tokio_postgres::Error) -> Error {
         let host = target.host().unwrap_or_default();
         match tls::explain_later(&self.config.tls, host, &error) {
-            Some(message) => Error::new(ErrorKind::Tls, message).with_source(error),
+            Some((cause, remedy)) => Error::new(ErrorKind::Tls, cause)
+                .with_remedy(remedy)
+                .with_source(error),
             None => Error::not_started(goal, error),
         }
     }

@@ -44,7 +44,8 @@ impl Connector {
             _ => false,
         });
         if !holds {
-            return Err(Error::configuration(DROPS_OPTIONS));
+            let (cause, remedy) = DROPS_OPTIONS;
+            return Err(Error::configuration(cause).with_remedy(remedy));
         }
         self.schema_holds.store(true, Ordering::Release);
         Ok(())

@@ -1,4 +1,4 @@
-//! Errors of connecting, up to the beginning of a session.
+//! Describes errors of connecting, up to the start of a session.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,36 +6,36 @@ use std::io;
 use std::time::Duration;
 
 use super::driver::is_lost;
-use super::meaning::{Said, shown};
+use super::meaning::{ErrorResponse, printable};
 use super::{Error, ErrorKind};
 use crate::provider::{Host, PASSWORD_UNANSWERED};
 
-/// How far connecting had come.
+/// The phase in which connecting failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// The name was being looked up.
+    /// The resolver looked up the host name.
     Resolve,
-    /// TCP was shaking hands.
+    /// The TCP handshake was in progress.
     Connect,
-    /// The server was asked whether it takes TLS (SSLRequest).
+    /// The client had asked whether the server supports TLS (SSLRequest).
     AskTls,
-    /// TLS was shaking hands.
+    /// The TLS handshake was in progress.
     Tls,
-    /// The provider of the password was being asked.
+    /// The credentials provider was asked.
     Credentials,
-    /// The start-up packet was sent, and perhaps a password.
+    /// The startup packet was sent, and perhaps a password.
     Authenticate,
 }
 
-/// The address that was dialled, and what it tells.
+/// The address that was dialled, and what is known of it.
 #[derive(Clone, Copy)]
 pub(crate) struct Dialled<'a> {
     pub(crate) target: &'a (dyn fmt::Display + Sync),
-    /// The name that it was found by.
+    /// The host name that resolved to it.
     pub(crate) host: &'a str,
-    /// This very machine.
+    /// A loopback address.
     pub(crate) loopback: bool,
-    /// Of all that the name stands for there is no IPv4 address.
+    /// The host name has no IPv4 address.
     pub(crate) only_ipv6: bool,
     /// The container or host that the process runs in, where `localhost` is the process itself.
     pub(crate) inside: Option<&'static str>,
@@ -47,131 +47,124 @@ pub(crate) struct Goal<'a> {
     pub(crate) target: &'a (dyn fmt::Display + Sync),
     pub(crate) user: Option<&'a str>,
     pub(crate) database: Option<&'a str>,
-    /// The password is that of a provider.
+    /// The password is that of a credentials provider.
     pub(crate) provided: bool,
 }
 
-/// A lost SYN has no answer before this: the first is repeated after 1 s
+/// The least time without an answer that indicates a firewall: a lost SYN is repeated after 1 s
 /// (RFC 6298, section 2).
-const LONG_ENOUGH: Duration = Duration::from_secs(1);
+const BLOCKED_AFTER: Duration = Duration::from_secs(1);
 
-const IPV6: &str = "it has an IPv6 address only: name one with IPv4, or give the function IPv6";
+const IPV6: &str = "the host has IPv6 addresses only: use one with an IPv4 address, or enable IPv6 for the function";
 
-const MOVED: &str = "check the directory of the socket, and that the server runs on this machine";
+const NO_SOCKET: &str =
+    "check the server's unix_socket_directories, and that the server runs on this machine";
 
-const NO_ANSWER: &str = "PostgreSQL answers an SSLRequest at once: check the port, and that every proxy in between passes it on; on a private network sslmode=disable avoids it";
+const NO_ANSWER: &str = "check the port, and that proxies in between forward the SSLRequest; on a private network \
+     sslmode=disable avoids it";
 
-const NO_SESSION: &str = "check the log of the pooler, which may not reach its own server; if the server is only slow, raise `connect_timeout` or the function's timeout";
+const NO_SESSION: &str = "check in the log of the pooler that it reaches its server; if the server is slow, raise \
+     `connect_timeout` or the function's timeout";
 
 const UNNAMED: &str = "no user is given, so the operating system's user name was used; ";
 
 impl Error {
-    /// The name has no address.
+    /// The host name has no address.
     pub(crate) fn not_resolved(host: &str, error: io::Error) -> Self {
-        let unresolved = Error::caused(
-            ErrorKind::NameNotResolved,
-            format!("the host name {} cannot be resolved", shown(host)),
-        );
-        let unresolved = match Host::of(host).unreachable {
-            Some(remedy) => unresolved.with_remedy(remedy),
-            None => unresolved,
-        };
-        unresolved.with_source(error)
+        let kind = ErrorKind::NameNotResolved;
+        let cause = format!("the host name {} cannot be resolved", printable(host));
+        let remedy = Host::of(host).unreachable.unwrap_or(kind.remedy());
+        Error::new(kind, cause)
+            .with_remedy(remedy)
+            .with_source(error)
     }
 
-    /// TCP, or the unix socket, did not connect.
+    /// The TCP or unix socket did not connect.
     pub(crate) fn not_connected(at: Dialled<'_>, error: io::Error) -> Self {
+        use io::ErrorKind as Io;
         let target = at.target;
         let not_connected = match error.kind() {
-            io::ErrorKind::ConnectionRefused => {
-                let refused = format!("connection to {target} refused: nothing listens there");
-                let refused = Error::caused(ErrorKind::Refused, refused);
+            Io::ConnectionRefused => {
+                let cause = format!("connection to {target} refused: nothing listens there");
+                let refused = Error::caused(ErrorKind::Refused, cause);
                 match at.inside.filter(|_| at.loopback) {
                     Some(inside) => refused.with_remedy(format!(
-                        "inside {inside} {} is {inside} itself: name the database's own host",
+                        "inside {inside}, {} is {inside} itself: set the host of the database",
                         at.host
                     )),
                     None => refused,
                 }
             }
-            io::ErrorKind::NotFound => Error::new(
-                ErrorKind::Refused,
-                format!("the socket {target} does not exist"),
-            )
-            .with_remedy(MOVED),
-            io::ErrorKind::TimedOut => blocked(at, None),
-            io::ErrorKind::NetworkUnreachable
-            | io::ErrorKind::HostUnreachable
-            | io::ErrorKind::AddrNotAvailable
-                if at.only_ipv6 =>
-            {
-                Error::new(ErrorKind::Unreachable, format!("no route to {target}"))
-                    .with_remedy(ipv6(at.host))
+            Io::NotFound => {
+                let cause = format!("the socket {target} does not exist");
+                Error::new(ErrorKind::Refused, cause).with_remedy(NO_SOCKET)
+            }
+            Io::TimedOut => blocked(at, None),
+            Io::NetworkUnreachable | Io::HostUnreachable | Io::AddrNotAvailable if at.only_ipv6 => {
+                let cause = format!("no route to {target}");
+                Error::new(ErrorKind::Unreachable, cause).with_remedy(ipv6(at.host))
             }
             _ => Error::caused(
                 ErrorKind::Unreachable,
-                format!("{target} cannot be connected to"),
+                format!("cannot connect to {target}"),
             ),
         };
         not_connected.with_source(error)
     }
 
-    /// The time was over.
+    /// Connecting timed out.
     pub(crate) fn connecting_took(phase: Phase, after: Duration, at: Option<Dialled<'_>>) -> Self {
-        let silent = at.filter(|_| phase == Phase::Connect && after >= LONG_ENOUGH);
+        let silent = at.filter(|_| phase == Phase::Connect && after >= BLOCKED_AFTER);
         if let Some(at) = silent {
             return blocked(at, Some(after));
         }
-        let target = match &at {
-            Some(at) => at.target,
-            None => &"the database",
+        let kind = ErrorKind::ConnectTimeout;
+        let remedy = match phase {
+            Phase::Credentials => PASSWORD_UNANSWERED,
+            Phase::AskTls => NO_ANSWER,
+            Phase::Authenticate => NO_SESSION,
+            _ => kind.remedy(),
         };
-        let late = Error::caused(
-            ErrorKind::ConnectTimeout,
-            format!("timed out after {after:.1?} while connecting to {target}, during {phase}"),
-        );
-        match phase {
-            Phase::Credentials => late.with_remedy(PASSWORD_UNANSWERED),
-            Phase::AskTls => late.with_remedy(NO_ANSWER),
-            Phase::Authenticate => late.with_remedy(NO_SESSION),
-            _ => late,
-        }
+        let target = at.as_ref().map_or(&"the database" as _, |at| at.target);
+        let cause =
+            format!("timed out after {after:.1?} while connecting to {target}, during {phase}");
+        Error::new(kind, cause).with_remedy(remedy)
     }
 
-    /// The server, or a pooler, did not begin the session.
+    /// The server or a pooler rejected the session.
     pub(crate) fn not_started(goal: Goal<'_>, error: tokio_postgres::Error) -> Self {
         let (kind, cause, remedy) = match error.as_db_error() {
-            Some(said) => {
-                let said = Said {
+            Some(error) => {
+                let response = ErrorResponse {
                     at_start: true,
                     provided: goal.provided,
-                    ..Said::by(said)
+                    ..ErrorResponse::from(error)
                 };
-                let meaning = said.meaning();
-                let cause = meaning.cause_with(said.code);
+                let meaning = response.meaning();
+                let cause = meaning.cause_with(response.code);
                 (meaning.kind, Cow::Owned(cause), meaning.remedy)
             }
             None if is_lost(&error) => (
                 ErrorKind::Closed,
                 "the connection was closed before the session began".into(),
-                "see the log of the server, or of the pooler in between",
+                "check the log of the server, or of the pooler in between",
             ),
             None => match error.to_string().as_str() {
                 "authentication error" => (
                     ErrorKind::Authentication,
                     "the authentication method is not supported".into(),
-                    "see the source for the method; use scram-sha-256",
+                    "use scram-sha-256; `source()` has the method that the server requested",
                 ),
-                // The one thing that tokio-postgres can miss this late.
+                // At this point only a missing password makes tokio-postgres say this.
                 "invalid configuration" => (
                     ErrorKind::Authentication,
-                    "a password is required, and none is set".into(),
-                    "add one to the URL or to its variable",
+                    "the server requires a password, and none is set".into(),
+                    "add it to the URL, or set PGPASSWORD if the PG* variables are used",
                 ),
                 _ => (
                     ErrorKind::Database,
-                    "the answer is not PostgreSQL's protocol".into(),
-                    "check the port",
+                    "the server's answer violates PostgreSQL's protocol".into(),
+                    "check the port, and the proxies in between",
                 ),
             },
         };
@@ -204,8 +197,8 @@ fn ipv6(host: &str) -> &'static str {
     Host::of(host).unreachable.unwrap_or(IPV6)
 }
 
-/// A name may be almost right. Nobody can be asked for the others before the session has
-/// begun; but that capitals were not meant is the usual case.
+/// Suggests a correction of the user or database name. The existing names cannot be queried
+/// before a session has begun; the usual mistake is capital letters.
 fn near_miss(kind: ErrorKind, goal: Goal<'_>) -> Option<String> {
     let name = match kind {
         ErrorKind::RoleMissing => goal.user?,
@@ -218,15 +211,18 @@ fn near_miss(kind: ErrorKind, goal: Goal<'_>) -> Option<String> {
         _ => return None,
     };
     if name.trim() != name || name.contains(char::is_control) {
-        return Some("its name contains a space or a line break, which is not shown; ".to_owned());
+        return Some("the name contains a space or a line break, which is not shown; ".to_owned());
     }
     let lower = name.to_lowercase();
     (lower != name).then(|| {
-        format!("names are case-sensitive here, and CREATE without quotes folds them to lower case: try {lower}; or ")
+        format!(
+            "names are case-sensitive here, and CREATE without quotes folds them to lower case: try \
+             {lower}; or "
+        )
     })
 }
 
-/// Another user may fare better.
+/// Returns whether another user may succeed.
 fn is_about_the_user(kind: ErrorKind) -> bool {
     matches!(
         kind,
@@ -241,10 +237,10 @@ impl fmt::Display for Goal<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.target.fmt(f)?;
         if let Some(user) = self.user {
-            write!(f, " as {}", shown(user))?;
+            write!(f, " as {}", printable(user))?;
         }
         match self.database {
-            Some(database) => write!(f, ", database {}", shown(database)),
+            Some(database) => write!(f, ", database {}", printable(database)),
             None => Ok(()),
         }
     }

@@ -1,30 +1,30 @@
-//! Interprets what a server or pooler reports: kind, cause and remedy.
+//! Interprets ErrorResponses of a server or pooler: kind, cause and remedy.
 //!
-//! Its SQLSTATE decides, and where one stands for several things, or where poolers put
-//! everything under the same, the words of the message. Those are looked at and never shown:
-//! they may quote what a user typed. Names are shown, of constraints, tables and parameters.
+//! The SQLSTATE decides; where one stands for several conditions, as with most poolers, the
+//! message does. Messages are read and never shown, since they may quote values. Names are
+//! shown, of constraints, tables and parameters.
 
 use tokio_postgres::error::DbError;
 
 use super::ErrorKind;
 use crate::provider;
 
-/// An ErrorResponse, as far as it is looked at.
+/// The fields of an ErrorResponse that are read.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Said<'a> {
+pub(super) struct ErrorResponse<'a> {
     pub(super) code: &'a str,
     pub(super) message: &'a str,
-    /// The function of the server that reported it: not translated, as the message is.
+    /// The function of the server that reported it, which is not translated as the message is.
     pub(super) routine: &'a str,
     pub(super) constraint: Option<&'a str>,
     pub(super) table: Option<&'a str>,
-    /// It came in answer to the start-up packet.
+    /// It answers the startup packet.
     pub(super) at_start: bool,
-    /// The password is that of a provider, which is asked once more before this is told.
+    /// The password is that of a credentials provider, which was asked twice.
     pub(super) provided: bool,
 }
 
-/// What it came to.
+/// The meaning of an ErrorResponse.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Meaning {
     pub(super) kind: ErrorKind,
@@ -32,9 +32,9 @@ pub(super) struct Meaning {
     pub(super) remedy: &'static str,
 }
 
-impl<'a> Said<'a> {
-    pub(super) fn by(error: &'a DbError) -> Self {
-        Said {
+impl<'a> From<&'a DbError> for ErrorResponse<'a> {
+    fn from(error: &'a DbError) -> Self {
+        ErrorResponse {
             code: error.code().code(),
             message: error.message(),
             routine: error.routine().unwrap_or_default(),
@@ -44,23 +44,22 @@ impl<'a> Said<'a> {
             provided: false,
         }
     }
+}
 
+impl ErrorResponse<'_> {
     pub(super) fn meaning(&self) -> Meaning {
         let known = provider::refusal(self.code, self.message, self.routine, self.at_start);
         let is_password = match (self.code, known.kind) {
-            // An older pooler puts it under 08P01.
+            // PgBouncer up to 1.18 reports it as 08P01.
             ("28P01" | "08P01", ErrorKind::Authentication) => true,
-            // Where the words tell nothing else.
+            // A message that is not known better.
             ("28000", kind @ ErrorKind::Authentication) => known.remedy() == kind.remedy(),
             _ => false,
         };
+        let cause = known.cause.replace("{parameter}", self.parameter());
         Meaning {
             kind: known.kind,
-            cause: if self.code.starts_with("23") {
-                self.violated(known.cause)
-            } else {
-                known.cause.replace("{parameter}", self.parameter())
-            },
+            cause: cause + &self.violated(),
             remedy: if is_password && self.provided {
                 provider::PASSWORD_REFUSED
             } else {
@@ -69,20 +68,19 @@ impl<'a> Said<'a> {
         }
     }
 
-    fn violated(&self, what: &str) -> String {
-        let constraint = self.constraint.map(shown);
-        let table = self.table.map(shown);
-        match (constraint, table) {
-            (Some(constraint), Some(table)) => {
-                format!("{what}, violating constraint {constraint} of table {table}")
-            }
-            (Some(constraint), None) => format!("{what}, violating constraint {constraint}"),
-            (None, Some(table)) => format!("{what} in table {table}"),
-            (None, None) => what.to_owned(),
+    /// Names the constraint and table of a constraint violation.
+    fn violated(&self) -> String {
+        let table = self.table.map(printable);
+        match (self.constraint.map(printable), table) {
+            _ if !self.code.starts_with("23") => String::new(),
+            (Some(constraint), Some(table)) => format!(" ({constraint} of table {table})"),
+            (Some(constraint), None) => format!(" ({constraint})"),
+            (None, Some(table)) => format!(" (table {table})"),
+            (None, None) => String::new(),
         }
     }
 
-    /// The parameter that the message names, if it looks like one.
+    /// Returns the parameter that the message names, if it is a valid name.
     fn parameter(&self) -> &str {
         let quoted = self.message.split('"').nth(1);
         let named = quoted.or(self.message.rsplit(": ").next());
@@ -94,7 +92,7 @@ impl<'a> Said<'a> {
 }
 
 impl Meaning {
-    /// The cause, with the SQLSTATE to look up.
+    /// Returns the cause with its SQLSTATE.
     pub(super) fn cause_with(&self, code: &str) -> String {
         match self.cause.strip_suffix(')') {
             Some(cause) => format!("{cause}, {code})"),
@@ -103,8 +101,8 @@ impl Meaning {
     }
 }
 
-/// A name as it stands in one line.
-pub(super) fn shown(name: &str) -> String {
+/// Removes control characters from a name, so that it stays on one line.
+pub(super) fn printable(name: &str) -> String {
     name.chars().filter(|c| !c.is_control()).collect()
 }
 

@@ -1,4 +1,4 @@
-//! `Error`: one line with the cause and the remedy.
+//! Describes what failed in one line: the cause and the remedy.
 
 mod connecting;
 mod driver;
@@ -19,24 +19,23 @@ pub use crate::kind::ErrorKind;
 use crate::provider;
 pub(crate) use connecting::{Dialled, Goal, Phase};
 pub(crate) use driver::{ENDED_MESSAGE, ENDED_SQLSTATE};
-use meaning::{Said, shown};
+use meaning::{ErrorResponse, printable};
 
-/// The result of what antifreeze does.
+/// A `Result` whose error defaults to [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 type Source = Box<dyn StdError + Send + Sync>;
 
 /// An error of antifreeze.
 ///
-/// It prints as one line: what is wrong, and what to do about it. The cause, if
+/// `Display` prints one line: what happened, and what to do about it. The underlying error, if
 /// there is one, is in [`source`](StdError::source) and is not printed twice. `Debug`, which
-/// `main` prints, is the same line, then what the system or TLS said. Neither holds a
-/// password, SQL or a value; what the server said may quote values, and is found in the
-/// source alone. For logs there are [`kind`](Error::kind)
-/// and [`sqlstate`](Error::sqlstate).
+/// `main` prints, adds the causes that the system or TLS reported. Neither contains a
+/// password, SQL or a value. Messages of the server may quote values, and are only in
+/// `source()`. For logs there are [`kind`](Error::kind) and [`sqlstate`](Error::sqlstate).
 ///
-/// An error of tokio-postgres becomes one of these with `?` or `Error::from`, and is then
-/// known by its [kind](ErrorKind):
+/// `?` and `Error::from` convert an error of tokio-postgres, and determine its
+/// [kind](ErrorKind):
 ///
 /// ```no_run
 /// use antifreeze::{Error, ErrorKind};
@@ -57,8 +56,8 @@ type Source = Box<dyn StdError + Send + Sync>;
 /// # }
 /// ```
 ///
-/// As an axum rejection it is a problem document with [`status`](Error::status), kind,
-/// SQLSTATE and constraint.
+/// As an axum rejection it is a problem document (RFC 9457) with [`status`](Error::status),
+/// kind, SQLSTATE and constraint.
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -67,14 +66,14 @@ struct Inner {
     remedy: Option<Cow<'static, str>>,
     retry_after: Option<Duration>,
     source: Option<Source>,
-    /// The host's id of the request that met it, where no invocation knows it.
+    /// The host's request id, if the error occurred before there was an invocation.
     request_id: Option<Box<str>>,
-    /// The log has it.
+    /// The error was logged.
     logged: AtomicBool,
 }
 
 impl Error {
-    /// An error whose message says what to do, too.
+    /// Creates an error whose message includes the remedy.
     pub(crate) fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Error(Box::new(Inner {
             kind,
@@ -87,7 +86,7 @@ impl Error {
         }))
     }
 
-    /// An error with the usual remedy of its kind.
+    /// Creates an error with the general remedy of its kind.
     pub(crate) fn caused(kind: ErrorKind, cause: impl Into<Cow<'static, str>>) -> Self {
         Error::new(kind, cause).with_remedy(kind.remedy())
     }
@@ -106,12 +105,12 @@ impl Error {
         self.0.request_id.as_deref()
     }
 
-    /// Marks it as logged, and returns whether it was already.
+    /// Marks the error as logged, and returns whether it was already.
     pub(crate) fn mark_logged(&self) -> bool {
         self.0.logged.swap(true, Ordering::Relaxed)
     }
 
-    /// What to do, as the end of the line.
+    /// Sets the remedy, which ends the line.
     pub(crate) fn with_remedy(mut self, remedy: impl Into<Cow<'static, str>>) -> Self {
         self.0.remedy = Some(remedy.into());
         self
@@ -121,92 +120,90 @@ impl Error {
         Error::new(ErrorKind::Configuration, message)
     }
 
-    pub(crate) fn with_retry_after(mut self, after: Duration) -> Self {
-        self.0.retry_after = Some(after);
-        self
+    pub(crate) fn with_retry_after(self, after: Duration) -> Self {
+        self.with_next_try(Some(after))
     }
 
-    /// The same, if there is a next try.
+    /// Sets when to retry, if the next attempt is known.
     pub(crate) fn with_next_try(mut self, next: Option<Duration>) -> Self {
         self.0.retry_after = next.or(self.0.retry_after);
         self
     }
 
-    /// What kind of thing went wrong.
+    /// Returns the kind of error.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// What to do about it, without the cause.
+    /// Returns what to do about it, without the cause.
     pub fn remedy(&self) -> &str {
-        match &self.0.remedy {
-            Some(remedy) => remedy,
-            None => self.0.kind.remedy(),
-        }
+        let remedy = self.0.remedy.as_deref();
+        remedy.unwrap_or(self.0.kind.remedy())
     }
 
-    /// Whether the same work, done again from its beginning, may succeed without any
-    /// change, and nothing of it has been done so far.
+    /// Returns whether the same work may succeed if it is repeated from its beginning, and
+    /// nothing of it has been executed so far.
     ///
-    /// It says nothing of when: while the server is full or away, a while later, and not
-    /// from all callers at once. A connection that was lost is not among them: the last
-    /// statement may have been executed.
+    /// While the server is full or unreachable, retry with a delay and jitter. False after a
+    /// lost connection: the last statement may have been executed.
     pub fn is_retryable(&self) -> bool {
         match self.0.kind {
-            // Nothing is committed where the server says that it gave way.
+            // The server rolled back before it reported the serialization failure.
             ErrorKind::TransactionFailed => {
                 self.refused_at_commit() == Some(ErrorKind::SerializationFailure)
             }
-            // Said before the session began; a session that is ended may have committed.
+            // Reported before the session began; a session that was ended may have committed.
             ErrorKind::ServerStopping => self.sqlstate() == Some(&SqlState::CANNOT_CONNECT_NOW),
             kind => kind.is_retryable(),
         }
     }
 
-    /// How long to wait before asking again, where that is known: while the server is full
-    /// or away. Over HTTP it is the header `Retry-After`, in whole seconds.
+    /// Returns how long to wait before a retry, if that is known: while the server is full or
+    /// unreachable. Over HTTP it is the header `Retry-After`, in whole seconds.
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }
 
-    /// Whether there is no database to be had at the moment, whatever is asked of it: a
-    /// handler can answer from a cache, or do less.
+    /// Returns whether the database is unavailable at the moment for any request: a handler can
+    /// answer from a cache, or do less.
     pub fn is_unavailable(&self) -> bool {
         self.0.kind.is_unavailable()
     }
 
-    /// What a caller over HTTP is best told: see [`ErrorKind::status`]. A deferred
-    /// constraint that is violated at COMMIT counts as if it had been at once.
+    /// Returns the HTTP status to answer with: see [`ErrorKind::status`]. A deferred constraint
+    /// that is violated at COMMIT has the status of an immediate one.
     pub fn status(&self) -> StatusCode {
         let at_commit = self.refused_at_commit();
         at_commit.unwrap_or(self.0.kind).status()
     }
 
-    /// Why the server refused to commit, if it did.
+    /// Returns why the server rejected COMMIT, if it did.
     fn refused_at_commit(&self) -> Option<ErrorKind> {
         match self.0.kind {
-            ErrorKind::TransactionFailed => Some(Said::by(self.db_error()?).meaning().kind),
+            ErrorKind::TransactionFailed => {
+                Some(ErrorResponse::from(self.db_error()?).meaning().kind)
+            }
             _ => None,
         }
     }
 
-    /// The SQLSTATE, where the server reported one.
+    /// Returns the SQLSTATE, if the server reported one.
     pub fn sqlstate(&self) -> Option<&SqlState> {
         Some(self.db_error()?.code())
     }
 
-    /// The name of the constraint that was violated.
+    /// Returns the name of the violated constraint.
     pub fn constraint(&self) -> Option<&str> {
         self.db_error()?.constraint()
     }
 
-    /// How many connections a pooler gives out, where it said so as it refused one.
+    /// Returns the pool size that a full pooler reported.
     pub(crate) fn pool_size(&self) -> Option<u32> {
         provider::pool_size(self.db_error()?.message())
     }
 
-    /// What a cause says, if that was neither said already nor can hold a value or a secret:
-    /// what the server says can, and what a provider of passwords does.
+    /// Returns the text of a cause that is not in the message yet and can contain neither a
+    /// value nor a secret: excludes messages of the server and of credentials providers.
     fn safe_text(&self, cause: &(dyn StdError + 'static)) -> Option<String> {
         let io = cause.downcast_ref::<io::Error>();
         let tls = match io.and_then(io::Error::get_ref) {
@@ -221,7 +218,7 @@ impl Error {
             (.., Some(ours)) => ours.to_string(),
             _ => return None,
         };
-        (!self.0.message.contains(&text)).then(|| shown(&text))
+        (!self.0.message.contains(&text)).then(|| printable(&text))
     }
 
     fn db_error(&self) -> Option<&DbError> {
@@ -231,11 +228,10 @@ impl Error {
             .as_db_error()
     }
 
-    /// A pooler refused what was to be set at start-up.
+    /// Returns whether a pooler rejected the settings at startup.
     pub(crate) fn is_settings_refused(&self) -> bool {
-        let said = self.db_error();
-        self.0.kind == ErrorKind::ParameterRefused
-            && said.is_some_and(|said| provider::refuses_settings(said.message()))
+        let refuses = |error: &DbError| provider::refuses_settings(error.message());
+        self.0.kind == ErrorKind::ParameterRefused && self.db_error().is_some_and(refuses)
     }
 }
 
@@ -249,8 +245,8 @@ impl fmt::Display for Error {
     }
 }
 
-/// Prints the line of [`Display`](fmt::Display), for errors returned from `main`; then a line for each cause
-/// that contains no text of the server.
+/// Prints the line of [`Display`](fmt::Display), for errors returned from `main`, then a line for
+/// each cause that contains no text of the server.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)?;

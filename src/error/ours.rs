@@ -1,9 +1,9 @@
-//! Errors of antifreeze itself: invocations, leases and deadlines.
+//! Describes errors of antifreeze itself: invocations, leases and deadlines.
 
 use std::fmt;
 use std::time::Duration;
 
-use super::{Error, ErrorKind};
+use super::{ENDED_MESSAGE, Error, ErrorKind};
 use crate::provider;
 
 impl Error {
@@ -14,28 +14,28 @@ impl Error {
         )
     }
 
-    /// The deadline at which Lambda kills a call is not read.
+    /// The deadline at which Lambda kills the function is not known.
     pub(crate) fn lambda_forgotten() -> Self {
         Error::configuration(
-            "on Lambda, and the deadline of a request is not read, so that a statement could go \
-             on after the function was killed; enable the feature `lambda` of antifreeze, or give \
-             the function's timeout to `DatabaseLayer::max_duration` or \
-             ANTIFREEZE_FUNCTION_TIMEOUT",
+            "the deadline of requests on Lambda is not known, and statements could continue after \
+             the function is killed",
+        )
+        .with_remedy(
+            "enable the feature `lambda` of antifreeze, or set the function's timeout with \
+             `DatabaseLayer::max_duration` or ANTIFREEZE_FUNCTION_TIMEOUT",
         )
     }
 
     pub(crate) fn invocation_ended() -> Self {
-        Error::caused(
-            ErrorKind::InvocationEnded,
-            "the invocation that leased this connection has ended",
-        )
+        Error::caused(ErrorKind::InvocationEnded, ENDED_MESSAGE)
     }
 
     pub(crate) fn pool_self_deadlock(held: usize, at: &dyn fmt::Display) -> Self {
         Error::caused(
             ErrorKind::PoolSelfDeadlock,
             format!(
-                "{at} requested another connection while this invocation holds all {held} of `max_connections`"
+                "{at} requested another connection while this invocation holds all of them \
+                 (`max_connections` = {held})"
             ),
         )
     }
@@ -49,24 +49,24 @@ impl Error {
         )
     }
 
-    /// Turned away: `why` has opened the circuit so long ago, and the next try comes in
-    /// `next`.
+    /// Rejected without an attempt: `why` opened the circuit `open` ago, and the next attempt is
+    /// due in `next`.
     pub(crate) fn shed(why: ErrorKind, open: Duration, next: Duration) -> Self {
         let why = match why {
-            ErrorKind::TooManyConnections => "the server is full",
-            _ => "the server cannot be reached",
+            ErrorKind::TooManyConnections => "full",
+            _ => "unreachable",
         };
         Error::caused(
             ErrorKind::LoadShed,
             format!(
-                "{why}, and has been for {open:.1?}: the next try is due in {next:.1?}, which this \
-                 invocation cannot wait for"
+                "the server has been {why} for {open:.1?}, and this invocation cannot wait for the \
+                 next attempt in {next:.1?}"
             ),
         )
         .with_retry_after(next)
     }
 
-    /// Turned away at the door: a connection might still be had, and others need it more.
+    /// Rejected before the handler: the last slots are left to other clients of the server.
     pub(crate) fn all_but_full(next: Duration) -> Self {
         let cause = "nearly all connection slots of the server are in use";
         Error::caused(ErrorKind::LoadShed, cause).with_retry_after(next)
@@ -75,32 +75,33 @@ impl Error {
     pub(crate) fn deadline() -> Self {
         Error::caused(
             ErrorKind::Deadline,
-            "the invocation reached its deadline, so its statements were cancelled and its \
+            "the invocation reached its deadline: its statements were cancelled and its \
              transactions rolled back",
         )
     }
 
-    /// The server refused to commit: why, and what to do, is said as of a statement.
+    /// COMMIT failed: cause and remedy are those of a statement.
     pub(crate) fn commit_refused(error: tokio_postgres::Error) -> Self {
         let mut why = Error::from(error);
         if why.0.kind == ErrorKind::UniqueViolation {
-            // ON CONFLICT does not look at constraints that are deferred.
-            let remedy = "take another value (SET CONSTRAINTS ALL IMMEDIATE lets the statement \
-                          itself fail)";
-            why = why.with_remedy(remedy);
+            // ON CONFLICT does not support deferrable constraints.
+            why = why.with_remedy(
+                "use another value; SET CONSTRAINTS ALL IMMEDIATE makes the statement itself fail",
+            );
         }
         why.0.kind = ErrorKind::TransactionFailed;
-        why.0.message = format!(
-            "the server refused to commit, and rolled the transaction back: {}",
+        let cause = format!(
+            "COMMIT failed, and the server rolled back: {}",
             why.0.message
-        )
-        .into();
+        );
+        why.0.message = cause.into();
         why
     }
 
-    /// A pooler let a client in and gave it no server in time.
+    /// A pooler accepted the client and assigned no server connection in time.
     pub(crate) fn no_server(limit: Duration) -> Self {
-        let cause = format!("the pooler gave no server within {limit:.1?}: all of them are in use");
+        let cause =
+            format!("the pooler assigned no server connection within {limit:.1?}: all are in use");
         Error::new(ErrorKind::TooManyConnections, cause).with_remedy(provider::SHORTER)
     }
 }

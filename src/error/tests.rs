@@ -6,7 +6,7 @@ fn debug(kind: ErrorKind, source: impl Into<Source>) -> String {
 }
 
 #[test]
-fn debug_is_the_line_and_its_causes() {
+fn debug_prints_the_line_and_its_causes() {
     let plain = Error::configuration("no host is given");
     assert_eq!(format!("{plain:?}"), "no host is given");
     let system = io::Error::from_raw_os_error(111);
@@ -27,7 +27,7 @@ fn debug_is_the_line_and_its_causes() {
 }
 
 #[test]
-fn debug_quotes_nobody() {
+fn debug_contains_no_secrets() {
     let nested = Error::new(ErrorKind::Closed, "lost").with_source("hunter2");
     for source in [
         Source::from("hunter2"),

@@ -1,11 +1,11 @@
-//! Aiven for PostgreSQL.
+//! Recognises Aiven for PostgreSQL.
 
 use super::{Authority, Host, Provider, UNKNOWN};
 
 pub(super) const PROVIDER: Provider = Provider { host, ..UNKNOWN };
 
-/// `service-project.a.aivencloud.com`. Its PgBouncer is on another port of the same host,
-/// with a port of its own in every service: the name tells no path.
+/// Recognises `service-project.a.aivencloud.com`. Aiven's PgBouncer listens on another port of
+/// the same host, which differs from service to service, so the address tells no pooler.
 fn host(labels: &[&str]) -> Option<Host> {
     let ["com", "aivencloud", _, ..] = labels else {
         return None;
@@ -15,8 +15,8 @@ fn host(labels: &[&str]) -> Option<Host> {
         // https://aiven.io/docs/platform/concepts/tls-ssl-certificates
         authority: Authority::Own {
             shipped: None,
-            otherwise: "Aiven has an authority for each project: download its CA certificate in \
-                        the console and set sslrootcert to it",
+            otherwise: "download the project's CA certificate in the Aiven console and set \
+                        sslrootcert to it",
         },
         ..Host::default()
     })

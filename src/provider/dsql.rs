@@ -1,4 +1,4 @@
-//! Amazon Aurora DSQL.
+//! Recognises Amazon Aurora DSQL.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use super::{Authority, Host, Limits, Provider, UNKNOWN};
 
 pub(super) const PROVIDER: Provider = Provider { host, ..UNKNOWN };
 
-/// Connections are ended after an hour ("Cluster quotas and database limits").
+/// DSQL closes connections after an hour ("Cluster quotas and database limits").
 const MAX_AGE: Duration = Duration::from_secs(50 * 60);
 
-/// `id.dsql.REGION.on.aws`; by way of PrivateLink `id.dsql-suffix.REGION.on.aws`.
+/// Recognises `id.dsql.REGION.on.aws` and, through PrivateLink, `id.dsql-suffix.REGION.on.aws`.
 fn host(labels: &[&str]) -> Option<Host> {
     let ["aws", "on", region, service, ..] = labels else {
         return None;
@@ -22,14 +22,14 @@ fn host(labels: &[&str]) -> Option<Host> {
             "dsql" if labels.len() > 4 => Authority::Public,
             _ => Authority::Unknown,
         },
-        // It takes few settings and fails at others ("Supported session parameters").
+        // DSQL accepts few settings and rejects the others ("Supported session parameters").
         limits: Limits {
             max_age: MAX_AGE,
             settings: false,
             slots: false,
             migrations: Some((
                 "migrations need advisory locks and lock_timeout, and Aurora DSQL has neither",
-                "run your tool by itself, without `antifreeze migrate`, from one place at a time",
+                "run your migration tool directly, from one place at a time",
             )),
         },
         region: Some((*region).to_owned()),

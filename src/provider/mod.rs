@@ -1,7 +1,7 @@
-//! Knowledge of providers and poolers, one file each.
+//! Recognises providers and poolers by their addresses and messages.
 //!
-//! One file each, as in `docs/providers`, and one line in [`ALL`]. The rest of the crate
-//! asks for a role, the path or the authority of a host, and names none of them.
+//! Each has one file, as in `docs/providers`, and one line in [`ALL`]. The rest of the crate
+//! asks for the pooler, the limits or the authority of a host, and names no provider.
 
 mod aiven;
 mod dsql;
@@ -24,23 +24,24 @@ pub(crate) use pooler::{POOLERS, detect};
 pub(crate) use prisma::{OWN_SERVICE, SSLCERT, is_own_scheme};
 pub(crate) use rds::{NO_CREDENTIALS, PASSWORD_REFUSED, PASSWORD_UNANSWERED, reserved_setting};
 pub(crate) use rds_proxy::NOT_FOR_MIGRATIONS;
-pub(crate) use refusal::{Refusal, SHORTER, refusal};
+use refusal::Refusal;
+pub(crate) use refusal::SHORTER;
 pub(crate) use supabase::pool_size;
 
 /// What is known of one provider or pooler.
 struct Provider {
-    /// What its host is, by the [labels](labels) of the name.
+    /// Describes a host by the [labels](labels) of its name.
     host: fn(&[&str]) -> Option<Host>,
-    /// The path that one of its addresses tells.
-    pooler: fn(&[&str], u16) -> Option<Told>,
-    /// What it says by words of its own.
+    /// Detects the pooler by labels and port.
+    pooler: fn(&[&str], u16) -> Option<Detected>,
+    /// Its own error messages.
     refusals: &'static [Refusal],
 }
 
-/// A path, and what of the address tells it.
-type Told = (Pooler, &'static str);
+/// A pooler, and the part of the address that it was detected by.
+type Detected = (Pooler, &'static str);
 
-/// The first that knows has the word: what a name tells before what a port does.
+/// Every provider; the first that matches applies, those with host names before ports.
 const ALL: &[Provider] = &[
     aiven::PROVIDER,
     dsql::PROVIDER,
@@ -59,57 +60,58 @@ const UNKNOWN: Provider = Provider {
     refusals: &[],
 };
 
-/// What the name of a host tells.
+/// What is known of a host by its name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Host {
-    /// The name tells the path, so that nothing else has to be guessed from: a provider's
-    /// proxy may number its sessions as a pooler does, and yet pass each on to one server.
+    /// The name alone determines the pooler. The process numbers of its sessions are then not
+    /// considered: a provider's proxy may make them up as a pooler does, and yet assign one
+    /// server connection to each session.
     pub(crate) certain: bool,
-    /// The host of the server itself, past the pooler.
+    /// The host of the server itself, without the pooler.
     pub(crate) direct: Option<String>,
-    /// What port 5432 is, on a host that has a transaction pooler on another.
+    /// The pooler at port 5432 of a host that has a transaction pooler on another port.
     pub(crate) session: Option<Pooler>,
-    /// The authority that signs its certificate.
+    /// The authority that signs the certificate.
     pub(crate) authority: Authority,
-    /// Where its server is not as PostgreSQL is.
+    /// The limits of the server, where they differ from those of PostgreSQL.
     pub(crate) limits: Limits,
-    /// Where it is, by the provider's name for that.
+    /// The provider's region.
     pub(crate) region: Option<String>,
-    /// What helps where it has no address that can be reached.
+    /// The remedy if the name has no reachable address.
     pub(crate) unreachable: Option<&'static str>,
 }
 
 /// The authority that signs the certificate of a host.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Authority {
-    /// The name does not tell.
+    /// Not known by the name.
     #[default]
     Unknown,
-    /// An authority that browsers trust.
+    /// A public authority, which browsers trust.
     Public,
-    /// The provider's own.
+    /// An authority of the provider.
     Own {
-        /// Those that are shipped, PEM.
+        /// The certificates that are shipped, PEM.
         shipped: Option<&'static str>,
-        /// What to do about a certificate that is of another.
+        /// The remedy if another authority signed.
         otherwise: &'static str,
     },
 }
 
-/// What a server takes and bears.
+/// The limits of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// The server ends connections that are older by itself.
+    /// The age at which a connection is replaced before the server closes it.
     pub(crate) max_age: Duration,
-    /// It takes settings at start-up that PostgreSQL takes.
+    /// The server accepts the startup settings of PostgreSQL.
     pub(crate) settings: bool,
-    /// A connection takes one of the slots that `pg_stat_activity` shows.
+    /// Each connection takes a slot that `pg_stat_activity` shows.
     pub(crate) slots: bool,
-    /// Why it cannot be migrated, and what to do instead.
+    /// Why migrations cannot run, and the remedy.
     pub(crate) migrations: Option<(&'static str, &'static str)>,
 }
 
-/// PostgreSQL's own.
+/// The limits of PostgreSQL.
 impl Default for Limits {
     fn default() -> Self {
         Limits {
@@ -122,12 +124,12 @@ impl Default for Limits {
 }
 
 impl Host {
-    /// Reads a name from its end, since only that is the provider's.
+    /// Looks a name up by its end, which the provider owns.
     pub(crate) fn of(name: &str) -> Self {
         let name = lower(name);
         let labels = labels(&name);
-        let mut known = ALL.iter().filter_map(|provider| (provider.host)(&labels));
-        known.next().unwrap_or_default()
+        let known = ALL.iter().find_map(|provider| (provider.host)(&labels));
+        known.unwrap_or_default()
     }
 }
 
@@ -135,9 +137,31 @@ fn lower(name: &str) -> String {
     name.trim_end_matches('.').to_ascii_lowercase()
 }
 
-/// The parts of a name from its end: `com`, `example`, `db`.
+/// Splits a name into its labels, the last first: `com`, `example`, `db`.
 fn labels(name: &str) -> Vec<&str> {
     name.rsplit('.').collect()
+}
+
+/// Looks up what an ErrorResponse means; `at_start`: it answers the startup packet.
+///
+/// Poolers put nearly everything under a few codes. Their messages are no interface and change
+/// from one release to the next: an unknown message falls back to its code.
+pub(crate) fn refusal(
+    code: &str,
+    message: &str,
+    routine: &str,
+    at_start: bool,
+) -> &'static Refusal {
+    let poolers = ["08P01", "08006", "XX000", "53300", "0A000", "28000"];
+    let pooler = at_start || poolers.contains(&code);
+    let rows = |wanted: bool, rows: &'static [Refusal]| rows.iter().filter(move |_| wanted);
+    let text = format!("{message}\n{routine}").to_ascii_lowercase();
+    ALL.iter()
+        .flat_map(|provider| rows(pooler, provider.refusals))
+        .chain(rows(at_start, postgresql::AT_START))
+        .chain(postgresql::REFUSALS)
+        .find(|refusal| refusal.matches(code, &text))
+        .unwrap_or(&postgresql::OTHERS[usize::from(at_start)])
 }
 
 #[cfg(test)]

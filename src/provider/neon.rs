@@ -1,4 +1,4 @@
-//! Neon.
+//! Recognises Neon and its messages.
 
 use super::refusal::{FEWER_CLIENTS, refusals};
 use super::{Authority, Host, Pooler, Provider};
@@ -8,21 +8,22 @@ pub(super) const PROVIDER: Provider = Provider {
     pooler: |labels, _| unpooled(labels).map(|_| (Pooler::Transaction, "by the name of the host")),
     refusals: refusals! {
         ["endpoint id is not specified"] => TenantNotFound,
-            "Neon needs the host name of the TLS handshake (SNI), and got none",
-            "use Neon's host name in the URL, not an address or a tunnel, with sslmode=verify-full and without sslsni=0; or add ?options=endpoint%3D<endpoint id>";
+            "Neon received no host name in the TLS handshake (SNI)",
+            "use Neon's host name in the URL, not an IP address or a tunnel, with \
+             sslmode=verify-full and without sslsni=0; or add ?options=endpoint%3D<endpoint id>";
         ["requested endpoint could not be found"] => TenantNotFound,
             "Neon does not know the endpoint",
-            "check whether the branch or its compute was deleted, and copy the URL from the console again";
+            "check that the branch and its compute exist, and copy the URL from the console again";
         ["connection is insecure"] => Tls,
             "the server requires TLS",
             "set sslmode=verify-full";
         ["Too many database connection attempts are currently ongoing"] => TooManyConnections,
-            "the pooler has too many connection attempts under way",
+            "the pooler is processing too many connection attempts",
             FEWER_CLIENTS;
     },
 };
 
-/// `endpoint.region.aws.neon.tech`
+/// Recognises `endpoint.region.aws.neon.tech`.
 fn host(labels: &[&str]) -> Option<Host> {
     let ["tech", "neon", _, ..] = labels else {
         return None;
@@ -37,15 +38,13 @@ fn host(labels: &[&str]) -> Option<Host> {
     })
 }
 
-/// The direct host of a pooled one, which is named `endpoint-pooler.region.aws.neon.tech`
-/// (Neon's documents, "Connection pooling").
+/// Returns the direct host of a pooled one, `endpoint-pooler.region.aws.neon.tech` (Neon's
+/// documentation, "Connection pooling").
 fn unpooled(labels: &[&str]) -> Option<String> {
     let ["tech", "neon", .., endpoint] = labels else {
         return None;
     };
-    let mut direct = endpoint.strip_suffix("-pooler")?.to_owned();
-    for label in labels.iter().rev().skip(1) {
-        direct = direct + "." + label;
-    }
-    Some(direct)
+    let direct = endpoint.strip_suffix("-pooler")?;
+    let parents = labels.iter().rev().skip(1);
+    Some(parents.fold(direct.to_owned(), |name, label| name + "." + label))
 }

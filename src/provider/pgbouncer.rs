@@ -1,11 +1,10 @@
-//! PgBouncer: its messages, and how it is detected.
+//! Recognises PgBouncer and its messages.
 
-use super::refusal::{FEWER_CLIENTS, LET_IT_IN, NO_SERVER, refusals};
+use super::refusal::{CHECK_SERVER, FEWER_CLIENTS, NO_SERVER, refusals};
 use super::{Pooler, Provider, UNKNOWN};
 
 pub(super) const PROVIDER: Provider = Provider {
-    // the default `listen_port` ("Generic settings"); Azure's built-in one
-    // is there too.
+    // The default `listen_port` ("Generic settings"); Azure's built-in PgBouncer uses it too.
     pooler: |_, port| (port == 6432).then_some((Pooler::Transaction, "by the port")),
     refusals: refusals! {
         ["no more connections allowed"] => TooManyConnections,
@@ -19,7 +18,8 @@ pub(super) const PROVIDER: Provider = Provider {
             FEWER_CLIENTS;
         ["query_wait_timeout"] => TooManyConnections,
             "PgBouncer had no free server connection in time (query_wait_timeout)",
-            "look for long transactions, or raise the pool size; the log of PgBouncer says whether it reaches its server";
+            "check for long transactions, raise the pool size, or check in PgBouncer's log that it \
+             reaches its server";
         ["no such user"] => RoleMissing,
             "PgBouncer does not know the user",
             "add it to PgBouncer's auth_file, or set auth_query";
@@ -29,55 +29,56 @@ pub(super) const PROVIDER: Provider = Provider {
              at the end of the URL";
         [UNSUPPORTED] => ParameterRefused,
             "PgBouncer rejects {parameter} at startup",
-            "set ANTIFREEZE_POOLER, or `pooler` in code, to transaction or session, as \
-             PgBouncer's pool_mode is, remove the parameter from the URL and set it with ALTER ROLE .. SET, or add it to PgBouncer's ignore_startup_parameters";
-        // What a server told it stands behind "server login": before what it says itself.
+            "set ANTIFREEZE_POOLER, or `pooler` in code, to PgBouncer's pool_mode (transaction or \
+             session), remove the parameter from the URL and set it with ALTER ROLE .. SET, or add \
+             it to PgBouncer's ignore_startup_parameters";
+        // "server login" precedes a quoted message of the server, which would match rows below.
         ["server login"] | ["server_login_retry"] | ["cannot connect to server"]
             | ["server connection crashed"] | ["server conn crashed"] | ["connect failed"]
-            | ["(server down)"] | ["server DNS lookup failed"]
-            => Unreachable, NO_SERVER, LET_IT_IN;
+            | ["(server down)"] | ["server DNS lookup failed"] => Unreachable,
+            NO_SERVER, CHECK_SERVER;
         // 1.18 and older.
         "08P01" ["authentication failed"] => Authentication,
-            "the pooler does not accept this user with this password",
-            "check both, reserved characters of the password percent-encoded, and what \
-             PgBouncer's auth_file or auth_query has";
-        ["pooler is shut down"] | ["pgbouncer is shutting down"]
-            => ServerStopping, "the pooler is shutting down";
+            "the pooler rejected user or password",
+            "check both, that reserved characters of the password are percent-encoded, and \
+             PgBouncer's auth_file or auth_query";
+        ["pooler is shut down"] | ["pgbouncer is shutting down"] => ServerStopping,
+            "the pooler is shutting down";
     },
     ..UNKNOWN
 };
 
 const UNSUPPORTED: &str = "unsupported startup parameter";
 
-/// What is wrong where a schema was sent in the start-up packet and does not hold.
-pub(crate) const DROPS_OPTIONS: &str = "the server did not take `schema`: something in between drops the options of the start-up \
-     packet, as PgBouncer does with ignore_startup_parameters; write ALTER ROLE .. SET \
-     search_path, or schema-qualified names, and leave `schema` out";
+/// Cause and remedy if a schema was sent in the startup packet and is not in force.
+pub(crate) const DROPS_OPTIONS: (&str, &str) = (
+    "`schema` is not in force: a pooler ignored the startup options, as PgBouncer does with \
+     ignore_startup_parameters",
+    "remove `schema`, and use ALTER ROLE .. SET search_path or schema-qualified names",
+);
 
-/// Linux gives no process a higher number (`PID_MAX_LIMIT`; proc(5), `pid_max`). For
-/// want of a process of its own PgBouncer puts a random number there, which lies
-/// below once in a thousand times.
+/// The highest process number of Linux (`PID_MAX_LIMIT`; proc(5), `pid_max`). PgBouncer sends
+/// a random number in its place, which is below this once in a thousand sessions.
 const HIGHEST_PROCESS: i32 = 1 << 22;
 
-/// Whether the settings at startup were refused: no other server uses this text.
+/// Returns whether PgBouncer rejected settings at startup: no other server uses this text.
 pub(crate) fn refuses_settings(message: &str) -> bool {
     message.contains(UNSUPPORTED)
 }
 
-/// The path that a session shows as it begins. `None`: it may well be the server's own.
+/// Detects PgBouncer as a session begins. `None`: it may be the server itself.
 ///
-/// `process` is that of BackendKeyData, to be looked at where nothing else in between is
-/// known to make up its own.
+/// `process` is that of BackendKeyData, or `None` if a proxy is known that makes up its own.
 pub(crate) fn shown<'a>(
     parameter: impl Fn(&str) -> Option<&'a str>,
     process: Option<i32>,
 ) -> Option<Pooler> {
-    // In whatever mode: what is right behind the one is right behind the other.
+    // The mode is unknown: what is right for transaction mode also works in session mode.
     let foreign = process.filter(|process| !(1..=HIGHEST_PROCESS).contains(process));
     pool_mode(parameter).or(foreign.map(|_| Pooler::Transaction))
 }
 
-/// What a newer one says of itself: 1.26 does, 1.18 not.
+/// Reads the mode that PgBouncer reports: 1.26 does, 1.18 does not.
 pub(crate) fn pool_mode<'a>(parameter: impl Fn(&str) -> Option<&'a str>) -> Option<Pooler> {
     Some(match parameter("pgbouncer.pool_mode")? {
         "session" => Pooler::Session,
@@ -90,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pooler_gives_itself_away() {
+    fn session_start_reveals_pgbouncer() {
         use Pooler::{Session, Transaction};
         for (mode, process, expected) in [
             (None, Some(20867), None),

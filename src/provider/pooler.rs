@@ -1,28 +1,28 @@
-//! The pooler between the function and the server, as the address tells it.
+//! Detects the pooler between the function and the server by the address.
 
 use serde::{Deserialize, Serialize};
 
-use super::{ALL, Told, labels, lower};
+use super::{ALL, Detected, labels, lower};
 
 /// The pooler between the function and the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Pooler {
-    /// None: a connection is a session of the server.
+    /// No pooler: a connection is a session of the server.
     #[default]
     None,
-    /// A pooler that gives out a server for one transaction at a time (PgBouncer,
-    /// Neon's pooled host, Supavisor on 6543): named statements are sent unnamed,
-    /// no settings at start-up, no session state.
+    /// A pooler that assigns a server connection for one transaction at a time (PgBouncer,
+    /// Neon's pooled host, Supavisor on 6543): named statements are sent unnamed, without
+    /// settings at startup and without session state.
     Transaction,
-    /// A pooler that gives out a server for as long as the client stays.
+    /// A pooler that assigns a server connection until the client disconnects.
     Session,
-    /// Amazon RDS Proxy: no settings at start-up, and no CancelRequest.
+    /// Amazon RDS Proxy, which supports neither settings at startup nor CancelRequest.
     RdsProxy,
 }
 
-/// By their names in variables.
+/// The poolers by their names in variables.
 pub(crate) const POOLERS: [(&str, Pooler); 4] = [
     ("none", Pooler::None),
     ("transaction", Pooler::Transaction),
@@ -31,35 +31,35 @@ pub(crate) const POOLERS: [(&str, Pooler); 4] = [
 ];
 
 /// Detects the pooler that an address belongs to.
-pub(crate) fn detect(host: &str, port: u16) -> Option<Told> {
+pub(crate) fn detect(host: &str, port: u16) -> Option<Detected> {
     let host = lower(host);
     let labels = labels(&host);
-    let mut told = ALL.iter().filter_map(|it| (it.pooler)(&labels, port));
-    told.next()
+    ALL.iter().find_map(|it| (it.pooler)(&labels, port))
 }
 
 impl Pooler {
-    /// Why it is this one.
+    /// Explains why this pooler is in force.
     pub(crate) fn why(self, host: &str, port: u16) -> &'static str {
         match (self, detect(host, port)) {
-            (_, Some((told, why))) if told == self => why,
-            (Pooler::Transaction, _) => "pgbouncer=true in the URL, or the code, says so",
-            (Pooler::None, _) => "nothing in the host or the port speaks of a pooler",
-            _ => "the configuration says so",
+            (_, Some((detected, why))) if detected == self => why,
+            (Pooler::Transaction, _) => "set by pgbouncer=true in the URL, or in code",
+            (Pooler::None, _) => "host and port indicate no pooler",
+            _ => "set in the configuration",
         }
     }
 
+    /// Returns whether the pooler passes on a CancelRequest.
     pub(crate) fn takes_cancel(self) -> bool {
         self != Pooler::RdsProxy
     }
 
-    /// Whether settings can be sent in the start-up packet. PgBouncer refuses them,
-    /// RDS Proxy too, and Supavisor forgets them in silence.
+    /// Returns whether settings can be sent in the startup packet. PgBouncer and RDS Proxy
+    /// reject them, and Supavisor ignores them silently.
     pub(crate) fn takes_options(self) -> bool {
         self == Pooler::None
     }
 
-    /// As the settings name it: `none`.
+    /// Returns its name in settings: `none`.
     pub fn name(self) -> &'static str {
         let named = POOLERS.iter().find(|(_, pooler)| *pooler == self);
         named.map_or("none", |(name, _)| name)

@@ -1,25 +1,28 @@
-//! Amazon RDS and Aurora.
+//! Recognises Amazon RDS and Aurora.
 
 use super::{Authority, Host, Provider, UNKNOWN};
 
 pub(super) const PROVIDER: Provider = Provider { host, ..UNKNOWN };
 
-/// The authorities, each region's behind a line with its name; see `roots/README.md`.
+/// The authorities, those of each region behind a line with its name; see `roots/README.md`.
 pub(super) const ROOTS: &str = include_str!("roots/rds.pem");
 
-/// Those of a region that we have no certificate for.
+/// The authority of a region of which no certificate is shipped.
 pub(super) const ELSEWHERE: Authority = own(None);
 
-/// The remedy for a generated password that is refused.
-pub(crate) const PASSWORD_REFUSED: &str = "the credentials provider was asked again, without success: check that its answer is for this user and host, and that the user can log in with it (an IAM token needs GRANT rds_iam)";
+/// The remedy if a password of a credentials provider is rejected.
+pub(crate) const PASSWORD_REFUSED: &str = "check that the credentials provider, which was asked twice, answers for this user and host, \
+     and that the user can log in with it (an IAM token needs GRANT rds_iam)";
 
-/// What to do where no password comes in time.
-pub(crate) const PASSWORD_UNANSWERED: &str = "inside a VPC, Secrets Manager needs a NAT gateway or an interface endpoint; if the provider is only slow, raise `connect_timeout`";
+/// The remedy if the credentials provider does not answer in time.
+pub(crate) const PASSWORD_UNANSWERED: &str = "inside a VPC, Secrets Manager needs a NAT gateway or an interface endpoint; if the provider \
+     is slow, raise `connect_timeout`";
 
-/// The same where its provider fails.
-pub(crate) const NO_CREDENTIALS: &str = "see the source; check that the function can read the secret and reach its store: inside a VPC, Secrets Manager needs a NAT gateway or an interface endpoint";
+/// The remedy if the credentials provider fails.
+pub(crate) const NO_CREDENTIALS: &str = "check that the function can read the secret and reach its store (inside a VPC, Secrets Manager \
+     needs a NAT gateway or an interface endpoint); `source()` has the cause";
 
-/// The setting that says how many slots are kept for `rds_superuser`. A macro, for `concat!`.
+/// The setting with the number of slots reserved for `rds_superuser`. A macro, for `concat!`.
 macro_rules! reserved_setting {
     () => {
         "rds.rds_superuser_reserved_connections"
@@ -28,10 +31,9 @@ macro_rules! reserved_setting {
 
 pub(crate) use reserved_setting;
 
-/// Region, and what is left of the [labels](super::labels), the id first:
+/// Splits the [labels](super::labels) into the region and the rest, the id first:
 /// `name.id.REGION.rds.amazonaws.com`; in China `name.id.rds.REGION.amazonaws.com.cn`
-/// ("Endpoints and ARNs for AWS in China"), and so that nothing hangs on the order, the
-/// other way round as well.
+/// ("Endpoints and ARNs for AWS in China"), with `rds` and the region in either order.
 pub(super) fn place<'a>(labels: &'a [&'a str]) -> Option<(&'a str, &'a [&'a str])> {
     match labels {
         ["com", "amazonaws", "rds", region, rest @ ..]
@@ -57,8 +59,8 @@ fn host(labels: &[&str]) -> Option<Host> {
 const fn own(shipped: Option<&'static str>) -> Authority {
     Authority::Own {
         shipped,
-        otherwise: "download the authorities of its region (RDS manual, \"Using SSL/TLS to \
-                    encrypt a connection\") and set sslrootcert to that file",
+        otherwise: "download the certificate bundle of its region (RDS manual, \"Using SSL/TLS \
+                    to encrypt a connection\") and set sslrootcert to it",
     }
 }
 

@@ -1,33 +1,34 @@
-//! Amazon RDS Proxy.
+//! Recognises Amazon RDS Proxy.
 
 use super::refusal::{POOL_IN_USE, SHORTER, refusals};
 use super::{Authority, Host, Pooler, Provider, rds};
 
-/// Its texts are in AWS's manual ("Troubleshooting for RDS Proxy").
+/// The messages are in AWS's manual ("Troubleshooting for RDS Proxy").
 pub(super) const PROVIDER: Provider = Provider {
     host,
     pooler: |labels, _| host(labels).map(|_| (Pooler::RdsProxy, "by the name of the host")),
     refusals: refusals! {
-        ["Timed-out waiting to acquire database connection"]
-            => TooManyConnections, POOL_IN_USE, SHORTER;
+        ["Timed-out waiting to acquire database connection"] => TooManyConnections,
+            POOL_IN_USE, SHORTER;
         ["RDS Proxy", "doesn't support"] => ParameterRefused,
             "RDS Proxy rejects `options` at startup",
-            "set ANTIFREEZE_POOLER=rds-proxy, or `pooler` in code, remove `options` from the URL, and set parameters with ALTER ROLE .. SET";
+            "set ANTIFREEZE_POOLER=rds-proxy, or `pooler` in code, remove `options` from the URL, \
+             and set parameters with ALTER ROLE .. SET";
         ["RDS Proxy", "requires TLS"] => Tls,
             "RDS Proxy requires TLS",
             "set sslmode=verify-full";
         ["RDS Proxy", "no credentials for the role"] => Authentication,
             "RDS Proxy has no credentials for this role",
             "add a secret with this user name to the proxy's authentication settings, let its IAM \
-             role read it, or correct the user of the URL";
+             role read it, or correct the user in the URL";
     },
 };
 
 pub(crate) const NOT_FOR_MIGRATIONS: &str =
-    "migrations need a session of their own, and only RDS Proxy is known";
+    "migrations need a session of their own, and the only known endpoint is RDS Proxy";
 
-/// `name.proxy-id.REGION.rds.amazonaws.com`, and further endpoints of one with another label
-/// in front ("Connecting to a database through RDS Proxy").
+/// Recognises `name.proxy-id.REGION.rds.amazonaws.com`, and further endpoints with another
+/// label in front ("Connecting to a database through RDS Proxy").
 fn host(labels: &[&str]) -> Option<Host> {
     let (region, [id, _, ..]) = rds::place(labels)? else {
         return None;
@@ -35,9 +36,9 @@ fn host(labels: &[&str]) -> Option<Host> {
     id.starts_with("proxy-").then(|| Host {
         region: Some(region.to_owned()),
         authority: match labels {
-            // In China other authorities sign.
+            // In China another authority signs.
             ["cn", ..] => rds::ELSEWHERE,
-            // Aurora, "Rotating your SSL/TLS certificate": of AWS Certificate Manager.
+            // Aurora, "Rotating your SSL/TLS certificate": AWS Certificate Manager signs.
             // https://docs.aws.amazon.com/AmazonRDS/latest/AuroraUserGuide/UsingWithRDS.SSL-certificate-rotation.html
             _ => Authority::Public,
         },

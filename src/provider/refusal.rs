@@ -1,24 +1,23 @@
-//! Refusals: what an ErrorResponse of a server or pooler means.
+//! Describes rows of known ErrorResponses of servers and poolers.
 
-use super::{ALL, postgresql};
 use crate::kind::ErrorKind;
 
-/// The meaning of an ErrorResponse.
+/// A known ErrorResponse, and what it means.
 #[derive(Debug)]
 pub(crate) struct Refusal {
-    /// Its SQLSTATE is one of these, or begins with it. None: whatever it is.
+    /// The SQLSTATE begins with one of these. Empty: any SQLSTATE.
     pub(super) codes: &'static [&'static str],
-    /// In whatever case all words of one of these stand in its message. None: whatever does.
+    /// The message contains all words of one of these, in any case. Empty: any message.
     pub(super) words: &'static [&'static [&'static str]],
     pub(crate) kind: ErrorKind,
-    /// `{parameter}` stands for the one that the message names.
+    /// `{parameter}` is replaced by the parameter that the message names.
     pub(crate) cause: &'static str,
-    /// One at most.
+    /// At most one; the remedy of the kind if empty.
     pub(super) remedy: &'static [&'static str],
 }
 
-/// Rows of codes, words in brackets, the kind, the cause, and a remedy if the kind's own does
-/// not fit. The first that fits holds.
+/// Lists rows of codes, words in brackets, the kind, the cause, and a remedy if the kind's own
+/// does not apply. The first row that matches applies.
 macro_rules! refusals {
     ($(
         $($code:literal)|* $([$($words:expr),+])|* => $kind:ident, $cause:expr $(, $remedy:expr)?;
@@ -37,49 +36,26 @@ pub(super) use refusals;
 
 pub(super) const CLIENTS: &str = "the pooler accepts no more clients";
 
-pub(super) const FEWER_CLIENTS: &str =
-    "lower `max_connections` or the function's concurrency, or raise the pooler's limit";
+pub(super) const FEWER_CLIENTS: &str = "lower antifreeze's `max_connections` or the function's concurrency, or raise the pooler's limit";
 
 pub(super) const POOL_IN_USE: &str = "the pooler had no free server connection in time";
 
-pub(crate) const SHORTER: &str = "look for long transactions, or raise the pool size";
+pub(crate) const SHORTER: &str = "check for long transactions, or raise the pool size";
 
 pub(super) const NO_SERVER: &str = "the pooler cannot reach its server";
 
-pub(super) const LET_IT_IN: &str =
-    "check that the server is running, and the password that the pooler uses";
+pub(super) const CHECK_SERVER: &str =
+    "check that the server is running, and the password with which the pooler connects to it";
 
 impl Refusal {
     pub(crate) fn remedy(&self) -> &'static str {
         self.remedy.first().copied().unwrap_or(self.kind.remedy())
     }
 
-    fn fits(&self, code: &str, text: &str) -> bool {
-        let begins = |begin: &&str| code.starts_with(begin);
-        let stands = |words: &&str| text.contains(&words.to_ascii_lowercase());
-        (self.codes.is_empty() || self.codes.iter().any(begins))
-            && (self.words.is_empty() || self.words.iter().any(|all| all.iter().all(stands)))
+    /// Returns whether this row applies; `text` is in lower case.
+    pub(super) fn matches(&self, code: &str, text: &str) -> bool {
+        let contained = |words: &&str| text.contains(&words.to_ascii_lowercase());
+        (self.codes.is_empty() || self.codes.iter().any(|prefix| code.starts_with(prefix)))
+            && (self.words.is_empty() || self.words.iter().any(|all| all.iter().all(contained)))
     }
-}
-
-/// What an ErrorResponse means; `at_start`: it answers the start-up packet.
-///
-/// Poolers put nearly everything under a few codes. Their words are no interface and change
-/// from one release to the next: a text that is not known falls back to its code.
-pub(crate) fn refusal(
-    code: &str,
-    message: &str,
-    routine: &str,
-    at_start: bool,
-) -> &'static Refusal {
-    let poolers = ["08P01", "08006", "XX000", "53300", "0A000", "28000"];
-    let pooler = at_start || poolers.contains(&code);
-    let rows = |wanted: bool, rows: &'static [Refusal]| rows.iter().filter(move |_| wanted);
-    let text = format!("{message}\n{routine}").to_ascii_lowercase();
-    ALL.iter()
-        .flat_map(|provider| rows(pooler, provider.refusals))
-        .chain(rows(at_start, postgresql::AT_START))
-        .chain(postgresql::REFUSALS)
-        .find(|refusal| refusal.fits(code, &text))
-        .unwrap_or(&postgresql::OTHERS[usize::from(at_start)])
 }

@@ -1,40 +1,39 @@
-//! Supabase, and Supavisor, its pooler.
+//! Recognises Supabase and Supavisor, its pooler.
 
 use super::refusal::{
-    CLIENTS, FEWER_CLIENTS, LET_IT_IN, NO_SERVER, POOL_IN_USE, SHORTER, refusals,
+    CHECK_SERVER, CLIENTS, FEWER_CLIENTS, NO_SERVER, POOL_IN_USE, SHORTER, refusals,
 };
-use super::{Authority, Host, Pooler, Provider, Told};
+use super::{Authority, Detected, Host, Pooler, Provider};
 
 pub(super) const PROVIDER: Provider = Provider {
     host,
     pooler,
     refusals: refusals! {
         ["MaxClientsInSessionMode"] | ["EMAXCONNSESSION"] => TooManyConnections,
-            "the session pooler has no server connection left (pool_size), one for each client",
-            "use the transaction pooler (port 6543 on Supabase; ANTIFREEZE_POOLER=transaction \
-             if the port does not say so), or connections per invocation \
-             (ANTIFREEZE_LIFETIME=per-invocation)";
-        ["EMAXCONN"] | ["Max client connections reached"]
-            => TooManyConnections, CLIENTS, FEWER_CLIENTS;
+            "the session pooler has no free server connection: each client holds one (pool_size)",
+            "use the transaction pooler (port 6543 on Supabase; with another port set \
+             ANTIFREEZE_POOLER=transaction), or ANTIFREEZE_LIFETIME=per-invocation";
+        ["EMAXCONN"] | ["Max client connections reached"] => TooManyConnections,
+            CLIENTS, FEWER_CLIENTS;
         ["ECHECKOUTTIMEOUT"] | ["unable to check out"] => TooManyConnections, POOL_IN_USE, SHORTER;
         ["tenant", "not found"] => TenantNotFound,
             "the pooler does not know the tenant or user",
-            "behind Supabase's pooler the user is `postgres.<project>`, and the host that of the \
-             project's own region: copy the URL from the dashboard again";
-        ["EDBHANDLEREXITED"] | ["DbHandler exited"] => Unreachable, NO_SERVER, LET_IT_IN;
+            "copy the URL from the dashboard again: behind Supabase's pooler the user is \
+             `postgres.<project>`, and the host that of the project's region";
+        ["EDBHANDLEREXITED"] | ["DbHandler exited"] => Unreachable, NO_SERVER, CHECK_SERVER;
     },
 };
 
-/// Its authorities; see `roots/README.md`.
+/// The authorities that are shipped; see `roots/README.md`.
 const ROOTS: &str = include_str!("roots/supabase.pem");
 
 /// The port for transaction mode; 5432 is for session mode ("Connect to your database").
 const TRANSACTIONS: u16 = 6543;
 
-const DIRECT_HOST: &str = "Supabase's direct host has an IPv6 address only, unless IPv4 is bought: take the URL of the \
-     pooler (..pooler.supabase.com) from the dashboard";
+const DIRECT_HOST: &str = "use the pooler's URL (..pooler.supabase.com) from the Supabase dashboard: the direct host has \
+     an IPv6 address only, unless the project has the IPv4 add-on";
 
-/// `db.REFERENCE.supabase.co`, and the pooler's `aws-0-REGION.pooler.supabase.com`.
+/// Recognises `db.REFERENCE.supabase.co`, and the pooler's `aws-0-REGION.pooler.supabase.com`.
 fn host(labels: &[&str]) -> Option<Host> {
     let (session, authority) = match labels {
         ["co", "supabase", _, ..] => (Some(Pooler::None), OWN),
@@ -52,16 +51,15 @@ fn host(labels: &[&str]) -> Option<Host> {
     })
 }
 
-/// "Postgres SSL enforcement": an authority of its own.
+/// "Postgres SSL enforcement": Supabase has an authority of its own.
 /// <https://supabase.com/docs/guides/platform/ssl-enforcement>
 const OWN: Authority = Authority::Own {
     shipped: Some(ROOTS),
-    otherwise: "Supabase has authorities of its own, and this one is not shipped; \
-                download its certificate in the dashboard (database settings, SSL configuration) \
-                and set sslrootcert to it",
+    otherwise: "download the certificate in the Supabase dashboard (database settings, SSL \
+                configuration) and set sslrootcert to it",
 };
 
-fn pooler(labels: &[&str], port: u16) -> Option<Told> {
+fn pooler(labels: &[&str], port: u16) -> Option<Detected> {
     match (labels, port) {
         (["com", "supabase", "pooler", _, ..], _) => {
             let pooler = match port {
@@ -75,10 +73,12 @@ fn pooler(labels: &[&str], port: u16) -> Option<Told> {
     }
 }
 
-/// The size that a full pooler names: "limited to pool_size: 15".
+/// Reads the size that a full pooler reports: "limited to pool_size: 15".
 pub(crate) fn pool_size(message: &str) -> Option<u32> {
     let (_, after) = message.split_once("limited to pool_size")?;
-    let digits = after.trim_start_matches([':', ' ', '=']);
-    let end = digits.find(|c: char| !c.is_ascii_digit());
-    digits[..end.unwrap_or(digits.len())].parse().ok()
+    let size = after.trim_start_matches([':', ' ', '=']);
+    size.split(|c: char| !c.is_ascii_digit())
+        .next()?
+        .parse()
+        .ok()
 }

@@ -49,8 +49,8 @@ fn address_determines_the_pooler() {
         ("p.proxy-abc.example.com", 5432, None),
         ("xpooler.supabase.com.evil.example", 5432, None),
     ] {
-        let told = detect(host, port).map(|(pooler, _)| pooler);
-        assert_eq!(told, expected, "{host}:{port}");
+        let detected = detect(host, port).map(|(pooler, _)| pooler);
+        assert_eq!(detected, expected, "{host}:{port}");
     }
 }
 
@@ -59,7 +59,7 @@ fn pooler_has_a_reason() {
     use Pooler::{Session, Transaction};
     let neon = "ep-a-pooler.x.aws.neon.tech";
     for (pooler, host, port, word) in [
-        (Pooler::None, "db", 5432, "nothing in the host"),
+        (Pooler::None, "db", 5432, "host and port indicate no pooler"),
         (Transaction, "db", 6432, "by the port"),
         (Transaction, "db", 5432, "pgbouncer=true"),
         (Transaction, neon, 6432, "by the name of the host"),
@@ -91,7 +91,7 @@ fn name_determines_the_region() {
 }
 
 #[test]
-fn a_pooled_host_has_a_direct_one() {
+fn pooled_host_has_a_direct_one() {
     for (host, expected) in [
         ("ep-a-pooler.x.aws.neon.tech", Some("ep-a.x.aws.neon.tech")),
         ("ep-a.x.aws.neon.tech", None),
@@ -102,7 +102,7 @@ fn a_pooled_host_has_a_direct_one() {
 }
 
 #[test]
-fn a_server_that_is_not_postgresql_has_other_limits() {
+fn dsql_has_its_own_limits() {
     let own = |host| Host::of(host).limits != Limits::default();
     assert!(own("abc.dsql.us-east-1.on.aws"));
     assert!(own("abc.dsql-fnh4.us-east-1.on.aws"));
@@ -111,7 +111,7 @@ fn a_server_that_is_not_postgresql_has_other_limits() {
 }
 
 #[test]
-fn the_end_of_a_name_tells_the_authority() {
+fn host_suffix_determines_the_authority() {
     for host in [
         "ep-a-1.eu-central-1.aws.neon.tech",
         "ep-a-1-pooler.us-east-2.aws.NEON.tech.",
@@ -160,7 +160,7 @@ fn the_end_of_a_name_tells_the_authority() {
 }
 
 #[test]
-fn a_region_has_its_own_authorities_and_no_others() {
+fn region_roots_contain_only_that_region() {
     let regions = rds::ROOTS
         .lines()
         .filter_map(|line| line.strip_prefix("# "));
@@ -176,7 +176,7 @@ fn a_region_has_its_own_authorities_and_no_others() {
     assert_eq!(regions.count(), 27);
 }
 
-/// An anchor's dates are not looked at when it is used: nobody else would notice.
+/// rustls does not verify the dates of a trust anchor, so this test has to notice the expiry.
 #[test]
 fn supabase_roots_are_the_published_ones() {
     let mut serials = Vec::new();
@@ -207,7 +207,7 @@ fn authorities(pem: &str) -> impl Iterator<Item = Certificate> {
 }
 
 #[test]
-fn a_pooler_is_known_by_its_words() {
+fn pooler_messages_determine_the_kind() {
     use ErrorKind as Kind;
     for (code, message, kind) in [
         (

@@ -1,13 +1,12 @@
-//! Binds SCRAM to the TLS connection.
+//! Computes the channel binding of SCRAM.
 
 use ring::digest;
 use rustls::pki_types::CertificateDer;
 use x509_cert::der::Decode;
-use x509_cert::der::asn1::ObjectIdentifier;
 
-/// The channel binding `tls-server-end-point` (RFC 5929, section 4.1): the
-/// certificate, hashed with the hash of its own signature; SHA-256 in place of MD5
-/// and SHA-1. `None` where the signature names no hash.
+/// Computes the channel binding `tls-server-end-point` (RFC 5929, section 4.1): the hash of the
+/// certificate with the hash function of its signature, SHA-256 in place of MD5 and SHA-1.
+/// `None` if the signature algorithm names no hash function.
 pub(super) fn server_end_point(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
     const SHA256: &[&str] = &[
         "1.2.840.113549.1.1.4",
@@ -20,15 +19,14 @@ pub(super) fn server_end_point(certificate: &CertificateDer<'_>) -> Option<Vec<u
     const SHA512: &[&str] = &["1.2.840.113549.1.1.13", "1.2.840.10045.4.3.4"];
 
     let parsed = x509_cert::Certificate::from_der(certificate).ok()?;
-    let is = |oids: &[&str]| {
-        let mut oids = oids.iter().copied();
-        oids.any(|oid| ObjectIdentifier::new_unwrap(oid) == parsed.signature_algorithm.oid)
-    };
-    let hash = match () {
-        () if is(SHA256) => &digest::SHA256,
-        () if is(SHA384) => &digest::SHA384,
-        () if is(SHA512) => &digest::SHA512,
-        () => return None,
-    };
+    let oid = parsed.signature_algorithm.oid.to_string();
+    let hashes = [
+        (SHA256, &digest::SHA256),
+        (SHA384, &digest::SHA384),
+        (SHA512, &digest::SHA512),
+    ];
+    let (_, hash) = hashes
+        .iter()
+        .find(|(oids, _)| oids.contains(&oid.as_str()))?;
     Some(digest::digest(hash, certificate).as_ref().to_vec())
 }

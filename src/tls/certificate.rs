@@ -8,22 +8,22 @@ use x509_cert::der::Decode;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-/// More of what a stranger sent does not help.
+/// Limits of what is shown of an untrusted certificate.
 const LONGEST: usize = 120;
 const MOST_NAMES: usize = 5;
 
-/// What of a certificate is shown.
+/// The fields of a certificate that are shown.
 #[derive(Debug)]
 pub struct Shown {
-    /// The name of its holder.
+    /// The name of the subject.
     pub subject: String,
     /// The authority that signed it.
     pub issuer: String,
-    /// The hosts that it is for.
+    /// The host names and addresses that it is valid for.
     pub names: Vec<String>,
-    /// When it expires.
+    /// The time at which it expires.
     pub until: SystemTime,
-    /// `2027-01-31`.
+    /// The day on which it expires, as `2027-01-31`.
     pub until_day: String,
 }
 
@@ -59,8 +59,19 @@ fn names(certificate: &Certificate) -> Vec<String> {
         .filter(|extension| extension.extn_id.to_string() == "2.5.29.17")
         .find_map(|extension| SubjectAltName::from_der(extension.extn_value.as_bytes()).ok());
     let names = alternative.map(|names| names.0).unwrap_or_default();
-    let more = names.len().saturating_sub(MOST_NAMES);
-    let shown = names.iter().take(MOST_NAMES).filter_map(|name| match name {
+    let mut shown: Vec<String> = names
+        .iter()
+        .take(MOST_NAMES)
+        .filter_map(shown_name)
+        .collect();
+    if names.len() > MOST_NAMES {
+        shown.push(format!("{} more", names.len() - MOST_NAMES));
+    }
+    shown
+}
+
+fn shown_name(name: &GeneralName) -> Option<String> {
+    match name {
         GeneralName::DnsName(name) => Some(harmless(name.as_str())),
         GeneralName::IpAddress(address) => match address.as_bytes() {
             &[a, b, c, d] => Some(std::net::Ipv4Addr::new(a, b, c, d).to_string()),
@@ -70,19 +81,12 @@ fn names(certificate: &Certificate) -> Vec<String> {
             }
         },
         _ => None,
-    });
-    let mut shown: Vec<String> = shown.collect();
-    if more > 0 {
-        shown.push(format!("{more} more"));
     }
-    shown
 }
 
+/// Replaces control characters, and cuts off what is too long.
 fn harmless(text: &str) -> String {
-    let printable = |c: char| match c {
-        c if c.is_control() => '?',
-        c => c,
-    };
+    let printable = |c: char| if c.is_control() { '?' } else { c };
     let mut shown: String = text.chars().take(LONGEST).map(printable).collect();
     if text.chars().nth(LONGEST).is_some() {
         shown.push_str("..");
@@ -98,7 +102,7 @@ mod tests {
     use crate::provider::{Authority, Host};
 
     #[test]
-    fn a_certificate_is_described_by_what_helps() {
+    fn certificate_is_described() {
         use rustls::pki_types::pem::PemObject;
         let rds = Host::of("d.a.eu-west-1.rds.amazonaws.com");
         let Authority::Own {

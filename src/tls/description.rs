@@ -1,33 +1,34 @@
-//! Describes a TLS handshake, for the doctor.
+//! Describes a completed TLS handshake, for the doctor.
 
 use super::Encrypted;
 use super::certificate::Shown;
 use super::verify::Check;
 
-/// TLS, as it was agreed on.
+/// The result of a TLS handshake.
 #[derive(Debug)]
 pub struct Description {
-    /// `TLS 1.3`.
+    /// The protocol version: `TLS 1.3`.
     pub version: String,
-    /// Nothing if the certificate cannot be read.
+    /// The certificate of the server; `None` if it cannot be parsed.
     pub shown: Option<Shown>,
-    /// An authority that is trusted vouches for it.
+    /// The certificate was verified to be signed by a trusted authority.
     pub chain_checked: bool,
-    /// It is for the host.
+    /// The certificate was verified to be for the host.
     pub name_checked: bool,
 }
 
 impl Encrypted {
-    /// What was agreed on.
+    /// Returns what was negotiated.
     pub fn describe(&self) -> Description {
         let (_, connection) = self.stream.get_ref();
-        let version = connection.protocol_version();
-        let version =
-            version.and_then(|version| version.as_str().map(|v| v.replace("TLSv", "TLS ")));
+        let version = connection
+            .protocol_version()
+            .and_then(|version| version.as_str());
         let certificate = connection.peer_certificates().and_then(<[_]>::first);
         Description {
             version: version
-                .unwrap_or_else(|| "TLS".to_owned())
+                .unwrap_or("TLS")
+                .replace("TLSv", "TLS ")
                 .replace('_', "."),
             shown: certificate.and_then(|certificate| Shown::read(certificate)),
             chain_checked: self.check != Check::Nothing,

@@ -1,6 +1,7 @@
-//! Explains a failed handshake: which certificate it was, and what to set.
+//! Describes failed TLS handshakes: the certificate, and what to set.
 
 use std::borrow::Cow;
+use std::error::Error as StdError;
 use std::io;
 
 use rustls::pki_types::CertificateDer;
@@ -15,8 +16,8 @@ use crate::config::{Roots, Tls};
 use crate::error::{Error, ErrorKind};
 use crate::provider::{Authority, Host};
 
-/// The error for a handshake with `host` that ended in `error`; `rejected` is the
-/// certificate that was not good enough, if it was that.
+/// Describes a handshake with `host` that failed with `error`; `rejected` is the certificate, if
+/// it was the cause.
 pub(super) fn explain(
     tls: &Tls,
     host: &str,
@@ -24,33 +25,37 @@ pub(super) fn explain(
     rejected: Option<&CertificateDer<'_>>,
 ) -> Error {
     let cause = error.get_ref();
-    let message = match cause.and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
+    let (cause, remedy) = match cause.and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::InvalidCertificate(why)) => {
             let shown = rejected.and_then(|certificate| Shown::read(certificate));
             let shown = shown.map(|shown| format!(" ({shown})")).unwrap_or_default();
-            let flaw = rejected.and_then(|certificate| flaw(certificate));
-            let (why, remedy) = match flaw.filter(|_| is_about_its_form(why)) {
-                Some((flaw, remedy)) => (Cow::Owned(flaw), remedy),
-                None => verdict(tls, host, why),
-            };
-            format!("the certificate of {host} {why}{shown}: {remedy}")
+            let malformed = rejected.filter(|_| is_about_its_form(why));
+            let flaw = malformed.and_then(|certificate| flaw(certificate));
+            let (why, remedy) = flaw.unwrap_or_else(|| verdict(tls, host, why));
+            (format!("the certificate of {host} {why}{shown}"), remedy)
         }
-        Some(rustls::Error::AlertReceived(alert)) => refused(tls, host, *alert),
-        _ if tls.direct => format!(
-            "{host} does not take TLS from the first byte on: sslnegotiation=direct needs \
-             PostgreSQL 17 or newer, and no pooler in between that does not know it"
+        Some(rustls::Error::AlertReceived(alert)) => alerted(tls, host, *alert),
+        _ if tls.direct => (
+            format!("{host} did not answer the direct TLS handshake"),
+            "sslnegotiation=direct needs PostgreSQL 17 or newer, and poolers that support it: remove \
+             it, or check the port",
         ),
-        // SSH begins with the letter that says yes to TLS.
-        Some(rustls::Error::InvalidMessage(_)) => format!(
-            "{host} agreed to TLS, and what followed is none: does PostgreSQL listen there, and \
-             check the port"
+        // SSH begins with `S`, the letter that accepts TLS.
+        Some(rustls::Error::InvalidMessage(_)) => (
+            format!("{host} accepted TLS, and what followed is not TLS"),
+            "check the port, and that PostgreSQL listens there",
         ),
-        _ => format!("the TLS handshake with {host} failed"),
+        _ => (
+            format!("the TLS handshake with {host} failed"),
+            "check the log of the server, or of the pooler in between",
+        ),
     };
-    Error::new(ErrorKind::Tls, message).with_source(error)
+    Error::new(ErrorKind::Tls, cause)
+        .with_remedy(remedy)
+        .with_source(error)
 }
 
-/// What is wrong with a certificate, and what to do.
+/// Returns what is wrong with a certificate, and the remedy.
 fn verdict(tls: &Tls, host: &str, why: &CertificateError) -> (Cow<'static, str>, &'static str) {
     use CertificateError as Why;
     let (why, remedy) = match why {
@@ -60,29 +65,30 @@ fn verdict(tls: &Tls, host: &str, why: &CertificateError) -> (Cow<'static, str>,
         ),
         Why::NotValidForName | Why::NotValidForNameContext { .. } => (
             "is for another host name",
-            "connect by a name that it is for, or set sslmode=verify-ca together with sslrootcert to accept any host of that authority",
+            "connect with a host name that it is for, or set sslmode=verify-ca together with \
+             sslrootcert to accept any host of that authority",
         ),
         Why::Expired | Why::ExpiredContext { .. } => (
             "has expired",
             "renew it on the server, or correct the clock of this machine",
         ),
         Why::NotValidYet | Why::NotValidYetContext { .. } => {
-            ("is not in force yet", "set this machine's clock right")
+            ("is not valid yet", "correct the clock of this machine")
         }
         Why::Other(_) | Why::BadEncoding => (
             "cannot be used",
-            "give the server one that is signed by an authority and is for servers (not the \
-             authority's own), and set sslrootcert to the authority's",
+            "use a server certificate that is signed by an authority (not the authority's own), \
+             and set sslrootcert to the authority's",
         ),
         _ => (
-            "is not good enough",
-            "the cause says why; give the server another",
+            "is not valid",
+            "use another certificate on the server; `source()` has the cause",
         ),
     };
     (why.into(), remedy)
 }
 
-/// The certificate itself is at fault, not its issuer, its names or its dates.
+/// Returns whether the certificate itself is invalid, not its issuer, names or dates.
 fn is_about_its_form(why: &CertificateError) -> bool {
     matches!(
         why,
@@ -93,21 +99,21 @@ fn is_about_its_form(why: &CertificateError) -> bool {
     )
 }
 
-/// What of a certificate no check of it takes, and what to do.
-fn flaw(certificate: &[u8]) -> Option<(String, &'static str)> {
+/// Returns what makes a certificate unusable whatever the policy, and the remedy.
+fn flaw(certificate: &[u8]) -> Option<(Cow<'static, str>, &'static str)> {
     let certificate = Certificate::from_der(certificate).ok()?;
     if let Some(bits) = key::short_rsa(&certificate) {
         return Some((
-            format!("has an RSA key of {bits} bits, which is too short"),
-            "give the server a key of 2048 bits or more, and a certificate for it",
+            format!("has an RSA key of {bits} bits, which is too short").into(),
+            "use a key of 2048 bits or more on the server, and a certificate for it",
         ));
     }
     let fields = &certificate.tbs_certificate;
     if fields.version == Version::V1 {
         return Some((
-            "is of X.509 version 1, which names no host".to_owned(),
-            "give the server one of version 3 with its host under subjectAltName, or set \
-             sslmode=require if the network is yours",
+            "is of X.509 version 1, which has no host names".into(),
+            "use a certificate of version 3 with the host in subjectAltName, or set \
+             sslmode=require on a private network",
         ));
     }
     let extensions = fields.extensions.iter().flatten();
@@ -116,14 +122,13 @@ fn flaw(certificate: &[u8]) -> Option<(String, &'static str)> {
         .map(|extension| extension.extn_id.to_string())
         .find(|oid| !KNOWN_EXTENSIONS.contains(&oid.as_str()))?;
     Some((
-        format!("has the critical extension {unknown}, which is not known here"),
-        "give the server a certificate without it, or set sslmode=require if the network is \
-         yours",
+        format!("has the critical extension {unknown}, which is not supported").into(),
+        "use a certificate without it on the server, or set sslmode=require on a private network",
     ))
 }
 
-/// Those that webpki reads, and which may be critical therefore: keyUsage, subjectAltName,
-/// basicConstraints, nameConstraints, extKeyUsage.
+/// The extensions that webpki supports, which may be critical therefore: keyUsage,
+/// subjectAltName, basicConstraints, nameConstraints, extKeyUsage.
 const KNOWN_EXTENSIONS: [&str; 5] = [
     "2.5.29.15",
     "2.5.29.17",
@@ -132,41 +137,49 @@ const KNOWN_EXTENSIONS: [&str; 5] = [
     "2.5.29.37",
 ];
 
+/// Returns the remedy for an authority that is not trusted.
 fn issuer(tls: &Tls, host: &str) -> &'static str {
     match (&tls.roots, Host::of(host).authority) {
         (Some(Roots::File(_) | Roots::Pem(_)), _) => {
-            "set sslrootcert to the authority that issued it, which it does not contain"
+            "add the certificate of that authority to sslrootcert"
         }
         (_, Authority::Own { otherwise, .. }) => otherwise,
-        _ => "set sslrootcert to the certificate of that authority, a file or the text itself",
+        _ => "set sslrootcert to the certificate of that authority, a file or the PEM text",
     }
 }
 
-/// The server ended the handshake.
-fn refused(tls: &Tls, host: &str, alert: AlertDescription) -> String {
+/// Describes a handshake that the server ended with an alert.
+fn alerted(tls: &Tls, host: &str, alert: AlertDescription) -> (String, &'static str) {
     match alert {
         _ if is_about_us(alert) => client_certificate(tls, host),
-        AlertDescription::NoApplicationProtocol => format!(
-            "{host} does not take sslnegotiation=direct: it needs PostgreSQL 17 or newer; leave it \
-             away"
+        AlertDescription::NoApplicationProtocol => (
+            format!("{host} does not support sslnegotiation=direct"),
+            "remove it: it needs PostgreSQL 17 or newer",
         ),
-        AlertDescription::UnrecognisedName if !tls.sni => {
-            format!("{host} wants to be told its name: leave sslsni=0 away")
-        }
-        AlertDescription::ProtocolVersion => format!(
-            "{host} does not speak TLS 1.2 or newer: set ssl_min_protocol_version and \
-             ssl_max_protocol_version of the server to TLSv1.2 or above"
+        AlertDescription::UnrecognisedName if !tls.sni => (
+            format!("{host} requires the host name in the TLS handshake (SNI)"),
+            "remove sslsni=0",
         ),
-        AlertDescription::HandshakeFailure => format!(
-            "{host} ended the TLS handshake, having no cipher or kind of key in common with us: \
-             give the server a certificate with a key of RSA (2048 bits or more, not RSA-PSS), \
-             ECDSA P-256 or P-384 (not P-521), or Ed25519, and TLS 1.2 or newer"
+        AlertDescription::ProtocolVersion => (
+            format!("{host} does not support TLS 1.2 or newer"),
+            "set ssl_min_protocol_version and ssl_max_protocol_version of the server to TLSv1.2 or \
+             above",
         ),
-        _ => format!("{host} ended the TLS handshake: the log of the server says why"),
+        AlertDescription::HandshakeFailure => (
+            format!(
+                "{host} ended the TLS handshake: client and server share no cipher or key type"
+            ),
+            "use a server certificate with an RSA (2048 bits or more, not RSA-PSS), ECDSA P-256 or \
+             P-384 (not P-521) or Ed25519 key, and TLS 1.2 or newer",
+        ),
+        _ => (
+            format!("{host} ended the TLS handshake"),
+            "check the log of the server",
+        ),
     }
 }
 
-/// The server did not like our certificate, or that there is none.
+/// Returns whether the server rejected the client certificate, or the lack of one.
 fn is_about_us(alert: AlertDescription) -> bool {
     matches!(
         alert,
@@ -181,35 +194,37 @@ fn is_about_us(alert: AlertDescription) -> bool {
     )
 }
 
-fn client_certificate(tls: &Tls, host: &str) -> String {
-    match &tls.client {
-        Some(_) => format!(
-            "{host} does not take our certificate: set sslcert and sslkey to one that is in force \
-             and of an authority that it trusts"
-        ),
-        None => format!("{host} wants a certificate of ours: set sslcert and sslkey"),
+fn client_certificate(tls: &Tls, host: &str) -> (String, &'static str) {
+    if tls.client.is_some() {
+        (
+            format!("{host} rejected the client certificate"),
+            "set sslcert and sslkey to one that has not expired, signed by an authority that the \
+             server trusts (ssl_ca_file)",
+        )
+    } else {
+        (
+            format!("{host} requires a client certificate"),
+            "set sslcert and sslkey",
+        )
     }
 }
 
-/// What a session that has broken down at its start has to say, if TLS is behind it:
-/// with TLS 1.3 the server looks at our certificate only after the handshake.
+/// Describes a session that failed at startup because of the client certificate: in TLS 1.3 the
+/// server verifies it only after the handshake.
 pub(crate) fn explain_later(
     tls: &Tls,
     host: &str,
-    error: &(dyn std::error::Error + 'static),
-) -> Option<String> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        let inner = error
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref);
-        let inner = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        if let Some(rustls::Error::AlertReceived(alert)) = inner {
-            return is_about_us(*alert).then(|| client_certificate(tls, host));
+    error: &(dyn StdError + 'static),
+) -> Option<(String, &'static str)> {
+    let mut causes = std::iter::successors(Some(error), |&error| error.source());
+    let alert = causes.find_map(|cause| {
+        let inner = cause.downcast_ref::<io::Error>()?.get_ref()?;
+        match inner.downcast_ref()? {
+            rustls::Error::AlertReceived(alert) => Some(*alert),
+            _ => None,
         }
-        cause = error.source();
-    }
-    None
+    })?;
+    is_about_us(alert).then(|| client_certificate(tls, host))
 }
 
 #[cfg(test)]
@@ -231,7 +246,7 @@ mod tests {
                 "db.example.com",
                 "set sslrootcert to the certificate",
             ),
-            (&own, "db.abc.supabase.co", "does not contain"),
+            (&own, "db.abc.supabase.co", "to sslrootcert"),
         ] {
             let remedy = issuer(tls, host);
             assert!(remedy.contains(word), "{host}: {remedy}");

@@ -1,4 +1,4 @@
-//! Verifies signatures with the key of a certificate alone.
+//! Verifies signatures with the public key of a certificate.
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
@@ -16,8 +16,8 @@ const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1
 const LEAST_RSA_BITS: usize = 2048;
 
 /// Verifies a signature of the handshake (RFC 8446, section 4.4.3) with the key of a
-/// certificate of which nothing else is looked at: webpki would refuse one of version 1, or
-/// one with a critical extension that it does not know.
+/// certificate of which nothing else is verified: webpki would reject a certificate of version 1,
+/// or one with an unknown critical extension.
 pub(super) fn verify_tls13(
     message: &[u8],
     certificate: &CertificateDer<'_>,
@@ -29,7 +29,8 @@ pub(super) fn verify_tls13(
     verify_tls13_signature_with_raw_key(message, &key, signature, algorithms)
 }
 
-/// The same for TLS 1.2 (RFC 5246, section 7.4.3), for which rustls has no such function.
+/// Verifies a signature of TLS 1.2 (RFC 5246, section 7.4.3), for which rustls has no such
+/// function.
 pub(super) fn verify_tls12(
     message: &[u8],
     certificate: &CertificateDer<'_>,
@@ -65,7 +66,7 @@ fn key(certificate: &[u8]) -> Result<SubjectPublicKeyInfoOwned, Error> {
     Ok(certificate.tbs_certificate.subject_public_key_info)
 }
 
-/// The length in bits of an RSA key that is too short to be used.
+/// Returns the length in bits of an RSA key that is too short.
 pub(super) fn short_rsa(certificate: &Certificate) -> Option<usize> {
     let key = &certificate.tbs_certificate.subject_public_key_info;
     if key.algorithm.oid != RSA {

@@ -1,11 +1,11 @@
-//! TLS by rustls, with its own crypto provider: the process default may be missing or set
-//! twice, and both panic.
+//! Encrypts connections with rustls and a crypto provider of its own: the process default may be
+//! missing or set twice, and both panic.
 //!
-//! - [`key`] verifies with a certificate's key alone;
-//! - [`pem`] reads authorities and keys;
-//! - [`verify`] decides what of a certificate is verified, and verifies it;
-//! - [`binding`] ties the password's proof to the connection;
-//! - [`failure`] says which certificate it was, and what to set.
+//! - [`key`] verifies signatures with a certificate's key alone;
+//! - [`pem`] reads certificates and keys;
+//! - [`verify`] decides how far a certificate is verified, and verifies it;
+//! - [`binding`] computes the channel binding of SCRAM;
+//! - [`failure`] describes failed handshakes.
 
 mod binding;
 mod certificate;
@@ -15,7 +15,7 @@ mod key;
 mod pem;
 mod verify;
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, ring};
@@ -33,18 +33,18 @@ pub(crate) use failure::explain_later;
 use pem::{certificates, key};
 use verify::{Check, Policy, Verifier};
 
-/// The name of the protocol in ALPN (manual, "Protocol").
+/// The protocol name of PostgreSQL in ALPN (manual, "Protocol").
 const ALPN: &[u8] = b"postgresql";
 
-/// A client's side of TLS, made when it is first needed: reading authorities takes
-/// time that a plaintext connection does not need to spend.
+/// The client side of TLS. Certificates are read at the first TLS connection, since a plaintext
+/// connection does not need them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Client {
-    /// One for each policy that was needed: most have one host.
+    /// One configuration for each policy in use: usually one.
     ready: Arc<Mutex<Vec<(Policy, Ready)>>>,
 }
 
-/// All that stays the same from one handshake to the next.
+/// The configuration that handshakes share.
 #[derive(Debug, Clone)]
 struct Ready {
     config: Arc<ClientConfig>,
@@ -55,29 +55,32 @@ struct Ready {
 /// An encrypted stream.
 pub struct Encrypted {
     pub(crate) stream: TlsStream<Socket>,
-    /// The hash that binds SCRAM to it.
+    /// The channel binding of SCRAM.
     pub(crate) binding: Option<Vec<u8>>,
     /// The server's certificate was signed by a trusted authority.
     pub(crate) verified: bool,
-    /// What of the certificate was looked at.
+    /// How far the certificate was verified.
     check: Check,
 }
 
 impl Client {
-    /// Reads authorities and keys for `host`, if that has not been done.
+    /// Reads certificates and keys for `host`, unless they have been read.
     pub(crate) fn prepare(&self, tls: &Tls, host: &str) -> Result<()> {
         self.ready(tls, Policy::of(tls, host)).map(drop)
     }
 
-    /// Forgets what was read, and the sessions that could be resumed.
+    /// Discards the configurations, so that certificates and keys are read again.
     #[cfg(feature = "lambda")]
     pub(crate) fn forget(&self) {
-        let mut all = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        all.clear();
+        self.lock().clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(Policy, Ready)>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ready(&self, tls: &Tls, policy: Policy) -> Result<Ready> {
-        let mut all = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.lock();
         if let Some((_, ready)) = all.iter().find(|(known, _)| *known == policy) {
             return Ok(ready.clone());
         }
@@ -86,20 +89,21 @@ impl Client {
         Ok(ready)
     }
 
-    /// Shakes hands over `socket`.
+    /// Performs the TLS handshake over `socket`.
     pub(crate) async fn connect(&self, tls: &Tls, host: &str, socket: Socket) -> Result<Encrypted> {
         let name = ServerName::try_from(host.to_owned()).map_err(|error| {
             Error::new(
                 ErrorKind::Tls,
-                format!("{host} is no name that a certificate could be for"),
+                format!("{host} is not a valid host name for TLS"),
             )
+            .with_remedy("correct the host")
             .with_source(error)
         })?;
         let policy = Policy::of(tls, host);
         let ready = self.ready(tls, policy)?;
         let rejected = Arc::new(OnceLock::new());
-        // A clone of some pointers: so that each connection has its own verifier, and
-        // each error its own certificate.
+        // Cheap, since its parts are shared: each connection needs a verifier of its own, which
+        // keeps the certificate for the error.
         let mut config = ClientConfig::clone(&ready.config);
         config
             .dangerous()
@@ -115,21 +119,15 @@ impl Client {
             .await
             .map_err(|error| failure::explain(tls, host, error, rejected.get()))?;
         let (_, connection) = stream.get_ref();
-        // Else the peer may be a server of something else that was led to believe us
-        // (manual, "SSL Session Encryption").
+        // Without ALPN the peer may be a server of another protocol (manual, "SSL Session
+        // Encryption").
         if tls.direct && connection.alpn_protocol() != Some(ALPN) {
-            return Err(Error::new(
-                ErrorKind::Tls,
-                format!(
-                    "{host} speaks TLS, but does not say that it is PostgreSQL: leave \
-                     sslnegotiation=direct away, or see what listens there"
-                ),
-            ));
+            let cause = format!("{host} supports TLS, but did not confirm PostgreSQL by ALPN");
+            return Err(Error::new(ErrorKind::Tls, cause)
+                .with_remedy("remove sslnegotiation=direct, or check the port"));
         }
-        let certificates = connection.peer_certificates();
-        let binding = certificates
-            .and_then(|certificates| certificates.first())
-            .and_then(|certificate| binding::server_end_point(certificate));
+        let certificate = connection.peer_certificates().and_then(<[_]>::first);
+        let binding = certificate.and_then(binding::server_end_point);
         Ok(Encrypted {
             stream,
             binding,
@@ -155,7 +153,7 @@ impl Ready {
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(|error| {
-                Error::new(ErrorKind::Tls, "no TLS version to use").with_source(error)
+                Error::new(ErrorKind::Tls, "no TLS version is supported").with_source(error)
             })?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier));
@@ -167,15 +165,18 @@ impl Ready {
                 builder
                     .with_client_auth_cert(certificates, key)
                     .map_err(|error| {
-                        Error::configuration("sslkey does not belong to sslcert").with_source(error)
+                        Error::configuration(
+                            "sslkey does not belong to sslcert: set both from the same pair",
+                        )
+                        .with_source(error)
                     })?
             }
         };
         config.enable_sni = tls.sni;
-        // PostgreSQL gives out no tickets; to keep some would keep them per verifier.
+        // PostgreSQL issues no tickets, and each connection has a verifier of its own.
         config.resumption = Resumption::disabled();
         if tls.direct {
-            // Direct TLS is refused without it (manual, "SSL Session Encryption").
+            // The server rejects direct TLS without ALPN (manual, "SSL Session Encryption").
             config.alpn_protocols = vec![ALPN.to_vec()];
         }
         Ok(Ready {
@@ -188,8 +189,8 @@ impl Ready {
 
 fn provider() -> CryptoProvider {
     CryptoProvider {
-        // Before 18 PostgreSQL knows secp256r1 alone unless told otherwise;
-        // offering another first costs a HelloRetryRequest, a round trip.
+        // Before 18 PostgreSQL supports secp256r1 alone by default (ssl_ecdh_curve); offering
+        // another group first costs a HelloRetryRequest, a round trip.
         kx_groups: vec![
             ring::kx_group::SECP256R1,
             ring::kx_group::X25519,
@@ -215,22 +216,23 @@ fn chain(
         None => store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
     }
     if let Some(shipped) = policy.shipped {
-        let shipped = Pem::Text(shipped.to_owned());
-        add(
-            &mut store,
-            certificates("the shipped authorities", &shipped)?,
-        )?;
+        let pem = Pem::Text(shipped.to_owned());
+        add(&mut store, certificates("the shipped authorities", &pem)?)?;
     }
     WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider))
         .build()
-        .map_err(|error| Error::configuration("sslrootcert: unusable").with_source(error))
+        .map_err(|error| {
+            Error::configuration("the authorities in sslrootcert cannot be used").with_source(error)
+        })
 }
 
 fn add(store: &mut RootCertStore, certificates: Vec<CertificateDer<'static>>) -> Result<()> {
     for certificate in certificates {
         store.add(certificate).map_err(|error| {
-            Error::configuration("sslrootcert holds a certificate that no authority can have")
-                .with_source(error)
+            Error::configuration(
+                "sslrootcert contains a certificate that is not an authority's: remove it",
+            )
+            .with_source(error)
         })?;
     }
     Ok(())

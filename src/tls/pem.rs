@@ -6,27 +6,31 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use crate::config::{Pem, could_be_file};
 use crate::error::{Error, Result};
 
-/// Every certificate in `pem`, of which there is at least one.
+/// Reads the certificates in `pem`, at least one.
 pub(super) fn certificates(parameter: &str, pem: &Pem) -> Result<Vec<CertificateDer<'static>>> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(parameter, pem)?).collect();
     match found {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        Ok(_) => Err(Error::configuration(format!(
-            "{parameter} holds no certificate in PEM (-----BEGIN CERTIFICATE-----)"
-        ))),
+        Ok(_) => {
+            let cause = format!("{parameter} contains no PEM certificate");
+            let remedy = "set it to a file or text with -----BEGIN CERTIFICATE-----";
+            Err(Error::configuration(cause).with_remedy(remedy))
+        }
         Err(error) => {
-            let message = format!("{parameter} is not PEM throughout");
-            Err(Error::configuration(message).with_source(error))
+            let cause = format!("{parameter} contains invalid PEM");
+            Err(Error::configuration(cause)
+                .with_remedy("check that it is complete")
+                .with_source(error))
         }
     }
 }
 
+/// Reads a private key.
 pub(super) fn key(pem: &Pem) -> Result<PrivateKeyDer<'static>> {
-    // The cause could quote the key: it is not passed on.
+    // The cause may quote the key, and is dropped.
     PrivateKeyDer::from_pem_slice(&read("sslkey", pem)?).map_err(|_| {
-        Error::configuration(
-            "sslkey holds no private key that can be read: it is to be in PEM (-----BEGIN PRIVATE \
-             KEY-----) and not encrypted",
+        Error::configuration("sslkey contains no readable private key").with_remedy(
+            "set it to an unencrypted key in PEM (-----BEGIN PRIVATE KEY-----), a file or text",
         )
     })
 }
@@ -35,13 +39,15 @@ fn read(parameter: &str, pem: &Pem) -> Result<Vec<u8>> {
     let text = match pem {
         Pem::Text(text) => text.clone().into_bytes(),
         Pem::File(file) => std::fs::read(file).map_err(|error| {
-            // What was taken for the name of a key's file may be the key.
+            // The path may be the text of a key.
             let shown = if parameter != "sslkey" && could_be_file(file) {
-                file.display().to_string()
+                format!(" {}", file.display())
             } else {
-                "its file".to_owned()
+                String::new()
             };
-            Error::configuration(format!("{parameter}: cannot read {shown}")).with_source(error)
+            Error::configuration(format!("cannot read the file{shown} of {parameter}"))
+                .with_remedy("check that it exists and is readable")
+                .with_source(error)
         })?,
     };
     Ok(match std::str::from_utf8(&text) {
@@ -50,14 +56,14 @@ fn read(parameter: &str, pem: &Pem) -> Result<Vec<u8>> {
     })
 }
 
-/// What begins a block is a line of its own.
+/// Returns whether every block begins on a line of its own.
 fn has_lines(text: &str) -> bool {
     let mut begins = text.lines().filter(|line| line.contains("-----BEGIN "));
     begins.all(|line| line.matches("-----").count() == 2 && line.trim().ends_with("-----"))
 }
 
-/// PEM that has lost its line ends, as consoles and variables of one line leave it: written
-/// as `\n`, replaced by blanks, or gone. What has all of them stays as it is.
+/// Restores the line ends of PEM that went through a console or a variable of one line: written
+/// as `\n`, replaced by blanks, or removed.
 fn unfold(text: &str) -> String {
     let text = text.replace("\\r", "").replace("\\n", "\n");
     let mut unfolded = String::new();
@@ -76,7 +82,7 @@ fn unfold(text: &str) -> String {
     unfolded + rest
 }
 
-/// The first block of `text`: what is before it, its label, its body, and what follows.
+/// Splits off the first block of `text`: the text before, the label, the body, the text after.
 fn block(text: &str) -> Option<(&str, &str, &str, &str)> {
     let (before, block) = text.split_once("-----BEGIN ")?;
     let (label, body) = block.split_once("-----")?;

@@ -46,20 +46,20 @@ fn unreadable_files_are_named_and_keys_hidden() {
     };
     for (tls, word) in [
         (roots(Roots::File("nowhere.pem".into())), "nowhere.pem"),
-        (roots(Roots::Pem("x".to_owned())), "sslrootcert holds no"),
+        (roots(Roots::Pem("x".to_owned())), "sslrootcert contains no"),
         (
             roots(Roots::Pem("-----BEGIN CERTIFICATE-----\nx".to_owned())),
-            "sslrootcert is not PEM",
+            "sslrootcert contains invalid PEM",
         ),
-        (client(text("x"), text("y")), "sslcert holds no"),
-        (client(text(rds_pem()), text("y")), "sslkey holds no"),
+        (client(text("x"), text("y")), "sslcert contains no"),
+        (client(text(rds_pem()), text("y")), "sslkey contains no"),
         (
             client(text(rds_pem()), Pem::File("c2VjcmV0".into())),
-            "sslkey: cannot read",
+            "the file of sslkey",
         ),
         (
             roots(Roots::File("-----BEGIN c2VjcmV0".into())),
-            "sslrootcert: cannot read",
+            "the file of sslrootcert",
         ),
         (
             client(text(rds_pem()), text(secret)),
@@ -102,7 +102,7 @@ fn unused_roots_are_not_read() {
     assert!(client.ready.lock().expect("no panic")[0].1.chain.is_none());
 }
 
-/// Who names authorities trusts those, and who says `require` what libpq does.
+/// `sslrootcert` replaces the shipped authorities, and `require` verifies what libpq does.
 #[test]
 fn shipped_roots_are_used_where_none_are_named() {
     let own = Tls {
@@ -121,7 +121,7 @@ fn shipped_roots_are_used_where_none_are_named() {
     }
 }
 
-/// What reading authorities costs at a cold start; docs/security.md quotes it.
+/// Measures what reading authorities costs at a cold start; docs/security.md quotes it.
 #[test]
 #[ignore = "measures, for docs/security.md"]
 fn cost_of_reading_roots_is_printed() {

@@ -12,18 +12,18 @@ use super::key;
 use crate::config::{Roots, Tls, TlsMode};
 use crate::provider::{Authority, Host};
 
-/// How much of a certificate is looked at.
+/// How far a certificate is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Check {
-    /// That it is of a trusted authority, in force, and for this host.
+    /// A trusted authority signed it, it has not expired, and it is for this host.
     Full,
-    /// That it is of a trusted authority and in force.
+    /// A trusted authority signed it, and it has not expired.
     Chain,
-    /// Nothing but that the server has its key: SCRAM may be bound to it.
+    /// The server has its key, to which SCRAM may be bound; nothing else.
     Nothing,
 }
 
-/// What a host's certificate is held against.
+/// The rules by which the certificate of a host is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Policy {
     pub(super) check: Check,
@@ -32,6 +32,7 @@ pub(super) struct Policy {
 }
 
 impl Policy {
+    /// Derives the policy from the configuration and the host name.
     pub(super) fn of(tls: &Tls, host: &str) -> Self {
         let own = matches!(tls.roots, Some(Roots::File(_) | Roots::Pem(_)));
         let authority = Host::of(host).authority;
@@ -39,8 +40,7 @@ impl Policy {
             TlsMode::Disable | TlsMode::Prefer => Check::Nothing,
             TlsMode::VerifyFull => Check::Full,
             TlsMode::VerifyCa | TlsMode::Encrypt if own => Check::Chain,
-            // Anyone can get a certificate of a public authority: the name is all
-            // that it proves.
+            // Anyone can get a certificate of a public authority: it proves the name alone.
             TlsMode::VerifyCa => Check::Full,
             TlsMode::Encrypt if authority == Authority::Public => Check::Full,
             TlsMode::Encrypt => Check::Nothing,
@@ -53,7 +53,7 @@ impl Policy {
     }
 }
 
-/// Looks at a certificate, and keeps one that was found wanting, for the error.
+/// Verifies the certificate of one connection, and keeps a rejected one for the error.
 #[derive(Debug)]
 pub(super) struct Verifier {
     pub(super) check: Check,
@@ -63,7 +63,7 @@ pub(super) struct Verifier {
 }
 
 impl Verifier {
-    /// Keeps a certificate that was found wanting.
+    /// Keeps a rejected certificate.
     fn note<T>(
         &self,
         certificate: &CertificateDer<'_>,
@@ -90,7 +90,7 @@ impl ServerCertVerifier for Verifier {
         let verified =
             chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         match verified {
-            // The name is the last thing that is looked at.
+            // The name is verified last.
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) if self.check == Check::Chain => Ok(ServerCertVerified::assertion()),

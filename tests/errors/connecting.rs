@@ -2,8 +2,9 @@
 
 use super::*;
 
-const EITHER: &str = "check that the server is running, and the host and port (or: inside the \
-                      container 127.0.0.1 is the container itself: name the database's own host)";
+const EITHER: &str = "check that the server is running and accepts connections on this host and \
+                      port (or: inside the container, 127.0.0.1 is the container itself: set the \
+                      host of the database)";
 
 /// Until the server can be spoken to.
 pub async fn reaching(golden: &mut Golden) {
@@ -124,8 +125,8 @@ pub async fn start_up(golden: &mut Golden) {
     let error = error.expect_err("there is no time");
     let text = error.to_string();
     for (before, behind, name) in [
-        ("has been for ", ":", "has been for TIME"),
-        ("due in ", ",", "due in DELAY"),
+        ("has been full for ", ",", "has been full for TIME"),
+        ("next attempt in ", ";", "next attempt in DELAY"),
     ] {
         let (_, part) = text.split_once(before).expect("how long");
         let (part, _) = part.split_once(behind).expect("how long");

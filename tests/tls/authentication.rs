@@ -43,7 +43,7 @@ async fn client_certificate_admits_its_user_alone() {
     let said = refused(&url(&server, "alice", "localhost", &with)).await;
     assert_says(
         &said,
-        &["localhost does not take our certificate", "sslcert"],
+        &["localhost rejected the client certificate", "sslcert"],
     );
 }
 

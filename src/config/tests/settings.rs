@@ -332,7 +332,7 @@ fn override_without_effect_is_a_warning() {
         (&[plain, ("ANTIFREEZE_ENDPOINT", "pooled")], false),
     ] {
         let log = logged(|| drop(settled(variables, |config| config).expect("fine")));
-        let found = log.contains("a variable has no effect");
+        let found = log.contains("an environment variable has no effect");
         assert_eq!(found, warned, "{variables:?}: {log}");
     }
 }

@@ -11,7 +11,7 @@ fn at(host: &str) -> Dialled<'_> {
 }
 
 #[test]
-fn how_a_dial_failed_makes_the_kind() {
+fn dial_errors_determine_the_kind() {
     for (failed, kind) in [
         (io::ErrorKind::ConnectionRefused, ErrorKind::Refused),
         (io::ErrorKind::NotFound, ErrorKind::Refused),
@@ -25,7 +25,7 @@ fn how_a_dial_failed_makes_the_kind() {
 }
 
 #[test]
-fn localhost_inside_something_is_that_itself() {
+fn localhost_in_a_container_is_explained() {
     let refused = |loopback, inside| {
         let at = Dialled {
             loopback,
@@ -34,13 +34,13 @@ fn localhost_inside_something_is_that_itself() {
         };
         Error::not_connected(at, io::ErrorKind::ConnectionRefused.into()).to_string()
     };
-    assert!(refused(true, Some("Lambda")).contains("inside Lambda localhost is Lambda itself"));
+    assert!(refused(true, Some("Lambda")).contains("inside Lambda, localhost is Lambda itself"));
     assert!(!refused(true, None).contains("inside"));
     assert!(!refused(false, Some("Lambda")).contains("inside"));
 }
 
 #[test]
-fn ipv6_only_host_is_sent_to_the_pooler() {
+fn ipv6_only_host_has_a_remedy() {
     let only = |host| Dialled {
         only_ipv6: true,
         ..at(host)
@@ -49,7 +49,7 @@ fn ipv6_only_host_is_sent_to_the_pooler() {
         Error::not_connected(only(host), io::ErrorKind::NetworkUnreachable.into()).to_string()
     };
     assert!(unreachable("db.abc.supabase.co").contains("pooler.supabase.com"));
-    assert!(unreachable("db.example.com").contains("IPv6 address only"));
+    assert!(unreachable("db.example.com").contains("IPv6 addresses only"));
     let long = Duration::from_secs(3);
     let silent = Error::connecting_took(Phase::Connect, long, Some(only("db.a.supabase.co")));
     assert!(silent.to_string().contains("pooler.supabase.com"));
@@ -59,7 +59,7 @@ fn ipv6_only_host_is_sent_to_the_pooler() {
 }
 
 #[test]
-fn silence_is_a_wall_only_after_a_while() {
+fn silence_is_blocked_after_a_second() {
     let took = |phase, after| Error::connecting_took(phase, after, Some(at("db")));
     let (short, long) = (Duration::from_millis(300), Duration::from_secs(3));
     for (phase, after, kind) in [
@@ -80,7 +80,7 @@ fn silence_is_a_wall_only_after_a_while() {
 }
 
 #[test]
-fn capitals_are_the_usual_mistake() {
+fn near_misses_of_names_are_suggested() {
     let goal = Goal {
         target: &"db",
         user: Some("App"),

@@ -1,10 +1,10 @@
 use super::*;
 
-fn said<'a>(code: &'a str, message: &'a str) -> Said<'a> {
-    Said {
+fn response<'a>(code: &'a str, message: &'a str) -> ErrorResponse<'a> {
+    ErrorResponse {
         code,
         message,
-        ..Said::default()
+        ..ErrorResponse::default()
     }
 }
 
@@ -104,7 +104,11 @@ fn sqlstate_and_message_determine_the_kind() {
             Kind::Database,
         ),
     ] {
-        assert_eq!(said(code, message).meaning().kind, kind, "{code} {message}");
+        assert_eq!(
+            response(code, message).meaning().kind,
+            kind,
+            "{code} {message}"
+        );
     }
 }
 
@@ -113,13 +117,13 @@ fn server_messages_are_not_shown() {
     for code in [
         "23505", "22P02", "53300", "57P03", "08P01", "XX000", "28P01", "42601",
     ] {
-        let meaning = said(code, "hunter2 tenant").meaning();
+        let meaning = response(code, "hunter2 tenant").meaning();
         assert!(!meaning.cause.contains("hunter2"), "{meaning:?}");
     }
 }
 
 #[test]
-fn a_session_that_does_not_begin() {
+fn startup_errors_determine_the_kind() {
     use ErrorKind as Kind;
     for (code, message, kind) in [
         (
@@ -149,35 +153,39 @@ fn a_session_that_does_not_begin() {
             Kind::Authentication,
         ),
     ] {
-        assert_eq!(said(code, message).meaning().kind, kind, "{code} {message}");
+        assert_eq!(
+            response(code, message).meaning().kind,
+            kind,
+            "{code} {message}"
+        );
     }
 }
 
 #[test]
-fn a_setting_at_start_up_is_named() {
-    let start = Said {
+fn settings_rejected_at_startup_are_named() {
+    let start = ErrorResponse {
         at_start: true,
-        ..said("42704", "unrecognized configuration parameter \"a.b\"")
+        ..response("42704", "unrecognized configuration parameter \"a.b\"")
     };
     assert_eq!(start.meaning().kind, ErrorKind::ParameterRefused);
     assert!(start.meaning().cause.contains("a.b"));
-    let options = Said {
+    let options = ErrorResponse {
         at_start: true,
-        ..said(
+        ..response(
             "42601",
             "invalid command-line argument for server process: x",
         )
     };
     assert_eq!(options.meaning().kind, ErrorKind::ParameterRefused);
     assert!(options.meaning().cause.contains("`options`"));
-    assert_eq!(said("42601", "").meaning().kind, ErrorKind::Database);
-    let later = said("42704", "unrecognized configuration parameter \"a.b\"");
+    assert_eq!(response("42601", "").meaning().kind, ErrorKind::Database);
+    let later = response("42704", "unrecognized configuration parameter \"a.b\"");
     assert_eq!(later.meaning().kind, ErrorKind::Database);
 }
 
 #[test]
 fn only_real_parameters_are_named() {
-    let refused = |message| said("08P01", message).meaning().cause;
+    let refused = |message| response("08P01", message).meaning().cause;
     assert!(refused("unsupported startup parameter: search_path").contains("search_path"));
     let odd = refused("unsupported startup parameter: a b\nc");
     assert_eq!(odd, "PgBouncer rejects a parameter at startup");
