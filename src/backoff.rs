@@ -1,32 +1,32 @@
-//! Delays between tries: exponential backoff with full jitter.
+//! Delays retries: exponential backoff with full jitter.
 
 use std::time::Duration;
 
 use crate::random;
 
-/// Delays with exponential backoff and full jitter: each is anything between nothing and
-/// a ceiling that doubles. Many that failed at once do not come back at once (AWS
+/// An iterator of delays with exponential backoff and full jitter: each is a random time between
+/// zero and a ceiling that doubles. Clients that failed together do not retry together (AWS
 /// Architecture Blog, "Exponential Backoff And Jitter").
 #[derive(Debug, Clone)]
 pub struct Backoff<R = fn() -> f64> {
     ceiling: Duration,
-    most: Duration,
+    max: Duration,
     random: R,
 }
 
 impl Backoff {
-    /// The first delay is `first` at most, each of them `most`.
-    pub fn new(first: Duration, most: Duration) -> Self {
-        Backoff::with_random(first, most, random::fraction)
+    /// Makes delays of which the first is `first` at most, and each `max` at most.
+    pub fn new(first: Duration, max: Duration) -> Self {
+        Backoff::with_random(first, max, random::fraction)
     }
 }
 
 impl<R: FnMut() -> f64> Backoff<R> {
-    /// The same with another source of numbers from 0 to 1.
-    pub fn with_random(first: Duration, most: Duration, random: R) -> Self {
+    /// Makes the same delays with another source of numbers from 0 to 1.
+    pub fn with_random(first: Duration, max: Duration, random: R) -> Self {
         Backoff {
-            ceiling: first.min(most),
-            most,
+            ceiling: first.min(max),
+            max,
             random,
         }
     }
@@ -37,7 +37,7 @@ impl<R: FnMut() -> f64> Iterator for Backoff<R> {
 
     fn next(&mut self) -> Option<Duration> {
         let delay = self.ceiling.mul_f64((self.random)().clamp(0.0, 1.0));
-        self.ceiling = self.ceiling.saturating_mul(2).min(self.most);
+        self.ceiling = self.ceiling.saturating_mul(2).min(self.max);
         Some(delay)
     }
 }

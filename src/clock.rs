@@ -1,26 +1,26 @@
-//! The wall clock, which tests can replace.
+//! Reads the wall clock, which tests can replace.
 //!
-//! Ages are measured by the wall clock because it is the only one that goes on
-//! while the process is frozen: after a thaw a monotonic clock may show the
-//! moment of the freeze, and a timer fires late or all at once.
+//! Ages are measured by the wall clock because it is the only one that advances while the
+//! process is frozen: after a thaw a monotonic clock may show the moment of the freeze, and
+//! timers fire late or all at once.
 
 use std::fmt::Debug;
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
-/// When this process began, as far as is known: when this was first asked.
+/// Returns when this process began: the time of the first call.
 pub(crate) fn process_started() -> SystemTime {
     static STARTED: LazyLock<SystemTime> = LazyLock::new(SystemTime::now);
     *STARTED
 }
 
-/// Tells what time it is.
+/// A source of the current time.
 pub trait Clock: Debug + Send + Sync {
-    /// The time.
+    /// Returns the current time.
     fn now(&self) -> SystemTime;
 
-    /// How long ago `then` was. A clock that was set back counts by how much: else
-    /// everything would stay young until it has caught up.
+    /// Returns how long ago `then` was. If the clock was set back, the difference counts as the
+    /// age: otherwise everything would stay young until the clock has caught up.
     fn since(&self, then: SystemTime) -> Duration {
         let since = self.now().duration_since(then);
         since.unwrap_or_else(|ahead| ahead.duration())
@@ -37,7 +37,7 @@ impl Clock for System {
     }
 }
 
-/// A clock that a test moves by hand.
+/// A clock that a test moves.
 #[cfg(test)]
 #[derive(Debug)]
 pub(crate) struct Manual(std::sync::Mutex<SystemTime>);
@@ -49,27 +49,23 @@ impl Manual {
     }
 
     pub(crate) fn set_back(&self, by: Duration) {
-        *self
-            .0
-            .lock()
-            .expect("no test panics while it moves the clock") -= by;
+        *self.time() -= by;
     }
 
     pub(crate) fn advance(&self, by: Duration) {
-        *self
-            .0
-            .lock()
-            .expect("no test panics while it moves the clock") += by;
+        *self.time() += by;
+    }
+
+    fn time(&self) -> std::sync::MutexGuard<'_, SystemTime> {
+        let time = self.0.lock();
+        time.expect("no test panics while it moves the clock")
     }
 }
 
 #[cfg(test)]
 impl Clock for Manual {
     fn now(&self) -> SystemTime {
-        *self
-            .0
-            .lock()
-            .expect("no test panics while it moves the clock")
+        *self.time()
     }
 }
 

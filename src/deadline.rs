@@ -1,5 +1,4 @@
-//! Deadlines: the time that a host grants, and the part of it that is reserved for the
-//! teardown.
+//! Tracks the time that a host grants, and the part of it that is reserved for teardown.
 
 use std::time::Duration;
 #[cfg(any(test, feature = "lambda"))]
@@ -7,25 +6,25 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-/// The least that is kept back for the teardown.
+/// The minimum that is reserved for teardown.
 const RESERVE: Duration = Duration::from_millis(250);
 
-/// So many round trips are kept back: cancel (TCP, TLS, request), ROLLBACK, reset
-/// and the goodbye.
+/// The number of round trips that is reserved for teardown: cancel (TCP, TLS, request),
+/// ROLLBACK, reset and Terminate.
 const RESERVE_ROUND_TRIPS: u32 = 8;
 
-/// Kept back for the response to reach the host: a small function, or one on a busy machine,
-/// has no processor to itself.
-const LEAVE: Duration = Duration::from_millis(50);
+/// The time reserved for the response to reach the host: a small function, or one on a busy
+/// machine, shares its processor.
+const RESPONSE_RESERVE: Duration = Duration::from_millis(50);
 
 /// Longer than any host runs a function, and short enough to be added to any
 /// instant.
 pub(crate) const FAR: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
-/// When an invocation has to be done.
+/// The time by which an invocation has to end.
 ///
-/// A host tells its deadline by the wall clock. It is turned into an instant once,
-/// on arrival: the clock may be set later, and after a thaw it may be behind.
+/// A host gives its deadline by the wall clock. It is converted to an instant once, on arrival:
+/// the clock may be set later, and after a thaw it may be behind.
 ///
 /// ```
 /// use std::time::Duration;
@@ -39,42 +38,42 @@ pub(crate) const FAR: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 pub struct Deadline {
     arrived: Instant,
     at: Option<Instant>,
-    /// It says nothing of how long the function may run.
-    ours: bool,
+    /// Whether this is an internal limit, independent of the function's timeout.
+    internal: bool,
 }
 
 impl Deadline {
-    /// No deadline: a job, a test.
+    /// Sets no deadline, for a job or a test.
     pub fn none() -> Self {
         Deadline {
             arrived: Instant::now(),
             at: None,
-            ours: false,
+            internal: false,
         }
     }
 
-    /// So much time from now on.
+    /// Ends `left` from now.
     pub fn after(left: Duration) -> Self {
         let arrived = Instant::now();
         Deadline {
             arrived,
             at: Some(arrived + left.min(FAR)),
-            ours: false,
+            internal: false,
         }
     }
 
-    /// A limit of our own for our own work, whatever the function may take.
-    pub(crate) fn ours(limit: Duration) -> Self {
+    /// Limits internal work, independent of the function's timeout.
+    pub(crate) fn internal(limit: Duration) -> Self {
         Deadline {
-            ours: true,
+            internal: true,
             ..Deadline::after(limit)
         }
     }
 
-    /// What a host said by the wall clock, but at most `cap` from now.
+    /// Converts a host's deadline by the wall clock; it ends at most `cap` from now.
     ///
-    /// A deadline before `started`, when this process began, is none: local
-    /// emulators send such. One that has passed since is over at once.
+    /// A deadline before `started`, when this process began, is ignored: local emulators send
+    /// such deadlines. One that has passed since then has ended already.
     #[cfg(any(test, feature = "lambda"))]
     pub(crate) fn at(at: SystemTime, now: SystemTime, started: SystemTime, cap: Duration) -> Self {
         match at.duration_since(now) {
@@ -84,39 +83,40 @@ impl Deadline {
         }
     }
 
-    /// The earlier of this and so much time from its arrival on.
+    /// Returns the earlier of this deadline and `cap` after its arrival.
     pub(crate) fn capped(mut self, cap: Duration) -> Self {
         let capped = self.arrived + cap.min(FAR);
         self.at = Some(self.at.map_or(capped, |at| at.min(capped)));
         self
     }
 
-    /// What is left; `None` without a deadline.
+    /// Returns the time that is left; `None` without a deadline.
     pub fn remaining(&self) -> Option<Duration> {
         let now = Instant::now();
         self.at.map(|at| at.saturating_duration_since(now))
     }
 
-    /// When the response must be on its way.
+    /// Returns when the response must have been sent.
     pub(crate) fn end(&self) -> Option<Instant> {
-        self.at.map(|at| at - LEAVE.min(self.granted() / 40))
+        self.at
+            .map(|at| at - RESPONSE_RESERVE.min(self.granted() / 40))
     }
 
-    /// When the handler has to give up, so that a teardown over connections with
-    /// this round-trip time can still be waited for.
+    /// Returns when the handler is interrupted, so that teardown over connections with this
+    /// round-trip time can still complete.
     pub(crate) fn cutoff(&self, round_trip: Duration) -> Option<Instant> {
         let wanted = RESERVE.max(round_trip.saturating_mul(RESERVE_ROUND_TRIPS));
         self.at.map(|at| at - wanted.min(self.granted() / 4))
     }
 
-    /// The time granted on arrival; `None` if unknown.
+    /// Returns the time that the host granted on arrival; `None` if unknown.
     pub(crate) fn whole(&self) -> Option<Duration> {
-        (!self.ours && self.at.is_some()).then(|| self.granted())
+        (!self.internal && self.at.is_some()).then(|| self.granted())
     }
 
     fn granted(&self) -> Duration {
-        let until = |at: Instant| at.saturating_duration_since(self.arrived);
-        self.at.map_or(FAR, until)
+        self.at
+            .map_or(FAR, |at| at.saturating_duration_since(self.arrived))
     }
 }
 
@@ -154,7 +154,11 @@ mod tests {
             Some(CAP),
             "a clock that was behind"
         );
-        assert_eq!(left(600, 1_000, 900), Some(CAP), "an emulator's nonsense");
+        assert_eq!(
+            left(600, 1_000, 900),
+            Some(CAP),
+            "an emulator's deadline in the past"
+        );
         assert_eq!(left(950, 1_000, 900), Some(Duration::ZERO), "over");
     }
 

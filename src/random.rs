@@ -1,19 +1,17 @@
-//! Random numbers from the operating system.
+//! Draws random numbers from the operating system.
 
 use ring::rand::{SecureRandom, SystemRandom};
 
-/// A number from 0 to 1, from the system. Nothing is kept in this process: what was made of
-/// one snapshot (SnapStart) would otherwise go on with the same numbers everywhere, and all
-/// would come back at the same moment.
+/// Draws a number from 0 to 1. No generator is kept in this process: all processes restored from
+/// one snapshot (SnapStart) would continue with the same numbers, and retry at the same time.
 pub fn fraction() -> f64 {
-    match drawn() {
-        Some(number) => f64::from((number >> 32) as u32) / f64::from(u32::MAX),
-        // Without the system's there is none better.
-        None => 0.5,
-    }
+    // If the system has no random numbers, the mean has to do.
+    drawn().map_or(0.5, |number| {
+        f64::from((number >> 32) as u32) / f64::from(u32::MAX)
+    })
 }
 
-/// Any number, to tell what is ours from what is another's.
+/// Draws any number; zero if the system has none.
 pub fn number() -> u64 {
     drawn().unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! The query for the health report, and its figures.
+//! Queries the figures of the health report.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -11,11 +11,11 @@ use super::report::{Server, Slots, percentage, seconds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limit::{self, Reading, reserved};
 
-/// The query of [`Reading`], and the holders of the slots. It is sent as text: no pooler has to
-/// remember a statement for it.
+/// The query of [`Reading`], with the sessions that take the slots. It is sent as a simple query,
+/// so that no pooler has to track a prepared statement.
 ///
-/// Every role may see whose session it is, in which database, and its application's name;
-/// type, state and times only those of roles that it is a member of, or with `pg_read_all_stats`
+/// Every role may see a session's role, database and application name. It sees type, state and
+/// times only for roles that it is a member of, or with `pg_read_all_stats`
 /// (manual, "The Cumulative Statistics System" and "Predefined Roles").
 const QUERY: &str = concat!(
     "\
@@ -61,25 +61,25 @@ from pg_catalog.pg_roles me, pg_catalog.pg_database db \
 where me.rolname = session_user and db.datname = current_database()"
 );
 
-/// An answer of the server.
+/// The server's answer to a health reading.
 #[derive(Debug, Clone)]
 pub(super) struct Answer {
     latency: Duration,
-    /// Or why there are none.
+    /// The figures, or the error of their query.
     figures: std::result::Result<Figures, ErrorKind>,
     migrations: Option<Pending>,
 }
 
-/// What the query says.
+/// The columns of the query.
 #[derive(Debug, Clone, Deserialize)]
 struct Figures {
     version: String,
     slots: i64,
     reserved: i64,
     used: i64,
-    /// Sessions whose type this role may not see.
+    /// The number of sessions whose type this role may not see.
     hidden: i64,
-    /// Sessions that do not say what they do (`track_activities`).
+    /// The number of sessions that do not report their state (`track_activities`).
     untracked: i64,
     role_limit: i64,
     by_role: i64,
@@ -96,8 +96,8 @@ struct Figures {
 }
 
 impl Answer {
-    /// Asks for the figures first, so that nothing is queued in front of the round trip that
-    /// is measured.
+    /// Reads the figures first, so that no statement is queued in front of the round trip that is
+    /// measured.
     pub(super) async fn of(
         client: &Client,
         expected: Option<&dyn ExpectedMigrations>,
@@ -111,7 +111,7 @@ impl Answer {
             None => None,
         };
         let begin = std::time::Instant::now();
-        // A server that is another than it seems may not know the question. This it knows.
+        // Another kind of server may refuse the query. It answers this.
         client.check_connection().await?;
         Ok(Answer {
             latency: begin.elapsed(),
@@ -124,20 +124,20 @@ impl Answer {
         self.latency
     }
 
-    /// What of it concerns the room on the server.
+    /// Returns the slots, if the figures are known.
     pub(super) fn reading(&self, at: SystemTime) -> Option<Reading> {
         let figures = self.figures.as_ref().ok()?;
         Some(Reading::new(at, figures.for_reading()))
     }
 
-    /// What of it is reported, after `age`.
+    /// Returns the part of the report about the server, `age` after the answer.
     pub(super) fn server(&self, age: Duration) -> Server {
         let known = match &self.figures {
             Ok(figures) => figures.server(),
             Err(kind) => Server {
                 hint: Some(format!(
-                    "the server answers, and would not say how full it is ({kind}): ask it by \
-                     hand, select * from pg_stat_activity"
+                    "the query for the slots in use failed ({kind}): run \
+                     `select * from pg_stat_activity` by hand to see why"
                 )),
                 ..Server::default()
             },
@@ -172,7 +172,7 @@ impl Figures {
 
     fn server(&self) -> Server {
         let reading = Reading::new(SystemTime::UNIX_EPOCH, self.for_reading());
-        // What is hidden may be in any state.
+        // Hidden sessions may be in any state.
         let seen = self.hidden == 0 && self.untracked == 0;
         let count = |figure: i64| u32::try_from(figure.max(0)).unwrap_or(u32::MAX);
         let time = |time: Option<f64>| {
@@ -200,25 +200,24 @@ impl Figures {
             ..Server::from(&reading)
         }
     }
-}
 
-impl Figures {
+    /// Returns the statement that makes hidden figures visible, if any are hidden.
     fn hint(&self) -> Option<String> {
         if self.hidden > 0 {
             return Some(format!(
-                "the state of {} sessions is not for this role to see: \
+                "this role may not see the state of {} sessions: \
                  GRANT pg_read_all_stats TO {}",
                 self.hidden, self.me
             ));
         }
         (self.untracked > 0).then(|| {
             let untracked = self.untracked;
-            format!("{untracked} sessions do not say what they do: set track_activities = on")
+            format!("{untracked} sessions do not report their state: set track_activities = on")
         })
     }
 }
 
-/// Those that were left out have been counted, too.
+/// Adds the sessions whose names were left out.
 fn with_others(mut by: BTreeMap<String, u32>, used: u32) -> BTreeMap<String, u32> {
     let named = by.values().fold(0, |sum: u32, n| sum.saturating_add(*n));
     if used > named {
@@ -227,7 +226,7 @@ fn with_others(mut by: BTreeMap<String, u32>, used: u32) -> BTreeMap<String, u32
     by
 }
 
-/// What is known of a server that was asked in passing.
+/// The part of the report that a reading of the slots has.
 impl From<&Reading> for Server {
     fn from(reading: &Reading) -> Self {
         let limit::Slots { limit, used } = reading.server;
@@ -253,7 +252,8 @@ impl From<limit::Slots> for Slots {
 
 #[cfg(test)]
 impl Answer {
-    /// A server with so many slots, so many of them taken, and so many of those hidden.
+    /// Makes the answer of a server with `limit` slots, of which `used` are taken and `hidden` of
+    /// those hidden.
     pub(super) fn test(limit: i64, used: i64, hidden: i64) -> Self {
         Answer {
             latency: Duration::from_micros(1_234),
@@ -318,7 +318,7 @@ mod tests {
         assert_eq!(
             server.timeouts,
             Some(BTreeMap::new()),
-            "none it does not have"
+            "a timeout that the server does not have"
         );
     }
 

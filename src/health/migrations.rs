@@ -1,7 +1,6 @@
-//! Pending migrations in the health report.
+//! Adds pending migrations to the health report.
 //!
-//! It is what a deployment forgot, or what it is about to do: it is told, and decides
-//! nothing.
+//! A deployment has forgotten them or is about to run them: they do not change the status.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,27 +8,27 @@ use std::pin::Pin;
 use serde::Serialize;
 use tokio_postgres::Client;
 
-/// As many names are told.
-const MOST: usize = 50;
+/// The maximum number of names in the report.
+const MAX_NAMES: usize = 50;
 
-/// Migrations that were not run, of those that
-/// [`Database::expect_migrations`](crate::Database::expect_migrations) was told of.
+/// The migrations passed to
+/// [`Database::expect_migrations`](crate::Database::expect_migrations) that were not run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Pending {
-    /// How many; `None` if they could not be looked for.
+    /// Their number; `None` if unknown.
     pub pending: Option<usize>,
     /// The names of the first fifty: `V2__add_column`.
     pub names: Option<Vec<String>>,
-    /// Why it is unknown, and the GRANT that makes it known.
+    /// Why the number is unknown, and the GRANT that makes it known.
     pub unknown: Option<String>,
 }
 
 impl Pending {
-    /// Those of these names.
+    /// Reports pending migrations by name.
     pub fn named(mut names: Vec<String>) -> Self {
         let pending = Some(names.len());
-        names.truncate(MOST);
+        names.truncate(MAX_NAMES);
         Pending {
             pending,
             names: Some(names),
@@ -37,7 +36,7 @@ impl Pending {
         }
     }
 
-    /// Unknown, for this reason.
+    /// Reports why the pending migrations are unknown.
     pub fn unknown(why: impl Into<String>) -> Self {
         Pending {
             pending: None,
@@ -47,13 +46,12 @@ impl Pending {
     }
 }
 
-/// What [`ExpectedMigrations::pending`] returns.
+/// The future that [`ExpectedMigrations::pending`] returns.
 pub type PendingFuture<'a> = Pin<Box<dyn Future<Output = Pending> + Send + 'a>>;
 
-/// Migrations that a database is expected to have seen. `antifreeze_migrate::Migrations`
-/// are; those of another tool can be.
+/// Migrations that are expected to have run on a database. `antifreeze_migrate::Migrations`
+/// implements it; the migrations of another tool can do so too.
 pub trait ExpectedMigrations: Send + Sync {
-    /// Looks which of them were not run. It must change nothing, and wait for no lock for
-    /// longer than a moment.
+    /// Finds those that were not run. It must change nothing, and must not wait long for a lock.
     fn pending<'a>(&'a self, client: &'a Client) -> PendingFuture<'a>;
 }

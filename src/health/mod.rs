@@ -1,4 +1,4 @@
-//! Health of the server and of this process's pool, for load balancers and for people.
+//! Reports the health of the server and of this process's pool.
 //!
 //! ```no_run
 //! # use tower_layer::Layer;
@@ -10,33 +10,33 @@
 //! # }
 //! ```
 //!
-//! Three ways to it, with the same answer:
+//! There are three ways to get the report:
 //!
 //! - [`DatabaseLayer::health_check`](crate::DatabaseLayer::health_check), on every host
 //!   whose requests are HTTP;
 //! - [`HealthService`](crate::layer::HealthService), a tower service of its own, which an axum
 //!   router takes with `route_service`;
-//! - [`Database::health`](crate::Database::health), for an answer of your own making.
+//! - [`Database::health`](crate::Database::health), for a response of your own.
 //!
-//! # The answer
+//! # The response
 //!
 //! `{"status":"ok"}`, to every caller; the details ([`Health`]) to a caller that presents
 //! [`Config::health_token`](crate::Config::health_token), the operator's
 //! `ANTIFREEZE_HEALTH_TOKEN`, as `Authorization: Bearer ..`. The HTTP status follows the
 //! server: 503 when it cannot be reached, or when more of its slots are taken than
-//! [`Config::high_water_mark`](crate::Config::high_water_mark) says (on the paths where a connection
-//! takes a slot), so that a load balancer sheds before the server fails. What this process's
-//! own pool does is told and decides nothing: a pool of one is full whenever it works.
+//! [`Config::high_water_mark`](crate::Config::high_water_mark) says (where a connection
+//! takes a slot), so that a load balancer sheds load before the server fails. What this process's
+//! own pool does is reported and does not change the status: a pool of one is full whenever it works.
 //!
-//! [`Database::expect_migrations`](crate::Database::expect_migrations) has it name the migrations that
+//! [`Database::expect_migrations`](crate::Database::expect_migrations) makes it name the migrations that
 //! were not run yet.
 //!
 //! # What it costs
 //!
-//! At most one reading in 5 s, however many ask: concurrent callers share one. A reading is
+//! The server is read at most once in 5 s; concurrent callers share one reading. A reading is
 //! an invocation of its own with a deadline of 2 s, and takes a connection through the pool.
 //! It never queues behind requests: while all connections are checked out, or the
-//! circuit breaker is open and its next try is not due, what was last known is reported with
+//! circuit breaker is open and its next try is not due, the last reading is reported with
 //! its age.
 
 mod figures;

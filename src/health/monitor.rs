@@ -1,4 +1,4 @@
-//! Schedules readings of the server: at most one in a while, shared by all callers.
+//! Schedules readings of the server: at most one in 5 s, shared by all callers.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -14,7 +14,7 @@ use super::figures::Answer;
 use super::migrations::ExpectedMigrations;
 use super::report::{Circuit, Health, Process, seconds};
 use super::token::Token;
-use super::verdict::{Known, is_fresh};
+use super::verdict::{Observations, is_fresh};
 use crate::deadline::Deadline;
 use crate::engine::Engine;
 use crate::error::{ErrorKind, Result};
@@ -22,42 +22,42 @@ use crate::invocation::{Invocation, IsOk, Run};
 use crate::observe;
 use crate::tally::Tally;
 
-/// How long a reading may take, teardown and all.
-const LIMIT: Duration = Duration::from_secs(2);
+/// The time limit of a reading, teardown included.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What is known of a database's health.
+/// The health of one database, as last read.
 pub(crate) struct Monitor {
     engine: Arc<Engine>,
     token: Option<Token>,
     expected: OnceLock<Box<dyn ExpectedMigrations>>,
     state: Mutex<State>,
-    /// Readings under way, for callers on another runtime.
+    /// Counts the reading under way, for callers on another runtime.
     readings: Tally,
 }
 
 #[derive(Default)]
 struct State {
-    /// When the last reading began, whatever became of it.
+    /// When the last reading began, whether it succeeded or not.
     began: Option<SystemTime>,
-    flight: Option<Flight>,
+    under_way: Option<UnderWay>,
     answered: Option<(SystemTime, Answer)>,
-    /// Since it last answered.
+    /// The last failure, if no answer came after it.
     failed: Option<(SystemTime, ErrorKind)>,
 }
 
-/// A reading under way. It belongs to its waiting callers: there is no task, which might
-/// be frozen in the middle, and when all of them are gone, so is it.
-struct Flight {
-    /// The runtime whose pool it uses, and which alone may poll it.
+/// A reading under way. Its waiting callers drive it, not a task, which might be frozen in the
+/// middle: when all of them stop waiting, it is dropped.
+struct UnderWay {
+    /// The runtime whose pool it uses: only this runtime may poll it.
     runtime: runtime::Id,
     reading: WeakShared<BoxFuture<'static, ()>>,
 }
 
-/// What there is to wait for.
+/// What a caller waits for before it reports.
 enum Wait {
     Nothing,
     Reading(Shared<BoxFuture<'static, ()>>),
-    /// One on another runtime.
+    /// A reading on another runtime.
     Elsewhere,
 }
 
@@ -73,35 +73,35 @@ impl Monitor {
         })
     }
 
-    /// Whether these headers unlock the details.
+    /// Returns whether these headers give access to the details.
     pub(crate) fn trusts(&self, headers: &HeaderMap) -> bool {
         let token = self.token.as_ref();
         token.is_some_and(|token| token.is_presented(headers))
     }
 
-    /// Has readings ask about `migrations`.
+    /// Makes readings look for pending `migrations`.
     pub(crate) fn expect(&self, migrations: Box<dyn ExpectedMigrations>) {
         let _ = self.expected.set(migrations);
     }
 
-    /// Asks the server, if it is time and no request is held up by it, and reports what
-    /// is known.
+    /// Reads the server, if a reading is due and delays no request, and returns the report.
     pub(crate) async fn health(self: Arc<Self>) -> Health {
         match self.wait() {
             Wait::Nothing => {}
             Wait::Reading(reading) => reading.await,
-            Wait::Elsewhere => drop(timeout(LIMIT, self.readings.none()).await),
+            Wait::Elsewhere => drop(timeout(TIMEOUT, self.readings.none()).await),
         }
         self.report()
     }
 
+    /// Joins the reading under way, or begins one if it is due.
     fn wait(self: &Arc<Self>) -> Wait {
         let runtime = Handle::current().id();
         let now = self.engine.pools().clock().now();
         let mut state = self.state();
-        if let Some(flight) = &state.flight {
-            if let Some(reading) = flight.reading.upgrade() {
-                return if flight.runtime == runtime {
+        if let Some(under_way) = &state.under_way {
+            if let Some(reading) = under_way.reading.upgrade() {
+                return if under_way.runtime == runtime {
                     Wait::Reading(reading)
                 } else {
                     Wait::Elsewhere
@@ -119,13 +119,13 @@ impl Monitor {
         };
         let reading = reading.boxed().shared();
         state.began = Some(now);
-        state.flight = reading
+        state.under_way = reading
             .downgrade()
-            .map(|reading| Flight { runtime, reading });
+            .map(|reading| UnderWay { runtime, reading });
         Wait::Reading(reading)
     }
 
-    /// What is known at this moment.
+    /// Makes the report from what is known.
     fn report(&self) -> Health {
         let pools = self.engine.pools();
         let (limits, config) = (pools.limits(), pools.settings());
@@ -140,33 +140,31 @@ impl Monitor {
         });
         process.pooler_pool_size = limits.room.pool_size();
         let state = self.state();
-        let known = Known {
+        let observations = Observations {
             now,
             answered: state.answered.as_ref(),
             failed: state.failed,
-            circuit: circuit.map(|(kind, open)| (now - open.min(LONGEST), kind)),
-            in_passing: limits.room.last_reading(),
-            mark: config.takes_slots().then_some(config.high_water_mark),
+            circuit: circuit.map(|(kind, open)| (now - open.min(MAX_OPEN), kind)),
+            slots: limits.room.last_reading(),
+            high_water_mark: config.takes_slots().then_some(config.high_water_mark),
         };
-        let (status, reached) = known.verdict();
+        let (status, reached) = observations.verdict();
         Health {
             status,
             database: reached,
             postgres: process,
-            server: known.server(),
+            server: observations.server(),
         }
     }
 
-    /// A reading that began at `began` is done.
+    /// Records the result of the reading that began at `began`.
     fn note(&self, began: SystemTime, read: Result<Answer, ErrorKind>) {
         match read {
             Ok(answer) => {
                 let reading = answer.reading(began);
                 let slots = reading.map(|reading| reading.server);
-                let (used, limit) = (
-                    slots.map(|slots| slots.used),
-                    slots.map(|slots| slots.limit),
-                );
+                let used = slots.map(|slots| slots.used);
+                let limit = slots.map(|slots| slots.limit);
                 observe::health_read(used, limit, answer.latency());
                 if let Some(reading) = reading.filter(|_| self.engine.settings().takes_slots()) {
                     self.engine.pools().limits().room.note(reading);
@@ -175,8 +173,8 @@ impl Monitor {
                 state.answered = Some((began, answer));
                 state.failed = None;
             }
-            // Another caller has the connection: that says nothing of the server. What has opened the
-            // circuit, the circuit says better.
+            // Another invocation has the connection, or the circuit is open: that says nothing
+            // new about the server.
             Err(ErrorKind::AcquireTimeout | ErrorKind::PoolSelfDeadlock | ErrorKind::LoadShed) => {}
             Err(kind) => {
                 observe::health_failed(kind);
@@ -185,8 +183,7 @@ impl Monitor {
         }
     }
 
-    /// Whether a connection is to be had without waiting for it, or for a caller that tries to
-    /// connect.
+    /// Returns whether a checkout would wait neither for a permit nor for the breaker's prober.
     fn has_room(&self) -> bool {
         let pools = self.engine.pools();
         let pool = pools.here();
@@ -194,11 +191,11 @@ impl Monitor {
         checked_out < pool.max_connections() && (idle > 0 || pools.limits().breaker.lets_in())
     }
 
-    /// Asks the server, as an invocation of its own.
+    /// Reads the server, as an invocation of its own.
     async fn read(&self) {
         let began = self.engine.pools().clock().now();
         let engine = Arc::clone(&self.engine);
-        let invocation = Invocation::new(engine, Deadline::ours(LIMIT), "health");
+        let invocation = Invocation::new(engine, Deadline::internal(TIMEOUT), "health");
         let own = invocation.clone();
         let work = || async move {
             let connection = own.lease(&"the health check").await?;
@@ -219,5 +216,5 @@ impl Monitor {
     }
 }
 
-/// No circuit has been open for longer.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// A limit on the time that a circuit has been open, so that it can be subtracted from now.
+const MAX_OPEN: Duration = Duration::from_secs(365 * 24 * 60 * 60);

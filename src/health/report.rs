@@ -1,4 +1,4 @@
-//! The health report and its JSON. `docs/health.md` explains each, and
+//! Defines the health report and its JSON. `docs/health.md` explains each field, and
 //! `docs/health.schema.json` is its schema.
 
 use std::collections::BTreeMap;
@@ -12,38 +12,38 @@ use super::migrations::Pending;
 use crate::config::{Settings, SettingsReport};
 use crate::error::ErrorKind;
 
-/// How a database and this process's connections to it are.
+/// The health of a database and of this process's connections to it.
 ///
-/// Made by [`Database::health`](crate::Database::health). What is not known is `None`,
-/// and never zero.
+/// Returned by [`Database::health`](crate::Database::health). An unknown figure is `None`, never
+/// zero.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 #[must_use]
 pub struct Health {
-    /// The whole in one word: what a load balancer goes by.
+    /// The status, which decides the HTTP status.
     pub status: Status,
     /// Whether the database can be reached.
     pub database: Reached,
-    /// This process's side.
+    /// The pool of this process.
     pub postgres: Process,
-    /// What the server said of itself when it was last asked.
+    /// The server, as of its last answer.
     pub server: Option<Server>,
 }
 
-/// How it is, in one word.
+/// The status of a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Status {
-    /// The server answers and has room.
+    /// The server answers and has free slots.
     Ok,
     /// More of its slots are taken than [`Config::high_water_mark`](crate::Config::high_water_mark)
     /// says.
     Crowded,
-    /// It cannot be reached.
+    /// The server cannot be reached.
     Unavailable,
-    /// It could not be asked without taking a connection from a request, and what is
-    /// known is too old.
+    /// The server could not be asked without taking a connection from a request, and its last
+    /// answer is too old.
     Unknown,
 }
 
@@ -52,33 +52,32 @@ pub enum Status {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reached {
-    /// It answered.
+    /// The server answered.
     Connected,
-    /// It did not.
+    /// Connecting or the query failed.
     Failed(ErrorKind),
-    /// It was not asked for a while.
+    /// The server was not asked recently.
     Unknown,
 }
 
-/// The pool of the current tokio runtime, what it goes by, and what keeps it from
-/// connecting.
+/// The pool of the current tokio runtime, its settings, and the circuit breaker.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Process {
-    /// The most connections that there may be.
+    /// The maximum number of connections.
     pub pool_size: usize,
-    /// Those that invocations have.
+    /// The number of connections leased to invocations.
     pub checked_out: usize,
-    /// Those that are kept for the next.
+    /// The number of connections kept for the next.
     pub idle: usize,
     /// `checked_out` of `pool_size`: `"2/5"`.
     pub connection_usage: String,
     /// The same: `"40.0%"`.
     pub usage_percentage: String,
-    /// A checkout has to wait now.
+    /// Whether a checkout has to wait now.
     pub pool_full: bool,
-    /// What needs attention. A pool of one is full whenever it works: that is
-    /// none.
+    /// A warning that the pool is full or nearly full. A pool of one has none: it is full whenever
+    /// it works.
     pub warning: Option<String>,
     /// The circuit breaker, while it is open.
     pub circuit: Option<Circuit>,
@@ -88,34 +87,34 @@ pub struct Process {
     pub settings: SettingsReport,
 }
 
-/// A circuit breaker that is open: one tries, and the others wait for it.
+/// A circuit breaker that is open: one caller tries to connect, and the others wait for it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Circuit {
-    /// For how long it has been.
+    /// How long it has been open.
     pub open_seconds: f64,
-    /// What has opened it.
+    /// The kind of the last error.
     #[serde(serialize_with = "shown")]
     pub kind: ErrorKind,
-    /// When the next try is due.
+    /// The time until the next try is due.
     pub next_try_seconds: f64,
 }
 
-/// What the server said of itself.
+/// The server, as of its last answer.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 #[non_exhaustive]
 pub struct Server {
-    /// How long ago.
+    /// The age of the answer.
     pub age_seconds: f64,
-    /// What a round trip took then, in milliseconds.
+    /// The duration of a round trip in milliseconds.
     pub latency_ms: Option<f64>,
     /// Its version.
     pub version: Option<String>,
-    /// The slots that are not reserved for others.
+    /// The number of slots that are not reserved for other roles.
     pub limit: Option<u32>,
-    /// Those that clients have.
+    /// The number of slots in use.
     pub used: Option<u32>,
-    /// Slots that this role cannot have.
+    /// The number of slots that this role cannot use.
     pub reserved: Option<u32>,
     /// `used` of `limit`: `"40.0%"`.
     pub usage_percentage: Option<String>,
@@ -123,43 +122,43 @@ pub struct Server {
     pub role: Option<Slots>,
     /// The database's own slots, if it has a limit.
     pub database: Option<Slots>,
-    /// Sessions by `application_name`; beyond fifty names, the rest is `"(others)"`.
+    /// The sessions by `application_name`; beyond fifty names, the rest is `"(others)"`.
     pub by_application: Option<BTreeMap<String, u32>>,
-    /// Sessions by role; beyond fifty, the rest is `"(others)"`.
+    /// The sessions by role; beyond fifty, the rest is `"(others)"`.
     pub by_user: Option<BTreeMap<String, u32>>,
-    /// Sessions by state; `"unknown"` are those whose state this role may not see.
+    /// The sessions by state; `"unknown"` are those whose state this role may not see.
     pub by_state: Option<BTreeMap<String, u32>>,
-    /// Sessions that are idle in a transaction, aborted ones too.
+    /// The number of sessions that are idle in a transaction, failed ones included.
     pub idle_in_transaction: Option<u32>,
-    /// For how long the first of them has been; 0 if there is none.
+    /// How long the first of them has been idle; 0 if there is none.
     pub oldest_idle_in_transaction_seconds: Option<f64>,
-    /// How old the oldest transaction of another session is; 0 if there is none.
+    /// The age of the oldest transaction of another session; 0 if there is none.
     pub longest_transaction_seconds: Option<f64>,
-    /// The server's timeouts, as they were for our session, in its own words.
+    /// The timeouts in effect for the reading's session, as `SHOW` prints them.
     pub timeouts: Option<BTreeMap<String, String>>,
-    /// Migrations that were not run, if any are expected: see
+    /// The migrations that were not run, of those passed to
     /// [`Database::expect_migrations`](crate::Database::expect_migrations).
     pub migrations: Option<Pending>,
-    /// What to do to have what is unknown here known.
+    /// What to run to make unknown figures known.
     pub hint: Option<String>,
 }
 
-/// Slots, and how many are taken.
+/// A number of slots, and how many of them are in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Slots {
-    /// All.
+    /// The number of slots.
     pub limit: u32,
-    /// Those that are taken.
+    /// The number of slots in use.
     pub used: u32,
 }
 
-/// From here on, in percent, a pool of several is nearly full.
-const NEARLY: usize = 80;
+/// The part of a pool, in percent, from which it is nearly full.
+const NEARLY_FULL: usize = 80;
 
 impl Health {
-    /// 503 if the server is crowded or cannot be reached, else 200. What this process's
-    /// own pool is doing says nothing about the server.
+    /// Returns 503 if the server is crowded or cannot be reached, else 200. The state of this
+    /// process's pool does not change it.
     pub fn status_code(&self) -> StatusCode {
         match self.status {
             Status::Ok | Status::Unknown => StatusCode::OK,
@@ -176,11 +175,11 @@ impl Process {
             // It is full whenever it works.
             0 | 1 => None,
             _ if full => Some(format!(
-                "all connections are checked out: who asks next waits up to {:.1?} \
+                "all connections are checked out: the next checkout waits up to {:.1?} \
                  (max_connections, acquire_timeout)",
                 config.acquire_timeout
             )),
-            _ if checked_out.saturating_mul(100) >= size.saturating_mul(NEARLY) => {
+            _ if checked_out.saturating_mul(100) >= size.saturating_mul(NEARLY_FULL) => {
                 Some("nearly all connections are checked out (max_connections)".to_owned())
             }
             _ => None,
@@ -200,12 +199,12 @@ impl Process {
     }
 }
 
-/// Whole milliseconds: more is noise.
+/// Converts to seconds, rounded to milliseconds.
 pub(super) fn seconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1000.0).round() / 1000.0
 }
 
-/// `"40.0%"`. Of nothing, all is taken.
+/// Formats a percentage: `"40.0%"`. Of zero, all is in use.
 pub(super) fn percentage(part: u64, whole: u64) -> String {
     let percent = match whole {
         0 => 100.0,

@@ -1,4 +1,4 @@
-//! The bearer token that unlocks the details of the health report.
+//! Checks the bearer token that gives access to the details of the health report.
 
 use std::fmt;
 
@@ -8,9 +8,8 @@ use ring::rand::SystemRandom;
 
 use crate::error::{Error, Result};
 
-/// A token that a caller has to present. It keeps no more than a tag of it, under a key
-/// that this process has drawn: tags are compared, in constant time, and what differs in
-/// them says nothing about the token.
+/// A token that a client has to present. Only an HMAC tag of it is kept, under a random key of
+/// this process: tags are compared in constant time, and reveal nothing about the token.
 pub(super) struct Token {
     key: hmac::Key,
     tag: hmac::Tag,
@@ -21,23 +20,21 @@ impl Token {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
         let key = key.map_err(|_| {
             Error::configuration(
-                "the system has no random numbers to keep health_token with: unset it",
+                "the operating system returned no random numbers, which `health_token` needs: unset it",
             )
         })?;
         let tag = hmac::sign(&key, token.as_bytes());
         Ok(Token { key, tag })
     }
 
-    /// Whether `Authorization: Bearer ..` (RFC 6750, section 2.1) presents it.
+    /// Returns whether `Authorization: Bearer ..` (RFC 6750, section 2.1) presents the token.
     pub(super) fn is_presented(&self, headers: &HeaderMap) -> bool {
-        let Some(value) = headers.get(header::AUTHORIZATION) else {
+        let value = headers.get(header::AUTHORIZATION);
+        let value = value.map_or(&[][..], |value| value.as_bytes());
+        let Some(space) = value.iter().position(|&byte| byte == b' ') else {
             return false;
         };
-        let mut parts = value.as_bytes().splitn(2, |&byte| byte == b' ');
-        let scheme = parts.next().unwrap_or_default();
-        let Some(token) = parts.next() else {
-            return false;
-        };
+        let (scheme, token) = value.split_at(space);
         scheme.eq_ignore_ascii_case(b"bearer")
             && hmac::verify(&self.key, token.trim_ascii(), self.tag.as_ref()).is_ok()
     }

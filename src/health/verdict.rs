@@ -1,4 +1,4 @@
-//! Derives the status from what is known; the newest knowledge decides.
+//! Derives the status from the newest observation of the server.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,60 +7,70 @@ use super::report::{Reached, Server, Status, seconds};
 use crate::error::ErrorKind;
 use crate::limit::Reading;
 
-/// What the server said longer ago is shown, and decides nothing.
-const DECIDES: Duration = Duration::from_secs(30);
+/// The age up to which an answer decides the status; older ones are only shown.
+const MAX_AGE: Duration = Duration::from_secs(30);
 
-/// The server is asked at most once in this time.
+/// The time between two readings.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// What is known, each with the moment that it is from.
-pub(super) struct Known<'a> {
+/// The observations of the server, each with its time.
+pub(super) struct Observations<'a> {
     pub(super) now: SystemTime,
-    /// What the server answered when it was last asked.
+    /// The last answer to a health reading.
     pub(super) answered: Option<&'a (SystemTime, Answer)>,
-    /// Why it did not, the last time.
+    /// The last reading that failed.
     pub(super) failed: Option<(SystemTime, ErrorKind)>,
-    /// What keeps this process from connecting, and since when.
+    /// Since when the circuit breaker has been open, and its last error.
     pub(super) circuit: Option<(SystemTime, ErrorKind)>,
-    /// The reading of the last connect.
-    pub(super) in_passing: Option<Reading>,
+    /// The last reading of the slots, made with a connect.
+    pub(super) slots: Option<Reading>,
     /// The part of the slots, in percent, above which the server is crowded; `None` where
-    /// connections take none of them.
-    pub(super) mark: Option<u8>,
+    /// connections take no slot.
+    pub(super) high_water_mark: Option<u8>,
 }
 
-impl Known<'_> {
+impl Observations<'_> {
+    /// Returns the status, and whether the database can be reached.
     pub(super) fn verdict(&self) -> (Status, Reached) {
-        // If the clock was set back, its time is unknown.
+        // A time in the future, after the clock was set back, is unknown.
         let past = |at: &SystemTime| *at <= self.now;
         let answered = self.answered.map(|(at, _)| *at).filter(past);
-        let in_passing = self.in_passing.filter(|reading| past(&reading.at));
-        let heard = answered.max(in_passing.map(|reading| reading.at));
-        // Nothing was heard since.
+        let slots = self.slots.filter(|reading| past(&reading.at));
+        let last_answer = answered.max(slots.map(|reading| reading.at));
+        // Failures count only if no answer came after them.
         let failed = self
             .failed
-            .filter(|(at, _)| is_fresh(*at, self.now) && Some(*at) >= heard);
-        let circuit = self.circuit.filter(|(since, _)| Some(*since) >= heard);
+            .filter(|(at, _)| is_fresh(*at, self.now) && Some(*at) >= last_answer);
+        let circuit = self
+            .circuit
+            .filter(|(since, _)| Some(*since) >= last_answer);
         if let Some((_, kind)) = failed.or(circuit) {
             return (Status::Unavailable, Reached::Failed(kind));
         }
-        let Some(heard) = heard.filter(|at| self.age(*at) <= DECIDES) else {
+        let Some(last_answer) = last_answer.filter(|at| self.age(*at) <= MAX_AGE) else {
             return (Status::Unknown, Reached::Unknown);
         };
-        let reading = match in_passing {
+        let reading = match slots {
             Some(reading) if Some(reading.at) > answered => Some(reading),
-            _ => self.answered.and_then(|(_, answer)| answer.reading(heard)),
+            _ => self
+                .answered
+                .and_then(|(_, answer)| answer.reading(last_answer)),
         };
-        let crowded = reading.zip(self.mark);
-        let crowded = crowded.is_some_and(|(reading, mark)| reading.tightest().is_above(mark));
-        let status = if crowded { Status::Crowded } else { Status::Ok };
+        let is_crowded = reading
+            .zip(self.high_water_mark)
+            .is_some_and(|(reading, mark)| reading.tightest().is_above(mark));
+        let status = if is_crowded {
+            Status::Crowded
+        } else {
+            Status::Ok
+        };
         (status, Reached::Connected)
     }
 
-    /// The details: of the last answer, or else as far as they are known in passing.
+    /// Returns the details of the last answer, or else of the last reading of the slots.
     pub(super) fn server(&self) -> Option<Server> {
         let since = |at: SystemTime| self.now.duration_since(at).unwrap_or_default();
-        match (self.answered, self.in_passing) {
+        match (self.answered, self.slots) {
             (Some((at, answer)), _) => Some(answer.server(since(*at))),
             (None, Some(reading)) => Some(Server {
                 age_seconds: seconds(since(reading.at)),
@@ -70,13 +80,13 @@ impl Known<'_> {
         }
     }
 
-    /// If the clock was set back, it is unknown.
+    /// Returns the age of an answer; the maximum if the clock was set back.
     fn age(&self, at: SystemTime) -> Duration {
         self.now.duration_since(at).unwrap_or(Duration::MAX)
     }
 }
 
-/// A clock that was set back since makes nothing young.
+/// Returns whether `then` is less than [`FRESH`] ago; false if the clock was set back.
 pub(super) fn is_fresh(then: SystemTime, now: SystemTime) -> bool {
     now.duration_since(then).is_ok_and(|age| age < FRESH)
 }
@@ -85,11 +95,11 @@ pub(super) fn is_fresh(then: SystemTime, now: SystemTime) -> bool {
 mod tests {
     use super::*;
 
-    /// What was heard "later" hides nothing that was heard since the clock was set back.
+    /// An answer with a time in the future does not hide a failure after the clock was set back.
     #[test]
     fn failure_survives_a_clock_set_back() {
         let answered = (at(3_700), Answer::test(10, 1, 0));
-        let known = Known {
+        let known = Observations {
             now: at(101),
             answered: Some(&answered),
             failed: Some((at(100), ErrorKind::Refused)),
@@ -103,13 +113,13 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
-    const NOTHING: Known<'static> = Known {
+    const NOTHING: Observations<'static> = Observations {
         now: SystemTime::UNIX_EPOCH,
         answered: None,
         failed: None,
         circuit: None,
-        in_passing: None,
-        mark: Some(80),
+        slots: None,
+        high_water_mark: Some(80),
     };
 
     #[test]
@@ -128,10 +138,10 @@ mod tests {
             (0, Some(1), Status::Ok),
         ] {
             let answered = (at(100), Answer::test(10, used, 0));
-            let known = Known {
+            let known = Observations {
                 now: at(101),
                 answered: Some(&answered),
-                mark,
+                high_water_mark: mark,
                 ..NOTHING
             };
             assert_eq!(known.verdict(), (expected, Reached::Connected), "{used}");
@@ -143,12 +153,12 @@ mod tests {
         let full = (at(100), Answer::test(10, 10, 0));
         let refused = ErrorKind::Refused;
         let known = |now, failed: Option<u64>, circuit: Option<u64>, passed: Option<u64>| {
-            let known = Known {
+            let known = Observations {
                 now: at(now),
                 answered: Some(&full),
                 failed: failed.map(|failed| (at(failed), refused)),
                 circuit: circuit.map(|since| (at(since), ErrorKind::TooManyConnections)),
-                in_passing: passed.and_then(|passed| Answer::test(10, 1, 0).reading(at(passed))),
+                slots: passed.and_then(|passed| Answer::test(10, 1, 0).reading(at(passed))),
                 ..NOTHING
             };
             known.verdict()
@@ -183,10 +193,10 @@ mod tests {
     }
 
     #[test]
-    fn passing_knowledge_counts_without_a_reading() {
-        let known = Known {
+    fn slots_of_a_connect_count_without_a_reading() {
+        let known = Observations {
             now: at(103),
-            in_passing: Answer::test(10, 4, 0).reading(at(100)),
+            slots: Answer::test(10, 4, 0).reading(at(100)),
             ..NOTHING
         };
         let server = known.server().expect("known");

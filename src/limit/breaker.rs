@@ -1,12 +1,12 @@
-//! The circuit breaker: limits tries to connect while the server is full or away.
+//! The circuit breaker: limits tries to connect while the server is full or unreachable.
 //!
-//! One rule. While the circuit is open one prober goes on trying, with exponential backoff
-//! and full jitter, and the others wait for what it finds: who came first is the next. Who
-//! cannot wait for the next try, because its deadline is nearer than that or the circuit
-//! has been open for longer than it can wait, is told so at once.
+//! While the circuit is open one caller, the prober, tries to connect, with exponential backoff
+//! and full jitter. The others wait for its result, and the one that arrived first is the next
+//! prober. A caller that cannot wait for the next try, because its deadline is earlier or the
+//! circuit has been open for longer than it can wait, is refused at once.
 //!
-//! There is no task behind it: a frozen process runs none. The prober is an invocation
-//! that needs a connection itself, and the first caller takes its place.
+//! No background task is involved, since a frozen process runs none. The prober is an
+//! invocation that needs a connection itself.
 
 use std::collections::BTreeSet;
 use std::pin::pin;
@@ -21,68 +21,68 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind};
 use crate::observe;
 
-/// So many failed connects in a row open the circuit; one is enough where the server
-/// itself says that it is full.
-const FAILURES: u32 = 3;
+/// The number of failed connects in a row that opens the circuit; one is enough if the server
+/// reports that it is full.
+const MAX_FAILURES: u32 = 3;
 
 /// The ceiling of the first delay.
-const FIRST: Duration = Duration::from_millis(100);
+const FIRST_DELAY: Duration = Duration::from_millis(100);
 
-/// The ceiling of any: with full jitter a process asks about once a second.
-const MOST: Duration = Duration::from_secs(2);
+/// The ceiling of every delay: with full jitter a process tries about once a second.
+const MAX_DELAY: Duration = Duration::from_secs(2);
 
 /// Decides which caller of the process may connect.
 #[derive(Debug)]
 pub(crate) struct Breaker {
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
-    /// The prober has found something out, or has gone.
+    /// Notified when the prober has a result, or has stopped.
     turn: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Connects in a row that failed.
+    /// The number of connects in a row that failed.
     failures: u32,
     open: Option<Open>,
-    /// A caller is the prober.
+    /// Whether there is a prober.
     probing: bool,
-    /// Callers that wait for the prober, in the order in which they came.
-    waiting: BTreeSet<Place>,
-    /// So many have waited.
-    places: u64,
+    /// Callers that wait for the prober, in the order of their arrival.
+    waiting: BTreeSet<Position>,
+    /// The number of callers that have waited so far.
+    arrivals: u64,
 }
 
-/// The arrival of a caller, and a number of its own.
-type Place = (Instant, u64);
+/// The position of a waiting caller: its arrival, and a unique number.
+type Position = (Instant, u64);
 
 #[derive(Debug)]
 struct Open {
     since: SystemTime,
-    /// Since when it has been asked in vain, without a pause: while nobody asks, as in a
-    /// frozen process, nothing is heard of the server.
-    in_vain: SystemTime,
+    /// When the current series of failed tries began. A pause without a prober, as in a frozen
+    /// process, ends a series: nothing is known about the server then.
+    failing_since: SystemTime,
     next: SystemTime,
     backoff: Backoff,
-    /// What opened it.
+    /// The kind of the last error.
     kind: ErrorKind,
-    /// The last try succeeded, and callers waited for it.
-    went_well: bool,
+    /// Whether the last try succeeded; it stayed open because callers waited.
+    recovering: bool,
 }
 
-/// The right to connect once. Dropped without a verdict it says nothing about the server.
+/// The right to connect once. Dropped without a result it changes nothing about the circuit.
 #[must_use]
 #[derive(Debug)]
 pub(crate) struct Attempt<'a> {
     breaker: &'a Breaker,
-    /// It is the one that is waited for.
+    /// Whether this is the prober's attempt.
     probes: bool,
 }
 
-/// The answer to a caller.
-enum Told {
+/// The breaker's decision about a caller.
+enum Decision {
     Connect,
-    /// It is the prober, and this long is to be waited first.
+    /// The caller is the prober, and has to wait for this delay first.
     Probe(Duration),
     Wait,
     Shed(Error),
@@ -97,34 +97,36 @@ impl Breaker {
         }
     }
 
-    /// Waits for the right to connect, until `end`: before all who have `come` later. With
-    /// `sheds`, who cannot wait for it is told at once.
+    /// Waits for the right to connect, until `end`. Callers that `arrived` earlier come first.
+    /// With `sheds`, a caller that cannot wait is refused at once.
     ///
-    /// Cancel-safe: a caller that stops waiting leaves its place to the next.
+    /// Cancel-safe: a caller that stops waiting leaves its position to the next.
     pub(crate) async fn admit(
         &self,
-        come: Instant,
+        arrived: Instant,
         end: Instant,
         sheds: bool,
     ) -> Result<Attempt<'_>, Error> {
-        // A caller that is woken still waits, until it gets another answer.
+        // A caller that is woken keeps its position until the decision is another.
         let mut waiting: Option<Waiting<'_>> = None;
         loop {
             let mut turn = pin!(self.turn.notified());
             turn.as_mut().enable();
             let left = end.saturating_duration_since(Instant::now());
-            let place = waiting.as_ref().map_or((come, u64::MAX), |own| own.place);
-            match self.ask(place, left, sheds) {
-                Told::Connect => return Ok(self.attempt(false)),
-                Told::Probe(delay) => {
+            let position = waiting
+                .as_ref()
+                .map_or((arrived, u64::MAX), |own| own.position);
+            match self.decide(position, left, sheds) {
+                Decision::Connect => return Ok(self.attempt(false)),
+                Decision::Probe(delay) => {
                     let attempt = self.attempt(true);
                     drop(waiting);
                     sleep(delay).await;
                     return Ok(attempt);
                 }
-                Told::Shed(error) => return Err(error),
-                Told::Wait => {
-                    waiting.get_or_insert_with(|| Waiting::new(self, come));
+                Decision::Shed(error) => return Err(error),
+                Decision::Wait => {
+                    waiting.get_or_insert_with(|| Waiting::new(self, arrived));
                     if timeout_at(end, turn).await.is_err() {
                         return Err(self.shed());
                     }
@@ -133,59 +135,58 @@ impl Breaker {
         }
     }
 
-    /// Whether a caller that can wait no longer than `left` would be turned away now.
+    /// Returns the error with which a caller that can wait for `left` would be refused now.
     pub(crate) fn sheds(&self, left: Duration) -> Option<Error> {
         let state = self.state();
         let open = state.open.as_ref()?;
-        open.sheds(left, self.clock.now(), state.probing)
-            .then(|| open.error(self.clock.now()))
+        let now = self.clock.now();
+        open.sheds(left, now, state.probing)
+            .then(|| open.error(now))
     }
 
-    /// How long until it is worth asking again; `None` while the circuit is closed.
+    /// Returns the time until the next try is due; `None` while the circuit is closed.
     pub(crate) fn next_try(&self) -> Option<Duration> {
         let state = self.state();
         let open = state.open.as_ref()?;
         Some(open.delay(self.clock.now()))
     }
 
-    /// What has opened the circuit, and how long ago; `None` while it is closed.
+    /// Returns the kind of the last error, and how long the circuit has been open; `None` while it is closed.
     pub(crate) fn opened_by(&self) -> Option<(ErrorKind, Duration)> {
         let state = self.state();
         let open = state.open.as_ref()?;
         Some((open.kind, self.clock.since(open.since)))
     }
 
-    /// Whether who connects now need not wait: it is closed, or the next try is due and
-    /// nobody is at it.
+    /// Returns whether a caller can connect without waiting: the circuit is closed, or the next
+    /// try is due and there is no prober.
     pub(crate) fn lets_in(&self) -> bool {
         let state = self.state();
-        match &state.open {
-            None => true,
-            Some(open) => !state.probing && open.delay(self.clock.now()).is_zero(),
-        }
+        let open = state.open.as_ref();
+        open.is_none_or(|open| !state.probing && open.delay(self.clock.now()).is_zero())
     }
 
-    fn ask(&self, place: Place, left: Duration, sheds: bool) -> Told {
+    fn decide(&self, position: Position, left: Duration, sheds: bool) -> Decision {
         let mut state = self.state();
-        let earlier = state.waiting.first().is_some_and(|first| *first < place);
+        let earlier = state.waiting.first().is_some_and(|first| *first < position);
         let probing = state.probing || earlier;
         let Some(open) = &mut state.open else {
-            return Told::Connect;
+            return Decision::Connect;
         };
         let now = self.clock.now();
         if !probing {
             open.resume(now);
         }
         let delay = open.delay(now);
-        // A connection that comes after the end is of no use.
+        // A connection after the caller's end would be useless.
         if left <= delay || (sheds && open.sheds(left, now, probing)) {
-            return Told::Shed(open.error(now));
+            return Decision::Shed(open.error(now));
         }
         if probing {
-            return Told::Wait;
+            return Decision::Wait;
         }
         state.probing = true;
-        Told::Probe(delay)
+        Decision::Probe(delay)
     }
 
     fn attempt(&self, probes: bool) -> Attempt<'_> {
@@ -198,7 +199,7 @@ impl Breaker {
     fn shed(&self) -> Error {
         match &self.state().open {
             Some(open) => open.error(self.clock.now()),
-            None => Error::shed(ErrorKind::TooManyConnections, Duration::ZERO, FIRST),
+            None => Error::shed(ErrorKind::TooManyConnections, Duration::ZERO, FIRST_DELAY),
         }
     }
 
@@ -209,34 +210,40 @@ impl Breaker {
 
 impl Open {
     fn new(kind: ErrorKind, now: SystemTime) -> Self {
-        let mut backoff = Backoff::new(FIRST, MOST);
-        let delay = backoff.next().unwrap_or(FIRST);
+        let mut backoff = Backoff::new(FIRST_DELAY, MAX_DELAY);
+        let delay = backoff.next().unwrap_or(FIRST_DELAY);
         Open {
             since: now,
-            in_vain: now,
+            failing_since: now,
             next: now + delay,
             backoff,
             kind,
-            went_well: false,
+            recovering: false,
         }
     }
 
-    /// A caller is about to ask, perhaps after a pause.
+    /// Begins a new series of tries if there was a pause.
     fn resume(&mut self, now: SystemTime) {
-        if now.duration_since(self.next).is_ok_and(|late| late > MOST) {
-            self.in_vain = now;
+        if now
+            .duration_since(self.next)
+            .is_ok_and(|late| late > MAX_DELAY)
+        {
+            self.failing_since = now;
         }
     }
 
-    /// At most the longest, in case that the clock was set back.
+    /// Returns the time until the next try; at most the maximum, if the clock was set back.
     fn delay(&self, now: SystemTime) -> Duration {
-        self.next.duration_since(now).unwrap_or_default().min(MOST)
+        self.next
+            .duration_since(now)
+            .unwrap_or_default()
+            .min(MAX_DELAY)
     }
 
     fn sheds(&self, left: Duration, now: SystemTime, probing: bool) -> bool {
-        let in_vain = now.duration_since(self.in_vain).unwrap_or_default();
-        // The first caller is to try, however long it has been.
-        left <= self.delay(now) || (probing && in_vain > left)
+        let failing = now.duration_since(self.failing_since).unwrap_or_default();
+        // The first caller becomes the prober, however long the circuit has been open.
+        left <= self.delay(now) || (probing && failing > left)
     }
 
     fn error(&self, now: SystemTime) -> Error {
@@ -246,19 +253,19 @@ impl Open {
 }
 
 impl State {
-    /// A connect failed, and that concerns others.
+    /// Records a failed connect that says something about the server.
     fn failed(&mut self, kind: ErrorKind, now: SystemTime, probed: bool) {
         match &mut self.open {
-            // What was under way when the circuit opened says nothing new.
+            // It began before the circuit opened, and says nothing new.
             Some(_) if !probed => {}
             Some(open) => {
                 open.kind = kind;
-                open.went_well = false;
-                open.next = now + open.backoff.next().unwrap_or(MOST);
+                open.recovering = false;
+                open.next = now + open.backoff.next().unwrap_or(MAX_DELAY);
             }
             None => {
                 self.failures += 1;
-                if kind == ErrorKind::TooManyConnections || self.failures >= FAILURES {
+                if kind == ErrorKind::TooManyConnections || self.failures >= MAX_FAILURES {
                     self.open = Some(Open::new(kind, now));
                     observe::circuit_opened(kind);
                 }
@@ -266,25 +273,25 @@ impl State {
         }
     }
 
-    /// The server takes connections.
+    /// Records that the server accepts connections.
     fn succeeded(&mut self, now: SystemTime) {
         self.failures = 0;
         match &mut self.open {
-            // One after the other, as long as it goes well: all at once might fill it again.
+            // The waiting callers connect one after the other: all at once might fill it again.
             Some(open) if !self.waiting.is_empty() => {
-                open.in_vain = now;
+                open.failing_since = now;
                 open.next = now;
-                open.backoff = Backoff::new(FIRST, MOST);
-                open.went_well = true;
+                open.backoff = Backoff::new(FIRST_DELAY, MAX_DELAY);
+                open.recovering = true;
             }
             _ => self.close(now),
         }
     }
 
-    /// A caller has gone. If it was the last, nothing will find out again what is known.
-    fn left(&mut self, now: SystemTime) {
-        let well = self.open.as_ref().is_some_and(|open| open.went_well);
-        if well && !self.probing && self.waiting.is_empty() {
+    /// Closes a recovering circuit after its last caller: there is no prober to close it.
+    fn close_if_deserted(&mut self, now: SystemTime) {
+        let recovering = self.open.as_ref().is_some_and(|open| open.recovering);
+        if recovering && !self.probing && self.waiting.is_empty() {
             self.close(now);
         }
     }
@@ -298,26 +305,26 @@ impl State {
 }
 
 impl Attempt<'_> {
-    /// Whether it is made while the circuit is open: it is then to be made once.
+    /// Returns whether this is the prober's attempt, which must be a single try.
     pub(crate) fn probes(&self) -> bool {
         self.probes
     }
 
-    /// A connection was made.
+    /// Records that a connection was made.
     pub(crate) fn succeeded(self) {
         let now = self.breaker.clock.now();
         self.breaker.state().succeeded(now);
     }
 
-    /// None was made. Answers how long until it is worth asking again, if the circuit is
-    /// open now: a moment later another may have closed it.
+    /// Records that connecting failed. Returns the time until the next try, if the circuit is
+    /// open at this moment: another caller may close it afterwards.
     pub(crate) fn failed(self, error: &Error) -> Option<Duration> {
         let now = self.breaker.clock.now();
         let mut state = self.breaker.state();
         match error.kind() {
-            // It went wrong here: nothing was heard of the server.
+            // A local error says nothing about the server.
             ErrorKind::Configuration | ErrorKind::Tls => return None,
-            // It answered, whatever it said: it is neither full nor away.
+            // The server answered: it is neither full nor unreachable.
             kind if !kind.is_unavailable() => {
                 state.succeeded(now);
                 return None;
@@ -335,26 +342,26 @@ impl Drop for Attempt<'_> {
             let now = self.breaker.clock.now();
             let mut state = self.breaker.state();
             state.probing = false;
-            state.left(now);
+            state.close_if_deserted(now);
             drop(state);
             self.breaker.turn.notify_waiters();
         }
     }
 }
 
-/// A caller that waits for the prober.
+/// A caller that waits for the prober, until it is dropped.
 struct Waiting<'a> {
     breaker: &'a Breaker,
-    place: Place,
+    position: Position,
 }
 
 impl<'a> Waiting<'a> {
-    fn new(breaker: &'a Breaker, come: Instant) -> Self {
+    fn new(breaker: &'a Breaker, arrived: Instant) -> Self {
         let mut state = breaker.state();
-        let place = (come, state.places);
-        state.places += 1;
-        state.waiting.insert(place);
-        Waiting { breaker, place }
+        let position = (arrived, state.arrivals);
+        state.arrivals += 1;
+        state.waiting.insert(position);
+        Waiting { breaker, position }
     }
 }
 
@@ -362,9 +369,9 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let now = self.breaker.clock.now();
         let mut state = self.breaker.state();
-        let was_next = state.waiting.first() == Some(&self.place) && !state.probing;
-        state.waiting.remove(&self.place);
-        state.left(now);
+        let was_next = state.waiting.first() == Some(&self.position) && !state.probing;
+        state.waiting.remove(&self.position);
+        state.close_if_deserted(now);
         drop(state);
         if was_next {
             self.breaker.turn.notify_waiters();

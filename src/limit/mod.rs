@@ -1,7 +1,7 @@
-//! Protects the server from a fleet of processes: its room, and the circuit breaker.
+//! Limits the load that a fleet of processes puts on the server.
 //!
-//! - [`reading`] asks the server how full it is, [`room`] keeps the answer: above a mark
-//!   connections are given back at the end of each invocation instead of being kept;
+//! - [`reading`] asks the server how many slots are taken, [`room`] keeps the answer: above the
+//!   high-water mark connections are closed at the end of each invocation instead of kept;
 //! - [`breaker`] limits connecting while the server is full or unreachable.
 
 mod breaker;
@@ -15,17 +15,17 @@ use std::time::Duration;
 pub(crate) use breaker::{Attempt, Breaker};
 pub(crate) use reading::{Reading, Slots};
 pub(crate) use reserved::reserved;
-
-/// How many slots the server keeps from ordinary roles, as an expression of SQL.
-pub const RESERVED: &str = reserved!();
 pub(crate) use room::Room;
 
 use crate::clock::Clock;
 use crate::config::{LoadShed, Settings};
 use crate::error::Error;
 
-/// When a caller may retry that was turned away since the server is nearly full.
-const AGAIN: Duration = Duration::from_secs(1);
+/// The number of slots that ordinary roles cannot use, as an SQL expression.
+pub const RESERVED: &str = reserved!();
+
+/// The `Retry-After` of a request that was refused because the server is nearly full.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The limits of one database in this process, for all of its runtimes.
 #[derive(Debug)]
@@ -49,16 +49,16 @@ impl Limits {
         }
     }
 
-    /// Whether an invocation that cannot wait is told so before it has waited.
+    /// Returns whether an invocation that cannot wait is refused before it has waited.
     pub(crate) fn sheds(&self) -> bool {
         self.load_shed != LoadShed::Off
     }
 
-    /// Why an invocation that can wait for `left` had better not begin.
+    /// Returns why an invocation that can wait for `left` is refused before its handler.
     pub(crate) fn before_handler(&self, left: Duration) -> Option<Error> {
         let full = || {
             let full = self.room.is_full() && self.breaker.next_try().is_none();
-            full.then(|| Error::all_but_full(AGAIN))
+            full.then(|| Error::all_but_full(RETRY_AFTER))
         };
         self.breaker.sheds(left).or_else(full)
     }

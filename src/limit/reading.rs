@@ -7,30 +7,30 @@ use tokio_postgres::{Client, Error, SimpleQueryMessage, SimpleQueryRow};
 
 use super::reserved;
 
-/// Slots of the server, and how many are taken.
+/// A number of slots, and how many of them are in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Slots {
     pub(crate) limit: u32,
     pub(crate) used: u32,
 }
 
-/// What a server said of its slots, as they are for this role.
+/// The slots of a server that this role can use, as last read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Reading {
     pub(crate) at: SystemTime,
-    /// All of the server's that are not reserved for others.
+    /// The server's slots, without those reserved for other roles.
     pub(crate) server: Slots,
-    /// This role's own (`CONNECTION LIMIT` of `CREATE ROLE`).
+    /// The role's limit (`CONNECTION LIMIT` of `CREATE ROLE`).
     pub(crate) role: Option<Slots>,
-    /// This database's own (`CONNECTION LIMIT` of `CREATE DATABASE`).
+    /// The database's limit (`CONNECTION LIMIT` of `CREATE DATABASE`).
     pub(crate) database: Option<Slots>,
 }
 
-/// Slots are taken by client backends (manual, "Connections and Authentication"; WAL
-/// senders and workers have their own). A role that may not see the type of another's backend
-/// (no `pg_read_all_stats`) counts what has a user and a database: parallel workers too,
-/// which is a little too much and never too little. Superusers are held back by nothing
-/// but `max_connections`.
+/// Reads the slots. Client backends take them (manual, "Connections and Authentication"; WAL
+/// senders and workers have their own). A role that may not see the type of another role's
+/// backend (no `pg_read_all_stats`) counts every process with a user and a database: parallel
+/// workers too, which is a little too many and never too few. For superusers only
+/// `max_connections` is a limit.
 const QUERY: &str = concat!(
     "\
 select current_setting('max_connections')::int - case when me.rolsuper then 0 else ",
@@ -47,7 +47,7 @@ where me.rolname = session_user and db.datname = current_database() \
 group by me.rolsuper, me.rolconnlimit, db.datconnlimit"
 );
 
-/// Sends the query behind what the client was given before, and answers what waits for
+/// Sends the query behind the client's earlier statements, and returns a future that waits for
 /// the answer.
 pub(crate) async fn begin(
     client: &Client,
@@ -71,44 +71,27 @@ fn figures(row: &SimpleQueryRow) -> Option<[i64; 6]> {
 }
 
 impl Reading {
-    /// What the query's figures mean.
+    /// Makes a reading from the columns of the query.
     pub(crate) fn new(at: SystemTime, figures: [i64; 6]) -> Self {
         let count = |figure: i64| u32::try_from(figure.max(0)).unwrap_or(u32::MAX);
-        let [
-            limit,
-            used,
-            role_limit,
-            by_role,
-            database_limit,
-            in_database,
-        ] = figures;
-        let own = |limit: i64, used| {
-            (limit >= 0).then(|| Slots {
-                limit: count(limit),
-                used: count(used),
-            })
+        let slots = |first: usize| Slots {
+            limit: count(figures[first]),
+            used: count(figures[first + 1]),
         };
         Reading {
             at,
-            server: Slots {
-                limit: count(limit),
-                used: count(used),
-            },
-            role: own(role_limit, by_role),
-            database: own(database_limit, in_database),
+            server: slots(0),
+            role: (figures[2] >= 0).then(|| slots(2)),
+            database: (figures[4] >= 0).then(|| slots(4)),
         }
     }
 
-    /// The slots that will run out first.
+    /// Returns the slots that will run out first.
     pub(crate) fn tightest(&self) -> Slots {
-        let own = self.role.into_iter().chain(self.database);
-        own.fold(self.server, |tightest, slots| {
-            if slots.free() < tightest.free() {
-                slots
-            } else {
-                tightest
-            }
-        })
+        // The first of equals: the server before the role before the database.
+        let all = [Some(self.server), self.role, self.database];
+        let tightest = all.into_iter().flatten().min_by_key(Slots::free);
+        tightest.unwrap_or(self.server)
     }
 }
 
@@ -117,7 +100,7 @@ impl Slots {
         self.limit.saturating_sub(self.used)
     }
 
-    /// Whether more than `percent` of them are taken.
+    /// Returns whether more than `percent` of the slots are in use.
     pub(crate) fn is_above(&self, percent: u8) -> bool {
         u64::from(self.used) * 100 > u64::from(self.limit) * u64::from(percent)
     }
@@ -138,7 +121,7 @@ mod tests {
         assert_eq!(reading([97, 10, 4, 3, -1, 5]).tightest(), slots(4, 3));
         assert_eq!(reading([97, 10, 40, 3, 6, 5]).tightest(), slots(6, 5));
         assert_eq!(reading([97, 97, 4, 3, 6, 5]).tightest(), slots(97, 97));
-        // A limit of none at all is one.
+        // A limit of zero slots is a limit.
         assert_eq!(reading([97, 10, 0, 3, -1, 5]).tightest(), slots(0, 3));
     }
 

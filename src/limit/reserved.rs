@@ -1,9 +1,9 @@
-//! Slots that a server reserves from ordinary roles.
+//! Counts the slots that ordinary roles cannot use.
 
-/// As SQL: how many slots a server keeps for superusers, from PostgreSQL 16 on for
-/// `pg_use_reserved_connections`, and for a role of the provider's. A macro, for `concat!`.
+/// Counts, as an SQL expression, the slots reserved for superusers, from PostgreSQL 16 on for
+/// `pg_use_reserved_connections`, and for a role of the provider. A macro, for `concat!`.
 ///
-/// A setting that was set and reset is empty, and no number.
+/// A custom setting that was set and reset is an empty string, not a number: hence `nullif`.
 macro_rules! reserved {
     () => {
         concat!(

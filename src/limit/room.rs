@@ -6,45 +6,47 @@ use std::time::{Duration, SystemTime};
 
 use tokio_postgres::Client;
 
-use super::reading::{self, Reading, Slots};
+use super::reading::{self, Reading};
 use crate::clock::Clock;
 
-/// A reading older than this is taken anew when there is an occasion.
+/// The age from which a reading is repeated when a round trip is taken anyway.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// Above this part of the slots, in percent, there is as good as no room.
+/// The part of the slots, in percent, above which the server counts as full.
 const FULL: u8 = 95;
 
-/// The room on the server, as this process knows it.
+/// The free slots of the server, as far as this process knows them.
 #[derive(Debug)]
 pub(crate) struct Room {
     clock: Arc<dyn Clock>,
-    /// Connections take slots of the server that can be counted.
-    counts: AtomicBool,
+    /// Whether connections take slots of the server, which can be counted.
+    takes_slots: AtomicBool,
     /// The part of the slots, in percent, above which connections are not kept.
-    mark: u8,
+    high_water_mark: u8,
     last: Mutex<Option<Reading>>,
-    reads: AtomicBool,
-    /// When a connection was last refused because something was full.
+    /// Whether a reading is under way.
+    is_reading: AtomicBool,
+    /// When the server or a pooler last refused a connection because it was full.
     refused: Mutex<Option<SystemTime>>,
-    /// What a pooler said of its own size, zero if it did not.
+    /// The size that a pooler named in a refusal, zero if none has.
     pool_size: AtomicU32,
 }
 
 impl Room {
-    pub(crate) fn new(clock: Arc<dyn Clock>, counts: bool, mark: u8) -> Self {
+    pub(crate) fn new(clock: Arc<dyn Clock>, takes_slots: bool, high_water_mark: u8) -> Self {
         Room {
             clock,
-            counts: AtomicBool::new(counts),
-            mark,
+            takes_slots: AtomicBool::new(takes_slots),
+            high_water_mark,
             last: Mutex::default(),
-            reads: AtomicBool::new(false),
+            is_reading: AtomicBool::new(false),
             refused: Mutex::default(),
             pool_size: AtomicU32::new(0),
         }
     }
 
-    /// Asks the server, if it was not asked just now: for a round trip that is paid anyway.
+    /// Reads the slots, unless the last reading is fresh. For callers that take a round trip
+    /// anyway.
     pub(crate) async fn ask_again(
         self: &Arc<Self>,
         client: &Client,
@@ -56,48 +58,49 @@ impl Room {
         }
     }
 
-    /// Asks the server: the question goes out behind what `client` was given before and in
-    /// front of what comes, so that nobody waits a round trip for it. Answers what waits for
-    /// the answer, and says then whether there was one.
+    /// Reads the slots. The query is sent behind the earlier statements of `client` and in front
+    /// of later ones, so that no caller waits a round trip for it. The returned future waits for
+    /// the answer, and returns whether the server answered.
     ///
-    /// Always on a new connection: what had to be opened may be one of many, as after a
-    /// restart, and is kept or not by what was read last.
+    /// Called for each new connection: it may be one of many, as after a restart, and the last
+    /// reading decides whether it is kept.
     pub(crate) async fn ask(
         self: &Arc<Self>,
         client: &Client,
     ) -> Option<impl Future<Output = bool> + Send + use<>> {
-        if !self.counts.load(Ordering::Relaxed) || self.reads.swap(true, Ordering::AcqRel) {
+        if !self.takes_slots() || self.is_reading.swap(true, Ordering::AcqRel) {
             return None;
         }
-        let asking = Asking(Arc::clone(self));
+        let under_way = UnderWay(Arc::clone(self));
         let answer = reading::begin(client).await.ok()?;
         Some(async move {
-            let room = &asking.0;
+            let room = &under_way.0;
             match answer.await {
                 Ok(Some(figures)) => {
                     room.note(Reading::new(room.clock.now(), figures));
                     true
                 }
                 Ok(None) => true,
-                // A server that does not know the question is one whose limits are unknown.
+                // A server that refuses the query has answered; its limits are unknown.
                 Err(error) => error.as_db_error().is_some(),
             }
         })
     }
 
-    /// What lies in between has slots of its own, and what is known says nothing of it.
+    /// Stops reading and forgets the last reading: a pooler has slots of its own.
     pub(crate) fn stop_counting(&self) {
-        self.counts.store(false, Ordering::Relaxed);
-        *self.last() = None;
+        self.takes_slots.store(false, Ordering::Relaxed);
+        *lock(&self.last) = None;
     }
 
+    /// Keeps a reading.
     pub(crate) fn note(&self, reading: Reading) {
         *lock(&self.refused) = None;
-        *self.last() = Some(reading);
+        *lock(&self.last) = Some(reading);
     }
 
-    /// The server, or a pooler, refused a connection since it is full, and perhaps named
-    /// its size.
+    /// Records that the server or a pooler refused a connection because it is full. A pooler may
+    /// have named its size.
     pub(crate) fn note_refusal(&self, pool_size: Option<u32>) {
         if let Some(size) = pool_size {
             self.pool_size.store(size, Ordering::Relaxed);
@@ -105,49 +108,44 @@ impl Room {
         *lock(&self.refused) = Some(self.clock.now());
     }
 
-    /// A connection that is not in use had better be given back.
+    /// Returns whether connections should be closed instead of kept.
     pub(crate) fn is_crowded(&self) -> bool {
-        self.was_refused() || self.slots().is_some_and(|slots| slots.is_above(self.mark))
+        self.was_refused() || self.is_above(self.high_water_mark)
     }
 
-    /// There is as good as no room, and that was read just now.
+    /// Returns whether the server is full, according to a fresh reading or refusal.
     pub(crate) fn is_full(&self) -> bool {
-        self.was_refused()
-            || !self.is_old() && self.slots().is_some_and(|slots| slots.is_above(FULL))
+        self.was_refused() || !self.is_old() && self.is_above(FULL)
     }
 
-    /// The size of its pool that a pooler named when it refused.
+    /// Returns the size of its pool that a pooler named in a refusal.
     pub(crate) fn pool_size(&self) -> Option<u32> {
-        match self.pool_size.load(Ordering::Relaxed) {
-            0 => None,
-            size => Some(size),
-        }
+        Some(self.pool_size.load(Ordering::Relaxed)).filter(|size| *size > 0)
     }
 
-    /// What was read last, however long ago.
+    /// Returns the last reading, however old.
     pub(crate) fn last_reading(&self) -> Option<Reading> {
-        *self.last()
+        *lock(&self.last)
     }
 
-    /// A moment ago, and nothing was read since.
+    fn takes_slots(&self) -> bool {
+        self.takes_slots.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether a connection was refused a moment ago, without a reading since.
     fn was_refused(&self) -> bool {
         let refused = *lock(&self.refused);
-        let counts = self.counts.load(Ordering::Relaxed);
-        counts && refused.is_some_and(|refused| self.clock.since(refused) <= FRESH)
+        self.takes_slots() && refused.is_some_and(|refused| self.clock.since(refused) <= FRESH)
     }
 
-    fn slots(&self) -> Option<Slots> {
-        self.last().as_ref().map(Reading::tightest)
+    fn is_above(&self, percent: u8) -> bool {
+        self.last_reading()
+            .is_some_and(|reading| reading.tightest().is_above(percent))
     }
 
     fn is_old(&self) -> bool {
-        self.last()
-            .as_ref()
+        self.last_reading()
             .is_none_or(|reading| self.clock.since(reading.at) > FRESH)
-    }
-
-    fn last(&self) -> MutexGuard<'_, Option<Reading>> {
-        lock(&self.last)
     }
 }
 
@@ -155,12 +153,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A reading under way: one at a time is enough.
-struct Asking(Arc<Room>);
+/// Marks a reading as under way, until it is dropped: one at a time is enough.
+struct UnderWay(Arc<Room>);
 
-impl Drop for Asking {
+impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.reads.store(false, Ordering::Release);
+        self.0.is_reading.store(false, Ordering::Release);
     }
 }
 
@@ -199,10 +197,10 @@ mod tests {
             );
         }
         clock.advance(FRESH * 2);
-        assert!(room.is_crowded() && !room.is_full(), "that was long ago");
+        assert!(room.is_crowded() && !room.is_full(), "the reading is old");
     }
 
-    /// It may have been the role's limit, or a pooler's: what was read of the server stays.
+    /// The refusal may concern the role's limit, or a pooler's: the server's last reading stays.
     #[test]
     fn refusal_counts_for_a_moment_without_a_reading() {
         let clock = Manual::new();
@@ -218,9 +216,9 @@ mod tests {
         clock.advance(FRESH * 2);
         assert!(!room.is_crowded() && !room.is_full());
         room.note_refusal(None);
-        assert_eq!(room.pool_size(), Some(15), "it named none this time");
+        assert_eq!(room.pool_size(), Some(15), "a refusal without a size");
         read(&room, 1);
-        assert!(!room.is_crowded(), "it was read since");
+        assert!(!room.is_crowded(), "there was a reading since");
         room.note_refusal(None);
         room.stop_counting();
         assert!(!room.is_crowded(), "they are not the server's slots");

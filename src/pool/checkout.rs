@@ -1,4 +1,4 @@
-//! Leases a connection: an idle one that is still alive, or a new one.
+//! Checks out connections: an idle one that is still alive, or a new one.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -22,27 +22,28 @@ use crate::random;
 use crate::tally::{One, Tally};
 use crate::wire::TransactionStatus;
 
-/// How long that round trip may take before the connection counts as dead.
-const PROBE_LIMIT: Duration = Duration::from_secs(1);
+/// How long an idle connection may take to answer before it counts as dead.
+const TEST_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Each connection is taken for older than it is, by this part of `max_age` at most.
+/// A random part of `max_age`, this large at most, is added to each connection's age, so that
+/// connections opened together do not expire together.
 const AGE_JITTER: f64 = 0.1;
 
-/// Longer than any invocation, and nothing overflows.
-const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// A limit longer than any invocation, and short enough to be added to any instant.
+const MAX_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The right to have a connection of one runtime.
+/// The right to lease one connection of a pool.
 pub(crate) struct Permit {
     pool: Arc<Pool>,
     permit: OwnedSemaphorePermit,
 }
 
-/// A session, and its exclusive client.
+/// A session with its exclusive client.
 type Leased = (Arc<Session>, ExclusiveClient);
 
 impl Pool {
-    /// Waits for the right to have a connection, within the configured time and at most
-    /// `left`. First come, first served.
+    /// Waits for a permit, for `acquire_timeout` and at most for `left`. The caller that has
+    /// waited longest is served first.
     pub(crate) async fn permit(self: Arc<Self>, left: Option<Duration>) -> Result<Permit> {
         if let Some(permit) = self.try_permit() {
             return Ok(Permit { pool: self, permit });
@@ -55,7 +56,7 @@ impl Pool {
             return Ok(Permit { pool: self, permit });
         }
         let error = Error::acquire_timeout(limit, self.in_use(), self.max_connections());
-        // Those that are waited for may be waiting for the server.
+        // The holders of the permits may be waiting for the server.
         Err(error.with_next_try(self.shared.limits.breaker.next_try()))
     }
 
@@ -63,7 +64,7 @@ impl Pool {
         Arc::clone(&self.permits).try_acquire_owned().ok()
     }
 
-    /// Opens a connection to keep, unless there are as many as fit.
+    /// Opens an idle connection, unless the pool has enough of them.
     pub(crate) async fn open_idle(self: Arc<Self>, left: Option<Duration>) -> Result<()> {
         if self.shared.is_shut() {
             return Ok(());
@@ -71,13 +72,16 @@ impl Pool {
         let Some(permit) = self.try_permit() else {
             return Ok(());
         };
-        // Our own permit is in use by now.
+        // The permit above is counted.
         if self.in_use() + self.idle() > self.settings().idle_limit() {
             return Ok(());
         }
         let limits = &self.shared.limits;
         let begin = Instant::now();
-        let end = begin + left.unwrap_or(self.settings().connect_timeout).min(LONGEST);
+        let end = begin
+            + left
+                .unwrap_or(self.settings().connect_timeout)
+                .min(MAX_WAIT);
         let attempt = limits.breaker.admit(begin, end, true).await?;
         let _opening = self.shared.opening.one();
         let session = self.open(left, attempt, None).await?;
@@ -85,9 +89,9 @@ impl Pool {
             .exclusive_client()
             .ok_or_else(Error::invocation_ended)?;
         session.tell_server_timeouts(&client, None).await;
-        // No caller waits for this connection yet: the room is read meanwhile.
+        // No caller waits for this connection yet, so there is time to read the slots.
         if let Some(reading) = limits.room.ask(&client).await {
-            let _ = timeout(PROBE_LIMIT, reading).await;
+            let _ = timeout(TEST_TIMEOUT, reading).await;
         }
         let lease = Lease::new(session, Arc::clone(&self), permit);
         if let Some(reservation) = lease.reserve() {
@@ -110,11 +114,10 @@ impl Pool {
                 pool.retain_idle(|idle| !idle.session.is_over());
             }
         };
-        // Those that were opened at once are not to end at once.
-        let earlier = self.settings().max_age;
-        let earlier = earlier.mul_f64(random::fraction() * AGE_JITTER);
+        let jitter = random::fraction() * AGE_JITTER;
+        let added_age = self.settings().max_age.mul_f64(jitter);
         let now = shared.clock.now();
-        let opened = now.checked_sub(earlier).unwrap_or(now);
+        let opened = now.checked_sub(added_age).unwrap_or(now);
         let manner = Manner {
             leaving,
             ..Manner::USUAL
@@ -124,7 +127,7 @@ impl Pool {
             Ok(session) => {
                 attempt.succeeded();
                 if session.pooler() != self.settings().pooler {
-                    // It is not what it was taken for: its slots are the pooler's.
+                    // It turned out to go through a pooler: its slots are the pooler's.
                     shared.limits.room.stop_counting();
                 }
                 shared.note_round_trip(session.round_trip());
@@ -143,11 +146,11 @@ impl Pool {
 }
 
 impl Permit {
-    /// Leases the connection that this is the permit for, an idle one or a new one, to an
-    /// invocation that has so much time `left` and was `granted` so much in all.
+    /// Leases an idle or a new connection to an invocation that has `left` of the time that it
+    /// was `granted`.
     ///
-    /// Cancel-safe: a caller that stops waiting leaves nothing behind but a session that had
-    /// begun, which counts as one that is `leaving` until the server has closed it.
+    /// Cancel-safe: if the caller stops waiting while a session is being opened, that session
+    /// is counted in `leaving` until the server has closed it.
     pub(crate) async fn checkout(
         self,
         left: Option<Duration>,
@@ -161,7 +164,7 @@ impl Permit {
         let mut checkout = Checkout {
             pool: &pool,
             begin,
-            end: begin + patience.min(LONGEST),
+            end: begin + patience.min(MAX_WAIT),
             left,
             granted,
             last_error: None,
@@ -178,7 +181,7 @@ impl Permit {
                 Either::Right(_) => continue,
             };
             let attempt = admitted?;
-            // Until it is leased.
+            // Counted until the connection is leased.
             let _opening = pool.shared.opening.one();
             if let Some((session, client)) = checkout.connect(attempt, leaving).await? {
                 return Ok((Lease::new(session, Arc::clone(&pool), permit), client));
@@ -194,7 +197,7 @@ struct Checkout<'a> {
     end: Instant,
     left: Option<Duration>,
     granted: Option<Duration>,
-    /// What the server said when it was last asked.
+    /// Why the last connect failed.
     last_error: Option<Error>,
     waiting: Option<One>,
 }
@@ -205,7 +208,7 @@ impl<'a> Checkout<'a> {
         Some(left.saturating_sub(self.begin.elapsed()))
     }
 
-    /// Takes an idle connection that is still good.
+    /// Takes an idle connection that is still usable.
     async fn reuse(&self) -> Option<Leased> {
         let pool = self.pool;
         pool.end_old();
@@ -219,7 +222,7 @@ impl<'a> Checkout<'a> {
                 }
                 Err(why) => {
                     observe::discarded(idle.session.process(), why);
-                    // Terminate goes out; its answer need not be awaited.
+                    // Sends Terminate; the end of the session need not be awaited.
                     idle.session.end();
                     if why == NO_ANSWER {
                         pool.end_forgotten();
@@ -230,10 +233,10 @@ impl<'a> Checkout<'a> {
         None
     }
 
-    /// Waits until the breaker lets it connect. Fails if that is too late.
+    /// Waits until the circuit breaker admits the checkout. Fails if that is too late.
     async fn admission(&mut self) -> Result<Attempt<'a>> {
         let limits = &self.pool.shared.limits;
-        // While the server is full, another's connection may be given back first.
+        // While the server is full, another invocation may give a connection back first.
         if limits.breaker.next_try().is_some() {
             self.waiting.get_or_insert_with(|| self.pool.waiting.one());
         }
@@ -241,16 +244,16 @@ impl<'a> Checkout<'a> {
         admitted.await.map_err(|shed| {
             observe::shed(None, &shed);
             let next = shed.retry_after().unwrap_or_default();
-            let said = self.last_error.take();
-            said.map_or(shed, |said| said.with_retry_after(next))
+            let last = self.last_error.take();
+            last.map_or(shed, |error| error.with_retry_after(next))
         })
     }
 
-    /// Opens a connection. `None`: the server cannot take one now, and there is time to wait
-    /// until it can.
+    /// Opens a connection. `None`: the server accepts none now, and there is time to wait and
+    /// try again.
     async fn connect(&mut self, attempt: Attempt<'_>, leaving: &Tally) -> Result<Option<Leased>> {
         let tried = Instant::now();
-        // Boxed: the future of a checkout that finds an idle connection stays small.
+        // Boxed: a checkout that gets an idle connection does not carry this future's size.
         let open = Box::pin(self.pool.open(self.left(), attempt, Some(leaving)));
         let session = match open.await {
             Ok(session) => session,
@@ -263,24 +266,23 @@ impl<'a> Checkout<'a> {
         if let Some(reading) = self.pool.shared.limits.room.ask(&client).await {
             session.see_to(reading);
         }
-        // It leaves now: behind a BEGIN that is armed for the user's first statement it
+        // Sent now: behind a BEGIN that is armed for the user's first statement the query
         // would be part of that transaction.
         session.pump();
         Ok(Some((session, client)))
     }
 
-    /// Notes why connecting failed. Fails if there is no next try, which is the breaker's.
+    /// Records why the connect failed. Fails if the breaker has no next try in time.
     fn failed(&mut self, error: Error, tried: Instant) -> Result<()> {
-        // For want of time it heard nothing: what the server said before stands.
+        // The caller's time ran out before the server answered: its last error stands.
         let cut_short = error.kind() == ErrorKind::ConnectTimeout
             && tried.elapsed() < self.pool.settings().connect_timeout;
         let error = match self.last_error.take() {
-            Some(said) if cut_short => said.with_next_try(error.retry_after()),
+            Some(last) if cut_short => last.with_next_try(error.retry_after()),
             _ => error,
         };
         let next = error.retry_after();
-        let worth = worth_waiting(&error, self.begin, self.end);
-        match next.zip(worth) {
+        match next.zip(retry_end(&error, self.begin, self.end)) {
             Some((next, until)) if Instant::now() + next < until => {
                 self.last_error = Some(error);
                 Ok(())
@@ -290,18 +292,18 @@ impl<'a> Checkout<'a> {
     }
 }
 
-/// Until when to wait for the server, if that makes sense: a slot comes free within any
-/// time, and a server that is starting has said so; for what may heal a quarter of the time
-/// is enough, since a function that can do without the database wants to know soon.
-fn worth_waiting(error: &Error, begin: Instant, end: Instant) -> Option<Instant> {
+/// Until when connecting is retried, if the error is transient. A slot can become free at any
+/// time, and a server that is starting will be ready. For other transient errors a quarter of
+/// the time is enough: a function that can do without the database should know soon.
+fn retry_end(error: &Error, begin: Instant, end: Instant) -> Option<Instant> {
     match error.kind() {
         ErrorKind::TooManyConnections | ErrorKind::ServerStarting => Some(end),
         _ => heals(error).then(|| begin + (end - begin) / 4),
     }
 }
 
-/// Whether an idle connection is still good, without a round trip as far as that
-/// goes. `Err` says why not.
+/// Examines whether an idle connection is still usable, without a round trip unless it was
+/// idle for long. `Err` has the reason why not.
 async fn examine(
     pool: &Pool,
     idle: &Idle,
@@ -310,8 +312,8 @@ async fn examine(
     let session = &idle.session;
     match session.peek() {
         Peek::Closed => return Err("closed by the server"),
-        // What has come meanwhile is no verdict (a parameter may have changed): the
-        // driver reads it, then we know. Tokio has to see it first.
+        // The bytes may be harmless (a parameter has changed): the driver has to read them
+        // first, and for that tokio has to see that the socket is readable.
         Peek::Bytes => yield_now().await,
         Peek::Quiet => {}
     }
@@ -319,33 +321,33 @@ async fn examine(
     if !snapshot.is_quiet() || snapshot.status != Some(TransactionStatus::Idle) {
         return Err("not at rest");
     }
-    fits(pool, session)?;
+    check_target_attrs(pool, session)?;
     let client = session.exclusive_client().ok_or("in use")?;
     if pool.shared.clock.since(idle.since) > pool.settings().test_after_idle {
-        let limit = left.map_or(PROBE_LIMIT, |left| left.min(PROBE_LIMIT));
-        let probe = async {
-            // The question after the room is as good as any, and one round trip is paid.
+        let limit = left.map_or(TEST_TIMEOUT, |left| left.min(TEST_TIMEOUT));
+        let test = async {
+            // Reading the slots is a test as good as any, for the same round trip.
             match pool.shared.limits.room.ask_again(&client).await {
                 Some(reading) => reading.await,
                 None => client.check_connection().await.is_ok(),
             }
         };
-        match timeout(limit, probe).await {
-            // What it has reported meanwhile came with the answer.
-            Ok(true) => fits(pool, session)?,
+        match timeout(limit, test).await {
+            // Parameters that have changed were reported together with the answer.
+            Ok(true) => check_target_attrs(pool, session)?,
             _ => return Err(NO_ANSWER),
         }
     }
     Ok(client)
 }
 
-/// Whether the server is still what `target_session_attrs` asks for: a failover or a
+/// Checks that the server is still what `target_session_attrs` asks for: a failover or a
 /// promotion does not end every session.
-fn fits(pool: &Pool, session: &Session) -> Result<(), &'static str> {
-    let wish = pool.settings().target_session_attrs;
-    wish.check(session.wire().reported())?;
-    if wish.wants_writes() && session.wire().refused_write() {
-        return Err("refused a write, and target_session_attrs asks for one that takes them");
+fn check_target_attrs(pool: &Pool, session: &Session) -> Result<(), &'static str> {
+    let wanted = pool.settings().target_session_attrs;
+    wanted.check(session.wire().reported())?;
+    if wanted.wants_writes() && session.wire().refused_write() {
+        return Err("refused a write, and target_session_attrs asks for a writable server");
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A connection that is checked out, with the right to have it.
+//! Leases: a connection that is checked out, together with its permit.
 
 use std::sync::{Arc, Mutex};
 
@@ -12,8 +12,8 @@ use crate::tally::One;
 
 /// A connection from its checkout until it is kept or closed.
 ///
-/// It is handed from holder to holder in turns. What an earlier holder still has of it, be
-/// it a token to cancel with, does not reach it any more.
+/// It passes from holder to holder in turns. What an earlier holder still has, such as a
+/// cancel token, no longer affects it.
 pub(crate) struct Lease {
     session: Arc<Session>,
     pool: Arc<Pool>,
@@ -22,7 +22,7 @@ pub(crate) struct Lease {
     _permit: OwnedSemaphorePermit,
 }
 
-/// A place among the idle connections, for one that is being brought to rest.
+/// A reserved place among the idle connections, for one that is being brought to rest.
 pub(crate) type Reservation = One;
 
 impl Lease {
@@ -52,25 +52,25 @@ impl Lease {
         &self.pool.shared.limits.room
     }
 
-    /// Whether it is driven by the runtime whose pool this is.
+    /// Returns whether the connection is driven by the runtime of `pool`.
     pub(crate) fn belongs_to(&self, pool: &Arc<Pool>) -> bool {
         Arc::ptr_eq(&self.pool, pool)
     }
 
-    /// Whether it is still the turn of the holder that was given this number.
+    /// Returns whether it is still the turn of the holder with this number.
     pub(crate) fn is_turn(&self, turn: u64) -> bool {
         *lock(&self.turn) == turn
     }
 
-    /// Ends the turn of the present holder, and begins another.
+    /// Ends the turn of the current holder, and begins the next.
     pub(crate) fn next_turn(&self) -> u64 {
         let mut turn = lock(&self.turn);
         *turn += 1;
         *turn
     }
 
-    /// Ends the turn if `check` has a result. A holder that still makes use of its turn has
-    /// done so before, and `check` sees it, or comes too late.
+    /// Ends the turn if `check` has a result. A holder that uses its turn at the same time has
+    /// either used it before, which `check` sees, or is too late.
     pub(crate) fn end_turn_if<T>(&self, check: impl FnOnce() -> Option<T>) -> Option<T> {
         let mut turn = lock(&self.turn);
         let checked = check()?;
@@ -78,23 +78,23 @@ impl Lease {
         Some(checked)
     }
 
-    /// Reserves a place for this connection to stay open; `None` if it is to be closed.
+    /// Reserves a place for this connection to stay open. `None`: it has to be closed.
     pub(crate) fn reserve(&self) -> Option<Reservation> {
         let pool = &self.pool;
         if pool.shared.is_shut() {
             return None;
         }
         pool.end_stale();
-        let most = pool.settings().idle_limit();
-        let limit = if self.room().is_crowded() {
-            // Other processes need the slot more, except for callers that wait here.
-            most.min(pool.waiting.count())
-        } else {
-            most
-        };
         let age = pool.shared.clock.since(self.session.opened());
-        let young = age < pool.settings().max_age;
-        young.then(|| pool.reserve(limit)).flatten()
+        if age >= pool.settings().max_age {
+            return None;
+        }
+        let mut limit = pool.settings().idle_limit();
+        if self.room().is_crowded() {
+            // Other processes need the slot more, except for callers that wait here.
+            limit = limit.min(pool.waiting.count());
+        }
+        pool.reserve(limit)
     }
 
     /// Gives the connection back, at rest. `client` shows that it is not in use.
@@ -102,7 +102,7 @@ impl Lease {
         drop(client);
         let pool = Arc::clone(&self.pool);
         pool.keep(Arc::clone(&self.session), reservation);
-        // The one that has waited longest.
+        // Wakes the checkout that has waited longest.
         pool.returned.notify_one();
         drop(self);
     }

@@ -1,7 +1,7 @@
-//! The pool: connections that stay open between invocations.
+//! Pools connections, which stay open between invocations.
 //!
-//! There is a pool for each tokio runtime: a connection is driven by the runtime
-//! that it was opened on and used on no other. It knows nothing of invocations.
+//! There is a pool for each tokio runtime: a connection is driven by the runtime that it was
+//! opened on, and used on no other. The pool does not depend on invocations.
 
 mod checkout;
 mod lease;

@@ -1,4 +1,4 @@
-//! The pools of one database, one for each runtime.
+//! Holds the pools of one database, one for each tokio runtime.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,6 +17,7 @@ use crate::connection::Session;
 use crate::limit::Limits;
 use crate::tally::{One, Tally};
 
+/// The pools of one database, by runtime.
 pub(crate) struct Pools {
     shared: Arc<Shared>,
     by_runtime: Mutex<HashMap<runtime::Id, Arc<Pool>>>,
@@ -30,33 +31,31 @@ impl Pools {
         }
     }
 
-    /// The pool of the current runtime.
+    /// Returns the pool of the current runtime, and makes it if there is none.
     ///
     /// # Panics
     ///
-    /// Outside any tokio runtime, as everything that is asynchronous in tokio does.
+    /// When called outside a tokio runtime.
     pub(crate) fn here(&self) -> Arc<Pool> {
         let runtime = Handle::current().id();
         let mut pools = lock(&self.by_runtime);
         if let Some(pool) = pools.get(&runtime) {
             return Arc::clone(pool);
         }
-        // Runtimes that are gone leave an empty pool that nothing refers to any more.
+        // A runtime that has ended leaves an empty pool without other references.
         pools.retain(|_, pool| Arc::strong_count(pool) > 1 || pool.idle() > 0);
         let pool = Arc::new(Pool::new(Arc::clone(&self.shared)));
         pools.insert(runtime, Arc::clone(&pool));
         pool
     }
 
-    /// Takes the idle connections of every runtime: they are kept no more.
+    /// Removes the idle connections of every runtime from their pools.
     pub(crate) fn take_idle(&self) -> Vec<Arc<Session>> {
-        self.all()
-            .iter()
-            .flat_map(|pool| pool.take_idle())
-            .collect()
+        let all = self.all();
+        all.iter().flat_map(|pool| pool.take_idle()).collect()
     }
 
-    /// The connections of every runtime that are checked out.
+    /// Lists the connections of every runtime that are checked out.
     pub(crate) fn checked_out(&self) -> Vec<CheckedOut> {
         let all = self.all();
         all.iter().flat_map(|pool| pool.checked_out()).collect()
@@ -77,23 +76,22 @@ impl Deref for Pools {
 
 impl fmt::Debug for Pools {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map()
-            .entries(lock(&self.by_runtime).iter())
-            .finish()
+        let pools = lock(&self.by_runtime);
+        f.debug_map().entries(pools.iter()).finish()
     }
 }
 
-/// What the pools of all runtimes share.
+/// State that the pools of all runtimes share.
 pub(crate) struct Shared {
     pub(super) connector: Arc<Connector>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) limits: Limits,
     /// Connections that are being opened.
     pub(crate) opening: Tally,
-    /// One at a time closes what is open; the next one finds it done.
+    /// Held while one caller closes all connections; the next finds them closed.
     pub(crate) closing: tokio::sync::Mutex<()>,
     shut: AtomicBool,
-    /// The distance to the server in microseconds, as last measured.
+    /// The last measured round-trip time in microseconds.
     round_trip: AtomicU64,
 }
 
@@ -126,7 +124,7 @@ impl Shared {
         &self.limits
     }
 
-    /// The distance to the server; zero until something connected.
+    /// Returns the last measured round-trip time; zero before the first connect.
     pub(crate) fn round_trip(&self) -> Duration {
         Duration::from_micros(self.round_trip.load(Ordering::Relaxed))
     }
@@ -136,13 +134,13 @@ impl Shared {
         self.round_trip.store(micros, Ordering::Relaxed);
     }
 
-    /// From now on nothing is kept, and nothing is opened to be kept. Invocations are still
-    /// served: their connections are closed at their end.
+    /// Stops the pools from keeping connections, and from opening any to keep. Invocations are
+    /// still served: their connections are closed at their end.
     pub(crate) fn shut(&self) {
         self.shut.store(true, Ordering::Release);
     }
 
-    /// As if it had never been shut.
+    /// Reverts [`Shared::shut`].
     #[cfg(feature = "lambda")]
     pub(crate) fn reopen(&self) {
         self.shut.store(false, Ordering::Release);
@@ -153,14 +151,14 @@ impl Shared {
     }
 }
 
-/// The pool of one runtime: what is idle, reserved and checked out.
+/// The pool of one runtime: its idle, reserved and checked-out connections.
 pub(crate) struct Pool {
     pub(super) shared: Arc<Shared>,
-    /// One for each connection that may be leased. Fair: first come, first served.
+    /// One permit for each connection that may be leased. The semaphore is first in, first out.
     pub(super) permits: Arc<Semaphore>,
-    /// A connection was given back to be kept.
+    /// Notified when a connection was given back and kept.
     pub(super) returned: Notify,
-    /// Checkouts that wait for the server, and would take what is given back.
+    /// Checkouts that wait for the server, and would also take a connection that is given back.
     pub(super) waiting: Tally,
     connections: Mutex<Connections>,
 }
@@ -173,17 +171,17 @@ struct Connections {
     checked_out: Vec<CheckedOut>,
 }
 
-/// A connection at rest.
+/// An idle connection.
 pub(super) struct Idle {
     pub(super) session: Arc<Session>,
     pub(super) since: SystemTime,
 }
 
-/// A connection that is leased.
+/// A connection that is checked out.
 #[derive(Clone)]
 pub(crate) struct CheckedOut {
     pub(crate) session: Arc<Session>,
-    /// Counts its lease.
+    /// Counts its lease: one, then none.
     lease: Tally,
 }
 
@@ -202,11 +200,12 @@ impl Pool {
         self.shared.settings()
     }
 
-    /// How many connections others could be waited for.
+    /// Returns the maximum number of connections.
     pub(crate) fn max_connections(&self) -> usize {
         self.settings().max_connections
     }
 
+    /// Counts the permits that are taken.
     pub(super) fn in_use(&self) -> usize {
         self.max_connections()
             .saturating_sub(self.permits.available_permits())
@@ -216,12 +215,12 @@ impl Pool {
         lock(&self.connections).idle.len()
     }
 
-    /// How many connections are leased, and how many are kept for the next.
+    /// Counts the connections that are leased, and the idle ones.
     pub(crate) fn counts(&self) -> (usize, usize) {
         (self.in_use(), self.idle())
     }
 
-    /// The most recently used first: the others may then grow old and be closed.
+    /// Takes the most recently used connection: the others can then grow old and be closed.
     pub(super) fn pop(&self) -> Option<Idle> {
         lock(&self.connections).idle.pop()
     }
@@ -231,31 +230,32 @@ impl Pool {
         idle.into_iter().map(|idle| idle.session).collect()
     }
 
-    /// Keeps of the idle connections those that `stay`.
-    pub(super) fn retain_idle(&self, stay: impl FnMut(&Idle) -> bool) {
-        lock(&self.connections).idle.retain(stay);
+    /// Retains the idle connections for which `keep` is true.
+    pub(super) fn retain_idle(&self, keep: impl FnMut(&Idle) -> bool) {
+        lock(&self.connections).idle.retain(keep);
     }
 
-    /// Reserves one of `limit` places for an idle connection, if one is free.
+    /// Reserves one of `limit` places among the idle connections, if one is free.
     pub(super) fn reserve(&self, limit: usize) -> Option<One> {
         let connections = lock(&self.connections);
         let taken = connections.idle.len() + connections.reserved.count();
         (taken < limit).then(|| connections.reserved.one())
     }
 
-    /// Keeps a connection in the place that was reserved for it.
+    /// Keeps a connection in the place that was reserved for it, unless it has ended.
     pub(super) fn keep(&self, session: Arc<Session>, reservation: One) {
         let since = self.shared.clock.now();
         let mut connections = lock(&self.connections);
         drop(reservation);
         if self.shared.is_shut() {
-            // It was shut since the place was reserved.
+            // The pools were shut after the place was reserved.
             session.end();
         } else if !session.is_over() {
             connections.idle.push(Idle { session, since });
         }
     }
 
+    /// Lists a connection as checked out, until [`Pool::check_in`].
     pub(super) fn check_out(&self, session: &Arc<Session>) -> One {
         let checked_out = CheckedOut {
             session: Arc::clone(session),
@@ -282,7 +282,7 @@ impl Pool {
 }
 
 impl CheckedOut {
-    /// Waits until it was given back, or closed.
+    /// Waits until the connection was given back or closed.
     pub(crate) async fn returned(&self) {
         self.lease.none().await;
     }

@@ -1,36 +1,36 @@
-//! Evicts idle connections that are too old, or that the server has no room for.
+//! Evicts idle connections that are too old, or whose slots others need.
 //!
-//! No timer runs in a frozen process, so all idle connections are looked at whenever one is
-//! leased and whenever one is given back: the one that was used last is leased first, and
-//! the others might never be.
+//! No timer runs in a frozen process, so all idle connections are examined whenever one is
+//! leased or given back: the one used last is leased first, and the others might never be.
 
 use super::pools::{Idle, Pool};
 use crate::observe;
 
-/// Why a connection that did not answer is discarded.
+/// The reason for discarding a connection that did not answer.
 pub(super) const NO_ANSWER: &str = "no answer";
 
 impl Pool {
-    /// Ends what was kept for too long.
+    /// Ends idle connections that are too old.
     pub(super) fn end_old(&self) {
-        self.discard(|idle| self.is_old(idle));
+        self.discard(|idle| self.expired(idle));
     }
 
-    /// Ends what others need more, or was kept for too long.
+    /// Ends idle connections that are too old, and all of them if the server is crowded.
     pub(super) fn end_stale(&self) {
-        let crowded = self.shared.limits.room.is_crowded() && self.waiting.is_empty();
-        let crowded = crowded.then_some("the server is crowded");
-        self.discard(|idle| self.is_old(idle).or(crowded));
+        let is_crowded = self.shared.limits.room.is_crowded() && self.waiting.is_empty();
+        let crowded = is_crowded.then_some("the server is crowded");
+        self.discard(|idle| self.expired(idle).or(crowded));
     }
 
-    /// What made one connection fall silent has most likely hit all that were idle for
-    /// as long: asking each would take its time.
+    /// Ends all connections that were idle for long, after one of them did not answer: most
+    /// likely the others are dead too, and testing each would take a timeout.
     pub(super) fn end_forgotten(&self) {
         let limit = self.settings().test_after_idle;
         self.discard(|idle| (self.shared.clock.since(idle.since) > limit).then_some(NO_ANSWER));
     }
 
-    fn is_old(&self, idle: &Idle) -> Option<&'static str> {
+    /// Returns why a connection is too old to be kept, if it is.
+    fn expired(&self, idle: &Idle) -> Option<&'static str> {
         if self.shared.clock.since(idle.session.opened()) >= self.settings().max_age {
             return Some("too old");
         }
@@ -38,16 +38,17 @@ impl Pool {
         (self.shared.clock.since(idle.since) >= limit).then_some("idle for too long")
     }
 
-    fn discard(&self, why: impl Fn(&Idle) -> Option<&'static str>) {
+    /// Ends the idle connections for which `reason` has one.
+    fn discard(&self, reason: impl Fn(&Idle) -> Option<&'static str>) {
         let mut discarded = Vec::new();
         self.retain_idle(|idle| {
-            let why = why(idle);
-            discarded.extend(why.map(|why| (idle.session.clone(), why)));
-            why.is_none()
+            let reason = reason(idle);
+            discarded.extend(reason.map(|reason| (idle.session.clone(), reason)));
+            reason.is_none()
         });
-        for (session, why) in discarded {
-            observe::discarded(session.process(), why);
-            // Terminate goes out; its answer need not be awaited.
+        for (session, reason) in discarded {
+            observe::discarded(session.process(), reason);
+            // Sends Terminate; the end of the session need not be awaited.
             session.end();
             session.pump();
         }

@@ -1,4 +1,4 @@
-//! Whatever is done to a pool, in whatever order: nothing leaks.
+//! Runs random steps on a pool, in random order: nothing leaks.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -27,18 +27,18 @@ const PLENTY: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// Leases a connection, or gives up after so many polls.
+    /// Leases a connection, or stops waiting after a number of polls.
     Lease(Option<usize>),
-    /// Two want one at once; the second gives up after so many polls.
+    /// Leases two at once; the second stops waiting after a number of polls.
     Contend(usize),
     /// Gives one back, or closes it if there is no place for it.
     Return(prop::sample::Index),
     /// Loses one, as a panic in a teardown would.
     Lose(prop::sample::Index),
-    /// The server ends all that it has.
+    /// Ends all sessions on the server.
     Restart,
     Advance(Duration),
-    /// Somebody has read that so many of ten slots are used.
+    /// Notes a reading with this many of ten slots in use.
     Read(i64),
 }
 
@@ -58,14 +58,14 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 struct World<'a> {
     server: &'a Database,
-    /// What its sessions are called.
+    /// The `application_name` of its sessions.
     name: String,
     pools: Pools,
     clock: Arc<Manual>,
     leased: Vec<(Arc<Lease>, ExclusiveClient)>,
 }
 
-/// Polls `future` at most so often, then drops it.
+/// Polls `future` at most `polls` times, then drops it.
 async fn at_most<F: Future>(polls: usize, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut left = polls;
@@ -124,10 +124,10 @@ impl World<'_> {
                 self.leased.extend(both.into_iter().flatten());
             }
             Step::Return(index) if !self.leased.is_empty() => {
-                let (lease, home) = self.leased.swap_remove(index.index(self.leased.len()));
+                let (lease, client) = self.leased.swap_remove(index.index(self.leased.len()));
                 lease.session().settled().await;
                 match lease.reserve() {
-                    Some(reservation) => lease.keep(home, reservation),
+                    Some(reservation) => lease.keep(client, reservation),
                     None => drop(lease.session().closed(PLENTY).await),
                 }
             }
@@ -155,7 +155,7 @@ impl World<'_> {
         }
     }
 
-    /// Waits until the server has so many of ours.
+    /// Waits until the server has `expected` sessions of this case.
     async fn sessions_are(&self, expected: usize) {
         let count = format!(
             "select count(*) from pg_stat_activity where application_name = '{}'",
@@ -183,8 +183,8 @@ impl World<'_> {
         assert!(idle <= CONNECTIONS, "{after:?}");
     }
 
-    /// When all is over, what the pool knows of is what the server has, and all of it can
-    /// be leased.
+    /// Checks at the end that the server has exactly the pool's sessions, and that all permits
+    /// are free.
     async fn settle(mut self) {
         self.leased.clear();
         for session in self.pools.take_idle() {

@@ -1,23 +1,23 @@
-//! Time limits for the steps of a teardown.
+//! Limits the time of each step of a teardown.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long an answer that is owed is waited for before it is cancelled.
+/// How long teardown waits for a pending answer before it cancels the statement.
 const GRACE: Duration = Duration::from_millis(50);
 
-/// On a long way it gets more: what was asked last is answered after one round trip.
+/// With long round trips the grace is longer: the last statement is answered after one of them.
 const GRACE_ROUND_TRIPS: u32 = 2;
 
-/// How long any other step may take, however much time is left: a response is not
-/// held for minutes because the network is gone.
+/// The maximum time of any other step, however much is left: a response is not held back for
+/// minutes because the network is down.
 const STEP: Duration = Duration::from_millis(500);
 
-/// On a long way a step gets more: redialling with TLS is four round trips.
+/// With long round trips a step gets more: connecting again with TLS takes four of them.
 const STEP_ROUND_TRIPS: u32 = 10;
 
-/// What is left for a teardown.
+/// The time that is left for a teardown.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Budget {
     end: Option<Instant>,
@@ -26,7 +26,7 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// Until `end`, over connections with this round-trip time.
+    /// Makes a budget that ends at `end`, for connections with this round-trip time.
     pub(crate) fn new(end: Option<Instant>, round_trip: Duration) -> Self {
         Budget {
             end,
@@ -35,20 +35,17 @@ impl Budget {
         }
     }
 
-    /// What several may share that a step is to follow: a step is kept for that, or half
-    /// of what is left.
+    /// Returns the part that several teardowns may share before another step: the time of that
+    /// step, or half of what is left, is reserved.
     pub(crate) fn before_a_step(&self) -> Budget {
-        let kept = |left: Duration| self.step.min(left / 2);
+        let end = self.end.zip(self.left());
         Budget {
-            end: self
-                .end
-                .zip(self.left())
-                .map(|(end, left)| end - kept(left)),
+            end: end.map(|(end, left)| end - self.step.min(left / 2)),
             ..*self
         }
     }
 
-    /// What several may share that take no longer than one step.
+    /// Returns the part that several teardowns may share which together take one step.
     pub(crate) fn one_step(&self) -> Budget {
         Budget {
             end: Some(Instant::now() + self.step()),
@@ -56,22 +53,22 @@ impl Budget {
         }
     }
 
-    /// For an answer that is on its way by itself.
+    /// Returns the limit for an answer that comes without further requests.
     pub(crate) fn grace(&self) -> Duration {
         self.part(self.grace)
     }
 
-    /// For a step that others are to follow: at most half of what is left.
+    /// Returns the limit for a step that others follow: at most half of what is left.
     pub(crate) fn step(&self) -> Duration {
         self.part(self.step)
     }
 
-    /// For the last step.
+    /// Returns the limit for the last step.
     pub(crate) fn last(&self) -> Duration {
         self.left().map_or(self.step, |left| left.min(self.step))
     }
 
-    /// All that is left, for what must not be given up early: COMMIT.
+    /// Returns all the time that is left, for COMMIT, which must not be abandoned early.
     pub(crate) fn left(&self) -> Option<Duration> {
         let now = Instant::now();
         self.end.map(|end| end.saturating_duration_since(now))

@@ -1,32 +1,32 @@
-//! `Teardown`: reports what was done to a connection.
+//! Reports what teardown did to a connection.
 
 use std::fmt;
 use std::time::Duration;
 
-/// What became of one connection: when it was given back at rest, when it was leased again
+/// The report on one connection: when it was given back at rest, when it was leased again
 /// within the invocation, or at the invocation's end.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Teardown {
-    /// The host's id of the request.
+    /// The host's request id.
     pub request_id: String,
-    /// The server's process, as in `pg_stat_activity.pid`.
+    /// The process id of the server's backend, as in `pg_stat_activity.pid`.
     pub process_id: i32,
-    /// What was done.
+    /// The steps that were taken.
     pub outcome: Outcome,
-    /// The connection is kept for a later invocation.
+    /// Whether the connection is kept for a later invocation.
     pub kept: bool,
-    /// Round trips that it took on this connection.
+    /// The number of round trips that the teardown took on this connection.
     pub round_trips: u64,
-    /// How long it took.
+    /// The duration of the teardown.
     pub elapsed: Duration,
 }
 
-/// One thing that teardown did.
+/// One step of a teardown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Step {
-    /// An answer was still owed, and was waited for.
+    /// Teardown waited for an answer that was still pending.
     Settled,
     /// A statement was cancelled on the server.
     Cancelled,
@@ -36,31 +36,31 @@ pub enum Step {
     Reset,
     /// The connection was closed.
     Closed {
-        /// The server confirmed it: the session has ended. Behind a pooler: the pooler
-        /// did, and its server had been brought to rest before. If not, it ends by the
-        /// server's own timeouts.
+        /// Whether the server confirmed that the session has ended. Behind a pooler: whether
+        /// the pooler confirmed it, after its server had been brought to rest. Without a
+        /// confirmation the server's own timeouts end the session.
         acknowledged: bool,
     },
 }
 
-/// What teardown did to one connection, in order. Nothing: it was clean.
+/// The steps that teardown took on one connection, in order. None: the connection was clean.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Outcome {
     steps: Vec<Step>,
 }
 
 impl Outcome {
-    /// What was done, in order.
+    /// Returns the steps in order.
     pub fn steps(&self) -> &[Step] {
         &self.steps
     }
 
-    /// There was nothing to do.
+    /// Returns whether there was nothing to do.
     pub fn is_clean(&self) -> bool {
         self.steps.is_empty()
     }
 
-    /// The connection was closed, and the server confirmed it or not.
+    /// Returns whether the server confirmed the close; `None` if the connection was not closed.
     pub fn closed(&self) -> Option<bool> {
         self.steps.iter().find_map(|step| match step {
             Step::Closed { acknowledged } => Some(*acknowledged),
@@ -78,7 +78,7 @@ impl Outcome {
 }
 
 impl fmt::Display for Outcome {
-    /// `clean`, or what was done: `cancelled, rolled back`.
+    /// Writes `clean`, or the steps: `cancelled, rolled back`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_clean() {
             return f.write_str("clean");

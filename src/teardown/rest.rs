@@ -1,7 +1,7 @@
-//! The steps that bring one connection to rest, in order.
+//! Brings one connection to rest, step by step.
 //!
-//! Each is taken only if the one before did not help, and each is bounded. What
-//! cannot be brought to rest is closed.
+//! Each step is taken only if the one before did not suffice, and each has a time limit. A
+//! connection that cannot be brought to rest is closed.
 
 use std::future::Future;
 use std::pin::pin;
@@ -20,12 +20,12 @@ use crate::limit::Room;
 use crate::pool::{Lease, Reservation};
 use crate::wire::{ClientState, ServerState, Snapshot, TransactionStatus};
 
-/// What removes session state. Not `DISCARD ALL`: it would deallocate the
-/// statements that tokio-postgres looks types up with, for good.
+/// The statements that remove session state. Not `DISCARD ALL`: it would deallocate, for good,
+/// the prepared statements with which tokio-postgres looks types up.
 const RESET: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; \
                      SELECT pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES";
 
-/// How a lease was brought to rest.
+/// The result of bringing a lease to rest.
 pub(crate) struct Rested {
     pub(crate) outcome: Outcome,
     /// The client, if the connection can be kept.
@@ -35,8 +35,8 @@ pub(crate) struct Rested {
 }
 
 impl Lease {
-    /// Ends the turn of its holder if the connection is at rest and can be kept, which is
-    /// known without waiting. Not one byte is sent for it.
+    /// Ends the turn of the holder if the connection is known, without waiting, to be at rest,
+    /// and can be kept. Sends nothing.
     pub(crate) fn try_rest(&self) -> Option<(Rested, Reservation)> {
         let reservation = self.reserve()?;
         let session = self.session();
@@ -58,9 +58,8 @@ impl Lease {
         Some((rested, reservation))
     }
 
-    /// Brings the connection to rest, or closes it: if it is not to be kept, if it cannot
-    /// be brought to rest, or if its `client` is not at hand, for then there is no telling
-    /// what its holder will do next.
+    /// Brings the connection to rest, or closes it: if it is not to be kept, if it cannot be
+    /// brought to rest, or if there is no `client`, since its holder could then send more.
     pub(crate) async fn rest(
         &self,
         client: Option<ExclusiveClient>,
@@ -82,8 +81,8 @@ impl Lease {
         steps.done(client.filter(|_| kept))
     }
 
-    /// Closes the connection, once its session was [ended](Session::end_at_once): what that
-    /// did not tell the server to end is cancelled.
+    /// Closes the connection after its session was [ended](Session::end_at_once). If no
+    /// Terminate could be sent, cancels what the server is executing.
     pub(crate) async fn close_ended(&self, said_goodbye: bool, budget: &Budget) -> Rested {
         let mut steps = Steps::new(self.session(), budget);
         if said_goodbye {
@@ -101,7 +100,8 @@ impl Lease {
     }
 }
 
-/// Closes the connection; cancels first if a statement runs. Whether the server confirmed it.
+/// Closes the connection; cancels first if a statement runs. Returns whether the server
+/// confirmed the close.
 pub(crate) async fn close(session: &Session, budget: &Budget) -> bool {
     let mut steps = Steps::new(session, budget);
     steps.close().await;
@@ -128,7 +128,7 @@ impl<'a> Steps<'a> {
         }
     }
 
-    /// `client`: the connection can be kept.
+    /// Ends the teardown. With a `client` the connection can be kept.
     fn done(self, client: Option<ExclusiveClient>) -> Rested {
         Rested {
             outcome: self.outcome,
@@ -138,7 +138,7 @@ impl<'a> Steps<'a> {
         }
     }
 
-    /// Brings the session to rest. False if it has to be closed.
+    /// Brings the session to rest. Returns false if it has to be closed.
     async fn clean(
         &mut self,
         client: &ExclusiveClient,
@@ -151,7 +151,7 @@ impl<'a> Steps<'a> {
             return false;
         };
         let remedy = remedy(&snapshot, reset, session.pooler());
-        // What was cancelled above, or before a COMMIT, may yet be hit.
+        // A CancelRequest sent above, or before a COMMIT, may still arrive.
         if !keep || session.is_being_cancelled() || remedy == Remedy::Close {
             return false;
         }
@@ -164,7 +164,7 @@ impl<'a> Steps<'a> {
             (true, true) => format!("ROLLBACK; {RESET}{}", session.server_timeouts_again()),
         };
         let work = async {
-            // A round trip is being paid: the room on the server can be asked for under it.
+            // The slots of the server can be read during the same round trip.
             let reading = async {
                 if let Some(reading) = room.ask_again(client).await {
                     reading.await;
@@ -187,16 +187,16 @@ impl<'a> Steps<'a> {
         true
     }
 
-    /// Waits until nothing is under way, with a CancelRequest if it takes too long.
-    /// `None`: there is no more to be hoped for.
+    /// Waits until no statement is under way, and sends a CancelRequest if that takes too long.
+    /// `None`: the session cannot come to rest.
     async fn settle(&mut self) -> Option<Snapshot> {
         let session = self.session;
         let snapshot = session.pump();
         if snapshot.is_quiet() {
             return Some(snapshot);
         }
-        // Nobody will send the COPY data that the server waits for; and what is still to be
-        // sent is for nobody.
+        // No client will send the COPY data that the server waits for, and no caller needs
+        // the answer to what is still unsent.
         if snapshot.is_decided()
             || matches!(
                 snapshot.server,
@@ -209,8 +209,8 @@ impl<'a> Steps<'a> {
             self.outcome.did(Step::Settled);
             return snapshot.is_quiet().then_some(snapshot);
         }
-        // A stream whose rows nobody takes keeps the answer from being read, whether
-        // the statement is cancelled or not.
+        // While the holder of a stream does not take its rows, the answer cannot be read,
+        // whether the statement is cancelled or not.
         let snapshot = session.pump();
         if snapshot.is_decided() || snapshot.client == ClientState::Stalled {
             return snapshot.is_quiet().then_some(snapshot);
@@ -219,10 +219,10 @@ impl<'a> Steps<'a> {
         settled.filter(Snapshot::is_quiet)
     }
 
-    /// Cancels what the server does until `done`, as long as a step may take.
+    /// Sends CancelRequests until `done`, for the time of one step.
     ///
-    /// One request is not always enough: it hits nothing if it overtakes its statement,
-    /// and of several statements that were sent together only the first.
+    /// One request is not always enough: it has no effect if it arrives before its statement,
+    /// and of several statements that were sent together it cancels only the first.
     async fn cancel_until<T>(&mut self, done: impl Future<Output = T>) -> Option<T> {
         let mut done = pin!(done);
         let budget = self.budget;
@@ -239,7 +239,7 @@ impl<'a> Steps<'a> {
         timeout(budget.step(), cancelling).await.ok()?
     }
 
-    /// Cancels what the server does. False if it cannot be asked.
+    /// Sends a CancelRequest. Returns false if it could not be sent.
     async fn cancel(&mut self) -> bool {
         let cancelled = self.session.cancel(self.budget.step()).await;
         if cancelled && !self.outcome.has(Step::Cancelled) {
@@ -259,11 +259,11 @@ impl<'a> Steps<'a> {
             self.leave().await;
             session.wire().snapshot()
         };
-        // A COPY is ended by CopyFail, which goes out with the Terminate. A pooler has
-        // been asked, and could not be asked again.
+        // CopyFail ends a COPY, and is sent with the Terminate. To a pooler `leave` has sent
+        // the CancelRequest; after the Terminate it would have no effect.
         let runs = direct && snapshot.is_running();
-        // Freeze first: a task that still has the client could follow the cancelled
-        // statement with another.
+        // End the session first: a task that still has the client could send another
+        // statement behind the cancelled one.
         session.end();
         let mut closed = None;
         if runs && !self.outcome.has(Step::Cancelled) {
@@ -282,12 +282,12 @@ impl<'a> Steps<'a> {
         self.outcome.did(Step::Closed { acknowledged });
     }
 
-    /// Does what has to be done before a pooler is told goodbye. It acknowledges that at
-    /// once, while its server goes on with its statement, and then knows no more what to
-    /// cancel; and it throws away a server that still has something to answer, be it the
-    /// Close of a statement.
+    /// Brings the server behind a pooler to rest, before the Terminate. The pooler closes the
+    /// client's connection at once while its server continues with the statement, and can then
+    /// no longer cancel it; and it discards a server connection that still owes an answer, even
+    /// to the Close of a statement.
     ///
-    /// The holder of the connection can ask for nothing more from here on.
+    /// From here on the holder of the connection can send nothing more.
     async fn leave(&mut self) {
         let (session, budget) = (self.session, self.budget);
         session.take_away();
@@ -295,11 +295,11 @@ impl<'a> Steps<'a> {
         let mut answered = pin!(session.answered());
         let mut all = answered.as_mut().now_or_never();
         if all.is_none() && snapshot.server == ServerState::Unsent {
-            // A question of ours would have to wait for it, and with it the goodbye.
+            // A ROLLBACK, and with it the Terminate, would have to wait behind it.
             self.cancel().await;
             return;
         }
-        // The end of a COPY is under way already.
+        // The end of a COPY has already been sent.
         if all.is_none() && snapshot.is_settled() {
             all = timeout(budget.grace(), answered.as_mut()).await.ok();
         }
@@ -316,7 +316,7 @@ impl<'a> Steps<'a> {
     }
 }
 
-/// Whatever happens, nothing more passes through the socket.
+/// Shuts the socket down when dropped, so that nothing more is sent whatever happens.
 struct ShutDown<'a>(&'a Session);
 
 impl Drop for ShutDown<'_> {
@@ -325,6 +325,7 @@ impl Drop for ShutDown<'_> {
     }
 }
 
+/// What has to be done about session state.
 #[derive(Debug, PartialEq, Eq)]
 enum Remedy {
     None,
@@ -332,7 +333,7 @@ enum Remedy {
     Close,
 }
 
-/// What the session state that was left calls for.
+/// Decides what has to be done about the session state that was left.
 fn remedy(snapshot: &Snapshot, reset: Reset, pooler: Pooler) -> Remedy {
     if snapshot.residue.driver {
         return Remedy::Close;
@@ -344,9 +345,9 @@ fn remedy(snapshot: &Snapshot, reset: Reset, pooler: Pooler) -> Remedy {
     };
     match pooler {
         _ if !wanted => Remedy::None,
-        // The statements would reach another server than the one that has the state.
+        // The statements might run on another server than the one that has the state.
         Pooler::Transaction => Remedy::None,
-        // It stays pinned to its server as long as the client stays.
+        // RDS Proxy pins the client to its server for as long as the client stays connected.
         Pooler::RdsProxy => Remedy::Close,
         Pooler::None | Pooler::Session => Remedy::Reset,
     }

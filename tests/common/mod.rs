@@ -1,4 +1,4 @@
-//! A database for each test, and a second connection that looks at its sessions.
+//! Makes a database for each test, with a second connection that examines its sessions.
 #![allow(dead_code)]
 
 pub mod pooled;
@@ -25,7 +25,7 @@ pub struct Lab {
     torn_down: Arc<Mutex<Vec<Teardown>>>,
 }
 
-/// A limit for what should take milliseconds, on a loaded machine.
+/// A time limit for what should take milliseconds, on a loaded machine.
 pub const PLENTY: Duration = Duration::from_secs(20);
 
 /// Makes a database with the table `t (a int)`, with default settings.
@@ -198,8 +198,8 @@ pub async fn poll_at_most<F: Future>(polls: usize, future: F) -> Option<F::Outpu
     .await
 }
 
-/// An address whose backlog is full, so that a dial gets no answer, as behind a firewall that
-/// drops everything.
+/// Listens with a full backlog, so that a connect gets no answer, as behind a firewall that drops
+/// all packets.
 pub async fn black_hole() -> (std::net::SocketAddr, Vec<tokio::task::JoinHandle<()>>) {
     let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
     socket

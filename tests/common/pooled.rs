@@ -1,4 +1,4 @@
-//! A PgBouncer in front of the server, and what must hold behind it.
+//! Starts a PgBouncer in front of the server, and checks that its connections are at rest.
 
 use antifreeze::config::Pooler;
 use antifreeze::{Config, connection};
@@ -8,9 +8,9 @@ use lab::postgres::Postgres;
 
 use super::Lab;
 
-/// Clients that work at a time.
+/// The number of clients that work at a time.
 pub const CLIENTS: usize = 8;
-/// Connections that PgBouncer has for them.
+/// The number of server connections that PgBouncer has for them.
 pub const SERVERS: usize = 2;
 
 pub const MODES: [Mode; 2] = [Mode::Transaction, Mode::Session];
@@ -85,7 +85,7 @@ impl Pooled {
             self.pooler.log()
         );
         self.lab.assert_at_rest().await;
-        // One for each connection of the pooler, wherever it sends them.
+        // One invocation for each server connection, whichever of them it gets.
         let next = (0..SERVERS).map(|_| {
             self.lab.run(async {
                 let connection = connection().await?;

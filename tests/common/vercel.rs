@@ -1,4 +1,4 @@
-//! Vercel's pair of state and request, whose request is one that hyper has read.
+//! Sends a request to a service as Vercel's runtime does, through hyper.
 
 use std::error::Error;
 
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::{Service, ServiceExt};
 use vercel_runtime::{AppState, LogContext, Request};
 
-/// What `service` answers, as it goes over the line.
+/// Returns the response of `service` as it is sent.
 pub async fn ask<S, B>(service: S, method: &str, path: &str) -> String
 where
     S: Service<(AppState, Request), Response = Response<B>> + Clone,

@@ -48,7 +48,7 @@ fn missing_limits_are_null() {
 }
 
 #[test]
-fn the_operators_variables_are_shown_and_no_token() {
+fn variables_are_shown_without_the_token() {
     let environment = Environment::of(&[
         ("ANTIFREEZE_LOAD_SHED", "before-handler"),
         ("ANTIFREEZE_FUNCTION_TIMEOUT", "29s"),
@@ -64,7 +64,7 @@ fn the_operators_variables_are_shown_and_no_token() {
 
 proptest! {
     #[test]
-    fn a_percentage_is_one_of_any_part(part in any::<u64>(), whole in any::<u64>()) {
+    fn percentage_is_valid_for_any_part(part in any::<u64>(), whole in any::<u64>()) {
         let text = percentage(part, whole);
         let figure: f64 = text.strip_suffix('%').expect("a sign").parse().expect("a number");
         prop_assert!(figure >= 0.0);

@@ -23,7 +23,7 @@ async fn admit(breaker: &Breaker, wait: Duration) -> Result<Attempt<'_>, Error> 
     breaker.admit(now, now + wait, true).await
 }
 
-/// With the circuit opened by a server that is full.
+/// Makes a breaker whose circuit was opened by a full server.
 async fn opened() -> Breaker {
     let breaker = Breaker::new(Paused::new());
     admit(&breaker, SECOND)
@@ -35,7 +35,7 @@ async fn opened() -> Breaker {
 }
 
 #[tokio::test(start_paused = true)]
-async fn closed_breaker_delays_nobody() {
+async fn closed_breaker_delays_no_caller() {
     let breaker = Breaker::new(Paused::new());
     for _ in 0..3 {
         let attempt = admit(&breaker, Duration::ZERO).now_or_never();
@@ -78,7 +78,7 @@ async fn failures_unrelated_to_load_leave_it_closed() {
         .await
         .expect("closed")
         .failed(&denied);
-    // It has answered: those before do not count.
+    // The server has answered: earlier failures do not count.
     admit(&breaker, SECOND)
         .await
         .expect("closed")
@@ -100,26 +100,26 @@ async fn local_failures_do_not_count() {
     assert!(breaker.opened_by().is_some());
 }
 
-/// The one who came first, also if he has tried in vain meanwhile.
+/// The caller that arrived first probes next, even if its own try has just failed.
 #[tokio::test(start_paused = true)]
 async fn first_waiter_probes_next() {
     let breaker = opened().await;
-    let come = Instant::now();
-    let end = come + 60 * SECOND;
-    let prober = breaker.admit(come, end, false).await.expect("the first");
+    let arrived = Instant::now();
+    let end = arrived + 60 * SECOND;
+    let prober = breaker.admit(arrived, end, false).await.expect("the first");
     let mut others: Vec<_> = (1..6)
-        .map(|later| Box::pin(breaker.admit(come + later * SECOND / 100, end, false)))
+        .map(|later| Box::pin(breaker.admit(arrived + later * SECOND / 100, end, false)))
         .collect();
-    // They ask in another order than they came.
+    // They are polled in another order than they arrived.
     for other in others.iter_mut().rev() {
         assert!(other.as_mut().now_or_never().is_none());
     }
     prober.failed(&full());
-    // He asks again at once, as a checkout does.
-    let mut again = Box::pin(breaker.admit(come, end, false));
+    // It asks again at once, as a checkout does.
+    let mut again = Box::pin(breaker.admit(arrived, end, false));
     let at_once = again.as_mut().now_or_never();
     for other in others.iter_mut().rev() {
-        assert!(other.as_mut().now_or_never().is_none(), "not his turn");
+        assert!(other.as_mut().now_or_never().is_none(), "not its turn");
     }
     let mut prober = match at_once {
         Some(attempt) => attempt.expect("still the first"),
@@ -128,10 +128,7 @@ async fn first_waiter_probes_next() {
     for other in &mut others {
         prober.succeeded();
         let late = breaker.admit(end, end, false).now_or_never();
-        assert!(
-            late.is_none(),
-            "one who has just come waits behind the others"
-        );
+        assert!(late.is_none(), "a later caller waits behind the others");
         prober = other
             .as_mut()
             .now_or_never()
@@ -166,7 +163,7 @@ async fn one_caller_probes_while_others_wait() {
         .expect("its turn")
         .expect("room");
     attempt.succeeded();
-    assert!(breaker.opened_by().is_none(), "nobody waits any more");
+    assert!(breaker.opened_by().is_none(), "no caller waits any more");
 }
 
 #[tokio::test(start_paused = true)]
@@ -175,16 +172,16 @@ async fn caller_without_time_is_refused_at_once() {
     let begin = Instant::now();
     let error = admit(&breaker, Duration::ZERO).await.expect_err("no time");
     assert_eq!(error.kind(), ErrorKind::LoadShed);
-    assert!(error.is_retryable() && error.retry_after().is_some_and(|after| after <= MOST));
-    // Open for longer than it can wait, and somebody else tries already.
+    assert!(error.is_retryable() && error.retry_after().is_some_and(|after| after <= MAX_DELAY));
+    // Open for longer than it can wait, and another caller is the prober.
     let prober = admit(&breaker, 60 * SECOND).await.expect("the first");
     tokio::time::advance(10 * SECOND).await;
     let waits = begin.elapsed();
     assert!(breaker.sheds(9 * SECOND).is_some() && breaker.sheds(11 * SECOND).is_none());
-    let told = admit(&breaker, 9 * SECOND).now_or_never();
-    assert!(told.expect("at once").is_err());
+    let refused = admit(&breaker, 9 * SECOND).now_or_never();
+    assert!(refused.expect("at once").is_err());
     assert_eq!(begin.elapsed(), waits);
-    // Unless nobody does: then it is to be tried, however long it has been.
+    // Without a prober it becomes the prober, however long the circuit has been open.
     drop(prober);
     let attempt = admit(&breaker, 9 * SECOND).await;
     assert!(attempt.expect("the next").probes());
@@ -192,7 +189,7 @@ async fn caller_without_time_is_refused_at_once() {
 
 /// As in a process that was frozen meanwhile.
 #[tokio::test(start_paused = true)]
-async fn breaker_stays_open_while_nobody_asks() {
+async fn breaker_stays_open_without_callers() {
     let breaker = opened().await;
     tokio::time::advance(3_600 * SECOND).await;
     let prober = admit(&breaker, 9 * SECOND).await.expect("the first");
@@ -203,7 +200,7 @@ async fn breaker_stays_open_while_nobody_asks() {
     assert!(breaker.opened_by().is_none());
 }
 
-/// It is known to go well, and nobody is left to say so.
+/// The last try succeeded, and no caller is left to close the circuit.
 #[tokio::test(start_paused = true)]
 async fn breaker_closes_when_all_waiters_left() {
     for turn_came in [false, true] {
@@ -240,14 +237,14 @@ async fn delays_grow_up_to_the_maximum() {
     let mut longest = Duration::ZERO;
     for _ in 0..40 {
         let delay = breaker.next_try().expect("open");
-        assert!(delay <= MOST);
+        assert!(delay <= MAX_DELAY);
         longest = longest.max(delay);
         admit(&breaker, 60 * SECOND)
             .await
             .expect("the prober")
             .failed(&full());
     }
-    assert!(longest > 2 * FIRST, "{longest:?}");
+    assert!(longest > 2 * FIRST_DELAY, "{longest:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -256,16 +253,16 @@ async fn clock_set_back_delays_by_the_maximum() {
         next: SystemTime::UNIX_EPOCH + 1_000 * SECOND,
         ..Open::new(ErrorKind::Refused, SystemTime::UNIX_EPOCH)
     };
-    assert_eq!(open.delay(SystemTime::UNIX_EPOCH), MOST);
+    assert_eq!(open.delay(SystemTime::UNIX_EPOCH), MAX_DELAY);
     assert_eq!(open.delay(open.next + SECOND), Duration::ZERO);
 }
 
-/// Somebody who needs a connection.
+/// A caller that needs a connection.
 #[derive(Debug, Clone)]
-struct Comer {
+struct Caller {
     arrives: Duration,
     can_wait: Duration,
-    /// It is dropped then, wherever it stands.
+    /// When its future is dropped, at whatever point.
     cancelled: Option<Duration>,
 }
 
@@ -273,18 +270,18 @@ fn milliseconds(range: std::ops::Range<u64>) -> impl Strategy<Value = Duration> 
     range.prop_map(Duration::from_millis)
 }
 
-fn comers() -> impl Strategy<Value = Vec<Comer>> {
+fn callers() -> impl Strategy<Value = Vec<Caller>> {
     let cancelled = prop::option::of(milliseconds(0..8_000));
-    let comer = (milliseconds(0..6_000), milliseconds(0..12_000), cancelled);
-    let comer = comer.prop_map(|(arrives, can_wait, cancelled)| Comer {
+    let caller = (milliseconds(0..6_000), milliseconds(0..12_000), cancelled);
+    let caller = caller.prop_map(|(arrives, can_wait, cancelled)| Caller {
         arrives,
         can_wait,
         cancelled,
     });
-    prop::collection::vec(comer, 1..24)
+    prop::collection::vec(caller, 1..24)
 }
 
-/// When the server is full: from the beginning, and perhaps a second time.
+/// The times when the server is full: from the beginning, and perhaps once more.
 #[derive(Debug, Clone, Copy)]
 struct Full {
     first: Duration,
@@ -313,41 +310,41 @@ fn full_twice() -> impl Strategy<Value = Full> {
     })
 }
 
-/// What became of somebody.
+/// The result for one caller.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Became {
+enum Outcome {
     Served,
     Cancelled,
-    /// With so much time left, and so long after the server was last known to have room.
-    TurnedAway {
+    /// With the time that was left, and the time since the server last had a free slot.
+    Refused {
         left: Duration,
-        in_vain: Duration,
+        failing: Duration,
     },
 }
 
-/// All who need a connection, and the server.
+/// The server, and the state that all callers share.
 struct World {
     begin: Instant,
     breaker: Breaker,
     full: Full,
     sheds: bool,
     probing: AtomicUsize,
-    /// The last time that somebody connected, or else the first that he tried.
+    /// The last successful connect, or else the first try.
     heard: Mutex<Option<Instant>>,
 }
 
 proptest! {
-    /// A server that is full for a while: whoever could have been served by waiting is;
-    /// who is turned away could not have waited, or had no reason to hope; there is one
-    /// prober at a time; nothing is left behind.
+    /// A server is full for a while: each caller that could be served by waiting is; a refused
+    /// caller could not have waited, or the tries had failed for longer than it could wait;
+    /// there is one prober at a time; no state is left behind.
     #[test]
-    fn breaker_loses_no_wake_up(comers in comers(), full in full_twice(), sheds: bool) {
+    fn breaker_loses_no_wake_up(callers in callers(), full in full_twice(), sheds: bool) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
             .build()
             .expect("a runtime");
-        let (became, world) = runtime.block_on(async {
+        let (outcome, world) = runtime.block_on(async {
             let world = World {
                 begin: Instant::now(),
                 breaker: Breaker::new(Paused::new()),
@@ -356,50 +353,50 @@ proptest! {
                 probing: AtomicUsize::new(0),
                 heard: Mutex::new(None),
             };
-            let all = join_all(comers.iter().map(|comer| world.serve(comer)));
-            let became = timeout(60 * SECOND, all).await.expect("nobody waits for ever");
-            (became, world)
+            let all = join_all(callers.iter().map(|caller| world.serve(caller)));
+            let outcome = timeout(60 * SECOND, all).await.expect("no caller waits for ever");
+            (outcome, world)
         });
-        for (comer, became) in comers.iter().zip(became) {
-            // The last delay, and the others' connects before one's own.
-            let slack = MOST + Duration::from_millis(10) * comers.len() as u32;
-            let there = full.ends().max(comer.arrives) + slack;
-            match became {
-                Became::TurnedAway { left, in_vain } if sheds => {
-                    prop_assert!(left <= MOST || in_vain > left, "{comer:?} {became:?}");
+        for (caller, outcome) in callers.iter().zip(outcome) {
+            // The last delay, and the connects of the other callers.
+            let slack = MAX_DELAY + Duration::from_millis(10) * callers.len() as u32;
+            let served_by = full.ends().max(caller.arrives) + slack;
+            match outcome {
+                Outcome::Refused { left, failing } if sheds => {
+                    prop_assert!(left <= MAX_DELAY || failing > left, "{caller:?} {outcome:?}");
                 }
-                Became::TurnedAway { .. } => {
-                    let in_time = comer.arrives + comer.can_wait > there;
-                    prop_assert!(!in_time, "{comer:?} {became:?}");
+                Outcome::Refused { .. } => {
+                    let in_time = caller.arrives + caller.can_wait > served_by;
+                    prop_assert!(!in_time, "{caller:?} {outcome:?}");
                 }
-                Became::Cancelled => prop_assert!(comer.cancelled.is_some(), "{comer:?}"),
-                Became::Served => {}
+                Outcome::Cancelled => prop_assert!(caller.cancelled.is_some(), "{caller:?}"),
+                Outcome::Served => {}
             }
         }
         let state = world.breaker.state();
         prop_assert!(!state.probing && state.waiting.is_empty());
-        let well = state.open.as_ref().is_some_and(|open| open.went_well);
-        prop_assert!(!well, "open for nobody");
+        let well = state.open.as_ref().is_some_and(|open| open.recovering);
+        prop_assert!(!well, "open without callers");
     }
 }
 
 impl World {
-    async fn serve(&self, comer: &Comer) -> Became {
-        sleep(comer.arrives).await;
-        let come = Instant::now();
-        let work = self.connect(come, come + comer.can_wait);
-        let limit = comer.cancelled.unwrap_or(60 * SECOND);
-        timeout(limit, work).await.unwrap_or(Became::Cancelled)
+    async fn serve(&self, caller: &Caller) -> Outcome {
+        sleep(caller.arrives).await;
+        let arrived = Instant::now();
+        let work = self.connect(arrived, arrived + caller.can_wait);
+        let limit = caller.cancelled.unwrap_or(60 * SECOND);
+        timeout(limit, work).await.unwrap_or(Outcome::Cancelled)
     }
 
-    async fn connect(&self, come: Instant, end: Instant) -> Became {
+    async fn connect(&self, arrived: Instant, end: Instant) -> Outcome {
         loop {
-            let Ok(attempt) = self.breaker.admit(come, end, self.sheds).await else {
+            let Ok(attempt) = self.breaker.admit(arrived, end, self.sheds).await else {
                 let now = Instant::now();
                 let heard = *self.heard.lock().expect("no panic");
-                return Became::TurnedAway {
+                return Outcome::Refused {
                     left: end.saturating_duration_since(now),
-                    in_vain: now - heard.unwrap_or(now),
+                    failing: now - heard.unwrap_or(now),
                 };
             };
             let probes = usize::from(attempt.probes());
@@ -416,7 +413,7 @@ impl World {
             } else {
                 *heard = Some(now);
                 attempt.succeeded();
-                return Became::Served;
+                return Outcome::Served;
             }
         }
     }

@@ -1,5 +1,5 @@
-/// By default.
-const PROBE_AFTER: Duration = Duration::from_secs(60);
+/// The default of `test_after_idle`.
+const TEST_AFTER: Duration = Duration::from_secs(60);
 
 use lab::postgres::Postgres;
 use lab::relay::Relay;
@@ -10,33 +10,34 @@ use crate::config::Config;
 use crate::connect::Connector;
 use crate::pool::Pools;
 
-struct Kept {
+/// A pool over a relay, with idle connections.
+struct Fixture {
     pools: Pools,
     clock: Arc<Manual>,
     relay: Relay,
-    /// The server's process behind the connection that is kept.
+    /// The server's process behind the idle connection.
     process: i32,
 }
 
-impl Kept {
-    async fn one() -> Kept {
-        Kept::one_with(|config| config).await
+impl Fixture {
+    async fn one() -> Fixture {
+        Fixture::one_with(|config| config).await
     }
 
-    async fn one_with(change: impl FnOnce(Config) -> Config) -> Kept {
+    async fn one_with(change: impl FnOnce(Config) -> Config) -> Fixture {
         let postgres = Postgres::shared().await.expect("a server");
         let relay = Relay::start(postgres.address()).await.expect("a relay");
         let config = change(Config::from_url(&relay.url(&postgres.url())).expect("a URL"));
         let clock = Manual::new();
         let pools = Pools::new(Arc::new(Connector::new(config.in_force())), clock.clone());
-        let mut kept = Kept {
+        let mut fixture = Fixture {
             pools,
             clock,
             relay,
             process: 0,
         };
-        kept.process = kept.lease().await.expect("a connection");
-        kept
+        fixture.process = fixture.lease().await.expect("a connection");
+        fixture
     }
 
     /// Leases a connection and gives it back.
@@ -48,20 +49,21 @@ impl Kept {
     }
 
     async fn out(&self) -> Result<(Arc<Lease>, ExclusiveClient)> {
-        let left = Some(PROBE_LIMIT * 3 / 2);
+        let left = Some(TEST_TIMEOUT * 3 / 2);
         let permit = self.pools.here().permit(left).await?;
         permit.checkout(left, None, &Tally::default()).await
     }
 
-    /// Two connections that are kept.
-    async fn two() -> Kept {
-        let kept = Kept::one_with(|config| config.max_connections(2).max_idle_time(PROBE_AFTER));
-        let kept = kept.await;
-        let (one, other) = (kept.out().await, kept.out().await);
+    /// Makes a pool with two idle connections.
+    async fn two() -> Fixture {
+        let fixture =
+            Fixture::one_with(|config| config.max_connections(2).max_idle_time(TEST_AFTER));
+        let fixture = fixture.await;
+        let (one, other) = (fixture.out().await, fixture.out().await);
         back(one.expect("a connection")).await;
         back(other.expect("a connection")).await;
-        assert_eq!(kept.counts(), (0, 2));
-        kept
+        assert_eq!(fixture.counts(), (0, 2));
+        fixture
     }
 
     fn counts(&self) -> (usize, usize) {
@@ -69,67 +71,67 @@ impl Kept {
     }
 }
 
-/// As teardown does.
-async fn back((lease, home): (Arc<Lease>, ExclusiveClient)) {
+/// Gives a connection back, as teardown does.
+async fn back((lease, client): (Arc<Lease>, ExclusiveClient)) {
     lease.session().settled().await;
     let reservation = lease.reserve().expect("there is room");
-    lease.keep(home, reservation);
+    lease.keep(client, reservation);
 }
 
-/// Also those that nobody asks for: the last that was given back is the first to be leased.
+/// The connection given back last is leased first: the others are ended all the same.
 #[tokio::test]
 async fn surplus_idle_connections_are_ended() {
-    let kept = Kept::two().await;
-    kept.clock.advance(PROBE_AFTER / 4 * 3);
-    kept.lease().await.expect("alive");
-    assert_eq!(kept.counts(), (0, 2));
-    kept.clock.advance(PROBE_AFTER / 2);
-    let lease = kept.out().await.expect("alive");
-    assert_eq!(kept.counts(), (1, 0), "when one is leased");
+    let fixture = Fixture::two().await;
+    fixture.clock.advance(TEST_AFTER / 4 * 3);
+    fixture.lease().await.expect("alive");
+    assert_eq!(fixture.counts(), (0, 2));
+    fixture.clock.advance(TEST_AFTER / 2);
+    let lease = fixture.out().await.expect("alive");
+    assert_eq!(fixture.counts(), (1, 0), "when one is leased");
     back(lease).await;
 
-    let kept = Kept::two().await;
-    let lease = kept.out().await.expect("alive");
-    kept.clock.advance(PROBE_AFTER);
-    assert_eq!(kept.counts(), (1, 1));
+    let fixture = Fixture::two().await;
+    let lease = fixture.out().await.expect("alive");
+    fixture.clock.advance(TEST_AFTER);
+    assert_eq!(fixture.counts(), (1, 1));
     back(lease).await;
-    assert_eq!(kept.counts(), (0, 1), "when one comes back");
+    assert_eq!(fixture.counts(), (0, 1), "when one comes back");
 }
 
-/// The server's slots, as somebody has just read them.
-fn read(kept: &Kept, used: i64) {
+/// Notes a fresh reading with `used` of ten slots.
+fn read(fixture: &Fixture, used: i64) {
     let figures = [10, used, -1, used, -1, used];
-    let reading = crate::limit::Reading::new(kept.clock.now(), figures);
-    kept.pools.limits().room.note(reading);
+    let reading = crate::limit::Reading::new(fixture.clock.now(), figures);
+    fixture.pools.limits().room.note(reading);
 }
 
 #[tokio::test]
 async fn crowded_server_keeps_only_awaited_connections() {
-    let kept = Kept::two().await;
-    let (lease, _home) = kept.out().await.expect("alive");
-    read(&kept, 8);
+    let fixture = Fixture::two().await;
+    let (lease, _client) = fixture.out().await.expect("alive");
+    read(&fixture, 8);
     assert!(lease.reserve().is_some());
-    assert_eq!(kept.counts(), (1, 1), "at the mark");
-    read(&kept, 9);
-    let wanting = kept.pools.here().waiting.one();
-    assert!(lease.reserve().is_none(), "there is one for him");
-    assert_eq!(kept.counts(), (1, 1));
-    drop(wanting);
+    assert_eq!(fixture.counts(), (1, 1), "at the mark");
+    read(&fixture, 9);
+    let waiting = fixture.pools.here().waiting.one();
+    assert!(lease.reserve().is_none(), "there is an idle one already");
+    assert_eq!(fixture.counts(), (1, 1));
+    drop(waiting);
     assert!(lease.reserve().is_none());
-    assert_eq!(kept.counts(), (1, 0));
-    let wanting = kept.pools.here().waiting.one();
-    assert!(lease.reserve().is_some(), "somebody waits for it");
-    drop(wanting);
+    assert_eq!(fixture.counts(), (1, 0));
+    let waiting = fixture.pools.here().waiting.one();
+    assert!(lease.reserve().is_some(), "a checkout waits for it");
+    drop(waiting);
 }
 
 #[tokio::test]
 async fn long_idle_connection_is_tested_first() {
-    let kept = Kept::one().await;
-    for (idle, round_trips) in [(PROBE_AFTER, 0), (PROBE_AFTER * 2, 1)] {
-        kept.clock.advance(idle);
-        let before = kept.relay.counts();
-        assert_eq!(kept.lease().await.expect("alive"), kept.process);
-        let counts = kept.relay.counts().since(before);
+    let fixture = Fixture::one().await;
+    for (idle, round_trips) in [(TEST_AFTER, 0), (TEST_AFTER * 2, 1)] {
+        fixture.clock.advance(idle);
+        let before = fixture.relay.counts();
+        assert_eq!(fixture.lease().await.expect("alive"), fixture.process);
+        let counts = fixture.relay.counts().since(before);
         assert_eq!(counts.round_trips, round_trips, "{counts:?}");
         assert_eq!(counts.bytes_up > 0, round_trips > 0, "{counts:?}");
     }
@@ -137,23 +139,23 @@ async fn long_idle_connection_is_tested_first() {
 
 #[tokio::test]
 async fn silent_idle_connection_is_replaced() {
-    let kept = Kept::one().await;
-    kept.clock.advance(PROBE_AFTER * 2);
-    kept.relay.stall();
-    let error = kept.lease().await.expect_err("nobody answers");
+    let fixture = Fixture::one().await;
+    fixture.clock.advance(TEST_AFTER * 2);
+    fixture.relay.stall();
+    let error = fixture.lease().await.expect_err("no answer");
     assert_eq!(error.kind(), ErrorKind::ConnectTimeout, "{error}");
-    kept.relay.resume();
-    assert_ne!(kept.lease().await.expect("another"), kept.process);
+    fixture.relay.resume();
+    assert_ne!(fixture.lease().await.expect("another"), fixture.process);
 }
 
-/// Nothing has told the runtime that the connection died, as in the first moment
-/// after a freeze: the socket has to be asked.
+/// The runtime has not noticed that the connection died, as in the first moment after a freeze:
+/// only the socket shows it.
 #[tokio::test]
 async fn dead_idle_connection_is_replaced() {
     for how in ["cut", "terminated"] {
-        let kept = Kept::one().await;
-        let (relay, process) = (&kept.relay, kept.process);
-        // The thread of this runtime waits meanwhile, and looks at no socket.
+        let fixture = Fixture::one().await;
+        let (relay, process) = (&fixture.relay, fixture.process);
+        // The thread of this runtime blocks meanwhile, and polls no socket.
         std::thread::scope(|scope| {
             let died = scope.spawn(|| {
                 let mut runtime = tokio::runtime::Builder::new_current_thread();
@@ -165,7 +167,7 @@ async fn dead_idle_connection_is_replaced() {
                             let postgres = Postgres::shared().await.expect("a server");
                             let end = format!("select pg_terminate_backend({process}, 5000)");
                             postgres.execute(&end).await.expect("ended");
-                            // Its last words come through the relay.
+                            // The server's last message passes through the relay.
                             relay.quiet(Duration::from_millis(50)).await;
                         }
                     }
@@ -173,27 +175,28 @@ async fn dead_idle_connection_is_replaced() {
             });
             died.join().expect("no panic");
         });
-        assert_ne!(kept.lease().await.expect(how), kept.process, "{how}");
+        assert_ne!(fixture.lease().await.expect(how), fixture.process, "{how}");
     }
 }
 
 #[tokio::test]
 async fn too_old_connection_is_replaced() {
-    let kept = Kept::one().await;
-    kept.clock.advance(kept.pools.settings().max_age);
-    assert_ne!(kept.lease().await.expect("another"), kept.process);
-    // A tenth less is the least that any gets.
-    let kept = Kept::one().await;
-    kept.clock.advance(kept.pools.settings().max_age / 10 * 8);
-    assert_eq!(kept.lease().await.expect("alive"), kept.process);
+    let fixture = Fixture::one().await;
+    fixture.clock.advance(fixture.pools.settings().max_age);
+    assert_ne!(fixture.lease().await.expect("another"), fixture.process);
+    // The jitter takes off a tenth at most.
+    let fixture = Fixture::one().await;
+    let max_age = fixture.pools.settings().max_age;
+    fixture.clock.advance(max_age / 10 * 8);
+    assert_eq!(fixture.lease().await.expect("alive"), fixture.process);
 }
 
 #[tokio::test]
 async fn too_long_idle_connection_is_replaced() {
-    let limit = PROBE_AFTER * 2;
-    let kept = Kept::one_with(|config| config.max_idle_time(limit)).await;
-    kept.clock.advance(PROBE_AFTER);
-    assert_eq!(kept.lease().await.expect("alive"), kept.process);
-    kept.clock.advance(limit);
-    assert_ne!(kept.lease().await.expect("another"), kept.process);
+    let limit = TEST_AFTER * 2;
+    let fixture = Fixture::one_with(|config| config.max_idle_time(limit)).await;
+    fixture.clock.advance(TEST_AFTER);
+    assert_eq!(fixture.lease().await.expect("alive"), fixture.process);
+    fixture.clock.advance(limit);
+    assert_ne!(fixture.lease().await.expect("another"), fixture.process);
 }
