@@ -42,7 +42,7 @@ impl Drop for HalfOpen<'_> {
         let leaving = self.leaving.map(Tally::one);
         runtime.spawn(async move {
             let _ = timeout(LIMIT, wire.closed()).await;
-            wire.give_up();
+            wire.shut_down();
             drop(leaving);
         });
     }

@@ -8,9 +8,9 @@ use crate::connect::{Connector, Target};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Sends the request over a connection of its own and waits until the server has
-/// closed that: only then has it passed the signal on, and a later statement is
-/// safe from it. Our own side stays open until then; a half-closed one loses the
-/// request behind PgBouncer.
+/// closed that: only then has it passed the signal on, and cannot cancel a later
+/// statement. Our own side stays open until then: behind PgBouncer a half-closed one
+/// loses the request.
 pub(super) async fn request(
     connector: &Connector,
     target: &Target,
@@ -33,8 +33,8 @@ pub(super) async fn request(
         match transport.read(&mut answer).await {
             Ok(0) => return Ok(()),
             Ok(_) => {}
-            // The server closes without ceremony, and TLS calls that an error. A reset is
-            // no answer: whatever lies in between may have sent it.
+            // The server closes without an alert, which is an error in TLS. A reset is not an
+            // answer: a middlebox may have sent it.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(error) => return Err(lost(error)),
         }

@@ -1,9 +1,8 @@
-//! Parameters and errors that the server reports.
+//! The transaction status, and the parameters that the server reports.
 
 use crate::config::Reported;
 
-/// Where the server stands between two statements: the byte of its last
-/// ReadyForQuery.
+/// The state of the session between two statements: the byte of the last ReadyForQuery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TransactionStatus {
@@ -35,15 +34,16 @@ impl TransactionStatus {
 }
 
 impl Reported {
-    pub(super) fn take_in(&mut self, body: &[u8]) {
+    /// Keeps the value of a ParameterStatus, if it is one of these.
+    pub(super) fn note(&mut self, body: &[u8]) {
         let mut fields = body.split(|&byte| byte == 0);
-        let place = match fields.next() {
+        let field = match fields.next() {
             Some(b"standard_conforming_strings") => &mut self.conforming,
             Some(b"in_hot_standby") => &mut self.in_hot_standby,
             Some(b"default_transaction_read_only") => &mut self.read_only,
             _ => return,
         };
-        *place = match fields.next() {
+        *field = match fields.next() {
             Some(b"on") => Some(true),
             Some(b"off") => Some(false),
             _ => None,

@@ -1,4 +1,4 @@
-//! Ends a connection: takes it away from tokio-postgres, and sends Terminate.
+//! Ends a connection: detaches it from tokio-postgres, and sends Terminate.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
@@ -6,57 +6,66 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::BufMut;
 use tokio::io::{AsyncWrite, ReadBuf};
 
-use super::ended::{End, Ended, Goodbye};
 use super::frontend::SYNC;
 use super::snapshot::ServerState;
+use super::stand_in::{Detached, StandIn, Terminate};
 use super::state::{Below, SCRATCH, State};
 use super::status::TransactionStatus;
 use super::unit::Unit;
 
 impl State {
-    /// The goodbye was said to a server at rest.
-    pub(super) fn left_at_rest(&self) -> bool {
-        self.goodbye() == Some(Goodbye::AtRest)
+    /// Whether Terminate was sent; `None` while the connection is attached.
+    pub(super) fn terminate_sent(&self) -> Option<Terminate> {
+        self.detached.as_ref().map(|detached| detached.terminate)
     }
 
-    fn goodbye(&self) -> Option<Goodbye> {
-        self.end.as_ref().map(|end| end.goodbye)
-    }
-
-    /// Takes the connection away from tokio-postgres, which from here on is answered by
-    /// [`Ended`]. The server is not told.
-    pub(super) fn take_away(&mut self) {
-        if self.end.is_none() {
+    /// Detaches the connection from tokio-postgres, whose requests are answered by a
+    /// [`StandIn`] from here on. Sends nothing to the server.
+    pub(super) fn detach(&mut self) {
+        if self.detached.is_none() {
             let whole = self.scanner.is_between_messages();
             let answerable = whole && !self.is_closed() && !self.tracker.is_lost();
-            let answers = answerable.then(Ended::default);
-            self.answered_by(answers, Goodbye::Unsaid);
+            let answers = answerable.then(StandIn::for_detached);
+            self.detach_with(answers, Terminate::NotSent);
         }
     }
 
-    /// [Takes the connection away](State::take_away), and tells the server goodbye.
-    pub(super) fn end(&mut self, cx: &mut Context<'_>) {
-        self.take_away();
+    /// Has `answers` answer all requests from here on.
+    pub(super) fn detach_with(&mut self, mut answers: Option<StandIn>, terminate: Terminate) {
+        let pending = self.frontend.take_pending();
+        if let Some(answers) = &mut answers {
+            for _ in 0..self.tracker.owed.len() {
+                answers.answer(&mut self.inject);
+            }
+            answers.accept(&pending, &mut self.inject);
+        }
+        self.detached = Some(Detached { answers, terminate });
+    }
+
+    /// [Detaches](State::detach) the connection and sends Terminate, as far as that goes
+    /// without waiting.
+    pub(super) fn terminate(&mut self, cx: &mut Context<'_>) {
+        self.detach();
         let idle = self.tracker.status == Some(TransactionStatus::Idle);
         let at_rest = idle && self.server() == ServerState::Answered;
-        match &mut self.end {
-            Some(end) if end.goodbye == Goodbye::Unsaid => {
-                end.goodbye = if at_rest {
-                    Goodbye::AtRest
+        match &mut self.detached {
+            Some(detached) if detached.terminate == Terminate::NotSent => {
+                detached.terminate = if at_rest {
+                    Terminate::AtRest
                 } else {
-                    Goodbye::Otherwise
+                    Terminate::NotAtRest
                 };
             }
             _ => return,
         }
         let _ = self.poll_drain(cx);
         if self.is_unsent() {
-            // The end of file comes instead, in the middle of a message, which is then
-            // carried out by nobody.
+            // The end of file comes instead, in the middle of a message, which the server
+            // then does not execute.
             return self.out.clear();
         }
         self.complete();
-        // In the middle of logging in it would be taken for the password.
+        // During authentication it would be taken for the password.
         if self.tracker.status.is_some() {
             self.out.put_slice(b"X\0\0\0\x04");
         }
@@ -78,30 +87,25 @@ impl State {
         }
     }
 
-    /// Asks a question of our own: its answer is swallowed, as the connection was
-    /// [taken away](State::take_away).
+    /// Sends a query of our own. Its answer is swallowed, as the connection is
+    /// [detached](State::detach).
     pub(super) fn ask(&mut self, sql: &str) {
-        self.take_away();
+        self.detach();
         self.complete();
-        if !self.frontend.is_empty() {
-            return;
+        if self.frontend.is_empty() {
+            // Errors arise from NUL bytes in the text alone, and ours has none.
+            let _ = postgres_protocol::message::frontend::query(sql, &mut self.out);
+            self.tracker.owed.push_back(Unit::simple());
         }
-        // Errors arise from NUL bytes in the text alone, and ours holds none.
-        let _ = postgres_protocol::message::frontend::query(sql, &mut self.out);
-        self.tracker.sent_whole(Unit {
-            simple: true,
-            changes: true,
-            ..Unit::default()
-        });
     }
 
-    /// [Takes the connection away](State::take_away) and waits until the server has
-    /// answered all that it was asked. `Ready(false)`: it never will.
+    /// [Detaches](State::detach) the connection and waits until the server has answered all
+    /// requests. `Ready(false)`: it never will.
     pub(super) fn poll_answered(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        self.take_away();
+        self.detach();
         let mut scratch = SCRATCH;
         loop {
-            if self.goodbye() != Some(Goodbye::Unsaid)
+            if self.terminate_sent() != Some(Terminate::NotSent)
                 || self.is_closed()
                 || self.tracker.is_lost()
                 || !self.frontend.is_empty()
@@ -109,7 +113,7 @@ impl State {
                 return Poll::Ready(false);
             }
             self.complete();
-            // While it waits for us to read, it does not read itself.
+            // While the server waits for us to read, it does not read itself.
             if self.poll_drain(cx).is_ready() {
                 if let Ok(transport) = self.transport() {
                     let _ = Pin::new(transport).poll_flush(cx);
@@ -124,35 +128,25 @@ impl State {
         }
     }
 
-    /// From here on `answers` stands in the server's place.
-    pub(super) fn answered_by(&mut self, mut answers: Option<Ended>, goodbye: Goodbye) {
-        let pending = self.frontend.take_pending();
-        if let Some(answers) = &mut answers {
-            for _ in 0..self.tracker.owed.len() {
-                answers.answer(&mut self.inject);
-            }
-            answers.accept(&pending, &mut self.inject);
-        }
-        self.end = Some(End { answers, goodbye });
-    }
-
-    pub(super) fn cut(&mut self) {
-        if self.end.is_none() {
+    /// Closes the socket, after [Terminate](State::terminate) if nothing awaits the server's
+    /// end of file.
+    pub(super) fn abandon(&mut self) {
+        if self.detached.is_none() {
             let mut cx = Context::from_waker(Waker::noop());
-            self.end(&mut cx);
+            self.terminate(&mut cx);
             let _ = self.poll_drain(&mut cx);
-            self.give_up();
+            self.shut_down();
         }
     }
 
-    /// Says goodbye and waits for the server's end of file. `Ready(false)`: the
-    /// connection broke, and what the server made of it is not known.
+    /// Sends [Terminate](State::terminate) and waits for the server's end of file.
+    /// `Ready(false)`: the connection broke, and it is unknown whether the session has ended.
     pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        self.end(cx);
+        self.terminate(cx);
         let drained = self.poll_drain(cx).is_ready();
         if let Below::Open { transport, shut } = &mut self.below {
             if drained && !*shut {
-                // TLS says so to its peer before the socket is shut.
+                // TLS sends its closing alert before the socket is shut down.
                 *shut = Pin::new(transport).poll_shutdown(cx).is_ready();
             }
         }
