@@ -68,7 +68,6 @@ pub(crate) struct Opened {
 }
 
 /// The connection below a session, and what is known of the way to the server.
-#[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) wire: Wire,
     pub(crate) socket: SocketView,

@@ -7,7 +7,6 @@
 //! waker. Polling empties the queue of the client and flushes; after it,
 //! a completed flush as the last operation proves that nothing is left.
 
-use std::fmt;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -117,12 +116,10 @@ impl Driver {
                 Poll::Ready(Some(Ok(AsyncMessage::Notice(notice)))) => observe::notice(&notice),
                 // A notification: see `Connection`.
                 Poll::Ready(Some(Ok(_))) => {}
-                Poll::Ready(Some(Err(error))) => {
-                    observe::connection_lost(&error);
-                    *slot = None;
-                    break;
-                }
-                Poll::Ready(None) => {
+                Poll::Ready(end) => {
+                    if let Some(Err(error)) = end {
+                        observe::connection_lost(&error);
+                    }
                     *slot = None;
                     break;
                 }
@@ -138,7 +135,7 @@ impl Driver {
             if !self.dismissed.swap(true, Ordering::AcqRel) {
                 observe::dismissed(self.wire.facts().error);
             }
-            // There is no holder who could get the error.
+            // Without a holder no request will get the error.
             if !self.is_held() {
                 *slot = None;
             }
@@ -202,10 +199,4 @@ impl<F: FnOnce()> Drop for DriverEnd<F> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl fmt::Debug for Driver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Driver").field(&self.wire).finish()
-    }
 }

@@ -25,7 +25,6 @@ use statements::Statements;
 const DETACHED_LIMIT: Duration = Duration::from_secs(5);
 
 /// A session of the server, independent of pools and invocations.
-#[derive(Debug)]
 pub(crate) struct ServerSession {
     pub(crate) link: Link,
     pub(crate) opened: SystemTime,

@@ -1,7 +1,6 @@
 //! Caches the prepared statements of a session.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio_postgres::types::Type;
@@ -78,12 +77,5 @@ impl Cache {
         }
         self.uses += 1;
         self.statements.insert(key, (statement, self.uses));
-    }
-}
-
-impl fmt::Debug for Statements {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let cached = self.cache().statements.len();
-        write!(f, "{cached} of {} statements", self.capacity)
     }
 }

@@ -46,12 +46,6 @@ impl Guard {
     }
 }
 
-impl fmt::Debug for Guard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Guard").finish_non_exhaustive()
-    }
-}
-
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -65,7 +59,7 @@ impl fmt::Display for Refused {
 impl std::error::Error for Refused {}
 
 /// The state of authentication, and what the guard refused.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Authentication {
     /// Until the server let us in.
     pub(super) guard: Option<Guard>,

@@ -18,9 +18,10 @@ const HEAD: usize = 80;
 const TAGS: &[u8] = b"123ACDEGHIKNRSTVWZcdnstv";
 
 /// Follows the framing of the backend's messages.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Scanner {
-    head: [u8; HEAD],
+    /// The beginning of the current message.
+    head: Vec<u8>,
     /// Bytes of the current message that were seen; 0 between two messages.
     seen: usize,
     /// Its whole length, 0 until the header is complete.
@@ -28,18 +29,6 @@ pub(super) struct Scanner {
     fate: Fate,
     /// An error, until it is whole.
     held: BytesMut,
-}
-
-impl Default for Scanner {
-    fn default() -> Self {
-        Scanner {
-            head: [0; HEAD],
-            seen: 0,
-            length: 0,
-            fate: Fate::Pass,
-            held: BytesMut::new(),
-        }
-    }
 }
 
 impl Scanner {
@@ -94,8 +83,8 @@ impl Scanner {
                     rewrite::shift_position(&error, shift, out);
                 }
             }
-            let body = &self.head[HEADER..self.length.min(HEAD)];
-            let answer = tracker.received(self.head[0], body);
+            let answer = tracker.received(self.head[0], &self.head[HEADER..]);
+            self.head.clear();
             self.seen = 0;
             self.length = 0;
             if let Some(answer) = answer {
@@ -119,23 +108,20 @@ impl Scanner {
             self.length
         };
         let taken = chunk.len().min(goal - self.seen);
-        if self.seen < HEAD {
-            let kept = taken.min(HEAD - self.seen);
-            self.head[self.seen..self.seen + kept].copy_from_slice(&chunk[..kept]);
-        }
+        let kept = taken.min(HEAD - self.head.len());
+        self.head.extend_from_slice(&chunk[..kept]);
         self.seen += taken;
         if self.seen == HEADER && self.length == 0 {
             match length(&self.head) {
-                Some(length)
-                    if TAGS.contains(&self.head[0])
-                        && tracker.authentication.expects(self.head[0]) =>
-                {
-                    self.length = length;
-                }
+                Some(length) if self.is_expected(tracker) => self.length = length,
                 _ => tracker.lose(),
             }
         }
         taken
+    }
+
+    fn is_expected(&self, tracker: &Tracker) -> bool {
+        TAGS.contains(&self.head[0]) && tracker.authentication.expects(self.head[0])
     }
 
     /// Returns whether the rest of the current message is not passed on as it is.

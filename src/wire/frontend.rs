@@ -17,7 +17,7 @@ pub(super) const SYNC: &[u8] = b"S\0\0\0\x04";
 #[derive(Debug)]
 struct Statement {
     traits: Traits,
-    /// Text and parameter types, for an unnamed twin of its Parse.
+    /// Text and parameter types, for an unnamed Parse in front of a Bind.
     text: Option<Box<[u8]>>,
 }
 
@@ -37,16 +37,14 @@ struct Begin {
 #[derive(Debug, Default)]
 pub(super) struct Frontend {
     started: bool,
-    /// The beginning of a message that is not whole yet, or what waits for
-    /// BEGIN to be answered.
-    pending: BytesMut,
+    /// The beginning of a message that is not complete yet, or what waits for an answer.
+    pub(super) pending: BytesMut,
     /// Bytes of the current message that are passed on unread.
     pass: usize,
-    /// An answer is awaited. That to BEGIN: until it is known to have succeeded, a
-    /// second statement might run outside the transaction. Behind a pooler that to a COPY:
-    /// PgBouncer before 1.22.1 takes the server away from its client when one has ended,
-    /// whatever else is owed, and what was sent behind it would be answered to the
-    /// server's next client.
+    /// What follows waits for an answer. For that to BEGIN: until it is known to have
+    /// succeeded, a second statement might run outside the transaction. Behind a pooler for
+    /// that to a COPY: when a COPY has ended, PgBouncer before 1.22.1 gives the server to
+    /// another client, even if answers are owed, and that client would get them.
     holds: bool,
     begin: Option<Begin>,
     /// Named statements are sent unnamed.
@@ -73,11 +71,6 @@ impl Frontend {
     /// Returns whether all that was accepted has been sent on.
     pub(super) fn is_empty(&self) -> bool {
         self.pending.is_empty() && self.pass == 0
-    }
-
-    /// Takes the bytes that were accepted and not sent on.
-    pub(super) fn take_pending(&mut self) -> BytesMut {
-        std::mem::take(&mut self.pending)
     }
 
     /// Accepts `bytes`; what is to be sent goes to `out`.
@@ -300,7 +293,7 @@ impl Frontend {
         }
     }
 
-    /// Passes on as much of a Bind as there is, once both names are there.
+    /// Passes on as much of a Bind as there is, once both names are complete.
     fn bind(
         &mut self,
         bytes: &[u8],
@@ -340,17 +333,14 @@ impl Frontend {
         Some(head + body.len())
     }
 
-    /// Puts BEGIN in front of the unit that now starts to do something.
+    /// Puts BEGIN in front of the unit whose first effective message comes now.
     fn begin_under_sync(&mut self, tracker: &mut Tracker, out: &mut BytesMut) {
-        match &mut self.begin {
-            Some(begin) if begin.armed => {
-                begin.armed = false;
-                rewrite::begin(&begin.sql, out);
-                let unit = tracker.open();
-                unit.begins = true;
-                unit.swallow = rewrite::BEGIN_ANSWERS;
-            }
-            _ => {}
+        if let Some(begin) = self.begin.as_mut().filter(|begin| begin.armed) {
+            begin.armed = false;
+            rewrite::begin(&begin.sql, out);
+            let unit = tracker.open();
+            unit.begins = true;
+            unit.swallow = rewrite::BEGIN_ANSWERS;
         }
     }
 }

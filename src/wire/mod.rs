@@ -28,7 +28,6 @@ mod terminate;
 mod tracker;
 mod unit;
 
-use std::fmt;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
@@ -63,13 +62,12 @@ impl Wire {
     ) -> (Wire, Stream) {
         let mut state = State::new(Box::new(transport));
         state.frontend.unnamed = unnamed;
-        let state = Arc::new(Mutex::new(state));
         let wire = Wire {
-            state: Arc::clone(&state),
+            state: Arc::new(Mutex::new(state)),
             closing: Arc::default(),
         };
         let stream = Stream {
-            state,
+            wire: wire.clone(),
             channel_binding,
         };
         (wire, stream)
@@ -207,11 +205,5 @@ impl Wire {
     /// can be sent without waiting. Does nothing to one whose end of file is awaited.
     pub(crate) fn abandon(&self) {
         self.state().abandon();
-    }
-}
-
-impl fmt::Debug for Wire {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.snapshot().fmt(f)
     }
 }

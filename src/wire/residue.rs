@@ -16,10 +16,8 @@ pub(crate) const SET_LOCAL: &str = "select pg_catalog.set_config($1, $2, true)";
 /// state that is to stay. A parameter that the server does not know is left out; in the
 /// start-up packet it would be refused, and with it the session.
 pub fn setting<'a>(parameters: impl IntoIterator<Item = (&'a str, i32)>) -> String {
-    let rows = parameters.into_iter();
-    let rows: Vec<_> = rows
-        .map(|(name, value)| format!("('{name}','{value}')"))
-        .collect();
+    let row = |(name, value)| format!("('{name}','{value}')");
+    let rows: Vec<_> = parameters.into_iter().map(row).collect();
     format!("{SETTING}{}{IF_KNOWN}", rows.join(","))
 }
 
@@ -52,9 +50,14 @@ pub(crate) struct Residue {
 }
 
 impl Residue {
-    pub(super) fn merge(&mut self, other: Residue) {
-        self.state |= other.state;
-        self.driver |= other.driver;
+    /// Notes what a command tag (manual, `CommandComplete`) says about the session.
+    pub(super) fn note_tag(&mut self, tag: &[u8], sets_are_local: bool) {
+        match tag {
+            b"SET" => self.state |= !sets_are_local,
+            b"LISTEN" | b"DO" | b"CALL" | b"RESET" => self.state = true,
+            b"DISCARD ALL" | b"DEALLOCATE ALL" | b"PREPARE" => self.driver = true,
+            _ => {}
+        }
     }
 }
 
@@ -125,18 +128,6 @@ impl Traits {
             copies,
         }
     }
-}
-
-/// Returns what a command tag (manual, `CommandComplete`) says about the session.
-pub(super) fn of_tag(tag: &[u8], sets_are_local: bool) -> Residue {
-    let mut residue = Residue::default();
-    match tag {
-        b"SET" => residue.state = !sets_are_local,
-        b"LISTEN" | b"DO" | b"CALL" | b"RESET" => residue.state = true,
-        b"DISCARD ALL" | b"DEALLOCATE ALL" | b"PREPARE" => residue.driver = true,
-        _ => {}
-    }
-    residue
 }
 
 fn is(word: &[u8], any: &[&str]) -> bool {
@@ -261,12 +252,16 @@ mod tests {
 
     #[test]
     fn command_tags_tell_session_state() {
-        let state = |tag: &str, local| of_tag(tag.as_bytes(), local).state;
+        let left = |tag: &str, local| {
+            let mut residue = Residue::default();
+            residue.note_tag(tag.as_bytes(), local);
+            residue
+        };
+        let state = |tag, local| left(tag, local).state;
         assert!(state("SET", false));
         assert!(!state("SET", true));
         assert!(state("LISTEN", false) && state("DO", false) && state("CALL", false));
         assert!(!state("UPDATE 1", false) && !state("SELECT 1", false));
-        assert!(of_tag(b"DISCARD ALL", false).driver);
-        assert!(of_tag(b"PREPARE", false).driver);
+        assert!(left("DISCARD ALL", false).driver && left("PREPARE", false).driver);
     }
 }

@@ -30,16 +30,8 @@ pub(super) const BEGIN_QUERY_ANSWERS: &[u8] = b"C";
 pub(super) fn begin(sql: &str, out: &mut BytesMut) {
     // Errors arise from NUL bytes in the text alone, and ours holds none.
     let _ = frontend::parse("", sql, std::iter::empty(), out);
-    let _ = frontend::bind(
-        "",
-        "",
-        std::iter::empty(),
-        std::iter::empty::<()>(),
-        |(), _| Ok(postgres_protocol::IsNull::Yes),
-        std::iter::empty(),
-        out,
-    );
-    let _ = frontend::execute("", 0, out);
+    // Bind without parameters, and Execute without a limit.
+    out.put_slice(b"B\0\0\0\x0c\0\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0");
 }
 
 /// Writes BEGIN and the user's text as one simple query. Returns by how many characters the

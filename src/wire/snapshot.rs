@@ -45,7 +45,7 @@ pub(crate) enum ClientState {
     /// It does not read: it waits until the holder takes its rows.
     Stalled,
     /// The connection was [detached](super::Wire::detach) from it.
-    Severed,
+    Detached,
     /// The server ended the session with an error: the holder gets that as the answer to its
     /// next request, which tokio-postgres would not give.
     Dismissed,
@@ -76,7 +76,7 @@ impl Snapshot {
     /// Returns whether tokio-postgres gets no more from the server.
     pub fn is_over(&self) -> bool {
         self.server == ServerState::Gone
-            || matches!(self.client, ClientState::Severed | ClientState::Dismissed)
+            || matches!(self.client, ClientState::Detached | ClientState::Dismissed)
     }
 
     /// Returns whether the server ended the session with an error.

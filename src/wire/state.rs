@@ -3,10 +3,11 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
+use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::backend::Scanner;
@@ -46,8 +47,8 @@ pub(super) struct State {
     /// The shortest time after which something was answered.
     pub(super) shortest: Option<Duration>,
     pub(super) detached: Option<Detached>,
-    /// The task above that waits for more.
-    reader: Option<Waker>,
+    /// Wakes the reader above if there is something to read that does not come from below.
+    reader: AtomicWaker,
 }
 
 /// The transport, until it is closed.
@@ -63,6 +64,15 @@ pub(super) enum Below {
         /// Whether the end of file came from the server.
         by_server: bool,
     },
+}
+
+impl Below {
+    pub(super) fn transport(&mut self) -> io::Result<&mut Box<dyn Transport>> {
+        match self {
+            Below::Open { transport, .. } => Ok(transport),
+            Below::Closed { .. } => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
 }
 
 impl State {
@@ -83,14 +93,7 @@ impl State {
             round_trips: 0,
             shortest: None,
             detached: None,
-            reader: None,
-        }
-    }
-
-    pub(super) fn transport(&mut self) -> io::Result<&mut Box<dyn Transport>> {
-        match &mut self.below {
-            Below::Open { transport, .. } => Ok(transport),
-            Below::Closed { .. } => Err(io::ErrorKind::NotConnected.into()),
+            reader: AtomicWaker::new(),
         }
     }
 
@@ -117,7 +120,7 @@ impl State {
                     answers: Some(answers),
                     ..
                 }) if answers.by_server => ClientState::Dismissed,
-                Some(_) => ClientState::Severed,
+                Some(_) => ClientState::Detached,
                 None if !self.reads => ClientState::Stalled,
                 None if !self.flushed => ClientState::Writing,
                 None => ClientState::Waiting,
@@ -158,7 +161,7 @@ impl State {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let read = ready!(Pin::new(self.transport()?).poll_read(cx, buf));
+        let read = ready!(Pin::new(self.below.transport()?).poll_read(cx, buf));
         let by_server = match &read {
             Ok(()) => buf.filled().len() == before,
             // TLS that ended without a closing alert.
@@ -172,10 +175,7 @@ impl State {
 
     pub(super) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.out.is_empty() {
-            let Below::Open { transport, .. } = &mut self.below else {
-                return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
-            };
-            let sent = ready!(Pin::new(transport).poll_write(cx, &self.out))?;
+            let sent = ready!(Pin::new(self.below.transport()?).poll_write(cx, &self.out))?;
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -200,7 +200,7 @@ impl State {
                     return Poll::Ready(Ok(()));
                 }
                 Some(_) => {
-                    self.waits(cx);
+                    self.reader.register(cx.waker());
                     self.reads = true;
                     return Poll::Pending;
                 }
@@ -234,7 +234,7 @@ impl State {
     /// Reads for tokio-postgres.
     fn poll_heard(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let read = self.poll_receive(cx, buf);
-        self.waits(cx);
+        self.reader.register(cx.waker());
         self.reads = read.is_pending();
         read
     }
@@ -285,7 +285,7 @@ impl State {
             if let Some(answers) = &mut detached.answers {
                 answers.accept(bytes, &mut self.inject);
             }
-            self.wake();
+            self.reader.wake();
             return Poll::Ready(Ok(bytes.len()));
         }
         if self.out.len() >= HIGH_WATER {
@@ -295,30 +295,15 @@ impl State {
             .accept(bytes, &mut self.tracker, &mut self.out);
         // Not into the middle of a message.
         if self.scanner.is_between_messages() && self.tracker.answer_here(&mut self.inject) {
-            self.wake();
+            self.reader.wake();
         }
         Poll::Ready(Ok(bytes.len()))
-    }
-
-    /// Remembers the reader, to be woken.
-    fn waits(&mut self, cx: &Context<'_>) {
-        match &mut self.reader {
-            Some(reader) => reader.clone_from(cx.waker()),
-            None => self.reader = Some(cx.waker().clone()),
-        }
-    }
-
-    /// Wakes the reader: there is something to read that does not come from below.
-    fn wake(&mut self) {
-        if let Some(reader) = self.reader.take() {
-            reader.wake();
-        }
     }
 
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.detached.is_none() {
             ready!(self.poll_drain(cx))?;
-            ready!(Pin::new(self.transport()?).poll_flush(cx))?;
+            ready!(Pin::new(self.below.transport()?).poll_flush(cx))?;
         }
         self.flushed = true;
         Poll::Ready(Ok(()))
@@ -328,7 +313,7 @@ impl State {
         ready!(self.poll_flush(cx))?;
         match self.detached {
             Some(_) => Poll::Ready(Ok(())),
-            None => Pin::new(self.transport()?).poll_shutdown(cx),
+            None => Pin::new(self.below.transport()?).poll_shutdown(cx),
         }
     }
 }

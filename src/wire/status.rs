@@ -5,31 +5,20 @@ use crate::config::Reported;
 /// The state of the session between two statements: the byte of the last ReadyForQuery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
+#[repr(u8)]
 pub enum TransactionStatus {
     /// `I`: outside any transaction.
-    Idle,
+    Idle = b'I',
     /// `T`: inside a transaction.
-    InTransaction,
+    InTransaction = b'T',
     /// `E`: inside a transaction that failed; only a rollback is accepted.
-    Failed,
+    Failed = b'E',
 }
 
 impl TransactionStatus {
-    pub(super) fn byte(self) -> u8 {
-        match self {
-            Self::Idle => b'I',
-            Self::InTransaction => b'T',
-            Self::Failed => b'E',
-        }
-    }
-
     pub(super) fn from_byte(byte: u8) -> Option<Self> {
-        match byte {
-            b'I' => Some(Self::Idle),
-            b'T' => Some(Self::InTransaction),
-            b'E' => Some(Self::Failed),
-            _ => None,
-        }
+        let all = [Self::Idle, Self::InTransaction, Self::Failed];
+        all.into_iter().find(|&status| status as u8 == byte)
     }
 }
 

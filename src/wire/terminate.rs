@@ -32,7 +32,7 @@ impl State {
 
     /// Has `answers` answer all requests from here on.
     pub(super) fn detach_with(&mut self, mut answers: Option<StandIn>, terminate: Terminate) {
-        let pending = self.frontend.take_pending();
+        let pending = std::mem::take(&mut self.frontend.pending);
         if let Some(answers) = &mut answers {
             for _ in 0..self.tracker.owed.len() {
                 answers.answer(&mut self.inject);
@@ -115,7 +115,7 @@ impl State {
             self.complete();
             // While the server waits for us to read, it does not read itself.
             if self.poll_drain(cx).is_ready() {
-                if let Ok(transport) = self.transport() {
+                if let Ok(transport) = self.below.transport() {
                     let _ = Pin::new(transport).poll_flush(cx);
                 }
                 if self.tracker.owed.is_empty() {

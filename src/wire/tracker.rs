@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::authentication::Authentication;
-use super::residue::{Residue, of_tag};
+use super::residue::Residue;
 use super::status::TransactionStatus;
 use super::unit::{Answer, Fate, Unit};
 use crate::config::Reported;
@@ -23,7 +23,7 @@ pub(crate) struct ServerFacts {
     pub(crate) parameters: Reported,
     /// BackendKeyData: the process and the secret that a CancelRequest needs.
     pub(crate) key: Option<(i32, i32)>,
-    /// The last command that it completed was a COMMIT, by its own word.
+    /// The last command that it completed was a COMMIT, as its tag says.
     pub(crate) committed: bool,
     /// The SQLSTATE of the last ErrorResponse that was not the consequence of another.
     pub(crate) error: Option<[u8; 5]>,
@@ -32,7 +32,7 @@ pub(crate) struct ServerFacts {
 }
 
 /// Tracks what is owed an answer, and what the answers say.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Tracker {
     pub(super) status: Option<TransactionStatus>,
     /// Sync points that were sent and not answered, oldest first.
@@ -68,7 +68,7 @@ impl Tracker {
             let status = self.status.unwrap_or(TransactionStatus::Idle);
             // CloseComplete and ReadyForQuery.
             out.put_slice(b"3\0\0\0\x04Z\0\0\0\x05");
-            out.put_u8(status.byte());
+            out.put_u8(status as u8);
             answered = true;
         }
         answered
@@ -137,11 +137,7 @@ impl Tracker {
                     self.facts.error = code;
                 }
             }
-            b'K' => {
-                if let (Some(process), Some(secret)) = (int(body, 0), int(body, 4)) {
-                    self.facts.key = Some((process, secret));
-                }
-            }
+            b'K' => self.facts.key = int(body, 0).zip(int(body, 4)),
             // CopyBothResponse: replication, which the wire does not follow.
             b'W' => self.lose(),
             _ => {}
@@ -165,7 +161,7 @@ impl Tracker {
     fn complete(&mut self, body: &[u8]) {
         let tag = body.split(|&byte| byte == 0).next().unwrap_or_default();
         let local = self.owed.front().is_some_and(|unit| unit.sets_are_local);
-        self.residue.merge(of_tag(tag, local));
+        self.residue.note_tag(tag, local);
         self.facts.committed = tag == b"COMMIT";
     }
 

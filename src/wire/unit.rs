@@ -64,13 +64,13 @@ pub(super) enum Answer {
 }
 
 /// What to do with a message from the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Fate {
     /// It is for tokio-postgres.
+    #[default]
     Pass,
     /// It answers what the wire put in front.
     Swallow,
-    /// An error: its position may have to be set right, and it may be the server's last
-    /// word.
+    /// An error: its position may have to be corrected, and it may end the session.
     Hold,
 }
