@@ -125,6 +125,13 @@ mod tests {
     const SASL: &[u8] = b"\0\0\0\x0aSCRAM-SHA-256\0\0";
     const PLUS: &[u8] = b"\0\0\0\x0aSCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0";
 
+    fn guarded(guard: Guard) -> Authentication {
+        Authentication {
+            guard: Some(guard),
+            ..Authentication::default()
+        }
+    }
+
     #[test]
     fn other_protocols_are_recognised() {
         let mut authentication = Authentication::default();
@@ -162,9 +169,8 @@ mod tests {
             (&[Md5], false, &[SASL], Some(Refused::Method(Scram))),
             (&[Md5], false, &[b"\0\0"], Some(Refused::Unclear)),
         ] {
-            let mut authentication = Authentication::default();
             let permits = |method| permitted.contains(&method);
-            authentication.guard = Some(Guard::new(permits, bound));
+            let mut authentication = guarded(Guard::new(permits, bound));
             for message in messages {
                 authentication.received(message);
             }
@@ -175,8 +181,7 @@ mod tests {
 
     #[test]
     fn nothing_is_refused_after_authentication() {
-        let mut authentication = Authentication::default();
-        authentication.guard = Some(Guard::new(|_| true, false));
+        let mut authentication = guarded(Guard::new(|_| true, false));
         authentication.received(OK);
         authentication.received(PASSWORD);
         authentication.lost();
@@ -185,8 +190,7 @@ mod tests {
 
     #[test]
     fn framing_must_hold_before_authentication() {
-        let mut authentication = Authentication::default();
-        authentication.guard = Some(Guard::new(|_| true, false));
+        let mut authentication = guarded(Guard::new(|_| true, false));
         authentication.lost();
         assert_eq!(authentication.refused, Some(Refused::Unclear));
     }
