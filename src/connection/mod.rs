@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tokio_postgres::{Client, Statement};
 
 use crate::config::Pooler;
-use crate::connect::{Connector, Manner, Opened, Target};
+use crate::connect::{ConnectOptions, Connector, Opened, Target};
 use crate::net::{Peek, SocketView};
 use crate::tally::Tally;
 use crate::wire::{Snapshot, TransactionStatus, Wire};
@@ -36,8 +36,6 @@ pub(crate) struct Session {
     socket: SocketView,
     target: Target,
     pooler: Pooler,
-    /// What a pooler in between says of itself.
-    announced: Option<Pooler>,
     connector: Arc<Connector>,
     statements: Statements,
     opened: SystemTime,
@@ -55,13 +53,12 @@ pub(crate) struct Session {
 pub(crate) type ExclusiveClient = OwnedMutexGuard<Client>;
 
 impl Session {
-    /// Connects, tried again or `once`, and spawns the driver on the current runtime. `on_end` runs when
-    /// the driver is done, for whatever reason.
+    /// Connects, and spawns the driver on the current runtime. `on_end` runs when the driver is
+    /// done, for whatever reason.
     pub(crate) async fn open(
         connector: &Arc<Connector>,
         left: Option<Duration>,
-        once: bool,
-        manner: Manner<'_>,
+        options: ConnectOptions<'_>,
         now: SystemTime,
         on_end: impl FnOnce() + Send + 'static,
     ) -> crate::Result<Arc<Session>> {
@@ -72,9 +69,8 @@ impl Session {
             socket,
             target,
             pooler,
-            announced,
             round_trip,
-        } = connector.open(left, once, manner).await?;
+        } = connector.open(left, options).await?;
         let client = Arc::new(Mutex::new(client));
         let driver = Driver::spawn(connection, &client, wire.clone(), on_end);
         Ok(Arc::new(Session {
@@ -84,7 +80,6 @@ impl Session {
             socket,
             target,
             pooler,
-            announced,
             statements: Statements::new(connector.settings().statement_cache),
             connector: Arc::clone(connector),
             opened: now,
@@ -117,11 +112,6 @@ impl Session {
     /// What lies between us and the server.
     pub(crate) fn pooler(&self) -> Pooler {
         self.pooler
-    }
-
-    /// What a pooler in between says of itself, if it says anything.
-    pub(crate) fn announced_pooler(&self) -> Option<Pooler> {
-        self.announced
     }
 
     /// The server's process.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::SystemTime;
 
 use antifreeze::config::{Pooler, Settings};
-use antifreeze::internal::{self, Description, Manner, Progress, Target};
+use antifreeze::internal::{self, ConnectOptions, Description, Progress, Target};
 use antifreeze::{Error, ErrorKind, Result, Session};
 
 use super::EXPIRES_SOON;
@@ -76,9 +76,12 @@ pub(super) async fn connect(
         reached.store(stage, Ordering::Relaxed);
         findings.add(check);
     };
-    let manner = Manner::USUAL.watched(&watch);
+    let options = ConnectOptions {
+        watch: &watch,
+        ..ConnectOptions::DEFAULT
+    };
     let mut full = |error: &Error| findings.add(no_slot(error));
-    let opened = routes.open_in(manner, &mut full).await;
+    let opened = routes.open_in(options, &mut full).await;
     let stage = reached.load(Ordering::Relaxed);
     match opened {
         // A pooler that the configuration does not mention: examine the rest as a pooler.
@@ -95,7 +98,8 @@ pub(super) async fn connect(
             };
             let (session, mut config) =
                 opened_by(&routes, opened, stage, &without, findings).await?;
-            if let Some(pooler) = internal::announced_pooler(&session) {
+            let connector = internal::connector(routes.database());
+            if let Some(pooler) = connector.announced_pooler() {
                 internal::follow(&mut config, pooler);
             }
             Some((session, config))
@@ -183,12 +187,7 @@ fn name(targets: &[Target], took: std::time::Duration) -> Check {
 }
 
 fn in_the_clear(target: &Target) -> Check {
-    let here = match target {
-        Target::Tcp { address, .. } => address.ip().to_canonical().is_loopback(),
-        #[cfg(unix)]
-        Target::Unix(_) => true,
-    };
-    if here {
+    if target.is_local() {
         Check::ok(Step::Tls, "not encrypted: the server is on this machine")
     } else {
         Check::finding(
@@ -337,7 +336,11 @@ mod tests {
             ("[::1]:5432", Status::Ok),
             ("10.0.0.1:5432", Status::Finding),
         ] {
-            let target = Target::tcp(address.parse().expect("an address"), "db");
+            let target = Target::Tcp {
+                address: address.parse().expect("an address"),
+                host: "db".to_owned(),
+                only_ipv6: false,
+            };
             assert_eq!(in_the_clear(&target).status, expected, "{address}");
         }
     }
