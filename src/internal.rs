@@ -12,7 +12,7 @@ pub use crate::credentials::given;
 pub use crate::limit::RESERVED;
 use crate::provider::Host;
 pub use crate::random::number as random_number;
-pub use crate::tls::{Description, Shown};
+pub use crate::tls::{Handshake, Summary as CertificateSummary};
 pub use crate::wire::residue::setting;
 use crate::{Database, Result, Session};
 

@@ -7,13 +7,11 @@ use crate::credentials::{Attempt, BoxError, Credentials, Login};
 use crate::error::{Error, ErrorKind, Result};
 use crate::provider::NO_CREDENTIALS;
 
-/// The logins of one connect, retries included.
+/// The login of one connect, retries included.
 pub(super) struct Logins<'a> {
     config: &'a Settings,
-    /// The login in use, and the attempt that it was asked for.
-    tried: Option<(Attempt, Login)>,
-    /// Its replacement.
-    renewed: Option<(Attempt, Login)>,
+    /// The login, and the attempt that it was asked for.
+    login: Option<(Attempt, Login)>,
     was_renewed: bool,
 }
 
@@ -21,8 +19,7 @@ impl<'a> Logins<'a> {
     pub(super) fn new(config: &'a Settings) -> Self {
         Logins {
             config,
-            tried: None,
-            renewed: None,
+            login: None,
             was_renewed: false,
         }
     }
@@ -37,13 +34,13 @@ impl<'a> Logins<'a> {
             return Ok(());
         };
         let attempt = attempt(self.config, target);
-        let login = match self.renewed.take() {
-            Some((renewed_for, login)) if renewed_for == attempt => login,
+        let login = match self.login.take() {
+            Some((known_for, login)) if known_for == attempt => login,
             // There is none yet, or another host accepted the connection this time.
             _ => ask(credentials, &attempt).await?,
         };
         login.apply(server);
-        self.tried = Some((attempt, login));
+        self.login = Some((attempt, login));
         Ok(())
     }
 
@@ -56,7 +53,7 @@ impl<'a> Logins<'a> {
         if self.was_renewed || !is_rejected(error) {
             return false;
         }
-        let Some((attempt, refused)) = self.tried.take() else {
+        let Some((attempt, refused)) = self.login.take() else {
             return false;
         };
         self.was_renewed = true;
@@ -65,13 +62,11 @@ impl<'a> Logins<'a> {
             ..attempt.clone()
         };
         // If the provider fails now, the server's error is returned.
-        match ask(credentials, &again).await {
-            Ok(login) if !again.has_refused(&login) => {
-                self.renewed = Some((attempt, login));
-                true
-            }
-            _ => false,
-        }
+        let login = ask(credentials, &again).await.ok();
+        self.login = login
+            .filter(|login| !again.has_refused(login))
+            .map(|login| (attempt, login));
+        self.login.is_some()
     }
 }
 
