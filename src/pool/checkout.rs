@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use super::lease::Lease;
 use super::pools::{Idle, Pool};
 use super::stale::NO_ANSWER;
-use crate::connect::{Manner, heals};
+use crate::connect::{ConnectOptions, is_transient};
 use crate::connection::{ExclusiveClient, ServerSession};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limit::Attempt;
@@ -118,12 +118,12 @@ impl Pool {
         let added_age = self.settings().max_age.mul_f64(jitter);
         let now = shared.clock.now();
         let opened = now.checked_sub(added_age).unwrap_or(now);
-        let manner = Manner {
-            leaving,
-            ..Manner::USUAL
+        let options = ConnectOptions {
+            once: attempt.probes(),
+            closing: leaving,
+            ..ConnectOptions::DEFAULT
         };
-        let once = attempt.probes();
-        match ServerSession::open(&shared.connector, left, once, manner, opened, on_end).await {
+        match ServerSession::open(&shared.connector, left, options, opened, on_end).await {
             Ok(session) => {
                 attempt.succeeded();
                 if session.link.pooler != self.settings().pooler {
@@ -298,7 +298,7 @@ impl<'a> Checkout<'a> {
 fn retry_end(error: &Error, begin: Instant, end: Instant) -> Option<Instant> {
     match error.kind() {
         ErrorKind::TooManyConnections | ErrorKind::ServerStarting => Some(end),
-        _ => heals(error).then(|| begin + (end - begin) / 4),
+        _ => is_transient(error).then(|| begin + (end - begin) / 4),
     }
 }
 
