@@ -9,7 +9,7 @@ pub use crate::config::{Described, ServerTimeout, nearest, parse_duration};
 use crate::config::{DirectEndpoint, Environment, Origin, Pooler, Settings};
 pub use crate::connect::{Connector, Manner, Progress, Target};
 pub use crate::credentials::given;
-pub use crate::limit::RESERVED;
+pub use crate::provider::RESERVED;
 use crate::provider::Host;
 pub use crate::random::number as random_number;
 pub use crate::tls::{Description, Shown};

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared, WeakShared};
+use futures_util::future::{BoxFuture, WeakShared};
 use http::HeaderMap;
 use tokio::runtime::{self, Handle};
 use tokio::time::timeout;
@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::figures::Answer;
 use super::migrations::ExpectedMigrations;
 use super::report::{Circuit, Health, Process, seconds};
-use super::token::Token;
+use super::token;
 use super::verdict::{Observations, is_fresh};
 use crate::deadline::Deadline;
 use crate::engine::Engine;
@@ -28,7 +28,6 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// The health of one database, as last read.
 pub(crate) struct Monitor {
     engine: Arc<Engine>,
-    token: Option<Token>,
     expected: OnceLock<Box<dyn ExpectedMigrations>>,
     state: Mutex<State>,
     /// Counts the reading under way, for callers on another runtime.
@@ -53,30 +52,20 @@ struct UnderWay {
     reading: WeakShared<BoxFuture<'static, ()>>,
 }
 
-/// What a caller waits for before it reports.
-enum Wait {
-    Nothing,
-    Reading(Shared<BoxFuture<'static, ()>>),
-    /// A reading on another runtime.
-    Elsewhere,
-}
-
 impl Monitor {
-    pub(crate) fn new(engine: Arc<Engine>) -> Result<Self> {
-        let token = engine.settings().health_token.as_deref();
-        Ok(Monitor {
-            token: token.map(Token::new).transpose()?,
+    pub(crate) fn new(engine: Arc<Engine>) -> Self {
+        Monitor {
             expected: OnceLock::new(),
             state: Mutex::default(),
             readings: Tally::default(),
             engine,
-        })
+        }
     }
 
     /// Returns whether these headers give access to the details.
     pub(crate) fn trusts(&self, headers: &HeaderMap) -> bool {
-        let token = self.token.as_ref();
-        token.is_some_and(|token| token.is_presented(headers))
+        let token = self.engine.settings().health_token.as_deref();
+        token.is_some_and(|token| token::is_presented(token, headers))
     }
 
     /// Makes readings look for pending `migrations`.
@@ -86,30 +75,29 @@ impl Monitor {
 
     /// Reads the server, if a reading is due and delays no request, and returns the report.
     pub(crate) async fn health(self: Arc<Self>) -> Health {
-        match self.wait() {
-            Wait::Nothing => {}
-            Wait::Reading(reading) => reading.await,
-            Wait::Elsewhere => drop(timeout(TIMEOUT, self.readings.none()).await),
+        if let Some(reading) = self.reading() {
+            reading.await;
         }
         self.report()
     }
 
     /// Joins the reading under way, or begins one if it is due.
-    fn wait(self: &Arc<Self>) -> Wait {
+    fn reading(self: &Arc<Self>) -> Option<BoxFuture<'static, ()>> {
         let runtime = Handle::current().id();
         let now = self.engine.pools().clock().now();
         let mut state = self.state();
         if let Some(under_way) = &state.under_way {
             if let Some(reading) = under_way.reading.upgrade() {
-                return if under_way.runtime == runtime {
-                    Wait::Reading(reading)
-                } else {
-                    Wait::Elsewhere
-                };
+                if under_way.runtime == runtime {
+                    return Some(reading.boxed());
+                }
+                let own = Arc::clone(self);
+                let over = async move { timeout(TIMEOUT, own.readings.none()).await };
+                return Some(over.map(drop).boxed());
             }
         }
         if state.began.is_some_and(|began| is_fresh(began, now)) || !self.has_room() {
-            return Wait::Nothing;
+            return None;
         }
         let own = Arc::clone(self);
         let counted = self.readings.one();
@@ -122,7 +110,7 @@ impl Monitor {
         state.under_way = reading
             .downgrade()
             .map(|reading| UnderWay { runtime, reading });
-        Wait::Reading(reading)
+        Some(reading.boxed())
     }
 
     /// Makes the report from what is known.
@@ -165,7 +153,7 @@ impl Monitor {
                 let slots = reading.map(|reading| reading.server);
                 let used = slots.map(|slots| slots.used);
                 let limit = slots.map(|slots| slots.limit);
-                observe::health_read(used, limit, answer.latency());
+                observe::health_read(used, limit, answer.latency);
                 if let Some(reading) = reading.filter(|_| self.engine.settings().takes_slots()) {
                     self.engine.pools().limits().room.note(reading);
                 }

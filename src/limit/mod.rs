@@ -6,23 +6,19 @@
 
 mod breaker;
 mod reading;
-mod reserved;
 mod room;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use breaker::{Attempt, Breaker};
-pub(crate) use reading::{Reading, Slots};
-pub(crate) use reserved::reserved;
+pub(crate) use reading::Reading;
+pub use reading::Slots;
 pub(crate) use room::Room;
 
 use crate::clock::Clock;
 use crate::config::{LoadShed, Settings};
 use crate::error::Error;
-
-/// The number of slots that ordinary roles cannot use, as an SQL expression.
-pub const RESERVED: &str = reserved!();
 
 /// The `Retry-After` of a request that was refused because the server is nearly full.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -37,11 +33,8 @@ pub(crate) struct Limits {
 
 impl Limits {
     pub(crate) fn new(config: &Settings, clock: Arc<dyn Clock>) -> Self {
-        let room = Room::new(
-            Arc::clone(&clock),
-            config.takes_slots(),
-            config.high_water_mark,
-        );
+        let clone = Arc::clone(&clock);
+        let room = Room::new(clone, config.takes_slots(), config.high_water_mark);
         Limits {
             breaker: Breaker::new(clock),
             room: Arc::new(room),

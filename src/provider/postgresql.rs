@@ -3,6 +3,16 @@
 
 use super::refusal::{Refusal, refusals};
 
+/// Counts, as an SQL expression, the slots that ordinary roles cannot use: those reserved for
+/// superusers, from PostgreSQL 16 on for `pg_use_reserved_connections`, and for a role of the
+/// provider.
+///
+/// A custom setting that was set and reset is an empty string, not a number: hence `nullif`.
+pub const RESERVED: &str = "(select \
+    coalesce(sum(nullif(pg_catalog.current_setting(name, true), '')::int), 0)::int \
+    from (values ('superuser_reserved_connections'), ('reserved_connections'), \
+    ('rds.rds_superuser_reserved_connections')) as kept (name))";
+
 /// Settings that the server rejects in answer to the startup packet.
 pub(super) const AT_START: &[Refusal] = refusals! {
     // "invalid command-line argument", "-c .. requires a value" (postgres.c).
