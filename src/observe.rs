@@ -177,7 +177,7 @@ pub(crate) fn dismissed(sqlstate: Option<[u8; 5]>) {
 /// Connecting failed, and is retried.
 pub(crate) fn connecting_again(error: &Error, delay: Duration) {
     let (kind, sqlstate, delay) = (display(error.kind()), sqlstate(error), debug(delay));
-    event!(DEBUG, [kind, sqlstate, delay], "connecting failed; retrying");
+    event! { DEBUG, [kind, sqlstate, delay], "connecting failed; retrying" }
 }
 
 /// Teardown of one connection has ended.
@@ -191,9 +191,9 @@ pub(crate) fn torn_down(
 ) {
     let (outcome, elapsed) = (display(outcome), debug(elapsed));
     if kept && round_trips == 0 {
-        event!(DEBUG, [request_id, process, outcome, kept, round_trips, elapsed], "teardown");
+        event! { DEBUG, [request_id, process, outcome, kept, round_trips, elapsed], "teardown" }
     } else {
-        event!(INFO, [request_id, process, outcome, kept, round_trips, elapsed], "teardown");
+        event! { INFO, [request_id, process, outcome, kept, round_trips, elapsed], "teardown" }
     }
 }
 
@@ -205,9 +205,9 @@ pub(crate) fn answered(request_id: Option<&str>, error: &Error) {
     let is_client_error = error.status().is_client_error();
     let (kind, sqlstate, error) = (display(error.kind()), sqlstate(error), display(error));
     if is_client_error {
-        event!(INFO, [request_id, kind, sqlstate, error], "answered with an error");
+        event! { INFO, [request_id, kind, sqlstate, error], "answered with an error" }
     } else {
-        event!(ERROR, [request_id, kind, sqlstate, error], "answered with an error");
+        event! { ERROR, [request_id, kind, sqlstate, error], "answered with an error" }
     }
 }
 
@@ -226,7 +226,7 @@ pub(crate) fn warmed_up(requested: usize, warmed: usize, elapsed: Duration, erro
     };
     let cause = error.source().map(|source| source.to_string());
     let (error, cause) = (display(error), cause.as_deref());
-    event!(WARN, [requested, warmed, elapsed, error, cause], "warm-up incomplete");
+    event! { WARN, [requested, warmed, elapsed, error, cause], "warm-up incomplete" }
 }
 
 #[cfg(test)]

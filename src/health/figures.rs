@@ -167,7 +167,10 @@ impl Figures {
         let reading = Reading::new(SystemTime::UNIX_EPOCH, self.slots);
         let mut server = self.server.with_slots(&reading);
         for by in [&mut server.by_application, &mut server.by_user] {
-            *by = Some(with_others(by.take().unwrap_or_default(), reading.server.used));
+            *by = Some(with_others(
+                by.take().unwrap_or_default(),
+                reading.server.used,
+            ));
         }
         // Hidden sessions may be in any state.
         if hint.is_some() {

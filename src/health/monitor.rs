@@ -29,16 +29,16 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct Monitor {
     engine: Arc<Engine>,
     expected: OnceLock<Box<dyn ExpectedMigrations>>,
-    state: Mutex<State>,
+    state: Mutex<Readings>,
     /// Counts the reading under way, for callers on another runtime.
     readings: Tally,
 }
 
 #[derive(Default)]
-struct State {
+struct Readings {
     /// When the last reading began, whether it succeeded or not.
     began: Option<SystemTime>,
-    under_way: Option<UnderWay>,
+    under_way: Option<PendingReading>,
     answered: Option<(SystemTime, Answer)>,
     /// The last failure, if no answer came after it.
     failed: Option<(SystemTime, ErrorKind)>,
@@ -46,7 +46,7 @@ struct State {
 
 /// A reading under way. Its waiting callers drive it, not a task, which might be frozen in the
 /// middle: when all of them stop waiting, it is dropped.
-struct UnderWay {
+struct PendingReading {
     /// The runtime whose pool it uses: only this runtime may poll it.
     runtime: runtime::Id,
     reading: WeakShared<BoxFuture<'static, ()>>,
@@ -84,7 +84,7 @@ impl Monitor {
     /// Joins the reading under way, or begins one if it is due.
     fn reading(self: &Arc<Self>) -> Option<BoxFuture<'static, ()>> {
         let runtime = Handle::current().id();
-        let now = self.engine.pools().clock().now();
+        let now = self.engine.pools().clock.now();
         let mut state = self.state();
         if let Some(under_way) = &state.under_way {
             if let Some(reading) = under_way.reading.upgrade() {
@@ -109,18 +109,17 @@ impl Monitor {
         state.began = Some(now);
         state.under_way = reading
             .downgrade()
-            .map(|reading| UnderWay { runtime, reading });
+            .map(|reading| PendingReading { runtime, reading });
         Some(reading.boxed())
     }
 
     /// Makes the report from what is known.
     fn report(&self) -> Health {
         let pools = self.engine.pools();
-        let (limits, config) = (pools.limits(), pools.settings());
-        let now = pools.clock().now();
-        let (checked_out, idle) = pools.here().counts();
+        let (limits, config, pool) = (&pools.limits, pools.settings(), pools.here());
+        let now = pools.clock.now();
         let circuit = limits.breaker.opened_by();
-        let mut process = Process::new(config, checked_out, idle);
+        let mut process = Process::new(config, pool.in_use(), pool.idle());
         process.circuit = circuit.map(|(kind, open)| Circuit {
             open_seconds: seconds(open),
             kind,
@@ -155,7 +154,7 @@ impl Monitor {
                 let limit = slots.map(|slots| slots.limit);
                 observe::health_read(used, limit, answer.latency);
                 if let Some(reading) = reading.filter(|_| self.engine.settings().takes_slots()) {
-                    self.engine.pools().limits().room.note(reading);
+                    self.engine.pools().limits.room.note(reading);
                 }
                 let mut state = self.state();
                 state.answered = Some((began, answer));
@@ -175,13 +174,13 @@ impl Monitor {
     fn has_room(&self) -> bool {
         let pools = self.engine.pools();
         let pool = pools.here();
-        let (checked_out, idle) = pool.counts();
-        checked_out < pool.max_connections() && (idle > 0 || pools.limits().breaker.lets_in())
+        pool.in_use() < pool.max_connections()
+            && (pool.idle() > 0 || pools.limits.breaker.lets_in())
     }
 
     /// Reads the server, as an invocation of its own.
     async fn read(&self) {
-        let began = self.engine.pools().clock().now();
+        let began = self.engine.pools().clock.now();
         let engine = Arc::clone(&self.engine);
         let invocation = Invocation::new(engine, Deadline::internal(TIMEOUT), "health");
         let own = invocation.clone();
@@ -199,7 +198,7 @@ impl Monitor {
         self.note(began, read);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Readings> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

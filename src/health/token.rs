@@ -30,7 +30,10 @@ mod tests {
     fn only_the_exact_token_is_accepted() {
         let presented = |value: &str| {
             let value = HeaderValue::from_str(value).expect("a value");
-            is_presented(TOKEN, &HeaderMap::from_iter([(header::AUTHORIZATION, value)]))
+            is_presented(
+                TOKEN,
+                &HeaderMap::from_iter([(header::AUTHORIZATION, value)]),
+            )
         };
         assert!(!is_presented(TOKEN, &HeaderMap::new()));
         for (value, expected) in [

@@ -1,4 +1,4 @@
-//! Limits the load that a fleet of processes puts on the server.
+//! Limiter the load that a fleet of processes puts on the server.
 //!
 //! - [`reading`] asks the server how many slots are taken, [`room`] keeps the answer: above the
 //!   high-water mark connections are closed at the end of each invocation instead of kept;
@@ -11,7 +11,7 @@ mod room;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use breaker::{Attempt, Breaker};
+pub(crate) use breaker::{Admission, Breaker};
 pub(crate) use reading::Reading;
 pub use reading::Slots;
 pub(crate) use room::Room;
@@ -25,17 +25,17 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The limits of one database in this process, for all of its runtimes.
 #[derive(Debug)]
-pub(crate) struct Limits {
+pub(crate) struct Limiter {
     pub(crate) breaker: Breaker,
     pub(crate) room: Arc<Room>,
     load_shed: LoadShed,
 }
 
-impl Limits {
+impl Limiter {
     pub(crate) fn new(config: &Settings, clock: Arc<dyn Clock>) -> Self {
         let clone = Arc::clone(&clock);
         let room = Room::new(clone, config.takes_slots(), config.high_water_mark);
-        Limits {
+        Limiter {
             breaker: Breaker::new(clock),
             room: Arc::new(room),
             load_shed: config.load_shed,
