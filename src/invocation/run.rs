@@ -18,40 +18,39 @@ use crate::observe;
 /// How a handler ended.
 enum Ended<T> {
     Returned(T),
-    /// With what it panicked.
+    /// The payload of its panic.
     Panicked(Box<dyn Any + Send>),
     /// The deadline was reached; the handler was dropped.
     Deadline(Error),
 }
 
-/// Judges the answer of a handler that did not fail.
+/// Decides about the answer of a handler that did not fail.
 pub(crate) trait Judge<T> {
-    /// Whether the invocation's transaction is committed.
+    /// Returns whether the invocation's transaction is committed.
     fn commits(&self, _: &T) -> bool {
         true
     }
 
-    /// Whether the rest of the invocation may belong to the body of the answer.
+    /// Returns whether the invocation may go on in the body of the answer.
     fn may_stream(&self) -> bool {
         false
     }
 
-    /// Notes on an answer what a layer inside another makes of it.
+    /// Notes the decision on the answer, for an outer layer.
     fn note(&self, _: &mut T) {}
 }
 
-/// Every answer that is no error is a success.
+/// Commits after every answer that is not an error.
 pub(crate) struct IsOk;
 
 impl<T> Judge<T> for IsOk {}
 
 pin_project! {
-    /// The future of an invocation: the handler, then the teardown.
+    /// The future of an invocation: runs the handler, then the teardown.
     ///
-    /// The handler runs inside the task-local scope and inside a panic guard, and is
-    /// dropped there. Dropped itself before its end, it does what can be done at
-    /// once. An error of ours takes the place of the handler's answer; a panic goes on when
-    /// everything is at rest.
+    /// The handler runs and is dropped inside the task-local scope, and its panics are caught and
+    /// resumed once every connection is at rest. An error of this crate replaces the handler's
+    /// answer. If this future is dropped before its end, the invocation is abandoned.
     pub(crate) struct Run<F: Future, J> {
         scope: Scope,
         judge: J,
@@ -60,7 +59,7 @@ pin_project! {
         #[pin]
         cutoff: Option<Sleep>,
         ended: Option<Ended<F::Output>>,
-        // Dropped behind the handler.
+        // Dropped after the handler.
         ending: Ending,
     }
 
@@ -72,11 +71,11 @@ pin_project! {
     }
 }
 
-/// The end of an invocation. Dropped before it is done, it does what can be done at once.
+/// The end of an invocation. If it is dropped before it is done, the invocation is abandoned.
 pub(crate) struct Ending {
     invocation: Invocation,
     teardown: Teardown,
-    /// Is told what was left undone.
+    /// Logs an abandoned invocation: the request id and the number of its connections.
     abandoned: fn(&str, usize),
 }
 
@@ -99,7 +98,7 @@ impl Ending {
         &self.invocation
     }
 
-    /// Begins it. `streams`: that of the head, and the body goes on reading.
+    /// Begins the end, or, if the body `streams`, the end of the head.
     fn begin(&mut self, success: bool, streams: bool) {
         let invocation = self.invocation.clone();
         self.teardown = if streams {
@@ -144,7 +143,7 @@ impl Drop for Ending {
 }
 
 impl<F: Future, J> Run<F, J> {
-    /// Calls `handler` for its future inside the invocation; that too may panic.
+    /// Calls `handler` inside the invocation; the call itself may panic.
     pub(crate) fn new(invocation: Invocation, judge: J, handler: impl FnOnce() -> F) -> Self {
         let scope = Scope::around(invocation.clone());
         let called = catch_unwind(AssertUnwindSafe(|| scope.enter(handler)));
@@ -188,7 +187,8 @@ where
                 Err(panic) => Ended::Panicked(panic),
                 Ok(Poll::Pending) => match this.cutoff.as_mut().as_pin_mut() {
                     Some(mut cutoff) => {
-                        // The way to the server is known once it was gone.
+                        // The cutoff depends on the round-trip time, which is known after the
+                        // first connect.
                         if let Some(at) = invocation.cutoff() {
                             if at != cutoff.deadline() {
                                 cutoff.as_mut().reset(at);

@@ -13,10 +13,9 @@ use super::call::Call;
 use super::future::ResponseFuture;
 use super::settings::Settings;
 
-/// A service whose calls are invocations; made by
-/// [`DatabaseLayer`](super::DatabaseLayer).
+/// A service whose calls are invocations; created by [`DatabaseLayer`](super::DatabaseLayer).
 ///
-/// It is ready when the service inside is, and clones with it.
+/// It is ready when the inner service is.
 #[derive(Clone)]
 pub struct DatabaseService<S> {
     pub(crate) inner: S,

@@ -12,18 +12,18 @@ use crate::error::{Error, Result};
 use crate::invocation::{Invocation, Judge};
 use crate::observe;
 
-/// What the layer hands to its services.
+/// The settings that a layer shares with its services.
 #[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) database: Database,
     pub(crate) max_duration: Option<Duration>,
-    /// Every call has a deadline there, and is killed at it.
+    /// On Lambda every call has a deadline, at which the process is killed.
     on_lambda: bool,
     pub(super) health_check: Option<Arc<str>>,
     pub(super) commit_when: Option<Arc<dyn Fn(StatusCode) -> bool + Send + Sync>>,
 }
 
-/// What a layer inside another made of a response.
+/// The decision of an inner layer on a response.
 #[derive(Clone)]
 struct Judged {
     database: Database,
@@ -41,8 +41,8 @@ impl Settings {
         }
     }
 
-    /// Begins an invocation that may take until `deadline`, and no longer than
-    /// configured. Fails if it is turned away at the door.
+    /// Begins an invocation that ends at `deadline`, or after the configured duration. Fails if
+    /// load shedding rejects it.
     pub(super) fn begin(&self, deadline: Deadline, request_id: &str) -> Result<Invocation> {
         let capped = self.max_duration.map(|most| deadline.capped(most));
         let mut deadline = capped.unwrap_or(deadline);
@@ -51,15 +51,15 @@ impl Settings {
         }
         let engine = Arc::clone(self.database.engine());
         let invocation = Invocation::new(engine, deadline, request_id);
-        match invocation.turned_away() {
+        match invocation.rejected() {
             Some(error) => Err(error),
             None => Ok(invocation),
         }
     }
 
-    /// The deadline on Lambda of a request that carries none. Without the feature `lambda`,
-    /// as which `deadlines_are_read`, none ever does: then nothing is begun that Lambda
-    /// would kill in its midst.
+    /// Returns the deadline of a request on Lambda that carries none. Without the feature `lambda`
+    /// (`deadlines_are_read` is false) no request carries one, so this is an error: Lambda would
+    /// kill the handler halfway.
     fn unsaid(&self, request_id: &str, deadlines_are_read: bool) -> Result<Deadline> {
         static SAID: Once = Once::new();
         if let Some(granted) = self.database.settings().function_timeout {
@@ -74,7 +74,7 @@ impl Settings {
 }
 
 impl<B> Judge<Response<B>> for Settings {
-    /// As a layer inside this one has said, or as this one does.
+    /// Returns the decision of an inner layer, or this layer's own.
     fn commits(&self, response: &Response<B>) -> bool {
         let status = response.status();
         let judged = response.extensions().get::<Judged>();
@@ -90,7 +90,7 @@ impl<B> Judge<Response<B>> for Settings {
         true
     }
 
-    /// A response that takes its place on the way out is another.
+    /// Notes the decision on the response: a response that replaces it is another one.
     fn note(&self, response: &mut Response<B>) {
         if self.commit_when.is_some() {
             let commits = self.commits(response);

@@ -9,10 +9,10 @@ use super::close::Close;
 use super::warm_up::WarmUp;
 use crate::engine::Engine;
 
-/// How long closing may take before a snapshot. No request is served meanwhile.
+/// The time limit for closing before a snapshot, while no request is served.
 const BEFORE_SNAPSHOT: Duration = Duration::from_secs(3);
 
-/// Closes and forgets before the snapshot, and warms up after the restore.
+/// Closes connections and discards secrets before the snapshot, and warms up after the restore.
 pub(crate) struct Snapshot(pub(crate) Arc<Engine>);
 
 impl SnapStartResource for Snapshot {

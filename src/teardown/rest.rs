@@ -325,7 +325,7 @@ impl Drop for ShutDown<'_> {
     }
 }
 
-/// What has to be done about session state.
+/// What has to be done about the session state that was left.
 #[derive(Debug, PartialEq, Eq)]
 enum Remedy {
     None,
@@ -333,7 +333,7 @@ enum Remedy {
     Close,
 }
 
-/// Decides what has to be done about the session state that was left.
+/// Decides how the session state that was left is removed.
 fn remedy(snapshot: &Snapshot, reset: Reset, pooler: Pooler) -> Remedy {
     if snapshot.residue.driver {
         return Remedy::Close;
