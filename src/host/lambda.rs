@@ -11,7 +11,7 @@ use crate::database::Database;
 #[cfg(unix)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::lifecycle::Snapshot;
+use crate::lifecycle::SnapStart;
 
 /// The databases that are closed at the end of the process.
 static DATABASES: Mutex<Vec<Database>> = Mutex::new(Vec::new());
@@ -100,5 +100,5 @@ fn databases() -> std::sync::MutexGuard<'static, Vec<Database>> {
 /// The second hook fails if `ANTIFREEZE_WARM_UP` is no number; a database that is down after
 /// the restore is no failure.
 pub fn snapstart(database: &Database) -> Arc<dyn SnapStartResource> {
-    Arc::new(Snapshot(Arc::clone(database.engine())))
+    Arc::new(SnapStart(Arc::clone(database.engine())))
 }

@@ -49,7 +49,7 @@ impl Invocation {
                 Either::Right(connection) => return Ok(connection),
             };
             let granted = leases.deadline.whole();
-            let leased = permit.checkout(leases.left(), granted, &leases.leaving);
+            let leased = permit.checkout(leases.left(), granted, &leases.closing);
             let (lease, client) = leased.await?;
             let leased = leases.add(lease, client, &mut checkout)?;
             Ok(Connection::new(leases, leased))

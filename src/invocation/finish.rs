@@ -51,7 +51,7 @@ impl Invocation {
         let leases = &self.inner.leases;
         let finished = self.finish_transaction_after_tasks(success).await;
         leases.rest(Selection::All).await;
-        let _ = timeout(leases.budget().step(), leases.leaving.none()).await;
+        let _ = timeout(leases.budget().step(), leases.closing.none()).await;
         // In the order of their registration.
         let next = |agenda: &mut Agenda| agenda.after.pop_front();
         self.run("after", next, leases.budget().one_step()).await;

@@ -26,7 +26,7 @@ pub(super) struct Leases {
     /// Checkouts under way: until they are done the invocation does not end.
     pub(super) checkouts: Tally,
     /// Connections that no caller received any more, until the server has closed them.
-    pub(super) leaving: Tally,
+    pub(super) closing: Tally,
     /// Notified when a dropped connection stays with the invocation, and when the transaction
     /// takes one, so that none will be given back.
     pub(super) returned: Notify,
@@ -63,7 +63,7 @@ impl Leases {
             state: Mutex::default(),
             gate: Notify::new(),
             checkouts: Tally::default(),
-            leaving: Tally::default(),
+            closing: Tally::default(),
             returned: Notify::new(),
         }
     }
@@ -128,7 +128,7 @@ impl Leases {
     /// those are to be given back.
     pub(super) fn try_close(&self) -> Option<Vec<(Arc<Lease>, Rested, Reservation)>> {
         let mut state = self.state();
-        if !self.checkouts.is_empty() || !self.leaving.is_empty() {
+        if !self.checkouts.is_empty() || !self.closing.is_empty() {
             return None;
         }
         let at_rest = |lease: &Arc<Lease>| {
@@ -160,7 +160,7 @@ impl Leases {
             drop(state);
             match lease.reserve() {
                 Some(reservation) => lease.keep(client, reservation),
-                None => self.leave(lease),
+                None => self.close_late(lease),
             }
             return Err(Error::invocation_ended());
         }
@@ -280,11 +280,11 @@ impl Leases {
     }
 
     /// Closes a connection that came too late for its caller.
-    fn leave(&self, lease: Arc<Lease>) {
-        let (leaving, budget) = (self.leaving.one(), self.budget());
+    fn close_late(&self, lease: Arc<Lease>) {
+        let (closing, budget) = (self.closing.one(), self.budget());
         tokio::spawn(async move {
             close(lease.session(), &budget).await;
-            drop((lease, leaving));
+            drop((lease, closing));
         });
     }
 

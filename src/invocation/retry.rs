@@ -130,7 +130,7 @@ pub struct TransactionRetry<'a> {
 }
 
 /// The result of one attempt.
-enum Ended<T, E> {
+enum Attempt<T, E> {
     Done(Result<T, E>),
     GaveWay(E),
 }
@@ -158,8 +158,8 @@ impl TransactionRetry<'_> {
         let mut attempt = 1;
         loop {
             let error = match self.once(&mut work).await {
-                Ended::Done(result) => return result,
-                Ended::GaveWay(error) => error,
+                Attempt::Done(result) => return result,
+                Attempt::GaveWay(error) => error,
             };
             let delay = backoff.next().unwrap_or(MOST);
             let left = self.connection.left();
@@ -171,7 +171,7 @@ impl TransactionRetry<'_> {
         }
     }
 
-    async fn once<T, E, F>(&mut self, work: &mut F) -> Ended<T, E>
+    async fn once<T, E, F>(&mut self, work: &mut F) -> Attempt<T, E>
     where
         F: AsyncFnMut(&tokio_postgres::Transaction<'_>) -> Result<T, E>,
         E: From<Error>,
@@ -189,7 +189,7 @@ impl TransactionRetry<'_> {
         }
         let transaction = match begin.start().await {
             Ok(transaction) => transaction,
-            Err(error) => return Ended::Done(Err(Error::from(error).into())),
+            Err(error) => return Attempt::Done(Err(Error::from(error).into())),
         };
         session.link.wire.forget_error();
         // The user's error may be of any type, so the SQLSTATE is taken from the wire. After a
@@ -209,17 +209,17 @@ impl TransactionRetry<'_> {
                 } else {
                     let commit = commit(&session, &settled, false, transaction.commit());
                     return match commit.await {
-                        Ok(()) => Ended::Done(Ok(value)),
-                        Err(error) if error.is_retryable() => Ended::GaveWay(error.into()),
-                        Err(error) => Ended::Done(Err(error.into())),
+                        Ok(()) => Attempt::Done(Ok(value)),
+                        Err(error) if error.is_retryable() => Attempt::GaveWay(error.into()),
+                        Err(error) => Attempt::Done(Err(error.into())),
                     };
                 }
             }
         };
         let gave_way = gave_way(session.settled().await.status);
         match transaction.rollback().await {
-            Ok(()) if gave_way => Ended::GaveWay(error),
-            _ => Ended::Done(Err(error)),
+            Ok(()) if gave_way => Attempt::GaveWay(error),
+            _ => Attempt::Done(Err(error)),
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::observe;
 
 /// How a handler ended.
-enum Ended<T> {
+enum HandlerEnd<T> {
     Returned(T),
     /// The payload of its panic.
     Panicked(Box<dyn Any + Send>),
@@ -58,7 +58,7 @@ pin_project! {
         handler: Option<F>,
         #[pin]
         cutoff: Option<Sleep>,
-        ended: Option<Ended<F::Output>>,
+        ended: Option<HandlerEnd<F::Output>>,
         // Dropped after the handler.
         ending: Ending,
     }
@@ -74,12 +74,12 @@ pin_project! {
 /// The end of an invocation. If it is dropped before it is done, the invocation is abandoned.
 pub(crate) struct Ending {
     invocation: Invocation,
-    teardown: Teardown,
+    teardown: TeardownState,
     /// Logs an abandoned invocation: the request id and the number of its connections.
     abandoned: fn(&str, usize),
 }
 
-enum Teardown {
+enum TeardownState {
     NotBegun,
     Runs(Pin<Box<dyn Future<Output = Finished> + Send>>),
     Done,
@@ -89,7 +89,7 @@ impl Ending {
     pub(crate) fn new(invocation: Invocation, abandoned: fn(&str, usize)) -> Self {
         Ending {
             invocation,
-            teardown: Teardown::NotBegun,
+            teardown: TeardownState::NotBegun,
             abandoned,
         }
     }
@@ -102,18 +102,18 @@ impl Ending {
     fn begin(&mut self, success: bool, streams: bool) {
         let invocation = self.invocation.clone();
         self.teardown = if streams {
-            Teardown::Runs(Box::pin(
+            TeardownState::Runs(Box::pin(
                 async move { invocation.finish_head(success).await },
             ))
         } else if invocation.try_finish() {
-            Teardown::Done
+            TeardownState::Done
         } else {
-            Teardown::Runs(Box::pin(async move { invocation.finish(success).await }))
+            TeardownState::Runs(Box::pin(async move { invocation.finish(success).await }))
         };
     }
 
     fn has_begun(&self) -> bool {
-        !matches!(self.teardown, Teardown::NotBegun)
+        !matches!(self.teardown, TeardownState::NotBegun)
     }
 }
 
@@ -124,19 +124,19 @@ impl Future for Ending {
         if !self.has_begun() {
             self.begin(false, false);
         }
-        let Teardown::Runs(teardown) = &mut self.teardown else {
+        let TeardownState::Runs(teardown) = &mut self.teardown else {
             return Poll::Ready(Ok(()));
         };
         let finished = ready!(teardown.as_mut().poll(cx));
-        self.teardown = Teardown::Done;
+        self.teardown = TeardownState::Done;
         Poll::Ready(finished)
     }
 }
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        if !matches!(self.teardown, Teardown::Done) {
-            self.teardown = Teardown::NotBegun;
+        if !matches!(self.teardown, TeardownState::Done) {
+            self.teardown = TeardownState::NotBegun;
             self.invocation.abandon(self.abandoned);
         }
     }
@@ -149,7 +149,7 @@ impl<F: Future, J> Run<F, J> {
         let called = catch_unwind(AssertUnwindSafe(|| scope.enter(handler)));
         let (handler, ended) = match called {
             Ok(handler) => (Some(handler), None),
-            Err(panic) => (None, Some(Ended::Panicked(panic))),
+            Err(panic) => (None, Some(HandlerEnd::Panicked(panic))),
         };
         let cutoff = invocation.cutoff().map(tokio::time::sleep_until);
         Run {
@@ -183,8 +183,8 @@ where
                 .enter(|| catch_unwind(AssertUnwindSafe(|| handler.poll(cx))));
             // The work is polled before its timer: after a freeze both are ready.
             let ended = match polled {
-                Ok(Poll::Ready(result)) => Ended::Returned(result),
-                Err(panic) => Ended::Panicked(panic),
+                Ok(Poll::Ready(result)) => HandlerEnd::Returned(result),
+                Err(panic) => HandlerEnd::Panicked(panic),
                 Ok(Poll::Pending) => match this.cutoff.as_mut().as_pin_mut() {
                     Some(mut cutoff) => {
                         // The cutoff depends on the round-trip time, which is known after the
@@ -197,7 +197,7 @@ where
                         ready!(cutoff.poll(cx));
                         let error = Error::deadline();
                         observe::deadline(invocation.request_id(), &error);
-                        Ended::Deadline(error)
+                        HandlerEnd::Deadline(error)
                     }
                     None => return Poll::Pending,
                 },
@@ -209,14 +209,14 @@ where
         }
         if !this.ending.has_begun() {
             let judged = catch_unwind(AssertUnwindSafe(|| match this.ended {
-                Some(Ended::Returned(Ok(answer))) => (
+                Some(HandlerEnd::Returned(Ok(answer))) => (
                     this.judge.commits(answer),
                     this.judge.may_stream() && invocation.streams(),
                 ),
                 _ => (false, false),
             }));
             let (success, streams) = judged.unwrap_or_else(|panic| {
-                *this.ended = Some(Ended::Panicked(panic));
+                *this.ended = Some(HandlerEnd::Panicked(panic));
                 (false, false)
             });
             this.ending.begin(success, streams);
@@ -226,10 +226,10 @@ where
             observe::not_committed(this.ending.invocation().request_id(), error);
         }
         Poll::Ready(match this.ended.take().expect("not polled after its end") {
-            Ended::Returned(Ok(answer)) => finished.map(|()| Ok(answer)),
-            Ended::Returned(Err(error)) => Ok(Err(error)),
-            Ended::Deadline(error) => Err(error),
-            Ended::Panicked(panic) => resume_unwind(panic),
+            HandlerEnd::Returned(Ok(answer)) => finished.map(|()| Ok(answer)),
+            HandlerEnd::Returned(Err(error)) => Ok(Err(error)),
+            HandlerEnd::Deadline(error) => Err(error),
+            HandlerEnd::Panicked(panic) => resume_unwind(panic),
         })
     }
 }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep};
 
-use super::settings::Settings;
+use super::settings::LayerSettings;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::invocation::{Invocation, Judge, Run, Scope};
@@ -36,7 +36,7 @@ impl<F: Future, J> Call<F, J> {
     /// Calls the service inside the current invocation, that of an outer layer, or begins one,
     /// unless it is rejected. `call` gets the invocation that was begun.
     pub(crate) fn new(
-        settings: &Settings,
+        settings: &LayerSettings,
         judge: J,
         (deadline, request_id): (Deadline, &str),
         call: impl FnOnce(Option<&Invocation>) -> F,

@@ -14,7 +14,7 @@ use super::body::Body;
 use super::call::Call;
 use super::health::HealthFuture;
 use super::problem;
-use super::settings::Settings;
+use super::settings::LayerSettings;
 use crate::error::Result;
 use crate::invocation::{Ending, Scope};
 use crate::observe;
@@ -32,7 +32,7 @@ pin_project! {
 pin_project! {
     #[project = KindProjection]
     enum Kind<F: Future> {
-        Call { #[pin] call: Call<F, Settings>, is_head: bool },
+        Call { #[pin] call: Call<F, LayerSettings>, is_head: bool },
         // No client reads the body that the handler wanted to stream.
         Unread { head: Option<Parts>, ending: Ending },
         // The inner service is not called.
@@ -42,7 +42,7 @@ pin_project! {
 
 impl<F: Future> ResponseFuture<F> {
     /// `is_head`: the request's method is HEAD.
-    pub(crate) fn new(call: Call<F, Settings>, is_head: bool) -> Self {
+    pub(crate) fn new(call: Call<F, LayerSettings>, is_head: bool) -> Self {
         ResponseFuture {
             kind: Kind::Call { call, is_head },
         }

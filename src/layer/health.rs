@@ -11,7 +11,7 @@ use serde::Serialize;
 use tower_service::Service;
 
 use super::arrival;
-use super::settings::Settings;
+use super::settings::LayerSettings;
 use crate::database::Database;
 use crate::health::{Health, Status};
 
@@ -71,7 +71,7 @@ impl<B> Service<Request<B>> for HealthService {
     }
 }
 
-impl Settings {
+impl LayerSettings {
     /// Returns the answer if the request is for the health report.
     pub(crate) fn health_of<B>(&self, request: &Request<B>) -> Option<HealthFuture> {
         let path = self.health_check.as_deref()?;

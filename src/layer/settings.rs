@@ -14,7 +14,7 @@ use crate::observe;
 
 /// The settings that a layer shares with its services.
 #[derive(Clone)]
-pub(crate) struct Settings {
+pub(crate) struct LayerSettings {
     pub(crate) database: Database,
     pub(crate) max_duration: Option<Duration>,
     /// On Lambda every call has a deadline, at which the process is killed.
@@ -30,9 +30,9 @@ struct Judged {
     commits: bool,
 }
 
-impl Settings {
+impl LayerSettings {
     pub(super) fn new(database: Database) -> Self {
-        Settings {
+        LayerSettings {
             database,
             max_duration: None,
             on_lambda: arrival::on_lambda(),
@@ -47,7 +47,7 @@ impl Settings {
         let capped = self.max_duration.map(|most| deadline.capped(most));
         let mut deadline = capped.unwrap_or(deadline);
         if self.on_lambda && deadline.end().is_none() {
-            deadline = self.unsaid(request_id, cfg!(feature = "lambda"))?;
+            deadline = self.default_deadline(request_id, cfg!(feature = "lambda"))?;
         }
         let engine = Arc::clone(self.database.engine());
         let invocation = Invocation::new(engine, deadline, request_id);
@@ -60,7 +60,7 @@ impl Settings {
     /// Returns the deadline of a request on Lambda that carries none. Without the feature `lambda`
     /// (`deadlines_are_read` is false) no request carries one, so this is an error: Lambda would
     /// kill the handler halfway.
-    fn unsaid(&self, request_id: &str, deadlines_are_read: bool) -> Result<Deadline> {
+    fn default_deadline(&self, request_id: &str, deadlines_are_read: bool) -> Result<Deadline> {
         static SAID: Once = Once::new();
         if let Some(granted) = self.database.settings().function_timeout {
             return Ok(Deadline::after(granted));
@@ -73,7 +73,7 @@ impl Settings {
     }
 }
 
-impl<B> Judge<Response<B>> for Settings {
+impl<B> Judge<Response<B>> for LayerSettings {
     /// Returns the decision of an inner layer, or this layer's own.
     fn commits(&self, response: &Response<B>) -> bool {
         let status = response.status();
@@ -107,20 +107,25 @@ mod tests {
     use crate::error::ErrorKind;
 
     /// The deadline of a request that carries none.
-    fn unsaid(granted: Option<Duration>, deadlines_are_read: bool) -> Result<Option<Duration>> {
+    fn default_deadline(
+        granted: Option<Duration>,
+        deadlines_are_read: bool,
+    ) -> Result<Option<Duration>> {
         let config = crate::config::Config::from_url("postgres://localhost/none").expect("a URL");
         let config = match granted {
             Some(granted) => config.function_timeout(granted),
             None => config,
         };
         let database = Database::new(config).expect("settings");
-        let settings = Settings::new(database);
-        Ok(settings.unsaid("abc", deadlines_are_read)?.remaining())
+        let settings = LayerSettings::new(database);
+        Ok(settings
+            .default_deadline("abc", deadlines_are_read)?
+            .remaining())
     }
 
     #[tokio::test(start_paused = true)]
     async fn forgotten_feature_is_an_error() {
-        let error = unsaid(None, false).expect_err("it would be killed");
+        let error = default_deadline(None, false).expect_err("it would be killed");
         assert_eq!(error.kind(), ErrorKind::Configuration);
         assert_eq!(error.request_id(), Some("abc"));
         for remedy in [
@@ -132,9 +137,9 @@ mod tests {
         }
         let granted = Some(Duration::from_secs(10));
         for deadlines_are_read in [false, true] {
-            let deadline = unsaid(granted, deadlines_are_read);
+            let deadline = default_deadline(granted, deadlines_are_read);
             assert_eq!(deadline.expect("it is known"), granted);
         }
-        assert_eq!(unsaid(None, true).expect("it is served"), None);
+        assert_eq!(default_deadline(None, true).expect("it is served"), None);
     }
 }

@@ -13,9 +13,9 @@ use crate::engine::Engine;
 const BEFORE_SNAPSHOT: Duration = Duration::from_secs(3);
 
 /// Closes connections and discards secrets before the snapshot, and warms up after the restore.
-pub(crate) struct Snapshot(pub(crate) Arc<Engine>);
+pub(crate) struct SnapStart(pub(crate) Arc<Engine>);
 
-impl SnapStartResource for Snapshot {
+impl SnapStartResource for SnapStart {
     fn before_snapshot(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async {
             let close = Close::new(Arc::clone(&self.0));
