@@ -39,6 +39,8 @@ impl Drop for HalfOpen<'_> {
         let (Some(wire), Ok(runtime)) = (self.wire.take(), Handle::try_current()) else {
             return;
         };
+        // At once: the process may be frozen before the task runs.
+        wire.end();
         let leaving = self.leaving.map(Tally::one);
         runtime.spawn(async move {
             let _ = timeout(LIMIT, wire.closed()).await;
