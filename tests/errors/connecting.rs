@@ -151,7 +151,7 @@ pub async fn start_up(golden: &mut Golden) {
         let error = refused(&other).await;
         golden.add("the server is full", &error);
         drop(held);
-        // Smart shutdown waits for those who are there, and lets nobody in.
+        // A smart shutdown waits for the sessions and accepts no more.
         let pid = std::fs::read_to_string(postgres.directory().join("data/postmaster.pid"));
         let pid = pid.expect("a pid file");
         let pid = pid.lines().next().expect("a pid");

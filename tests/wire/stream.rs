@@ -172,7 +172,7 @@ fn begun_message_is_completed() {
     }
 }
 
-/// The goodbye would come behind all of it; the end of file comes in its middle.
+/// Terminate would be sent behind all of it; the end of file comes in its middle.
 #[test]
 fn unsent_messages_are_dropped_at_the_end() {
     let mut link = started(100, false);
