@@ -35,7 +35,7 @@ use crate::wire::TransactionStatus;
 /// ```
 #[must_use = "a session that is dropped is closed"]
 pub struct Session {
-    session: Arc<connection::Session>,
+    session: Arc<connection::ServerSession>,
     /// Taken only at the end.
     client: Option<ExclusiveClient>,
 }
@@ -47,7 +47,8 @@ impl Session {
         manner: Manner<'_>,
     ) -> Result<Self> {
         let now = System.now();
-        let session = connection::Session::open(connector, None, once, manner, now, || {}).await?;
+        let session =
+            connection::ServerSession::open(connector, None, once, manner, now, || {}).await?;
         let client = session
             .exclusive_client()
             .ok_or_else(|| Error::new(ErrorKind::Closed, "the session ended as it began"))?;
@@ -74,7 +75,7 @@ impl Session {
 
     /// What lies between us and the server, as the configuration says or the server has shown.
     pub fn pooler(&self) -> Pooler {
-        self.session.pooler()
+        self.session.link.pooler
     }
 
     /// Cancels the statement that runs, and waits until the server has taken the request:
@@ -86,7 +87,7 @@ impl Session {
     /// Cancels what runs and closes the session. True once the server has acknowledged it,
     /// and so has rolled back and given up its locks; false if it did not within `limit`.
     pub async fn close(mut self, limit: Duration) -> bool {
-        let budget = Budget::new(Some(Instant::now() + limit), self.session.round_trip());
+        let budget = Budget::new(Some(Instant::now() + limit), self.session.link.round_trip);
         let client = self.client.take();
         let acknowledged = close(&self.session, &budget).await;
         drop(client);
@@ -95,7 +96,7 @@ impl Session {
 
     /// What a pooler in between says of itself, if it says anything.
     pub(crate) fn announced_pooler(&self) -> Option<Pooler> {
-        self.session.announced_pooler()
+        self.session.link.announced
     }
 }
 
@@ -111,7 +112,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         if self.client.take().is_some() {
             self.session.cancel_detached();
-            self.session.end();
+            self.session.terminate();
         }
     }
 }

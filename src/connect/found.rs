@@ -58,7 +58,10 @@ impl Found {
             return expected;
         }
         let known = target.host().is_some_and(|host| Host::of(host).certain);
-        let key = wire.key().filter(|_| expected == Pooler::None && !known);
+        let key = wire
+            .facts()
+            .key
+            .filter(|_| expected == Pooler::None && !known);
         let plain = !self.takes_settings();
         let found = provider::shown(parameter, key.map(|(process, _)| process))
             // What one session has shown holds for the others.

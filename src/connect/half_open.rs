@@ -40,11 +40,11 @@ impl Drop for HalfOpen<'_> {
             return;
         };
         // At once: the process may be frozen before the task runs.
-        wire.end();
+        wire.terminate();
         let leaving = self.leaving.map(Tally::one);
         runtime.spawn(async move {
             let _ = timeout(LIMIT, wire.closed()).await;
-            wire.give_up();
+            wire.shut_down();
             drop(leaving);
         });
     }

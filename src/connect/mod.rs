@@ -38,7 +38,7 @@ use crate::net::SocketView;
 use crate::observe;
 use crate::provider;
 use crate::tls;
-use crate::wire::{Guard, Refusal, Stream, Transport, Wire};
+use crate::wire::{Guard, Refused, Stream, Transport, Wire};
 use retry::Time;
 pub(crate) use retry::heals;
 
@@ -64,6 +64,11 @@ pub struct Connector {
 pub(crate) struct Opened {
     pub(crate) client: tokio_postgres::Client,
     pub(crate) connection: tokio_postgres::Connection<Stream, Stream>,
+    pub(crate) link: Link,
+}
+
+/// The connection below a session, and what is known of the way to the server.
+pub(crate) struct Link {
     pub(crate) wire: Wire,
     pub(crate) socket: SocketView,
     pub(crate) target: Target,
@@ -229,7 +234,7 @@ impl Connector {
             })?;
         config
             .target_session_attrs
-            .check(wire.reported())
+            .check(wire.facts().parameters)
             .map_err(|why| Error::new(ErrorKind::Unreachable, format!("{target} {why}")))?;
         let parameter = |name: &str| connection.parameter(name);
         let pooler = self.found.pooler(config, target, parameter, &wire);
@@ -241,15 +246,18 @@ impl Connector {
         half_open.done();
         // What took the connection may be nearer than the server: a proxy, a load balancer.
         let round_trip = round_trip.max(wire.shortest_answer().unwrap_or_default());
-        Ok(Opened {
-            client,
-            connection,
+        let link = Link {
             wire,
             socket: view,
             target: target.clone(),
             pooler,
             announced,
             round_trip,
+        };
+        Ok(Opened {
+            client,
+            connection,
+            link,
         })
     }
 
@@ -292,20 +300,20 @@ impl Connector {
     }
 
     /// The server asked for what we do not give it.
-    fn distrusted(&self, target: &Target, refusal: Refusal) -> Error {
+    fn distrusted(&self, target: &Target, refusal: Refused) -> Error {
         let message = match refusal {
-            Refusal::Method(method) if self.config.tls.require_auth.is_some() => format!(
+            Refused::Method(method) if self.config.tls.require_auth.is_some() => format!(
                 "{target} asks for the authentication \"{method}\", which require_auth does not \
                  permit"
             ),
-            Refusal::Method(method) => format!(
+            Refused::Method(method) => format!(
                 "{target} asks for the authentication \"{method}\", which would reveal the password on the network: set sslmode=verify-full, use scram-sha-256 on the server, or set require_auth={method} if the network is yours"
             ),
-            Refusal::Unbound => format!(
+            Refused::Unbound => format!(
                 "channel_binding=require, and {target} does not offer it (few poolers do, and \
                  only scram-sha-256 can): set channel_binding=prefer, or take the direct endpoint"
             ),
-            Refusal::Unclear => return not_postgres(target),
+            Refused::Unclear => return not_postgres(target),
         };
         Error::new(ErrorKind::Tls, message)
     }
