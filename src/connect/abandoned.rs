@@ -35,6 +35,8 @@ impl Drop for CloseOnDrop<'_> {
     fn drop(&mut self) {
         if let (Some(wire), Ok(runtime)) = (self.wire.take(), Handle::try_current()) {
             let closing = self.closing.map(Tally::one);
+            // At once: the process may be frozen before the task runs.
+            wire.terminate();
             runtime.spawn(async move {
                 let _ = timeout(LIMIT, wire.closed()).await;
                 wire.shut_down();
