@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 pub use crate::backoff::Backoff;
 pub use crate::clock::{Clock, System};
-pub use crate::config::{Described, ServerTimeout, nearest, parse_duration};
-use crate::config::{DirectEndpoint, Environment, Origin, Pooler, Settings};
+use crate::config::{Origin, Pooler, Settings};
+pub use crate::config::{ServerTimeout, nearest, parse_duration};
 pub use crate::connect::{ConnectOptions, Connector, Progress, Target};
 pub use crate::credentials::given;
 pub use crate::limit::RESERVED;
@@ -49,11 +49,6 @@ pub async fn open(connector: &Arc<Connector>, options: ConnectOptions<'_>) -> Re
     Session::open(connector, options).await
 }
 
-/// What the process's environment has to say about these settings.
-pub fn described(settings: &Settings) -> Described {
-    settings.described()
-}
-
 /// Whether a session of these settings is sent any options at its start.
 pub fn has_startup_options(settings: &Settings) -> bool {
     settings.startup_options().is_some()
@@ -74,18 +69,9 @@ pub fn told_timeouts(settings: &Settings) -> Vec<ServerTimeout> {
     settings.server_timeouts(settings.longest_call(None))
 }
 
-/// The settings for a session that keeps its locks.
-///
-/// # Errors
-///
-/// No endpoint is known that keeps a session.
-pub fn for_migrations(
-    settings: &Settings,
-    endpoint: Option<DirectEndpoint>,
-    environment: bool,
-) -> Result<Settings> {
-    let environment = environment.then(Environment::of_process);
-    settings.for_migrations(endpoint, environment.as_ref())
+/// Why migrations cannot run on the server of these settings, and what to do instead.
+pub fn refuses_migrations(settings: &Settings) -> Option<(&'static str, &'static str)> {
+    settings.limits().migrations
 }
 
 /// Errors of this crate, made by another.
@@ -116,6 +102,11 @@ pub mod error {
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Error {
         Error::caused(kind, cause).with_source(source)
+    }
+
+    /// A configuration error with a remedy of its own.
+    pub fn misconfigured(cause: &'static str, remedy: &'static str) -> Error {
+        Error::configuration(cause).with_remedy(remedy)
     }
 
     /// What is configured cannot be.

@@ -3,21 +3,29 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
-use std::str::FromStr;
 use std::time::Duration;
 
 use super::endpoint::host_names;
 use super::parameters::Parameters;
-use super::table::Layer;
-use super::{DirectEndpoint, Pooler, TargetSessionAttrs, Tls};
+use super::readers::{number, wrong};
+use super::table::PartialSettings;
+use super::{DirectEndpoint, Environment, Pooler, TargetSessionAttrs, Tls};
 use crate::error::{Error, Result};
 use crate::provider;
 
 /// The port of PostgreSQL (IANA).
-const PORT: u16 = 5432;
+pub(super) const PORT: u16 = 5432;
 
-/// Stands for no limit: longer than any invocation.
-const UNLIMITED: Duration = Duration::from_secs(24 * 60 * 60);
+impl DirectEndpoint {
+    /// Reads what [`Config::from_url`](crate::Config::from_url) reads.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn from_url(url: &str) -> Result<Self> {
+        read(&Parameters::parse_code(url)?)
+    }
+}
 
 /// Reads the endpoint that a URL, a keyword string or variables describe.
 ///
@@ -68,13 +76,13 @@ fn endpoint(given: &Parameters) -> Result<DirectEndpoint> {
         Some("true") => true,
         Some(_) => return Err(wrong("pgbouncer", "true or false")),
     };
-    let said = Layer::of_parameters(given)?;
+    let set = PartialSettings::merged(PartialSettings::default(), given, &Environment::default())?;
     Ok(DirectEndpoint {
         pooler: detect(&server, pgbouncer),
         server,
         tls,
-        schema: said.schema.map(|schema| schema.value),
-        target_session_attrs: said
+        schema: set.schema.map(|schema| schema.value),
+        target_session_attrs: set
             .target_session_attrs
             .map_or(TargetSessionAttrs::Any, |wish| wish.value),
     })
@@ -215,45 +223,6 @@ fn detect(server: &tokio_postgres::Config, pgbouncer: bool) -> Pooler {
     poolers
         .find(|&pooler| pooler != Pooler::None)
         .unwrap_or_default()
-}
-
-pub(super) fn text(given: &Parameters, name: &str) -> Result<Option<String>> {
-    Ok(given.get(name).map(str::to_owned))
-}
-
-pub(super) fn attributes(given: &Parameters, name: &str) -> Result<Option<TargetSessionAttrs>> {
-    given.get(name).map(str::parse).transpose()
-}
-
-pub(super) fn statements(given: &Parameters, name: &str) -> Result<Option<usize>> {
-    number(given, name, "a number of statements")
-}
-
-pub(super) fn connections(given: &Parameters, name: &str) -> Result<Option<usize>> {
-    let wanted = "a number of connections, 1 or more";
-    match number(given, name, wanted)? {
-        Some(0) => Err(wrong(name, wanted)),
-        number => Ok(number),
-    }
-}
-
-/// Reads a limit in whole seconds, as libpq and Prisma have it: zero is no limit.
-pub(super) fn limit(given: &Parameters, name: &str) -> Result<Option<Duration>> {
-    let seconds = number::<i64>(given, name, "a number of seconds")?;
-    Ok(seconds.map(|seconds| match u64::try_from(seconds) {
-        Ok(seconds @ 1..) => Duration::from_secs(seconds).min(UNLIMITED),
-        _ => UNLIMITED,
-    }))
-}
-
-fn number<T: FromStr>(given: &Parameters, name: &str, wanted: &str) -> Result<Option<T>> {
-    let number = given.get(name).map(|value| value.trim().parse());
-    number.transpose().map_err(|_| wrong(name, wanted))
-}
-
-/// An error that does not show the value: it may be a piece of an unescaped password.
-fn wrong(name: &str, wanted: &str) -> Error {
-    Error::configuration(format!("{name} is not valid: expected {wanted}"))
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use super::{Origin, Settings, startup};
+use super::options::sets;
+use super::{Origin, Settings};
 use crate::error::{Error, Result};
 
 /// To the server.
@@ -56,9 +57,8 @@ impl Settings {
             return Vec::new();
         }
         let own = self.server.get_options().unwrap_or_default();
-        let ours =
-            |timeout: &Timeout| timeout.origin.is_some() || !startup::sets(own, timeout.name);
-        let check = Some(CLIENT_CHECK).filter(|(name, _)| !startup::sets(own, name));
+        let ours = |timeout: &Timeout| timeout.origin.is_some() || !sets(own, timeout.name);
+        let check = Some(CLIENT_CHECK).filter(|(name, _)| !sets(own, name));
         self.lowered(longest)
             .into_iter()
             .filter(ours)

@@ -4,9 +4,9 @@
 //! next, since an integration's `PGPASSWORD` would otherwise be sent to the server that
 //! `DATABASE_URL` names.
 
+use super::options::escaped;
 use super::parameters::Parameters;
 use super::read::read;
-use super::startup::escaped;
 use super::{DirectEndpoint, Environment, Origin};
 use crate::error::{Error, Result};
 
@@ -99,7 +99,7 @@ pub(super) fn parameters(environment: &Environment) -> Result<Parameters> {
     let mut parameters = Parameters::default();
     for (name, parameter) in variables {
         if let Some(value) = environment.get(name) {
-            parameters.say(parameter, value, Origin::Variable(name));
+            parameters.set(parameter, value, Origin::Variable(name));
         }
     }
     if is_libpq {
@@ -168,7 +168,7 @@ fn add_settings(environment: &Environment, parameters: &mut Parameters) {
         let space = if options.is_empty() { "" } else { " " };
         options += &format!("{space}-c {setting}={}", escaped(&value));
     }
-    parameters.say("options", options, Origin::Variable("PGOPTIONS"));
+    parameters.set("options", options, Origin::Variable("PGOPTIONS"));
 }
 
 /// Reads the direct endpoint.
@@ -177,17 +177,6 @@ pub(super) fn direct(environment: &Environment) -> Result<Option<DirectEndpoint>
         return Ok(None);
     };
     read(&Parameters::of_variable(name, &url)?).map(Some)
-}
-
-/// The variables that the database was read from.
-pub(super) fn named_by(environment: &Environment) -> Vec<&'static str> {
-    if let Some((name, _)) = first(environment, &URLS) {
-        return vec![name];
-    }
-    let is_set = |name: &str| environment.get(name).is_some();
-    let variables = if is_set("DB_HOST") { COMPOSE } else { LIBPQ };
-    let names = variables.iter().map(|(name, _)| *name);
-    names.filter(|name| is_set(name)).collect()
 }
 
 fn first(environment: &Environment, names: &[&'static str]) -> Option<(&'static str, String)> {

@@ -23,7 +23,6 @@ pub use pooler::Pooler;
 pub(crate) use pooler::{POOLERS, detect};
 pub(crate) use prisma::{OWN_SERVICE, SSLCERT, is_own_scheme};
 pub(crate) use rds::{NO_CREDENTIALS, PASSWORD_REFUSED, PASSWORD_UNANSWERED, reserved_setting};
-pub(crate) use rds_proxy::NOT_FOR_MIGRATIONS;
 use refusal::Refusal;
 pub(crate) use refusal::SHORTER;
 pub(crate) use supabase::pool_size;

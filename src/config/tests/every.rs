@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_postgres::config::Host;
 
-use crate::config::parameters::known;
+use crate::config::names::known;
 use crate::config::source::{COMPOSE, LIBPQ, SETTINGS};
 use crate::config::*;
 
