@@ -40,12 +40,10 @@ pub(super) fn read(given: &Parameters) -> Result<DirectEndpoint> {
 fn endpoint(given: &Parameters) -> Result<DirectEndpoint> {
     let mut server = tokio_postgres::Config::new();
     add_addresses(&mut server, given)?;
-    if let Some(user) = given.get("user") {
-        server.user(user);
-    }
-    if let Some(password) = given.get("password") {
-        server.password(password);
-    }
+    given.get("user").map(|user| server.user(user));
+    given
+        .get("password")
+        .map(|password| server.password(password));
     if let Some(dbname) = given.get("dbname") {
         // libpq would take it for another URL, with another password.
         if dbname.contains("://") {
@@ -183,28 +181,24 @@ fn in_order(several: usize, given: &Parameters) -> Result<Vec<usize>> {
     Ok(order)
 }
 
-/// Adds the settings that detect a server that is gone.
+/// Adds the settings that detect a server that is gone. To libpq, zero is the default: the
+/// system's there, ours here (`net::Liveness`); but `keepalives=0` turns them off.
 fn add_liveness(server: &mut tokio_postgres::Config, given: &Parameters) -> Result<()> {
-    // To libpq, zero is the default: the system's there, ours here (`net::Liveness`).
-    let number = |name, wanted| number::<u32>(given, name, wanted);
-    let seconds = |name| Ok::<_, Error>(number(name, "a number of seconds")?.filter(|&n| n > 0));
-    if let Some(keepalives) = number("keepalives", "0 or 1")? {
-        server.keepalives(keepalives != 0);
-    }
-    if let Some(idle) = seconds("keepalives_idle")? {
-        server.keepalives_idle(Duration::from_secs(idle.into()));
-    }
-    if let Some(interval) = seconds("keepalives_interval")? {
-        server.keepalives_interval(Duration::from_secs(interval.into()));
-    }
-    if let Some(count) = number("keepalives_count", "a number of probes")?.filter(|&n| n > 0) {
-        server.keepalives_retries(count);
-    }
+    let number = |name, wanted| {
+        let number = number::<u32>(given, name, wanted)?;
+        Ok::<_, Error>(number.filter(|&number| number > 0 || name == "keepalives"))
+    };
+    let seconds = |name| {
+        let seconds = number(name, "a number of seconds")?;
+        Ok::<_, Error>(seconds.map(|seconds| Duration::from_secs(seconds.into())))
+    };
+    number("keepalives", "0 or 1")?.map(|on| server.keepalives(on != 0));
+    seconds("keepalives_idle")?.map(|idle| server.keepalives_idle(idle));
+    seconds("keepalives_interval")?.map(|interval| server.keepalives_interval(interval));
+    number("keepalives_count", "a number of probes")?.map(|count| server.keepalives_retries(count));
     // libpq's is in milliseconds.
     let timeout = number("tcp_user_timeout", "a number of milliseconds")?;
-    if let Some(timeout) = timeout.filter(|&n| n > 0) {
-        server.tcp_user_timeout(Duration::from_millis(timeout.into()));
-    }
+    timeout.map(|timeout| server.tcp_user_timeout(Duration::from_millis(timeout.into())));
     Ok(())
 }
 
@@ -230,6 +224,7 @@ mod tests {
     #[cfg(unix)]
     use tokio_postgres::config::Host;
 
+    use super::super::readers::{UNLIMITED, limit};
     use super::*;
 
     fn read(text: &str) -> Result<DirectEndpoint> {

@@ -10,7 +10,7 @@ use super::{Environment, TargetSessionAttrs, duration, spelling};
 use crate::error::{Error, Result};
 
 /// Stands for no limit: longer than any invocation.
-const UNLIMITED: Duration = Duration::from_secs(24 * 60 * 60);
+pub(super) const UNLIMITED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Reads a text.
 pub(super) fn text(given: &Parameters, name: &str) -> Result<Option<String>> {

@@ -13,6 +13,7 @@ const ESCAPE: &str = "in user, password and database `@` is written %40, `#` %23
                       %3F, `:` %3A, `%` %25 and a space %20";
 
 /// The parameters of a URL, by libpq's names.
+#[cfg_attr(test, derive(Debug))]
 pub(super) struct Url {
     /// Those before the `?`.
     pub(super) address: Vec<(String, String)>,
