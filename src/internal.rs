@@ -16,12 +16,12 @@ pub use crate::tls::{Handshake, Summary as CertificateSummary};
 pub use crate::wire::residue::setting;
 use crate::{Database, Result, Session};
 
-/// The region that the name of a host tells, if a provider's name tells one.
+/// The region in the name of a host, if the provider has it there.
 pub fn region(host: &str) -> Option<String> {
     Host::of(host).region
 }
 
-/// A database with these settings, whatever the environment says.
+/// Makes a database with these settings; the environment is not read.
 ///
 /// # Errors
 ///
@@ -35,7 +35,7 @@ pub fn follow(settings: &mut Settings, pooler: Pooler) {
     settings.follow(pooler, Some(Origin::Code));
 }
 
-/// What the sessions of `database` are opened by.
+/// The connector that opens the sessions of `database`.
 pub fn connector(database: &Database) -> &Arc<Connector> {
     database.pools().connector()
 }
@@ -49,23 +49,23 @@ pub async fn open(connector: &Arc<Connector>, options: ConnectOptions<'_>) -> Re
     Session::open(connector, options).await
 }
 
-/// Whether a session of these settings is sent any options at its start.
+/// Whether the start-up packet of these settings has options.
 pub fn has_startup_options(settings: &Settings) -> bool {
     settings.startup_options().is_some()
 }
 
-/// Whether timeouts and `jit` are among them.
+/// Whether timeouts and `jit` are among the start-up options.
 pub fn sends_settings(settings: &Settings) -> bool {
     settings.sends_settings()
 }
 
-/// The timeouts that a session of these settings is told at its start, in milliseconds.
+/// The timeouts in the start-up packet, in milliseconds.
 pub fn startup_timeouts(settings: &Settings) -> Vec<ServerTimeout> {
     settings.startup_timeouts()
 }
 
-/// Those that it is told behind its start.
-pub fn told_timeouts(settings: &Settings) -> Vec<ServerTimeout> {
+/// The timeouts that are sent once a session has started.
+pub fn session_timeouts(settings: &Settings) -> Vec<ServerTimeout> {
     settings.server_timeouts(settings.longest_call(None))
 }
 
@@ -86,7 +86,7 @@ pub mod error {
         Error::new(kind, message)
     }
 
-    /// The same with its source.
+    /// An error of this kind with its source.
     pub fn because(
         kind: ErrorKind,
         message: impl Into<Cow<'static, str>>,
@@ -95,7 +95,7 @@ pub mod error {
         Error::new(kind, message).with_source(source)
     }
 
-    /// The same, with the remedy of its kind behind the cause.
+    /// An error with the remedy of its kind behind the cause.
     pub fn caused(
         kind: ErrorKind,
         cause: impl Into<Cow<'static, str>>,
@@ -109,12 +109,12 @@ pub mod error {
         Error::configuration(cause).with_remedy(remedy)
     }
 
-    /// What is configured cannot be.
+    /// A configuration error.
     pub fn configuration(message: impl Into<Cow<'static, str>>) -> Error {
         Error::configuration(message)
     }
 
-    /// A pooler let a client in and gave it no server in time.
+    /// The error where a pooler accepted a client and gave it no server in time.
     pub fn no_server(limit: Duration) -> Error {
         Error::no_server(limit)
     }

@@ -89,8 +89,8 @@ impl Parameters {
 
     /// Refuses two values that contradict each other: the weaker one must not win.
     fn check_ssl(&self) -> Result<()> {
-        let said = |given: &&Parameter| given.name == "sslmode" && !given.value.is_empty();
-        let modes = self.list.iter().filter(said);
+        let is_mode = |given: &&Parameter| given.name == "sslmode" && !given.value.is_empty();
+        let modes = self.list.iter().filter(is_mode);
         let mut modes = modes.map(|given| given.value.as_str());
         let mode = modes.next();
         if modes.any(|other| Some(other) != mode) {
@@ -127,8 +127,8 @@ impl Parameters {
     }
 
     fn last(&self, name: &str) -> Option<&Parameter> {
-        let said = |given: &&Parameter| given.name == name && !given.value.is_empty();
-        self.list.iter().rev().find(said)
+        let is_set = |given: &&Parameter| given.name == name && !given.value.is_empty();
+        self.list.iter().rev().find(is_set)
     }
 
     /// Where the value in force was set.
@@ -151,13 +151,10 @@ impl Parameters {
 
     /// Checks that each parameter is known, well-formed and supported.
     pub(super) fn check(&self) -> Result<()> {
-        for given in &self.list {
-            let checked = self.check_value(given);
-            checked.map_err(|error| named(given.origin, error))?;
-        }
-        for given in &self.list {
-            let checked = self.check_fate(given);
-            checked.map_err(|error| named(given.origin, error))?;
+        for check in [Self::check_value, Self::check_fate] {
+            for given in &self.list {
+                check(self, given).map_err(|error| named(given.origin, error))?;
+            }
         }
         Ok(())
     }

@@ -37,7 +37,7 @@ pub type ServerTimeout = (&'static str, i32);
 struct Timeout {
     name: &'static str,
     value: Duration,
-    /// Where it was said; `None` if it is the default.
+    /// Where it was set; `None` if it is the default.
     origin: Option<Origin>,
 }
 
@@ -69,9 +69,10 @@ impl Settings {
     }
 
     /// Those that every server knows: one that it does not know makes it refuse the session.
-    pub(super) fn startup_server_timeouts(&self) -> impl Iterator<Item = ServerTimeout> {
-        let all = self.server_timeouts(self.longest_call(None)).into_iter();
-        all.filter(|(name, _)| [STATEMENT, IDLE_IN_TRANSACTION].contains(name))
+    pub(crate) fn startup_timeouts(&self) -> Vec<ServerTimeout> {
+        let mut timeouts = self.server_timeouts(self.longest_call(None));
+        timeouts.retain(|(name, _)| [STATEMENT, IDLE_IN_TRANSACTION].contains(name));
+        timeouts
     }
 
     /// The statements that an administrator runs where the path takes no settings. No

@@ -21,7 +21,7 @@ pub enum TargetSessionAttrs {
     Standby,
 }
 
-/// What ParameterStatus has said last, which costs no round trip. `None`: nothing, or
+/// What ParameterStatus has reported last, which costs no round trip. `None`: nothing, or
 /// nothing that is understood.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Reported {

@@ -44,12 +44,12 @@ impl Settings {
         }
         settings.max_age = settings.max_age.min(settings.limits().max_age);
         settings.check()?;
-        settings.tell(environment, switched);
+        settings.log(environment, switched);
         Ok(settings)
     }
 
     /// Logs the settings in force, and overrides without effect.
-    fn tell(&self, environment: &Environment, switched: bool) {
+    fn log(&self, environment: &Environment, switched: bool) {
         if let (Some(Origin::Variable(name)), false) = (self.origin("endpoint"), switched) {
             let why = "no direct endpoint is known, and the path is direct as it is";
             observe::without_effect(name, why);

@@ -30,7 +30,7 @@ impl Settings {
             add("search_path", &quoted(schema), true);
         }
         if self.sends_settings() {
-            for (name, value) in self.startup_server_timeouts() {
+            for (name, value) in self.startup_timeouts() {
                 add(name, &value.to_string(), true);
             }
             if !self.jit {
@@ -38,11 +38,6 @@ impl Settings {
             }
         }
         (!options.is_empty()).then_some(options)
-    }
-
-    /// The timeouts among them that are ours, in milliseconds.
-    pub(crate) fn startup_timeouts(&self) -> Vec<ServerTimeout> {
-        self.startup_server_timeouts().collect()
     }
 
     /// Whether timeouts and `jit` are sent at all.
