@@ -9,8 +9,8 @@ use crate::config::{Origin, Pooler, Settings};
 pub use crate::config::{ServerTimeout, nearest, parse_duration};
 pub use crate::connect::{ConnectOptions, Connector, Progress, Target};
 pub use crate::credentials::given;
-pub use crate::limit::RESERVED;
 use crate::provider::Host;
+pub use crate::provider::RESERVED;
 pub use crate::random::number as random_number;
 pub use crate::tls::{Handshake, Summary as CertificateSummary};
 pub use crate::wire::residue::setting;
@@ -37,7 +37,7 @@ pub fn follow(settings: &mut Settings, pooler: Pooler) {
 
 /// The connector that opens the sessions of `database`.
 pub fn connector(database: &Database) -> &Arc<Connector> {
-    database.pools().connector()
+    &database.pools().connector
 }
 
 /// Opens a session.

@@ -2,7 +2,6 @@
 
 use super::endpoint::host_names;
 use super::options::{escaped, sets};
-use super::server_timeouts::ServerTimeout;
 use super::{Pooler, Settings};
 use crate::error::{Error, Result};
 use crate::provider::{Host, Limits};

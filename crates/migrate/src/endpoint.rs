@@ -90,7 +90,7 @@ fn bypass_pooler(settings: &mut Settings, remedy: &'static str) -> Result<()> {
         Pooler::None | Pooler::Session => return Ok(()),
         Pooler::RdsProxy => {
             return Err(error::misconfigured(
-                "migrations need a session of their own, and the only known endpoint is RDS Proxy",
+                "migrations need a session of their own, and only RDS Proxy is known",
                 remedy,
             ));
         }
