@@ -115,7 +115,7 @@ impl Pool {
         let opened = now.checked_sub(added_age).unwrap_or(now);
         let options = ConnectOptions {
             once: attempt.probes,
-            closing: closing,
+            closing,
             ..ConnectOptions::DEFAULT
         };
         let connector = &shared.connector;
