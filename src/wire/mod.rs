@@ -6,16 +6,18 @@
 //! asked to.
 //!
 //! - [`backend`] and [`frontend`] follow the framing of each direction;
-//! - [`tracker`] keeps what they learn, [`residue`] detects session state, [`snapshot`]
+//! - [`tracker`] keeps what they learn, [`expected`] the answers to come, [`residue`] detects session state, [`snapshot`]
 //!   summarises both at one moment;
-//! - [`rewrite`] rewrites requests;
+//! - [`rewrite`] rewrites requests, [`question`] has those of our own;
 //! - [`authentication`] guards the password;
 //! - [`state`] passes both directions on, and [`terminate`] ends that;
 //! - [`stand_in`] answers in the server's place once the connection is detached.
 
 mod authentication;
 mod backend;
+mod expected;
 mod frontend;
+mod question;
 pub(crate) mod residue;
 mod rewrite;
 mod snapshot;
@@ -34,6 +36,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 pub(crate) use authentication::{Guard, Refused};
+pub(crate) use question::OwnAnswer;
 pub(crate) use residue::Residue;
 pub use snapshot::Snapshot;
 pub(crate) use snapshot::{ClientState, ServerState};
@@ -146,6 +149,21 @@ impl Wire {
     /// server, as long as there was one request at a time.
     pub(crate) fn shortest_answer(&self) -> Option<Duration> {
         self.state().shortest
+    }
+
+    /// Sends a query of our own between those of the user. Its answer counts for what is known
+    /// here and is not passed on, but for notices and parameters. Whether it `changes` the
+    /// transaction status has to be said. It is sent by the next poll of the connection.
+    ///
+    /// `None`: the connection has ended, or the server is not settled. The returned future has
+    /// no answer if the connection ends. Dropping it changes nothing.
+    pub(crate) fn question(
+        &self,
+        sql: &str,
+        changes: bool,
+    ) -> Option<impl Future<Output = Option<OwnAnswer>> + Send + use<>> {
+        let receiver = self.state().question(sql, changes)?;
+        Some(async move { receiver.await.ok() })
     }
 
     /// Detaches the connection from tokio-postgres. Sends nothing new to the server; what was

@@ -9,12 +9,16 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BytesMut};
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
 
 use super::backend::Scanner;
+use super::expected::Handling;
 use super::frontend::Frontend;
+use super::question::{OwnAnswer, Question};
 use super::snapshot::{ClientState, ServerState, Snapshot};
 use super::stand_in::{Detached, StandIn, Terminate};
 use super::tracker::Tracker;
+use super::unit::Unit;
 
 /// The transport below the wire: a socket, or TLS over one.
 pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -99,8 +103,36 @@ impl State {
 
     pub(super) fn shut_down(&mut self) {
         if !self.is_closed() {
-            self.below = Below::Closed { by_server: false };
+            self.close(false);
         }
+    }
+
+    fn close(&mut self, by_server: bool) {
+        self.below = Below::Closed { by_server };
+        self.tracker.fail_questions();
+    }
+
+    /// Sends a query of our own, if none of the user's is under way that it could disturb.
+    pub(super) fn question(
+        &mut self,
+        sql: &str,
+        changes: bool,
+    ) -> Option<oneshot::Receiver<OwnAnswer>> {
+        let attached = self.detached.is_none() && !self.is_closed();
+        if !attached || !self.frontend.is_between_requests() || !self.tracker.may_ask() {
+            return None;
+        }
+        let (question, receiver) = Question::new();
+        // Errors arise from NUL bytes in the text alone, and ours has none.
+        let _ = postgres_protocol::message::frontend::query(sql, &mut self.out);
+        let unit = Unit {
+            changes,
+            question: Some(question),
+            ..Unit::simple()
+        };
+        self.tracker.sent_whole(unit, Handling::Swallow);
+        self.flushed = false;
+        Some(receiver)
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -168,7 +200,7 @@ impl State {
             Err(error) => error.kind() == io::ErrorKind::UnexpectedEof,
         };
         if by_server || read.is_err() {
-            self.below = Below::Closed { by_server };
+            self.close(by_server);
         }
         Poll::Ready(read)
     }
@@ -206,19 +238,9 @@ impl State {
                 }
                 None => {}
             }
-            if self.tracker.filters() || self.scanner.withholds() {
-                let mut scratch = SCRATCH;
-                let mut aside = ReadBuf::uninit(&mut scratch);
-                ready!(self.poll_heard(cx, &mut aside))?;
-                self.received(aside.filled(), true);
-                if self.is_closed() {
-                    return Poll::Ready(Ok(()));
-                }
-                continue;
-            }
             let before = buf.filled().len();
             let read = ready!(self.poll_heard(cx, buf));
-            let passed = self.received(&buf.filled()[before..], false);
+            let passed = self.received(&buf.filled()[before..]);
             if let Some(refusal) = self.tracker.authentication.refused {
                 buf.set_filled(before);
                 return Poll::Ready(Err(io::Error::other(refusal)));
@@ -241,7 +263,7 @@ impl State {
 
     /// Processes `bytes` from the server, and returns how much of their beginning is for the
     /// reader as it is.
-    pub(super) fn received(&mut self, bytes: &[u8], filtered: bool) -> usize {
+    pub(super) fn received(&mut self, bytes: &[u8]) -> usize {
         if let Some(asked) = self.asked.take() {
             let took = asked.elapsed();
             self.round_trips += 1;
@@ -263,7 +285,7 @@ impl State {
             Some(_) => &mut discarded,
             None => inject,
         };
-        let passed = scanner.feed(bytes, tracker, filtered, inject, |answer, tracker| {
+        let passed = scanner.feed(bytes, tracker, inject, |answer, tracker| {
             let before = out.len();
             frontend.answered(answer, tracker, out);
             *flushed &= out.len() == before;
@@ -294,7 +316,8 @@ impl State {
         self.frontend
             .accept(bytes, &mut self.tracker, &mut self.out);
         // Not into the middle of a message.
-        if self.scanner.is_between_messages() && self.tracker.answer_here(&mut self.inject) {
+        if self.scanner.is_between_messages() && self.tracker.has_to_give() {
+            self.tracker.give(&mut self.inject);
             self.reader.wake();
         }
         Poll::Ready(Ok(bytes.len()))
