@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::config::{Config, Environment, Settings};
-use crate::connect::Manner;
+use crate::connect::ConnectOptions;
 use crate::deadline::Deadline;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -57,7 +57,7 @@ impl Database {
         // Deadlines from before now are none.
         clock::process_started();
         let engine = Arc::new(Engine::new(settings));
-        let monitor = Arc::new(Monitor::new(Arc::clone(&engine))?);
+        let monitor = Arc::new(Monitor::new(Arc::clone(&engine)));
         Ok(Database { engine, monitor })
     }
 
@@ -135,13 +135,13 @@ impl Database {
     ///
     /// Those of connecting.
     pub async fn session(&self) -> Result<Session> {
-        Session::open(self.engine.pools().connector(), false, Manner::USUAL).await
+        Session::open(&self.engine.pools().connector, ConnectOptions::DEFAULT).await
     }
 
     /// How long until the server is asked for a connection again, while it is full or away;
     /// `None` while, as far as this process knows, it is neither.
     pub fn retry_after(&self) -> Option<Duration> {
-        self.engine.pools().limits().breaker.next_try()
+        self.engine.pools().limits.breaker.next_try()
     }
 
     /// Leases a connection for the current invocation of this database:

@@ -44,11 +44,11 @@ impl Engine {
     /// connection serves it whatever the server is like.
     pub(crate) fn before_handler(&self, left: Option<Duration>, request_id: &str) -> Option<Error> {
         let config = self.settings();
-        if config.load_shed != LoadShed::BeforeHandler || self.pools.here().counts().1 > 0 {
+        if config.load_shed != LoadShed::BeforeHandler || self.pools.here().idle() > 0 {
             return None;
         }
         let left = left.unwrap_or(config.connect_timeout);
-        let error = self.pools.limits().before_handler(left)?;
+        let error = self.pools.limits.before_handler(left)?;
         observe::shed(Some(request_id), &error);
         Some(error)
     }

@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 
 use crate::clock::{Clock, System};
 use crate::config::Pooler;
-use crate::connect::{Connector, Manner};
+use crate::connect::{ConnectOptions, Connector};
 use crate::connection::{self, ExclusiveClient};
 use crate::error::{Error, ErrorKind, Result};
 use crate::teardown::{Budget, close};
@@ -43,12 +43,10 @@ pub struct Session {
 impl Session {
     pub(crate) async fn open(
         connector: &Arc<Connector>,
-        once: bool,
-        manner: Manner<'_>,
+        options: ConnectOptions<'_>,
     ) -> Result<Self> {
         let now = System.now();
-        let session =
-            connection::ServerSession::open(connector, None, once, manner, now, || {}).await?;
+        let session = connection::ServerSession::open(connector, None, options, now, || {}).await?;
         let client = session
             .exclusive_client()
             .ok_or_else(|| Error::new(ErrorKind::Closed, "the session ended as it began"))?;
@@ -92,11 +90,6 @@ impl Session {
         let acknowledged = close(&self.session, &budget).await;
         drop(client);
         acknowledged
-    }
-
-    /// What a pooler in between says of itself, if it says anything.
-    pub(crate) fn announced_pooler(&self) -> Option<Pooler> {
-        self.session.link.announced
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tokio_postgres::{Client, Statement};
 
 use crate::config::Pooler;
-use crate::connect::{Connector, Link, Manner, Opened};
+use crate::connect::{ConnectOptions, Connector, Link, Opened};
 use crate::tally::Tally;
 use crate::wire::{Snapshot, TransactionStatus};
 use driver::Driver;
@@ -50,8 +50,7 @@ impl ServerSession {
     pub(crate) async fn open(
         connector: &Arc<Connector>,
         left: Option<Duration>,
-        once: bool,
-        manner: Manner<'_>,
+        options: ConnectOptions<'_>,
         now: SystemTime,
         on_end: impl FnOnce() + Send + 'static,
     ) -> crate::Result<Arc<ServerSession>> {
@@ -59,7 +58,7 @@ impl ServerSession {
             client,
             connection,
             link,
-        } = connector.open(left, once, manner).await?;
+        } = connector.open(left, options).await?;
         let client = Arc::new(Mutex::new(client));
         let driver = Driver::spawn(connection, &client, link.wire.clone(), on_end);
         Ok(Arc::new(ServerSession {

@@ -20,7 +20,7 @@ impl SnapStartResource for Snapshot {
         Box::pin(async {
             let close = Close::new(Arc::clone(&self.0));
             close.within(BEFORE_SNAPSHOT).await;
-            self.0.pools().connector().forget();
+            self.0.pools().connector.forget();
             Ok(())
         })
     }

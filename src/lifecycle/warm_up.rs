@@ -115,7 +115,7 @@ impl WarmUp {
     }
 
     async fn prepare(&self) -> Result<()> {
-        let prepare = self.engine.pools().connector().prepare();
+        let prepare = self.engine.pools().connector.prepare();
         timeout(LIMIT, prepare).await.unwrap_or_else(|_| {
             Err(Error::new(
                 ErrorKind::ConnectTimeout,
