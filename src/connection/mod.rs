@@ -17,7 +17,7 @@ use tokio_postgres::{Client, Statement};
 use crate::config::Pooler;
 use crate::connect::{ConnectOptions, Connector, Link, Opened};
 use crate::tally::Tally;
-use crate::wire::{Snapshot, TransactionStatus};
+use crate::wire::{OwnAnswer, Snapshot, TransactionStatus};
 use driver::Driver;
 use statements::Statements;
 
@@ -134,6 +134,18 @@ impl ServerSession {
         let key = key.filter(|_| self.link.pooler.takes_cancel())?;
         let (connector, target) = (Arc::clone(&self.connector), self.link.target.clone());
         Some(async move { cancel::request(&connector, &target, key).await })
+    }
+
+    /// Sends a [query of our own](crate::wire::Wire::question) in front of all that the holder
+    /// sends from now on. The driver sends it when it polls next.
+    pub(crate) fn ask(
+        &self,
+        sql: &str,
+        changes: bool,
+    ) -> Option<impl Future<Output = Option<OwnAnswer>> + Send + use<>> {
+        let answer = self.link.wire.question(sql, changes)?;
+        self.driver.wake();
+        Some(answer)
     }
 
     /// Spawns a task that waits for the answer to a query of our own.

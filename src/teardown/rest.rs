@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::join;
+use futures_util::future::{OptionFuture, join};
 use tokio::time::{Instant, timeout};
 
 use super::budget::Budget;
@@ -68,12 +68,9 @@ impl Lease {
     ) -> Rested {
         let mut steps = Steps::new(self.session(), budget);
         self.session().link.wire.disarm();
-        let kept = match &client {
-            Some(client) => {
-                let reset = self.settings().reset;
-                steps.clean(client, keep, reset, self.room()).await
-            }
-            None => false,
+        let kept = client.is_some() && {
+            let reset = self.settings().reset;
+            steps.clean(keep, reset, self.room()).await
         };
         if !kept {
             steps.close().await;
@@ -139,13 +136,7 @@ impl<'a> Steps<'a> {
     }
 
     /// Brings the session to rest. Returns false if it has to be closed.
-    async fn clean(
-        &mut self,
-        client: &ExclusiveClient,
-        keep: bool,
-        reset: Reset,
-        room: &Arc<Room>,
-    ) -> bool {
+    async fn clean(&mut self, keep: bool, reset: Reset, room: &Arc<Room>) -> bool {
         let session = self.session;
         let Some(snapshot) = self.settle().await else {
             return false;
@@ -163,18 +154,17 @@ impl<'a> Steps<'a> {
             (false, true) => format!("{RESET}{}", session.server_timeouts_again()),
             (true, true) => format!("ROLLBACK; {RESET}{}", session.server_timeouts_again()),
         };
-        let work = async {
-            // The slots of the server can be read during the same round trip.
-            let reading = async {
-                if let Some(reading) = room.ask_again(client).await {
-                    reading.await;
-                }
-            };
-            join(client.batch_execute(&statements), reading).await.0
+        let Some(answer) = session.ask(&statements, true) else {
+            return false;
         };
-        let sent = timeout(self.budget.step(), work).await;
-        let snapshot = session.pump();
-        if !matches!(sent, Ok(Ok(()))) || !is_outside_transaction(&snapshot) {
+        // The slots of the server can be read during the same round trip.
+        let reading = OptionFuture::from(room.ask_again(session));
+        session.pump();
+        let answers = join(answer, reading);
+        let Ok((Some(answer), _)) = timeout(self.budget.step(), answers).await else {
+            return false;
+        };
+        if answer.error.is_some() || !is_outside_transaction(&session.pump()) {
             return false;
         }
         if rolls_back {
