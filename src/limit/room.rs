@@ -70,7 +70,7 @@ impl Room {
         session: &ServerSession,
     ) -> Option<impl Future<Output = bool> + Send + use<>> {
         let under_way = self.begin()?;
-        let answer = session.ask(&reading::query(), false)?;
+        let answer = session.ask(&reading::query(), true)?;
         Some(async move {
             let room = &under_way.0;
             let Some(answer) = answer.await else {

@@ -320,7 +320,7 @@ async fn examine(
             // Reading the slots is a test as good as any, for the same round trip.
             match pool.shared.limits.room.ask_again(session) {
                 Some(reading) => reading.await,
-                None => match session.ask("", false) {
+                None => match session.ask("", true) {
                     Some(answer) => answer.await.is_some(),
                     None => false,
                 },

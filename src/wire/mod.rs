@@ -36,7 +36,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 pub(crate) use authentication::{Guard, Refused};
-pub(crate) use question::OwnAnswer;
+pub use question::OwnAnswer;
 pub(crate) use residue::Residue;
 pub use snapshot::Snapshot;
 pub(crate) use snapshot::{ClientState, ServerState};
@@ -152,12 +152,13 @@ impl Wire {
     }
 
     /// Sends a query of our own between those of the user. Its answer counts for what is known
-    /// here and is not passed on, but for notices and parameters. Whether it `changes` the
-    /// transaction status has to be said. It is sent by the next poll of the connection.
+    /// here and is not passed on, but for notices and parameters. The session is
+    /// [settled](Snapshot::is_settled) only when it is answered, unless it `changes` nothing and
+    /// takes no time. It is sent by the next poll of the connection.
     ///
     /// `None`: the connection has ended, or the server is not settled. The returned future has
     /// no answer if the connection ends. Dropping it changes nothing.
-    pub(crate) fn question(
+    pub fn question(
         &self,
         sql: &str,
         changes: bool,

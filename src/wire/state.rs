@@ -291,6 +291,9 @@ impl State {
             *flushed &= out.len() == before;
         });
         let final_error = self.tracker.final_error.take();
+        if final_error.is_some() {
+            self.tracker.fail_questions();
+        }
         if let (Some(error), None) = (final_error, &self.detached) {
             self.detach_with(Some(StandIn::for_ended(error)), Terminate::NotAtRest);
         }

@@ -64,6 +64,8 @@ pub struct Mode {
     pub armed: bool,
     /// The server refuses so many of them, as a standby does with READ WRITE.
     pub refused: usize,
+    /// The wire asks between the client's requests.
+    pub asks: bool,
 }
 
 /// Plays `traffic` with both directions cut into pieces of `cut` bytes.

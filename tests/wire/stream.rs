@@ -2,6 +2,7 @@
 
 use futures_util::FutureExt;
 
+use antifreeze::internal::wire::OwnAnswer;
 use antifreeze::invocation::TransactionStatus;
 
 use super::replay::Link;
@@ -184,4 +185,98 @@ fn unsent_messages_are_dropped_at_the_end() {
     assert_eq!(wire.closed().now_or_never(), None);
     assert_eq!(link.take_up(), b"");
     assert!(!wire.terminated_at_rest());
+}
+
+#[test]
+fn question_waits_for_no_request_to_end() {
+    let begun: &[u8] = b"G\0\0\0\x07\0\0\0";
+    let copy = [&typed("copy t from stdin")[..], SYNC].concat();
+    for (sent, answered) in [
+        (typed("select 1"), &b""[..]),
+        (query("select 1"), b""),
+        (query("copy t from stdin"), begun),
+        (copy.clone(), b""),
+        (copy, begun),
+        (b"Q\0\0\0\x0aselec".to_vec(), b""),
+        (b"S\0\0".to_vec(), b""),
+    ] {
+        let mut link = started(100, false);
+        link.write(&sent);
+        link.answer(answered);
+        link.take_up();
+        let shown = sent.escape_ascii();
+        assert!(link.wire().question("select 1", false).is_none(), "{shown}");
+        link.write(b"");
+        assert_eq!(link.take_up(), b"", "{shown}");
+    }
+    // The answer to a Close is in flight, and those to questions of our own.
+    let mut link = started(100, false);
+    link.write(&[CLOSE, SYNC].concat());
+    let first = link.wire().question("ROLLBACK", true).expect("asked");
+    assert!(!link.wire().snapshot().is_settled());
+    let second = link.wire().question("select 1", false).expect("asked");
+    link.write(b"");
+    let expected = [CLOSE, SYNC, &query("ROLLBACK")[..], &query("select 1")];
+    assert_eq!(link.take_up(), expected.concat());
+    link.answer(&[CLOSED, READY, READY].concat());
+    assert!(link.wire().snapshot().is_settled());
+    assert_eq!(first.now_or_never().flatten(), Some(OwnAnswer::default()));
+    assert_eq!(second.now_or_never(), None);
+    assert_eq!(link.take_down(), [CLOSED, READY].concat());
+}
+
+/// Notices and parameters are the connection's, whatever they are the answer to.
+#[test]
+fn question_leaves_no_trace() {
+    let parameter = message(b'S', b"TimeZone\0UTC\0");
+    let notice = message(b'N', b"SWARNING\0C25P01\0\0");
+    for cut in [1, 3, 100] {
+        let mut link = started(cut, false);
+        let asked = link.wire().question("RESET ALL", true).expect("asked");
+        link.write(b"");
+        link.write(&query("select 1"));
+        let tag = message(b'C', b"RESET\0");
+        link.answer(&[&parameter, &tag, &notice, ERROR, FAILED, ERROR, READY].concat());
+        let answer = asked.now_or_never().flatten().expect("an answer");
+        assert_eq!(answer.error.as_deref(), Some("57014"));
+        let down = [&parameter, &notice, ERROR, READY].concat();
+        assert_eq!(link.take_down(), down, "cut at {cut}");
+        assert!(link.wire().snapshot().is_at_rest());
+    }
+}
+
+#[test]
+fn question_without_an_answer_fails() {
+    let fatal = message(b'E', b"SFATAL\0C57P01\0Mend\0\0");
+    let lost = b"Z\0\0\0\0".to_vec();
+    for (answered, dismissed) in [(fatal, true), (lost, false)] {
+        let mut link = started(100, false);
+        let asked = link.wire().question("select 1", false).expect("asked");
+        link.write(b"");
+        link.answer(&answered);
+        drop(link.wire().question("select 1", false));
+        assert_eq!(link.wire().snapshot().is_dismissed(), dismissed);
+        assert_eq!(asked.now_or_never(), Some(None));
+    }
+}
+
+#[test]
+fn question_is_answered_after_detaching() {
+    let mut link = started(100, false);
+    let asked = link.wire().question("ROLLBACK", true).expect("asked");
+    link.write(&query("select 1"));
+    let wire = link.wire().clone();
+    wire.detach();
+    assert!(wire.question("select 1", false).is_none());
+    link.answer(&[READY, IN_TRANSACTION].concat());
+    assert_eq!(wire.answered().now_or_never(), Some(true));
+    assert_eq!(asked.now_or_never().flatten(), Some(OwnAnswer::default()));
+    assert_eq!(
+        wire.snapshot().status,
+        Some(TransactionStatus::InTransaction)
+    );
+    let told = link.take_down();
+    assert!(told.starts_with(b"E") && told.ends_with(READY));
+    let errors = told.windows(5).filter(|bytes| bytes == b"C0800");
+    assert_eq!(errors.count(), 1, "only the client's request is answered");
 }
