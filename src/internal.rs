@@ -21,7 +21,7 @@ pub fn region(host: &str) -> Option<String> {
     Host::of(host).region
 }
 
-/// A database with these settings, whatever the environment says.
+/// Creates a database with these settings and ignores the environment.
 ///
 /// # Errors
 ///
