@@ -112,7 +112,11 @@ impl Scanner {
             self.length
         };
         let taken = chunk.len().min(goal - self.seen);
-        let kept = taken.min(HEAD - self.head.len());
+        let most = match self.head.first() {
+            Some(b'S') => usize::MAX,
+            _ => HEAD,
+        };
+        let kept = taken.min(most - self.head.len());
         self.head.extend_from_slice(&chunk[..kept]);
         self.seen += taken;
         if self.seen == HEADER && self.length == 0 {

@@ -11,8 +11,10 @@
 //! - [`rewrite`] rewrites requests, [`question`] has those of our own;
 //! - [`authentication`] guards the password;
 //! - [`state`] passes both directions on, and [`terminate`] ends that;
-//! - [`stand_in`] answers in the server's place once the connection is detached.
+//! - [`stand_in`] answers in the server's place once the connection is detached, and
+//!   [`attach`] gives the session a new client.
 
+mod attach;
 mod authentication;
 mod backend;
 mod expected;
@@ -71,6 +73,7 @@ impl Wire {
         };
         let stream = Stream {
             wire: wire.clone(),
+            generation: 0,
             channel_binding,
         };
         (wire, stream)
@@ -102,10 +105,38 @@ impl Wire {
         self.state().frontend.unnamed = true;
     }
 
-    /// Has to be called before the connection above is polled: what it does not touch in
-    /// that poll, it does not wait for.
-    pub(crate) fn before_poll(&self) {
-        self.state().reads = false;
+    /// Has to be called before the connection above, of the client of this `generation`, is
+    /// polled: what it does not touch in that poll, it does not wait for.
+    pub(crate) fn before_poll(&self, generation: u64) {
+        let mut state = self.state();
+        state.reads &= state.generation != generation;
+    }
+
+    /// Returns whether the client of this `generation` is the last that was attached.
+    pub(crate) fn is_current(&self, generation: u64) -> bool {
+        self.state().generation == generation
+    }
+
+    /// Returns the state of the connection, as the client of this `generation` sees it.
+    pub(crate) fn snapshot_of(&self, generation: u64) -> Snapshot {
+        let state = self.state();
+        let mut snapshot = state.snapshot();
+        if state.generation != generation {
+            snapshot.client = ClientState::Detached;
+        }
+        snapshot
+    }
+
+    /// Attaches a new client to a session that was [detached](Wire::detach) and is at rest.
+    /// Returns its stream and its generation. Its startup packet is answered here.
+    pub fn attach(&self) -> Option<(Stream, u64)> {
+        let generation = self.state().attach()?;
+        let stream = Stream {
+            wire: self.clone(),
+            generation,
+            channel_binding: None,
+        };
+        Some((stream, generation))
     }
 
     /// Has the next statement open a transaction with `begin`.

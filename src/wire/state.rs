@@ -11,6 +11,7 @@ use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
+use super::attach::Retired;
 use super::backend::Scanner;
 use super::expected::Handling;
 use super::frontend::Frontend;
@@ -42,7 +43,7 @@ pub(super) struct State {
     /// Bytes for tokio-postgres: what was filtered, or answered by the wire itself.
     pub(super) inject: BytesMut,
     /// The last operation of the writer above was a completed flush.
-    flushed: bool,
+    pub(super) flushed: bool,
     /// The reader above waits for more, and for nothing else.
     pub(super) reads: bool,
     /// The time from which an answer is awaited.
@@ -51,6 +52,9 @@ pub(super) struct State {
     /// The shortest time after which something was answered.
     pub(super) shortest: Option<Duration>,
     pub(super) detached: Option<Detached>,
+    /// The number of clients that were attached before the present one.
+    pub(super) generation: u64,
+    pub(super) retired: Vec<Retired>,
     /// Wakes the reader above if there is something to read that does not come from below.
     reader: AtomicWaker,
 }
@@ -97,6 +101,8 @@ impl State {
             round_trips: 0,
             shortest: None,
             detached: None,
+            generation: 0,
+            retired: Vec::new(),
             reader: AtomicWaker::new(),
         }
     }

@@ -6,7 +6,7 @@
 //! keeps it, and keeps count of what is still owed one: each Query, FunctionCall
 //! and Sync, and the start-up packet.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -45,6 +45,8 @@ pub(super) struct Tracker {
     expected: Expected,
     pub(super) residue: Residue,
     pub(super) facts: ServerFacts,
+    /// The bodies of ParameterStatus, by the name of the parameter.
+    pub(super) reported: BTreeMap<Box<[u8]>, Box<[u8]>>,
     lost: bool,
     pub(super) authentication: Authentication,
     /// An error has said that a prepared statement is not to be trusted.
@@ -167,14 +169,19 @@ impl Tracker {
         }
     }
 
-    /// Processes a whole message; `body` holds its first bytes.
+    /// Processes a whole message; `body` holds its first bytes, or all of a ParameterStatus.
     pub(super) fn received(&mut self, tag: u8, body: &[u8]) -> Option<Answer> {
         match tag {
             b'Z' => return self.ready(body),
             b'C' => self.complete(body),
             b'R' => self.authentication.received(body),
             b'G' => return self.copy_in(),
-            b'S' => self.facts.parameters.note(body),
+            b'S' => {
+                self.facts.parameters.note(body);
+                let name = body.split(|&byte| byte == 0).next().unwrap_or_default();
+                self.reported.insert(name.into(), body.into());
+            }
+
             b'E' => {
                 let unit = self.owed.front_mut().or(self.open.as_mut());
                 let ours = unit.is_some_and(|unit| {
