@@ -182,15 +182,17 @@ impl<'a> Steps<'a> {
     }
 
     /// Brings the session to rest without its client, and gives it a new one: if a task has the
-    /// client (`is_lent`), if it waits until a task takes its rows, or if its statements are
-    /// gone. Returns false if the session has to be closed.
+    /// client (`is_lent`), if it waits until a task takes its rows or sends data, or if its
+    /// statements are gone. Returns false if the session has to be closed.
     async fn renew(&mut self, is_lent: bool, reset: Reset) -> bool {
         let session = self.session;
         let snapshot = session.pump();
         let is_known = !matches!(snapshot.server, ServerState::Lost | ServerState::Unsent);
         // Else it is the server that does not come to rest.
-        let by_client =
-            is_lent || snapshot.client == ClientState::Stalled || snapshot.residue.driver;
+        let by_client = is_lent
+            || snapshot.client == ClientState::Stalled
+            || snapshot.server == ServerState::CopyingIn
+            || snapshot.residue.driver;
         let direct = session.link.pooler == Pooler::None;
         if !direct || snapshot.is_over() || !is_known || !by_client {
             return false;
