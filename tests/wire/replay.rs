@@ -118,6 +118,13 @@ impl Link {
         &self.wire
     }
 
+    /// Gives the session a new client. Returns the stream of the old one.
+    pub fn attach(&mut self) -> Option<Stream> {
+        let (stream, _) = self.wire.attach()?;
+        self.down.clear();
+        Some(std::mem::replace(&mut self.stream, stream))
+    }
+
     /// The client sends.
     pub fn write(&mut self, mut bytes: &[u8]) {
         let mut cx = Context::from_waker(Waker::noop());
