@@ -122,5 +122,5 @@ pub mod error {
 
 /// The stream under tokio-postgres, for the tests and the fuzz targets.
 pub mod wire {
-    pub use crate::wire::{Snapshot, Stream, Transport, Wire};
+    pub use crate::wire::{OwnAnswer, Snapshot, Stream, Transport, Wire};
 }

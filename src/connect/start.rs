@@ -208,7 +208,7 @@ impl Connector {
 }
 
 /// A TLS connector that returns the stream, which is encrypted already if it is to be.
-struct PassThrough;
+pub(crate) struct PassThrough;
 
 impl TlsConnect<Stream> for PassThrough {
     type Stream = Stream;

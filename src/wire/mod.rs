@@ -6,16 +6,20 @@
 //! asked to.
 //!
 //! - [`backend`] and [`frontend`] follow the framing of each direction;
-//! - [`tracker`] keeps what they learn, [`residue`] detects session state, [`snapshot`]
+//! - [`tracker`] keeps what they learn, [`expected`] the answers to come, [`residue`] detects session state, [`snapshot`]
 //!   summarises both at one moment;
-//! - [`rewrite`] rewrites requests;
+//! - [`rewrite`] rewrites requests, [`question`] has those of our own;
 //! - [`authentication`] guards the password;
 //! - [`state`] passes both directions on, and [`terminate`] ends that;
-//! - [`stand_in`] answers in the server's place once the connection is detached.
+//! - [`stand_in`] answers in the server's place once the connection is detached, and
+//!   [`attach`] gives the session a new client.
 
+mod attach;
 mod authentication;
 mod backend;
+mod expected;
 mod frontend;
+mod question;
 pub(crate) mod residue;
 mod rewrite;
 mod snapshot;
@@ -34,6 +38,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 pub(crate) use authentication::{Guard, Refused};
+pub use question::OwnAnswer;
 pub(crate) use residue::Residue;
 pub use snapshot::Snapshot;
 pub(crate) use snapshot::{ClientState, ServerState};
@@ -68,6 +73,7 @@ impl Wire {
         };
         let stream = Stream {
             wire: wire.clone(),
+            generation: 0,
             channel_binding,
         };
         (wire, stream)
@@ -99,10 +105,38 @@ impl Wire {
         self.state().frontend.unnamed = true;
     }
 
-    /// Has to be called before the connection above is polled: what it does not touch in
-    /// that poll, it does not wait for.
-    pub(crate) fn before_poll(&self) {
-        self.state().reads = false;
+    /// Has to be called before the connection above, of the client of this `generation`, is
+    /// polled: what it does not touch in that poll, it does not wait for.
+    pub(crate) fn before_poll(&self, generation: u64) {
+        let mut state = self.state();
+        state.reads &= state.generation != generation;
+    }
+
+    /// Returns whether the client of this `generation` is the last that was attached.
+    pub(crate) fn is_current(&self, generation: u64) -> bool {
+        self.state().generation == generation
+    }
+
+    /// Returns the state of the connection, as the client of this `generation` sees it.
+    pub(crate) fn snapshot_of(&self, generation: u64) -> Snapshot {
+        let state = self.state();
+        let mut snapshot = state.snapshot();
+        if state.generation != generation {
+            snapshot.client = ClientState::Detached;
+        }
+        snapshot
+    }
+
+    /// Attaches a new client to a session that was [detached](Wire::detach) and is at rest.
+    /// Returns its stream and its generation. Its startup packet is answered here.
+    pub fn attach(&self) -> Option<(Stream, u64)> {
+        let generation = self.state().attach()?;
+        let stream = Stream {
+            wire: self.clone(),
+            generation,
+            channel_binding: None,
+        };
+        Some((stream, generation))
     }
 
     /// Has the next statement open a transaction with `begin`.
@@ -146,6 +180,22 @@ impl Wire {
     /// server, as long as there was one request at a time.
     pub(crate) fn shortest_answer(&self) -> Option<Duration> {
         self.state().shortest
+    }
+
+    /// Sends a query of our own between those of the user. Its answer counts for what is known
+    /// here and is not passed on, but for notices and parameters. The session is
+    /// [settled](Snapshot::is_settled) only when it is answered, unless it `changes` nothing and
+    /// takes no time. It is sent by the next poll of the connection.
+    ///
+    /// `None`: the connection has ended, or the server is not settled. The returned future has
+    /// no answer if the connection ends. Dropping it changes nothing.
+    pub fn question(
+        &self,
+        sql: &str,
+        changes: bool,
+    ) -> Option<impl Future<Output = Option<OwnAnswer>> + Send + use<>> {
+        let receiver = self.state().question(sql, changes)?;
+        Some(async move { receiver.await.ok() })
     }
 
     /// Detaches the connection from tokio-postgres. Sends nothing new to the server; what was
