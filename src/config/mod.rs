@@ -76,6 +76,22 @@ impl ConnectionLifetime {
     }
 }
 
+/// Whether the first message of SCRAM leaves together with the startup packet, which saves a
+/// round trip of each connect. If the server asks for something else, the connect is repeated
+/// without it, and the server logs one failed login.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum GuessAuthentication {
+    /// For PostgreSQL and PgBouncer, and not for hosts of known providers.
+    #[default]
+    Auto,
+    /// For every host.
+    On,
+    /// Never.
+    Off,
+}
+
 /// What removes session state (`SET`, `LISTEN`, session locks, temporary tables)
 /// before a connection is kept. It costs one round trip when it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, Serialize)]

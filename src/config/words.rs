@@ -1,6 +1,8 @@
 //! Maps the words of settings to their values.
 
-use super::{ConnectionLifetime, Endpoint, LoadShed, Pooler, Reset, TargetSessionAttrs};
+use super::{
+    ConnectionLifetime, Endpoint, GuessAuthentication, LoadShed, Pooler, Reset, TargetSessionAttrs,
+};
 use crate::provider::POOLERS;
 
 /// A setting that is one of a list of words, in variables and in serde.
@@ -40,6 +42,7 @@ words! {
     ConnectionLifetime "lifetime" {
         "per-invocation" PerInvocation, "per-event-loop" PerEventLoop
     }
+    GuessAuthentication "guess_authentication" { "auto" Auto, "on" On, "off" Off }
     Reset "reset" { "detected" Detected, "always" Always, "never" Never }
     LoadShed "load_shed" {
         "off" Off, "first-use" FirstUse, "before-handler" BeforeHandler

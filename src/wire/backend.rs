@@ -129,12 +129,7 @@ impl Scanner {
         self.seen += taken;
         if self.seen == HEADER && self.length == 0 {
             match length(&self.head) {
-                Some(length)
-                    if TAGS.contains(&self.head[0])
-                        && tracker.authentication.expects(self.head[0]) =>
-                {
-                    self.length = length;
-                }
+                Some(length) if TAGS.contains(&self.head[0]) => self.length = length,
                 _ => tracker.lose(),
             }
         }

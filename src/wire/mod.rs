@@ -10,11 +10,9 @@
 //! - [`tracker`] keeps what they learn, [`residue`] what a session is left with,
 //!   [`snapshot`] what that comes to at one moment;
 //! - [`rewrite`] holds the two rewrites;
-//! - [`authentication`] looks at what the server asks for before it lets us in;
 //! - [`state`] passes on what either side sends, and [`leave`] ends that;
 //! - [`ended`] answers in the server's place once the connection is taken away.
 
-mod authentication;
 mod backend;
 pub(crate) mod ended;
 mod frontend;
@@ -33,10 +31,8 @@ use std::fmt;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use crate::config::Reported;
-pub(crate) use authentication::{Guard, Refusal};
 pub(crate) use residue::Residue;
 pub use snapshot::Snapshot;
 pub(crate) use snapshot::{ClientState, ServerState};
@@ -80,17 +76,6 @@ impl Wire {
     /// Where the connection stands.
     pub fn snapshot(&self) -> Snapshot {
         self.state().snapshot()
-    }
-
-    /// Has what the server asks for before it lets us in checked by `guard`. What it
-    /// refuses never reaches tokio-postgres, which would answer.
-    pub(crate) fn guard(&self, guard: Guard) {
-        self.state().tracker.authentication.guard(guard);
-    }
-
-    /// What the [guard](Wire::guard) refused.
-    pub(crate) fn refused(&self) -> Option<Refusal> {
-        self.state().tracker.authentication.refused()
     }
 
     /// From here on named statements are sent as unnamed ones. None may have been
@@ -155,12 +140,6 @@ impl Wire {
     /// Round trips made on this connection so far.
     pub(crate) fn round_trips(&self) -> u64 {
         self.state().round_trips
-    }
-
-    /// The shortest time after which something that was sent was answered: the distance to
-    /// the server, as long as one thing was asked at a time.
-    pub(crate) fn shortest_answer(&self) -> Option<Duration> {
-        self.state().shortest
     }
 
     /// The server's process and the secret that cancels its statement.

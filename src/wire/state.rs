@@ -4,7 +4,6 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -39,11 +38,9 @@ pub(super) struct State {
     flushed: bool,
     /// The reader above waits for more, and for nothing else.
     pub(super) reads: bool,
-    /// Since when an answer is awaited.
-    asked: Option<Instant>,
+    /// An answer is awaited.
+    asked: bool,
     pub(super) round_trips: u64,
-    /// The shortest time after which something was answered.
-    pub(super) shortest: Option<Duration>,
     pub(super) end: Option<End>,
     /// Who reads above, and waits.
     reader: Option<Waker>,
@@ -78,9 +75,8 @@ impl State {
             inject: BytesMut::new(),
             flushed: true,
             reads: false,
-            asked: None,
+            asked: false,
             round_trips: 0,
-            shortest: None,
             end: None,
             reader: None,
         }
@@ -179,7 +175,7 @@ impl State {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.out.advance(sent);
-            self.asked.get_or_insert_with(Instant::now);
+            self.asked = true;
         }
         Poll::Ready(Ok(()))
     }
@@ -219,10 +215,6 @@ impl State {
             let before = buf.filled().len();
             let read = ready!(self.poll_heard(cx, buf));
             let passed = self.received(&buf.filled()[before..], false);
-            if let Some(refusal) = self.tracker.authentication.refused() {
-                buf.set_filled(before);
-                return Poll::Ready(Err(io::Error::other(refusal)));
-            }
             buf.set_filled(before + passed);
             // Nothing, for whoever reads, is the end of the file.
             if passed > 0 || self.is_closed() {
@@ -241,10 +233,8 @@ impl State {
 
     /// Says how much of the beginning of `bytes` is for the reader as it is.
     pub(super) fn received(&mut self, bytes: &[u8], filtered: bool) -> usize {
-        if let Some(asked) = self.asked.take() {
-            let took = asked.elapsed();
+        if std::mem::take(&mut self.asked) {
             self.round_trips += 1;
-            self.shortest = Some(self.shortest.map_or(took, |shortest| shortest.min(took)));
         }
         let State {
             tracker,

@@ -10,7 +10,6 @@ use std::collections::VecDeque;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::authentication::Authentication;
 use super::residue::{Residue, of_tag};
 use super::status::TransactionStatus;
 use super::unit::{Answered, Fate, Unit};
@@ -30,7 +29,6 @@ pub(super) struct Tracker {
     /// BackendKeyData: the process and the secret that a CancelRequest needs.
     pub(super) key: Option<(i32, i32)>,
     lost: bool,
-    pub(super) authentication: Authentication,
     /// The SQLSTATE of the last ErrorResponse that was not the consequence of another.
     pub(super) error: Option<[u8; 5]>,
     /// An error has said that a prepared statement is not to be trusted.
@@ -129,7 +127,6 @@ impl Tracker {
         match tag {
             b'Z' => return self.ready(body),
             b'C' => self.complete(body),
-            b'R' => self.authentication.received(body),
             b'G' => return self.copy_in(),
             b'S' => self.reported.take_in(body),
             b'E' => {
@@ -222,7 +219,6 @@ impl Tracker {
 
     pub(super) fn lose(&mut self) {
         self.lost = true;
-        self.authentication.lost();
     }
 
     pub(super) fn is_lost(&self) -> bool {
