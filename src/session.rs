@@ -35,7 +35,7 @@ use crate::wire::TransactionStatus;
 /// ```
 #[must_use = "a session that is dropped is closed"]
 pub struct Session {
-    session: Arc<connection::Session>,
+    session: Arc<connection::ServerSession>,
     /// Taken only at the end.
     client: Option<ExclusiveClient>,
 }
@@ -46,7 +46,7 @@ impl Session {
         options: ConnectOptions<'_>,
     ) -> Result<Self> {
         let now = System.now();
-        let session = connection::Session::open(connector, None, options, now, || {}).await?;
+        let session = connection::ServerSession::open(connector, None, options, now, || {}).await?;
         let client = session
             .exclusive_client()
             .ok_or_else(|| Error::new(ErrorKind::Closed, "the session ended as it began"))?;
@@ -73,7 +73,7 @@ impl Session {
 
     /// What lies between us and the server, as the configuration says or the server has shown.
     pub fn pooler(&self) -> Pooler {
-        self.session.pooler()
+        self.session.link.pooler
     }
 
     /// Cancels the statement that runs, and waits until the server has taken the request:
@@ -85,7 +85,7 @@ impl Session {
     /// Cancels what runs and closes the session. True once the server has acknowledged it,
     /// and so has rolled back and given up its locks; false if it did not within `limit`.
     pub async fn close(mut self, limit: Duration) -> bool {
-        let budget = Budget::new(Some(Instant::now() + limit), self.session.round_trip());
+        let budget = Budget::new(Some(Instant::now() + limit), self.session.link.round_trip);
         let client = self.client.take();
         let acknowledged = close(&self.session, &budget).await;
         drop(client);
@@ -105,7 +105,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         if self.client.take().is_some() {
             self.session.cancel_detached();
-            self.session.end();
+            self.session.terminate();
         }
     }
 }

@@ -62,7 +62,7 @@ impl<T: Close> Drop for CloseOnDrop<'_, T> {
             let closing = self.closing.map(Tally::one);
             runtime.spawn(async move {
                 let _ = timeout(LIMIT, wire.closed()).await;
-                wire.give_up();
+                wire.shut_down();
                 drop(closing);
             });
         }

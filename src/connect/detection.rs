@@ -72,7 +72,10 @@ impl Detection {
             return expected;
         }
         let certain = target.host().is_some_and(|host| Host::of(host).certain);
-        let key = wire.key().filter(|_| expected == Pooler::None && !certain);
+        let key = wire
+            .facts()
+            .key
+            .filter(|_| expected == Pooler::None && !certain);
         let refused = !self.takes_settings();
         let found = provider::shown(parameter, key.map(|(process, _)| process))
             // What one session has shown holds for the others.

@@ -29,6 +29,11 @@ const SHARE: Duration = Duration::from_secs(3);
 pub(crate) struct Opened {
     pub(crate) client: tokio_postgres::Client,
     pub(crate) connection: tokio_postgres::Connection<Stream, Stream>,
+    pub(crate) link: Link,
+}
+
+/// The connection below a session, and its way to the server.
+pub(crate) struct Link {
     pub(crate) wire: Wire,
     pub(crate) socket: SocketView,
     pub(crate) target: Target,
@@ -123,7 +128,7 @@ impl Connector {
             if let Some(mut opened) = started.map_err(took)?? {
                 // A proxy or load balancer, which accepts connections, may be nearer than the
                 // server.
-                opened.round_trip = opened.round_trip.max(round_trip);
+                opened.link.round_trip = opened.link.round_trip.max(round_trip);
                 return Ok(opened);
             }
             guesses = false;
@@ -200,21 +205,24 @@ impl Connector {
             connect.map_err(|error| self.rejected(target, goal, error))?;
         config
             .target_session_attrs
-            .check(wire.reported())
+            .check(wire.facts().parameters)
             .map_err(|why| Error::new(ErrorKind::Unreachable, format!("{target} {why}")))?;
         let parameter = |name: &str| connection.parameter(name);
         let pooler = self.detection.pooler(config, target, parameter, &wire);
         config.check_schema(pooler)?;
         self.verify_schema(&client, &mut connection).await?;
         abandoned.disarm();
-        Ok(Some(Opened {
-            client,
-            connection,
-            round_trip,
+        let link = Link {
             wire,
             socket: view,
             target: target.clone(),
             pooler,
+            round_trip,
+        };
+        Ok(Some(Opened {
+            client,
+            connection,
+            link,
         }))
     }
 

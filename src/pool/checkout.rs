@@ -13,7 +13,7 @@ use super::lease::Lease;
 use super::pools::{Idle, Pool};
 use super::stale::NO_ANSWER;
 use crate::connect::{ConnectOptions, is_transient};
-use crate::connection::{ExclusiveClient, Session};
+use crate::connection::{ExclusiveClient, ServerSession};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limit::Attempt;
 use crate::net::Peek;
@@ -39,7 +39,7 @@ pub(crate) struct Permit {
 }
 
 /// A session with its exclusive client.
-type Leased = (Arc<Session>, ExclusiveClient);
+type Leased = (Arc<ServerSession>, ExclusiveClient);
 
 impl Pool {
     /// Waits for a permit, for `acquire_timeout` and at most for `left`. The caller that has
@@ -88,7 +88,7 @@ impl Pool {
         let client = session
             .exclusive_client()
             .ok_or_else(Error::invocation_ended)?;
-        session.tell_server_timeouts(&client, None).await;
+        session.set_server_timeouts(&client, None).await;
         // No caller waits for this connection yet, so there is time to read the slots.
         if let Some(reading) = limits.room.ask(&client).await {
             let _ = timeout(TEST_TIMEOUT, reading).await;
@@ -105,7 +105,7 @@ impl Pool {
         left: Option<Duration>,
         attempt: Attempt<'_>,
         leaving: Option<&Tally>,
-    ) -> Result<Arc<Session>> {
+    ) -> Result<Arc<ServerSession>> {
         let shared = &self.shared;
         let begin = Instant::now();
         let weak = Arc::downgrade(self);
@@ -123,14 +123,14 @@ impl Pool {
             closing: leaving,
             ..ConnectOptions::DEFAULT
         };
-        match Session::open(&shared.connector, left, options, opened, on_end).await {
+        match ServerSession::open(&shared.connector, left, options, opened, on_end).await {
             Ok(session) => {
                 attempt.succeeded();
-                if session.pooler() != self.settings().pooler {
+                if session.link.pooler != self.settings().pooler {
                     // It turned out to go through a pooler: its slots are the pooler's.
                     shared.limits.room.stop_counting();
                 }
-                shared.note_round_trip(session.round_trip());
+                shared.note_round_trip(session.link.round_trip);
                 observe::connected(session.process(), begin.elapsed());
                 Ok(session)
             }
@@ -216,14 +216,14 @@ impl<'a> Checkout<'a> {
             match examine(pool, &idle, self.left()).await {
                 Ok(client) => {
                     idle.session
-                        .tell_server_timeouts(&client, self.granted)
+                        .set_server_timeouts(&client, self.granted)
                         .await;
                     return Some((idle.session, client));
                 }
                 Err(why) => {
                     observe::discarded(idle.session.process(), why);
                     // Sends Terminate; the end of the session need not be awaited.
-                    idle.session.end();
+                    idle.session.terminate();
                     if why == NO_ANSWER {
                         pool.end_forgotten();
                     }
@@ -262,9 +262,9 @@ impl<'a> Checkout<'a> {
         let client = session
             .exclusive_client()
             .ok_or_else(Error::invocation_ended)?;
-        session.tell_server_timeouts(&client, self.granted).await;
+        session.set_server_timeouts(&client, self.granted).await;
         if let Some(reading) = self.pool.shared.limits.room.ask(&client).await {
-            session.see_to(reading);
+            session.spawn_answer(reading);
         }
         // Sent now: behind a BEGIN that is armed for the user's first statement the query
         // would be part of that transaction.
@@ -310,7 +310,7 @@ async fn examine(
     left: Option<Duration>,
 ) -> Result<ExclusiveClient, &'static str> {
     let session = &idle.session;
-    match session.peek() {
+    match session.link.socket.peek() {
         Peek::Closed => return Err("closed by the server"),
         // The bytes may be harmless (a parameter has changed): the driver has to read them
         // first, and for that tokio has to see that the socket is readable.
@@ -343,10 +343,10 @@ async fn examine(
 
 /// Checks that the server is still what `target_session_attrs` asks for: a failover or a
 /// promotion does not end every session.
-fn check_target_attrs(pool: &Pool, session: &Session) -> Result<(), &'static str> {
+fn check_target_attrs(pool: &Pool, session: &ServerSession) -> Result<(), &'static str> {
     let wanted = pool.settings().target_session_attrs;
-    wanted.check(session.wire().reported())?;
-    if wanted.wants_writes() && session.wire().refused_write() {
+    wanted.check(session.link.wire.facts().parameters)?;
+    if wanted.wants_writes() && session.link.wire.facts().refused_write {
         return Err("refused a write, and target_session_attrs asks for a writable server");
     }
     Ok(())

@@ -10,12 +10,28 @@ use std::collections::VecDeque;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::residue::{Residue, of_tag};
+use super::residue::Residue;
 use super::status::TransactionStatus;
-use super::unit::{Answered, Fate, Unit};
+use super::unit::{Answer, Fate, Unit};
 use crate::config::Reported;
 
-#[derive(Debug, Default)]
+/// What the server has said about itself and the session.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ServerFacts {
+    /// The parameters that it reported last.
+    pub(crate) parameters: Reported,
+    /// BackendKeyData: the process and the secret that a CancelRequest needs.
+    pub(crate) key: Option<(i32, i32)>,
+    /// The last command that it completed was a COMMIT, as its tag says.
+    pub(crate) committed: bool,
+    /// The SQLSTATE of the last ErrorResponse that was not the consequence of another.
+    pub(crate) error: Option<[u8; 5]>,
+    /// An error has said that the transaction, or the server, is read-only.
+    pub(crate) refused_write: bool,
+}
+
+/// Tracks what is owed an answer, and what the answers say.
+#[derive(Default)]
 pub(super) struct Tracker {
     pub(super) status: Option<TransactionStatus>,
     /// Sync points that were sent and not answered, oldest first.
@@ -23,46 +39,26 @@ pub(super) struct Tracker {
     /// Extended messages that no Sync has followed yet.
     open: Option<Unit>,
     pub(super) residue: Residue,
-    pub(super) reported: Reported,
-    /// The last command that the server completed was a COMMIT, by its own word.
-    pub(super) committed: bool,
-    /// BackendKeyData: the process and the secret that a CancelRequest needs.
-    pub(super) key: Option<(i32, i32)>,
+    pub(super) facts: ServerFacts,
     lost: bool,
-    /// The SQLSTATE of the last ErrorResponse that was not the consequence of another.
-    pub(super) error: Option<[u8; 5]>,
     /// An error has said that a prepared statement is not to be trusted.
     pub(super) outdated: bool,
-    /// An error has said that the transaction, or the server, is read-only.
-    pub(super) refused_write: bool,
     /// The ErrorResponse that ended the session.
-    pub(super) farewell: Option<Bytes>,
+    pub(super) final_error: Option<Bytes>,
 }
 
 impl Tracker {
-    /// A unit that ends with its own message: Query, FunctionCall, start-up.
-    pub(super) fn sent_whole(&mut self, unit: Unit) {
-        self.owed.push_back(unit);
-    }
-
-    /// The unit that the next Sync will end.
+    /// Returns the unit that the next Sync will end.
     pub(super) fn open(&mut self) -> &mut Unit {
         self.open.get_or_insert_default()
     }
 
+    /// Notes that a Sync was sent, which ends the open unit.
     pub(super) fn sent_sync(&mut self) {
         self.owed.push_back(self.open.take().unwrap_or_default());
     }
 
-    /// The Close and the Sync of a statement that the server never had were not sent.
-    pub(super) fn kept_close(&mut self) {
-        self.owed.push_back(Unit {
-            here: true,
-            ..Unit::default()
-        });
-    }
-
-    /// Answers what is answered here and has its turn.
+    /// Answers the units that the wire answers itself and that are next in turn.
     pub(super) fn answer_here(&mut self, out: &mut BytesMut) -> bool {
         let mut answered = false;
         while self.owed.front().is_some_and(|unit| unit.here) {
@@ -70,13 +66,13 @@ impl Tracker {
             let status = self.status.unwrap_or(TransactionStatus::Idle);
             // CloseComplete and ReadyForQuery.
             out.put_slice(b"3\0\0\0\x04Z\0\0\0\x05");
-            out.put_u8(status.byte());
+            out.put_u8(status as u8);
             answered = true;
         }
         answered
     }
 
-    /// CopyDone or CopyFail.
+    /// Notes that CopyDone or CopyFail was sent.
     pub(super) fn sent_copy_end(&mut self) {
         if let Some(unit) = self.owed.front_mut().filter(|unit| unit.copy_in) {
             unit.copy_in = false;
@@ -95,57 +91,50 @@ impl Tracker {
         }
     }
 
-    /// Decides by its tag what becomes of the message that now begins.
+    /// Decides by its tag what to do with the message that now begins.
     pub(super) fn fate(&mut self, tag: u8) -> Fate {
-        let mut none: &[u8] = &[];
-        let swallow = self.owed.front_mut().map(|unit| &mut unit.swallow);
-        let swallow = swallow.unwrap_or(&mut none);
-        match swallow.split_first() {
-            Some((&next, rest)) if next == tag => {
-                *swallow = rest;
-                Fate::Swallow
-            }
+        let Some(unit) = self.owed.front_mut() else {
+            return self.pass(tag);
+        };
+        if tag == b'E' {
             // Ours failed, or the statement behind it did.
-            _ if tag == b'E' => {
-                *swallow = &[];
-                match self.status {
-                    Some(_) => Fate::Hold,
-                    None => Fate::Pass,
-                }
-            }
-            _ => Fate::Pass,
+            unit.swallow = &[];
+        } else if unit.swallow.first() == Some(&tag) {
+            unit.swallow = &unit.swallow[1..];
+            return Fate::Swallow;
+        }
+        self.pass(tag)
+    }
+
+    /// An error may be the last message of a session, once there is one.
+    fn pass(&self, tag: u8) -> Fate {
+        if tag == b'E' && self.status.is_some() {
+            Fate::Hold
+        } else {
+            Fate::Pass
         }
     }
 
-    /// By how much the error now being answered is shifted.
-    pub(super) fn shift(&self) -> usize {
-        self.owed.front().map_or(0, |unit| unit.shift)
-    }
-
-    /// Takes in a whole message; `body` holds its first bytes.
-    pub(super) fn received(&mut self, tag: u8, body: &[u8]) -> Option<Answered> {
+    /// Processes a whole message; `body` holds its first bytes.
+    pub(super) fn received(&mut self, tag: u8, body: &[u8]) -> Option<Answer> {
         match tag {
             b'Z' => return self.ready(body),
             b'C' => self.complete(body),
             b'G' => return self.copy_in(),
-            b'S' => self.reported.take_in(body),
+            b'S' => self.facts.parameters.note(body),
             b'E' => {
                 if let Some(unit) = self.owed.front_mut() {
                     unit.failed = true;
                 }
                 let code = sqlstate(body);
                 self.outdated |= code.is_some_and(|code| OUTDATED.contains(&&code[..]));
-                self.refused_write |= code == Some(READ_ONLY);
+                self.facts.refused_write |= code == Some(READ_ONLY);
                 // What a failed transaction refuses does not tell why it failed.
                 if code.is_none_or(|code| code != IN_FAILED_TRANSACTION) {
-                    self.error = code;
+                    self.facts.error = code;
                 }
             }
-            b'K' => {
-                if let (Some(process), Some(secret)) = (int(body, 0), int(body, 4)) {
-                    self.key = Some((process, secret));
-                }
-            }
+            b'K' => self.facts.key = int(body, 0).zip(int(body, 4)),
             // CopyBothResponse: replication, which the wire does not follow.
             b'W' => self.lose(),
             _ => {}
@@ -153,10 +142,9 @@ impl Tracker {
         None
     }
 
-    fn ready(&mut self, body: &[u8]) -> Option<Answered> {
-        let status = body
-            .first()
-            .and_then(|&byte| TransactionStatus::from_byte(byte));
+    fn ready(&mut self, body: &[u8]) -> Option<Answer> {
+        let byte = body.first().copied();
+        let status = byte.and_then(TransactionStatus::from_byte);
         let (Some(status), Some(unit)) = (status, self.owed.pop_front()) else {
             self.lose();
             return None;
@@ -164,41 +152,29 @@ impl Tracker {
         self.status = Some(status);
         // What tokio-postgres takes for the next request's answer is this one's.
         self.residue.driver |= unit.ends_early;
-        Some(Answered {
-            begins: unit.begins,
-            holds: unit.holds(),
-            failed: unit.failed,
-            prepares: unit.prepares,
-            status,
-        })
+        Some(Answer::Complete(unit))
     }
 
     fn complete(&mut self, body: &[u8]) {
         let tag = body.split(|&byte| byte == 0).next().unwrap_or_default();
         let local = self.owed.front().is_some_and(|unit| unit.sets_are_local);
-        self.residue.merge(of_tag(tag, local));
-        self.committed = tag == b"COMMIT";
+        self.residue.note_tag(tag, local);
+        self.facts.committed = tag == b"COMMIT";
     }
 
     /// In COPY mode the server ignores a Sync, and `copy_in` of tokio-postgres
     /// has sent one already: it is void. The one behind CopyDone or CopyFail
     /// will be answered instead.
     ///
-    /// That it asks for the data shows that the BEGIN in front went well; the data
+    /// That it asks for the data shows that the BEGIN in front succeeded; the data
     /// must not wait for a ReadyForQuery, which comes only after it.
-    fn copy_in(&mut self) -> Option<Answered> {
+    fn copy_in(&mut self) -> Option<Answer> {
         let Some(unit) = self.owed.front_mut() else {
             // Execute was flushed, not synced.
             self.open().copy_in = true;
             return None;
         };
-        let begun = unit.holds().then_some(Answered {
-            begins: unit.begins,
-            holds: true,
-            failed: false,
-            prepares: None,
-            status: TransactionStatus::InTransaction,
-        });
+        let begun = unit.holds().then_some(Answer::Begun);
         if unit.simple {
             unit.copy_in = true;
             return begun;
@@ -217,6 +193,7 @@ impl Tracker {
         begun
     }
 
+    /// Notes that the framing was lost.
     pub(super) fn lose(&mut self) {
         self.lost = true;
     }
@@ -225,34 +202,32 @@ impl Tracker {
         self.lost
     }
 
-    /// Some answer to come has to be swallowed, corrected or made up.
+    /// Returns whether an answer to come has to be swallowed, corrected or made up.
     pub(super) fn filters(&self) -> bool {
-        let mut units = self.owed.iter().chain(&self.open);
-        units.any(|unit| !unit.swallow.is_empty() || unit.shift > 0 || unit.here)
+        let filtered = |unit: &Unit| !unit.swallow.is_empty() || unit.shift > 0 || unit.here;
+        self.units().any(filtered)
     }
 
-    /// Whether the error that was just held, and which ends the session, can be told to
-    /// all who ask: not in the middle of a request, whose end would be answered again.
-    pub(super) fn dismissible(&self) -> bool {
-        self.open.is_none()
+    fn units(&self) -> impl Iterator<Item = &Unit> {
+        self.owed.iter().chain(&self.open)
     }
 
-    /// The statement that opens the lazily begun transaction is under way.
+    /// Returns whether the statement that opens the lazily begun transaction is under way.
     pub(super) fn begins(&self) -> bool {
-        self.owed.iter().chain(&self.open).any(|unit| unit.begins)
+        self.units().any(|unit| unit.begins)
     }
 
-    /// Nothing under way could still change the status.
+    /// Returns whether nothing under way can still change the status.
     pub(super) fn is_settled(&self) -> bool {
         self.open.is_none() && self.owed.iter().all(|unit| !unit.changes)
     }
 
-    /// The server waits for COPY data that may never be sent.
+    /// Returns whether the server waits for COPY data that may never be sent.
     pub(super) fn is_copying_in(&self) -> bool {
-        self.owed.iter().chain(&self.open).any(|unit| unit.copy_in)
+        self.units().any(|unit| unit.copy_in)
     }
 
-    /// Extended messages were sent that no Sync has followed yet.
+    /// Returns whether extended messages were sent that no Sync has followed yet.
     pub(super) fn is_open(&self) -> bool {
         self.open.is_some()
     }
@@ -269,8 +244,8 @@ const OUTDATED: [&[u8]; 3] = [b"26000", b"0A000", b"XX000"];
 /// `in_failed_sql_transaction`.
 const IN_FAILED_TRANSACTION: [u8; 5] = *b"25P02";
 
-/// The field `C` of an ErrorResponse (manual, "Error and Notice Message Fields"): it comes
-/// behind the severity, so the first bytes have it.
+/// Returns the field `C` of an ErrorResponse (manual, "Error and Notice Message Fields"): it
+/// comes behind the severity, so the first bytes have it.
 fn sqlstate(body: &[u8]) -> Option<[u8; 5]> {
     let mut fields = body.split(|&byte| byte == 0);
     let code = fields.find_map(|field| field.strip_prefix(b"C"))?;

@@ -1,8 +1,6 @@
 //! Tracks what is sent under one ReadyForQuery, and its answer.
 
-use super::status::TransactionStatus;
-
-/// What the server's answer to one sync point is owed for.
+/// The messages that one ReadyForQuery answers.
 #[derive(Debug, Default)]
 pub(super) struct Unit {
     /// A Query, whose COPY is ended by CopyDone alone.
@@ -34,38 +32,45 @@ pub(super) struct Unit {
 }
 
 impl Unit {
-    /// Two stretches that one ReadyForQuery will answer.
+    /// A request in one message, which may change the transaction status.
+    pub(super) fn simple() -> Self {
+        Unit {
+            simple: true,
+            changes: true,
+            ..Unit::default()
+        }
+    }
+
+    /// Merges an earlier unit, which the same ReadyForQuery will answer.
     pub(super) fn absorb(&mut self, earlier: Unit) {
         self.changes |= earlier.changes;
         self.sets_are_local |= earlier.sets_are_local;
         self.copies |= earlier.copies;
     }
 
-    /// What follows has to wait for its answer.
+    /// Returns whether what follows has to wait for its answer.
     pub(super) fn holds(&self) -> bool {
         self.begins || self.copies
     }
 }
 
-/// The end of an answer, or of the part of it that tells whether the transaction has
-/// begun, as the frontend side needs to know it.
+/// An answer of the server, as far as requests wait for it.
 #[derive(Debug)]
-pub(super) struct Answered {
-    pub(super) begins: bool,
-    /// What follows waits for it.
-    pub(super) holds: bool,
-    pub(super) failed: bool,
-    pub(super) prepares: Option<Vec<u8>>,
-    pub(super) status: TransactionStatus,
+pub(super) enum Answer {
+    /// A COPY asks for its data: the BEGIN in front of it succeeded.
+    Begun,
+    /// The unit has its ReadyForQuery.
+    Complete(Unit),
 }
 
 /// What to do with a message from the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Fate {
+    /// It is for tokio-postgres.
+    #[default]
     Pass,
     /// It answers what the wire put in front.
     Swallow,
-    /// An error: its position may have to be set right, and it may be the server's last
-    /// word.
+    /// An error: its position may have to be corrected, and it may end the session.
     Hold,
 }
