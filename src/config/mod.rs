@@ -76,9 +76,12 @@ impl ConnectionLifetime {
     }
 }
 
-/// Whether the first message of SCRAM leaves together with the startup packet, which saves a
-/// round trip of each connect. If the server asks for something else, the connect is repeated
-/// without it, and the server logs one failed login.
+/// Whether the first message of SCRAM is sent together with the startup packet, which saves a
+/// round trip of each connect.
+///
+/// If the server asks for something else (MD5, the password itself, or nothing), the connect is
+/// repeated once without it, the server logs a protocol error, and from then on the process
+/// sends what that server asked for. The message holds no part of the password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]

@@ -88,7 +88,7 @@ settings(environment, pooler) {
     /// Whether the first message of SCRAM leaves together with the startup packet, which saves
     /// a round trip of each connect. Default: [`GuessAuthentication::Auto`].
     guess_authentication: GuessAuthentication = GuessAuthentication::Auto,
-        operator "ANTIFREEZE_GUESS_AUTHENTICATION" word, health guess_authentication same;
+        operator "ANTIFREEZE_GUESS_AUTHENTICATION" word;
     /// What removes session state before a connection is kept.
     reset: Reset = Reset::Detected, health reset same;
     /// Which invocations are turned away while the server is full or unreachable. Default:
