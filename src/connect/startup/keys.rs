@@ -65,6 +65,7 @@ impl Keys {
     }
 
     /// Discards all keys.
+    #[cfg(any(test, feature = "lambda"))]
     pub(in crate::connect) fn clear(&self) {
         self.0
             .lock()

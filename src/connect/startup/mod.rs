@@ -11,6 +11,8 @@
 //! - [`messages`] reads and writes the messages;
 //! - [`resumed`] hands the connection on.
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod guard;
 mod guess;
 mod keys;
