@@ -17,8 +17,8 @@ const RESERVE_ROUND_TRIPS: u32 = 8;
 /// machine, shares its processor.
 const RESPONSE_RESERVE: Duration = Duration::from_millis(50);
 
-/// Longer than any host runs a function, and short enough to be added to any
-/// instant.
+/// The maximum time: longer than any host runs a function, and short enough to be added to any
+/// instant without an overflow.
 pub(crate) const FAR: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// The time by which an invocation has to end.

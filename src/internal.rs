@@ -9,8 +9,8 @@ pub use crate::config::{Described, ServerTimeout, nearest, parse_duration};
 use crate::config::{DirectEndpoint, Environment, Origin, Pooler, Settings};
 pub use crate::connect::{ConnectOptions, Connector, Progress, Target};
 pub use crate::credentials::given;
-pub use crate::limit::RESERVED;
 use crate::provider::Host;
+pub use crate::provider::RESERVED;
 pub use crate::random::number as random_number;
 pub use crate::tls::{Handshake, Summary as CertificateSummary};
 pub use crate::wire::residue::setting;
@@ -21,7 +21,7 @@ pub fn region(host: &str) -> Option<String> {
     Host::of(host).region
 }
 
-/// A database with these settings, whatever the environment says.
+/// Creates a database with these settings and ignores the environment.
 ///
 /// # Errors
 ///
@@ -37,7 +37,7 @@ pub fn follow(settings: &mut Settings, pooler: Pooler) {
 
 /// What the sessions of `database` are opened by.
 pub fn connector(database: &Database) -> &Arc<Connector> {
-    database.pools().connector()
+    &database.pools().connector
 }
 
 /// Opens a session.

@@ -4,10 +4,17 @@ use std::fmt;
 
 use http::StatusCode;
 
-/// Generates [`ErrorKind`] from one table: documentation, name for logs and metrics, and the
-/// remedy that applies unless a more specific one is known.
+/// What holds for errors of a kind.
+#[derive(PartialEq, Eq)]
+enum Trait {
+    Retryable,
+    Unavailable,
+}
+
+/// Generates [`ErrorKind`] from one table: documentation, name for logs and metrics, what holds
+/// for it, and the remedy that applies unless a more specific one is known.
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $kind:ident $name:literal => $remedy:literal,)*) => {
+    ($($(#[$doc:meta])* $kind:ident $name:literal $($holds:ident)* => $remedy:literal,)*) => {
         /// The kind of an [`Error`](crate::Error).
         ///
         /// `Display` prints a short name for logs and metrics: `too_many_connections`.
@@ -23,6 +30,11 @@ macro_rules! kinds {
 
             fn name(self) -> &'static str {
                 match self { $(ErrorKind::$kind => $name,)* }
+            }
+
+            fn is(self, holds: Trait) -> bool {
+                let all: &[Trait] = match self { $(ErrorKind::$kind => &[$(Trait::$holds),*],)* };
+                all.contains(&holds)
             }
 
             /// Returns the general remedy.
@@ -48,24 +60,24 @@ kinds! {
     PoolSelfDeadlock "pool_self_deadlock" =>
         "drop a held connection first, pass it on as `&Client`, or raise `max_connections`",
     /// No connection became free in time.
-    AcquireTimeout "acquire_timeout" =>
+    AcquireTimeout "acquire_timeout" Retryable Unavailable =>
         "raise `max_connections`, or release connections earlier",
     /// No connection could be opened in time.
-    ConnectTimeout "connect_timeout" =>
+    ConnectTimeout "connect_timeout" Retryable Unavailable =>
         "if the server is healthy, raise `connect_timeout` or the function's timeout",
     /// Nothing listens at the server's address.
-    Refused "refused" =>
+    Refused "refused" Retryable Unavailable =>
         "check that the server is running and accepts connections on this host and port",
     /// The host name has no address.
-    NameNotResolved "name_not_resolved" =>
+    NameNotResolved "name_not_resolved" Unavailable =>
         "check the spelling of the host, and that DNS works where the function runs",
     /// No packet was answered: a firewall drops them, or the host is down.
-    NetworkBlocked "network_blocked" =>
+    NetworkBlocked "network_blocked" Unavailable =>
         "check the provider's IP allowlist, the security group of the database and, for a \
          function in a VPC, the NAT gateway; the host may also be down, or its address outdated \
          after a failover",
     /// The server could not be reached for another reason.
-    Unreachable "unreachable" =>
+    Unreachable "unreachable" Unavailable =>
         "check that the server is running and that the function can reach it",
     /// TLS is required and not available, or its handshake failed.
     Tls "tls" => "check sslmode and sslrootcert, and the TLS settings of the server",
@@ -81,18 +93,18 @@ kinds! {
     /// The pooler does not know the tenant, project or endpoint.
     TenantNotFound "tenant_not_found" => "copy the URL from the provider's dashboard again",
     /// The server, the role, the database or the pooler has no connection slot left.
-    TooManyConnections "too_many_connections" =>
+    TooManyConnections "too_many_connections" Retryable Unavailable =>
         "lower antifreeze's `max_connections` or the function's concurrency, use a transaction \
          pooler, or raise the server's limit",
     /// The invocation was rejected without an attempt to connect: the server was full or
     /// unreachable at the last attempt, and the next one comes too late for this invocation.
-    LoadShed "load_shed" =>
+    LoadShed "load_shed" Retryable Unavailable =>
         "retry later; lower the function's concurrency (`antifreeze plan` shows how many instances \
          fit)",
     /// The server is starting or recovering.
-    ServerStarting "server_starting" => "retry in a moment",
+    ServerStarting "server_starting" Retryable Unavailable => "retry in a moment",
     /// The server is shutting down, or was restarted.
-    ServerStopping "server_stopping" =>
+    ServerStopping "server_stopping" Unavailable =>
         "retry in a moment: a restart or a failover takes a while",
     /// The server or a pooler rejected a setting at startup.
     ParameterRefused "parameter_refused" =>
@@ -100,11 +112,11 @@ kinds! {
          from the URL, and set it with ALTER ROLE .. SET",
     /// A prepared statement does not exist on the server, or exists already, as happens behind
     /// a pooler that does not track prepared statements.
-    StatementMissing "statement_missing" =>
+    StatementMissing "statement_missing" Retryable =>
         "behind a transaction pooler set ANTIFREEZE_POOLER=transaction, or `pooler` in code, and \
          do not PREPARE or DEALLOCATE by hand",
     /// A statement was prepared for a schema that has changed since.
-    StatementOutdated "statement_outdated" =>
+    StatementOutdated "statement_outdated" Retryable =>
         "prepare the statement again and retry; `query_cached` and `execute_cached` do both",
     /// The transaction or the server is read-only.
     ReadOnly "read_only" => "connect to the primary, and begin a read-write transaction",
@@ -119,10 +131,10 @@ kinds! {
         "GRANT the privilege to the role, or connect as another role",
     /// The transaction was aborted in favour of another: a serialization failure or a deadlock
     /// (40001, 40P01, OC000, OC001).
-    SerializationFailure "serialization_failure" =>
+    SerializationFailure "serialization_failure" Retryable =>
         "retry the whole transaction, as `retry_transaction` does",
     /// A lock could not be obtained in time (55P03).
-    LockTimeout "lock_timeout" =>
+    LockTimeout "lock_timeout" Retryable =>
         "find the blocking session with pg_blocking_pids() or pg_locks, or raise lock_timeout",
     /// The server's `statement_timeout` ended the statement.
     StatementTimeout "statement_timeout" =>
@@ -135,7 +147,7 @@ kinds! {
         "look up the SQLSTATE in the PostgreSQL manual, appendix A; `source()` has the server's \
          message",
     /// The connection was lost.
-    Closed "closed" =>
+    Closed "closed" Unavailable =>
         "get a new connection, and check whether the last statement was executed before repeating \
          it",
     /// The invocation reached its deadline.
@@ -159,38 +171,13 @@ impl ErrorKind {
     /// False after a lost or terminated connection: the last statement may have been executed.
     /// [`Error::is_retryable`](crate::Error::is_retryable) also considers the SQLSTATE.
     pub fn is_retryable(self) -> bool {
-        matches!(
-            self,
-            ErrorKind::AcquireTimeout
-                | ErrorKind::ConnectTimeout
-                | ErrorKind::Refused
-                | ErrorKind::TooManyConnections
-                | ErrorKind::LoadShed
-                | ErrorKind::ServerStarting
-                | ErrorKind::StatementMissing
-                | ErrorKind::StatementOutdated
-                | ErrorKind::SerializationFailure
-                | ErrorKind::LockTimeout
-        )
+        self.is(Trait::Retryable)
     }
 
     /// Returns whether the database is unavailable at the moment for any request: a handler
     /// can answer from a cache, or do less.
     pub fn is_unavailable(self) -> bool {
-        matches!(
-            self,
-            ErrorKind::AcquireTimeout
-                | ErrorKind::ConnectTimeout
-                | ErrorKind::Refused
-                | ErrorKind::NameNotResolved
-                | ErrorKind::NetworkBlocked
-                | ErrorKind::Unreachable
-                | ErrorKind::TooManyConnections
-                | ErrorKind::LoadShed
-                | ErrorKind::ServerStarting
-                | ErrorKind::ServerStopping
-                | ErrorKind::Closed
-        )
+        self.is(Trait::Unavailable)
     }
 
     /// Returns the HTTP status to answer with: 409 for a unique violation, 422 for other

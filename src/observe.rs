@@ -17,17 +17,32 @@ use crate::error::{Error, ErrorKind};
 /// The target of every event.
 const TARGET: &str = "antifreeze";
 
-/// Writes an event that must not be lost: without a subscriber it is a line on stderr, which
-/// every host stores.
-macro_rules! loud {
+/// Writes one event. One that must not be lost, a warning or an error, is a line on stderr if
+/// there is no subscriber, which every host stores.
+macro_rules! event {
     ($level:ident, [$($field:ident),*], $message:literal) => {{
         tracing::event!(target: TARGET, Level::$level, $($field,)* $message);
-        if !has_subscriber() {
+        if Level::$level <= Level::WARN && !has_subscriber() {
             let fields: &[(&str, &dyn Debug)] = &[$((stringify!($field), &$field)),*];
             // A failure to log is not an error.
             let _ = writeln!(std::io::stderr(), "{}", line(Level::$level, $message, fields));
         }
     }};
+}
+
+/// Makes a function of each event: its level, its name, its fields with the value that is
+/// written if it is not the argument itself, and the message.
+macro_rules! events {
+    ($(
+        $(#[$doc:meta])*
+        $level:ident $event:ident($($field:ident: $type:ty $(= $value:expr)?),*) $message:literal;
+    )*) => {$(
+        $(#[$doc])*
+        pub(crate) fn $event($($field: $type),*) {
+            $($(let $field = $value;)?)*
+            event!($level, [$($field),*], $message);
+        }
+    )*};
 }
 
 /// Returns whether the current task has a subscriber, even one that filters the events out.
@@ -51,173 +66,118 @@ fn line(level: Level, message: &str, fields: &[(&str, &dyn Debug)]) -> String {
     line
 }
 
+/// The error as a field, marked as logged.
+fn logged(error: &Error) -> impl Debug + tracing::Value {
+    error.mark_logged();
+    display(error)
+}
+
+fn sqlstate(error: &Error) -> Option<&str> {
+    error.sqlstate().map(|state| state.code())
+}
+
+events! {
+    /// A panic would abort the process, without teardown.
+    WARN aborts()
+        "built with panic = \"abort\": a panic leaves transactions open; set panic = \"unwind\" in \
+         [profile.release] of Cargo.toml (cargo-lambda's default is abort)";
+    /// A variable begins with `ANTIFREEZE_`, and is not known.
+    WARN unknown_variable(name: &str) "unknown environment variable ignored; check its spelling";
+    /// A variable has no effect.
+    WARN without_effect(variables: &str, why: &str) "an environment variable has no effect";
+    /// Behind this pooler only `ALTER ROLE` sets the server timeouts.
+    INFO server_timeouts_elsewhere(pooler: &'static str, run: &str)
+        "the pooler does not support server timeouts at startup; set them for the role";
+    /// The server rejected the server timeouts.
+    WARN server_timeouts_refused(sqlstate: &DbError = sqlstate.code().code(), run: &str)
+        "the server rejected the server timeouts; set them for the role";
+    /// The server's bytes cannot be parsed.
+    WARN framing_lost()
+        "the server's answer violates PostgreSQL's protocol, and the connection was closed; check \
+         the proxies in between";
+    /// A connection was opened.
+    DEBUG connected(process: i32, elapsed: Duration = debug(elapsed)) "connected";
+    /// A connection is encrypted, and the server was not verified.
+    WARN unverified(host: &str)
+        "sslmode=require encrypts without verifying the server; set sslmode=verify-full, and \
+         sslrootcert if its authority is a private one";
+    /// The session revealed another pooler than the address.
+    WARN path_differs(expected: &'static str, found: &'static str)
+        "an unconfigured pooler was detected; set ANTIFREEZE_POOLER, or `pooler` in code, to \
+         transaction or session, and set the server timeouts with ALTER ROLE .. SET, since poolers \
+         do not support them at startup";
+    /// The server is full or unreachable: one invocation retries, and the others wait for it.
+    WARN circuit_opened(kind: ErrorKind = display(kind))
+        "the circuit breaker opened: connecting is retried by one invocation at a time";
+    /// The server accepts connections again.
+    INFO circuit_closed(elapsed: Duration = debug(elapsed)) "the circuit breaker closed";
+    /// An invocation was rejected since the server is full or unreachable.
+    WARN shed(request_id: Option<&str>, error: &Error = logged(error))
+        "load shedding rejected an invocation";
+    /// The health query succeeded.
+    DEBUG health_read(
+        used: Option<u32>, limit: Option<u32>, latency: Duration = debug(latency)
+    ) "the health query succeeded";
+    /// The health query failed.
+    WARN health_failed(kind: ErrorKind = display(kind)) "the health query failed";
+    /// An idle connection was closed or too old, and is replaced.
+    DEBUG discarded(process: i32, why: &'static str) "discarded an idle connection";
+    /// Every connection was closed, or every idle one.
+    INFO closed(
+        closed: usize, acknowledged: usize, interrupted: usize, elapsed: Duration = debug(elapsed)
+    ) "closed";
+    /// A hook or task of the application failed or did not end.
+    WARN cleanup_failed(request_id: &str, what: &'static str, why: &'static str)
+        "a hook or task failed at the end of an invocation";
+    /// The future of the layer was dropped.
+    WARN abandoned(request_id: &str, connections: usize)
+        "the future of the invocation was dropped outside the layer; put timeouts inside the layer";
+    /// The response body was not read to its end.
+    DEBUG hung_up(request_id: &str, connections: usize)
+        "the response body was dropped before its end";
+    /// The deadline was reached.
+    WARN deadline(request_id: &str, error: &Error = logged(error)) "the deadline was reached";
+    /// A request on Lambda has no deadline.
+    ERROR without_deadline(request_id: &str)
+        "the deadline of a request on Lambda is not known, and statements can continue after the \
+         function is killed; run the service under lambda_http 1, or set the function's timeout \
+         with DatabaseLayer::max_duration";
+    /// Warm-up requests more connections than the pool keeps.
+    WARN warm_up_capped(asked: usize, size: usize)
+        "warm-up requests more connections than are kept; raise max_connections or max_idle";
+}
+
 /// The settings of a new database, and the variables that override the code.
 pub(crate) fn configured(pooler: &'static str, max_connections: usize, variables: &str) {
     if variables.is_empty() {
-        tracing::debug!(target: TARGET, pooler, max_connections, "configured");
+        event!(DEBUG, [pooler, max_connections], "configured");
     } else {
-        tracing::info!(target: TARGET, pooler, max_connections, variables, "configured");
+        event!(INFO, [pooler, max_connections, variables], "configured");
     }
-}
-
-/// A panic would abort the process, without teardown.
-pub(crate) fn aborts() {
-    loud!(
-        WARN,
-        [],
-        "built with panic = \"abort\": a panic leaves transactions open; set panic = \"unwind\" in \
-         [profile.release] of Cargo.toml (cargo-lambda's default is abort)"
-    );
-}
-
-/// A variable begins with `ANTIFREEZE_`, and is not known.
-pub(crate) fn unknown_variable(name: &str) {
-    loud!(
-        WARN,
-        [name],
-        "unknown environment variable ignored; check its spelling"
-    );
-}
-
-/// A variable has no effect.
-pub(crate) fn without_effect(variables: &str, why: &str) {
-    loud!(
-        WARN,
-        [variables, why],
-        "an environment variable has no effect"
-    );
-}
-
-/// Behind this pooler only `ALTER ROLE` sets the server timeouts.
-pub(crate) fn server_timeouts_elsewhere(pooler: &'static str, run: &str) {
-    tracing::info!(
-        target: TARGET,
-        pooler,
-        run,
-        "the pooler does not support server timeouts at startup; set them for the role"
-    );
-}
-
-/// The server rejected the server timeouts.
-pub(crate) fn server_timeouts_refused(error: &DbError, run: &str) {
-    let sqlstate = error.code().code();
-    loud!(
-        WARN,
-        [sqlstate, run],
-        "the server rejected the server timeouts; set them for the role"
-    );
 }
 
 /// The server sent a notice.
 pub(crate) fn notice(notice: &DbError) {
-    tracing::debug!(
-        target: TARGET,
-        severity = notice.severity(),
-        sqlstate = notice.code().code(),
-        "notice from the server"
-    );
+    let (severity, sqlstate) = (notice.severity(), notice.code().code());
+    event!(DEBUG, [severity, sqlstate], "notice from the server");
 }
 
 /// A connection was closed or failed.
 pub(crate) fn connection_lost(error: &tokio_postgres::Error) {
     let (sqlstate, closed) = (error.code().map(|code| code.code()), error.is_closed());
-    tracing::debug!(target: TARGET, sqlstate, closed, "connection lost");
-}
-
-/// The server's bytes cannot be parsed.
-pub(crate) fn framing_lost() {
-    loud!(
-        WARN,
-        [],
-        "the server's answer violates PostgreSQL's protocol, and the connection was closed; check \
-         the proxies in between"
-    );
+    event!(DEBUG, [sqlstate, closed], "connection lost");
 }
 
 /// The server terminated a session with an error.
 pub(crate) fn dismissed(sqlstate: Option<[u8; 5]>) {
     let sqlstate = sqlstate.and_then(|code| String::from_utf8(code.to_vec()).ok());
-    tracing::debug!(target: TARGET, sqlstate, "the server terminated a connection");
-}
-
-/// A connection was opened.
-pub(crate) fn connected(process: i32, elapsed: Duration) {
-    tracing::debug!(target: TARGET, process, ?elapsed, "connected");
-}
-
-/// A connection is encrypted, and the server was not verified.
-pub(crate) fn unverified(host: &str) {
-    loud!(
-        WARN,
-        [host],
-        "sslmode=require encrypts without verifying the server; set sslmode=verify-full, and \
-         sslrootcert if its authority is a private one"
-    );
-}
-
-/// The session revealed another pooler than the address.
-pub(crate) fn path_differs(expected: &'static str, found: &'static str) {
-    loud!(
-        WARN,
-        [expected, found],
-        "an unconfigured pooler was detected; set ANTIFREEZE_POOLER, or `pooler` in code, to \
-         transaction or session, and set the server timeouts with ALTER ROLE .. SET, since poolers \
-         do not support them at startup"
-    );
+    event!(DEBUG, [sqlstate], "the server terminated a connection");
 }
 
 /// Connecting failed, and is retried.
 pub(crate) fn connecting_again(error: &Error, delay: Duration) {
-    let kind = error.kind();
-    let sqlstate = error.sqlstate().map(|state| state.code());
-    tracing::debug!(target: TARGET, %kind, sqlstate, ?delay, "connecting failed; retrying");
-}
-
-/// The server is full or unreachable: one invocation retries, and the others wait for it.
-pub(crate) fn circuit_opened(kind: ErrorKind) {
-    let kind = display(kind);
-    loud!(
-        WARN,
-        [kind],
-        "the circuit breaker opened: connecting is retried by one invocation at a time"
-    );
-}
-
-/// The server accepts connections again.
-pub(crate) fn circuit_closed(elapsed: Duration) {
-    tracing::info!(target: TARGET, ?elapsed, "the circuit breaker closed");
-}
-
-/// An invocation was rejected since the server is full or unreachable.
-pub(crate) fn shed(request_id: Option<&str>, error: &Error) {
-    error.mark_logged();
-    let error = display(error);
-    loud!(
-        WARN,
-        [request_id, error],
-        "load shedding rejected an invocation"
-    );
-}
-
-/// The health query succeeded.
-pub(crate) fn health_read(used: Option<u32>, limit: Option<u32>, latency: Duration) {
-    tracing::debug!(target: TARGET, used, limit, ?latency, "the health query succeeded");
-}
-
-/// The health query failed.
-pub(crate) fn health_failed(kind: ErrorKind) {
-    let kind = display(kind);
-    loud!(WARN, [kind], "the health query failed");
-}
-
-/// An idle connection was closed or too old, and is replaced.
-pub(crate) fn discarded(process: i32, why: &'static str) {
-    tracing::debug!(target: TARGET, process, why, "discarded an idle connection");
-}
-
-/// Every connection was closed, or every idle one.
-pub(crate) fn closed(closed: usize, acknowledged: usize, interrupted: usize, elapsed: Duration) {
-    tracing::info!(target: TARGET, closed, acknowledged, interrupted, ?elapsed, "closed");
+    let (kind, sqlstate, delay) = (display(error.kind()), sqlstate(error), debug(delay));
+    event! { DEBUG, [kind, sqlstate, delay], "connecting failed; retrying" }
 }
 
 /// Teardown of one connection has ended.
@@ -229,57 +189,12 @@ pub(crate) fn torn_down(
     round_trips: u64,
     elapsed: Duration,
 ) {
+    let (outcome, elapsed) = (display(outcome), debug(elapsed));
     if kept && round_trips == 0 {
-        tracing::debug!(target: TARGET, request_id, process, %outcome, kept, round_trips, ?elapsed, "teardown");
+        event! { DEBUG, [request_id, process, outcome, kept, round_trips, elapsed], "teardown" }
     } else {
-        tracing::info!(target: TARGET, request_id, process, %outcome, kept, round_trips, ?elapsed, "teardown");
+        event! { INFO, [request_id, process, outcome, kept, round_trips, elapsed], "teardown" }
     }
-}
-
-/// A hook or task of the application failed or did not end.
-pub(crate) fn cleanup_failed(request_id: &str, what: &'static str, why: &'static str) {
-    loud!(
-        WARN,
-        [request_id, what, why],
-        "a hook or task failed at the end of an invocation"
-    );
-}
-
-/// The future of the layer was dropped.
-pub(crate) fn abandoned(request_id: &str, connections: usize) {
-    loud!(
-        WARN,
-        [request_id, connections],
-        "the future of the invocation was dropped outside the layer; put timeouts inside the layer"
-    );
-}
-
-/// The response body was not read to its end.
-pub(crate) fn hung_up(request_id: &str, connections: usize) {
-    tracing::debug!(
-        target: TARGET,
-        request_id,
-        connections,
-        "the response body was dropped before its end"
-    );
-}
-
-/// The deadline was reached.
-pub(crate) fn deadline(request_id: &str, error: &Error) {
-    error.mark_logged();
-    let error = display(error);
-    loud!(WARN, [request_id, error], "the deadline was reached");
-}
-
-/// A request on Lambda has no deadline.
-pub(crate) fn without_deadline(request_id: &str) {
-    loud!(
-        ERROR,
-        [request_id],
-        "the deadline of a request on Lambda is not known, and statements can continue after the \
-         function is killed; run the service under lambda_http 1, or set the function's timeout \
-         with DatabaseLayer::max_duration"
-    );
 }
 
 /// An error became the response; a client error (4xx) is not a warning.
@@ -287,53 +202,31 @@ pub(crate) fn answered(request_id: Option<&str>, error: &Error) {
     if error.mark_logged() {
         return;
     }
-    let kind = display(error.kind());
-    let sqlstate = error.sqlstate().map(|state| state.code());
     let is_client_error = error.status().is_client_error();
-    let error = display(error);
+    let (kind, sqlstate, error) = (display(error.kind()), sqlstate(error), display(error));
     if is_client_error {
-        tracing::info!(target: TARGET, request_id, kind, sqlstate, error, "answered with an error");
+        event! { INFO, [request_id, kind, sqlstate, error], "answered with an error" }
     } else {
-        loud!(
-            ERROR,
-            [request_id, kind, sqlstate, error],
-            "answered with an error"
-        );
+        event! { ERROR, [request_id, kind, sqlstate, error], "answered with an error" }
     }
 }
 
 /// The invocation's transaction was not committed, or may not have been.
 pub(crate) fn not_committed(request_id: &str, error: &Error) {
-    error.mark_logged();
-    let kind = display(error.kind());
-    let sqlstate = error.sqlstate().map(|state| state.code());
-    let error = display(error);
-    loud!(ERROR, [request_id, kind, sqlstate, error], "commit failed");
+    let (kind, sqlstate, error) = (display(error.kind()), sqlstate(error), logged(error));
+    event!(ERROR, [request_id, kind, sqlstate, error], "commit failed");
 }
 
 /// Warm-up has ended.
 pub(crate) fn warmed_up(requested: usize, warmed: usize, elapsed: Duration, error: Option<&Error>) {
     let elapsed = debug(elapsed);
     let Some(error) = error else {
-        tracing::info!(target: TARGET, requested, warmed, elapsed, "warmed up");
+        event!(INFO, [requested, warmed, elapsed], "warmed up");
         return;
     };
     let cause = error.source().map(|source| source.to_string());
     let (error, cause) = (display(error), cause.as_deref());
-    loud!(
-        WARN,
-        [requested, warmed, elapsed, error, cause],
-        "warm-up incomplete"
-    );
-}
-
-/// Warm-up requests more connections than the pool keeps.
-pub(crate) fn warm_up_capped(asked: usize, size: usize) {
-    loud!(
-        WARN,
-        [asked, size],
-        "warm-up requests more connections than are kept; raise max_connections or max_idle"
-    );
+    event! { WARN, [requested, warmed, elapsed, error, cause], "warm-up incomplete" }
 }
 
 #[cfg(test)]

@@ -60,6 +60,8 @@ impl<T: Close> Drop for CloseOnDrop<'_, T> {
         if let (Some(connection), Ok(runtime)) = (self.connection.take(), Handle::try_current()) {
             let wire = connection.close();
             let closing = self.closing.map(Tally::one);
+            // At once: the process may be frozen before the task runs.
+            wire.terminate();
             runtime.spawn(async move {
                 let _ = timeout(LIMIT, wire.closed()).await;
                 wire.shut_down();

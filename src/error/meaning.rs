@@ -48,7 +48,7 @@ impl<'a> From<&'a DbError> for ErrorResponse<'a> {
 
 impl ErrorResponse<'_> {
     pub(super) fn meaning(&self) -> Meaning {
-        let known = provider::refusal(self.code, self.message, self.routine, self.at_start);
+        let known = provider::known_error(self.code, self.message, self.routine, self.at_start);
         let is_password = match (self.code, known.kind) {
             // PgBouncer up to 1.18 reports it as 08P01.
             ("28P01" | "08P01", ErrorKind::Authentication) => true,

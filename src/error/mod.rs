@@ -58,9 +58,9 @@ type Source = Box<dyn StdError + Send + Sync>;
 ///
 /// As an axum rejection it is a problem document (RFC 9457) with [`status`](Error::status),
 /// kind, SQLSTATE and constraint.
-pub struct Error(Box<Inner>);
+pub struct Error(Box<Parts>);
 
-struct Inner {
+struct Parts {
     kind: ErrorKind,
     message: Cow<'static, str>,
     remedy: Option<Cow<'static, str>>,
@@ -75,7 +75,7 @@ struct Inner {
 impl Error {
     /// Creates an error whose message includes the remedy.
     pub(crate) fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Error(Box::new(Inner {
+        Error(Box::new(Parts {
             kind,
             message: message.into(),
             remedy: None,
@@ -120,10 +120,6 @@ impl Error {
         Error::new(ErrorKind::Configuration, message)
     }
 
-    pub(crate) fn with_retry_after(self, after: Duration) -> Self {
-        self.with_next_try(Some(after))
-    }
-
     /// Sets when to retry, if the next attempt is known.
     pub(crate) fn with_next_try(mut self, next: Option<Duration>) -> Self {
         self.0.retry_after = next.or(self.0.retry_after);
@@ -137,8 +133,7 @@ impl Error {
 
     /// Returns what to do about it, without the cause.
     pub fn remedy(&self) -> &str {
-        let remedy = self.0.remedy.as_deref();
-        remedy.unwrap_or(self.0.kind.remedy())
+        self.0.remedy.as_deref().unwrap_or(self.0.kind.remedy())
     }
 
     /// Returns whether the same work may succeed if it is repeated from its beginning, and
@@ -173,18 +168,13 @@ impl Error {
     /// Returns the HTTP status to answer with: see [`ErrorKind::status`]. A deferred constraint
     /// that is violated at COMMIT has the status of an immediate one.
     pub fn status(&self) -> StatusCode {
-        let at_commit = self.refused_at_commit();
-        at_commit.unwrap_or(self.0.kind).status()
+        self.refused_at_commit().unwrap_or(self.0.kind).status()
     }
 
     /// Returns why the server rejected COMMIT, if it did.
     fn refused_at_commit(&self) -> Option<ErrorKind> {
-        match self.0.kind {
-            ErrorKind::TransactionFailed => {
-                Some(ErrorResponse::from(self.db_error()?).meaning().kind)
-            }
-            _ => None,
-        }
+        let response = ErrorResponse::from(self.db_error()?);
+        (self.0.kind == ErrorKind::TransactionFailed).then(|| response.meaning().kind)
     }
 
     /// Returns the SQLSTATE, if the server reported one.
@@ -222,10 +212,8 @@ impl Error {
     }
 
     fn db_error(&self) -> Option<&DbError> {
-        let source = self.0.source.as_ref()?;
-        source
-            .downcast_ref::<tokio_postgres::Error>()?
-            .as_db_error()
+        let source: &tokio_postgres::Error = self.0.source.as_ref()?.downcast_ref()?;
+        source.as_db_error()
     }
 
     /// Returns whether a pooler rejected the settings at startup.
@@ -263,8 +251,7 @@ impl fmt::Debug for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        let source = self.0.source.as_deref()?;
-        Some(source)
+        Some(self.0.source.as_deref()?)
     }
 }
 

@@ -63,13 +63,13 @@ impl Error {
                  next attempt in {next:.1?}"
             ),
         )
-        .with_retry_after(next)
+        .with_next_try(Some(next))
     }
 
     /// Rejected before the handler: the last slots are left to other clients of the server.
     pub(crate) fn all_but_full(next: Duration) -> Self {
         let cause = "nearly all connection slots of the server are in use";
-        Error::caused(ErrorKind::LoadShed, cause).with_retry_after(next)
+        Error::caused(ErrorKind::LoadShed, cause).with_next_try(Some(next))
     }
 
     pub(crate) fn deadline() -> Self {

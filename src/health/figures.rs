@@ -7,9 +7,10 @@ use serde::Deserialize;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::migrations::{ExpectedMigrations, Pending};
-use super::report::{Server, Slots, percentage, seconds};
+use super::report::{Server, percentage, seconds};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limit::{self, Reading, reserved};
+use crate::limit::{Reading, Slots};
+use crate::provider::RESERVED;
 
 /// The query of [`Reading`], with the sessions that take the slots. It is sent as a simple query,
 /// so that no pooler has to track a prepared statement.
@@ -17,8 +18,9 @@ use crate::limit::{self, Reading, reserved};
 /// Every role may see a session's role, database and application name. It sees type, state and
 /// times only for roles that it is a member of, or with `pg_read_all_stats`
 /// (manual, "The Cumulative Statistics System" and "Predefined Roles").
-const QUERY: &str = concat!(
-    "\
+fn query() -> String {
+    format!(
+        "\
 with a as (\
   select * from pg_catalog.pg_stat_get_activity(null) a \
   where coalesce(a.backend_type = 'client backend', a.usesysid <> 0 and a.datid <> 0)\
@@ -27,72 +29,66 @@ applications as (select coalesce(application_name, '') as name, count(*) as n fr
   group by 1 order by 2 desc, 1 limit 50), \
 users as (select coalesce(pg_catalog.pg_get_userbyid(usesysid), '') as name, count(*) as n \
   from a group by 1 order by 2 desc, 1 limit 50), \
-states as (select coalesce(state, 'unknown') as name, count(*) as n from a group by 1) \
+states as (select coalesce(state, 'unknown') as name, count(*) as n from a group by 1), \
+times as (select \
+  max(clock_timestamp() - state_change) filter (where state like 'idle in transaction%') as idle, \
+  max(clock_timestamp() - xact_start) filter (where pid <> pg_catalog.pg_backend_pid()) as longest \
+  from a), \
+reserved as (select {RESERVED} as n) \
 select json_build_object(\
-  'version', current_setting('server_version'), \
-  'slots', current_setting('max_connections')::int, \
-  'reserved', case when me.rolsuper then 0 else ",
-    reserved!(),
-    " end, \
-  'used', (select count(*) from a), \
+  'slots', json_build_array(\
+    current_setting('max_connections')::int - case when me.rolsuper then 0 else reserved.n end, \
+    (select count(*) from a), \
+    case when me.rolsuper then -1 else me.rolconnlimit end, \
+    (select count(*) from a where usesysid = me.oid), \
+    case when me.rolsuper then -1 else db.datconnlimit end, \
+    (select count(*) from a where datid = db.oid)), \
   'hidden', (select count(*) from a where backend_type is null), \
   'untracked', (select count(*) from a where state = 'disabled'), \
-  'role_limit', case when me.rolsuper then -1 else me.rolconnlimit end, \
-  'by_role', (select count(*) from a where usesysid = me.oid), \
-  'database_limit', case when me.rolsuper then -1 else db.datconnlimit end, \
-  'in_database', (select count(*) from a where datid = db.oid), \
-  'by_application', (select json_object_agg(name, n) from applications), \
-  'by_user', (select json_object_agg(name, n) from users), \
-  'by_state', (select json_object_agg(name, n) from states), \
-  'idle_in_transaction', (select count(*) from a where state like 'idle in transaction%'), \
-  'oldest', (select extract(epoch from max(clock_timestamp() - state_change)) from a \
-    where state like 'idle in transaction%'), \
-  'longest', (select extract(epoch from max(clock_timestamp() - xact_start)) from a \
-    where pid <> pg_catalog.pg_backend_pid()), \
-  'timeouts', json_build_object(\
-    'statement_timeout', current_setting('statement_timeout', true), \
-    'lock_timeout', current_setting('lock_timeout', true), \
-    'idle_in_transaction_session_timeout', \
-      current_setting('idle_in_transaction_session_timeout', true), \
-    'idle_session_timeout', current_setting('idle_session_timeout', true), \
-    'transaction_timeout', current_setting('transaction_timeout', true)), \
-  'me', quote_ident(current_user)) \
-from pg_catalog.pg_roles me, pg_catalog.pg_database db \
+  'me', quote_ident(current_user), \
+  'server', json_build_object(\
+    'version', current_setting('server_version'), \
+    'reserved', case when me.rolsuper then 0 else reserved.n end, \
+    'by_application', (select json_object_agg(name, n) from applications), \
+    'by_user', (select json_object_agg(name, n) from users), \
+    'by_state', (select json_object_agg(name, n) from states), \
+    'idle_in_transaction', (select count(*) from a where state like 'idle in transaction%'), \
+    'oldest_idle_in_transaction_seconds', \
+      greatest(0, round(extract(epoch from times.idle)::numeric, 3)), \
+    'longest_transaction_seconds', \
+      greatest(0, round(extract(epoch from times.longest)::numeric, 3)), \
+    'timeouts', json_strip_nulls(json_build_object(\
+      'statement_timeout', current_setting('statement_timeout', true), \
+      'lock_timeout', current_setting('lock_timeout', true), \
+      'idle_in_transaction_session_timeout', \
+        current_setting('idle_in_transaction_session_timeout', true), \
+      'idle_session_timeout', current_setting('idle_session_timeout', true), \
+      'transaction_timeout', current_setting('transaction_timeout', true))))) \
+from pg_catalog.pg_roles me, pg_catalog.pg_database db, times, reserved \
 where me.rolname = session_user and db.datname = current_database()"
-);
+    )
+}
 
 /// The server's answer to a health reading.
 #[derive(Debug, Clone)]
 pub(super) struct Answer {
-    latency: Duration,
-    /// The figures, or the error of their query.
-    figures: std::result::Result<Figures, ErrorKind>,
-    migrations: Option<Pending>,
+    pub(super) latency: Duration,
+    /// The figures of [`Reading`], if they are known.
+    slots: Option<[i64; 6]>,
+    /// The part of the report about the server, without its age.
+    server: Server,
 }
 
 /// The columns of the query.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Deserialize)]
 struct Figures {
-    version: String,
-    slots: i64,
-    reserved: i64,
-    used: i64,
+    slots: [i64; 6],
     /// The number of sessions whose type this role may not see.
     hidden: i64,
     /// The number of sessions that do not report their state (`track_activities`).
     untracked: i64,
-    role_limit: i64,
-    by_role: i64,
-    database_limit: i64,
-    in_database: i64,
-    by_application: Option<BTreeMap<String, u32>>,
-    by_user: Option<BTreeMap<String, u32>>,
-    by_state: Option<BTreeMap<String, u32>>,
-    idle_in_transaction: i64,
-    oldest: Option<f64>,
-    longest: Option<f64>,
-    timeouts: BTreeMap<String, Option<String>>,
     me: String,
+    server: Server,
 }
 
 impl Answer {
@@ -102,9 +98,9 @@ impl Answer {
         client: &Client,
         expected: Option<&dyn ExpectedMigrations>,
     ) -> Result<Self> {
-        let figures = match client.simple_query(QUERY).await {
+        let figures = match client.simple_query(&query()).await {
             Ok(messages) => Figures::of(&messages).ok_or(ErrorKind::Database),
-            Err(error) => Err(Error::from(error).kind()),
+            Err(error) => Err(Error::kind_of(&error)),
         };
         let migrations = match expected {
             Some(expected) => Some(expected.pending(client).await),
@@ -113,40 +109,47 @@ impl Answer {
         let begin = std::time::Instant::now();
         // Another kind of server may refuse the query. It answers this.
         client.check_connection().await?;
-        Ok(Answer {
-            latency: begin.elapsed(),
-            figures,
-            migrations,
-        })
+        Ok(Answer::new(figures, migrations, begin.elapsed()))
     }
 
-    pub(super) fn latency(&self) -> Duration {
-        self.latency
-    }
-
-    /// Returns the slots, if the figures are known.
-    pub(super) fn reading(&self, at: SystemTime) -> Option<Reading> {
-        let figures = self.figures.as_ref().ok()?;
-        Some(Reading::new(at, figures.for_reading()))
-    }
-
-    /// Returns the part of the report about the server, `age` after the answer.
-    pub(super) fn server(&self, age: Duration) -> Server {
-        let known = match &self.figures {
-            Ok(figures) => figures.server(),
-            Err(kind) => Server {
+    fn new(
+        figures: Result<Figures, ErrorKind>,
+        migrations: Option<Pending>,
+        latency: Duration,
+    ) -> Self {
+        let slots = figures.as_ref().ok().map(|figures| figures.slots);
+        let known = figures.map_or_else(
+            |kind| Server {
                 hint: Some(format!(
                     "the query for the slots in use failed ({kind}): run \
                      `select * from pg_stat_activity` by hand to see why"
                 )),
                 ..Server::default()
             },
+            Figures::into_server,
+        );
+        let server = Server {
+            latency_ms: Some((latency.as_secs_f64() * 1e6).round() / 1e3),
+            migrations,
+            ..known
         };
+        Answer {
+            latency,
+            slots,
+            server,
+        }
+    }
+
+    /// Returns the slots, if the figures are known.
+    pub(super) fn reading(&self, at: SystemTime) -> Option<Reading> {
+        Some(Reading::new(at, self.slots?))
+    }
+
+    /// Returns the part of the report about the server, `age` after the answer.
+    pub(super) fn server(&self, age: Duration) -> Server {
         Server {
             age_seconds: seconds(age),
-            latency_ms: Some((self.latency.as_secs_f64() * 1e6).round() / 1e3),
-            migrations: self.migrations.clone(),
-            ..known
+            ..self.server.clone()
         }
     }
 }
@@ -159,46 +162,23 @@ impl Figures {
         })
     }
 
-    fn for_reading(&self) -> [i64; 6] {
-        [
-            self.slots - self.reserved,
-            self.used,
-            self.role_limit,
-            self.by_role,
-            self.database_limit,
-            self.in_database,
-        ]
-    }
-
-    fn server(&self) -> Server {
-        let reading = Reading::new(SystemTime::UNIX_EPOCH, self.for_reading());
-        // Hidden sessions may be in any state.
-        let seen = self.hidden == 0 && self.untracked == 0;
-        let count = |figure: i64| u32::try_from(figure.max(0)).unwrap_or(u32::MAX);
-        let time = |time: Option<f64>| {
-            let time = time.unwrap_or_default().max(0.0);
-            let time = Duration::try_from_secs_f64(time).unwrap_or_default();
-            seen.then(|| seconds(time))
-        };
-        let all = |by: &Option<BTreeMap<String, u32>>| {
-            let by = by.clone().unwrap_or_default();
-            with_others(by, count(self.used))
-        };
-        let timeouts = self.timeouts.iter();
-        let timeouts = timeouts.filter_map(|(name, value)| Some((name.clone(), value.clone()?)));
-        Server {
-            version: Some(self.version.clone()),
-            reserved: Some(count(self.reserved)),
-            by_application: Some(all(&self.by_application)),
-            by_user: Some(all(&self.by_user)),
-            by_state: self.by_state.clone(),
-            idle_in_transaction: seen.then(|| count(self.idle_in_transaction)),
-            oldest_idle_in_transaction_seconds: time(self.oldest),
-            longest_transaction_seconds: time(self.longest),
-            timeouts: Some(timeouts.collect()),
-            hint: self.hint(),
-            ..Server::from(&reading)
+    fn into_server(self) -> Server {
+        let hint = self.hint();
+        let reading = Reading::new(SystemTime::UNIX_EPOCH, self.slots);
+        let mut server = self.server.with_slots(&reading);
+        for by in [&mut server.by_application, &mut server.by_user] {
+            *by = Some(with_others(
+                by.take().unwrap_or_default(),
+                reading.server.used,
+            ));
         }
+        // Hidden sessions may be in any state.
+        if hint.is_some() {
+            server.idle_in_transaction = None;
+            server.oldest_idle_in_transaction_seconds = None;
+            server.longest_transaction_seconds = None;
+        }
+        Server { hint, ..server }
     }
 
     /// Returns the statement that makes hidden figures visible, if any are hidden.
@@ -226,26 +206,17 @@ fn with_others(mut by: BTreeMap<String, u32>, used: u32) -> BTreeMap<String, u32
     by
 }
 
-/// The part of the report that a reading of the slots has.
-impl From<&Reading> for Server {
-    fn from(reading: &Reading) -> Self {
-        let limit::Slots { limit, used } = reading.server;
+impl Server {
+    /// Adds the part of the report that a reading of the slots has.
+    pub(super) fn with_slots(self, reading: &Reading) -> Self {
+        let Slots { limit, used } = reading.server;
         Server {
             limit: Some(limit),
             used: Some(used),
             usage_percentage: Some(percentage(used.into(), limit.into())),
-            role: reading.role.map(Slots::from),
-            database: reading.database.map(Slots::from),
-            ..Server::default()
-        }
-    }
-}
-
-impl From<limit::Slots> for Slots {
-    fn from(slots: limit::Slots) -> Self {
-        Slots {
-            limit: slots.limit,
-            used: slots.used,
+            role: reading.role,
+            database: reading.database,
+            ..self
         }
     }
 }
@@ -255,30 +226,22 @@ impl Answer {
     /// Makes the answer of a server with `limit` slots, of which `used` are taken and `hidden` of
     /// those hidden.
     pub(super) fn test(limit: i64, used: i64, hidden: i64) -> Self {
-        Answer {
-            latency: Duration::from_micros(1_234),
-            migrations: None,
-            figures: Ok(Figures {
-                version: "17.0".into(),
-                slots: limit + 3,
-                reserved: 3,
-                used,
-                hidden,
-                untracked: 0,
-                role_limit: -1,
-                by_role: used,
-                database_limit: 1000,
-                in_database: used,
-                by_application: None,
+        let figures = Figures {
+            slots: [limit, used, -1, used, 1000, used],
+            hidden,
+            untracked: 0,
+            me: "app".into(),
+            server: Server {
+                version: Some("17.0".into()),
+                reserved: Some(3),
                 by_user: Some(BTreeMap::from([("app".to_owned(), 2)])),
-                by_state: None,
-                idle_in_transaction: 0,
-                oldest: None,
-                longest: Some(-0.5),
-                timeouts: BTreeMap::from([("transaction_timeout".to_owned(), None)]),
-                me: "app".into(),
-            }),
-        }
+                idle_in_transaction: Some(0),
+                oldest_idle_in_transaction_seconds: Some(0.0),
+                longest_transaction_seconds: Some(0.0),
+                ..Server::default()
+            },
+        };
+        Answer::new(Ok(figures), None, Duration::from_micros(1_234))
     }
 }
 
@@ -315,19 +278,11 @@ mod tests {
             used: 4,
         };
         assert_eq!(server.database, Some(slots));
-        assert_eq!(
-            server.timeouts,
-            Some(BTreeMap::new()),
-            "a timeout that the server does not have"
-        );
     }
 
     #[test]
     fn refused_figures_leave_the_latency() {
-        let answer = Answer {
-            figures: Err(ErrorKind::PermissionDenied),
-            ..Answer::test(1, 1, 0)
-        };
+        let answer = Answer::new(Err(ErrorKind::PermissionDenied), None, Duration::ZERO);
         let server = answer.server(Duration::ZERO);
         assert_eq!((server.used, server.by_state), (None, None));
         assert!(server.latency_ms.is_some() && server.hint.is_some());

@@ -5,7 +5,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
 /// The maximum number of names in the report.
@@ -13,7 +13,7 @@ const MAX_NAMES: usize = 50;
 
 /// The migrations passed to
 /// [`Database::expect_migrations`](crate::Database::expect_migrations) that were not run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Pending {
     /// Their number; `None` if unknown.

@@ -47,6 +47,7 @@ mod token;
 mod verdict;
 
 pub use crate::config::SettingsReport;
+pub use crate::limit::Slots;
 pub use migrations::{ExpectedMigrations, Pending, PendingFuture};
 pub(crate) use monitor::Monitor;
-pub use report::{Circuit, Health, Process, Reached, Server, Slots, Status};
+pub use report::{Circuit, Health, Process, Reached, Server, Status};

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared, WeakShared};
+use futures_util::future::{BoxFuture, WeakShared};
 use http::HeaderMap;
 use tokio::runtime::{self, Handle};
 use tokio::time::timeout;
@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::figures::Answer;
 use super::migrations::ExpectedMigrations;
 use super::report::{Circuit, Health, Process, seconds};
-use super::token::Token;
+use super::token;
 use super::verdict::{Observations, is_fresh};
 use crate::deadline::Deadline;
 use crate::engine::Engine;
@@ -28,18 +28,17 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// The health of one database, as last read.
 pub(crate) struct Monitor {
     engine: Arc<Engine>,
-    token: Option<Token>,
     expected: OnceLock<Box<dyn ExpectedMigrations>>,
-    state: Mutex<State>,
+    state: Mutex<Readings>,
     /// Counts the reading under way, for callers on another runtime.
     readings: Tally,
 }
 
 #[derive(Default)]
-struct State {
+struct Readings {
     /// When the last reading began, whether it succeeded or not.
     began: Option<SystemTime>,
-    under_way: Option<UnderWay>,
+    under_way: Option<PendingReading>,
     answered: Option<(SystemTime, Answer)>,
     /// The last failure, if no answer came after it.
     failed: Option<(SystemTime, ErrorKind)>,
@@ -47,36 +46,26 @@ struct State {
 
 /// A reading under way. Its waiting callers drive it, not a task, which might be frozen in the
 /// middle: when all of them stop waiting, it is dropped.
-struct UnderWay {
+struct PendingReading {
     /// The runtime whose pool it uses: only this runtime may poll it.
     runtime: runtime::Id,
     reading: WeakShared<BoxFuture<'static, ()>>,
 }
 
-/// What a caller waits for before it reports.
-enum Wait {
-    Nothing,
-    Reading(Shared<BoxFuture<'static, ()>>),
-    /// A reading on another runtime.
-    Elsewhere,
-}
-
 impl Monitor {
-    pub(crate) fn new(engine: Arc<Engine>) -> Result<Self> {
-        let token = engine.settings().health_token.as_deref();
-        Ok(Monitor {
-            token: token.map(Token::new).transpose()?,
+    pub(crate) fn new(engine: Arc<Engine>) -> Self {
+        Monitor {
             expected: OnceLock::new(),
             state: Mutex::default(),
             readings: Tally::default(),
             engine,
-        })
+        }
     }
 
     /// Returns whether these headers give access to the details.
     pub(crate) fn trusts(&self, headers: &HeaderMap) -> bool {
-        let token = self.token.as_ref();
-        token.is_some_and(|token| token.is_presented(headers))
+        let token = self.engine.settings().health_token.as_deref();
+        token.is_some_and(|token| token::is_presented(token, headers))
     }
 
     /// Makes readings look for pending `migrations`.
@@ -86,30 +75,29 @@ impl Monitor {
 
     /// Reads the server, if a reading is due and delays no request, and returns the report.
     pub(crate) async fn health(self: Arc<Self>) -> Health {
-        match self.wait() {
-            Wait::Nothing => {}
-            Wait::Reading(reading) => reading.await,
-            Wait::Elsewhere => drop(timeout(TIMEOUT, self.readings.none()).await),
+        if let Some(reading) = self.reading() {
+            reading.await;
         }
         self.report()
     }
 
     /// Joins the reading under way, or begins one if it is due.
-    fn wait(self: &Arc<Self>) -> Wait {
+    fn reading(self: &Arc<Self>) -> Option<BoxFuture<'static, ()>> {
         let runtime = Handle::current().id();
-        let now = self.engine.pools().clock().now();
+        let now = self.engine.pools().clock.now();
         let mut state = self.state();
         if let Some(under_way) = &state.under_way {
             if let Some(reading) = under_way.reading.upgrade() {
-                return if under_way.runtime == runtime {
-                    Wait::Reading(reading)
-                } else {
-                    Wait::Elsewhere
-                };
+                if under_way.runtime == runtime {
+                    return Some(reading.boxed());
+                }
+                let own = Arc::clone(self);
+                let over = async move { timeout(TIMEOUT, own.readings.none()).await };
+                return Some(over.map(drop).boxed());
             }
         }
         if state.began.is_some_and(|began| is_fresh(began, now)) || !self.has_room() {
-            return Wait::Nothing;
+            return None;
         }
         let own = Arc::clone(self);
         let counted = self.readings.one();
@@ -121,18 +109,17 @@ impl Monitor {
         state.began = Some(now);
         state.under_way = reading
             .downgrade()
-            .map(|reading| UnderWay { runtime, reading });
-        Wait::Reading(reading)
+            .map(|reading| PendingReading { runtime, reading });
+        Some(reading.boxed())
     }
 
     /// Makes the report from what is known.
     fn report(&self) -> Health {
         let pools = self.engine.pools();
-        let (limits, config) = (pools.limits(), pools.settings());
-        let now = pools.clock().now();
-        let (checked_out, idle) = pools.here().counts();
+        let (limits, config, pool) = (&pools.limits, pools.settings(), pools.here());
+        let now = pools.clock.now();
         let circuit = limits.breaker.opened_by();
-        let mut process = Process::new(config, checked_out, idle);
+        let mut process = Process::new(config, pool.in_use(), pool.idle());
         process.circuit = circuit.map(|(kind, open)| Circuit {
             open_seconds: seconds(open),
             kind,
@@ -165,9 +152,9 @@ impl Monitor {
                 let slots = reading.map(|reading| reading.server);
                 let used = slots.map(|slots| slots.used);
                 let limit = slots.map(|slots| slots.limit);
-                observe::health_read(used, limit, answer.latency());
+                observe::health_read(used, limit, answer.latency);
                 if let Some(reading) = reading.filter(|_| self.engine.settings().takes_slots()) {
-                    self.engine.pools().limits().room.note(reading);
+                    self.engine.pools().limits.room.note(reading);
                 }
                 let mut state = self.state();
                 state.answered = Some((began, answer));
@@ -187,13 +174,13 @@ impl Monitor {
     fn has_room(&self) -> bool {
         let pools = self.engine.pools();
         let pool = pools.here();
-        let (checked_out, idle) = pool.counts();
-        checked_out < pool.max_connections() && (idle > 0 || pools.limits().breaker.lets_in())
+        pool.in_use() < pool.max_connections()
+            && (pool.idle() > 0 || pools.limits.breaker.lets_in())
     }
 
     /// Reads the server, as an invocation of its own.
     async fn read(&self) {
-        let began = self.engine.pools().clock().now();
+        let began = self.engine.pools().clock.now();
         let engine = Arc::clone(&self.engine);
         let invocation = Invocation::new(engine, Deadline::internal(TIMEOUT), "health");
         let own = invocation.clone();
@@ -211,7 +198,7 @@ impl Monitor {
         self.note(began, read);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Readings> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,11 +6,12 @@ use std::fmt;
 use std::time::Duration;
 
 use http::StatusCode;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::migrations::Pending;
 use crate::config::{Settings, SettingsReport};
 use crate::error::ErrorKind;
+use crate::limit::Slots;
 
 /// The health of a database and of this process's connections to it.
 ///
@@ -37,8 +38,8 @@ pub struct Health {
 pub enum Status {
     /// The server answers and has free slots.
     Ok,
-    /// More of its slots are taken than [`Config::high_water_mark`](crate::Config::high_water_mark)
-    /// says.
+    /// More of its slots are taken than
+    /// [`Config::high_water_mark`](crate::Config::high_water_mark) says.
     Crowded,
     /// The server cannot be reached.
     Unavailable,
@@ -83,7 +84,7 @@ pub struct Process {
     pub circuit: Option<Circuit>,
     /// The size of its pool that a pooler named when it refused a connection.
     pub pooler_pool_size: Option<u32>,
-    /// The settings in force.
+    /// Returns the settings in force.
     pub settings: SettingsReport,
 }
 
@@ -101,7 +102,8 @@ pub struct Circuit {
 }
 
 /// The server, as of its last answer.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct Server {
     /// The age of the answer.
@@ -141,16 +143,6 @@ pub struct Server {
     pub migrations: Option<Pending>,
     /// What to run to make unknown figures known.
     pub hint: Option<String>,
-}
-
-/// A number of slots, and how many of them are in use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Slots {
-    /// The number of slots.
-    pub limit: u32,
-    /// The number of slots in use.
-    pub used: u32,
 }
 
 /// The part of a pool, in percent, from which it is nearly full.

@@ -72,10 +72,14 @@ impl Observations<'_> {
         let since = |at: SystemTime| self.now.duration_since(at).unwrap_or_default();
         match (self.answered, self.slots) {
             (Some((at, answer)), _) => Some(answer.server(since(*at))),
-            (None, Some(reading)) => Some(Server {
-                age_seconds: seconds(since(reading.at)),
-                ..Server::from(&reading)
-            }),
+            (None, Some(reading)) => {
+                let age_seconds = seconds(since(reading.at));
+                let server = Server::default().with_slots(&reading);
+                Some(Server {
+                    age_seconds,
+                    ..server
+                })
+            }
             (None, None) => None,
         }
     }

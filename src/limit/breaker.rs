@@ -35,16 +35,16 @@ const MAX_DELAY: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Breaker {
     clock: Arc<dyn Clock>,
-    state: Mutex<State>,
+    state: Mutex<CircuitState>,
     /// Notified when the prober has a result, or has stopped.
     turn: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct CircuitState {
     /// The number of connects in a row that failed.
     failures: u32,
-    open: Option<Open>,
+    open: Option<OpenCircuit>,
     /// Whether there is a prober.
     probing: bool,
     /// Callers that wait for the prober, in the order of their arrival.
@@ -57,7 +57,7 @@ struct State {
 type Position = (Instant, u64);
 
 #[derive(Debug)]
-struct Open {
+struct OpenCircuit {
     since: SystemTime,
     /// When the current series of failed tries began. A pause without a prober, as in a frozen
     /// process, ends a series: nothing is known about the server then.
@@ -73,10 +73,10 @@ struct Open {
 /// The right to connect once. Dropped without a result it changes nothing about the circuit.
 #[must_use]
 #[derive(Debug)]
-pub(crate) struct Attempt<'a> {
+pub(crate) struct Admission<'a> {
     breaker: &'a Breaker,
-    /// Whether this is the prober's attempt.
-    probes: bool,
+    /// Whether this is the prober's attempt, which must be a single try.
+    pub(crate) probes: bool,
 }
 
 /// The breaker's decision about a caller.
@@ -106,7 +106,7 @@ impl Breaker {
         arrived: Instant,
         end: Instant,
         sheds: bool,
-    ) -> Result<Attempt<'_>, Error> {
+    ) -> Result<Admission<'_>, Error> {
         // A caller that is woken keeps its position until the decision is another.
         let mut waiting: Option<Waiting<'_>> = None;
         loop {
@@ -117,9 +117,9 @@ impl Breaker {
                 .as_ref()
                 .map_or((arrived, u64::MAX), |own| own.position);
             match self.decide(position, left, sheds) {
-                Decision::Connect => return Ok(self.attempt(false)),
+                Decision::Connect => return Ok(Admission::new(self, false)),
                 Decision::Probe(delay) => {
-                    let attempt = self.attempt(true);
+                    let attempt = Admission::new(self, true);
                     drop(waiting);
                     sleep(delay).await;
                     return Ok(attempt);
@@ -137,18 +137,15 @@ impl Breaker {
 
     /// Returns the error with which a caller that can wait for `left` would be refused now.
     pub(crate) fn sheds(&self, left: Duration) -> Option<Error> {
-        let state = self.state();
+        let (state, now) = (self.state(), self.clock.now());
         let open = state.open.as_ref()?;
-        let now = self.clock.now();
-        open.sheds(left, now, state.probing)
-            .then(|| open.error(now))
+        let sheds = open.sheds(left, now, state.probing);
+        sheds.then(|| open.error(now))
     }
 
     /// Returns the time until the next try is due; `None` while the circuit is closed.
     pub(crate) fn next_try(&self) -> Option<Duration> {
-        let state = self.state();
-        let open = state.open.as_ref()?;
-        Some(open.delay(self.clock.now()))
+        Some(self.state().open.as_ref()?.delay(self.clock.now()))
     }
 
     /// Returns the kind of the last error, and how long the circuit has been open; `None` while it is closed.
@@ -189,13 +186,6 @@ impl Breaker {
         Decision::Probe(delay)
     }
 
-    fn attempt(&self, probes: bool) -> Attempt<'_> {
-        Attempt {
-            breaker: self,
-            probes,
-        }
-    }
-
     fn shed(&self) -> Error {
         match &self.state().open {
             Some(open) => open.error(self.clock.now()),
@@ -203,16 +193,16 @@ impl Breaker {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, CircuitState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Open {
+impl OpenCircuit {
     fn new(kind: ErrorKind, now: SystemTime) -> Self {
         let mut backoff = Backoff::new(FIRST_DELAY, MAX_DELAY);
         let delay = backoff.next().unwrap_or(FIRST_DELAY);
-        Open {
+        OpenCircuit {
             since: now,
             failing_since: now,
             next: now + delay,
@@ -224,20 +214,16 @@ impl Open {
 
     /// Begins a new series of tries if there was a pause.
     fn resume(&mut self, now: SystemTime) {
-        if now
-            .duration_since(self.next)
-            .is_ok_and(|late| late > MAX_DELAY)
-        {
+        let late = now.duration_since(self.next).unwrap_or_default();
+        if late > MAX_DELAY {
             self.failing_since = now;
         }
     }
 
     /// Returns the time until the next try; at most the maximum, if the clock was set back.
     fn delay(&self, now: SystemTime) -> Duration {
-        self.next
-            .duration_since(now)
-            .unwrap_or_default()
-            .min(MAX_DELAY)
+        let delay = self.next.duration_since(now).unwrap_or_default();
+        delay.min(MAX_DELAY)
     }
 
     fn sheds(&self, left: Duration, now: SystemTime, probing: bool) -> bool {
@@ -252,7 +238,7 @@ impl Open {
     }
 }
 
-impl State {
+impl CircuitState {
     /// Records a failed connect that says something about the server.
     fn failed(&mut self, kind: ErrorKind, now: SystemTime, probed: bool) {
         match &mut self.open {
@@ -266,7 +252,7 @@ impl State {
             None => {
                 self.failures += 1;
                 if kind == ErrorKind::TooManyConnections || self.failures >= MAX_FAILURES {
-                    self.open = Some(Open::new(kind, now));
+                    self.open = Some(OpenCircuit::new(kind, now));
                     observe::circuit_opened(kind);
                 }
             }
@@ -304,10 +290,9 @@ impl State {
     }
 }
 
-impl Attempt<'_> {
-    /// Returns whether this is the prober's attempt, which must be a single try.
-    pub(crate) fn probes(&self) -> bool {
-        self.probes
+impl<'a> Admission<'a> {
+    fn new(breaker: &'a Breaker, probes: bool) -> Self {
+        Admission { breaker, probes }
     }
 
     /// Records that a connection was made.
@@ -336,7 +321,7 @@ impl Attempt<'_> {
     }
 }
 
-impl Drop for Attempt<'_> {
+impl Drop for Admission<'_> {
     fn drop(&mut self) {
         if self.probes {
             let now = self.breaker.clock.now();

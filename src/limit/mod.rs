@@ -1,4 +1,4 @@
-//! Limits the load that a fleet of processes puts on the server.
+//! Limiter the load that a fleet of processes puts on the server.
 //!
 //! - [`reading`] asks the server how many slots are taken, [`room`] keeps the answer: above the
 //!   high-water mark connections are closed at the end of each invocation instead of kept;
@@ -6,43 +6,36 @@
 
 mod breaker;
 mod reading;
-mod reserved;
 mod room;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use breaker::{Attempt, Breaker};
-pub(crate) use reading::{Reading, Slots};
-pub(crate) use reserved::reserved;
+pub(crate) use breaker::{Admission, Breaker};
+pub(crate) use reading::Reading;
+pub use reading::Slots;
 pub(crate) use room::Room;
 
 use crate::clock::Clock;
 use crate::config::{LoadShed, Settings};
 use crate::error::Error;
 
-/// The number of slots that ordinary roles cannot use, as an SQL expression.
-pub const RESERVED: &str = reserved!();
-
 /// The `Retry-After` of a request that was refused because the server is nearly full.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The limits of one database in this process, for all of its runtimes.
 #[derive(Debug)]
-pub(crate) struct Limits {
+pub(crate) struct Limiter {
     pub(crate) breaker: Breaker,
     pub(crate) room: Arc<Room>,
     load_shed: LoadShed,
 }
 
-impl Limits {
+impl Limiter {
     pub(crate) fn new(config: &Settings, clock: Arc<dyn Clock>) -> Self {
-        let room = Room::new(
-            Arc::clone(&clock),
-            config.takes_slots(),
-            config.high_water_mark,
-        );
-        Limits {
+        let clone = Arc::clone(&clock);
+        let room = Room::new(clone, config.takes_slots(), config.high_water_mark);
+        Limiter {
             breaker: Breaker::new(clock),
             room: Arc::new(room),
             load_shed: config.load_shed,

@@ -3,15 +3,19 @@
 use std::time::SystemTime;
 
 use futures_util::TryStreamExt;
+use serde::{Deserialize, Serialize};
 use tokio_postgres::{Client, Error, SimpleQueryMessage, SimpleQueryRow};
 
-use super::reserved;
+use crate::provider::RESERVED;
 
 /// A number of slots, and how many of them are in use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Slots {
-    pub(crate) limit: u32,
-    pub(crate) used: u32,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Slots {
+    /// The number of slots.
+    pub limit: u32,
+    /// The number of slots in use.
+    pub used: u32,
 }
 
 /// The slots of a server that this role can use, as last read.
@@ -31,11 +35,10 @@ pub(crate) struct Reading {
 /// backend (no `pg_read_all_stats`) counts every process with a user and a database: parallel
 /// workers too, which is a little too many and never too few. For superusers only
 /// `max_connections` is a limit.
-const QUERY: &str = concat!(
-    "\
-select current_setting('max_connections')::int - case when me.rolsuper then 0 else ",
-    reserved!(),
-    " end, \
+fn query() -> String {
+    format!(
+        "\
+select current_setting('max_connections')::int - case when me.rolsuper then 0 else {RESERVED} end, \
   count(*), \
   case when me.rolsuper then -1 else me.rolconnlimit end, \
   count(*) filter (where a.usesysid = me.oid), \
@@ -45,14 +48,15 @@ from pg_catalog.pg_stat_get_activity(null) a, pg_catalog.pg_roles me, pg_catalog
 where me.rolname = session_user and db.datname = current_database() \
   and coalesce(a.backend_type = 'client backend', a.usesysid <> 0 and a.datid <> 0) \
 group by me.rolsuper, me.rolconnlimit, db.datconnlimit"
-);
+    )
+}
 
 /// Sends the query behind the client's earlier statements, and returns a future that waits for
 /// the answer.
 pub(crate) async fn begin(
     client: &Client,
 ) -> Result<impl Future<Output = Result<Option<[i64; 6]>, Error>> + Send + use<>, Error> {
-    let answers = client.simple_query_raw(QUERY).await?;
+    let answers = client.simple_query_raw(&query()).await?;
     Ok(async move {
         let messages: Vec<SimpleQueryMessage> = answers.try_collect().await?;
         Ok(messages.iter().find_map(|message| match message {

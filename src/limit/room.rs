@@ -1,6 +1,5 @@
 //! Tracks the free slots of the server, and decides whether connections are kept.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -19,29 +18,33 @@ const FULL: u8 = 95;
 #[derive(Debug)]
 pub(crate) struct Room {
     clock: Arc<dyn Clock>,
-    /// Whether connections take slots of the server, which can be counted.
-    takes_slots: AtomicBool,
     /// The part of the slots, in percent, above which connections are not kept.
     high_water_mark: u8,
-    last: Mutex<Option<Reading>>,
+    known: Mutex<RoomState>,
+}
+
+#[derive(Debug, Default)]
+struct RoomState {
+    /// Whether connections take slots of the server, which can be counted.
+    takes_slots: bool,
     /// Whether a reading is under way.
-    is_reading: AtomicBool,
+    is_reading: bool,
+    last: Option<Reading>,
     /// When the server or a pooler last refused a connection because it was full.
-    refused: Mutex<Option<SystemTime>>,
-    /// The size that a pooler named in a refusal, zero if none has.
-    pool_size: AtomicU32,
+    refused: Option<SystemTime>,
+    /// The size of its pool that a pooler named in a refusal.
+    pool_size: Option<u32>,
 }
 
 impl Room {
     pub(crate) fn new(clock: Arc<dyn Clock>, takes_slots: bool, high_water_mark: u8) -> Self {
         Room {
             clock,
-            takes_slots: AtomicBool::new(takes_slots),
             high_water_mark,
-            last: Mutex::default(),
-            is_reading: AtomicBool::new(false),
-            refused: Mutex::default(),
-            pool_size: AtomicU32::new(0),
+            known: Mutex::new(RoomState {
+                takes_slots,
+                ..RoomState::default()
+            }),
         }
     }
 
@@ -51,11 +54,10 @@ impl Room {
         self: &Arc<Self>,
         client: &Client,
     ) -> Option<impl Future<Output = bool> + Send + use<>> {
-        if self.is_old() {
-            self.ask(client).await
-        } else {
-            None
+        if !self.is_old() {
+            return None;
         }
+        self.ask(client).await
     }
 
     /// Reads the slots. The query is sent behind the earlier statements of `client` and in front
@@ -68,10 +70,7 @@ impl Room {
         self: &Arc<Self>,
         client: &Client,
     ) -> Option<impl Future<Output = bool> + Send + use<>> {
-        if !self.takes_slots() || self.is_reading.swap(true, Ordering::AcqRel) {
-            return None;
-        }
-        let under_way = UnderWay(Arc::clone(self));
+        let under_way = self.begin()?;
         let answer = reading::begin(client).await.ok()?;
         Some(async move {
             let room = &under_way.0;
@@ -89,23 +88,24 @@ impl Room {
 
     /// Stops reading and forgets the last reading: a pooler has slots of its own.
     pub(crate) fn stop_counting(&self) {
-        self.takes_slots.store(false, Ordering::Relaxed);
-        *lock(&self.last) = None;
+        let mut known = self.known();
+        known.takes_slots = false;
+        known.last = None;
     }
 
     /// Keeps a reading.
     pub(crate) fn note(&self, reading: Reading) {
-        *lock(&self.refused) = None;
-        *lock(&self.last) = Some(reading);
+        let mut known = self.known();
+        known.refused = None;
+        known.last = Some(reading);
     }
 
     /// Records that the server or a pooler refused a connection because it is full. A pooler may
     /// have named its size.
     pub(crate) fn note_refusal(&self, pool_size: Option<u32>) {
-        if let Some(size) = pool_size {
-            self.pool_size.store(size, Ordering::Relaxed);
-        }
-        *lock(&self.refused) = Some(self.clock.now());
+        let mut known = self.known();
+        known.pool_size = pool_size.or(known.pool_size);
+        known.refused = Some(self.clock.now());
     }
 
     /// Returns whether connections should be closed instead of kept.
@@ -120,22 +120,19 @@ impl Room {
 
     /// Returns the size of its pool that a pooler named in a refusal.
     pub(crate) fn pool_size(&self) -> Option<u32> {
-        Some(self.pool_size.load(Ordering::Relaxed)).filter(|size| *size > 0)
+        self.known().pool_size
     }
 
     /// Returns the last reading, however old.
     pub(crate) fn last_reading(&self) -> Option<Reading> {
-        *lock(&self.last)
-    }
-
-    fn takes_slots(&self) -> bool {
-        self.takes_slots.load(Ordering::Relaxed)
+        self.known().last
     }
 
     /// Returns whether a connection was refused a moment ago, without a reading since.
     fn was_refused(&self) -> bool {
-        let refused = *lock(&self.refused);
-        self.takes_slots() && refused.is_some_and(|refused| self.clock.since(refused) <= FRESH)
+        let known = self.known();
+        let is_fresh = |refused| self.clock.since(refused) <= FRESH;
+        known.takes_slots && known.refused.is_some_and(is_fresh)
     }
 
     fn is_above(&self, percent: u8) -> bool {
@@ -147,18 +144,26 @@ impl Room {
         self.last_reading()
             .is_none_or(|reading| self.clock.since(reading.at) > FRESH)
     }
+
+    /// Marks a reading as under way, if connections take slots and none is.
+    fn begin(self: &Arc<Self>) -> Option<ReadingGuard> {
+        let mut known = self.known();
+        let begins = known.takes_slots && !known.is_reading;
+        known.is_reading |= begins;
+        begins.then(|| ReadingGuard(Arc::clone(self)))
+    }
+
+    fn known(&self) -> MutexGuard<'_, RoomState> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+/// A reading under way, until it is dropped: one at a time is enough.
+struct ReadingGuard(Arc<Room>);
 
-/// Marks a reading as under way, until it is dropped: one at a time is enough.
-struct UnderWay(Arc<Room>);
-
-impl Drop for UnderWay {
+impl Drop for ReadingGuard {
     fn drop(&mut self) {
-        self.0.is_reading.store(false, Ordering::Release);
+        self.0.known().is_reading = false;
     }
 }
 

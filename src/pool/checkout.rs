@@ -10,12 +10,12 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use super::lease::Lease;
-use super::pools::{Idle, Pool};
+use super::pools::{Idle, Pool, lock};
 use super::stale::NO_ANSWER;
 use crate::connect::{ConnectOptions, is_transient};
 use crate::connection::{ExclusiveClient, ServerSession};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limit::Attempt;
+use crate::limit::Admission;
 use crate::net::Peek;
 use crate::observe;
 use crate::random;
@@ -25,11 +25,12 @@ use crate::wire::TransactionStatus;
 /// How long an idle connection may take to answer before it counts as dead.
 const TEST_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A random part of `max_age`, this large at most, is added to each connection's age, so that
-/// connections opened together do not expire together.
+/// The maximum, as a part of `max_age`, of the random time by which a connection is replaced
+/// earlier, so that connections opened together do not expire together.
 const AGE_JITTER: f64 = 0.1;
 
-/// A limit longer than any invocation, and short enough to be added to any instant.
+/// The maximum time to wait: longer than any invocation, and short enough to be added to any
+/// instant without an overflow.
 const MAX_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The right to lease one connection of a pool.
@@ -66,10 +67,8 @@ impl Pool {
 
     /// Opens an idle connection, unless the pool has enough of them.
     pub(crate) async fn open_idle(self: Arc<Self>, left: Option<Duration>) -> Result<()> {
-        if self.shared.is_shut() {
-            return Ok(());
-        }
-        let Some(permit) = self.try_permit() else {
+        let open = !self.shared.is_shut();
+        let Some(permit) = open.then(|| self.try_permit()).flatten() else {
             return Ok(());
         };
         // The permit above is counted.
@@ -78,17 +77,11 @@ impl Pool {
         }
         let limits = &self.shared.limits;
         let begin = Instant::now();
-        let end = begin
-            + left
-                .unwrap_or(self.settings().connect_timeout)
-                .min(MAX_WAIT);
+        let patience = left.unwrap_or(self.settings().connect_timeout);
+        let end = begin + patience.min(MAX_WAIT);
         let attempt = limits.breaker.admit(begin, end, true).await?;
         let _opening = self.shared.opening.one();
-        let session = self.open(left, attempt, None).await?;
-        let client = session
-            .exclusive_client()
-            .ok_or_else(Error::invocation_ended)?;
-        session.set_server_timeouts(&client, None).await;
+        let (session, client) = self.open(left, None, attempt, None).await?;
         // No caller waits for this connection yet, so there is time to read the slots.
         if let Some(reading) = limits.room.ask(&client).await {
             let _ = timeout(TEST_TIMEOUT, reading).await;
@@ -100,12 +93,14 @@ impl Pool {
         Ok(())
     }
 
+    /// Opens a connection. The server gets its timeouts for an invocation of `granted`.
     async fn open(
         self: &Arc<Self>,
         left: Option<Duration>,
-        attempt: Attempt<'_>,
-        leaving: Option<&Tally>,
-    ) -> Result<Arc<ServerSession>> {
+        granted: Option<Duration>,
+        attempt: Admission<'_>,
+        closing: Option<&Tally>,
+    ) -> Result<Leased> {
         let shared = &self.shared;
         let begin = Instant::now();
         let weak = Arc::downgrade(self);
@@ -119,29 +114,33 @@ impl Pool {
         let now = shared.clock.now();
         let opened = now.checked_sub(added_age).unwrap_or(now);
         let options = ConnectOptions {
-            once: attempt.probes(),
-            closing: leaving,
+            once: attempt.probes,
+            closing: closing,
             ..ConnectOptions::DEFAULT
         };
-        match ServerSession::open(&shared.connector, left, options, opened, on_end).await {
-            Ok(session) => {
-                attempt.succeeded();
-                if session.link.pooler != self.settings().pooler {
-                    // It turned out to go through a pooler: its slots are the pooler's.
-                    shared.limits.room.stop_counting();
-                }
-                shared.note_round_trip(session.link.round_trip);
-                observe::connected(session.process(), begin.elapsed());
-                Ok(session)
-            }
+        let connector = &shared.connector;
+        let session = ServerSession::open(connector, left, options, opened, on_end);
+        let session = match session.await {
+            Ok(session) => session,
             Err(error) => {
                 if error.kind() == ErrorKind::TooManyConnections {
                     shared.limits.room.note_refusal(error.pool_size());
                 }
                 let next = attempt.failed(&error);
-                Err(error.with_next_try(next))
+                return Err(error.with_next_try(next));
             }
+        };
+        attempt.succeeded();
+        if session.link.pooler != self.settings().pooler {
+            // It turned out to go through a pooler: its slots are the pooler's.
+            shared.limits.room.stop_counting();
         }
+        *lock(&shared.round_trip) = session.link.round_trip;
+        observe::connected(session.process(), begin.elapsed());
+        let client = session.exclusive_client();
+        let client = client.ok_or_else(Error::invocation_ended)?;
+        session.set_server_timeouts(&client, granted).await;
+        Ok((session, client))
     }
 }
 
@@ -150,12 +149,12 @@ impl Permit {
     /// was `granted`.
     ///
     /// Cancel-safe: if the caller stops waiting while a session is being opened, that session
-    /// is counted in `leaving` until the server has closed it.
+    /// is counted in `closing` until the server has closed it.
     pub(crate) async fn checkout(
         self,
         left: Option<Duration>,
         granted: Option<Duration>,
-        leaving: &Tally,
+        closing: &Tally,
     ) -> Result<(Arc<Lease>, ExclusiveClient)> {
         let Permit { pool, permit } = self;
         let begin = Instant::now();
@@ -183,7 +182,7 @@ impl Permit {
             let attempt = admitted?;
             // Counted until the connection is leased.
             let _opening = pool.shared.opening.one();
-            if let Some((session, client)) = checkout.connect(attempt, leaving).await? {
+            if let Some((session, client)) = checkout.connect(attempt, closing).await? {
                 return Ok((Lease::new(session, Arc::clone(&pool), permit), client));
             }
         }
@@ -204,8 +203,7 @@ struct Checkout<'a> {
 
 impl<'a> Checkout<'a> {
     fn left(&self) -> Option<Duration> {
-        let left = self.left?;
-        Some(left.saturating_sub(self.begin.elapsed()))
+        Some(self.left?.saturating_sub(self.begin.elapsed()))
     }
 
     /// Takes an idle connection that is still usable.
@@ -215,10 +213,9 @@ impl<'a> Checkout<'a> {
         while let Some(idle) = pool.pop() {
             match examine(pool, &idle, self.left()).await {
                 Ok(client) => {
-                    idle.session
-                        .set_server_timeouts(&client, self.granted)
-                        .await;
-                    return Some((idle.session, client));
+                    let session = idle.session;
+                    session.set_server_timeouts(&client, self.granted).await;
+                    return Some((session, client));
                 }
                 Err(why) => {
                     observe::discarded(idle.session.process(), why);
@@ -234,7 +231,7 @@ impl<'a> Checkout<'a> {
     }
 
     /// Waits until the circuit breaker admits the checkout. Fails if that is too late.
-    async fn admission(&mut self) -> Result<Attempt<'a>> {
+    async fn admission(&mut self) -> Result<Admission<'a>> {
         let limits = &self.pool.shared.limits;
         // While the server is full, another invocation may give a connection back first.
         if limits.breaker.next_try().is_some() {
@@ -243,26 +240,23 @@ impl<'a> Checkout<'a> {
         let admitted = limits.breaker.admit(self.begin, self.end, limits.sheds());
         admitted.await.map_err(|shed| {
             observe::shed(None, &shed);
-            let next = shed.retry_after().unwrap_or_default();
-            let last = self.last_error.take();
-            last.map_or(shed, |error| error.with_retry_after(next))
+            let (last, next) = (self.last_error.take(), shed.retry_after());
+            last.map_or(shed, |error| error.with_next_try(next))
         })
     }
 
     /// Opens a connection. `None`: the server accepts none now, and there is time to wait and
     /// try again.
-    async fn connect(&mut self, attempt: Attempt<'_>, leaving: &Tally) -> Result<Option<Leased>> {
+    async fn connect(&mut self, attempt: Admission<'_>, closing: &Tally) -> Result<Option<Leased>> {
         let tried = Instant::now();
         // Boxed: a checkout that gets an idle connection does not carry this future's size.
-        let open = Box::pin(self.pool.open(self.left(), attempt, Some(leaving)));
-        let session = match open.await {
-            Ok(session) => session,
+        let open = self
+            .pool
+            .open(self.left(), self.granted, attempt, Some(closing));
+        let (session, client) = match Box::pin(open).await {
+            Ok(leased) => leased,
             Err(error) => return self.failed(error, tried).map(|()| None),
         };
-        let client = session
-            .exclusive_client()
-            .ok_or_else(Error::invocation_ended)?;
-        session.set_server_timeouts(&client, self.granted).await;
         if let Some(reading) = self.pool.shared.limits.room.ask(&client).await {
             session.spawn_answer(reading);
         }

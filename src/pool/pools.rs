@@ -1,9 +1,9 @@
-//! Holds the pools of one database, one for each tokio runtime.
+//! The pools of one database, one for each tokio runtime.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -14,19 +14,27 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::connect::Connector;
 use crate::connection::ServerSession;
-use crate::limit::Limits;
+use crate::limit::Limiter;
 use crate::tally::{One, Tally};
 
 /// The pools of one database, by runtime.
 pub(crate) struct Pools {
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
     by_runtime: Mutex<HashMap<runtime::Id, Arc<Pool>>>,
 }
 
 impl Pools {
     pub(crate) fn new(connector: Arc<Connector>, clock: Arc<dyn Clock>) -> Self {
         Pools {
-            shared: Arc::new(Shared::new(connector, clock)),
+            shared: Arc::new(SharedState {
+                limits: Limiter::new(connector.settings(), Arc::clone(&clock)),
+                connector,
+                clock,
+                opening: Tally::default(),
+                closing: tokio::sync::Mutex::default(),
+                shut: AtomicBool::new(false),
+                round_trip: Mutex::default(),
+            }),
             by_runtime: Mutex::default(),
         }
     }
@@ -67,71 +75,43 @@ impl Pools {
 }
 
 impl Deref for Pools {
-    type Target = Shared;
+    type Target = SharedState;
 
-    fn deref(&self) -> &Shared {
+    fn deref(&self) -> &SharedState {
         &self.shared
     }
 }
 
 impl fmt::Debug for Pools {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let pools = lock(&self.by_runtime);
-        f.debug_map().entries(pools.iter()).finish()
+        let counts = |pool: &Arc<Pool>| (pool.in_use(), pool.idle());
+        f.debug_list()
+            .entries(self.all().iter().map(counts))
+            .finish()
     }
 }
 
 /// State that the pools of all runtimes share.
-pub(crate) struct Shared {
-    pub(super) connector: Arc<Connector>,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) limits: Limits,
+pub(crate) struct SharedState {
+    pub(crate) connector: Arc<Connector>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) limits: Limiter,
     /// Connections that are being opened.
     pub(crate) opening: Tally,
     /// Held while one caller closes all connections; the next finds them closed.
     pub(crate) closing: tokio::sync::Mutex<()>,
     shut: AtomicBool,
-    /// The last measured round-trip time in microseconds.
-    round_trip: AtomicU64,
+    pub(super) round_trip: Mutex<Duration>,
 }
 
-impl Shared {
-    pub(super) fn new(connector: Arc<Connector>, clock: Arc<dyn Clock>) -> Self {
-        Shared {
-            limits: Limits::new(connector.settings(), Arc::clone(&clock)),
-            connector,
-            clock,
-            opening: Tally::default(),
-            closing: tokio::sync::Mutex::default(),
-            shut: AtomicBool::new(false),
-            round_trip: AtomicU64::new(0),
-        }
-    }
-
+impl SharedState {
     pub(crate) fn settings(&self) -> &Settings {
         self.connector.settings()
     }
 
-    pub(crate) fn connector(&self) -> &Arc<Connector> {
-        &self.connector
-    }
-
-    pub(crate) fn clock(&self) -> &dyn Clock {
-        &*self.clock
-    }
-
-    pub(crate) fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
     /// Returns the last measured round-trip time; zero before the first connect.
     pub(crate) fn round_trip(&self) -> Duration {
-        Duration::from_micros(self.round_trip.load(Ordering::Relaxed))
-    }
-
-    pub(super) fn note_round_trip(&self, round_trip: Duration) {
-        let micros = u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX);
-        self.round_trip.store(micros, Ordering::Relaxed);
+        *lock(&self.round_trip)
     }
 
     /// Stops the pools from keeping connections, and from opening any to keep. Invocations are
@@ -140,7 +120,7 @@ impl Shared {
         self.shut.store(true, Ordering::Release);
     }
 
-    /// Reverts [`Shared::shut`].
+    /// Reverts [`SharedState::shut`].
     #[cfg(feature = "lambda")]
     pub(crate) fn reopen(&self) {
         self.shut.store(false, Ordering::Release);
@@ -153,7 +133,7 @@ impl Shared {
 
 /// The pool of one runtime: its idle, reserved and checked-out connections.
 pub(crate) struct Pool {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<SharedState>,
     /// One permit for each connection that may be leased. The semaphore is first in, first out.
     pub(super) permits: Arc<Semaphore>,
     /// Notified when a connection was given back and kept.
@@ -186,7 +166,7 @@ pub(crate) struct CheckedOut {
 }
 
 impl Pool {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<SharedState>) -> Self {
         Pool {
             permits: Arc::new(Semaphore::new(shared.settings().max_connections)),
             shared,
@@ -206,18 +186,14 @@ impl Pool {
     }
 
     /// Counts the permits that are taken.
-    pub(super) fn in_use(&self) -> usize {
+    pub(crate) fn in_use(&self) -> usize {
         self.max_connections()
             .saturating_sub(self.permits.available_permits())
     }
 
-    pub(super) fn idle(&self) -> usize {
+    /// Counts the idle connections.
+    pub(crate) fn idle(&self) -> usize {
         lock(&self.connections).idle.len()
-    }
-
-    /// Counts the connections that are leased, and the idle ones.
-    pub(crate) fn counts(&self) -> (usize, usize) {
-        (self.in_use(), self.idle())
     }
 
     /// Takes the most recently used connection: the others can then grow old and be closed.
@@ -285,16 +261,6 @@ impl CheckedOut {
     /// Waits until the connection was given back or closed.
     pub(crate) async fn returned(&self) {
         self.lease.none().await;
-    }
-}
-
-impl fmt::Debug for Pool {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool")
-            .field("max_connections", &self.max_connections())
-            .field("in_use", &self.in_use())
-            .field("idle", &self.idle())
-            .finish()
     }
 }
 

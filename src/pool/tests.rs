@@ -149,7 +149,7 @@ impl World<'_> {
             Step::Read(used) => {
                 let figures = [10, *used, -1, *used, -1, *used];
                 let reading = crate::limit::Reading::new(self.clock.now(), figures);
-                self.pools.limits().room.note(reading);
+                self.pools.limits.room.note(reading);
             }
             Step::Return(_) | Step::Lose(_) => {}
         }

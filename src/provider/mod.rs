@@ -1,10 +1,12 @@
 //! Recognises providers and poolers by their addresses and messages.
 //!
-//! Each has one file, as in `docs/providers`, and one line in [`ALL`]. The rest of the crate
-//! asks for the pooler, the limits or the authority of a host, and names no provider.
+//! A provider is a [`Provider`] in a file of its own, listed in [`ALL`]; its page is in
+//! `docs/providers`. The rest of the crate looks up the pooler, the limits or the authority of a
+//! host here, and contains no provider's name.
 
 mod aiven;
 mod dsql;
+mod known_error;
 mod neon;
 mod others;
 mod pgbouncer;
@@ -13,19 +15,19 @@ mod postgresql;
 mod prisma;
 mod rds;
 mod rds_proxy;
-mod refusal;
 mod supabase;
 
 use std::time::Duration;
 
+use known_error::KnownError;
+pub(crate) use known_error::SHORTER;
 pub(crate) use pgbouncer::{DROPS_OPTIONS, pool_mode, refuses_settings, shown};
 pub use pooler::Pooler;
 pub(crate) use pooler::{POOLERS, detect};
+pub use postgresql::RESERVED;
 pub(crate) use prisma::{OWN_SERVICE, SSLCERT, is_own_scheme};
-pub(crate) use rds::{NO_CREDENTIALS, PASSWORD_REFUSED, PASSWORD_UNANSWERED, reserved_setting};
+pub(crate) use rds::{NO_CREDENTIALS, PASSWORD_REFUSED, PASSWORD_UNANSWERED};
 pub(crate) use rds_proxy::NOT_FOR_MIGRATIONS;
-use refusal::Refusal;
-pub(crate) use refusal::SHORTER;
 pub(crate) use supabase::pool_size;
 
 /// What is known of one provider or pooler.
@@ -35,7 +37,7 @@ struct Provider {
     /// Detects the pooler by labels and port.
     pooler: fn(&[&str], u16) -> Option<Detected>,
     /// Its own error messages.
-    refusals: &'static [Refusal],
+    known_errors: &'static [KnownError],
 }
 
 /// A pooler, and the part of the address that it was detected by.
@@ -57,7 +59,7 @@ const ALL: &[Provider] = &[
 const UNKNOWN: Provider = Provider {
     host: |_| None,
     pooler: |_, _| None,
-    refusals: &[],
+    known_errors: &[],
 };
 
 /// What is known of a host by its name.
@@ -154,21 +156,21 @@ fn labels(name: &str) -> Vec<&str> {
 ///
 /// Poolers put nearly everything under a few codes. Their messages are no interface and change
 /// from one release to the next: an unknown message falls back to its code.
-pub(crate) fn refusal(
+pub(crate) fn known_error(
     code: &str,
     message: &str,
     routine: &str,
     at_start: bool,
-) -> &'static Refusal {
+) -> &'static KnownError {
     let poolers = ["08P01", "08006", "XX000", "53300", "0A000", "28000"];
     let pooler = at_start || poolers.contains(&code);
-    let rows = |wanted: bool, rows: &'static [Refusal]| rows.iter().filter(move |_| wanted);
+    let rows = |wanted: bool, rows: &'static [KnownError]| rows.iter().filter(move |_| wanted);
     let text = format!("{message}\n{routine}").to_ascii_lowercase();
     ALL.iter()
-        .flat_map(|provider| rows(pooler, provider.refusals))
+        .flat_map(|provider| rows(pooler, provider.known_errors))
         .chain(rows(at_start, postgresql::AT_START))
         .chain(postgresql::REFUSALS)
-        .find(|refusal| refusal.matches(code, &text))
+        .find(|known| known.matches(code, &text))
         .unwrap_or(&postgresql::OTHERS[usize::from(at_start)])
 }
 

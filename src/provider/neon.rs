@@ -1,12 +1,12 @@
 //! Recognises Neon and its messages.
 
-use super::refusal::{FEWER_CLIENTS, refusals};
+use super::known_error::{FEWER_CLIENTS, known_errors};
 use super::{Authority, Host, Pooler, Provider};
 
 pub(super) const PROVIDER: Provider = Provider {
     host,
     pooler: |labels, _| unpooled(labels).map(|_| (Pooler::Transaction, "by the name of the host")),
-    refusals: refusals! {
+    known_errors: known_errors! {
         ["endpoint id is not specified"] => TenantNotFound,
             "Neon received no host name in the TLS handshake (SNI)",
             "use Neon's host name in the URL, not an IP address or a tunnel, with \

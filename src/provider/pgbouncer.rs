@@ -1,12 +1,12 @@
 //! Recognises PgBouncer and its messages.
 
-use super::refusal::{CHECK_SERVER, FEWER_CLIENTS, NO_SERVER, refusals};
+use super::known_error::{CHECK_SERVER, FEWER_CLIENTS, NO_SERVER, known_errors};
 use super::{Pooler, Provider, UNKNOWN};
 
 pub(super) const PROVIDER: Provider = Provider {
     // The default `listen_port` ("Generic settings"); Azure's built-in PgBouncer uses it too.
     pooler: |_, port| (port == 6432).then_some((Pooler::Transaction, "by the port")),
-    refusals: refusals! {
+    known_errors: known_errors! {
         ["no more connections allowed"] => TooManyConnections,
             "PgBouncer accepts no more clients (max_client_conn)",
             FEWER_CLIENTS;

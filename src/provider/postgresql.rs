@@ -1,10 +1,20 @@
 //! Lists the SQLSTATEs of the server (manual, appendix A), and messages where one code stands
 //! for several conditions.
 
-use super::refusal::{Refusal, refusals};
+use super::known_error::{KnownError, known_errors};
+
+/// Counts, as an SQL expression, the slots that ordinary roles cannot use: those reserved for
+/// superusers, from PostgreSQL 16 on for `pg_use_reserved_connections`, and for a role of the
+/// provider.
+///
+/// A custom setting that was set and reset is an empty string, not a number: hence `nullif`.
+pub const RESERVED: &str = "(select \
+    coalesce(sum(nullif(pg_catalog.current_setting(name, true), '')::int), 0)::int \
+    from (values ('superuser_reserved_connections'), ('reserved_connections'), \
+    ('rds.rds_superuser_reserved_connections')) as kept (name))";
 
 /// Settings that the server rejects in answer to the startup packet.
-pub(super) const AT_START: &[Refusal] = refusals! {
+pub(super) const AT_START: &[KnownError] = known_errors! {
     // "invalid command-line argument", "-c .. requires a value" (postgres.c).
     "42601" => ParameterRefused,
         "the server rejects `options`",
@@ -16,12 +26,12 @@ pub(super) const AT_START: &[Refusal] = refusals! {
 };
 
 /// Fallbacks, for a statement and for the start of a session.
-pub(super) const OTHERS: &[Refusal] = refusals! {
+pub(super) const OTHERS: &[KnownError] = known_errors! {
     => Database, "the server rejected the statement";
     => Database, "the server rejected the connection";
 };
 
-pub(super) const REFUSALS: &[Refusal] = refusals! {
+pub(super) const REFUSALS: &[KnownError] = known_errors! {
     // The session does not begin.
     "28000" ["no pg_hba.conf entry", "no encryption"] | ["no pg_hba.conf entry", "SSL off"] => Tls,
         "no pg_hba.conf entry for this connection without TLS",

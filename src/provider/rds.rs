@@ -22,15 +22,6 @@ pub(crate) const PASSWORD_UNANSWERED: &str = "inside a VPC, Secrets Manager need
 pub(crate) const NO_CREDENTIALS: &str = "check that the function can read the secret and reach its store (inside a VPC, Secrets Manager \
      needs a NAT gateway or an interface endpoint); `source()` has the cause";
 
-/// The setting with the number of slots reserved for `rds_superuser`. A macro, for `concat!`.
-macro_rules! reserved_setting {
-    () => {
-        "rds.rds_superuser_reserved_connections"
-    };
-}
-
-pub(crate) use reserved_setting;
-
 /// Splits the [labels](super::labels) into the region and the rest, the id first:
 /// `name.id.REGION.rds.amazonaws.com`; in China `name.id.rds.REGION.amazonaws.com.cn`
 /// ("Endpoints and ARNs for AWS in China"), with `rds` and the region in either order.

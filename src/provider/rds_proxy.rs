@@ -1,13 +1,13 @@
 //! Recognises Amazon RDS Proxy.
 
-use super::refusal::{POOL_IN_USE, SHORTER, refusals};
+use super::known_error::{POOL_IN_USE, SHORTER, known_errors};
 use super::{Authority, Host, Pooler, Provider, rds};
 
 /// The messages are in AWS's manual ("Troubleshooting for RDS Proxy").
 pub(super) const PROVIDER: Provider = Provider {
     host,
     pooler: |labels, _| host(labels).map(|_| (Pooler::RdsProxy, "by the name of the host")),
-    refusals: refusals! {
+    known_errors: known_errors! {
         ["Timed-out waiting to acquire database connection"] => TooManyConnections,
             POOL_IN_USE, SHORTER;
         ["RDS Proxy", "doesn't support"] => ParameterRefused,
@@ -25,7 +25,7 @@ pub(super) const PROVIDER: Provider = Provider {
 };
 
 pub(crate) const NOT_FOR_MIGRATIONS: &str =
-    "migrations need a session of their own, and the only known endpoint is RDS Proxy";
+    "migrations need a session of their own, and only RDS Proxy is known";
 
 /// Recognises `name.proxy-id.REGION.rds.amazonaws.com`, and further endpoints with another
 /// label in front ("Connecting to a database through RDS Proxy").

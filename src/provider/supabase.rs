@@ -1,14 +1,14 @@
 //! Recognises Supabase and Supavisor, its pooler.
 
-use super::refusal::{
-    CHECK_SERVER, CLIENTS, FEWER_CLIENTS, NO_SERVER, POOL_IN_USE, SHORTER, refusals,
+use super::known_error::{
+    CHECK_SERVER, CLIENTS, FEWER_CLIENTS, NO_SERVER, POOL_IN_USE, SHORTER, known_errors,
 };
 use super::{Authority, Detected, Host, Pooler, Provider};
 
 pub(super) const PROVIDER: Provider = Provider {
     host,
     pooler,
-    refusals: refusals! {
+    known_errors: known_errors! {
         ["MaxClientsInSessionMode"] | ["EMAXCONNSESSION"] => TooManyConnections,
             "the session pooler has no free server connection: each client holds one (pool_size)",
             "use the transaction pooler (port 6543 on Supabase; with another port set \

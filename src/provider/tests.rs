@@ -294,7 +294,7 @@ fn pooler_messages_determine_the_kind() {
             Kind::ParameterRefused,
         ),
     ] {
-        let known = refusal(code, message, "", false);
+        let known = known_error(code, message, "", false);
         assert_eq!(known.kind, kind, "{code} {message}");
     }
 }

@@ -83,9 +83,9 @@ impl Lease {
 
     /// Closes the connection after its session was [ended](ServerSession::end_at_once). If no
     /// Terminate could be sent, cancels what the server is executing.
-    pub(crate) async fn close_ended(&self, said_goodbye: bool, budget: &Budget) -> Rested {
+    pub(crate) async fn close_ended(&self, terminate_sent: bool, budget: &Budget) -> Rested {
         let mut steps = Steps::new(self.session(), budget);
-        if said_goodbye {
+        if terminate_sent {
             steps.close().await;
         } else {
             steps.cancel().await;
@@ -256,11 +256,11 @@ impl<'a> Steps<'a> {
         let snapshot = if direct {
             session.pump()
         } else {
-            self.leave().await;
+            self.detach_from_pooler().await;
             session.link.wire.snapshot()
         };
-        // CopyFail ends a COPY, and is sent with the Terminate. To a pooler `leave` has sent
-        // the CancelRequest; after the Terminate it would have no effect.
+        // CopyFail ends a COPY, and is sent with the Terminate. To a pooler `detach_from_pooler`
+        // has sent the CancelRequest; after the Terminate it would have no effect.
         let runs = direct && snapshot.is_running();
         // End the session first: a task that still has the client could send another
         // statement behind the cancelled one.
@@ -288,7 +288,7 @@ impl<'a> Steps<'a> {
     /// to the Close of a statement.
     ///
     /// From here on the holder of the connection can send nothing more.
-    async fn leave(&mut self) {
+    async fn detach_from_pooler(&mut self) {
         let (session, budget) = (self.session, self.budget);
         session.detach();
         let snapshot = session.link.wire.snapshot();
@@ -325,7 +325,7 @@ impl Drop for ShutDown<'_> {
     }
 }
 
-/// What has to be done about session state.
+/// What has to be done about the session state that was left.
 #[derive(Debug, PartialEq, Eq)]
 enum Remedy {
     None,
@@ -333,7 +333,7 @@ enum Remedy {
     Close,
 }
 
-/// Decides what has to be done about the session state that was left.
+/// Decides how the session state that was left is removed.
 fn remedy(snapshot: &Snapshot, reset: Reset, pooler: Pooler) -> Remedy {
     if snapshot.residue.driver {
         return Remedy::Close;

@@ -18,7 +18,7 @@ fn refused() -> Error {
     Error::new(ErrorKind::Refused, "refused")
 }
 
-async fn admit(breaker: &Breaker, wait: Duration) -> Result<Attempt<'_>, Error> {
+async fn admit(breaker: &Breaker, wait: Duration) -> Result<Admission<'_>, Error> {
     let now = Instant::now();
     breaker.admit(now, now + wait, true).await
 }
@@ -40,7 +40,7 @@ async fn closed_breaker_delays_no_caller() {
     for _ in 0..3 {
         let attempt = admit(&breaker, Duration::ZERO).now_or_never();
         let attempt = attempt.expect("at once").expect("closed");
-        assert!(!attempt.probes());
+        assert!(!attempt.probes);
         attempt.succeeded();
     }
     assert!(breaker.next_try().is_none() && breaker.sheds(Duration::ZERO).is_none());
@@ -143,7 +143,7 @@ async fn first_waiter_probes_next() {
 async fn one_caller_probes_while_others_wait() {
     let breaker = opened().await;
     let prober = admit(&breaker, 10 * SECOND).await.expect("the first");
-    assert!(prober.probes());
+    assert!(prober.probes);
     let mut second = pin!(admit(&breaker, 10 * SECOND));
     let mut third = pin!(admit(&breaker, 10 * SECOND));
     assert!(second.as_mut().now_or_never().is_none());
@@ -155,7 +155,7 @@ async fn one_caller_probes_while_others_wait() {
         .now_or_never()
         .expect("its turn")
         .expect("room");
-    assert!(attempt.probes() && third.as_mut().now_or_never().is_none());
+    assert!(attempt.probes && third.as_mut().now_or_never().is_none());
     drop(attempt);
     let attempt = third
         .as_mut()
@@ -173,7 +173,7 @@ async fn caller_without_time_is_refused_at_once() {
     let error = admit(&breaker, Duration::ZERO).await.expect_err("no time");
     assert_eq!(error.kind(), ErrorKind::LoadShed);
     assert!(error.is_retryable() && error.retry_after().is_some_and(|after| after <= MAX_DELAY));
-    // Open for longer than it can wait, and another caller is the prober.
+    // OpenCircuit for longer than it can wait, and another caller is the prober.
     let prober = admit(&breaker, 60 * SECOND).await.expect("the first");
     tokio::time::advance(10 * SECOND).await;
     let waits = begin.elapsed();
@@ -184,7 +184,7 @@ async fn caller_without_time_is_refused_at_once() {
     // Without a prober it becomes the prober, however long the circuit has been open.
     drop(prober);
     let attempt = admit(&breaker, 9 * SECOND).await;
-    assert!(attempt.expect("the next").probes());
+    assert!(attempt.expect("the next").probes);
 }
 
 /// As in a process that was frozen meanwhile.
@@ -249,9 +249,9 @@ async fn delays_grow_up_to_the_maximum() {
 
 #[tokio::test(start_paused = true)]
 async fn clock_set_back_delays_by_the_maximum() {
-    let open = Open {
+    let open = OpenCircuit {
         next: SystemTime::UNIX_EPOCH + 1_000 * SECOND,
-        ..Open::new(ErrorKind::Refused, SystemTime::UNIX_EPOCH)
+        ..OpenCircuit::new(ErrorKind::Refused, SystemTime::UNIX_EPOCH)
     };
     assert_eq!(open.delay(SystemTime::UNIX_EPOCH), MAX_DELAY);
     assert_eq!(open.delay(open.next + SECOND), Duration::ZERO);
@@ -399,7 +399,7 @@ impl World {
                     failing: now - heard.unwrap_or(now),
                 };
             };
-            let probes = usize::from(attempt.probes());
+            let probes = usize::from(attempt.probes);
             let probers = self.probing.fetch_add(probes, Ordering::SeqCst) + probes;
             let counted = Counted(&self.probing, probes);
             assert!(probers <= 1 || probes == 0, "two probe at once");

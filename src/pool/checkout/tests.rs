@@ -67,7 +67,8 @@ impl Fixture {
     }
 
     fn counts(&self) -> (usize, usize) {
-        self.pools.here().counts()
+        let pool = self.pools.here();
+        (pool.in_use(), pool.idle())
     }
 }
 
@@ -102,7 +103,7 @@ async fn surplus_idle_connections_are_ended() {
 fn read(fixture: &Fixture, used: i64) {
     let figures = [10, used, -1, used, -1, used];
     let reading = crate::limit::Reading::new(fixture.clock.now(), figures);
-    fixture.pools.limits().room.note(reading);
+    fixture.pools.limits.room.note(reading);
 }
 
 #[tokio::test]

@@ -1,28 +1,29 @@
-//! Describes rows of known ErrorResponses of servers and poolers.
+//! The type of the tables that explain ErrorResponses of servers and poolers.
 
 use crate::kind::ErrorKind;
 
-/// A known ErrorResponse, and what it means.
+/// A row of such a table: the ErrorResponses that it applies to, and their meaning.
 #[derive(Debug)]
-pub(crate) struct Refusal {
-    /// The SQLSTATE begins with one of these. Empty: any SQLSTATE.
+pub(crate) struct KnownError {
+    /// The beginnings of SQLSTATEs to which the row applies; if empty, it applies to all.
     pub(super) codes: &'static [&'static str],
-    /// The message contains all words of one of these, in any case. Empty: any message.
+    /// Sets of words, in any case. The row applies to messages that contain all words of one set;
+    /// if there is no set, to all messages.
     pub(super) words: &'static [&'static [&'static str]],
     pub(crate) kind: ErrorKind,
-    /// `{parameter}` is replaced by the parameter that the message names.
+    /// What happened. `{parameter}` stands for the parameter that the message names.
     pub(crate) cause: &'static str,
-    /// At most one; the remedy of the kind if empty.
+    /// The remedy; if the slice is empty, that of the kind applies.
     pub(super) remedy: &'static [&'static str],
 }
 
-/// Lists rows of codes, words in brackets, the kind, the cause, and a remedy if the kind's own
-/// does not apply. The first row that matches applies.
-macro_rules! refusals {
+/// Makes a table, one row for each line: codes, words in brackets, the kind, the cause, and a
+/// remedy if the kind's own does not fit. The first row that applies is used.
+macro_rules! known_errors {
     ($(
         $($code:literal)|* $([$($words:expr),+])|* => $kind:ident, $cause:expr $(, $remedy:expr)?;
     )*) => {
-        &[$($crate::provider::Refusal {
+        &[$($crate::provider::KnownError {
             codes: &[$($code),*],
             words: &[$(&[$($words),+]),*],
             kind: $crate::kind::ErrorKind::$kind,
@@ -32,7 +33,7 @@ macro_rules! refusals {
     };
 }
 
-pub(super) use refusals;
+pub(super) use known_errors;
 
 pub(super) const CLIENTS: &str = "the pooler accepts no more clients";
 
@@ -47,7 +48,7 @@ pub(super) const NO_SERVER: &str = "the pooler cannot reach its server";
 pub(super) const CHECK_SERVER: &str =
     "check that the server is running, and the password with which the pooler connects to it";
 
-impl Refusal {
+impl KnownError {
     pub(crate) fn remedy(&self) -> &'static str {
         self.remedy.first().copied().unwrap_or(self.kind.remedy())
     }
