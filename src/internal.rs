@@ -120,6 +120,13 @@ pub mod error {
     }
 }
 
+/// The start of a session, for the fuzz target.
+#[cfg(fuzzing)]
+pub mod startup {
+    pub use crate::connect::startup::Mechanism;
+    pub use crate::connect::startup::fuzzing::{Asked, authenticate};
+}
+
 /// The stream under tokio-postgres, for the tests and the fuzz targets.
 pub mod wire {
     pub use crate::wire::{OwnAnswer, Snapshot, Stream, Transport, Wire};

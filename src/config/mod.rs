@@ -76,6 +76,25 @@ impl ConnectionLifetime {
     }
 }
 
+/// Whether the first message of SCRAM is sent together with the startup packet, which saves a
+/// round trip of each connect.
+///
+/// If the server asks for something else (MD5, the password itself, or nothing), the connect is
+/// repeated once without it, the server logs a protocol error, and from then on the process
+/// sends what that server asked for. The message holds no part of the password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum GuessAuthentication {
+    /// For PostgreSQL and PgBouncer, and not for hosts of known providers.
+    #[default]
+    Auto,
+    /// For every host.
+    On,
+    /// Never.
+    Off,
+}
+
 /// What removes session state (`SET`, `LISTEN`, session locks, temporary tables)
 /// before a connection is kept. It costs one round trip when it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, Serialize)]

@@ -23,8 +23,8 @@ use super::readers::{
 #[cfg(test)]
 use super::tests::page::shown;
 use super::{
-    ConnectionLifetime, DirectEndpoint, Endpoint, Environment, LoadShed, Pooler, Reset,
-    TargetSessionAttrs, Tls, values,
+    ConnectionLifetime, DirectEndpoint, Endpoint, Environment, GuessAuthentication, LoadShed,
+    Pooler, Reset, TargetSessionAttrs, Tls, values,
 };
 use crate::credentials::Credentials;
 use crate::error::Result;
@@ -126,6 +126,10 @@ settings(environment, pooler) {
     /// How long a connection lives. Default: depends on the pooler.
     lifetime: ConnectionLifetime = ConnectionLifetime::behind(pooler), default "depends on the pooler",
         operator "ANTIFREEZE_LIFETIME" word, health lifetime same;
+    /// Whether the first message of SCRAM leaves together with the startup packet, which saves
+    /// a round trip of each connect. Default: [`GuessAuthentication::Auto`].
+    guess_authentication: GuessAuthentication = GuessAuthentication::Auto,
+        operator "ANTIFREEZE_GUESS_AUTHENTICATION" word;
     /// What removes session state before a connection is kept.
     reset: Reset = Reset::Detected, health reset same;
     /// Which invocations are turned away while the server is full or unreachable. Default:

@@ -2,7 +2,9 @@
 
 use std::str::FromStr;
 
-use super::{ConnectionLifetime, Endpoint, LoadShed, Pooler, Reset, TargetSessionAttrs};
+use super::{
+    ConnectionLifetime, Endpoint, GuessAuthentication, LoadShed, Pooler, Reset, TargetSessionAttrs,
+};
 use crate::error::{Error, Result};
 use crate::provider::POOLERS;
 
@@ -43,6 +45,7 @@ words! {
     ConnectionLifetime "lifetime" {
         "per-invocation" PerInvocation, "per-event-loop" PerEventLoop
     }
+    GuessAuthentication "guess_authentication" { "auto" Auto, "on" On, "off" Off }
     Reset "reset" { "detected" Detected, "always" Always, "never" Never }
     LoadShed "load_shed" {
         "off" Off, "first-use" FirstUse, "before-handler" BeforeHandler

@@ -134,6 +134,14 @@ impl Host {
     }
 }
 
+/// Returns whether a name is that of a provider's host.
+pub(crate) fn is_known(host: &str) -> bool {
+    let host = lower(host);
+    let labels = labels(&host);
+    ALL.iter()
+        .any(|provider| (provider.host)(&labels).is_some())
+}
+
 fn lower(name: &str) -> String {
     name.trim_end_matches('.').to_ascii_lowercase()
 }

@@ -9,13 +9,11 @@
 //! - [`tracker`] keeps what they learn, [`expected`] the answers to come, [`residue`] detects session state, [`snapshot`]
 //!   summarises both at one moment;
 //! - [`rewrite`] rewrites requests, [`question`] has those of our own;
-//! - [`authentication`] guards the password;
 //! - [`state`] passes both directions on, and [`terminate`] ends that;
 //! - [`stand_in`] answers in the server's place once the connection is detached, and
 //!   [`attach`] gives the session a new client.
 
 mod attach;
-mod authentication;
 mod backend;
 mod expected;
 mod frontend;
@@ -35,9 +33,7 @@ mod unit;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
-use std::time::Duration;
 
-pub(crate) use authentication::{Guard, Refused};
 pub use question::OwnAnswer;
 pub(crate) use residue::Residue;
 pub use snapshot::Snapshot;
@@ -86,17 +82,6 @@ impl Wire {
     /// Returns the state of the connection at this moment.
     pub fn snapshot(&self) -> Snapshot {
         self.state().snapshot()
-    }
-
-    /// Has `guard` check what the server asks for before it authenticates the session. What
-    /// it refuses does not reach tokio-postgres, which would answer.
-    pub(crate) fn guard(&self, guard: Guard) {
-        self.state().tracker.authentication.guard = Some(guard);
-    }
-
-    /// Returns why the [guard](Wire::guard) refused a request.
-    pub(crate) fn refused(&self) -> Option<Refused> {
-        self.state().tracker.authentication.refused
     }
 
     /// Sends named statements as unnamed ones from here on. None may have been
@@ -174,12 +159,6 @@ impl Wire {
     /// Returns the number of round trips made on this connection.
     pub(crate) fn round_trips(&self) -> u64 {
         self.state().round_trips
-    }
-
-    /// Returns the shortest time after which a request was answered: the distance to the
-    /// server, as long as there was one request at a time.
-    pub(crate) fn shortest_answer(&self) -> Option<Duration> {
-        self.state().shortest
     }
 
     /// Sends a query of our own between those of the user. Its answer counts for what is known

@@ -4,7 +4,6 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use futures_util::task::AtomicWaker;
@@ -46,11 +45,9 @@ pub(super) struct State {
     pub(super) flushed: bool,
     /// The reader above waits for more, and for nothing else.
     pub(super) reads: bool,
-    /// The time from which an answer is awaited.
-    asked: Option<Instant>,
+    /// An answer is awaited.
+    asked: bool,
     pub(super) round_trips: u64,
-    /// The shortest time after which something was answered.
-    pub(super) shortest: Option<Duration>,
     pub(super) detached: Option<Detached>,
     /// The number of clients that were attached before the present one.
     pub(super) generation: u64,
@@ -97,9 +94,8 @@ impl State {
             inject: BytesMut::new(),
             flushed: true,
             reads: false,
-            asked: None,
+            asked: false,
             round_trips: 0,
-            shortest: None,
             detached: None,
             generation: 0,
             retired: Vec::new(),
@@ -218,7 +214,7 @@ impl State {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.out.advance(sent);
-            self.asked.get_or_insert_with(Instant::now);
+            self.asked = true;
         }
         Poll::Ready(Ok(()))
     }
@@ -247,10 +243,6 @@ impl State {
             let before = buf.filled().len();
             let read = ready!(self.poll_heard(cx, buf));
             let passed = self.received(&buf.filled()[before..]);
-            if let Some(refusal) = self.tracker.authentication.refused {
-                buf.set_filled(before);
-                return Poll::Ready(Err(io::Error::other(refusal)));
-            }
             buf.set_filled(before + passed);
             // To the reader nothing would be the end of file.
             if passed > 0 || self.is_closed() {
@@ -270,10 +262,8 @@ impl State {
     /// Processes `bytes` from the server, and returns how much of their beginning is for the
     /// reader as it is.
     pub(super) fn received(&mut self, bytes: &[u8]) -> usize {
-        if let Some(asked) = self.asked.take() {
-            let took = asked.elapsed();
+        if std::mem::take(&mut self.asked) {
             self.round_trips += 1;
-            self.shortest = Some(self.shortest.map_or(took, |shortest| shortest.min(took)));
         }
         let State {
             tracker,

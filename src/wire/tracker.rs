@@ -10,7 +10,6 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::authentication::Authentication;
 use super::expected::{Expected, Handling, Reply};
 use super::question::Question;
 use super::residue::Residue;
@@ -48,7 +47,6 @@ pub(super) struct Tracker {
     /// The bodies of ParameterStatus, by the name of the parameter.
     pub(super) reported: BTreeMap<Box<[u8]>, Box<[u8]>>,
     lost: bool,
-    pub(super) authentication: Authentication,
     /// An error has said that a prepared statement is not to be trusted.
     pub(super) outdated: bool,
     /// The ErrorResponse that ended the session.
@@ -174,7 +172,6 @@ impl Tracker {
         match tag {
             b'Z' => return self.ready(body),
             b'C' => self.complete(body),
-            b'R' => self.authentication.received(body),
             b'G' => return self.copy_in(),
             b'S' => {
                 self.facts.parameters.note(body);
@@ -270,7 +267,6 @@ impl Tracker {
     pub(super) fn lose(&mut self) {
         self.lost = true;
         self.fail_questions();
-        self.authentication.lost();
     }
 
     pub(super) fn is_lost(&self) -> bool {
