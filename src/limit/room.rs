@@ -14,6 +14,10 @@ const FRESH: Duration = Duration::from_secs(5);
 /// The part of the slots, in percent, above which the server counts as full.
 const FULL: u8 = 95;
 
+/// The part of the slots, in percent, above which connections are not kept while this process is
+/// refused connections: others are refused too, and a frozen process would hold what they need.
+const CONTENDED: u8 = 25;
+
 /// The free slots of the server, as far as this process knows them.
 #[derive(Debug)]
 pub(crate) struct Room {
@@ -32,6 +36,8 @@ struct RoomState {
     last: Option<Reading>,
     /// When the server or a pooler last refused a connection because it was full.
     refused: Option<SystemTime>,
+    /// Whether there was no reading since.
+    is_refused: bool,
     /// The size of its pool that a pooler named in a refusal.
     pool_size: Option<u32>,
 }
@@ -96,7 +102,7 @@ impl Room {
     /// Keeps a reading.
     pub(crate) fn note(&self, reading: Reading) {
         let mut known = self.known();
-        known.refused = None;
+        known.is_refused = false;
         known.last = Some(reading);
     }
 
@@ -106,16 +112,22 @@ impl Room {
         let mut known = self.known();
         known.pool_size = pool_size.or(known.pool_size);
         known.refused = Some(self.clock.now());
+        known.is_refused = true;
     }
 
     /// Returns whether connections should be closed instead of kept.
     pub(crate) fn is_crowded(&self) -> bool {
-        self.was_refused() || self.is_above(self.high_water_mark)
+        let mark = match self.was_refused() {
+            Some(true) => return true,
+            Some(false) => CONTENDED.min(self.high_water_mark),
+            None => self.high_water_mark,
+        };
+        self.is_above(mark)
     }
 
     /// Returns whether the server is full, according to a fresh reading or refusal.
     pub(crate) fn is_full(&self) -> bool {
-        self.was_refused() || !self.is_old() && self.is_above(FULL)
+        self.was_refused() == Some(true) || !self.is_old() && self.is_above(FULL)
     }
 
     /// Returns the size of its pool that a pooler named in a refusal.
@@ -128,11 +140,11 @@ impl Room {
         self.known().last
     }
 
-    /// Returns whether a connection was refused a moment ago, without a reading since.
-    fn was_refused(&self) -> bool {
+    /// Returns, if a connection was refused a moment ago, whether there was no reading since.
+    fn was_refused(&self) -> Option<bool> {
         let known = self.known();
-        let is_fresh = |refused| self.clock.since(refused) <= FRESH;
-        known.takes_slots && known.refused.is_some_and(is_fresh)
+        let refused = known.refused.filter(|_| known.takes_slots)?;
+        (self.clock.since(refused) <= FRESH).then_some(known.is_refused)
     }
 
     fn is_above(&self, percent: u8) -> bool {
@@ -224,6 +236,10 @@ mod tests {
         assert_eq!(room.pool_size(), Some(15), "a refusal without a size");
         read(&room, 1);
         assert!(!room.is_crowded(), "there was a reading since");
+        read(&room, 3);
+        assert!(room.is_crowded(), "others are refused too");
+        clock.advance(FRESH * 2);
+        assert!(!room.is_crowded(), "long after the refusal");
         room.note_refusal(None);
         room.stop_counting();
         assert!(!room.is_crowded(), "they are not the server's slots");
