@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::config::{Config, Environment, Settings};
-use crate::connect::Manner;
+use crate::connect::ConnectOptions;
 use crate::deadline::Deadline;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -135,7 +135,7 @@ impl Database {
     ///
     /// Those of connecting.
     pub async fn session(&self) -> Result<Session> {
-        Session::open(&self.engine.pools().connector, false, Manner::USUAL).await
+        Session::open(&self.engine.pools().connector, ConnectOptions::DEFAULT).await
     }
 
     /// How long until the server is asked for a connection again, while it is full or away;

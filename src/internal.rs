@@ -7,12 +7,12 @@ pub use crate::backoff::Backoff;
 pub use crate::clock::{Clock, System};
 pub use crate::config::{Described, ServerTimeout, nearest, parse_duration};
 use crate::config::{DirectEndpoint, Environment, Origin, Pooler, Settings};
-pub use crate::connect::{Connector, Manner, Progress, Target};
+pub use crate::connect::{ConnectOptions, Connector, Progress, Target};
 pub use crate::credentials::given;
 use crate::provider::Host;
 pub use crate::provider::RESERVED;
 pub use crate::random::number as random_number;
-pub use crate::tls::{Description, Shown};
+pub use crate::tls::{Handshake, Summary as CertificateSummary};
 pub use crate::wire::residue::setting;
 use crate::{Database, Result, Session};
 
@@ -40,18 +40,13 @@ pub fn connector(database: &Database) -> &Arc<Connector> {
     &database.pools().connector
 }
 
-/// Opens a session, tried again while that can help, or `once`.
+/// Opens a session.
 ///
 /// # Errors
 ///
 /// Those of connecting.
-pub async fn open(connector: &Arc<Connector>, once: bool, manner: Manner<'_>) -> Result<Session> {
-    Session::open(connector, once, manner).await
-}
-
-/// What a pooler in between says of itself, if it says anything.
-pub fn announced_pooler(session: &Session) -> Option<Pooler> {
-    session.announced_pooler()
+pub async fn open(connector: &Arc<Connector>, options: ConnectOptions<'_>) -> Result<Session> {
+    Session::open(connector, options).await
 }
 
 /// What the process's environment has to say about these settings.

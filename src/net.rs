@@ -1,171 +1,150 @@
-//! Sockets, and a view that peeks at one without owning it.
-//!
-//! The wire owns the stream, below TLS or not; teardown peeks at the very same socket. A
-//! duplicated descriptor would keep the connection open after the wire has closed it, so
-//! the view does not keep it: what the wire drops is closed.
+//! Sockets, and views that peek at one without owning it.
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
+#[cfg(unix)]
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 
-/// A connected socket.
+/// A connected socket. The wire owns it, below TLS or not.
 #[derive(Debug)]
-pub(crate) enum Socket {
-    Tcp(Arc<TcpStream>),
-    #[cfg(unix)]
-    Unix(Arc<UnixStream>),
-}
+pub(crate) struct Socket(Arc<Stream>);
 
-/// A view of a [`Socket`] that does not keep it open.
+/// A view of a [`Socket`] that does not keep it open. A duplicated descriptor would keep the
+/// connection open after the wire has closed it.
 #[derive(Debug, Clone)]
-pub(crate) enum SocketView {
-    Tcp(Weak<TcpStream>),
+pub(crate) struct SocketView(Weak<Stream>);
+
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
     #[cfg(unix)]
-    Unix(Weak<UnixStream>),
+    Unix(UnixStream),
 }
 
-/// After so long a silence the kernel asks whether the other side is still there: well
-/// before the 350 s after which NAT gateways and connection tracking of EC2 forget a
-/// connection.
+/// The idle time before the first keepalive probe: well below the 350 s after which NAT gateways
+/// and connection tracking of EC2 forget a connection.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 
-/// And asks again so often.
+/// The time between keepalive probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Until this many have not been answered: a minute in all.
+/// The number of probes without an answer that end a connection: after a minute in all.
 const KEEPALIVE_RETRIES: u32 = 3;
 
-/// So long may bytes that were sent remain unacknowledged (RFC 5482; tcp(7): it decides
-/// over keepalive, too). Else the kernel repeats them for a quarter of an hour.
+/// How long sent bytes may remain unacknowledged (RFC 5482; tcp(7): it overrides keepalive).
+/// Without it the kernel retransmits for a quarter of an hour.
+#[cfg(target_os = "linux")]
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How a connection is found dead that ended without a word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Liveness {
-    keepalive: Option<Keepalive>,
-    /// Linux alone has it.
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
-    user_timeout: Duration,
-}
+/// Whether a read that leaves room in its buffer has emptied the socket, so that another read is
+/// in vain: epoll(7), "Questions and answers", number 9. tokio's own `poll_read` does the same.
+const SHORT_READ_EMPTIES: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Keepalive {
-    idle: Duration,
-    interval: Duration,
-    retries: u32,
-}
-
-impl Liveness {
-    /// Our own values, unless the URL says otherwise (`keepalives`, `keepalives_idle`,
-    /// `keepalives_interval`, `keepalives_retries`, `tcp_user_timeout`).
-    pub(crate) fn of(server: &tokio_postgres::Config) -> Self {
-        // The default of tokio-postgres.
-        let unset = tokio_postgres::Config::new().get_keepalives_idle();
-        let idle = server.get_keepalives_idle();
-        let keepalive = Keepalive {
-            idle: if idle == unset { KEEPALIVE_IDLE } else { idle },
-            interval: server
-                .get_keepalives_interval()
-                .unwrap_or(KEEPALIVE_INTERVAL),
-            retries: server.get_keepalives_retries().unwrap_or(KEEPALIVE_RETRIES),
+/// Sets keepalive and `TCP_USER_TIMEOUT`, so that a connection that is lost silently ends. The
+/// URL can change the values: `keepalives`, `keepalives_idle`, `keepalives_interval`,
+/// `keepalives_retries`, `tcp_user_timeout`.
+fn set_keepalive(stream: &TcpStream, server: &tokio_postgres::Config) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    if server.get_keepalives() {
+        let default_idle = tokio_postgres::Config::new().get_keepalives_idle();
+        let idle = Some(server.get_keepalives_idle()).filter(|&idle| idle != default_idle);
+        let keepalive = TcpKeepalive::new().with_time(idle.unwrap_or(KEEPALIVE_IDLE));
+        #[cfg(not(any(target_os = "openbsd", target_os = "haiku")))]
+        let keepalive = {
+            let interval = server.get_keepalives_interval();
+            keepalive
+                .with_interval(interval.unwrap_or(KEEPALIVE_INTERVAL))
+                .with_retries(server.get_keepalives_retries().unwrap_or(KEEPALIVE_RETRIES))
         };
-        let user_timeout = server.get_tcp_user_timeout().copied();
-        Liveness {
-            keepalive: server.get_keepalives().then_some(keepalive),
-            user_timeout: user_timeout.unwrap_or(USER_TIMEOUT),
-        }
+        socket.set_tcp_keepalive(&keepalive)?;
+    } else {
+        socket.set_keepalive(false)?;
     }
-
-    pub(crate) fn watch(&self, stream: &TcpStream) -> io::Result<()> {
-        let socket = SockRef::from(stream);
-        match self.keepalive {
-            None => socket.set_keepalive(false)?,
-            Some(keepalive) => {
-                let watched = TcpKeepalive::new().with_time(keepalive.idle);
-                #[cfg(not(any(target_os = "openbsd", target_os = "haiku")))]
-                let watched = watched
-                    .with_interval(keepalive.interval)
-                    .with_retries(keepalive.retries);
-                socket.set_tcp_keepalive(&watched)?;
-            }
-        }
-        #[cfg(target_os = "linux")]
-        socket.set_tcp_user_timeout(Some(self.user_timeout))?;
-        Ok(())
-    }
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(
+        server
+            .get_tcp_user_timeout()
+            .copied()
+            .unwrap_or(USER_TIMEOUT),
+    ))?;
+    Ok(())
 }
 
-/// What is at the socket, as the kernel tells it at this moment.
+/// The state of a socket in the kernel.
 ///
-/// After a thaw this is the only truth that costs nothing: the runtime has not
-/// looked at the socket yet and still says what it said before the freeze.
+/// After a thaw nothing else is true at no cost: the runtime has not polled the socket yet, and
+/// still reports its state before the freeze.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peek {
-    /// Nothing came.
+    /// Nothing was received.
     Quiet,
-    /// Something came: only reading it tells what.
+    /// Bytes were received and are not read.
     Bytes,
     /// The server closed the connection, or it broke.
     Closed,
 }
 
-/// Calls the same method on whichever socket it is.
+/// Calls the same method on either kind of stream.
 macro_rules! either {
     ($socket:expr, $stream:ident => $call:expr) => {
-        match $socket {
-            Socket::Tcp($stream) => $call,
+        match &*$socket.0 {
+            Stream::Tcp($stream) => $call,
             #[cfg(unix)]
-            Socket::Unix($stream) => $call,
+            Stream::Unix($stream) => $call,
         }
     };
 }
 
 impl SocketView {
-    /// The socket, until its owner closes it.
-    fn socket(&self) -> Option<Socket> {
-        match self {
-            SocketView::Tcp(stream) => stream.upgrade().map(Socket::Tcp),
-            #[cfg(unix)]
-            SocketView::Unix(stream) => stream.upgrade().map(Socket::Unix),
-        }
-    }
-
     pub(crate) fn peek(&self) -> Peek {
-        self.socket().map_or(Peek::Closed, |socket| socket.peek())
+        let socket = self.0.upgrade().map(Socket);
+        socket.map_or(Peek::Closed, |socket| socket.peek())
     }
 }
 
 impl Socket {
+    /// Connects over TCP.
+    pub(crate) async fn tcp(
+        address: SocketAddr,
+        server: &tokio_postgres::Config,
+    ) -> io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        set_keepalive(&stream, server)?;
+        Ok(Socket(Arc::new(Stream::Tcp(stream))))
+    }
+
+    /// Connects to a unix socket.
+    #[cfg(unix)]
+    pub(crate) async fn unix(path: &Path) -> io::Result<Self> {
+        let stream = UnixStream::connect(path).await?;
+        Ok(Socket(Arc::new(Stream::Unix(stream))))
+    }
+
     pub(crate) fn view(&self) -> SocketView {
-        match self {
-            Socket::Tcp(stream) => SocketView::Tcp(Arc::downgrade(stream)),
-            #[cfg(unix)]
-            Socket::Unix(stream) => SocketView::Unix(Arc::downgrade(stream)),
-        }
+        SocketView(Arc::downgrade(&self.0))
     }
 
     fn peek(&self) -> Peek {
         let mut byte = [MaybeUninit::uninit()];
         loop {
-            let peeked = either!(self, stream => SockRef::from(&**stream).peek(&mut byte));
-            return match peeked {
-                Ok(0) => Peek::Closed,
-                Ok(_) => Peek::Bytes,
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => Peek::Quiet,
-                    io::ErrorKind::Interrupted => continue,
-                    _ => Peek::Closed,
-                },
+            let peeked = either!(self, stream => SockRef::from(stream).peek(&mut byte));
+            return match peeked.map_err(|error| error.kind()) {
+                Ok(1..) => Peek::Bytes,
+                Err(io::ErrorKind::WouldBlock) => Peek::Quiet,
+                Err(io::ErrorKind::Interrupted) => continue,
+                Ok(0) | Err(_) => Peek::Closed,
             };
         }
     }
@@ -178,14 +157,22 @@ impl AsyncRead for Socket {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
-            ready!(either!(&*self, stream => stream.poll_read_ready(cx)))?;
-            match either!(&*self, stream => stream.try_read(buf.initialize_unfilled())) {
-                Ok(read) => {
-                    buf.advance(read);
-                    return Poll::Ready(Ok(()));
+            ready!(either!(self, stream => stream.poll_read_ready(cx)))?;
+            let (room, mut read) = (buf.remaining(), 0);
+            // `WouldBlock` clears the readiness of before the read, and nothing that comes
+            // after it.
+            let tried = either!(self, stream => stream.try_io(Interest::READABLE, || {
+                read = stream.try_read_buf(buf)?;
+                let emptied = SHORT_READ_EMPTIES && 0 < read && read < room;
+                (!emptied).then_some(()).ok_or(io::ErrorKind::WouldBlock.into())
+            }));
+            match tried {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if read > 0 {
+                        return Poll::Ready(Ok(()));
+                    }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+                tried => return Poll::Ready(tried),
             }
         }
     }
@@ -198,8 +185,8 @@ impl AsyncWrite for Socket {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(either!(&*self, stream => stream.poll_write_ready(cx)))?;
-            match either!(&*self, stream => stream.try_write(bytes)) {
+            ready!(either!(self, stream => stream.poll_write_ready(cx)))?;
+            match either!(self, stream => stream.try_write(bytes)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 written => return Poll::Ready(written),
             }
@@ -211,9 +198,9 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shut = either!(&*self, stream => SockRef::from(&**stream).shutdown(Shutdown::Write));
+        let shut = either!(self, stream => SockRef::from(stream).shutdown(Shutdown::Write));
         Poll::Ready(match shut {
-            // The server was faster.
+            // The server closed first.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
             shut => shut,
         })
@@ -226,19 +213,17 @@ mod tests {
 
     use super::*;
 
-    async fn watched(url: &str) -> TcpStream {
+    async fn watched(url: &str) -> Socket {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let stream = TcpStream::connect(address).await.expect("a connection");
         let server = url.parse().expect("a URL");
-        Liveness::of(&server).watch(&stream).expect("set");
-        stream
+        Socket::tcp(address, &server).await.expect("a connection")
     }
 
     #[tokio::test]
     async fn half_open_socket_is_found_within_a_minute() {
         let stream = watched("postgres://h/d").await;
-        let socket = SockRef::from(&stream);
+        let socket = either!(stream, stream => SockRef::from(stream));
         assert!(socket.keepalive().expect("told"));
         assert_eq!(socket.tcp_keepalive_time().expect("told"), KEEPALIVE_IDLE);
         let interval = socket.tcp_keepalive_interval().expect("told");
@@ -253,7 +238,7 @@ mod tests {
     #[tokio::test]
     async fn url_overrides_keepalive_defaults() {
         let stream = watched("postgres://h/d?keepalives=0&tcp_user_timeout=7").await;
-        let socket = SockRef::from(&stream);
+        let socket = either!(stream, stream => SockRef::from(stream));
         assert!(!socket.keepalive().expect("told"));
         #[cfg(target_os = "linux")]
         assert_eq!(
@@ -261,7 +246,7 @@ mod tests {
             Some(Duration::from_secs(7))
         );
         let stream = watched("postgres://h/d?keepalives_idle=45").await;
-        let socket = SockRef::from(&stream);
+        let socket = either!(stream, stream => SockRef::from(stream));
         let idle = socket.tcp_keepalive_time().expect("told");
         assert_eq!(idle, Duration::from_secs(45));
     }

@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 
 use crate::clock::{Clock, System};
 use crate::config::Pooler;
-use crate::connect::{Connector, Manner};
+use crate::connect::{ConnectOptions, Connector};
 use crate::connection::{self, ExclusiveClient};
 use crate::error::{Error, ErrorKind, Result};
 use crate::teardown::{Budget, close};
@@ -35,7 +35,7 @@ use crate::wire::TransactionStatus;
 /// ```
 #[must_use = "a session that is dropped is closed"]
 pub struct Session {
-    session: Arc<connection::Session>,
+    session: Arc<connection::ServerSession>,
     /// Taken only at the end.
     client: Option<ExclusiveClient>,
 }
@@ -43,11 +43,10 @@ pub struct Session {
 impl Session {
     pub(crate) async fn open(
         connector: &Arc<Connector>,
-        once: bool,
-        manner: Manner<'_>,
+        options: ConnectOptions<'_>,
     ) -> Result<Self> {
         let now = System.now();
-        let session = connection::Session::open(connector, None, once, manner, now, || {}).await?;
+        let session = connection::ServerSession::open(connector, None, options, now, || {}).await?;
         let client = session
             .exclusive_client()
             .ok_or_else(|| Error::new(ErrorKind::Closed, "the session ended as it began"))?;
@@ -74,7 +73,7 @@ impl Session {
 
     /// What lies between us and the server, as the configuration says or the server has shown.
     pub fn pooler(&self) -> Pooler {
-        self.session.pooler()
+        self.session.link.pooler
     }
 
     /// Cancels the statement that runs, and waits until the server has taken the request:
@@ -86,16 +85,11 @@ impl Session {
     /// Cancels what runs and closes the session. True once the server has acknowledged it,
     /// and so has rolled back and given up its locks; false if it did not within `limit`.
     pub async fn close(mut self, limit: Duration) -> bool {
-        let budget = Budget::new(Some(Instant::now() + limit), self.session.round_trip());
+        let budget = Budget::new(Some(Instant::now() + limit), self.session.link.round_trip);
         let client = self.client.take();
         let acknowledged = close(&self.session, &budget).await;
         drop(client);
         acknowledged
-    }
-
-    /// What a pooler in between says of itself, if it says anything.
-    pub(crate) fn announced_pooler(&self) -> Option<Pooler> {
-        self.session.announced_pooler()
     }
 }
 
@@ -111,7 +105,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         if self.client.take().is_some() {
             self.session.cancel_detached();
-            self.session.end();
+            self.session.terminate();
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 /// Counts those that are [under way](Tally::one).
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Tally(Arc<Inner>);
+pub struct Tally(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {

@@ -1,37 +1,31 @@
-//! Resolves names and dials sockets.
+//! Resolves host names and dials sockets.
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 #[cfg(unix)]
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use tokio::net::TcpStream;
-#[cfg(unix)]
-use tokio::net::UnixStream;
 use tokio_postgres::config::Host;
 
-use super::place;
+use super::sandbox;
 use crate::error::{Dialled, Error, Result};
-use crate::net::{Liveness, Socket};
+use crate::net::Socket;
 
 /// The port of PostgreSQL (IANA).
 const PORT: u16 = 5432;
 
-/// One address that was, or is to be, dialled.
+/// An address of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// Over the network.
+    /// An address of the network.
     Tcp {
-        /// Where it is.
+        /// IP address and port.
         address: SocketAddr,
-        /// The name that the certificate is for.
+        /// The host name, which the certificate is for.
         host: String,
-        /// The name stands for no IPv4 address at all.
+        /// The host name has no IPv4 address.
         only_ipv6: bool,
-        /// How it is found to be gone.
-        liveness: Liveness,
     },
     /// A unix socket.
     #[cfg(unix)]
@@ -39,17 +33,7 @@ pub enum Target {
 }
 
 impl Target {
-    /// Over the network, for tests.
-    pub fn tcp(address: SocketAddr, host: &str) -> Self {
-        Target::Tcp {
-            address,
-            host: host.to_owned(),
-            only_ipv6: false,
-            liveness: Liveness::of(&tokio_postgres::Config::new()),
-        }
-    }
-
-    /// The name of the host, if it has one.
+    /// Returns the host name, if it has one.
     pub fn host(&self) -> Option<&str> {
         match self {
             Target::Tcp { host, .. } => Some(host),
@@ -58,39 +42,37 @@ impl Target {
         }
     }
 
-    /// What an error can say of it.
-    pub(super) fn dialled(&self) -> Dialled<'_> {
-        let (host, loopback, only_ipv6) = match self {
-            Target::Tcp {
-                host,
-                address,
-                only_ipv6,
-                ..
-            } => (host.as_str(), address.ip().is_loopback(), *only_ipv6),
+    /// Returns whether connections to it stay on this machine.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Target::Tcp { address, .. } => address.ip().to_canonical().is_loopback(),
             #[cfg(unix)]
-            Target::Unix(_) => ("", false, false),
-        };
-        Dialled {
-            target: self,
-            host,
-            loopback,
-            only_ipv6,
-            inside: place::inside(),
+            Target::Unix(_) => true,
         }
     }
 
-    pub(crate) async fn dial(&self) -> io::Result<Socket> {
+    /// Describes it for an error.
+    pub(super) fn dialled(&self) -> Dialled<'_> {
+        Dialled {
+            target: self,
+            host: self.host().unwrap_or_default(),
+            loopback: self.host().is_some() && self.is_local(),
+            only_ipv6: matches!(
+                self,
+                Target::Tcp {
+                    only_ipv6: true,
+                    ..
+                }
+            ),
+            inside: sandbox::name(),
+        }
+    }
+
+    pub(super) async fn dial(&self, server: &tokio_postgres::Config) -> io::Result<Socket> {
         match self {
-            Target::Tcp {
-                address, liveness, ..
-            } => {
-                let stream = TcpStream::connect(address).await?;
-                stream.set_nodelay(true)?;
-                liveness.watch(&stream)?;
-                Ok(Socket::Tcp(Arc::new(stream)))
-            }
+            Target::Tcp { address, .. } => Socket::tcp(*address, server).await,
             #[cfg(unix)]
-            Target::Unix(path) => Ok(Socket::Unix(Arc::new(UnixStream::connect(path).await?))),
+            Target::Unix(path) => Socket::unix(path).await,
         }
     }
 }
@@ -108,74 +90,63 @@ impl fmt::Display for Target {
     }
 }
 
-/// Resolves the names, for the resolver's own cache. Fails if none can be.
+/// Resolves the host names, to fill the cache of the resolver. Fails if none can be resolved.
 pub(super) async fn resolve(server: &tokio_postgres::Config) -> Result<()> {
-    let mut last = None;
+    let mut resolved = Ok(());
     for endpoint in endpoints(server) {
-        match endpoint.targets().await {
-            Ok(_) => return Ok(()),
-            Err(error) => last = Some(error),
+        resolved = endpoint.targets().await.map(drop);
+        if resolved.is_ok() {
+            break;
         }
     }
-    last.map_or(Ok(()), Err)
+    resolved
 }
 
-/// A host of the configuration, with the address and the port that go with it.
+/// A host of the configuration, with its address and port.
 pub(super) struct Endpoint<'a> {
     host: Option<&'a Host>,
-    address: Option<std::net::IpAddr>,
+    address: Option<IpAddr>,
     port: u16,
-    liveness: Liveness,
 }
 
+/// Lists the hosts of the configuration.
 pub(super) fn endpoints(server: &tokio_postgres::Config) -> impl Iterator<Item = Endpoint<'_>> {
-    let (hosts, addresses, ports) = (
-        server.get_hosts(),
-        server.get_hostaddrs(),
-        server.get_ports(),
-    );
+    let (hosts, addresses) = (server.get_hosts(), server.get_hostaddrs());
+    let ports = server.get_ports();
     (0..hosts.len().max(addresses.len())).map(move |at| Endpoint {
         host: hosts.get(at),
         address: addresses.get(at).copied(),
         // One port serves all hosts.
         port: ports.get(at).or(ports.first()).copied().unwrap_or(PORT),
-        liveness: Liveness::of(server),
     })
 }
 
 impl Endpoint<'_> {
-    /// The name is looked up.
+    /// Resolves the host name.
     pub(super) async fn targets(&self) -> Result<Vec<Target>> {
-        let liveness = self.liveness;
-        match (self.host, self.address) {
+        let name = match (self.host, self.address) {
             #[cfg(unix)]
             (Some(Host::Unix(directory)), _) => {
                 let socket = format!(".s.PGSQL.{}", self.port);
-                Ok(vec![Target::Unix(directory.join(socket))])
+                return Ok(vec![Target::Unix(directory.join(socket))]);
             }
-            (host, Some(address)) => Ok(vec![Target::Tcp {
-                address: (address, self.port).into(),
-                host: match host {
-                    Some(Host::Tcp(name)) => name.clone(),
-                    _ => address.to_string(),
-                },
-                only_ipv6: address.is_ipv6(),
-                liveness,
-            }]),
-            (Some(Host::Tcp(name)), None) => {
-                let found = tokio::net::lookup_host((name.as_str(), self.port)).await;
-                let found = found.map_err(|error| Error::not_resolved(name, error))?;
-                let addresses: Vec<SocketAddr> = found.collect();
-                let only_ipv6 = addresses.iter().all(SocketAddr::is_ipv6);
-                let target = |address| Target::Tcp {
-                    address,
-                    host: name.clone(),
-                    only_ipv6,
-                    liveness,
-                };
-                Ok(addresses.into_iter().map(target).collect())
-            }
-            (None, None) => Ok(Vec::new()),
-        }
+            (Some(Host::Tcp(name)), _) => name.clone(),
+            (None, Some(address)) => address.to_string(),
+            (None, None) => return Ok(Vec::new()),
+        };
+        let addresses: Vec<SocketAddr> = match self.address {
+            Some(address) => vec![(address, self.port).into()],
+            None => tokio::net::lookup_host((name.as_str(), self.port))
+                .await
+                .map_err(|error| Error::not_resolved(&name, error))?
+                .collect(),
+        };
+        let only_ipv6 = addresses.iter().all(SocketAddr::is_ipv6);
+        let target = |address| Target::Tcp {
+            address,
+            host: name.clone(),
+            only_ipv6,
+        };
+        Ok(addresses.into_iter().map(target).collect())
     }
 }

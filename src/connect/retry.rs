@@ -1,7 +1,7 @@
 //! Decides which failures of connecting are retried, and for how long.
 //!
-//! Nothing has been executed on a connection that was not made, so it may be tried again;
-//! and a server that is full is not helped by more tries.
+//! No statement was executed yet, so connecting may always be retried. A server that is full is
+//! not helped by retries.
 
 use std::io;
 use std::time::Duration;
@@ -11,16 +11,16 @@ use tokio::time::Instant;
 use crate::backoff::Backoff;
 use crate::error::{Error, ErrorKind};
 
-/// The ceiling of the first delay.
+/// The longest first delay.
 const FIRST: Duration = Duration::from_millis(50);
 
-/// The ceiling of any.
+/// The longest delay.
 const MOST: Duration = Duration::from_secs(1);
 
-/// Longer than any invocation, and nothing overflows.
+/// The longest time limit: longer than any invocation, and without overflow.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The time that connecting may take, and when it began.
+/// The time within which a connect has to end.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Time {
     pub(super) began: Instant,
@@ -28,8 +28,8 @@ pub(super) struct Time {
 }
 
 impl Time {
-    /// `limit`, and at most three quarters of what is `left`: who is told in time that
-    /// there is no connection can still say so.
+    /// Creates a limit that begins now: at most three quarters of the time that is `left`, so
+    /// that the caller can still respond with an error.
     pub(super) fn new(limit: Duration, left: Option<Duration>) -> Self {
         let began = Instant::now();
         let share = left.map(|left| left / 4 * 3);
@@ -40,13 +40,13 @@ impl Time {
         }
     }
 
-    /// All of it.
+    /// Returns the whole limit.
     pub(super) fn whole(&self) -> Duration {
         self.until - self.began
     }
 
-    /// When one of `several` that are left to be tried has to give way to the next.
-    pub(super) fn turn(&self, several: usize, most: Duration) -> Instant {
+    /// Returns until when to try one of `several` addresses: an equal share, `most` at most.
+    pub(super) fn share(&self, several: usize, most: Duration) -> Instant {
         match u32::try_from(several) {
             Ok(several @ 2..) => {
                 let now = Instant::now();
@@ -57,10 +57,10 @@ impl Time {
         }
     }
 
-    /// How long to retry: a quarter, since a caller that can do without the database
-    /// wants to know soon; all of it where the server has said that it is about to be
-    /// there.
-    fn hope(&self, error: &Error) -> Instant {
+    /// Returns until when to retry: for a quarter of the time, since a caller that can do
+    /// without the database needs an answer soon; for all of it if the server said that it is
+    /// starting.
+    fn retry_until(&self, error: &Error) -> Instant {
         match error.kind() {
             ErrorKind::ServerStarting => self.until,
             _ => self.began + self.whole() / 4,
@@ -72,19 +72,19 @@ pub(super) fn backoff() -> Backoff {
     Backoff::new(FIRST, MOST)
 }
 
-/// How long to wait before connecting is tried again; `None` if it is not.
+/// Returns the delay before the next try, or `None` if there is none.
 pub(super) fn delay<R: FnMut() -> f64>(
     error: &Error,
     time: &Time,
     backoff: &mut Backoff<R>,
 ) -> Option<Duration> {
-    let delay = backoff.next().filter(|_| heals(error))?;
-    (Instant::now() + delay < time.hope(error)).then_some(delay)
+    let delay = backoff.next().filter(|_| is_transient(error))?;
+    (Instant::now() + delay < time.retry_until(error)).then_some(delay)
 }
 
-/// Another address of the server may do better: none has answered yet, or the one
-/// that did is starting or stopping.
-pub(super) fn may_go_elsewhere(error: &Error) -> bool {
+/// Returns whether to try another address of the server: this one did not answer, or it is
+/// starting or stopping.
+pub(super) fn tries_next_address(error: &Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::Refused
@@ -98,8 +98,8 @@ pub(super) fn may_go_elsewhere(error: &Error) -> bool {
     )
 }
 
-/// Whether it can heal by itself, and nothing was executed.
-pub(crate) fn heals(error: &Error) -> bool {
+/// Returns whether the error may be gone at the next try.
+pub(crate) fn is_transient(error: &Error) -> bool {
     match error.kind() {
         ErrorKind::Refused
         | ErrorKind::ServerStarting
@@ -123,8 +123,8 @@ fn cause(error: &Error) -> Option<&io::Error> {
     std::error::Error::source(error)?.downcast_ref()
 }
 
-/// The resolver is sure that there is no such name: glibc's, musl's and macOS's words for
-/// EAI_NONAME, since the standard library keeps no more of it.
+/// Returns whether there is no such host name: the messages of glibc, musl and macOS for
+/// EAI_NONAME, since the standard library keeps nothing else of it.
 fn is_unknown(cause: &io::Error) -> bool {
     let text = cause.to_string();
     [
@@ -213,11 +213,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_host_gets_a_share_of_the_time() {
         let time = Time::new(4 * SECOND, None);
-        let turn = |several| time.turn(several, 3 * SECOND) - time.began;
-        assert_eq!(turn(1), 4 * SECOND);
-        assert_eq!(turn(2), 2 * SECOND);
-        assert_eq!(turn(4), SECOND);
+        let share = |several| time.share(several, 3 * SECOND) - time.began;
+        assert_eq!(share(1), 4 * SECOND);
+        assert_eq!(share(2), 2 * SECOND);
+        assert_eq!(share(4), SECOND);
         let long = Time::new(60 * SECOND, None);
-        assert_eq!(long.turn(2, 3 * SECOND) - long.began, 3 * SECOND);
+        assert_eq!(long.share(2, 3 * SECOND) - long.began, 3 * SECOND);
     }
 }

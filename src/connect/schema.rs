@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, ready};
+use std::task::{Poll, ready};
 
 use futures_util::future::{Either, select};
 use tokio_postgres::SimpleQueryMessage;
@@ -14,32 +14,30 @@ use crate::provider::DROPS_OPTIONS;
 use crate::wire::Stream;
 
 impl Connector {
-    /// Asks a server, once, whether it has the `search_path` of the configured schema: some
-    /// poolers drop the `options` of a start-up packet in silence, and the rows of another
+    /// Queries, once for a server, whether it has the `search_path` of the configured schema:
+    /// some poolers drop the `options` of a startup packet silently, and the rows of another
     /// schema would be read and written. It takes a round trip of the first connection, and
-    /// nothing where no schema is set.
-    pub(super) async fn prove_schema(
+    /// none if no schema is set.
+    pub(super) async fn verify_schema(
         &self,
         client: &tokio_postgres::Client,
         connection: &mut tokio_postgres::Connection<Stream, Stream>,
     ) -> Result<()> {
-        let Some(wanted) = self.config.search_path() else {
+        let wanted = self.config.search_path();
+        let Some(wanted) = wanted.filter(|_| !self.schema_holds.load(Ordering::Acquire)) else {
             return Ok(());
         };
-        if self.schema_holds.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        // It is not driven yet.
-        let driven = poll_fn(|cx| poll_to_the_end(connection, cx));
-        let asked = pin!(client.simple_query("show search_path"));
-        let said = match select(asked, driven).await {
-            Either::Left((said, _)) => said?,
-            Either::Right(_) => {
-                let hung_up = "the server hung up when it was asked for its search_path";
-                return Err(Error::new(ErrorKind::Closed, hung_up));
-            }
+        // No driver polls the connection yet.
+        let ended = poll_fn(|cx| {
+            while let Some(Ok(_)) = ready!(connection.poll_message(cx)) {}
+            Poll::Ready(())
+        });
+        let query = pin!(client.simple_query("show search_path"));
+        let Either::Left((messages, _)) = select(query, ended).await else {
+            let cause = "the server closed the connection when it was asked for its search_path";
+            return Err(Error::new(ErrorKind::Closed, cause));
         };
-        let holds = said.iter().any(|message| match message {
+        let holds = messages?.iter().any(|message| match message {
             SimpleQueryMessage::Row(row) => row.get(0) == Some(wanted.as_str()),
             _ => false,
         });
@@ -50,13 +48,4 @@ impl Connector {
         self.schema_holds.store(true, Ordering::Release);
         Ok(())
     }
-}
-
-/// Drives a connection: ready when it has ended.
-fn poll_to_the_end(
-    connection: &mut tokio_postgres::Connection<Stream, Stream>,
-    cx: &mut Context<'_>,
-) -> Poll<()> {
-    while let Some(Ok(_)) = ready!(connection.poll_message(cx)) {}
-    Poll::Ready(())
 }

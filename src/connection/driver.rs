@@ -1,13 +1,12 @@
-//! The task that drives a connection, and the pump that drives it in the task's place.
+//! The driver: the task that polls a connection, and the pump that polls it in the task's place.
 //!
-//! tokio-postgres wants its `Connection` polled. A bare `tokio::spawn` of it
-//! proves nothing: at the end of a handler the queue may hold a BEGIN that the
-//! task has not got round to. So the connection lies behind a lock: the task polls
-//! it when woken, and [`pump`](Driver::pump) polls it right here, at any time, in
-//! the task's name. Polling empties the queue of the client and flushes; after it,
+//! A `Connection` of tokio-postgres has to be polled. After a bare `tokio::spawn` of it
+//! nothing is certain: at the end of a handler the queue may hold a BEGIN that the task has
+//! not polled yet. So the connection is behind a lock: the task polls it when woken, and
+//! [`pump`](Driver::pump) polls it at any time, on the caller's thread and with the task's
+//! waker. Polling empties the queue of the client and flushes; after it,
 //! a completed flush as the last operation proves that nothing is left.
 
-use std::fmt;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,8 +21,8 @@ use crate::wire::{ServerState, Snapshot, Stream, Wire};
 
 /// Drives one connection.
 pub(super) struct Driver {
-    /// Gone once it has ended: an ended connection must be dropped, or the
-    /// client's futures wait for ever.
+    /// `None` once it has ended: an ended connection must be dropped, or the client's futures
+    /// wait for ever.
     connection: Mutex<Option<Connection<Stream, Stream>>>,
     /// The waker of the driver task. Every poll uses this one, so that what arrives
     /// later wakes the task alone.
@@ -31,9 +30,9 @@ pub(super) struct Driver {
     /// The connection was polled and [is decided](Snapshot::is_decided).
     decided: Notify,
     wire: Wire,
-    /// The holder of the connection holds its lock.
+    /// Locked by the holder of the connection.
     client: Weak<tokio::sync::Mutex<Client>>,
-    /// The server's last word was noted.
+    /// The error that ended the session was reported.
     dismissed: AtomicBool,
 }
 
@@ -53,7 +52,7 @@ impl Driver {
             client: Arc::downgrade(client),
             dismissed: AtomicBool::new(false),
         });
-        tokio::spawn(drive(End {
+        tokio::spawn(drive(DriverEnd {
             driver: Arc::clone(&driver),
             over: false,
             on_end: Some(on_end),
@@ -61,11 +60,12 @@ impl Driver {
         driver
     }
 
-    /// Polls the connection until it has nothing to do, and tells where it stands.
+    /// Polls the connection until it has nothing to do, and returns its state.
     pub(super) fn pump(&self) -> Snapshot {
         self.poll(lock(&self.connection))
     }
 
+    /// [Pumps](Driver::pump), unless another thread is polling the connection.
     pub(super) fn try_pump(&self) -> Option<Snapshot> {
         let connection = match self.connection.try_lock() {
             Ok(connection) => connection,
@@ -75,7 +75,7 @@ impl Driver {
         Some(self.poll(connection))
     }
 
-    /// Waits until nothing is under way, or the connection is at its end.
+    /// Waits until nothing is under way, or the connection has ended.
     pub(super) async fn settled(&self) -> Snapshot {
         loop {
             let snapshot = self.pump();
@@ -97,7 +97,7 @@ impl Driver {
         lock(&self.connection).is_none()
     }
 
-    /// Has the task look at the connection again.
+    /// Wakes the task.
     pub(super) fn wake(&self) {
         lock(&self.waker).wake_by_ref();
     }
@@ -116,12 +116,10 @@ impl Driver {
                 Poll::Ready(Some(Ok(AsyncMessage::Notice(notice)))) => observe::notice(&notice),
                 // A notification: see `Connection`.
                 Poll::Ready(Some(Ok(_))) => {}
-                Poll::Ready(Some(Err(error))) => {
-                    observe::connection_lost(&error);
-                    *slot = None;
-                    break;
-                }
-                Poll::Ready(None) => {
+                Poll::Ready(end) => {
+                    if let Some(Err(error)) = end {
+                        observe::connection_lost(&error);
+                    }
                     *slot = None;
                     break;
                 }
@@ -129,15 +127,15 @@ impl Driver {
             }
         }
         let snapshot = self.wire.snapshot();
-        // No answer to come could be told from another: who waits for one is told so.
+        // No answer to come could be assigned to its request: the client's futures fail.
         if snapshot.server == ServerState::Lost && slot.take().is_some() {
             observe::framing_lost();
         }
         if snapshot.is_dismissed() {
             if !self.dismissed.swap(true, Ordering::AcqRel) {
-                observe::dismissed(self.wire.error());
+                observe::dismissed(self.wire.facts().error);
             }
-            // There is no holder to tell.
+            // Without a holder no request will get the error.
             if !self.is_held() {
                 *slot = None;
             }
@@ -155,7 +153,7 @@ impl Driver {
     }
 }
 
-async fn drive<F: FnOnce()>(mut end: End<F>) {
+async fn drive<F: FnOnce()>(mut end: DriverEnd<F>) {
     let driver = &end.driver;
     poll_fn(|cx| {
         lock(&driver.waker).clone_from(cx.waker());
@@ -170,26 +168,26 @@ async fn drive<F: FnOnce()>(mut end: End<F>) {
     end.over = true;
 }
 
-/// What happens when the driver is done: its connection ended, or its runtime was
-/// dropped and the task with it.
-struct End<F: FnOnce()> {
+/// Ends the connection when the driver task ends, or is dropped with its runtime.
+struct DriverEnd<F: FnOnce()> {
     driver: Arc<Driver>,
+    /// The connection has ended; else the runtime has.
     over: bool,
     on_end: Option<F>,
 }
 
-impl<F: FnOnce()> Drop for End<F> {
+impl<F: FnOnce()> Drop for DriverEnd<F> {
     fn drop(&mut self) {
         let connection = lock(&self.driver.connection).take();
         if self.over {
-            // Say goodbye; a teardown can still wait for the server's answer. Whoever
-            // took the connection away may have something to do before.
+            // A teardown can still wait for the server's end of file. What detached the
+            // connection may have something to do before.
             if !self.driver.wire.snapshot().is_over() {
-                self.driver.wire.end();
+                self.driver.wire.terminate();
             }
         } else {
-            // Nothing will ever move on this socket again: its runtime is gone.
-            self.driver.wire.cut();
+            // The runtime of this socket has ended, and it cannot be polled any more.
+            self.driver.wire.abandon();
         }
         drop(connection);
         self.driver.decided.notify_waiters();
@@ -201,10 +199,4 @@ impl<F: FnOnce()> Drop for End<F> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl fmt::Debug for Driver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Driver").field(&self.wire).finish()
-    }
 }

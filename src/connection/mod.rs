@@ -1,4 +1,4 @@
-//! One session of the server: its client, its wire, its socket and its driver.
+//! One session of the server: its client, its link, and its driver.
 
 mod cancel;
 mod driver;
@@ -15,178 +15,141 @@ use tokio::time::timeout;
 use tokio_postgres::{Client, Statement};
 
 use crate::config::Pooler;
-use crate::connect::{Connector, Manner, Opened, Target};
-use crate::net::{Peek, SocketView};
+use crate::connect::{ConnectOptions, Connector, Link, Opened};
 use crate::tally::Tally;
-use crate::wire::{Snapshot, TransactionStatus, Wire};
+use crate::wire::{OwnAnswer, Snapshot, TransactionStatus};
 use driver::Driver;
 use statements::Statements;
 
-/// How long a detached cancel may take.
+/// The time limit of a CancelRequest that no caller waits for.
 const DETACHED_LIMIT: Duration = Duration::from_secs(5);
 
-/// A session: its client, its wire, its socket, and the task that drives it.
-///
-/// It knows nothing of pools and invocations.
-#[derive(Debug)]
-pub(crate) struct Session {
+/// A session of the server, independent of pools and invocations.
+pub(crate) struct ServerSession {
+    pub(crate) link: Link,
+    pub(crate) opened: SystemTime,
     client: Arc<Mutex<Client>>,
     driver: Arc<Driver>,
-    wire: Wire,
-    socket: SocketView,
-    target: Target,
-    pooler: Pooler,
-    /// What a pooler in between says of itself.
-    announced: Option<Pooler>,
     connector: Arc<Connector>,
     statements: Statements,
-    opened: SystemTime,
-    round_trip: Duration,
     /// CancelRequests, ours and the user's, that are on their way. One that was not seen to
     /// its end stays among them: it may arrive at any time.
     cancelling: AtomicUsize,
-    /// Questions of our own that the server has not answered yet.
+    /// Queries of our own that the server has not answered yet.
     own: Tally,
-    /// The server knows what it is to end by itself, for calls of so many seconds at most.
+    /// The server's timeouts are set for calls of at most so many seconds.
     longest_call: AtomicU64,
 }
 
-/// The client, which has no other holder as long as this is held.
+/// The client of a session, locked: it has no other holder.
 pub(crate) type ExclusiveClient = OwnedMutexGuard<Client>;
 
-impl Session {
-    /// Connects, tried again or `once`, and spawns the driver on the current runtime. `on_end` runs when
-    /// the driver is done, for whatever reason.
+impl ServerSession {
+    /// Connects, with retries or `once`, and spawns the driver on the current runtime. `on_end`
+    /// runs when the driver ends, for whatever reason.
     pub(crate) async fn open(
         connector: &Arc<Connector>,
         left: Option<Duration>,
-        once: bool,
-        manner: Manner<'_>,
+        options: ConnectOptions<'_>,
         now: SystemTime,
         on_end: impl FnOnce() + Send + 'static,
-    ) -> crate::Result<Arc<Session>> {
+    ) -> crate::Result<Arc<ServerSession>> {
         let Opened {
             client,
             connection,
-            wire,
-            socket,
-            target,
-            pooler,
-            announced,
-            round_trip,
-        } = connector.open(left, once, manner).await?;
+            link,
+        } = connector.open(left, options).await?;
         let client = Arc::new(Mutex::new(client));
-        let driver = Driver::spawn(connection, &client, wire.clone(), on_end);
-        Ok(Arc::new(Session {
+        let driver = Driver::spawn(connection, &client, link.wire.clone(), on_end);
+        Ok(Arc::new(ServerSession {
+            link,
+            opened: now,
             client,
             driver,
-            wire,
-            socket,
-            target,
-            pooler,
-            announced,
             statements: Statements::new(connector.settings().statement_cache),
             connector: Arc::clone(connector),
-            opened: now,
-            round_trip,
             cancelling: AtomicUsize::new(0),
             own: Tally::default(),
             longest_call: AtomicU64::new(0),
         }))
     }
 
-    /// The client, if it is not in use. Its holder can be sure that nothing
-    /// but the Close of a dropped statement is queued meanwhile.
+    /// Returns the client, if it is not in use. While it is held, only the Close of a dropped
+    /// statement can be queued elsewhere.
     pub(crate) fn exclusive_client(&self) -> Option<ExclusiveClient> {
         Arc::clone(&self.client).try_lock_owned().ok()
     }
 
-    pub(crate) fn wire(&self) -> &Wire {
-        &self.wire
-    }
-
-    pub(crate) fn opened(&self) -> SystemTime {
-        self.opened
-    }
-
-    /// The distance to the server, as connecting measured it.
-    pub(crate) fn round_trip(&self) -> Duration {
-        self.round_trip
-    }
-
-    /// What lies between us and the server.
-    pub(crate) fn pooler(&self) -> Pooler {
-        self.pooler
-    }
-
-    /// What a pooler in between says of itself, if it says anything.
-    pub(crate) fn announced_pooler(&self) -> Option<Pooler> {
-        self.announced
-    }
-
-    /// The server's process.
+    /// Returns the process id of the server's backend.
     pub(crate) fn process(&self) -> i32 {
-        self.wire.key().map_or(0, |(process, _)| process)
+        self.link.wire.facts().key.map_or(0, |(process, _)| process)
     }
 
-    /// What the kernel says of the socket at this moment.
-    pub(crate) fn peek(&self) -> Peek {
-        self.socket.peek()
-    }
-
-    /// Polls the connection and tells where it stands.
+    /// Drives the connection as far as it goes without waiting, and returns its state.
     pub(crate) fn pump(&self) -> Snapshot {
         self.driver.pump()
     }
 
-    /// Like [`pump`](Session::pump), but `None` instead of waiting for another
-    /// thread that is at it.
+    /// [Pumps](ServerSession::pump), unless another thread is driving the connection.
     pub(crate) fn try_pump(&self) -> Option<Snapshot> {
         self.driver.try_pump()
     }
 
-    /// The connection has ended, and its driver with it or soon.
+    /// Returns whether the connection has ended.
     pub(crate) fn is_over(&self) -> bool {
-        self.driver.is_over() || self.wire.snapshot().is_over()
+        self.driver.is_over() || self.link.wire.snapshot().is_over()
     }
 
-    /// Waits until nothing is under way, or the connection is at its end.
+    /// Waits until nothing is under way, or the connection has ended.
     pub(crate) async fn settled(&self) -> Snapshot {
         self.driver.settled().await
     }
 
-    /// Asks the server to cancel what it does, and waits until it has taken the
-    /// request. False if it cannot be asked. Where that is not known, the session
-    /// [is being cancelled](Session::is_being_cancelled) from then on.
+    /// Sends a CancelRequest, and waits until the server has received it. Returns false if it
+    /// cannot be sent. If the outcome is unknown, the session
+    /// [is being cancelled](ServerSession::is_being_cancelled) from then on.
     pub(crate) async fn cancel(&self, limit: Duration) -> bool {
         let Some(request) = self.cancel_request() else {
             return false;
         };
         self.cancelling.fetch_add(1, Ordering::AcqRel);
-        let taken = matches!(timeout(limit, request).await, Ok(Ok(())));
-        if taken {
+        let received = matches!(timeout(limit, request).await, Ok(Ok(())));
+        if received {
             self.cancelling.fetch_sub(1, Ordering::AcqRel);
         }
-        taken
+        received
     }
 
-    /// Cancels in a detached task, for when a teardown has run out of time. It can hit
-    /// nothing but this session, which is being closed.
+    /// Sends a CancelRequest in a task of its own, for a teardown that has run out of time. It
+    /// can cancel nothing but this session, which is being closed.
     pub(crate) fn cancel_detached(&self) {
         if let (Some(request), Ok(runtime)) = (self.cancel_request(), Handle::try_current()) {
             runtime.spawn(async move { timeout(DETACHED_LIMIT, request).await });
         }
     }
 
-    /// A CancelRequest, where the server takes one.
+    /// Prepares a CancelRequest. `None` if the server or the pooler accepts none.
     fn cancel_request(&self) -> Option<impl Future<Output = crate::Result<()>> + Send + use<>> {
-        let key = self.wire.key().filter(|_| self.pooler.takes_cancel())?;
-        let (connector, target) = (Arc::clone(&self.connector), self.target.clone());
+        let key = self.link.wire.facts().key;
+        let key = key.filter(|_| self.link.pooler.takes_cancel())?;
+        let (connector, target) = (Arc::clone(&self.connector), self.link.target.clone());
         Some(async move { cancel::request(&connector, &target, key).await })
     }
 
-    /// Spawns what waits for the answer to a question of our own.
-    pub(crate) fn see_to(&self, answer: impl Future + Send + 'static) {
+    /// Sends a [query of our own](crate::wire::Wire::question) in front of all that the holder
+    /// sends from now on. The driver sends it when it polls next.
+    pub(crate) fn ask(
+        &self,
+        sql: &str,
+        changes: bool,
+    ) -> Option<impl Future<Output = Option<OwnAnswer>> + Send + use<>> {
+        let answer = self.link.wire.question(sql, changes)?;
+        self.driver.wake();
+        Some(answer)
+    }
+
+    /// Spawns a task that waits for the answer to a query of our own.
+    pub(crate) fn spawn_answer(&self, answer: impl Future + Send + 'static) {
         let asked = self.own.one();
         tokio::spawn(async move {
             answer.await;
@@ -200,111 +163,89 @@ impl Session {
         has: impl FnOnce() -> bool,
         limit: Duration,
     ) -> bool {
-        // Counted before `has` is asked: a checkout asks in the opposite order.
+        // Counted before `has` is called: a checkout does both in the opposite order.
         self.cancelling.fetch_add(1, Ordering::AcqRel);
         let has = has();
         if has {
-            // It is to hit the user's statement, not a question of our own in front of it.
+            // It has to cancel the user's statement, not a query of our own in front of it.
             let _ = timeout(limit, self.own.none()).await;
         }
-        let taken = has && self.cancel(limit).await;
+        let received = has && self.cancel(limit).await;
         // Where no request can be sent, none is under way.
-        if taken || !has || self.cancel_request().is_none() {
+        if received || !has || self.cancel_request().is_none() {
             self.cancelling.fetch_sub(1, Ordering::AcqRel);
         }
-        taken || !has
+        received || !has
     }
 
-    /// A CancelRequest may be on its way. The connection must not be handed on: it would
-    /// hit the next one's statement.
+    /// Returns whether a CancelRequest may be on its way. The connection must not be handed on:
+    /// the request would cancel the next holder's statement.
     pub(crate) fn is_being_cancelled(&self) -> bool {
         self.cancelling.load(Ordering::Acquire) > 0
     }
 
-    /// Says Terminate and waits for the server's end of file: only then has it
-    /// rolled back, released its locks and given up its slot. `Some(false)` if the
-    /// connection broke instead, or if it was that of a pooler whose server was not at
-    /// rest; `None` if nothing was heard within `limit`.
+    /// Sends Terminate and waits for the server's end of file: only then has it rolled back,
+    /// released its locks and given up its slot. `Some(false)` if the connection broke instead,
+    /// or if it was a pooler's whose server was not at rest; `None` after `limit`.
     pub(crate) async fn closed(&self, limit: Duration) -> Option<bool> {
-        self.end();
-        let closed = timeout(limit, self.wire.closed()).await.ok()?;
-        // A pooler closes at once; what its server does then is its own affair.
-        Some(closed && (self.pooler == Pooler::None || self.wire.left_at_rest()))
+        self.terminate();
+        let wire = &self.link.wire;
+        let closed = timeout(limit, wire.closed()).await.ok()?;
+        // A pooler closes at once, whatever its server does then.
+        Some(closed && (self.link.pooler == Pooler::None || wire.terminated_at_rest()))
     }
 
-    /// Closes the socket, without waiting: what the server has not said by now does not
-    /// count.
-    pub(crate) fn shut_down(&self) {
-        self.wire.give_up();
-    }
-
-    /// Ends the session as far as that goes without waiting, for when no task waits. A server
-    /// that has all our questions behind it is told goodbye: true, and a teardown, which may
-    /// not come, can wait for the rest. To one that still answers the socket is closed: what
-    /// it writes is reset by the kernel, whatever becomes of this process; what it computes
-    /// can be cancelled.
+    /// Ends the session as far as that goes without waiting, for when no task waits. Returns
+    /// true if a teardown, which may not come, can wait for the rest: the server has answered
+    /// everything and is sent Terminate. If it is still answering, the socket is closed: what
+    /// it writes is reset by the kernel, even if this process is frozen; what it computes can
+    /// be cancelled.
     pub(crate) fn end_at_once(&self) -> bool {
-        if self.pooler != Pooler::None {
-            self.leave_at_once();
-            return true;
+        let wire = &self.link.wire;
+        if self.link.pooler == Pooler::None {
+            let runs = wire.snapshot().is_running();
+            self.terminate();
+            if runs {
+                wire.shut_down();
+            }
+            return !runs;
         }
-        let runs = self.wire.snapshot().is_running();
-        self.end();
-        if runs {
-            self.shut_down();
-        }
-        !runs
-    }
-
-    /// Behind a pooler a statement could no longer be cancelled after the goodbye.
-    fn leave_at_once(&self) {
-        self.take_away();
-        let snapshot = self.wire.snapshot();
+        // Behind a pooler a statement could no longer be cancelled after Terminate.
+        self.detach();
+        let snapshot = wire.snapshot();
         match snapshot.status {
-            _ if snapshot.is_at_rest() => self.end(),
-            // Nor is it sure then that the server is still ours.
+            _ if snapshot.is_at_rest() => self.terminate(),
+            // It is not certain then that the pooler's server is still ours.
             Some(TransactionStatus::Idle) | None => {}
-            Some(_) => self.wire.ask("ROLLBACK"),
+            Some(_) => wire.ask("ROLLBACK"),
         }
+        true
     }
 
-    /// Takes the connection away from its holder, without waiting.
-    pub(crate) fn end(&self) {
-        self.wire.end();
+    /// Detaches the connection from its holder and sends Terminate, without waiting.
+    pub(crate) fn terminate(&self) {
+        self.link.wire.terminate();
         self.driver.wake();
     }
 
-    /// The same, and does not say goodbye: the server can still be cancelled and
-    /// [asked](Session::asked).
-    pub(crate) fn take_away(&self) {
-        self.wire.take_away();
+    /// Detaches the connection from its holder, without waiting and without Terminate: the
+    /// server can still be cancelled and [asked](crate::wire::Wire::asked).
+    pub(crate) fn detach(&self) {
+        self.link.wire.detach();
         self.driver.wake();
     }
 
-    /// Waits until all was answered that was asked before the connection was taken away.
-    /// False if it never will be.
-    pub(crate) async fn answered(&self) -> bool {
-        self.wire.answered().await
-    }
-
-    /// Asks a question of our own over a connection that was taken away, and waits until
-    /// it was answered, be it with an error.
-    pub(crate) async fn asked(&self, sql: &str) -> bool {
-        self.wire.ask(sql);
-        self.answered().await
-    }
-
-    /// A statement prepared on this session before, or now. Once the server has said that
-    /// one does not fit the schema any more, none that was prepared before is trusted.
+    /// Returns a cached statement, or prepares it. Once the server has said that a statement
+    /// does not fit the schema any more, no earlier one is used.
     pub(crate) async fn prepare(
         &self,
         client: &Client,
         sql: &str,
         types: &[tokio_postgres::types::Type],
     ) -> Result<Statement, tokio_postgres::Error> {
-        if self.wire.take_outdated() {
+        if self.link.wire.take_outdated() {
             self.statements.clear();
-            // The types that they had been prepared with may be others, too.
+            // The types that the statements were prepared with may have changed, too.
             client.clear_type_cache();
         }
         self.statements.prepare(client, sql, types).await

@@ -1,24 +1,23 @@
-//! The cache of a session's prepared statements.
+//! Caches the prepared statements of a session.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Statement};
 
-/// Text and the parameter types that were asked for.
+/// The text of a statement, and the parameter types that the caller gave.
 type Key = (Box<str>, Box<[Type]>);
 
-/// A bounded cache, the least recently used out first. What falls out is closed
+/// A bounded cache, which evicts the least recently used statement. An evicted one is closed
 /// on the server when its last user drops it.
 pub(super) struct Statements {
     capacity: usize,
-    kept: Mutex<Kept>,
+    cache: Mutex<Cache>,
 }
 
 #[derive(Default)]
-struct Kept {
+struct Cache {
     statements: HashMap<Key, (Statement, u64)>,
     uses: u64,
 }
@@ -27,10 +26,11 @@ impl Statements {
     pub(super) fn new(capacity: usize) -> Self {
         Statements {
             capacity,
-            kept: Mutex::default(),
+            cache: Mutex::default(),
         }
     }
 
+    /// Returns the cached statement, or prepares it.
     pub(super) async fn prepare(
         &self,
         client: &Client,
@@ -38,29 +38,29 @@ impl Statements {
         types: &[Type],
     ) -> Result<Statement, Error> {
         let key: Key = (sql.into(), types.into());
-        if let Some(statement) = self.kept().find(&key) {
+        if let Some(statement) = self.cache().find(&key) {
             return Ok(statement);
         }
         let statement = client.prepare_typed(sql, types).await?;
         if self.capacity > 0 {
-            self.kept().keep(key, statement.clone(), self.capacity);
+            self.cache().insert(key, statement.clone(), self.capacity);
         }
         Ok(statement)
     }
 
-    /// Forgets them all. Each is closed on the server when its last user drops it.
+    /// Evicts all statements.
     pub(super) fn clear(&self) {
-        // Dropped behind the lock: a statement sends its Close.
-        let forgotten = std::mem::take(&mut self.kept().statements);
-        drop(forgotten);
+        // Dropped after the lock is released: a statement sends its Close.
+        let evicted = std::mem::take(&mut self.cache().statements);
+        drop(evicted);
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Kept {
+impl Cache {
     fn find(&mut self, key: &Key) -> Option<Statement> {
         self.uses += 1;
         let (statement, used) = self.statements.get_mut(key)?;
@@ -68,22 +68,14 @@ impl Kept {
         Some(statement.clone())
     }
 
-    fn keep(&mut self, key: Key, statement: Statement, capacity: usize) {
-        while self.statements.len() >= capacity {
+    fn insert(&mut self, key: Key, statement: Statement, capacity: usize) {
+        if self.statements.len() >= capacity {
             let oldest = self.statements.iter().min_by_key(|(_, (_, used))| *used);
-            let Some(oldest) = oldest.map(|(key, _)| key.clone()) else {
-                break;
-            };
-            self.statements.remove(&oldest);
+            if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
+                self.statements.remove(&oldest);
+            }
         }
         self.uses += 1;
         self.statements.insert(key, (statement, self.uses));
-    }
-}
-
-impl fmt::Debug for Statements {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kept = self.kept().statements.len();
-        write!(f, "{kept} of {} statements", self.capacity)
     }
 }

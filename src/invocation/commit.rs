@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use tokio_postgres::error::Severity;
 
 use super::transaction::Shared;
-use crate::connection::Session;
+use crate::connection::ServerSession;
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::Peek;
 use crate::teardown::Budget;
@@ -31,7 +31,7 @@ impl Shared {
                 settled.map_err(|_| failed())?
             }
         };
-        let fell = session.wire().disarm();
+        let fell = session.link.wire.disarm();
         // Nothing was asked of it: whatever its session is like, nothing can be lost.
         if !self.is_used() {
             return Ok(());
@@ -48,13 +48,13 @@ impl Shared {
 /// Has `send` send COMMIT, unless that could store nothing, and returns the server's word
 /// that it did. `fell`: the transaction has failed by what the wire knows.
 pub(super) async fn commit(
-    session: &Session,
+    session: &ServerSession,
     snapshot: &Snapshot,
     fell: bool,
     send: impl Future<Output = Result<(), tokio_postgres::Error>>,
 ) -> Result<()> {
     // Before the runtime has heard of it, the kernel has.
-    if snapshot.is_over() || session.peek() == Peek::Closed {
+    if snapshot.is_over() || session.link.socket.peek() == Peek::Closed {
         return Err(lost());
     }
     if fell || !snapshot.is_quiet() {
@@ -68,7 +68,7 @@ pub(super) async fn commit(
         _ => return Err(failed()),
     }
     match send.await {
-        Ok(()) if session.wire().committed() => Ok(()),
+        Ok(()) if session.link.wire.facts().committed => Ok(()),
         Ok(()) => Err(failed()),
         Err(error) if is_final(&error) => Err(Error::commit_refused(error)),
         Err(error) => Err(unknown().with_source(error)),

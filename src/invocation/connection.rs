@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 use super::leases::Leases;
-use crate::connection::{ExclusiveClient, Session};
+use crate::connection::{ExclusiveClient, ServerSession};
 use crate::error::{Error, Result};
 use crate::pool::Lease;
 use crate::wire::TransactionStatus;
@@ -44,7 +44,7 @@ const CANCEL_LIMIT: Duration = Duration::from_secs(5);
 pub struct Connection {
     /// Taken only in `drop`: it has to be free before the invocation looks.
     client: Option<ExclusiveClient>,
-    session: Arc<Session>,
+    session: Arc<ServerSession>,
     lease: Weak<Lease>,
     turn: u64,
     invocation: Weak<Leases>,
@@ -117,7 +117,7 @@ impl Connection {
         invocation.map_or(Some(Duration::ZERO), |invocation| invocation.left())
     }
 
-    pub(super) fn session(&self) -> &Arc<Session> {
+    pub(super) fn session(&self) -> &Arc<ServerSession> {
         &self.session
     }
 

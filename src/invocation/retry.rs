@@ -193,11 +193,11 @@ impl TransactionRetry<'_> {
             Ok(transaction) => transaction,
             Err(error) => return Ended::Done(Err(Error::from(error).into())),
         };
-        session.wire().forget_error();
+        session.link.wire.forget_error();
         // The user's error may be of any type: what failed the transaction is asked of the
         // wire instead. After a rollback to a savepoint, nothing has.
         let gave_way = |status| {
-            let code = session.wire().error();
+            let code = session.link.wire.facts().error;
             status == Some(TransactionStatus::Failed)
                 && code.is_some_and(|code| GAVE_WAY.contains(&&code[..]))
         };

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::future::{join_all, join3};
 use tokio::time::{Instant, timeout_at};
 
-use crate::connection::Session;
+use crate::connection::ServerSession;
 use crate::deadline::FAR;
 use crate::engine::Engine;
 use crate::observe;
@@ -161,7 +161,7 @@ struct Goodbye {
 
 impl Goodbye {
     /// Closes a connection, if its invocation has not: then this finds out how that went.
-    async fn to(session: &Session, budget: &Budget, interrupted: bool) -> Self {
+    async fn to(session: &ServerSession, budget: &Budget, interrupted: bool) -> Self {
         Goodbye {
             acknowledged: close(session, budget).await,
             interrupted,

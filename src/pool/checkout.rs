@@ -12,8 +12,8 @@ use tokio::time::{Instant, timeout};
 use super::lease::Lease;
 use super::pools::{Idle, Pool, lock};
 use super::stale::NO_ANSWER;
-use crate::connect::{Manner, heals};
-use crate::connection::{ExclusiveClient, Session};
+use crate::connect::{ConnectOptions, is_transient};
+use crate::connection::{ExclusiveClient, ServerSession};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limit::Admission;
 use crate::net::Peek;
@@ -40,7 +40,7 @@ pub(crate) struct Permit {
 }
 
 /// A session with its exclusive client.
-type Leased = (Arc<Session>, ExclusiveClient);
+type Leased = (Arc<ServerSession>, ExclusiveClient);
 
 impl Pool {
     /// Waits for a permit, for `acquire_timeout` and at most for `left`. The caller that has
@@ -83,7 +83,7 @@ impl Pool {
         let _opening = self.shared.opening.one();
         let (session, client) = self.open(left, None, attempt, None).await?;
         // No caller waits for this connection yet, so there is time to read the slots.
-        if let Some(reading) = limits.room.ask(&client).await {
+        if let Some(reading) = limits.room.ask(&session) {
             let _ = timeout(TEST_TIMEOUT, reading).await;
         }
         let lease = Lease::new(session, Arc::clone(&self), permit);
@@ -113,12 +113,13 @@ impl Pool {
         let added_age = self.settings().max_age.mul_f64(jitter);
         let now = shared.clock.now();
         let opened = now.checked_sub(added_age).unwrap_or(now);
-        let manner = Manner {
-            leaving,
-            ..Manner::USUAL
+        let options = ConnectOptions {
+            once: attempt.probes,
+            closing: leaving,
+            ..ConnectOptions::DEFAULT
         };
         let connector = &shared.connector;
-        let session = Session::open(connector, left, attempt.probes, manner, opened, on_end);
+        let session = ServerSession::open(connector, left, options, opened, on_end);
         let session = match session.await {
             Ok(session) => session,
             Err(error) => {
@@ -130,15 +131,15 @@ impl Pool {
             }
         };
         attempt.succeeded();
-        if session.pooler() != self.settings().pooler {
+        if session.link.pooler != self.settings().pooler {
             // It turned out to go through a pooler: its slots are the pooler's.
             shared.limits.room.stop_counting();
         }
-        *lock(&shared.round_trip) = session.round_trip();
+        *lock(&shared.round_trip) = session.link.round_trip;
         observe::connected(session.process(), begin.elapsed());
         let client = session.exclusive_client();
         let client = client.ok_or_else(Error::invocation_ended)?;
-        session.tell_server_timeouts(&client, granted).await;
+        session.set_server_timeouts(granted);
         Ok((session, client))
     }
 }
@@ -213,13 +214,13 @@ impl<'a> Checkout<'a> {
             match examine(pool, &idle, self.left()).await {
                 Ok(client) => {
                     let session = idle.session;
-                    session.tell_server_timeouts(&client, self.granted).await;
+                    session.set_server_timeouts(self.granted);
                     return Some((session, client));
                 }
                 Err(why) => {
                     observe::discarded(idle.session.process(), why);
                     // Sends Terminate; the end of the session need not be awaited.
-                    idle.session.end();
+                    idle.session.terminate();
                     if why == NO_ANSWER {
                         pool.end_forgotten();
                     }
@@ -256,12 +257,9 @@ impl<'a> Checkout<'a> {
             Ok(leased) => leased,
             Err(error) => return self.failed(error, tried).map(|()| None),
         };
-        if let Some(reading) = self.pool.shared.limits.room.ask(&client).await {
-            session.see_to(reading);
+        if let Some(reading) = self.pool.shared.limits.room.ask(&session) {
+            session.spawn_answer(reading);
         }
-        // Sent now: behind a BEGIN that is armed for the user's first statement the query
-        // would be part of that transaction.
-        session.pump();
         Ok(Some((session, client)))
     }
 
@@ -291,7 +289,7 @@ impl<'a> Checkout<'a> {
 fn retry_end(error: &Error, begin: Instant, end: Instant) -> Option<Instant> {
     match error.kind() {
         ErrorKind::TooManyConnections | ErrorKind::ServerStarting => Some(end),
-        _ => heals(error).then(|| begin + (end - begin) / 4),
+        _ => is_transient(error).then(|| begin + (end - begin) / 4),
     }
 }
 
@@ -303,7 +301,7 @@ async fn examine(
     left: Option<Duration>,
 ) -> Result<ExclusiveClient, &'static str> {
     let session = &idle.session;
-    match session.peek() {
+    match session.link.socket.peek() {
         Peek::Closed => return Err("closed by the server"),
         // The bytes may be harmless (a parameter has changed): the driver has to read them
         // first, and for that tokio has to see that the socket is readable.
@@ -320,9 +318,12 @@ async fn examine(
         let limit = left.map_or(TEST_TIMEOUT, |left| left.min(TEST_TIMEOUT));
         let test = async {
             // Reading the slots is a test as good as any, for the same round trip.
-            match pool.shared.limits.room.ask_again(&client).await {
+            match pool.shared.limits.room.ask_again(session) {
                 Some(reading) => reading.await,
-                None => client.check_connection().await.is_ok(),
+                None => match session.ask("", false) {
+                    Some(answer) => answer.await.is_some(),
+                    None => false,
+                },
             }
         };
         match timeout(limit, test).await {
@@ -336,10 +337,10 @@ async fn examine(
 
 /// Checks that the server is still what `target_session_attrs` asks for: a failover or a
 /// promotion does not end every session.
-fn check_target_attrs(pool: &Pool, session: &Session) -> Result<(), &'static str> {
+fn check_target_attrs(pool: &Pool, session: &ServerSession) -> Result<(), &'static str> {
     let wanted = pool.settings().target_session_attrs;
-    wanted.check(session.wire().reported())?;
-    if wanted.wants_writes() && session.wire().refused_write() {
+    wanted.check(session.link.wire.facts().parameters)?;
+    if wanted.wants_writes() && session.link.wire.facts().refused_write {
         return Err("refused a write, and target_session_attrs asks for a writable server");
     }
     Ok(())

@@ -6,7 +6,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::pools::{Pool, lock};
 use crate::config::Settings;
-use crate::connection::{ExclusiveClient, Session};
+use crate::connection::{ExclusiveClient, ServerSession};
 use crate::limit::Room;
 use crate::tally::One;
 
@@ -15,7 +15,7 @@ use crate::tally::One;
 /// It passes from holder to holder in turns. What an earlier holder still has, such as a
 /// cancel token, no longer affects it.
 pub(crate) struct Lease {
-    session: Arc<Session>,
+    session: Arc<ServerSession>,
     pool: Arc<Pool>,
     turn: Mutex<u64>,
     _checked_out: One,
@@ -27,7 +27,7 @@ pub(crate) type Reservation = One;
 
 impl Lease {
     pub(super) fn new(
-        session: Arc<Session>,
+        session: Arc<ServerSession>,
         pool: Arc<Pool>,
         permit: OwnedSemaphorePermit,
     ) -> Arc<Self> {
@@ -40,7 +40,7 @@ impl Lease {
         })
     }
 
-    pub(crate) fn session(&self) -> &Arc<Session> {
+    pub(crate) fn session(&self) -> &Arc<ServerSession> {
         &self.session
     }
 
@@ -85,7 +85,7 @@ impl Lease {
             return None;
         }
         pool.end_stale();
-        let age = pool.shared.clock.since(self.session.opened());
+        let age = pool.shared.clock.since(self.session.opened);
         if age >= pool.settings().max_age {
             return None;
         }

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, Semaphore};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::connect::Connector;
-use crate::connection::Session;
+use crate::connection::ServerSession;
 use crate::limit::Limiter;
 use crate::tally::{One, Tally};
 
@@ -58,7 +58,7 @@ impl Pools {
     }
 
     /// Removes the idle connections of every runtime from their pools.
-    pub(crate) fn take_idle(&self) -> Vec<Arc<Session>> {
+    pub(crate) fn take_idle(&self) -> Vec<Arc<ServerSession>> {
         let all = self.all();
         all.iter().flat_map(|pool| pool.take_idle()).collect()
     }
@@ -153,14 +153,14 @@ struct Connections {
 
 /// An idle connection.
 pub(super) struct Idle {
-    pub(super) session: Arc<Session>,
+    pub(super) session: Arc<ServerSession>,
     pub(super) since: SystemTime,
 }
 
 /// A connection that is checked out.
 #[derive(Clone)]
 pub(crate) struct CheckedOut {
-    pub(crate) session: Arc<Session>,
+    pub(crate) session: Arc<ServerSession>,
     /// Counts its lease: one, then none.
     lease: Tally,
 }
@@ -201,7 +201,7 @@ impl Pool {
         lock(&self.connections).idle.pop()
     }
 
-    pub(super) fn take_idle(&self) -> Vec<Arc<Session>> {
+    pub(super) fn take_idle(&self) -> Vec<Arc<ServerSession>> {
         let idle = std::mem::take(&mut lock(&self.connections).idle);
         idle.into_iter().map(|idle| idle.session).collect()
     }
@@ -219,20 +219,20 @@ impl Pool {
     }
 
     /// Keeps a connection in the place that was reserved for it, unless it has ended.
-    pub(super) fn keep(&self, session: Arc<Session>, reservation: One) {
+    pub(super) fn keep(&self, session: Arc<ServerSession>, reservation: One) {
         let since = self.shared.clock.now();
         let mut connections = lock(&self.connections);
         drop(reservation);
         if self.shared.is_shut() {
             // The pools were shut after the place was reserved.
-            session.end();
+            session.terminate();
         } else if !session.is_over() {
             connections.idle.push(Idle { session, since });
         }
     }
 
     /// Lists a connection as checked out, until [`Pool::check_in`].
-    pub(super) fn check_out(&self, session: &Arc<Session>) -> One {
+    pub(super) fn check_out(&self, session: &Arc<ServerSession>) -> One {
         let checked_out = CheckedOut {
             session: Arc::clone(session),
             lease: Tally::default(),
@@ -242,7 +242,7 @@ impl Pool {
         lease
     }
 
-    pub(super) fn check_in(&self, session: &Arc<Session>) {
+    pub(super) fn check_in(&self, session: &Arc<ServerSession>) {
         let checked_out = &mut lock(&self.connections).checked_out;
         checked_out.retain(|other| !Arc::ptr_eq(&other.session, session));
     }

@@ -31,7 +31,7 @@ impl Pool {
 
     /// Returns why a connection is too old to be kept, if it is.
     fn expired(&self, idle: &Idle) -> Option<&'static str> {
-        if self.shared.clock.since(idle.session.opened()) >= self.settings().max_age {
+        if self.shared.clock.since(idle.session.opened) >= self.settings().max_age {
             return Some("too old");
         }
         let limit = self.settings().max_idle_time?;
@@ -49,7 +49,7 @@ impl Pool {
         for (session, reason) in discarded {
             observe::discarded(session.process(), reason);
             // Sends Terminate; the end of the session need not be awaited.
-            session.end();
+            session.terminate();
             session.pump();
         }
     }

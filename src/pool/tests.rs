@@ -134,7 +134,7 @@ impl World<'_> {
             Step::Lose(index) if !self.leased.is_empty() => {
                 let (lease, _) = self.leased.swap_remove(index.index(self.leased.len()));
                 let _reservation = lease.reserve();
-                lease.session().end();
+                lease.session().terminate();
             }
             Step::Restart => {
                 let end = format!(
@@ -188,7 +188,7 @@ impl World<'_> {
     async fn settle(mut self) {
         self.leased.clear();
         for session in self.pools.take_idle() {
-            session.end();
+            session.terminate();
         }
         self.sessions_are(0).await;
         for _ in 0..CONNECTIONS {

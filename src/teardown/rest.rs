@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::join;
+use futures_util::future::{OptionFuture, join};
 use tokio::time::{Instant, timeout};
 
 use super::budget::Budget;
 use super::report::{Outcome, Step};
 use crate::config::{Pooler, Reset};
-use crate::connection::{ExclusiveClient, Session};
+use crate::connection::{ExclusiveClient, ServerSession};
 use crate::limit::Room;
 use crate::pool::{Lease, Reservation};
 use crate::wire::{ClientState, ServerState, Snapshot, TransactionStatus};
@@ -42,10 +42,10 @@ impl Lease {
         let session = self.session();
         let client = self.end_turn_if(|| {
             let client = session.exclusive_client()?;
-            session.wire().disarm();
+            session.link.wire.disarm();
             let snapshot = session.try_pump()?;
             let clean = is_outside_transaction(&snapshot)
-                && remedy(&snapshot, self.settings().reset, session.pooler()) == Remedy::None
+                && remedy(&snapshot, self.settings().reset, session.link.pooler) == Remedy::None
                 && !session.is_being_cancelled();
             clean.then_some(client)
         })?;
@@ -67,13 +67,10 @@ impl Lease {
         budget: &Budget,
     ) -> Rested {
         let mut steps = Steps::new(self.session(), budget);
-        self.session().wire().disarm();
-        let kept = match &client {
-            Some(client) => {
-                let reset = self.settings().reset;
-                steps.clean(client, keep, reset, self.room()).await
-            }
-            None => false,
+        self.session().link.wire.disarm();
+        let kept = client.is_some() && {
+            let reset = self.settings().reset;
+            steps.clean(keep, reset, self.room()).await
         };
         if !kept {
             steps.close().await;
@@ -81,7 +78,7 @@ impl Lease {
         steps.done(client.filter(|_| kept))
     }
 
-    /// Closes the connection after its session was [ended](Session::end_at_once). If no
+    /// Closes the connection after its session was [ended](ServerSession::end_at_once). If no
     /// Terminate could be sent, cancels what the server is executing.
     pub(crate) async fn close_ended(&self, said_goodbye: bool, budget: &Budget) -> Rested {
         let mut steps = Steps::new(self.session(), budget);
@@ -102,7 +99,7 @@ impl Lease {
 
 /// Closes the connection; cancels first if a statement runs. Returns whether the server
 /// confirmed the close.
-pub(crate) async fn close(session: &Session, budget: &Budget) -> bool {
+pub(crate) async fn close(session: &ServerSession, budget: &Budget) -> bool {
     let mut steps = Steps::new(session, budget);
     steps.close().await;
     steps.outcome.closed() == Some(true)
@@ -110,7 +107,7 @@ pub(crate) async fn close(session: &Session, budget: &Budget) -> bool {
 
 /// The steps of one teardown.
 struct Steps<'a> {
-    session: &'a Session,
+    session: &'a ServerSession,
     budget: &'a Budget,
     outcome: Outcome,
     began: Instant,
@@ -118,13 +115,13 @@ struct Steps<'a> {
 }
 
 impl<'a> Steps<'a> {
-    fn new(session: &'a Session, budget: &'a Budget) -> Self {
+    fn new(session: &'a ServerSession, budget: &'a Budget) -> Self {
         Steps {
             session,
             budget,
             outcome: Outcome::default(),
             began: Instant::now(),
-            round_trips_before: session.wire().round_trips(),
+            round_trips_before: session.link.wire.round_trips(),
         }
     }
 
@@ -133,24 +130,18 @@ impl<'a> Steps<'a> {
         Rested {
             outcome: self.outcome,
             client,
-            round_trips: self.session.wire().round_trips() - self.round_trips_before,
+            round_trips: self.session.link.wire.round_trips() - self.round_trips_before,
             elapsed: self.began.elapsed(),
         }
     }
 
     /// Brings the session to rest. Returns false if it has to be closed.
-    async fn clean(
-        &mut self,
-        client: &ExclusiveClient,
-        keep: bool,
-        reset: Reset,
-        room: &Arc<Room>,
-    ) -> bool {
+    async fn clean(&mut self, keep: bool, reset: Reset, room: &Arc<Room>) -> bool {
         let session = self.session;
         let Some(snapshot) = self.settle().await else {
             return false;
         };
-        let remedy = remedy(&snapshot, reset, session.pooler());
+        let remedy = remedy(&snapshot, reset, session.link.pooler);
         // A CancelRequest sent above, or before a COMMIT, may still arrive.
         if !keep || session.is_being_cancelled() || remedy == Remedy::Close {
             return false;
@@ -163,25 +154,24 @@ impl<'a> Steps<'a> {
             (false, true) => format!("{RESET}{}", session.server_timeouts_again()),
             (true, true) => format!("ROLLBACK; {RESET}{}", session.server_timeouts_again()),
         };
-        let work = async {
-            // The slots of the server can be read during the same round trip.
-            let reading = async {
-                if let Some(reading) = room.ask_again(client).await {
-                    reading.await;
-                }
-            };
-            join(client.batch_execute(&statements), reading).await.0
+        let Some(answer) = session.ask(&statements, true) else {
+            return false;
         };
-        let sent = timeout(self.budget.step(), work).await;
-        let snapshot = session.pump();
-        if !matches!(sent, Ok(Ok(()))) || !is_outside_transaction(&snapshot) {
+        // The slots of the server can be read during the same round trip.
+        let reading = OptionFuture::from(room.ask_again(session));
+        session.pump();
+        let answers = join(answer, reading);
+        let Ok((Some(answer), _)) = timeout(self.budget.step(), answers).await else {
+            return false;
+        };
+        if answer.error.is_some() || !is_outside_transaction(&session.pump()) {
             return false;
         }
         if rolls_back {
             self.outcome.did(Step::RolledBack);
         }
         if resets {
-            session.wire().forget_residue();
+            session.link.wire.forget_residue();
             self.outcome.did(Step::Reset);
         }
         true
@@ -252,19 +242,19 @@ impl<'a> Steps<'a> {
     async fn close(&mut self) {
         let (session, budget) = (self.session, self.budget);
         let shut_down = ShutDown(session);
-        let direct = session.pooler() == Pooler::None;
+        let direct = session.link.pooler == Pooler::None;
         let snapshot = if direct {
             session.pump()
         } else {
             self.leave().await;
-            session.wire().snapshot()
+            session.link.wire.snapshot()
         };
         // CopyFail ends a COPY, and is sent with the Terminate. To a pooler `leave` has sent
         // the CancelRequest; after the Terminate it would have no effect.
         let runs = direct && snapshot.is_running();
         // End the session first: a task that still has the client could send another
         // statement behind the cancelled one.
-        session.end();
+        session.terminate();
         let mut closed = None;
         if runs && !self.outcome.has(Step::Cancelled) {
             let limit = budget.last();
@@ -290,9 +280,9 @@ impl<'a> Steps<'a> {
     /// From here on the holder of the connection can send nothing more.
     async fn leave(&mut self) {
         let (session, budget) = (self.session, self.budget);
-        session.take_away();
-        let snapshot = session.wire().snapshot();
-        let mut answered = pin!(session.answered());
+        session.detach();
+        let snapshot = session.link.wire.snapshot();
+        let mut answered = pin!(session.link.wire.answered());
         let mut all = answered.as_mut().now_or_never();
         if all.is_none() && snapshot.server == ServerState::Unsent {
             // A ROLLBACK, and with it the Terminate, would have to wait behind it.
@@ -306,22 +296,22 @@ impl<'a> Steps<'a> {
         if all.is_none() && !self.outcome.has(Step::Cancelled) {
             all = self.cancel_until(answered).await;
         }
-        if all != Some(true) || session.wire().snapshot().is_at_rest() {
+        if all != Some(true) || session.link.wire.snapshot().is_at_rest() {
             return;
         }
-        let asked = timeout(budget.step(), session.asked("ROLLBACK")).await;
-        if asked == Ok(true) && session.wire().snapshot().is_at_rest() {
+        let asked = timeout(budget.step(), session.link.wire.asked("ROLLBACK")).await;
+        if asked == Ok(true) && session.link.wire.snapshot().is_at_rest() {
             self.outcome.did(Step::RolledBack);
         }
     }
 }
 
 /// Shuts the socket down when dropped, so that nothing more is sent whatever happens.
-struct ShutDown<'a>(&'a Session);
+struct ShutDown<'a>(&'a ServerSession);
 
 impl Drop for ShutDown<'_> {
     fn drop(&mut self) {
-        self.0.shut_down();
+        self.0.link.wire.shut_down();
     }
 }
 

@@ -1,6 +1,7 @@
-//! Formats a certificate for one line of a log.
+//! Summarises a certificate, for one line of a log.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::SystemTime;
 
 use x509_cert::Certificate;
@@ -12,9 +13,9 @@ use x509_cert::ext::pkix::name::GeneralName;
 const LONGEST: usize = 120;
 const MOST_NAMES: usize = 5;
 
-/// The fields of a certificate that are shown.
+/// The fields of a certificate that concern its user.
 #[derive(Debug)]
-pub struct Shown {
+pub struct Summary {
     /// The name of the subject.
     pub subject: String,
     /// The authority that signed it.
@@ -27,13 +28,13 @@ pub struct Shown {
     pub until_day: String,
 }
 
-impl Shown {
+impl Summary {
     pub(super) fn read(certificate: &[u8]) -> Option<Self> {
         let certificate = Certificate::from_der(certificate).ok()?;
         let fields = &certificate.tbs_certificate;
         let last = fields.validity.not_after;
         let day = last.to_date_time();
-        Some(Shown {
+        Some(Summary {
             subject: harmless(&fields.subject.to_string()),
             issuer: harmless(&fields.issuer.to_string()),
             names: names(&certificate),
@@ -43,7 +44,7 @@ impl Shown {
     }
 }
 
-impl fmt::Display for Shown {
+impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "subject {}, issuer {}", self.subject, self.issuer)?;
         if !self.names.is_empty() {
@@ -55,31 +56,26 @@ impl fmt::Display for Shown {
 
 fn names(certificate: &Certificate) -> Vec<String> {
     let extensions = certificate.tbs_certificate.extensions.iter().flatten();
-    let alternative = extensions
+    let names = extensions
         .filter(|extension| extension.extn_id.to_string() == "2.5.29.17")
-        .find_map(|extension| SubjectAltName::from_der(extension.extn_value.as_bytes()).ok());
-    let names = alternative.map(|names| names.0).unwrap_or_default();
-    let mut shown: Vec<String> = names
-        .iter()
-        .take(MOST_NAMES)
-        .filter_map(shown_name)
-        .collect();
-    if names.len() > MOST_NAMES {
-        shown.push(format!("{} more", names.len() - MOST_NAMES));
-    }
-    shown
+        .find_map(|extension| SubjectAltName::from_der(extension.extn_value.as_bytes()).ok())
+        .map(|names| names.0)
+        .unwrap_or_default();
+    let first = names.iter().take(MOST_NAMES).filter_map(name);
+    let others = names.len().saturating_sub(MOST_NAMES);
+    let others = (others > 0).then(|| format!("{others} more"));
+    first.chain(others).collect()
 }
 
-fn shown_name(name: &GeneralName) -> Option<String> {
+fn name(name: &GeneralName) -> Option<String> {
     match name {
         GeneralName::DnsName(name) => Some(harmless(name.as_str())),
-        GeneralName::IpAddress(address) => match address.as_bytes() {
-            &[a, b, c, d] => Some(std::net::Ipv4Addr::new(a, b, c, d).to_string()),
-            bytes => {
-                let bytes: [u8; 16] = bytes.try_into().ok()?;
-                Some(std::net::Ipv6Addr::from(bytes).to_string())
-            }
-        },
+        GeneralName::IpAddress(address) => {
+            let bytes = address.as_bytes();
+            let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+            let address = v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from));
+            Some(address.ok()?.to_string())
+        }
         _ => None,
     }
 }
@@ -112,13 +108,13 @@ mod tests {
             panic!("a region that we have");
         };
         let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).expect("PEM");
-        let shown = Shown::read(&certificate).expect("X.509").to_string();
+        let shown = Summary::read(&certificate).expect("X.509").to_string();
         assert!(
             shown.contains("Amazon RDS eu-west-1 Root CA ECC384 G1"),
             "{shown}"
         );
         assert!(shown.ends_with(", until 2121-05-20"), "{shown}");
-        assert!(Shown::read(b"no certificate").is_none());
+        assert!(Summary::read(b"no certificate").is_none());
     }
 
     #[test]

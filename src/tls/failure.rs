@@ -10,7 +10,7 @@ use x509_cert::Certificate;
 use x509_cert::certificate::Version;
 use x509_cert::der::Decode;
 
-use super::certificate::Shown;
+use super::certificate::Summary;
 use super::key;
 use crate::config::{Roots, Tls};
 use crate::error::{Error, ErrorKind};
@@ -27,12 +27,13 @@ pub(super) fn explain(
     let cause = error.get_ref();
     let (cause, remedy) = match cause.and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::InvalidCertificate(why)) => {
-            let shown = rejected.and_then(|certificate| Shown::read(certificate));
-            let shown = shown.map(|shown| format!(" ({shown})")).unwrap_or_default();
+            let summary = rejected.and_then(|certificate| Summary::read(certificate));
+            let summary = summary.map(|summary| format!(" ({summary})"));
             let malformed = rejected.filter(|_| is_about_its_form(why));
             let flaw = malformed.and_then(|certificate| flaw(certificate));
             let (why, remedy) = flaw.unwrap_or_else(|| verdict(tls, host, why));
-            (format!("the certificate of {host} {why}{shown}"), remedy)
+            let summary = summary.unwrap_or_default();
+            (format!("the certificate of {host} {why}{summary}"), remedy)
         }
         Some(rustls::Error::AlertReceived(alert)) => alerted(tls, host, *alert),
         _ if tls.direct => (

@@ -9,8 +9,8 @@
 
 mod binding;
 mod certificate;
-mod description;
 mod failure;
+mod handshake;
 mod key;
 mod pem;
 mod verify;
@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -27,9 +27,9 @@ use tokio_rustls::client::TlsStream;
 use crate::config::{Pem, Roots, Tls};
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::Socket;
-pub use certificate::Shown;
-pub use description::Description;
+pub use certificate::Summary;
 pub(crate) use failure::explain_later;
+pub use handshake::Handshake;
 use pem::{certificates, key};
 use verify::{Check, Policy, Verifier};
 
@@ -38,18 +38,17 @@ const ALPN: &[u8] = b"postgresql";
 
 /// The client side of TLS. Certificates are read at the first TLS connection, since a plaintext
 /// connection does not need them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Client {
     /// One configuration for each policy in use: usually one.
-    ready: Arc<Mutex<Vec<(Policy, Ready)>>>,
+    ready: Mutex<Vec<(Policy, Ready)>>,
 }
 
 /// The configuration that handshakes share.
 #[derive(Debug, Clone)]
 struct Ready {
     config: Arc<ClientConfig>,
-    chain: Option<Arc<WebPkiServerVerifier>>,
-    provider: Arc<CryptoProvider>,
+    verifier: Verifier,
 }
 
 /// An encrypted stream.
@@ -101,23 +100,16 @@ impl Client {
         })?;
         let policy = Policy::of(tls, host);
         let ready = self.ready(tls, policy)?;
-        let rejected = Arc::new(OnceLock::new());
         // Cheap, since its parts are shared: each connection needs a verifier of its own, which
         // keeps the certificate for the error.
         let mut config = ClientConfig::clone(&ready.config);
-        config
-            .dangerous()
-            .set_certificate_verifier(Arc::new(Verifier {
-                check: policy.check,
-                chain: ready.chain,
-                provider: ready.provider,
-                rejected: Arc::clone(&rejected),
-            }));
-        let connector = TlsConnector::from(Arc::new(config));
-        let stream = connector
-            .connect(name, socket)
+        let verifier = Arc::new(ready.verifier);
+        let shared = Arc::clone(&verifier);
+        config.dangerous().set_certificate_verifier(shared);
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, socket);
+        let stream = stream
             .await
-            .map_err(|error| failure::explain(tls, host, error, rejected.get()))?;
+            .map_err(|error| failure::explain(tls, host, error, verifier.rejected.get()))?;
         let (_, connection) = stream.get_ref();
         // Without ALPN the peer may be a server of another protocol (manual, "SSL Session
         // Encryption").
@@ -146,17 +138,17 @@ impl Ready {
         };
         let verifier = Verifier {
             check: policy.check,
-            chain: chain.clone(),
-            provider: Arc::clone(&provider),
-            rejected: Arc::default(),
+            chain,
+            algorithms: provider.signature_verification_algorithms,
+            rejected: OnceLock::new(),
         };
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| {
                 Error::new(ErrorKind::Tls, "no TLS version is supported").with_source(error)
             })?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier));
+            .with_custom_certificate_verifier(Arc::new(verifier.clone()));
         let mut config = match &tls.client {
             None => builder.with_no_client_auth(),
             Some(client) => {
@@ -179,11 +171,8 @@ impl Ready {
             // The server rejects direct TLS without ALPN (manual, "SSL Session Encryption").
             config.alpn_protocols = vec![ALPN.to_vec()];
         }
-        Ok(Ready {
-            config: Arc::new(config),
-            chain,
-            provider,
-        })
+        let config = Arc::new(config);
+        Ok(Ready { config, verifier })
     }
 }
 
@@ -211,31 +200,27 @@ fn chain(
         Some(Roots::File(file)) => Some(Pem::File(file.clone())),
         Some(Roots::Pem(text)) => Some(Pem::Text(text.clone())),
     };
-    match own {
-        Some(own) => add(&mut store, certificates("sslrootcert", &own)?)?,
-        None => store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+    if own.is_none() {
+        store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
-    if let Some(shipped) = policy.shipped {
-        let pem = Pem::Text(shipped.to_owned());
-        add(&mut store, certificates("the shipped authorities", &pem)?)?;
+    let own = own.map(|own| ("sslrootcert", own));
+    let shipped = policy.shipped.map(|shipped| Pem::Text(shipped.to_owned()));
+    let shipped = shipped.map(|shipped| ("the shipped authorities", shipped));
+    for (parameter, pem) in own.into_iter().chain(shipped) {
+        for certificate in certificates(parameter, &pem)? {
+            store.add(certificate).map_err(|error| {
+                let cause = "sslrootcert contains a certificate that is not an authority's";
+                Error::configuration(cause)
+                    .with_remedy("remove it")
+                    .with_source(error)
+            })?;
+        }
     }
     WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider))
         .build()
         .map_err(|error| {
             Error::configuration("the authorities in sslrootcert cannot be used").with_source(error)
         })
-}
-
-fn add(store: &mut RootCertStore, certificates: Vec<CertificateDer<'static>>) -> Result<()> {
-    for certificate in certificates {
-        store.add(certificate).map_err(|error| {
-            Error::configuration(
-                "sslrootcert contains a certificate that is not an authority's: remove it",
-            )
-            .with_source(error)
-        })?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

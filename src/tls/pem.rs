@@ -8,21 +8,19 @@ use crate::error::{Error, Result};
 
 /// Reads the certificates in `pem`, at least one.
 pub(super) fn certificates(parameter: &str, pem: &Pem) -> Result<Vec<CertificateDer<'static>>> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(parameter, pem)?).collect();
-    match found {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        Ok(_) => {
-            let cause = format!("{parameter} contains no PEM certificate");
-            let remedy = "set it to a file or text with -----BEGIN CERTIFICATE-----";
-            Err(Error::configuration(cause).with_remedy(remedy))
-        }
-        Err(error) => {
-            let cause = format!("{parameter} contains invalid PEM");
-            Err(Error::configuration(cause)
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&read(parameter, pem)?)
+        .collect::<Result<_, _>>()
+        .map_err(|error| {
+            Error::configuration(format!("{parameter} contains invalid PEM"))
                 .with_remedy("check that it is complete")
-                .with_source(error))
-        }
+                .with_source(error)
+        })?;
+    if certificates.is_empty() {
+        let cause = format!("{parameter} contains no PEM certificate");
+        let remedy = "set it to a file or text with -----BEGIN CERTIFICATE-----";
+        return Err(Error::configuration(cause).with_remedy(remedy));
     }
+    Ok(certificates)
 }
 
 /// Reads a private key.
@@ -40,12 +38,10 @@ fn read(parameter: &str, pem: &Pem) -> Result<Vec<u8>> {
         Pem::Text(text) => text.clone().into_bytes(),
         Pem::File(file) => std::fs::read(file).map_err(|error| {
             // The path may be the text of a key.
-            let shown = if parameter != "sslkey" && could_be_file(file) {
-                format!(" {}", file.display())
-            } else {
-                String::new()
-            };
-            Error::configuration(format!("cannot read the file{shown} of {parameter}"))
+            let is_path = parameter != "sslkey" && could_be_file(file);
+            let path = is_path.then(|| format!(" {}", file.display()));
+            let path = path.unwrap_or_default();
+            Error::configuration(format!("cannot read the file{path} of {parameter}"))
                 .with_remedy("check that it exists and is readable")
                 .with_source(error)
         })?,

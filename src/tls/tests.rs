@@ -99,7 +99,13 @@ fn unused_roots_are_not_read() {
     };
     let client = Client::default();
     client.prepare(&tls, RDS).expect("nothing to read");
-    assert!(client.ready.lock().expect("no panic")[0].1.chain.is_none());
+    assert!(
+        client.ready.lock().expect("no panic")[0]
+            .1
+            .verifier
+            .chain
+            .is_none()
+    );
 }
 
 /// `sslrootcert` replaces the shipped authorities, and `require` verifies what libpq does.

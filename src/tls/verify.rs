@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, SignatureScheme};
 
@@ -54,12 +54,12 @@ impl Policy {
 }
 
 /// Verifies the certificate of one connection, and keeps a rejected one for the error.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Verifier {
     pub(super) check: Check,
     pub(super) chain: Option<Arc<WebPkiServerVerifier>>,
-    pub(super) provider: Arc<CryptoProvider>,
-    pub(super) rejected: Arc<OnceLock<CertificateDer<'static>>>,
+    pub(super) algorithms: WebPkiSupportedAlgorithms,
+    pub(super) rejected: OnceLock<CertificateDer<'static>>,
 }
 
 impl Verifier {
@@ -104,15 +104,12 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
         let verify = match self.check {
             Check::Nothing => key::verify_tls12,
             Check::Full | Check::Chain => rustls::crypto::verify_tls12_signature,
         };
-        self.note(
-            certificate,
-            verify(message, certificate, signature, algorithms),
-        )
+        let verified = verify(message, certificate, signature, &self.algorithms);
+        self.note(certificate, verified)
     }
 
     fn verify_tls13_signature(
@@ -121,20 +118,16 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
         let verify = match self.check {
             Check::Nothing => key::verify_tls13,
             Check::Full | Check::Chain => rustls::crypto::verify_tls13_signature,
         };
-        self.note(
-            certificate,
-            verify(message, certificate, signature, algorithms),
-        )
+        let verified = verify(message, certificate, signature, &self.algorithms);
+        self.note(certificate, verified)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        algorithms.supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 

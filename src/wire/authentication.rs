@@ -11,21 +11,21 @@ use crate::config::Method;
 /// The mechanism that binds the password's proof to the TLS connection.
 const BOUND: &[u8] = b"SCRAM-SHA-256-PLUS";
 
-/// What the server may ask for.
+/// Checks what the server asks for before it authenticates the session.
 pub(crate) struct Guard {
     permits: Box<dyn Fn(Method) -> bool + Send>,
     /// The proof has to be bound to the TLS connection.
     bound: bool,
 }
 
-/// Why we did not answer.
+/// The reason for not answering an authentication request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// This was asked for, and is not permitted.
+pub(crate) enum Refused {
+    /// The server asks for a method that is not permitted.
     Method(Method),
-    /// Channel binding was required, and is not offered.
+    /// Channel binding is required, and the server does not offer it.
     Unbound,
-    /// It could not be understood.
+    /// The request is not one of the protocol.
     Unclear,
 }
 
@@ -37,66 +37,52 @@ impl Guard {
         }
     }
 
-    fn check(&self, method: Method) -> Result<(), Refusal> {
+    fn check(&self, method: Method) -> Result<(), Refused> {
         match (self.permits)(method) {
-            true if self.bound && method != Method::Scram => Err(Refusal::Unbound),
+            true if self.bound && method != Method::Scram => Err(Refused::Unbound),
             true => Ok(()),
-            false => Err(Refusal::Method(method)),
+            false => Err(Refused::Method(method)),
         }
     }
 }
 
-impl fmt::Debug for Guard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Guard").finish_non_exhaustive()
-    }
-}
-
-impl fmt::Display for Refusal {
+impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Refusal::Method(method) => write!(f, "the server asks for {method}"),
-            Refusal::Unbound => f.write_str("the server offers no channel binding"),
-            Refusal::Unclear => f.write_str("the server does not speak PostgreSQL"),
+            Refused::Method(method) => write!(f, "the server asks for {method}"),
+            Refused::Unbound => f.write_str("the server offers no channel binding"),
+            Refused::Unclear => f.write_str("the server does not speak PostgreSQL"),
         }
     }
 }
 
-impl std::error::Error for Refusal {}
+impl std::error::Error for Refused {}
 
-/// How far the server and we are in it.
-#[derive(Debug, Default)]
+/// The state of authentication, and what the guard refused.
+#[derive(Default)]
 pub(super) struct Authentication {
     /// Until the server let us in.
-    guard: Option<Guard>,
+    pub(super) guard: Option<Guard>,
     asked: bool,
-    refused: Option<Refusal>,
+    pub(super) refused: Option<Refused>,
 }
 
 impl Authentication {
-    pub(super) fn guard(&mut self, guard: Guard) {
-        self.guard = Some(guard);
-    }
-
-    pub(super) fn refused(&self) -> Option<Refusal> {
-        self.refused
-    }
-
-    /// The framing was lost: what comes could be anything.
+    /// Refuses what follows: the framing was lost.
     pub(super) fn lost(&mut self) {
         if self.guard.is_some() {
-            self.refused.get_or_insert(Refusal::Unclear);
+            self.refused.get_or_insert(Refused::Unclear);
         }
     }
 
-    /// Whether a message may begin with `tag` now: until the server let us in it asks,
+    /// Returns whether a message may begin with `tag` now: until the server let us in it asks,
     /// refuses, or offers another version of the protocol (manual, "Start-up"). Others that
     /// speak first, or answer in words, begin with letters that come later.
     pub(super) fn expects(&self, tag: u8) -> bool {
         self.guard.is_none() || b"RENv".contains(&tag)
     }
 
-    /// Takes in a message of the type R, at least its first bytes.
+    /// Processes a message of the type R, at least its first bytes.
     pub(super) fn received(&mut self, body: &[u8]) {
         let Some(guard) = &self.guard else {
             return;
@@ -114,12 +100,12 @@ impl Authentication {
                 if !guard.bound || names.any(|name| name == BOUND) {
                     Ok(())
                 } else {
-                    Err(Refusal::Unbound)
+                    Err(Refused::Unbound)
                 }
             }),
             // What SASL goes on with, and what tokio-postgres does not do anyway.
             Some(1..=12) => Ok(()),
-            _ => Err(Refusal::Unclear),
+            _ => Err(Refused::Unclear),
         };
         self.asked = true;
         if kind == Some(0) {
@@ -139,6 +125,13 @@ mod tests {
     const SASL: &[u8] = b"\0\0\0\x0aSCRAM-SHA-256\0\0";
     const PLUS: &[u8] = b"\0\0\0\x0aSCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0";
 
+    fn guarded(guard: Guard) -> Authentication {
+        Authentication {
+            guard: Some(guard),
+            ..Authentication::default()
+        }
+    }
+
     #[test]
     fn other_protocols_are_recognised() {
         let mut authentication = Authentication::default();
@@ -148,13 +141,13 @@ mod tests {
                 .filter(|tag| authentication.expects(**tag));
             expected.copied().collect::<Vec<_>>()
         };
-        authentication.guard(Guard::new(|_| true, false));
+        authentication.guard = Some(Guard::new(|_| true, false));
         assert_eq!(all(&authentication), b"RENv");
         authentication.received(OK);
         assert_eq!(all(&authentication), b"RENvHS2JZKT");
-        authentication.guard(Guard::new(|_| true, false));
+        authentication.guard = Some(Guard::new(|_| true, false));
         authentication.received(b"\0\0\0\x63");
-        assert_eq!(authentication.refused(), Some(Refusal::Unclear));
+        assert_eq!(authentication.refused, Some(Refused::Unclear));
     }
 
     #[test]
@@ -162,47 +155,44 @@ mod tests {
         use Method::{Md5, None as Nothing, Password, Scram};
         for (permitted, bound, messages, expected) in [
             (&[Nothing][..], false, &[OK][..], None),
-            (&[Scram], false, &[OK], Some(Refusal::Method(Nothing))),
+            (&[Scram], false, &[OK], Some(Refused::Method(Nothing))),
             (&[Scram], false, &[SASL, OK], None),
             (&[Scram], false, &[PLUS, OK], None),
             (&[Scram], true, &[PLUS, OK], None),
-            (&[Scram], true, &[SASL], Some(Refusal::Unbound)),
-            (&[Nothing], true, &[OK], Some(Refusal::Unbound)),
-            (&[Password], true, &[PASSWORD], Some(Refusal::Unbound)),
+            (&[Scram], true, &[SASL], Some(Refused::Unbound)),
+            (&[Nothing], true, &[OK], Some(Refused::Unbound)),
+            (&[Password], true, &[PASSWORD], Some(Refused::Unbound)),
             (&[Password], false, &[PASSWORD, OK], None),
             (&[Md5], false, &[MD5, OK], None),
-            (&[Md5], false, &[PASSWORD], Some(Refusal::Method(Password))),
-            (&[Scram], false, &[MD5], Some(Refusal::Method(Md5))),
-            (&[Md5], false, &[SASL], Some(Refusal::Method(Scram))),
-            (&[Md5], false, &[b"\0\0"], Some(Refusal::Unclear)),
+            (&[Md5], false, &[PASSWORD], Some(Refused::Method(Password))),
+            (&[Scram], false, &[MD5], Some(Refused::Method(Md5))),
+            (&[Md5], false, &[SASL], Some(Refused::Method(Scram))),
+            (&[Md5], false, &[b"\0\0"], Some(Refused::Unclear)),
         ] {
-            let mut authentication = Authentication::default();
             let permits = |method| permitted.contains(&method);
-            authentication.guard(Guard::new(permits, bound));
+            let mut authentication = guarded(Guard::new(permits, bound));
             for message in messages {
                 authentication.received(message);
             }
             let shown = format!("{permitted:?} {bound} {messages:?}");
-            assert_eq!(authentication.refused(), expected, "{shown}");
+            assert_eq!(authentication.refused, expected, "{shown}");
         }
     }
 
     #[test]
     fn nothing_is_refused_after_authentication() {
-        let mut authentication = Authentication::default();
-        authentication.guard(Guard::new(|_| true, false));
+        let mut authentication = guarded(Guard::new(|_| true, false));
         authentication.received(OK);
         authentication.received(PASSWORD);
         authentication.lost();
-        assert_eq!(authentication.refused(), None);
+        assert_eq!(authentication.refused, None);
     }
 
     #[test]
     fn framing_must_hold_before_authentication() {
-        let mut authentication = Authentication::default();
-        authentication.guard(Guard::new(|_| true, false));
+        let mut authentication = guarded(Guard::new(|_| true, false));
         authentication.lost();
-        assert_eq!(authentication.refused(), Some(Refusal::Unclear));
+        assert_eq!(authentication.refused, Some(Refused::Unclear));
     }
 
     #[tokio::test]
@@ -222,7 +212,7 @@ mod tests {
                     Err(refused) => error = Some(refused),
                 }
             }
-            let refusal = Refusal::Method(Method::Password);
+            let refusal = Refused::Method(Method::Password);
             assert_eq!(wire.refused(), Some(refusal), "cut at {cut}");
             let error = error.expect("an error in its place").to_string();
             assert_eq!(error, refusal.to_string());

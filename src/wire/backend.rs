@@ -4,7 +4,7 @@ use bytes::BytesMut;
 
 use super::rewrite;
 use super::tracker::Tracker;
-use super::unit::{Answered, Fate};
+use super::unit::{Answer, Fate};
 
 /// Tag and length (manual, "Message Formats": every message but the start-up
 /// packet begins so).
@@ -18,9 +18,10 @@ const HEAD: usize = 80;
 const TAGS: &[u8] = b"123ACDEGHIKNRSTVWZcdnstv";
 
 /// Follows the framing of the backend's messages.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Scanner {
-    head: [u8; HEAD],
+    /// The beginning of the current message.
+    head: Vec<u8>,
     /// Bytes of the current message that were seen; 0 between two messages.
     seen: usize,
     /// Its whole length, 0 until the header is complete.
@@ -30,91 +31,80 @@ pub(super) struct Scanner {
     held: BytesMut,
 }
 
-impl Default for Scanner {
-    fn default() -> Self {
-        Scanner {
-            head: [0; HEAD],
-            seen: 0,
-            length: 0,
-            fate: Fate::Pass,
-            held: BytesMut::new(),
-        }
-    }
-}
-
 impl Scanner {
-    /// Takes in `chunk` and says how much of its beginning the user may see as it is: all
-    /// of it as a rule, nothing while it is `filtered`. What it may see of the rest goes
-    /// to `out`.
+    /// Processes `chunk` and returns how much of its beginning tokio-postgres gets as it is:
+    /// as a rule all of it, else what precedes the first message that it does not get. What
+    /// it gets of the rest is written to `out`.
     pub(super) fn feed(
         &mut self,
         chunk: &[u8],
         tracker: &mut Tracker,
-        mut filtered: bool,
         out: &mut BytesMut,
-        mut answered: impl FnMut(Answered, &mut Tracker),
+        mut answered: impl FnMut(Answer, &mut Tracker),
     ) -> usize {
         let whole = chunk.len();
-        let mut passed = if filtered { 0 } else { whole };
+        let mut passed = self.withholds().then_some(0);
         let mut chunk = chunk;
-        while !chunk.is_empty() && !tracker.is_lost() && tracker.farewell.is_none() {
+        while !chunk.is_empty() && !tracker.is_lost() && tracker.final_error.is_none() {
             if self.seen == 0 {
-                if let Some(length) = bulk(chunk) {
-                    if filtered {
-                        out.extend_from_slice(&chunk[..length]);
+                let rows = rows(chunk);
+                if rows > 0 && tracker.question().is_none() {
+                    if passed.is_some() {
+                        out.extend_from_slice(&chunk[..rows]);
                     }
-                    chunk = &chunk[length..];
+                    chunk = &chunk[rows..];
                     continue;
                 }
                 self.fate = tracker.fate(chunk[0]);
-                // What was read together with it and lies in front is for the user.
-                if self.fate == Fate::Hold && !filtered {
-                    filtered = true;
-                    passed = whole - chunk.len();
+                if self.fate != Fate::Pass {
+                    passed.get_or_insert(whole - chunk.len());
                 }
             }
             let taken = self.take(chunk, tracker);
             let (bytes, rest) = chunk.split_at(taken);
             chunk = rest;
             match self.fate {
-                Fate::Pass if filtered => out.extend_from_slice(bytes),
-                Fate::Hold => self.held.extend_from_slice(bytes),
+                Fate::Pass if passed.is_some() => out.extend_from_slice(bytes),
+                Fate::Hold | Fate::Keep => self.held.extend_from_slice(bytes),
                 _ => {}
             }
             if self.seen < HEADER || self.seen < self.length || tracker.is_lost() {
                 continue;
             }
-            match self.fate {
-                Fate::Hold => {
-                    let error = self.held.split();
-                    match tracker.shift() {
-                        _ if tracker.dismissible() && ends_session(&error[HEADER..]) => {
-                            tracker.farewell = Some(error.freeze());
-                        }
-                        0 => out.unsplit(error),
-                        shift => rewrite::shift_position(&error, shift, out),
-                    }
+            if matches!(self.fate, Fate::Hold | Fate::Keep) {
+                let message = self.held.split();
+                // Not in the middle of a request, whose end would be answered again.
+                let may_end = self.fate == Fate::Hold && !tracker.is_open();
+                if may_end && ends_session(&message[HEADER..]) {
+                    tracker.final_error = Some(message.freeze());
+                } else if let Some(question) = tracker.question() {
+                    question.keep(message[0], &message[HEADER..]);
+                } else {
+                    let shift = tracker.owed.front().map_or(0, |unit| unit.shift);
+                    rewrite::shift_position(&message, shift, out);
                 }
-                Fate::Pass | Fate::Swallow => {}
             }
-            let body = &self.head[HEADER..self.length.min(HEAD)];
-            let end = tracker.received(self.head[0], body);
+            let answer = tracker.received(self.head[0], &self.head[HEADER..]);
+            self.head.clear();
             self.seen = 0;
             self.length = 0;
-            if let Some(end) = end {
-                answered(end, tracker);
+            if let Some(answer) = answer {
+                answered(answer, tracker);
             }
-            tracker.answer_here(out);
+            if tracker.has_to_give() {
+                passed.get_or_insert(whole - chunk.len());
+                tracker.give(out);
+            }
         }
-        // Whoever lost the framing passes on what it does not understand, and closes.
-        if filtered && tracker.is_lost() {
+        // Without framing the rest is passed on as it is; the connection will be closed.
+        if passed.is_some() && tracker.is_lost() {
             out.unsplit(self.held.split());
             out.extend_from_slice(chunk);
         }
-        passed
+        passed.unwrap_or(whole)
     }
 
-    /// Reads on in the current message and says how many bytes were its own.
+    /// Continues the current message and returns how many bytes belong to it.
     fn take(&mut self, chunk: &[u8], tracker: &mut Tracker) -> usize {
         let goal = if self.seen < HEADER {
             HEADER
@@ -122,37 +112,34 @@ impl Scanner {
             self.length
         };
         let taken = chunk.len().min(goal - self.seen);
-        if self.seen < HEAD {
-            let kept = taken.min(HEAD - self.seen);
-            self.head[self.seen..self.seen + kept].copy_from_slice(&chunk[..kept]);
-        }
+        let kept = taken.min(HEAD - self.head.len());
+        self.head.extend_from_slice(&chunk[..kept]);
         self.seen += taken;
         if self.seen == HEADER && self.length == 0 {
             match length(&self.head) {
-                Some(length)
-                    if TAGS.contains(&self.head[0])
-                        && tracker.authentication.expects(self.head[0]) =>
-                {
-                    self.length = length;
-                }
+                Some(length) if self.is_expected(tracker) => self.length = length,
                 _ => tracker.lose(),
             }
         }
         taken
     }
 
-    /// The rest of the current message is not for the user, or not as it is.
+    fn is_expected(&self, tracker: &Tracker) -> bool {
+        TAGS.contains(&self.head[0]) && tracker.authentication.expects(self.head[0])
+    }
+
+    /// Returns whether the rest of the current message is not passed on as it is.
     pub(super) fn withholds(&self) -> bool {
         self.seen > 0 && self.fate != Fate::Pass
     }
 
-    /// The user has been given whole messages only.
+    /// Returns whether tokio-postgres has been given whole messages only.
     pub(super) fn is_between_messages(&self) -> bool {
         self.seen == 0
     }
 }
 
-/// Whether an ErrorResponse says that the session is over: by its severity, `V` as it is,
+/// Returns whether an ErrorResponse says that the session is over: by its severity, `V` as it is,
 /// `S` translated, which poolers send alone (manual, "Error and Notice Message Fields").
 fn ends_session(body: &[u8]) -> bool {
     let over: [&[u8]; 4] = [b"SFATAL", b"VFATAL", b"SPANIC", b"VPANIC"];
@@ -160,18 +147,22 @@ fn ends_session(body: &[u8]) -> bool {
     fields.any(|field| over.contains(&field))
 }
 
-/// The length of a message, header included.
+/// Returns the length of a message, header included.
 fn length(header: &[u8]) -> Option<usize> {
     let bytes = header.get(1..HEADER)?.try_into().ok()?;
     let length = usize::try_from(i32::from_be_bytes(bytes)).ok()?;
     (length >= 4).then_some(length + 1)
 }
 
-/// The length of a DataRow or CopyData that is wholly there: most of what a
-/// server sends, and nothing to learn from.
-fn bulk(chunk: &[u8]) -> Option<usize> {
-    match chunk[0] {
-        b'D' | b'd' => length(chunk).filter(|&length| length <= chunk.len()),
-        _ => None,
+/// Returns the length of the complete DataRow and CopyData messages at the start of `chunk`:
+/// most of what a server sends, and without information for the wire.
+fn rows(chunk: &[u8]) -> usize {
+    let mut rest = chunk;
+    while let Some(b'D' | b'd') = rest.first() {
+        match length(rest).and_then(|length| rest.get(length..)) {
+            Some(behind) => rest = behind,
+            None => break,
+        }
     }
+    chunk.len() - rest.len()
 }

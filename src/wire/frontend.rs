@@ -4,20 +4,21 @@ use std::collections::HashMap;
 
 use bytes::{Buf, BufMut, BytesMut};
 
+use super::expected::{Handling, Reply};
 use super::residue::{self, Traits};
 use super::rewrite;
 use super::status::TransactionStatus;
 use super::tracker::Tracker;
-use super::unit::{Answered, Unit};
+use super::unit::{Answer, Unit};
 
 /// Sync, whole.
 pub(super) const SYNC: &[u8] = b"S\0\0\0\x04";
 
-/// What is known of a prepared statement.
+/// A prepared statement, as far as a later Bind needs it.
 #[derive(Debug)]
 struct Statement {
     traits: Traits,
-    /// Text and parameter types, for an unnamed twin of its Parse.
+    /// Text and parameter types, for an unnamed Parse in front of a Bind.
     text: Option<Box<[u8]>>,
 }
 
@@ -27,9 +28,9 @@ struct Begin {
     sql: Box<str>,
     /// BEGIN is still to be sent.
     armed: bool,
-    /// A first statement fell before the transaction was even open, as the text of a
-    /// simple query does that cannot be parsed: what comes later must not be
-    /// committed as if nothing had happened.
+    /// A first statement failed before the transaction was open, as the text of a simple
+    /// query does that cannot be parsed: what comes later must not be committed as if
+    /// nothing had happened.
     failed: bool,
 }
 
@@ -37,36 +38,23 @@ struct Begin {
 #[derive(Debug, Default)]
 pub(super) struct Frontend {
     started: bool,
-    /// The beginning of a message that is not whole yet, or what waits for
-    /// BEGIN to be answered.
-    pending: BytesMut,
+    /// The beginning of a message that is not complete yet, or what waits for an answer.
+    pub(super) pending: BytesMut,
     /// Bytes of the current message that are passed on unread.
     pass: usize,
-    /// An answer is awaited. That to BEGIN: until it is known to have succeeded, a
-    /// second statement might run outside the transaction. Behind a pooler that to a COPY:
-    /// PgBouncer before 1.22.1 takes the server away from its client when one has ended,
-    /// whatever else is owed, and what was sent behind it would be answered to the
-    /// server's next client.
+    /// What follows waits for an answer. For that to BEGIN: until it is known to have
+    /// succeeded, a second statement might run outside the transaction. Behind a pooler for
+    /// that to a COPY: when a COPY has ended, PgBouncer before 1.22.1 gives the server to
+    /// another client, even if answers are owed, and that client would get them.
     holds: bool,
     begin: Option<Begin>,
-    unnamed: bool,
+    /// Named statements are sent unnamed.
+    pub(super) unnamed: bool,
     statements: HashMap<Box<[u8]>, Statement>,
 }
 
 impl Frontend {
-    /// With `unnamed`, every named statement is sent as an unnamed one.
-    pub(super) fn new(unnamed: bool) -> Self {
-        Frontend {
-            unnamed,
-            ..Frontend::default()
-        }
-    }
-
-    pub(super) fn unname(&mut self) {
-        self.unnamed = true;
-    }
-
-    /// Has the next statement that is sent outside a transaction open one.
+    /// Puts BEGIN in front of the next statement that is sent outside a transaction.
     pub(super) fn arm(&mut self, sql: &str) {
         self.begin = Some(Begin {
             sql: sql.into(),
@@ -75,58 +63,62 @@ impl Frontend {
         });
     }
 
-    /// The lazily begun transaction is over. Answers whether a statement of it fell
-    /// without leaving a failed transaction behind.
+    /// Ends the lazily begun transaction. Returns whether a statement of it failed without
+    /// leaving a failed transaction behind.
     pub(super) fn disarm(&mut self) -> bool {
         self.begin.take().is_some_and(|begin| begin.failed)
     }
 
-    /// Nothing that was accepted is kept back.
+    /// Returns whether all that was accepted has been sent on.
     pub(super) fn is_empty(&self) -> bool {
         self.pending.is_empty() && self.pass == 0
     }
 
-    /// Bytes that were accepted and never sent on.
-    pub(super) fn take_pending(&mut self) -> BytesMut {
-        std::mem::take(&mut self.pending)
+    /// Returns whether the next bytes begin a message, and need not wait for an answer.
+    pub(super) fn is_between_requests(&self) -> bool {
+        self.is_empty() && !self.holds
     }
 
-    /// Takes in `bytes`; what is to be sent goes to `out`.
+    /// Accepts `bytes`; what is to be sent goes to `out`.
     pub(super) fn accept(&mut self, bytes: &[u8], tracker: &mut Tracker, out: &mut BytesMut) {
         if self.pending.is_empty() && !self.holds {
             let left = self.pass_on(bytes, tracker, out);
             self.pending.extend_from_slice(&bytes[bytes.len() - left..]);
         } else {
             self.pending.extend_from_slice(bytes);
-            self.go_on(tracker, out);
+            self.continue_pending(tracker, out);
         }
     }
 
-    /// An answer is complete.
-    pub(super) fn answered(&mut self, end: Answered, tracker: &mut Tracker, out: &mut BytesMut) {
-        if let (true, Some(name)) = (end.failed, &end.prepares) {
-            self.statements.remove(name.as_slice());
+    /// Processes an answer: sends on what had to wait for it.
+    pub(super) fn answered(&mut self, answer: Answer, tracker: &mut Tracker, out: &mut BytesMut) {
+        if let Answer::Complete(unit) = answer {
+            if let (true, Some(name)) = (unit.failed, &unit.prepares) {
+                self.statements.remove(name.as_slice());
+            }
+            let idle = tracker.status == Some(TransactionStatus::Idle);
+            if let (Some(begin), true) = (&mut self.begin, idle) {
+                // BEGIN failed, or the user ended the transaction by hand: what
+                // follows must not run outside one either.
+                begin.armed |= !tracker.begins();
+                begin.failed |= unit.begins && unit.failed;
+            }
+            if !unit.holds() {
+                return;
+            }
         }
-        if let (Some(begin), TransactionStatus::Idle) = (&mut self.begin, end.status) {
-            // BEGIN failed, or the user ended the transaction by hand: what
-            // follows must not run outside one either.
-            begin.armed |= !tracker.begins();
-            begin.failed |= end.begins && end.failed;
-        }
-        if end.holds {
-            self.holds = false;
-            self.go_on(tracker, out);
-        }
+        self.holds = false;
+        self.continue_pending(tracker, out);
     }
 
-    fn go_on(&mut self, tracker: &mut Tracker, out: &mut BytesMut) {
+    fn continue_pending(&mut self, tracker: &mut Tracker, out: &mut BytesMut) {
         let bytes = self.pending.split();
         let left = self.pass_on(&bytes, tracker, out);
         self.pending = bytes;
         self.pending.advance(self.pending.len() - left);
     }
 
-    /// Passes on whole messages and answers how many bytes are left.
+    /// Passes on whole messages and returns how many bytes are left.
     fn pass_on(&mut self, mut bytes: &[u8], tracker: &mut Tracker, out: &mut BytesMut) -> usize {
         loop {
             if self.pass > 0 {
@@ -149,32 +141,26 @@ impl Frontend {
             let taken = match bytes.get(..length) {
                 Some(message) if !self.started => {
                     self.started = true;
-                    tracker.sent_whole(Unit {
-                        changes: true,
-                        ..Unit::default()
-                    });
+                    tracker.sent_whole(Unit::simple(), Handling::Pass);
                     out.put_slice(message);
                     length
                 }
-                Some(message) if !tracker.is_open() && self.closes_nothing(message) => {
+                Some(message) => {
+                    let local = !tracker.is_open() && self.closes_nothing(message);
                     match bytes.get(length..length + SYNC.len()) {
-                        Some(SYNC) => {
+                        Some(SYNC) if local => {
                             tracker.kept_close();
                             self.forget(message);
                             length + SYNC.len()
                         }
-                        Some(_) => {
+                        None if local => return bytes.len(),
+                        _ => {
                             self.message(message, tracker, out);
                             length
                         }
-                        None => return bytes.len(),
                     }
                 }
-                Some(message) => {
-                    self.message(message, tracker, out);
-                    length
-                }
-                // Of these the body may be large, and is of no interest.
+                // The body of these may be large, and is not read.
                 None if self.started && bytes[0] == b'd' => {
                     self.pass = length;
                     0
@@ -194,8 +180,8 @@ impl Frontend {
         }
     }
 
-    /// A Close of a statement that was sent unnamed, if at all: the server has none of that
-    /// name.
+    /// Returns whether `message` closes a statement that was sent unnamed, if at all: the server
+    /// has none of that name.
     fn closes_nothing(&self, message: &[u8]) -> bool {
         self.unnamed && closed(message).is_some_and(|name| !name.is_empty())
     }
@@ -206,8 +192,8 @@ impl Frontend {
         }
     }
 
-    /// The whole length of the message that begins, once it is known. The
-    /// start-up packet alone has no tag.
+    /// Returns the whole length of the message that begins, once it is known. Only the start-up
+    /// packet has no tag.
     fn length(&self, bytes: &[u8], tracker: &mut Tracker) -> Option<usize> {
         let tag = usize::from(self.started);
         let field = bytes.get(tag..tag + 4)?.try_into().ok()?;
@@ -233,14 +219,23 @@ impl Frontend {
             }
             b'D' if self.unnamed && body.len() > 2 && body[0] == b'S' => {
                 tracker.open().changes = true;
-                return rewrite::describe_unnamed(out);
+                tracker.expect(Reply::Describe, Handling::Pass);
+                return out.put_slice(rewrite::DESCRIBE_UNNAMED);
             }
             b'D' | b'E' => {
                 self.begin_under_sync(tracker, out);
                 tracker.open().changes = true;
+                let reply = match tag {
+                    b'D' => Reply::Describe,
+                    _ => Reply::Execute,
+                };
+                tracker.expect(reply, Handling::Pass);
             }
             b'C' => {
                 self.forget(message);
+                tracker.expect(Reply::Close, Handling::Pass);
+            }
+            b'H' => {
                 tracker.open();
             }
             b'S' => {
@@ -248,14 +243,7 @@ impl Frontend {
                 tracker.sent_sync();
             }
             b'c' | b'f' => tracker.sent_copy_end(),
-            b'F' => tracker.sent_whole(Unit {
-                simple: true,
-                changes: true,
-                ..Unit::default()
-            }),
-            b'H' => {
-                tracker.open();
-            }
+            b'F' => tracker.sent_whole(Unit::simple(), Handling::Pass),
             // COPY data, passwords, Terminate.
             b'd' | b'p' | b'X' => {}
             _ => tracker.lose(),
@@ -265,34 +253,34 @@ impl Frontend {
 
     fn query(&mut self, message: &[u8], tracker: &mut Tracker, out: &mut BytesMut) {
         let text = name(&message[5..]).unwrap_or_default();
-        let traits = Traits::of(text, tracker.reported.conforming);
+        let traits = Traits::of(text, tracker.facts.parameters.conforming);
         tracker.residue.state |= traits.leaves_state;
         // It is sent outside any transaction, and neither opens one nor is part of one:
-        // nobody has to wait for its answer.
+        // its answer need not be waited for.
         let ours = residue::is_setting(text);
         let mut unit = Unit {
-            simple: true,
             changes: !ours,
             sets_are_local: traits.sets_are_local,
             copies: self.unnamed && traits.copies,
-            ..Unit::default()
+            ..Unit::simple()
         };
         match &mut self.begin {
             Some(begin) if begin.armed && !ours && !text.trim_ascii().is_empty() => {
                 begin.armed = false;
                 unit.shift = rewrite::begin_query(&begin.sql, text, out);
-                unit.swallow = rewrite::BEGIN_QUERY_ANSWERS;
+                tracker.sent_in_front();
                 unit.begins = true;
             }
             _ => out.put_slice(message),
         }
         self.holds = unit.holds();
-        tracker.sent_whole(unit);
+        tracker.sent_whole(unit, Handling::Pass);
     }
 
     fn parse(&mut self, message: &[u8], tracker: &mut Tracker, out: &mut BytesMut) {
         self.begin_under_sync(tracker, out);
-        let conforming = tracker.reported.conforming;
+        let conforming = tracker.facts.parameters.conforming;
+        tracker.expect(Reply::Parse, Handling::Pass);
         let unit = tracker.open();
         unit.changes = true;
         let body = &message[5..];
@@ -318,7 +306,7 @@ impl Frontend {
         }
     }
 
-    /// Passes on as much of a Bind as there is, once both names are there.
+    /// Passes on as much of a Bind as there is, once both names are complete.
     fn bind(
         &mut self,
         bytes: &[u8],
@@ -341,45 +329,39 @@ impl Frontend {
         unit.copies |= self.unnamed && traits.copies;
         match known.and_then(|known| known.text.as_deref()) {
             Some(text) => {
-                unit.swallow = match unit.swallow {
-                    b"" => rewrite::PARSE_ANSWERS,
-                    rewrite::BEGIN_ANSWERS => rewrite::BEGIN_PARSE_ANSWERS,
-                    // Two of them under one Sync: tokio-postgres does not do that.
-                    _ => return None,
-                };
+                tracker.expect(Reply::Parse, Handling::Swallow);
                 rewrite::parse_unnamed(text, out);
                 rewrite::bind_unnamed(portal, rest, out);
             }
             None => out.put_slice(&bytes[..head]),
         }
+        tracker.expect(Reply::Bind, Handling::Pass);
         tracker.residue.state |= traits.leaves_state;
         let body = &bytes[head..bytes.len().min(length)];
         out.put_slice(body);
         Some(head + body.len())
     }
 
-    /// Puts BEGIN in front of the unit that now starts to do something.
+    /// Puts BEGIN in front of the unit whose first effective message comes now.
     fn begin_under_sync(&mut self, tracker: &mut Tracker, out: &mut BytesMut) {
-        match &mut self.begin {
-            Some(begin) if begin.armed => {
-                begin.armed = false;
-                rewrite::begin(&begin.sql, out);
-                let unit = tracker.open();
-                unit.begins = true;
-                unit.swallow = rewrite::BEGIN_ANSWERS;
+        if let Some(begin) = self.begin.as_mut().filter(|begin| begin.armed) {
+            begin.armed = false;
+            rewrite::begin(&begin.sql, out);
+            tracker.open().begins = true;
+            for reply in [Reply::Parse, Reply::Bind, Reply::Execute] {
+                tracker.expect(reply, Handling::Swallow);
             }
-            _ => {}
         }
     }
 }
 
-/// The statement that a Close names.
+/// Returns the statement that a Close names.
 fn closed(message: &[u8]) -> Option<&[u8]> {
     let body = message.strip_prefix(b"C")?.get(4..)?;
     name(body.strip_prefix(b"S")?)
 }
 
-/// The NUL-terminated string at the start of `bytes`, without its NUL.
+/// Returns the NUL-terminated string at the start of `bytes`, without its NUL.
 fn name(bytes: &[u8]) -> Option<&[u8]> {
     let end = bytes.iter().position(|&byte| byte == 0)?;
     Some(&bytes[..end])

@@ -1,51 +1,53 @@
-//! The wire: a stream under tokio-postgres that parses both directions.
+//! The wire: a stream below tokio-postgres that parses both directions.
 //!
-//! It sees the plaintext of both directions, whatever TLS lies below, and so
-//! knows without a round trip what no API of tokio-postgres tells: the
-//! transaction status, whether an answer is still owed, whether all that was
-//! queued has left. It knows nothing but bytes and what it was told to do with
-//! them: it neither decides nor waits.
+//! It sees the plaintext of both directions, above TLS, and so knows without a round trip what
+//! no API of tokio-postgres tells: the transaction status, whether an answer is still owed, and
+//! whether all that was queued has been sent. It decides nothing, and waits only where it is
+//! asked to.
 //!
-//! - [`backend`] and [`frontend`] follow the framing of either direction;
-//! - [`tracker`] keeps what they learn, [`residue`] what a session is left with,
-//!   [`snapshot`] what that comes to at one moment;
-//! - [`rewrite`] holds the two rewrites;
-//! - [`authentication`] looks at what the server asks for before it lets us in;
-//! - [`state`] passes on what either side sends, and [`leave`] ends that;
-//! - [`ended`] answers in the server's place once the connection is taken away.
+//! - [`backend`] and [`frontend`] follow the framing of each direction;
+//! - [`tracker`] keeps what they learn, [`expected`] the answers to come, [`residue`] detects session state, [`snapshot`]
+//!   summarises both at one moment;
+//! - [`rewrite`] rewrites requests, [`question`] has those of our own;
+//! - [`authentication`] guards the password;
+//! - [`state`] passes both directions on, and [`terminate`] ends that;
+//! - [`stand_in`] answers in the server's place once the connection is detached.
 
 mod authentication;
 mod backend;
-pub(crate) mod ended;
+mod expected;
 mod frontend;
-mod leave;
+mod question;
 pub(crate) mod residue;
 mod rewrite;
 mod snapshot;
 mod sql;
+mod stand_in;
 mod state;
 mod status;
 mod stream;
+mod terminate;
 mod tracker;
 mod unit;
 
-use std::fmt;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
-use crate::config::Reported;
-pub(crate) use authentication::{Guard, Refusal};
+pub(crate) use authentication::{Guard, Refused};
+pub(crate) use question::OwnAnswer;
 pub(crate) use residue::Residue;
 pub use snapshot::Snapshot;
 pub(crate) use snapshot::{ClientState, ServerState};
+use stand_in::Terminate;
 use state::State;
 pub use state::Transport;
 pub use status::TransactionStatus;
 pub use stream::Stream;
+pub(crate) use tracker::ServerFacts;
 
-/// Watches a connection, and takes it away when the time has come.
+/// Watches a connection, and detaches it from tokio-postgres at the end.
 #[derive(Clone)]
 pub struct Wire {
     state: Arc<Mutex<State>>,
@@ -54,20 +56,21 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Puts a wire over `transport`. With `unnamed`, named statements are sent
+    /// Creates a wire over `transport`. With `unnamed`, named statements are sent
     /// as unnamed ones.
     pub fn new(
         transport: impl Transport + 'static,
         channel_binding: Option<Vec<u8>>,
         unnamed: bool,
     ) -> (Wire, Stream) {
-        let state = Arc::new(Mutex::new(State::new(Box::new(transport), unnamed)));
+        let mut state = State::new(Box::new(transport));
+        state.frontend.unnamed = unnamed;
         let wire = Wire {
-            state: Arc::clone(&state),
+            state: Arc::new(Mutex::new(state)),
             closing: Arc::default(),
         };
         let stream = Stream {
-            state,
+            wire: wire.clone(),
             channel_binding,
         };
         (wire, stream)
@@ -77,30 +80,30 @@ impl Wire {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where the connection stands.
+    /// Returns the state of the connection at this moment.
     pub fn snapshot(&self) -> Snapshot {
         self.state().snapshot()
     }
 
-    /// Has what the server asks for before it lets us in checked by `guard`. What it
-    /// refuses never reaches tokio-postgres, which would answer.
+    /// Has `guard` check what the server asks for before it authenticates the session. What
+    /// it refuses does not reach tokio-postgres, which would answer.
     pub(crate) fn guard(&self, guard: Guard) {
-        self.state().tracker.authentication.guard(guard);
+        self.state().tracker.authentication.guard = Some(guard);
     }
 
-    /// What the [guard](Wire::guard) refused.
-    pub(crate) fn refused(&self) -> Option<Refusal> {
-        self.state().tracker.authentication.refused()
+    /// Returns why the [guard](Wire::guard) refused a request.
+    pub(crate) fn refused(&self) -> Option<Refused> {
+        self.state().tracker.authentication.refused
     }
 
-    /// From here on named statements are sent as unnamed ones. None may have been
+    /// Sends named statements as unnamed ones from here on. None may have been
     /// prepared before.
     pub(crate) fn unname(&self) {
-        self.state().frontend.unname();
+        self.state().frontend.unnamed = true;
     }
 
-    /// To be called before the connection above is polled: what it does not
-    /// touch in that poll, it does not wait for.
+    /// Has to be called before the connection above is polled: what it does not touch in
+    /// that poll, it does not wait for.
     pub(crate) fn before_poll(&self) {
         self.state().reads = false;
     }
@@ -110,126 +113,115 @@ impl Wire {
         self.state().frontend.arm(begin);
     }
 
-    /// The lazily begun transaction is over. Answers whether a statement of it fell
-    /// without leaving a failed transaction behind.
+    /// Ends the lazily begun transaction. Returns whether a statement of it failed without
+    /// leaving a failed transaction behind.
     pub(crate) fn disarm(&self) -> bool {
         self.state().frontend.disarm()
     }
 
-    /// The server's last word was that it committed.
-    pub(crate) fn committed(&self) -> bool {
-        self.state().tracker.committed
+    /// Returns what the server has said about itself and the session.
+    pub(crate) fn facts(&self) -> ServerFacts {
+        self.state().tracker.facts
     }
 
-    /// A reset went well.
+    /// Forgets the last error.
+    pub(crate) fn forget_error(&self) {
+        self.state().tracker.facts.error = None;
+    }
+
+    /// Forgets session state, after a successful reset.
     pub(crate) fn forget_residue(&self) {
         self.state().tracker.residue = Residue::default();
     }
 
-    /// What the server has reported last about itself.
-    pub(crate) fn reported(&self) -> Reported {
-        self.state().tracker.reported
-    }
-
-    /// The server has refused a write, at any time.
-    pub(crate) fn refused_write(&self) -> bool {
-        self.state().tracker.refused_write
-    }
-
-    /// The SQLSTATE of the last error that the server reported.
-    pub(crate) fn error(&self) -> Option<[u8; 5]> {
-        self.state().tracker.error
-    }
-
-    /// What the server has reported so far does not count.
-    pub(crate) fn forget_error(&self) {
-        self.state().tracker.error = None;
-    }
-
-    /// Whether the server has said, since this was last asked, that a prepared statement
-    /// is not there or does not fit the schema any more.
+    /// Returns whether the server has said, since the last call, that a prepared statement
+    /// does not exist or does not fit the schema any more.
     pub(crate) fn take_outdated(&self) -> bool {
         std::mem::take(&mut self.state().tracker.outdated)
     }
 
-    /// Round trips made on this connection so far.
+    /// Returns the number of round trips made on this connection.
     pub(crate) fn round_trips(&self) -> u64 {
         self.state().round_trips
     }
 
-    /// The shortest time after which something that was sent was answered: the distance to
-    /// the server, as long as one thing was asked at a time.
+    /// Returns the shortest time after which a request was answered: the distance to the
+    /// server, as long as there was one request at a time.
     pub(crate) fn shortest_answer(&self) -> Option<Duration> {
         self.state().shortest
     }
 
-    /// The server's process and the secret that cancels its statement.
-    pub(crate) fn key(&self) -> Option<(i32, i32)> {
-        self.state().tracker.key
+    /// Sends a query of our own between those of the user. Its answer counts for what is known
+    /// here and is not passed on, but for notices and parameters. Whether it `changes` the
+    /// transaction status has to be said. It is sent by the next poll of the connection.
+    ///
+    /// `None`: the connection has ended, or the server is not settled. The returned future has
+    /// no answer if the connection ends. Dropping it changes nothing.
+    pub(crate) fn question(
+        &self,
+        sql: &str,
+        changes: bool,
+    ) -> Option<impl Future<Output = Option<OwnAnswer>> + Send + use<>> {
+        let receiver = self.state().question(sql, changes)?;
+        Some(async move { receiver.await.ok() })
     }
 
-    /// Takes the connection away from tokio-postgres. The server is not told; what was
-    /// begun to be sent is completed, as far as that goes without waiting.
-    pub fn take_away(&self) {
-        let mut cx = Context::from_waker(std::task::Waker::noop());
+    /// Detaches the connection from tokio-postgres. Sends nothing new to the server; what was
+    /// begun is completed, as far as that goes without waiting.
+    pub fn detach(&self) {
+        let mut cx = Context::from_waker(Waker::noop());
         let _ = self.state().poll_answered(&mut cx);
     }
 
-    /// [Takes the connection away](Wire::take_away) and waits until the server has answered
-    /// all that it was asked. False if it never will.
+    /// [Detaches](Wire::detach) the connection and waits until the server has answered all
+    /// requests. Returns false if it never will.
     pub async fn answered(&self) -> bool {
         poll_fn(|cx| self.state().poll_answered(cx)).await
     }
 
-    /// Asks a question of our own over a connection that was [taken
-    /// away](Wire::take_away), as far as that goes without waiting. Its answer counts for
-    /// what is known here, and is seen by nobody.
+    /// [Detaches](Wire::detach) the connection and sends a query of our own, as far as that
+    /// goes without waiting. Its answer counts for what is known here, and is not passed on.
     pub fn ask(&self, sql: &str) {
         self.state().ask(sql);
-        self.take_away();
+        self.detach();
     }
 
-    /// When the server was told goodbye it was outside any transaction, and owed nothing.
-    pub fn left_at_rest(&self) -> bool {
-        self.state().left_at_rest()
+    /// [Asks](Wire::ask), and waits until the server has answered, be it with an error.
+    pub(crate) async fn asked(&self, sql: &str) -> bool {
+        self.ask(sql);
+        self.answered().await
     }
 
-    /// Takes the connection away from tokio-postgres and sends Terminate, as far
-    /// as that goes without waiting.
-    pub fn end(&self) {
+    /// Sends Terminate, after [detaching](Wire::detach), as far as that goes without waiting.
+    pub fn terminate(&self) {
         // A task that polls it already would not be woken any more.
         if let Ok(_closing) = self.closing.try_lock() {
-            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let mut cx = Context::from_waker(Waker::noop());
             let _ = self.state().poll_closed(&mut cx);
         }
     }
 
-    /// Closes the socket. What the server has not said by now does not count.
-    pub(crate) fn give_up(&self) {
-        self.state().give_up();
+    /// Returns whether the server was outside any transaction and owed nothing when Terminate
+    /// was sent.
+    pub fn terminated_at_rest(&self) -> bool {
+        self.state().terminate_sent() == Some(Terminate::AtRest)
     }
 
-    /// The connection is not read any more: what has not been heard from the server will
-    /// not be. It is told goodbye as far as that goes, unless it was [ended](Wire::end)
-    /// before and the server's end of file is awaited.
-    pub(crate) fn cut(&self) {
-        self.state().cut();
-    }
-
-    /// [Ends](Wire::end) the connection and waits for the server to close it.
-    /// False if the connection broke instead.
+    /// Sends [Terminate](Wire::terminate) and waits for the server to close the connection.
+    /// Returns false if the connection broke instead.
     pub async fn closed(&self) -> bool {
         let _closing = self.closing.lock().await;
-        poll_fn(|cx| self.poll_closed(cx)).await
+        poll_fn(|cx| self.state().poll_closed(cx)).await
     }
 
-    fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<bool> {
-        self.state().poll_closed(cx)
+    /// Closes the socket. What the server has not sent by now does not count.
+    pub(crate) fn shut_down(&self) {
+        self.state().shut_down();
     }
-}
 
-impl fmt::Debug for Wire {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.snapshot().fmt(f)
+    /// Closes the socket of a connection that is not driven any more, after Terminate if that
+    /// can be sent without waiting. Does nothing to one whose end of file is awaited.
+    pub(crate) fn abandon(&self) {
+        self.state().abandon();
     }
 }

@@ -1,36 +1,35 @@
 //! Detects session state that statements leave behind.
 //!
-//! Two witnesses are heard, and neither costs a round trip: the command tag that
-//! the server reports (`SET`, `LISTEN`, `DO`, ...) and, for what hides behind a
+//! There are two sources, and neither costs a round trip: the command tag that the
+//! server reports (`SET`, `LISTEN`, `DO`, ...) and, for what hides behind a
 //! `SELECT`, the words of the statement (`set_config`, `pg_advisory_lock`, ...).
 //! State that a server-side function sets out of sight is beyond both; that is
 //! what [`Reset::Always`](crate::config::Reset::Always) is for.
 
 use super::sql::{Token, tokens};
 
-/// How our own `Transaction::local` sets a parameter: for the transaction only,
-/// so it leaves nothing although it says `set_config`.
+/// The statement by which `Transaction::local` sets a parameter: for the transaction only, so
+/// it leaves nothing although it says `set_config`.
 pub(crate) const SET_LOCAL: &str = "select pg_catalog.set_config($1, $2, true)";
 
-/// How we tell the server what it is to end by itself: for the session, so it is state,
-/// and state that is to stay. A parameter that the server does not know is left out; in the
+/// Builds the statement that sets the server's timeouts: for the session, so it is state, and
+/// state that is to stay. A parameter that the server does not know is left out; in the
 /// start-up packet it would be refused, and with it the session.
 pub fn setting<'a>(parameters: impl IntoIterator<Item = (&'a str, i32)>) -> String {
-    let rows = parameters.into_iter();
-    let rows: Vec<_> = rows
-        .map(|(name, value)| format!("('{name}','{value}')"))
-        .collect();
+    let row = |(name, value)| format!("('{name}','{value}')");
+    let rows: Vec<_> = parameters.into_iter().map(row).collect();
     format!("{SETTING}{}{IF_KNOWN}", rows.join(","))
 }
 
 const SETTING: &str = "select pg_catalog.set_config(name, value, false) from (values ";
-/// Where the server cannot look after its client it refuses to be told, and with it the
-/// rest.
+/// Where the server cannot check its client's connection it refuses that setting, and with it
+/// the whole statement.
 const IF_KNOWN: &str = ") as told (name, value) \
     where pg_catalog.current_setting(name, true) is not null \
     and (name <> 'client_connection_check_interval' or pg_catalog.version() like '%linux%')";
 
-/// Nothing else can hide in what is so plain.
+/// Returns whether `text` is such a statement: its values are so plain that nothing else can
+/// hide in them.
 pub(super) fn is_setting(text: &[u8]) -> bool {
     let rows = text.strip_prefix(SETTING.as_bytes());
     let rows = rows.and_then(|rows| rows.strip_suffix(IF_KNOWN.as_bytes()));
@@ -39,25 +38,30 @@ pub(super) fn is_setting(text: &[u8]) -> bool {
     rows.is_some_and(|rows| rows.iter().all(plain))
 }
 
-/// What a session may be left with.
+/// Session state that remains when the holder is done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Residue {
     /// Parameters, locks, temporary tables, ...: a reset removes them.
     pub(crate) state: bool,
-    /// What the driver counts on is not so: its prepared statements are gone, others are
-    /// there that no reset removes, or one answer more comes than it expects. Only
-    /// closing helps.
+    /// The driver's view of the session is wrong: its prepared statements are gone, others
+    /// are there that no reset removes, or one answer more comes than it expects. The
+    /// connection has to be closed.
     pub(crate) driver: bool,
 }
 
 impl Residue {
-    pub(super) fn merge(&mut self, other: Residue) {
-        self.state |= other.state;
-        self.driver |= other.driver;
+    /// Notes what a command tag (manual, `CommandComplete`) says about the session.
+    pub(super) fn note_tag(&mut self, tag: &[u8], sets_are_local: bool) {
+        match tag {
+            b"SET" => self.state |= !sets_are_local,
+            b"LISTEN" | b"DO" | b"CALL" | b"RESET" => self.state = true,
+            b"DISCARD ALL" | b"DEALLOCATE ALL" | b"PREPARE" => self.driver = true,
+            _ => {}
+        }
     }
 }
 
-/// What the text of a statement tells before it is executed.
+/// Properties of a statement, read from its text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Traits {
     /// It leaves session state without a tag that would say so.
@@ -124,18 +128,6 @@ impl Traits {
             copies,
         }
     }
-}
-
-/// What a command tag (manual, `CommandComplete`) says about the session.
-pub(super) fn of_tag(tag: &[u8], sets_are_local: bool) -> Residue {
-    let mut residue = Residue::default();
-    match tag {
-        b"SET" => residue.state = !sets_are_local,
-        b"LISTEN" | b"DO" | b"CALL" | b"RESET" => residue.state = true,
-        b"DISCARD ALL" | b"DEALLOCATE ALL" | b"PREPARE" => residue.driver = true,
-        _ => {}
-    }
-    residue
 }
 
 fn is(word: &[u8], any: &[&str]) -> bool {
@@ -260,12 +252,16 @@ mod tests {
 
     #[test]
     fn command_tags_tell_session_state() {
-        let state = |tag: &str, local| of_tag(tag.as_bytes(), local).state;
+        let left = |tag: &str, local| {
+            let mut residue = Residue::default();
+            residue.note_tag(tag.as_bytes(), local);
+            residue
+        };
+        let state = |tag, local| left(tag, local).state;
         assert!(state("SET", false));
         assert!(!state("SET", true));
         assert!(state("LISTEN", false) && state("DO", false) && state("CALL", false));
         assert!(!state("UPDATE 1", false) && !state("SELECT 1", false));
-        assert!(of_tag(b"DISCARD ALL", false).driver);
-        assert!(of_tag(b"PREPARE", false).driver);
+        assert!(left("DISCARD ALL", false).driver && left("PREPARE", false).driver);
     }
 }

@@ -1,4 +1,4 @@
-//! The two rewrites: a lazy BEGIN, and unnamed statements.
+//! Rewrites requests: puts BEGIN in front of a statement, and sends statements unnamed.
 //!
 //! No API of tokio-postgres can do either (its `GenericClient` is sealed, and
 //! `Deref` goes past any method of ours):
@@ -14,36 +14,16 @@
 use bytes::{Buf, BufMut, BytesMut};
 use postgres_protocol::message::frontend;
 
-/// What answers [`begin`]: ParseComplete, BindComplete, CommandComplete.
-pub(super) const BEGIN_ANSWERS: &[u8] = b"12C";
-
-/// What answers a Parse that was put before a Bind: ParseComplete.
-pub(super) const PARSE_ANSWERS: &[u8] = b"1";
-
-/// Both in turn: BEGIN first, then the statement.
-pub(super) const BEGIN_PARSE_ANSWERS: &[u8] = b"12C1";
-
-/// What answers the BEGIN in front of a simple query: CommandComplete.
-pub(super) const BEGIN_QUERY_ANSWERS: &[u8] = b"C";
-
-/// BEGIN by the extended protocol, under whichever Sync follows.
+/// Writes BEGIN by the extended protocol, under whichever Sync follows.
 pub(super) fn begin(sql: &str, out: &mut BytesMut) {
     // Errors arise from NUL bytes in the text alone, and ours holds none.
     let _ = frontend::parse("", sql, std::iter::empty(), out);
-    let _ = frontend::bind(
-        "",
-        "",
-        std::iter::empty(),
-        std::iter::empty::<()>(),
-        |(), _| Ok(postgres_protocol::IsNull::Yes),
-        std::iter::empty(),
-        out,
-    );
-    let _ = frontend::execute("", 0, out);
+    // Bind without parameters, and Execute without a limit.
+    out.put_slice(b"B\0\0\0\x0c\0\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0");
 }
 
-/// The same in front of a simple query. Answers by how many characters the
-/// user's own text is shifted.
+/// Writes BEGIN and the user's text as one simple query. Returns by how many characters the
+/// user's text is shifted.
 pub(super) fn begin_query(sql: &str, text: &[u8], out: &mut BytesMut) -> usize {
     let shift = sql.len() + 1;
     out.put_u8(b'Q');
@@ -55,8 +35,8 @@ pub(super) fn begin_query(sql: &str, text: &[u8], out: &mut BytesMut) -> usize {
     shift
 }
 
-/// Parse, for the unnamed statement. `after_name` is the user's message from the
-/// end of the name on: text and parameter types.
+/// Writes a Parse of the unnamed statement. `after_name` is the user's message from the end of
+/// the name on: text and parameter types.
 pub(super) fn parse_unnamed(after_name: &[u8], out: &mut BytesMut) {
     out.put_u8(b'P');
     out.put_u32((4 + 1 + after_name.len()) as u32);
@@ -64,8 +44,8 @@ pub(super) fn parse_unnamed(after_name: &[u8], out: &mut BytesMut) {
     out.put_slice(after_name);
 }
 
-/// The head of a Bind to the unnamed statement. The rest of the user's message,
-/// `rest` bytes, is to follow.
+/// Writes the head of a Bind of the unnamed statement. The rest of the user's message, `rest`
+/// bytes, has to follow.
 pub(super) fn bind_unnamed(portal: &[u8], rest: usize, out: &mut BytesMut) {
     out.put_u8(b'B');
     out.put_u32((4 + portal.len() + 1 + 1 + rest) as u32);
@@ -74,19 +54,17 @@ pub(super) fn bind_unnamed(portal: &[u8], rest: usize, out: &mut BytesMut) {
 }
 
 /// Describe of the unnamed statement.
-pub(super) fn describe_unnamed(out: &mut BytesMut) {
-    out.put_slice(b"D\0\0\0\x06S\0");
-}
+pub(super) const DESCRIBE_UNNAMED: &[u8] = b"D\0\0\0\x06S\0";
 
-/// An ErrorResponse whose position counts from the user's own text again.
+/// Writes an ErrorResponse, its position reduced by `shift`: it counts from the user's own text.
 ///
 /// Field `P` is a decimal count of characters (manual, "Error and Notice Message
-/// Fields"). A position inside our own text, or one that is no number, stays.
+/// Fields"). A position inside our own text, or one that is not a number, is unchanged.
 pub(super) fn shift_position(message: &[u8], shift: usize, out: &mut BytesMut) {
-    let start = out.len();
-    let Some(mut fields) = message.get(5..) else {
+    if shift == 0 || message.len() < 5 {
         return out.put_slice(message);
-    };
+    }
+    let (start, mut fields) = (out.len(), &message[5..]);
     out.put_slice(b"E\0\0\0\0");
     while let Some(end) = fields.iter().position(|&byte| byte == 0) {
         let field = &fields[..end];
@@ -157,7 +135,7 @@ mod tests {
 
         out.clear();
         unnamed.clear();
-        describe_unnamed(&mut out);
+        out.put_slice(DESCRIBE_UNNAMED);
         frontend::describe(b'S', "", &mut unnamed).expect("no NUL");
         assert_eq!(out, unnamed);
     }

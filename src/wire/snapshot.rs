@@ -1,12 +1,12 @@
-//! What the wire knows of a connection at one moment.
+//! A snapshot: what the wire knows of a connection at one moment.
 
 use super::residue::Residue;
 use super::status::TransactionStatus;
 
-/// A connection at one moment: where the server stands, and where tokio-postgres does.
+/// The state of a connection at one moment, on the server's side and on tokio-postgres's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Snapshot {
-    /// The last ReadyForQuery. It is today's truth only if the connection
+    /// The status in the last ReadyForQuery. It is still true only if the connection
     /// [is settled](Snapshot::is_settled).
     pub status: Option<TransactionStatus>,
     pub(crate) server: ServerState,
@@ -14,7 +14,7 @@ pub struct Snapshot {
     pub(crate) residue: Residue,
 }
 
-/// What the server still has to do.
+/// The work that the server still has to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ServerState {
     /// Nothing: all that was asked has been answered.
@@ -33,7 +33,7 @@ pub(crate) enum ServerState {
     Gone,
 }
 
-/// What tokio-postgres, above the wire, is at.
+/// The state of tokio-postgres, above the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ClientState {
     /// It waits for the server, and the last thing that it wrote was a completed flush:
@@ -42,49 +42,50 @@ pub(crate) enum ClientState {
     Waiting,
     /// The same, but not all of what it wrote has been flushed.
     Writing,
-    /// It does not read: it waits until its rows are taken.
+    /// It does not read: it waits until the holder takes its rows.
     Stalled,
-    /// The connection was [taken away](super::Wire::take_away) from it.
-    Severed,
-    /// The server ended the session and said why: its holder gets that as the answer to
-    /// its next request, which tokio-postgres would not give.
+    /// The connection was [detached](super::Wire::detach) from it.
+    Detached,
+    /// The server ended the session with an error: the holder gets that as the answer to its
+    /// next request, which tokio-postgres would not give.
     Dismissed,
 }
 
 impl Snapshot {
-    /// No answer is owed that could change the status, and nothing waits here to be sent.
+    /// Returns whether no answer is owed that could change the status, and nothing
+    /// waits here to be sent.
     pub fn is_settled(&self) -> bool {
         matches!(self.server, ServerState::Answered | ServerState::Settled)
     }
 
-    /// All that was sent was answered, and no transaction is open.
+    /// Returns whether all that was sent was answered, and no transaction is open.
     pub fn is_at_rest(&self) -> bool {
         self.server == ServerState::Answered && self.status == Some(TransactionStatus::Idle)
     }
 
-    /// Nothing is under way in either direction.
+    /// Returns whether nothing is under way in either direction.
     pub(crate) fn is_quiet(&self) -> bool {
         self.is_settled() && self.client == ClientState::Waiting
     }
 
-    /// Waiting would not change what is known.
+    /// Returns whether waiting would not change what is known.
     pub(crate) fn is_decided(&self) -> bool {
         self.is_quiet() || self.server == ServerState::Lost || self.is_over()
     }
 
-    /// tokio-postgres will hear no more from the server.
+    /// Returns whether tokio-postgres gets no more from the server.
     pub fn is_over(&self) -> bool {
         self.server == ServerState::Gone
-            || matches!(self.client, ClientState::Severed | ClientState::Dismissed)
+            || matches!(self.client, ClientState::Detached | ClientState::Dismissed)
     }
 
-    /// The server ended the session and said why.
+    /// Returns whether the server ended the session with an error.
     pub fn is_dismissed(&self) -> bool {
         self.client == ClientState::Dismissed
     }
 
-    /// The server may be at a statement that a CancelRequest ends. A COPY is ended by
-    /// CopyFail.
+    /// Returns whether the server may be executing a statement that a CancelRequest ends. A COPY
+    /// is ended by CopyFail.
     pub(crate) fn is_running(&self) -> bool {
         use ServerState::{Busy, Lost, Unsent};
         matches!(self.server, Busy | Unsent | Lost)

@@ -5,14 +5,14 @@
 //! read as a word rather than skipped: a word too many costs a round trip, a
 //! word too few would leave session state behind.
 
-/// A piece of SQL that matters to us.
+/// A token of SQL that the wire looks at.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Token<'a> {
     /// A keyword or an identifier, quoted or not, as it was written.
     Word(&'a [u8]),
     /// The end of one statement.
     Semicolon,
-    /// Something that may stand for any word, or hide some.
+    /// Text that may contain any word.
     Unreadable,
 }
 
@@ -94,8 +94,8 @@ fn is_newline(byte: u8) -> bool {
     matches!(byte, b'\n' | b'\r')
 }
 
-/// What follows a literal, whose opening quote is behind us. A doubled quote is part of
-/// it, and behind a line end it may go on: both matter where a `backslash` escapes.
+/// Returns what follows a literal, whose opening quote has been read. A doubled quote is part
+/// of it, and it may continue on the next line: both matter where a `backslash` escapes.
 fn after_literal(mut text: &[u8], backslash: bool) -> &[u8] {
     while let Some((&byte, rest)) = text.split_first() {
         text = match byte {
@@ -110,7 +110,7 @@ fn after_literal(mut text: &[u8], backslash: bool) -> &[u8] {
     &[]
 }
 
-/// What follows the quote with which a literal goes on that a quote seemed to end.
+/// Returns what follows the quote that continues a literal, if one does.
 fn continued(mut text: &[u8]) -> Option<&[u8]> {
     if let Some(doubled) = text.strip_prefix(b"'") {
         return Some(doubled);
@@ -133,7 +133,7 @@ fn continued(mut text: &[u8]) -> Option<&[u8]> {
     None
 }
 
-/// What follows a block comment; they nest.
+/// Returns what follows a block comment; they nest.
 fn after_comment(mut text: &[u8]) -> &[u8] {
     let mut depth = 1;
     while let Some((&first, rest)) = text.split_first() {
@@ -155,29 +155,20 @@ fn after_comment(mut text: &[u8]) -> &[u8] {
     &[]
 }
 
-/// What follows `$tag$ .. $tag$`, or the `$` alone if it opens no literal (`$1`).
+/// Returns what follows `$tag$ .. $tag$`, or the `$` alone if it opens no literal (`$1`).
 fn after_dollar_quote(text: &[u8]) -> &[u8] {
     let Some(end) = text.iter().position(|&b| b == b'$') else {
         return text;
     };
     let tag = &text[..end];
-    let is_tag = tag
-        .iter()
-        .enumerate()
-        .all(|(at, &b)| b != b'$' && continues_word(b) && (at > 0 || starts_word(b)));
+    let is_tag =
+        tag.first().is_none_or(|&b| starts_word(b)) && tag.iter().all(|&b| continues_word(b));
     if !is_tag {
         return text;
     }
-    let body = &text[end + 1..];
-    let mut from = 0;
-    while let Some(at) = body[from..].iter().position(|&b| b == b'$') {
-        let after = &body[from + at + 1..];
-        if after.starts_with(tag) && after.get(tag.len()) == Some(&b'$') {
-            return &after[tag.len() + 1..];
-        }
-        from += at + 1;
-    }
-    &[]
+    let (body, close) = (&text[end + 1..], [b"$", tag, b"$"].concat());
+    let at = body.windows(close.len()).position(|window| window == close);
+    at.map_or(&[], |at| &body[at + close.len()..])
 }
 
 #[cfg(test)]

@@ -1,78 +1,93 @@
-//! The state of a wire: both directions, and what is still unsent.
+//! The state of a wire: reads and writes both directions, and keeps what is unsent.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
+use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
 
 use super::backend::Scanner;
-use super::ended::{End, Ended, Goodbye};
+use super::expected::Handling;
 use super::frontend::Frontend;
+use super::question::{OwnAnswer, Question};
 use super::snapshot::{ClientState, ServerState, Snapshot};
+use super::stand_in::{Detached, StandIn, Terminate};
 use super::tracker::Tracker;
+use super::unit::Unit;
 
-/// What lies below the wire: a socket, or TLS over one.
+/// The transport below the wire: a socket, or TLS over one.
 pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 
-/// From here on the writer has to wait for the socket.
+/// The number of unsent bytes from which the writer has to wait for the socket.
 const HIGH_WATER: usize = 64 * 1024;
 
-/// Where bytes lie that tokio-postgres does not see as they are.
+/// A buffer for bytes that tokio-postgres does not get as they are.
 pub(super) const SCRATCH: [MaybeUninit<u8>; 8 * 1024] = [MaybeUninit::uninit(); 8 * 1024];
 
+/// Both directions of a connection.
 pub(super) struct State {
     pub(super) below: Below,
     pub(super) tracker: Tracker,
     pub(super) frontend: Frontend,
     pub(super) scanner: Scanner,
-    /// On its way to the server.
+    /// Bytes for the server.
     pub(super) out: BytesMut,
-    /// On its way to tokio-postgres: what was filtered, or answered by ourselves.
+    /// Bytes for tokio-postgres: what was filtered, or answered by the wire itself.
     pub(super) inject: BytesMut,
-    /// The last thing that the writer above did was a completed flush.
+    /// The last operation of the writer above was a completed flush.
     flushed: bool,
     /// The reader above waits for more, and for nothing else.
     pub(super) reads: bool,
-    /// Since when an answer is awaited.
+    /// The time from which an answer is awaited.
     asked: Option<Instant>,
     pub(super) round_trips: u64,
     /// The shortest time after which something was answered.
     pub(super) shortest: Option<Duration>,
-    pub(super) end: Option<End>,
-    /// Who reads above, and waits.
-    reader: Option<Waker>,
+    pub(super) detached: Option<Detached>,
+    /// Wakes the reader above if there is something to read that does not come from below.
+    reader: AtomicWaker,
 }
 
-/// What lies below.
+/// The transport, until it is closed.
 pub(super) enum Below {
     Open {
         transport: Box<dyn Transport>,
-        /// Our side is shut.
+        /// Whether our side is shut down.
         shut: bool,
     },
-    /// Nothing more will come, and the socket is dropped: a holder of the client may
-    /// keep it for ever.
+    /// Nothing more will come. The socket is dropped, since a holder may keep the client for
+    /// ever.
     Closed {
-        /// The end of file came from the server.
+        /// Whether the end of file came from the server.
         by_server: bool,
     },
 }
 
+impl Below {
+    pub(super) fn transport(&mut self) -> io::Result<&mut Box<dyn Transport>> {
+        match self {
+            Below::Open { transport, .. } => Ok(transport),
+            Below::Closed { .. } => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+}
+
 impl State {
-    pub(super) fn new(transport: Box<dyn Transport>, unnamed: bool) -> Self {
+    pub(super) fn new(transport: Box<dyn Transport>) -> Self {
         State {
             below: Below::Open {
                 transport,
                 shut: false,
             },
             tracker: Tracker::default(),
-            frontend: Frontend::new(unnamed),
+            frontend: Frontend::default(),
             scanner: Scanner::default(),
             out: BytesMut::new(),
             inject: BytesMut::new(),
@@ -81,22 +96,43 @@ impl State {
             asked: None,
             round_trips: 0,
             shortest: None,
-            end: None,
-            reader: None,
+            detached: None,
+            reader: AtomicWaker::new(),
         }
     }
 
-    pub(super) fn transport(&mut self) -> io::Result<&mut Box<dyn Transport>> {
-        match &mut self.below {
-            Below::Open { transport, .. } => Ok(transport),
-            Below::Closed { .. } => Err(io::ErrorKind::NotConnected.into()),
-        }
-    }
-
-    pub(super) fn give_up(&mut self) {
+    pub(super) fn shut_down(&mut self) {
         if !self.is_closed() {
-            self.below = Below::Closed { by_server: false };
+            self.close(false);
         }
+    }
+
+    fn close(&mut self, by_server: bool) {
+        self.below = Below::Closed { by_server };
+        self.tracker.fail_questions();
+    }
+
+    /// Sends a query of our own, if none of the user's is under way that it could disturb.
+    pub(super) fn question(
+        &mut self,
+        sql: &str,
+        changes: bool,
+    ) -> Option<oneshot::Receiver<OwnAnswer>> {
+        let attached = self.detached.is_none() && !self.is_closed();
+        if !attached || !self.frontend.is_between_requests() || !self.tracker.may_ask() {
+            return None;
+        }
+        let (question, receiver) = Question::new();
+        // Errors arise from NUL bytes in the text alone, and ours has none.
+        let _ = postgres_protocol::message::frontend::query(sql, &mut self.out);
+        let unit = Unit {
+            changes,
+            question: Some(question),
+            ..Unit::simple()
+        };
+        self.tracker.sent_whole(unit, Handling::Swallow);
+        self.flushed = false;
+        Some(receiver)
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -111,12 +147,12 @@ impl State {
             } else {
                 self.server()
             },
-            client: match &self.end {
-                Some(End {
+            client: match &self.detached {
+                Some(Detached {
                     answers: Some(answers),
                     ..
-                }) if answers.is_by_server() => ClientState::Dismissed,
-                Some(_) => ClientState::Severed,
+                }) if answers.by_server => ClientState::Dismissed,
+                Some(_) => ClientState::Detached,
                 None if !self.reads => ClientState::Stalled,
                 None if !self.flushed => ClientState::Writing,
                 None => ClientState::Waiting,
@@ -125,7 +161,7 @@ impl State {
         }
     }
 
-    /// Where the server stands, by all that has been heard from it.
+    /// Returns what the server still has to do, by all that it has sent.
     pub(super) fn server(&self) -> ServerState {
         let tracker = &self.tracker;
         let sent = self.frontend.is_empty() && self.out.is_empty();
@@ -144,8 +180,8 @@ impl State {
         }
     }
 
-    /// There is more for the socket than it takes. A little may just not have had its
-    /// turn: a task that has read much is not let write before others have run.
+    /// Returns whether there is more for the socket than it takes. A little may just not have
+    /// had its turn: a task that has read much may not write before others have run.
     pub(super) fn is_unsent(&self) -> bool {
         self.out.len() >= HIGH_WATER
     }
@@ -157,24 +193,21 @@ impl State {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let read = ready!(Pin::new(self.transport()?).poll_read(cx, buf));
+        let read = ready!(Pin::new(self.below.transport()?).poll_read(cx, buf));
         let by_server = match &read {
             Ok(()) => buf.filled().len() == before,
             // TLS that ended without a closing alert.
             Err(error) => error.kind() == io::ErrorKind::UnexpectedEof,
         };
         if by_server || read.is_err() {
-            self.below = Below::Closed { by_server };
+            self.close(by_server);
         }
         Poll::Ready(read)
     }
 
     pub(super) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.out.is_empty() {
-            let Below::Open { transport, .. } = &mut self.below else {
-                return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
-            };
-            let sent = ready!(Pin::new(transport).poll_write(cx, &self.out))?;
+            let sent = ready!(Pin::new(self.below.transport()?).poll_write(cx, &self.out))?;
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -190,41 +223,30 @@ impl State {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
-            match &self.end {
+            match &self.detached {
                 // End of file: tokio-postgres reports a closed connection.
-                Some(End { answers: None, .. }) => return Poll::Ready(Ok(())),
+                Some(Detached { answers: None, .. }) => return Poll::Ready(Ok(())),
                 _ if !self.inject.is_empty() => {
                     let now = self.inject.len().min(buf.remaining());
-                    buf.put_slice(&self.inject[..now]);
-                    self.inject.advance(now);
+                    buf.put_slice(&self.inject.split_to(now));
                     return Poll::Ready(Ok(()));
                 }
                 Some(_) => {
-                    self.waits(cx);
+                    self.reader.register(cx.waker());
                     self.reads = true;
                     return Poll::Pending;
                 }
                 None => {}
             }
-            if self.tracker.filters() || self.scanner.withholds() {
-                let mut scratch = SCRATCH;
-                let mut aside = ReadBuf::uninit(&mut scratch);
-                ready!(self.poll_heard(cx, &mut aside))?;
-                self.received(aside.filled(), true);
-                if self.is_closed() {
-                    return Poll::Ready(Ok(()));
-                }
-                continue;
-            }
             let before = buf.filled().len();
             let read = ready!(self.poll_heard(cx, buf));
-            let passed = self.received(&buf.filled()[before..], false);
-            if let Some(refusal) = self.tracker.authentication.refused() {
+            let passed = self.received(&buf.filled()[before..]);
+            if let Some(refusal) = self.tracker.authentication.refused {
                 buf.set_filled(before);
                 return Poll::Ready(Err(io::Error::other(refusal)));
             }
             buf.set_filled(before + passed);
-            // Nothing, for whoever reads, is the end of the file.
+            // To the reader nothing would be the end of file.
             if passed > 0 || self.is_closed() {
                 return Poll::Ready(read);
             }
@@ -234,13 +256,14 @@ impl State {
     /// Reads for tokio-postgres.
     fn poll_heard(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let read = self.poll_receive(cx, buf);
-        self.waits(cx);
+        self.reader.register(cx.waker());
         self.reads = read.is_pending();
         read
     }
 
-    /// Says how much of the beginning of `bytes` is for the reader as it is.
-    pub(super) fn received(&mut self, bytes: &[u8], filtered: bool) -> usize {
+    /// Processes `bytes` from the server, and returns how much of their beginning is for the
+    /// reader as it is.
+    pub(super) fn received(&mut self, bytes: &[u8]) -> usize {
         if let Some(asked) = self.asked.take() {
             let took = asked.elapsed();
             self.round_trips += 1;
@@ -253,20 +276,23 @@ impl State {
             out,
             inject,
             flushed,
-            end,
+            detached,
             ..
         } = self;
-        // What comes in after the end is not passed on.
-        let mut unseen = BytesMut::new();
-        let inject = if end.is_some() { &mut unseen } else { inject };
-        let passed = scanner.feed(bytes, tracker, filtered, inject, |end, tracker| {
+        // After the detaching nothing is passed on.
+        let mut discarded = BytesMut::new();
+        let inject = match detached {
+            Some(_) => &mut discarded,
+            None => inject,
+        };
+        let passed = scanner.feed(bytes, tracker, inject, |answer, tracker| {
             let before = out.len();
-            frontend.answered(end, tracker, out);
+            frontend.answered(answer, tracker, out);
             *flushed &= out.len() == before;
         });
-        let farewell = self.tracker.farewell.take();
-        if let (Some(error), None) = (farewell, &self.end) {
-            self.answered_by(Some(Ended::by_server(error)), Goodbye::Otherwise);
+        let final_error = self.tracker.final_error.take();
+        if let (Some(error), None) = (final_error, &self.detached) {
+            self.detach_with(Some(StandIn::for_ended(error)), Terminate::NotAtRest);
         }
         passed
     }
@@ -277,11 +303,11 @@ impl State {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.flushed = false;
-        if let Some(end) = &mut self.end {
-            if let Some(answers) = &mut end.answers {
+        if let Some(detached) = &mut self.detached {
+            if let Some(answers) = &mut detached.answers {
                 answers.accept(bytes, &mut self.inject);
             }
-            self.wake();
+            self.reader.wake();
             return Poll::Ready(Ok(bytes.len()));
         }
         if self.out.len() >= HIGH_WATER {
@@ -290,30 +316,17 @@ impl State {
         self.frontend
             .accept(bytes, &mut self.tracker, &mut self.out);
         // Not into the middle of a message.
-        if self.scanner.is_between_messages() && self.tracker.answer_here(&mut self.inject) {
-            self.wake();
+        if self.scanner.is_between_messages() && self.tracker.has_to_give() {
+            self.tracker.give(&mut self.inject);
+            self.reader.wake();
         }
         Poll::Ready(Ok(bytes.len()))
     }
 
-    fn waits(&mut self, cx: &Context<'_>) {
-        match &mut self.reader {
-            Some(reader) => reader.clone_from(cx.waker()),
-            None => self.reader = Some(cx.waker().clone()),
-        }
-    }
-
-    /// There is something to read that does not come from below.
-    fn wake(&mut self) {
-        if let Some(reader) = self.reader.take() {
-            reader.wake();
-        }
-    }
-
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.end.is_none() {
+        if self.detached.is_none() {
             ready!(self.poll_drain(cx))?;
-            ready!(Pin::new(self.transport()?).poll_flush(cx))?;
+            ready!(Pin::new(self.below.transport()?).poll_flush(cx))?;
         }
         self.flushed = true;
         Poll::Ready(Ok(()))
@@ -321,9 +334,9 @@ impl State {
 
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_flush(cx))?;
-        match self.end {
+        match self.detached {
             Some(_) => Poll::Ready(Ok(())),
-            None => Pin::new(self.transport()?).poll_shutdown(cx),
+            None => Pin::new(self.below.transport()?).poll_shutdown(cx),
         }
     }
 }

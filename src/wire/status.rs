@@ -1,49 +1,38 @@
-//! Parameters and errors that the server reports.
+//! The transaction status, and the parameters that the server reports.
 
 use crate::config::Reported;
 
-/// Where the server stands between two statements: the byte of its last
-/// ReadyForQuery.
+/// The state of the session between two statements: the byte of the last ReadyForQuery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
+#[repr(u8)]
 pub enum TransactionStatus {
     /// `I`: outside any transaction.
-    Idle,
+    Idle = b'I',
     /// `T`: inside a transaction.
-    InTransaction,
+    InTransaction = b'T',
     /// `E`: inside a transaction that failed; only a rollback is accepted.
-    Failed,
+    Failed = b'E',
 }
 
 impl TransactionStatus {
-    pub(super) fn byte(self) -> u8 {
-        match self {
-            Self::Idle => b'I',
-            Self::InTransaction => b'T',
-            Self::Failed => b'E',
-        }
-    }
-
     pub(super) fn from_byte(byte: u8) -> Option<Self> {
-        match byte {
-            b'I' => Some(Self::Idle),
-            b'T' => Some(Self::InTransaction),
-            b'E' => Some(Self::Failed),
-            _ => None,
-        }
+        let all = [Self::Idle, Self::InTransaction, Self::Failed];
+        all.into_iter().find(|&status| status as u8 == byte)
     }
 }
 
 impl Reported {
-    pub(super) fn take_in(&mut self, body: &[u8]) {
+    /// Keeps the value of a ParameterStatus, if it is one of these.
+    pub(super) fn note(&mut self, body: &[u8]) {
         let mut fields = body.split(|&byte| byte == 0);
-        let place = match fields.next() {
+        let field = match fields.next() {
             Some(b"standard_conforming_strings") => &mut self.conforming,
             Some(b"in_hot_standby") => &mut self.in_hot_standby,
             Some(b"default_transaction_read_only") => &mut self.read_only,
             _ => return,
         };
-        *place = match fields.next() {
+        *field = match fields.next() {
             Some(b"on") => Some(true),
             Some(b"off") => Some(false),
             _ => None,

@@ -2,25 +2,17 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::state::State;
+use super::Wire;
 
-/// The stream handed to tokio-postgres. Its state is shared with the
-/// [`Wire`](super::Wire) that watches it.
+/// The stream of a connection of tokio-postgres, watched by its [`Wire`].
 pub struct Stream {
-    pub(super) state: Arc<Mutex<State>>,
+    pub(super) wire: Wire,
     /// The hash of the server's certificate, for SCRAM-SHA-256-PLUS.
     pub(super) channel_binding: Option<Vec<u8>>,
-}
-
-impl Stream {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl AsyncRead for Stream {
@@ -29,7 +21,7 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.state().poll_read(cx, buf)
+        self.wire.state().poll_read(cx, buf)
     }
 }
 
@@ -39,15 +31,15 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.state().poll_write(cx, bytes)
+        self.wire.state().poll_write(cx, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.state().poll_flush(cx)
+        self.wire.state().poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.state().poll_shutdown(cx)
+        self.wire.state().poll_shutdown(cx)
     }
 }
 

@@ -11,74 +11,107 @@ use std::collections::VecDeque;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::authentication::Authentication;
-use super::residue::{Residue, of_tag};
+use super::expected::{Expected, Handling, Reply};
+use super::question::Question;
+use super::residue::Residue;
 use super::status::TransactionStatus;
-use super::unit::{Answered, Fate, Unit};
+use super::unit::{Answer, Fate, Unit};
 use crate::config::Reported;
 
-#[derive(Debug, Default)]
+/// What the server has said about itself and the session.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ServerFacts {
+    /// The parameters that it reported last.
+    pub(crate) parameters: Reported,
+    /// BackendKeyData: the process and the secret that a CancelRequest needs.
+    pub(crate) key: Option<(i32, i32)>,
+    /// The last command that it completed was a COMMIT, as its tag says.
+    pub(crate) committed: bool,
+    /// The SQLSTATE of the last ErrorResponse that was not the consequence of another.
+    pub(crate) error: Option<[u8; 5]>,
+    /// An error has said that the transaction, or the server, is read-only.
+    pub(crate) refused_write: bool,
+}
+
+/// Tracks what is owed an answer, and what the answers say.
+#[derive(Default)]
 pub(super) struct Tracker {
     pub(super) status: Option<TransactionStatus>,
     /// Sync points that were sent and not answered, oldest first.
     pub(super) owed: VecDeque<Unit>,
     /// Extended messages that no Sync has followed yet.
     open: Option<Unit>,
+    /// The answers to all of these, with one ReadyForQuery for each unit that is owed one.
+    expected: Expected,
     pub(super) residue: Residue,
-    pub(super) reported: Reported,
-    /// The last command that the server completed was a COMMIT, by its own word.
-    pub(super) committed: bool,
-    /// BackendKeyData: the process and the secret that a CancelRequest needs.
-    pub(super) key: Option<(i32, i32)>,
+    pub(super) facts: ServerFacts,
     lost: bool,
     pub(super) authentication: Authentication,
-    /// The SQLSTATE of the last ErrorResponse that was not the consequence of another.
-    pub(super) error: Option<[u8; 5]>,
     /// An error has said that a prepared statement is not to be trusted.
     pub(super) outdated: bool,
-    /// An error has said that the transaction, or the server, is read-only.
-    pub(super) refused_write: bool,
     /// The ErrorResponse that ended the session.
-    pub(super) farewell: Option<Bytes>,
+    pub(super) final_error: Option<Bytes>,
 }
 
 impl Tracker {
-    /// A unit that ends with its own message: Query, FunctionCall, start-up.
-    pub(super) fn sent_whole(&mut self, unit: Unit) {
-        self.owed.push_back(unit);
-    }
-
-    /// The unit that the next Sync will end.
+    /// Returns the unit that the next Sync will end.
     pub(super) fn open(&mut self) -> &mut Unit {
         self.open.get_or_insert_default()
     }
 
-    pub(super) fn sent_sync(&mut self) {
-        self.owed.push_back(self.open.take().unwrap_or_default());
-    }
-
-    /// The Close and the Sync of a statement that the server never had were not sent.
-    pub(super) fn kept_close(&mut self) {
-        self.owed.push_back(Unit {
-            here: true,
-            ..Unit::default()
-        });
-    }
-
-    /// Answers what is answered here and has its turn.
-    pub(super) fn answer_here(&mut self, out: &mut BytesMut) -> bool {
-        let mut answered = false;
-        while self.owed.front().is_some_and(|unit| unit.here) {
-            self.owed.pop_front();
-            let status = self.status.unwrap_or(TransactionStatus::Idle);
-            // CloseComplete and ReadyForQuery.
-            out.put_slice(b"3\0\0\0\x04Z\0\0\0\x05");
-            out.put_u8(status.byte());
-            answered = true;
+    /// Notes that a message of the open unit was sent, or is answered here.
+    pub(super) fn expect(&mut self, reply: Reply, handling: Handling) {
+        // After an error the server skips to the Sync.
+        if !self.open().failed {
+            self.expected.push(reply, handling);
         }
-        answered
     }
 
-    /// CopyDone or CopyFail.
+    /// Notes that a Sync was sent, which ends the open unit.
+    pub(super) fn sent_sync(&mut self) {
+        let unit = self.open.take().unwrap_or_default();
+        self.sent_whole(unit, Handling::Pass);
+    }
+
+    /// Notes a unit that is owed a ReadyForQuery.
+    pub(super) fn sent_whole(&mut self, unit: Unit, handling: Handling) {
+        self.owed.push_back(unit);
+        self.expected.push(Reply::Ready, handling);
+    }
+
+    /// Notes that the Close and the Sync of a statement that the server never had were not sent.
+    pub(super) fn kept_close(&mut self) {
+        self.expected.push(Reply::Close, Handling::Give);
+        self.sent_whole(Unit::default(), Handling::Give);
+    }
+
+    /// Notes that the next simple query was sent with a statement of the wire's own in front.
+    pub(super) fn sent_in_front(&mut self) {
+        self.expected.push(Reply::Execute, Handling::Swallow);
+    }
+
+    /// Returns whether the wire has to give the next answer.
+    pub(super) fn has_to_give(&self) -> bool {
+        self.expected.to_give().is_some()
+    }
+
+    /// Gives the answers that the wire has to give and that are next in turn.
+    pub(super) fn give(&mut self, out: &mut BytesMut) {
+        while let Some(reply) = self.expected.to_give() {
+            out.put_u8(reply.tag());
+            if reply == Reply::Ready {
+                self.owed.pop_front();
+                self.expected.take_ready();
+                let status = self.status.unwrap_or(TransactionStatus::Idle);
+                out.put_slice(&[0, 0, 0, 5, status as u8]);
+            } else {
+                self.expected.begin(reply.tag());
+                out.put_u32(4);
+            }
+        }
+    }
+
+    /// Notes that CopyDone or CopyFail was sent.
     pub(super) fn sent_copy_end(&mut self) {
         if let Some(unit) = self.owed.front_mut().filter(|unit| unit.copy_in) {
             unit.copy_in = false;
@@ -97,58 +130,69 @@ impl Tracker {
         }
     }
 
-    /// Decides by its tag what becomes of the message that now begins.
+    /// Decides by its tag what to do with the message that now begins.
     pub(super) fn fate(&mut self, tag: u8) -> Fate {
-        let mut none: &[u8] = &[];
-        let swallow = self.owed.front_mut().map(|unit| &mut unit.swallow);
-        let swallow = swallow.unwrap_or(&mut none);
-        match swallow.split_first() {
-            Some((&next, rest)) if next == tag => {
-                *swallow = rest;
-                Fate::Swallow
-            }
-            // Ours failed, or the statement behind it did.
-            _ if tag == b'E' => {
-                *swallow = &[];
-                match self.status {
-                    Some(_) => Fate::Hold,
-                    None => Fate::Pass,
-                }
-            }
+        if tag == b'E' {
+            self.expected.skip();
+            // Once there is a session it may be the last message.
+            return match self.status {
+                Some(_) => Fate::Hold,
+                None => Fate::Pass,
+            };
+        }
+        match self.expected.begin(tag) {
+            Handling::Swallow if tag == b'D' => Fate::Keep,
+            Handling::Swallow => Fate::Swallow,
             _ => Fate::Pass,
         }
     }
 
-    /// By how much the error now being answered is shifted.
-    pub(super) fn shift(&self) -> usize {
-        self.owed.front().map_or(0, |unit| unit.shift)
+    /// Returns the query of the wire's own that is being answered.
+    pub(super) fn question(&mut self) -> Option<&mut Question> {
+        self.owed.front_mut()?.question.as_mut()
     }
 
-    /// Takes in a whole message; `body` holds its first bytes.
-    pub(super) fn received(&mut self, tag: u8, body: &[u8]) -> Option<Answered> {
+    /// Returns whether a query of our own disturbs nothing: no request of the user is under way
+    /// that could change the transaction status, or copy.
+    pub(super) fn may_ask(&self) -> bool {
+        let ours = |unit: &Unit| !unit.changes || unit.question.is_some();
+        let begun = self.status.is_some() && !self.lost;
+        begun && self.open.is_none() && self.owed.iter().all(ours)
+    }
+
+    /// Forgets the queries of the wire's own: no more answers will come.
+    pub(super) fn fail_questions(&mut self) {
+        for unit in &mut self.owed {
+            unit.question = None;
+        }
+    }
+
+    /// Processes a whole message; `body` holds its first bytes.
+    pub(super) fn received(&mut self, tag: u8, body: &[u8]) -> Option<Answer> {
         match tag {
             b'Z' => return self.ready(body),
             b'C' => self.complete(body),
             b'R' => self.authentication.received(body),
             b'G' => return self.copy_in(),
-            b'S' => self.reported.take_in(body),
+            b'S' => self.facts.parameters.note(body),
             b'E' => {
-                if let Some(unit) = self.owed.front_mut() {
+                let unit = self.owed.front_mut().or(self.open.as_mut());
+                let ours = unit.is_some_and(|unit| {
                     unit.failed = true;
+                    unit.question.is_some()
+                });
+                if ours && self.final_error.is_none() {
+                    return None;
                 }
                 let code = sqlstate(body);
                 self.outdated |= code.is_some_and(|code| OUTDATED.contains(&&code[..]));
-                self.refused_write |= code == Some(READ_ONLY);
+                self.facts.refused_write |= code == Some(READ_ONLY);
                 // What a failed transaction refuses does not tell why it failed.
                 if code.is_none_or(|code| code != IN_FAILED_TRANSACTION) {
-                    self.error = code;
+                    self.facts.error = code;
                 }
             }
-            b'K' => {
-                if let (Some(process), Some(secret)) = (int(body, 0), int(body, 4)) {
-                    self.key = Some((process, secret));
-                }
-            }
+            b'K' => self.facts.key = int(body, 0).zip(int(body, 4)),
             // CopyBothResponse: replication, which the wire does not follow.
             b'W' => self.lose(),
             _ => {}
@@ -156,57 +200,52 @@ impl Tracker {
         None
     }
 
-    fn ready(&mut self, body: &[u8]) -> Option<Answered> {
-        let status = body
-            .first()
-            .and_then(|&byte| TransactionStatus::from_byte(byte));
-        let (Some(status), Some(unit)) = (status, self.owed.pop_front()) else {
+    fn ready(&mut self, body: &[u8]) -> Option<Answer> {
+        let byte = body.first().copied();
+        let status = byte.and_then(TransactionStatus::from_byte);
+        let (Some(status), Some(mut unit)) = (status, self.owed.pop_front()) else {
             self.lose();
             return None;
         };
         self.status = Some(status);
+        self.expected.take_ready();
         // What tokio-postgres takes for the next request's answer is this one's.
         self.residue.driver |= unit.ends_early;
-        Some(Answered {
-            begins: unit.begins,
-            holds: unit.holds(),
-            failed: unit.failed,
-            prepares: unit.prepares,
-            status,
-        })
+        if let Some(question) = unit.question.take() {
+            question.finish();
+        }
+        Some(Answer::Complete(unit))
     }
 
     fn complete(&mut self, body: &[u8]) {
+        if self.question().is_some() {
+            return;
+        }
         let tag = body.split(|&byte| byte == 0).next().unwrap_or_default();
         let local = self.owed.front().is_some_and(|unit| unit.sets_are_local);
-        self.residue.merge(of_tag(tag, local));
-        self.committed = tag == b"COMMIT";
+        self.residue.note_tag(tag, local);
+        self.facts.committed = tag == b"COMMIT";
     }
 
     /// In COPY mode the server ignores a Sync, and `copy_in` of tokio-postgres
     /// has sent one already: it is void. The one behind CopyDone or CopyFail
     /// will be answered instead.
     ///
-    /// That it asks for the data shows that the BEGIN in front went well; the data
+    /// That it asks for the data shows that the BEGIN in front succeeded; the data
     /// must not wait for a ReadyForQuery, which comes only after it.
-    fn copy_in(&mut self) -> Option<Answered> {
+    fn copy_in(&mut self) -> Option<Answer> {
         let Some(unit) = self.owed.front_mut() else {
             // Execute was flushed, not synced.
             self.open().copy_in = true;
             return None;
         };
-        let begun = unit.holds().then_some(Answered {
-            begins: unit.begins,
-            holds: true,
-            failed: false,
-            prepares: None,
-            status: TransactionStatus::InTransaction,
-        });
+        let begun = unit.holds().then_some(Answer::Begun);
         if unit.simple {
             unit.copy_in = true;
             return begun;
         }
         let unit = self.owed.pop_front().unwrap_or_default();
+        self.expected.void_ready();
         match self.owed.front_mut() {
             Some(next) => next.absorb(unit),
             None => {
@@ -220,8 +259,10 @@ impl Tracker {
         begun
     }
 
+    /// Notes that the framing was lost.
     pub(super) fn lose(&mut self) {
         self.lost = true;
+        self.fail_questions();
         self.authentication.lost();
     }
 
@@ -229,34 +270,26 @@ impl Tracker {
         self.lost
     }
 
-    /// Some answer to come has to be swallowed, corrected or made up.
-    pub(super) fn filters(&self) -> bool {
-        let mut units = self.owed.iter().chain(&self.open);
-        units.any(|unit| !unit.swallow.is_empty() || unit.shift > 0 || unit.here)
+    fn units(&self) -> impl Iterator<Item = &Unit> {
+        self.owed.iter().chain(&self.open)
     }
 
-    /// Whether the error that was just held, and which ends the session, can be told to
-    /// all who ask: not in the middle of a request, whose end would be answered again.
-    pub(super) fn dismissible(&self) -> bool {
-        self.open.is_none()
-    }
-
-    /// The statement that opens the lazily begun transaction is under way.
+    /// Returns whether the statement that opens the lazily begun transaction is under way.
     pub(super) fn begins(&self) -> bool {
-        self.owed.iter().chain(&self.open).any(|unit| unit.begins)
+        self.units().any(|unit| unit.begins)
     }
 
-    /// Nothing under way could still change the status.
+    /// Returns whether nothing under way can still change the status.
     pub(super) fn is_settled(&self) -> bool {
         self.open.is_none() && self.owed.iter().all(|unit| !unit.changes)
     }
 
-    /// The server waits for COPY data that may never be sent.
+    /// Returns whether the server waits for COPY data that may never be sent.
     pub(super) fn is_copying_in(&self) -> bool {
-        self.owed.iter().chain(&self.open).any(|unit| unit.copy_in)
+        self.units().any(|unit| unit.copy_in)
     }
 
-    /// Extended messages were sent that no Sync has followed yet.
+    /// Returns whether extended messages were sent that no Sync has followed yet.
     pub(super) fn is_open(&self) -> bool {
         self.open.is_some()
     }
@@ -273,8 +306,8 @@ const OUTDATED: [&[u8]; 3] = [b"26000", b"0A000", b"XX000"];
 /// `in_failed_sql_transaction`.
 const IN_FAILED_TRANSACTION: [u8; 5] = *b"25P02";
 
-/// The field `C` of an ErrorResponse (manual, "Error and Notice Message Fields"): it comes
-/// behind the severity, so the first bytes have it.
+/// Returns the field `C` of an ErrorResponse (manual, "Error and Notice Message Fields"): it
+/// comes behind the severity, so the first bytes have it.
 fn sqlstate(body: &[u8]) -> Option<[u8; 5]> {
     let mut fields = body.split(|&byte| byte == 0);
     let code = fields.find_map(|field| field.strip_prefix(b"C"))?;

@@ -1,8 +1,8 @@
 //! Tracks what is sent under one ReadyForQuery, and its answer.
 
-use super::status::TransactionStatus;
+use super::question::Question;
 
-/// What the server's answer to one sync point is owed for.
+/// The messages that one ReadyForQuery answers.
 #[derive(Debug, Default)]
 pub(super) struct Unit {
     /// A Query, whose COPY is ended by CopyDone alone.
@@ -16,8 +16,6 @@ pub(super) struct Unit {
     pub(super) ends_early: bool,
     /// Each SET in it ends with the transaction.
     pub(super) sets_are_local: bool,
-    /// The answers to what the wire itself put in front, still to be swallowed.
-    pub(super) swallow: &'static [u8],
     /// By how many bytes our text in front of a simple query shifts the error
     /// position that the user is told.
     pub(super) shift: usize,
@@ -29,43 +27,52 @@ pub(super) struct Unit {
     pub(super) prepares: Option<Vec<u8>>,
     /// The server answered with an error.
     pub(super) failed: bool,
-    /// The Close of a statement that the server never had: it is answered here.
-    pub(super) here: bool,
+    /// It is a query of the wire's own.
+    pub(super) question: Option<Question>,
 }
 
 impl Unit {
-    /// Two stretches that one ReadyForQuery will answer.
+    /// A request in one message, which may change the transaction status.
+    pub(super) fn simple() -> Self {
+        Unit {
+            simple: true,
+            changes: true,
+            ..Unit::default()
+        }
+    }
+
+    /// Merges an earlier unit, which the same ReadyForQuery will answer.
     pub(super) fn absorb(&mut self, earlier: Unit) {
         self.changes |= earlier.changes;
         self.sets_are_local |= earlier.sets_are_local;
         self.copies |= earlier.copies;
     }
 
-    /// What follows has to wait for its answer.
+    /// Returns whether what follows has to wait for its answer.
     pub(super) fn holds(&self) -> bool {
         self.begins || self.copies
     }
 }
 
-/// The end of an answer, or of the part of it that tells whether the transaction has
-/// begun, as the frontend side needs to know it.
+/// An answer of the server, as far as requests wait for it.
 #[derive(Debug)]
-pub(super) struct Answered {
-    pub(super) begins: bool,
-    /// What follows waits for it.
-    pub(super) holds: bool,
-    pub(super) failed: bool,
-    pub(super) prepares: Option<Vec<u8>>,
-    pub(super) status: TransactionStatus,
+pub(super) enum Answer {
+    /// A COPY asks for its data: the BEGIN in front of it succeeded.
+    Begun,
+    /// The unit has its ReadyForQuery.
+    Complete(Unit),
 }
 
 /// What to do with a message from the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Fate {
+    /// It is for tokio-postgres.
+    #[default]
     Pass,
-    /// It answers what the wire put in front.
+    /// It answers a message of the wire's own.
     Swallow,
-    /// An error: its position may have to be set right, and it may be the server's last
-    /// word.
+    /// The same, and its body is kept.
+    Keep,
+    /// An error: its position may have to be corrected, and it may end the session.
     Hold,
 }

@@ -126,7 +126,7 @@ fn own_question_is_invisible_to_the_client() {
         link.write(&query("begin; select pg_sleep(60)"));
         link.take_up();
         let wire = link.wire().clone();
-        wire.take_away();
+        wire.detach();
         assert_eq!(link.take_up(), b"", "the server is not told");
         link.write(&query("insert into t values (1)"));
         assert_eq!(wire.answered().now_or_never(), None);
@@ -138,9 +138,9 @@ fn own_question_is_invisible_to_the_client() {
         link.answer(&[&message(b'C', b"ROLLBACK\0")[..], READY].concat());
         assert_eq!(wire.answered().now_or_never(), Some(true));
         assert!(wire.snapshot().is_at_rest());
-        wire.end();
+        wire.terminate();
         assert_eq!(link.take_up(), TERMINATE);
-        assert!(wire.left_at_rest());
+        assert!(wire.terminated_at_rest());
         // Both of the holder's were told the same, and nothing of ours.
         let told = link.take_down();
         let (one, another) = told.split_at(told.len() / 2);
@@ -164,7 +164,7 @@ fn begun_message_is_completed() {
         link.answer(answered);
         link.take_up();
         let wire = link.wire().clone();
-        wire.take_away();
+        wire.detach();
         assert_eq!(link.take_up(), completed);
         link.answer(&[ERROR, READY].concat());
         assert_eq!(wire.answered().now_or_never(), Some(true));
@@ -172,16 +172,16 @@ fn begun_message_is_completed() {
     }
 }
 
-/// The goodbye would come behind all of it; the end of file comes in its middle.
+/// Terminate would come behind all of it; the end of file comes in its middle.
 #[test]
 fn unsent_messages_are_dropped_at_the_end() {
     let mut link = started(100, false);
     link.let_in(0);
     link.write(&query(&" ".repeat(64 * 1024)));
     let wire = link.wire().clone();
-    wire.end();
+    wire.terminate();
     link.let_in(usize::MAX);
     assert_eq!(wire.closed().now_or_never(), None);
     assert_eq!(link.take_up(), b"");
-    assert!(!wire.left_at_rest());
+    assert!(!wire.terminated_at_rest());
 }

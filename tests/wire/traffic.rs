@@ -182,7 +182,7 @@ fn farewell_waits_for_a_request() {
     }
 }
 
-/// Whoever asked already is told, and whoever asks next.
+/// Pending requests get the error, and so do later ones.
 #[test]
 fn farewell_answers_every_request() {
     const READY: &[u8] = b"Z\0\0\0\x05I";

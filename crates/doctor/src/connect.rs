@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::SystemTime;
 
 use antifreeze::config::{Pooler, Settings};
-use antifreeze::internal::{self, Description, Manner, Progress, Target};
+use antifreeze::internal::{self, ConnectOptions, Handshake, Progress, Target};
 use antifreeze::{Error, ErrorKind, Result, Session};
 
 use super::EXPIRES_SOON;
@@ -76,9 +76,12 @@ pub(super) async fn connect(
         reached.store(stage, Ordering::Relaxed);
         findings.add(check);
     };
-    let manner = Manner::USUAL.watched(&watch);
+    let options = ConnectOptions {
+        watch: &watch,
+        ..ConnectOptions::DEFAULT
+    };
     let mut full = |error: &Error| findings.add(no_slot(error));
-    let opened = routes.open_in(manner, &mut full).await;
+    let opened = routes.open_in(options, &mut full).await;
     let stage = reached.load(Ordering::Relaxed);
     match opened {
         // A pooler that the configuration does not mention: examine the rest as a pooler.
@@ -95,7 +98,8 @@ pub(super) async fn connect(
             };
             let (session, mut config) =
                 opened_by(&routes, opened, stage, &without, findings).await?;
-            if let Some(pooler) = internal::announced_pooler(&session) {
+            let connector = internal::connector(routes.database());
+            if let Some(pooler) = connector.announced_pooler() {
                 internal::follow(&mut config, pooler);
             }
             Some((session, config))
@@ -183,12 +187,7 @@ fn name(targets: &[Target], took: std::time::Duration) -> Check {
 }
 
 fn in_the_clear(target: &Target) -> Check {
-    let here = match target {
-        Target::Tcp { address, .. } => address.ip().to_canonical().is_loopback(),
-        #[cfg(unix)]
-        Target::Unix(_) => true,
-    };
-    if here {
+    if target.is_local() {
         Check::ok(Step::Tls, "not encrypted: the server is on this machine")
     } else {
         Check::finding(
@@ -199,27 +198,27 @@ fn in_the_clear(target: &Target) -> Check {
     }
 }
 
-fn tls(description: &Description) -> Check {
-    let mut text = description.version.clone();
+fn tls(handshake: &Handshake) -> Check {
+    let mut text = handshake.version.clone();
     let mut expires = None;
-    if let Some(shown) = &description.shown {
+    if let Some(certificate) = &handshake.certificate {
         text += &format!(
             ", certificate for {} issued by {}, valid until {}",
-            shown.names.join(", "),
-            shown.issuer,
-            shown.until_day
+            certificate.names.join(", "),
+            certificate.issuer,
+            certificate.until_day
         );
-        let left = shown.until.duration_since(SystemTime::now());
+        let left = certificate.until.duration_since(SystemTime::now());
         if left.map_or(true, |left| left < EXPIRES_SOON) {
-            expires = Some(shown.until_day.as_str());
+            expires = Some(certificate.until_day.as_str());
         }
     }
-    match (description.chain_checked, description.name_checked) {
+    match (handshake.chain_verified, handshake.name_verified) {
         (true, true) => text += "; issuer and host name are verified",
         (true, false) => text += "; the issuer is verified, the host name is not",
         _ => text += "; it is not verified",
     }
-    if !description.chain_checked {
+    if !handshake.chain_verified {
         let remedy =
             "set sslmode=verify-full, and sslrootcert if the issuer is not a public authority";
         return Check::finding(Step::Tls, text, remedy);
@@ -294,20 +293,20 @@ mod tests {
 
     use super::super::Status;
     use super::*;
-    use antifreeze::internal::Shown;
+    use antifreeze::internal::CertificateSummary;
 
     fn certificate(left: Duration, checked: [bool; 2]) -> Check {
-        tls(&Description {
+        tls(&Handshake {
             version: "TLS 1.3".to_owned(),
-            shown: Some(Shown {
+            certificate: Some(CertificateSummary {
                 subject: String::new(),
                 issuer: "CN=an authority".to_owned(),
                 names: vec!["db.example.com".to_owned()],
                 until: SystemTime::now() + left,
                 until_day: "2030-01-01".to_owned(),
             }),
-            chain_checked: checked[0],
-            name_checked: checked[1],
+            chain_verified: checked[0],
+            name_verified: checked[1],
         })
     }
 
@@ -337,7 +336,11 @@ mod tests {
             ("[::1]:5432", Status::Ok),
             ("10.0.0.1:5432", Status::Finding),
         ] {
-            let target = Target::tcp(address.parse().expect("an address"), "db");
+            let target = Target::Tcp {
+                address: address.parse().expect("an address"),
+                host: "db".to_owned(),
+                only_ipv6: false,
+            };
             assert_eq!(in_the_clear(&target).status, expected, "{address}");
         }
     }

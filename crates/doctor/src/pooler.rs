@@ -1,7 +1,7 @@
 //! Checks how a pooler treats sessions, and whether one is needed.
 
 use antifreeze::config::{Pooler, Settings};
-use antifreeze::internal::{self, Manner};
+use antifreeze::internal::{self, ConnectOptions};
 use antifreeze::{Error, Result, Session};
 use tokio_postgres::SimpleQueryMessage;
 
@@ -41,7 +41,11 @@ pub(super) async fn statements(config: &Settings) -> Option<Check> {
 
 async fn tracks_statements(config: &Settings) -> Result<bool> {
     let database = internal::database(config.clone())?;
-    let session = open_strictly(&database, Manner::USUAL.named()).await?;
+    let options = ConnectOptions {
+        named: true,
+        ..ConnectOptions::DEFAULT
+    };
+    let session = open_strictly(&database, options).await?;
     // All statements of a transaction run on the same server.
     session.batch_execute("begin").await?;
     let text = format!(

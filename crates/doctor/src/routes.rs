@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use antifreeze::config::{Endpoint, Pooler};
-use antifreeze::internal::{self, Backoff, Manner};
+use antifreeze::internal::{self, Backoff, ConnectOptions};
 use antifreeze::{Config, Database, Error, ErrorKind, Result, Session};
 use tokio::time::{Instant, sleep};
 
@@ -126,10 +126,10 @@ impl Routes {
 
     pub(super) async fn open_in(
         &self,
-        manner: Manner<'_>,
+        options: ConnectOptions<'_>,
         on_full: &mut (dyn FnMut(&Error) + Send),
     ) -> Result<(Session, &Route)> {
-        let first = open_strictly(self.database(), manner).await;
+        let first = open_strictly(self.database(), options).await;
         self.open_after(first, on_full).await
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use antifreeze::config::Pooler;
-use antifreeze::internal::{self, Manner};
+use antifreeze::internal::{self, ConnectOptions};
 use antifreeze::{Database, Result, Session};
 use tokio::time::timeout;
 
@@ -25,18 +25,33 @@ pub async fn open(database: &Database) -> Result<Session> {
 
 /// Opens a session as [`open`] does, with `limit` for the pooler to assign a server.
 pub(super) async fn open_queued(database: &Database, limit: Duration) -> Result<Session> {
-    open_in(database, Manner::USUAL, limit).await
+    open_in(database, ConnectOptions::DEFAULT, limit).await
 }
 
 /// Opens a session as [`open`] does, but fails if a pooler refuses a setting, instead of
 /// leaving it out.
-pub(super) async fn open_strictly(database: &Database, manner: Manner<'_>) -> Result<Session> {
+pub(super) async fn open_strictly(
+    database: &Database,
+    options: ConnectOptions<'_>,
+) -> Result<Session> {
     let limit = database.settings().connect_timeout;
-    open_in(database, manner.strict(), limit).await
+    let options = ConnectOptions {
+        strict: true,
+        ..options
+    };
+    open_in(database, options, limit).await
 }
 
-async fn open_in(database: &Database, manner: Manner<'_>, limit: Duration) -> Result<Session> {
-    let session = internal::open(internal::connector(database), true, manner).await?;
+async fn open_in(
+    database: &Database,
+    options: ConnectOptions<'_>,
+    limit: Duration,
+) -> Result<Session> {
+    let options = ConnectOptions {
+        once: true,
+        ..options
+    };
+    let session = internal::open(internal::connector(database), options).await?;
     // A pooler accepts clients without a server; it assigns one at the first query.
     if session.pooler() != Pooler::None {
         let answered = timeout(limit, session.simple_query("")).await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antifreeze::Session;
-use antifreeze::internal::{self, Backoff, Connector, Manner, setting};
+use antifreeze::internal::{self, Backoff, ConnectOptions, Connector, setting};
 use antifreeze::invocation::TransactionStatus;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
@@ -41,7 +41,7 @@ pub(super) struct RunnerSession {
 impl RunnerSession {
     pub(super) async fn open(connector: &Arc<Connector>) -> Result<RunnerSession> {
         let mut session = RunnerSession {
-            session: internal::open(connector, false, Manner::USUAL).await?,
+            session: internal::open(connector, ConnectOptions::DEFAULT).await?,
             pid: 0,
             checks: false,
         };

@@ -1,17 +1,9 @@
 use super::*;
 
-fn query() -> Unit {
-    Unit {
-        simple: true,
-        changes: true,
-        ..Unit::default()
-    }
-}
-
 #[test]
 fn last_sqlstate_is_kept() {
     let mut tracker = Tracker::default();
-    assert_eq!(tracker.error, None);
+    assert_eq!(tracker.facts.error, None);
     for (body, code, outdated) in [
         (
             &b"SERROR\0VERROR\0C23505\0Mduplicate key"[..],
@@ -24,18 +16,18 @@ fn last_sqlstate_is_kept() {
         (b"", None, false),
     ] {
         tracker.received(b'E', body);
-        assert_eq!(tracker.error, code);
+        assert_eq!(tracker.facts.error, code);
         assert_eq!(std::mem::take(&mut tracker.outdated), outdated);
     }
     tracker.received(b'E', b"SERROR\0C40001\0M");
-    tracker.error = None;
-    assert_eq!(tracker.error, None);
+    tracker.facts.error = None;
+    assert_eq!(tracker.facts.error, None);
 }
 
 #[test]
 fn query_is_settled_by_ready_for_query() {
     let mut tracker = Tracker::default();
-    tracker.sent_whole(query());
+    tracker.sent_whole(Unit::simple(), Handling::Pass);
     assert!(!tracker.is_settled());
     tracker.received(b'C', b"BEGIN\0");
     assert!(!tracker.is_settled());
@@ -45,7 +37,7 @@ fn query_is_settled_by_ready_for_query() {
 }
 
 #[test]
-fn close_is_owed_an_answer_nobody_waits_for() {
+fn close_is_owed_an_answer_and_is_settled() {
     let mut tracker = Tracker::default();
     tracker.open();
     assert!(!tracker.is_settled(), "an unfinished unit");
@@ -81,14 +73,18 @@ fn copy_in_dropped_early_is_answered_once() {
     assert_eq!(tracker.owed.len(), 1);
     assert!(!tracker.is_copying_in());
     tracker.received(b'E', b"");
-    let answered = tracker.received(b'Z', b"I").expect("answered");
-    assert!(answered.failed && tracker.is_settled());
+    let answer = tracker.received(b'Z', b"I");
+    assert!(matches!(
+        answer,
+        Some(Answer::Complete(Unit { failed: true, .. }))
+    ));
+    assert!(tracker.is_settled());
 }
 
 #[test]
 fn simple_copy_in_keeps_its_query_owed() {
     let mut tracker = Tracker::default();
-    tracker.sent_whole(query());
+    tracker.sent_whole(Unit::simple(), Handling::Pass);
     tracker.received(b'G', b"\0\0\0");
     assert!(tracker.is_copying_in() && !tracker.is_settled());
     tracker.sent_copy_end();
@@ -106,36 +102,24 @@ fn impossible_messages_lose_framing() {
 }
 
 #[test]
-fn only_answers_to_our_own_messages_are_swallowed() {
-    let mut tracker = Tracker::default();
-    tracker.open().swallow = b"12C";
-    tracker.open().changes = true;
-    tracker.sent_sync();
-    assert!(tracker.filters());
-    let fates = b"12C12C".map(|tag| tracker.fate(tag) == Fate::Swallow);
-    assert_eq!(fates, [true, true, true, false, false, false]);
-    assert!(!tracker.filters());
-}
-
-#[test]
 fn error_may_be_the_last_message_of_a_session() {
     let mut tracker = Tracker::default();
-    tracker.sent_whole(query());
+    tracker.sent_whole(Unit::simple(), Handling::Pass);
     assert_eq!(tracker.fate(b'E'), Fate::Pass, "it was not let in");
     tracker.received(b'Z', b"I");
     assert_eq!(tracker.fate(b'N'), Fate::Pass);
     assert_eq!(tracker.fate(b'E'), Fate::Hold);
-    tracker.sent_whole(query());
+    tracker.sent_whole(Unit::simple(), Handling::Pass);
     assert_eq!(tracker.fate(b'E'), Fate::Hold);
-    assert!(tracker.dismissible());
+    assert!(!tracker.is_open());
     tracker.open();
-    assert!(!tracker.dismissible(), "its Sync is to come");
+    assert!(tracker.is_open(), "its Sync is to come");
 }
 
 #[test]
 fn reported_parameters_are_kept() {
     let mut tracker = Tracker::default();
-    assert_eq!(tracker.reported, Reported::default());
+    assert_eq!(tracker.facts.parameters, Reported::default());
     tracker.received(b'S', b"standard_conforming_strings\0off\0");
     tracker.received(b'S', b"in_hot_standby\0on\0");
     tracker.received(b'S', b"default_transaction_read_only\0off\0");
@@ -145,7 +129,7 @@ fn reported_parameters_are_kept() {
         in_hot_standby: Some(true),
         read_only: Some(false),
     };
-    assert_eq!(tracker.reported, reported);
+    assert_eq!(tracker.facts.parameters, reported);
     tracker.received(b'S', b"standard_conforming_strings\0");
-    assert_eq!(tracker.reported.conforming, None);
+    assert_eq!(tracker.facts.parameters.conforming, None);
 }

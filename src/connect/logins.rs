@@ -1,5 +1,5 @@
-//! Asks the credentials provider, once for a connection, and again if the server refuses the
-//! answer.
+//! Asks the credentials provider for the login of a connection, and again if the server
+//! rejects it.
 
 use super::Target;
 use crate::config::Settings;
@@ -7,13 +7,11 @@ use crate::credentials::{Attempt, BoxError, Credentials, Login};
 use crate::error::{Error, ErrorKind, Result};
 use crate::provider::NO_CREDENTIALS;
 
-/// The logins of one connection.
+/// The login of one connect, retries included.
 pub(super) struct Logins<'a> {
     config: &'a Settings,
-    /// What was tried, and with what.
-    tried: Option<(Attempt, Login)>,
-    /// What to try instead.
-    renewed: Option<(Attempt, Login)>,
+    /// The login, and the attempt that it was asked for.
+    login: Option<(Attempt, Login)>,
     was_renewed: bool,
 }
 
@@ -21,13 +19,12 @@ impl<'a> Logins<'a> {
     pub(super) fn new(config: &'a Settings) -> Self {
         Logins {
             config,
-            tried: None,
-            renewed: None,
+            login: None,
             was_renewed: false,
         }
     }
 
-    /// Has `server` log in as the provider says, if there is one.
+    /// Sets the user and password of `server` to those of the provider, if there is one.
     pub(super) async fn apply(
         &mut self,
         target: &Target,
@@ -37,25 +34,26 @@ impl<'a> Logins<'a> {
             return Ok(());
         };
         let attempt = attempt(self.config, target);
-        let login = match self.renewed.take() {
-            Some((meant_for, login)) if meant_for == attempt => login,
-            // Nothing yet, or another host answered this time.
+        let login = match self.login.take() {
+            Some((known_for, login)) if known_for == attempt => login,
+            // There is none yet, or another host accepted the connection this time.
             _ => ask(credentials, &attempt).await?,
         };
         login.apply(server);
-        self.tried = Some((attempt, login));
+        self.login = Some((attempt, login));
         Ok(())
     }
 
-    /// Whether another connection may fare better than the one that ended with `error`.
+    /// Asks for another login if the server rejected this one with `error`. Returns whether to
+    /// connect again.
     pub(super) async fn renew(&mut self, error: &Error) -> bool {
-        if self.was_renewed || !is_refusal(error) {
-            return false;
-        }
         let Some(credentials) = self.config.credentials.as_deref() else {
             return false;
         };
-        let Some((attempt, refused)) = self.tried.take() else {
+        if self.was_renewed || !is_rejected(error) {
+            return false;
+        }
+        let Some((attempt, refused)) = self.login.take() else {
             return false;
         };
         self.was_renewed = true;
@@ -63,14 +61,12 @@ impl<'a> Logins<'a> {
             refused: Some(refused),
             ..attempt.clone()
         };
-        // What the server said is told if the provider cannot answer now.
-        match ask(credentials, &again).await {
-            Ok(login) if !again.has_refused(&login) => {
-                self.renewed = Some((attempt, login));
-                true
-            }
-            _ => false,
-        }
+        // If the provider fails now, the server's error is returned.
+        let login = ask(credentials, &again).await.ok();
+        self.login = login
+            .filter(|login| !again.has_refused(login))
+            .map(|login| (attempt, login));
+        self.login.is_some()
     }
 }
 
@@ -99,12 +95,9 @@ async fn ask(credentials: &dyn Credentials, attempt: &Attempt) -> Result<Login> 
     credentials.login(attempt).await.map_err(failed)
 }
 
-/// The server, or a pooler, does not take the user, or not with this password. A secret
-/// may name another user, too.
-fn is_refusal(error: &Error) -> bool {
-    let refused = matches!(
-        error.kind(),
-        ErrorKind::Authentication | ErrorKind::RoleMissing
-    );
-    refused && error.sqlstate().is_some()
+/// Returns whether the server or a pooler rejected user or password. A new secret may name
+/// another user, too.
+fn is_rejected(error: &Error) -> bool {
+    let kinds = [ErrorKind::Authentication, ErrorKind::RoleMissing];
+    kinds.contains(&error.kind()) && error.sqlstate().is_some()
 }

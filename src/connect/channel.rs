@@ -3,80 +3,72 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_postgres::config;
 
-use super::{Connector, Manner, Progress, Target};
+use super::{ConnectOptions, Connector, Progress, Target};
 use crate::config::{ChannelBinding, TlsMode};
 use crate::error::{Error, ErrorKind, Phase, Result};
 use crate::net::Socket;
 use crate::observe;
 use crate::wire::Transport;
 
-/// What lies between the wire and the server.
-pub(super) struct Way {
+/// SSLRequest (manual, "SSL Session Encryption").
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+
+/// The channel to the server, below the wire: a socket, or TLS over one.
+pub(super) struct Channel {
     pub(super) transport: Box<dyn Transport>,
-    /// The hash that binds SCRAM to it.
+    /// The hash for SCRAM's channel binding.
     pub(super) binding: Option<Vec<u8>>,
+    /// The server's certificate was signed by a trusted authority.
     pub(super) verified: bool,
 }
 
-impl Way {
-    fn in_the_clear(socket: Socket) -> Self {
-        Way {
-            transport: Box::new(socket),
-            binding: None,
-            verified: false,
-        }
-    }
-}
-
 impl Connector {
-    /// Encrypts as far as the configuration and the server have it; `phase` is what it is at.
+    /// Encrypts as far as configuration and server require; sets `phase` as it goes.
     pub(super) async fn encrypt(
         &self,
         target: &Target,
         mut socket: Socket,
-        manner: Manner<'_>,
+        options: ConnectOptions<'_>,
         phase: &mut Phase,
-    ) -> Result<Way> {
-        let in_the_clear = |socket| {
-            (manner.watch)(Progress::InTheClear { target });
-            Way::in_the_clear(socket)
-        };
+    ) -> Result<Channel> {
         let tls = &self.config.tls;
-        let host = match target.host() {
-            Some(host) if tls.mode != TlsMode::Disable => host,
-            _ => return Ok(in_the_clear(socket)),
+        let host = target.host().filter(|_| tls.mode != TlsMode::Disable);
+        let offered = match host {
+            Some(_) if !tls.direct => offers_tls(target, &mut socket).await?,
+            host => host.is_some(),
         };
-        if !tls.direct && !offers_tls(target, &mut socket).await? {
-            if tls.mode == TlsMode::Prefer {
-                return Ok(in_the_clear(socket));
-            }
-            return Err(Error::new(
-                ErrorKind::Tls,
-                format!(
-                    "{host} offers no TLS, and sslmode={} needs it: {}",
-                    tls.mode,
-                    without_tls(host)
-                ),
-            ));
+        let Some(host) = host.filter(|_| offered || tls.mode != TlsMode::Prefer) else {
+            (options.watch)(Progress::InTheClear { target });
+            return Ok(Channel {
+                transport: Box::new(socket),
+                binding: None,
+                verified: false,
+            });
+        };
+        if !offered {
+            let mode = tls.mode;
+            let remedy = without_tls(host);
+            let message = format!("{host} offers no TLS, and sslmode={mode} needs it: {remedy}");
+            return Err(Error::new(ErrorKind::Tls, message));
         }
         *phase = Phase::Tls;
         let encrypted = self.tls.connect(tls, host, socket).await?;
-        (manner.watch)(Progress::Encrypted {
+        (options.watch)(Progress::Encrypted {
             encrypted: &encrypted,
         });
-        if tls.mode == TlsMode::Encrypt && !encrypted.verified && !is_here(target) {
+        if tls.mode == TlsMode::Encrypt && !encrypted.verified && !target.is_local() {
             self.warned.call_once(|| observe::unverified(host));
         }
-        Ok(Way {
+        Ok(Channel {
             transport: Box::new(encrypted.stream),
             binding: encrypted.binding,
             verified: encrypted.verified,
         })
     }
 
-    /// Whether the password's proof has to be bound to the TLS connection. Fails if it
-    /// cannot be, before the server is told anything.
-    pub(super) fn bound(&self, target: &Target, way: &Way) -> Result<bool> {
+    /// Returns whether authentication has to be bound to the TLS connection. Fails if it cannot
+    /// be, before anything is sent to the server.
+    pub(super) fn requires_binding(&self, target: &Target, channel: &Channel) -> Result<bool> {
         let required = match self.config.tls.channel_binding {
             ChannelBinding::Require => true,
             // For settings of tokio-postgres itself.
@@ -85,7 +77,7 @@ impl Connector {
             }
             ChannelBinding::Disable => false,
         };
-        if required && way.binding.is_none() {
+        if required && channel.binding.is_none() {
             return Err(Error::new(
                 ErrorKind::Tls,
                 format!(
@@ -99,17 +91,8 @@ impl Connector {
     }
 }
 
-/// It never leaves this machine.
-pub(super) fn is_here(target: &Target) -> bool {
-    match target {
-        Target::Tcp { address, .. } => address.ip().to_canonical().is_loopback(),
-        #[cfg(unix)]
-        Target::Unix(_) => true,
-    }
-}
-
-/// What to do about a server without TLS. A name without a dot is one that a compose
-/// file, or a cluster, gave to a service.
+/// The remedy for a server without TLS. A name without a dot is that of a service in a compose
+/// file or a cluster.
 fn without_tls(host: &str) -> &'static str {
     if host.contains(['.', ':']) {
         "turn TLS on there, or set sslmode=disable if the network is yours"
@@ -119,27 +102,26 @@ fn without_tls(host: &str) -> &'static str {
     }
 }
 
-/// SSLRequest (manual, "SSL Session Encryption"). No more than the one byte of the
-/// answer is read, so nothing can be slipped in before the handshake.
+/// Requests TLS. Reads only the one byte of the answer, so that nothing can be injected before
+/// the handshake.
 async fn offers_tls(target: &Target, socket: &mut Socket) -> Result<bool> {
-    let lost = |error: std::io::Error| {
-        let hung_up = format!("{target} closed the connection before TLS");
-        Error::new(ErrorKind::Unreachable, hung_up)
+    let mut answer = [0];
+    let asked = async {
+        socket.write_all(&SSL_REQUEST).await?;
+        socket.read_exact(&mut answer).await
+    };
+    asked.await.map_err(|error| {
+        let cause = format!("{target} closed the connection before TLS");
+        Error::new(ErrorKind::Unreachable, cause)
             .with_remedy(
                 "check the port, and that a tunnel or load balancer in between reaches its server; see the logs of both",
             )
             .with_source(error)
-    };
-    socket
-        .write_all(&[0, 0, 0, 8, 4, 210, 22, 47])
-        .await
-        .map_err(lost)?;
-    let mut answer = [0];
-    socket.read_exact(&mut answer).await.map_err(lost)?;
+    })?;
     match &answer {
         b"S" => Ok(true),
         b"N" => Ok(false),
-        // An ErrorResponse, as of a server that cannot start a process. Its text is not to be
+        // An ErrorResponse, as of a server that cannot start a process. Its text cannot be
         // trusted before TLS, and is not read.
         b"E" => Err(Error::new(
             ErrorKind::Unreachable,

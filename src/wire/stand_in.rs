@@ -1,0 +1,115 @@
+//! Answers requests in the server's place once a connection is detached.
+//!
+//! A task that outlived its invocation may still hold the client. Its requests neither hang nor
+//! fail with "connection closed": each is answered with an error that says what happened.
+//!
+//! The same goes for the holder of a connection that the server ended while no request was
+//! pending, or another one: tokio-postgres would report that the connection is closed, and not
+//! why.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use crate::error::{ENDED_MESSAGE as MESSAGE, ENDED_SQLSTATE as SQLSTATE};
+
+/// A connection that was taken from tokio-postgres.
+pub(super) struct Detached {
+    /// Answers tokio-postgres. `None`: it is in the middle of a message, and could not
+    /// understand an answer.
+    pub(super) answers: Option<StandIn>,
+    pub(super) terminate: Terminate,
+}
+
+/// Whether Terminate was sent, and to a server in which state.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Terminate {
+    /// It was not: the server can still be asked.
+    NotSent,
+    /// The server was outside any transaction and owed nothing.
+    AtRest,
+    /// The server was not at rest, or it has ended the session itself.
+    NotAtRest,
+}
+
+/// Reads requests and answers each with the same error.
+#[derive(Debug)]
+pub(super) struct StandIn {
+    pending: BytesMut,
+    /// The ErrorResponse.
+    error: Bytes,
+    /// Whether the server has sent it, at the end of the session.
+    pub(super) by_server: bool,
+}
+
+impl StandIn {
+    /// Answers that the invocation has ended.
+    pub(super) fn for_detached() -> Self {
+        let fields = format!("SERROR\0VERROR\0C{SQLSTATE}\0M{MESSAGE}\0\0");
+        let mut error = BytesMut::new();
+        error.put_u8(b'E');
+        error.put_u32(4 + fields.len() as u32);
+        error.put_slice(fields.as_bytes());
+        StandIn {
+            pending: BytesMut::new(),
+            error: error.freeze(),
+            by_server: false,
+        }
+    }
+
+    /// Repeats the `error` with which the server ended the session.
+    pub(super) fn for_ended(error: Bytes) -> Self {
+        StandIn {
+            pending: BytesMut::new(),
+            error,
+            by_server: true,
+        }
+    }
+
+    /// Processes what tokio-postgres sends; the answers are written to `out`.
+    pub(super) fn accept(&mut self, bytes: &[u8], out: &mut BytesMut) {
+        self.pending.extend_from_slice(bytes);
+        while let Some(&[tag, a, b, c, d]) = self.pending.first_chunk() {
+            let length = u32::from_be_bytes([a, b, c, d]) as usize;
+            if self.pending.len() < 1 + length {
+                break;
+            }
+            if matches!(tag, b'Q' | b'S' | b'F') {
+                self.answer(out);
+            }
+            self.pending.advance(1 + length.max(4));
+        }
+    }
+
+    /// Writes ErrorResponse and ReadyForQuery, which end the answer to one request.
+    pub(super) fn answer(&self, out: &mut BytesMut) {
+        out.put_slice(&self.error);
+        out.put_slice(b"Z\0\0\0\x05I");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_request_gets_one_answer_however_it_is_cut() {
+        let requests = b"Q\0\0\0\x05\0P\0\0\0\x08a\0b\0S\0\0\0\x04d\0\0\0\x05x";
+        for cut in 1..requests.len() {
+            let (mut stand_in, mut out) = (StandIn::for_detached(), BytesMut::new());
+            for chunk in requests.chunks(cut) {
+                stand_in.accept(chunk, &mut out);
+            }
+            let mut expected = BytesMut::new();
+            stand_in.answer(&mut expected);
+            stand_in.answer(&mut expected);
+            assert_eq!(out, expected);
+        }
+    }
+
+    #[test]
+    fn server_message_is_repeated() {
+        let mut stand_in = StandIn::for_ended(Bytes::from_static(b"E\0\0\0\x05\0"));
+        let mut out = BytesMut::new();
+        stand_in.accept(b"S\0\0\0\x04", &mut out);
+        assert_eq!(out, &b"E\0\0\0\x05\0Z\0\0\0\x05I"[..]);
+    }
+}
