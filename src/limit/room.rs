@@ -3,9 +3,12 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::oneshot::Receiver;
+
 use super::reading::{self, Reading};
 use crate::clock::Clock;
 use crate::connection::ServerSession;
+use crate::wire::OwnAnswer;
 
 /// The age from which a reading is repeated when a round trip is taken anyway.
 const FRESH: Duration = Duration::from_secs(5);
@@ -28,11 +31,11 @@ pub(crate) struct Room {
 
 #[derive(Debug, Default)]
 struct RoomState {
-    /// Whether connections take slots of the server, which can be counted.
-    takes_slots: bool,
-    /// Whether a reading is under way.
-    is_reading: bool,
+    /// Whether connections take slots of the server, and something depends on their number.
+    reads: bool,
     last: Option<Reading>,
+    /// The server's slots, if role and database have no limit.
+    unlimited: Option<i64>,
     /// When the server or a pooler last refused a connection because it was full.
     refused: Option<SystemTime>,
     /// Whether there was no reading since.
@@ -42,58 +45,69 @@ struct RoomState {
 }
 
 impl Room {
-    pub(crate) fn new(clock: Arc<dyn Clock>, takes_slots: bool, high_water_mark: u8) -> Self {
+    pub(crate) fn new(clock: Arc<dyn Clock>, reads: bool, high_water_mark: u8) -> Self {
         Room {
             clock,
             high_water_mark,
             known: Mutex::new(RoomState {
-                takes_slots,
+                reads,
                 ..RoomState::default()
             }),
         }
     }
 
-    /// Reads the slots, unless the last reading is fresh. For callers that take a round trip
-    /// anyway.
+    /// Reads the slots, unless the last reading is fresh, in front of what `session` sends next:
+    /// for callers that take a round trip anyway. The returned future waits for the answer, and
+    /// returns whether the server answered.
     pub(crate) fn ask_again(
         self: &Arc<Self>,
         session: &ServerSession,
     ) -> Option<impl Future<Output = bool> + Send + use<>> {
-        if !self.is_old() {
-            return None;
-        }
-        self.ask(session)
+        let query = self.query().filter(|_| self.is_old())?;
+        let answer = session.ask(&query, false)?;
+        let room = Arc::clone(self);
+        Some(async move {
+            let answer = answer.await;
+            let has_answered = answer.is_some();
+            room.note_answer(answer.unwrap_or_default());
+            has_answered
+        })
     }
 
-    /// Reads the slots. The query is sent behind the earlier statements of `session` and in front
-    /// of later ones, so that no caller waits a round trip for it. The returned future waits for
-    /// the answer, and returns whether the server answered.
+    /// Reads the slots behind the next statement of `session`, whose answer is not delayed.
     ///
     /// Called for each new connection: it may be one of many, as after a restart, and the last
     /// reading decides whether it is kept.
-    pub(crate) fn ask(
-        self: &Arc<Self>,
-        session: &ServerSession,
-    ) -> Option<impl Future<Output = bool> + Send + use<>> {
-        let under_way = self.begin()?;
-        let answer = session.ask(&reading::query(), false)?;
-        Some(async move {
-            let room = &under_way.0;
-            let Some(answer) = answer.await else {
-                return false;
-            };
-            // A server that refuses the query has answered; its limits are unknown.
-            if let Some(figures) = answer.rows.first().and_then(|row| reading::figures(row)) {
-                room.note(Reading::new(room.clock.now(), figures));
+    pub(crate) fn ask_behind(&self, session: &ServerSession) -> Option<Receiver<OwnAnswer>> {
+        Some(session.link.wire.defer(&self.query()?))
+    }
+
+    /// Keeps the answer to a reading.
+    pub(crate) fn note_answer(&self, answer: OwnAnswer) {
+        let mut known = self.known();
+        let row = answer.rows.first();
+        // A server that refuses the query has answered; its limits are unknown.
+        if let Some(figures) = row.and_then(|row| reading::figures(row, known.unlimited)) {
+            if figures[2] < 0 && figures[4] < 0 {
+                known.unlimited = Some(figures[0]);
             }
-            true
-        })
+            drop(known);
+            let age = answer.at.map(|at| at.elapsed()).unwrap_or_default();
+            let now = self.clock.now();
+            self.note(Reading::new(now.checked_sub(age).unwrap_or(now), figures));
+        }
+    }
+
+    /// Returns the query, if connections take slots and something depends on it.
+    fn query(&self) -> Option<String> {
+        let known = self.known();
+        known.reads.then(|| reading::query(known.unlimited))
     }
 
     /// Stops reading and forgets the last reading: a pooler has slots of its own.
     pub(crate) fn stop_counting(&self) {
         let mut known = self.known();
-        known.takes_slots = false;
+        known.reads = false;
         known.last = None;
     }
 
@@ -109,6 +123,11 @@ impl Room {
     pub(crate) fn note_refusal(&self, pool_size: Option<u32>) {
         let mut known = self.known();
         known.pool_size = pool_size.or(known.pool_size);
+        let last = known.last.as_ref().map(|last| self.clock.since(last.at));
+        if last.is_none_or(|age| age > FRESH) {
+            // A limit may have been set since.
+            known.unlimited = None;
+        }
         known.refused = Some(self.clock.now());
         known.is_refused = true;
     }
@@ -141,7 +160,7 @@ impl Room {
     /// Returns, if a connection was refused a moment ago, whether there was no reading since.
     fn was_refused(&self) -> Option<bool> {
         let known = self.known();
-        let refused = known.refused.filter(|_| known.takes_slots)?;
+        let refused = known.refused.filter(|_| known.reads)?;
         (self.clock.since(refused) <= FRESH).then_some(known.is_refused)
     }
 
@@ -155,25 +174,8 @@ impl Room {
             .is_none_or(|reading| self.clock.since(reading.at) > FRESH)
     }
 
-    /// Marks a reading as under way, if connections take slots and none is.
-    fn begin(self: &Arc<Self>) -> Option<ReadingGuard> {
-        let mut known = self.known();
-        let begins = known.takes_slots && !known.is_reading;
-        known.is_reading |= begins;
-        begins.then(|| ReadingGuard(Arc::clone(self)))
-    }
-
     fn known(&self) -> MutexGuard<'_, RoomState> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A reading under way, until it is dropped: one at a time is enough.
-struct ReadingGuard(Arc<Room>);
-
-impl Drop for ReadingGuard {
-    fn drop(&mut self) {
-        self.0.known().is_reading = false;
     }
 }
 

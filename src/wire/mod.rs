@@ -35,6 +35,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 pub(crate) use authentication::{Guard, Refused};
 pub(crate) use question::OwnAnswer;
 pub(crate) use residue::Residue;
@@ -164,6 +166,17 @@ impl Wire {
     ) -> Option<impl Future<Output = Option<OwnAnswer>> + Send + use<>> {
         let receiver = self.state().question(sql, changes)?;
         Some(async move { receiver.await.ok() })
+    }
+
+    /// Sends a query of our own behind the next statement that the user executes, so that it
+    /// delays no answer to the user. It is sent outside any transaction, or not at all.
+    pub(crate) fn defer(&self, sql: &str) -> oneshot::Receiver<OwnAnswer> {
+        self.state().defer(sql)
+    }
+
+    /// Drops the [deferred](Wire::defer) query if it was not sent.
+    pub(crate) fn withdraw(&self) {
+        self.state().withdraw();
     }
 
     /// Detaches the connection from tokio-postgres. Sends nothing new to the server; what was
