@@ -34,6 +34,8 @@ struct RoomState {
     /// Whether connections take slots of the server, and something depends on their number.
     reads: bool,
     last: Option<Reading>,
+    /// Whether the server has answered a reading, be it with an error.
+    has_answered: bool,
     /// The server's slots, if role and database have no limit.
     unlimited: Option<i64>,
     /// When the server or a pooler last refused a connection because it was full.
@@ -86,6 +88,7 @@ impl Room {
     pub(crate) fn note_answer(&self, answer: OwnAnswer) {
         let mut known = self.known();
         let row = answer.rows.first();
+        known.has_answered |= answer.at.is_some();
         // A server that refuses the query has answered; its limits are unknown.
         if let Some(figures) = row.and_then(|row| reading::figures(row, known.unlimited)) {
             if figures[2] < 0 && figures[4] < 0 {
@@ -96,6 +99,12 @@ impl Room {
             let now = self.clock.now();
             self.note(Reading::new(now.checked_sub(age).unwrap_or(now), figures));
         }
+    }
+
+    /// Returns whether no reading was made so far, and one would be of use.
+    pub(crate) fn is_unread(&self) -> bool {
+        let known = self.known();
+        known.reads && !known.has_answered
     }
 
     /// Returns the query, if connections take slots and something depends on it.

@@ -171,7 +171,7 @@ impl Permit {
             if let Some((session, client)) = checkout.reuse().await {
                 let lease = Lease::new(session, Arc::clone(&pool), permit);
                 // Nothing is read while a connection is opened ahead of time.
-                if pool.shared.limits.room.last_reading().is_none() {
+                if pool.shared.limits.room.is_unread() {
                     lease.ask_behind();
                 }
                 return Ok((lease, client));
