@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot::Receiver;
 
-use super::reading::{self, Reading};
+use super::reading::{self, Reading, Slots};
 use crate::clock::Clock;
 use crate::connection::ServerSession;
 use crate::wire::OwnAnswer;
@@ -16,8 +16,9 @@ const FRESH: Duration = Duration::from_secs(5);
 /// The part of the slots, in percent, above which the server counts as full.
 const FULL: u8 = 95;
 
-/// The part of the slots, in percent, above which connections are not kept while this process is
-/// refused connections: others are refused too, and a frozen process would hold what they need.
+/// The part of the slots, in percent, above which connections are not kept while many processes
+/// connect: a frozen process would hold the slots that the others need. This process was refused
+/// a moment ago, or as many sessions began within a second.
 const CONTENDED: u8 = 25;
 
 /// The free slots of the server, as far as this process knows them.
@@ -90,14 +91,15 @@ impl Room {
         let row = answer.rows.first();
         known.has_answered |= answer.at.is_some();
         // A server that refuses the query has answered; its limits are unknown.
-        if let Some(figures) = row.and_then(|row| reading::figures(row, known.unlimited)) {
-            if figures[2] < 0 && figures[4] < 0 {
-                known.unlimited = Some(figures[0]);
+        let age = answer.at.map(|at| at.elapsed()).unwrap_or_default();
+        let now = self.clock.now();
+        let at = now.checked_sub(age).unwrap_or(now);
+        if let Some(reading) = row.and_then(|row| reading::reading(at, row, known.unlimited)) {
+            if (reading.role, reading.database) == (None, None) {
+                known.unlimited = Some(reading.server.limit.into());
             }
             drop(known);
-            let age = answer.at.map(|at| at.elapsed()).unwrap_or_default();
-            let now = self.clock.now();
-            self.note(Reading::new(now.checked_sub(age).unwrap_or(now), figures));
+            self.note(reading);
         }
     }
 
@@ -145,8 +147,8 @@ impl Room {
     pub(crate) fn is_crowded(&self) -> bool {
         let mark = match self.was_refused() {
             Some(true) => return true,
-            Some(false) => CONTENDED.min(self.high_water_mark),
-            None => self.high_water_mark,
+            None if !self.is_rushed() => self.high_water_mark,
+            _ => CONTENDED.min(self.high_water_mark),
         };
         self.is_above(mark)
     }
@@ -171,6 +173,17 @@ impl Room {
         let known = self.known();
         let refused = known.refused.filter(|_| known.reads)?;
         (self.clock.since(refused) <= FRESH).then_some(known.is_refused)
+    }
+
+    /// Returns whether other sessions began within the second before a fresh reading, as many as
+    /// make up a part of the slots.
+    fn is_rushed(&self) -> bool {
+        let others = |reading: &Reading| Slots {
+            used: reading.young.saturating_sub(1),
+            ..reading.server
+        };
+        let last = self.last_reading().filter(|_| !self.is_old());
+        last.is_some_and(|last| others(&last).is_above(CONTENDED))
     }
 
     fn is_above(&self, percent: u8) -> bool {
@@ -224,6 +237,23 @@ mod tests {
         }
         clock.advance(FRESH * 2);
         assert!(room.is_crowded() && !room.is_full(), "the reading is old");
+    }
+
+    #[test]
+    fn many_new_sessions_leave_fewer_kept() {
+        let clock = Manual::new();
+        let room = Room::new(clock.clone(), true, 80);
+        let read = |young: u32, used: u32| {
+            let reading = Reading::new(clock.now(), [20, used.into(), -1, 0, -1, 0]);
+            room.note(Reading { young, ..reading });
+            room.is_crowded()
+        };
+        assert!(!read(6, 16), "five others of twenty");
+        assert!(read(7, 16) && read(7, 6) && !read(7, 5));
+        assert!(!room.is_full());
+        read(7, 16);
+        clock.advance(FRESH * 2);
+        assert!(!room.is_crowded(), "that was a while ago");
     }
 
     /// The refusal may concern the role's limit, or a pooler's: the server's last reading stays.
