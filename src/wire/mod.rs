@@ -34,6 +34,8 @@ use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 
+use tokio::sync::oneshot;
+
 pub use question::OwnAnswer;
 pub(crate) use residue::Residue;
 pub use snapshot::Snapshot;
@@ -175,6 +177,17 @@ impl Wire {
     ) -> Option<impl Future<Output = Option<OwnAnswer>> + Send + use<>> {
         let receiver = self.state().question(sql, changes)?;
         Some(async move { receiver.await.ok() })
+    }
+
+    /// Sends a query of our own behind the next statement that the user executes, so that it
+    /// delays no answer to the user. It is sent outside any transaction, or not at all.
+    pub(crate) fn defer(&self, sql: &str) -> oneshot::Receiver<OwnAnswer> {
+        self.state().defer(sql)
+    }
+
+    /// Drops the [deferred](Wire::defer) query if it was not sent.
+    pub(crate) fn withdraw(&self) {
+        self.state().withdraw();
     }
 
     /// Detaches the connection from tokio-postgres. Sends nothing new to the server; what was

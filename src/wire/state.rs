@@ -52,6 +52,8 @@ pub(super) struct State {
     /// The number of clients that were attached before the present one.
     pub(super) generation: u64,
     pub(super) retired: Vec<Retired>,
+    /// A query of our own that leaves behind the user's next statement.
+    deferred: Option<(Box<str>, Question)>,
     /// Wakes the reader above if there is something to read that does not come from below.
     reader: AtomicWaker,
 }
@@ -99,6 +101,7 @@ impl State {
             detached: None,
             generation: 0,
             retired: Vec::new(),
+            deferred: None,
             reader: AtomicWaker::new(),
         }
     }
@@ -111,6 +114,7 @@ impl State {
 
     fn close(&mut self, by_server: bool) {
         self.below = Below::Closed { by_server };
+        self.deferred = None;
         self.tracker.fail_questions();
     }
 
@@ -125,6 +129,11 @@ impl State {
             return None;
         }
         let (question, receiver) = Question::new();
+        self.send(sql, changes, question);
+        Some(receiver)
+    }
+
+    fn send(&mut self, sql: &str, changes: bool, question: Question) {
         // Errors arise from NUL bytes in the text alone, and ours has none.
         let _ = postgres_protocol::message::frontend::query(sql, &mut self.out);
         let unit = Unit {
@@ -134,7 +143,33 @@ impl State {
         };
         self.tracker.sent_whole(unit, Handling::Swallow);
         self.flushed = false;
-        Some(receiver)
+    }
+
+    /// Sends a query of our own behind the user's next statement, in the same flight if that is
+    /// certain to leave no transaction open.
+    pub(super) fn defer(&mut self, sql: &str) -> oneshot::Receiver<OwnAnswer> {
+        let (question, receiver) = Question::new();
+        self.tracker.has_executed = false;
+        self.deferred = Some((sql.into(), question));
+        receiver
+    }
+
+    /// Drops the deferred query, unless it was sent.
+    pub(super) fn withdraw(&mut self) {
+        self.deferred = None;
+    }
+
+    fn send_deferred(&mut self) {
+        if self.deferred.is_none()
+            || self.detached.is_some()
+            || !self.frontend.is_between_requests()
+            || !self.tracker.may_follow()
+        {
+            return;
+        }
+        if let Some((sql, question)) = self.deferred.take() {
+            self.send(&sql, false, question);
+        }
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -286,6 +321,7 @@ impl State {
             frontend.answered(answer, tracker, out);
             *flushed &= out.len() == before;
         });
+        self.send_deferred();
         let final_error = self.tracker.final_error.take();
         if final_error.is_some() {
             self.tracker.fail_questions();
@@ -314,6 +350,7 @@ impl State {
         }
         self.frontend
             .accept(bytes, &mut self.tracker, &mut self.out);
+        self.send_deferred();
         // Not into the middle of a message.
         if self.scanner.is_between_messages() && self.tracker.has_to_give() {
             self.tracker.give(&mut self.inject);
