@@ -1,0 +1,314 @@
+//! A warm invocation with one statement: what it takes above the bare statement.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::thread::available_parallelism;
+
+use lab::relay::Relay;
+use serde_json::{Value, json};
+use tokio_postgres::NoTls;
+
+use crate::count::{Batches, Workers, is_there};
+use crate::report::Report;
+use crate::servers::{Servers, Watch};
+use crate::statistics::Spread;
+use crate::subjects::{BARE, FAST, LAYER, Statement, future_sizes};
+use crate::worker::Regime;
+use crate::{BoxError, Result};
+
+/// Whose instructions, system calls and allocations are counted.
+const COUNTED: [&str; 5] = [BARE, LAYER, FAST, "bb8", "sqlx"];
+
+/// Samples of the candidates by their names.
+pub type Samples = BTreeMap<String, Vec<f64>>;
+
+pub async fn run(report: &mut Report, quick: bool) -> Result<()> {
+    let servers = Servers::start_postgres().await?;
+    let postgres = &servers.postgres;
+    postgres.create_role("full").await?;
+    postgres
+        .execute("alter role full connection limit 0")
+        .await?;
+    let workers = Workers {
+        url: postgres.url(),
+        full: Some(postgres.url_for("full", "postgres")),
+    };
+    let postmaster = Watch::start(postgres).await?.postmaster();
+
+    times(report, &workers, postmaster, quick)?;
+    teardowns(report, &workers, quick)?;
+    let batches = if quick { (20, 120) } else { (100, 1_100) };
+    let counted = counts(report, &workers, Statement::One, &COUNTED, batches)?;
+    report.set("warm_counts", counted);
+    sizes(report)?;
+    same_text_again(report, &servers).await
+}
+
+/// Where the client runs, beside the server.
+pub fn places(report: &Report, postmaster: u32) -> Vec<(&'static str, Option<&'static str>)> {
+    if !is_there("taskset") || available_parallelism().map_or(1, usize::from) < 2 {
+        report.note("Without taskset and two cores nothing is pinned.");
+        return vec![("not pinned", None)];
+    }
+    let pinned = Command::new("taskset")
+        .args(["--all-tasks", "--cpu-list", "--pid", "0"])
+        .arg(postmaster.to_string())
+        .output();
+    match pinned {
+        Ok(output) if output.status.success() => {
+            vec![("same core", Some("0")), ("across cores", Some("1"))]
+        }
+        _ => vec![("not pinned", None)],
+    }
+}
+
+/// The time of an invocation by each candidate, as ratios to the bare statement.
+fn times(report: &mut Report, workers: &Workers, postmaster: u32, quick: bool) -> Result<()> {
+    let (rounds, batch) = if quick { ("3", "50") } else { ("60", "400") };
+    let mut all = Vec::new();
+    for (place, core) in places(report, postmaster) {
+        let mut regimes = Vec::new();
+        for regime in Regime::ALL {
+            let work = [
+                "time",
+                "--regime",
+                regime.name(),
+                "--rounds",
+                rounds,
+                "--batch",
+                batch,
+            ];
+            let samples = samples(workers, core, &work)?;
+            all.extend(ratios_json(place, regime.name(), &samples));
+            regimes.push((regime.name(), samples));
+        }
+        report.table(
+            &format!(
+                "A warm invocation with one statement, client and server {place}; ratio to the \
+                 bare statement (quartiles), after its median:"
+            ),
+            &["", regimes[0].0, regimes[1].0, regimes[2].0],
+            &ratio_rows(&regimes),
+        );
+        report.note(&within(&regimes));
+    }
+    report.note(&format!(
+        "{rounds} rounds of {batch} invocations by each candidate."
+    ));
+    report.set("warm_times", all.into());
+    Ok(())
+}
+
+/// Runs a worker that times candidates, on a core.
+pub fn samples(workers: &Workers, core: Option<&str>, work: &[&str]) -> Result<Samples> {
+    let prefix: Vec<&str> = match core {
+        Some(core) => vec!["taskset", "--cpu-list", core],
+        None => Vec::new(),
+    };
+    Ok(serde_json::from_value(workers.result(&prefix, work)?)?)
+}
+
+/// A row for each candidate, a column for each set of samples.
+pub fn ratio_rows(columns: &[(&str, Samples)]) -> Vec<Vec<String>> {
+    let mut names: Vec<&String> = columns.iter().flat_map(|(_, all)| all.keys()).collect();
+    names.sort_by_key(|name| (*name != BARE, *name != LAYER, name.as_str()));
+    names.dedup();
+    let row = |name: &String| {
+        let cells = columns.iter().map(|(_, samples)| {
+            let of = &samples[name];
+            let text = if name == BARE {
+                Spread::of(of).map(|spread| format!("{:.1} µs", spread.median / 1e3))
+            } else {
+                Spread::of_ratios(of, &samples[BARE]).map(Spread::ratio)
+            };
+            text.unwrap_or_default()
+        });
+        [name.clone()].into_iter().chain(cells).collect()
+    };
+    names.into_iter().map(row).collect()
+}
+
+/// The layer beside deadpool's fast recycling.
+fn within(regimes: &[(&str, Samples)]) -> String {
+    let ratios = regimes.iter().filter_map(|(regime, samples)| {
+        let ratio = Spread::of_ratios(samples.get(LAYER)?, samples.get(FAST)?)?;
+        Some(format!("{regime} {}", ratio.ratio()))
+    });
+    format!("{LAYER} to {FAST}: {}.", Vec::from_iter(ratios).join(", "))
+}
+
+/// The same as JSON.
+pub fn ratios_json(place: &str, column: &str, samples: &Samples) -> Vec<Value> {
+    let each = samples.iter().map(|(name, of)| {
+        json!({
+            "candidate": name,
+            "place": place,
+            "column": column,
+            "nanoseconds": Spread::of(of).map(Spread::json),
+            "ratio_to_bare": Spread::of_ratios(of, &samples[BARE]).map(Spread::json),
+            "ratio_to_deadpool_fast":
+                samples.get(FAST).and_then(|fast| Spread::of_ratios(of, fast)).map(Spread::json),
+        })
+    });
+    each.collect()
+}
+
+/// The share of clean teardowns that do not find the connection at rest at once.
+fn teardowns(report: &mut Report, workers: &Workers, quick: bool) -> Result<()> {
+    let batch = if quick { "200" } else { "10000" };
+    let (mut rows, mut all) = (Vec::new(), Vec::new());
+    for regime in Regime::ALL {
+        let work = ["teardowns", "--regime", regime.name(), "--batch", batch];
+        let counted = workers.result(&[], &work)?;
+        rows.push(vec![
+            regime.name().to_owned(),
+            format!("{} of {}", counted["waited"], counted["teardowns"]),
+        ]);
+        all.push(json!({ "regime": regime.name(), "counted": counted }));
+    }
+    report.table(
+        "Clean teardowns that had to wait for the connection:",
+        &["", "waited"],
+        &rows,
+    );
+    report.set("warm_teardowns", all.into());
+    Ok(())
+}
+
+/// Instructions, system calls and allocations of an invocation.
+pub fn counts(
+    report: &Report,
+    workers: &Workers,
+    statement: Statement,
+    names: &[&str],
+    batches: Batches,
+) -> Result<Value> {
+    let [valgrind, strace] = ["valgrind", "strace"].map(is_there);
+    for (there, tool, what) in [
+        (valgrind, "valgrind", "instructions"),
+        (strace, "strace", "system calls"),
+    ] {
+        if !there {
+            report.note(&format!("No {what}: {tool} is not installed."));
+        }
+    }
+    let (mut rows, mut all) = (Vec::new(), Vec::new());
+    let mut bare = f64::NAN;
+    for &name in names {
+        let instructions = match valgrind {
+            true => Some(workers.instructions(name, statement, batches)?),
+            false => None,
+        };
+        let calls = match strace {
+            true => Some(workers.system_calls(name, statement, batches)?),
+            false => None,
+        };
+        if name == BARE {
+            bare = instructions.unwrap_or(f64::NAN);
+        }
+        let total: Option<f64> = calls.as_ref().map(|calls| calls.values().sum());
+        let mut found = workers.own(name, statement, batches.1)?;
+        rows.push(vec![
+            name.to_owned(),
+            shown(instructions, 0),
+            shown(instructions.map(|count| count - bare), 0),
+            shown(instructions.map(|count| count / bare), 2),
+            shown(total, 1),
+            shown(found["allocations"].as_f64(), 1),
+            shown(found["cpu_microseconds"].as_f64(), 1),
+        ]);
+        found["candidate"] = name.into();
+        found["instructions"] = instructions.into();
+        found["system_calls"] = json!(calls);
+        found["system_calls_in_all"] = total.into();
+        all.push(found);
+    }
+    report.table(
+        &format!(
+            "What one invocation takes with `{}`, current-thread:",
+            statement.text()
+        ),
+        &[
+            "",
+            "instr.",
+            "above bare",
+            "ratio",
+            "syscalls",
+            "allocs",
+            "CPU µs",
+        ],
+        &rows,
+    );
+    Ok(all.into())
+}
+
+fn shown(figure: Option<f64>, digits: usize) -> String {
+    figure
+        .filter(|figure| figure.is_finite())
+        .map_or_else(|| "-".to_owned(), |figure| format!("{figure:.digits$}"))
+}
+
+fn sizes(report: &mut Report) -> Result<()> {
+    let sizes = future_sizes()?;
+    let rows = sizes.map(|(name, bytes)| vec![name.to_owned(), bytes.to_string()]);
+    report.table("Sizes of futures:", &["", "bytes"], &rows);
+    report.set("warm_futures", json!(BTreeMap::from(sizes)));
+    Ok(())
+}
+
+/// Round trips of a text that the connection has had before, each by the call that its
+/// documentation shows first.
+async fn same_text_again(report: &mut Report, servers: &Servers) -> Result<()> {
+    const TEXT: &str = "select 1";
+    let relay = Relay::start(servers.postgres.address()).await?;
+    let url = relay.url(&servers.postgres.url());
+    let trips = || relay.counts().round_trips;
+    let mut found = Vec::new();
+
+    let (client, connection) = tokio_postgres::connect(&url, NoTls).await?;
+    tokio::spawn(connection);
+    client.query(TEXT, &[]).await?;
+    let before = trips();
+    client.query(TEXT, &[]).await?;
+    found.push(("tokio-postgres, query", trips() - before));
+
+    let manager = deadpool_postgres::Manager::new(url.parse()?, NoTls);
+    let pool = deadpool_postgres::Pool::builder(manager).build()?;
+    let client = pool.get().await?;
+    for _ in 0..2 {
+        let before = trips();
+        let statement = client.prepare_cached(TEXT).await?;
+        client.query(&statement, &[]).await?;
+        found.retain(|(name, _)| *name != "deadpool, prepare_cached");
+        found.push(("deadpool, prepare_cached", trips() - before));
+    }
+
+    let pool = sqlx::PgPool::connect(&url).await?;
+    let mut connection = pool.acquire().await?;
+    sqlx::query(TEXT).fetch_one(&mut *connection).await?;
+    let before = trips();
+    sqlx::query(TEXT).fetch_one(&mut *connection).await?;
+    found.push(("sqlx, query", trips() - before));
+
+    let database = antifreeze::Database::from_url(&url)?;
+    let work = async {
+        let client = antifreeze::connection().await?;
+        client.query(TEXT, &[]).await?;
+        let before = trips();
+        client.query(TEXT, &[]).await?;
+        Ok::<_, BoxError>(trips() - before)
+    };
+    let again = database.invocation(std::time::Duration::from_secs(10), work);
+    found.push(("antifreeze, query", again.await?));
+
+    let rows = found
+        .iter()
+        .map(|(name, trips)| vec![name.to_string(), trips.to_string()]);
+    report.table(
+        "Round trips of the same text again:",
+        &["", "round trips"],
+        &Vec::from_iter(rows),
+    );
+    report.set("warm_same_text", json!(BTreeMap::from_iter(found)));
+    Ok(())
+}
