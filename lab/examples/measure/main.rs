@@ -10,7 +10,6 @@
 //! medians over rounds in which every candidate has its turn, as ratios within a round.
 
 mod connect;
-mod count;
 mod peers;
 mod report;
 mod rows;
@@ -21,6 +20,7 @@ mod subjects;
 mod trips;
 mod warm;
 mod worker;
+mod workers;
 
 use std::alloc::System;
 use std::path::PathBuf;
@@ -36,7 +36,7 @@ use crate::worker::Work;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Result<T, E = BoxError> = std::result::Result<T, E>;
 
-/// Counts the allocations of the whole process, for [`count`].
+/// Counts the allocations of the whole process, for [`worker`].
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 

@@ -3,12 +3,15 @@
 use serde_json::Value;
 
 use crate::Result;
-use crate::count::Workers;
 use crate::report::Report;
 use crate::servers::{Servers, Watch};
 use crate::subjects::{BARE, FAST, LAYER, Statement};
 use crate::warm::{counts, places, ratio_rows, ratios_json, samples};
-use crate::worker::Regime;
+use crate::worker::{Regime, Task};
+use crate::workers::{Job, Workers, word};
+
+/// The pools hand on what the driver reads: one of them is enough.
+const NAMES: [&str; 4] = [BARE, LAYER, FAST, "sqlx"];
 
 pub async fn run(report: &mut Report, quick: bool) -> Result<()> {
     let servers = Servers::start_postgres().await?;
@@ -20,24 +23,21 @@ pub async fn run(report: &mut Report, quick: bool) -> Result<()> {
         full: None,
     };
     let postmaster = Watch::start(&servers.postgres).await?.postmaster();
-    let (rounds, batch) = if quick { ("3", "2") } else { ("40", "10") };
+    let (rounds, batch) = if quick { (3, 2) } else { (40, 10) };
     let mut times: Vec<Value> = Vec::new();
     for (place, core) in places(report, postmaster) {
         let mut columns = Vec::new();
         for statement in [Statement::Wide, Statement::Many] {
-            let work = [
-                "time",
-                "--statement",
-                statement.word(),
-                "--rounds",
+            let job = Job {
+                task: Task::Time,
+                statement,
+                regime: Regime::CurrentThread,
+                names: &NAMES,
                 rounds,
-                "--batch",
                 batch,
-                "--regime",
-                Regime::CurrentThread.name(),
-            ];
-            let samples = samples(&workers, core, &work)?;
-            times.extend(ratios_json(place, statement.word(), &samples));
+            };
+            let samples = samples(&workers, core, job)?;
+            times.extend(ratios_json(place, &word(statement), &samples));
             columns.push((statement.text(), samples));
         }
         report.table(
@@ -50,14 +50,13 @@ pub async fn run(report: &mut Report, quick: bool) -> Result<()> {
         );
     }
     report.note(
-        "`wide`: 250 rows of 20 texts of 200 bytes, a megabyte; `many`: 50,000 rows of an integer.",
+        "`wide`: 250 rows of 20 texts of 200 bytes, a megabyte; `many`: 10,000 rows of an integer.",
     );
     report.set("rows_times", times.into());
     let batches = if quick { (1, 3) } else { (5, 25) };
     for statement in [Statement::Wide, Statement::Many] {
-        let names = [BARE, LAYER, FAST, "sqlx"];
-        let counted = counts(report, &workers, statement, &names, batches)?;
-        report.set(&format!("rows_counts_{}", statement.word()), counted);
+        let counted = counts(report, &workers, statement, &NAMES, batches)?;
+        report.set(&format!("rows_counts_{}", word(statement)), counted);
     }
     Ok(())
 }

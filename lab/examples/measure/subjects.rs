@@ -32,7 +32,7 @@ pub enum Statement {
     One,
     /// 250 rows of 20 texts of 200 bytes: a megabyte.
     Wide,
-    /// 50,000 rows of one integer.
+    /// 10,000 rows of one integer.
     Many,
 }
 
@@ -45,21 +45,12 @@ impl Statement {
         }
     }
 
-    /// Its name as an argument of a worker.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::One => "one",
-            Self::Wide => "wide",
-            Self::Many => "many",
-        }
-    }
-
     /// Makes the tables that are read.
     pub fn tables() -> String {
         let columns: Vec<String> = (1..=20).map(|n| format!("repeat('x', 200) c{n}")).collect();
         format!(
             "create table wide as select {} from generate_series(1, 250); \
-             create table many as select n from generate_series(1, 50000) n; \
+             create table many as select n from generate_series(1, 10000) n; \
              grant select on wide, many to public",
             columns.join(", ")
         )
@@ -145,15 +136,15 @@ fn size_of_output<A, F>(_: impl Fn(A) -> F) -> usize {
     size_of::<F>()
 }
 
-/// The candidates of a statement, or the one of a `name`: only what it takes is connected.
+/// The candidates of these names, or all: only what they take is connected.
 /// With the URL of a role that may not connect, also those that are turned away.
 pub async fn subjects(
     url: &str,
     full: Option<&str>,
     statement: Statement,
-    name: Option<&str>,
+    names: &[String],
 ) -> Result<Vec<Subject>> {
-    let wanted = |candidate: &str| name.is_none_or(|name| name == candidate);
+    let wanted = |name: &str| names.is_empty() || names.iter().any(|wanted| wanted == name);
     let mut subjects = Vec::new();
     if wanted(BARE) {
         let (client, connection) = tokio_postgres::connect(url, NoTls).await?;

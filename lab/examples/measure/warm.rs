@@ -8,12 +8,12 @@ use lab::relay::Relay;
 use serde_json::{Value, json};
 use tokio_postgres::NoTls;
 
-use crate::count::{Batches, Workers, is_there};
 use crate::report::Report;
 use crate::servers::{Servers, Watch};
 use crate::statistics::Spread;
 use crate::subjects::{BARE, FAST, LAYER, Statement, future_sizes};
-use crate::worker::Regime;
+use crate::worker::{Regime, Task};
+use crate::workers::{Batches, Job, Workers, is_there, word};
 use crate::{BoxError, Result};
 
 /// Whose instructions, system calls and allocations are counted.
@@ -64,30 +64,29 @@ pub fn places(report: &Report, postmaster: u32) -> Vec<(&'static str, Option<&'s
 
 /// The time of an invocation by each candidate, as ratios to the bare statement.
 fn times(report: &mut Report, workers: &Workers, postmaster: u32, quick: bool) -> Result<()> {
-    let (rounds, batch) = if quick { ("3", "50") } else { ("60", "400") };
+    let (rounds, batch) = if quick { (3, 50) } else { (60, 400) };
     let mut all = Vec::new();
     for (place, core) in places(report, postmaster) {
         let mut regimes = Vec::new();
         for regime in Regime::ALL {
-            let work = [
-                "time",
-                "--regime",
-                regime.name(),
-                "--rounds",
+            let job = Job {
+                task: Task::Time,
+                statement: Statement::One,
+                regime,
+                names: &[],
                 rounds,
-                "--batch",
                 batch,
-            ];
-            let samples = samples(workers, core, &work)?;
-            all.extend(ratios_json(place, regime.name(), &samples));
-            regimes.push((regime.name(), samples));
+            };
+            let samples = samples(workers, core, job)?;
+            all.extend(ratios_json(place, &word(regime), &samples));
+            regimes.push((word(regime), samples));
         }
         report.table(
             &format!(
                 "A warm invocation with one statement, client and server {place}; ratio to the \
                  bare statement (quartiles), after its median:"
             ),
-            &["", regimes[0].0, regimes[1].0, regimes[2].0],
+            &["", &regimes[0].0, &regimes[1].0, &regimes[2].0],
             &ratio_rows(&regimes),
         );
         report.note(&within(&regimes));
@@ -100,16 +99,16 @@ fn times(report: &mut Report, workers: &Workers, postmaster: u32, quick: bool) -
 }
 
 /// Runs a worker that times candidates, on a core.
-pub fn samples(workers: &Workers, core: Option<&str>, work: &[&str]) -> Result<Samples> {
+pub fn samples(workers: &Workers, core: Option<&str>, job: Job<'_>) -> Result<Samples> {
     let prefix: Vec<&str> = match core {
         Some(core) => vec!["taskset", "--cpu-list", core],
         None => Vec::new(),
     };
-    Ok(serde_json::from_value(workers.result(&prefix, work)?)?)
+    Ok(serde_json::from_value(workers.result(&prefix, job)?)?)
 }
 
 /// A row for each candidate, a column for each set of samples.
-pub fn ratio_rows(columns: &[(&str, Samples)]) -> Vec<Vec<String>> {
+pub fn ratio_rows(columns: &[(impl AsRef<str>, Samples)]) -> Vec<Vec<String>> {
     let mut names: Vec<&String> = columns.iter().flat_map(|(_, all)| all.keys()).collect();
     names.sort_by_key(|name| (*name != BARE, *name != LAYER, name.as_str()));
     names.dedup();
@@ -129,7 +128,7 @@ pub fn ratio_rows(columns: &[(&str, Samples)]) -> Vec<Vec<String>> {
 }
 
 /// The layer beside deadpool's fast recycling.
-fn within(regimes: &[(&str, Samples)]) -> String {
+fn within(regimes: &[(String, Samples)]) -> String {
     let ratios = regimes.iter().filter_map(|(regime, samples)| {
         let ratio = Spread::of_ratios(samples.get(LAYER)?, samples.get(FAST)?)?;
         Some(format!("{regime} {}", ratio.ratio()))
@@ -155,16 +154,23 @@ pub fn ratios_json(place: &str, column: &str, samples: &Samples) -> Vec<Value> {
 
 /// The share of clean teardowns that do not find the connection at rest at once.
 fn teardowns(report: &mut Report, workers: &Workers, quick: bool) -> Result<()> {
-    let batch = if quick { "200" } else { "10000" };
+    let batch = if quick { 200 } else { 10_000 };
     let (mut rows, mut all) = (Vec::new(), Vec::new());
     for regime in Regime::ALL {
-        let work = ["teardowns", "--regime", regime.name(), "--batch", batch];
-        let counted = workers.result(&[], &work)?;
+        let job = Job {
+            task: Task::Teardowns,
+            statement: Statement::One,
+            regime,
+            names: &[],
+            rounds: 1,
+            batch,
+        };
+        let counted = workers.result(&[], job)?;
         rows.push(vec![
-            regime.name().to_owned(),
+            word(regime),
             format!("{} of {}", counted["waited"], counted["teardowns"]),
         ]);
-        all.push(json!({ "regime": regime.name(), "counted": counted }));
+        all.push(json!({ "regime": word(regime), "counted": counted }));
     }
     report.table(
         "Clean teardowns that had to wait for the connection:",
@@ -196,18 +202,18 @@ pub fn counts(
     let mut bare = f64::NAN;
     for &name in names {
         let instructions = match valgrind {
-            true => Some(workers.instructions(name, statement, batches)?),
+            true => Some(workers.instructions((name, statement), batches)?),
             false => None,
         };
         let calls = match strace {
-            true => Some(workers.system_calls(name, statement, batches)?),
+            true => Some(workers.system_calls((name, statement), batches)?),
             false => None,
         };
         if name == BARE {
             bare = instructions.unwrap_or(f64::NAN);
         }
         let total: Option<f64> = calls.as_ref().map(|calls| calls.values().sum());
-        let mut found = workers.own(name, statement, batches.1)?;
+        let mut found = workers.own((name, statement), 4 * batches.1)?;
         rows.push(vec![
             name.to_owned(),
             shown(instructions, 0),

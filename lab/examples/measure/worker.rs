@@ -11,7 +11,6 @@ use std::time::Duration;
 use antifreeze::{Database, connection};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
-use stats_alloc::Region;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::statistics::process_cpu;
@@ -32,9 +31,9 @@ pub struct Work {
     statement: Statement,
     #[arg(long, value_enum, default_value = "current-thread")]
     regime: Regime,
-    /// Only this candidate
+    /// A candidate; without any, all
     #[arg(long)]
-    only: Option<String>,
+    only: Vec<String>,
     #[arg(long, default_value_t = 1)]
     rounds: u32,
     /// Invocations one after the other
@@ -46,7 +45,9 @@ pub struct Work {
 pub enum Task {
     /// Nanoseconds of an invocation, for each candidate in each round
     Time,
-    /// Runs a batch of one candidate, and counts its allocations and CPU time
+    /// Runs a batch of one candidate, for tools that watch from outside
+    Run,
+    /// The same, and counts allocations and CPU time
     Count,
     /// How many clean teardowns had to wait for the connection
     Teardowns,
@@ -64,14 +65,6 @@ pub enum Regime {
 
 impl Regime {
     pub const ALL: [Self; 3] = [Self::CurrentThread, Self::Worker, Self::BlockOn];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::CurrentThread => "current-thread",
-            Self::Worker => "worker",
-            Self::BlockOn => "block-on",
-        }
-    }
 
     fn runtime(self) -> Result<Runtime> {
         let mut builder = match self {
@@ -98,6 +91,7 @@ pub fn run(work: &Work) -> Result<()> {
     let runtime = work.regime.runtime()?;
     let result = match work.task {
         Task::Time => time(work, &runtime)?,
+        Task::Run => batch(work, &runtime, || json!(null))?.1,
         Task::Count => count(work, &runtime)?,
         Task::Teardowns => teardowns(work, &runtime)?,
     };
@@ -107,12 +101,8 @@ pub fn run(work: &Work) -> Result<()> {
 
 /// Every candidate has its turn in every round.
 fn time(work: &Work, runtime: &Runtime) -> Result<Value> {
-    let subjects = subjects(
-        &work.url,
-        work.full.as_deref(),
-        work.statement,
-        work.only.as_deref(),
-    );
+    let full = work.full.as_deref();
+    let subjects = subjects(&work.url, full, work.statement, &work.only);
     let mut subjects = runtime.block_on(subjects)?;
     let mut samples = BTreeMap::<&str, Vec<f64>>::new();
     for round in 0..=work.rounds {
@@ -130,16 +120,28 @@ fn time(work: &Work, runtime: &Runtime) -> Result<Value> {
     Ok(json!(samples))
 }
 
-fn count(work: &Work, runtime: &Runtime) -> Result<Value> {
-    let subjects = subjects(&work.url, None, work.statement, work.only.as_deref());
+/// Runs a batch of one candidate between two looks, once it is warm.
+fn batch<T>(work: &Work, runtime: &Runtime, look: impl Fn() -> T) -> Result<(T, T)> {
+    let subjects = subjects(&work.url, None, work.statement, &work.only);
     let subjects = runtime.block_on(subjects)?;
     let [subject] = subjects.as_slice() else {
-        return Err("a count is of one candidate: name it with --only".into());
+        return Err("a batch is of one candidate: name it with --only".into());
     };
-    work.regime.run(runtime, subject.run(20))?;
-    let (region, cpu) = (Region::new(ALLOCATOR), process_cpu());
+    let warm = if work.statement == Statement::One {
+        20
+    } else {
+        2
+    };
+    work.regime.run(runtime, subject.run(warm))?;
+    let before = look();
     work.regime.run(runtime, subject.run(work.batch))?;
-    let (change, cpu) = (region.change(), process_cpu() - cpu);
+    Ok((before, look()))
+}
+
+fn count(work: &Work, runtime: &Runtime) -> Result<Value> {
+    let look = || (ALLOCATOR.stats(), process_cpu());
+    let ((before, cpu_before), (after, cpu_after)) = batch(work, runtime, look)?;
+    let (change, cpu) = (after - before, cpu_after - cpu_before);
     let each = |count: f64| count / f64::from(work.batch);
     Ok(json!({
         "allocations": each((change.allocations + change.reallocations) as f64),
