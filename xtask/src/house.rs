@@ -72,7 +72,6 @@ const NAMED: &[(&str, &str)] = &[
 /// Where there is Rust.
 const DIRECTORIES: &[&str] = &[
     "api",
-    "benches",
     "crates",
     "examples",
     "functions",

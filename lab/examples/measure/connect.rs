@@ -57,6 +57,7 @@ impl Samples {
 
 pub async fn run(report: &mut Report, quick: bool) -> Result<()> {
     let servers = Servers::start_postgres().await?;
+    report.about(&servers.postgres);
     let watch = Watch::start(&servers.postgres).await?;
     let mut samples = Samples(Vec::new());
     for route in ROUTES {
@@ -85,12 +86,13 @@ pub async fn run(report: &mut Report, quick: bool) -> Result<()> {
         samples.0.reverse();
     }
     let header: Vec<&str> = [""].into_iter().chain(ROUTES.map(Route::name)).collect();
-    for (measure, (_, title)) in MEASURES.into_iter().enumerate() {
+    for (measure, (name, title)) in MEASURES.into_iter().enumerate() {
         report.table(
+            &format!("connect {name}"),
             &format!("{title}; ratio to tokio-postgres (quartiles), after its median:"),
             &header,
             &rows(&samples, measure),
-        );
+        )?;
     }
     let scram = Peer::ALL.map(|peer| {
         let [scram, trust] = [Route::Scram, Route::Trust].map(|it| samples.of(it, peer, CLIENT));
@@ -98,10 +100,11 @@ pub async fn run(report: &mut Report, quick: bool) -> Result<()> {
     });
     let rows = scram.map(|(name, ratio)| vec![name.to_owned(), cell(ratio)]);
     report.table(
+        "connect scram",
         "CPU of the client, SCRAM to trust (quartiles):",
         &["", "ratio"],
         &rows,
-    );
+    )?;
     report.note(&format!(
         "Connections after the first of a process, in {rounds} rounds. The server's CPU is that of \
          the backend and of the postmaster, which forks it."

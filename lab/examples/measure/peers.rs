@@ -174,7 +174,8 @@ async fn first_row(client: &Client) -> Result<i32, tokio_postgres::Error> {
     client.query_typed_one(STATEMENT, &[]).await?.try_get(0)
 }
 
-fn config(target: &Target) -> Result<Config> {
+/// antifreeze's own settings for a target.
+pub fn config(target: &Target) -> Result<Config> {
     let mut url = target.url();
     if let Some(roots) = &target.roots {
         url += &format!("&sslmode=verify-full&sslrootcert={}", roots.display());

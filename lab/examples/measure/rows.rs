@@ -16,6 +16,7 @@ const NAMES: [&str; 4] = [BARE, LAYER, FAST, "sqlx"];
 pub async fn run(report: &mut Report, quick: bool) -> Result<()> {
     let servers = Servers::start_postgres().await?;
     servers.postgres.execute(&Statement::tables()).await?;
+    report.about(&servers.postgres);
     // Otherwise the first to read them would.
     servers.postgres.execute("vacuum (freeze, analyze)").await?;
     let workers = Workers {
@@ -41,13 +42,14 @@ pub async fn run(report: &mut Report, quick: bool) -> Result<()> {
             columns.push((statement.text(), samples));
         }
         report.table(
+            &format!("rows times {place}"),
             &format!(
                 "Large results, client and server {place}; ratio to the bare statement \
                  (quartiles), after its median:"
             ),
             &["", columns[0].0, columns[1].0],
             &ratio_rows(&columns),
-        );
+        )?;
     }
     report.note(
         "`wide`: 250 rows of 20 texts of 200 bytes, a megabyte; `many`: 10,000 rows of an integer.",

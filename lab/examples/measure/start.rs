@@ -31,6 +31,7 @@ const PROFILE: [&str; 3] = [
 pub async fn run(report: &mut Report, quick: bool) -> Result<()> {
     let postgres = Postgres::builder().tls(true).auth(Auth::Scram);
     let postgres = postgres.start().await?;
+    report.about(&postgres);
     let database = postgres.create_database("shop").await?;
     database
         .execute("create table partners (name text)")
@@ -91,11 +92,12 @@ pub async fn run(report: &mut Report, quick: bool) -> Result<()> {
         }));
     }
     report.table(
+        "start",
         "Start until the first `/next`, the connection open, in ms, and above the third row \
          (quartiles); size of the file, stripped, and above the third row:",
         &["", "ms", "above", "bytes", "above"],
         &rows,
-    );
+    )?;
     report.note("rustls and antifreeze connect with TLS and SCRAM, the plain one with SCRAM.");
     report.set("start", all.into());
     Ok(())

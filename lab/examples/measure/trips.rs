@@ -5,13 +5,15 @@
 //! relay's kernel answers, is added: one for each connection.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use antifreeze::Database;
 use lab::relay::{Cut, Relay};
 use serde_json::{Value, json};
 
 use crate::Result;
-use crate::peers::{Connector, Peer, Stage};
+use crate::peers::{Connector, Peer, Stage, config};
 use crate::report::Report;
 use crate::servers::{Route, Servers, Target};
 use crate::statistics::Spread;
@@ -46,6 +48,7 @@ struct Found {
 
 pub async fn run(report: &mut Report, quick: bool) -> Result<()> {
     let servers = Servers::start().await?;
+    report.about(&servers.postgres);
     let (mut counts, mut times, mut all) = (Vec::new(), Vec::new(), Vec::new());
     for route in Route::ALL {
         let Some(target) = servers.target(route) else {
@@ -86,17 +89,35 @@ pub async fn run(report: &mut Report, quick: bool) -> Result<()> {
     }
     let header: Vec<&str> = [""].into_iter().chain(Peer::ALL.map(Peer::name)).collect();
     report.table(
+        "trips",
         "Round trips of a new connection until it is ready + more until its first row, \
          TCP's handshake included; `first, later` where a process knows more after the first:",
         &header,
         &counts,
-    );
+    )?;
     let links = if quick { "20 ms" } else { "20 / 100 ms" };
     report.table(
+        "trips times",
         &format!("Milliseconds until the first row over links with round trips of {links}:"),
         &header,
         &times,
-    );
+    )?;
+    let mut warm_ups = Vec::new();
+    for route in Route::ALL {
+        if let Some(target) = servers.target(route) {
+            warm_ups.push((route.name(), warm_up(&target).await?));
+        }
+    }
+    let rows = warm_ups
+        .iter()
+        .map(|(route, trips)| vec![route.to_string(), trips.to_string()]);
+    report.table(
+        "trips warm_up",
+        "Round trips of `warm_up()`, one connection, TCP's handshake included:",
+        &["", "antifreeze"],
+        &Vec::from_iter(rows),
+    )?;
+    report.set("trips_of_warm_up", json!(BTreeMap::from_iter(warm_ups)));
     for missing in &servers.missing {
         report.note(&format!("Left out: {missing}."));
     }
@@ -138,6 +159,15 @@ async fn candidate(peer: Peer, target: &Target, quick: bool) -> Result<Option<Fo
         later,
         times,
     }))
+}
+
+async fn warm_up(target: &Target) -> Result<u64> {
+    let relay = Relay::start(target.address).await?;
+    relay.delay(NEAR);
+    let database = Database::new(config(&target.through(&relay))?)?;
+    database.warm_up().connections(1).required().await?;
+    let counts = relay.counts();
+    Ok(counts.connections + counts.round_trips)
 }
 
 async fn open(connector: &Connector, relay: &Relay) -> Result<Opened> {

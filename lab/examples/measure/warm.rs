@@ -25,6 +25,7 @@ pub type Samples = BTreeMap<String, Vec<f64>>;
 pub async fn run(report: &mut Report, quick: bool) -> Result<()> {
     let servers = Servers::start_postgres().await?;
     let postgres = &servers.postgres;
+    report.about(postgres);
     postgres.create_role("full").await?;
     postgres
         .execute("alter role full connection limit 0")
@@ -82,13 +83,14 @@ fn times(report: &mut Report, workers: &Workers, postmaster: u32, quick: bool) -
             regimes.push((word(regime), samples));
         }
         report.table(
+            &format!("warm times {place}"),
             &format!(
                 "A warm invocation with one statement, client and server {place}; ratio to the \
                  bare statement (quartiles), after its median:"
             ),
             &["", &regimes[0].0, &regimes[1].0, &regimes[2].0],
             &ratio_rows(&regimes),
-        );
+        )?;
         report.note(&within(&regimes));
     }
     report.note(&format!(
@@ -173,10 +175,11 @@ fn teardowns(report: &mut Report, workers: &Workers, quick: bool) -> Result<()> 
         all.push(json!({ "regime": word(regime), "counted": counted }));
     }
     report.table(
+        "warm teardowns",
         "Clean teardowns that had to wait for the connection:",
         &["", "waited"],
         &rows,
-    );
+    )?;
     report.set("warm_teardowns", all.into());
     Ok(())
 }
@@ -230,6 +233,7 @@ pub fn counts(
         all.push(found);
     }
     report.table(
+        &format!("counts {}", word(statement)),
         &format!(
             "What one invocation takes with `{}`, current-thread:",
             statement.text()
@@ -244,7 +248,7 @@ pub fn counts(
             "CPU µs",
         ],
         &rows,
-    );
+    )?;
     Ok(all.into())
 }
 
@@ -257,7 +261,7 @@ fn shown(figure: Option<f64>, digits: usize) -> String {
 fn sizes(report: &mut Report) -> Result<()> {
     let sizes = future_sizes()?;
     let rows = sizes.map(|(name, bytes)| vec![name.to_owned(), bytes.to_string()]);
-    report.table("Sizes of futures:", &["", "bytes"], &rows);
+    report.table("warm futures", "Sizes of futures:", &["", "bytes"], &rows)?;
     report.set("warm_futures", json!(BTreeMap::from(sizes)));
     Ok(())
 }
@@ -311,10 +315,11 @@ async fn same_text_again(report: &mut Report, servers: &Servers) -> Result<()> {
         .iter()
         .map(|(name, trips)| vec![name.to_string(), trips.to_string()]);
     report.table(
+        "warm same text",
         "Round trips of the same text again:",
         &["", "round trips"],
         &Vec::from_iter(rows),
-    );
+    )?;
     report.set("warm_same_text", json!(BTreeMap::from_iter(found)));
     Ok(())
 }
