@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
-use std::thread::available_parallelism;
 
 use lab::relay::Relay;
 use serde_json::{Value, json};
@@ -13,7 +12,7 @@ use crate::servers::{Servers, Watch};
 use crate::statistics::Spread;
 use crate::subjects::{BARE, FAST, LAYER, Statement, future_sizes};
 use crate::worker::{Regime, Task};
-use crate::workers::{Batches, Job, Workers, is_there, word};
+use crate::workers::{Batches, Job, Workers, word, works};
 use crate::{BoxError, Result};
 
 /// Whose instructions, system calls and allocations are counted.
@@ -47,8 +46,9 @@ pub async fn run(report: &mut Report, quick: bool) -> Result<()> {
 
 /// Where the client runs, beside the server.
 pub fn places(report: &Report, postmaster: u32) -> Vec<(&'static str, Option<&'static str>)> {
-    if !is_there("taskset") || available_parallelism().map_or(1, usize::from) < 2 {
-        report.note("Without taskset and two cores nothing is pinned.");
+    let taskset = |core| works(&["taskset", "--cpu-list", core]);
+    if !taskset("0") || !taskset("1") {
+        report.note("Nothing is pinned: that takes taskset and the cores 0 and 1.");
         return vec![("not pinned", None)];
     }
     let pinned = Command::new("taskset")
@@ -192,13 +192,16 @@ pub fn counts(
     names: &[&str],
     batches: Batches,
 ) -> Result<Value> {
-    let [valgrind, strace] = ["valgrind", "strace"].map(is_there);
+    let valgrind = works(&["valgrind", "--tool=none"]);
+    let strace = works(&["strace", "-o", "/dev/null"]);
     for (there, tool, what) in [
         (valgrind, "valgrind", "instructions"),
         (strace, "strace", "system calls"),
     ] {
         if !there {
-            report.note(&format!("No {what}: {tool} is not installed."));
+            report.note(&format!(
+                "No {what}: {tool} is not installed, or not allowed."
+            ));
         }
     }
     let (mut rows, mut all) = (Vec::new(), Vec::new());

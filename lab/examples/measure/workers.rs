@@ -157,7 +157,11 @@ pub fn word(value: impl ValueEnum) -> String {
     value.map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
-/// Whether a program is installed.
-pub fn is_there(program: &str) -> bool {
-    Command::new(program).arg("--version").output().is_ok()
+/// Whether a program is installed, and may do here what it is for.
+pub fn works(words: &[&str]) -> bool {
+    let output = Command::new(words[0])
+        .args(&words[1..])
+        .arg("true")
+        .output();
+    output.is_ok_and(|output| output.status.success())
 }
