@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::Result;
 use crate::peers::{Connector, Peer, Stage};
 use crate::report::Report;
 use crate::servers::{Route, Servers, Watch};
 use crate::statistics::{Spread, process_cpu};
+use crate::{Options, Result};
 
 const ROUTES: [Route; 3] = [Route::Trust, Route::Scram, Route::Tls];
 
@@ -55,7 +55,7 @@ impl Samples {
     }
 }
 
-pub async fn run(report: &mut Report, quick: bool) -> Result<()> {
+pub async fn run(report: &mut Report, options: &Options) -> Result<()> {
     let servers = Servers::start_postgres().await?;
     report.about(&servers.postgres);
     let watch = Watch::start(&servers.postgres).await?;
@@ -73,7 +73,7 @@ pub async fn run(report: &mut Report, quick: bool) -> Result<()> {
             }
         }
     }
-    let rounds = if quick { 3 } else { 100 };
+    let rounds = if options.quick { 3 } else { 100 };
     // The first round is not counted: what a process learns of a server is known after it.
     for round in 0..=rounds {
         for candidate in &mut samples.0 {

@@ -3,7 +3,7 @@
 //! ```sh
 //! cargo run --release -p lab --example measure -- all
 //! cargo run --release -p lab --example measure -- trips --json trips.json
-//! cargo run --release -p lab --example measure -- --quick all
+//! cargo run --release -p lab --example measure -- all --quick
 //! ```
 //!
 //! docs/benchmarks.md says what each command measures and how. Counts are exact; times are
@@ -55,6 +55,9 @@ struct Options {
     /// Few runs, and no link of 100 ms: whether everything works, not how fast it is
     #[arg(long, global = true)]
     quick: bool,
+    /// Only what a busy machine does not change: counts and sizes
+    #[arg(long, global = true)]
+    counts: bool,
     /// Where all figures go as JSON
     #[arg(long, global = true, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -104,23 +107,22 @@ fn main() -> ExitCode {
 
 #[tokio::main(flavor = "current_thread")]
 async fn measure(command: &Command, options: &Options) -> Result<()> {
-    let quick = options.quick;
-    let mut report = Report::new(quick);
+    let mut report = Report::new(options.quick);
     let all = matches!(command, Command::All);
     if all || matches!(command, Command::Trips) {
-        trips::run(&mut report, quick).await?;
+        trips::run(&mut report, options).await?;
     }
-    if all || matches!(command, Command::Connect) {
-        connect::run(&mut report, quick).await?;
+    if matches!(command, Command::Connect) || (all && !options.counts) {
+        connect::run(&mut report, options).await?;
     }
     if all || matches!(command, Command::Warm) {
-        warm::run(&mut report, quick).await?;
+        warm::run(&mut report, options).await?;
     }
     if all || matches!(command, Command::Rows) {
-        rows::run(&mut report, quick).await?;
+        rows::run(&mut report, options).await?;
     }
-    if matches!(command, Command::Start) || (all && !quick) {
-        start::run(&mut report, quick).await?;
+    if matches!(command, Command::Start) || (all && !options.quick) {
+        start::run(&mut report, options).await?;
     }
     report.finish(options.json.as_deref())
 }

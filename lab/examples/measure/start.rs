@@ -6,9 +6,9 @@ use lab::lambda::{Environment, Function};
 use lab::postgres::{Auth, Postgres};
 use serde_json::json;
 
-use crate::Result;
 use crate::report::Report;
 use crate::statistics::Spread;
+use crate::{Options, Result};
 
 /// The same function, four times: an example of the package `functions`, and what is in it.
 const FUNCTIONS: [(&str, &str); 4] = [
@@ -28,7 +28,7 @@ const PROFILE: [&str; 3] = [
     "profile.release.codegen-units=1",
 ];
 
-pub async fn run(report: &mut Report, quick: bool) -> Result<()> {
+pub async fn run(report: &mut Report, options: &Options) -> Result<()> {
     let postgres = Postgres::builder().tls(true).auth(Auth::Scram);
     let postgres = postgres.start().await?;
     report.about(&postgres);
@@ -58,7 +58,12 @@ pub async fn run(report: &mut Report, quick: bool) -> Result<()> {
         };
         functions.push((what, bytes, builder.start().await?, Vec::new()));
     }
-    for _ in 0..if quick { 3 } else { 40 } {
+    let starts = match (options.counts, options.quick) {
+        (true, _) => 0,
+        (false, true) => 3,
+        (false, false) => 40,
+    };
+    for _ in 0..starts {
         for (_, _, function, starts) in &mut functions {
             let environment: Environment = function.cold_start().await?;
             let start = environment.init_duration().unwrap_or_default();

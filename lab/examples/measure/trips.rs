@@ -12,11 +12,11 @@ use antifreeze::Database;
 use lab::relay::{Cut, Relay};
 use serde_json::{Value, json};
 
-use crate::Result;
 use crate::peers::{Connector, Peer, Stage, config};
 use crate::report::Report;
 use crate::servers::{Route, Servers, Target};
 use crate::statistics::Spread;
+use crate::{Options, Result};
 
 const NEAR: Duration = Duration::from_millis(20);
 const FAR: Duration = Duration::from_millis(100);
@@ -46,7 +46,18 @@ struct Found {
     times: Vec<(Duration, Spread)>,
 }
 
-pub async fn run(report: &mut Report, quick: bool) -> Result<()> {
+impl Options {
+    /// The round trips of the links that times are measured over.
+    fn links(&self) -> Vec<Duration> {
+        match (self.counts, self.quick) {
+            (true, _) => Vec::new(),
+            (false, true) => vec![NEAR],
+            (false, false) => vec![NEAR, FAR],
+        }
+    }
+}
+
+pub async fn run(report: &mut Report, options: &Options) -> Result<()> {
     let servers = Servers::start().await?;
     report.about(&servers.postgres);
     let (mut counts, mut times, mut all) = (Vec::new(), Vec::new(), Vec::new());
@@ -57,7 +68,7 @@ pub async fn run(report: &mut Report, quick: bool) -> Result<()> {
         let mut row = vec![route.name().to_owned()];
         let mut time_row = row.clone();
         for peer in Peer::ALL {
-            let found = candidate(peer, &target, quick).await;
+            let found = candidate(peer, &target, options).await;
             let found = found.map_err(|error| {
                 format!(
                     "{} could not connect ({}): {error}",
@@ -95,13 +106,17 @@ pub async fn run(report: &mut Report, quick: bool) -> Result<()> {
         &header,
         &counts,
     )?;
-    let links = if quick { "20 ms" } else { "20 / 100 ms" };
-    report.table(
-        "trips times",
-        &format!("Milliseconds until the first row over links with round trips of {links}:"),
-        &header,
-        &times,
-    )?;
+    let links = options.links();
+    if !links.is_empty() {
+        let links = links.iter().map(|link| link.as_millis().to_string());
+        let links = Vec::from_iter(links).join(" / ");
+        report.table(
+            "trips times",
+            &format!("Milliseconds until the first row over links of {links} ms there and back:"),
+            &header,
+            &times,
+        )?;
+    }
     let mut warm_ups = Vec::new();
     for route in Route::ALL {
         if let Some(target) = servers.target(route) {
@@ -134,7 +149,7 @@ fn counted(found: &Found) -> String {
     }
 }
 
-async fn candidate(peer: Peer, target: &Target, quick: bool) -> Result<Option<Found>> {
+async fn candidate(peer: Peer, target: &Target, options: &Options) -> Result<Option<Found>> {
     // Its own for each, since what is learnt of a server is kept by its address.
     let relay = Relay::start(target.address).await?;
     relay.delay(NEAR);
@@ -144,15 +159,14 @@ async fn candidate(peer: Peer, target: &Target, quick: bool) -> Result<Option<Fo
     let first = open(&connector, &relay).await?;
     let later = open(&connector, &relay).await?;
     let mut times = Vec::new();
-    let links: &[Duration] = if quick { &[NEAR] } else { &[NEAR, FAR] };
-    for link in links {
-        relay.delay(*link);
+    for link in options.links() {
+        relay.delay(link);
         let mut samples = Vec::new();
-        for _ in 0..if quick { 1 } else { 5 } {
+        for _ in 0..if options.quick { 1 } else { 5 } {
             let opened = open(&connector, &relay).await?;
             samples.push(opened.row_after.as_secs_f64() * 1e3);
         }
-        times.extend(Spread::of(&samples).map(|spread| (*link, spread)));
+        times.extend(Spread::of(&samples).map(|spread| (link, spread)));
     }
     Ok(Some(Found {
         first,

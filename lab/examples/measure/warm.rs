@@ -13,7 +13,7 @@ use crate::statistics::Spread;
 use crate::subjects::{BARE, FAST, LAYER, Statement, future_sizes};
 use crate::worker::{Regime, Task};
 use crate::workers::{Batches, Job, Workers, word, works};
-use crate::{BoxError, Result};
+use crate::{BoxError, Options, Result};
 
 /// Whose instructions, system calls and allocations are counted.
 const COUNTED: [&str; 5] = [BARE, LAYER, FAST, "bb8", "sqlx"];
@@ -21,7 +21,7 @@ const COUNTED: [&str; 5] = [BARE, LAYER, FAST, "bb8", "sqlx"];
 /// Samples of the candidates by their names.
 pub type Samples = BTreeMap<String, Vec<f64>>;
 
-pub async fn run(report: &mut Report, quick: bool) -> Result<()> {
+pub async fn run(report: &mut Report, options: &Options) -> Result<()> {
     let servers = Servers::start_postgres().await?;
     let postgres = &servers.postgres;
     report.about(postgres);
@@ -35,9 +35,15 @@ pub async fn run(report: &mut Report, quick: bool) -> Result<()> {
     };
     let postmaster = Watch::start(postgres).await?.postmaster();
 
-    times(report, &workers, postmaster, quick)?;
-    teardowns(report, &workers, quick)?;
-    let batches = if quick { (20, 120) } else { (100, 1_100) };
+    if !options.counts {
+        times(report, &workers, postmaster, options.quick)?;
+        teardowns(report, &workers, options.quick)?;
+    }
+    let batches = if options.quick {
+        (20, 120)
+    } else {
+        (100, 1_100)
+    };
     let counted = counts(report, &workers, Statement::One, &COUNTED, batches)?;
     report.set("warm_counts", counted);
     sizes(report)?;
@@ -207,27 +213,28 @@ pub fn counts(
     let (mut rows, mut all) = (Vec::new(), Vec::new());
     let mut bare = f64::NAN;
     for &name in names {
+        let candidate = (name, statement);
         let instructions = match valgrind {
-            true => Some(workers.instructions((name, statement), batches)?),
+            true => Some(workers.instructions(candidate, batches)?),
             false => None,
         };
         let calls = match strace {
-            true => Some(workers.system_calls((name, statement), batches)?),
+            true => Some(workers.system_calls(candidate, batches)?),
             false => None,
         };
+        let mut found = workers.own(candidate, 4 * batches.1)?;
+        let work = instructions.or(found["cpu_microseconds"].as_f64());
         if name == BARE {
-            bare = instructions.unwrap_or(f64::NAN);
+            bare = work.unwrap_or(f64::NAN);
         }
         let total: Option<f64> = calls.as_ref().map(|calls| calls.values().sum());
-        let mut found = workers.own((name, statement), 4 * batches.1)?;
         rows.push(vec![
             name.to_owned(),
-            shown(instructions, 0),
-            shown(instructions.map(|count| count - bare), 0),
-            shown(instructions.map(|count| count / bare), 2),
+            shown(work, 0),
+            shown(work.map(|work| work - bare), 0),
+            shown(work.map(|work| work / bare), 2),
             shown(total, 1),
             shown(found["allocations"].as_f64(), 1),
-            shown(found["cpu_microseconds"].as_f64(), 1),
         ]);
         found["candidate"] = name.into();
         found["instructions"] = instructions.into();
@@ -235,6 +242,7 @@ pub fn counts(
         found["system_calls_in_all"] = total.into();
         all.push(found);
     }
+    let work = if valgrind { "instructions" } else { "CPU µs" };
     report.table(
         &format!("counts {}", word(statement)),
         &format!(
@@ -243,12 +251,11 @@ pub fn counts(
         ),
         &[
             "",
-            "instr.",
+            work,
             "above bare",
             "ratio",
-            "syscalls",
-            "allocs",
-            "CPU µs",
+            "system calls",
+            "allocations",
         ],
         &rows,
     )?;
