@@ -112,15 +112,17 @@ fn service(
 }
 
 /// The sizes of futures in bytes.
-pub fn future_sizes() -> Result<[(&'static str, usize); 4]> {
+pub fn future_sizes() -> Result<[(&'static str, usize); 5]> {
     let database = Database::from_url("postgres://user@localhost/database")?;
     let invocation = database.invocation(Duration::from_secs(1), async {
         read(&*connection().await?, Statement::One).await
     });
+    let empty = empty_service(database.clone()).call(Request::new(()));
     let call = service(database.clone(), Statement::One).call(Request::new(()));
     let alone =
         size_of_output(|client: Arc<Client>| async move { read(&client, Statement::One).await });
     Ok([
+        ("the layer's call without a statement", size_of_val(&empty)),
         ("the layer's call with a statement", size_of_val(&call)),
         (
             "Database::invocation with a statement",
@@ -224,10 +226,17 @@ fn deadpool(
     }))
 }
 
-fn nothing_asked(database: Database) -> Subject {
-    let service = DatabaseLayer::new(database).layer(tower::service_fn(async |_: Request<()>| {
+/// The layer around a handler without a statement.
+fn empty_service(
+    database: Database,
+) -> impl Service<Request<()>, Response: Send, Error = BoxError, Future: Send> + Clone + Send {
+    DatabaseLayer::new(database).layer(tower::service_fn(async |_: Request<()>| {
         Ok::<_, BoxError>(Response::new(Empty::<bytes::Bytes>::new()))
-    }));
+    }))
+}
+
+fn nothing_asked(database: Database) -> Subject {
+    let service = empty_service(database);
     Subject::new(NOTHING, move || {
         let call = service.clone().oneshot(Request::new(()));
         async move { call.await.map(drop) }
