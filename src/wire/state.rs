@@ -53,7 +53,7 @@ pub(super) struct State {
     pub(super) shortest: Option<Duration>,
     pub(super) detached: Option<Detached>,
     /// The number of clients that were attached before the present one.
-    pub(super) generation: u64,
+    pub(super) client: u64,
     pub(super) retired: Vec<Retired>,
     /// Wakes the reader above if there is something to read that does not come from below.
     reader: AtomicWaker,
@@ -101,7 +101,7 @@ impl State {
             round_trips: 0,
             shortest: None,
             detached: None,
-            generation: 0,
+            client: 0,
             retired: Vec::new(),
             reader: AtomicWaker::new(),
         }
