@@ -34,8 +34,6 @@ pub(super) struct Driver {
     /// The connection was polled and [is decided](Snapshot::is_decided).
     decided: Notify,
     wire: Wire,
-    /// The client of the wire that it drives.
-    generation: u64,
     /// Locked by the holder of the connection.
     client: Weak<tokio::sync::Mutex<Client>>,
     /// The error that ended the session was reported.
@@ -48,7 +46,7 @@ impl Driver {
         runtime: &Handle,
         connection: Connection<Stream, Stream>,
         client: &Arc<tokio::sync::Mutex<Client>>,
-        (wire, generation): (Wire, u64),
+        wire: Wire,
         on_end: OnEnd,
     ) -> Arc<Driver> {
         let driver = Arc::new(Driver {
@@ -56,7 +54,6 @@ impl Driver {
             waker: Mutex::new(Waker::noop().clone()),
             decided: Notify::new(),
             wire,
-            generation,
             client: Arc::downgrade(client),
             dismissed: AtomicBool::new(false),
         });
@@ -93,7 +90,7 @@ impl Driver {
             let mut decided = pin!(self.decided.notified());
             decided.as_mut().enable();
             // The task may have polled before we listened.
-            let snapshot = self.snapshot();
+            let snapshot = self.wire.snapshot();
             if snapshot.is_decided() {
                 return snapshot;
             }
@@ -114,12 +111,12 @@ impl Driver {
     /// know yet what it waits for.
     fn poll(&self, mut slot: MutexGuard<'_, Option<Connection<Stream, Stream>>>) -> Snapshot {
         let Some(connection) = slot.as_mut() else {
-            return self.snapshot();
+            return self.wire.snapshot();
         };
         let waker = lock(&self.waker).clone();
         let mut cx = Context::from_waker(&waker);
         loop {
-            self.wire.before_poll(self.generation);
+            self.wire.before_poll();
             match connection.poll_message(&mut cx) {
                 Poll::Ready(Some(Ok(AsyncMessage::Notice(notice)))) => observe::notice(&notice),
                 // A notification: see `Connection`.
@@ -134,7 +131,7 @@ impl Driver {
                 Poll::Pending => break,
             }
         }
-        let snapshot = self.snapshot();
+        let snapshot = self.wire.snapshot();
         // No answer to come could be assigned to its request: the client's futures fail.
         if snapshot.server == ServerState::Lost && slot.take().is_some() {
             observe::framing_lost();
@@ -153,10 +150,6 @@ impl Driver {
             self.decided.notify_waiters();
         }
         snapshot
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        self.wire.snapshot_of(self.generation)
     }
 
     fn is_held(&self) -> bool {
@@ -191,14 +184,13 @@ struct DriverEnd {
 impl Drop for DriverEnd {
     fn drop(&mut self) {
         let connection = lock(&self.driver.connection).take();
-        let snapshot = self.driver.snapshot();
         if self.over {
             // A teardown can still wait for the server's end of file. What detached the
             // connection may have something to do before.
-            if !snapshot.is_over() {
+            if !self.driver.wire.snapshot().is_over() {
                 self.driver.wire.terminate();
             }
-        } else if self.driver.wire.is_current(self.driver.generation) {
+        } else {
             // The runtime of this socket has ended, and it cannot be polled any more.
             self.driver.wire.abandon();
         }

@@ -62,8 +62,8 @@ impl Lease {
         Some((rested, reservation))
     }
 
-    /// Brings the connection to rest, or closes it: if it is not to be kept, if it cannot be
-    /// brought to rest, or if there is no `client`, since its holder could then send more.
+    /// Brings the connection to rest, or closes it: if it is not to be kept, or if it cannot be
+    /// brought to rest. Without a `client`, which a task has, the session gets a new one.
     pub(crate) async fn rest(
         &self,
         client: Option<ExclusiveClient>,

@@ -17,13 +17,13 @@ use super::status::TransactionStatus;
 
 /// The end of the stream of a client that was detached, once another one is attached.
 pub(super) struct Retired {
-    pub(super) generation: u64,
+    pub(super) client: u64,
     answers: Option<StandIn>,
     inject: BytesMut,
 }
 
 impl State {
-    /// Begins the generation of a new client, if the session is detached and at rest.
+    /// Begins to serve a new client, and returns its number, if the session is detached and at rest.
     pub(super) fn attach(&mut self) -> Option<u64> {
         let idle = self.tracker.status == Some(TransactionStatus::Idle);
         let at_rest = idle && !self.is_closed() && self.server() == ServerState::Answered;
@@ -32,22 +32,22 @@ impl State {
         }
         let answers = self.detached.take().and_then(|detached| detached.answers);
         self.retired.push(Retired {
-            generation: self.generation,
+            client: self.client,
             answers,
             inject: std::mem::take(&mut self.inject),
         });
-        self.generation += 1;
+        self.client += 1;
         self.tracker.startup_answer(&mut self.inject);
         self.frontend = Frontend::resumed(self.frontend.unnamed);
         self.reads = false;
         self.flushed = true;
-        Some(self.generation)
+        Some(self.client)
     }
 
     /// Returns the end of the stream of an earlier client.
-    pub(super) fn retired(&mut self, generation: u64) -> Option<&mut Retired> {
+    pub(super) fn retired(&mut self, client: u64) -> Option<&mut Retired> {
         let mut retired = self.retired.iter_mut();
-        retired.find(|retired| retired.generation == generation)
+        retired.find(|retired| retired.client == client)
     }
 }
 

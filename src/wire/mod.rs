@@ -53,6 +53,8 @@ pub struct Wire {
     state: Arc<Mutex<State>>,
     /// Held while the server's end of file is awaited: the transport wakes one task alone.
     closing: Arc<tokio::sync::Mutex<()>>,
+    /// The client that it belongs to. `None`: to whichever the session has.
+    client: Option<u64>,
 }
 
 impl Wire {
@@ -68,22 +70,41 @@ impl Wire {
         let wire = Wire {
             state: Arc::new(Mutex::new(state)),
             closing: Arc::default(),
+            client: None,
         };
         let stream = Stream {
             wire: wire.clone(),
-            generation: 0,
+            client: 0,
             channel_binding,
         };
         (wire, stream)
+    }
+
+    /// Returns the wire of the present client: when the session is given another one, the
+    /// connection has ended for it.
+    pub(crate) fn of_client(&self) -> Wire {
+        let client = Some(self.state().client);
+        Wire {
+            client,
+            ..self.clone()
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns the state, unless the session has another client than that of this wire.
+    fn present(&self) -> Option<MutexGuard<'_, State>> {
+        let state = self.state();
+        let present = self.client.is_none_or(|client| client == state.client);
+        present.then_some(state)
+    }
+
     /// Returns the state of the connection at this moment.
     pub fn snapshot(&self) -> Snapshot {
-        self.state().snapshot()
+        let present = self.present();
+        present.map_or(Snapshot::ENDED, |state| state.snapshot())
     }
 
     /// Sends named statements as unnamed ones from here on. None may have been
@@ -92,59 +113,53 @@ impl Wire {
         self.state().frontend.unnamed = true;
     }
 
-    /// Has to be called before the connection above, of the client of this `generation`, is
-    /// polled: what it does not touch in that poll, it does not wait for.
-    pub(crate) fn before_poll(&self, generation: u64) {
-        let mut state = self.state();
-        state.reads &= state.generation != generation;
-    }
-
-    /// Returns whether the client of this `generation` is the last that was attached.
-    pub(crate) fn is_current(&self, generation: u64) -> bool {
-        self.state().generation == generation
-    }
-
-    /// Returns the state of the connection, as the client of this `generation` sees it.
-    pub(crate) fn snapshot_of(&self, generation: u64) -> Snapshot {
-        let state = self.state();
-        let mut snapshot = state.snapshot();
-        if state.generation != generation {
-            snapshot.client = ClientState::Detached;
+    /// Has to be called before the connection above is polled: what it does not touch in
+    /// that poll, it does not wait for.
+    pub(crate) fn before_poll(&self) {
+        if let Some(mut state) = self.present() {
+            state.reads = false;
         }
-        snapshot
     }
 
     /// Attaches a new client to a session that was [detached](Wire::detach) and is at rest.
-    /// Returns its stream and its generation. Its startup packet is answered here.
-    pub fn attach(&self) -> Option<(Stream, u64)> {
-        let generation = self.state().attach()?;
+    /// Returns the wire and the stream of the new client, whose startup packet is answered here.
+    pub fn attach(&self) -> Option<(Wire, Stream)> {
+        let client = self.state().attach()?;
         let stream = Stream {
             wire: self.clone(),
-            generation,
+            client,
             channel_binding: None,
         };
-        Some((stream, generation))
+        Some((self.of_client(), stream))
     }
 
     /// Has the next statement open a transaction with `begin`.
     pub fn arm(&self, begin: &str) {
-        self.state().frontend.arm(begin);
+        if let Some(mut state) = self.present() {
+            state.frontend.arm(begin);
+        }
     }
 
     /// Ends the lazily begun transaction. Returns whether a statement of it failed without
     /// leaving a failed transaction behind.
     pub(crate) fn disarm(&self) -> bool {
-        self.state().frontend.disarm()
+        self.present()
+            .is_some_and(|mut state| state.frontend.disarm())
     }
 
     /// Returns what the server has said about itself and the session.
     pub(crate) fn facts(&self) -> ServerFacts {
-        self.state().tracker.facts
+        match self.present() {
+            Some(state) => state.tracker.facts,
+            None => ServerFacts::default(),
+        }
     }
 
     /// Forgets the last error.
     pub(crate) fn forget_error(&self) {
-        self.state().tracker.facts.error = None;
+        if let Some(mut state) = self.present() {
+            state.tracker.facts.error = None;
+        }
     }
 
     /// Forgets session state, after a successful reset.
@@ -155,7 +170,8 @@ impl Wire {
     /// Returns whether the server has said, since the last call, that a prepared statement
     /// does not exist or does not fit the schema any more.
     pub(crate) fn take_outdated(&self) -> bool {
-        std::mem::take(&mut self.state().tracker.outdated)
+        self.present()
+            .is_some_and(|mut state| std::mem::take(&mut state.tracker.outdated))
     }
 
     /// Returns the number of round trips made on this connection.
@@ -221,7 +237,7 @@ impl Wire {
         // A task that polls it already would not be woken any more.
         if let Ok(_closing) = self.closing.try_lock() {
             let mut cx = Context::from_waker(Waker::noop());
-            let _ = self.state().poll_closed(&mut cx);
+            let _ = self.present().map(|mut state| state.poll_closed(&mut cx));
         }
     }
 
@@ -246,6 +262,8 @@ impl Wire {
     /// Closes the socket of a connection that is not driven any more, after Terminate if that
     /// can be sent without waiting. Does nothing to one whose end of file is awaited.
     pub(crate) fn abandon(&self) {
-        self.state().abandon();
+        if let Some(mut state) = self.present() {
+            state.abandon();
+        }
     }
 }

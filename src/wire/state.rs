@@ -50,7 +50,7 @@ pub(super) struct State {
     pub(super) round_trips: u64,
     pub(super) detached: Option<Detached>,
     /// The number of clients that were attached before the present one.
-    pub(super) generation: u64,
+    pub(super) client: u64,
     pub(super) retired: Vec<Retired>,
     /// A query of our own that leaves behind the user's next statement.
     deferred: Option<(Box<str>, Question)>,
@@ -99,7 +99,7 @@ impl State {
             asked: false,
             round_trips: 0,
             detached: None,
-            generation: 0,
+            client: 0,
             retired: Vec::new(),
             deferred: None,
             reader: AtomicWaker::new(),

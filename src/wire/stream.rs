@@ -12,7 +12,7 @@ use super::Wire;
 pub struct Stream {
     pub(super) wire: Wire,
     /// The client that it belongs to.
-    pub(super) generation: u64,
+    pub(super) client: u64,
     /// The hash of the server's certificate, for SCRAM-SHA-256-PLUS.
     pub(super) channel_binding: Option<Vec<u8>>,
 }
@@ -24,7 +24,7 @@ impl AsyncRead for Stream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let mut state = self.wire.state();
-        match state.retired(self.generation) {
+        match state.retired(self.client) {
             Some(retired) => retired.poll_read(buf),
             None => state.poll_read(cx, buf),
         }
@@ -38,7 +38,7 @@ impl AsyncWrite for Stream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let mut state = self.wire.state();
-        match state.retired(self.generation) {
+        match state.retired(self.client) {
             Some(retired) => Poll::Ready(Ok(retired.poll_write(cx, bytes))),
             None => state.poll_write(cx, bytes),
         }
@@ -46,7 +46,7 @@ impl AsyncWrite for Stream {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.wire.state();
-        match state.retired(self.generation) {
+        match state.retired(self.client) {
             Some(_) => Poll::Ready(Ok(())),
             None => state.poll_flush(cx),
         }
@@ -54,7 +54,7 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.wire.state();
-        match state.retired(self.generation) {
+        match state.retired(self.client) {
             Some(_) => Poll::Ready(Ok(())),
             None => state.poll_shutdown(cx),
         }
@@ -66,7 +66,7 @@ impl Drop for Stream {
         let mut state = self.wire.state();
         state
             .retired
-            .retain(|retired| retired.generation != self.generation);
+            .retain(|retired| retired.client != self.client);
     }
 }
 

@@ -119,3 +119,59 @@ async fn two_leases_are_both_rolled_back() {
     lab.assert_at_rest().await;
     assert_eq!(lab.sessions().await.len(), 2);
 }
+
+/// The session has another client by then, and its status is not the task's.
+#[tokio::test]
+async fn late_commit_of_a_task_is_refused() {
+    tokio::task::LocalSet::new().run_until(late_commit()).await;
+}
+
+async fn late_commit() {
+    let lab = lab_with(|config| config.max_connections(1)).await;
+    let (go_on, going_on) = tokio::sync::oneshot::channel::<()>();
+    let task = lab
+        .run(async move {
+            let (begun, beginning) = tokio::sync::oneshot::channel();
+            let mut connection = connection().await?;
+            let task = tokio::task::spawn_local(async move {
+                let mut waits = Some((begun, going_on));
+                let stored = connection
+                    .retry_transaction(async |transaction| {
+                        transaction.execute("insert into t values (1)", &[]).await?;
+                        if let Some((begun, going_on)) = waits.take() {
+                            let _ = begun.send(());
+                            let _ = going_on.await;
+                        }
+                        Ok::<_, antifreeze::Error>(())
+                    })
+                    .await;
+                (
+                    stored,
+                    connection.transaction_status(),
+                    connection.is_closed(),
+                )
+            });
+            beginning.await?;
+            Ok(task)
+        })
+        .await
+        .expect("fine");
+    check(&lab, ROLLED_BACK_RESET).await;
+    // Idle, committed, and in another transaction.
+    lab.run(async {
+        let next = connection().await?;
+        next.batch_execute("begin; insert into t values (2); commit; begin")
+            .await?;
+        let _ = go_on.send(());
+        let (stored, status, is_closed) = task.await?;
+        assert!(stored.is_err(), "nothing was stored");
+        assert_eq!((status, is_closed), (None, true));
+        assert!(!next.is_closed());
+        next.batch_execute("commit").await?;
+        Ok(())
+    })
+    .await
+    .expect("undisturbed");
+    assert_eq!(lab.rows().await, 1);
+    lab.assert_at_rest().await;
+}

@@ -120,7 +120,7 @@ impl Link {
 
     /// Gives the session a new client. Returns the stream of the old one.
     pub fn attach(&mut self) -> Option<Stream> {
-        let (stream, _) = self.wire.attach()?;
+        let (_, stream) = self.wire.attach()?;
         self.down.clear();
         Some(std::mem::replace(&mut self.stream, stream))
     }
