@@ -132,8 +132,8 @@ pub mod error {
 /// The start of a session, for the fuzz target.
 #[cfg(fuzzing)]
 pub mod startup {
-    pub use crate::connect::startup::fuzzing::{Asked, authenticate};
     pub use crate::connect::startup::Mechanism;
+    pub use crate::connect::startup::fuzzing::{Asked, authenticate};
 }
 
 /// The stream under tokio-postgres, for the tests and the fuzz targets.

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
@@ -154,8 +154,20 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         loop {
             ready!(either!(self, stream => stream.poll_read_ready(cx)))?;
-            match either!(self, stream => stream.try_read_buf(buf)) {
-                Ok(_) => return Poll::Ready(Ok(())),
+            let mut read = None;
+            let room = buf.remaining();
+            let tried = either!(self, stream => stream.try_io(Interest::READABLE, || {
+                let length = *read.insert(stream.try_read_buf(buf)?);
+                // A short read has emptied the socket: this saves the read that would say so, as
+                // in tokio's own `poll_read`.
+                match length {
+                    1.. if length < room => Err(io::ErrorKind::WouldBlock.into()),
+                    _ => Ok(()),
+                }
+            }));
+            match tried {
+                _ if read.is_some() => return Poll::Ready(Ok(())),
+                Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -194,6 +206,7 @@ impl AsyncWrite for Socket {
 
 #[cfg(all(test, unix))]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -218,6 +231,30 @@ mod tests {
         assert_eq!(silence, Duration::from_secs(60));
         #[cfg(target_os = "linux")]
         assert_eq!(socket.tcp_user_timeout().expect("told"), Some(USER_TIMEOUT));
+    }
+
+    /// Else each answer takes two system calls.
+    #[tokio::test]
+    async fn short_read_is_not_repeated() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let server = tokio_postgres::Config::new();
+        let mut socket = Socket::tcp(address, &server).await.expect("a connection");
+        let (mut peer, _) = listener.accept().await.expect("it");
+        let mut buffer = [0; 16];
+        for _ in 0..2 {
+            peer.write_all(b"1234").await.expect("room");
+            assert_eq!(socket.read(&mut buffer).await.expect("it"), 4);
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let ready = either!(socket, stream => stream.poll_read_ready(&mut cx));
+            assert!(ready.is_pending());
+        }
+        // A full one is, and the end of file is seen.
+        peer.write_all(&[0; 20]).await.expect("room");
+        drop(peer);
+        let mut rest = Vec::new();
+        socket.read_to_end(&mut rest).await.expect("it");
+        assert_eq!(rest.len(), 20);
     }
 
     #[tokio::test]

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::task::{Context, Poll, Waker};
 
 use tokio::sync::Notify;
+use tokio_postgres::tls::NoTlsStream;
 use tokio_postgres::{AsyncMessage, Client, Connection};
 
 use crate::observe;
@@ -23,7 +24,7 @@ use crate::wire::{ServerState, Snapshot, Stream, Wire};
 pub(super) struct Driver {
     /// `None` once it has ended: an ended connection must be dropped, or the client's futures
     /// wait for ever.
-    connection: Mutex<Option<Connection<Stream, Stream>>>,
+    connection: Mutex<Option<Connection<Stream, NoTlsStream>>>,
     /// The waker of the driver task. Every poll uses this one, so that what arrives
     /// later wakes the task alone.
     waker: Mutex<Waker>,
@@ -39,7 +40,7 @@ pub(super) struct Driver {
 impl Driver {
     /// Spawns the task on the current runtime.
     pub(super) fn spawn(
-        connection: Connection<Stream, Stream>,
+        connection: Connection<Stream, NoTlsStream>,
         client: &Arc<tokio::sync::Mutex<Client>>,
         wire: Wire,
         on_end: impl FnOnce() + Send + 'static,
@@ -104,7 +105,7 @@ impl Driver {
 
     /// The snapshot is taken before another poll: a poll under way does not
     /// know yet what it waits for.
-    fn poll(&self, mut slot: MutexGuard<'_, Option<Connection<Stream, Stream>>>) -> Snapshot {
+    fn poll(&self, mut slot: MutexGuard<'_, Option<Connection<Stream, NoTlsStream>>>) -> Snapshot {
         let Some(connection) = slot.as_mut() else {
             return self.wire.snapshot();
         };

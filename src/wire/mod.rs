@@ -51,22 +51,14 @@ pub struct Wire {
 impl Wire {
     /// Creates a wire over `transport`. With `unnamed`, named statements are sent
     /// as unnamed ones.
-    pub fn new(
-        transport: impl Transport + 'static,
-        channel_binding: Option<Vec<u8>>,
-        unnamed: bool,
-    ) -> (Wire, Stream) {
+    pub fn new(transport: impl Transport + 'static, unnamed: bool) -> (Wire, Stream) {
         let mut state = State::new(Box::new(transport));
         state.frontend.unnamed = unnamed;
         let wire = Wire {
             state: Arc::new(Mutex::new(state)),
             closing: Arc::default(),
         };
-        let stream = Stream {
-            wire: wire.clone(),
-            channel_binding,
-        };
-        (wire, stream)
+        (wire.clone(), Stream { wire })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -11,8 +11,6 @@ use super::Wire;
 /// The stream of a connection of tokio-postgres, watched by its [`Wire`].
 pub struct Stream {
     pub(super) wire: Wire,
-    /// The hash of the server's certificate, for SCRAM-SHA-256-PLUS.
-    pub(super) channel_binding: Option<Vec<u8>>,
 }
 
 impl AsyncRead for Stream {
@@ -40,14 +38,5 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.wire.state().poll_shutdown(cx)
-    }
-}
-
-impl tokio_postgres::tls::TlsStream for Stream {
-    fn channel_binding(&self) -> tokio_postgres::tls::ChannelBinding {
-        match &self.channel_binding {
-            Some(hash) => tokio_postgres::tls::ChannelBinding::tls_server_end_point(hash.clone()),
-            None => tokio_postgres::tls::ChannelBinding::none(),
-        }
     }
 }
