@@ -2,9 +2,7 @@
 
 use std::time::SystemTime;
 
-use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
-use tokio_postgres::{Client, Error, SimpleQueryMessage, SimpleQueryRow};
 
 use crate::provider::RESERVED;
 
@@ -35,7 +33,7 @@ pub(crate) struct Reading {
 /// backend (no `pg_read_all_stats`) counts every process with a user and a database: parallel
 /// workers too, which is a little too many and never too few. For superusers only
 /// `max_connections` is a limit.
-fn query() -> String {
+pub(crate) fn query() -> String {
     format!(
         "\
 select current_setting('max_connections')::int - case when me.rolsuper then 0 else {RESERVED} end, \
@@ -51,27 +49,11 @@ group by me.rolsuper, me.rolconnlimit, db.datconnlimit"
     )
 }
 
-/// Sends the query behind the client's earlier statements, and returns a future that waits for
-/// the answer.
-pub(crate) async fn begin(
-    client: &Client,
-) -> Result<impl Future<Output = Result<Option<[i64; 6]>, Error>> + Send + use<>, Error> {
-    let answers = client.simple_query_raw(&query()).await?;
-    Ok(async move {
-        let messages: Vec<SimpleQueryMessage> = answers.try_collect().await?;
-        Ok(messages.iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => figures(row),
-            _ => None,
-        }))
-    })
-}
-
-fn figures(row: &SimpleQueryRow) -> Option<[i64; 6]> {
-    let mut figures = [0; 6];
-    for (at, figure) in figures.iter_mut().enumerate() {
-        *figure = row.try_get(at).ok()??.parse().ok()?;
-    }
-    Some(figures)
+/// Reads the figures of the one row that answers the [`query`].
+pub(crate) fn figures(row: &[Option<String>]) -> Option<[i64; 6]> {
+    let figures = row.iter().map(|column| column.as_ref()?.parse().ok());
+    let figures: Vec<i64> = figures.collect::<Option<_>>()?;
+    figures.try_into().ok()
 }
 
 impl Reading {

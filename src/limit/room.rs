@@ -3,10 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio_postgres::Client;
-
 use super::reading::{self, Reading};
 use crate::clock::Clock;
+use crate::connection::ServerSession;
 
 /// The age from which a reading is repeated when a round trip is taken anyway.
 const FRESH: Duration = Duration::from_secs(5);
@@ -50,39 +49,38 @@ impl Room {
 
     /// Reads the slots, unless the last reading is fresh. For callers that take a round trip
     /// anyway.
-    pub(crate) async fn ask_again(
+    pub(crate) fn ask_again(
         self: &Arc<Self>,
-        client: &Client,
+        session: &ServerSession,
     ) -> Option<impl Future<Output = bool> + Send + use<>> {
         if !self.is_old() {
             return None;
         }
-        self.ask(client).await
+        self.ask(session)
     }
 
-    /// Reads the slots. The query is sent behind the earlier statements of `client` and in front
+    /// Reads the slots. The query is sent behind the earlier statements of `session` and in front
     /// of later ones, so that no caller waits a round trip for it. The returned future waits for
     /// the answer, and returns whether the server answered.
     ///
     /// Called for each new connection: it may be one of many, as after a restart, and the last
     /// reading decides whether it is kept.
-    pub(crate) async fn ask(
+    pub(crate) fn ask(
         self: &Arc<Self>,
-        client: &Client,
+        session: &ServerSession,
     ) -> Option<impl Future<Output = bool> + Send + use<>> {
         let under_way = self.begin()?;
-        let answer = reading::begin(client).await.ok()?;
+        let answer = session.ask(&reading::query(), true)?;
         Some(async move {
             let room = &under_way.0;
-            match answer.await {
-                Ok(Some(figures)) => {
-                    room.note(Reading::new(room.clock.now(), figures));
-                    true
-                }
-                Ok(None) => true,
-                // A server that refuses the query has answered; its limits are unknown.
-                Err(error) => error.as_db_error().is_some(),
+            let Some(answer) = answer.await else {
+                return false;
+            };
+            // A server that refuses the query has answered; its limits are unknown.
+            if let Some(figures) = answer.rows.first().and_then(|row| reading::figures(row)) {
+                room.note(Reading::new(room.clock.now(), figures));
             }
+            true
         })
     }
 

@@ -83,7 +83,7 @@ impl Pool {
         let _opening = self.shared.opening.one();
         let (session, client) = self.open(left, None, attempt, None).await?;
         // No caller waits for this connection yet, so there is time to read the slots.
-        if let Some(reading) = limits.room.ask(&client).await {
+        if let Some(reading) = limits.room.ask(&session) {
             let _ = timeout(TEST_TIMEOUT, reading).await;
         }
         let lease = Lease::new(session, Arc::clone(&self), permit);
@@ -115,7 +115,7 @@ impl Pool {
         let opened = now.checked_sub(added_age).unwrap_or(now);
         let options = ConnectOptions {
             once: attempt.probes,
-            closing: closing,
+            closing,
             ..ConnectOptions::DEFAULT
         };
         let connector = &shared.connector;
@@ -139,7 +139,7 @@ impl Pool {
         observe::connected(session.process(), begin.elapsed());
         let client = session.exclusive_client();
         let client = client.ok_or_else(Error::invocation_ended)?;
-        session.set_server_timeouts(&client, granted).await;
+        session.set_server_timeouts(granted);
         Ok((session, client))
     }
 }
@@ -214,7 +214,7 @@ impl<'a> Checkout<'a> {
             match examine(pool, &idle, self.left()).await {
                 Ok(client) => {
                     let session = idle.session;
-                    session.set_server_timeouts(&client, self.granted).await;
+                    session.set_server_timeouts(self.granted);
                     return Some((session, client));
                 }
                 Err(why) => {
@@ -257,12 +257,9 @@ impl<'a> Checkout<'a> {
             Ok(leased) => leased,
             Err(error) => return self.failed(error, tried).map(|()| None),
         };
-        if let Some(reading) = self.pool.shared.limits.room.ask(&client).await {
+        if let Some(reading) = self.pool.shared.limits.room.ask(&session) {
             session.spawn_answer(reading);
         }
-        // Sent now: behind a BEGIN that is armed for the user's first statement the query
-        // would be part of that transaction.
-        session.pump();
         Ok(Some((session, client)))
     }
 
@@ -321,9 +318,12 @@ async fn examine(
         let limit = left.map_or(TEST_TIMEOUT, |left| left.min(TEST_TIMEOUT));
         let test = async {
             // Reading the slots is a test as good as any, for the same round trip.
-            match pool.shared.limits.room.ask_again(&client).await {
+            match pool.shared.limits.room.ask_again(session) {
                 Some(reading) => reading.await,
-                None => client.check_connection().await.is_ok(),
+                None => match session.ask("", true) {
+                    Some(answer) => answer.await.is_some(),
+                    None => false,
+                },
             }
         };
         match timeout(limit, test).await {

@@ -27,7 +27,6 @@ pub(crate) use pooler::{POOLERS, detect};
 pub use postgresql::RESERVED;
 pub(crate) use prisma::{OWN_SERVICE, SSLCERT, is_own_scheme};
 pub(crate) use rds::{NO_CREDENTIALS, PASSWORD_REFUSED, PASSWORD_UNANSWERED};
-pub(crate) use rds_proxy::NOT_FOR_MIGRATIONS;
 pub(crate) use supabase::pool_size;
 
 /// What is known of one provider or pooler.

@@ -6,14 +6,18 @@
 //! asked to.
 //!
 //! - [`backend`] and [`frontend`] follow the framing of each direction;
-//! - [`tracker`] keeps what they learn, [`residue`] detects session state, [`snapshot`]
+//! - [`tracker`] keeps what they learn, [`expected`] the answers to come, [`residue`] detects session state, [`snapshot`]
 //!   summarises both at one moment;
-//! - [`rewrite`] rewrites requests;
+//! - [`rewrite`] rewrites requests, [`question`] has those of our own;
 //! - [`state`] passes both directions on, and [`terminate`] ends that;
-//! - [`stand_in`] answers in the server's place once the connection is detached.
+//! - [`stand_in`] answers in the server's place once the connection is detached, and
+//!   [`attach`] gives the session a new client.
 
+mod attach;
 mod backend;
+mod expected;
 mod frontend;
+mod question;
 pub(crate) mod residue;
 mod rewrite;
 mod snapshot;
@@ -30,6 +34,7 @@ use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 
+pub use question::OwnAnswer;
 pub(crate) use residue::Residue;
 pub use snapshot::Snapshot;
 pub(crate) use snapshot::{ClientState, ServerState};
@@ -58,7 +63,11 @@ impl Wire {
             state: Arc::new(Mutex::new(state)),
             closing: Arc::default(),
         };
-        (wire.clone(), Stream { wire })
+        let stream = Stream {
+            wire: wire.clone(),
+            generation: 0,
+        };
+        (wire, stream)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -76,10 +85,37 @@ impl Wire {
         self.state().frontend.unnamed = true;
     }
 
-    /// Has to be called before the connection above is polled: what it does not touch in
-    /// that poll, it does not wait for.
-    pub(crate) fn before_poll(&self) {
-        self.state().reads = false;
+    /// Has to be called before the connection above, of the client of this `generation`, is
+    /// polled: what it does not touch in that poll, it does not wait for.
+    pub(crate) fn before_poll(&self, generation: u64) {
+        let mut state = self.state();
+        state.reads &= state.generation != generation;
+    }
+
+    /// Returns whether the client of this `generation` is the last that was attached.
+    pub(crate) fn is_current(&self, generation: u64) -> bool {
+        self.state().generation == generation
+    }
+
+    /// Returns the state of the connection, as the client of this `generation` sees it.
+    pub(crate) fn snapshot_of(&self, generation: u64) -> Snapshot {
+        let state = self.state();
+        let mut snapshot = state.snapshot();
+        if state.generation != generation {
+            snapshot.client = ClientState::Detached;
+        }
+        snapshot
+    }
+
+    /// Attaches a new client to a session that was [detached](Wire::detach) and is at rest.
+    /// Returns its stream and its generation. Its startup packet is answered here.
+    pub fn attach(&self) -> Option<(Stream, u64)> {
+        let generation = self.state().attach()?;
+        let stream = Stream {
+            wire: self.clone(),
+            generation,
+        };
+        Some((stream, generation))
     }
 
     /// Has the next statement open a transaction with `begin`.
@@ -117,6 +153,22 @@ impl Wire {
     /// Returns the number of round trips made on this connection.
     pub(crate) fn round_trips(&self) -> u64 {
         self.state().round_trips
+    }
+
+    /// Sends a query of our own between those of the user. Its answer counts for what is known
+    /// here and is not passed on, but for notices and parameters. The session is
+    /// [settled](Snapshot::is_settled) only when it is answered, unless it `changes` nothing and
+    /// takes no time. It is sent by the next poll of the connection.
+    ///
+    /// `None`: the connection has ended, or the server is not settled. The returned future has
+    /// no answer if the connection ends. Dropping it changes nothing.
+    pub fn question(
+        &self,
+        sql: &str,
+        changes: bool,
+    ) -> Option<impl Future<Output = Option<OwnAnswer>> + Send + use<>> {
+        let receiver = self.state().question(sql, changes)?;
+        Some(async move { receiver.await.ok() })
     }
 
     /// Detaches the connection from tokio-postgres. Sends nothing new to the server; what was
