@@ -29,7 +29,7 @@ use logins::Logins;
 pub use options::{ConnectOptions, Progress};
 use retry::Time;
 pub(crate) use retry::is_transient;
-pub(crate) use start::{Link, Opened, PassThrough};
+pub(crate) use start::{Link, Opened};
 
 use crate::config::{Pooler, Settings, TlsMode};
 use crate::error::{Error, ErrorKind, Phase, Result};
