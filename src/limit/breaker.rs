@@ -245,7 +245,10 @@ impl CircuitState {
             // It began before the circuit opened, and says nothing new.
             Some(_) if !probed => {}
             Some(open) => {
-                open.kind = kind;
+                // A timeout is not an answer: what the server last said still holds.
+                if kind != ErrorKind::ConnectTimeout {
+                    open.kind = kind;
+                }
                 open.recovering = false;
                 open.next = now + open.backoff.next().unwrap_or(MAX_DELAY);
             }
