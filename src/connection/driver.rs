@@ -13,11 +13,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::task::{Context, Poll, Waker};
 
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio_postgres::{AsyncMessage, Client, Connection};
 
 use crate::observe;
 use crate::wire::{ServerState, Snapshot, Stream, Wire};
+
+/// Called when a driver ends, for whatever reason.
+pub(super) type OnEnd = Arc<dyn Fn() + Send + Sync>;
 
 /// Drives one connection.
 pub(super) struct Driver {
@@ -30,6 +34,8 @@ pub(super) struct Driver {
     /// The connection was polled and [is decided](Snapshot::is_decided).
     decided: Notify,
     wire: Wire,
+    /// The client of the wire that it drives.
+    generation: u64,
     /// Locked by the holder of the connection.
     client: Weak<tokio::sync::Mutex<Client>>,
     /// The error that ended the session was reported.
@@ -37,25 +43,27 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Spawns the task on the current runtime.
+    /// Spawns the task on this runtime.
     pub(super) fn spawn(
+        runtime: &Handle,
         connection: Connection<Stream, Stream>,
         client: &Arc<tokio::sync::Mutex<Client>>,
-        wire: Wire,
-        on_end: impl FnOnce() + Send + 'static,
+        (wire, generation): (Wire, u64),
+        on_end: OnEnd,
     ) -> Arc<Driver> {
         let driver = Arc::new(Driver {
             connection: Mutex::new(Some(connection)),
             waker: Mutex::new(Waker::noop().clone()),
             decided: Notify::new(),
             wire,
+            generation,
             client: Arc::downgrade(client),
             dismissed: AtomicBool::new(false),
         });
-        tokio::spawn(drive(DriverEnd {
+        runtime.spawn(drive(DriverEnd {
             driver: Arc::clone(&driver),
             over: false,
-            on_end: Some(on_end),
+            on_end,
         }));
         driver
     }
@@ -85,7 +93,7 @@ impl Driver {
             let mut decided = pin!(self.decided.notified());
             decided.as_mut().enable();
             // The task may have polled before we listened.
-            let snapshot = self.wire.snapshot();
+            let snapshot = self.snapshot();
             if snapshot.is_decided() {
                 return snapshot;
             }
@@ -106,12 +114,12 @@ impl Driver {
     /// know yet what it waits for.
     fn poll(&self, mut slot: MutexGuard<'_, Option<Connection<Stream, Stream>>>) -> Snapshot {
         let Some(connection) = slot.as_mut() else {
-            return self.wire.snapshot();
+            return self.snapshot();
         };
         let waker = lock(&self.waker).clone();
         let mut cx = Context::from_waker(&waker);
         loop {
-            self.wire.before_poll();
+            self.wire.before_poll(self.generation);
             match connection.poll_message(&mut cx) {
                 Poll::Ready(Some(Ok(AsyncMessage::Notice(notice)))) => observe::notice(&notice),
                 // A notification: see `Connection`.
@@ -126,7 +134,7 @@ impl Driver {
                 Poll::Pending => break,
             }
         }
-        let snapshot = self.wire.snapshot();
+        let snapshot = self.snapshot();
         // No answer to come could be assigned to its request: the client's futures fail.
         if snapshot.server == ServerState::Lost && slot.take().is_some() {
             observe::framing_lost();
@@ -147,13 +155,17 @@ impl Driver {
         snapshot
     }
 
+    fn snapshot(&self) -> Snapshot {
+        self.wire.snapshot_of(self.generation)
+    }
+
     fn is_held(&self) -> bool {
         let client = self.client.upgrade();
         client.is_some_and(|client| client.try_lock().is_err())
     }
 }
 
-async fn drive<F: FnOnce()>(mut end: DriverEnd<F>) {
+async fn drive(mut end: DriverEnd) {
     let driver = &end.driver;
     poll_fn(|cx| {
         lock(&driver.waker).clone_from(cx.waker());
@@ -169,31 +181,30 @@ async fn drive<F: FnOnce()>(mut end: DriverEnd<F>) {
 }
 
 /// Ends the connection when the driver task ends, or is dropped with its runtime.
-struct DriverEnd<F: FnOnce()> {
+struct DriverEnd {
     driver: Arc<Driver>,
     /// The connection has ended; else the runtime has.
     over: bool,
-    on_end: Option<F>,
+    on_end: OnEnd,
 }
 
-impl<F: FnOnce()> Drop for DriverEnd<F> {
+impl Drop for DriverEnd {
     fn drop(&mut self) {
         let connection = lock(&self.driver.connection).take();
+        let snapshot = self.driver.snapshot();
         if self.over {
             // A teardown can still wait for the server's end of file. What detached the
             // connection may have something to do before.
-            if !self.driver.wire.snapshot().is_over() {
+            if !snapshot.is_over() {
                 self.driver.wire.terminate();
             }
-        } else {
+        } else if self.driver.wire.is_current(self.driver.generation) {
             // The runtime of this socket has ended, and it cannot be polled any more.
             self.driver.wire.abandon();
         }
         drop(connection);
         self.driver.decided.notify_waiters();
-        if let Some(on_end) = self.on_end.take() {
-            on_end();
-        }
+        (self.on_end)();
     }
 }
 

@@ -3,23 +3,23 @@
 mod cancel;
 mod driver;
 mod server_timeouts;
+mod shell;
 mod statements;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 use tokio_postgres::{Client, Statement};
 
 use crate::config::Pooler;
 use crate::connect::{ConnectOptions, Connector, Link, Opened};
 use crate::tally::Tally;
-use crate::wire::{Snapshot, TransactionStatus};
-use driver::Driver;
-use statements::Statements;
+use crate::wire::{OwnAnswer, Snapshot, TransactionStatus};
+use shell::{Maker, Shell};
 
 /// The time limit of a CancelRequest that no caller waits for.
 const DETACHED_LIMIT: Duration = Duration::from_secs(5);
@@ -28,10 +28,9 @@ const DETACHED_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) struct ServerSession {
     pub(crate) link: Link,
     pub(crate) opened: SystemTime,
-    client: Arc<Mutex<Client>>,
-    driver: Arc<Driver>,
+    shell: RwLock<Arc<Shell>>,
+    maker: Maker,
     connector: Arc<Connector>,
-    statements: Statements,
     /// CancelRequests, ours and the user's, that are on their way. One that was not seen to
     /// its end stays among them: it may arrive at any time.
     cancelling: AtomicUsize,
@@ -52,21 +51,24 @@ impl ServerSession {
         left: Option<Duration>,
         options: ConnectOptions<'_>,
         now: SystemTime,
-        on_end: impl FnOnce() + Send + 'static,
+        on_end: impl Fn() + Send + Sync + 'static,
     ) -> crate::Result<Arc<ServerSession>> {
         let Opened {
             client,
             connection,
             link,
         } = connector.open(left, options).await?;
-        let client = Arc::new(Mutex::new(client));
-        let driver = Driver::spawn(connection, &client, link.wire.clone(), on_end);
+        let maker = Maker {
+            wire: link.wire.clone(),
+            runtime: Handle::current(),
+            statement_cache: connector.settings().statement_cache,
+            on_end: Arc::new(on_end),
+        };
         Ok(Arc::new(ServerSession {
             link,
             opened: now,
-            client,
-            driver,
-            statements: Statements::new(connector.settings().statement_cache),
+            shell: RwLock::new(maker.make(client, connection, 0)),
+            maker,
             connector: Arc::clone(connector),
             cancelling: AtomicUsize::new(0),
             own: Tally::default(),
@@ -77,7 +79,26 @@ impl ServerSession {
     /// Returns the client, if it is not in use. While it is held, only the Close of a dropped
     /// statement can be queued elsewhere.
     pub(crate) fn exclusive_client(&self) -> Option<ExclusiveClient> {
-        Arc::clone(&self.client).try_lock_owned().ok()
+        Arc::clone(&self.shell().client).try_lock_owned().ok()
+    }
+
+    fn shell(&self) -> Arc<Shell> {
+        let shell = self.shell.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&shell)
+    }
+
+    /// Gives the session a new client, after it was [detached](ServerSession::detach) from the
+    /// old one and brought to rest. Returns false if it has to be closed.
+    ///
+    /// The requests of the old client fail with an error that says that its invocation has
+    /// ended. None of its statements may be left on the server.
+    pub(crate) fn renew(&self) -> bool {
+        let Some(renewed) = self.maker.renew() else {
+            return false;
+        };
+        let mut shell = self.shell.write().unwrap_or_else(PoisonError::into_inner);
+        *shell = renewed;
+        true
     }
 
     /// Returns the process id of the server's backend.
@@ -87,22 +108,22 @@ impl ServerSession {
 
     /// Drives the connection as far as it goes without waiting, and returns its state.
     pub(crate) fn pump(&self) -> Snapshot {
-        self.driver.pump()
+        self.shell().driver.pump()
     }
 
     /// [Pumps](ServerSession::pump), unless another thread is driving the connection.
     pub(crate) fn try_pump(&self) -> Option<Snapshot> {
-        self.driver.try_pump()
+        self.shell().driver.try_pump()
     }
 
     /// Returns whether the connection has ended.
     pub(crate) fn is_over(&self) -> bool {
-        self.driver.is_over() || self.link.wire.snapshot().is_over()
+        self.shell().driver.is_over() || self.link.wire.snapshot().is_over()
     }
 
     /// Waits until nothing is under way, or the connection has ended.
     pub(crate) async fn settled(&self) -> Snapshot {
-        self.driver.settled().await
+        self.shell().driver.settled().await
     }
 
     /// Sends a CancelRequest, and waits until the server has received it. Returns false if it
@@ -134,6 +155,18 @@ impl ServerSession {
         let key = key.filter(|_| self.link.pooler.takes_cancel())?;
         let (connector, target) = (Arc::clone(&self.connector), self.link.target.clone());
         Some(async move { cancel::request(&connector, &target, key).await })
+    }
+
+    /// Sends a [query of our own](crate::wire::Wire::question) in front of all that the holder
+    /// sends from now on. The driver sends it when it polls next.
+    pub(crate) fn ask(
+        &self,
+        sql: &str,
+        changes: bool,
+    ) -> Option<impl Future<Output = Option<OwnAnswer>> + Send + use<>> {
+        let answer = self.link.wire.question(sql, changes)?;
+        self.shell().driver.wake();
+        Some(answer)
     }
 
     /// Spawns a task that waits for the answer to a query of our own.
@@ -213,14 +246,14 @@ impl ServerSession {
     /// Detaches the connection from its holder and sends Terminate, without waiting.
     pub(crate) fn terminate(&self) {
         self.link.wire.terminate();
-        self.driver.wake();
+        self.shell().driver.wake();
     }
 
     /// Detaches the connection from its holder, without waiting and without Terminate: the
     /// server can still be cancelled and [asked](crate::wire::Wire::asked).
     pub(crate) fn detach(&self) {
         self.link.wire.detach();
-        self.driver.wake();
+        self.shell().driver.wake();
     }
 
     /// Returns a cached statement, or prepares it. Once the server has said that a statement
@@ -231,11 +264,12 @@ impl ServerSession {
         sql: &str,
         types: &[tokio_postgres::types::Type],
     ) -> Result<Statement, tokio_postgres::Error> {
+        let shell = self.shell();
         if self.link.wire.take_outdated() {
-            self.statements.clear();
+            shell.statements.clear();
             // The types that the statements were prepared with may have changed, too.
             client.clear_type_cache();
         }
-        self.statements.prepare(client, sql, types).await
+        shell.statements.prepare(client, sql, types).await
     }
 }

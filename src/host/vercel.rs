@@ -61,8 +61,8 @@ where
     }
 }
 
-/// A guard. The host sends `end`, and exits after a SIGTERM, only when it was dropped and the
-/// wait after it is over.
+/// Returns a guard: the host sends `end`, and exits after a SIGTERM, only after it was dropped and
+/// the wait after it has ended.
 fn waited_for(state: &AppState, linger: Option<Linger>) -> impl Send + use<> {
     let (guard, dropped) = oneshot::channel::<()>();
     state.wait_until(async move {

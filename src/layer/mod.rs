@@ -24,7 +24,7 @@ pub use health::{HealthFuture, HealthService};
 pub use service::DatabaseService;
 
 use crate::database::Database;
-use settings::Settings;
+use settings::LayerSettings;
 
 /// Makes every call of a service an [`Invocation`](crate::Invocation): when its response leaves,
 /// every database connection that it used is at rest, acknowledged by the server, or closed.
@@ -65,7 +65,7 @@ use settings::Settings;
 /// changes nothing.
 #[derive(Clone)]
 pub struct DatabaseLayer {
-    settings: Settings,
+    settings: LayerSettings,
 }
 
 impl DatabaseLayer {
@@ -80,7 +80,7 @@ impl DatabaseLayer {
     /// committed if an outer commit then fails, whose error the caller gets.
     pub fn new(database: Database) -> Self {
         DatabaseLayer {
-            settings: Settings::new(database),
+            settings: LayerSettings::new(database),
         }
     }
 

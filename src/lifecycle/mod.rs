@@ -12,5 +12,5 @@ pub use close::{Close, Closed};
 #[cfg(feature = "vercel")]
 pub(crate) use linger::{Linger, Requests};
 #[cfg(feature = "lambda")]
-pub(crate) use snapshot::Snapshot;
+pub(crate) use snapshot::SnapStart;
 pub use warm_up::{WarmUp, WarmedUp};

@@ -82,10 +82,6 @@ impl Pool {
         let attempt = limits.breaker.admit(begin, end, true).await?;
         let _opening = self.shared.opening.one();
         let (session, client) = self.open(left, None, attempt, None).await?;
-        // No caller waits for this connection yet, so there is time to read the slots.
-        if let Some(reading) = limits.room.ask(&client).await {
-            let _ = timeout(TEST_TIMEOUT, reading).await;
-        }
         let lease = Lease::new(session, Arc::clone(&self), permit);
         if let Some(reservation) = lease.reserve() {
             lease.keep(client, reservation);
@@ -99,7 +95,7 @@ impl Pool {
         left: Option<Duration>,
         granted: Option<Duration>,
         attempt: Admission<'_>,
-        leaving: Option<&Tally>,
+        closing: Option<&Tally>,
     ) -> Result<Leased> {
         let shared = &self.shared;
         let begin = Instant::now();
@@ -115,7 +111,7 @@ impl Pool {
         let opened = now.checked_sub(added_age).unwrap_or(now);
         let options = ConnectOptions {
             once: attempt.probes,
-            closing: leaving,
+            closing,
             ..ConnectOptions::DEFAULT
         };
         let connector = &shared.connector;
@@ -139,7 +135,7 @@ impl Pool {
         observe::connected(session.process(), begin.elapsed());
         let client = session.exclusive_client();
         let client = client.ok_or_else(Error::invocation_ended)?;
-        session.set_server_timeouts(&client, granted).await;
+        session.set_server_timeouts(granted);
         Ok((session, client))
     }
 }
@@ -149,12 +145,12 @@ impl Permit {
     /// was `granted`.
     ///
     /// Cancel-safe: if the caller stops waiting while a session is being opened, that session
-    /// is counted in `leaving` until the server has closed it.
+    /// is counted in `closing` until the server has closed it.
     pub(crate) async fn checkout(
         self,
         left: Option<Duration>,
         granted: Option<Duration>,
-        leaving: &Tally,
+        closing: &Tally,
     ) -> Result<(Arc<Lease>, ExclusiveClient)> {
         let Permit { pool, permit } = self;
         let begin = Instant::now();
@@ -173,7 +169,12 @@ impl Permit {
             let mut returned = pin!(pool.returned.notified());
             returned.as_mut().enable();
             if let Some((session, client)) = checkout.reuse().await {
-                return Ok((Lease::new(session, Arc::clone(&pool), permit), client));
+                let lease = Lease::new(session, Arc::clone(&pool), permit);
+                // Nothing is read while a connection is opened ahead of time.
+                if pool.shared.limits.room.is_unread() {
+                    lease.ask_behind();
+                }
+                return Ok((lease, client));
             }
             let admitted = match select(Box::pin(checkout.admission()), returned).await {
                 Either::Left((admitted, _)) => admitted,
@@ -182,8 +183,10 @@ impl Permit {
             let attempt = admitted?;
             // Counted until the connection is leased.
             let _opening = pool.shared.opening.one();
-            if let Some((session, client)) = checkout.connect(attempt, leaving).await? {
-                return Ok((Lease::new(session, Arc::clone(&pool), permit), client));
+            if let Some((session, client)) = checkout.connect(attempt, closing).await? {
+                let lease = Lease::new(session, Arc::clone(&pool), permit);
+                lease.ask_behind();
+                return Ok((lease, client));
             }
         }
     }
@@ -214,7 +217,7 @@ impl<'a> Checkout<'a> {
             match examine(pool, &idle, self.left()).await {
                 Ok(client) => {
                     let session = idle.session;
-                    session.set_server_timeouts(&client, self.granted).await;
+                    session.set_server_timeouts(self.granted);
                     return Some((session, client));
                 }
                 Err(why) => {
@@ -247,22 +250,16 @@ impl<'a> Checkout<'a> {
 
     /// Opens a connection. `None`: the server accepts none now, and there is time to wait and
     /// try again.
-    async fn connect(&mut self, attempt: Admission<'_>, leaving: &Tally) -> Result<Option<Leased>> {
+    async fn connect(&mut self, attempt: Admission<'_>, closing: &Tally) -> Result<Option<Leased>> {
         let tried = Instant::now();
         // Boxed: a checkout that gets an idle connection does not carry this future's size.
         let open = self
             .pool
-            .open(self.left(), self.granted, attempt, Some(leaving));
+            .open(self.left(), self.granted, attempt, Some(closing));
         let (session, client) = match Box::pin(open).await {
             Ok(leased) => leased,
             Err(error) => return self.failed(error, tried).map(|()| None),
         };
-        if let Some(reading) = self.pool.shared.limits.room.ask(&client).await {
-            session.spawn_answer(reading);
-        }
-        // Sent now: behind a BEGIN that is armed for the user's first statement the query
-        // would be part of that transaction.
-        session.pump();
         Ok(Some((session, client)))
     }
 
@@ -321,9 +318,12 @@ async fn examine(
         let limit = left.map_or(TEST_TIMEOUT, |left| left.min(TEST_TIMEOUT));
         let test = async {
             // Reading the slots is a test as good as any, for the same round trip.
-            match pool.shared.limits.room.ask_again(&client).await {
+            match pool.shared.limits.room.ask_again(session) {
                 Some(reading) => reading.await,
-                None => client.check_connection().await.is_ok(),
+                None => match session.ask("", true) {
+                    Some(answer) => answer.await.is_some(),
+                    None => false,
+                },
             }
         };
         match timeout(limit, test).await {

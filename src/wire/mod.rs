@@ -6,16 +6,18 @@
 //! asked to.
 //!
 //! - [`backend`] and [`frontend`] follow the framing of each direction;
-//! - [`tracker`] keeps what they learn, [`residue`] detects session state, [`snapshot`]
+//! - [`tracker`] keeps what they learn, [`expected`] the answers to come, [`residue`] detects session state, [`snapshot`]
 //!   summarises both at one moment;
-//! - [`rewrite`] rewrites requests;
-//! - [`authentication`] guards the password;
+//! - [`rewrite`] rewrites requests, [`question`] has those of our own;
 //! - [`state`] passes both directions on, and [`terminate`] ends that;
-//! - [`stand_in`] answers in the server's place once the connection is detached.
+//! - [`stand_in`] answers in the server's place once the connection is detached, and
+//!   [`attach`] gives the session a new client.
 
-mod authentication;
+mod attach;
 mod backend;
+mod expected;
 mod frontend;
+mod question;
 pub(crate) mod residue;
 mod rewrite;
 mod snapshot;
@@ -31,9 +33,10 @@ mod unit;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
-use std::time::Duration;
 
-pub(crate) use authentication::{Guard, Refused};
+use tokio::sync::oneshot;
+
+pub use question::OwnAnswer;
 pub(crate) use residue::Residue;
 pub use snapshot::Snapshot;
 pub(crate) use snapshot::{ClientState, ServerState};
@@ -68,6 +71,7 @@ impl Wire {
         };
         let stream = Stream {
             wire: wire.clone(),
+            generation: 0,
             channel_binding,
         };
         (wire, stream)
@@ -82,27 +86,44 @@ impl Wire {
         self.state().snapshot()
     }
 
-    /// Has `guard` check what the server asks for before it authenticates the session. What
-    /// it refuses does not reach tokio-postgres, which would answer.
-    pub(crate) fn guard(&self, guard: Guard) {
-        self.state().tracker.authentication.guard = Some(guard);
-    }
-
-    /// Returns why the [guard](Wire::guard) refused a request.
-    pub(crate) fn refused(&self) -> Option<Refused> {
-        self.state().tracker.authentication.refused
-    }
-
     /// Sends named statements as unnamed ones from here on. None may have been
     /// prepared before.
     pub(crate) fn unname(&self) {
         self.state().frontend.unnamed = true;
     }
 
-    /// Has to be called before the connection above is polled: what it does not touch in
-    /// that poll, it does not wait for.
-    pub(crate) fn before_poll(&self) {
-        self.state().reads = false;
+    /// Has to be called before the connection above, of the client of this `generation`, is
+    /// polled: what it does not touch in that poll, it does not wait for.
+    pub(crate) fn before_poll(&self, generation: u64) {
+        let mut state = self.state();
+        state.reads &= state.generation != generation;
+    }
+
+    /// Returns whether the client of this `generation` is the last that was attached.
+    pub(crate) fn is_current(&self, generation: u64) -> bool {
+        self.state().generation == generation
+    }
+
+    /// Returns the state of the connection, as the client of this `generation` sees it.
+    pub(crate) fn snapshot_of(&self, generation: u64) -> Snapshot {
+        let state = self.state();
+        let mut snapshot = state.snapshot();
+        if state.generation != generation {
+            snapshot.client = ClientState::Detached;
+        }
+        snapshot
+    }
+
+    /// Attaches a new client to a session that was [detached](Wire::detach) and is at rest.
+    /// Returns its stream and its generation. Its startup packet is answered here.
+    pub fn attach(&self) -> Option<(Stream, u64)> {
+        let generation = self.state().attach()?;
+        let stream = Stream {
+            wire: self.clone(),
+            generation,
+            channel_binding: None,
+        };
+        Some((stream, generation))
     }
 
     /// Has the next statement open a transaction with `begin`.
@@ -142,10 +163,31 @@ impl Wire {
         self.state().round_trips
     }
 
-    /// Returns the shortest time after which a request was answered: the distance to the
-    /// server, as long as there was one request at a time.
-    pub(crate) fn shortest_answer(&self) -> Option<Duration> {
-        self.state().shortest
+    /// Sends a query of our own between those of the user. Its answer counts for what is known
+    /// here and is not passed on, but for notices and parameters. The session is
+    /// [settled](Snapshot::is_settled) only when it is answered, unless it `changes` nothing and
+    /// takes no time. It is sent by the next poll of the connection.
+    ///
+    /// `None`: the connection has ended, or the server is not settled. The returned future has
+    /// no answer if the connection ends. Dropping it changes nothing.
+    pub fn question(
+        &self,
+        sql: &str,
+        changes: bool,
+    ) -> Option<impl Future<Output = Option<OwnAnswer>> + Send + use<>> {
+        let receiver = self.state().question(sql, changes)?;
+        Some(async move { receiver.await.ok() })
+    }
+
+    /// Sends a query of our own behind the next statement that the user executes, so that it
+    /// delays no answer to the user. It is sent outside any transaction, or not at all.
+    pub(crate) fn defer(&self, sql: &str) -> oneshot::Receiver<OwnAnswer> {
+        self.state().defer(sql)
+    }
+
+    /// Drops the [deferred](Wire::defer) query if it was not sent.
+    pub(crate) fn withdraw(&self) {
+        self.state().withdraw();
     }
 
     /// Detaches the connection from tokio-postgres. Sends nothing new to the server; what was

@@ -1,34 +1,42 @@
 //! Leases that a task still has, and several leases at once.
 
 use antifreeze::connection;
+use antifreeze::teardown::Step;
 
 use crate::common::{lab, lab_with};
-use crate::{CLOSED, ROLLED_BACK, check};
+use crate::{RESET, ROLLED_BACK, ROLLED_BACK_RESET, check};
 
 #[tokio::test]
-async fn lease_of_an_idle_task_is_closed() {
+async fn lease_of_an_idle_task_gets_a_new_client() {
     let lab = lab().await;
     for (statement, expected) in [
-        ("begin; insert into t values (1)", CLOSED),
-        ("select 1", CLOSED),
+        ("begin; insert into t values (1)", ROLLED_BACK_RESET),
+        ("prepare p as select 1", RESET),
     ] {
         let (tell, told) = tokio::sync::oneshot::channel();
         let (go_on, going_on) = tokio::sync::oneshot::channel::<()>();
-        lab.run(async move {
-            let (begun, beginning) = tokio::sync::oneshot::channel();
-            let connection = connection().await?;
-            tokio::spawn(async move {
-                let first = connection.batch_execute(statement).await;
-                let _ = begun.send(());
-                let _ = going_on.await;
-                let _ = tell.send((first, connection.batch_execute("select 2").await));
-            });
-            beginning.await?;
-            Ok(())
-        })
-        .await
-        .expect("fine");
+        let process = lab
+            .run(async move {
+                let (begun, beginning) = tokio::sync::oneshot::channel();
+                let connection = connection().await?;
+                let process = connection.process_id();
+                tokio::spawn(async move {
+                    let first = connection.batch_execute(statement).await;
+                    let _ = begun.send(());
+                    let _ = going_on.await;
+                    let _ = tell.send((first, connection.batch_execute("select 2").await));
+                });
+                beginning.await?;
+                Ok(process)
+            })
+            .await
+            .expect("fine");
         check(&lab, expected).await;
+        let again = lab
+            .run(async { Ok(connection().await?.process_id()) })
+            .await;
+        assert_eq!(again.expect("fine"), process, "the session stays");
+        lab.torn_down();
         let _ = go_on.send(());
         let (first, later) = told.await.expect("the task ends");
         first.expect("its own time was its own");
@@ -38,7 +46,7 @@ async fn lease_of_an_idle_task_is_closed() {
 }
 
 #[tokio::test]
-async fn lease_of_a_busy_task_is_closed() {
+async fn lease_of_a_busy_task_gets_a_new_client() {
     let lab = lab().await;
     let (tell, told) = tokio::sync::oneshot::channel();
     lab.run(async move {
@@ -56,14 +64,15 @@ async fn lease_of_a_busy_task_is_closed() {
     .await
     .expect("fine");
     let outcome = lab.outcome();
-    assert_eq!(outcome.closed(), Some(true), "{outcome}");
+    let steps = [Step::Cancelled, Step::RolledBack, Step::Reset];
+    assert!(outcome.steps().ends_with(&steps), "{outcome}");
     lab.assert_at_rest().await;
     let error = told.await.expect("the task is told").expect_err("ended");
     assert!(antifreeze::Error::is_invocation_ended(&error), "{error:?}");
 }
 
 #[tokio::test]
-async fn lease_of_a_blocking_task_is_closed() {
+async fn lease_of_a_blocking_task_gets_a_new_client() {
     let lab = lab().await;
     let (go_on, going_on) = std::sync::mpsc::channel::<()>();
     let blocked = lab
@@ -80,7 +89,7 @@ async fn lease_of_a_blocking_task_is_closed() {
         })
         .await
         .expect("fine");
-    check(&lab, CLOSED).await;
+    check(&lab, ROLLED_BACK_RESET).await;
     drop(go_on);
     blocked.await.expect("it ends");
 }
