@@ -10,11 +10,11 @@ use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
-use super::attach::Retired;
 use super::backend::Scanner;
 use super::expected::Handling;
 use super::frontend::Frontend;
 use super::question::{OwnAnswer, Question};
+use super::retired::Retired;
 use super::snapshot::{ClientState, ServerState, Snapshot};
 use super::stand_in::{Detached, StandIn, Terminate};
 use super::tracker::Tracker;

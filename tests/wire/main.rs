@@ -2,5 +2,6 @@
 
 mod model;
 mod replay;
+mod server;
 mod stream;
 mod traffic;
