@@ -50,9 +50,8 @@ async fn closed_breaker_delays_no_caller() {
 #[tokio::test(start_paused = true)]
 async fn full_server_opens_the_breaker_at_once() {
     let breaker = opened().await;
-    // A timeout, as at the end of the prober's time, is not an answer.
     let attempt = admit(&breaker, SECOND).await.expect("the prober");
-    attempt.failed(&Error::new(ErrorKind::ConnectTimeout, "timed out"));
+    attempt.failed(&Error::new(ErrorKind::ConnectTimeout, "no answer"));
     assert_eq!(
         breaker.opened_by().map(|(kind, _)| kind),
         Some(ErrorKind::TooManyConnections)
