@@ -82,10 +82,6 @@ impl Pool {
         let attempt = limits.breaker.admit(begin, end, true).await?;
         let _opening = self.shared.opening.one();
         let (session, client) = self.open(left, None, attempt, None).await?;
-        // No caller waits for this connection yet, so there is time to read the slots.
-        if let Some(reading) = limits.room.ask(&session) {
-            let _ = timeout(TEST_TIMEOUT, reading).await;
-        }
         let lease = Lease::new(session, Arc::clone(&self), permit);
         if let Some(reservation) = lease.reserve() {
             lease.keep(client, reservation);
@@ -115,7 +111,7 @@ impl Pool {
         let opened = now.checked_sub(added_age).unwrap_or(now);
         let options = ConnectOptions {
             once: attempt.probes,
-            closing: closing,
+            closing,
             ..ConnectOptions::DEFAULT
         };
         let connector = &shared.connector;
@@ -173,7 +169,12 @@ impl Permit {
             let mut returned = pin!(pool.returned.notified());
             returned.as_mut().enable();
             if let Some((session, client)) = checkout.reuse().await {
-                return Ok((Lease::new(session, Arc::clone(&pool), permit), client));
+                let lease = Lease::new(session, Arc::clone(&pool), permit);
+                // Nothing is read while a connection is opened ahead of time.
+                if pool.shared.limits.room.is_unread() {
+                    lease.ask_behind();
+                }
+                return Ok((lease, client));
             }
             let admitted = match select(Box::pin(checkout.admission()), returned).await {
                 Either::Left((admitted, _)) => admitted,
@@ -183,7 +184,9 @@ impl Permit {
             // Counted until the connection is leased.
             let _opening = pool.shared.opening.one();
             if let Some((session, client)) = checkout.connect(attempt, closing).await? {
-                return Ok((Lease::new(session, Arc::clone(&pool), permit), client));
+                let lease = Lease::new(session, Arc::clone(&pool), permit);
+                lease.ask_behind();
+                return Ok((lease, client));
             }
         }
     }
@@ -257,9 +260,6 @@ impl<'a> Checkout<'a> {
             Ok(leased) => leased,
             Err(error) => return self.failed(error, tried).map(|()| None),
         };
-        if let Some(reading) = self.pool.shared.limits.room.ask(&session) {
-            session.spawn_answer(reading);
-        }
         Ok(Some((session, client)))
     }
 

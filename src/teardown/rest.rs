@@ -38,8 +38,12 @@ impl Lease {
     /// Ends the turn of the holder if the connection is known, without waiting, to be at rest,
     /// and can be kept. Sends nothing.
     pub(crate) fn try_rest(&self) -> Option<(Rested, Reservation)> {
-        let reservation = self.reserve()?;
         let session = self.session();
+        if !self.has_read() {
+            session.try_pump()?;
+            self.has_read().then_some(())?;
+        }
+        let reservation = self.reserve()?;
         let client = self.end_turn_if(|| {
             let client = session.exclusive_client()?;
             session.link.wire.disarm();

@@ -242,6 +242,7 @@ impl Frontend {
                     b'D' => Reply::Describe,
                     _ => Reply::Execute,
                 };
+                tracker.open().executes |= tag == b'E';
                 tracker.expect(reply, Handling::Pass);
             }
             b'C' => {
@@ -275,6 +276,9 @@ impl Frontend {
             changes: !ours,
             sets_are_local: traits.sets_are_local,
             copies: self.unnamed && traits.copies,
+            executes: true,
+            opens: traits.begins || traits.copies,
+            ends: residue::is_commit(text),
             ..Unit::simple()
         };
         match &mut self.begin {
@@ -340,6 +344,7 @@ impl Frontend {
         let traits = known.map_or(Traits::default(), |known| known.traits);
         unit.sets_are_local = traits.sets_are_local;
         unit.copies |= self.unnamed && traits.copies;
+        unit.opens |= traits.begins || traits.copies;
         match known.and_then(|known| known.text.as_deref()) {
             Some(text) => {
                 tracker.expect(Reply::Parse, Handling::Swallow);

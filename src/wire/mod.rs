@@ -9,13 +9,11 @@
 //! - [`tracker`] keeps what they learn, [`expected`] the answers to come, [`residue`] detects session state, [`snapshot`]
 //!   summarises both at one moment;
 //! - [`rewrite`] rewrites requests, [`question`] has those of our own;
-//! - [`authentication`] guards the password;
 //! - [`state`] passes both directions on, and [`terminate`] ends that;
 //! - [`stand_in`] answers in the server's place once the connection is detached, and
 //!   [`attach`] gives the session a new client.
 
 mod attach;
-mod authentication;
 mod backend;
 mod expected;
 mod frontend;
@@ -35,9 +33,9 @@ mod unit;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
-use std::time::Duration;
 
-pub(crate) use authentication::{Guard, Refused};
+use tokio::sync::oneshot;
+
 pub use question::OwnAnswer;
 pub(crate) use residue::Residue;
 pub use snapshot::Snapshot;
@@ -107,17 +105,6 @@ impl Wire {
     pub fn snapshot(&self) -> Snapshot {
         let present = self.present();
         present.map_or(Snapshot::ENDED, |state| state.snapshot())
-    }
-
-    /// Has `guard` check what the server asks for before it authenticates the session. What
-    /// it refuses does not reach tokio-postgres, which would answer.
-    pub(crate) fn guard(&self, guard: Guard) {
-        self.state().tracker.authentication.guard = Some(guard);
-    }
-
-    /// Returns why the [guard](Wire::guard) refused a request.
-    pub(crate) fn refused(&self) -> Option<Refused> {
-        self.state().tracker.authentication.refused
     }
 
     /// Sends named statements as unnamed ones from here on. None may have been
@@ -192,12 +179,6 @@ impl Wire {
         self.state().round_trips
     }
 
-    /// Returns the shortest time after which a request was answered: the distance to the
-    /// server, as long as there was one request at a time.
-    pub(crate) fn shortest_answer(&self) -> Option<Duration> {
-        self.state().shortest
-    }
-
     /// Sends a query of our own between those of the user. Its answer counts for what is known
     /// here and is not passed on, but for notices and parameters. The session is
     /// [settled](Snapshot::is_settled) only when it is answered, unless it `changes` nothing and
@@ -212,6 +193,17 @@ impl Wire {
     ) -> Option<impl Future<Output = Option<OwnAnswer>> + Send + use<>> {
         let receiver = self.state().question(sql, changes)?;
         Some(async move { receiver.await.ok() })
+    }
+
+    /// Sends a query of our own behind the next statement that the user executes, so that it
+    /// delays no answer to the user. It is sent outside any transaction, or not at all.
+    pub(crate) fn defer(&self, sql: &str) -> oneshot::Receiver<OwnAnswer> {
+        self.state().defer(sql)
+    }
+
+    /// Drops the [deferred](Wire::defer) query if it was not sent.
+    pub(crate) fn withdraw(&self) {
+        self.state().withdraw();
     }
 
     /// Detaches the connection from tokio-postgres. Sends nothing new to the server; what was

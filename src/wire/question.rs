@@ -1,5 +1,7 @@
 //! Queries of our own, sent between those of the user. Their answers do not reach tokio-postgres.
 
+use std::time::Instant;
+
 use tokio::sync::oneshot;
 
 /// A query of our own that was sent.
@@ -16,6 +18,8 @@ pub struct OwnAnswer {
     pub rows: Vec<Vec<Option<String>>>,
     /// The SQLSTATE of the error with which it ended.
     pub error: Option<String>,
+    /// When it was complete.
+    pub at: Option<Instant>,
 }
 
 impl Question {
@@ -38,7 +42,8 @@ impl Question {
     }
 
     /// Hands the answer over, now that it is complete.
-    pub(super) fn finish(self) {
+    pub(super) fn finish(mut self) {
+        self.answer.at = Some(Instant::now());
         // The caller may have stopped waiting.
         let _ = self.sender.send(self.answer);
     }

@@ -10,7 +10,6 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::authentication::Authentication;
 use super::expected::{Expected, Handling, Reply};
 use super::question::Question;
 use super::residue::Residue;
@@ -48,7 +47,8 @@ pub(super) struct Tracker {
     /// The bodies of ParameterStatus, by the name of the parameter.
     pub(super) reported: BTreeMap<Box<[u8]>, Box<[u8]>>,
     lost: bool,
-    pub(super) authentication: Authentication,
+    /// A statement of the user was answered since a query of our own was deferred.
+    pub(super) has_executed: bool,
     /// An error has said that a prepared statement is not to be trusted.
     pub(super) outdated: bool,
     /// The ErrorResponse that ended the session.
@@ -162,6 +162,21 @@ impl Tracker {
         begun && self.open.is_none() && self.owed.iter().all(ours)
     }
 
+    /// Returns whether the user has executed a statement, and a query of our own can be sent
+    /// behind it: when it is executed, no transaction is open, and nothing is copied.
+    pub(super) fn may_follow(&self) -> bool {
+        let idle = self.status == Some(TransactionStatus::Idle) && !self.lost;
+        let mut changing = self.owed.iter().filter(|unit| unit.changes);
+        match (changing.next(), changing.next()) {
+            _ if self.open.is_some() || self.lost => false,
+            (None, _) => idle && self.has_executed,
+            (Some(unit), None) => {
+                unit.ends || (idle && unit.executes && !unit.holds() && !unit.opens)
+            }
+            (Some(_), Some(_)) => false,
+        }
+    }
+
     /// Forgets the queries of the wire's own: no more answers will come.
     pub(super) fn fail_questions(&mut self) {
         for unit in &mut self.owed {
@@ -174,7 +189,6 @@ impl Tracker {
         match tag {
             b'Z' => return self.ready(body),
             b'C' => self.complete(body),
-            b'R' => self.authentication.received(body),
             b'G' => return self.copy_in(),
             b'S' => {
                 self.facts.parameters.note(body);
@@ -218,6 +232,7 @@ impl Tracker {
         self.expected.take_ready();
         // What tokio-postgres takes for the next request's answer is this one's.
         self.residue.driver |= unit.ends_early;
+        self.has_executed |= unit.executes;
         if let Some(question) = unit.question.take() {
             question.finish();
         }
@@ -270,7 +285,6 @@ impl Tracker {
     pub(super) fn lose(&mut self) {
         self.lost = true;
         self.fail_questions();
-        self.authentication.lost();
     }
 
     pub(super) fn is_lost(&self) -> bool {

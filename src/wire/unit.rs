@@ -25,6 +25,12 @@ pub(super) struct Unit {
     pub(super) copies: bool,
     /// The statement that it prepares: forgotten again if that fails.
     pub(super) prepares: Option<Vec<u8>>,
+    /// It executes a statement.
+    pub(super) executes: bool,
+    /// It may leave a transaction open, or copies: nothing of our own may be sent behind it.
+    pub(super) opens: bool,
+    /// It is a COMMIT alone, which no transaction survives.
+    pub(super) ends: bool,
     /// The server answered with an error.
     pub(super) failed: bool,
     /// It is a query of the wire's own.
@@ -46,6 +52,8 @@ impl Unit {
         self.changes |= earlier.changes;
         self.sets_are_local |= earlier.sets_are_local;
         self.copies |= earlier.copies;
+        self.executes |= earlier.executes;
+        self.opens |= earlier.opens;
     }
 
     /// Returns whether what follows has to wait for its answer.
