@@ -71,7 +71,6 @@ const NAMED: &[(&str, &str)] = &[
 /// Where there is Rust.
 const DIRECTORIES: &[&str] = &[
     "api",
-    "benches",
     "crates",
     "examples",
     "functions",
