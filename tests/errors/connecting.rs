@@ -191,11 +191,13 @@ pub async fn providers(golden: &mut Golden) {
     golden.volatile(postgres.address(), "127.0.0.1:PORT");
     let url = postgres.url_for("postgres", "postgres");
     let asking = |provider: Provider| {
-        database_with(&url, |config| match provider {
-            Provider::Hangs => config.connect_timeout(Duration::from_millis(500)),
-            Provider::Wrong | Provider::Fails => config,
-        }
-        .credentials(provider))
+        database_with(&url, |config| {
+            match provider {
+                Provider::Hangs => config.connect_timeout(Duration::from_millis(500)),
+                Provider::Wrong | Provider::Fails => config,
+            }
+            .credentials(provider)
+        })
     };
     for (what, provider) in [
         ("a provider's password is wrong", Provider::Wrong),
