@@ -1,14 +1,13 @@
 //! Attaches a new client to a session, after the one before was detached.
 //!
 //! The session stays: its new client is told at its startup what the server said at the
-//! session's. The old client keeps its stream, whose other end is [`Retired`].
+//! session's. The old client keeps its stream, and a [`StandIn`](super::stand_in::StandIn) at the other end of it.
 
 use bytes::{BufMut, BytesMut};
 
 use super::frontend::Frontend;
-use super::retired::Retired;
 use super::snapshot::ServerState;
-use super::stand_in::Terminate;
+use super::stand_in::{Retired, Terminate};
 use super::state::State;
 use super::status::TransactionStatus;
 use super::tracker::Tracker;
@@ -27,6 +26,7 @@ impl State {
             answers,
             inject: std::mem::take(&mut self.inject),
         });
+        self.withdraw();
         self.client += 1;
         self.tracker.startup_answer(&mut self.inject);
         self.frontend = Frontend::resumed(self.frontend.unnamed);

@@ -19,7 +19,6 @@ mod expected;
 mod frontend;
 mod question;
 pub(crate) mod residue;
-mod retired;
 mod rewrite;
 mod snapshot;
 mod sql;

@@ -14,9 +14,8 @@ use super::backend::Scanner;
 use super::expected::Handling;
 use super::frontend::Frontend;
 use super::question::{OwnAnswer, Question};
-use super::retired::Retired;
 use super::snapshot::{ClientState, ServerState, Snapshot};
-use super::stand_in::{Detached, StandIn, Terminate};
+use super::stand_in::{Detached, Retired, StandIn, Terminate};
 use super::tracker::Tracker;
 use super::unit::Unit;
 

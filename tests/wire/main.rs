@@ -2,6 +2,5 @@
 
 mod model;
 mod replay;
-mod server;
 mod stream;
 mod traffic;

@@ -2,6 +2,10 @@
 //! tokio-postgres sends through a rewriting wire, it is answered as if nothing had
 //! been rewritten, and as if every statement were inside a transaction.
 
+// With its path, since the fuzz targets take this file by its path.
+#[path = "model_server.rs"]
+mod server;
+
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
@@ -10,7 +14,7 @@ use bytes::BytesMut;
 use postgres_protocol::message::frontend;
 
 use super::replay::{Link, Mode};
-use super::server::{Model, Status};
+use server::{Model, Status};
 
 /// What a client may do under one sync point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

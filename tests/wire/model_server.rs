@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use bytes::{BufMut, BytesMut};
 
-/// As much of a server as tells right from wrong.
+/// A server that knows its messages, its transaction status and a few texts.
 #[derive(Default)]
 pub struct Model {
     /// Begins a transaction by itself before a statement outside one: what the client
@@ -14,17 +14,18 @@ pub struct Model {
     pub insists: bool,
     /// So many times it does not begin a transaction.
     pub refuses: usize,
-    pub started: bool,
-    pub pending: BytesMut,
+    pub(super) started: bool,
+    pub(super) pending: BytesMut,
     pub status: Status,
     /// After an error, until the next Sync.
-    pub skips: bool,
+    pub(super) skips: bool,
     /// In COPY mode.
-    pub copying: bool,
-    pub statements: HashMap<Vec<u8>, Vec<u8>>,
-    pub bound: Vec<u8>,
+    pub(super) copying: bool,
+    pub(super) statements: HashMap<Vec<u8>, Vec<u8>>,
+    pub(super) bound: Vec<u8>,
 }
 
+/// The transaction status.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub enum Status {
     #[default]
@@ -38,6 +39,7 @@ struct Failure {
 }
 
 impl Model {
+    /// Returns what it sends in answer.
     pub fn answers(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.pending.extend_from_slice(bytes);
         let mut out = BytesMut::new();
