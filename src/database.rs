@@ -20,10 +20,10 @@ use crate::pool::Pools;
 use crate::session::Session;
 use crate::teardown::Teardown;
 
-/// A database, and the connections to it that this process keeps.
+/// A PostgreSQL database and this process's pool of connections to it.
 ///
-/// Made once, before the function starts to serve, and cheap to clone. Making it
-/// does not connect.
+/// Create it once, before the function starts to serve; clones share the pool. Creating it does
+/// not connect.
 ///
 /// ```no_run
 /// # async fn main_() -> Result<(), antifreeze::Error> {
@@ -39,17 +39,16 @@ pub struct Database {
 }
 
 impl Database {
-    /// A database as `config` says.
+    /// Creates a database from `config` and the `ANTIFREEZE_*` variables.
     ///
     /// # Errors
     ///
-    /// A setting is missing or contradicts another, or an `ANTIFREEZE_*` variable cannot
-    /// be understood.
+    /// A setting is missing or contradicts another, or an `ANTIFREEZE_*` variable is invalid.
     pub fn new(config: Config) -> Result<Self> {
         Database::of(config.settled(&Environment::of_process())?)
     }
 
-    /// A database with these settings, whatever the environment says.
+    /// Creates a database with these settings and ignores the environment.
     pub(crate) fn of(settings: Settings) -> Result<Self> {
         if cfg!(panic = "abort") {
             observe::aborts();
@@ -61,7 +60,8 @@ impl Database {
         Ok(Database { engine, monitor })
     }
 
-    /// The database that the environment names: `DATABASE_URL` and its friends.
+    /// Creates a database from the environment: `DATABASE_URL` and the other variables of
+    /// [`Config::from_env`].
     ///
     /// # Errors
     ///
@@ -70,7 +70,7 @@ impl Database {
         Database::new(Config::from_env()?)
     }
 
-    /// The database that `url` names.
+    /// Creates a database from a connection URL.
     ///
     /// # Errors
     ///
@@ -79,24 +79,24 @@ impl Database {
         Database::new(Config::from_url(url)?)
     }
 
-    /// The settings in force.
+    /// Returns the settings in force.
     pub fn settings(&self) -> &Settings {
         self.engine.settings()
     }
 
-    /// Has `observer` told of every connection that an invocation used, once it was
-    /// torn down: for metrics, and for tests. Each call adds an observer.
+    /// Calls `observer` after each teardown of a connection that an invocation used: for metrics
+    /// and tests. Each call adds an observer.
     pub fn on_teardown(self, observer: impl Fn(&Teardown) + Send + Sync + 'static) -> Self {
         self.engine.observe(Arc::new(observer));
         self
     }
 
-    /// Has the [health report](Database::health) say which of `migrations` were not run
-    /// on this database. It can be said once.
+    /// Lists in the [health report](Database::health) which of `migrations` were not run on this
+    /// database. It can be called once.
     ///
-    /// It takes one more round trip for each reading, or two, and is told under
-    /// `server.migrations`; the status does not depend on it. Where the function's role
-    /// may not see the history, that is told with the GRANT to run.
+    /// It costs one or two more round trips for each reading. The result is in
+    /// `server.migrations`; the status does not depend on it. If the function's role may not read
+    /// the history, the report contains the GRANT to run.
     ///
     /// ```no_run
     /// # async fn main_() -> Result<(), Box<dyn std::error::Error>> {
@@ -115,21 +115,21 @@ impl Database {
         self
     }
 
-    /// Makes ready, in the time before the first event, what an invocation would
-    /// otherwise wait for. Await it; [`WarmUp`] says what it does.
+    /// Prepares, before the first event, what the first invocation would otherwise wait for. Await
+    /// the returned [`WarmUp`].
     pub fn warm_up(&self) -> WarmUp {
         WarmUp::new(Arc::clone(&self.engine))
     }
 
-    /// Closes every connection, and waits for the server's word that each has ended. Await
-    /// it at the end of the process; [`Close`] says what it does, and
+    /// Closes every connection, and waits until the server has confirmed that each session has
+    /// ended. Await the returned [`Close`] at the end of the process;
     /// [`shutdown`](crate::shutdown) has a line for each host.
     pub fn close(&self) -> Close {
         Close::new(Arc::clone(&self.engine))
     }
 
-    /// Opens a session of one's own, outside of the pool and of any invocation. What can heal
-    /// is tried again, within `connect_timeout`.
+    /// Opens a session outside of the pool and of any invocation. Transient errors are retried
+    /// within `connect_timeout`.
     ///
     /// # Errors
     ///
@@ -138,14 +138,14 @@ impl Database {
         Session::open(&self.engine.pools().connector, ConnectOptions::DEFAULT).await
     }
 
-    /// How long until the server is asked for a connection again, while it is full or away;
-    /// `None` while, as far as this process knows, it is neither.
+    /// Returns the time until the next connect is tried, while the server is full or unreachable;
+    /// `None` if, as far as this process knows, it is neither.
     pub fn retry_after(&self) -> Option<Duration> {
         self.engine.pools().limits.breaker.next_try()
     }
 
-    /// Leases a connection for the current invocation of this database:
-    /// [`Invocation::connection`] says the rest.
+    /// Leases a connection for the current invocation of this database, like
+    /// [`Invocation::connection`].
     ///
     /// # Errors
     ///
@@ -158,16 +158,16 @@ impl Database {
         async move { invocation?.lease(caller).await }
     }
 
-    /// The transaction of the current invocation of this database:
-    /// [`Invocation::transaction`] says the rest. Outside one, awaiting it is
+    /// Returns the transaction of the current invocation of this database, like
+    /// [`Invocation::transaction`]. Outside an invocation, awaiting it fails with
     /// [`NotInInvocation`](crate::ErrorKind::NotInInvocation).
     pub fn transaction(&self) -> TransactionBuilder {
         TransactionBuilder::of(self.current().ok())
     }
 
-    /// Runs `work` as an invocation of its own, without a host: in a test, a job, or
-    /// `main`. Whatever it leaves behind is brought to rest before this returns, and
-    /// its [transaction](Invocation::transaction) is committed if it returns `Ok`.
+    /// Runs `work` as an invocation without a host: in a test, a job, or `main`. Its connections
+    /// are brought to rest before this returns, and its [transaction](Invocation::transaction) is
+    /// committed if `work` returns `Ok`.
     ///
     /// ```no_run
     /// # async fn main_() -> Result<(), antifreeze::Error> {
@@ -185,18 +185,18 @@ impl Database {
     /// # }
     /// ```
     ///
-    /// In a test, leave tokio's clock alone: while it is paused
-    /// (`#[tokio::test(start_paused = true)]`) it jumps to the next timer whenever every task
-    /// waits, be it for the server, and so to the deadline or the timeout of connecting.
+    /// In a test, do not pause tokio's clock: a paused clock (`#[tokio::test(start_paused =
+    /// true)]`) jumps to the next timer whenever every task waits, also while one waits for the
+    /// server, and so to the deadline or the connect timeout.
     ///
     /// # Errors
     ///
-    /// Those of `work`; [`Deadline`](crate::ErrorKind::Deadline) if it was not done in
-    /// time; and why its transaction could not be committed.
+    /// Those of `work`; [`Deadline`](crate::ErrorKind::Deadline) if it took too long; and those of
+    /// COMMIT.
     ///
     /// # Panics
     ///
-    /// With what `work` panics with, once everything is at rest.
+    /// If `work` panics, with its payload, once every connection is at rest.
     pub async fn invocation<T, E>(
         &self,
         deadline: impl Into<Deadline>,
@@ -209,10 +209,10 @@ impl Database {
         Run::new(invocation, IsOk, || work).await?
     }
 
-    /// How the server and this process's pool are. It asks the server if that was last done
-    /// 5 s ago or more, and takes 2 s at most.
+    /// Reports the state of the server and of this process's pool. It queries the server if the
+    /// last reading is 5 s old or older, and takes 2 s at most.
     ///
-    /// Dropping the future early stops the reading, unless others wait for it, too.
+    /// Dropping the future stops the query, unless other callers wait for it too.
     ///
     /// ```no_run
     /// # async fn main_(database: antifreeze::Database) {
@@ -251,7 +251,7 @@ impl Database {
 }
 
 impl From<&Database> for Close {
-    /// With the default grace.
+    /// Closes with the default grace.
     fn from(database: &Database) -> Self {
         database.close()
     }

@@ -40,8 +40,8 @@ impl Engine {
         &self.pools
     }
 
-    /// Why an invocation that has so much time left is turned away, if it is: an idle
-    /// connection serves it whatever the server is like.
+    /// Returns the error with which load shedding rejects an invocation with this time left. With
+    /// an idle connection none is rejected.
     pub(crate) fn before_handler(&self, left: Option<Duration>, request_id: &str) -> Option<Error> {
         let config = self.settings();
         if config.load_shed != LoadShed::BeforeHandler || self.pools.here().idle() > 0 {

@@ -9,7 +9,7 @@
 //! > server's own timeouts if it did not confirm in time); at no cost in round trips
 //! > when there was nothing to clean up.
 //!
-//! What it asks for in return stands with [`DatabaseLayer`].
+//! [`DatabaseLayer`] lists what it requires of the function.
 //!
 //! ```no_run
 //! # #[cfg(feature = "lambda")] mod function {
@@ -43,34 +43,33 @@
 //! | mounting it: `lambda_http`, Lambda events, axum, Vercel, any tower service | [`DatabaseLayer`] |
 //! | a connection: a [`tokio_postgres::Client`] that is brought to rest | [`connection()`], [`Connection`] |
 //! | a transaction that the response decides | [`transaction()`], [`Transaction`] |
-//! | one of your own that is run again after a serialization failure | [`retry_transaction()`], [`Connection::retry_transaction`] |
+//! | a transaction that is retried after a serialization failure | [`retry_transaction()`], [`Connection::retry_transaction`] |
 //! | tasks, clean-ups, streaming | [`Invocation`] |
 //! | the same without a host: tests, jobs, `main` | [`Database::invocation`] |
 //! | settings, and whether connections outlive an invocation | [`Config`], [`ConnectionLifetime`](config::ConnectionLifetime) |
 //! | passwords that rotate, tokens | [`credentials`] |
 //! | migrations that do not stop the traffic | the crate `antifreeze-migrate` |
 //! | the end of the process, SnapStart | [`shutdown`], [`Database::close`] |
-//! | how the server and the pool are, for a load balancer and for people | [`health`] |
+//! | the state of the server and of the pool, for a load balancer and for people | [`health`] |
 //! | what happened | [`Teardown`](teardown::Teardown), [`Database::on_teardown`], `tracing` events with the target `antifreeze`; where no subscriber is set, warnings and errors go to stderr |
 //!
 //! # Tasks and blocking work
 //!
 //! A task that still holds a [`Connection`] when the handler is done, on the runtime
-//! or in `spawn_blocking`, loses it: its statement is cancelled, its session closed,
-//! and whatever it asks of the connection later fails with an error that says so
-//! ([`Error::is_invocation_ended`]). Await such work before the handler returns, or
-//! start it with [`Invocation::spawn`], which aborts it in time. A synchronous driver
-//! of another store is out of this crate's sight: join its thread, or close it in
-//! [`Invocation::defer`].
+//! or in `spawn_blocking`, loses it: its statement is cancelled, its transaction rolled back, and later
+//! requests on the connection fail with an error that says so ([`Error::is_invocation_ended`]).
+//! Await such work before the handler returns, or start it with [`Invocation::spawn`], which
+//! aborts it in time. This crate does not see the drivers of other stores: join their threads, or
+//! close them in [`Invocation::defer`].
 //!
 //! # Work after the response
 //!
 //! An invocation ends with its response: a later use of it fails with
-//! [`InvocationEnded`](ErrorKind::InvocationEnded). A task that goes on begins an invocation
-//! of its own, with [`Database::invocation`]. That is for a server that runs on. On Lambda the
-//! process is frozen behind the response, the task with it, in the midst of a transaction
-//! perhaps: do it before, or put it into a queue. On Vercel it is what `AppState::wait_until`
-//! is for.
+//! [`InvocationEnded`](ErrorKind::InvocationEnded). A task that continues begins an invocation of
+//! its own, with [`Database::invocation`]. That works in a server that keeps running. Lambda
+//! freezes the process after the response, and the task with it, perhaps in the middle of a
+//! transaction: do the work before the response, or put it into a queue. On Vercel, use
+//! `AppState::wait_until`.
 //!
 //! # Features
 //!
@@ -82,13 +81,13 @@
 //! | `vercel` | `(AppState, Request)`; it needs Rust 1.88, as `vercel_runtime` does |
 //! | `axum` | the extractors [`Connection`], [`Transaction`] and [`Invocation`] |
 //!
-//! Beside it stand other crates:
+//! Companion crates:
 //!
-//! | crate | brings |
+//! | crate | contains |
 //! | --- | --- |
 //! | `antifreeze-aws` | IAM tokens for RDS, Aurora and Aurora DSQL; Secrets Manager |
 //! | `antifreeze-migrate` | migrations that cannot take the site down |
-//! | `antifreeze-doctor` | what is wrong between a function and its database, as a library |
+//! | `antifreeze-doctor` | the checks between a function and its database, as a library |
 //! | `antifreeze-cli` | the command `antifreeze` |
 
 // docs.rs says with each item which feature brings it; it has a compiler that can.
@@ -136,7 +135,7 @@ pub use invocation::{
 pub use layer::DatabaseLayer;
 pub use session::Session;
 
-/// The end of a process: every connection is closed, and the server has heard it.
+/// Closes every connection at the end of the process, acknowledged by the server.
 ///
 /// One line for each host, before the function starts to serve:
 ///
@@ -164,7 +163,7 @@ pub mod shutdown {
     pub use crate::lifecycle::{Close, Closed};
 }
 
-/// Warming up, before the first event.
+/// Connects before the first event.
 pub mod warm_up {
     pub use crate::lifecycle::{WarmUp, WarmedUp};
 }

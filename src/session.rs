@@ -16,11 +16,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::teardown::{Budget, close};
 use crate::wire::TransactionStatus;
 
-/// A session of one's own, outside of any pool and any invocation: for a job that needs one
-/// session and keeps it.
+/// A session outside of any pool and invocation, for a job that keeps one session.
 ///
-/// It derefs to a [`Client`]. [`Database::session`](crate::Database::session)
-/// opens it; nothing brings it to rest but [`close`](Session::close).
+/// It derefs to a [`Client`]. [`Database::session`](crate::Database::session) opens it, and only
+/// [`close`](Session::close) ends it cleanly.
 ///
 /// ```no_run
 /// # async fn main_() -> Result<(), Box<dyn std::error::Error>> {
@@ -36,7 +35,7 @@ use crate::wire::TransactionStatus;
 #[must_use = "a session that is dropped is closed"]
 pub struct Session {
     session: Arc<connection::ServerSession>,
-    /// Taken only at the end.
+    /// Taken only when the session is closed.
     client: Option<ExclusiveClient>,
 }
 
@@ -56,34 +55,35 @@ impl Session {
         })
     }
 
-    /// The server's process, as the server or a pooler told it at the start.
+    /// Returns the process id that the server, or a pooler, sent at startup.
     pub fn process_id(&self) -> i32 {
         self.session.process()
     }
 
-    /// Where the session stands, without asking the server: the last that it said of it.
+    /// Returns the transaction status that the server reported last, without asking it.
     pub fn transaction_status(&self) -> Option<TransactionStatus> {
         self.session.pump().status
     }
 
-    /// Whether the session has ended.
+    /// Returns whether the session has ended.
     pub fn is_closed(&self) -> bool {
         self.session.is_over()
     }
 
-    /// What lies between us and the server, as the configuration says or the server has shown.
+    /// Returns the pooler in front of the server, as configured or detected.
     pub fn pooler(&self) -> Pooler {
         self.session.link.pooler
     }
 
-    /// Cancels the statement that runs, and waits until the server has taken the request:
-    /// true, or false if it did not within `limit`.
+    /// Cancels the running statement, and waits until the server has received the request. Returns
+    /// false if it did not within `limit`.
     pub async fn cancel(&self, limit: Duration) -> bool {
         self.session.cancel(limit).await
     }
 
-    /// Cancels what runs and closes the session. True once the server has acknowledged it,
-    /// and so has rolled back and given up its locks; false if it did not within `limit`.
+    /// Cancels the running statement and closes the session. Returns true if the server has
+    /// confirmed the close, and so has rolled back and released its locks; false if it did not
+    /// within `limit`.
     pub async fn close(mut self, limit: Duration) -> bool {
         let budget = Budget::new(Some(Instant::now() + limit), self.session.link.round_trip);
         let client = self.client.take();

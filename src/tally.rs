@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// Counts those that are [under way](Tally::one).
+/// Counts the operations that are [under way](Tally::one).
 #[derive(Debug, Clone, Default)]
 pub struct Tally(Arc<Inner>);
 
@@ -16,7 +16,7 @@ struct Inner {
     none: Notify,
 }
 
-/// One of them, until it is dropped.
+/// One operation, counted until it is dropped.
 #[must_use = "it counts until it is dropped"]
 pub(crate) struct One(Tally);
 
@@ -34,7 +34,7 @@ impl Tally {
         self.count() == 0
     }
 
-    /// Waits until there are none.
+    /// Waits until the count is zero.
     pub(crate) async fn none(&self) {
         loop {
             let mut none = pin!(self.0.none.notified());

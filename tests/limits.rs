@@ -227,7 +227,7 @@ async fn caller_without_time_is_told_when_to_retry() {
     );
     let error = error.downcast::<antifreeze::Error>().expect("ours");
     assert!(error.retry_after().is_some() && error.is_retryable());
-    // By now it is known: nobody is asked any more where there is no time for it.
+    // The circuit is open: a caller without time is refused without a connect.
     let error = visit(Duration::ZERO).await;
     assert_eq!(kind_of(&error), Some(ErrorKind::LoadShed), "{error}");
 }
@@ -330,8 +330,8 @@ async fn one_caller_probes_for_all() {
     assert!((1..25).contains(&asked), "{asked}");
 }
 
-/// The one slot that there is goes from hand to hand, while others give up waiting for it
-/// at any of their await points. It is kept for nobody else, since the server is full.
+/// The only slot passes from one caller to the next, while others stop waiting for it at any of
+/// their await points. It is not kept without a caller, since the server is full.
 #[tokio::test]
 async fn returned_connection_serves_a_waiter() {
     let (_postgres, lab) = limited(1, |config| config.max_connections(3)).await;
@@ -368,7 +368,7 @@ async fn returned_connection_serves_a_waiter() {
         }
         assert!(third.is_none_or(|third| third == process), "after {polls}");
         given_up += usize::from(third.is_none());
-        // Nobody waits for the goodbye of one that was given up.
+        // The Terminate of an abandoned connection is not awaited.
         lab.eventually("it was given back", async |lab| {
             lab.sessions().await.is_empty()
         })

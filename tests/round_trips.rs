@@ -233,7 +233,7 @@ async fn transaction_with_one_write_is_two_round_trips() {
         "BEGIN with the Parse, the statement, then COMMIT"
     );
 
-    // By hand it is three.
+    // With BEGIN and COMMIT as statements it is three.
     let counts = count(&lab, &relay, async |_| {
         let mut connection = connection().await?;
         let transaction = connection.transaction().await?;

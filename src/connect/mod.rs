@@ -14,6 +14,7 @@ mod retry;
 mod sandbox;
 mod schema;
 mod start;
+pub(crate) mod startup;
 
 use std::sync::Once;
 use std::sync::atomic::AtomicBool;
@@ -28,7 +29,7 @@ use logins::Logins;
 pub use options::{ConnectOptions, Progress};
 use retry::Time;
 pub(crate) use retry::is_transient;
-pub(crate) use start::{Link, Opened};
+pub(crate) use start::{Link, Opened, PassThrough};
 
 use crate::config::{Pooler, Settings, TlsMode};
 use crate::error::{Error, ErrorKind, Phase, Result};
@@ -45,6 +46,9 @@ pub struct Connector {
     /// It was reported that the server does not take its timeouts.
     reported: Once,
     detection: Detection,
+    /// The keys of SCRAM.
+    keys: startup::Keys,
+    guesses: startup::Guesses,
     /// A session had the `search_path` of the configured schema.
     schema_holds: AtomicBool,
 }
@@ -58,6 +62,8 @@ impl Connector {
             warned: Once::new(),
             reported: Once::new(),
             detection: Detection::new(),
+            keys: startup::Keys::default(),
+            guesses: startup::Guesses::default(),
             schema_holds: AtomicBool::new(false),
         }
     }
@@ -107,6 +113,7 @@ impl Connector {
     #[cfg(feature = "lambda")]
     pub(crate) fn forget(&self) {
         self.tls.forget();
+        self.keys.clear();
         if let Some(credentials) = &self.config.credentials {
             credentials.forget();
         }

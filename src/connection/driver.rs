@@ -13,11 +13,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::task::{Context, Poll, Waker};
 
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio_postgres::{AsyncMessage, Client, Connection};
 
 use crate::observe;
 use crate::wire::{ServerState, Snapshot, Stream, Wire};
+
+/// Called when a driver ends, for whatever reason.
+pub(super) type OnEnd = Arc<dyn Fn() + Send + Sync>;
 
 /// Drives one connection.
 pub(super) struct Driver {
@@ -37,12 +41,13 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Spawns the task on the current runtime.
+    /// Spawns the task on this runtime.
     pub(super) fn spawn(
+        runtime: &Handle,
         connection: Connection<Stream, Stream>,
         client: &Arc<tokio::sync::Mutex<Client>>,
         wire: Wire,
-        on_end: impl FnOnce() + Send + 'static,
+        on_end: OnEnd,
     ) -> Arc<Driver> {
         let driver = Arc::new(Driver {
             connection: Mutex::new(Some(connection)),
@@ -52,10 +57,10 @@ impl Driver {
             client: Arc::downgrade(client),
             dismissed: AtomicBool::new(false),
         });
-        tokio::spawn(drive(DriverEnd {
+        runtime.spawn(drive(DriverEnd {
             driver: Arc::clone(&driver),
             over: false,
-            on_end: Some(on_end),
+            on_end,
         }));
         driver
     }
@@ -153,7 +158,7 @@ impl Driver {
     }
 }
 
-async fn drive<F: FnOnce()>(mut end: DriverEnd<F>) {
+async fn drive(mut end: DriverEnd) {
     let driver = &end.driver;
     poll_fn(|cx| {
         lock(&driver.waker).clone_from(cx.waker());
@@ -169,14 +174,14 @@ async fn drive<F: FnOnce()>(mut end: DriverEnd<F>) {
 }
 
 /// Ends the connection when the driver task ends, or is dropped with its runtime.
-struct DriverEnd<F: FnOnce()> {
+struct DriverEnd {
     driver: Arc<Driver>,
     /// The connection has ended; else the runtime has.
     over: bool,
-    on_end: Option<F>,
+    on_end: OnEnd,
 }
 
-impl<F: FnOnce()> Drop for DriverEnd<F> {
+impl Drop for DriverEnd {
     fn drop(&mut self) {
         let connection = lock(&self.driver.connection).take();
         if self.over {
@@ -191,9 +196,7 @@ impl<F: FnOnce()> Drop for DriverEnd<F> {
         }
         drop(connection);
         self.driver.decided.notify_waiters();
-        if let Some(on_end) = self.on_end.take() {
-            on_end();
-        }
+        (self.on_end)();
     }
 }
 

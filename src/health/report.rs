@@ -38,8 +38,8 @@ pub struct Health {
 pub enum Status {
     /// The server answers and has free slots.
     Ok,
-    /// More of its slots are taken than [`Config::high_water_mark`](crate::Config::high_water_mark)
-    /// says.
+    /// More of its slots are taken than
+    /// [`Config::high_water_mark`](crate::Config::high_water_mark) says.
     Crowded,
     /// The server cannot be reached.
     Unavailable,
@@ -84,7 +84,7 @@ pub struct Process {
     pub circuit: Option<Circuit>,
     /// The size of its pool that a pooler named when it refused a connection.
     pub pooler_pool_size: Option<u32>,
-    /// The settings in force.
+    /// Returns the settings in force.
     pub settings: SettingsReport,
 }
 

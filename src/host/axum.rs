@@ -11,8 +11,8 @@ use crate::error::Error;
 use crate::invocation::{Connection, Invocation, StreamedBody, Transaction};
 use crate::layer::{arrival, problem};
 
-/// The [`Invocation`] of the request. Around the router belongs
-/// [`DatabaseLayer`](crate::DatabaseLayer).
+/// Extracts the request's [`Invocation`]. Mount [`DatabaseLayer`](crate::DatabaseLayer) around the
+/// router.
 impl<S: Sync> FromRequestParts<S> for Invocation {
     type Rejection = Error;
 
@@ -25,7 +25,7 @@ impl<S: Sync> FromRequestParts<S> for Invocation {
     }
 }
 
-/// A [`Connection`] of the request's invocation.
+/// Leases a [`Connection`] for the request's invocation.
 impl<S: Sync> FromRequestParts<S> for Connection {
     type Rejection = Error;
 
@@ -36,7 +36,7 @@ impl<S: Sync> FromRequestParts<S> for Connection {
     }
 }
 
-/// The [`Transaction`] of the request's invocation.
+/// Extracts the [`Transaction`] of the request's invocation.
 impl<S: Sync> FromRequestParts<S> for Transaction {
     type Rejection = Error;
 
@@ -48,7 +48,7 @@ impl<S: Sync> FromRequestParts<S> for Transaction {
     }
 }
 
-/// So that a handler can return what [`Invocation::stream`] returns.
+/// Lets a handler return what [`Invocation::stream`] returns.
 impl<B> IntoResponse for StreamedBody<B>
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -59,8 +59,8 @@ where
     }
 }
 
-/// A problem document (RFC 9457) that says nothing of how the database is reached; the log
-/// says it.
+/// Answers with a problem document (RFC 9457), which does not reveal how the database is reached;
+/// the log does.
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         problem::of(&self).map(Body::from)

@@ -14,14 +14,15 @@ use crate::error::Error;
 use crate::invocation::{Invocation, IsOk};
 use crate::layer::{Call, DatabaseService, arrival, problem};
 
-/// Why an event was not handled: the handler failed, or we did.
+/// The reason why an event was not handled.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum EventError<E> {
     /// The handler's own error.
     Handler(E),
-    /// The deadline was reached, the transaction could not be committed, or the event was
-    /// turned away ([`LoadShed::BeforeHandler`](crate::config::LoadShed::BeforeHandler)): it can be retried.
+    /// The deadline was reached, the transaction could not be committed, or load shedding rejected
+    /// the event ([`LoadShed::BeforeHandler`](crate::config::LoadShed::BeforeHandler)): it can be
+    /// retried.
     Database(Error),
 }
 
@@ -34,8 +35,8 @@ impl<E: fmt::Display> fmt::Display for EventError<E> {
     }
 }
 
-/// Asks no more of the handler's error than that it can be shown: a boxed error is
-/// none itself.
+/// Requires only `Debug` and `Display` of the handler's error: a boxed error does not implement
+/// `Error`.
 impl<E: fmt::Debug + fmt::Display> StdError for EventError<E> {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
@@ -54,8 +55,8 @@ impl<E: Into<Diagnostic>> From<EventError<E>> for Diagnostic {
     }
 }
 
-/// So that a handler of events can fail with it. The log has it once, too: Lambda hands it
-/// to the function's caller, and keeps nothing.
+/// Lets a handler of events fail with it. It is also logged once: Lambda passes the diagnostic to
+/// the function's caller and does not keep it.
 impl From<Error> for Diagnostic {
     fn from(error: Error) -> Self {
         problem::log(&error);
@@ -88,7 +89,7 @@ where
 }
 
 pin_project! {
-    /// The answer to an event, once everything that the call used is at rest.
+    /// The answer to an event, ready once the call's connections are at rest.
     #[must_use = "futures do nothing unless they are awaited"]
     pub struct EventFuture<F: Future> {
         #[pin]

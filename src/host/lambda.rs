@@ -11,18 +11,18 @@ use crate::database::Database;
 #[cfg(unix)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::lifecycle::Snapshot;
+use crate::lifecycle::SnapStart;
 
-/// The databases of this process that are closed at its end.
+/// The databases that are closed at the end of the process.
 static DATABASES: Mutex<Vec<Database>> = Mutex::new(Vec::new());
 
-/// Closes every connection when Lambda ends the environment: within 300 ms of SIGTERM, as
-/// long as it waits. Await it before the function starts to serve.
+/// Closes every connection when Lambda ends the environment, within the 300 ms that it grants
+/// after SIGTERM. Await it before the function starts to serve.
 ///
-/// Without an extension Lambda sends no SIGTERM at all. So an internal one is registered,
-/// that of [`lambda_runtime::spawn_graceful_shutdown_handler`]; the process exits when the
-/// connections are closed. A function that registers its own awaits [`Database::close`] in
-/// it instead. For several databases, a line each.
+/// Lambda sends SIGTERM only to a function with an extension. So this registers an internal one,
+/// with [`lambda_runtime::spawn_graceful_shutdown_handler`]; the process exits when the
+/// connections are closed. A function that registers its own extension awaits [`Database::close`]
+/// there instead. Call it once for each database.
 ///
 /// ```no_run
 /// # async fn main_() -> Result<(), antifreeze::Error> {
@@ -34,16 +34,16 @@ static DATABASES: Mutex<Vec<Database>> = Mutex::new(Vec::new());
 ///
 /// # Errors
 ///
-/// [`Configuration`](crate::ErrorKind::Configuration) if the extension cannot be
-/// registered: it is there already, or the function has begun to serve. Outside Lambda,
-/// where there is no `AWS_LAMBDA_RUNTIME_API`, nothing is done.
+/// [`Configuration`](crate::ErrorKind::Configuration) if the extension cannot be registered: it
+/// exists already, or the function serves already. Outside Lambda, where `AWS_LAMBDA_RUNTIME_API`
+/// is not set, this does nothing.
 pub async fn on_lambda(database: &Database) -> Result<()> {
     static REGISTERED: OnceCell<()> = OnceCell::const_new();
     if std::env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
         return Ok(());
     }
     databases().push(database.clone());
-    // An emulator on Windows ends its functions without a word.
+    // An emulator on Windows ends its functions without a signal.
     #[cfg(not(unix))]
     let register = async || Ok(());
     #[cfg(unix)]
@@ -57,7 +57,7 @@ pub async fn on_lambda(database: &Database) -> Result<()> {
             )
             .await;
         };
-        // It panics where it fails.
+        // A failure there is a panic.
         let registered = tokio::spawn(lambda_runtime::spawn_graceful_shutdown_handler(hook));
         registered.await.map_err(|_| {
             Error::configuration(
@@ -100,5 +100,5 @@ fn databases() -> std::sync::MutexGuard<'static, Vec<Database>> {
 /// The second hook fails if `ANTIFREEZE_WARM_UP` is no number; a database that is down after
 /// the restore is no failure.
 pub fn snapstart(database: &Database) -> Arc<dyn SnapStartResource> {
-    Arc::new(Snapshot(Arc::clone(database.engine())))
+    Arc::new(SnapStart(Arc::clone(database.engine())))
 }

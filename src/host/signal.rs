@@ -9,9 +9,9 @@ use futures_util::future::{Either, join, select};
 use crate::database::Database;
 use crate::lifecycle::{Close, close_idle};
 
-/// Waits until the process is told to stop, by SIGTERM or ctrl-C, and until every idle
-/// connection was closed: what a server's graceful shutdown begins with. Connections of
-/// requests that are still served are closed as these end.
+/// Waits for SIGTERM or ctrl-C, and then until every idle connection is closed: the signal for a
+/// server's graceful shutdown. Connections of requests that are still served are closed when these
+/// end.
 ///
 /// ```no_run
 /// # async fn main_() -> Result<(), Box<dyn std::error::Error>> {
@@ -27,18 +27,17 @@ use crate::lifecycle::{Close, close_idle};
 pub fn signal(database: &Database) -> impl Future<Output = ()> + Send + use<> {
     let engine = Arc::clone(database.engine());
     async move {
-        told_to_stop().await;
+        stop_requested().await;
         close_idle(&engine).await;
     }
 }
 
-/// Serves, and closes every connection when the process is told to stop, by SIGTERM or
-/// ctrl-C, or when `serve` ends: for Vercel, whose runtime then waits for the requests that
-/// are still served.
+/// Runs `serve`, and closes every connection on SIGTERM or ctrl-C, or when `serve` ends: for
+/// Vercel, whose runtime then waits for the requests that are still served.
 ///
-/// It closes as [`Database::close`] does: a request that is under way has 125 ms, then its
-/// statement is cancelled. Where the host waits for longer, say so with
-/// `database.close().within(..)` in place of `&database`.
+/// It closes like [`Database::close`]: a request that is being served has 125 ms, then its
+/// statement is cancelled. If the host waits longer, pass `database.close().within(..)` instead of
+/// `&database`.
 ///
 /// ```no_run
 /// # #[cfg(feature = "vercel")] mod function {
@@ -55,20 +54,20 @@ pub fn signal(database: &Database) -> impl Future<Output = ()> + Send + use<> {
 pub async fn around<F: Future>(close: impl Into<Close>, serve: F) -> F::Output {
     let close: Close = close.into();
     let mut serve = pin!(serve);
-    match select(serve.as_mut(), pin!(told_to_stop())).await {
+    match select(serve.as_mut(), pin!(stop_requested())).await {
         Either::Left((served, _)) => {
             close.await;
             served
         }
-        // Both to their ends: the last request's may come before that of its connection.
+        // Both run to their ends: the last request may end before its connection is closed.
         Either::Right(((), serve)) => join(close.into_future(), serve).await.1,
     }
 }
 
-async fn told_to_stop() {
+async fn stop_requested() {
     let interrupted = pin!(async {
         if tokio::signal::ctrl_c().await.is_err() {
-            // There is no handler to install: that is no reason to stop.
+            // No handler can be installed, which is no reason to stop.
             std::future::pending::<()>().await;
         }
     });

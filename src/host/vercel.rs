@@ -58,7 +58,7 @@ where
     }
 }
 
-/// A guard. The host sends `end`, and exits after a SIGTERM, only when it was dropped.
+/// Returns a guard: the host sends `end`, and exits after a SIGTERM, only after it was dropped.
 fn waited_for(state: &AppState) -> impl Send + use<> {
     let (guard, dropped) = oneshot::channel::<()>();
     state.wait_until(async move {

@@ -13,11 +13,11 @@ use super::transaction::{Shared, Transaction};
 use crate::error::{Error, Result};
 
 impl Invocation {
-    /// The transaction of this invocation: one, however often it is asked for.
+    /// Returns the transaction of this invocation: every call returns the same one.
     ///
-    /// It begins with its first statement, under the same round trip. It has no
-    /// `commit`: the invocation commits before the response leaves if that is a
-    /// success (2xx or 3xx, or `Ok`), and rolls back otherwise.
+    /// It begins with its first statement, in the same round trip. It has no `commit`: the
+    /// invocation commits before the response leaves if that is a success (2xx or 3xx, or `Ok`),
+    /// and rolls back otherwise.
     ///
     /// ```no_run
     /// # async fn handler(name: &str) -> Result<(), Box<dyn std::error::Error>> {
@@ -31,7 +31,7 @@ impl Invocation {
     }
 }
 
-/// How a transaction is begun.
+/// The modes of a BEGIN.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Modes {
     pub(super) isolation_level: Option<IsolationLevel>,
@@ -39,7 +39,7 @@ pub(super) struct Modes {
     pub(super) deferrable: Option<bool>,
 }
 
-/// The setters of the modes, for a builder that has them.
+/// The setters of the modes, for several builders.
 macro_rules! mode_setters {
     () => {
         /// Sets the isolation level. Default: the server's own.
@@ -48,14 +48,14 @@ macro_rules! mode_setters {
             self
         }
 
-        /// Whether the transaction may write. Default: the server's own.
+        /// Sets whether the transaction is read-only. Default: the server's own.
         pub fn read_only(mut self, read_only: bool) -> Self {
             self.modes.read_only = Some(read_only);
             self
         }
 
-        /// Whether a serializable, read-only transaction waits until it can run without
-        /// the risk of a serialization failure.
+        /// Sets whether a serializable, read-only transaction waits until it can run without the
+        /// risk of a serialization failure.
         pub fn deferrable(mut self, deferrable: bool) -> Self {
             self.modes.deferrable = Some(deferrable);
             self
@@ -80,11 +80,11 @@ impl Modes {
     }
 }
 
-/// Options of the invocation's transaction; await it to have it.
+/// The options of the invocation's transaction; awaiting it returns the transaction.
 #[derive(Clone)]
 #[must_use = "a transaction builder does nothing until it is awaited"]
 pub struct TransactionBuilder {
-    /// `None`: it is asked for outside any.
+    /// `None`: called outside an invocation.
     invocation: Option<Invocation>,
     modes: Modes,
 }
@@ -120,7 +120,7 @@ impl TransactionBuilder {
         }
         let connection = invocation.lease(caller).await?;
         transaction.check_undecided()?;
-        connection.session().link.wire.arm(&begin);
+        connection.session().wire.arm(&begin);
         let patience = leases.engine.settings().acquire_timeout;
         let shared = Arc::new(Shared::new(connection, begin, patience));
         transaction.make(&mut slot, &shared);

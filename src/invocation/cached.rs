@@ -142,8 +142,8 @@ impl Connection {
         Ok((statement, outside))
     }
 
-    /// The statement once more, if `error` says that it was outdated and nothing else has
-    /// suffered from it.
+    /// Prepares the statement again, if `error` says that it was outdated and the error has no
+    /// other effect.
     async fn anew(
         &self,
         sql: &str,
@@ -153,17 +153,17 @@ impl Connection {
         if !outside || !is_outdated(&error) {
             return Err(error);
         }
-        // A transaction that was to begin with this statement has begun, and failed.
+        // A transaction that began with this statement has failed.
         let settled = self.session().settled().await;
         if settled.is_over() || settled.status != Some(TransactionStatus::Idle) {
             return Err(error);
         }
-        // The wire has heard the error, too: nothing is in the cache any more.
+        // The wire has seen the error too, and the cache was cleared.
         self.prepare_cached(sql).await
     }
 }
 
-/// The server refused it before it executed anything of it.
+/// Returns whether the server rejected the statement before it executed anything.
 fn is_outdated(error: &tokio_postgres::Error) -> bool {
     let code = error.code().map(|code| code.code());
     code == Some("26000") || Error::kind_of(error) == ErrorKind::StatementOutdated

@@ -13,15 +13,14 @@ use crate::pool::Permit;
 use crate::tally::One;
 
 impl Invocation {
-    /// Leases a connection: an idle one, or a new one.
+    /// Leases an idle connection, or opens one.
     ///
-    /// Each call is another session. Dropping the connection gives it back; if it
-    /// is not at rest then, the invocation keeps it until its own end, or until it is
-    /// asked for another.
+    /// Each call returns another session. Dropping the connection gives it back; if it is not at
+    /// rest then, the invocation keeps it until its end or until its next call of this function.
     ///
-    /// Where all of `max_connections` are in use it waits for one, for `acquire_timeout`
-    /// at most: also for those of this invocation, since another future or task of it may
-    /// be about to give one back.
+    /// If all `max_connections` are in use, it waits for one, at most `acquire_timeout`: also for
+    /// those of this invocation, since another of its futures or tasks may be about to give one
+    /// back.
     ///
     /// # Errors
     ///
@@ -33,7 +32,7 @@ impl Invocation {
     ///   [transaction](Invocation::transaction) has the only one until the end.
     /// - [`AcquireTimeout`](crate::ErrorKind::AcquireTimeout): others did not give
     ///   one back in time.
-    /// - whatever connecting may fail with.
+    /// - those of connecting.
     #[track_caller]
     pub fn connection(&self) -> impl Future<Output = Result<Connection>> + Send + use<> {
         let invocation = self.clone();
@@ -50,20 +49,20 @@ impl Invocation {
                 Either::Right(connection) => return Ok(connection),
             };
             let granted = leases.deadline.whole();
-            let leased = permit.checkout(leases.left(), granted, &leases.leaving);
+            let leased = permit.checkout(leases.left(), granted, &leases.closing);
             let (lease, client) = leased.await?;
             let leased = leases.add(lease, client, &mut checkout)?;
             Ok(Connection::new(leases, leased))
         };
-        // A checkout must not outlive the invocation: what it opens would stay behind.
+        // A checkout must not outlive the invocation: the connection that it opens would stay
+        // behind.
         match select(pin!(leasing), pin!(leases.closed())).await {
             Either::Left((connection, _)) => connection,
             Either::Right(((), _)) => Err(Error::invocation_ended()),
         }
     }
 
-    /// Waits for the right to have another connection, or for one that this invocation has
-    /// already and that is unused.
+    /// Waits for a permit for another connection, or for an unused connection of this invocation.
     async fn permit(
         &self,
         caller: Caller,

@@ -1,4 +1,4 @@
-//! COMMIT, and when it counts as one.
+//! Commits, and decides whether the server has committed.
 
 use std::future::Future;
 use std::time::Duration;
@@ -7,14 +7,14 @@ use tokio::time::timeout;
 use tokio_postgres::error::Severity;
 
 use super::transaction::Shared;
-use crate::connection::ServerSession;
+use crate::connection::ClientSession;
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::Peek;
 use crate::teardown::Budget;
 use crate::wire::{Snapshot, TransactionStatus};
 
-/// How long COMMIT may take where there is no deadline: twice the default
-/// `statement_timeout`, which is what ends it if the server can be heard.
+/// The time limit of COMMIT without a deadline: twice the default `statement_timeout`, which ends
+/// it as long as the server is reachable.
 const COMMIT_LIMIT: Duration = Duration::from_secs(60);
 
 impl Shared {
@@ -23,16 +23,16 @@ impl Shared {
         let session = self.connection.session();
         let snapshot = match timeout(budget.grace(), session.settled()).await {
             Ok(snapshot) => snapshot,
-            // A statement still runs whose caller gave up: what it would have done is
-            // part of the transaction.
+            // A statement still runs whose future was dropped: its changes would be part of the
+            // transaction.
             Err(_) => {
-                session.cancel(budget.step()).await;
+                self.connection.cancel(budget.step()).await;
                 let settled = timeout(budget.step(), session.settled()).await;
                 settled.map_err(|_| failed())?
             }
         };
-        let fell = session.link.wire.disarm();
-        // Nothing was asked of it: whatever its session is like, nothing can be lost.
+        let fell = session.wire.disarm();
+        // No statement was sent, so nothing can be lost.
         if !self.is_used() {
             return Ok(());
         }
@@ -45,16 +45,16 @@ impl Shared {
     }
 }
 
-/// Has `send` send COMMIT, unless that could store nothing, and returns the server's word
-/// that it did. `fell`: the transaction has failed by what the wire knows.
+/// Sends COMMIT by `send`, unless it could store nothing, and checks that the server committed.
+/// `fell`: the wire has seen the transaction fail.
 pub(super) async fn commit(
-    session: &ServerSession,
+    session: &ClientSession,
     snapshot: &Snapshot,
     fell: bool,
     send: impl Future<Output = Result<(), tokio_postgres::Error>>,
 ) -> Result<()> {
-    // Before the runtime has heard of it, the kernel has.
-    if snapshot.is_over() || session.link.socket.peek() == Peek::Closed {
+    // The kernel may know of a closed socket before the runtime does.
+    if snapshot.is_over() || session.socket.peek() == Peek::Closed {
         return Err(lost());
     }
     if fell || !snapshot.is_quiet() {
@@ -62,21 +62,21 @@ pub(super) async fn commit(
     }
     match snapshot.status {
         Some(TransactionStatus::InTransaction) => {}
-        // It never began, or was ended by hand.
+        // It never began, or the handler ended it by hand.
         Some(TransactionStatus::Idle) => return Ok(()),
-        // COMMIT would return well and store nothing.
+        // COMMIT would succeed and store nothing.
         _ => return Err(failed()),
     }
     match send.await {
-        Ok(()) if session.link.wire.facts().committed => Ok(()),
+        Ok(()) if session.wire.facts().committed => Ok(()),
         Ok(()) => Err(failed()),
         Err(error) if is_final(&error) => Err(Error::commit_refused(error)),
         Err(error) => Err(unknown().with_source(error)),
     }
 }
 
-/// Whether the server itself said that the commit failed. An error that ends the
-/// session may come after the commit was made.
+/// Returns whether the error proves that the server did not commit. An error that ends the session
+/// may follow a commit.
 fn is_final(error: &tokio_postgres::Error) -> bool {
     let severity = error
         .as_db_error()
@@ -84,7 +84,7 @@ fn is_final(error: &tokio_postgres::Error) -> bool {
     severity == Some(Severity::Error)
 }
 
-/// Why a transaction could not be committed.
+/// The transaction could not be committed since it is still in use.
 pub(super) fn in_use() -> Error {
     Error::caused(
         ErrorKind::TransactionInUse,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 use super::leases::Leases;
-use crate::connection::{ExclusiveClient, ServerSession};
+use crate::connection::{ClientSession, ExclusiveClient};
 use crate::error::{Error, Result};
 use crate::pool::Lease;
 use crate::wire::TransactionStatus;
@@ -16,15 +16,14 @@ use crate::wire::TransactionStatus;
 /// How long the user's own CancelRequest may take.
 const CANCEL_LIMIT: Duration = Duration::from_secs(5);
 
-/// A connection that an invocation leases.
+/// A connection that an invocation has leased from the pool.
 ///
-/// It is a [`tokio_postgres::Client`] for code that takes `&Client` or
-/// `&impl GenericClient`. Dropping it gives it back to the invocation, which sees to
-/// it that nothing is left behind; whatever still holds it when the invocation ends
-/// meets errors that say so.
+/// It derefs to [`tokio_postgres::Client`], for code that takes `&Client` or `&impl
+/// GenericClient`. Dropping it gives it back to the invocation, which removes what was left
+/// behind. Code that still holds it when the invocation ends gets
+/// [`InvocationEnded`](crate::ErrorKind::InvocationEnded).
 ///
-/// `LISTEN` works, but what is notified is not passed on: an invocation that ends before
-/// the process freezes is no place to wait for it.
+/// `LISTEN` works, but notifications are discarded: an invocation is too short to wait for them.
 ///
 /// ```no_run
 /// # async fn handler() -> Result<(), Box<dyn std::error::Error>> {
@@ -42,19 +41,19 @@ const CANCEL_LIMIT: Duration = Duration::from_secs(5);
 /// ```
 #[must_use = "a connection that is dropped is given back"]
 pub struct Connection {
-    /// Taken only in `drop`: it has to be free before the invocation looks.
+    /// Taken only in `drop`: it must be unlocked before the invocation inspects the session.
     client: Option<ExclusiveClient>,
-    session: Arc<ServerSession>,
+    session: Arc<ClientSession>,
     lease: Weak<Lease>,
     turn: u64,
     invocation: Weak<Leases>,
 }
 
 impl Connection {
-    /// Begins a transaction that the caller ends.
+    /// Begins a transaction that the caller commits or rolls back.
     ///
-    /// From here on it is tokio-postgres's own type. Dropped without a commit it is
-    /// rolled back, at the latest before the response leaves.
+    /// It is tokio-postgres's own type. Dropped without a commit, it is rolled back before the
+    /// response leaves at the latest.
     ///
     /// # Errors
     ///
@@ -70,8 +69,8 @@ impl Connection {
         self.client_mut().build_transaction()
     }
 
-    /// What can cancel the statement that runs on this connection. Use this one, not
-    /// tokio-postgres's own: that does not know the way to the server.
+    /// Returns a token that cancels the statement running on this connection. tokio-postgres's own
+    /// token does not work here, since it does not know the server's address.
     pub fn cancel_token(&self) -> CancelToken {
         CancelToken {
             lease: Weak::clone(&self.lease),
@@ -79,21 +78,20 @@ impl Connection {
         }
     }
 
-    /// Where the session stands between two statements, without asking the server.
-    /// `None` while a statement is under way.
+    /// Returns the session's transaction status, without asking the server; `None` while a
+    /// statement runs.
     pub fn transaction_status(&self) -> Option<TransactionStatus> {
         let snapshot = self.session.pump();
         snapshot.status.filter(|_| snapshot.is_quiet())
     }
 
-    /// Whether the connection has ended. The client's own `is_closed` says so only once
-    /// something was asked of a session that the server has ended: the server's reason is
-    /// kept for the next request.
+    /// Returns whether the connection has ended. The client's own `is_closed` returns true only
+    /// after a request on the ended session, which gets the server's reason.
     pub fn is_closed(&self) -> bool {
         self.session.is_over() || Client::is_closed(self)
     }
 
-    /// The server's process, as in `pg_stat_activity.pid`.
+    /// Returns the process id of the server's backend, as in `pg_stat_activity.pid`.
     pub fn process_id(&self) -> i32 {
         self.session.process()
     }
@@ -103,22 +101,29 @@ impl Connection {
         (lease, turn, client): (Arc<Lease>, u64, ExclusiveClient),
     ) -> Self {
         Connection {
+            session: Arc::clone(&client.session),
             client: Some(client),
-            session: Arc::clone(lease.session()),
             lease: Arc::downgrade(&lease),
             turn,
             invocation: Arc::downgrade(invocation),
         }
     }
 
-    /// What the handler has left; nothing once its invocation is gone.
+    /// Returns the time that the handler has left; zero after the invocation.
     pub(super) fn left(&self) -> Option<Duration> {
         let invocation = self.invocation.upgrade();
         invocation.map_or(Some(Duration::ZERO), |invocation| invocation.left())
     }
 
-    pub(super) fn session(&self) -> &Arc<ServerSession> {
+    pub(super) fn session(&self) -> &Arc<ClientSession> {
         &self.session
+    }
+
+    /// Cancels the statement that runs.
+    pub(super) async fn cancel(&self, limit: Duration) {
+        if let Some(lease) = self.lease.upgrade() {
+            lease.session().cancel(limit).await;
+        }
     }
 
     fn client_mut(&mut self) -> &mut Client {
@@ -154,7 +159,7 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// Cancels the statement that a connection runs.
+/// Cancels the statement that runs on a connection.
 #[derive(Clone)]
 pub struct CancelToken {
     lease: Weak<Lease>,
@@ -162,15 +167,14 @@ pub struct CancelToken {
 }
 
 impl CancelToken {
-    /// Asks the server to cancel, and waits until it has taken the request: a later
-    /// statement is safe from it. Does nothing once the connection has been given
-    /// back. Gives up after 5 s.
+    /// Sends a CancelRequest and waits until the server has received it, so that it cannot hit a
+    /// later statement. Does nothing once the connection has been given back. Times out after 5 s.
     ///
-    /// The server does not say whether there was anything to cancel.
+    /// The server does not report whether a statement was cancelled.
     ///
     /// # Errors
     ///
-    /// The server could not be asked.
+    /// The request could not be delivered.
     pub async fn cancel(&self) -> Result<()> {
         let lease = || self.lease.upgrade();
         let Some(session) = lease().map(|lease| Arc::clone(lease.session())) else {

@@ -17,13 +17,12 @@ use crate::error::Result;
 use crate::observe;
 use crate::teardown::Budget;
 
-/// What became of the invocation's transaction, if it had one. An error takes the
-/// place of the response: what the handler thinks it stored is not there.
+/// The result of the invocation's transaction. An error replaces the response, since what the
+/// handler stored is not there.
 pub(crate) type Finished = Result<()>;
 
 impl Invocation {
-    /// Ends the invocation at once, if that needs no waiting: every connection is at
-    /// rest already and stays open. Not one byte is sent for it.
+    /// Ends the invocation if every connection is at rest already and stays open. Sends nothing.
     pub(super) fn try_finish(&self) -> bool {
         let inner = &self.inner;
         let mut agenda = self.agenda();
@@ -46,12 +45,13 @@ impl Invocation {
         true
     }
 
-    /// Ends the invocation: tasks, clean-ups, transaction, connections, hooks.
+    /// Ends the invocation in this order: tasks, deferred clean-ups, transaction, connections,
+    /// hooks.
     pub(crate) async fn finish(&self, success: bool) -> Finished {
         let leases = &self.inner.leases;
         let finished = self.finish_transaction_after_tasks(success).await;
         leases.rest(Selection::All).await;
-        let _ = timeout(leases.budget().step(), leases.leaving.none()).await;
+        let _ = timeout(leases.budget().step(), leases.closing.none()).await;
         // In the order of their registration.
         let next = |agenda: &mut Agenda| agenda.after.pop_front();
         self.run("after", next, leases.budget().one_step()).await;
@@ -62,13 +62,12 @@ impl Invocation {
     async fn finish_transaction_after_tasks(&self, success: bool) -> Finished {
         let leases = &self.inner.leases;
         self.end_tasks().await;
-        // The last one deferred first, as things are taken down in the reverse order of
-        // their making. However many there are, a COMMIT has its time.
+        // The last one deferred runs first. However many there are, time for COMMIT is reserved.
         let next = |agenda: &mut Agenda| agenda.deferred.pop_back();
         let budget = leases.budget().before_a_step();
         self.run("defer", next, budget).await;
         leases.close_gate();
-        // What was started while the clean-ups ran.
+        // Tasks that the clean-ups started.
         self.end_tasks().await;
         let _ = timeout(leases.budget().grace(), leases.checkouts.none()).await;
         self.end_transaction(success).await
@@ -82,21 +81,21 @@ impl Invocation {
         }
     }
 
-    /// Ends what has to be decided before the head of a response whose body goes on
-    /// reading.
+    /// Ends the transaction before the head of a response whose body continues to read from the
+    /// database.
     pub(crate) async fn finish_head(&self, success: bool) -> Finished {
         let finished = self.end_transaction(success).await;
         match finished {
-            // There will be no such body.
+            // The error response has no such body.
             Err(_) => drop(self.finish(false).await),
-            // The body has its own connections; those that were dropped hold locks that
-            // nothing needs.
+            // The body has its own connections; dropped ones may hold locks that are not needed
+            // any more.
             Ok(()) => self.inner.leases.rest(Selection::Unused).await,
         }
         finished
     }
 
-    /// Commits the invocation's transaction, or leaves it to be rolled back.
+    /// Commits the invocation's transaction, or drops it for teardown to roll back.
     async fn end_transaction(&self, success: bool) -> Finished {
         let budget = self.inner.leases.budget();
         let Some(shared) = self.inner.transaction.take(budget.step()).await else {
@@ -104,7 +103,7 @@ impl Invocation {
         };
         let failed = std::mem::replace(&mut self.agenda().failed, true);
         if !success || failed {
-            // Dropped here, its connection is given back, and teardown rolls it back.
+            // Dropping it gives its connection back, and teardown rolls it back.
             return Ok(());
         }
         match Arc::try_unwrap(shared) {
@@ -114,8 +113,8 @@ impl Invocation {
         }
     }
 
-    /// Runs hooks one after the other, each guarded and within its time: a step, and all
-    /// of them within the budget.
+    /// Runs hooks one after the other. Each may panic and may take the time of one step; all
+    /// together may take the budget.
     async fn run(
         &self,
         what: &'static str,
@@ -141,8 +140,8 @@ impl Invocation {
         }
     }
 
-    /// The future that was to end the invocation is being dropped: what can be done without
-    /// waiting is done, and the rest is left to a task that may not get to run.
+    /// Ends the invocation when the future that should have ended it is dropped: does what is
+    /// possible without waiting, and spawns a task for the rest, which may not get to run.
     pub(crate) fn abandon(&self, say: fn(&str, usize)) {
         if self.try_finish() {
             return;
@@ -184,15 +183,15 @@ impl Invocation {
     }
 }
 
-/// While it exists, an invocation is ended when its time has come, whether its response
-/// is being read or not.
+/// Ends an invocation at a given time, even if its response is not being read, until it is
+/// dropped.
 pub(crate) struct Watch(AbortHandle);
 
 impl Invocation {
     /// Ends the invocation at `at`.
     ///
-    /// A body is polled only as fast as its client reads it. A client that does not read
-    /// at all would keep the connection, and what it has locked, for ever.
+    /// A body is polled only as fast as its client reads. A client that does not read would keep
+    /// the connection and its locks forever.
     pub(crate) fn watch(&self, at: Instant) -> Watch {
         let inner = Arc::downgrade(&self.inner);
         let watch = tokio::spawn(async move {

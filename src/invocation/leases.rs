@@ -25,10 +25,10 @@ pub(super) struct Leases {
     gate: Notify,
     /// Checkouts under way: until they are done the invocation does not end.
     pub(super) checkouts: Tally,
-    /// Connections that no caller received, until the server has closed them.
-    pub(super) leaving: Tally,
-    /// A connection was dropped and is still the invocation's; or none will be: the
-    /// transaction has it.
+    /// Connections that no caller received any more, until the server has closed them.
+    pub(super) closing: Tally,
+    /// Notified when a dropped connection stays with the invocation, and when the transaction
+    /// takes one, so that none will be given back.
     pub(super) returned: Notify,
 }
 
@@ -39,7 +39,7 @@ struct State {
     leases: Vec<Arc<Lease>>,
 }
 
-/// The leases that are brought to rest.
+/// Selects the leases that are brought to rest.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Selection {
     All,
@@ -63,17 +63,17 @@ impl Leases {
             state: Mutex::default(),
             gate: Notify::new(),
             checkouts: Tally::default(),
-            leaving: Tally::default(),
+            closing: Tally::default(),
             returned: Notify::new(),
         }
     }
 
-    /// When the handler has to give up.
+    /// Returns the time at which the handler is stopped.
     pub(super) fn cutoff(&self) -> Option<Instant> {
         self.deadline.cutoff(self.engine.pools().round_trip())
     }
 
-    /// What the handler has left.
+    /// Returns the time that the handler has left.
     pub(super) fn left(&self) -> Option<Duration> {
         let cutoff = self.cutoff()?;
         Some(cutoff.saturating_duration_since(Instant::now()))
@@ -87,7 +87,7 @@ impl Leases {
         self.state().leases.len()
     }
 
-    /// How many connections are in use.
+    /// Counts the connections in use.
     pub(super) fn in_use(&self) -> usize {
         let used = |lease: &&Arc<Lease>| lease.session().exclusive_client().is_none();
         self.state().leases.iter().filter(used).count()
@@ -128,7 +128,7 @@ impl Leases {
     /// those are to be given back.
     pub(super) fn try_close(&self) -> Option<Vec<(Arc<Lease>, Rested, Reservation)>> {
         let mut state = self.state();
-        if !self.checkouts.is_empty() || !self.leaving.is_empty() {
+        if !self.checkouts.is_empty() || !self.closing.is_empty() {
             return None;
         }
         let at_rest = |lease: &Arc<Lease>| {
@@ -148,7 +148,7 @@ impl Leases {
         begun.ok_or_else(Error::invocation_ended)
     }
 
-    /// Notes a lease, unless the gate was closed meanwhile. The checkout is done.
+    /// Adds a lease and ends the checkout. Fails if the gate was closed meanwhile.
     pub(super) fn add(
         &self,
         lease: Arc<Lease>,
@@ -160,7 +160,7 @@ impl Leases {
             drop(state);
             match lease.reserve() {
                 Some(reservation) => lease.keep(client, reservation),
-                None => self.leave(lease),
+                None => self.close_late(lease),
             }
             return Err(Error::invocation_ended());
         }
@@ -170,8 +170,8 @@ impl Leases {
         Ok((lease, turn, client))
     }
 
-    /// Brings to rest a connection that was dropped without being so. The checkout is done,
-    /// unless there is none.
+    /// Finds a dropped connection that is not at rest, and brings it to rest for the next caller.
+    /// Ends the checkout if it finds one.
     pub(super) async fn recycle(
         &self,
         checkout: &mut Option<One>,
@@ -186,13 +186,14 @@ impl Leases {
             let Some((lease, client)) = found else {
                 return Ok(None);
             };
-            // In its old turn a token may still wish to cancel something.
+            // A token of the old turn may still try to cancel a statement.
             let turn = lease.next_turn();
-            // From here on it is one that the invocation has.
+            // From here on the connection counts as the invocation's.
             *checkout = None;
             (Arc::clone(lease), turn, client)
         };
-        // Given up meanwhile, it is free again for a sibling that waits.
+        // If this future is dropped meanwhile, the connection is free again for another caller
+        // that waits.
         let _returned = Notifies(&self.returned);
         let budget = self.budget();
         let mut rested = Box::pin(lease.rest(Some(client), true, &budget)).await;
@@ -210,8 +211,8 @@ impl Leases {
         Ok(client.map(|client| (lease, turn, client)))
     }
 
-    /// Takes back a connection that was dropped. At rest it is free for others at once; else
-    /// it stays here, for the next checkout or the teardown.
+    /// Takes back a connection that was dropped. If it is at rest it returns to the pool;
+    /// otherwise it stays here, for the next checkout or the teardown.
     pub(super) fn take_back(&self, lease: Arc<Lease>, turn: u64) {
         let mut state = self.state();
         if !lease.is_turn(turn) {
@@ -224,13 +225,13 @@ impl Leases {
         drop(state);
         match rested {
             Some((rested, reservation)) => self.give_back(lease, rested, Some(reservation)),
-            // A sibling that waits for a connection brings it to rest.
+            // Another caller that waits for a connection brings it to rest.
             None => self.returned.notify_waiters(),
         }
     }
 
-    /// Brings leases to rest, in parallel. Each stays with the invocation until it is, so
-    /// that none is forgotten if this is dropped halfway.
+    /// Brings leases to rest, in parallel. Each stays with the invocation until it is at rest, so
+    /// that none is lost if this future is dropped halfway.
     pub(super) async fn rest(&self, selection: Selection) {
         let budget = self.budget();
         let rests = self.take_turns(selection).into_iter();
@@ -239,7 +240,7 @@ impl Leases {
             let reservation = lease.reserve();
             let keep = reservation.is_some();
             let rested = lease.rest(client, keep, &budget).await;
-            // If not, another teardown was at it too, and quicker.
+            // If it is not there any more, another teardown was quicker.
             if self.state().remove(&lease) {
                 self.give_back(lease, rested, reservation);
             }
@@ -247,8 +248,8 @@ impl Leases {
         join_all(rests).await;
     }
 
-    /// Ends the turns of those that are to be brought to rest. From here on no caller can lease
-    /// them again, nor cancel anything by a token that was given out before.
+    /// Ends the turns of the selected leases: they cannot be leased again, and tokens given out
+    /// before have no effect.
     fn take_turns(&self, selection: Selection) -> Vec<(Arc<Lease>, Option<ExclusiveClient>)> {
         let state = self.state();
         let taken = state.leases.iter().filter_map(|lease| {
@@ -262,7 +263,7 @@ impl Leases {
         taken.collect()
     }
 
-    /// Takes the leases away, for when no task waits until they are at rest.
+    /// Takes the leases, when no task will wait until they are at rest.
     pub(super) fn take_all(&self) -> Vec<Arc<Lease>> {
         std::mem::take(&mut self.state().leases)
     }
@@ -280,11 +281,11 @@ impl Leases {
     }
 
     /// Closes a connection that came too late for its caller.
-    fn leave(&self, lease: Arc<Lease>) {
-        let (leaving, budget) = (self.leaving.one(), self.budget());
+    fn close_late(&self, lease: Arc<Lease>) {
+        let (closing, budget) = (self.closing.one(), self.budget());
         tokio::spawn(async move {
             close(lease.session(), &budget).await;
-            drop((lease, leaving));
+            drop((lease, closing));
         });
     }
 
@@ -298,7 +299,7 @@ impl Leases {
     }
 }
 
-/// Wakes the waiting caller, when it is dropped.
+/// Wakes waiting callers when it is dropped.
 struct Notifies<'a>(&'a Notify);
 
 impl Drop for Notifies<'_> {

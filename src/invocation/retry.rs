@@ -15,22 +15,22 @@ use crate::backoff::Backoff;
 use crate::error::{Error, Result};
 use crate::wire::TransactionStatus;
 
-/// How often a transaction is run at most, unless it is told otherwise.
+/// The default maximum number of attempts.
 const ATTEMPTS: u32 = 5;
 
 /// The ceiling of the first delay: about as long as a small transaction takes.
 const FIRST: Duration = Duration::from_millis(10);
 
-/// The ceiling of any.
+/// The ceiling of every delay.
 const MOST: Duration = Duration::from_secs(1);
 
-/// The SQLSTATEs with which the server says that the whole transaction is to be run again:
+/// The SQLSTATEs after which the whole transaction has to be retried:
 /// serialization failure and deadlock (manual, "Serialization Failure Handling"), and
 /// Aurora DSQL's for conflicting changes of data and of the schema.
 const GAVE_WAY: [&[u8]; 4] = [b"40001", b"40P01", b"OC000", b"OC001"];
 
-/// Leases a connection for the current invocation, and runs `work` in a transaction on
-/// it, again and again while that has to give way: see [`Connection::retry_transaction`].
+/// Leases a connection for the current invocation, and runs `work` on it like
+/// [`Connection::retry_transaction`].
 ///
 /// # Errors
 ///
@@ -49,14 +49,14 @@ where
 }
 
 impl Connection {
-    /// Runs `work` in a transaction and commits it; from its beginning again, after a
-    /// short while, if the server says that it met another and gave way (SQLSTATE
-    /// 40001, 40P01, Aurora DSQL's OC000 and OC001). At most five times in all, and while
-    /// the deadline leaves time to wait.
+    /// Runs `work` in a transaction and commits it. After a serialization failure or a deadlock
+    /// (SQLSTATE 40001, 40P01, Aurora DSQL's OC000 and OC001) it waits for a moment and retries
+    /// the whole transaction, up to five attempts in all, and while the deadline leaves time to
+    /// wait.
     ///
-    /// Whatever else goes wrong is not tried again: the transaction is rolled back, and
-    /// the error returned as it is. `work` itself may run several times, so what it does
-    /// besides the transaction (a mail, a counter) belongs behind it.
+    /// Other errors are not retried: the transaction is rolled back, and the error is returned as
+    /// it is. `work` may run several times, so do what is not part of the transaction (send a
+    /// mail, count) afterwards.
     ///
     /// ```no_run
     /// # async fn handler(from: i32, to: i32) -> Result<(), antifreeze::Error> {
@@ -74,18 +74,18 @@ impl Connection {
     /// # }
     /// ```
     ///
-    /// Give `work` what it uses (`async move`): of a closure that only borrows it, the
-    /// compiler cannot tell that its future is `Send`, which most hosts want.
+    /// Move what `work` uses into it (`async move`): the compiler cannot prove that the future of
+    /// a borrowing closure is `Send`, which most hosts require.
     ///
-    /// [`build_retry`](Connection::build_retry) has options. It is not the
-    /// [transaction of the invocation](super::Invocation::transaction): that one is
-    /// committed with the response, when nothing can be run again.
+    /// [`build_retry`](Connection::build_retry) has options. The [transaction of the
+    /// invocation](super::Invocation::transaction) cannot be retried, since it is committed with
+    /// the response.
     ///
     /// # Errors
     ///
-    /// Those of `work`, and of BEGIN and COMMIT. A connection that is lost during COMMIT
-    /// is [`CommitUnknown`](crate::ErrorKind::CommitUnknown) and never tried again; a
-    /// transaction of which a statement had failed although `work` returned `Ok` is
+    /// Those of `work`, BEGIN and COMMIT. If the connection is lost during COMMIT, the error is
+    /// [`CommitUnknown`](crate::ErrorKind::CommitUnknown) and nothing is retried; if a statement
+    /// had failed although `work` returned `Ok`, it is
     /// [`TransactionFailed`](crate::ErrorKind::TransactionFailed).
     pub async fn retry_transaction<T, E, F>(&mut self, work: F) -> Result<T, E>
     where
@@ -95,7 +95,7 @@ impl Connection {
         self.build_retry().run(work).await
     }
 
-    /// The same with options.
+    /// Prepares [`retry_transaction`](Connection::retry_transaction) with options.
     ///
     /// ```no_run
     /// # use antifreeze::invocation::IsolationLevel;
@@ -121,8 +121,7 @@ impl Connection {
     }
 }
 
-/// A transaction that is [run again](Connection::retry_transaction) when it has to give
-/// way, and its options.
+/// The options of a [retried transaction](Connection::retry_transaction).
 #[must_use = "nothing is run until `run` is called"]
 pub struct TransactionRetry<'a> {
     connection: &'a mut Connection,
@@ -130,8 +129,8 @@ pub struct TransactionRetry<'a> {
     attempts: u32,
 }
 
-/// How one run ended.
-enum Ended<T, E> {
+/// The result of one attempt.
+enum Attempt<T, E> {
     Done(Result<T, E>),
     GaveWay(E),
 }
@@ -139,8 +138,7 @@ enum Ended<T, E> {
 impl TransactionRetry<'_> {
     mode_setters!();
 
-    /// How often it is run at most, the first time included. Default: 5. It is run once
-    /// at least.
+    /// Sets the maximum number of attempts, the first included. Default: 5; 0 counts as 1.
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts;
         self
@@ -160,8 +158,8 @@ impl TransactionRetry<'_> {
         let mut attempt = 1;
         loop {
             let error = match self.once(&mut work).await {
-                Ended::Done(result) => return result,
-                Ended::GaveWay(error) => error,
+                Attempt::Done(result) => return result,
+                Attempt::GaveWay(error) => error,
             };
             let delay = backoff.next().unwrap_or(MOST);
             let left = self.connection.left();
@@ -173,7 +171,7 @@ impl TransactionRetry<'_> {
         }
     }
 
-    async fn once<T, E, F>(&mut self, work: &mut F) -> Ended<T, E>
+    async fn once<T, E, F>(&mut self, work: &mut F) -> Attempt<T, E>
     where
         F: AsyncFnMut(&tokio_postgres::Transaction<'_>) -> Result<T, E>,
         E: From<Error>,
@@ -191,13 +189,13 @@ impl TransactionRetry<'_> {
         }
         let transaction = match begin.start().await {
             Ok(transaction) => transaction,
-            Err(error) => return Ended::Done(Err(Error::from(error).into())),
+            Err(error) => return Attempt::Done(Err(Error::from(error).into())),
         };
-        session.link.wire.forget_error();
-        // The user's error may be of any type: what failed the transaction is asked of the
-        // wire instead. After a rollback to a savepoint, nothing has.
+        session.wire.forget_error();
+        // The user's error may be of any type, so the SQLSTATE is taken from the wire. After a
+        // rollback to a savepoint there is none.
         let gave_way = |status| {
-            let code = session.link.wire.facts().error;
+            let code = session.wire.facts().error;
             status == Some(TransactionStatus::Failed)
                 && code.is_some_and(|code| GAVE_WAY.contains(&&code[..]))
         };
@@ -211,17 +209,17 @@ impl TransactionRetry<'_> {
                 } else {
                     let commit = commit(&session, &settled, false, transaction.commit());
                     return match commit.await {
-                        Ok(()) => Ended::Done(Ok(value)),
-                        Err(error) if error.is_retryable() => Ended::GaveWay(error.into()),
-                        Err(error) => Ended::Done(Err(error.into())),
+                        Ok(()) => Attempt::Done(Ok(value)),
+                        Err(error) if error.is_retryable() => Attempt::GaveWay(error.into()),
+                        Err(error) => Attempt::Done(Err(error.into())),
                     };
                 }
             }
         };
         let gave_way = gave_way(session.settled().await.status);
         match transaction.rollback().await {
-            Ok(()) if gave_way => Ended::GaveWay(error),
-            _ => Ended::Done(Err(error)),
+            Ok(()) if gave_way => Attempt::GaveWay(error),
+            _ => Attempt::Done(Err(error)),
         }
     }
 }

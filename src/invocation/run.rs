@@ -16,42 +16,41 @@ use crate::error::{Error, Result};
 use crate::observe;
 
 /// How a handler ended.
-enum Ended<T> {
+enum HandlerEnd<T> {
     Returned(T),
-    /// With what it panicked.
+    /// The payload of its panic.
     Panicked(Box<dyn Any + Send>),
     /// The deadline was reached; the handler was dropped.
     Deadline(Error),
 }
 
-/// Judges the answer of a handler that did not fail.
+/// Decides about the answer of a handler that did not fail.
 pub(crate) trait Judge<T> {
-    /// Whether the invocation's transaction is committed.
+    /// Returns whether the invocation's transaction is committed.
     fn commits(&self, _: &T) -> bool {
         true
     }
 
-    /// Whether the rest of the invocation may belong to the body of the answer.
+    /// Returns whether the invocation may go on in the body of the answer.
     fn may_stream(&self) -> bool {
         false
     }
 
-    /// Notes on an answer what a layer inside another makes of it.
+    /// Notes the decision on the answer, for an outer layer.
     fn note(&self, _: &mut T) {}
 }
 
-/// Every answer that is no error is a success.
+/// Commits after every answer that is not an error.
 pub(crate) struct IsOk;
 
 impl<T> Judge<T> for IsOk {}
 
 pin_project! {
-    /// The future of an invocation: the handler, then the teardown.
+    /// The future of an invocation: runs the handler, then the teardown.
     ///
-    /// The handler runs inside the task-local scope and inside a panic guard, and is
-    /// dropped there. Dropped itself before its end, it does what can be done at
-    /// once. An error of ours takes the place of the handler's answer; a panic goes on when
-    /// everything is at rest.
+    /// The handler runs and is dropped inside the task-local scope, and its panics are caught and
+    /// resumed once every connection is at rest. An error of this crate replaces the handler's
+    /// answer. If this future is dropped before its end, the invocation is abandoned.
     pub(crate) struct Run<F: Future, J> {
         scope: Scope,
         judge: J,
@@ -59,8 +58,8 @@ pin_project! {
         handler: Option<F>,
         #[pin]
         cutoff: Option<Sleep>,
-        ended: Option<Ended<F::Output>>,
-        // Dropped behind the handler.
+        ended: Option<HandlerEnd<F::Output>>,
+        // Dropped after the handler.
         ending: Ending,
     }
 
@@ -72,15 +71,15 @@ pin_project! {
     }
 }
 
-/// The end of an invocation. Dropped before it is done, it does what can be done at once.
+/// The end of an invocation. If it is dropped before it is done, the invocation is abandoned.
 pub(crate) struct Ending {
     invocation: Invocation,
-    teardown: Teardown,
-    /// Is told what was left undone.
+    teardown: TeardownState,
+    /// Logs an abandoned invocation: the request id and the number of its connections.
     abandoned: fn(&str, usize),
 }
 
-enum Teardown {
+enum TeardownState {
     NotBegun,
     Runs(Pin<Box<dyn Future<Output = Finished> + Send>>),
     Done,
@@ -90,7 +89,7 @@ impl Ending {
     pub(crate) fn new(invocation: Invocation, abandoned: fn(&str, usize)) -> Self {
         Ending {
             invocation,
-            teardown: Teardown::NotBegun,
+            teardown: TeardownState::NotBegun,
             abandoned,
         }
     }
@@ -99,22 +98,22 @@ impl Ending {
         &self.invocation
     }
 
-    /// Begins it. `streams`: that of the head, and the body goes on reading.
+    /// Begins the end, or, if the body `streams`, the end of the head.
     fn begin(&mut self, success: bool, streams: bool) {
         let invocation = self.invocation.clone();
         self.teardown = if streams {
-            Teardown::Runs(Box::pin(
+            TeardownState::Runs(Box::pin(
                 async move { invocation.finish_head(success).await },
             ))
         } else if invocation.try_finish() {
-            Teardown::Done
+            TeardownState::Done
         } else {
-            Teardown::Runs(Box::pin(async move { invocation.finish(success).await }))
+            TeardownState::Runs(Box::pin(async move { invocation.finish(success).await }))
         };
     }
 
     fn has_begun(&self) -> bool {
-        !matches!(self.teardown, Teardown::NotBegun)
+        !matches!(self.teardown, TeardownState::NotBegun)
     }
 }
 
@@ -125,32 +124,32 @@ impl Future for Ending {
         if !self.has_begun() {
             self.begin(false, false);
         }
-        let Teardown::Runs(teardown) = &mut self.teardown else {
+        let TeardownState::Runs(teardown) = &mut self.teardown else {
             return Poll::Ready(Ok(()));
         };
         let finished = ready!(teardown.as_mut().poll(cx));
-        self.teardown = Teardown::Done;
+        self.teardown = TeardownState::Done;
         Poll::Ready(finished)
     }
 }
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        if !matches!(self.teardown, Teardown::Done) {
-            self.teardown = Teardown::NotBegun;
+        if !matches!(self.teardown, TeardownState::Done) {
+            self.teardown = TeardownState::NotBegun;
             self.invocation.abandon(self.abandoned);
         }
     }
 }
 
 impl<F: Future, J> Run<F, J> {
-    /// Calls `handler` for its future inside the invocation; that too may panic.
+    /// Calls `handler` inside the invocation; the call itself may panic.
     pub(crate) fn new(invocation: Invocation, judge: J, handler: impl FnOnce() -> F) -> Self {
         let scope = Scope::around(invocation.clone());
         let called = catch_unwind(AssertUnwindSafe(|| scope.enter(handler)));
         let (handler, ended) = match called {
             Ok(handler) => (Some(handler), None),
-            Err(panic) => (None, Some(Ended::Panicked(panic))),
+            Err(panic) => (None, Some(HandlerEnd::Panicked(panic))),
         };
         let cutoff = invocation.cutoff().map(tokio::time::sleep_until);
         Run {
@@ -184,11 +183,12 @@ where
                 .enter(|| catch_unwind(AssertUnwindSafe(|| handler.poll(cx))));
             // The work is polled before its timer: after a freeze both are ready.
             let ended = match polled {
-                Ok(Poll::Ready(result)) => Ended::Returned(result),
-                Err(panic) => Ended::Panicked(panic),
+                Ok(Poll::Ready(result)) => HandlerEnd::Returned(result),
+                Err(panic) => HandlerEnd::Panicked(panic),
                 Ok(Poll::Pending) => match this.cutoff.as_mut().as_pin_mut() {
                     Some(mut cutoff) => {
-                        // The way to the server is known once it was gone.
+                        // The cutoff depends on the round-trip time, which is known after the
+                        // first connect.
                         if let Some(at) = invocation.cutoff() {
                             if at != cutoff.deadline() {
                                 cutoff.as_mut().reset(at);
@@ -197,7 +197,7 @@ where
                         ready!(cutoff.poll(cx));
                         let error = Error::deadline();
                         observe::deadline(invocation.request_id(), &error);
-                        Ended::Deadline(error)
+                        HandlerEnd::Deadline(error)
                     }
                     None => return Poll::Pending,
                 },
@@ -209,14 +209,14 @@ where
         }
         if !this.ending.has_begun() {
             let judged = catch_unwind(AssertUnwindSafe(|| match this.ended {
-                Some(Ended::Returned(Ok(answer))) => (
+                Some(HandlerEnd::Returned(Ok(answer))) => (
                     this.judge.commits(answer),
                     this.judge.may_stream() && invocation.streams(),
                 ),
                 _ => (false, false),
             }));
             let (success, streams) = judged.unwrap_or_else(|panic| {
-                *this.ended = Some(Ended::Panicked(panic));
+                *this.ended = Some(HandlerEnd::Panicked(panic));
                 (false, false)
             });
             this.ending.begin(success, streams);
@@ -226,10 +226,10 @@ where
             observe::not_committed(this.ending.invocation().request_id(), error);
         }
         Poll::Ready(match this.ended.take().expect("not polled after its end") {
-            Ended::Returned(Ok(answer)) => finished.map(|()| Ok(answer)),
-            Ended::Returned(Err(error)) => Ok(Err(error)),
-            Ended::Deadline(error) => Err(error),
-            Ended::Panicked(panic) => resume_unwind(panic),
+            HandlerEnd::Returned(Ok(answer)) => finished.map(|()| Ok(answer)),
+            HandlerEnd::Returned(Err(error)) => Ok(Err(error)),
+            HandlerEnd::Deadline(error) => Err(error),
+            HandlerEnd::Panicked(panic) => resume_unwind(panic),
         })
     }
 }

@@ -14,32 +14,31 @@ use tokio_postgres::Client;
 use super::transaction::Transaction;
 use crate::error::{Error, ErrorKind, Result};
 
-/// A part of a [`Transaction`] that can be rolled back alone.
+/// A savepoint: a part of a [`Transaction`] that can be rolled back by itself.
 ///
-/// Savepoints of a transaction form a stack on the server: rolling one back undoes
-/// whatever came after it. So one is open at a time, and those that other clones of the
-/// transaction ask for wait for it; savepoints inside it are made from
-/// [itself](Savepoint::savepoint).
+/// The savepoints of a transaction form a stack on the server: rolling one back undoes everything
+/// after it. So only one is open at a time, and other clones of the transaction wait for it;
+/// nested savepoints are made from [itself](Savepoint::savepoint).
 ///
-/// A plain statement on the transaction does not wait. While a savepoint is open it
-/// becomes a part of that, and is undone with it: where parts of a handler run side by
-/// side, put each into a savepoint.
+/// A plain statement on the transaction does not wait. While a savepoint is open, the statement is
+/// part of it, and is undone with it: if parts of a handler run concurrently, put each into a
+/// savepoint.
 #[must_use = "a savepoint that is dropped is rolled back"]
 pub struct Savepoint<'a> {
     transaction: &'a Transaction,
     name: String,
-    /// Nothing is left to be rolled back.
+    /// It was released or rolled back.
     ended: bool,
-    /// None of one inside another.
+    /// `None` in a nested savepoint.
     _open: Option<MutexGuard<'a, ()>>,
 }
 
 impl Transaction {
-    /// Begins a part that can be rolled back alone. Dropped, it is.
+    /// Creates a savepoint. Dropping it rolls it back.
     ///
-    /// Waits while another savepoint of the transaction is open, for `acquire_timeout` at
-    /// most: the holder of one that asks for a second beside it would wait for itself.
-    /// [`Savepoint::savepoint`] makes one inside another.
+    /// Waits while another savepoint of the transaction is open, for `acquire_timeout` at most: a
+    /// caller that holds one and asks for a second would wait for itself. [`Savepoint::savepoint`]
+    /// creates a nested one.
     ///
     /// ```no_run
     /// # async fn handler() -> Result<(), antifreeze::Error> {
@@ -55,8 +54,8 @@ impl Transaction {
     ///
     /// # Errors
     ///
-    /// Those of the server, and [`TransactionInUse`](crate::ErrorKind::TransactionInUse):
-    /// another savepoint was open for too long.
+    /// Those of the server, and [`TransactionInUse`](crate::ErrorKind::TransactionInUse) if
+    /// another savepoint stayed open for too long.
     pub async fn savepoint(&self) -> Result<Savepoint<'_>> {
         let savepoints = &self.0.savepoints;
         let left = self.0.connection.left();
@@ -83,7 +82,7 @@ impl<'a> Savepoint<'a> {
         Ok(savepoint)
     }
 
-    /// Begins a part of this part. The outer one cannot be used until it has ended.
+    /// Creates a nested savepoint. The outer one cannot be used until it has ended.
     ///
     /// # Errors
     ///
@@ -92,22 +91,22 @@ impl<'a> Savepoint<'a> {
         Savepoint::begin(self.transaction, None).await
     }
 
-    /// Keeps what was done since: it is part of the transaction from now on. If the server
-    /// refuses, since a statement of it had failed, it is rolled back.
+    /// Releases the savepoint: its changes become part of the transaction. If the server refuses,
+    /// since a statement had failed, it is rolled back.
     ///
     /// # Errors
     ///
     /// Those of the server.
     pub async fn release(mut self) -> Result<()> {
         let release = format!("RELEASE SAVEPOINT {}", self.name);
-        // Dropped from here on it has been asked for, and there is nothing to roll back to.
+        // The RELEASE is queued from here on, so that a drop has nothing to roll back to.
         self.ended = true;
         let released = self.transaction.batch_execute(&release).await;
         self.ended = released.is_ok();
         Ok(released?)
     }
 
-    /// Undoes what was done since, errors included.
+    /// Rolls back to the savepoint, failed statements included.
     ///
     /// # Errors
     ///

@@ -18,8 +18,7 @@ tokio::task_local! {
     static CURRENT: Scope;
 }
 
-/// The invocations around a piece of code, one for each database, the innermost
-/// first.
+/// The invocations that code runs in, one for each database, the innermost first.
 #[derive(Clone)]
 pub(crate) struct Scope(Arc<Layered>);
 
@@ -29,7 +28,7 @@ struct Layered {
 }
 
 impl Scope {
-    /// The current scope, with `invocation` inside it.
+    /// Returns the current scope with `invocation` as the innermost.
     pub(crate) fn around(invocation: Invocation) -> Self {
         let outer = Scope::current();
         Scope(Arc::new(Layered { invocation, outer }))
@@ -44,12 +43,12 @@ impl Scope {
         scopes.map(|scope| scope.0.invocation.clone())
     }
 
-    /// The invocation of a database that is current, if there is one.
+    /// Finds the current invocation of a database.
     pub(crate) fn find(engine: &Arc<Engine>) -> Option<Invocation> {
         Scope::invocations().find(|invocation| invocation.belongs_to(engine))
     }
 
-    /// `invocation` and those of the same database around it.
+    /// Returns `invocation` and the outer ones of the same database.
     fn with_outer(invocation: &Invocation) -> impl Iterator<Item = Invocation> {
         let inner = invocation.clone();
         let outer = Scope::invocations().filter(move |outer| {
@@ -58,50 +57,47 @@ impl Scope {
         once(invocation.clone()).chain(outer)
     }
 
-    /// How many connections `invocation` and those around it use.
+    /// Counts the connections that `invocation` and the outer ones use.
     pub(super) fn in_use(invocation: &Invocation) -> usize {
         let all = Scope::with_outer(invocation);
         all.map(|one| one.inner.leases.in_use()).sum()
     }
 
-    /// How many of these are kept by transactions: nothing gives them back before
-    /// `invocation` has ended. Any other may be given back, by a future that runs beside
-    /// this one.
+    /// Counts the connections that transactions keep until the end of `invocation`. Concurrent
+    /// futures may give back any of the others.
     pub(super) fn transactions(invocation: &Invocation) -> usize {
         let all = Scope::with_outer(invocation);
         all.filter(Invocation::keeps_one).count()
     }
 
-    /// Runs `f` inside this scope.
+    /// Runs `f` in this scope.
     pub(crate) fn enter<R>(&self, f: impl FnOnce() -> R) -> R {
         CURRENT.sync_scope(self.clone(), f)
     }
 
-    /// Drops what belongs to the invocation inside this scope. A panic of its destructors
-    /// goes no further.
+    /// Drops a future of the invocation in this scope, and catches panics of its destructors.
     pub(crate) fn drop_inside<T>(&self, mut what: Pin<&mut Option<T>>) {
         let drop = AssertUnwindSafe(|| what.set(None));
         let _ = self.enter(|| catch_unwind(drop));
     }
 
-    /// Runs `future` inside this scope.
+    /// Runs `future` in this scope.
     pub(crate) fn run<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
         CURRENT.scope(self, future)
     }
 }
 
 impl Invocation {
-    /// Starts a task that belongs to this invocation: inside it
-    /// [`connection`] and [`transaction`] work as in the handler.
+    /// Spawns a task that belongs to this invocation: [`connection`] and [`transaction`] work in
+    /// it as in the handler.
     ///
-    /// What has not been joined when the handler returns is aborted. If it has the
-    /// invocation's [transaction](Invocation::transaction) then, half of its work is done:
-    /// the transaction is rolled back, and the caller is told
-    /// ([`TransactionInUse`](crate::ErrorKind::TransactionInUse)). So it is where a task, or
-    /// a clean-up, panics with the transaction in hand.
+    /// A task that still runs when the handler returns is aborted. If it holds the invocation's
+    /// [transaction](Invocation::transaction), the transaction is rolled back and the response is
+    /// an error ([`TransactionInUse`](crate::ErrorKind::TransactionInUse)). The same happens if a
+    /// task or a deferred clean-up panics while it holds the transaction.
     ///
-    /// Work that is to go on after the response has no place here: see
-    /// [the crate's documentation](crate#work-after-the-response).
+    /// For work that continues after the response, see [the crate's
+    /// documentation](crate#work-after-the-response).
     pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
@@ -116,7 +112,7 @@ impl Invocation {
     }
 }
 
-/// The invocation that this code runs for: with several layers, the innermost.
+/// Returns the current invocation: with several layers, that of the innermost.
 ///
 /// # Errors
 ///
@@ -128,10 +124,10 @@ pub fn invocation() -> Result<Invocation> {
         .map_err(|_| Error::not_in_invocation())
 }
 
-/// Leases a connection for the current [`invocation`]:
-/// [`Invocation::connection`] says the rest.
+/// Leases a connection for the current [`invocation`], like [`Invocation::connection`].
 ///
-/// The invocation is the one in which this is called, not the one in which it is awaited.
+/// The invocation is the one in which this function is called, not the one in which its future is
+/// awaited.
 ///
 /// # Errors
 ///
@@ -143,8 +139,8 @@ pub fn connection() -> impl Future<Output = Result<Connection>> + Send + use<> {
     async move { invocation?.lease(caller).await }
 }
 
-/// The transaction of the current [`invocation`]: [`Invocation::transaction`] says
-/// the rest. Outside one, awaiting it is
+/// Returns the transaction of the current [`invocation`], like [`Invocation::transaction`].
+/// Outside an invocation, awaiting it fails with
 /// [`NotInInvocation`](crate::ErrorKind::NotInInvocation).
 pub fn transaction() -> TransactionBuilder {
     TransactionBuilder::of(invocation().ok())

@@ -15,7 +15,7 @@ use crate::deadline::Deadline;
 use crate::engine::Engine;
 use crate::error::Error;
 
-/// What is run at the end of an invocation.
+/// A future that runs at the end of an invocation.
 pub(super) type Hook = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The caller of a checkout: a place in the source, or an extractor.
@@ -23,9 +23,9 @@ pub(crate) type Caller = &'static (dyn fmt::Display + Sync);
 
 /// One call of the function.
 ///
-/// It owns the connections, the transaction and the tasks that the call uses, and
-/// brings them to rest before the response leaves. Cheap to clone: a task that was
-/// started with `tokio::spawn` does not inherit the invocation, so give it a clone.
+/// It owns the connections, the transaction and the tasks of the call, and brings them to rest
+/// before the response leaves. It is cheap to clone: a task that was started with `tokio::spawn`
+/// does not inherit the invocation, so move a clone into it.
 ///
 /// ```no_run
 /// # async fn handler() -> Result<(), antifreeze::Error> {
@@ -51,15 +51,15 @@ pub(super) struct Inner {
     agenda: Mutex<Agenda>,
 }
 
-/// What the end of the invocation has to do, and to decide by.
+/// What the end of the invocation has to run, and what decides it.
 #[derive(Default)]
 pub(super) struct Agenda {
     pub(super) deferred: VecDeque<Hook>,
     pub(super) after: VecDeque<Hook>,
     pub(super) failed: bool,
-    /// Alive as long as a body that was marked is.
+    /// Alive as long as a body made by [`Invocation::stream`].
     pub(super) streams: Weak<()>,
-    /// Dropped when everything is at rest.
+    /// Dropped when every connection is at rest.
     pub(super) guard: Option<Box<dyn Any + Send>>,
 }
 
@@ -75,30 +75,28 @@ impl Invocation {
         }
     }
 
-    /// Has the invocation's transaction rolled back whatever the response says: for
-    /// a GraphQL answer of 200 that carries errors.
+    /// Lets the invocation's transaction be rolled back whatever the response's status: for a
+    /// GraphQL response of 200 that contains errors.
     pub fn fail(&self) {
         self.agenda().failed = true;
     }
 
-    /// Runs `cleanup` when the handler is done and its tasks are, before the
-    /// connections are brought to rest: for what other stores leave behind. The
-    /// last one deferred runs first.
+    /// Runs `cleanup` after the handler and its tasks, before the connections are brought to rest:
+    /// to clean up other stores. The last one deferred runs first.
     ///
-    /// It is given up after half a second. All of them together have what the deadline
-    /// leaves, less half a second for COMMIT; those that have not begun by then are dropped
-    /// unrun, as is one that is deferred when the connections are being brought to rest
-    /// already.
+    /// It is dropped after half a second. All clean-ups together have the time that the deadline
+    /// leaves, less half a second for COMMIT; those that have not begun by then are dropped unrun,
+    /// as is one that is deferred once teardown has begun.
     pub fn defer(&self, cleanup: impl Future<Output = ()> + Send + 'static) {
         self.hook(Box::pin(cleanup), |agenda| &mut agenda.deferred);
     }
 
-    /// Runs `hook` last, when the connections are at rest and before the response
-    /// leaves: for exporters that have to flush what teardown reports.
+    /// Runs `hook` after the connections are at rest and before the response leaves: to flush
+    /// exporters that record teardowns.
     ///
-    /// All of them together have half a second, and at most half of what the deadline
-    /// leaves; those that have not begun by then are dropped unrun, as is one that is
-    /// registered when the connections are being brought to rest already.
+    /// All hooks together have half a second, and at most half of what the deadline leaves; those
+    /// that have not begun by then are dropped unrun, as is one that is registered once teardown
+    /// has begun.
     pub fn after(&self, hook: impl Future<Output = ()> + Send + 'static) {
         self.hook(Box::pin(hook), |agenda| &mut agenda.after);
     }
@@ -108,31 +106,31 @@ impl Invocation {
         if self.inner.leases.is_open() {
             list(&mut agenda).push_back(hook);
         } else {
-            // Kept, it would keep what it holds for ever, and that may be ourselves.
+            // Storing it could make a cycle: it may hold this invocation.
             drop(agenda);
             drop(hook);
         }
     }
 
-    /// The host's id of this request; empty where there is none.
+    /// Returns the host's id of this request; empty if there is none.
     pub fn request_id(&self) -> &str {
         &self.inner.leases.request_id
     }
 
-    /// What is left until the handler is stopped; `None` without a deadline.
+    /// Returns the time until the handler is stopped; `None` without a deadline.
     pub fn remaining(&self) -> Option<Duration> {
         self.inner.leases.left()
     }
 
-    /// Keeps `guard` until everything is at rest.
+    /// Keeps `guard` until every connection is at rest.
     #[cfg(feature = "vercel")]
     pub(crate) fn guard(&self, guard: impl Any + Send) {
         self.agenda().guard = Some(Box::new(guard));
     }
 
-    /// Why it had better not begin, where [`LoadShed::BeforeHandler`](crate::config::LoadShed::BeforeHandler) is
-    /// asked for.
-    pub(crate) fn turned_away(&self) -> Option<Error> {
+    /// Returns the error with which load shedding rejects the invocation, with
+    /// [`LoadShed::BeforeHandler`](crate::config::LoadShed::BeforeHandler).
+    pub(crate) fn rejected(&self) -> Option<Error> {
         let left = self.inner.leases.left();
         self.engine().before_handler(left, self.request_id())
     }
@@ -145,13 +143,13 @@ impl Invocation {
         Arc::ptr_eq(self.engine(), engine)
     }
 
-    /// Whether the body of the response reads from the database while it is sent.
+    /// Returns whether the body of the response reads from the database while it is sent.
     pub(crate) fn streams(&self) -> bool {
         self.agenda().streams.strong_count() > 0
     }
 
-    /// Whether its transaction has a connection, and gives it back at the end alone. The
-    /// head of a streamed response is another end, before that of the tasks that wait.
+    /// Returns whether its transaction keeps a connection until the end. With a streamed response
+    /// the transaction ends with the head, before the tasks that wait.
     pub(super) fn keeps_one(&self) -> bool {
         self.inner.transaction.is_made() && !self.streams()
     }

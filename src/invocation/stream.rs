@@ -10,11 +10,10 @@ use pin_project_lite::pin_project;
 use super::state::Invocation;
 
 pin_project! {
-    /// A body that reads from the database while it is sent; made by
-    /// [`Invocation::stream`].
+    /// A body that reads from the database while it is sent; created by [`Invocation::stream`].
     ///
-    /// The layer knows it wherever it is, boxed or inside another body. Dropped before the
-    /// handler returns, it counts for nothing.
+    /// The layer recognises it also when it is boxed or inside another body. Dropped before the
+    /// handler returns, it has no effect.
     #[derive(Debug)]
     #[must_use = "it is the body of a response"]
     pub struct StreamedBody<B> {
@@ -25,24 +24,24 @@ pin_project! {
 }
 
 impl Invocation {
-    /// Has the response's body read from the database while it is sent: teardown moves from
-    /// the head of the response to the end of the body that this returns. The last frame is
-    /// kept back until teardown is done.
+    /// Lets the response's body read from the database while it is sent: teardown runs at the end
+    /// of the returned body instead of before the head of the response. The last frame is held
+    /// back until teardown is done.
     ///
-    /// Where no client reads a body (HEAD, 204, 304) it is dropped, and everything is at
-    /// rest before the head leaves. A body that is dropped outside the layer has its
-    /// connections closed at once, since nothing is sure to run later.
+    /// Where no client reads a body (HEAD, 204, 304), it is dropped, and teardown runs before the
+    /// head leaves. If a body is dropped outside the layer, its connections are closed at once,
+    /// since no later code is certain to run.
     ///
-    /// The invocation's own [transaction](Invocation::transaction) still commits
-    /// before the head: its outcome decides the status. From then on it is refused: what
-    /// the body is to store, it commits itself in a transaction on a connection.
+    /// The invocation's own [transaction](Invocation::transaction) still commits before the head,
+    /// since its outcome decides the status, and cannot be used afterwards: to store something,
+    /// the body commits a transaction of its own on a connection.
     ///
-    /// It is for responses over HTTP. The answer to a Lambda event is taken as whole, so
-    /// that this has no effect there: what still reads from the database then gets an error
+    /// It is for HTTP responses. It has no effect on the answer to a Lambda event, which is
+    /// complete: what still reads from the database gets an error
     /// ([`Error::is_invocation_ended`](crate::Error::is_invocation_ended)).
     ///
-    /// axum has the handler of GET answer HEAD, too: the query is begun for nothing, and cut
-    /// off. Give HEAD a handler of its own, `get(list).head(headers)`.
+    /// axum lets the handler of GET answer HEAD too: the query starts and is cancelled. Give HEAD
+    /// a handler of its own, `get(list).head(headers)`.
     pub fn stream<B>(&self, body: B) -> StreamedBody<B> {
         let mut agenda = self.agenda();
         let alive = agenda.streams.upgrade().unwrap_or_default();

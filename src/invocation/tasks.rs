@@ -27,8 +27,8 @@ thread_local! {
     static CUT_OFF: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Drops work that was not done: the transaction of the invocation must not be committed
-/// if the work held it.
+/// Drops work before its end: if it holds the invocation's transaction, that must not be
+/// committed.
 pub(super) fn cut_off<R>(drop: impl FnOnce() -> R) -> R {
     struct Before(bool);
     impl Drop for Before {
@@ -40,22 +40,20 @@ pub(super) fn cut_off<R>(drop: impl FnOnce() -> R) -> R {
     drop()
 }
 
-/// Whether what is being dropped on this thread belongs to work that was not done: it was
-/// [`cut_off`], or it panicked.
+/// Returns whether this thread is dropping work before its end: it was [`cut_off`], or it
+/// panicked.
 pub(super) fn is_cut_off() -> bool {
     CUT_OFF.get() || std::thread::panicking()
 }
 
 pin_project! {
-    /// The future of a task. If the task is aborted at the end of the invocation, or
-    /// panics, the future is [`cut_off`]. Where the user aborts it, that is the user's
-    /// decision, as with a future that is dropped.
+    /// The future of a task. It is [`cut_off`] if the task is aborted at the end of the
+    /// invocation, or panics; not if the user aborts the task, as when the user drops a future.
     struct Task<F> {
         #[pin]
         future: Option<F>,
         aborted: Arc<AtomicBool>,
-        // Dropped last: a task counts until its future has been dropped, and with it what
-        // it held.
+        // Dropped last: a task counts until its future and what that holds has been dropped.
         _running: One,
     }
 
@@ -108,12 +106,12 @@ impl Tasks {
         task
     }
 
-    /// No task is running.
+    /// Returns whether no task is running.
     pub(super) fn is_empty(&self) -> bool {
         self.running.is_empty()
     }
 
-    /// Aborts what still runs.
+    /// Aborts the tasks that still run.
     pub(super) fn abort(&self) {
         self.aborted.store(true, Ordering::Release);
         for task in self.started().drain(..) {
@@ -121,7 +119,7 @@ impl Tasks {
         }
     }
 
-    /// Waits until every task is gone. False if one does not yield.
+    /// Waits until every task has ended. Returns false if one does not yield in time.
     pub(super) async fn gone(&self, limit: Duration) -> bool {
         timeout(limit, self.running.none()).await.is_ok()
     }

@@ -1,4 +1,4 @@
-//! The transaction of an invocation: begun with its first statement, ended by the
+//! The transaction of an invocation, which begins with its first statement and ends with the
 //! invocation.
 
 use std::fmt;
@@ -16,12 +16,12 @@ use super::tasks::is_cut_off;
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::residue::SET_LOCAL;
 
-/// Where an invocation keeps its transaction.
+/// Holds the transaction of an invocation.
 #[derive(Default)]
 pub(super) struct Slot {
     transaction: Mutex<Option<Arc<Shared>>>,
     made: AtomicBool,
-    /// What becomes of it is decided: none that is made later could be committed.
+    /// The end is decided: a transaction begun later could not be committed.
     decided: AtomicBool,
 }
 
@@ -29,46 +29,46 @@ pub(super) struct Shared {
     pub(super) connection: Connection,
     pub(super) savepoints: Savepoints,
     pub(super) begin: String,
-    /// Its client was handed out.
+    /// The client was handed out, so a statement may have been sent.
     used: AtomicBool,
-    /// Work that used it was not done.
+    /// Code that used it was dropped before its end.
     cut_off: AtomicBool,
 }
 
 /// The savepoints of one transaction.
 pub(super) struct Savepoints {
-    /// Held by the outermost savepoint that is open.
+    /// Locked by the outermost open savepoint.
     pub(super) open: Mutex<()>,
-    /// How long another waits for it.
+    /// How long the next one waits for the lock.
     pub(super) patience: Duration,
     pub(super) next: AtomicU64,
 }
 
 impl Slot {
-    /// Waits for a caller that is about to make one.
+    /// Locks the slot; waits for a caller that is about to begin the transaction.
     pub(super) async fn lock(&self) -> MutexGuard<'_, Option<Arc<Shared>>> {
         self.transaction.lock().await
     }
 
-    /// Makes it, in the slot that was locked.
+    /// Stores the transaction in the locked slot.
     pub(super) fn make(&self, slot: &mut Option<Arc<Shared>>, shared: &Arc<Shared>) {
         *slot = Some(Arc::clone(shared));
         self.made.store(true, Ordering::Release);
     }
 
-    /// There is one, or a task is about to begin it.
+    /// Returns whether there is a transaction, or a task is about to begin one.
     pub(super) fn is_some(&self) -> bool {
         let slot = self.transaction.try_lock();
         slot.map_or(true, |slot| slot.is_some())
     }
 
-    /// There is one. It keeps its connection until it is decided.
+    /// Returns whether there is an undecided transaction, which keeps its connection.
     pub(super) fn is_made(&self) -> bool {
         self.made.load(Ordering::Acquire) && !self.decided.load(Ordering::Acquire)
     }
 
-    /// Takes the transaction out for good, if there is one. A caller that is still about to
-    /// make one after `limit` has not made it.
+    /// Takes the transaction, if there is one, and refuses later ones. Waits at most `limit` for a
+    /// caller that is about to begin it.
     pub(super) async fn take(&self, limit: Duration) -> Option<Arc<Shared>> {
         self.decided.store(true, Ordering::Release);
         timeout(limit, self.transaction.lock()).await.ok()?.take()
@@ -101,12 +101,12 @@ impl Shared {
         }
     }
 
-    /// Work that used it was not done.
+    /// Code that used it was dropped before its end.
     pub(super) fn was_cut_off(&self) -> bool {
         self.cut_off.load(Ordering::Acquire)
     }
 
-    /// Something may have been asked of it.
+    /// Returns whether a statement may have been sent.
     pub(super) fn is_used(&self) -> bool {
         self.used.load(Ordering::Acquire)
     }
@@ -114,14 +114,12 @@ impl Shared {
 
 /// The transaction of an invocation.
 ///
-/// It derefs to [`tokio_postgres::Client`]: whatever is executed on it is part of the
-/// transaction, which begins with the first statement at no cost of its own. Clones
-/// are the same transaction. Dropping them decides nothing: the invocation commits
-/// or rolls back when the response is known.
+/// It derefs to [`tokio_postgres::Client`]. BEGIN is sent together with the first statement, at no
+/// extra round trip. Clones are the same transaction. Dropping them has no effect: the invocation
+/// commits or rolls back when the response is known.
 ///
-/// There is no `&mut Client` to be had from it, on purpose: a `transaction()` of
-/// tokio-postgres inside would commit the whole. For a part that may fail there is
-/// [`savepoint`](Transaction::savepoint).
+/// It does not give out `&mut Client`, since a nested `transaction()` of tokio-postgres would
+/// commit the whole. For a part that may fail, use [`savepoint`](Transaction::savepoint).
 #[derive(Clone)]
 pub struct Transaction(pub(super) Arc<Shared>);
 
@@ -139,18 +137,18 @@ impl Transaction {
         Ok(())
     }
 
-    /// The connection, for something to be asked of it.
+    /// Returns the connection, and marks the transaction as used.
     pub(super) fn connection(&self) -> &Connection {
         self.0.used.store(true, Ordering::Release);
         &self.0.connection
     }
 
-    /// Whether its connection has ended: see [`Connection::is_closed`].
+    /// Returns whether the connection has ended: see [`Connection::is_closed`].
     pub fn is_closed(&self) -> bool {
         self.0.connection.is_closed()
     }
 
-    /// The server's process, as in `pg_stat_activity.pid`.
+    /// Returns the process id of the server's backend, as in `pg_stat_activity.pid`.
     pub fn process_id(&self) -> i32 {
         self.0.connection.process_id()
     }
@@ -173,7 +171,7 @@ impl Deref for Transaction {
 }
 
 impl AsRef<Connection> for Transaction {
-    /// The connection that it runs on, for its cached statements and its status.
+    /// Returns the connection, for cached statements and status.
     fn as_ref(&self) -> &Connection {
         self.connection()
     }

@@ -1,4 +1,4 @@
-//! The response body, which ends the invocation if it streams from the database.
+//! The response body, which ends the invocation if it reads from the database.
 
 use std::any::Any;
 use std::fmt;
@@ -18,17 +18,16 @@ use crate::error::Error;
 use crate::invocation::{Ending, Invocation, Scope, Watch};
 use crate::observe;
 
-/// When the deadline is reached, the reader of the body has this long to poll it
-/// it end in order.
+/// How long after the deadline a body may still be polled, and end in order, before its invocation
+/// is ended from outside.
 const READ_BY: Duration = Duration::from_millis(50);
 
-/// An error of a body.
+/// The error of a body.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 pin_project! {
-    /// The body of a response: the handler's, as it is; the layer's own, where the
-    /// handler had none to give; or the handler's, held until the invocation that it
-    /// reads from is at rest ([`Invocation::stream`]).
+    /// The body of a response: the handler's; the layer's own, in place of the handler's; or a
+    /// body that reads from the database and ends the invocation ([`Invocation::stream`]).
     pub struct Body<R> {
         #[pin]
         kind: Kind<R>,
@@ -40,8 +39,7 @@ pin_project! {
     enum Kind<R> {
         Whole { #[pin] body: R },
         Ours { bytes: Option<Bytes> },
-        // Locked through `&mut`, or for a moment: it makes the whole `Sync`, as the runners
-        // ask.
+        // The mutex makes the body `Sync`, which the runners require. It is never contended.
         Held { held: Box<Mutex<HeldBody<R>>> },
     }
 }
@@ -81,7 +79,7 @@ impl<R> Body<R> {
         }
     }
 
-    /// The handler's own body, if it is to be had as it is.
+    /// Returns the handler's own body, if it is unchanged.
     #[cfg(feature = "vercel")]
     pub(crate) fn into_whole(self) -> Result<R, Self> {
         match self.kind {
@@ -119,7 +117,8 @@ where
         match &self.kind {
             Kind::Whole { body } => body.is_end_stream(),
             Kind::Ours { bytes } => bytes.is_none(),
-            // A reader that sees the end of the stream here does not poll again.
+            // A reader that sees the end of the stream here does not poll again, so there is none
+            // before teardown.
             Kind::Held { held } => {
                 let held = held.lock().unwrap_or_else(PoisonError::into_inner);
                 held.done && held.kept.is_none() && held.error.is_none()
@@ -133,7 +132,8 @@ where
             Kind::Ours { bytes } => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            // Nor does a reader that has all the bytes of an exact size hint.
+            // A reader that has received all bytes of an exact size hint does not poll again
+            // either.
             Kind::Held { .. } => SizeHint::default(),
         }
     }
@@ -141,7 +141,7 @@ where
 
 /// A body that reads from the database while it is sent.
 ///
-/// One frame is always kept back: the last one leaves when everything is at rest.
+/// One frame is always held back: the last one leaves when every connection is at rest.
 struct HeldBody<R> {
     body: Pin<Box<Option<R>>>,
     kept: Option<Frame<Bytes>>,
@@ -171,7 +171,7 @@ where
                     Some(frame) => return Poll::Ready(Some(Ok(frame))),
                     None => continue,
                 },
-                // It always has something to say.
+                // A body that is always ready is checked against the deadline too.
                 Ok(Poll::Ready(Some(Ok(_)))) => {
                     self.error = Some(too_late(self.ending.invocation()).into())
                 }
@@ -209,7 +209,7 @@ impl<R> Drop for HeldBody<R> {
     }
 }
 
-/// The deadline is reached in the body: its reader is told, and so is the log.
+/// Makes and logs the error of a body that reached the deadline.
 fn too_late(invocation: &Invocation) -> Error {
     let error = Error::deadline();
     observe::deadline(invocation.request_id(), &error);

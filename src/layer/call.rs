@@ -7,14 +7,14 @@ use std::task::{Context, Poll, ready};
 use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep};
 
-use super::settings::Settings;
+use super::settings::LayerSettings;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::invocation::{Invocation, Judge, Run, Scope};
 
 pin_project! {
-    /// A call, once everything that it used is at rest. An error of ours takes the place of
-    /// the service's answer.
+    /// The future of a call, ready once its connections are at rest. An error of this crate
+    /// replaces the service's answer.
     pub(crate) struct Call<F: Future, J> {
         #[pin]
         kind: Kind<F, J>,
@@ -25,18 +25,18 @@ pin_project! {
     #[project = KindProjection]
     enum Kind<F: Future, J> {
         Ours { #[pin] run: Run<F, J> },
-        // A layer around this one has made the invocation.
+        // An outer layer has begun the invocation.
         Joined { #[pin] inner: Joined<F>, judge: J },
-        // It was turned away.
+        // Load shedding rejected the call.
         Refused { error: Option<Error> },
     }
 }
 
 impl<F: Future, J> Call<F, J> {
-    /// Calls inside the current invocation, that of a layer around this one, or else begins
-    /// one and calls inside it, unless it is turned away. `call` is told which it begins.
+    /// Calls the service inside the current invocation, that of an outer layer, or begins one,
+    /// unless it is rejected. `call` gets the invocation that was begun.
     pub(crate) fn new(
-        settings: &Settings,
+        settings: &LayerSettings,
         judge: J,
         (deadline, request_id): (Deadline, &str),
         call: impl FnOnce(Option<&Invocation>) -> F,
@@ -59,7 +59,7 @@ impl<F: Future, J> Call<F, J> {
         Call { kind }
     }
 
-    /// The invocation of its own, if it has one.
+    /// Returns the invocation that this call began.
     pub(super) fn invocation(&self) -> Option<&Invocation> {
         match &self.kind {
             Kind::Ours { run } => Some(run.invocation()),
@@ -94,8 +94,8 @@ where
 }
 
 pin_project! {
-    /// A call that belongs to the invocation of a layer around it, and takes no longer than
-    /// its own layer allows. `None`: it would have, and was dropped.
+    /// A call inside the invocation of an outer layer, limited by its own layer's `max_duration`.
+    /// `None`: it took longer and was dropped.
     struct Joined<F> {
         #[pin]
         inner: Option<F>,
@@ -122,7 +122,7 @@ impl<F: Future> Future for Joined<F> {
             return Poll::Pending;
         }
         this.inner.set(None);
-        // Half of the work was cut off, whatever the outer layer's caller is told.
+        // Work was cut off, whatever response the outer layer sends.
         this.invocation.fail();
         Poll::Ready(None)
     }

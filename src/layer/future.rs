@@ -14,14 +14,14 @@ use super::body::Body;
 use super::call::Call;
 use super::health::HealthFuture;
 use super::problem;
-use super::settings::Settings;
+use super::settings::LayerSettings;
 use crate::error::Result;
 use crate::invocation::{Ending, Scope};
 use crate::observe;
 
 pin_project! {
-    /// The response of a [`DatabaseService`](super::DatabaseService), once everything
-    /// that the call used is at rest.
+    /// The response of a [`DatabaseService`](super::DatabaseService), ready once the call's
+    /// connections are at rest.
     #[must_use = "futures do nothing unless they are awaited"]
     pub struct ResponseFuture<F: Future> {
         #[pin]
@@ -32,8 +32,8 @@ pin_project! {
 pin_project! {
     #[project = KindProjection]
     enum Kind<F: Future> {
-        Call { #[pin] call: Call<F, Settings>, is_head: bool },
-        // No client will read what the handler meant to stream.
+        Call { #[pin] call: Call<F, LayerSettings>, is_head: bool },
+        // No client reads the body that the handler wanted to stream.
         Unread { head: Option<Parts>, ending: Ending },
         // The inner service is not called.
         Health { health: HealthFuture },
@@ -42,7 +42,7 @@ pin_project! {
 
 impl<F: Future> ResponseFuture<F> {
     /// `is_head`: the request's method is HEAD.
-    pub(crate) fn new(call: Call<F, Settings>, is_head: bool) -> Self {
+    pub(crate) fn new(call: Call<F, LayerSettings>, is_head: bool) -> Self {
         ResponseFuture {
             kind: Kind::Call { call, is_head },
         }
@@ -101,8 +101,8 @@ where
     }
 }
 
-/// No content follows the head (RFC 9110, section 6.4.1): whatever is outside the layer
-/// drops a body unread.
+/// Returns whether no content follows the head (RFC 9110, section 6.4.1): the host drops the body
+/// unread.
 fn has_no_content(is_head: bool, status: StatusCode) -> bool {
     is_head
         || status.is_informational()

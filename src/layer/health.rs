@@ -11,12 +11,12 @@ use serde::Serialize;
 use tower_service::Service;
 
 use super::arrival;
-use super::settings::Settings;
+use super::settings::LayerSettings;
 use crate::database::Database;
 use crate::health::{Health, Status};
 
-/// Answers every request with the [`health`](crate::health) of a database, whatever the
-/// path; methods but GET and HEAD with a 405.
+/// Answers every GET and HEAD with the [`health`](crate::health) of a database, whatever the path,
+/// and other methods with 405.
 ///
 /// ```no_run
 /// # #[cfg(feature = "axum")] mod function {
@@ -45,7 +45,7 @@ pub struct HealthFuture {
 }
 
 impl HealthService {
-    /// The health of `database`.
+    /// Creates a service that reports the health of `database`.
     pub fn new(database: Database) -> Self {
         HealthService { database }
     }
@@ -71,8 +71,8 @@ impl<B> Service<Request<B>> for HealthService {
     }
 }
 
-impl Settings {
-    /// The answer, if it is the health that is asked for.
+impl LayerSettings {
+    /// Returns the answer if the request is for the health report.
     pub(crate) fn health_of<B>(&self, request: &Request<B>) -> Option<HealthFuture> {
         let path = self.health_check.as_deref()?;
         let asked = is_read(request.method()) && arrival::is_at(request, path);
@@ -90,8 +90,7 @@ impl HealthFuture {
         }
     }
 
-    /// Keeps `guard` until there is an answer, and everything that was used for it is at
-    /// rest.
+    /// Keeps `guard` until the answer is ready.
     #[cfg(feature = "vercel")]
     pub(crate) fn guarded(self, guard: impl Send + 'static) -> Self {
         let answer = async move {
@@ -137,7 +136,7 @@ fn answer(health: &Health, detailed: bool, head: bool) -> Response<String> {
             status: health.status,
         }),
     };
-    // Nothing in it can fail: its keys are texts.
+    // Serializing cannot fail: all keys are strings.
     let mut response = Response::new(body.unwrap_or_default());
     *response.status_mut() = health.status_code();
     let headers = response.headers_mut();

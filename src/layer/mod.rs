@@ -24,10 +24,10 @@ pub use health::{HealthFuture, HealthService};
 pub use service::DatabaseService;
 
 use crate::database::Database;
-use settings::Settings;
+use settings::LayerSettings;
 
-/// Makes every call of a service an [`Invocation`](crate::Invocation): when its response leaves, every
-/// database connection that it used is at rest, acknowledged by the server, or closed.
+/// Makes every call of a service an [`Invocation`](crate::Invocation): when its response leaves,
+/// every database connection that it used is at rest, acknowledged by the server, or closed.
 ///
 /// One layer for every shape of service:
 ///
@@ -46,49 +46,50 @@ use settings::Settings;
 /// # }
 /// ```
 ///
-/// # What it asks for
+/// # Requirements
 ///
 /// - Nothing outside it drops its future: a `TimeoutLayer` belongs inside. (If one
 ///   does, connections are closed at once, but no task waits for the server.)
-/// - The handler does not block its thread for ever.
+/// - The handler does not block its thread forever.
 /// - `panic = "unwind"`, the default.
 /// - Handlers return an `http::Response`: with lambda_http, not a bare `String` or
 ///   `Value`.
 ///
 /// # Inside a buffer
 ///
-/// tower's `Buffer`, and whatever else has a task of its own call the service, takes the call
-/// out of the invocation. What the body of an `async` handler asks for is found all the
-/// same, since its future is polled by the caller; what is asked for in `call` itself is
-/// [`NotInInvocation`](crate::ErrorKind::NotInInvocation). There take the [`Invocation`](crate::Invocation) out
-/// of the request's extensions. A buffer outside the layer changes nothing.
+/// tower's `Buffer`, like any middleware that calls the service from its own task, takes the call
+/// out of the invocation. The body of an `async` handler still finds the invocation, since its
+/// future is polled by the caller; code in `call` itself gets
+/// [`NotInInvocation`](crate::ErrorKind::NotInInvocation). There, take the
+/// [`Invocation`](crate::Invocation) from the request's extensions. A buffer outside the layer
+/// changes nothing.
 #[derive(Clone)]
 pub struct DatabaseLayer {
-    settings: Settings,
+    settings: LayerSettings,
 }
 
 impl DatabaseLayer {
-    /// A layer for the connections of `database`. A layer inside another for the same
-    /// database joins that: its calls belong to the outer one's invocation. Its
-    /// `max_duration` counts for them as well, the tighter one first, and where it has a
-    /// `commit_when` of its own, that judges its responses in the outer one's place.
+    /// Creates a layer for the connections of `database`. A layer inside another one for the same
+    /// database joins the outer invocation: both values of `max_duration` apply, and its own
+    /// `commit_when`, if set, decides for its responses instead of the outer layer's.
     ///
-    /// For several databases, a layer each. [`connection()`](crate::connection()),
-    /// [`transaction()`](crate::transaction()) and the extractors mean the innermost one;
-    /// [`Database::connection`] and [`Database::transaction`] say which. Their transactions
-    /// are not one: the innermost commits first, and stays committed when an outer one fails
-    /// to, and the caller gets that one's error.
+    /// With several databases, mount one layer for each. [`connection()`](crate::connection()),
+    /// [`transaction()`](crate::transaction()) and the extractors use the innermost one;
+    /// [`Database::connection`] and [`Database::transaction`] use the database that they are
+    /// called on. The transactions are separate: the innermost one commits first, and stays
+    /// committed if an outer commit then fails, whose error the caller gets.
     pub fn new(database: Database) -> Self {
         DatabaseLayer {
-            settings: Settings::new(database),
+            settings: LayerSettings::new(database),
         }
     }
 
-    /// How long a call may take at most; when that is reached the handler is dropped,
-    /// its statements are cancelled and the caller gets a 504.
+    /// Sets the maximum duration of a call. When it is reached, the handler is dropped, its
+    /// statements are cancelled and the caller gets a 504.
     ///
-    /// Default: on Lambda, with the feature `lambda`, what the host says (and 29 s behind API
-    /// Gateway, which waits no longer); on Vercel 300 s, its own default; elsewhere no limit.
+    /// Default: on Lambda, with the feature `lambda`, the deadline of the event (and at most 29 s
+    /// behind API Gateway, which waits no longer); on Vercel 300 s, Vercel's own default;
+    /// elsewhere no limit.
     ///
     /// On Lambda a request may carry no deadline that could be read. Then it is
     /// [`Config::function_timeout`](crate::Config::function_timeout), if that is set. If it
@@ -101,7 +102,7 @@ impl DatabaseLayer {
         self
     }
 
-    /// Which responses commit the invocation's transaction. Default: 2xx and 3xx.
+    /// Sets which responses commit the invocation's transaction. Default: 2xx and 3xx.
     pub fn commit_when(
         mut self,
         commit_when: impl Fn(StatusCode) -> bool + Send + Sync + 'static,
@@ -113,12 +114,12 @@ impl DatabaseLayer {
 
 impl DatabaseLayer {
     /// Answers GET and HEAD of `path` with the [`health`](crate::health) of the database,
-    /// without calling the service inside. Other methods, and other paths be they longer by
-    /// a slash, are left to it.
+    /// without calling the inner service, which gets all other methods and paths (a path with a
+    /// trailing slash is another path).
     ///
-    /// `path` is as the layer sees it, without the query: inside an axum router that is
-    /// nested, without the prefix. On Lambda it is with or without the gateway's stage. A
-    /// slash in front is added where it is missing.
+    /// `path` is the path that the layer gets, without the query: inside a nested axum router,
+    /// without the prefix. On Lambda it matches with or without the gateway's stage. A missing
+    /// leading slash is added.
     ///
     /// ```no_run
     /// # fn main_(database: antifreeze::Database) {

@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind};
 use crate::invocation::{self, Invocation};
 use crate::observe;
 
-/// Has the log say, once, what a caller is told of: the response itself says little.
+/// Logs the error of a response once: the response itself says little.
 pub(crate) fn log(error: &Error) {
     let current = invocation::invocation().ok();
     let current = current.as_ref().map(Invocation::request_id);
@@ -16,8 +16,8 @@ pub(crate) fn log(error: &Error) {
     observe::answered(request_id.filter(|id| !id.is_empty()), error);
 }
 
-/// A response that says what went wrong, and nothing of how the database is reached: the
-/// kind, the SQLSTATE and the constraint, which name no value.
+/// Makes the response of an error: kind, SQLSTATE and constraint, which contain no value, and
+/// nothing that reveals how the database is reached.
 pub(crate) fn of(error: &Error) -> Response<Bytes> {
     log(error);
     let mut more = Map::new();
@@ -30,7 +30,7 @@ pub(crate) fn of(error: &Error) -> Response<Bytes> {
     }
     let mut response = document(error.status(), detail(error.kind()), more);
     if let Some(after) = error.retry_after() {
-        // Nothing is gained by all coming back within the same second.
+        // At least 1 s: an immediate retry would only add load.
         let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
         response
             .headers_mut()
@@ -39,9 +39,8 @@ pub(crate) fn of(error: &Error) -> Response<Bytes> {
     response
 }
 
-/// A problem document (RFC 9457) for a caller over HTTP: status, kind, SQLSTATE and
-/// constraint, and nothing of how the database is reached or of what the server said. The
-/// log says the rest, once for each error.
+/// Makes a problem document (RFC 9457) for HTTP: status, kind, SQLSTATE and constraint, without
+/// the server's message or how the database is reached, which are logged once.
 impl From<&Error> for Response<Bytes> {
     fn from(error: &Error) -> Self {
         of(error)
@@ -69,7 +68,7 @@ fn detail(kind: ErrorKind) -> &'static str {
     }
 }
 
-/// The handler panicked, and the host would only hang up.
+/// Makes the response for a panic, after which the host would only close the connection.
 #[cfg(feature = "vercel")]
 pub(crate) fn panicked() -> Response<Bytes> {
     document(

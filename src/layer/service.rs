@@ -11,20 +11,19 @@ use super::arrival;
 use super::body::Body;
 use super::call::Call;
 use super::future::ResponseFuture;
-use super::settings::Settings;
+use super::settings::LayerSettings;
 
-/// A service whose calls are invocations; made by
-/// [`DatabaseLayer`](super::DatabaseLayer).
+/// A service whose calls are invocations; created by [`DatabaseLayer`](super::DatabaseLayer).
 ///
-/// It is ready when the service inside is, and clones with it.
+/// It is ready when the inner service is.
 #[derive(Clone)]
 pub struct DatabaseService<S> {
     pub(crate) inner: S,
-    pub(crate) settings: Settings,
+    pub(crate) settings: LayerSettings,
 }
 
 impl<S> DatabaseService<S> {
-    pub(super) fn new(inner: S, settings: Settings) -> Self {
+    pub(super) fn new(inner: S, settings: LayerSettings) -> Self {
         DatabaseService { inner, settings }
     }
 }

@@ -12,27 +12,27 @@ use crate::error::{Error, Result};
 use crate::invocation::{Invocation, Judge};
 use crate::observe;
 
-/// What the layer hands to its services.
+/// The settings that a layer shares with its services.
 #[derive(Clone)]
-pub(crate) struct Settings {
+pub(crate) struct LayerSettings {
     pub(crate) database: Database,
     pub(crate) max_duration: Option<Duration>,
-    /// Every call has a deadline there, and is killed at it.
+    /// On Lambda every call has a deadline, at which the process is killed.
     on_lambda: bool,
     pub(super) health_check: Option<Arc<str>>,
     pub(super) commit_when: Option<Arc<dyn Fn(StatusCode) -> bool + Send + Sync>>,
 }
 
-/// What a layer inside another made of a response.
+/// The decision of an inner layer on a response.
 #[derive(Clone)]
 struct Judged {
     database: Database,
     commits: bool,
 }
 
-impl Settings {
+impl LayerSettings {
     pub(super) fn new(database: Database) -> Self {
-        Settings {
+        LayerSettings {
             database,
             max_duration: None,
             on_lambda: arrival::on_lambda(),
@@ -41,26 +41,26 @@ impl Settings {
         }
     }
 
-    /// Begins an invocation that may take until `deadline`, and no longer than
-    /// configured. Fails if it is turned away at the door.
+    /// Begins an invocation that ends at `deadline`, or after the configured duration. Fails if
+    /// load shedding rejects it.
     pub(super) fn begin(&self, deadline: Deadline, request_id: &str) -> Result<Invocation> {
         let capped = self.max_duration.map(|most| deadline.capped(most));
         let mut deadline = capped.unwrap_or(deadline);
         if self.on_lambda && deadline.end().is_none() {
-            deadline = self.unsaid(request_id, cfg!(feature = "lambda"))?;
+            deadline = self.default_deadline(request_id, cfg!(feature = "lambda"))?;
         }
         let engine = Arc::clone(self.database.engine());
         let invocation = Invocation::new(engine, deadline, request_id);
-        match invocation.turned_away() {
+        match invocation.rejected() {
             Some(error) => Err(error),
             None => Ok(invocation),
         }
     }
 
-    /// The deadline on Lambda of a request that carries none. Without the feature `lambda`,
-    /// as which `deadlines_are_read`, none ever does: then nothing is begun that Lambda
-    /// would kill in its midst.
-    fn unsaid(&self, request_id: &str, deadlines_are_read: bool) -> Result<Deadline> {
+    /// Returns the deadline of a request on Lambda that carries none. Without the feature `lambda`
+    /// (`deadlines_are_read` is false) no request carries one, so this is an error: Lambda would
+    /// kill the handler halfway.
+    fn default_deadline(&self, request_id: &str, deadlines_are_read: bool) -> Result<Deadline> {
         static SAID: Once = Once::new();
         if let Some(granted) = self.database.settings().function_timeout {
             return Ok(Deadline::after(granted));
@@ -73,8 +73,8 @@ impl Settings {
     }
 }
 
-impl<B> Judge<Response<B>> for Settings {
-    /// As a layer inside this one has said, or as this one does.
+impl<B> Judge<Response<B>> for LayerSettings {
+    /// Returns the decision of an inner layer, or this layer's own.
     fn commits(&self, response: &Response<B>) -> bool {
         let status = response.status();
         let judged = response.extensions().get::<Judged>();
@@ -90,7 +90,7 @@ impl<B> Judge<Response<B>> for Settings {
         true
     }
 
-    /// A response that takes its place on the way out is another.
+    /// Notes the decision on the response: a response that replaces it is another one.
     fn note(&self, response: &mut Response<B>) {
         if self.commit_when.is_some() {
             let commits = self.commits(response);
@@ -107,20 +107,25 @@ mod tests {
     use crate::error::ErrorKind;
 
     /// The deadline of a request that carries none.
-    fn unsaid(granted: Option<Duration>, deadlines_are_read: bool) -> Result<Option<Duration>> {
+    fn default_deadline(
+        granted: Option<Duration>,
+        deadlines_are_read: bool,
+    ) -> Result<Option<Duration>> {
         let config = crate::config::Config::from_url("postgres://localhost/none").expect("a URL");
         let config = match granted {
             Some(granted) => config.function_timeout(granted),
             None => config,
         };
         let database = Database::new(config).expect("settings");
-        let settings = Settings::new(database);
-        Ok(settings.unsaid("abc", deadlines_are_read)?.remaining())
+        let settings = LayerSettings::new(database);
+        Ok(settings
+            .default_deadline("abc", deadlines_are_read)?
+            .remaining())
     }
 
     #[tokio::test(start_paused = true)]
     async fn forgotten_feature_is_an_error() {
-        let error = unsaid(None, false).expect_err("it would be killed");
+        let error = default_deadline(None, false).expect_err("it would be killed");
         assert_eq!(error.kind(), ErrorKind::Configuration);
         assert_eq!(error.request_id(), Some("abc"));
         for remedy in [
@@ -132,9 +137,9 @@ mod tests {
         }
         let granted = Some(Duration::from_secs(10));
         for deadlines_are_read in [false, true] {
-            let deadline = unsaid(granted, deadlines_are_read);
+            let deadline = default_deadline(granted, deadlines_are_read);
             assert_eq!(deadline.expect("it is known"), granted);
         }
-        assert_eq!(unsaid(None, true).expect("it is served"), None);
+        assert_eq!(default_deadline(None, true).expect("it is served"), None);
     }
 }

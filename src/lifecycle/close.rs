@@ -16,35 +16,35 @@ use crate::observe;
 use crate::pool::CheckedOut;
 use crate::teardown::{Budget, close};
 
-/// The least that a host gives between SIGTERM and SIGKILL: Lambda, to a function with no
+/// The shortest time that a host leaves between SIGTERM and SIGKILL: Lambda, to a function with no
 /// extension but internal ones (Lambda's developer guide, "Understanding the Lambda
 /// execution environment lifecycle", shutdown phase).
 const GRACE: Duration = Duration::from_millis(300);
 
-/// Kept back from the grace for the process to end in: a sixth of it, and no more than this.
+/// The most that is reserved of the grace for the exit of the process: a sixth of it, at most
+/// this.
 const LEAVE: Duration = Duration::from_millis(100);
 
-/// Kept back from the rest for what has to be cancelled: half of it, and no more than this.
+/// The most that is reserved of the rest for cancels: half of it, at most this.
 const CANCEL: Duration = Duration::from_millis(500);
 
-/// How long idle connections are waited for where the host sets no limit.
+/// The time limit for closing idle connections where the host sets none.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Closes every connection of a database, and waits for the server's word that each has
-/// ended; made by [`Database::close`](crate::Database::close).
+/// Closes every connection of a database, and waits until the server has confirmed that each
+/// session has ended; created by [`Database::close`](crate::Database::close).
 ///
-/// What is idle is closed at once. What an invocation has is left to it, since it may be
-/// about to finish, until there is just time enough, 125 of 300 ms and half a second of a
-/// longer grace, to cancel its statement and close the connection. From the beginning on
-/// nothing is kept: an invocation that is still under way, or begins, is served, and its
-/// connections are closed at its end.
+/// Idle connections are closed at once. Invocations that run may finish, until the time that is
+/// needed to cancel their statements and close their connections: 125 of 300 ms, and half a second
+/// of a longer grace. From the start of the close no connection is kept: invocations that run, or
+/// begin, are served, and their connections are closed at their end.
 ///
-/// It takes 300 ms at most, unless [`within`](Close::within) says otherwise. A
-/// second call waits for the first, and finds nothing to do.
+/// It takes 300 ms at most, unless [`within`](Close::within) sets another limit. A second call
+/// waits for the first, and has nothing to do.
 ///
-/// Connections belong to the tokio runtime that they were opened on. Those of other
-/// runtimes are told goodbye too, and the server's answer is heard as long as their runtime
-/// is running: from inside one that blocks the only thread of another, it is not.
+/// Connections belong to the tokio runtime that they were opened on. Those of other runtimes are
+/// closed too, and the server's confirmation is received as long as their runtime runs: not if
+/// this call blocks its only thread.
 #[derive(Clone)]
 #[must_use = "nothing is closed until it is awaited"]
 pub struct Close {
@@ -52,16 +52,16 @@ pub struct Close {
     grace: Duration,
 }
 
-/// What closing came to.
+/// The result of closing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Closed {
-    /// Connections that were open.
+    /// The number of connections that were open.
     pub closed: usize,
-    /// Of these, those whose end the server confirmed. The others end by the server's own
-    /// timeouts, or when it finds that the process is gone.
+    /// How many of these the server confirmed. The others end by the server's own timeouts, or
+    /// when the server notices that the process has ended.
     pub acknowledged: usize,
-    /// Of these, those that were taken away from an invocation.
+    /// How many of these were taken from a running invocation.
     pub interrupted: usize,
     /// How long it took.
     pub elapsed: Duration,
@@ -75,7 +75,7 @@ impl Close {
         }
     }
 
-    /// How long it may take. Default: 300 ms, as long as Lambda waits.
+    /// Sets the time limit. Default: 300 ms, which is what Lambda grants.
     pub fn within(mut self, grace: Duration) -> Self {
         self.grace = grace.min(FAR);
         self
@@ -84,7 +84,7 @@ impl Close {
     async fn run(self) -> Closed {
         let begin = Instant::now();
         let pools = self.engine.pools();
-        // At once, also while another call is closing.
+        // Takes effect at once, also while another call is closing.
         pools.shut();
         let time = self.grace - LEAVE.min(self.grace / 6);
         let end = begin + time;
@@ -100,7 +100,7 @@ impl Close {
             let interrupted = timeout_at(patience, out.returned()).await.is_err();
             Goodbye::to(&out.session, &budget, interrupted).await
         };
-        // Those that are being opened at this moment, for an invocation that is served.
+        // Connections that are being opened at this moment, for an invocation that is served.
         let late = async {
             let _ = timeout_at(patience, pools.opening.none()).await;
             let known = |late: &CheckedOut| {
@@ -153,14 +153,14 @@ impl fmt::Debug for Close {
     }
 }
 
-/// Whether the server confirmed the end of a connection that was `interrupted` or not.
+/// The result of closing one connection.
 struct Goodbye {
     acknowledged: bool,
     interrupted: bool,
 }
 
 impl Goodbye {
-    /// Closes a connection, if its invocation has not: then this finds out how that went.
+    /// Closes a connection, or, if its invocation does, waits for the result of that.
     async fn to(session: &ServerSession, budget: &Budget, interrupted: bool) -> Self {
         Goodbye {
             acknowledged: close(session, budget).await,
@@ -169,7 +169,7 @@ impl Goodbye {
     }
 }
 
-/// Closes the idle connections alone, and has the others closed by their invocations.
+/// Closes the idle connections, and lets invocations close theirs.
 pub(crate) async fn close_idle(engine: &Engine) {
     let begin = Instant::now();
     let pools = engine.pools();

@@ -8,5 +8,5 @@ mod warm_up;
 pub(crate) use close::close_idle;
 pub use close::{Close, Closed};
 #[cfg(feature = "lambda")]
-pub(crate) use snapshot::Snapshot;
+pub(crate) use snapshot::SnapStart;
 pub use warm_up::{WarmUp, WarmedUp};

@@ -9,13 +9,13 @@ use super::close::Close;
 use super::warm_up::WarmUp;
 use crate::engine::Engine;
 
-/// How long closing may take before a snapshot. No request is served meanwhile.
+/// The time limit for closing before a snapshot, while no request is served.
 const BEFORE_SNAPSHOT: Duration = Duration::from_secs(3);
 
-/// Closes and forgets before the snapshot, and warms up after the restore.
-pub(crate) struct Snapshot(pub(crate) Arc<Engine>);
+/// Closes connections and discards secrets before the snapshot, and warms up after the restore.
+pub(crate) struct SnapStart(pub(crate) Arc<Engine>);
 
-impl SnapStartResource for Snapshot {
+impl SnapStartResource for SnapStart {
     fn before_snapshot(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async {
             let close = Close::new(Arc::clone(&self.0));

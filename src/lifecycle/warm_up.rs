@@ -13,12 +13,12 @@ use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe;
 
-/// How long warming up may take in all: Lambda gives the init phase 10 s, and other
-/// things happen in it too.
+/// The time limit of a warm-up: Lambda's init phase takes 10 s at most, and contains other work
+/// too.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// Makes ready what an invocation would otherwise wait for. Await it before the
-/// function starts to serve; on Lambda that is inside the init phase.
+/// Prepares what the first invocation would otherwise wait for. Await it before the function
+/// starts to serve; on Lambda that is in the init phase.
 ///
 /// With [`PerEventLoop`](crate::config::ConnectionLifetime::PerEventLoop) it opens the connections
 /// that this process can use at once, in parallel, so that it takes as long as one;
@@ -26,13 +26,12 @@ const LIMIT: Duration = Duration::from_secs(3);
 /// reads certificate authorities, and opens nothing. It takes 3 s at most, and never
 /// changes anything in the database.
 ///
-/// A database that is down does not keep the function from starting, unless
-/// [`required`](WarmUp::required): what failed is in the report, and in one line of
-/// the log.
+/// A failure does not stop the function, unless the warm-up is [`required`](WarmUp::required): the
+/// report and one line of the log have the error.
 ///
 /// # Errors
 ///
-/// With [`required`](WarmUp::required), whatever went wrong first.
+/// With [`required`](WarmUp::required), the first error.
 #[must_use = "warming up does nothing until it is awaited"]
 pub struct WarmUp {
     engine: Arc<Engine>,
@@ -40,17 +39,17 @@ pub struct WarmUp {
     required: bool,
 }
 
-/// What warming up came to.
+/// The result of a warm-up.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct WarmedUp {
-    /// Connections that were to be opened.
+    /// The number of connections to open.
     pub requested: usize,
-    /// Connections that are open now.
+    /// The number of connections that are open now.
     pub warmed: usize,
     /// How long it took.
     pub elapsed: Duration,
-    /// What went wrong first, if anything did.
+    /// The first error, if there was one.
     pub first_error: Option<Error>,
 }
 
@@ -63,15 +62,15 @@ impl WarmUp {
         }
     }
 
-    /// How many connections to open, unless `ANTIFREEZE_WARM_UP` says otherwise, and at
-    /// most as many as can be kept. Default: all of those.
+    /// Sets the number of connections to open, unless `ANTIFREEZE_WARM_UP` is set. The limit and
+    /// the default are the number that can be kept.
     pub fn connections(mut self, connections: usize) -> Self {
         self.connections = Some(connections);
         self
     }
 
-    /// Fails unless everything is warm: the function does not start without its
-    /// database.
+    /// Makes awaiting this fail if a connection cannot be opened, so that the function does not
+    /// start without its database.
     pub fn required(mut self) -> Self {
         self.required = true;
         self
@@ -103,7 +102,7 @@ impl WarmUp {
         }
     }
 
-    /// How many connections to open.
+    /// Returns the number of connections to open.
     fn requested(&self) -> usize {
         let settings = self.engine.settings();
         let size = settings.idle_limit();

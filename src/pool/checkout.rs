@@ -95,7 +95,7 @@ impl Pool {
         left: Option<Duration>,
         granted: Option<Duration>,
         attempt: Admission<'_>,
-        leaving: Option<&Tally>,
+        closing: Option<&Tally>,
     ) -> Result<Leased> {
         let shared = &self.shared;
         let begin = Instant::now();
@@ -111,7 +111,7 @@ impl Pool {
         let opened = now.checked_sub(added_age).unwrap_or(now);
         let options = ConnectOptions {
             once: attempt.probes,
-            closing: leaving,
+            closing,
             ..ConnectOptions::DEFAULT
         };
         let connector = &shared.connector;
@@ -145,12 +145,12 @@ impl Permit {
     /// was `granted`.
     ///
     /// Cancel-safe: if the caller stops waiting while a session is being opened, that session
-    /// is counted in `leaving` until the server has closed it.
+    /// is counted in `closing` until the server has closed it.
     pub(crate) async fn checkout(
         self,
         left: Option<Duration>,
         granted: Option<Duration>,
-        leaving: &Tally,
+        closing: &Tally,
     ) -> Result<(Arc<Lease>, ExclusiveClient)> {
         let Permit { pool, permit } = self;
         let begin = Instant::now();
@@ -183,7 +183,7 @@ impl Permit {
             let attempt = admitted?;
             // Counted until the connection is leased.
             let _opening = pool.shared.opening.one();
-            if let Some((session, client)) = checkout.connect(attempt, leaving).await? {
+            if let Some((session, client)) = checkout.connect(attempt, closing).await? {
                 let lease = Lease::new(session, Arc::clone(&pool), permit);
                 lease.ask_behind();
                 return Ok((lease, client));
@@ -250,12 +250,12 @@ impl<'a> Checkout<'a> {
 
     /// Opens a connection. `None`: the server accepts none now, and there is time to wait and
     /// try again.
-    async fn connect(&mut self, attempt: Admission<'_>, leaving: &Tally) -> Result<Option<Leased>> {
+    async fn connect(&mut self, attempt: Admission<'_>, closing: &Tally) -> Result<Option<Leased>> {
         let tried = Instant::now();
         // Boxed: a checkout that gets an idle connection does not carry this future's size.
         let open = self
             .pool
-            .open(self.left(), self.granted, attempt, Some(leaving));
+            .open(self.left(), self.granted, attempt, Some(closing));
         let (session, client) = match Box::pin(open).await {
             Ok(leased) => leased,
             Err(error) => return self.failed(error, tried).map(|()| None),
@@ -320,7 +320,7 @@ async fn examine(
             // Reading the slots is a test as good as any, for the same round trip.
             match pool.shared.limits.room.ask_again(session) {
                 Some(reading) => reading.await,
-                None => match session.ask("", false) {
+                None => match session.ask("", true) {
                     Some(answer) => answer.await.is_some(),
                     None => false,
                 },

@@ -62,8 +62,8 @@ impl Lease {
         Some((rested, reservation))
     }
 
-    /// Brings the connection to rest, or closes it: if it is not to be kept, if it cannot be
-    /// brought to rest, or if there is no `client`, since its holder could then send more.
+    /// Brings the connection to rest, or closes it: if it is not to be kept, or if it cannot be
+    /// brought to rest. Without a `client`, which a task has, the session gets a new one.
     pub(crate) async fn rest(
         &self,
         client: Option<ExclusiveClient>,
@@ -72,21 +72,25 @@ impl Lease {
     ) -> Rested {
         let mut steps = Steps::new(self.session(), budget);
         self.session().link.wire.disarm();
-        let kept = client.is_some() && {
-            let reset = self.settings().reset;
-            steps.clean(keep, reset, self.room()).await
-        };
-        if !kept {
-            steps.close().await;
+        let reset = self.settings().reset;
+        if client.is_some() && steps.clean(keep, reset, self.room()).await {
+            return steps.done(client);
         }
-        steps.done(client.filter(|_| kept))
+        // The old client is held until the connection is detached from it.
+        if keep && steps.renew(client.is_none(), reset).await {
+            if let Some(renewed) = self.session().exclusive_client() {
+                return steps.done(Some(renewed));
+            }
+        }
+        steps.close().await;
+        steps.done(None)
     }
 
     /// Closes the connection after its session was [ended](ServerSession::end_at_once). If no
     /// Terminate could be sent, cancels what the server is executing.
-    pub(crate) async fn close_ended(&self, said_goodbye: bool, budget: &Budget) -> Rested {
+    pub(crate) async fn close_ended(&self, terminate_sent: bool, budget: &Budget) -> Rested {
         let mut steps = Steps::new(self.session(), budget);
-        if said_goodbye {
+        if terminate_sent {
             steps.close().await;
         } else {
             steps.cancel().await;
@@ -181,6 +185,62 @@ impl<'a> Steps<'a> {
         true
     }
 
+    /// Brings the session to rest without its client, and gives it a new one: if a task has the
+    /// client (`is_lent`), if it waits until a task takes its rows or sends data, or if its
+    /// statements are gone. Returns false if the session has to be closed.
+    async fn renew(&mut self, is_lent: bool, reset: Reset) -> bool {
+        let session = self.session;
+        let snapshot = session.pump();
+        let is_known = !matches!(snapshot.server, ServerState::Lost | ServerState::Unsent);
+        // Else it is the server that does not come to rest.
+        let by_client = is_lent
+            || snapshot.client == ClientState::Stalled
+            || snapshot.server == ServerState::CopyingIn
+            || snapshot.residue.driver;
+        let direct = session.link.pooler == Pooler::None;
+        if !direct || snapshot.is_over() || !is_known || !by_client {
+            return false;
+        }
+        let wire = &session.link.wire;
+        session.detach();
+        let mut answered = pin!(wire.answered());
+        let mut all = answered.as_mut().now_or_never();
+        if all.is_none() {
+            all = timeout(self.budget.grace(), answered.as_mut()).await.ok();
+            if all.is_none() {
+                all = self.cancel_until(answered).await;
+            } else {
+                self.outcome.did(Step::Settled);
+            }
+        }
+        if all != Some(true) || session.is_being_cancelled() {
+            return false;
+        }
+        let rolls_back = wire.snapshot().status != Some(TransactionStatus::Idle);
+        let rollback = if rolls_back { "ROLLBACK; " } else { "" };
+        // The statements of the old client are of no use to the new one.
+        let resets = reset != Reset::Never;
+        let statements = if resets {
+            let again = session.server_timeouts_again();
+            format!("{rollback}{RESET}; DEALLOCATE ALL{again}")
+        } else {
+            format!("{rollback}DEALLOCATE ALL")
+        };
+        wire.forget_error();
+        let asked = timeout(self.budget.step(), wire.asked(&statements)).await;
+        if asked != Ok(true) || wire.facts().error.is_some() {
+            return false;
+        }
+        if rolls_back {
+            self.outcome.did(Step::RolledBack);
+        }
+        if resets {
+            self.outcome.did(Step::Reset);
+        }
+        wire.forget_residue();
+        session.renew()
+    }
+
     /// Waits until no statement is under way, and sends a CancelRequest if that takes too long.
     /// `None`: the session cannot come to rest.
     async fn settle(&mut self) -> Option<Snapshot> {
@@ -250,11 +310,11 @@ impl<'a> Steps<'a> {
         let snapshot = if direct {
             session.pump()
         } else {
-            self.leave().await;
+            self.detach_from_pooler().await;
             session.link.wire.snapshot()
         };
-        // CopyFail ends a COPY, and is sent with the Terminate. To a pooler `leave` has sent
-        // the CancelRequest; after the Terminate it would have no effect.
+        // CopyFail ends a COPY, and is sent with the Terminate. To a pooler `detach_from_pooler`
+        // has sent the CancelRequest; after the Terminate it would have no effect.
         let runs = direct && snapshot.is_running();
         // End the session first: a task that still has the client could send another
         // statement behind the cancelled one.
@@ -282,7 +342,7 @@ impl<'a> Steps<'a> {
     /// to the Close of a statement.
     ///
     /// From here on the holder of the connection can send nothing more.
-    async fn leave(&mut self) {
+    async fn detach_from_pooler(&mut self) {
         let (session, budget) = (self.session, self.budget);
         session.detach();
         let snapshot = session.link.wire.snapshot();
@@ -319,7 +379,7 @@ impl Drop for ShutDown<'_> {
     }
 }
 
-/// What has to be done about session state.
+/// What has to be done about the session state that was left.
 #[derive(Debug, PartialEq, Eq)]
 enum Remedy {
     None,
@@ -327,7 +387,7 @@ enum Remedy {
     Close,
 }
 
-/// Decides what has to be done about the session state that was left.
+/// Decides how the session state that was left is removed.
 fn remedy(snapshot: &Snapshot, reset: Reset, pooler: Pooler) -> Remedy {
     if snapshot.residue.driver {
         return Remedy::Close;

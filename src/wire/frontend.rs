@@ -38,6 +38,8 @@ struct Begin {
 #[derive(Debug, Default)]
 pub(super) struct Frontend {
     started: bool,
+    /// The startup packet is not sent: the session has begun.
+    resumes: bool,
     /// The beginning of a message that is not complete yet, or what waits for an answer.
     pub(super) pending: BytesMut,
     /// Bytes of the current message that are passed on unread.
@@ -54,6 +56,15 @@ pub(super) struct Frontend {
 }
 
 impl Frontend {
+    /// Follows the requests of a new client of a session.
+    pub(super) fn resumed(unnamed: bool) -> Self {
+        Frontend {
+            resumes: true,
+            unnamed,
+            ..Frontend::default()
+        }
+    }
+
     /// Puts BEGIN in front of the next statement that is sent outside a transaction.
     pub(super) fn arm(&mut self, sql: &str) {
         self.begin = Some(Begin {
@@ -141,8 +152,10 @@ impl Frontend {
             let taken = match bytes.get(..length) {
                 Some(message) if !self.started => {
                     self.started = true;
-                    tracker.sent_whole(Unit::simple(), Handling::Pass);
-                    out.put_slice(message);
+                    if !self.resumes {
+                        tracker.sent_whole(Unit::simple(), Handling::Pass);
+                        out.put_slice(message);
+                    }
                     length
                 }
                 Some(message) => {

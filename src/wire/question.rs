@@ -12,14 +12,14 @@ pub(super) struct Question {
 }
 
 /// The answer to a query of our own.
-#[derive(Debug, Default)]
-pub(crate) struct OwnAnswer {
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct OwnAnswer {
     /// The rows of all its statements, as text.
-    pub(crate) rows: Vec<Vec<Option<String>>>,
+    pub rows: Vec<Vec<Option<String>>>,
     /// The SQLSTATE of the error with which it ended.
-    pub(crate) error: Option<String>,
+    pub error: Option<String>,
     /// When it was complete.
-    pub(crate) at: Option<Instant>,
+    pub at: Option<Instant>,
 }
 
 impl Question {

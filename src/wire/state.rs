@@ -4,13 +4,13 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
+use super::attach::Retired;
 use super::backend::Scanner;
 use super::expected::Handling;
 use super::frontend::Frontend;
@@ -42,15 +42,16 @@ pub(super) struct State {
     /// Bytes for tokio-postgres: what was filtered, or answered by the wire itself.
     pub(super) inject: BytesMut,
     /// The last operation of the writer above was a completed flush.
-    flushed: bool,
+    pub(super) flushed: bool,
     /// The reader above waits for more, and for nothing else.
     pub(super) reads: bool,
-    /// The time from which an answer is awaited.
-    asked: Option<Instant>,
+    /// An answer is awaited.
+    asked: bool,
     pub(super) round_trips: u64,
-    /// The shortest time after which something was answered.
-    pub(super) shortest: Option<Duration>,
     pub(super) detached: Option<Detached>,
+    /// The number of clients that were attached before the present one.
+    pub(super) client: u64,
+    pub(super) retired: Vec<Retired>,
     /// A query of our own that leaves behind the user's next statement.
     deferred: Option<(Box<str>, Question)>,
     /// Wakes the reader above if there is something to read that does not come from below.
@@ -95,10 +96,11 @@ impl State {
             inject: BytesMut::new(),
             flushed: true,
             reads: false,
-            asked: None,
+            asked: false,
             round_trips: 0,
-            shortest: None,
             detached: None,
+            client: 0,
+            retired: Vec::new(),
             deferred: None,
             reader: AtomicWaker::new(),
         }
@@ -247,7 +249,7 @@ impl State {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.out.advance(sent);
-            self.asked.get_or_insert_with(Instant::now);
+            self.asked = true;
         }
         Poll::Ready(Ok(()))
     }
@@ -276,10 +278,6 @@ impl State {
             let before = buf.filled().len();
             let read = ready!(self.poll_heard(cx, buf));
             let passed = self.received(&buf.filled()[before..]);
-            if let Some(refusal) = self.tracker.authentication.refused {
-                buf.set_filled(before);
-                return Poll::Ready(Err(io::Error::other(refusal)));
-            }
             buf.set_filled(before + passed);
             // To the reader nothing would be the end of file.
             if passed > 0 || self.is_closed() {
@@ -299,10 +297,8 @@ impl State {
     /// Processes `bytes` from the server, and returns how much of their beginning is for the
     /// reader as it is.
     pub(super) fn received(&mut self, bytes: &[u8]) -> usize {
-        if let Some(asked) = self.asked.take() {
-            let took = asked.elapsed();
+        if std::mem::take(&mut self.asked) {
             self.round_trips += 1;
-            self.shortest = Some(self.shortest.map_or(took, |shortest| shortest.min(took)));
         }
         let State {
             tracker,
@@ -327,6 +323,9 @@ impl State {
         });
         self.send_deferred();
         let final_error = self.tracker.final_error.take();
+        if final_error.is_some() {
+            self.tracker.fail_questions();
+        }
         if let (Some(error), None) = (final_error, &self.detached) {
             self.detach_with(Some(StandIn::for_ended(error)), Terminate::NotAtRest);
         }

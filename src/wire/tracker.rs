@@ -6,11 +6,10 @@
 //! keeps it, and keeps count of what is still owed one: each Query, FunctionCall
 //! and Sync, and the start-up packet.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::authentication::Authentication;
 use super::expected::{Expected, Handling, Reply};
 use super::question::Question;
 use super::residue::Residue;
@@ -45,8 +44,9 @@ pub(super) struct Tracker {
     expected: Expected,
     pub(super) residue: Residue,
     pub(super) facts: ServerFacts,
+    /// The bodies of ParameterStatus, by the name of the parameter.
+    pub(super) reported: BTreeMap<Box<[u8]>, Box<[u8]>>,
     lost: bool,
-    pub(super) authentication: Authentication,
     /// A statement of the user was answered since a query of our own was deferred.
     pub(super) has_executed: bool,
     /// An error has said that a prepared statement is not to be trusted.
@@ -184,14 +184,18 @@ impl Tracker {
         }
     }
 
-    /// Processes a whole message; `body` holds its first bytes.
+    /// Processes a whole message; `body` holds its first bytes, or all of a ParameterStatus.
     pub(super) fn received(&mut self, tag: u8, body: &[u8]) -> Option<Answer> {
         match tag {
             b'Z' => return self.ready(body),
             b'C' => self.complete(body),
-            b'R' => self.authentication.received(body),
             b'G' => return self.copy_in(),
-            b'S' => self.facts.parameters.note(body),
+            b'S' => {
+                self.facts.parameters.note(body);
+                let name = body.split(|&byte| byte == 0).next().unwrap_or_default();
+                self.reported.insert(name.into(), body.into());
+            }
+
             b'E' => {
                 let unit = self.owed.front_mut().or(self.open.as_mut());
                 let ours = unit.is_some_and(|unit| {
@@ -281,7 +285,6 @@ impl Tracker {
     pub(super) fn lose(&mut self) {
         self.lost = true;
         self.fail_questions();
-        self.authentication.lost();
     }
 
     pub(super) fn is_lost(&self) -> bool {

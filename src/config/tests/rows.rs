@@ -14,6 +14,9 @@ type Row = (&'static str, &'static str, fn(&Settings) -> bool);
 const ROWS: &[Row] = &[
     ("pooler", "rds-proxy", |s| s.pooler == Pooler::RdsProxy),
     ("endpoint", "direct", |s| s.endpoint == Endpoint::Direct),
+    ("guess_authentication", "off", |s| {
+        s.guess_authentication == GuessAuthentication::Off
+    }),
     ("lifetime", "per-invocation", |s| {
         s.lifetime == ConnectionLifetime::PerInvocation
     }),

@@ -17,15 +17,15 @@ const MOST: Duration = Duration::from_secs(15 * 60);
 /// 29 s, HTTP 30 s).
 const GATEWAY: Duration = Duration::from_secs(29);
 
-/// The deadline of an event.
+/// Returns the deadline of an event.
 pub(crate) fn deadline(context: &Context) -> Deadline {
     let at = SystemTime::UNIX_EPOCH + Duration::from_millis(context.deadline);
-    // Lambda cuts off what is less than a millisecond.
+    // Lambda truncates to milliseconds.
     let started = process_started() - Duration::from_millis(1);
     Deadline::at(at, SystemTime::now(), started, MOST)
 }
 
-/// Deadline and id of an HTTP request that came through lambda_http.
+/// Returns deadline and id of an HTTP request from lambda_http.
 pub(super) fn of(extensions: &Extensions) -> Option<(Deadline, String)> {
     let context = extensions.get::<Context>()?;
     let deadline = match extensions.get::<RequestContext>() {
@@ -35,13 +35,13 @@ pub(super) fn of(extensions: &Extensions) -> Option<(Deadline, String)> {
     Some((deadline, context.request_id.clone()))
 }
 
-/// The path without the gateway's stage; empty where there is no gateway.
+/// Returns the path without the gateway's stage; empty without a gateway.
 pub(super) fn raw_path(extensions: &Extensions) -> &str {
     extensions.raw_http_path()
 }
 
-/// Function URLs speak the gateway's language, but wait as long as the function may
-/// run; so do load balancers.
+/// Returns whether API Gateway waits for the response. Function URLs use its format, but wait as
+/// long as the function may run, as load balancers do.
 fn is_behind_gateway(request: &RequestContext) -> bool {
     match request {
         RequestContext::ApiGatewayV1(_) | RequestContext::WebSocket(_) => true,

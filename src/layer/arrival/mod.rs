@@ -7,8 +7,7 @@ use http::{Extensions, HeaderMap, Request};
 
 use crate::deadline::Deadline;
 
-/// When the response has to be there, and the id under which the host knows the
-/// request.
+/// Returns the deadline of the response and the host's id of the request.
 pub(crate) fn of(extensions: &Extensions, headers: &HeaderMap) -> (Deadline, String) {
     #[cfg(feature = "lambda")]
     if let Some(arrival) = lambda::of(extensions) {
@@ -21,15 +20,15 @@ pub(crate) fn of(extensions: &Extensions, headers: &HeaderMap) -> (Deadline, Str
     (Deadline::none(), id.unwrap_or_default().to_owned())
 }
 
-/// Whether the process runs on Lambda ("Defined runtime environment variables"). Vercel,
-/// which may run it there, has deadlines of its own.
+/// Returns whether the process runs on Lambda ("Defined runtime environment variables"). Vercel,
+/// which may use Lambda, has deadlines of its own.
 pub(super) fn on_lambda() -> bool {
     let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     set("AWS_LAMBDA_FUNCTION_NAME") && !set("VERCEL")
 }
 
-/// Whether exactly this path is asked for. Behind a gateway with stages, lambda_http puts
-/// the stage in front of it.
+/// Returns whether the request is for exactly this path. Behind a gateway with stages, lambda_http
+/// prepends the stage.
 pub(super) fn is_at<B>(request: &Request<B>, path: &str) -> bool {
     #[cfg(feature = "lambda")]
     if lambda::raw_path(request.extensions()) == path {
