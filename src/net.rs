@@ -209,6 +209,7 @@ impl AsyncWrite for Socket {
 
 #[cfg(all(test, unix))]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -233,6 +234,31 @@ mod tests {
         assert_eq!(silence, Duration::from_secs(60));
         #[cfg(target_os = "linux")]
         assert_eq!(socket.tcp_user_timeout().expect("told"), Some(USER_TIMEOUT));
+    }
+
+    /// Else each answer takes two system calls.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn short_read_is_not_repeated() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let server = tokio_postgres::Config::new();
+        let mut socket = Socket::tcp(address, &server).await.expect("a connection");
+        let (mut peer, _) = listener.accept().await.expect("it");
+        let mut buffer = [0; 16];
+        for _ in 0..2 {
+            peer.write_all(b"1234").await.expect("room");
+            assert_eq!(socket.read(&mut buffer).await.expect("it"), 4);
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let ready = either!(socket, stream => stream.poll_read_ready(&mut cx));
+            assert!(ready.is_pending());
+        }
+        // A full one is, and the end of file is seen.
+        peer.write_all(&[0; 20]).await.expect("room");
+        drop(peer);
+        let mut rest = Vec::new();
+        socket.read_to_end(&mut rest).await.expect("it");
+        assert_eq!(rest.len(), 20);
     }
 
     #[tokio::test]

@@ -185,6 +185,7 @@ async fn vercel_function_closes_its_connections() {
             .env("DATABASE_URL", &server.database.url)
             .env("MAX_CONNECTIONS", 1)
             .env("SHAPE", "vercel")
+            .env("ANTIFREEZE_LINGER", "0")
             .env("SHUTDOWN", 1);
         let deployment = deployment.start().await.expect("a deployment");
         let call = async |ending: &str| {

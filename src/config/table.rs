@@ -161,6 +161,13 @@ settings(environment, pooler) {
     /// is replaced at the next checkout. Default: `DB_MAX_IDLE_TIME`, or else no limit.
     max_idle_time: Duration, default "no limit",
         limit "DB_MAX_IDLE_TIME" unless_zero, health max_idle_time_seconds seconds;
+    /// How long a process whose host suspends it between requests is kept awake after the last
+    /// request, for the next one to use its connections, which are closed then: on Vercel. Not
+    /// where kept connections take no slot of the server, behind a transaction pooler or RDS
+    /// Proxy, unless it is set. Default: 5 s. Zero: the process is suspended at once, and keeps
+    /// its connections.
+    linger: Duration = Duration::from_secs(5), operator "ANTIFREEZE_LINGER" duration,
+        health linger_seconds seconds;
     /// A connection that was kept for longer than this without use answers an empty query
     /// before it is leased again, alone and within a second: a device in between may have
     /// dropped it silently, as NAT gateways and connection tracking do after 350 s

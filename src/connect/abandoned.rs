@@ -31,7 +31,7 @@ impl Close for Wire {
 
 impl Close for Box<dyn Transport> {
     fn close(self) -> Wire {
-        Wire::new(self, None, false).0
+        Wire::new(self, false).0
     }
 }
 

@@ -20,6 +20,7 @@ use std::sync::Once;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::time::{sleep, timeout_at};
 use tokio_postgres::config::Host;
 
@@ -29,7 +30,7 @@ use logins::Logins;
 pub use options::{ConnectOptions, Progress};
 use retry::Time;
 pub(crate) use retry::is_transient;
-pub(crate) use start::{Link, Opened, PassThrough};
+pub(crate) use start::{Link, Opened};
 
 use crate::config::{Pooler, Settings, TlsMode};
 use crate::error::{Error, ErrorKind, Phase, Result};
@@ -89,7 +90,10 @@ impl Connector {
         let mut logins = Logins::new(&self.config);
         loop {
             let sent = self.detection.takes_settings();
-            let error = match self.start(&time, &mut logins, options).await {
+            // The type is erased: otherwise the compiler follows all of it wherever a user's
+            // future contains a connect, down to its recursion limit.
+            let start: BoxFuture<'_, _> = Box::pin(self.start(&time, &mut logins, options));
+            let error = match start.await {
                 Ok(opened) => return Ok(opened),
                 Err(error) => error,
             };

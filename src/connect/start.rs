@@ -1,13 +1,12 @@
 //! Starts a session at the first address of a database that accepts it.
 
 use std::borrow::Cow;
-use std::convert::Infallible;
-use std::future::{Ready, ready};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
-use tokio_postgres::config::{self, SslMode, SslNegotiation};
-use tokio_postgres::tls::TlsConnect;
+use tokio_postgres::NoTls;
+use tokio_postgres::config::{self, SslMode};
+use tokio_postgres::tls::NoTlsStream;
 
 use super::abandoned::CloseOnDrop;
 use super::channel::not_postgres;
@@ -28,7 +27,7 @@ const SHARE: Duration = Duration::from_secs(3);
 /// A session that has begun, and that no task drives yet.
 pub(crate) struct Opened {
     pub(crate) client: tokio_postgres::Client,
-    pub(crate) connection: tokio_postgres::Connection<Stream, Stream>,
+    pub(crate) connection: tokio_postgres::Connection<Stream, NoTlsStream>,
     pub(crate) link: Link,
 }
 
@@ -193,14 +192,14 @@ impl Connector {
         }
         let round_trip = started.shortest.unwrap_or_default();
         let unnamed = config.pooler == Pooler::Transaction && !options.named;
-        let (wire, stream) = Wire::new(started.resume(transport.disarm()), None, unnamed);
+        let (wire, stream) = Wire::new(started.resume(transport.disarm()), unnamed);
         let abandoned = CloseOnDrop::new(wire.clone(), options.closing);
 
         let mut resumed = server.clone();
-        resumed.ssl_mode(SslMode::Require);
-        resumed.ssl_negotiation(SslNegotiation::Direct);
-        resumed.channel_binding(config::ChannelBinding::Prefer);
-        let connect = resumed.connect_raw(stream, PassThrough).await;
+        // Both are done.
+        resumed.ssl_mode(SslMode::Disable);
+        resumed.channel_binding(config::ChannelBinding::Disable);
+        let connect = resumed.connect_raw(stream, NoTls).await;
         let (client, mut connection) =
             connect.map_err(|error| self.rejected(target, goal, error))?;
         config
@@ -302,18 +301,5 @@ fn user(server: &tokio_postgres::Config) -> Cow<'_, str> {
     match server.get_user() {
         Some(user) => Cow::Borrowed(user),
         None => Cow::Owned(whoami::username().unwrap_or_default()),
-    }
-}
-
-/// A TLS connector that returns the stream, which is encrypted already if it is to be.
-pub(crate) struct PassThrough;
-
-impl TlsConnect<Stream> for PassThrough {
-    type Stream = Stream;
-    type Error = Infallible;
-    type Future = Ready<Result<Stream, Infallible>>;
-
-    fn connect(self, stream: Stream) -> Self::Future {
-        ready(Ok(stream))
     }
 }

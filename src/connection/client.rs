@@ -6,13 +6,13 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard};
-use tokio_postgres::config::{SslMode, SslNegotiation};
+use tokio_postgres::config::SslMode;
+use tokio_postgres::tls::NoTlsStream;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Config, Connection, Error, Statement};
+use tokio_postgres::{Client, Config, Connection, Error, NoTls, Statement};
 
 use super::driver::{Driver, OnEnd};
 use super::statements::Statements;
-use crate::connect::PassThrough;
 use crate::net::SocketView;
 use crate::wire::{Snapshot, Stream, Wire};
 
@@ -47,7 +47,7 @@ impl Clients {
         &self,
         wire: Wire,
         client: Client,
-        connection: Connection<Stream, Stream>,
+        connection: Connection<Stream, NoTlsStream>,
     ) -> Arc<ClientSession> {
         let client = Arc::new(Mutex::new(client));
         let (own, on_end) = (wire.clone(), Arc::clone(&self.on_end));
@@ -66,10 +66,9 @@ impl Clients {
         let (wire, stream) = self.wire.attach()?;
         let mut config = Config::new();
         config.user("resumed");
-        config.ssl_mode(SslMode::Require);
-        config.ssl_negotiation(SslNegotiation::Direct);
+        config.ssl_mode(SslMode::Disable);
         // The wire has all the answers, so it does not wait.
-        let connected = config.connect_raw(stream, PassThrough).now_or_never();
+        let connected = config.connect_raw(stream, NoTls).now_or_never();
         let (client, connection) = connected?.ok()?;
         Some(self.drive(wire, client, connection))
     }

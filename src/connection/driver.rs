@@ -15,6 +15,7 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio_postgres::tls::NoTlsStream;
 use tokio_postgres::{AsyncMessage, Client, Connection};
 
 use crate::observe;
@@ -27,7 +28,7 @@ pub(super) type OnEnd = Arc<dyn Fn() + Send + Sync>;
 pub(super) struct Driver {
     /// `None` once it has ended: an ended connection must be dropped, or the client's futures
     /// wait for ever.
-    connection: Mutex<Option<Connection<Stream, Stream>>>,
+    connection: Mutex<Option<Connection<Stream, NoTlsStream>>>,
     /// The waker of the driver task. Every poll uses this one, so that what arrives
     /// later wakes the task alone.
     waker: Mutex<Waker>,
@@ -44,7 +45,7 @@ impl Driver {
     /// Spawns the task on this runtime.
     pub(super) fn spawn(
         runtime: &Handle,
-        connection: Connection<Stream, Stream>,
+        connection: Connection<Stream, NoTlsStream>,
         client: &Arc<tokio::sync::Mutex<Client>>,
         wire: Wire,
         on_end: OnEnd,
@@ -109,7 +110,7 @@ impl Driver {
 
     /// The snapshot is taken before another poll: a poll under way does not
     /// know yet what it waits for.
-    fn poll(&self, mut slot: MutexGuard<'_, Option<Connection<Stream, Stream>>>) -> Snapshot {
+    fn poll(&self, mut slot: MutexGuard<'_, Option<Connection<Stream, NoTlsStream>>>) -> Snapshot {
         let Some(connection) = slot.as_mut() else {
             return self.wire.snapshot();
         };

@@ -222,10 +222,13 @@ impl OpenCircuit {
 
     /// Records that a try failed.
     fn failed(&mut self, kind: ErrorKind, now: SystemTime) {
-        if first_delay(kind) != first_delay(self.kind) {
-            self.backoff = delays(kind, MAX_DELAY);
+        // A timeout is not an answer: what the server last said still holds.
+        if kind != ErrorKind::ConnectTimeout {
+            if first_delay(kind) != first_delay(self.kind) {
+                self.backoff = delays(kind, MAX_DELAY);
+            }
+            self.kind = kind;
         }
-        self.kind = kind;
         self.recovering = false;
         self.next = now + self.backoff.next().unwrap_or(MAX_DELAY);
     }

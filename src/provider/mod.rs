@@ -134,12 +134,12 @@ impl Host {
     }
 }
 
-/// Returns whether a name is that of a provider's host.
-pub(crate) fn is_known(host: &str) -> bool {
-    let host = lower(host);
+/// Returns whether nothing is known of a host: it is PostgreSQL or PgBouncer.
+pub(crate) fn is_unknown(host: Option<&str>, pooler: Pooler) -> bool {
+    let host = lower(host.unwrap_or_default());
     let labels = labels(&host);
-    ALL.iter()
-        .any(|provider| (provider.host)(&labels).is_some())
+    let known = ALL.iter().any(|it| (it.host)(&labels).is_some());
+    !known && pooler != Pooler::RdsProxy
 }
 
 fn lower(name: &str) -> String {

@@ -60,11 +60,7 @@ pub struct Wire {
 impl Wire {
     /// Creates a wire over `transport`. With `unnamed`, named statements are sent
     /// as unnamed ones.
-    pub fn new(
-        transport: impl Transport + 'static,
-        channel_binding: Option<Vec<u8>>,
-        unnamed: bool,
-    ) -> (Wire, Stream) {
+    pub fn new(transport: impl Transport + 'static, unnamed: bool) -> (Wire, Stream) {
         let mut state = State::new(Box::new(transport));
         state.frontend.unnamed = unnamed;
         let wire = Wire {
@@ -75,7 +71,6 @@ impl Wire {
         let stream = Stream {
             wire: wire.clone(),
             client: 0,
-            channel_binding,
         };
         (wire, stream)
     }
@@ -128,7 +123,6 @@ impl Wire {
         let stream = Stream {
             wire: self.clone(),
             client,
-            channel_binding: None,
         };
         Some((self.of_client(), stream))
     }

@@ -13,8 +13,6 @@ pub struct Stream {
     pub(super) wire: Wire,
     /// The client that it belongs to.
     pub(super) client: u64,
-    /// The hash of the server's certificate, for SCRAM-SHA-256-PLUS.
-    pub(super) channel_binding: Option<Vec<u8>>,
 }
 
 impl AsyncRead for Stream {
@@ -67,14 +65,5 @@ impl Drop for Stream {
         state
             .retired
             .retain(|retired| retired.client != self.client);
-    }
-}
-
-impl tokio_postgres::tls::TlsStream for Stream {
-    fn channel_binding(&self) -> tokio_postgres::tls::ChannelBinding {
-        match &self.channel_binding {
-            Some(hash) => tokio_postgres::tls::ChannelBinding::tls_server_end_point(hash.clone()),
-            None => tokio_postgres::tls::ChannelBinding::none(),
-        }
     }
 }

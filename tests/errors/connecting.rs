@@ -192,9 +192,11 @@ pub async fn providers(golden: &mut Golden) {
     let url = postgres.url_for("postgres", "postgres");
     let asking = |provider: Provider| {
         database_with(&url, |config| {
-            config
-                .credentials(provider)
-                .connect_timeout(Duration::from_millis(500))
+            match provider {
+                Provider::Hangs => config.connect_timeout(Duration::from_millis(500)),
+                Provider::Wrong | Provider::Fails => config,
+            }
+            .credentials(provider)
         })
     };
     for (what, provider) in [

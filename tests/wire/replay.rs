@@ -103,7 +103,7 @@ impl Link {
             to_send: VecDeque::new(),
             cut,
         }));
-        let (wire, stream) = Wire::new(Shared(Arc::clone(&server)), None, unnamed);
+        let (wire, stream) = Wire::new(Shared(Arc::clone(&server)), unnamed);
         Link {
             wire,
             stream,

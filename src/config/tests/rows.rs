@@ -27,6 +27,7 @@ const ROWS: &[Row] = &[
     ("max_idle", "7", |s| s.max_idle == Some(7)),
     ("max_age", "7", |s| s.max_age == SEVEN),
     ("max_idle_time", "7", |s| s.max_idle_time == Some(SEVEN)),
+    ("linger", "7", |s| s.linger == SEVEN),
     ("test_after_idle", "7", |s| s.test_after_idle == SEVEN),
     ("acquire_timeout", "7", |s| s.acquire_timeout == SEVEN),
     ("connect_timeout", "7", |s| s.connect_timeout == SEVEN),

@@ -33,10 +33,7 @@ impl Guesses {
         let guesses = match config.guess_authentication {
             GuessAuthentication::On => true,
             GuessAuthentication::Off => false,
-            GuessAuthentication::Auto => {
-                let known = target.host().is_some_and(provider::is_known);
-                !known && config.pooler != Pooler::RdsProxy
-            }
+            GuessAuthentication::Auto => provider::is_unknown(target.host(), config.pooler),
         };
         if !guesses || guard.check(Method::Scram).is_err() {
             return None;

@@ -65,6 +65,21 @@ async fn full_server_opens_the_breaker_at_once() {
     assert!(breaker.opened_by().is_some());
 }
 
+/// A prober's own time may be over before the server answers.
+#[tokio::test(start_paused = true)]
+async fn timeout_keeps_the_reason_of_the_last_answer() {
+    let breaker = opened().await;
+    let timed_out = Error::new(ErrorKind::ConnectTimeout, "timed out");
+    for (error, kind) in [
+        (timed_out, ErrorKind::TooManyConnections),
+        (refused(), ErrorKind::Refused),
+    ] {
+        let attempt = admit(&breaker, 10 * SECOND).await.expect("the prober");
+        attempt.failed(&error);
+        assert_eq!(breaker.opened_by().map(|(kind, _)| kind), Some(kind));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn failures_unrelated_to_load_leave_it_closed() {
     let breaker = Breaker::new(Paused::new());
