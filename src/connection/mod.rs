@@ -28,6 +28,8 @@ const DETACHED_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) struct ServerSession {
     pub(crate) link: Link,
     pub(crate) opened: SystemTime,
+    /// Counts its lease: one or none.
+    pub(crate) leases: Tally,
     client: Arc<Mutex<Client>>,
     driver: Arc<Driver>,
     connector: Arc<Connector>,
@@ -64,6 +66,7 @@ impl ServerSession {
         Ok(Arc::new(ServerSession {
             link,
             opened: now,
+            leases: Tally::default(),
             client,
             driver,
             statements: Statements::new(connector.settings().statement_cache),
@@ -93,6 +96,12 @@ impl ServerSession {
     /// [Pumps](ServerSession::pump), unless another thread is driving the connection.
     pub(crate) fn try_pump(&self) -> Option<Snapshot> {
         self.driver.try_pump()
+    }
+
+    /// Waits until no other thread is driving the connection. May be called while no lock is
+    /// held that such a thread could need.
+    pub(crate) fn wait_for_pump(&self) {
+        self.driver.wait_for_poll();
     }
 
     /// Returns whether the connection has ended.
