@@ -247,7 +247,10 @@ impl Pool {
 
     pub(super) fn check_in(&self, session: &Arc<ServerSession>) {
         let checked_out = &mut lock(&self.connections).checked_out;
-        if let Some(at) = checked_out.iter().position(|other| Arc::ptr_eq(other, session)) {
+        if let Some(at) = checked_out
+            .iter()
+            .position(|other| Arc::ptr_eq(other, session))
+        {
             checked_out.swap_remove(at);
         }
     }
