@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 use crate::health::{ExpectedMigrations, Health, Monitor};
 use crate::invocation::{Caller, Connection, Invocation, IsOk, Run, Scope, TransactionBuilder};
 use crate::lifecycle::{Close, WarmUp};
+#[cfg(feature = "vercel")]
+use crate::lifecycle::{Linger, Requests};
 use crate::observe;
 use crate::pool::Pools;
 use crate::session::Session;
@@ -36,6 +38,8 @@ use crate::teardown::Teardown;
 pub struct Database {
     engine: Arc<Engine>,
     monitor: Arc<Monitor>,
+    #[cfg(feature = "vercel")]
+    requests: Arc<Requests>,
 }
 
 impl Database {
@@ -57,7 +61,12 @@ impl Database {
         clock::process_started();
         let engine = Arc::new(Engine::new(settings));
         let monitor = Arc::new(Monitor::new(Arc::clone(&engine)));
-        Ok(Database { engine, monitor })
+        Ok(Database {
+            engine,
+            monitor,
+            #[cfg(feature = "vercel")]
+            requests: Arc::default(),
+        })
     }
 
     /// Creates a database from the environment: `DATABASE_URL` and the other variables of
@@ -227,6 +236,12 @@ impl Database {
     pub fn health(&self) -> impl Future<Output = Health> + Send + use<> {
         let monitor = Arc::clone(&self.monitor);
         async move { monitor.health().await }
+    }
+
+    /// Begins a request after which the host may suspend the process.
+    #[cfg(feature = "vercel")]
+    pub(crate) fn linger(&self, deadline: Deadline) -> Option<Linger> {
+        Linger::begin(&self.engine, &self.requests, deadline)
     }
 
     pub(crate) fn engine(&self) -> &Arc<Engine> {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 pub use crate::backoff::Backoff;
 pub use crate::clock::{Clock, System};
-pub use crate::config::{Described, ServerTimeout, nearest, parse_duration};
-use crate::config::{DirectEndpoint, Environment, Origin, Pooler, Settings};
+use crate::config::{Origin, Pooler, Settings};
+pub use crate::config::{ServerTimeout, nearest, parse_duration};
 pub use crate::connect::{ConnectOptions, Connector, Progress, Target};
 pub use crate::credentials::given;
 use crate::provider::Host;
@@ -16,12 +16,12 @@ pub use crate::tls::{Handshake, Summary as CertificateSummary};
 pub use crate::wire::residue::setting;
 use crate::{Database, Result, Session};
 
-/// The region that the name of a host tells, if a provider's name tells one.
+/// The region in the name of a host, if the provider has it there.
 pub fn region(host: &str) -> Option<String> {
     Host::of(host).region
 }
 
-/// Creates a database with these settings and ignores the environment.
+/// Makes a database with these settings; the environment is not read.
 ///
 /// # Errors
 ///
@@ -35,7 +35,7 @@ pub fn follow(settings: &mut Settings, pooler: Pooler) {
     settings.follow(pooler, Some(Origin::Code));
 }
 
-/// What the sessions of `database` are opened by.
+/// The connector that opens the sessions of `database`.
 pub fn connector(database: &Database) -> &Arc<Connector> {
     &database.pools().connector
 }
@@ -49,43 +49,29 @@ pub async fn open(connector: &Arc<Connector>, options: ConnectOptions<'_>) -> Re
     Session::open(connector, options).await
 }
 
-/// What the process's environment has to say about these settings.
-pub fn described(settings: &Settings) -> Described {
-    settings.described()
-}
-
-/// Whether a session of these settings is sent any options at its start.
+/// Whether the start-up packet of these settings has options.
 pub fn has_startup_options(settings: &Settings) -> bool {
     settings.startup_options().is_some()
 }
 
-/// Whether timeouts and `jit` are among them.
+/// Whether timeouts and `jit` are among the start-up options.
 pub fn sends_settings(settings: &Settings) -> bool {
     settings.sends_settings()
 }
 
-/// The timeouts that a session of these settings is told at its start, in milliseconds.
+/// The timeouts in the start-up packet, in milliseconds.
 pub fn startup_timeouts(settings: &Settings) -> Vec<ServerTimeout> {
     settings.startup_timeouts()
 }
 
-/// Those that it is told behind its start.
-pub fn told_timeouts(settings: &Settings) -> Vec<ServerTimeout> {
+/// The timeouts that are sent once a session has started.
+pub fn session_timeouts(settings: &Settings) -> Vec<ServerTimeout> {
     settings.server_timeouts(settings.longest_call(None))
 }
 
-/// The settings for a session that keeps its locks.
-///
-/// # Errors
-///
-/// No endpoint is known that keeps a session.
-pub fn for_migrations(
-    settings: &Settings,
-    endpoint: Option<DirectEndpoint>,
-    environment: bool,
-) -> Result<Settings> {
-    let environment = environment.then(Environment::of_process);
-    settings.for_migrations(endpoint, environment.as_ref())
+/// Why migrations cannot run on the server of these settings, and what to do instead.
+pub fn refuses_migrations(settings: &Settings) -> Option<(&'static str, &'static str)> {
+    settings.limits().migrations
 }
 
 /// Errors of this crate, made by another.
@@ -100,7 +86,7 @@ pub mod error {
         Error::new(kind, message)
     }
 
-    /// The same with its source.
+    /// An error of this kind with its source.
     pub fn because(
         kind: ErrorKind,
         message: impl Into<Cow<'static, str>>,
@@ -109,7 +95,7 @@ pub mod error {
         Error::new(kind, message).with_source(source)
     }
 
-    /// The same, with the remedy of its kind behind the cause.
+    /// An error with the remedy of its kind behind the cause.
     pub fn caused(
         kind: ErrorKind,
         cause: impl Into<Cow<'static, str>>,
@@ -118,18 +104,30 @@ pub mod error {
         Error::caused(kind, cause).with_source(source)
     }
 
-    /// What is configured cannot be.
+    /// A configuration error with a remedy of its own.
+    pub fn misconfigured(cause: &'static str, remedy: &'static str) -> Error {
+        Error::configuration(cause).with_remedy(remedy)
+    }
+
+    /// A configuration error.
     pub fn configuration(message: impl Into<Cow<'static, str>>) -> Error {
         Error::configuration(message)
     }
 
-    /// A pooler let a client in and gave it no server in time.
+    /// The error where a pooler accepted a client and gave it no server in time.
     pub fn no_server(limit: Duration) -> Error {
         Error::no_server(limit)
     }
 }
 
+/// The start of a session, for the fuzz target.
+#[cfg(fuzzing)]
+pub mod startup {
+    pub use crate::connect::startup::Mechanism;
+    pub use crate::connect::startup::fuzzing::{Asked, authenticate};
+}
+
 /// The stream under tokio-postgres, for the tests and the fuzz targets.
 pub mod wire {
-    pub use crate::wire::{Snapshot, Stream, Transport, Wire};
+    pub use crate::wire::{OwnAnswer, Snapshot, Stream, Transport, Wire};
 }

@@ -56,7 +56,7 @@
 //! # Tasks and blocking work
 //!
 //! A task that still holds a [`Connection`] when the handler is done, on the runtime
-//! or in `spawn_blocking`, loses it: its statement is cancelled, its session is closed, and later
+//! or in `spawn_blocking`, loses it: its statement is cancelled, its transaction rolled back, and later
 //! requests on the connection fail with an error that says so ([`Error::is_invocation_ended`]).
 //! Await such work before the handler returns, or start it with [`Invocation::spawn`], which
 //! aborts it in time. This crate does not see the drivers of other stores: join their threads, or

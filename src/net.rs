@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
@@ -46,6 +46,10 @@ const KEEPALIVE_RETRIES: u32 = 3;
 /// Without it the kernel retransmits for a quarter of an hour.
 #[cfg(target_os = "linux")]
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Whether a read that leaves room in its buffer has emptied the socket, so that another read is
+/// in vain: epoll(7), "Questions and answers", number 9. tokio's own `poll_read` does the same.
+const SHORT_READ_EMPTIES: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
 /// Sets keepalive and `TCP_USER_TIMEOUT`, so that a connection that is lost silently ends. The
 /// URL can change the values: `keepalives`, `keepalives_idle`, `keepalives_interval`,
@@ -154,10 +158,21 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         loop {
             ready!(either!(self, stream => stream.poll_read_ready(cx)))?;
-            match either!(self, stream => stream.try_read_buf(buf)) {
-                Ok(_) => return Poll::Ready(Ok(())),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+            let (room, mut read) = (buf.remaining(), 0);
+            // `WouldBlock` clears the readiness of before the read, and nothing that comes
+            // after it.
+            let tried = either!(self, stream => stream.try_io(Interest::READABLE, || {
+                read = stream.try_read_buf(buf)?;
+                let emptied = SHORT_READ_EMPTIES && 0 < read && read < room;
+                (!emptied).then_some(()).ok_or(io::ErrorKind::WouldBlock.into())
+            }));
+            match tried {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if read > 0 {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                tried => return Poll::Ready(tried),
             }
         }
     }
@@ -194,6 +209,7 @@ impl AsyncWrite for Socket {
 
 #[cfg(all(test, unix))]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -218,6 +234,31 @@ mod tests {
         assert_eq!(silence, Duration::from_secs(60));
         #[cfg(target_os = "linux")]
         assert_eq!(socket.tcp_user_timeout().expect("told"), Some(USER_TIMEOUT));
+    }
+
+    /// Else each answer takes two system calls.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn short_read_is_not_repeated() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let server = tokio_postgres::Config::new();
+        let mut socket = Socket::tcp(address, &server).await.expect("a connection");
+        let (mut peer, _) = listener.accept().await.expect("it");
+        let mut buffer = [0; 16];
+        for _ in 0..2 {
+            peer.write_all(b"1234").await.expect("room");
+            assert_eq!(socket.read(&mut buffer).await.expect("it"), 4);
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let ready = either!(socket, stream => stream.poll_read_ready(&mut cx));
+            assert!(ready.is_pending());
+        }
+        // A full one is, and the end of file is seen.
+        peer.write_all(&[0; 20]).await.expect("room");
+        drop(peer);
+        let mut rest = Vec::new();
+        socket.read_to_end(&mut rest).await.expect("it");
+        assert_eq!(rest.len(), 20);
     }
 
     #[tokio::test]

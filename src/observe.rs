@@ -89,7 +89,7 @@ events! {
     INFO server_timeouts_elsewhere(pooler: &'static str, run: &str)
         "the pooler does not support server timeouts at startup; set them for the role";
     /// The server rejected the server timeouts.
-    WARN server_timeouts_refused(sqlstate: &DbError = sqlstate.code().code(), run: &str)
+    WARN server_timeouts_refused(sqlstate: &str, run: &str)
         "the server rejected the server timeouts; set them for the role";
     /// The server's bytes cannot be parsed.
     WARN framing_lost()

@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 
@@ -45,7 +46,9 @@ impl Session {
         options: ConnectOptions<'_>,
     ) -> Result<Self> {
         let now = System.now();
-        let session = connection::ServerSession::open(connector, None, options, now, || {}).await?;
+        let open = connection::ServerSession::open(connector, None, options, now, || {});
+        let open: BoxFuture<'_, _> = Box::pin(open);
+        let session = open.await?;
         let client = session
             .exclusive_client()
             .ok_or_else(|| Error::new(ErrorKind::Closed, "the session ended as it began"))?;
@@ -87,7 +90,8 @@ impl Session {
     pub async fn close(mut self, limit: Duration) -> bool {
         let budget = Budget::new(Some(Instant::now() + limit), self.session.link.round_trip);
         let client = self.client.take();
-        let acknowledged = close(&self.session, &budget).await;
+        let close: BoxFuture<'_, _> = Box::pin(close(&self.session, &budget));
+        let acknowledged = close.await;
         drop(client);
         acknowledged
     }

@@ -44,7 +44,7 @@ async fn event_does_not_stream() {
     lab.assert_at_rest().await;
 }
 
-/// As tower's `Buffer`: a worker calls the service, and who asked polls the future.
+/// As tower's `Buffer`: a worker calls the service, and the caller polls the future.
 async fn buffered<S>(mut service: S, request: Request<()>) -> Result<S::Response, S::Error>
 where
     S: Service<Request<()>, Future: Send + 'static> + Send + 'static,
@@ -184,7 +184,7 @@ async fn work_after_the_response_is_an_invocation() {
     assert_eq!(lab.rows().await, 1);
 }
 
-/// A paused clock jumps to the next timer while everybody waits for the network.
+/// A paused clock jumps to the next timer while all tasks wait for the network.
 #[tokio::test]
 async fn paused_clock_ends_waits_for_the_server() {
     let lab = lab().await;

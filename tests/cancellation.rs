@@ -181,6 +181,31 @@ async fn abandoned_session_is_closed() {
     assert!(lab.sessions().await.is_empty());
 }
 
+/// A host may freeze the process as soon as the future is dropped, before any task has run.
+#[tokio::test]
+async fn abandoned_session_needs_no_task_to_end() {
+    let (lab, relay) =
+        lab_over_relay(|config| config.lifetime(ConnectionLifetime::PerInvocation)).await;
+    relay.delay(Duration::from_millis(200));
+    let asking = lab.run(lease_and_return());
+    let there = lab.eventually("the server has a session", async |lab| {
+        lab.sessions().await == ["idle"]
+    });
+    tokio::select! {
+        _ = asking => panic!("it takes a round trip more"),
+        () = there => {}
+    }
+    // Meanwhile the runtime of the session is blocked.
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+            runtime.block_on(lab.eventually("the session has ended", async |lab| {
+                lab.sessions().await.is_empty()
+            }));
+        });
+    });
+}
+
 /// Waiting for a connection that others have, dropped while it waits.
 #[tokio::test]
 async fn wait_dropped_at_any_poll_loses_no_turn() {

@@ -63,7 +63,7 @@ async fn late_token_misses_the_next_invocation() {
             Ok(connection.batch_execute("select pg_sleep(0.3)").await?)
         })
         .await
-        .expect("nobody cancels it");
+        .expect("it is not cancelled");
         response.into_body().collect().await.expect("a body");
     }
 }
@@ -145,5 +145,5 @@ async fn unheard_cancel_before_commit_closes() {
         Ok(timeout(PLENTY, slow).await??)
     })
     .await
-    .expect("nobody cancels it");
+    .expect("it is not cancelled");
 }

@@ -16,7 +16,7 @@ use tower::{Layer, ServiceExt};
 
 const INSERT: &str = "insert into t values (1)";
 
-/// It would be rolled back at the body's end, and nobody would be told.
+/// It would be rolled back at the end of the body, without an error.
 #[tokio::test]
 async fn streamed_body_gets_no_transaction() {
     let lab = lab().await;

@@ -19,7 +19,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// The longest that a function runs.
 const MOST: Duration = Duration::from_secs(15 * 60);
 
-/// Nobody connects anywhere here.
+/// These tests do not connect.
 fn layer() -> DatabaseLayer {
     DatabaseLayer::new(Database::from_url("postgres://localhost/none").expect("a URL"))
 }

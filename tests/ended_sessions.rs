@@ -174,7 +174,7 @@ async fn lazy_transaction_is_known_to_be_lost() {
     assert_eq!(lab.rows().await, 0);
 }
 
-/// In an invocation or in the pool, what nobody holds takes no place.
+/// An ended session without a holder takes no place, in an invocation or in the pool.
 #[tokio::test]
 async fn ended_idle_session_takes_no_place() {
     let lab = lab_with(|config| config.max_connections(1)).await;
@@ -197,7 +197,7 @@ async fn ended_idle_session_takes_no_place() {
     }
 }
 
-/// The farewell may come behind other news that nobody asked for.
+/// The last message may come behind other unrequested ones.
 #[tokio::test]
 async fn farewell_behind_a_notification_is_seen() {
     let postgres = Postgres::shared().await.expect("a server");

@@ -276,7 +276,7 @@ async fn events_hide_statements_values_and_password() {
         lab.sessions().await.is_empty()
     })
     .await;
-    // Who is not let in.
+    // A connection that is refused.
     let config = antifreeze::Config::from_url(&url("tr0ub4dor")).expect("a URL");
     let refused = antifreeze::Database::new(config).expect("settings");
     let warmed_up = tokio::time::timeout(PLENTY, refused.warm_up()).await;

@@ -9,7 +9,7 @@ mod given_up;
 
 use std::time::{Duration, Instant};
 
-use antifreeze::config::LoadShed;
+use antifreeze::config::{ConnectionLifetime, LoadShed};
 use antifreeze::{Config, DatabaseLayer, ErrorKind, connection};
 use common::{BoxError, Lab, PLENTY, lab_over_relay, poll_at_most};
 use http::{Request, Response};
@@ -75,26 +75,94 @@ fn kind_of(error: &BoxError) -> Option<ErrorKind> {
     Some(error.downcast_ref::<antifreeze::Error>()?.kind())
 }
 
-/// The question after the room leaves in front of the user's first statement, and nobody
-/// waits for its answer.
-#[tokio::test]
-async fn reading_costs_no_round_trip() {
-    let (lab, relay) = lab_over_relay(|config| config).await;
+/// Returns what passed while an invocation did `work` on a new connection.
+async fn recorded(change: impl FnOnce(Config) -> Config, work: &str) -> Vec<(Direction, Vec<u8>)> {
+    let (lab, relay) = lab_over_relay(change).await;
     relay.record(true);
-    relay.delay(Duration::from_millis(100));
-    lab.visit().await.expect("it works");
+    relay.delay(Duration::from_millis(50));
+    let work = async {
+        connection().await?.batch_execute(work).await?;
+        Ok::<_, BoxError>(())
+    };
+    lab.database
+        .invocation(PLENTY, work)
+        .await
+        .expect("it works");
     let recording = relay.recordings().remove(0);
-    let holds =
-        |bytes: &[u8], text: &str| bytes.windows(text.len()).any(|at| at == text.as_bytes());
-    let mut chunks = recording.chunks.iter();
-    let asked = chunks
+    let chunks = recording.chunks.into_iter();
+    chunks
+        .map(|chunk| (chunk.direction, chunk.bytes.to_vec()))
+        .collect()
+}
+
+fn holds(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|at| at == text.as_bytes())
+}
+
+const READING: &str = "pg_stat_get_activity";
+
+/// The reading leaves behind the user's first statement, before its answer has come.
+#[tokio::test]
+async fn reading_follows_the_first_statement() {
+    let chunks = recorded(|config| config, "select 'mine'").await;
+    let mut chunks = chunks.iter();
+    let up = |(direction, _): &&(Direction, Vec<u8>)| *direction == Direction::Up;
+    let flight: Vec<u8> = chunks
         .by_ref()
-        .find(|chunk| chunk.direction == Direction::Up && holds(&chunk.bytes, "rolconnlimit"))
-        .expect("it is asked");
-    if !holds(&asked.bytes, "select 1") {
-        let next = chunks.next().expect("more");
-        assert_eq!(next.direction, Direction::Up, "it was waited for");
+        .skip_while(|chunk| !holds(&chunk.1, "select 'mine'"))
+        .take_while(up)
+        .flat_map(|chunk| chunk.1.clone())
+        .collect();
+    let at = |text: &str| {
+        flight
+            .windows(text.len())
+            .position(|at| at == text.as_bytes())
+    };
+    assert!(at("select 'mine'") < at(READING) && at(READING).is_some());
+}
+
+/// A reading inside the user's transaction would take its snapshot, or fall with it.
+#[tokio::test]
+async fn reading_follows_the_end_of_a_transaction() {
+    for (work, expected) in [("begin; select 1; commit", 1), ("begin; select 1", 0)] {
+        let chunks = recorded(|config| config, work).await;
+        let up = chunks.iter().filter(|chunk| chunk.0 == Direction::Up);
+        let asked = up.clone().filter(|chunk| holds(&chunk.1, READING)).count();
+        let behind = up
+            .clone()
+            .any(|chunk| holds(&chunk.1, work) && holds(&chunk.1, READING));
+        // A rollback takes a round trip: the reading comes along.
+        let rolled_back = up.clone().any(|chunk| holds(&chunk.1, "ROLLBACK"));
+        assert_eq!(asked, expected.max(rolled_back.into()), "{work}");
+        assert!(!behind, "{work}");
     }
+}
+
+#[tokio::test]
+async fn nothing_is_read_where_nothing_depends_on_it() {
+    let per_invocation = |config: Config| config.lifetime(ConnectionLifetime::PerInvocation);
+    let chunks = recorded(per_invocation, "select 1").await;
+    assert!(!chunks.iter().any(|chunk| holds(&chunk.1, READING)));
+    let both = |config: Config| per_invocation(config).load_shed(LoadShed::BeforeHandler);
+    let chunks = recorded(both, "select 1").await;
+    assert!(chunks.iter().any(|chunk| holds(&chunk.1, READING)));
+}
+
+/// Once role and database are known to have no limit, the sessions alone are counted.
+#[tokio::test]
+async fn role_and_database_are_read_once() {
+    let (lab, relay) = lab_over_relay(|config| config.max_age(Duration::ZERO)).await;
+    relay.record(true);
+    for _ in 0..3 {
+        lab.visit().await.expect("it works");
+    }
+    let readings = |text: &str| {
+        let recordings = relay.recordings();
+        let chunks = recordings.iter().flat_map(|recording| &recording.chunks);
+        let up = chunks.filter(|chunk| chunk.direction == Direction::Up);
+        up.filter(|chunk| holds(&chunk.bytes, text)).count()
+    };
+    assert_eq!((readings(READING), readings("rolconnlimit")), (3, 1));
 }
 
 #[tokio::test]
@@ -159,7 +227,7 @@ async fn caller_without_time_is_told_when_to_retry() {
     );
     let error = error.downcast::<antifreeze::Error>().expect("ours");
     assert!(error.retry_after().is_some() && error.is_retryable());
-    // By now it is known: nobody is asked any more where there is no time for it.
+    // The circuit is open: a caller without time is refused without a connect.
     let error = visit(Duration::ZERO).await;
     assert_eq!(kind_of(&error), Some(ErrorKind::LoadShed), "{error}");
 }
@@ -262,8 +330,8 @@ async fn one_caller_probes_for_all() {
     assert!((1..25).contains(&asked), "{asked}");
 }
 
-/// The one slot that there is goes from hand to hand, while others give up waiting for it
-/// at any of their await points. It is kept for nobody else, since the server is full.
+/// The only slot passes from one caller to the next, while others stop waiting for it at any of
+/// their await points. It is not kept without a caller, since the server is full.
 #[tokio::test]
 async fn returned_connection_serves_a_waiter() {
     let (_postgres, lab) = limited(1, |config| config.max_connections(3)).await;
@@ -300,7 +368,7 @@ async fn returned_connection_serves_a_waiter() {
         }
         assert!(third.is_none_or(|third| third == process), "after {polls}");
         given_up += usize::from(third.is_none());
-        // Nobody waits for the goodbye of one that was given up.
+        // The Terminate of an abandoned connection is not awaited.
         lab.eventually("it was given back", async |lab| {
             lab.sessions().await.is_empty()
         })

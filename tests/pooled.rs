@@ -21,7 +21,7 @@ use lab::pgbouncer::Mode;
 use tokio::time::timeout;
 use tokio_postgres::types::Type;
 
-/// From the first row on without delay, and more than anybody reads.
+/// More rows than any test reads, without delay from the first on.
 const ENDLESS: &str = "select repeat('x', 1000) from pg_class a, pg_class b, pg_class c";
 
 const SLEEP: &str = "select pg_sleep(60)";
@@ -134,7 +134,7 @@ async fn task_in_an_unfed_copy_leaves_no_answers() {
 
 #[tokio::test]
 async fn task_with_unread_rows_leaves_no_answers() {
-    assert_ends_at_rest("rows that nobody takes", async |lab| {
+    assert_ends_at_rest("rows that are not read", async |lab| {
         left_to_a_task(lab, "repeat", async |connection| {
             let mut rows = pin!(connection.query_raw(ENDLESS, empty::<i32>()).await?);
             rows.next().await.transpose()?;

@@ -197,7 +197,7 @@ async fn connection_lost_in_commit_is_not_retried() {
         relay.resume();
     };
     let (result, ()) = tokio::join!(error, cut);
-    let error = result.expect_err("nobody knows");
+    let error = result.expect_err("the outcome is unknown");
     assert_eq!(kind(&error), Some(ErrorKind::CommitUnknown), "{error}");
     assert_eq!(runs, 1);
 }
@@ -323,7 +323,7 @@ async fn schema_change_prepares_statements_again() {
         assert_eq!(columns().await?, 2, "healed at once");
         assert_eq!(connection.query_one_cached(SELECT, &[]).await?.len(), 2);
 
-        // By hand it fails once.
+        // A statement that the user prepared fails once.
         lab.server.execute("alter table t drop column b").await?;
         let statement = connection.prepare_cached(SELECT).await?;
         let error = connection

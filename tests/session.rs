@@ -70,7 +70,7 @@ async fn cancel_ends_the_statement_alone() {
 }
 
 #[tokio::test]
-async fn drop_cancels_and_says_goodbye() {
+async fn drop_cancels_and_terminates() {
     let lab = lab().await;
     let session = in_transaction(&lab).await;
     assert!(

@@ -108,7 +108,7 @@ async fn wait_for_the_own_transaction_fails_at_once() {
     lab.assert_at_rest().await;
 }
 
-/// The same future asks twice: nobody can know that no sibling will give one back.
+/// The same future asks twice: the crate cannot know that no sibling will give one back.
 #[tokio::test]
 async fn wait_for_the_own_connections_says_so() {
     let limit = Duration::from_millis(50);

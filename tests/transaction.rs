@@ -428,7 +428,7 @@ async fn connection_lost_during_the_commit_is_uncertain() {
             Ok(())
         })
         .await;
-    let error = result.expect_err("nobody knows");
+    let error = result.expect_err("the outcome is unknown");
     assert_eq!(kind(&error), Some(ErrorKind::CommitUnknown), "{error}");
     lab.eventually("the session is gone", async |lab| {
         lab.sessions().await.is_empty()

@@ -18,7 +18,7 @@ use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, StreamBody};
 use tower::{Layer, ServiceExt};
 
-/// More rows than anybody reads, from the first on without delay.
+/// More rows than any test reads, without delay from the first on.
 const ENDLESS: &str = "select repeat('x', 1000) from t, pg_class a, pg_class b, pg_class c";
 
 type Frames = StreamedBody<StreamBody<BoxStream<'static, Result<Frame<Bytes>, BoxError>>>>;
@@ -96,7 +96,7 @@ async fn unread_body_ends_before_the_head() {
                 .await
                 .expect("a row");
             let body = head(&lab, method, status, what).await;
-            // Nobody waits for anything here.
+            // No wait: the teardown was before the head.
             lab.assert_at_rest().await;
             assert_eq!(lab.torn_down().len(), 1, "{what}");
             assert!(body.is_end_stream(), "{what}");

@@ -1,4 +1,4 @@
-//! A function on tokio-postgres alone, without TLS; `lab footprint` compares.
+//! A function on tokio-postgres alone, without TLS; the lab's `measure start` compares.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The same with antifreeze, and nothing else of it; `lab footprint` compares.
+//! The same with antifreeze, and nothing else of it; the lab's `measure start` compares.
 
 use antifreeze::{Database, DatabaseLayer};
 use lambda_http::{Body, Error, Request, Response};

@@ -1,4 +1,4 @@
-//! A function that uses no database; `lab footprint` compares.
+//! A function that uses no database; the lab's `measure start` compares.
 
 use lambda_http::{Body, Error, Request, Response, service_fn};
 

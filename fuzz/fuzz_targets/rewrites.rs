@@ -22,7 +22,8 @@ fuzz_target!(|data: &[u8]| {
     let mode = Mode {
         unnamed: mode & 1 == 1,
         armed: mode & 2 == 2,
-        refused: usize::from(mode >> 2),
+        asks: mode & 4 == 4,
+        refused: usize::from(mode >> 3),
     };
     let mut groups = vec![Vec::new()];
     for &byte in data.iter().take(60) {
@@ -31,7 +32,8 @@ fuzz_target!(|data: &[u8]| {
         match byte & 7 {
             0 => group.push(Unit::Simple(TEXTS[choice % TEXTS.len()])),
             1 => group.push(Unit::Prepare(SINGLE[choice % SINGLE.len()])),
-            2 => group.push(Unit::Execute(choice % 4)),
+            2 if choice < 16 => group.push(Unit::Execute(choice % 4)),
+            2 => group.push(Unit::Both(choice % 4, choice / 4 % 4)),
             3 => group.push(Unit::Typed(SINGLE[choice % SINGLE.len()])),
             4 => group.push(Unit::Close(choice % 4)),
             5 if choice < 24 => group.push(Unit::Sync),

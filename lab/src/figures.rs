@@ -23,7 +23,31 @@ pub fn keep(page: &str, about: &str, found: &[&str]) -> Result<()> {
     let begin = format!("| {about} |");
     let row = format!("{begin} {} |", found.join(" | "));
     println!("{row}");
-    if env::var_os(VARIABLE).is_none_or(|value| value != "1") {
+    change(page, |text| {
+        replaced(text, &begin, &row)
+            .ok_or_else(|| Error::new(format!("{page} has no row that begins with {begin:?}")))
+    })
+}
+
+/// With `LAB_KEEP=1`, puts a text into a page of `docs/`, between the lines `<!-- NAME -->` and
+/// `<!-- end of NAME -->`.
+///
+/// # Errors
+/// When the page has no such lines.
+pub fn keep_block(page: &str, name: &str, block: &str) -> Result<()> {
+    change(page, |text| {
+        with_block(text, name, block)
+            .ok_or_else(|| Error::new(format!("{page} has no lines <!-- {name} --> and its end")))
+    })
+}
+
+/// Whether what is found is kept.
+pub fn is_kept() -> bool {
+    env::var_os(VARIABLE).is_some_and(|value| value == "1")
+}
+
+fn change(page: &str, change: impl FnOnce(&str) -> Result<String>) -> Result<()> {
+    if !is_kept() {
         return Ok(());
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -31,9 +55,17 @@ pub fn keep(page: &str, about: &str, found: &[&str]) -> Result<()> {
         .join(page);
     let _writes = WRITES.lock().unwrap_or_else(PoisonError::into_inner);
     let text = fs::read_to_string(&path).or_say(|| format!("could not read {}", path.display()))?;
-    let text = replaced(&text, &begin, &row)
-        .ok_or_else(|| Error::new(format!("{page} has no row that begins with {begin:?}")))?;
-    fs::write(&path, text).or_say(|| format!("could not write {}", path.display()))
+    fs::write(&path, change(&text)?).or_say(|| format!("could not write {}", path.display()))
+}
+
+fn with_block(text: &str, name: &str, block: &str) -> Option<String> {
+    let (begin, end) = (
+        format!("<!-- {name} -->\n"),
+        format!("<!-- end of {name} -->"),
+    );
+    let (before, rest) = text.split_once(&begin)?;
+    let (_, after) = rest.split_once(&end)?;
+    Some(format!("{before}{begin}{}\n{end}{after}", block.trim_end()))
 }
 
 /// `text` with `row` instead of the line that starts with `begin`.
@@ -49,6 +81,14 @@ fn replaced(text: &str, begin: &str, row: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn block_replaces_what_is_between_its_lines() {
+        let text = "a\n<!-- x -->\nold\n<!-- end of x -->\nb\n";
+        let expected = "a\n<!-- x -->\nnew\n<!-- end of x -->\nb\n";
+        assert_eq!(with_block(text, "x", "new\n").as_deref(), Some(expected));
+        assert_eq!(with_block(text, "y", "new"), None);
+    }
 
     #[test]
     fn figures_replace_their_row_alone() {

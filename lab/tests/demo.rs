@@ -90,7 +90,7 @@ async fn demo_serves_until_it_is_interrupted() {
     assert!(status.expect("its status").success());
 }
 
-/// Nobody listens there now.
+/// A port that is free now.
 fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     listener.local_addr().expect("an address").port()

@@ -1,11 +1,11 @@
-//! A hundred and fifty instances before a server with 25 slots: nobody fails who could
-//! have waited, nobody is locked out.
+//! A hundred and fifty instances share a server with 25 slots: no request fails that could have
+//! waited, and no other client is locked out.
 //!
-//! That no more slots are taken than there are is PostgreSQL's own doing, and not looked
-//! at. What the function does to others is: how long somebody else waits to be let in, how
-//! often he is refused, and what frozen processes hold.
+//! PostgreSQL itself limits the slots, which is not tested. The effect on another client is: how
+//! long it waits for a connection, how often it is refused, and how many slots frozen processes
+//! hold.
 //!
-//! `LAB_KEEP=1` puts what is found into docs/limits.md.
+//! `LAB_KEEP=1` writes the figures into docs/limits.md.
 
 use std::path::Path;
 use std::pin::pin;
@@ -23,17 +23,17 @@ const INSTANCES: usize = 150;
 /// What Lambda grants.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Slots that anybody may have: 25, of which 3 are the superusers'.
+/// Slots for all roles: 25, less 3 for superusers.
 const SLOTS: i64 = 22;
 
-/// Those of the role, where it has a limit of its own.
+/// The role's connection limit, where it has one.
 const OWN: i64 = 10;
 
 /// Above this part of the slots nothing is kept (`Config::high_water_mark`).
 const MARK: i64 = 80;
 
-/// Who is refused for so long is locked out; on a machine so busy that the burst itself
-/// takes more than twice as long, for half of that.
+/// A client that is refused for so long is locked out; on a machine so busy that the burst takes
+/// more than twice as long, for half of that.
 const LOCKED_OUT: Duration = Duration::from_secs(2);
 
 /// The same with what connecting takes by itself while 150 others do it.
@@ -120,13 +120,13 @@ impl<'a> Run<'a> {
         assert_eq!(burst.served, INSTANCES, "{:?}", burst.failed);
     }
 
-    /// Nobody was locked out, and what the frozen processes keep leaves room for others:
-    /// of so many `slots` no more than the mark allows.
+    /// The other client was not locked out, and the frozen processes keep no more of the `slots`
+    /// than the mark allows.
     async fn leaves_room(self, slots: i64) -> Seen {
         let idle = format!("select 1 from pg_stat_activity where usename = '{ROLE}'");
         let kept = self.database.query(&idle).await.expect("activity").len() as i64;
         let seen = self.fleet.seen();
-        // The log names everybody who is not the function: the other client, and who looks.
+        // The log has all other clients: the competing one, and the tests.
         let (ours, others) = refused(&self.postgres.log()[self.logged..]);
         println!("{}: {seen:?}, {others} in the log; kept {kept}", self.what);
         let slowest = self.bursts.iter().map(|burst| burst.slowest).max();
@@ -186,12 +186,12 @@ async fn restart_costs_only_requests_under_way() {
     {
         let mut burst = pin!(run.burst());
         tokio::select! {
-            _ = burst.as_mut() => panic!("it was over before anybody looked"),
+            _ = burst.as_mut() => panic!("it ended too early"),
             () = busy => {}
         }
         let (burst, restarted) = tokio::join!(burst, postgres.restart());
         restarted.expect("it restarts");
-        // Nobody knows whether their statement was executed: it is not sent again.
+        // Whether their statement was executed is unknown: it is not sent again.
         let cut: usize = burst.failed.values().sum();
         println!("cut: {:?}", burst.failed);
         assert!(cut as i64 <= SLOTS, "{:?}", burst.failed);

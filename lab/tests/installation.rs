@@ -16,7 +16,7 @@ fn finder_in_a_child_process() {
     let found = match std::env::var("LAB_TEST_FIND").as_deref() {
         Ok("embedded") => Installation::embedded("17"),
         Ok(_) => Installation::find(),
-        // Somebody runs the ignored tests by hand.
+        // The ignored tests are run without their parent.
         Err(_) => return,
     };
     match found {

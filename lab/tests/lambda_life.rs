@@ -65,7 +65,7 @@ async fn lambda_freezes_between_invocations() {
     .await;
     environment.freeze();
     environment.frozen().await.unwrap();
-    assert!(stands_still(&path).await, "frozen by hand");
+    assert!(stands_still(&path).await, "frozen by a signal of the test");
     get(&function, "/").await;
 }
 
@@ -275,7 +275,7 @@ async fn dropped_lambda_kills_everything() {
 #[tokio::test]
 #[ignore = "run by the next one"]
 async fn owner_in_a_child_process() {
-    // Somebody runs the ignored tests by hand.
+    // The ignored tests are run without their parent.
     if std::env::var_os("LAB_TEST_OWNER").is_none() {
         return;
     }

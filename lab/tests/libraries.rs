@@ -23,7 +23,7 @@ async fn all(frozen: Moment) {
 
 /// What must be so wherever the process is frozen.
 fn check(case: Case, left: Left) {
-    // Who waits, waits for somebody who is stuck.
+    // A migration waits only for a stuck session.
     assert!(left.blocked <= left.stuck, "{case:?}: {left:?}");
     let (stuck, blocks) = match (case.library, case.ending) {
         ("antifreeze", _) | (_, "returns") => (0, false),

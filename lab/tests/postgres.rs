@@ -129,7 +129,7 @@ async fn log_names_a_transaction_left_open() {
     let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
     let connection = tokio::spawn(connection);
     client.batch_execute("begin").await.unwrap();
-    // Without the goodbye that dropping the client would say.
+    // Without the Terminate that dropping the client would send.
     connection.abort();
     let _ = connection.await;
     eventually(|| {
@@ -215,7 +215,7 @@ async fn discarded_database_ends_its_sessions() {
 #[test]
 #[ignore = "run by the next one"]
 fn owner_in_a_child_process() {
-    // Somebody runs the ignored tests by hand.
+    // The ignored tests are run without their parent.
     if std::env::var_os("LAB_TEST_OWNER").is_none() {
         return;
     }

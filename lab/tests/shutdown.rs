@@ -37,7 +37,7 @@ enum Moment {
 
 use Moment::{Between, During, Frozen};
 
-/// A server that tells of clients who leave without a word.
+/// A server that logs clients that disconnect without Terminate.
 struct Server {
     postgres: Postgres,
     database: Database,
@@ -102,7 +102,7 @@ impl Server {
         silent.map(str::to_owned).collect()
     }
 
-    /// The process has ended: nothing of ours is there, and nobody left without a word.
+    /// The process has ended: none of its sessions exists, and each sent Terminate.
     async fn assert_left_in_good_order(&self, moment: Moment) {
         assert_eq!(self.sessions().await, [""; 0], "{moment:?}");
         assert_eq!(self.left_silently(), [""; 0], "{moment:?}");
@@ -185,6 +185,7 @@ async fn vercel_function_closes_its_connections() {
             .env("DATABASE_URL", &server.database.url)
             .env("MAX_CONNECTIONS", 1)
             .env("SHAPE", "vercel")
+            .env("ANTIFREEZE_LINGER", "0")
             .env("SHUTDOWN", 1);
         let deployment = deployment.start().await.expect("a deployment");
         let call = async |ending: &str| {

@@ -143,8 +143,8 @@ const BUSY: f64 = 200.0;
 const ON_TOP: f64 = 2_000.0;
 
 /// Start-up (plain, trusted) is one round trip, and the visit has to prepare its statement
-/// first. The timeouts and the question after the server's room go out behind the start-up;
-/// their answers may come by themselves, and nobody waits for them.
+/// first. The timeouts and the reading of the server's slots are sent behind the
+/// start-up; their answers are not awaited, and may come separately.
 const ANEW: std::ops::RangeInclusive<u64> = 3..=5;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,7 +194,7 @@ async fn thaw_after_the_server_ended_the_session() {
     let limit = ("ANTIFREEZE_IDLE_SESSION_TIMEOUT", "1s");
     let thaw = Thaw::frozen(&[limit]).await;
     thaw.gone().await;
-    // The limit is short enough to end the next one before anybody looks.
+    // The limit is short enough to end the next session before the test examines it.
     let paid = thaw
         .after("ended by `idle_session_timeout`", Duration::ZERO)
         .await;

@@ -1,37 +1,11 @@
-//! Deserializes a configuration; the fields have the names of the setters.
+//! Deserializes the values of settings.
 
 use std::time::Duration;
 
 use serde::de::{self, Deserialize, Deserializer};
 
-use super::table::Fields;
+use super::duration;
 use super::words::Words;
-use super::{Config, DirectEndpoint, duration};
-use crate::error::Result;
-
-/// As [`Config`] has setters; `url` and `direct_url` are URLs or keyword strings. There is no
-/// `Serialize`, which would write the password.
-impl<'de> Deserialize<'de> for Config {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let fields = Fields::deserialize(deserializer)?;
-        Config::from_fields(fields).map_err(de::Error::custom)
-    }
-}
-
-impl Config {
-    fn from_fields(mut fields: Fields) -> Result<Self> {
-        let mut config = match fields.url.take() {
-            Some(url) => Config::from_url(&url)?,
-            None => Config::new(),
-        };
-        if let Some(url) = fields.direct_url.take() {
-            config = config.direct(DirectEndpoint::from_url(&url)?);
-        }
-        let config = fields.over(config)?;
-        config.check()?;
-        Ok(config)
-    }
-}
 
 /// Deserializes a setting, if there is one. Errors do not show the value: it may have been
 /// intended for another field.

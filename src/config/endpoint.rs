@@ -3,10 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tokio_postgres::config::Host;
 
-use super::parameters::Parameters;
-use super::read::read;
 use super::{Pooler, TargetSessionAttrs, Tls};
-use crate::error::Result;
 
 /// Which of the two endpoints of a database is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, Serialize)]
@@ -37,17 +34,6 @@ pub struct DirectEndpoint {
     /// As [`Settings::target_session_attrs`](crate::config::Settings::target_session_attrs).
     /// [`Any`](TargetSessionAttrs::Any): that one.
     pub target_session_attrs: TargetSessionAttrs,
-}
-
-impl DirectEndpoint {
-    /// Reads what [`Config::from_url`](crate::Config::from_url) reads.
-    ///
-    /// # Errors
-    ///
-    /// The same.
-    pub fn from_url(url: &str) -> Result<Self> {
-        read(&Parameters::parse_code(url)?)
-    }
 }
 
 /// The name of each host; empty for one that has none.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::credentials::given;
 
 /// The environment's variables; a test has its own.
+#[derive(Default)]
 pub(crate) struct Environment(BTreeMap<String, String>);
 
 impl Environment {

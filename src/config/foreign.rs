@@ -69,7 +69,7 @@ pub(super) fn advice(name: &str) -> Option<(&'static str, &'static str)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::parameters::known;
+    use super::super::names::known;
     use super::*;
 
     #[test]

@@ -27,14 +27,14 @@ macro_rules! settings {
                 $(#[$about])+
                 pub fn $text(mut self, $text: settings!(@argument $text_type)) -> Self {
                     let value: $text_type = $text.into();
-                    self.parameters.say(stringify!($text), value.to_string(), Origin::Code);
+                    self.parameters.set(stringify!($text), value.to_string(), Origin::Code);
                     self
                 }
             )+
             $(
                 $(#[$doc])+
                 pub fn $name(mut self, $name: settings!(@argument $type)) -> Self {
-                    self.said.$name = Some(Said { value: $name.into(), origin: Origin::Code });
+                    self.code.$name = Some(Sourced { value: $name.into(), origin: Origin::Code });
                     self
                 }
             )+
@@ -66,54 +66,42 @@ macro_rules! settings {
             }
         }
 
-        /// The settings of one source, or of several that are merged.
+        /// The settings that were set, and where.
         #[derive(Clone, Default)]
-        pub(super) struct Layer {
-            $(pub(super) $name: Option<Said<$type>>,)+
+        pub(super) struct PartialSettings {
+            $(pub(super) $name: Option<Sourced<$type>>,)+
         }
 
-        impl Layer {
-            /// Reads the settings among connection parameters.
-            pub(super) fn of_parameters(given: &Parameters) -> Result<Self> {
-                let mut said = Layer::default();
-                $($(said.$name = $of_parameter(given, $parameter)?.map(|value| {
-                    Said { value, origin: given.origin($parameter) }
-                });)?)+
-                Ok(said)
-            }
-
-            /// Reads the overrides.
-            pub(super) fn of_operator(environment: &Environment) -> Result<Self> {
-                let mut said = Layer::default();
-                $($(said.$name = $of_operator(environment, $operator)?.map(|value| {
-                    Said { value, origin: Origin::Variable($operator) }
-                });)?)+
-                Ok(said)
-            }
-
-            /// Reads the variables with the limits of Go's `database/sql`.
-            pub(super) fn of_limits(environment: &Environment) -> Result<Self> {
-                let mut said = Layer::default();
-                $($(said.$name = $of_limit(environment, $limit)?.map(|value| {
-                    Said { value, origin: Origin::Variable($limit) }
-                });)?)+
-                Ok(said)
-            }
-
-            /// Merges `below`, over which this layer wins.
-            pub(super) fn over(self, below: Layer) -> Self {
-                Layer { $($name: self.$name.or(below.$name),)+ }
+        impl PartialSettings {
+            /// Merges the sources: overrides over `code`, that over the connection parameters,
+            /// those over the variables with the limits of Go's `database/sql`.
+            pub(super) fn merged(
+                code: PartialSettings,
+                given: &Parameters,
+                environment: &Environment,
+            ) -> Result<Self> {
+                let variable = Origin::Variable;
+                Ok(PartialSettings { $($name: [
+                    $(sourced($of_operator(environment, $operator)?, variable($operator)),)?
+                    code.$name,
+                    $(sourced($of_parameter(given, $parameter)?, given.origin($parameter)),)?
+                    $(sourced($of_limit(environment, $limit)?, variable($limit)),)?
+                ].into_iter().flatten().next(),)+ })
             }
 
             /// The settings of connections to `endpoint`.
             pub(super) fn in_force(
                 self,
                 endpoint: DirectEndpoint,
+                given: &Parameters,
                 $environment: &Environment,
             ) -> Settings {
-                let $pooler = self.pooler.as_ref().map_or(endpoint.pooler, |said| said.value);
+                let $pooler = self.pooler.as_ref().map_or(endpoint.pooler, |set| set.value);
                 let mut origins = Vec::new();
-                $(origins.extend(self.$name.as_ref().map(|said| (stringify!($name), said.origin)));)+
+                $(origins.extend(given.get(stringify!($text)).map(|_| {
+                    (stringify!($text), given.origin(stringify!($text)))
+                }));)+
+                $(origins.extend(self.$name.as_ref().map(|set| (stringify!($name), set.origin)));)+
                 Settings {
                     server: endpoint.server,
                     credentials: None,
@@ -126,7 +114,7 @@ macro_rules! settings {
             }
         }
 
-        impl fmt::Debug for Layer {
+        impl fmt::Debug for PartialSettings {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 let mut shown = f.debug_map();
                 $(if self.$name.is_some() {
@@ -190,9 +178,10 @@ macro_rules! settings {
         }
 
         impl Settings {
-            pub(crate) fn report(&self) -> SettingsReport {
+            /// These settings as the health report has them.
+            pub fn report(&self) -> SettingsReport {
                 SettingsReport {
-                    $($($echo: $of_echo(self, self.$name),)?)+
+                    $($($echo: self.$of_echo(self.$name),)?)+
                     variables: self.variables.iter().cloned().collect(),
                 }
             }
@@ -218,8 +207,8 @@ macro_rules! settings {
     (@argument $type:ident) => { $type };
     (@in_force $type:ident) => { Option<$type> };
     (@in_force $type:ident $default:expr) => { $type };
-    (@resolve $said:expr,) => { $said.map(|said| said.value) };
-    (@resolve $said:expr, $default:expr) => { $said.map_or_else(|| $default, |said| said.value) };
+    (@resolve $set:expr,) => { $set.map(|set| set.value) };
+    (@resolve $set:expr, $default:expr) => { $set.map_or_else(|| $default, |set| set.value) };
     (@shown health_token, $value:expr) => { &$value.as_ref().map(|_| "..") };
     (@shown $name:ident, $value:expr) => { $value };
     (@echo same $type:ident) => { $type };

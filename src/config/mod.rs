@@ -1,7 +1,7 @@
 //! Configures how a database is reached and how its connections are kept.
 
 mod application;
-mod described;
+mod build;
 mod deserialize;
 mod duration;
 mod endpoint;
@@ -10,11 +10,14 @@ mod foreign;
 mod keywords;
 mod load_shed;
 mod macros;
-mod migrations;
+mod names;
+mod options;
+mod origin;
+mod overrides;
 mod parameters;
 mod read;
+mod readers;
 mod report;
-mod said;
 mod server_timeouts;
 mod session;
 mod settings;
@@ -27,26 +30,23 @@ mod tests;
 mod tls;
 mod url;
 mod values;
-mod variables;
 mod words;
 
 use serde::{Deserialize, Serialize};
 
 #[doc(hidden)]
-pub use described::Described;
-#[doc(hidden)]
 pub use duration::parse as parse_duration;
 pub use endpoint::{DirectEndpoint, Endpoint};
 pub(crate) use environment::Environment;
 pub use load_shed::LoadShed;
-pub use said::{Config, Origin};
+pub use origin::Origin;
 #[doc(hidden)]
 pub use server_timeouts::ServerTimeout;
 pub(crate) use session::Reported;
 pub use session::TargetSessionAttrs;
 #[doc(hidden)]
 pub use spelling::nearest;
-pub use table::{Settings, SettingsReport};
+pub use table::{Config, Settings, SettingsReport};
 pub use tls::{ChannelBinding, ClientCertificate, Pem, RequireAuth, Roots, Tls, TlsMode};
 pub(crate) use tls::{Method, could_be_file};
 
@@ -74,6 +74,25 @@ impl ConnectionLifetime {
             _ => ConnectionLifetime::PerEventLoop,
         }
     }
+}
+
+/// Whether the first message of SCRAM is sent together with the startup packet, which saves a
+/// round trip of each connect.
+///
+/// If the server asks for something else (MD5, the password itself, or nothing), the connect is
+/// repeated once without it, the server logs a protocol error, and from then on the process
+/// sends what that server asked for. The message holds no part of the password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum GuessAuthentication {
+    /// For PostgreSQL and PgBouncer, and not for hosts of known providers.
+    #[default]
+    Auto,
+    /// For every host.
+    On,
+    /// Never.
+    Off,
 }
 
 /// What removes session state (`SET`, `LISTEN`, session locks, temporary tables)

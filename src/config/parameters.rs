@@ -3,14 +3,17 @@
 
 use std::fmt;
 
-use super::{Origin, foreign, keywords, spelling, url, values};
+use super::names::{Fate, fate, holds_secret, is_known, is_word, known};
+use super::origin::Origin;
+use super::{foreign, keywords, spelling, url, values};
 use crate::error::{Error, Result};
 
 /// The parameters that a URL, a keyword string, variables or the code set.
 #[derive(Clone, Default)]
 pub(super) struct Parameters {
     list: Vec<Parameter>,
-    /// A name may be a piece of a password: it is not to be quoted.
+    /// A name may be a piece of a password, which contained an `&` or a space: names of
+    /// unknown parameters are not shown.
     secret: bool,
 }
 
@@ -19,70 +22,6 @@ struct Parameter {
     name: String,
     value: String,
     origin: Origin,
-}
-
-/// What becomes of a parameter.
-enum Fate {
-    /// It is read, or changes nothing here whatever its value is.
-    Taken,
-    /// Only these values are accepted, and why.
-    Limited(&'static str, &'static str),
-}
-
-/// libpq's (manual, "Parameter Key Words"), Prisma's ("PostgreSQL connector", "Arguments"),
-/// and JDBC's `ssl`.
-const READ: &str = "host hostaddr port dbname user password options application_name \
-    fallback_application_name connect_timeout keepalives keepalives_idle keepalives_interval \
-    keepalives_count tcp_user_timeout target_session_attrs load_balance_hosts sslmode ssl \
-    sslrootcert sslcert sslkey sslnegotiation sslsni channel_binding require_auth pgbouncer \
-    connection_limit pool_timeout schema statement_cache_size";
-
-/// libpq's that concern features that are not supported, and the marks that Supabase's
-/// integration with Vercel (`supa`, `workaround`) and node-postgres (`uselibpqcompat`) put
-/// into URLs.
-const IGNORED: &str = "sslcompression gsslib krbsrvname supa workaround uselibpqcompat";
-
-/// Rows of libpq's parameters, the values that are accepted, if there are any, and why no
-/// other is.
-const LIMITED: &str = "\
-client_encoding | auto, utf8, utf-8, unicode | the driver supports UTF8 only
-sslcertmode | allow | to send no certificate, leave sslcert and sslkey out
-ssl_min_protocol_version | tlsv1, tlsv1.1, tlsv1.2 | TLS 1.2 and 1.3 are both offered, and the newer is used
-ssl_max_protocol_version | tlsv1.3 | TLS 1.2 and 1.3 are both offered, and the newer is used
-min_protocol_version | 3.0 | the driver supports version 3.0 of the protocol
-max_protocol_version | 3.0, 3.2, latest | the driver supports version 3.0 of the protocol
-gssencmode | disable, prefer | GSSAPI is not supported
-gssdelegation | 0 | GSSAPI is not supported
-replication | false, off, no, 0 | the driver does not support the replication protocol
-passfile | | a password file is not read: give the password itself
-service servicefile | | a service file is not read: give host, user and database
-sslpassword | | an encrypted key is not read: decrypt the key that sslkey names
-sslcrl sslcrldir | | certificate revocation lists are not read
-sslkeylogfile | | TLS keys are not written to files
-requirepeer | | the owner of a unix socket is not checked
-requiressl | | write sslmode=require
-scram_client_key scram_server_key | | SCRAM needs the password
-oauth_issuer oauth_client_id oauth_client_secret oauth_scope | | OAuth is not supported: use a password, a token or a certificate
-";
-
-/// The names of the parameters that are known.
-pub(super) fn known() -> impl Iterator<Item = &'static str> {
-    let limited = LIMITED.lines().filter_map(|row| row.split(" |").next());
-    let all = [READ, IGNORED].into_iter().chain(limited);
-    all.flat_map(str::split_whitespace)
-}
-
-/// What becomes of the parameter of this name, if it is known.
-fn fate(name: &str) -> Option<Fate> {
-    let has = |names: &str| names.split_whitespace().any(|known| known == name);
-    if has(READ) || has(IGNORED) {
-        return Some(Fate::Taken);
-    }
-    LIMITED.lines().find_map(|row| {
-        let (names, rest) = row.split_once(" |")?;
-        let (values, why) = rest.split_once("| ")?;
-        has(names).then_some(Fate::Limited(values.trim(), why))
-    })
 }
 
 impl Parameters {
@@ -95,8 +34,8 @@ impl Parameters {
                 "begins with a quotation mark: remove the quotes",
             ));
         }
-        let parameters = match url::parse(text)? {
-            Some(parameters) => parameters,
+        let (address, rest) = match url::parse(text)? {
+            Some(url) => (url.address, url.query),
             None => {
                 let list = keywords::parse(text).map_err(|error| {
                     if text.contains("://") {
@@ -105,19 +44,20 @@ impl Parameters {
                         error
                     }
                 })?;
-                let mut parameters = Parameters::default();
-                for (name, value) in list {
-                    parameters.secret |= holds_secret(&name);
-                    let origin = Origin::Url;
-                    parameters.list.push(Parameter {
-                        name,
-                        value,
-                        origin,
-                    });
-                }
-                parameters
+                (Vec::new(), list)
             }
         };
+        let mut parameters = Parameters {
+            secret: rest.iter().any(|(name, _)| holds_secret(name)),
+            list: Vec::new(),
+        };
+        for (name, value) in address.into_iter().chain(rest) {
+            parameters.list.push(Parameter {
+                name,
+                value,
+                origin: Origin::Url,
+            });
+        }
         parameters.check_ssl()?;
         Ok(parameters)
     }
@@ -149,8 +89,8 @@ impl Parameters {
 
     /// Refuses two values that contradict each other: the weaker one must not win.
     fn check_ssl(&self) -> Result<()> {
-        let said = |given: &&Parameter| given.name == "sslmode" && !given.value.is_empty();
-        let modes = self.list.iter().filter(said);
+        let is_mode = |given: &&Parameter| given.name == "sslmode" && !given.value.is_empty();
+        let modes = self.list.iter().filter(is_mode);
         let mut modes = modes.map(|given| given.value.as_str());
         let mode = modes.next();
         if modes.any(|other| Some(other) != mode) {
@@ -168,13 +108,8 @@ impl Parameters {
         }
     }
 
-    /// Adds a value of a URL or keyword string, which wins over earlier ones.
-    pub(super) fn add(&mut self, name: &str, value: impl Into<String>) {
-        self.say(name, value, Origin::Url);
-    }
-
     /// Adds a value, which wins over earlier ones. To libpq, what is empty is not set.
-    pub(super) fn say(&mut self, name: &str, value: impl Into<String>, origin: Origin) {
+    pub(super) fn set(&mut self, name: &str, value: impl Into<String>, origin: Origin) {
         let (name, value) = (name.to_owned(), value.into());
         if !value.is_empty() {
             self.list.push(Parameter {
@@ -191,15 +126,9 @@ impl Parameters {
         self.secret |= others.secret;
     }
 
-    /// Hides the names of unknown parameters: a password among the parameters may contain an
-    /// `&` or a space, and the rest of it is then read as a name.
-    pub(super) fn hide_names(&mut self) {
-        self.secret = true;
-    }
-
     fn last(&self, name: &str) -> Option<&Parameter> {
-        let said = |given: &&Parameter| given.name == name && !given.value.is_empty();
-        self.list.iter().rev().find(said)
+        let is_set = |given: &&Parameter| given.name == name && !given.value.is_empty();
+        self.list.iter().rev().find(is_set)
     }
 
     /// Where the value in force was set.
@@ -220,21 +149,12 @@ impl Parameters {
         }
     }
 
-    #[cfg(test)]
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        let all = self.list.iter();
-        all.map(|given| (given.name.as_str(), given.value.as_str()))
-    }
-
     /// Checks that each parameter is known, well-formed and supported.
     pub(super) fn check(&self) -> Result<()> {
-        for given in &self.list {
-            let checked = self.check_value(given);
-            checked.map_err(|error| named(given.origin, error))?;
-        }
-        for given in &self.list {
-            let checked = self.check_fate(given);
-            checked.map_err(|error| named(given.origin, error))?;
+        for check in [Self::check_value, Self::check_fate] {
+            for given in &self.list {
+                check(self, given).map_err(|error| named(given.origin, error))?;
+            }
         }
         Ok(())
     }
@@ -320,25 +240,4 @@ impl fmt::Debug for Parameters {
         let names = self.list.iter().map(|given| &given.name);
         f.debug_list().entries(names).finish()
     }
-}
-
-/// Whether this is the name of a parameter, here or in another driver, in any case.
-pub(super) fn is_known(name: &str) -> bool {
-    known().any(|known| known.eq_ignore_ascii_case(name)) || foreign::advice(name).is_some()
-}
-
-/// Whether a parameter of this name holds a secret: its value is not shown, nor the names of
-/// unknown parameters, which may be the rest of it.
-pub(super) fn holds_secret(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    ["pass", "pwd", "secret", "token", "key"]
-        .iter()
-        .any(|word| name.contains(word))
-}
-
-/// Whether `name` is formed like those of parameters and variables. A password that was
-/// given alone mixes cases or contains digits.
-fn is_word(name: &str) -> bool {
-    let all = |fits: fn(&u8) -> bool| name.bytes().all(|byte| byte == b'_' || fits(&byte));
-    name.len() <= 40 && (all(u8::is_ascii_lowercase) || all(u8::is_ascii_uppercase))
 }

@@ -3,21 +3,29 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
-use std::str::FromStr;
 use std::time::Duration;
 
 use super::endpoint::host_names;
 use super::parameters::Parameters;
-use super::table::Layer;
-use super::{DirectEndpoint, Pooler, TargetSessionAttrs, Tls};
+use super::readers::{number, wrong};
+use super::table::PartialSettings;
+use super::{DirectEndpoint, Environment, Pooler, TargetSessionAttrs, Tls};
 use crate::error::{Error, Result};
 use crate::provider;
 
 /// The port of PostgreSQL (IANA).
-const PORT: u16 = 5432;
+pub(super) const PORT: u16 = 5432;
 
-/// Stands for no limit: longer than any invocation.
-const UNLIMITED: Duration = Duration::from_secs(24 * 60 * 60);
+impl DirectEndpoint {
+    /// Reads what [`Config::from_url`](crate::Config::from_url) reads.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn from_url(url: &str) -> Result<Self> {
+        read(&Parameters::parse_code(url)?)
+    }
+}
 
 /// Reads the endpoint that a URL, a keyword string or variables describe.
 ///
@@ -32,12 +40,10 @@ pub(super) fn read(given: &Parameters) -> Result<DirectEndpoint> {
 fn endpoint(given: &Parameters) -> Result<DirectEndpoint> {
     let mut server = tokio_postgres::Config::new();
     add_addresses(&mut server, given)?;
-    if let Some(user) = given.get("user") {
-        server.user(user);
-    }
-    if let Some(password) = given.get("password") {
-        server.password(password);
-    }
+    given.get("user").map(|user| server.user(user));
+    given
+        .get("password")
+        .map(|password| server.password(password));
     if let Some(dbname) = given.get("dbname") {
         // libpq would take it for another URL, with another password.
         if dbname.contains("://") {
@@ -68,13 +74,13 @@ fn endpoint(given: &Parameters) -> Result<DirectEndpoint> {
         Some("true") => true,
         Some(_) => return Err(wrong("pgbouncer", "true or false")),
     };
-    let said = Layer::of_parameters(given)?;
+    let set = PartialSettings::merged(PartialSettings::default(), given, &Environment::default())?;
     Ok(DirectEndpoint {
         pooler: detect(&server, pgbouncer),
         server,
         tls,
-        schema: said.schema.map(|schema| schema.value),
-        target_session_attrs: said
+        schema: set.schema.map(|schema| schema.value),
+        target_session_attrs: set
             .target_session_attrs
             .map_or(TargetSessionAttrs::Any, |wish| wish.value),
     })
@@ -175,28 +181,24 @@ fn in_order(several: usize, given: &Parameters) -> Result<Vec<usize>> {
     Ok(order)
 }
 
-/// Adds the settings that detect a server that is gone.
+/// Adds the settings that detect a server that is gone. To libpq, zero is the default: the
+/// system's there, ours here (`net::Liveness`); but `keepalives=0` turns them off.
 fn add_liveness(server: &mut tokio_postgres::Config, given: &Parameters) -> Result<()> {
-    // To libpq, zero is the default: the system's there, ours here (`net::Liveness`).
-    let number = |name, wanted| number::<u32>(given, name, wanted);
-    let seconds = |name| Ok::<_, Error>(number(name, "a number of seconds")?.filter(|&n| n > 0));
-    if let Some(keepalives) = number("keepalives", "0 or 1")? {
-        server.keepalives(keepalives != 0);
-    }
-    if let Some(idle) = seconds("keepalives_idle")? {
-        server.keepalives_idle(Duration::from_secs(idle.into()));
-    }
-    if let Some(interval) = seconds("keepalives_interval")? {
-        server.keepalives_interval(Duration::from_secs(interval.into()));
-    }
-    if let Some(count) = number("keepalives_count", "a number of probes")?.filter(|&n| n > 0) {
-        server.keepalives_retries(count);
-    }
+    let number = |name, wanted| {
+        let number = number::<u32>(given, name, wanted)?;
+        Ok::<_, Error>(number.filter(|&number| number > 0 || name == "keepalives"))
+    };
+    let seconds = |name| {
+        let seconds = number(name, "a number of seconds")?;
+        Ok::<_, Error>(seconds.map(|seconds| Duration::from_secs(seconds.into())))
+    };
+    number("keepalives", "0 or 1")?.map(|on| server.keepalives(on != 0));
+    seconds("keepalives_idle")?.map(|idle| server.keepalives_idle(idle));
+    seconds("keepalives_interval")?.map(|interval| server.keepalives_interval(interval));
+    number("keepalives_count", "a number of probes")?.map(|count| server.keepalives_retries(count));
     // libpq's is in milliseconds.
     let timeout = number("tcp_user_timeout", "a number of milliseconds")?;
-    if let Some(timeout) = timeout.filter(|&n| n > 0) {
-        server.tcp_user_timeout(Duration::from_millis(timeout.into()));
-    }
+    timeout.map(|timeout| server.tcp_user_timeout(Duration::from_millis(timeout.into())));
     Ok(())
 }
 
@@ -217,50 +219,12 @@ fn detect(server: &tokio_postgres::Config, pgbouncer: bool) -> Pooler {
         .unwrap_or_default()
 }
 
-pub(super) fn text(given: &Parameters, name: &str) -> Result<Option<String>> {
-    Ok(given.get(name).map(str::to_owned))
-}
-
-pub(super) fn attributes(given: &Parameters, name: &str) -> Result<Option<TargetSessionAttrs>> {
-    given.get(name).map(str::parse).transpose()
-}
-
-pub(super) fn statements(given: &Parameters, name: &str) -> Result<Option<usize>> {
-    number(given, name, "a number of statements")
-}
-
-pub(super) fn connections(given: &Parameters, name: &str) -> Result<Option<usize>> {
-    let wanted = "a number of connections, 1 or more";
-    match number(given, name, wanted)? {
-        Some(0) => Err(wrong(name, wanted)),
-        number => Ok(number),
-    }
-}
-
-/// Reads a limit in whole seconds, as libpq and Prisma have it: zero is no limit.
-pub(super) fn limit(given: &Parameters, name: &str) -> Result<Option<Duration>> {
-    let seconds = number::<i64>(given, name, "a number of seconds")?;
-    Ok(seconds.map(|seconds| match u64::try_from(seconds) {
-        Ok(seconds @ 1..) => Duration::from_secs(seconds).min(UNLIMITED),
-        _ => UNLIMITED,
-    }))
-}
-
-fn number<T: FromStr>(given: &Parameters, name: &str, wanted: &str) -> Result<Option<T>> {
-    let number = given.get(name).map(|value| value.trim().parse());
-    number.transpose().map_err(|_| wrong(name, wanted))
-}
-
-/// An error that does not show the value: it may be a piece of an unescaped password.
-fn wrong(name: &str, wanted: &str) -> Error {
-    Error::configuration(format!("{name} is not valid: expected {wanted}"))
-}
-
 #[cfg(test)]
 mod tests {
     #[cfg(unix)]
     use tokio_postgres::config::Host;
 
+    use super::super::readers::{UNLIMITED, limit};
     use super::*;
 
     fn read(text: &str) -> Result<DirectEndpoint> {

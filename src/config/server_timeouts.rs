@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use super::{Origin, Settings, startup};
+use super::options::sets;
+use super::{Origin, Settings};
 use crate::error::{Error, Result};
 
 /// To the server.
@@ -36,7 +37,7 @@ pub type ServerTimeout = (&'static str, i32);
 struct Timeout {
     name: &'static str,
     value: Duration,
-    /// Where it was said; `None` if it is the default.
+    /// Where it was set; `None` if it is the default.
     origin: Option<Origin>,
 }
 
@@ -56,9 +57,8 @@ impl Settings {
             return Vec::new();
         }
         let own = self.server.get_options().unwrap_or_default();
-        let ours =
-            |timeout: &Timeout| timeout.origin.is_some() || !startup::sets(own, timeout.name);
-        let check = Some(CLIENT_CHECK).filter(|(name, _)| !startup::sets(own, name));
+        let ours = |timeout: &Timeout| timeout.origin.is_some() || !sets(own, timeout.name);
+        let check = Some(CLIENT_CHECK).filter(|(name, _)| !sets(own, name));
         self.lowered(longest)
             .into_iter()
             .filter(ours)
@@ -69,9 +69,10 @@ impl Settings {
     }
 
     /// Those that every server knows: one that it does not know makes it refuse the session.
-    pub(super) fn startup_server_timeouts(&self) -> impl Iterator<Item = ServerTimeout> {
-        let all = self.server_timeouts(self.longest_call(None)).into_iter();
-        all.filter(|(name, _)| [STATEMENT, IDLE_IN_TRANSACTION].contains(name))
+    pub(crate) fn startup_timeouts(&self) -> Vec<ServerTimeout> {
+        let mut timeouts = self.server_timeouts(self.longest_call(None));
+        timeouts.retain(|(name, _)| [STATEMENT, IDLE_IN_TRANSACTION].contains(name));
+        timeouts
     }
 
     /// The statements that an administrator runs where the path takes no settings. No

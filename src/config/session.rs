@@ -1,11 +1,6 @@
 //! `target_session_attrs`: which of several hosts is accepted.
 
-use std::str::FromStr;
-
 use serde::Deserialize;
-
-use super::words::Words;
-use crate::error::{Error, Result};
 
 /// `target_session_attrs`: which of several hosts is meant. The server says what it is
 /// while the session starts, so asking costs no round trip; PostgreSQL 14 and newer do.
@@ -26,7 +21,7 @@ pub enum TargetSessionAttrs {
     Standby,
 }
 
-/// What ParameterStatus has said last, which costs no round trip. `None`: nothing, or
+/// What ParameterStatus has reported last, which costs no round trip. `None`: nothing, or
 /// nothing that is understood.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Reported {
@@ -78,23 +73,6 @@ impl TargetSessionAttrs {
             self,
             TargetSessionAttrs::ReadWrite | TargetSessionAttrs::Primary
         )
-    }
-}
-
-impl FromStr for TargetSessionAttrs {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let wrong = || match text {
-            "prefer-standby" => Error::configuration(
-                "target_session_attrs=prefer-standby is not supported: use standby or any",
-            ),
-            _ => Error::configuration(format!(
-                "target_session_attrs is not valid: expected one of {}",
-                Self::all()
-            )),
-        };
-        Self::of(text).ok_or_else(wrong)
     }
 }
 

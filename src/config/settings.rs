@@ -3,12 +3,12 @@
 use tokio::sync::Semaphore;
 
 use super::endpoint::{host_names, with_hosts};
-use super::read::read;
+use super::read::{PORT, read};
 use super::startup::PUBLIC;
-use super::table::Layer;
+use super::table::PartialSettings;
 use super::{
     Config, ConnectionLifetime, DirectEndpoint, Endpoint, Environment, Origin, Pooler, Settings,
-    TargetSessionAttrs, application, variables,
+    TargetSessionAttrs, application, overrides,
 };
 use crate::error::{Error, Result};
 use crate::observe;
@@ -21,18 +21,15 @@ impl Settings {
     /// The operator's `ANTIFREEZE_*` variables over the code, the code over the URL, that over
     /// the limits of `environment`, on the endpoint that was chosen.
     pub(super) fn new(config: Config, environment: &Environment) -> Result<Self> {
-        variables::check_spelling(environment)?;
+        overrides::check_spelling(environment)?;
         let endpoint = read(&config.parameters)?;
-        let operator = Layer::of_operator(environment)?;
-        let operators_pooler = operator.pooler.clone();
-        let said = operator
-            .over(config.said)
-            .over(Layer::of_parameters(&config.parameters)?)
-            .over(Layer::of_limits(environment)?);
-        let mut settings = said.in_force(endpoint, environment);
+        let set = PartialSettings::merged(config.code, &config.parameters, environment)?;
+        let mut pooler = set.pooler.clone();
+        pooler.take_if(|set| !matches!(set.origin, Origin::Variable(_)));
+        let mut settings = set.in_force(endpoint, &config.parameters, environment);
         settings.credentials = config.credentials;
         settings.direct = config.direct;
-        settings.variables = variables::in_force(environment);
+        settings.variables = overrides::in_force(environment);
         if settings.server.get_application_name().is_none() {
             let name = application::name(environment);
             name.map(|name| settings.server.application_name(name));
@@ -41,17 +38,18 @@ impl Settings {
             Endpoint::Direct => settings.take_direct_endpoint()?,
             Endpoint::Pooled => true,
         };
-        if let Some(said) = operators_pooler {
-            settings.follow(said.value, Some(said.origin));
+        // An override holds for the direct endpoint, too.
+        if let Some(set) = pooler {
+            settings.follow(set.value, Some(set.origin));
         }
         settings.max_age = settings.max_age.min(settings.limits().max_age);
         settings.check()?;
-        settings.tell(environment, switched);
+        settings.log(environment, switched);
         Ok(settings)
     }
 
     /// Logs the settings in force, and overrides without effect.
-    fn tell(&self, environment: &Environment, switched: bool) {
+    fn log(&self, environment: &Environment, switched: bool) {
         if let (Some(Origin::Variable(name)), false) = (self.origin("endpoint"), switched) {
             let why = "no direct endpoint is known, and the path is direct as it is";
             observe::without_effect(name, why);
@@ -65,18 +63,22 @@ impl Settings {
         if !self.pooler.takes_options() && self.limits().settings {
             observe::server_timeouts_elsewhere(self.pooler.name(), &self.alter_role());
         }
-        for name in variables::unknown(environment) {
+        for name in overrides::unknown(environment) {
             observe::unknown_variable(&name);
         }
-        let shown = variables::shown(&self.variables);
+        let shown = overrides::shown(&self.variables);
         observe::configured(self.pooler.name(), self.max_connections, &shown);
     }
 
     /// Where the setting of this name was set; `None` if it is the default.
     pub fn origin(&self, setting: &str) -> Option<Origin> {
-        let mut origins = self.origins.iter();
-        let found = origins.find(|(name, _)| *name == setting);
-        found.map(|(_, origin)| *origin)
+        let mut origins = self.origins();
+        origins.find_map(|(name, origin)| (name == setting).then_some(origin))
+    }
+
+    /// The names of the settings that were set, `host` and `password` among them, and where.
+    pub fn origins(&self) -> impl Iterator<Item = (&'static str, Origin)> + '_ {
+        self.origins.iter().copied()
     }
 
     /// Whether the pooler was detected from the address, and not configured.
@@ -113,7 +115,7 @@ impl Settings {
 
     /// Changes to the direct endpoint; returns whether there is one.
     fn take_direct_endpoint(&mut self) -> Result<bool> {
-        let known = self.direct.take().or_else(|| self.past_pooler());
+        let known = self.direct.take().or_else(|| self.implied_direct());
         let Some(direct) = known else {
             if self.pooler == Pooler::None {
                 return Ok(false);
@@ -125,13 +127,14 @@ impl Settings {
                  POSTGRES_URL_NON_POOLING or DIRECT_URL",
             ));
         };
-        self.take(direct.clone());
+        self.use_endpoint(direct.clone());
         self.direct = Some(direct);
         Ok(true)
     }
 
-    /// Changes to another endpoint of the same database.
-    pub(super) fn take(&mut self, mut direct: DirectEndpoint) {
+    /// Changes to another endpoint of the same database, with the pooler and the schema that
+    /// belong to it.
+    pub fn use_endpoint(&mut self, mut direct: DirectEndpoint) {
         // It is the function's name for itself, whatever way it goes.
         if let Some(name) = self.server.get_application_name() {
             direct.server.application_name(name);
@@ -149,7 +152,7 @@ impl Settings {
     }
 
     /// The server's own endpoint, if the pooler's host name implies it.
-    pub(super) fn past_pooler(&self) -> Option<DirectEndpoint> {
+    pub fn implied_direct(&self) -> Option<DirectEndpoint> {
         let hosts = host_names(&self.server).map(|host| Host::of(host).direct);
         let hosts = hosts.collect::<Option<Vec<_>>>()?;
         Some(DirectEndpoint {
@@ -158,6 +161,26 @@ impl Settings {
             pooler: Pooler::None,
             schema: None,
             target_session_attrs: TargetSessionAttrs::Any,
+        })
+    }
+
+    /// The session pooler on another port of the same host, if the host's name implies it.
+    pub fn implied_session(&self) -> Option<DirectEndpoint> {
+        let pooler = host_names(&self.server)
+            .map(|host| Host::of(host).session)
+            .collect::<Option<Vec<Pooler>>>()?
+            .pop()?;
+        let hosts = host_names(&self.server).map(str::to_owned);
+        let mut server = with_hosts(&self.server, hosts, |_| PORT);
+        for &address in self.server.get_hostaddrs() {
+            server.hostaddr(address);
+        }
+        Some(DirectEndpoint {
+            server,
+            tls: self.tls.clone(),
+            pooler,
+            schema: None,
+            target_session_attrs: self.target_session_attrs,
         })
     }
 

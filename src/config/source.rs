@@ -4,9 +4,9 @@
 //! next, since an integration's `PGPASSWORD` would otherwise be sent to the server that
 //! `DATABASE_URL` names.
 
+use super::options::escaped;
 use super::parameters::Parameters;
 use super::read::read;
-use super::startup::escaped;
 use super::{DirectEndpoint, Environment, Origin};
 use crate::error::{Error, Result};
 
@@ -21,66 +21,37 @@ const DIRECT_URLS: [&str; 3] = [
     "DIRECT_URL",
 ];
 
-/// Variables and the parameters that they hold.
-type Variables = &'static [(&'static str, &'static str)];
-
-/// The variables that compose files and charts share with PostgreSQL's own image.
-pub(super) const COMPOSE: Variables = &[
-    ("DB_HOST", "host"),
-    ("DB_PORT", "port"),
-    ("POSTGRES_USER", "user"),
-    ("POSTGRES_PASSWORD", "password"),
-    ("POSTGRES_DB", "dbname"),
-    ("DB_SSLMODE", "sslmode"),
-];
+/// The variables that compose files and charts share with PostgreSQL's own image, and the
+/// parameters that they hold.
+pub(super) const COMPOSE: &str = "\
+    DB_HOST=host DB_PORT=port POSTGRES_USER=user POSTGRES_PASSWORD=password POSTGRES_DB=dbname \
+    DB_SSLMODE=sslmode";
 
 /// libpq's variables (manual, "Environment Variables").
-pub(super) const LIBPQ: Variables = &[
-    ("PGHOST", "host"),
-    ("PGHOSTADDR", "hostaddr"),
-    ("PGPORT", "port"),
-    ("PGDATABASE", "dbname"),
-    ("PGUSER", "user"),
-    ("PGPASSWORD", "password"),
-    ("PGPASSFILE", "passfile"),
-    ("PGSERVICE", "service"),
-    ("PGSERVICEFILE", "servicefile"),
-    ("PGOPTIONS", "options"),
-    ("PGAPPNAME", "application_name"),
-    ("PGSSLMODE", "sslmode"),
-    ("PGSSLNEGOTIATION", "sslnegotiation"),
-    ("PGSSLROOTCERT", "sslrootcert"),
-    ("PGSSLCERT", "sslcert"),
-    ("PGSSLKEY", "sslkey"),
-    ("PGSSLCERTMODE", "sslcertmode"),
-    ("PGSSLSNI", "sslsni"),
-    ("PGSSLCOMPRESSION", "sslcompression"),
-    ("PGSSLCRL", "sslcrl"),
-    ("PGSSLCRLDIR", "sslcrldir"),
-    ("PGSSLMINPROTOCOLVERSION", "ssl_min_protocol_version"),
-    ("PGSSLMAXPROTOCOLVERSION", "ssl_max_protocol_version"),
-    ("PGMINPROTOCOLVERSION", "min_protocol_version"),
-    ("PGMAXPROTOCOLVERSION", "max_protocol_version"),
-    ("PGREQUIREAUTH", "require_auth"),
-    ("PGREQUIREPEER", "requirepeer"),
-    ("PGREQUIRESSL", "requiressl"),
-    ("PGCHANNELBINDING", "channel_binding"),
-    ("PGGSSENCMODE", "gssencmode"),
-    ("PGGSSDELEGATION", "gssdelegation"),
-    ("PGGSSLIB", "gsslib"),
-    ("PGKRBSRVNAME", "krbsrvname"),
-    ("PGCONNECT_TIMEOUT", "connect_timeout"),
-    ("PGCLIENTENCODING", "client_encoding"),
-    ("PGTARGETSESSIONATTRS", "target_session_attrs"),
-    ("PGLOADBALANCEHOSTS", "load_balance_hosts"),
-];
+pub(super) const LIBPQ: &str = "\
+    PGHOST=host PGHOSTADDR=hostaddr PGPORT=port PGDATABASE=dbname PGUSER=user PGPASSWORD=password \
+    PGPASSFILE=passfile PGSERVICE=service PGSERVICEFILE=servicefile PGOPTIONS=options \
+    PGAPPNAME=application_name PGSSLMODE=sslmode PGSSLNEGOTIATION=sslnegotiation \
+    PGSSLROOTCERT=sslrootcert PGSSLCERT=sslcert PGSSLKEY=sslkey PGSSLCERTMODE=sslcertmode \
+    PGSSLSNI=sslsni PGSSLCOMPRESSION=sslcompression PGSSLCRL=sslcrl PGSSLCRLDIR=sslcrldir \
+    PGSSLMINPROTOCOLVERSION=ssl_min_protocol_version \
+    PGSSLMAXPROTOCOLVERSION=ssl_max_protocol_version PGMINPROTOCOLVERSION=min_protocol_version \
+    PGMAXPROTOCOLVERSION=max_protocol_version PGREQUIREAUTH=require_auth \
+    PGREQUIREPEER=requirepeer PGREQUIRESSL=requiressl PGCHANNELBINDING=channel_binding \
+    PGGSSENCMODE=gssencmode PGGSSDELEGATION=gssdelegation PGGSSLIB=gsslib PGKRBSRVNAME=krbsrvname \
+    PGCONNECT_TIMEOUT=connect_timeout PGCLIENTENCODING=client_encoding \
+    PGTARGETSESSIONATTRS=target_session_attrs PGLOADBALANCEHOSTS=load_balance_hosts";
 
 /// libpq's variables that set a parameter of the server for the session, over `PGOPTIONS`.
-pub(super) const SETTINGS: Variables = &[
-    ("PGTZ", "TimeZone"),
-    ("PGDATESTYLE", "DateStyle"),
-    ("PGGEQO", "geqo"),
-];
+pub(super) const SETTINGS: &str = "\
+    PGTZ=TimeZone PGDATESTYLE=DateStyle PGGEQO=geqo";
+
+/// The variables of a table, each with what it holds.
+pub(super) fn variables(table: &'static str) -> impl Iterator<Item = (&'static str, &'static str)> {
+    table
+        .split_whitespace()
+        .filter_map(|row| row.split_once('='))
+}
 
 /// Reads the first source that is set.
 pub(super) fn parameters(environment: &Environment) -> Result<Parameters> {
@@ -89,7 +60,7 @@ pub(super) fn parameters(environment: &Environment) -> Result<Parameters> {
     }
     let is_set = |name: &str| environment.get(name).is_some();
     let is_libpq = !is_set("DB_HOST");
-    let variables = if !is_libpq {
+    let table = if !is_libpq {
         COMPOSE
     } else if is_set("PGHOST") || is_set("PGHOSTADDR") {
         LIBPQ
@@ -97,9 +68,9 @@ pub(super) fn parameters(environment: &Environment) -> Result<Parameters> {
         return Err(unnamed(environment));
     };
     let mut parameters = Parameters::default();
-    for (name, parameter) in variables {
+    for (name, parameter) in variables(table) {
         if let Some(value) = environment.get(name) {
-            parameters.say(parameter, value, Origin::Variable(name));
+            parameters.set(parameter, value, Origin::Variable(name));
         }
     }
     if is_libpq {
@@ -112,7 +83,7 @@ pub(super) fn parameters(environment: &Environment) -> Result<Parameters> {
 fn unnamed(environment: &Environment) -> Error {
     let is_set = |name: &str| environment.get(name).is_some();
     let blank = URLS.iter().find(|name| environment.raw(name).is_some());
-    let half = COMPOSE.iter().find(|(name, _)| is_set(name));
+    let half = variables(COMPOSE).find(|(name, _)| is_set(name));
     let urls = prefixed(environment, |name| holds_url(environment, name));
     let hosts = prefixed(environment, |name| {
         name.ends_with("_PGHOST") && is_set(name)
@@ -159,7 +130,7 @@ fn holds_url(environment: &Environment, name: &str) -> bool {
 /// Adds libpq's settings to `options`: there is no other way to send them.
 fn add_settings(environment: &Environment, parameters: &mut Parameters) {
     let mut options = parameters.get("options").unwrap_or_default().to_owned();
-    for (variable, setting) in SETTINGS {
+    for (variable, setting) in variables(SETTINGS) {
         let value = environment.get(variable).unwrap_or_default();
         // Not to be sent (libpq's start-up packet).
         if value.is_empty() || value.eq_ignore_ascii_case("default") {
@@ -168,7 +139,7 @@ fn add_settings(environment: &Environment, parameters: &mut Parameters) {
         let space = if options.is_empty() { "" } else { " " };
         options += &format!("{space}-c {setting}={}", escaped(&value));
     }
-    parameters.say("options", options, Origin::Variable("PGOPTIONS"));
+    parameters.set("options", options, Origin::Variable("PGOPTIONS"));
 }
 
 /// Reads the direct endpoint.
@@ -177,17 +148,6 @@ pub(super) fn direct(environment: &Environment) -> Result<Option<DirectEndpoint>
         return Ok(None);
     };
     read(&Parameters::of_variable(name, &url)?).map(Some)
-}
-
-/// The variables that the database was read from.
-pub(super) fn named_by(environment: &Environment) -> Vec<&'static str> {
-    if let Some((name, _)) = first(environment, &URLS) {
-        return vec![name];
-    }
-    let is_set = |name: &str| environment.get(name).is_some();
-    let variables = if is_set("DB_HOST") { COMPOSE } else { LIBPQ };
-    let names = variables.iter().map(|(name, _)| *name);
-    names.filter(|name| is_set(name)).collect()
 }
 
 fn first(environment: &Environment, names: &[&'static str]) -> Option<(&'static str, String)> {

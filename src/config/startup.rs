@@ -1,7 +1,7 @@
 //! Builds the options that a session starts with.
 
-use super::ServerTimeout;
 use super::endpoint::host_names;
+use super::options::{escaped, sets};
 use super::{Pooler, Settings};
 use crate::error::{Error, Result};
 use crate::provider::{Host, Limits};
@@ -29,7 +29,7 @@ impl Settings {
             add("search_path", &quoted(schema), true);
         }
         if self.sends_settings() {
-            for (name, value) in self.startup_server_timeouts() {
+            for (name, value) in self.startup_timeouts() {
                 add(name, &value.to_string(), true);
             }
             if !self.jit {
@@ -39,18 +39,13 @@ impl Settings {
         (!options.is_empty()).then_some(options)
     }
 
-    /// The timeouts among them that are ours, in milliseconds.
-    pub(crate) fn startup_timeouts(&self) -> Vec<ServerTimeout> {
-        self.startup_server_timeouts().collect()
-    }
-
     /// Whether timeouts and `jit` are sent at all.
     pub(crate) fn sends_settings(&self) -> bool {
         self.pooler.takes_options() && self.limits().settings
     }
 
     /// What the server takes and bears, by the first of its hosts that is known.
-    pub(super) fn limits(&self) -> Limits {
+    pub(crate) fn limits(&self) -> Limits {
         let hosts = host_names(&self.server).map(|host| Host::of(host).limits);
         let mut special = hosts.filter(|limits| *limits != Limits::default());
         special.next().unwrap_or_default()
@@ -88,31 +83,6 @@ impl Settings {
 
 fn quoted(schema: &str) -> String {
     format!("\"{}\"", schema.replace('"', "\"\""))
-}
-
-/// Whether `options` has `-c name=..` or `--name=..`, where `-` may stand for `_`.
-pub(super) fn sets(options: &str, name: &str) -> bool {
-    options.split_whitespace().any(|word| {
-        let setting = word.strip_prefix("--").or(word.strip_prefix("-c"));
-        is_named(setting.unwrap_or(word), name)
-    })
-}
-
-fn is_named(word: &str, name: &str) -> bool {
-    let setting = word.split_once('=').map(|(setting, _)| setting);
-    setting.is_some_and(|setting| setting.replace('-', "_").eq_ignore_ascii_case(name))
-}
-
-/// Escapes a value: the server splits options at spaces without a backslash.
-pub(super) fn escaped(value: &str) -> String {
-    let mut escaped = String::new();
-    for c in value.chars() {
-        if c == '\\' || c.is_ascii_whitespace() || c == '\u{b}' {
-            escaped.push('\\');
-        }
-        escaped.push(c);
-    }
-    escaped
 }
 
 #[cfg(test)]

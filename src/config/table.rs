@@ -14,24 +14,65 @@ use serde::Serialize;
 
 use super::deserialize::value;
 use super::macros::settings;
+use super::origin::{Origin, Sourced, sourced};
 use super::parameters::Parameters;
-use super::read::{attributes, connections, limit, statements, text};
-use super::report::{kept, same, seconds, sent};
+use super::readers::{
+    at_least_one, attributes, connections, count, duration, limit, or_never, secret, statements,
+    text, unless_zero, word,
+};
 #[cfg(test)]
 use super::tests::page::shown;
-use super::variables::{at_least_one, count, duration, or_never, secret, unless_zero, word};
 use super::{
-    Config, ConnectionLifetime, DirectEndpoint, Endpoint, Environment, LoadShed, Origin, Pooler,
-    Reset, TargetSessionAttrs, Tls, values,
+    ConnectionLifetime, DirectEndpoint, Endpoint, Environment, GuessAuthentication, LoadShed,
+    Pooler, Reset, TargetSessionAttrs, Tls, values,
 };
 use crate::credentials::Credentials;
 use crate::error::Result;
 
-/// The value of a setting, and where it was set.
-#[derive(Debug, Clone)]
-pub(super) struct Said<T> {
-    pub(super) value: T,
-    pub(super) origin: Origin,
+/// Configures a [`Database`](crate::Database): its address, and each setting that differs
+/// from its default.
+///
+/// It is made from a URL, from the environment, empty or by serde; setters then change single
+/// settings. What an operator sets in `ANTIFREEZE_*` variables wins over the code, the code
+/// over the URL, the URL over `DB_MAX_*` variables, and those over the defaults;
+/// `docs/configuration.md` lists all of them, and [`Settings`] holds the result.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use antifreeze::{Config, Database};
+///
+/// let config = Config::from_url("postgres://app@localhost/shop?sslmode=disable")?
+///     .max_connections(4)
+///     .statement_timeout(Duration::from_secs(5));
+/// let database = Database::new(config)?;
+/// # Ok::<(), antifreeze::Error>(())
+/// ```
+///
+/// Its `Debug` shows neither password nor client keys.
+#[derive(Clone, Default)]
+#[must_use = "a configuration does nothing until it is a Database's"]
+pub struct Config {
+    /// Those of a URL, a keyword string or variables, and then of the code.
+    pub(super) parameters: Parameters,
+    /// A URL or the environment gave the parameters; else, without a host, the environment
+    /// gives them later.
+    pub(super) has_source: bool,
+    pub(super) credentials: Option<Arc<dyn Credentials>>,
+    pub(super) direct: Option<DirectEndpoint>,
+    /// The settings that the code sets.
+    pub(super) code: PartialSettings,
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("parameters", &self.parameters)
+            .field("credentials", &self.credentials.as_ref().map(|_| ".."))
+            .field("direct", &self.direct)
+            .field("code", &self.code)
+            .finish()
+    }
 }
 
 settings! {
@@ -85,6 +126,10 @@ settings(environment, pooler) {
     /// How long a connection lives. Default: depends on the pooler.
     lifetime: ConnectionLifetime = ConnectionLifetime::behind(pooler), default "depends on the pooler",
         operator "ANTIFREEZE_LIFETIME" word, health lifetime same;
+    /// Whether the first message of SCRAM leaves together with the startup packet, which saves
+    /// a round trip of each connect. Default: [`GuessAuthentication::Auto`].
+    guess_authentication: GuessAuthentication = GuessAuthentication::Auto,
+        operator "ANTIFREEZE_GUESS_AUTHENTICATION" word;
     /// What removes session state before a connection is kept.
     reset: Reset = Reset::Detected, health reset same;
     /// Which invocations are turned away while the server is full or unreachable. Default:
@@ -116,6 +161,13 @@ settings(environment, pooler) {
     /// is replaced at the next checkout. Default: `DB_MAX_IDLE_TIME`, or else no limit.
     max_idle_time: Duration, default "no limit",
         limit "DB_MAX_IDLE_TIME" unless_zero, health max_idle_time_seconds seconds;
+    /// How long a process whose host suspends it between requests is kept awake after the last
+    /// request, for the next one to use its connections, which are closed then: on Vercel. Not
+    /// where kept connections take no slot of the server, behind a transaction pooler or RDS
+    /// Proxy, unless it is set. Default: 5 s. Zero: the process is suspended at once, and keeps
+    /// its connections.
+    linger: Duration = Duration::from_secs(5), operator "ANTIFREEZE_LINGER" duration,
+        health linger_seconds seconds;
     /// A connection that was kept for longer than this without use answers an empty query
     /// before it is leased again, alone and within a second: a device in between may have
     /// dropped it silently, as NAT gateways and connection tracking do after 350 s

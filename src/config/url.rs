@@ -5,7 +5,6 @@
 //! errors and logs would show. So there may be one `@`, and only before the first of the
 //! others; then no other part contains a piece of a password.
 
-use super::parameters::{Parameters, holds_secret};
 use crate::error::{Error, Result};
 use crate::provider;
 
@@ -13,8 +12,17 @@ use crate::provider;
 const ESCAPE: &str = "in user, password and database `@` is written %40, `#` %23, `/` %2F, `?` \
                       %3F, `:` %3A, `%` %25 and a space %20";
 
+/// The parameters of a URL, by libpq's names.
+#[cfg_attr(test, derive(Debug))]
+pub(super) struct Url {
+    /// Those before the `?`.
+    pub(super) address: Vec<(String, String)>,
+    /// Those behind it.
+    pub(super) query: Vec<(String, String)>,
+}
+
 /// Parses `text`, if it is a URL at all.
-pub(super) fn parse(text: &str) -> Result<Option<Parameters>> {
+pub(super) fn parse(text: &str) -> Result<Option<Url>> {
     // JDBC may do without the slashes, too.
     if text
         .get(..5)
@@ -64,25 +72,28 @@ pub(super) fn parse(text: &str) -> Result<Option<Parameters>> {
         return Err(wrong("contains a `#`"));
     }
 
-    let mut parameters = Parameters::default();
+    let mut address = Vec::new();
+    let mut add = |name: &str, value: String| address.push((name.to_owned(), value));
     let hosts = match authority.split_once('@') {
         None => authority,
         Some((user, hosts)) => {
             let (user, password) = user.split_once(':').unwrap_or((user, ""));
-            parameters.add("user", decoded(user)?);
-            parameters.add("password", decoded(password)?);
+            add("user", decoded(user)?);
+            add("password", decoded(password)?);
             hosts
         }
     };
-    read_hosts(hosts, &mut parameters)?;
+    let (names, ports) = read_hosts(hosts)?;
+    add("host", names);
+    add("port", ports);
     let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
-    parameters.add("dbname", decoded(path.strip_prefix('/').unwrap_or(path))?);
-    read_query(query, &mut parameters)?;
-    Ok(Some(parameters))
+    add("dbname", decoded(path.strip_prefix('/').unwrap_or(path))?);
+    let query = read_query(query)?;
+    Ok(Some(Url { address, query }))
 }
 
 /// `a:1,[::1]:2,c` becomes libpq's lists, `a,::1,c` and `1,2,`.
-fn read_hosts(hosts: &str, parameters: &mut Parameters) -> Result<()> {
+fn read_hosts(hosts: &str) -> Result<(String, String)> {
     let mut names = Vec::new();
     let mut ports = Vec::new();
     for host in hosts.split(',') {
@@ -112,25 +123,22 @@ fn read_hosts(hosts: &str, parameters: &mut Parameters) -> Result<()> {
         names.push(name);
         ports.push(decoded(port)?);
     }
-    parameters.add("host", names.join(","));
-    if ports.iter().any(|port| !port.is_empty()) {
-        parameters.add("port", ports.join(","));
-    }
-    Ok(())
+    let has_port = ports.iter().any(|port| !port.is_empty());
+    let ports = if has_port {
+        ports.join(",")
+    } else {
+        String::new()
+    };
+    Ok((names.join(","), ports))
 }
 
-fn read_query(query: &str, parameters: &mut Parameters) -> Result<()> {
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let Some((name, value)) = pair.split_once('=') else {
-            return Err(wrong("contains a parameter without `=` after the `?`"));
-        };
-        let name = decoded(name)?;
-        if holds_secret(&name) {
-            parameters.hide_names();
-        }
-        parameters.add(&name, decoded(value)?);
-    }
-    Ok(())
+fn read_query(query: &str) -> Result<Vec<(String, String)>> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    let decode = |pair: &str| match pair.split_once('=') {
+        Some((name, value)) => Ok((decoded(name)?, decoded(value)?)),
+        None => Err(wrong("contains a parameter without `=` after the `?`")),
+    };
+    pairs.map(decode).collect()
 }
 
 fn wrong(what: &str) -> Error {
@@ -218,8 +226,12 @@ mod tests {
                 ],
             ),
         ] {
-            let parameters = parse(text).expect(text).expect("a URL");
-            let found: Vec<_> = parameters.iter().collect();
+            let url = parse(text).expect(text).expect("a URL");
+            let all = url.address.iter().chain(&url.query);
+            let set = all.filter(|(_, value)| !value.is_empty());
+            let found: Vec<_> = set
+                .map(|(name, value)| (name.as_str(), value.as_str()))
+                .collect();
             assert_eq!(found, expected, "{text}");
         }
     }

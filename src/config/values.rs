@@ -4,7 +4,7 @@
 //! Hosts, users and databases are shown in errors and in `Debug`, and the first are asked
 //! for in the DNS. What a password may have slipped into is refused before, and not quoted.
 
-use super::parameters::{holds_secret, is_known, known};
+use super::names::{holds_secret, is_known, known};
 use crate::error::{Error, Result};
 
 /// Refuses a malformed `value` of the parameter `name`, which errors call `shown`.

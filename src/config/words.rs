@@ -1,6 +1,11 @@
 //! Maps the words of settings to their values.
 
-use super::{ConnectionLifetime, Endpoint, LoadShed, Pooler, Reset, TargetSessionAttrs};
+use std::str::FromStr;
+
+use super::{
+    ConnectionLifetime, Endpoint, GuessAuthentication, LoadShed, Pooler, Reset, TargetSessionAttrs,
+};
+use crate::error::{Error, Result};
 use crate::provider::POOLERS;
 
 /// A setting that is one of a list of words, in variables and in serde.
@@ -40,6 +45,7 @@ words! {
     ConnectionLifetime "lifetime" {
         "per-invocation" PerInvocation, "per-event-loop" PerEventLoop
     }
+    GuessAuthentication "guess_authentication" { "auto" Auto, "on" On, "off" Off }
     Reset "reset" { "detected" Detected, "always" Always, "never" Never }
     LoadShed "load_shed" {
         "off" Off, "first-use" FirstUse, "before-handler" BeforeHandler
@@ -47,5 +53,22 @@ words! {
     TargetSessionAttrs "target_session_attrs" {
         "any" Any, "read-write" ReadWrite, "read-only" ReadOnly, "primary" Primary,
         "standby" Standby
+    }
+}
+
+impl FromStr for TargetSessionAttrs {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let wrong = || match text {
+            "prefer-standby" => Error::configuration(
+                "target_session_attrs=prefer-standby is not supported: use standby or any",
+            ),
+            _ => Error::configuration(format!(
+                "target_session_attrs is not valid: expected one of {}",
+                Self::all()
+            )),
+        };
+        Self::of(text).ok_or_else(wrong)
     }
 }

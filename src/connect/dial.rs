@@ -5,7 +5,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 #[cfg(unix)]
 use std::path::PathBuf;
+use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::time::{Instant, timeout};
 use tokio_postgres::config::Host;
 
 use super::sandbox;
@@ -90,6 +93,41 @@ impl fmt::Display for Target {
     }
 }
 
+/// How long to wait for an address before the next is dialled as well (RFC 8305, section 8).
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// Dials addresses, each a little later than the one before, until one accepts (RFC 8305, section
+/// 5). Returns the first that accepted, with the time that it took, or the last that failed.
+pub(super) async fn race(
+    targets: &[Target],
+    server: &tokio_postgres::Config,
+) -> (usize, io::Result<(Socket, Duration)>) {
+    let mut waiting = targets.iter().enumerate().map(|(at, target)| async move {
+        let begin = Instant::now();
+        let socket = target.dial(server).await;
+        (at, socket.map(|socket| (socket, begin.elapsed())))
+    });
+    let mut dialling = FuturesUnordered::new();
+    let mut last = (0, Err(io::ErrorKind::AddrNotAvailable.into()));
+    loop {
+        dialling.extend(waiting.next());
+        let dialled = if waiting.len() == 0 {
+            dialling.next().await
+        } else {
+            match timeout(STAGGER, dialling.next()).await {
+                Ok(dialled) => dialled,
+                Err(_) => continue,
+            }
+        };
+        match dialled {
+            Some(dialled) if dialled.1.is_ok() => return dialled,
+            // The next one is dialled at once.
+            Some(failed) => last = failed,
+            None => return last,
+        }
+    }
+}
+
 /// Resolves the host names, to fill the cache of the resolver. Fails if none can be resolved.
 pub(super) async fn resolve(server: &tokio_postgres::Config) -> Result<()> {
     let mut resolved = Ok(());
@@ -138,8 +176,8 @@ impl Endpoint<'_> {
             Some(address) => vec![(address, self.port).into()],
             None => tokio::net::lookup_host((name.as_str(), self.port))
                 .await
-                .map_err(|error| Error::not_resolved(&name, error))?
-                .collect(),
+                .map(alternate)
+                .map_err(|error| Error::not_resolved(&name, error))?,
         };
         let only_ipv6 = addresses.iter().all(SocketAddr::is_ipv6);
         let target = |address| Target::Tcp {
@@ -148,5 +186,76 @@ impl Endpoint<'_> {
             only_ipv6,
         };
         Ok(addresses.into_iter().map(target).collect())
+    }
+}
+
+/// Lets IPv6 and IPv4 addresses take turns, in the order of the resolver (RFC 8305, section 4).
+fn alternate(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let mut addresses = addresses.peekable();
+    let preferred = addresses.peek().is_some_and(SocketAddr::is_ipv6);
+    let (first, second): (Vec<_>, Vec<_>) =
+        addresses.partition(|address| address.is_ipv6() == preferred);
+    let length = first.len().max(second.len());
+    let turn = |at: usize| first.get(at).into_iter().chain(second.get(at)).copied();
+    (0..length).flat_map(turn).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn target(address: &str) -> Target {
+        Target::Tcp {
+            address: address.parse().expect("an address"),
+            host: "db".to_owned(),
+            only_ipv6: false,
+        }
+    }
+
+    #[test]
+    fn address_families_take_turns() {
+        let parse = |address: &str| format!("{address}:1").parse().expect("an address");
+        for (given, expected) in [
+            ("", ""),
+            ("1.1.1.1", "1.1.1.1"),
+            ("[::1] [::2] 1.1.1.1 1.1.1.2", "[::1] 1.1.1.1 [::2] 1.1.1.2"),
+            ("1.1.1.1 [::1] [::2] [::3]", "1.1.1.1 [::1] [::2] [::3]"),
+            ("1.1.1.1 1.1.1.2 [::1]", "1.1.1.1 [::1] 1.1.1.2"),
+        ] {
+            let list = |text: &str| text.split_whitespace().map(parse).collect::<Vec<_>>();
+            assert_eq!(
+                alternate(list(given).into_iter()),
+                list(expected),
+                "{given}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn silent_and_refusing_addresses_are_overtaken() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let accepts = listener.local_addr().expect("an address").to_string();
+        let closed = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let refuses = closed.local_addr().expect("an address").to_string();
+        drop(closed);
+        // A test network (RFC 5737): nothing answers, or nothing is routed there.
+        let silent = "192.0.2.1:5432";
+        let server = tokio_postgres::Config::new();
+        for (addresses, winner) in [
+            (vec![accepts.as_str()], Some(0)),
+            (vec![&refuses, &accepts], Some(1)),
+            (vec![silent, &accepts], Some(1)),
+            (vec![silent, &refuses, &accepts], Some(2)),
+            (vec![&refuses, &refuses], None),
+        ] {
+            let targets: Vec<_> = addresses.iter().map(|address| target(address)).collect();
+            let (at, dialled) = race(&targets, &server).await;
+            assert_eq!(dialled.is_ok().then_some(at), winner, "{addresses:?}");
+            if let Ok((_, took)) = dialled {
+                assert!(took < STAGGER, "counted from its own dial: {took:?}");
+            }
+        }
     }
 }

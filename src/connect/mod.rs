@@ -14,11 +14,13 @@ mod retry;
 mod sandbox;
 mod schema;
 mod start;
+pub(crate) mod startup;
 
 use std::sync::Once;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::time::{sleep, timeout_at};
 use tokio_postgres::config::Host;
 
@@ -45,6 +47,9 @@ pub struct Connector {
     /// It was reported that the server does not take its timeouts.
     reported: Once,
     detection: Detection,
+    /// The keys of SCRAM.
+    keys: startup::Keys,
+    guesses: startup::Guesses,
     /// A session had the `search_path` of the configured schema.
     schema_holds: AtomicBool,
 }
@@ -58,6 +63,8 @@ impl Connector {
             warned: Once::new(),
             reported: Once::new(),
             detection: Detection::new(),
+            keys: startup::Keys::default(),
+            guesses: startup::Guesses::default(),
             schema_holds: AtomicBool::new(false),
         }
     }
@@ -83,7 +90,10 @@ impl Connector {
         let mut logins = Logins::new(&self.config);
         loop {
             let sent = self.detection.takes_settings();
-            let error = match self.start(&time, &mut logins, options).await {
+            // The type is erased: otherwise the compiler follows all of it wherever a user's
+            // future contains a connect, down to its recursion limit.
+            let start: BoxFuture<'_, _> = Box::pin(self.start(&time, &mut logins, options));
+            let error = match start.await {
                 Ok(opened) => return Ok(opened),
                 Err(error) => error,
             };
@@ -107,6 +117,7 @@ impl Connector {
     #[cfg(feature = "lambda")]
     pub(crate) fn forget(&self) {
         self.tls.forget();
+        self.keys.clear();
         if let Some(credentials) = &self.config.credentials {
             credentials.forget();
         }

@@ -7,6 +7,7 @@ use std::task::{Poll, ready};
 
 use futures_util::future::{Either, select};
 use tokio_postgres::SimpleQueryMessage;
+use tokio_postgres::tls::NoTlsStream;
 
 use super::Connector;
 use crate::error::{Error, ErrorKind, Result};
@@ -21,7 +22,7 @@ impl Connector {
     pub(super) async fn verify_schema(
         &self,
         client: &tokio_postgres::Client,
-        connection: &mut tokio_postgres::Connection<Stream, Stream>,
+        connection: &mut tokio_postgres::Connection<Stream, NoTlsStream>,
     ) -> Result<()> {
         let wanted = self.config.search_path();
         let Some(wanted) = wanted.filter(|_| !self.schema_holds.load(Ordering::Acquire)) else {

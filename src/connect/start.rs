@@ -1,32 +1,33 @@
 //! Starts a session at the first address of a database that accepts it.
 
-use std::convert::Infallible;
-use std::future::{Ready, ready};
+use std::borrow::Cow;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
-use tokio_postgres::config::{self, SslMode, SslNegotiation};
-use tokio_postgres::tls::TlsConnect;
+use tokio_postgres::NoTls;
+use tokio_postgres::config::{self, SslMode};
+use tokio_postgres::tls::NoTlsStream;
 
 use super::abandoned::CloseOnDrop;
 use super::channel::not_postgres;
 use super::logins::Logins;
 use super::retry::{self, Time};
+use super::startup::{Failure, Guard, Refusal, ScramError, Startup};
 use super::{ConnectOptions, Connector, Progress, Target, dial};
 use crate::config::{ChannelBinding, Pooler};
 use crate::error::{Error, ErrorKind, Goal, Phase, Result};
 use crate::net::{Socket, SocketView};
 use crate::tls;
-use crate::wire::{Guard, Refused, Stream, Wire};
+use crate::wire::{Stream, Wire};
 
-/// How long one of several addresses may take to answer before the next is tried: a lost SYN is
+/// How long one of several hosts may take to answer before the next is tried: a lost SYN is
 /// repeated after 1 s (RFC 6298, section 2).
 const SHARE: Duration = Duration::from_secs(3);
 
 /// A session that has begun, and that no task drives yet.
 pub(crate) struct Opened {
     pub(crate) client: tokio_postgres::Client,
-    pub(crate) connection: tokio_postgres::Connection<Stream, Stream>,
+    pub(crate) connection: tokio_postgres::Connection<Stream, NoTlsStream>,
     pub(crate) link: Link,
 }
 
@@ -56,7 +57,7 @@ impl Connector {
             let begin = Instant::now();
             let resolve = timeout_at(time.share(hosts, SHARE), endpoint.targets());
             let took = |_| Error::connecting_took(Phase::Resolve, time.whole(), None);
-            let targets = match resolve.await.map_err(took).and_then(|targets| targets) {
+            let mut targets = match resolve.await.map_err(took).and_then(|targets| targets) {
                 Ok(targets) => targets,
                 Err(error) => {
                     last = Some(error);
@@ -67,9 +68,17 @@ impl Connector {
                 targets: &targets,
                 took: begin.elapsed(),
             });
-            for (at, target) in targets.iter().enumerate() {
-                let several = hosts - 1 + targets.len() - at;
-                match self.start_at(target, time, several, logins, options).await {
+            while !targets.is_empty() {
+                let until = time.share(hosts, SHARE);
+                let (at, socket) = match self.dial(&targets, until, options).await {
+                    Ok(dialled) => dialled,
+                    Err(error) => {
+                        last = Some(error);
+                        break;
+                    }
+                };
+                let target = targets.remove(at);
+                match self.start_at(&target, socket, time, logins, options).await {
                     Ok(opened) => return Ok(opened),
                     Err(error) if retry::tries_next_address(&error) => last = Some(error),
                     Err(error) => return Err(error),
@@ -79,65 +88,75 @@ impl Connector {
         Err(last.unwrap_or_else(|| Error::configuration("no host is given")))
     }
 
-    /// Dials one of `several` addresses that are left, and begins a session there.
+    /// Dials several addresses of a host; returns which of them accepted, and how soon.
+    async fn dial(
+        &self,
+        targets: &[Target],
+        until: Instant,
+        options: ConnectOptions<'_>,
+    ) -> Result<(usize, (Socket, Duration))> {
+        let begin = Instant::now();
+        let race = timeout_at(until, dial::race(targets, &self.config.server)).await;
+        let (at, dialled) = race.map_err(|_| {
+            let dialled = targets[0].dialled();
+            Error::connecting_took(Phase::Connect, until - begin, Some(dialled))
+        })?;
+        let target = &targets[at];
+        let (socket, round_trip) =
+            dialled.map_err(|error| Error::not_connected(target.dialled(), error))?;
+        (options.watch)(Progress::Dialled { target, round_trip });
+        Ok((at, (socket, round_trip)))
+    }
+
+    /// Begins a session at an address that has accepted a connection, and that may take all the
+    /// time that is left.
     async fn start_at(
         &self,
         target: &Target,
+        (mut socket, mut round_trip): (Socket, Duration),
         time: &Time,
-        several: usize,
         logins: &mut Logins<'_>,
         options: ConnectOptions<'_>,
     ) -> Result<Opened> {
-        let took = |phase, after| Error::connecting_took(phase, after, Some(target.dialled()));
-        let begin = Instant::now();
-        let share = time.share(several, SHARE);
-        // A target that has accepted the connection may take all the time that is left.
-        let socket = timeout_at(share, target.dial(&self.config.server))
-            .await
-            .map_err(|_| took(Phase::Connect, share - begin))?
-            .map_err(|error| Error::not_connected(target.dialled(), error))?;
-        let round_trip = begin.elapsed();
-        (options.watch)(Progress::Dialled { target, round_trip });
-        let mut phase = Phase::AskTls;
-        let start = self.start_on(socket, target, logins, options, &mut phase);
-        let started = timeout_at(time.until, start).await;
-        let mut opened = started.map_err(|_| took(phase, time.whole()))??;
-        // A proxy or load balancer, which accepts connections, may be nearer than the server.
-        opened.link.round_trip = opened.link.round_trip.max(round_trip);
-        Ok(opened)
+        let mut guesses = true;
+        loop {
+            let mut phase = Phase::AskTls;
+            let start = self.start_on(socket, target, guesses, logins, options, &mut phase);
+            let started = timeout_at(time.until, start).await;
+            let took = |_| Error::connecting_took(phase, time.whole(), Some(target.dialled()));
+            if let Some(mut opened) = started.map_err(took)?? {
+                // A proxy or load balancer, which accepts connections, may be nearer than the
+                // server.
+                opened.link.round_trip = opened.link.round_trip.max(round_trip);
+                return Ok(opened);
+            }
+            guesses = false;
+            let again = std::slice::from_ref(target);
+            (_, (socket, round_trip)) = self.dial(again, time.until, options).await?;
+        }
     }
 
-    /// Encrypts the connection and authenticates; sets `phase` as it goes.
+    /// Encrypts the connection and authenticates; sets `phase` as it goes. Returns `None` if the
+    /// server asks for another authentication than was guessed.
     async fn start_on(
         &self,
         socket: Socket,
         target: &Target,
+        guesses: bool,
         logins: &mut Logins<'_>,
         options: ConnectOptions<'_>,
         phase: &mut Phase,
-    ) -> Result<Opened> {
+    ) -> Result<Option<Opened>> {
         let config = &self.config;
         let view = socket.view();
         let channel = self.encrypt(target, socket, options, phase).await?;
         let bound = self.requires_binding(target, &channel)?;
-        let safe = channel.verified || target.is_local();
-        let unnamed = config.pooler == Pooler::Transaction && !options.named;
-        let (wire, stream) = Wire::new(channel.transport, channel.binding, unnamed);
-        let abandoned = CloseOnDrop::new(wire.clone(), options.closing);
-        let tls = config.tls.clone();
-        wire.guard(Guard::new(move |method| tls.permits(method, safe), bound));
+        let mut transport = CloseOnDrop::new(channel.transport, options.closing);
 
         *phase = Phase::Credentials;
         let mut server = config.server.clone();
         logins.apply(target, &mut server).await?;
         *phase = Phase::Authenticate;
-        if config.tls.channel_binding == ChannelBinding::Disable {
-            server.channel_binding(config::ChannelBinding::Disable);
-        } else if bound {
-            server.channel_binding(config::ChannelBinding::Require);
-        }
-        server.ssl_mode(SslMode::Require);
-        server.ssl_negotiation(SslNegotiation::Direct);
         let settings = config.startup_options();
         if let Some(settings) = settings.filter(|_| self.detection.takes_settings()) {
             server.options(settings);
@@ -148,11 +167,41 @@ impl Connector {
             database: server.get_dbname(),
             provided: config.credentials.is_some(),
         };
-        let connect = server.connect_raw(stream, PassThrough).await;
-        let (client, mut connection) = connect.map_err(|error| match wire.refused() {
-            Some(refusal) => self.not_permitted(target, refusal).with_source(error),
-            None => self.not_started(target, goal, error),
-        })?;
+        let safe = channel.verified || target.is_local();
+        let guard = Guard::new(|method| config.tls.permits(method, safe), bound);
+        let disabled = config.tls.channel_binding == ChannelBinding::Disable
+            || server.get_channel_binding() == config::ChannelBinding::Disable;
+        let binding = channel.binding.as_deref().filter(|_| !disabled);
+        let startup = Startup {
+            server: &server,
+            user: &user(&server),
+            binding,
+            guess: self
+                .guesses
+                .guess(config, target, &guard, binding)
+                .filter(|_| guesses),
+            guard,
+            keys: &self.keys,
+        };
+        let started = match startup.run(transport.get()).await {
+            Err(Failure::WrongGuess) => return Ok(None),
+            started => started.map_err(|failure| self.not_started(target, failure))?,
+        };
+        if let Some(asked) = started.asked {
+            self.guesses.learn(target, asked);
+        }
+        let round_trip = started.shortest.unwrap_or_default();
+        let unnamed = config.pooler == Pooler::Transaction && !options.named;
+        let (wire, stream) = Wire::new(started.resume(transport.disarm()), unnamed);
+        let abandoned = CloseOnDrop::new(wire.clone(), options.closing);
+
+        let mut resumed = server.clone();
+        // Both are done.
+        resumed.ssl_mode(SslMode::Disable);
+        resumed.channel_binding(config::ChannelBinding::Disable);
+        let connect = resumed.connect_raw(stream, NoTls).await;
+        let (client, mut connection) =
+            connect.map_err(|error| self.rejected(target, goal, error))?;
         config
             .target_session_attrs
             .check(wire.facts().parameters)
@@ -163,40 +212,80 @@ impl Connector {
         self.verify_schema(&client, &mut connection).await?;
         abandoned.disarm();
         let link = Link {
-            round_trip: wire.shortest_answer().unwrap_or_default(),
             wire,
             socket: view,
             target: target.clone(),
             pooler,
+            round_trip,
         };
-        Ok(Opened {
+        Ok(Some(Opened {
             client,
             connection,
             link,
-        })
+        }))
+    }
+
+    /// The session was not started, and the server did not say why.
+    fn not_started(&self, target: &Target, failure: Failure) -> Error {
+        let (kind, message) = match failure {
+            Failure::Refused(refusal) => (ErrorKind::Tls, self.refused(target, refusal)),
+            Failure::Scram(ScramError::Signature) => (
+                ErrorKind::Authentication,
+                format!(
+                    "{target} did not prove that it knows the password (its SCRAM signature is \
+                     wrong): check the host, and set sslmode=verify-full; if a pooler is in \
+                     between, check that it has the current password"
+                ),
+            ),
+            Failure::Scram(ScramError::Iterations) => (
+                ErrorKind::Authentication,
+                format!(
+                    "{target} asks for more than 100000 iterations of SCRAM: check the host, or \
+                     lower scram_iterations there and set the password again"
+                ),
+            ),
+            Failure::Scram(ScramError::Random) => (
+                ErrorKind::Authentication,
+                "the operating system has no random numbers: check the sandbox of the process"
+                    .to_owned(),
+            ),
+            Failure::Encode(error) => {
+                let cause = "the startup packet cannot be encoded";
+                return Error::configuration(cause)
+                    .with_remedy("remove NUL characters from user, database, password and options")
+                    .with_source(error);
+            }
+            Failure::Scram(ScramError::Malformed | ScramError::Nonce) | Failure::Violation => (
+                ErrorKind::Database,
+                format!(
+                    "cannot connect to {target}: the server's answer violates PostgreSQL's \
+                     protocol: check the port, and the proxies in between"
+                ),
+            ),
+            _ => return not_postgres(target),
+        };
+        Error::new(kind, message)
     }
 
     /// The server requested an authentication that is not permitted.
-    fn not_permitted(&self, target: &Target, refusal: Refused) -> Error {
-        let message = match refusal {
-            Refused::Method(method) if self.config.tls.require_auth.is_some() => format!(
+    fn refused(&self, target: &Target, refusal: Refusal) -> String {
+        match refusal {
+            Refusal::Method(method) if self.config.tls.require_auth.is_some() => format!(
                 "{target} asks for the authentication \"{method}\", which require_auth does not \
                  permit"
             ),
-            Refused::Method(method) => format!(
+            Refusal::Method(method) => format!(
                 "{target} asks for the authentication \"{method}\", which would reveal the password on the network: set sslmode=verify-full, use scram-sha-256 on the server, or set require_auth={method} if the network is yours"
             ),
-            Refused::Unbound => format!(
+            Refusal::Unbound => format!(
                 "channel_binding=require, and {target} does not offer it (few poolers do, and \
                  only scram-sha-256 can): set channel_binding=prefer, or take the direct endpoint"
             ),
-            Refused::Unclear => return not_postgres(target),
-        };
-        Error::new(ErrorKind::Tls, message)
+        }
     }
 
-    /// The session was not started.
-    fn not_started(&self, target: &Target, goal: Goal<'_>, error: tokio_postgres::Error) -> Error {
+    /// The session was not started, for the reason that tokio-postgres was given.
+    fn rejected(&self, target: &Target, goal: Goal<'_>, error: tokio_postgres::Error) -> Error {
         let host = target.host().unwrap_or_default();
         match tls::explain_later(&self.config.tls, host, &error) {
             Some((cause, remedy)) => Error::new(ErrorKind::Tls, cause)
@@ -207,15 +296,10 @@ impl Connector {
     }
 }
 
-/// A TLS connector that returns the stream, which is encrypted already if it is to be.
-struct PassThrough;
-
-impl TlsConnect<Stream> for PassThrough {
-    type Stream = Stream;
-    type Error = Infallible;
-    type Future = Ready<Result<Stream, Infallible>>;
-
-    fn connect(self, stream: Stream) -> Self::Future {
-        ready(Ok(stream))
+/// Returns the user to log in as: without one, that of the operating system, as in libpq.
+fn user(server: &tokio_postgres::Config) -> Cow<'_, str> {
+    match server.get_user() {
+        Some(user) => Cow::Borrowed(user),
+        None => Cow::Owned(whoami::username().unwrap_or_default()),
     }
 }

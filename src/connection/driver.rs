@@ -14,11 +14,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::task::{Context, Poll, Waker};
 
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio_postgres::tls::NoTlsStream;
 use tokio_postgres::{AsyncMessage, Client, Connection};
 
 use crate::observe;
 use crate::wire::{ServerState, Snapshot, Stream, Wire};
+
+/// Called when a driver ends, for whatever reason.
+pub(super) type OnEnd = Arc<dyn Fn() + Send + Sync>;
 
 thread_local! {
     /// This thread is polling a connection.
@@ -38,7 +43,7 @@ impl Drop for Polls {
 pub(super) struct Driver {
     /// `None` once it has ended: an ended connection must be dropped, or the client's futures
     /// wait for ever.
-    connection: Mutex<Option<Connection<Stream, Stream>>>,
+    connection: Mutex<Option<Connection<Stream, NoTlsStream>>>,
     /// The waker of the driver task. Every poll uses this one, so that what arrives
     /// later wakes the task alone.
     waker: Mutex<Waker>,
@@ -52,12 +57,13 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Spawns the task on the current runtime.
+    /// Spawns the task on this runtime.
     pub(super) fn spawn(
-        connection: Connection<Stream, Stream>,
+        runtime: &Handle,
+        connection: Connection<Stream, NoTlsStream>,
         client: &Arc<tokio::sync::Mutex<Client>>,
         wire: Wire,
-        on_end: impl FnOnce() + Send + 'static,
+        on_end: OnEnd,
     ) -> Arc<Driver> {
         let driver = Arc::new(Driver {
             connection: Mutex::new(Some(connection)),
@@ -67,10 +73,10 @@ impl Driver {
             client: Arc::downgrade(client),
             dismissed: AtomicBool::new(false),
         });
-        tokio::spawn(drive(DriverEnd {
+        runtime.spawn(drive(DriverEnd {
             driver: Arc::clone(&driver),
             over: false,
-            on_end: Some(on_end),
+            on_end,
         }));
         driver
     }
@@ -128,7 +134,7 @@ impl Driver {
 
     /// The snapshot is taken before another poll: a poll under way does not
     /// know yet what it waits for.
-    fn poll(&self, mut slot: MutexGuard<'_, Option<Connection<Stream, Stream>>>) -> Snapshot {
+    fn poll(&self, mut slot: MutexGuard<'_, Option<Connection<Stream, NoTlsStream>>>) -> Snapshot {
         let Some(connection) = slot.as_mut() else {
             return self.wire.snapshot();
         };
@@ -178,7 +184,7 @@ impl Driver {
     }
 }
 
-async fn drive<F: FnOnce()>(mut end: DriverEnd<F>) {
+async fn drive(mut end: DriverEnd) {
     let driver = &end.driver;
     poll_fn(|cx| {
         lock(&driver.waker).clone_from(cx.waker());
@@ -194,14 +200,14 @@ async fn drive<F: FnOnce()>(mut end: DriverEnd<F>) {
 }
 
 /// Ends the connection when the driver task ends, or is dropped with its runtime.
-struct DriverEnd<F: FnOnce()> {
+struct DriverEnd {
     driver: Arc<Driver>,
     /// The connection has ended; else the runtime has.
     over: bool,
-    on_end: Option<F>,
+    on_end: OnEnd,
 }
 
-impl<F: FnOnce()> Drop for DriverEnd<F> {
+impl Drop for DriverEnd {
     fn drop(&mut self) {
         let connection = lock(&self.driver.connection).take();
         if self.over {
@@ -216,9 +222,7 @@ impl<F: FnOnce()> Drop for DriverEnd<F> {
         }
         drop(connection);
         self.driver.decided.notify_waiters();
-        if let Some(on_end) = self.on_end.take() {
-            on_end();
-        }
+        (self.on_end)();
     }
 }
 

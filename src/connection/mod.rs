@@ -1,25 +1,24 @@
 //! One session of the server: its client, its link, and its driver.
 
 mod cancel;
+mod client;
 mod driver;
 mod server_timeouts;
 mod statements;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
-use tokio_postgres::{Client, Statement};
 
 use crate::config::Pooler;
 use crate::connect::{ConnectOptions, Connector, Link, Opened};
 use crate::tally::Tally;
-use crate::wire::{Snapshot, TransactionStatus};
-use driver::Driver;
-use statements::Statements;
+use crate::wire::{OwnAnswer, Snapshot, TransactionStatus};
+use client::Clients;
+pub(crate) use client::{ClientSession, ExclusiveClient};
 
 /// The time limit of a CancelRequest that no caller waits for.
 const DETACHED_LIMIT: Duration = Duration::from_secs(5);
@@ -30,10 +29,9 @@ pub(crate) struct ServerSession {
     pub(crate) opened: SystemTime,
     /// Counts its lease: one or none.
     pub(crate) leases: Tally,
-    client: Arc<Mutex<Client>>,
-    driver: Arc<Driver>,
+    client: RwLock<Arc<ClientSession>>,
+    clients: Clients,
     connector: Arc<Connector>,
-    statements: Statements,
     /// CancelRequests, ours and the user's, that are on their way. One that was not seen to
     /// its end stays among them: it may arrive at any time.
     cancelling: AtomicUsize,
@@ -43,9 +41,6 @@ pub(crate) struct ServerSession {
     longest_call: AtomicU64,
 }
 
-/// The client of a session, locked: it has no other holder.
-pub(crate) type ExclusiveClient = OwnedMutexGuard<Client>;
-
 impl ServerSession {
     /// Connects, with retries or `once`, and spawns the driver on the current runtime. `on_end`
     /// runs when the driver ends, for whatever reason.
@@ -54,22 +49,26 @@ impl ServerSession {
         left: Option<Duration>,
         options: ConnectOptions<'_>,
         now: SystemTime,
-        on_end: impl FnOnce() + Send + 'static,
+        on_end: impl Fn() + Send + Sync + 'static,
     ) -> crate::Result<Arc<ServerSession>> {
         let Opened {
             client,
             connection,
             link,
         } = connector.open(left, options).await?;
-        let client = Arc::new(Mutex::new(client));
-        let driver = Driver::spawn(connection, &client, link.wire.clone(), on_end);
+        let clients = Clients {
+            wire: link.wire.clone(),
+            socket: link.socket.clone(),
+            runtime: Handle::current(),
+            statement_cache: connector.settings().statement_cache,
+            on_end: Arc::new(on_end),
+        };
         Ok(Arc::new(ServerSession {
+            client: RwLock::new(clients.drive(link.wire.of_client(), client, connection)),
+            clients,
             link,
             opened: now,
             leases: Tally::default(),
-            client,
-            driver,
-            statements: Statements::new(connector.settings().statement_cache),
             connector: Arc::clone(connector),
             cancelling: AtomicUsize::new(0),
             own: Tally::default(),
@@ -77,41 +76,63 @@ impl ServerSession {
         }))
     }
 
-    /// Returns the client, if it is not in use. While it is held, only the Close of a dropped
-    /// statement can be queued elsewhere.
+    /// Returns the client, if it is not in use.
     pub(crate) fn exclusive_client(&self) -> Option<ExclusiveClient> {
-        Arc::clone(&self.client).try_lock_owned().ok()
+        self.client().exclusive()
+    }
+
+    /// Returns the session as its present client sees it.
+    fn client(&self) -> Arc<ClientSession> {
+        Arc::clone(&self.client.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Gives the session a new client, after it was [detached](ServerSession::detach) from the
+    /// old one and brought to rest. Returns false if it has to be closed.
+    ///
+    /// The requests of the old client fail with an error that says that its invocation has
+    /// ended. None of its statements may be left on the server.
+    pub(crate) fn renew(&self) -> bool {
+        let Some(renewed) = self.clients.renew() else {
+            return false;
+        };
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = renewed;
+        true
     }
 
     /// Returns the process id of the server's backend.
     pub(crate) fn process(&self) -> i32 {
-        self.link.wire.facts().key.map_or(0, |(process, _)| process)
+        self.client().process()
+    }
+
+    /// Returns the state of the connection when it was last driven.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.client().wire.snapshot()
     }
 
     /// Drives the connection as far as it goes without waiting, and returns its state.
     pub(crate) fn pump(&self) -> Snapshot {
-        self.driver.pump()
+        self.client().driver.pump()
     }
 
     /// [Pumps](ServerSession::pump), unless another thread is driving the connection.
     pub(crate) fn try_pump(&self) -> Option<Snapshot> {
-        self.driver.try_pump()
+        self.client().driver.try_pump()
     }
 
     /// Waits until no other thread is driving the connection. May be called while no lock is
     /// held that such a thread could need.
     pub(crate) fn wait_for_pump(&self) {
-        self.driver.wait_for_poll();
+        self.client().driver.wait_for_poll();
     }
 
     /// Returns whether the connection has ended.
     pub(crate) fn is_over(&self) -> bool {
-        self.driver.is_over() || self.link.wire.snapshot().is_over()
+        self.client().is_over()
     }
 
     /// Waits until nothing is under way, or the connection has ended.
     pub(crate) async fn settled(&self) -> Snapshot {
-        self.driver.settled().await
+        self.client().driver.settled().await
     }
 
     /// Sends a CancelRequest, and waits until the server has received it. Returns false if it
@@ -143,6 +164,18 @@ impl ServerSession {
         let key = key.filter(|_| self.link.pooler.takes_cancel())?;
         let (connector, target) = (Arc::clone(&self.connector), self.link.target.clone());
         Some(async move { cancel::request(&connector, &target, key).await })
+    }
+
+    /// Sends a [query of our own](crate::wire::Wire::question) in front of all that the holder
+    /// sends from now on. The driver sends it when it polls next.
+    pub(crate) fn ask(
+        &self,
+        sql: &str,
+        changes: bool,
+    ) -> Option<impl Future<Output = Option<OwnAnswer>> + Send + use<>> {
+        let answer = self.link.wire.question(sql, changes)?;
+        self.client().driver.wake();
+        Some(answer)
     }
 
     /// Spawns a task that waits for the answer to a query of our own.
@@ -222,29 +255,13 @@ impl ServerSession {
     /// Detaches the connection from its holder and sends Terminate, without waiting.
     pub(crate) fn terminate(&self) {
         self.link.wire.terminate();
-        self.driver.wake();
+        self.client().driver.wake();
     }
 
     /// Detaches the connection from its holder, without waiting and without Terminate: the
     /// server can still be cancelled and [asked](crate::wire::Wire::asked).
     pub(crate) fn detach(&self) {
         self.link.wire.detach();
-        self.driver.wake();
-    }
-
-    /// Returns a cached statement, or prepares it. Once the server has said that a statement
-    /// does not fit the schema any more, no earlier one is used.
-    pub(crate) async fn prepare(
-        &self,
-        client: &Client,
-        sql: &str,
-        types: &[tokio_postgres::types::Type],
-    ) -> Result<Statement, tokio_postgres::Error> {
-        if self.link.wire.take_outdated() {
-            self.statements.clear();
-            // The types that the statements were prepared with may have changed, too.
-            client.clear_type_cache();
-        }
-        self.statements.prepare(client, sql, types).await
+        self.client().driver.wake();
     }
 }

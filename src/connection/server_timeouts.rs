@@ -4,16 +4,11 @@
 //! parameter that it does not know, and its version is known only later. So they are set behind
 //! the start-up and in front of the first statement, and the answer is not awaited.
 
-use std::future::ready;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
-use tokio_postgres::Client;
-
 use super::ServerSession;
 use crate::config::Pooler;
-use crate::error::Error;
 use crate::observe;
 use crate::wire::residue;
 
@@ -24,7 +19,7 @@ impl ServerSession {
     ///
     /// Behind a pooler, configured or detected, nothing is set: it would stay in the pooler's
     /// session, which an `idle_session_timeout` would end.
-    pub(crate) async fn set_server_timeouts(&self, client: &Client, granted: Option<Duration>) {
+    pub(crate) fn set_server_timeouts(&self, granted: Option<Duration>) {
         if self.has_server_timeouts(granted) {
             return;
         }
@@ -39,19 +34,15 @@ impl ServerSession {
         if wanted == set {
             return;
         }
-        let Ok(answers) = client.simple_query_raw(&residue::setting(wanted)).await else {
+        let Some(answer) = self.ask(&residue::setting(wanted), false) else {
             // The connection has ended, which its holder will learn.
             return;
         };
         let connector = self.connector.clone();
         self.spawn_answer(async move {
-            let Err(error) = answers.try_for_each(|_| ready(Ok(()))).await else {
-                return;
-            };
-            // A connection that was detached, or that has ended, refused nothing.
-            if let (Some(refusal), false) = (error.as_db_error(), Error::is_gone(&error)) {
+            if let Some(sqlstate) = answer.await.and_then(|answer| answer.error) {
                 connector
-                    .report_server_timeouts(|run| observe::server_timeouts_refused(refusal, run));
+                    .report_server_timeouts(|run| observe::server_timeouts_refused(&sqlstate, run));
             }
         });
     }

@@ -20,15 +20,6 @@ impl Error {
         })
     }
 
-    /// Returns whether the connection was lost, terminated or taken back.
-    pub(crate) fn is_gone(error: &tokio_postgres::Error) -> bool {
-        Error::is_invocation_ended(error)
-            || matches!(
-                Error::kind_of(error),
-                ErrorKind::Closed | ErrorKind::ServerStopping
-            )
-    }
-
     /// Returns the kind of an error of tokio-postgres without converting it.
     pub(crate) fn kind_of(error: &tokio_postgres::Error) -> ErrorKind {
         match error.as_db_error() {

@@ -16,6 +16,7 @@ use vercel_runtime::{AppState, Error, Request, ResponseBody};
 
 use crate::deadline::Deadline;
 use crate::layer::{Body, Call, DatabaseService, ResponseFuture, problem};
+use crate::lifecycle::Linger;
 
 /// How long Vercel runs a function unless `maxDuration` says otherwise ("Configuring
 /// Maximum Duration for Vercel Functions", with fluid compute).
@@ -34,20 +35,22 @@ where
     }
 
     fn call(&mut self, (state, mut request): (AppState, Request)) -> Self::Future {
+        let deadline = Deadline::after(self.settings.max_duration.unwrap_or(MAX_DURATION));
+        let database = &self.settings.database;
         if let Some(health) = self.settings.health_of(&request) {
+            let guard = waited_for(&state, database.linger(deadline));
             return VercelFuture {
-                response: ResponseFuture::health(health.guarded(waited_for(&state))),
+                response: ResponseFuture::health(health.guarded(guard)),
             };
         }
         let is_head = request.method() == Method::HEAD;
         let id = request.headers().get("x-vercel-id");
         let id = id.and_then(|id| id.to_str().ok()).unwrap_or_default();
         let id = id.to_owned();
-        let deadline = Deadline::after(self.settings.max_duration.unwrap_or(MAX_DURATION));
         let (settings, judge) = (&self.settings, self.settings.clone());
         let call = Call::new(settings, judge, (deadline, &id), |invocation| {
             if let Some(invocation) = invocation {
-                invocation.guard(waited_for(&state));
+                invocation.guard(waited_for(&state, database.linger(deadline)));
                 request.extensions_mut().insert(invocation.clone());
             }
             self.inner.call((state, request))
@@ -58,11 +61,15 @@ where
     }
 }
 
-/// Returns a guard: the host sends `end`, and exits after a SIGTERM, only after it was dropped.
-fn waited_for(state: &AppState) -> impl Send + use<> {
+/// Returns a guard: the host sends `end`, and exits after a SIGTERM, only after it was dropped and
+/// the wait after it has ended.
+fn waited_for(state: &AppState, linger: Option<Linger>) -> impl Send + use<> {
     let (guard, dropped) = oneshot::channel::<()>();
     state.wait_until(async move {
         let _ = dropped.await;
+        if let Some(linger) = linger {
+            linger.end().await;
+        }
     });
     guard
 }

@@ -120,7 +120,7 @@ impl TransactionBuilder {
         }
         let connection = invocation.lease(caller).await?;
         transaction.check_undecided()?;
-        connection.session().link.wire.arm(&begin);
+        connection.session().wire.arm(&begin);
         let patience = leases.engine.settings().acquire_timeout;
         let shared = Arc::new(Shared::new(connection, begin, patience));
         transaction.make(&mut slot, &shared);

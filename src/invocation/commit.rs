@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use tokio_postgres::error::Severity;
 
 use super::transaction::Shared;
-use crate::connection::ServerSession;
+use crate::connection::ClientSession;
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::Peek;
 use crate::teardown::Budget;
@@ -26,12 +26,12 @@ impl Shared {
             // A statement still runs whose future was dropped: its changes would be part of the
             // transaction.
             Err(_) => {
-                session.cancel(budget.step()).await;
+                self.connection.cancel(budget.step()).await;
                 let settled = timeout(budget.step(), session.settled()).await;
                 settled.map_err(|_| failed())?
             }
         };
-        let fell = session.link.wire.disarm();
+        let fell = session.wire.disarm();
         // No statement was sent, so nothing can be lost.
         if !self.is_used() {
             return Ok(());
@@ -48,13 +48,13 @@ impl Shared {
 /// Sends COMMIT by `send`, unless it could store nothing, and checks that the server committed.
 /// `fell`: the wire has seen the transaction fail.
 pub(super) async fn commit(
-    session: &ServerSession,
+    session: &ClientSession,
     snapshot: &Snapshot,
     fell: bool,
     send: impl Future<Output = Result<(), tokio_postgres::Error>>,
 ) -> Result<()> {
     // The kernel may know of a closed socket before the runtime does.
-    if snapshot.is_over() || session.link.socket.peek() == Peek::Closed {
+    if snapshot.is_over() || session.socket.peek() == Peek::Closed {
         return Err(lost());
     }
     if fell || !snapshot.is_quiet() {
@@ -68,7 +68,7 @@ pub(super) async fn commit(
         _ => return Err(failed()),
     }
     match send.await {
-        Ok(()) if session.link.wire.facts().committed => Ok(()),
+        Ok(()) if session.wire.facts().committed => Ok(()),
         Ok(()) => Err(failed()),
         Err(error) if is_final(&error) => Err(Error::commit_refused(error)),
         Err(error) => Err(unknown().with_source(error)),

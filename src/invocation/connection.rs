@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 use super::leases::Leases;
-use crate::connection::{ExclusiveClient, ServerSession};
+use crate::connection::{ClientSession, ExclusiveClient};
 use crate::error::{Error, Result};
 use crate::pool::Lease;
 use crate::wire::TransactionStatus;
@@ -43,7 +43,7 @@ const CANCEL_LIMIT: Duration = Duration::from_secs(5);
 pub struct Connection {
     /// Taken only in `drop`: it must be unlocked before the invocation inspects the session.
     client: Option<ExclusiveClient>,
-    session: Arc<ServerSession>,
+    session: Arc<ClientSession>,
     lease: Weak<Lease>,
     turn: u64,
     invocation: Weak<Leases>,
@@ -101,8 +101,8 @@ impl Connection {
         (lease, turn, client): (Arc<Lease>, u64, ExclusiveClient),
     ) -> Self {
         Connection {
+            session: Arc::clone(&client.session),
             client: Some(client),
-            session: Arc::clone(lease.session()),
             lease: Arc::downgrade(&lease),
             turn,
             invocation: Arc::downgrade(invocation),
@@ -115,8 +115,15 @@ impl Connection {
         invocation.map_or(Some(Duration::ZERO), |invocation| invocation.left())
     }
 
-    pub(super) fn session(&self) -> &Arc<ServerSession> {
+    pub(super) fn session(&self) -> &Arc<ClientSession> {
         &self.session
+    }
+
+    /// Cancels the statement that runs.
+    pub(super) async fn cancel(&self, limit: Duration) {
+        if let Some(lease) = self.lease.upgrade() {
+            lease.session().cancel(limit).await;
+        }
     }
 
     fn client_mut(&mut self) -> &mut Client {

@@ -253,6 +253,7 @@ impl Leases {
         let budget = self.budget();
         let rests = self.take_turns(selection).into_iter();
         let rests = rests.map(async |(lease, client)| {
+            lease.read(budget.step()).await;
             let reservation = lease.reserve();
             let keep = reservation.is_some();
             let rested = lease.rest(client, keep, &budget).await;

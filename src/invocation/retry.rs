@@ -191,11 +191,11 @@ impl TransactionRetry<'_> {
             Ok(transaction) => transaction,
             Err(error) => return Attempt::Done(Err(Error::from(error).into())),
         };
-        session.link.wire.forget_error();
+        session.wire.forget_error();
         // The user's error may be of any type, so the SQLSTATE is taken from the wire. After a
         // rollback to a savepoint there is none.
         let gave_way = |status| {
-            let code = session.link.wire.facts().error;
+            let code = session.wire.facts().error;
             status == Some(TransactionStatus::Failed)
                 && code.is_some_and(|code| GAVE_WAY.contains(&&code[..]))
         };

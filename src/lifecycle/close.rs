@@ -166,13 +166,19 @@ impl Goodbye {
 
 /// Closes the idle connections, and lets invocations close theirs.
 pub(crate) async fn close_idle(engine: &Engine) {
+    engine.pools().shut();
+    close_kept(engine, PATIENCE).await;
+}
+
+/// Closes the connections that are idle now, within the usual patience and at most `limit`.
+pub(crate) async fn close_kept(engine: &Engine, limit: Duration) {
     let begin = Instant::now();
+    let end = begin + limit.min(PATIENCE);
     let pools = engine.pools();
-    pools.shut();
-    let Ok(_closing) = timeout_at(begin + PATIENCE, pools.closing.lock()).await else {
+    let Ok(_closing) = timeout_at(end, pools.closing.lock()).await else {
         return;
     };
-    let budget = Budget::new(Some(begin + PATIENCE), pools.round_trip());
+    let budget = Budget::new(Some(end), pools.round_trip());
     let idle = pools.take_idle().into_iter();
     let goodbyes = join_all(idle.map(async |session| Goodbye::to(&session, &budget, false).await));
     Closed::of(goodbyes.await.into_iter(), begin);

@@ -1,7 +1,7 @@
 //! The circuit breaker: limits tries to connect while the server is full or unreachable.
 //!
 //! While the circuit is open one caller, the prober, tries to connect, with exponential backoff
-//! and full jitter. The others wait for its result, and the one that arrived first is the next
+//! and jitter. The others wait for its result, and the one that arrived first is the next
 //! prober. A caller that cannot wait for the next try, because its deadline is earlier or the
 //! circuit has been open for longer than it can wait, is refused at once.
 //!
@@ -20,16 +20,25 @@ use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind};
 use crate::observe;
+use crate::random;
 
 /// The number of failed connects in a row that opens the circuit; one is enough if the server
 /// reports that it is full.
 const MAX_FAILURES: u32 = 3;
 
-/// The ceiling of the first delay.
+/// The ceiling of the first two delays.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 
-/// The ceiling of every delay: with full jitter a process tries about once a second.
+/// The same while the server is full. As a rule a whole fleet is refused at the same time, and
+/// each further try takes time of the server: its processes come back one after the other,
+/// over as long as it takes to serve them.
+const FIRST_DELAY_FULL: Duration = Duration::from_millis(800);
+
+/// The ceiling of every delay: a process tries about once a second.
 const MAX_DELAY: Duration = Duration::from_secs(2);
+
+/// The minimum part of the ceiling: a slot is hardly free at once.
+const MIN_PART: f64 = 0.1;
 
 /// Decides which caller of the process may connect.
 #[derive(Debug)]
@@ -200,16 +209,28 @@ impl Breaker {
 
 impl OpenCircuit {
     fn new(kind: ErrorKind, now: SystemTime) -> Self {
-        let mut backoff = Backoff::new(FIRST_DELAY, MAX_DELAY);
-        let delay = backoff.next().unwrap_or(FIRST_DELAY);
+        let delay = delays(kind, first_delay(kind)).next();
         OpenCircuit {
             since: now,
             failing_since: now,
-            next: now + delay,
-            backoff,
+            next: now + delay.unwrap_or(MAX_DELAY),
+            backoff: delays(kind, MAX_DELAY),
             kind,
             recovering: false,
         }
+    }
+
+    /// Records that a try failed.
+    fn failed(&mut self, kind: ErrorKind, now: SystemTime) {
+        // A timeout is not an answer: what the server last said still holds.
+        if kind != ErrorKind::ConnectTimeout {
+            if first_delay(kind) != first_delay(self.kind) {
+                self.backoff = delays(kind, MAX_DELAY);
+            }
+            self.kind = kind;
+        }
+        self.recovering = false;
+        self.next = now + self.backoff.next().unwrap_or(MAX_DELAY);
     }
 
     /// Begins a new series of tries if there was a pause.
@@ -238,17 +259,25 @@ impl OpenCircuit {
     }
 }
 
+fn first_delay(kind: ErrorKind) -> Duration {
+    match kind {
+        ErrorKind::TooManyConnections => FIRST_DELAY_FULL,
+        _ => FIRST_DELAY,
+    }
+}
+
+fn delays(kind: ErrorKind, max: Duration) -> Backoff {
+    let part = || MIN_PART + (1.0 - MIN_PART) * random::fraction();
+    Backoff::with_random(first_delay(kind), max, part)
+}
+
 impl CircuitState {
     /// Records a failed connect that says something about the server.
     fn failed(&mut self, kind: ErrorKind, now: SystemTime, probed: bool) {
         match &mut self.open {
             // It began before the circuit opened, and says nothing new.
             Some(_) if !probed => {}
-            Some(open) => {
-                open.kind = kind;
-                open.recovering = false;
-                open.next = now + open.backoff.next().unwrap_or(MAX_DELAY);
-            }
+            Some(open) => open.failed(kind, now),
             None => {
                 self.failures += 1;
                 if kind == ErrorKind::TooManyConnections || self.failures >= MAX_FAILURES {
@@ -267,7 +296,7 @@ impl CircuitState {
             Some(open) if !self.waiting.is_empty() => {
                 open.failing_since = now;
                 open.next = now;
-                open.backoff = Backoff::new(FIRST_DELAY, MAX_DELAY);
+                open.backoff = delays(open.kind, MAX_DELAY);
                 open.recovering = true;
             }
             _ => self.close(now),

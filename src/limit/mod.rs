@@ -34,7 +34,10 @@ pub(crate) struct Limiter {
 impl Limiter {
     pub(crate) fn new(config: &Settings, clock: Arc<dyn Clock>) -> Self {
         let clone = Arc::clone(&clock);
-        let room = Room::new(clone, config.takes_slots(), config.high_water_mark);
+        // Without these two, nothing depends on the slots in use.
+        let depends = config.idle_limit() > 0 || config.load_shed == LoadShed::BeforeHandler;
+        let reads = config.takes_slots() && depends;
+        let room = Room::new(clone, reads, config.high_water_mark);
         Limiter {
             breaker: Breaker::new(clock),
             room: Arc::new(room),

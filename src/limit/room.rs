@@ -3,16 +3,23 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio_postgres::Client;
+use tokio::sync::oneshot::Receiver;
 
-use super::reading::{self, Reading};
+use super::reading::{self, Reading, Slots};
 use crate::clock::Clock;
+use crate::connection::ServerSession;
+use crate::wire::OwnAnswer;
 
 /// The age from which a reading is repeated when a round trip is taken anyway.
 const FRESH: Duration = Duration::from_secs(5);
 
 /// The part of the slots, in percent, above which the server counts as full.
 const FULL: u8 = 95;
+
+/// The part of the slots, in percent, above which connections are not kept while many processes
+/// connect: a frozen process would hold the slots that the others need. This process was refused
+/// a moment ago, or as many sessions began within a second.
+const CONTENDED: u8 = 25;
 
 /// The free slots of the server, as far as this process knows them.
 #[derive(Debug)]
@@ -25,78 +32,100 @@ pub(crate) struct Room {
 
 #[derive(Debug, Default)]
 struct RoomState {
-    /// Whether connections take slots of the server, which can be counted.
-    takes_slots: bool,
-    /// Whether a reading is under way.
-    is_reading: bool,
+    /// Whether connections take slots of the server, and something depends on their number.
+    reads: bool,
     last: Option<Reading>,
+    /// Whether the server has answered a reading, be it with an error.
+    has_answered: bool,
+    /// The server's slots, if role and database have no limit.
+    unlimited: Option<i64>,
     /// When the server or a pooler last refused a connection because it was full.
     refused: Option<SystemTime>,
+    /// Whether there was no reading since.
+    is_refused: bool,
     /// The size of its pool that a pooler named in a refusal.
     pool_size: Option<u32>,
 }
 
 impl Room {
-    pub(crate) fn new(clock: Arc<dyn Clock>, takes_slots: bool, high_water_mark: u8) -> Self {
+    pub(crate) fn new(clock: Arc<dyn Clock>, reads: bool, high_water_mark: u8) -> Self {
         Room {
             clock,
             high_water_mark,
             known: Mutex::new(RoomState {
-                takes_slots,
+                reads,
                 ..RoomState::default()
             }),
         }
     }
 
-    /// Reads the slots, unless the last reading is fresh. For callers that take a round trip
-    /// anyway.
-    pub(crate) async fn ask_again(
+    /// Reads the slots, unless the last reading is fresh, in front of what `session` sends next:
+    /// for callers that take a round trip anyway. The returned future waits for the answer, and
+    /// returns whether the server answered.
+    pub(crate) fn ask_again(
         self: &Arc<Self>,
-        client: &Client,
+        session: &ServerSession,
     ) -> Option<impl Future<Output = bool> + Send + use<>> {
-        if !self.is_old() {
-            return None;
-        }
-        self.ask(client).await
+        let query = self.query().filter(|_| self.is_old())?;
+        let answer = session.ask(&query, false)?;
+        let room = Arc::clone(self);
+        Some(async move {
+            let answer = answer.await;
+            let has_answered = answer.is_some();
+            room.note_answer(answer.unwrap_or_default());
+            has_answered
+        })
     }
 
-    /// Reads the slots. The query is sent behind the earlier statements of `client` and in front
-    /// of later ones, so that no caller waits a round trip for it. The returned future waits for
-    /// the answer, and returns whether the server answered.
+    /// Reads the slots behind the next statement of `session`, whose answer is not delayed.
     ///
     /// Called for each new connection: it may be one of many, as after a restart, and the last
     /// reading decides whether it is kept.
-    pub(crate) async fn ask(
-        self: &Arc<Self>,
-        client: &Client,
-    ) -> Option<impl Future<Output = bool> + Send + use<>> {
-        let under_way = self.begin()?;
-        let answer = reading::begin(client).await.ok()?;
-        Some(async move {
-            let room = &under_way.0;
-            match answer.await {
-                Ok(Some(figures)) => {
-                    room.note(Reading::new(room.clock.now(), figures));
-                    true
-                }
-                Ok(None) => true,
-                // A server that refuses the query has answered; its limits are unknown.
-                Err(error) => error.as_db_error().is_some(),
+    pub(crate) fn ask_behind(&self, session: &ServerSession) -> Option<Receiver<OwnAnswer>> {
+        Some(session.link.wire.defer(&self.query()?))
+    }
+
+    /// Keeps the answer to a reading.
+    pub(crate) fn note_answer(&self, answer: OwnAnswer) {
+        let mut known = self.known();
+        let row = answer.rows.first();
+        known.has_answered |= answer.at.is_some();
+        // A server that refuses the query has answered; its limits are unknown.
+        let age = answer.at.map(|at| at.elapsed()).unwrap_or_default();
+        let now = self.clock.now();
+        let at = now.checked_sub(age).unwrap_or(now);
+        if let Some(reading) = row.and_then(|row| reading::reading(at, row, known.unlimited)) {
+            if (reading.role, reading.database) == (None, None) {
+                known.unlimited = Some(reading.server.limit.into());
             }
-        })
+            drop(known);
+            self.note(reading);
+        }
+    }
+
+    /// Returns whether no reading was made so far, and one would be of use.
+    pub(crate) fn is_unread(&self) -> bool {
+        let known = self.known();
+        known.reads && !known.has_answered
+    }
+
+    /// Returns the query, if connections take slots and something depends on it.
+    fn query(&self) -> Option<String> {
+        let known = self.known();
+        known.reads.then(|| reading::query(known.unlimited))
     }
 
     /// Stops reading and forgets the last reading: a pooler has slots of its own.
     pub(crate) fn stop_counting(&self) {
         let mut known = self.known();
-        known.takes_slots = false;
+        known.reads = false;
         known.last = None;
     }
 
     /// Keeps a reading.
     pub(crate) fn note(&self, reading: Reading) {
         let mut known = self.known();
-        known.refused = None;
+        known.is_refused = false;
         known.last = Some(reading);
     }
 
@@ -105,17 +134,28 @@ impl Room {
     pub(crate) fn note_refusal(&self, pool_size: Option<u32>) {
         let mut known = self.known();
         known.pool_size = pool_size.or(known.pool_size);
+        let last = known.last.as_ref().map(|last| self.clock.since(last.at));
+        if last.is_none_or(|age| age > FRESH) {
+            // A limit may have been set since.
+            known.unlimited = None;
+        }
         known.refused = Some(self.clock.now());
+        known.is_refused = true;
     }
 
     /// Returns whether connections should be closed instead of kept.
     pub(crate) fn is_crowded(&self) -> bool {
-        self.was_refused() || self.is_above(self.high_water_mark)
+        let mark = match self.was_refused() {
+            Some(true) => return true,
+            None if !self.is_rushed() => self.high_water_mark,
+            _ => CONTENDED.min(self.high_water_mark),
+        };
+        self.is_above(mark)
     }
 
     /// Returns whether the server is full, according to a fresh reading or refusal.
     pub(crate) fn is_full(&self) -> bool {
-        self.was_refused() || !self.is_old() && self.is_above(FULL)
+        self.was_refused() == Some(true) || !self.is_old() && self.is_above(FULL)
     }
 
     /// Returns the size of its pool that a pooler named in a refusal.
@@ -128,11 +168,22 @@ impl Room {
         self.known().last
     }
 
-    /// Returns whether a connection was refused a moment ago, without a reading since.
-    fn was_refused(&self) -> bool {
+    /// Returns, if a connection was refused a moment ago, whether there was no reading since.
+    fn was_refused(&self) -> Option<bool> {
         let known = self.known();
-        let is_fresh = |refused| self.clock.since(refused) <= FRESH;
-        known.takes_slots && known.refused.is_some_and(is_fresh)
+        let refused = known.refused.filter(|_| known.reads)?;
+        (self.clock.since(refused) <= FRESH).then_some(known.is_refused)
+    }
+
+    /// Returns whether other sessions began within the second before a fresh reading, as many as
+    /// make up a part of the slots.
+    fn is_rushed(&self) -> bool {
+        let others = |reading: &Reading| Slots {
+            used: reading.young.saturating_sub(1),
+            ..reading.server
+        };
+        let last = self.last_reading().filter(|_| !self.is_old());
+        last.is_some_and(|last| others(&last).is_above(CONTENDED))
     }
 
     fn is_above(&self, percent: u8) -> bool {
@@ -145,25 +196,8 @@ impl Room {
             .is_none_or(|reading| self.clock.since(reading.at) > FRESH)
     }
 
-    /// Marks a reading as under way, if connections take slots and none is.
-    fn begin(self: &Arc<Self>) -> Option<ReadingGuard> {
-        let mut known = self.known();
-        let begins = known.takes_slots && !known.is_reading;
-        known.is_reading |= begins;
-        begins.then(|| ReadingGuard(Arc::clone(self)))
-    }
-
     fn known(&self) -> MutexGuard<'_, RoomState> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A reading under way, until it is dropped: one at a time is enough.
-struct ReadingGuard(Arc<Room>);
-
-impl Drop for ReadingGuard {
-    fn drop(&mut self) {
-        self.0.known().is_reading = false;
     }
 }
 
@@ -205,6 +239,23 @@ mod tests {
         assert!(room.is_crowded() && !room.is_full(), "the reading is old");
     }
 
+    #[test]
+    fn many_new_sessions_leave_fewer_kept() {
+        let clock = Manual::new();
+        let room = Room::new(clock.clone(), true, 80);
+        let read = |young: u32, used: u32| {
+            let reading = Reading::new(clock.now(), [20, used.into(), -1, 0, -1, 0]);
+            room.note(Reading { young, ..reading });
+            room.is_crowded()
+        };
+        assert!(!read(6, 16), "five others of twenty");
+        assert!(read(7, 16) && read(7, 6) && !read(7, 5));
+        assert!(!room.is_full());
+        read(7, 16);
+        clock.advance(FRESH * 2);
+        assert!(!room.is_crowded(), "that was a while ago");
+    }
+
     /// The refusal may concern the role's limit, or a pooler's: the server's last reading stays.
     #[test]
     fn refusal_counts_for_a_moment_without_a_reading() {
@@ -224,6 +275,10 @@ mod tests {
         assert_eq!(room.pool_size(), Some(15), "a refusal without a size");
         read(&room, 1);
         assert!(!room.is_crowded(), "there was a reading since");
+        read(&room, 3);
+        assert!(room.is_crowded(), "others are refused too");
+        clock.advance(FRESH * 2);
+        assert!(!room.is_crowded(), "long after the refusal");
         room.note_refusal(None);
         room.stop_counting();
         assert!(!room.is_crowded(), "they are not the server's slots");

@@ -76,7 +76,7 @@ impl Pool {
                 && !self.needs_test(idle);
             // Only the Close of a dropped statement can have been queued since it was kept, and
             // that is sent in front of the next statement.
-            let client = is_ready.then(|| rested(&self, session, session.link.wire.snapshot()));
+            let client = is_ready.then(|| rested(&self, session, session.snapshot()));
             client?.ok()
         })?;
         Some((Lease::new(session, self, permit), client))
@@ -109,10 +109,6 @@ impl Pool {
         let attempt = limits.breaker.admit(begin, end, true).await?;
         let _opening = self.shared.opening.one();
         let (session, client) = self.open(left, None, attempt, None).await?;
-        // No caller waits for this connection yet, so there is time to read the slots.
-        if let Some(reading) = limits.room.ask(&client).await {
-            let _ = timeout(TEST_TIMEOUT, reading).await;
-        }
         let lease = Lease::new(session, Arc::clone(&self), permit);
         if let Some(reservation) = lease.reserve() {
             lease.keep(client, reservation);
@@ -142,7 +138,7 @@ impl Pool {
         let opened = now.checked_sub(added_age).unwrap_or(now);
         let options = ConnectOptions {
             once: attempt.probes,
-            closing: closing,
+            closing,
             ..ConnectOptions::DEFAULT
         };
         let connector = &shared.connector;
@@ -166,7 +162,7 @@ impl Pool {
         observe::connected(session.process(), begin.elapsed());
         let client = session.exclusive_client();
         let client = client.ok_or_else(Error::invocation_ended)?;
-        session.set_server_timeouts(&client, granted).await;
+        session.set_server_timeouts(granted);
         Ok((session, client))
     }
 }
@@ -200,7 +196,12 @@ impl Permit {
             let mut returned = pin!(pool.returned.notified());
             returned.as_mut().enable();
             if let Some((session, client)) = checkout.reuse().await {
-                return Ok((Lease::new(session, Arc::clone(&pool), permit), client));
+                let lease = Lease::new(session, Arc::clone(&pool), permit);
+                // Nothing is read while a connection is opened ahead of time.
+                if pool.shared.limits.room.is_unread() {
+                    lease.ask_behind();
+                }
+                return Ok((lease, client));
             }
             let admitted = match select(Box::pin(checkout.admission()), returned).await {
                 Either::Left((admitted, _)) => admitted,
@@ -210,7 +211,9 @@ impl Permit {
             // Counted until the connection is leased.
             let _opening = pool.shared.opening.one();
             if let Some((session, client)) = checkout.connect(attempt, closing).await? {
-                return Ok((Lease::new(session, Arc::clone(&pool), permit), client));
+                let lease = Lease::new(session, Arc::clone(&pool), permit);
+                lease.ask_behind();
+                return Ok((lease, client));
             }
         }
     }
@@ -241,7 +244,7 @@ impl<'a> Checkout<'a> {
             match examine(pool, &idle, self.left()).await {
                 Ok(client) => {
                     let session = idle.session;
-                    session.set_server_timeouts(&client, self.granted).await;
+                    session.set_server_timeouts(self.granted);
                     return Some((session, client));
                 }
                 Err(why) => {
@@ -284,12 +287,6 @@ impl<'a> Checkout<'a> {
             Ok(leased) => leased,
             Err(error) => return self.failed(error, tried).map(|()| None),
         };
-        if let Some(reading) = self.pool.shared.limits.room.ask(&client).await {
-            session.spawn_answer(reading);
-        }
-        // Sent now: behind a BEGIN that is armed for the user's first statement the query
-        // would be part of that transaction.
-        session.pump();
         Ok(Some((session, client)))
     }
 
@@ -343,9 +340,12 @@ async fn examine(
         let limit = left.map_or(TEST_TIMEOUT, |left| left.min(TEST_TIMEOUT));
         let test = async {
             // Reading the slots is a test as good as any, for the same round trip.
-            match pool.shared.limits.room.ask_again(&client).await {
+            match pool.shared.limits.room.ask_again(session) {
                 Some(reading) => reading.await,
-                None => client.check_connection().await.is_ok(),
+                None => match session.ask("", true) {
+                    Some(answer) => answer.await.is_some(),
+                    None => false,
+                },
             }
         };
         match timeout(limit, test).await {

@@ -1,14 +1,19 @@
 //! Leases: a connection that is checked out, together with its permit.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::oneshot::Receiver;
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::time::timeout;
 
 use super::pools::{Pool, lock};
 use crate::config::Settings;
 use crate::connection::{ExclusiveClient, ServerSession};
 use crate::limit::Room;
 use crate::tally::One;
+use crate::wire::OwnAnswer;
 
 /// A connection from its checkout until it is kept or closed.
 ///
@@ -18,6 +23,8 @@ pub(crate) struct Lease {
     session: Arc<ServerSession>,
     pool: Arc<Pool>,
     turn: Mutex<u64>,
+    /// The reading of the slots that leaves behind the first statement.
+    reading: Mutex<Option<Receiver<OwnAnswer>>>,
     _leased: One,
     _permit: OwnedSemaphorePermit,
 }
@@ -36,6 +43,7 @@ impl Lease {
             _leased: session.leases.one(),
             _permit: permit,
             turn: Mutex::default(),
+            reading: Mutex::default(),
             session,
             pool,
         })
@@ -77,6 +85,41 @@ impl Lease {
         let checked = check()?;
         *turn += 1;
         Some(checked)
+    }
+
+    /// Reads the slots behind the next statement.
+    pub(super) fn ask_behind(&self) {
+        *lock(&self.reading) = self.room().ask_behind(&self.session);
+    }
+
+    /// Notes the reading behind the first statement. Returns false while its answer is awaited.
+    pub(crate) fn has_read(&self) -> bool {
+        let mut reading = lock(&self.reading);
+        let Some(receiver) = &mut *reading else {
+            return true;
+        };
+        self.session.link.wire.withdraw();
+        match receiver.try_recv() {
+            Ok(answer) => self.room().note_answer(answer),
+            Err(TryRecvError::Empty) => return false,
+            Err(TryRecvError::Closed) => {}
+        }
+        *reading = None;
+        true
+    }
+
+    /// Waits for the reading behind the first statement, if it is all that the server still has
+    /// to answer: it decides whether the connection is kept.
+    pub(crate) async fn read(&self, limit: Duration) {
+        if self.has_read() || !self.session.pump().is_quiet() {
+            return;
+        }
+        let receiver = lock(&self.reading).take();
+        if let Some(receiver) = receiver {
+            if let Ok(Ok(answer)) = timeout(limit, receiver).await {
+                self.room().note_answer(answer);
+            }
+        }
     }
 
     /// Reserves a place for this connection to stay open. `None`: it has to be closed.

@@ -27,7 +27,6 @@ pub(crate) use pooler::{POOLERS, detect};
 pub use postgresql::RESERVED;
 pub(crate) use prisma::{OWN_SERVICE, SSLCERT, is_own_scheme};
 pub(crate) use rds::{NO_CREDENTIALS, PASSWORD_REFUSED, PASSWORD_UNANSWERED};
-pub(crate) use rds_proxy::NOT_FOR_MIGRATIONS;
 pub(crate) use supabase::pool_size;
 
 /// What is known of one provider or pooler.
@@ -133,6 +132,14 @@ impl Host {
         let known = ALL.iter().find_map(|provider| (provider.host)(&labels));
         known.unwrap_or_default()
     }
+}
+
+/// Returns whether nothing is known of a host: it is PostgreSQL or PgBouncer.
+pub(crate) fn is_unknown(host: Option<&str>, pooler: Pooler) -> bool {
+    let host = lower(host.unwrap_or_default());
+    let labels = labels(&host);
+    let known = ALL.iter().any(|it| (it.host)(&labels).is_some());
+    !known && pooler != Pooler::RdsProxy
 }
 
 fn lower(name: &str) -> String {

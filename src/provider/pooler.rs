@@ -39,7 +39,7 @@ pub(crate) fn detect(host: &str, port: u16) -> Option<Detected> {
 
 impl Pooler {
     /// Explains why this pooler is in force.
-    pub(crate) fn why(self, host: &str, port: u16) -> &'static str {
+    pub fn why(self, host: &str, port: u16) -> &'static str {
         match (self, detect(host, port)) {
             (_, Some((detected, why))) if detected == self => why,
             (Pooler::Transaction, _) => "set by pgbouncer=true in the URL, or in code",

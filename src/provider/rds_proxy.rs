@@ -24,9 +24,6 @@ pub(super) const PROVIDER: Provider = Provider {
     },
 };
 
-pub(crate) const NOT_FOR_MIGRATIONS: &str =
-    "migrations need a session of their own, and only RDS Proxy is known";
-
 /// Recognises `name.proxy-id.REGION.rds.amazonaws.com`, and further endpoints with another
 /// label in front ("Connecting to a database through RDS Proxy").
 fn host(labels: &[&str]) -> Option<Host> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::join;
+use futures_util::future::{OptionFuture, join};
 use tokio::time::{Instant, timeout};
 
 use super::budget::Budget;
@@ -38,8 +38,12 @@ impl Lease {
     /// Ends the turn of the holder if the connection is known, without waiting, to be at rest,
     /// and can be kept. Sends nothing.
     pub(crate) fn try_rest(&self) -> Option<(Rested, Reservation)> {
-        let reservation = self.reserve()?;
         let session = self.session();
+        if !self.has_read() {
+            session.try_pump()?;
+            self.has_read().then_some(())?;
+        }
+        let reservation = self.reserve()?;
         let client = self.end_turn_if(|| {
             let client = session.exclusive_client()?;
             session.link.wire.disarm();
@@ -58,8 +62,8 @@ impl Lease {
         Some((rested, reservation))
     }
 
-    /// Brings the connection to rest, or closes it: if it is not to be kept, if it cannot be
-    /// brought to rest, or if there is no `client`, since its holder could then send more.
+    /// Brings the connection to rest, or closes it: if it is not to be kept, or if it cannot be
+    /// brought to rest. Without a `client`, which a task has, the session gets a new one.
     pub(crate) async fn rest(
         &self,
         client: Option<ExclusiveClient>,
@@ -68,17 +72,18 @@ impl Lease {
     ) -> Rested {
         let mut steps = Steps::new(self.session(), budget);
         self.session().link.wire.disarm();
-        let kept = match &client {
-            Some(client) => {
-                let reset = self.settings().reset;
-                steps.clean(client, keep, reset, self.room()).await
-            }
-            None => false,
-        };
-        if !kept {
-            steps.close().await;
+        let reset = self.settings().reset;
+        if client.is_some() && steps.clean(keep, reset, self.room()).await {
+            return steps.done(client);
         }
-        steps.done(client.filter(|_| kept))
+        // The old client is held until the connection is detached from it.
+        if keep && steps.renew(client.is_none(), reset).await {
+            if let Some(renewed) = self.session().exclusive_client() {
+                return steps.done(Some(renewed));
+            }
+        }
+        steps.close().await;
+        steps.done(None)
     }
 
     /// Closes the connection after its session was [ended](ServerSession::end_at_once). If no
@@ -139,13 +144,7 @@ impl<'a> Steps<'a> {
     }
 
     /// Brings the session to rest. Returns false if it has to be closed.
-    async fn clean(
-        &mut self,
-        client: &ExclusiveClient,
-        keep: bool,
-        reset: Reset,
-        room: &Arc<Room>,
-    ) -> bool {
+    async fn clean(&mut self, keep: bool, reset: Reset, room: &Arc<Room>) -> bool {
         let session = self.session;
         let Some(snapshot) = self.settle().await else {
             return false;
@@ -163,18 +162,17 @@ impl<'a> Steps<'a> {
             (false, true) => format!("{RESET}{}", session.server_timeouts_again()),
             (true, true) => format!("ROLLBACK; {RESET}{}", session.server_timeouts_again()),
         };
-        let work = async {
-            // The slots of the server can be read during the same round trip.
-            let reading = async {
-                if let Some(reading) = room.ask_again(client).await {
-                    reading.await;
-                }
-            };
-            join(client.batch_execute(&statements), reading).await.0
+        let Some(answer) = session.ask(&statements, true) else {
+            return false;
         };
-        let sent = timeout(self.budget.step(), work).await;
-        let snapshot = session.pump();
-        if !matches!(sent, Ok(Ok(()))) || !is_outside_transaction(&snapshot) {
+        // The slots of the server can be read during the same round trip.
+        let reading = OptionFuture::from(room.ask_again(session));
+        session.pump();
+        let answers = join(answer, reading);
+        let Ok((Some(answer), _)) = timeout(self.budget.step(), answers).await else {
+            return false;
+        };
+        if answer.error.is_some() || !is_outside_transaction(&session.pump()) {
             return false;
         }
         if rolls_back {
@@ -185,6 +183,62 @@ impl<'a> Steps<'a> {
             self.outcome.did(Step::Reset);
         }
         true
+    }
+
+    /// Brings the session to rest without its client, and gives it a new one: if a task has the
+    /// client (`is_lent`), if it waits until a task takes its rows or sends data, or if its
+    /// statements are gone. Returns false if the session has to be closed.
+    async fn renew(&mut self, is_lent: bool, reset: Reset) -> bool {
+        let session = self.session;
+        let snapshot = session.pump();
+        let is_known = !matches!(snapshot.server, ServerState::Lost | ServerState::Unsent);
+        // Else it is the server that does not come to rest.
+        let by_client = is_lent
+            || snapshot.client == ClientState::Stalled
+            || snapshot.server == ServerState::CopyingIn
+            || snapshot.residue.driver;
+        let direct = session.link.pooler == Pooler::None;
+        if !direct || snapshot.is_over() || !is_known || !by_client {
+            return false;
+        }
+        let wire = &session.link.wire;
+        session.detach();
+        let mut answered = pin!(wire.answered());
+        let mut all = answered.as_mut().now_or_never();
+        if all.is_none() {
+            all = timeout(self.budget.grace(), answered.as_mut()).await.ok();
+            if all.is_none() {
+                all = self.cancel_until(answered).await;
+            } else {
+                self.outcome.did(Step::Settled);
+            }
+        }
+        if all != Some(true) || session.is_being_cancelled() {
+            return false;
+        }
+        let rolls_back = wire.snapshot().status != Some(TransactionStatus::Idle);
+        let rollback = if rolls_back { "ROLLBACK; " } else { "" };
+        // The statements of the old client are of no use to the new one.
+        let resets = reset != Reset::Never;
+        let statements = if resets {
+            let again = session.server_timeouts_again();
+            format!("{rollback}{RESET}; DEALLOCATE ALL{again}")
+        } else {
+            format!("{rollback}DEALLOCATE ALL")
+        };
+        wire.forget_error();
+        let asked = timeout(self.budget.step(), wire.asked(&statements)).await;
+        if asked != Ok(true) || wire.facts().error.is_some() {
+            return false;
+        }
+        if rolls_back {
+            self.outcome.did(Step::RolledBack);
+        }
+        if resets {
+            self.outcome.did(Step::Reset);
+        }
+        wire.forget_residue();
+        session.renew()
     }
 
     /// Waits until no statement is under way, and sends a CancelRequest if that takes too long.

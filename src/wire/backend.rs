@@ -33,54 +33,55 @@ pub(super) struct Scanner {
 
 impl Scanner {
     /// Processes `chunk` and returns how much of its beginning tokio-postgres gets as it is:
-    /// all of it as a rule, nothing while it is `filtered`. What it gets of the rest is
-    /// written to `out`.
+    /// as a rule all of it, else what precedes the first message that it does not get. What
+    /// it gets of the rest is written to `out`.
     pub(super) fn feed(
         &mut self,
         chunk: &[u8],
         tracker: &mut Tracker,
-        mut filtered: bool,
         out: &mut BytesMut,
         mut answered: impl FnMut(Answer, &mut Tracker),
     ) -> usize {
         let whole = chunk.len();
-        let mut passed = if filtered { 0 } else { whole };
+        let mut passed = self.withholds().then_some(0);
         let mut chunk = chunk;
         while !chunk.is_empty() && !tracker.is_lost() && tracker.final_error.is_none() {
             if self.seen == 0 {
-                if let Some(length) = bulk(chunk) {
-                    if filtered {
-                        out.extend_from_slice(&chunk[..length]);
+                let rows = rows(chunk);
+                if rows > 0 && tracker.question().is_none() {
+                    if passed.is_some() {
+                        out.extend_from_slice(&chunk[..rows]);
                     }
-                    chunk = &chunk[length..];
+                    chunk = &chunk[rows..];
                     continue;
                 }
                 self.fate = tracker.fate(chunk[0]);
-                // What was read together with it and precedes it is passed on as it is.
-                if self.fate == Fate::Hold && !filtered {
-                    filtered = true;
-                    passed = whole - chunk.len();
+                if self.fate != Fate::Pass {
+                    passed.get_or_insert(whole - chunk.len());
                 }
             }
             let taken = self.take(chunk, tracker);
             let (bytes, rest) = chunk.split_at(taken);
             chunk = rest;
             match self.fate {
-                Fate::Pass if filtered => out.extend_from_slice(bytes),
-                Fate::Hold => self.held.extend_from_slice(bytes),
+                Fate::Pass if passed.is_some() => out.extend_from_slice(bytes),
+                Fate::Hold | Fate::Keep => self.held.extend_from_slice(bytes),
                 _ => {}
             }
             if self.seen < HEADER || self.seen < self.length || tracker.is_lost() {
                 continue;
             }
-            if self.fate == Fate::Hold {
-                let error = self.held.split();
+            if matches!(self.fate, Fate::Hold | Fate::Keep) {
+                let message = self.held.split();
                 // Not in the middle of a request, whose end would be answered again.
-                if !tracker.is_open() && ends_session(&error[HEADER..]) {
-                    tracker.final_error = Some(error.freeze());
+                let may_end = self.fate == Fate::Hold && !tracker.is_open();
+                if may_end && ends_session(&message[HEADER..]) {
+                    tracker.final_error = Some(message.freeze());
+                } else if let Some(question) = tracker.question() {
+                    question.keep(message[0], &message[HEADER..]);
                 } else {
                     let shift = tracker.owed.front().map_or(0, |unit| unit.shift);
-                    rewrite::shift_position(&error, shift, out);
+                    rewrite::shift_position(&message, shift, out);
                 }
             }
             let answer = tracker.received(self.head[0], &self.head[HEADER..]);
@@ -90,14 +91,17 @@ impl Scanner {
             if let Some(answer) = answer {
                 answered(answer, tracker);
             }
-            tracker.answer_here(out);
+            if tracker.has_to_give() {
+                passed.get_or_insert(whole - chunk.len());
+                tracker.give(out);
+            }
         }
         // Without framing the rest is passed on as it is; the connection will be closed.
-        if filtered && tracker.is_lost() {
+        if passed.is_some() && tracker.is_lost() {
             out.unsplit(self.held.split());
             out.extend_from_slice(chunk);
         }
-        passed
+        passed.unwrap_or(whole)
     }
 
     /// Continues the current message and returns how many bytes belong to it.
@@ -108,20 +112,20 @@ impl Scanner {
             self.length
         };
         let taken = chunk.len().min(goal - self.seen);
-        let kept = taken.min(HEAD - self.head.len());
+        let most = match self.head.first() {
+            Some(b'S') => usize::MAX,
+            _ => HEAD,
+        };
+        let kept = taken.min(most - self.head.len());
         self.head.extend_from_slice(&chunk[..kept]);
         self.seen += taken;
         if self.seen == HEADER && self.length == 0 {
             match length(&self.head) {
-                Some(length) if self.is_expected(tracker) => self.length = length,
+                Some(length) if TAGS.contains(&self.head[0]) => self.length = length,
                 _ => tracker.lose(),
             }
         }
         taken
-    }
-
-    fn is_expected(&self, tracker: &Tracker) -> bool {
-        TAGS.contains(&self.head[0]) && tracker.authentication.expects(self.head[0])
     }
 
     /// Returns whether the rest of the current message is not passed on as it is.
@@ -150,11 +154,15 @@ fn length(header: &[u8]) -> Option<usize> {
     (length >= 4).then_some(length + 1)
 }
 
-/// Returns the length of a DataRow or CopyData that is complete: most of what a server sends,
-/// and without information for the wire.
-fn bulk(chunk: &[u8]) -> Option<usize> {
-    match chunk[0] {
-        b'D' | b'd' => length(chunk).filter(|&length| length <= chunk.len()),
-        _ => None,
+/// Returns the length of the complete DataRow and CopyData messages at the start of `chunk`:
+/// most of what a server sends, and without information for the wire.
+fn rows(chunk: &[u8]) -> usize {
+    let mut rest = chunk;
+    while let Some(b'D' | b'd') = rest.first() {
+        match length(rest).and_then(|length| rest.get(length..)) {
+            Some(behind) => rest = behind,
+            None => break,
+        }
     }
+    chunk.len() - rest.len()
 }

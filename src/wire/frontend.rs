@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use bytes::{Buf, BufMut, BytesMut};
 
+use super::expected::{Handling, Reply};
 use super::residue::{self, Traits};
 use super::rewrite;
 use super::status::TransactionStatus;
@@ -37,6 +38,8 @@ struct Begin {
 #[derive(Debug, Default)]
 pub(super) struct Frontend {
     started: bool,
+    /// The startup packet is not sent: the session has begun.
+    resumes: bool,
     /// The beginning of a message that is not complete yet, or what waits for an answer.
     pub(super) pending: BytesMut,
     /// Bytes of the current message that are passed on unread.
@@ -53,6 +56,15 @@ pub(super) struct Frontend {
 }
 
 impl Frontend {
+    /// Follows the requests of a new client of a session.
+    pub(super) fn resumed(unnamed: bool) -> Self {
+        Frontend {
+            resumes: true,
+            unnamed,
+            ..Frontend::default()
+        }
+    }
+
     /// Puts BEGIN in front of the next statement that is sent outside a transaction.
     pub(super) fn arm(&mut self, sql: &str) {
         self.begin = Some(Begin {
@@ -71,6 +83,11 @@ impl Frontend {
     /// Returns whether all that was accepted has been sent on.
     pub(super) fn is_empty(&self) -> bool {
         self.pending.is_empty() && self.pass == 0
+    }
+
+    /// Returns whether the next bytes begin a message, and need not wait for an answer.
+    pub(super) fn is_between_requests(&self) -> bool {
+        self.is_empty() && !self.holds
     }
 
     /// Accepts `bytes`; what is to be sent goes to `out`.
@@ -135,18 +152,17 @@ impl Frontend {
             let taken = match bytes.get(..length) {
                 Some(message) if !self.started => {
                     self.started = true;
-                    tracker.owed.push_back(Unit::simple());
-                    out.put_slice(message);
+                    if !self.resumes {
+                        tracker.sent_whole(Unit::simple(), Handling::Pass);
+                        out.put_slice(message);
+                    }
                     length
                 }
                 Some(message) => {
                     let local = !tracker.is_open() && self.closes_nothing(message);
                     match bytes.get(length..length + SYNC.len()) {
                         Some(SYNC) if local => {
-                            tracker.owed.push_back(Unit {
-                                here: true,
-                                ..Unit::default()
-                            });
+                            tracker.kept_close();
                             self.forget(message);
                             length + SYNC.len()
                         }
@@ -216,14 +232,24 @@ impl Frontend {
             }
             b'D' if self.unnamed && body.len() > 2 && body[0] == b'S' => {
                 tracker.open().changes = true;
+                tracker.expect(Reply::Describe, Handling::Pass);
                 return out.put_slice(rewrite::DESCRIBE_UNNAMED);
             }
             b'D' | b'E' => {
                 self.begin_under_sync(tracker, out);
                 tracker.open().changes = true;
+                let reply = match tag {
+                    b'D' => Reply::Describe,
+                    _ => Reply::Execute,
+                };
+                tracker.open().executes |= tag == b'E';
+                tracker.expect(reply, Handling::Pass);
             }
-            b'C' | b'H' => {
+            b'C' => {
                 self.forget(message);
+                tracker.expect(Reply::Close, Handling::Pass);
+            }
+            b'H' => {
                 tracker.open();
             }
             b'S' => {
@@ -231,7 +257,7 @@ impl Frontend {
                 tracker.sent_sync();
             }
             b'c' | b'f' => tracker.sent_copy_end(),
-            b'F' => tracker.owed.push_back(Unit::simple()),
+            b'F' => tracker.sent_whole(Unit::simple(), Handling::Pass),
             // COPY data, passwords, Terminate.
             b'd' | b'p' | b'X' => {}
             _ => tracker.lose(),
@@ -250,24 +276,28 @@ impl Frontend {
             changes: !ours,
             sets_are_local: traits.sets_are_local,
             copies: self.unnamed && traits.copies,
+            executes: true,
+            opens: traits.begins || traits.copies,
+            ends: residue::is_commit(text),
             ..Unit::simple()
         };
         match &mut self.begin {
             Some(begin) if begin.armed && !ours && !text.trim_ascii().is_empty() => {
                 begin.armed = false;
                 unit.shift = rewrite::begin_query(&begin.sql, text, out);
-                unit.swallow = rewrite::BEGIN_QUERY_ANSWERS;
+                tracker.sent_in_front();
                 unit.begins = true;
             }
             _ => out.put_slice(message),
         }
         self.holds = unit.holds();
-        tracker.owed.push_back(unit);
+        tracker.sent_whole(unit, Handling::Pass);
     }
 
     fn parse(&mut self, message: &[u8], tracker: &mut Tracker, out: &mut BytesMut) {
         self.begin_under_sync(tracker, out);
         let conforming = tracker.facts.parameters.conforming;
+        tracker.expect(Reply::Parse, Handling::Pass);
         let unit = tracker.open();
         unit.changes = true;
         let body = &message[5..];
@@ -314,19 +344,16 @@ impl Frontend {
         let traits = known.map_or(Traits::default(), |known| known.traits);
         unit.sets_are_local = traits.sets_are_local;
         unit.copies |= self.unnamed && traits.copies;
+        unit.opens |= traits.begins || traits.copies;
         match known.and_then(|known| known.text.as_deref()) {
             Some(text) => {
-                unit.swallow = match unit.swallow {
-                    b"" => rewrite::PARSE_ANSWERS,
-                    rewrite::BEGIN_ANSWERS => rewrite::BEGIN_PARSE_ANSWERS,
-                    // Two of them under one Sync: tokio-postgres does not do that.
-                    _ => return None,
-                };
+                tracker.expect(Reply::Parse, Handling::Swallow);
                 rewrite::parse_unnamed(text, out);
                 rewrite::bind_unnamed(portal, rest, out);
             }
             None => out.put_slice(&bytes[..head]),
         }
+        tracker.expect(Reply::Bind, Handling::Pass);
         tracker.residue.state |= traits.leaves_state;
         let body = &bytes[head..bytes.len().min(length)];
         out.put_slice(body);
@@ -338,9 +365,10 @@ impl Frontend {
         if let Some(begin) = self.begin.as_mut().filter(|begin| begin.armed) {
             begin.armed = false;
             rewrite::begin(&begin.sql, out);
-            let unit = tracker.open();
-            unit.begins = true;
-            unit.swallow = rewrite::BEGIN_ANSWERS;
+            tracker.open().begins = true;
+            for reply in [Reply::Parse, Reply::Bind, Reply::Execute] {
+                tracker.expect(reply, Handling::Swallow);
+            }
         }
     }
 }

@@ -6,16 +6,18 @@
 //! asked to.
 //!
 //! - [`backend`] and [`frontend`] follow the framing of each direction;
-//! - [`tracker`] keeps what they learn, [`residue`] detects session state, [`snapshot`]
+//! - [`tracker`] keeps what they learn, [`expected`] the answers to come, [`residue`] detects session state, [`snapshot`]
 //!   summarises both at one moment;
-//! - [`rewrite`] rewrites requests;
-//! - [`authentication`] guards the password;
+//! - [`rewrite`] rewrites requests, [`question`] has those of our own;
 //! - [`state`] passes both directions on, and [`terminate`] ends that;
-//! - [`stand_in`] answers in the server's place once the connection is detached.
+//! - [`stand_in`] answers in the server's place once the connection is detached, and
+//!   [`attach`] gives the session a new client.
 
-mod authentication;
+mod attach;
 mod backend;
+mod expected;
 mod frontend;
+mod question;
 pub(crate) mod residue;
 mod rewrite;
 mod snapshot;
@@ -31,9 +33,10 @@ mod unit;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
-use std::time::Duration;
 
-pub(crate) use authentication::{Guard, Refused};
+use tokio::sync::oneshot;
+
+pub use question::OwnAnswer;
 pub(crate) use residue::Residue;
 pub use snapshot::Snapshot;
 pub(crate) use snapshot::{ClientState, ServerState};
@@ -50,47 +53,53 @@ pub struct Wire {
     state: Arc<Mutex<State>>,
     /// Held while the server's end of file is awaited: the transport wakes one task alone.
     closing: Arc<tokio::sync::Mutex<()>>,
+    /// The client that it belongs to. `None`: to whichever the session has.
+    client: Option<u64>,
 }
 
 impl Wire {
     /// Creates a wire over `transport`. With `unnamed`, named statements are sent
     /// as unnamed ones.
-    pub fn new(
-        transport: impl Transport + 'static,
-        channel_binding: Option<Vec<u8>>,
-        unnamed: bool,
-    ) -> (Wire, Stream) {
+    pub fn new(transport: impl Transport + 'static, unnamed: bool) -> (Wire, Stream) {
         let mut state = State::new(Box::new(transport));
         state.frontend.unnamed = unnamed;
         let wire = Wire {
             state: Arc::new(Mutex::new(state)),
             closing: Arc::default(),
+            client: None,
         };
         let stream = Stream {
             wire: wire.clone(),
-            channel_binding,
+            client: 0,
         };
         (wire, stream)
+    }
+
+    /// Returns the wire of the present client: when the session is given another one, the
+    /// connection has ended for it.
+    pub(crate) fn of_client(&self) -> Wire {
+        let client = Some(self.state().client);
+        Wire {
+            client,
+            ..self.clone()
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns the state, unless the session has another client than that of this wire.
+    fn present(&self) -> Option<MutexGuard<'_, State>> {
+        let state = self.state();
+        let present = self.client.is_none_or(|client| client == state.client);
+        present.then_some(state)
+    }
+
     /// Returns the state of the connection at this moment.
     pub fn snapshot(&self) -> Snapshot {
-        self.state().snapshot()
-    }
-
-    /// Has `guard` check what the server asks for before it authenticates the session. What
-    /// it refuses does not reach tokio-postgres, which would answer.
-    pub(crate) fn guard(&self, guard: Guard) {
-        self.state().tracker.authentication.guard = Some(guard);
-    }
-
-    /// Returns why the [guard](Wire::guard) refused a request.
-    pub(crate) fn refused(&self) -> Option<Refused> {
-        self.state().tracker.authentication.refused
+        let present = self.present();
+        present.map_or(Snapshot::ENDED, |state| state.snapshot())
     }
 
     /// Sends named statements as unnamed ones from here on. None may have been
@@ -102,28 +111,49 @@ impl Wire {
     /// Has to be called before the connection above is polled: what it does not touch in
     /// that poll, it does not wait for.
     pub(crate) fn before_poll(&self) {
-        self.state().reads = false;
+        if let Some(mut state) = self.present() {
+            state.reads = false;
+        }
+    }
+
+    /// Attaches a new client to a session that was [detached](Wire::detach) and is at rest.
+    /// Returns the wire and the stream of the new client, whose startup packet is answered here.
+    pub fn attach(&self) -> Option<(Wire, Stream)> {
+        let client = self.state().attach()?;
+        let stream = Stream {
+            wire: self.clone(),
+            client,
+        };
+        Some((self.of_client(), stream))
     }
 
     /// Has the next statement open a transaction with `begin`.
     pub fn arm(&self, begin: &str) {
-        self.state().frontend.arm(begin);
+        if let Some(mut state) = self.present() {
+            state.frontend.arm(begin);
+        }
     }
 
     /// Ends the lazily begun transaction. Returns whether a statement of it failed without
     /// leaving a failed transaction behind.
     pub(crate) fn disarm(&self) -> bool {
-        self.state().frontend.disarm()
+        self.present()
+            .is_some_and(|mut state| state.frontend.disarm())
     }
 
     /// Returns what the server has said about itself and the session.
     pub(crate) fn facts(&self) -> ServerFacts {
-        self.state().tracker.facts
+        match self.present() {
+            Some(state) => state.tracker.facts,
+            None => ServerFacts::default(),
+        }
     }
 
     /// Forgets the last error.
     pub(crate) fn forget_error(&self) {
-        self.state().tracker.facts.error = None;
+        if let Some(mut state) = self.present() {
+            state.tracker.facts.error = None;
+        }
     }
 
     /// Forgets session state, after a successful reset.
@@ -134,7 +164,8 @@ impl Wire {
     /// Returns whether the server has said, since the last call, that a prepared statement
     /// does not exist or does not fit the schema any more.
     pub(crate) fn take_outdated(&self) -> bool {
-        std::mem::take(&mut self.state().tracker.outdated)
+        self.present()
+            .is_some_and(|mut state| std::mem::take(&mut state.tracker.outdated))
     }
 
     /// Returns the number of round trips made on this connection.
@@ -142,10 +173,31 @@ impl Wire {
         self.state().round_trips
     }
 
-    /// Returns the shortest time after which a request was answered: the distance to the
-    /// server, as long as there was one request at a time.
-    pub(crate) fn shortest_answer(&self) -> Option<Duration> {
-        self.state().shortest
+    /// Sends a query of our own between those of the user. Its answer counts for what is known
+    /// here and is not passed on, but for notices and parameters. The session is
+    /// [settled](Snapshot::is_settled) only when it is answered, unless it `changes` nothing and
+    /// takes no time. It is sent by the next poll of the connection.
+    ///
+    /// `None`: the connection has ended, or the server is not settled. The returned future has
+    /// no answer if the connection ends. Dropping it changes nothing.
+    pub fn question(
+        &self,
+        sql: &str,
+        changes: bool,
+    ) -> Option<impl Future<Output = Option<OwnAnswer>> + Send + use<>> {
+        let receiver = self.state().question(sql, changes)?;
+        Some(async move { receiver.await.ok() })
+    }
+
+    /// Sends a query of our own behind the next statement that the user executes, so that it
+    /// delays no answer to the user. It is sent outside any transaction, or not at all.
+    pub(crate) fn defer(&self, sql: &str) -> oneshot::Receiver<OwnAnswer> {
+        self.state().defer(sql)
+    }
+
+    /// Drops the [deferred](Wire::defer) query if it was not sent.
+    pub(crate) fn withdraw(&self) {
+        self.state().withdraw();
     }
 
     /// Detaches the connection from tokio-postgres. Sends nothing new to the server; what was
@@ -179,7 +231,7 @@ impl Wire {
         // A task that polls it already would not be woken any more.
         if let Ok(_closing) = self.closing.try_lock() {
             let mut cx = Context::from_waker(Waker::noop());
-            let _ = self.state().poll_closed(&mut cx);
+            let _ = self.present().map(|mut state| state.poll_closed(&mut cx));
         }
     }
 
@@ -204,6 +256,8 @@ impl Wire {
     /// Closes the socket of a connection that is not driven any more, after Terminate if that
     /// can be sent without waiting. Does nothing to one whose end of file is awaited.
     pub(crate) fn abandon(&self) {
-        self.state().abandon();
+        if let Some(mut state) = self.present() {
+            state.abandon();
+        }
     }
 }

@@ -70,6 +70,8 @@ pub(super) struct Traits {
     pub(super) sets_are_local: bool,
     /// There is a COPY in it.
     pub(super) copies: bool,
+    /// It may begin a transaction (`BEGIN`, `COMMIT AND CHAIN`).
+    pub(super) begins: bool,
 }
 
 impl Traits {
@@ -78,7 +80,7 @@ impl Traits {
         if text == SET_LOCAL.as_bytes() || is_setting(text) {
             return Traits::default();
         }
-        let (mut leaves_state, mut copies) = (false, false);
+        let (mut leaves_state, mut copies, mut begins) = (false, false, false);
         let (mut local_sets, mut session_sets) = (0, 0);
         let mut declares = false;
         // The word before this one; empty at the start of a statement.
@@ -92,7 +94,7 @@ impl Traits {
                 }
                 // It may be any of these, a SET among them.
                 Token::Unreadable => {
-                    leaves_state = true;
+                    (leaves_state, begins) = (true, true);
                     session_sets += 1;
                     before = b"-";
                     continue;
@@ -108,6 +110,7 @@ impl Traits {
                 || (declares && is(word, &["hold"]));
             declares |= is(word, &["declare"]);
             copies |= before.is_empty() && is(word, &["copy"]);
+            begins |= before.is_empty() && is(word, &["begin", "start"]) || is(word, &["chain"]);
             if is(before, &["set"]) {
                 if is(word, &["local", "transaction", "constraints"]) {
                     local_sets += 1;
@@ -126,8 +129,14 @@ impl Traits {
             leaves_state,
             sets_are_local: local_sets > 0 && session_sets == 0,
             copies,
+            begins,
         }
     }
+}
+
+/// Returns whether `text` is COMMIT and nothing else, as tokio-postgres sends it.
+pub(super) fn is_commit(text: &[u8]) -> bool {
+    text.trim_ascii().eq_ignore_ascii_case(b"commit")
 }
 
 fn is(word: &[u8], any: &[&str]) -> bool {

@@ -14,18 +14,6 @@
 use bytes::{Buf, BufMut, BytesMut};
 use postgres_protocol::message::frontend;
 
-/// What answers [`begin`]: ParseComplete, BindComplete, CommandComplete.
-pub(super) const BEGIN_ANSWERS: &[u8] = b"12C";
-
-/// What answers a Parse that was put before a Bind: ParseComplete.
-pub(super) const PARSE_ANSWERS: &[u8] = b"1";
-
-/// Both in turn: BEGIN first, then the statement.
-pub(super) const BEGIN_PARSE_ANSWERS: &[u8] = b"12C1";
-
-/// What answers the BEGIN in front of a simple query: CommandComplete.
-pub(super) const BEGIN_QUERY_ANSWERS: &[u8] = b"C";
-
 /// Writes BEGIN by the extended protocol, under whichever Sync follows.
 pub(super) fn begin(sql: &str, out: &mut BytesMut) {
     // Errors arise from NUL bytes in the text alone, and ours holds none.

@@ -52,6 +52,17 @@ pub(crate) enum ClientState {
 }
 
 impl Snapshot {
+    /// The state that a client sees whose session was given another client.
+    pub(super) const ENDED: Snapshot = Snapshot {
+        status: None,
+        server: ServerState::Gone,
+        client: ClientState::Detached,
+        residue: Residue {
+            state: false,
+            driver: false,
+        },
+    };
+
     /// Returns whether no answer is owed that could change the status, and nothing
     /// waits here to be sent.
     pub fn is_settled(&self) -> bool {

@@ -4,17 +4,21 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
 
+use super::attach::Retired;
 use super::backend::Scanner;
+use super::expected::Handling;
 use super::frontend::Frontend;
+use super::question::{OwnAnswer, Question};
 use super::snapshot::{ClientState, ServerState, Snapshot};
 use super::stand_in::{Detached, StandIn, Terminate};
 use super::tracker::Tracker;
+use super::unit::Unit;
 
 /// The transport below the wire: a socket, or TLS over one.
 pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -38,15 +42,18 @@ pub(super) struct State {
     /// Bytes for tokio-postgres: what was filtered, or answered by the wire itself.
     pub(super) inject: BytesMut,
     /// The last operation of the writer above was a completed flush.
-    flushed: bool,
+    pub(super) flushed: bool,
     /// The reader above waits for more, and for nothing else.
     pub(super) reads: bool,
-    /// The time from which an answer is awaited.
-    asked: Option<Instant>,
+    /// An answer is awaited.
+    asked: bool,
     pub(super) round_trips: u64,
-    /// The shortest time after which something was answered.
-    pub(super) shortest: Option<Duration>,
     pub(super) detached: Option<Detached>,
+    /// The number of clients that were attached before the present one.
+    pub(super) client: u64,
+    pub(super) retired: Vec<Retired>,
+    /// A query of our own that leaves behind the user's next statement.
+    deferred: Option<(Box<str>, Question)>,
     /// Wakes the reader above if there is something to read that does not come from below.
     reader: AtomicWaker,
 }
@@ -89,17 +96,79 @@ impl State {
             inject: BytesMut::new(),
             flushed: true,
             reads: false,
-            asked: None,
+            asked: false,
             round_trips: 0,
-            shortest: None,
             detached: None,
+            client: 0,
+            retired: Vec::new(),
+            deferred: None,
             reader: AtomicWaker::new(),
         }
     }
 
     pub(super) fn shut_down(&mut self) {
         if !self.is_closed() {
-            self.below = Below::Closed { by_server: false };
+            self.close(false);
+        }
+    }
+
+    fn close(&mut self, by_server: bool) {
+        self.below = Below::Closed { by_server };
+        self.deferred = None;
+        self.tracker.fail_questions();
+    }
+
+    /// Sends a query of our own, if none of the user's is under way that it could disturb.
+    pub(super) fn question(
+        &mut self,
+        sql: &str,
+        changes: bool,
+    ) -> Option<oneshot::Receiver<OwnAnswer>> {
+        let attached = self.detached.is_none() && !self.is_closed();
+        if !attached || !self.frontend.is_between_requests() || !self.tracker.may_ask() {
+            return None;
+        }
+        let (question, receiver) = Question::new();
+        self.send(sql, changes, question);
+        Some(receiver)
+    }
+
+    fn send(&mut self, sql: &str, changes: bool, question: Question) {
+        // Errors arise from NUL bytes in the text alone, and ours has none.
+        let _ = postgres_protocol::message::frontend::query(sql, &mut self.out);
+        let unit = Unit {
+            changes,
+            question: Some(question),
+            ..Unit::simple()
+        };
+        self.tracker.sent_whole(unit, Handling::Swallow);
+        self.flushed = false;
+    }
+
+    /// Sends a query of our own behind the user's next statement, in the same flight if that is
+    /// certain to leave no transaction open.
+    pub(super) fn defer(&mut self, sql: &str) -> oneshot::Receiver<OwnAnswer> {
+        let (question, receiver) = Question::new();
+        self.tracker.has_executed = false;
+        self.deferred = Some((sql.into(), question));
+        receiver
+    }
+
+    /// Drops the deferred query, unless it was sent.
+    pub(super) fn withdraw(&mut self) {
+        self.deferred = None;
+    }
+
+    fn send_deferred(&mut self) {
+        if self.deferred.is_none()
+            || self.detached.is_some()
+            || !self.frontend.is_between_requests()
+            || !self.tracker.may_follow()
+        {
+            return;
+        }
+        if let Some((sql, question)) = self.deferred.take() {
+            self.send(&sql, false, question);
         }
     }
 
@@ -168,7 +237,7 @@ impl State {
             Err(error) => error.kind() == io::ErrorKind::UnexpectedEof,
         };
         if by_server || read.is_err() {
-            self.below = Below::Closed { by_server };
+            self.close(by_server);
         }
         Poll::Ready(read)
     }
@@ -180,7 +249,7 @@ impl State {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.out.advance(sent);
-            self.asked.get_or_insert_with(Instant::now);
+            self.asked = true;
         }
         Poll::Ready(Ok(()))
     }
@@ -206,23 +275,9 @@ impl State {
                 }
                 None => {}
             }
-            if self.tracker.filters() || self.scanner.withholds() {
-                let mut scratch = SCRATCH;
-                let mut aside = ReadBuf::uninit(&mut scratch);
-                ready!(self.poll_heard(cx, &mut aside))?;
-                self.received(aside.filled(), true);
-                if self.is_closed() {
-                    return Poll::Ready(Ok(()));
-                }
-                continue;
-            }
             let before = buf.filled().len();
             let read = ready!(self.poll_heard(cx, buf));
-            let passed = self.received(&buf.filled()[before..], false);
-            if let Some(refusal) = self.tracker.authentication.refused {
-                buf.set_filled(before);
-                return Poll::Ready(Err(io::Error::other(refusal)));
-            }
+            let passed = self.received(&buf.filled()[before..]);
             buf.set_filled(before + passed);
             // To the reader nothing would be the end of file.
             if passed > 0 || self.is_closed() {
@@ -241,11 +296,9 @@ impl State {
 
     /// Processes `bytes` from the server, and returns how much of their beginning is for the
     /// reader as it is.
-    pub(super) fn received(&mut self, bytes: &[u8], filtered: bool) -> usize {
-        if let Some(asked) = self.asked.take() {
-            let took = asked.elapsed();
+    pub(super) fn received(&mut self, bytes: &[u8]) -> usize {
+        if std::mem::take(&mut self.asked) {
             self.round_trips += 1;
-            self.shortest = Some(self.shortest.map_or(took, |shortest| shortest.min(took)));
         }
         let State {
             tracker,
@@ -263,12 +316,16 @@ impl State {
             Some(_) => &mut discarded,
             None => inject,
         };
-        let passed = scanner.feed(bytes, tracker, filtered, inject, |answer, tracker| {
+        let passed = scanner.feed(bytes, tracker, inject, |answer, tracker| {
             let before = out.len();
             frontend.answered(answer, tracker, out);
             *flushed &= out.len() == before;
         });
+        self.send_deferred();
         let final_error = self.tracker.final_error.take();
+        if final_error.is_some() {
+            self.tracker.fail_questions();
+        }
         if let (Some(error), None) = (final_error, &self.detached) {
             self.detach_with(Some(StandIn::for_ended(error)), Terminate::NotAtRest);
         }
@@ -293,8 +350,10 @@ impl State {
         }
         self.frontend
             .accept(bytes, &mut self.tracker, &mut self.out);
+        self.send_deferred();
         // Not into the middle of a message.
-        if self.scanner.is_between_messages() && self.tracker.answer_here(&mut self.inject) {
+        if self.scanner.is_between_messages() && self.tracker.has_to_give() {
+            self.tracker.give(&mut self.inject);
             self.reader.wake();
         }
         Poll::Ready(Ok(bytes.len()))

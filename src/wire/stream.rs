@@ -11,8 +11,8 @@ use super::Wire;
 /// The stream of a connection of tokio-postgres, watched by its [`Wire`].
 pub struct Stream {
     pub(super) wire: Wire,
-    /// The hash of the server's certificate, for SCRAM-SHA-256-PLUS.
-    pub(super) channel_binding: Option<Vec<u8>>,
+    /// The client that it belongs to.
+    pub(super) client: u64,
 }
 
 impl AsyncRead for Stream {
@@ -21,7 +21,11 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.wire.state().poll_read(cx, buf)
+        let mut state = self.wire.state();
+        match state.retired(self.client) {
+            Some(retired) => retired.poll_read(buf),
+            None => state.poll_read(cx, buf),
+        }
     }
 }
 
@@ -31,23 +35,35 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.wire.state().poll_write(cx, bytes)
+        let mut state = self.wire.state();
+        match state.retired(self.client) {
+            Some(retired) => Poll::Ready(Ok(retired.poll_write(cx, bytes))),
+            None => state.poll_write(cx, bytes),
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.wire.state().poll_flush(cx)
+        let mut state = self.wire.state();
+        match state.retired(self.client) {
+            Some(_) => Poll::Ready(Ok(())),
+            None => state.poll_flush(cx),
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.wire.state().poll_shutdown(cx)
+        let mut state = self.wire.state();
+        match state.retired(self.client) {
+            Some(_) => Poll::Ready(Ok(())),
+            None => state.poll_shutdown(cx),
+        }
     }
 }
 
-impl tokio_postgres::tls::TlsStream for Stream {
-    fn channel_binding(&self) -> tokio_postgres::tls::ChannelBinding {
-        match &self.channel_binding {
-            Some(hash) => tokio_postgres::tls::ChannelBinding::tls_server_end_point(hash.clone()),
-            None => tokio_postgres::tls::ChannelBinding::none(),
-        }
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let mut state = self.wire.state();
+        state
+            .retired
+            .retain(|retired| retired.client != self.client);
     }
 }

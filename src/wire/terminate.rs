@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::BufMut;
 use tokio::io::{AsyncWrite, ReadBuf};
 
+use super::expected::Handling;
 use super::frontend::SYNC;
 use super::snapshot::ServerState;
 use super::stand_in::{Detached, StandIn, Terminate};
@@ -34,7 +35,8 @@ impl State {
     pub(super) fn detach_with(&mut self, mut answers: Option<StandIn>, terminate: Terminate) {
         let pending = std::mem::take(&mut self.frontend.pending);
         if let Some(answers) = &mut answers {
-            for _ in 0..self.tracker.owed.len() {
+            let requests = |unit: &&Unit| unit.question.is_none();
+            for _ in self.tracker.owed.iter().filter(requests) {
                 answers.answer(&mut self.inject);
             }
             answers.accept(&pending, &mut self.inject);
@@ -95,7 +97,7 @@ impl State {
         if self.frontend.is_empty() {
             // Errors arise from NUL bytes in the text alone, and ours has none.
             let _ = postgres_protocol::message::frontend::query(sql, &mut self.out);
-            self.tracker.owed.push_back(Unit::simple());
+            self.tracker.sent_whole(Unit::simple(), Handling::Pass);
         }
     }
 
@@ -124,7 +126,7 @@ impl State {
             }
             let mut buf = ReadBuf::uninit(&mut scratch);
             let _ = ready!(self.poll_receive(cx, &mut buf));
-            self.received(buf.filled(), true);
+            self.received(buf.filled());
         }
     }
 

@@ -6,11 +6,12 @@
 //! keeps it, and keeps count of what is still owed one: each Query, FunctionCall
 //! and Sync, and the start-up packet.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::authentication::Authentication;
+use super::expected::{Expected, Handling, Reply};
+use super::question::Question;
 use super::residue::Residue;
 use super::status::TransactionStatus;
 use super::unit::{Answer, Fate, Unit};
@@ -39,10 +40,15 @@ pub(super) struct Tracker {
     pub(super) owed: VecDeque<Unit>,
     /// Extended messages that no Sync has followed yet.
     open: Option<Unit>,
+    /// The answers to all of these, with one ReadyForQuery for each unit that is owed one.
+    expected: Expected,
     pub(super) residue: Residue,
     pub(super) facts: ServerFacts,
+    /// The bodies of ParameterStatus, by the name of the parameter.
+    pub(super) reported: BTreeMap<Box<[u8]>, Box<[u8]>>,
     lost: bool,
-    pub(super) authentication: Authentication,
+    /// A statement of the user was answered since a query of our own was deferred.
+    pub(super) has_executed: bool,
     /// An error has said that a prepared statement is not to be trusted.
     pub(super) outdated: bool,
     /// The ErrorResponse that ended the session.
@@ -55,23 +61,56 @@ impl Tracker {
         self.open.get_or_insert_default()
     }
 
-    /// Notes that a Sync was sent, which ends the open unit.
-    pub(super) fn sent_sync(&mut self) {
-        self.owed.push_back(self.open.take().unwrap_or_default());
+    /// Notes that a message of the open unit was sent, or is answered here.
+    pub(super) fn expect(&mut self, reply: Reply, handling: Handling) {
+        // After an error the server skips to the Sync.
+        if !self.open().failed {
+            self.expected.push(reply, handling);
+        }
     }
 
-    /// Answers the units that the wire answers itself and that are next in turn.
-    pub(super) fn answer_here(&mut self, out: &mut BytesMut) -> bool {
-        let mut answered = false;
-        while self.owed.front().is_some_and(|unit| unit.here) {
-            self.owed.pop_front();
-            let status = self.status.unwrap_or(TransactionStatus::Idle);
-            // CloseComplete and ReadyForQuery.
-            out.put_slice(b"3\0\0\0\x04Z\0\0\0\x05");
-            out.put_u8(status as u8);
-            answered = true;
+    /// Notes that a Sync was sent, which ends the open unit.
+    pub(super) fn sent_sync(&mut self) {
+        let unit = self.open.take().unwrap_or_default();
+        self.sent_whole(unit, Handling::Pass);
+    }
+
+    /// Notes a unit that is owed a ReadyForQuery.
+    pub(super) fn sent_whole(&mut self, unit: Unit, handling: Handling) {
+        self.owed.push_back(unit);
+        self.expected.push(Reply::Ready, handling);
+    }
+
+    /// Notes that the Close and the Sync of a statement that the server never had were not sent.
+    pub(super) fn kept_close(&mut self) {
+        self.expected.push(Reply::Close, Handling::Give);
+        self.sent_whole(Unit::default(), Handling::Give);
+    }
+
+    /// Notes that the next simple query was sent with a statement of the wire's own in front.
+    pub(super) fn sent_in_front(&mut self) {
+        self.expected.push(Reply::Execute, Handling::Swallow);
+    }
+
+    /// Returns whether the wire has to give the next answer.
+    pub(super) fn has_to_give(&self) -> bool {
+        self.expected.to_give().is_some()
+    }
+
+    /// Gives the answers that the wire has to give and that are next in turn.
+    pub(super) fn give(&mut self, out: &mut BytesMut) {
+        while let Some(reply) = self.expected.to_give() {
+            out.put_u8(reply.tag());
+            if reply == Reply::Ready {
+                self.owed.pop_front();
+                self.expected.take_ready();
+                let status = self.status.unwrap_or(TransactionStatus::Idle);
+                out.put_slice(&[0, 0, 0, 5, status as u8]);
+            } else {
+                self.expected.begin(reply.tag());
+                out.put_u32(4);
+            }
         }
-        answered
     }
 
     /// Notes that CopyDone or CopyFail was sent.
@@ -95,39 +134,76 @@ impl Tracker {
 
     /// Decides by its tag what to do with the message that now begins.
     pub(super) fn fate(&mut self, tag: u8) -> Fate {
-        let Some(unit) = self.owed.front_mut() else {
-            return self.pass(tag);
-        };
         if tag == b'E' {
-            // Ours failed, or the statement behind it did.
-            unit.swallow = &[];
-        } else if unit.swallow.first() == Some(&tag) {
-            unit.swallow = &unit.swallow[1..];
-            return Fate::Swallow;
+            self.expected.skip();
+            // Once there is a session it may be the last message.
+            return match self.status {
+                Some(_) => Fate::Hold,
+                None => Fate::Pass,
+            };
         }
-        self.pass(tag)
-    }
-
-    /// An error may be the last message of a session, once there is one.
-    fn pass(&self, tag: u8) -> Fate {
-        if tag == b'E' && self.status.is_some() {
-            Fate::Hold
-        } else {
-            Fate::Pass
+        match self.expected.begin(tag) {
+            Handling::Swallow if tag == b'D' => Fate::Keep,
+            Handling::Swallow => Fate::Swallow,
+            _ => Fate::Pass,
         }
     }
 
-    /// Processes a whole message; `body` holds its first bytes.
+    /// Returns the query of the wire's own that is being answered.
+    pub(super) fn question(&mut self) -> Option<&mut Question> {
+        self.owed.front_mut()?.question.as_mut()
+    }
+
+    /// Returns whether a query of our own disturbs nothing: no request of the user is under way
+    /// that could change the transaction status, or copy.
+    pub(super) fn may_ask(&self) -> bool {
+        let ours = |unit: &Unit| !unit.changes || unit.question.is_some();
+        let begun = self.status.is_some() && !self.lost;
+        begun && self.open.is_none() && self.owed.iter().all(ours)
+    }
+
+    /// Returns whether the user has executed a statement, and a query of our own can be sent
+    /// behind it: when it is executed, no transaction is open, and nothing is copied.
+    pub(super) fn may_follow(&self) -> bool {
+        let idle = self.status == Some(TransactionStatus::Idle) && !self.lost;
+        let mut changing = self.owed.iter().filter(|unit| unit.changes);
+        match (changing.next(), changing.next()) {
+            _ if self.open.is_some() || self.lost => false,
+            (None, _) => idle && self.has_executed,
+            (Some(unit), None) => {
+                unit.ends || (idle && unit.executes && !unit.holds() && !unit.opens)
+            }
+            (Some(_), Some(_)) => false,
+        }
+    }
+
+    /// Forgets the queries of the wire's own: no more answers will come.
+    pub(super) fn fail_questions(&mut self) {
+        for unit in &mut self.owed {
+            unit.question = None;
+        }
+    }
+
+    /// Processes a whole message; `body` holds its first bytes, or all of a ParameterStatus.
     pub(super) fn received(&mut self, tag: u8, body: &[u8]) -> Option<Answer> {
         match tag {
             b'Z' => return self.ready(body),
             b'C' => self.complete(body),
-            b'R' => self.authentication.received(body),
             b'G' => return self.copy_in(),
-            b'S' => self.facts.parameters.note(body),
+            b'S' => {
+                self.facts.parameters.note(body);
+                let name = body.split(|&byte| byte == 0).next().unwrap_or_default();
+                self.reported.insert(name.into(), body.into());
+            }
+
             b'E' => {
-                if let Some(unit) = self.owed.front_mut() {
+                let unit = self.owed.front_mut().or(self.open.as_mut());
+                let ours = unit.is_some_and(|unit| {
                     unit.failed = true;
+                    unit.question.is_some()
+                });
+                if ours && self.final_error.is_none() {
+                    return None;
                 }
                 let code = sqlstate(body);
                 self.outdated |= code.is_some_and(|code| OUTDATED.contains(&&code[..]));
@@ -148,17 +224,25 @@ impl Tracker {
     fn ready(&mut self, body: &[u8]) -> Option<Answer> {
         let byte = body.first().copied();
         let status = byte.and_then(TransactionStatus::from_byte);
-        let (Some(status), Some(unit)) = (status, self.owed.pop_front()) else {
+        let (Some(status), Some(mut unit)) = (status, self.owed.pop_front()) else {
             self.lose();
             return None;
         };
         self.status = Some(status);
+        self.expected.take_ready();
         // What tokio-postgres takes for the next request's answer is this one's.
         self.residue.driver |= unit.ends_early;
+        self.has_executed |= unit.executes;
+        if let Some(question) = unit.question.take() {
+            question.finish();
+        }
         Some(Answer::Complete(unit))
     }
 
     fn complete(&mut self, body: &[u8]) {
+        if self.question().is_some() {
+            return;
+        }
         let tag = body.split(|&byte| byte == 0).next().unwrap_or_default();
         let local = self.owed.front().is_some_and(|unit| unit.sets_are_local);
         self.residue.note_tag(tag, local);
@@ -183,6 +267,7 @@ impl Tracker {
             return begun;
         }
         let unit = self.owed.pop_front().unwrap_or_default();
+        self.expected.void_ready();
         match self.owed.front_mut() {
             Some(next) => next.absorb(unit),
             None => {
@@ -199,17 +284,11 @@ impl Tracker {
     /// Notes that the framing was lost.
     pub(super) fn lose(&mut self) {
         self.lost = true;
-        self.authentication.lost();
+        self.fail_questions();
     }
 
     pub(super) fn is_lost(&self) -> bool {
         self.lost
-    }
-
-    /// Returns whether an answer to come has to be swallowed, corrected or made up.
-    pub(super) fn filters(&self) -> bool {
-        let filtered = |unit: &Unit| !unit.swallow.is_empty() || unit.shift > 0 || unit.here;
-        self.units().any(filtered)
     }
 
     fn units(&self) -> impl Iterator<Item = &Unit> {

@@ -1,5 +1,7 @@
 //! Tracks what is sent under one ReadyForQuery, and its answer.
 
+use super::question::Question;
+
 /// The messages that one ReadyForQuery answers.
 #[derive(Debug, Default)]
 pub(super) struct Unit {
@@ -14,8 +16,6 @@ pub(super) struct Unit {
     pub(super) ends_early: bool,
     /// Each SET in it ends with the transaction.
     pub(super) sets_are_local: bool,
-    /// The answers to what the wire itself put in front, still to be swallowed.
-    pub(super) swallow: &'static [u8],
     /// By how many bytes our text in front of a simple query shifts the error
     /// position that the user is told.
     pub(super) shift: usize,
@@ -25,10 +25,16 @@ pub(super) struct Unit {
     pub(super) copies: bool,
     /// The statement that it prepares: forgotten again if that fails.
     pub(super) prepares: Option<Vec<u8>>,
+    /// It executes a statement.
+    pub(super) executes: bool,
+    /// It may leave a transaction open, or copies: nothing of our own may be sent behind it.
+    pub(super) opens: bool,
+    /// It is a COMMIT alone, which no transaction survives.
+    pub(super) ends: bool,
     /// The server answered with an error.
     pub(super) failed: bool,
-    /// The Close of a statement that the server never had: it is answered here.
-    pub(super) here: bool,
+    /// It is a query of the wire's own.
+    pub(super) question: Option<Question>,
 }
 
 impl Unit {
@@ -46,6 +52,8 @@ impl Unit {
         self.changes |= earlier.changes;
         self.sets_are_local |= earlier.sets_are_local;
         self.copies |= earlier.copies;
+        self.executes |= earlier.executes;
+        self.opens |= earlier.opens;
     }
 
     /// Returns whether what follows has to wait for its answer.
@@ -69,8 +77,10 @@ pub(super) enum Fate {
     /// It is for tokio-postgres.
     #[default]
     Pass,
-    /// It answers what the wire put in front.
+    /// It answers a message of the wire's own.
     Swallow,
+    /// The same, and its body is kept.
+    Keep,
     /// An error: its position may have to be corrected, and it may end the session.
     Hold,
 }

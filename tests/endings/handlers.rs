@@ -16,7 +16,7 @@ type Result = std::result::Result<(), BoxError>;
 const INSERT: &str = "insert into t values (1)";
 const SLEEP: &str = "select pg_sleep(60)";
 
-/// More rows than anybody reads.
+/// More rows than any test reads.
 const ENDLESS: &str = "select repeat('x', 1000) from pg_class a, pg_class b, pg_class c";
 
 pub async fn committed() -> Result {
@@ -109,7 +109,7 @@ pub async fn statement_dropped() -> Result {
     Ok(())
 }
 
-/// Polled once: the request is queued, and nobody waits for its answer.
+/// Polled once: the request is queued, and its answer is not awaited.
 pub async fn begin_dropped() -> Result {
     let mut connection = connection().await?;
     let begin = connection.build_transaction().start();
@@ -130,7 +130,7 @@ pub async fn copy_in_dropped() -> Result {
     Ok(())
 }
 
-/// Nobody will ever end the COPY.
+/// The COPY is never ended.
 pub async fn copy_in_kept() -> Result {
     let connection = connection().await?;
     forget(connection.copy_in::<_, Bytes>("copy t from stdin").await?);
@@ -153,8 +153,8 @@ pub async fn copy_in_of_bad_data() -> Result {
     Ok(())
 }
 
-/// tokio-postgres sends a CopyFail that nobody asked for, is surprised by the answer to it,
-/// and gives the connection up.
+/// tokio-postgres sends an unneeded CopyFail, does not expect the answer to it, and abandons
+/// the connection.
 pub async fn copy_in_to_no_table() -> Result {
     let connection = connection().await?;
     let copy = connection.copy_in::<_, Bytes>("copy no_table from stdin");

@@ -26,7 +26,7 @@ async fn killed_backend_closes_the_connection() {
     })
     .await
     .expect("fine");
-    // The kernel may say "reset" where the server's goodbye was not read in time.
+    // The kernel may say "reset" where the server's last message was not read in time.
     let outcome = lab.outcome();
     assert!(outcome.closed().is_some(), "{outcome}");
     lab.assert_at_rest().await;

@@ -23,6 +23,8 @@ const CANCELLED_ROLLED_BACK: &[Step] = &[Step::Cancelled, Step::RolledBack];
 const RESET: &[Step] = &[Step::Reset];
 const CLOSED: &[Step] = &[Step::Closed { acknowledged: true }];
 const CANCELLED_CLOSED: &[Step] = &[Step::Cancelled, Step::Closed { acknowledged: true }];
+const CANCELLED_RESET: &[Step] = &[Step::Cancelled, Step::Reset];
+const ROLLED_BACK_RESET: &[Step] = &[Step::RolledBack, Step::Reset];
 
 /// What the caller of the invocation gets.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -63,14 +65,14 @@ endings! {
     begin_dropped:                 Success,  NONE,                  0;
     begin_text_dropped:            Success,  ROLLED_BACK,           0;
     copy_in_dropped:               Success,  NONE,                  0;
-    copy_in_kept:                  Success,  CLOSED,                0;
-    copy_in_by_simple_protocol:    Success,  CLOSED,                0;
+    copy_in_kept:                  Success,  RESET,                 0;
+    copy_in_by_simple_protocol:    Success,  RESET,                 0;
     copy_in_of_bad_data:           Success,  NONE,                  0;
     copy_in_to_no_table:           Success,  CLOSED,                0;
     copy_out_dropped:              Success,  CANCELLED,             0;
-    copy_out_kept:                 Success,  CANCELLED_CLOSED,      0;
+    copy_out_kept:                 Success,  CANCELLED_RESET,       0;
     rows_dropped:                  Success,  CANCELLED,             0;
-    rows_kept:                     Success,  CANCELLED_CLOSED,      0;
+    rows_kept:                     Success,  CANCELLED_RESET,       0;
 }
 
 async fn ends(

@@ -5,7 +5,7 @@ use antifreeze::connection;
 use antifreeze::teardown::Step;
 
 use crate::common::lab_with;
-use crate::{CLOSED, NONE, RESET};
+use crate::{NONE, RESET};
 
 #[tokio::test]
 async fn session_state_is_reset() {
@@ -104,7 +104,7 @@ async fn session_state_is_reset() {
 }
 
 #[tokio::test]
-async fn state_beyond_a_reset_is_closed() {
+async fn state_beyond_a_reset_gets_a_new_client() {
     let lab = lab_with(|config| config.max_connections(1)).await;
     for statement in ["discard all", "deallocate all", "prepare p as select 1"] {
         lab.run(async {
@@ -113,7 +113,7 @@ async fn state_beyond_a_reset_is_closed() {
         })
         .await
         .expect(statement);
-        assert_eq!(lab.outcome().steps(), CLOSED, "{statement}");
+        assert_eq!(lab.outcome().steps(), RESET, "{statement}");
     }
 }
 

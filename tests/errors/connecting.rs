@@ -151,7 +151,7 @@ pub async fn start_up(golden: &mut Golden) {
         let error = refused(&other).await;
         golden.add("the server is full", &error);
         drop(held);
-        // Smart shutdown waits for those who are there, and lets nobody in.
+        // A smart shutdown waits for the sessions and accepts no more.
         let pid = std::fs::read_to_string(postgres.directory().join("data/postmaster.pid"));
         let pid = pid.expect("a pid file");
         let pid = pid.lines().next().expect("a pid");
@@ -161,13 +161,12 @@ pub async fn start_up(golden: &mut Golden) {
             .status();
         assert!(killed.expect("a shell").success());
         let connection = connection().await?;
-        let quick = database_with(&url, |config| {
-            config.connect_timeout(Duration::from_millis(400))
-        });
+        // Each try is a database's first. One that was refused before, while the server had not
+        // handled the signal yet, answers from its circuit breaker: "the server has been full".
         let error = timeout(PLENTY, async {
             loop {
-                let error = refused(&quick).await;
-                if error.kind() != ErrorKind::TooManyConnections {
+                let error = refused(&database(&url)).await;
+                if error.kind() == ErrorKind::ServerStopping {
                     return error;
                 }
             }
@@ -193,9 +192,11 @@ pub async fn providers(golden: &mut Golden) {
     let url = postgres.url_for("postgres", "postgres");
     let asking = |provider: Provider| {
         database_with(&url, |config| {
-            config
-                .credentials(provider)
-                .connect_timeout(Duration::from_millis(500))
+            match provider {
+                Provider::Hangs => config.connect_timeout(Duration::from_millis(500)),
+                Provider::Wrong | Provider::Fails => config,
+            }
+            .credentials(provider)
         })
     };
     for (what, provider) in [

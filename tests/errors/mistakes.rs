@@ -90,7 +90,7 @@ pub fn configuration(golden: &mut Golden) {
             "host=db:5432 password=hunter2",
         ),
         (
-            "a template that nobody filled in",
+            "a template that was not filled in",
             "postgres://app:hunter2@${DB_HOST}/shop",
         ),
         ("nothing but a placeholder", "[REDACTED]"),

@@ -125,8 +125,7 @@ pub async fn recorded(golden: &mut Golden) {
         let address = refusing_server(code, message).await;
         golden.volatile(address, "127.0.0.1:PORT");
         let url = format!("postgres://app@{address}/shop");
-        let quick = |config: Config| config.connect_timeout(Duration::from_millis(500));
-        golden.add(what, &refused(&database_with(&url, quick)).await);
+        golden.add(what, &refused(&database(&url)).await);
     }
     let address = refusing_server("28000", "role \"root\" does not exist").await;
     golden.volatile(address, "127.0.0.1:PORT");

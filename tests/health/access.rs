@@ -1,4 +1,4 @@
-//! Who may see the report, on which path and host.
+//! Access to the report: token, path and host.
 
 use super::*;
 

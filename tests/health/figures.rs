@@ -113,7 +113,7 @@ async fn crowded_server_is_503() {
     let server = server().await;
     server.create_role("app").await.expect("a role");
     let url = server.url_for("app", "postgres");
-    // With ours 12 of 17 are 71 %, and 15 are 88 %; who counted them may be there still.
+    // With ours 12 of 17 are 71 %, and 15 are 88 %; the session that counted them may still exist.
     for (n, status, http) in [(11, "ok", 200), (14, "crowded", 503)] {
         let others = others(&url, n).await;
         let left = async || {
@@ -199,7 +199,7 @@ async fn server_that_is_down_is_503_until_it_is_back() {
     eventually("the circuit opens", open).await;
     assert_eq!(details(&database).await["status"], "unavailable");
 
-    // Nobody else asks from here on: the health check itself finds out.
+    // No other request connects from here on: the health check itself detects it.
     server.restart().await.expect("back");
     let back = async || ask(&database, None).await.status == 200;
     eventually("back", back).await;

@@ -1,4 +1,4 @@
-//! The health report: its content, who may see it, and its cost.
+//! The health report: its content, access to it, and its cost.
 
 mod access;
 #[path = "../common/mod.rs"]
@@ -108,7 +108,7 @@ fn assert_follows_schema(answer: &Value) {
     assert!(wrong.is_empty(), "{wrong:?} in {answer}");
 }
 
-/// A server of its own, where nobody else takes slots: 20, three of them for superusers.
+/// A separate server, on which no other test takes slots: 20, three of them for superusers.
 async fn server() -> Postgres {
     Postgres::builder()
         .setting("max_connections", 20)

@@ -1,4 +1,4 @@
-//! One reading of the server for all who ask at once.
+//! Concurrent requests share one reading of the server.
 
 use super::*;
 
@@ -67,7 +67,7 @@ async fn caller_that_hangs_up_causes_no_second_reading() {
     only.abort();
     assert!(only.await.expect_err("aborted").is_cancelled());
     relay.resume();
-    // Its connection is closed: nobody is there to bring it to rest.
+    // Its connection is closed: no task is left to bring it to rest.
     let gone = async |lab: &common::Lab| lab.sessions().await.is_empty();
     lab.eventually("gone", gone).await;
     let before = relay.counts();

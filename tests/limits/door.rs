@@ -1,5 +1,5 @@
-//! Turned away at the door, before the handler begins, since the server was just seen to be
-//! all but full. Nobody was refused: the circuit is closed.
+//! Requests are refused before the handler begins, since the last reading showed an almost full
+//! server. No connect has failed: the circuit is closed.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ async fn given_back() -> (Postgres, Lab, Vec<tokio_postgres::Client>) {
     while !lab.sessions().await.is_empty() {
         lab.visit().await.expect("it is kept");
     }
-    assert_eq!(lab.database.retry_after(), None, "nobody was refused");
+    assert_eq!(lab.database.retry_after(), None, "the circuit is closed");
     (postgres, lab, others)
 }
 
@@ -65,7 +65,7 @@ async fn request_is_refused_with_503() {
     assert!(lab.sessions().await.is_empty(), "the server was left alone");
 }
 
-/// A connection that is kept takes no slot from anybody.
+/// A kept connection needs no further slot.
 #[tokio::test]
 async fn request_with_a_kept_connection_is_served() {
     let (_postgres, lab, _others) = all_but_full(100).await;

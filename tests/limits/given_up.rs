@@ -1,5 +1,5 @@
-//! A checkout that is given up at any of its await points leaves nothing behind: no permit
-//! is lost, no place of who may ask, no session on the server.
+//! A checkout that is dropped at any of its await points leaves nothing behind: no permit, no
+//! prober's place, no session on the server.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -25,7 +25,7 @@ async fn abandoned_wait_for_a_full_server_loses_no_permit() {
     assert!(ended < 38, "it has await points: {ended}");
     lab.limit(1).await;
     let visited = lab.visit().await;
-    visited.expect("the one permit is there, and who asks may");
+    visited.expect("the only permit is free, and the breaker admits the caller");
 }
 
 /// A slot comes free while a caller waits for it. The caller gives up on the way to the server,

@@ -45,7 +45,7 @@ async fn early_return_rolls_back() {
 
 #[tokio::test]
 async fn begin_by_hand_is_rolled_back() {
-    assert_ends_at_rest("BEGIN by hand", async |lab| {
+    assert_ends_at_rest("BEGIN as SQL", async |lab| {
         lab.run(async {
             let connection = connection().await?;
             connection.batch_execute("begin").await?;

@@ -3,9 +3,9 @@
 use super::statements::{TYPES, all_at_once, names_are_taken};
 use super::*;
 
-/// Nobody has said that there is a pooler: it gives itself away, be it by refusing our
-/// settings or, where it was told to ignore them, by what it says at start-up. Of 1.18
-/// that is a random number, which once in a thousand times does not.
+/// A pooler that is not configured is detected by its refusal of our settings or, where it
+/// ignores them, by its messages at start-up. PgBouncer 1.18 sends a random number there, which
+/// is not conclusive in one of a thousand sessions.
 #[tokio::test]
 async fn undeclared_pooler_is_found() {
     for ignores in [false, true] {

@@ -75,7 +75,7 @@ async fn works(client: &antifreeze::Connection, number: i32) -> Result<(), BoxEr
         assert_eq!(row.get::<_, i32>(0), given + 1);
         let row = client.query_one(&cached, &[&"a"]).await?;
         assert_eq!(row.get::<_, &str>(0), "ax");
-        // A text of its own: nobody else has prepared it.
+        // A text that no other session has prepared.
         let text = format!("select $1::int + {given}");
         let row = client.query_one(text.as_str(), &[&1]).await?;
         assert_eq!(row.get::<_, i32>(0), given + 1);
@@ -258,7 +258,7 @@ async fn schema_change_is_seen_by_prepared_statements() {
         let error = connection.query(&all, &[]).await.expect_err("two columns");
         let source = std::error::Error::source(&error).expect("a cause");
         assert!(source.to_string().contains("field count"), "{source}");
-        assert_eq!(number(&one).await?, 1, "who names columns is not concerned");
+        assert_eq!(number(&one).await?, 1, "named columns are not affected");
         // A table that was dropped and made again is the new one.
         change("drop table s; create table s (a int); insert into s values (2)").await;
         assert_eq!(number(&all).await?, 2);
@@ -282,11 +282,11 @@ async fn schema_change_is_seen_by_prepared_statements() {
             error.to_string().contains("deserializing column 0"),
             "{error}"
         );
-        // One of the same width is taken for the old one: nobody notices.
+        // A type of the same width is misread without an error.
         change("alter table s alter a type real").await;
         assert_eq!(number(&one).await?, 2_f32.to_bits() as i32);
         change("alter table s alter a type bigint").await;
-        // The cache does not know it; who prepares anew does.
+        // The cached statement has the old type, a new one the new type.
         let anew = connection.prepare("select a from s").await?;
         let row = connection.query_one(&anew, &[]).await?;
         assert_eq!(row.get::<_, i64>(0), 2);

@@ -28,7 +28,7 @@ async fn cancel_token_cancels_its_statement() {
         })
         .await
         .expect("fine");
-    // Once given back, the connection is nobody's to cancel.
+    // Once given back, the connection can no longer be cancelled.
     lab.run(async {
         let connection = connection().await?;
         let statement = connection.batch_execute("select pg_sleep(0.1)");

@@ -194,7 +194,7 @@ async fn waiting_ends_in_time_with_its_reason() {
         having.await.expect("held");
         let error = lab.run(lease_and_return()).await;
         drop(release);
-        error.expect_err("nobody gives it back")
+        error.expect_err("it is not given back")
     };
     let (held, error) = tokio::join!(holder, waiter);
     held.expect("fine");
@@ -204,7 +204,7 @@ async fn waiting_ends_in_time_with_its_reason() {
         told.contains("1 of 1 are in use") && told.contains("max_connections"),
         "{told}"
     );
-    // Who gave up left nothing behind.
+    // The caller that timed out left nothing behind.
     process_id(&lab).await;
 }
 

@@ -1,4 +1,4 @@
-//! Proving who the client is: certificates, passwords, channel binding.
+//! Authentication of the client: certificates, passwords, channel binding.
 
 use super::*;
 
@@ -156,7 +156,7 @@ async fn plain_password_needs_verified_tls_or_loopback() {
     let wrong = wrong.replace(Postgres::PASSWORD, "wrong");
     assert!(connect(&wrong).await.is_err());
     assert_eq!(heard(&server.log()), 1, "it says if it gets one");
-    // SCRAM tells nobody the password.
+    // SCRAM does not reveal the password.
     for mode in ["disable", "require"] {
         let url = url(&server, "postgres", ELSEWHERE, &[("sslmode", mode)]);
         assert!(connect(&url).await.is_ok(), "scram with {mode}");

@@ -1,5 +1,5 @@
-//! Encrypted connections, and proving who we are, against real servers: what is taken,
-//! what is refused, and what is said then.
+//! Encryption and authentication with real servers: what is accepted, what is refused, and the
+//! errors.
 
 mod authentication;
 #[path = "../common/mod.rs"]
@@ -228,7 +228,7 @@ async fn server_without_tls_is_told_from_unverified() {
     ))
     .await;
     assert_says(&said, &["compose file", "?sslmode=disable"]);
-    // What is not local is encrypted and verified, though nobody asked for it.
+    // By default, a connection that is not local is encrypted and verified.
     let said = refused(&url(server, "postgres", ELSEWHERE, &[])).await;
     assert_says(&said, &["offers no TLS", "sslmode=verify-full needs it"]);
     // What is local falls back.

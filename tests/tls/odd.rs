@@ -70,7 +70,8 @@ async fn with(
     (server, said)
 }
 
-/// What is not looked at is not parsed either; only who shows it must have its key.
+/// A certificate that is not verified is not parsed; the server must still prove that it has
+/// the key.
 #[tokio::test]
 async fn odd_certificate_is_refused_when_verified() {
     let critical = "1.3.6.1.4.1.55555.1=critical,ASN1:NULL";

@@ -3,7 +3,10 @@
 //! been rewritten, and as if every statement were inside a transaction.
 
 use std::collections::HashMap;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 
+use antifreeze::internal::wire::OwnAnswer;
 use bytes::{BufMut, BytesMut};
 use postgres_protocol::message::frontend;
 
@@ -19,6 +22,8 @@ pub enum Unit {
     /// Bind, Execute, Sync of the statement prepared so many prepares ago, in another
     /// group.
     Execute(usize),
+    /// Bind, Execute of two such statements, under one Sync.
+    Both(usize, usize),
     /// Parse, Bind, Describe, Execute, Sync, unnamed.
     Typed(&'static str),
     /// Close, Sync of such a statement.
@@ -113,7 +118,12 @@ pub fn rewrites_cannot_be_seen(groups: &[Vec<Unit>], cut: usize, mode: Mode) {
             _ => vec![bytes],
         };
         for bytes in parts {
-            exchange(&mut link, &mut behind, &bytes);
+            link.write(&bytes);
+            // It is answered to the asker, or not asked where it would disturb.
+            let asked = mode.asks.then(|| link.wire().question("own", false));
+            exchange(&mut link, &mut behind, &[]);
+            let asked = asked.flatten();
+            assert!(asked.is_none_or(|asked| answer_of(asked).is_some()));
             let seen = link.take_down();
             let expected = plain.answers(&bytes);
             assert_eq!(
@@ -124,7 +134,31 @@ pub fn rewrites_cannot_be_seen(groups: &[Vec<Unit>], cut: usize, mode: Mode) {
         }
         let snapshot = link.wire().snapshot();
         assert!(snapshot.is_settled(), "{group:?}: {snapshot:?}");
+        if mode.asks {
+            asks(&mut link, &mut behind);
+        }
     }
+}
+
+/// The answer, which is there by now.
+fn answer_of(asked: impl Future<Output = Option<OwnAnswer>>) -> Option<OwnAnswer> {
+    match pin!(asked).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(answer) => answer,
+        Poll::Pending => None,
+    }
+}
+
+/// Asks while the client waits for nothing.
+fn asks(link: &mut Link, server: &mut Model) {
+    let asked = link.wire().question("own", false).expect("it is settled");
+    exchange(link, server, &[]);
+    let answer = answer_of(asked).expect("an answer");
+    let failed = server.status == Status::Failed;
+    let rows = [vec![Some("1".to_owned())]];
+    assert_eq!(answer.rows.is_empty(), failed);
+    assert!(failed || answer.rows == rows);
+    assert_eq!(answer.error.as_deref(), failed.then_some("42601"));
+    assert_eq!(shown(&link.take_down()), [""; 0], "the client sees nothing");
 }
 
 /// Lets bytes go back and forth until nothing moves.
@@ -159,6 +193,12 @@ fn encode(unit: Unit, known: usize, prepared: &mut usize, out: &mut BytesMut) {
         Unit::Execute(back) => {
             bind(&name(back), out);
             frontend::execute("", 0, out)
+        }
+        Unit::Both(first, second) => {
+            bind(&name(first), out);
+            let executed = frontend::execute("", 0, out);
+            bind(&name(second), out);
+            executed.and_then(|()| frontend::execute("", 0, out))
         }
         Unit::Typed(text) => frontend::parse("", text, none(), out).and_then(|()| {
             bind("", out);
@@ -411,6 +451,11 @@ impl Model {
 
     fn execute(&mut self, text: &[u8], from: usize, out: &mut BytesMut) -> Result<(), Failure> {
         self.accepts(text)?;
+        if text == b"own" {
+            put(b'D', b"\0\x01\0\0\0\x011", out);
+            put(b'C', b"SELECT 1\0", out);
+            return Ok(());
+        }
         let tag: &[u8] = match text.trim_ascii() {
             b"BEGIN" => {
                 self.begin()?;

@@ -64,6 +64,8 @@ pub struct Mode {
     pub armed: bool,
     /// The server refuses so many of them, as a standby does with READ WRITE.
     pub refused: usize,
+    /// The wire asks between the client's requests.
+    pub asks: bool,
 }
 
 /// Plays `traffic` with both directions cut into pieces of `cut` bytes.
@@ -101,7 +103,7 @@ impl Link {
             to_send: VecDeque::new(),
             cut,
         }));
-        let (wire, stream) = Wire::new(Shared(Arc::clone(&server)), None, unnamed);
+        let (wire, stream) = Wire::new(Shared(Arc::clone(&server)), unnamed);
         Link {
             wire,
             stream,
@@ -114,6 +116,13 @@ impl Link {
     /// The wire, watched.
     pub fn wire(&self) -> &Wire {
         &self.wire
+    }
+
+    /// Gives the session a new client. Returns the stream of the old one.
+    pub fn attach(&mut self) -> Option<Stream> {
+        let (_, stream) = self.wire.attach()?;
+        self.down.clear();
+        Some(std::mem::replace(&mut self.stream, stream))
     }
 
     /// The client sends.

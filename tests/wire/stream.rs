@@ -1,7 +1,9 @@
 //! What the wire answers itself, what it asks itself, and what it keeps back.
 
 use futures_util::FutureExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use antifreeze::internal::wire::{OwnAnswer, Stream};
 use antifreeze::invocation::TransactionStatus;
 
 use super::replay::Link;
@@ -184,4 +186,187 @@ fn unsent_messages_are_dropped_at_the_end() {
     assert_eq!(wire.closed().now_or_never(), None);
     assert_eq!(link.take_up(), b"");
     assert!(!wire.terminated_at_rest());
+}
+
+#[test]
+fn question_waits_for_no_request_to_end() {
+    let begun: &[u8] = b"G\0\0\0\x07\0\0\0";
+    let copy = [&typed("copy t from stdin")[..], SYNC].concat();
+    for (sent, answered) in [
+        (typed("select 1"), &b""[..]),
+        (query("select 1"), b""),
+        (query("copy t from stdin"), begun),
+        (copy.clone(), b""),
+        (copy, begun),
+        (b"Q\0\0\0\x0aselec".to_vec(), b""),
+        (b"S\0\0".to_vec(), b""),
+    ] {
+        let mut link = started(100, false);
+        link.write(&sent);
+        link.answer(answered);
+        link.take_up();
+        let shown = sent.escape_ascii();
+        assert!(link.wire().question("select 1", false).is_none(), "{shown}");
+        link.write(b"");
+        assert_eq!(link.take_up(), b"", "{shown}");
+    }
+    // The answer to a Close is in flight, and those to questions of our own.
+    let mut link = started(100, false);
+    link.write(&[CLOSE, SYNC].concat());
+    let first = link.wire().question("ROLLBACK", true).expect("asked");
+    assert!(!link.wire().snapshot().is_settled());
+    let second = link.wire().question("select 1", false).expect("asked");
+    link.write(b"");
+    let expected = [CLOSE, SYNC, &query("ROLLBACK")[..], &query("select 1")];
+    assert_eq!(link.take_up(), expected.concat());
+    link.answer(&[CLOSED, READY, READY].concat());
+    assert!(link.wire().snapshot().is_settled());
+    assert_eq!(first.now_or_never().flatten(), Some(OwnAnswer::default()));
+    assert_eq!(second.now_or_never(), None);
+    assert_eq!(link.take_down(), [CLOSED, READY].concat());
+}
+
+/// Notices and parameters are the connection's, whatever they are the answer to.
+#[test]
+fn question_leaves_no_trace() {
+    let parameter = message(b'S', b"TimeZone\0UTC\0");
+    let notice = message(b'N', b"SWARNING\0C25P01\0\0");
+    for cut in [1, 3, 100] {
+        let mut link = started(cut, false);
+        let asked = link.wire().question("RESET ALL", true).expect("asked");
+        link.write(b"");
+        link.write(&query("select 1"));
+        let tag = message(b'C', b"RESET\0");
+        link.answer(&[&parameter, &tag, &notice, ERROR, FAILED, ERROR, READY].concat());
+        let answer = asked.now_or_never().flatten().expect("an answer");
+        assert_eq!(answer.error.as_deref(), Some("57014"));
+        let down = [&parameter, &notice, ERROR, READY].concat();
+        assert_eq!(link.take_down(), down, "cut at {cut}");
+        assert!(link.wire().snapshot().is_at_rest());
+    }
+}
+
+#[test]
+fn question_without_an_answer_fails() {
+    let fatal = message(b'E', b"SFATAL\0C57P01\0Mend\0\0");
+    let lost = b"Z\0\0\0\0".to_vec();
+    for (answered, dismissed) in [(fatal, true), (lost, false)] {
+        let mut link = started(100, false);
+        let asked = link.wire().question("select 1", false).expect("asked");
+        link.write(b"");
+        link.answer(&answered);
+        drop(link.wire().question("select 1", false));
+        assert_eq!(link.wire().snapshot().is_dismissed(), dismissed);
+        assert_eq!(asked.now_or_never(), Some(None));
+    }
+}
+
+#[test]
+fn question_is_answered_after_detaching() {
+    let mut link = started(100, false);
+    let asked = link.wire().question("ROLLBACK", true).expect("asked");
+    link.write(&query("select 1"));
+    let wire = link.wire().clone();
+    wire.detach();
+    assert!(wire.question("select 1", false).is_none());
+    link.answer(&[READY, IN_TRANSACTION].concat());
+    assert_eq!(wire.answered().now_or_never(), Some(true));
+    assert_eq!(asked.now_or_never().flatten(), Some(OwnAnswer::default()));
+    assert_eq!(
+        wire.snapshot().status,
+        Some(TransactionStatus::InTransaction)
+    );
+    let told = link.take_down();
+    assert!(told.starts_with(b"E") && told.ends_with(READY));
+    let errors = told.windows(5).filter(|bytes| bytes == b"C0800");
+    assert_eq!(errors.count(), 1, "only the client's request is answered");
+}
+
+/// What the stream of an old client answers.
+async fn asked(stream: &mut Stream, request: &[u8]) -> Vec<u8> {
+    stream.write_all(request).await.expect("taken");
+    let mut answer = vec![0; 1_000];
+    let read = stream.read(&mut answer).await.expect("an answer");
+    answer.truncate(read);
+    answer
+}
+
+#[tokio::test]
+async fn new_client_is_told_what_the_server_reported() {
+    let long = [b"search_path\0".as_slice(), &[b'a'; 200], b"\0"].concat();
+    let zone = |zone: &str| message(b'S', format!("TimeZone\0{zone}\0").as_bytes());
+    let (ok, key) = (message(b'R', &[0; 4]), message(b'K', &[7; 8]));
+    let path = message(b'S', &long);
+    for cut in [1, 3, 100] {
+        let mut link = Link::new(cut, false);
+        link.write(STARTUP);
+        link.answer(&[&ok, &path, &zone("UTC"), &key, READY].concat());
+        link.write(&query("set timezone = 'CET'; begin"));
+        link.answer(&[&zone("CET"), IN_TRANSACTION].concat());
+        link.take_up();
+        let wire = link.wire().clone();
+        assert!(link.attach().is_none(), "it has a client");
+        wire.detach();
+        assert!(link.attach().is_none(), "it is in a transaction");
+        wire.ask("rollback");
+        assert!(link.attach().is_none(), "it is not answered");
+        link.answer(READY);
+        assert_eq!(wire.answered().await, true);
+        link.take_up();
+        let mut old = link.attach().expect("a stream");
+        // Its startup packet, however it is cut, stays here.
+        link.write(STARTUP);
+        assert_eq!(link.take_up(), b"", "cut at {cut}");
+        let told = [&ok, &zone("CET"), &path, &key, READY].concat();
+        assert_eq!(link.take_down(), told, "cut at {cut}");
+        assert!(wire.snapshot().is_at_rest());
+        // Each of the two gets its own answers.
+        link.write(&query("begin"));
+        let ended = asked(&mut old, &query("select 1")).await;
+        assert!(ended.starts_with(b"E") && ended.ends_with(READY));
+        assert_eq!(link.take_up(), query("begin"));
+        link.answer(IN_TRANSACTION);
+        assert_eq!(link.take_down(), IN_TRANSACTION);
+        assert_eq!(asked(&mut old, SYNC).await, ended);
+        assert!(wire.snapshot().status == Some(TransactionStatus::InTransaction));
+    }
+}
+
+#[tokio::test]
+async fn old_clients_outlive_newer_ones() {
+    let mut link = started(100, false);
+    let wire = link.wire().clone();
+    let mut olds = Vec::new();
+    for _ in 0..3 {
+        link.write(&query("select 1"));
+        wire.detach();
+        link.answer(READY);
+        assert!(wire.answered().await);
+        olds.push(link.attach().expect("a stream"));
+        link.write(STARTUP);
+    }
+    for mut old in olds {
+        let ended = asked(&mut old, &query("select 2")).await;
+        let errors = ended.windows(5).filter(|bytes| bytes == b"C0800");
+        assert_eq!(errors.count(), 1, "what it had asked before was answered");
+    }
+    link.write(&query("select 3"));
+    link.answer(READY);
+    assert!(link.take_down().ends_with(READY) && wire.snapshot().is_at_rest());
+    wire.terminate();
+    assert!(link.attach().is_none(), "it has ended");
+}
+
+/// The client stands in the middle of a row, and could not understand an answer.
+#[tokio::test]
+async fn old_client_in_a_message_gets_the_end_of_file() {
+    let mut link = started(100, false);
+    let wire = link.wire().clone();
+    link.write(&query("select 1"));
+    link.answer(b"D\0\0\0\x0b\0\x01");
+    wire.detach();
+    link.answer(&[b"\0\0\0\x011", READY].concat());
+    assert!(wire.answered().await);
+    let mut old = link.attach().expect("a stream");
+    assert_eq!(asked(&mut old, &query("select 2")).await, b"");
 }

@@ -145,8 +145,27 @@ proptest! {
         unnamed in any::<bool>(),
         armed in any::<bool>(),
         refused in prop_oneof![2 => Just(0), 1 => 1usize..4, 1 => Just(usize::MAX)],
+        asks in any::<bool>(),
     ) {
-        rewrites_cannot_be_seen(&groups, cut, Mode { unnamed, armed, refused });
+        rewrites_cannot_be_seen(&groups, cut, Mode { unnamed, armed, refused, asks });
+    }
+}
+
+#[test]
+fn two_statements_share_a_sync() {
+    for (armed, asks) in [(false, true), (true, true), (true, false)] {
+        let mode = Mode {
+            unnamed: true,
+            armed,
+            asks,
+            refused: 0,
+        };
+        let prepare = vec![Unit::Prepare("select 1"), Unit::Prepare("fail")];
+        for both in [Unit::Both(0, 1), Unit::Both(1, 0), Unit::Both(1, 1)] {
+            for cut in [1, 7, WHOLE] {
+                rewrites_cannot_be_seen(&[prepare.clone(), vec![both, both]], cut, mode);
+            }
+        }
     }
 }
 
@@ -225,6 +244,7 @@ fn refused_begin_lets_nothing_through() {
                 unnamed,
                 armed: true,
                 refused,
+                asks: refused == 1,
             };
             let behind = vec![first, Unit::Simple("select 1"), Unit::Typed("select 1")];
             let again = vec![Unit::Execute(0)];
@@ -245,6 +265,7 @@ fn copy_prepared_earlier_gets_the_begin() {
                     unnamed,
                     armed: true,
                     refused,
+                    asks: true,
                 };
                 let groups = [
                     vec![Unit::CopyIn(copy)],
@@ -267,7 +288,7 @@ fn group() -> impl Strategy<Value = Vec<Unit>> {
         text().prop_map(Unit::Simple),
         one().prop_map(Unit::Prepare),
         (0usize..3).prop_map(Unit::Execute),
-        (0usize..3).prop_map(Unit::Execute),
+        (0usize..3, 0usize..3).prop_map(|(first, second)| Unit::Both(first, second)),
         one().prop_map(Unit::Typed),
         (0usize..3).prop_map(Unit::Close),
         Just(Unit::Sync),

@@ -1,5 +1,4 @@
 //! The rules of the house: each finding is one line with its place and what to do.
-//! Circles between the files of a folder are shown, and fail nothing.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -34,7 +33,7 @@ const FLOORS: &[&[&str]] = &[
 
 /// Lines of code in `src/`, without tests, comments and blank lines: to be lowered, never
 /// raised.
-const SIZE: usize = 15_400;
+const SIZE: usize = 14_410;
 
 /// Lines of a file.
 const FILE: usize = 500;
@@ -72,7 +71,6 @@ const NAMED: &[(&str, &str)] = &[
 /// Where there is Rust.
 const DIRECTORIES: &[&str] = &[
     "api",
-    "benches",
     "crates",
     "examples",
     "functions",
@@ -118,9 +116,7 @@ fn check(root: &Path) -> Result<Vec<String>, String> {
             findings.extend(sources.iter().flat_map(providers));
             let graph = Graph::new(&sources);
             findings.extend(floors(&graph, FLOORS));
-            for note in folders(&graph) {
-                println!("{note}");
-            }
+            findings.extend(folders(&graph));
         }
     }
     Ok(findings)

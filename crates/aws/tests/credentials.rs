@@ -267,7 +267,10 @@ async fn unreachable_services_are_errors() {
     let address = listener.local_addr().expect("an address");
     drop(listener);
     let (_postgres, lab) = with_secret(&format!("http://{address}")).await;
-    let error = lab.run(lease_and_return()).await.expect_err("nobody there");
+    let error = lab
+        .run(lease_and_return())
+        .await
+        .expect_err("no service listens");
     assert_eq!(kind(&error), Some(ErrorKind::Unreachable));
     assert!(error.to_string().contains("VPC"), "{error}");
 }

@@ -61,13 +61,13 @@ async fn lowered_timeouts_are_not_findings() {
         ];
         let ran = examine(&server, &variables, &[]).await.exits(0);
         let idle = format!("idle_in_transaction_session_timeout {shown} (antifreeze)");
-        assert!(ran.out.contains(&idle), "{}", ran.out);
+        ran.assert_out(&idle);
     }
     // Settings of the URL are not checked.
     let own = shop.url.clone() + "?options=-c%20statement-timeout%3D7s";
     let ran = examine_at(&server, &own).await.exits(0);
     let shown = "statement_timeout 7s (client)";
-    assert!(ran.out.contains(shown), "{}", ran.out);
+    ran.assert_out(shown);
 }
 
 #[tokio::test]
@@ -261,7 +261,7 @@ async fn lock_queues_name_the_blocking_session() {
             ran.is_golden("locks");
             // The remedy works.
             let end = format!("pg_terminate_backend({head})");
-            assert!(ran.out.contains(&end), "{}", ran.out);
+            ran.assert_out(&end);
             let end = format!("select {end}");
             look.batch_execute(&end).await.expect("ended");
         };
@@ -397,7 +397,7 @@ async fn different_regions_are_a_finding() {
         ("AWS_REGION", "eu-central-1"),
     ];
     let ran = examine(&server, &near, &[]).await;
-    assert!(ran.out.contains("both are in eu-central-1"), "{}", ran.out);
+    ran.assert_out("both are in eu-central-1");
 }
 
 #[tokio::test]
@@ -443,7 +443,7 @@ async fn session_state_of_poolers_is_tested() {
     ran.exits(1).is_golden("pooler_leaks");
     let ran = examine_pooler(session, Some("session")).await;
     let isolated = "session settings of one client do not reach another";
-    assert!(ran.out.contains(isolated), "{}", ran.out);
+    ran.assert_out(isolated);
 }
 
 #[tokio::test]

@@ -3,25 +3,20 @@
 
 mod cli;
 
-use cli::{at, client, command, run};
+use cli::{Directory, at, client, command, exit_code, fresh_database, run, wait_for_line};
 use lab::pgbouncer::PgBouncer;
 use lab::postgres::Postgres;
-use tokio::io::{AsyncBufReadExt, BufReader};
 
 /// The migration succeeds, but the invalid index needs action.
 #[tokio::test]
 async fn remaining_invalid_indexes_are_findings() {
-    let server = Postgres::shared().await.expect("a server");
-    let database = server.fresh_database().await.expect("a database");
+    let database = fresh_database().await;
     let twins = "create table twins (a int); insert into twins values (1), (1)";
     database.execute(twins).await.expect("a table");
     let index = "create unique index concurrently foreign_index on twins (a)";
     database.execute(index).await.expect_err("duplicates");
-    let files = tempfile::tempdir().expect("a directory");
-    let file = files.path().join("V1__partners.sql");
-    std::fs::write(file, "create table partners (id int)").expect("written");
-    let directory = files.path().display().to_string();
-    let ran = at(&database.url, &["migrate", "--directory", &directory]).await;
+    let files = Directory::with("V1__partners.sql", "create table partners (id int)");
+    let ran = at(&database.url, &["migrate", "--directory", files.path()]).await;
     let ran = ran.exits(1);
     let output = format!("{}{}", ran.out, ran.err);
     assert!(output.contains("foreign_index"), "{output}");
@@ -29,19 +24,13 @@ async fn remaining_invalid_indexes_are_findings() {
 
 #[tokio::test]
 async fn pending_migrations_run_once() {
-    let server = Postgres::shared().await.expect("a server");
-    let database = server.fresh_database().await.expect("a database");
-    let files = tempfile::tempdir().expect("a directory");
-    let directory = files.path().display().to_string();
-    let write = |name: &str, text: &str| {
-        std::fs::write(files.path().join(name), text).expect("written");
-    };
-    write(
+    let database = fresh_database().await;
+    let files = Directory::with(
         "V1__partners.sql",
         "create table partners (id int primary key, name text);",
     );
     let migrate = async |more: &[&str]| {
-        let arguments = [&["migrate", "--directory", &directory], more].concat();
+        let arguments = [&["migrate", "--directory", files.path()], more].concat();
         at(&database.url, &arguments).await
     };
     let state = async |code: i32| {
@@ -60,12 +49,12 @@ async fn pending_migrations_run_once() {
     migrate(&[]).await.exits(0);
 
     // The lint reports a finding, and refuses the migration with --refuse-findings.
-    write(
+    files.write(
         "V2__unique.sql",
         "alter table partners add constraint u unique (name);",
     );
     let dry = migrate(&["--dry-run"]).await.exits(1);
-    assert!(dry.out.contains("V2__unique"), "{}", dry.out);
+    dry.assert_out("V2__unique");
     migrate(&["--refuse-findings"]).await.exits(1);
     assert_eq!(state(1).await, ["\"applied\"", "\"pending\""]);
 
@@ -75,11 +64,7 @@ async fn pending_migrations_run_once() {
         &["--run", "true", "status"],
     ] {
         let ran = migrate(more).await.exits(2);
-        assert!(
-            ran.err.contains("apply to running migrations only"),
-            "{}",
-            ran.err
-        );
+        ran.assert_err("apply to running migrations only");
     }
     assert_eq!(state(1).await, ["\"applied\"", "\"pending\""]);
 
@@ -89,22 +74,20 @@ async fn pending_migrations_run_once() {
 
 #[tokio::test]
 async fn misnamed_files_are_named() {
-    let server = Postgres::shared().await.expect("a server");
-    let database = server.fresh_database().await.expect("a database");
-    let files = tempfile::tempdir().expect("a directory");
-    let directory = files.path().display().to_string();
-    let arguments = ["migrate", "--directory", &directory];
+    let database = fresh_database().await;
+    let files = Directory::new();
+    let arguments = ["migrate", "--directory", files.path()];
     let none = at(&database.url, &arguments).await.exits(2);
-    assert!(none.err.contains("contains no migrations"), "{}", none.err);
+    none.assert_err("contains no migrations");
     for name in ["V1__one.sql", "V2_b.sql", "V5__e.SQL", "V2.5__x.sql"] {
-        std::fs::write(files.path().join(name), "select 1").expect("written");
+        files.write(name, "select 1");
     }
     for more in [&[][..], &["--dry-run"], &["status"]] {
         let ran = at(&database.url, &[&arguments, more].concat())
             .await
             .exits(2);
         for name in ["V2_b.sql", "V5__e.SQL", "V2.5__x.sql"] {
-            assert!(ran.err.contains(name), "{}", ran.err);
+            ran.assert_err(name);
         }
     }
     let history = "select to_regclass('refinery_schema_history')";
@@ -114,8 +97,7 @@ async fn misnamed_files_are_named() {
 
 #[tokio::test]
 async fn blocking_session_is_named_while_waiting() {
-    let server = Postgres::shared().await.expect("a server");
-    let database = server.fresh_database().await.expect("a database");
+    let database = fresh_database().await;
     database
         .execute("create table partners (name text)")
         .await
@@ -125,46 +107,31 @@ async fn blocking_session_is_named_while_waiting() {
         .batch_execute("begin; select from partners")
         .await
         .expect("begun");
-    let files = tempfile::tempdir().expect("a directory");
     let alter = "alter table partners add column city text;";
-    std::fs::write(files.path().join("V1__city.sql"), alter).expect("written");
-    let directory = files.path().display().to_string();
+    let files = Directory::with("V1__city.sql", alter);
     let arguments = [
         "migrate",
         "--directory",
-        &directory,
+        files.path(),
         "--lock-timeout",
         "500ms",
     ];
     let mut child = command(&[("DATABASE_URL", &database.url)], &arguments)
         .spawn()
         .expect("it starts");
-    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
-    let named = async {
-        while let Some(line) = lines.next_line().await.expect("readable") {
-            if line.contains("shop:17") {
-                return true;
-            }
-        }
-        false
-    };
-    let named = tokio::time::timeout(cli::TIMEOUT, named).await;
-    assert_eq!(named, Ok(true), "the blocking session is named");
+    let output = child.stdout.take().expect("a pipe");
+    wait_for_line(output, "shop:17").await;
     stuck.batch_execute("rollback").await.expect("rolled back");
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    let status = tokio::time::timeout(cli::TIMEOUT, child.wait()).await;
-    assert_eq!(status.expect("it ends").expect("a status").code(), Some(0));
+    assert_eq!(exit_code(&mut child).await, 0);
     let rows = database.query("select city from partners").await;
     assert_eq!(rows.map(|rows| rows.len()).ok(), Some(0), "it was applied");
 }
 
 #[tokio::test]
 async fn ctrl_c_cancels_the_statement_on_the_server() {
-    let server = Postgres::shared().await.expect("a server");
-    let database = server.fresh_database().await.expect("a database");
-    let files = tempfile::tempdir().expect("a directory");
-    std::fs::write(files.path().join("V1__slow.sql"), "select pg_sleep(3600);").expect("written");
-    let directory = files.path().to_str().expect("a path");
+    let database = fresh_database().await;
+    let files = Directory::with("V1__slow.sql", "select pg_sleep(3600);");
+    let directory = files.path();
     let variables = [("DATABASE_URL", database.url.as_str())];
     let mut child = command(&variables, &["migrate", "--directory", directory])
         .spawn()
@@ -176,17 +143,20 @@ async fn ctrl_c_cancels_the_statement_on_the_server() {
         assert!(begin.elapsed() < cli::TIMEOUT, "it never ran");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    let pid = child.id().expect("a process").to_string();
-    let sent = std::process::Command::new("kill")
-        .args(["-INT", &pid])
-        .status();
-    assert!(sent.expect("kill").success());
-    let status = tokio::time::timeout(cli::TIMEOUT, child.wait()).await;
-    assert_eq!(status.expect("it ends").expect("a status").code(), Some(1));
+    send("-INT", &child);
+    assert_eq!(exit_code(&mut child).await, 1);
     assert!(
         database.query(running).await.expect("rows").is_empty(),
         "it runs on"
     );
+}
+
+fn send(signal: &str, child: &tokio::process::Child) {
+    let pid = child.id().expect("a process").to_string();
+    let sent = std::process::Command::new("kill")
+        .args([signal, &pid])
+        .status();
+    assert!(sent.expect("kill").success());
 }
 
 /// A tool that records when it begins and when it receives SIGTERM.
@@ -195,19 +165,11 @@ const RECORDER: &str = "trap 'echo ended >> \"$RECORD\"; exit' TERM; echo began 
 
 #[tokio::test]
 async fn signals_end_the_tool() {
-    let server = Postgres::shared().await.expect("a server");
-    let database = server.fresh_database().await.expect("a database");
+    let database = fresh_database().await;
     let folder = tempfile::tempdir().expect("a directory");
     let path = std::env::var("PATH").unwrap_or_default();
     let locks = "select 1 from pg_locks where locktype = 'advisory' and database = \
                  (select oid from pg_database where datname = current_database())";
-    let send = |signal: &str, child: &tokio::process::Child| {
-        let pid = child.id().expect("a process").to_string();
-        let sent = std::process::Command::new("kill")
-            .args([signal, &pid])
-            .status();
-        assert!(sent.expect("kill").success());
-    };
     // With nohup, the command ignores SIGHUP.
     for (signals, ignored) in [
         (&["-INT"][..], ""),
@@ -250,9 +212,7 @@ async fn signals_end_the_tool() {
                 assert_eq!(recorded(), "began\n");
             }
         }
-        let status = tokio::time::timeout(cli::TIMEOUT, child.wait()).await;
-        let code = status.expect("it ends").expect("a status").code();
-        assert_eq!(code, Some(1), "{signals:?}");
+        assert_eq!(exit_code(&mut child).await, 1, "{signals:?}");
         assert_eq!(recorded(), "began\nended\n", "{signals:?}");
         let left = database.query(locks).await.expect("rows");
         assert!(left.is_empty(), "{signals:?}");
@@ -261,8 +221,7 @@ async fn signals_end_the_tool() {
 
 #[tokio::test]
 async fn other_tools_run_under_the_lock() {
-    let server = Postgres::shared().await.expect("a server");
-    let database = server.fresh_database().await.expect("a database");
+    let database = fresh_database().await;
     let path = std::env::var("PATH").unwrap_or_default();
     let variables = [("DATABASE_URL", database.url.as_str()), ("PATH", &path)];
     let ran = run(
@@ -271,12 +230,12 @@ async fn other_tools_run_under_the_lock() {
     )
     .await;
     let ran = ran.exits(0);
-    assert!(ran.out.contains("-c lock_timeout=2000"), "{}", ran.out);
+    ran.assert_out("-c lock_timeout=2000");
     // With --json, only the report is on the standard output.
     let ran = run(&variables, &["--json", "migrate", "--run", "echo output"]);
     let ran = ran.await.exits(0);
     assert!(ran.json()["report"]["took_ms"].is_u64(), "{}", ran.out);
-    assert!(ran.err.contains("output"), "{}", ran.err);
+    ran.assert_err("output");
     let ran = run(&variables, &["migrate", "--run", "exit 3"])
         .await
         .exits(1);
@@ -284,7 +243,7 @@ async fn other_tools_run_under_the_lock() {
     // psql reports the error, continues, and exits with 0.
     let says = "echo 'ERROR:  canceling statement due to lock timeout'";
     let ran = run(&variables, &["migrate", "--run", says]).await.exits(1);
-    assert!(ran.err.contains("ON_ERROR_STOP=1"), "{}", ran.err);
+    ran.assert_err("ON_ERROR_STOP=1");
 }
 
 #[tokio::test]
@@ -292,15 +251,14 @@ async fn poolers_without_direct_endpoint_are_refused() {
     let server = Postgres::start().await.expect("a server");
     let pooler = PgBouncer::builder(&server).start().await.expect("a pooler");
     let url = pooler.url(&server.url());
-    let files = tempfile::tempdir().expect("a directory");
-    std::fs::write(files.path().join("V1__one.sql"), "select 1;").expect("written");
-    let directory = files.path().display().to_string();
+    let files = Directory::with("V1__one.sql", "select 1;");
+    let directory = files.path();
     let variables = [
         ("DATABASE_URL", url.as_str()),
         ("ANTIFREEZE_POOLER", "transaction"),
     ];
-    let ran = run(&variables, &["migrate", "--directory", &directory])
+    let ran = run(&variables, &["migrate", "--directory", directory])
         .await
         .exits(2);
-    assert!(ran.err.contains("MIGRATION_DATABASE_URL"), "{}", ran.err);
+    ran.assert_err("MIGRATION_DATABASE_URL");
 }

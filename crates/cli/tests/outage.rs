@@ -2,10 +2,9 @@
 
 mod cli;
 
-use cli::{TIMEOUT, at, client, command, run};
+use cli::{Directory, TIMEOUT, at, client, command, exit_code, run, wait_for_line};
 use lab::pgbouncer::PgBouncer;
 use lab::postgres::Postgres;
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio_postgres::Client;
 
 /// Starts a server with no slot left for `app`; returns the clients that hold the slots.
@@ -29,9 +28,8 @@ async fn full() -> (Postgres, String, Vec<Client>) {
 #[tokio::test]
 async fn commands_wait_for_a_slot() {
     let (_server, url, mut held) = full().await;
-    let files = tempfile::tempdir().expect("a directory");
-    std::fs::write(files.path().join("V1__one.sql"), "select 1").expect("written");
-    let directory = files.path().to_str().expect("a path");
+    let files = Directory::with("V1__one.sql", "select 1");
+    let directory = files.path();
     for arguments in [
         &["migrate", "--directory", directory, "--wait", "50s"][..],
         &[
@@ -51,15 +49,13 @@ async fn commands_wait_for_a_slot() {
             .spawn()
             .expect("it starts");
         let doctor = arguments[0] == "doctor";
-        // The doctor reports it as a finding.
-        let seen = if doctor {
-            let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
-            wait_for(lines, "slots").await
+        if doctor {
+            // A finding in its report.
+            wait_for_line(child.stdout.take().expect("a pipe"), "slots").await;
         } else {
-            let lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
-            wait_for(lines, "no connection slot is free").await
-        };
-        assert!(seen, "{arguments:?} does not print that it waits");
+            let errors = child.stderr.take().expect("a pipe");
+            wait_for_line(errors, "no connection slot is free").await;
+        }
         assert_eq!(
             child.try_wait().expect("a child"),
             None,
@@ -67,11 +63,8 @@ async fn commands_wait_for_a_slot() {
         );
         let freed = held.pop().expect("a client");
         drop(freed);
-        let status = tokio::time::timeout(TIMEOUT, child.wait()).await;
-        let code = status.expect("it ends").expect("a status").code();
-        // To the doctor, a full server is a finding.
-        let expected = i32::from(doctor);
-        assert_eq!(code, Some(expected), "{arguments:?}");
+        let code = exit_code(&mut child).await;
+        assert_eq!(code, i32::from(doctor), "{arguments:?}");
         held.push(reconnect(&url).await);
     }
 }
@@ -90,25 +83,6 @@ async fn reconnect(url: &str) -> Client {
         }
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
-}
-
-/// Waits for a line with `word`; then reads on in the background, since a full pipe would
-/// block the command.
-async fn wait_for<R: tokio::io::AsyncRead + Unpin + Send + 'static>(
-    mut lines: tokio::io::Lines<BufReader<R>>,
-    word: &str,
-) -> bool {
-    let look = async {
-        while let Ok(Some(line)) = lines.next_line().await {
-            if line.contains(word) {
-                return true;
-            }
-        }
-        false
-    };
-    let seen = tokio::time::timeout(TIMEOUT, look).await.unwrap_or(false);
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    seen
 }
 
 #[tokio::test]
@@ -132,15 +106,11 @@ async fn reserved_routes_are_named_or_used() {
     // New tables must not belong to the admin role.
     let admin = &["migrate", "--admin-url", "env:MIGRATION_DATABASE_URL"];
     let ran = run(&reserved, admin).await.exits(2);
-    assert!(ran.err.contains("would belong to the admin"), "{}", ran.err);
+    ran.assert_err("would belong to the admin");
 
     let ran = at(&url, &["sessions", "--wait", "0s"]).await.exits(2);
-    assert!(ran.err.contains("--admin-url"), "{}", ran.err);
-    assert!(
-        ran.err.contains("pg_use_reserved_connections"),
-        "{}",
-        ran.err
-    );
+    ran.assert_err("--admin-url");
+    ran.assert_err("pg_use_reserved_connections");
     let json = at(&url, &["sessions", "--wait", "0s", "--json"])
         .await
         .exits(2)
@@ -156,12 +126,8 @@ async fn reserved_routes_are_named_or_used() {
     let ran = run(&variables, &["sessions", "--wait", "0s"])
         .await
         .exits(0);
-    assert!(
-        ran.err.contains("connected by the admin URL"),
-        "{}",
-        ran.err
-    );
-    assert!(ran.out.contains("shop:17"), "{}", ran.out);
+    ran.assert_err("connected by the admin URL");
+    ran.assert_out("shop:17");
     let named = [("DATABASE_URL", url.as_str()), ("KEY", &admin)];
     let ran = run(
         &named,
@@ -169,7 +135,7 @@ async fn reserved_routes_are_named_or_used() {
     )
     .await
     .exits(1);
-    assert!(ran.out.contains("by the admin URL"), "{}", ran.out);
+    ran.assert_out("by the admin URL");
 }
 
 #[tokio::test]
@@ -190,11 +156,7 @@ async fn direct_endpoint_replaces_a_full_pooler() {
     let ran = run(&variables, &["sessions", "--wait", "0s"])
         .await
         .exits(0);
-    assert!(
-        ran.err.contains("connected by the direct endpoint"),
-        "{}",
-        ran.err
-    );
+    ran.assert_err("connected by the direct endpoint");
 }
 
 /// Settings that an unconfigured pooler refuses at start-up are left out, as in a function.
@@ -204,14 +166,11 @@ async fn unconfigured_poolers_are_supported() {
     let pooler = PgBouncer::builder(&server).start().await;
     let url = pooler.expect("a pooler");
     let url = url.url(&server.url());
-    let files = tempfile::tempdir().expect("a directory");
-    let file = files.path().join("one.sql");
-    std::fs::write(&file, "select 1 from pg_class").expect("written");
-    let file = file.to_str().expect("a path");
+    let files = Directory::with("one.sql", "select 1 from pg_class");
     for arguments in [
         &["sessions"][..],
         &["plan", "--instances", "1"],
-        &["check", file],
+        &["check", files.path()],
     ] {
         at(&url, arguments).await.exits(0);
     }
@@ -262,12 +221,9 @@ async fn full_poolers_are_detected() {
         let mut child = command(&[database], &["sessions", "--wait", "50s"])
             .spawn()
             .expect("it starts");
-        let lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
-        let waits = wait_for(lines, "no connection slot is free").await;
-        assert!(waits, "{limit}");
+        let errors = child.stderr.take().expect("a pipe");
+        wait_for_line(errors, "no connection slot is free").await;
         drop(held);
-        let status = tokio::time::timeout(TIMEOUT, child.wait()).await;
-        let code = status.expect("it ends").expect("a status").code();
-        assert_eq!(code, Some(0), "{limit}");
+        assert_eq!(exit_code(&mut child).await, 0, "{limit}");
     }
 }

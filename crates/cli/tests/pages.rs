@@ -6,7 +6,7 @@ mod cli;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use cli::{at, client, run};
+use cli::{Directory, at, client, fresh_database, run};
 use lab::postgres::Postgres;
 use serde_json::Value;
 
@@ -139,8 +139,7 @@ fn keys(document: &Value, all: &mut BTreeSet<String>) {
 
 #[tokio::test]
 async fn json_keys_are_documented() {
-    let server = Postgres::shared().await.expect("a server");
-    let database = server.fresh_database().await.expect("a database");
+    let database = fresh_database().await;
     database
         .execute("create table partners (name text)")
         .await
@@ -150,23 +149,16 @@ async fn json_keys_are_documented() {
         .batch_execute("begin; select from partners")
         .await
         .expect("begun");
-    let files = tempfile::tempdir().expect("a directory");
     let alter = "alter table partners add constraint u unique (name);";
-    std::fs::write(files.path().join("V1__unique.sql"), alter).expect("written");
-    let other = tempfile::tempdir().expect("a directory");
-    let wrong = other.path().join("wrong.sql");
-    std::fs::write(&wrong, "select name from partner;").expect("written");
-    let (wrong, files) = (
-        wrong.to_str().expect("a path"),
-        files.path().to_str().expect("a path"),
-    );
-    let migrate = ["migrate", "--directory", files];
+    let files = Directory::with("V1__unique.sql", alter);
+    let wrong = Directory::with("wrong.sql", "select name from partner;");
+    let migrate = ["migrate", "--directory", files.path()];
     let blocked = ["--lock-timeout", "500ms", "--attempts", "1"];
     for (arguments, code) in [
         (&["doctor", "--idle-in-transaction", "0s"][..], 1),
         (&["sessions", "--application", "shop"], 1),
         (&["plan", "--instances", "1000"], 1),
-        (&["check", wrong], 1),
+        (&["check", wrong.path()], 1),
         (&[&migrate[..], &["status"]].concat(), 1),
         (&[&migrate[..], &blocked].concat(), 1),
         (

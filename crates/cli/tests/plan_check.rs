@@ -2,7 +2,7 @@
 
 mod cli;
 
-use cli::{at, run};
+use cli::{Directory, at, fresh_database, run};
 use lab::postgres::Postgres;
 
 #[tokio::test]
@@ -49,13 +49,8 @@ async fn plans_are_compared_with_the_limit() {
     let ran = at(&server.url(), &["plan", "--instances", "8"])
         .await
         .exits(0);
-    assert!(
-        ran.out
-            .contains("23 (from the server), 3 of them reserved; 0 in use"),
-        "{}",
-        ran.out
-    );
-    assert!(ran.out.contains("it fits"), "{}", ran.out);
+    ran.assert_out("23 (from the server), 3 of them reserved; 0 in use");
+    ran.assert_out("it fits");
     at(&server.url(), &["plan", "--instances", "9"])
         .await
         .exits(1);
@@ -73,13 +68,12 @@ async fn plans_are_compared_with_the_limit() {
     );
     let ran = at(&server.url(), &["doctor"]).await.exits(0);
     let of = "of 18 in use (5 of 23 are reserved";
-    assert!(ran.out.contains(of), "{}", ran.out);
+    ran.assert_out(of);
 }
 
 #[tokio::test]
 async fn statements_are_checked_against_the_database() {
-    let server = Postgres::shared().await.expect("a server");
-    let database = server.fresh_database().await.expect("a database");
+    let database = fresh_database().await;
     database
         .execute(
             "create schema app; create type app.colour as enum ('red'); \
@@ -88,13 +82,8 @@ async fn statements_are_checked_against_the_database() {
         )
         .await
         .expect("tables");
-    let files = tempfile::tempdir().expect("a directory");
-    let write = |name: &str, text: &str| {
-        let path = files.path().join(name);
-        std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
-        std::fs::write(path, text).expect("written");
-    };
-    let path = files.path().display().to_string();
+    let files = Directory::new();
+    let path = files.path().to_owned();
     let check = |json: bool| {
         let (url, path) = (database.url.clone(), path.clone());
         async move {
@@ -103,9 +92,9 @@ async fn statements_are_checked_against_the_database() {
         }
     };
     let none = check(false).await.exits(2);
-    assert!(none.err.contains("no *.sql"), "{}", none.err);
+    none.assert_err("no *.sql");
 
-    write(
+    files.write(
         "good.sql",
         "-- all of it fits; really\n\
          select id, name from app.partners where id = $1 and colour = $2;\n\
@@ -129,7 +118,7 @@ async fn statements_are_checked_against_the_database() {
         .await;
     assert_eq!(nextval.expect("a row")[0][0].as_deref(), Some("2"));
 
-    write(
+    files.write(
         "later/bad.sql",
         "select 1;\nselect p.nme\n  from app.partners p;\n\
          select * from app.partner;\n\
@@ -139,7 +128,7 @@ async fn statements_are_checked_against_the_database() {
          create table app.orders (id int);\n\
          select * from app.orders;\n",
     );
-    write("open.sql", "select 'never closed");
+    files.write("open.sql", "select 'never closed");
     let ran = check(false).await.exits(1);
     let lines: Vec<&str> = ran.out.lines().collect();
     let bad = format!("{path}/later/bad.sql");
@@ -182,53 +171,44 @@ async fn statements_are_checked_against_the_database() {
 
 #[tokio::test]
 async fn files_are_split_as_psql_does() {
-    let server = Postgres::shared().await.expect("a server");
-    let database = server.fresh_database().await.expect("a database");
+    let database = fresh_database().await;
     let tables = "create table t (a text); create table u (a text)";
     database.execute(tables).await.expect("tables");
-    let files = tempfile::tempdir().expect("a directory");
-    let path = files.path().display().to_string();
     let text = "\u{feff}create rule r as on insert to t do also (select 1; select 2);\n\
                 copy t from stdin;\nit's; nothing\n\\.\n(select a from t);\n";
-    std::fs::write(files.path().join("A.SQL"), text).expect("written");
-    let json = at(&database.url, &["check", &path, "--json"]).await;
+    let files = Directory::with("A.SQL", text);
+    let path = files.path();
+    let json = at(&database.url, &["check", path, "--json"]).await;
     let json = json.exits(0).json();
     assert_eq!(
         (&json["fit"], &json["grammar_only"]),
         (&1.into(), &2.into())
     );
 
-    std::fs::write(files.path().join("b.sql"), "select 1;\n\\i c.sql\n").expect("written");
-    let ran = at(&database.url, &["check", &path]).await.exits(1);
+    files.write("b.sql", "select 1;\n\\i c.sql\n");
+    let ran = at(&database.url, &["check", path]).await.exits(1);
     let line = format!("{path}/b.sql:2:1: `\\i` is a psql command");
-    assert!(ran.out.contains(&line), "{}", ran.out);
+    ran.assert_out(&line);
 
     #[cfg(unix)]
     {
-        let other = tempfile::tempdir().expect("a directory");
-        std::os::unix::fs::symlink(other.path(), files.path().join("more")).expect("a link");
-        let ran = at(&database.url, &["check", &path]).await.exits(2);
-        assert!(
-            ran.err.contains("more is a symbolic link to a directory"),
-            "{}",
-            ran.err
-        );
+        let other = Directory::new();
+        std::os::unix::fs::symlink(other.path(), files.file("more")).expect("a link");
+        let ran = at(&database.url, &["check", path]).await.exits(2);
+        ran.assert_err("more is a symbolic link to a directory");
     }
 }
 
 #[tokio::test]
 async fn locked_tables_are_inconclusive() {
-    let server = Postgres::shared().await.expect("a server");
-    let database = server.fresh_database().await.expect("a database");
+    let database = fresh_database().await;
     database
         .execute("create table partners (name text); create table orders (id int)")
         .await
         .expect("tables");
-    let files = tempfile::tempdir().expect("a directory");
-    let file = files.path().join("a.sql");
     let text = "select name from partners;\nselect id from orders;\nselect nme from orders;\n";
-    std::fs::write(&file, text).expect("written");
-    let path = file.display().to_string();
+    let files = Directory::with("a.sql", text);
+    let path = files.file("a.sql");
     let altering = cli::client(&database.url, "migration").await;
     let alter = "begin; alter table partners add id int";
     altering.batch_execute(alter).await.expect("altered");
@@ -265,16 +245,13 @@ async fn locked_tables_are_inconclusive() {
 
 #[tokio::test]
 async fn interrupted_checks_print_their_findings() {
-    let server = Postgres::shared().await.expect("a server");
-    let database = server.fresh_database().await.expect("a database");
+    let database = fresh_database().await;
     database
         .execute("create table partners (name text)")
         .await
         .expect("a table");
-    let files = tempfile::tempdir().expect("a directory");
-    let file = files.path().join("a.sql");
-    std::fs::write(&file, "selct 1;\nselect name from partners;\nselect 1;\n").expect("written");
-    let path = file.display().to_string();
+    let text = "selct 1;\nselect name from partners;\nselect 1;\n";
+    let files = Directory::with("a.sql", text);
     let altering = cli::client(&database.url, "migration").await;
     let alter = "begin; alter table partners add id int";
     altering.batch_execute(alter).await.expect("altered");
@@ -286,7 +263,7 @@ async fn interrupted_checks_print_their_findings() {
         let end = format!("select pg_terminate_backend(pid) {waits}");
         look.batch_execute(&end).await.expect("ended");
     };
-    let arguments = ["check", &path, "--json"];
+    let arguments = ["check", files.path(), "--json"];
     let (ran, ()) = futures_util::join!(at(&database.url, &arguments), ending);
     let json = ran.exits(2).json();
     assert_eq!(json["findings"][0]["sqlstate"], "42601");
@@ -301,7 +278,7 @@ async fn passwords_in_arguments_are_rejected() {
         "host=localhost password=hunter2",
     ] {
         let ran = run(&[], &["doctor", "--url", url]).await.exits(2);
-        assert!(ran.err.contains("--url env:NAME"), "{}", ran.err);
+        ran.assert_err("--url env:NAME");
     }
     let server = Postgres::shared().await.expect("a server");
     run(&[], &["sessions", "--url", &server.url()])
@@ -318,7 +295,7 @@ async fn passwords_in_arguments_are_rejected() {
         .await
         .exits(2);
     let message = "env:NOWHERE: the variable is not set";
-    assert!(unset.err.contains(message), "{}", unset.err);
+    unset.assert_err(message);
 }
 
 #[tokio::test]

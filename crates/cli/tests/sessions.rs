@@ -52,16 +52,16 @@ async fn only_selected_sessions_are_ended() {
     // Without a terminal there is no confirmation, and no session is ended.
     let asked = at(&url, &[&STUCK[..], &["--terminate"]].concat()).await;
     let asked = asked.exits(2);
-    assert!(asked.err.contains("--yes"), "{}", asked.err);
+    asked.assert_err("--yes");
     assert!(!stuck.is_closed());
     let nothing = at(&url, &["sessions", "--terminate", "--yes"])
         .await
         .exits(2);
-    assert!(nothing.err.contains("requires a filter"), "{}", nothing.err);
+    nothing.assert_err("requires a filter");
 
     let ended = at(&url, &[&STUCK[..], &["--terminate", "--yes"]].concat()).await;
     let ended = ended.exits(0);
-    assert!(ended.out.contains("ended pid "), "{}", ended.out);
+    ended.assert_out("ended pid ");
     assert!(
         ended
             .out
@@ -93,7 +93,7 @@ async fn own_and_replication_sessions_are_kept() {
     ];
     let ran = at(&url, &own).await.exits(1);
     let own_session = "it is the session of this command";
-    assert!(ran.out.contains(own_session), "{}", ran.out);
+    ran.assert_out(own_session);
 
     // The start-up packet of a walsender (manual, "Streaming Replication Protocol").
     let mut replication = TcpStream::connect(server.address()).await.expect("dialled");
@@ -147,7 +147,7 @@ async fn missing_permissions_are_reported() {
     )
     .await;
     let ran = ran.exits(1);
-    assert!(ran.out.contains("GRANT pg_read_all_stats"), "{}", ran.out);
+    ran.assert_out("GRANT pg_read_all_stats");
     server
         .execute("grant pg_read_all_stats to app")
         .await
@@ -158,7 +158,7 @@ async fn missing_permissions_are_reported() {
     )
     .await;
     let ran = ran.exits(1);
-    assert!(ran.out.contains("GRANT pg_signal_backend"), "{}", ran.out);
+    ran.assert_out("GRANT pg_signal_backend");
 }
 
 /// Uses the role of a function, as the documentation has it, which may not see the state of
@@ -223,7 +223,7 @@ async fn control_characters_are_replaced() {
     let _stuck = stuck(&server.url(), "shop:17", evil).await;
     // `run` fails on control characters.
     let ran = at(&server.url(), &STUCK).await.exits(1);
-    assert!(ran.out.contains("\u{fffd}[2J"), "{}", ran.out);
+    ran.assert_out("\u{fffd}[2J");
     assert!(!ran.out.contains('\u{202e}'), "{}", ran.out);
     let limits = [
         "doctor",
@@ -233,7 +233,7 @@ async fn control_characters_are_replaced() {
         "50ms",
     ];
     let ran = at(&server.url(), &limits).await.exits(1);
-    assert!(ran.out.contains("\u{fffd}[2J"), "{}", ran.out);
+    ran.assert_out("\u{fffd}[2J");
 }
 
 /// A terminal for the command.

@@ -2,7 +2,7 @@
 
 mod cli;
 
-use cli::{client, run, until};
+use cli::{Directory, client, run, until};
 use lab::postgres::Postgres;
 
 /// Two servers. The environment is that of `production`.
@@ -37,11 +37,9 @@ impl Servers {
 #[tokio::test]
 async fn migrations_run_on_the_named_database() {
     let servers = Servers::start().await;
-    let files = tempfile::tempdir().expect("a directory");
     let partners = "create table partners (id int primary key);";
-    std::fs::write(files.path().join("V1__partners.sql"), partners).expect("written");
-    let directory = files.path().display().to_string();
-    let migrate = ["migrate", "--directory", &directory];
+    let files = Directory::with("V1__partners.sql", partners);
+    let migrate = ["migrate", "--directory", files.path()];
     let there = ["--url", "env:STAGING"];
     let tables = "select count(*)::text from pg_class \
                   where relname in ('partners', 'refinery_schema_history')";
@@ -96,8 +94,8 @@ async fn admin_url_of_the_environment_is_ignored() {
         .run(&[&there[..], &admin, &end].concat())
         .await
         .exits(0);
-    assert!(ran.err.contains("the admin URL"), "{}", ran.err);
-    assert!(ran.out.contains("ended pid "), "{}", ran.out);
+    ran.assert_err("the admin URL");
+    ran.assert_out("ended pid ");
     stuck
         .simple_query("select 1")
         .await

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::SystemTime;
 
-use antifreeze::config::{Pooler, Settings};
+use antifreeze::config::Settings;
 use antifreeze::internal::{self, ConnectOptions, Handshake, Progress, Target};
 use antifreeze::{Error, ErrorKind, Result, Session};
 
@@ -12,50 +12,7 @@ use super::database_name;
 use super::examine::Findings;
 use super::report::{Check, Step};
 use super::routes::{DIRECT, POOLED, Route, Routes};
-use super::text::{format_seconds, milliseconds, printable};
-
-/// Checks the configuration, before anything is dialled.
-pub(super) fn configuration(config: &Settings) -> Vec<Check> {
-    let described = internal::described(config);
-    let mut source = match described.variables.as_slice() {
-        [] => "from code or the command line".to_owned(),
-        variables => format!("the environment has {}", variables.join(", ")),
-    };
-    if !described.operators.is_empty() {
-        source += &format!("; in force: {}", described.operators);
-    }
-    let mut checks = vec![Check::note(Step::Configuration, source)];
-    for name in described.unknown {
-        checks.push(Check::finding(
-            Step::Configuration,
-            format!("unknown variable {}: it has no effect", printable(&name)),
-            "remove it, unless a newer version of antifreeze that you are about to deploy knows \
-             it; docs/configuration.md lists all variables",
-        ));
-    }
-    let twin = described
-        .twin
-        .map(|twin| format!("; a {twin} endpoint is also known"));
-    checks.push(Check::note(
-        Step::Path,
-        format!(
-            "{} ({}){}",
-            pooler(config.pooler),
-            described.pooler,
-            twin.unwrap_or_default()
-        ),
-    ));
-    checks
-}
-
-fn pooler(pooler: Pooler) -> &'static str {
-    match pooler {
-        Pooler::None => "direct",
-        Pooler::Transaction => "transaction pooler",
-        Pooler::Session => "session pooler",
-        _ => "RDS Proxy",
-    }
-}
+use super::text::{format_seconds, milliseconds};
 
 /// Opens a session and reports each step; returns `None` if no session can be opened.
 pub(super) async fn connect(

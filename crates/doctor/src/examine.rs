@@ -10,7 +10,7 @@ use super::facts::Facts;
 use super::report::{Check, Report, Step};
 use super::routes::Routes;
 use super::text::milliseconds;
-use super::{connect, pooler, region, server, slots, timeouts};
+use super::{configuration, connect, pooler, region, server, slots, timeouts};
 
 /// Thresholds above which [`examine`] reports a finding.
 #[derive(Debug, Clone)]
@@ -71,7 +71,7 @@ pub async fn examine(
             on_check,
         }),
     };
-    findings.add_all(connect::configuration(routes.database().settings()));
+    findings.add_all(configuration::check(routes.database().settings()));
     if let Some((session, config)) = connect::connect(routes, &findings).await {
         if let Err(error) = examine_session(&session, &config, options, &findings).await {
             let (text, remedy) = connect::cause_and_remedy(&error);

@@ -21,6 +21,7 @@
 //! session; behind a pooler, up to three more, one after the other.
 
 mod activity;
+mod configuration;
 mod connect;
 mod database_name;
 mod examine;

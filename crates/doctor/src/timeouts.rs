@@ -60,7 +60,7 @@ pub(super) async fn apply(session: &Session, config: &Settings, facts: &mut Fact
     if session.pooler() != Pooler::None || !lost(facts, config).is_empty() {
         return;
     }
-    let timeouts = internal::told_timeouts(config);
+    let timeouts = internal::session_timeouts(config);
     if timeouts.is_empty() {
         return;
     }

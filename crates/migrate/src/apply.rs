@@ -15,16 +15,16 @@ use super::index::{self, ExistingIndex, Invalid};
 use super::lock;
 use super::monitor::{self, Location, Monitor};
 use super::report::Events;
+use super::run_settings::RunSettings;
 use super::script::Statement;
 use super::session::{RunnerSession, milliseconds};
-use super::settings::Settings;
 use super::statement_error::StatementError;
 
 /// The state that applying migrations needs.
 pub(super) struct Apply<'a> {
     pub(super) session: &'a RunnerSession,
     pub(super) monitor: &'a mut Monitor,
-    pub(super) settings: &'a Settings,
+    pub(super) settings: &'a RunSettings,
     pub(super) events: &'a mut Events,
     pub(super) history: &'a History,
     /// Invalid indexes that existed before, or have been reported.
@@ -176,13 +176,13 @@ impl Apply<'_> {
         let mut statements = step.script.statements.iter();
         let all_online =
             statements.all(|statement| statement.is_setting() || statement.is_online());
-        // Settings of the file itself take precedence.
+        // RunSettings of the file itself take precedence.
         let sets = step.script.statements.iter().any(Statement::is_setting);
         let (lock, statement) = if all_online { online } else { usual };
         self.session.set(lock, statement).await?;
         self.check_lock(client).await?;
         for (at, statement) in step.script.statements.iter().enumerate() {
-            // Settings of the previous attempt have been reset: apply them again.
+            // RunSettings of the previous attempt have been reset: apply them again.
             if at < *done && !statement.is_setting() {
                 continue;
             }

@@ -28,6 +28,7 @@
 
 mod apply;
 mod directory;
+mod endpoint;
 mod error;
 mod event;
 mod files;
@@ -41,10 +42,10 @@ mod monitor;
 mod options;
 mod pending;
 mod report;
+mod run_settings;
 mod runner;
 mod script;
 mod session;
-mod settings;
 #[doc(hidden)]
 pub mod split;
 mod statement_error;

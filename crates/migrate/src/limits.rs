@@ -8,7 +8,7 @@
 use tokio_postgres::{Client, Row};
 
 use super::error::Result;
-use super::settings::Settings;
+use super::run_settings::RunSettings;
 use super::tool_process::Limit;
 
 /// Milliseconds, of the server's clock.
@@ -60,7 +60,7 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    pub(super) fn new(settings: &Settings) -> Limits {
+    pub(super) fn new(settings: &RunSettings) -> Limits {
         let time = |limit: std::time::Duration| Time::try_from(limit.as_millis());
         Limits {
             lock: time(settings.lock_timeout).unwrap_or_default(),

@@ -10,8 +10,8 @@ use super::error::{Error, ErrorKind, Result};
 use super::event::Event;
 use super::options::{Options, Stop};
 use super::report::{Events, Report};
+use super::run_settings::RunSettings;
 use super::session::RunnerSession;
-use super::settings::Settings;
 use super::tool_process::{GRACE, ToolProcess};
 use super::{index, lock};
 
@@ -22,7 +22,7 @@ const RESERVE: Duration = Duration::from_secs(3);
 pub(super) struct Locked<'a> {
     pub(super) session: &'a RunnerSession,
     pub(super) connector: &'a Arc<Connector>,
-    pub(super) settings: &'a Settings,
+    pub(super) settings: &'a RunSettings,
     pub(super) events: &'a mut Events,
     /// The tool that runs under the lock. It is ended before the lock is released.
     pub(super) tool: &'a mut Option<ToolProcess>,

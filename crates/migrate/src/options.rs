@@ -4,13 +4,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use antifreeze::config::DirectEndpoint;
+use antifreeze::config::{DirectEndpoint, Settings};
 use antifreeze::internal::{self, Connector};
 use antifreeze::{Database, Deadline};
 
+use super::endpoint;
 use super::error::Result;
 use super::report::Observer;
-use super::settings::Settings;
+use super::run_settings::RunSettings;
 
 /// The `application_name` of runners, before that of the configuration.
 const NAME: &str = "migrate";
@@ -20,11 +21,11 @@ pub(super) type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The options of a run under the lock.
 pub(super) struct Options {
-    pub(super) config: antifreeze::config::Settings,
+    pub(super) config: Settings,
     pub(super) endpoint: Option<DirectEndpoint>,
     /// `MIGRATION_DATABASE_URL` does not apply to this database.
     pub(super) ignores_environment: bool,
-    pub(super) settings: Settings,
+    pub(super) settings: RunSettings,
     pub(super) observer: Option<Observer>,
     pub(super) deadline: Deadline,
     pub(super) stop: Option<Stop>,
@@ -36,7 +37,7 @@ impl Options {
             config: database.settings().clone(),
             endpoint: None,
             ignores_environment: false,
-            settings: Settings::default(),
+            settings: RunSettings::default(),
             observer: None,
             deadline: Deadline::none(),
             stop: None,
@@ -45,8 +46,13 @@ impl Options {
 
     /// Returns the connector for migrations.
     pub(super) fn connector(&mut self) -> Result<Arc<Connector>> {
-        let environment = !self.ignores_environment;
-        let mut config = internal::for_migrations(&self.config, self.endpoint.take(), environment)?;
+        let variable = std::env::var(endpoint::VARIABLE).ok();
+        let sources = endpoint::Sources {
+            runner: self.endpoint.take(),
+            variable: variable.and_then(internal::given),
+            ignores_environment: self.ignores_environment,
+        };
+        let mut config = endpoint::settings(&self.config, sources)?;
         let name = match config.server.get_application_name() {
             Some(name) => format!("{NAME}:{name}"),
             None => NAME.to_owned(),

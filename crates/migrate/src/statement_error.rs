@@ -6,7 +6,7 @@ use super::error::{Error, ErrorKind};
 use super::event::At;
 use super::files::Step;
 use super::report::Report;
-use super::settings::Settings;
+use super::run_settings::RunSettings;
 
 /// The failure of a statement.
 pub(super) struct StatementError {
@@ -46,7 +46,7 @@ impl StatementError {
         self,
         step: &Step,
         attempts: u32,
-        settings: &Settings,
+        settings: &RunSettings,
         report: &Report,
     ) -> Error {
         let name = step.name();

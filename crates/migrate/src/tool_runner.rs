@@ -17,7 +17,7 @@ use super::locked::{Locked, with_lock};
 use super::monitor::{Location, Monitor, reported};
 use super::options::{Options, options};
 use super::report::{Events, Report};
-use super::settings::Settings;
+use super::run_settings::RunSettings;
 use super::tool_process::{Limit, ToolProcess};
 use super::{index, lock};
 
@@ -97,7 +97,7 @@ struct Tool {
 }
 
 impl Tool {
-    fn new(command: Command, settings: &Settings) -> Self {
+    fn new(command: Command, settings: &RunSettings) -> Self {
         let name = std::path::Path::new(command.get_program());
         let name = name
             .file_name()
@@ -343,7 +343,7 @@ mod tests {
         command
             .env("PGOPTIONS", "-c lock_timeout=7")
             .env("PGAPPNAME", "mine");
-        let tool = Tool::new(command, &Settings::default());
+        let tool = Tool::new(command, &RunSettings::default());
         assert_eq!(tool.name, "tool");
         assert_eq!(tool.application, "mine");
         assert_eq!(

@@ -285,5 +285,5 @@ async fn runner_alone_blocks_for_the_lock_timeout() {
     );
     // Some requests must have queued behind it.
     assert!(waits.len() >= AT_ONCE as usize, "{waits:?}");
-    assert!(longest > lock_timeout / 2, "nobody ever waited: {waits:?}");
+    assert!(longest > lock_timeout / 2, "no session waited: {waits:?}");
 }

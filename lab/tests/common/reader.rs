@@ -1,17 +1,17 @@
-//! Somebody who does what a page says, to the letter: runs its commands in their order,
-//! writes its files, and looks whether what it says will come is what comes.
+//! Follows a page exactly: runs its commands in their order, writes its files, and compares the
+//! output with what the page says.
 //!
-//! | a block of | is |
+//! | a block in | is |
 //! | --- | --- |
-//! | `sh` | run; what serves goes on until the next that does, as in a terminal of its own |
-//! | `sh`, beginning with `# with an account` | left out: it needs one at AWS or Vercel |
-//! | `text` | what the last command answered |
-//! | another language | a file, named at the end of the line before it; `Cargo.toml` grows by it |
+//! | `sh` | run; a server continues until the next one starts, as in its own terminal |
+//! | `sh`, beginning with `# with an account` | skipped: it needs an account at AWS or Vercel |
+//! | `text` | the output of the last command |
+//! | another language | a file, named at the end of the line before it; appended to `Cargo.toml` |
 //!
-//! Four things are not to the letter. Ports are free ones, since who knows what else runs
-//! here. What SAM builds is for this machine, so that it can be run, and without the LTO that
-//! cargo-lambda takes a minute for with each program. And dependencies are those that this
-//! checkout is locked to, which are here already.
+//! Four things differ. Ports are free ones, since others may be in use. SAM builds for this
+//! machine, so that the result can be run, and without link-time optimization, which takes
+//! cargo-lambda a minute for each program. Dependencies are those of this checkout's lock file,
+//! which are downloaded already.
 
 use std::{
     env, fs,
@@ -101,7 +101,7 @@ impl Reader {
         self.commands += 1;
         let server = SERVERS.iter().find(|(server, _)| text.starts_with(server));
         if let Some(&(server, usual)) = server {
-            // Whoever reads has one terminal for this.
+            // One terminal for all servers.
             self.serving = None;
             let port = free();
             let text = match server {
@@ -248,7 +248,7 @@ impl Serving {
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             let ended = serving.process.try_wait().expect("waited for");
             assert!(ended.is_none(), "{command:?}: {ended:?}");
-            assert!(Instant::now() < limit, "nobody listens on {port}");
+            assert!(Instant::now() < limit, "no server listens on {port}");
             std::thread::sleep(Duration::from_millis(100));
         }
         serving
@@ -257,7 +257,7 @@ impl Serving {
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        // Not Control-C's signal: whoever is started in the background ignores that.
+        // Not SIGINT, which background processes ignore.
         let group = Pid::from_raw(self.process.id().cast_signed());
         let signal = |signal| group.map(|group| kill_process_group(group, signal));
         let _ = signal(Signal::TERM);

@@ -24,7 +24,7 @@ const SERVER_TIMEOUTS: Duration = Duration::from_secs(1);
 /// More than all of it takes on a slow machine.
 const PLENTY: Duration = Duration::from_secs(600);
 
-/// How long the function may take until it is inside its transaction.
+/// How long something may take that takes milliseconds on a machine without load.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 const LOST: &str = "unexpected EOF on client connection with an open transaction";
@@ -42,7 +42,7 @@ pub struct Combination {
     files: tempfile::TempDir,
     variables: Vec<(&'static str, String)>,
     failures: Vec<String>,
-    /// What is being waited for, should it never come.
+    /// What is being waited for, for the message of a timeout.
     doing: RefCell<String>,
 }
 
@@ -228,16 +228,17 @@ impl Combination {
             self.fail(ending, missing);
         }
         if called.got != expected {
-            let told = format!("the caller was told {:?}: {:?}", called.got, called.body);
+            let told = format!("the caller got {:?}: {:?}", called.got, called.body);
             self.fail(ending, told);
         }
         if called.took > TIMEOUT {
             self.fail(ending, format!("the response took {:?}", called.took));
         }
         self.doing(ending, "looking at what was left behind");
-        // Only what nobody could tell the server may take its time.
+        // Only where no answer of the server could be awaited may it end later.
         let patience = match ending {
-            "dropped_from_outside" => Duration::from_millis(500),
+            // The Terminate was sent before the freeze; a busy server may read it late.
+            "dropped_from_outside" => PATIENCE,
             // The server looks twice in a second whether its client is there.
             _ if ending.starts_with("unread") => 2 * SERVER_TIMEOUTS,
             _ if ending.starts_with("stalled") => 3 * SERVER_TIMEOUTS,
@@ -305,8 +306,8 @@ impl Combination {
         }
     }
 
-    /// Empties the table. If somebody locks it for good, that is a failure, and not
-    /// the end of all that follows.
+    /// Empties the table. A session that keeps it locked is a failure; it is terminated, so that
+    /// the following endings can run.
     async fn truncate(&mut self, ending: &str) {
         self.doing(ending, "emptying the table");
         if let Err(error) = server::truncate(&self.database).await {
@@ -317,11 +318,11 @@ impl Combination {
             let ended = server::terminate(&self.database).await;
             ended.expect("the administrator can end sessions");
             let emptied = server::truncate(&self.database).await;
-            emptied.expect("nobody is left who locks it");
+            emptied.expect("no session is left that locks it");
         }
     }
 
-    /// What happens outside the function while it runs. The error is what did not.
+    /// What happens outside the function while it runs. The error names what did not.
     async fn meanwhile(&self, ending: &str) -> Result<(), String> {
         match ending {
             "waits_for_a_restart" => {
@@ -361,7 +362,7 @@ impl Combination {
         sessions.expect("the administrator can ask")
     }
 
-    /// Sessions of ours that should not be there.
+    /// The function's sessions that should not exist.
     async fn left(&self) -> Option<String> {
         let mut left = self.sessions().await;
         let none = self.per_invocation && self.pooler.is_none();

@@ -13,10 +13,10 @@ pub enum Run {
     Streaming,
     /// Behind a transaction pooler, which has no session state to leave.
     Pooler,
-    /// Where the layer streams: HEAD, or somebody outside the layer drops the body.
+    /// Where the layer streams: HEAD, or the body is dropped outside the layer.
     Unread,
-    /// In each shape, on a network that goes away, so that the server's own timeouts have to
-    /// end the session.
+    /// In each shape, on a network that fails, so that the server's own timeouts have to end the
+    /// session.
     Stalled,
 }
 
@@ -35,7 +35,7 @@ pub enum Caller {
 pub enum Connection {
     /// It serves the next invocation.
     Kept,
-    /// Somebody may still have it, or nobody can bring it to rest.
+    /// A task may still have it, or it cannot be brought to rest.
     Closed,
     /// It depends on the time that is left, or on what is on its way.
     Either,
@@ -116,8 +116,8 @@ const ENDINGS: &[Ending] = &[
     ("stalled_in_teardown",                &[Stalled],                   Success,  Closed),
 ];
 
-/// Endings that meet behind a pooler, more than it has servers: none gets the answers of
-/// another.
+/// Concurrent endings behind a pooler, more than it has server connections: each gets its own
+/// answers.
 pub const POOLED_TOGETHER: [[(&str, Caller); 4]; 3] = [
     [
         ("copies", Success),
@@ -139,7 +139,7 @@ pub const POOLED_TOGETHER: [[(&str, Caller); 4]; 3] = [
     ],
 ];
 
-/// Endings that meet in one process, at the same time.
+/// Concurrent endings in one process.
 pub const TOGETHER: [[(&str, Caller); 4]; 4] = [
     [
         ("returns", Success),
@@ -174,9 +174,9 @@ pub enum Death {
     Terminated,
     /// With the whole server, which comes back.
     Restart,
-    /// On the way, with FIN.
+    /// By the network, with FIN.
     Fin,
-    /// On the way, with RST.
+    /// By the network, with RST.
     Reset,
 }
 

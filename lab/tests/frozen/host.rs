@@ -63,7 +63,10 @@ impl Host {
             // The process is not told how long it may take. On Lambda every event says
             // so: there the layer has to know by itself.
             let longest = TIMEOUT.as_millis();
-            let mut builder = Deployment::builder(executable).env("MAX_DURATION_MS", longest);
+            let mut builder = Deployment::builder(executable)
+                .env("MAX_DURATION_MS", longest)
+                // Suspended at once, with its connections.
+                .env("ANTIFREEZE_LINGER", "0");
             for (name, value) in variables {
                 builder = builder.env(*name, value);
             }

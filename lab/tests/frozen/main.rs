@@ -5,16 +5,16 @@
 //! After each ending, while the process is frozen: no session of ours is in a
 //! transaction or busy (and none is there at all with `PerInvocation`), and what can
 //! be kept is kept; nothing of a session's state is left that others could see; an
-//! `ALTER TABLE` gets its lock within 100 ms, the response left within its deadline,
-//! the server's log knows of no transaction that lost its client; and the next
-//! invocation works, in the same process, and sees nothing of the last one. Kept
-//! connections that die while the process is frozen are no trouble to the next one.
+//! `ALTER TABLE` gets its lock within 100 ms, the response left within its deadline, the
+//! server's log has no transaction that lost its client; and the next invocation works, in the
+//! same process, and sees nothing of the last one. Kept connections that end while the process
+//! is frozen do not disturb the next one.
 //!
-//! The same behind PgBouncer in transaction mode, where the second connection goes past
-//! it: what its servers are left with. `LAB_PGBOUNCER` names another than the machine's.
+//! The same behind PgBouncer in transaction mode, where the second connection goes directly to
+//! the server. `LAB_PGBOUNCER` selects another program than the installed one.
 //!
-//! Lambda's shapes are frozen where Lambda does it, and where a harsher host would:
-//! once the response has left, before the runtime learns that it has.
+//! Lambda's shapes are frozen where Lambda does it, and earlier, as another host might: once
+//! the response has left, before the runtime is told.
 
 mod combination;
 mod endings;

@@ -1,11 +1,11 @@
-//! What the server knows of us, as its administrator sees it.
+//! The sessions of the function, as an administrator of the server sees them.
 
 use lab::Result;
 use lab::postgres::Database;
 
-/// Everybody in this database but the tests themselves and the administrator who ends
-/// sessions in some endings. Not by the name that our sessions give themselves: one
-/// without it would not be seen.
+/// All sessions of this database except those of the tests, and of the administrator that ends
+/// sessions in some endings. Not selected by the application name of our sessions: one without
+/// it would be missed.
 const OURS: &str = "from pg_stat_activity \
                     where datname = current_database() and backend_type = 'client backend' \
                     and pid <> pg_backend_pid() \
@@ -16,7 +16,7 @@ const OURS: &str = "from pg_stat_activity \
 pub struct Session {
     pub pid: String,
     pub state: String,
-    /// What it did last. Only to be printed.
+    /// Its last statement, for messages.
     #[allow(dead_code, reason = "Debug shows it")]
     query: String,
 }
@@ -44,8 +44,8 @@ pub async fn terminate(database: &Database) -> Result<()> {
     database.execute(&terminate).await
 }
 
-/// What sessions of this database still have that others can see: advisory locks and
-/// temporary tables.
+/// Session state in this database that other sessions can see: advisory locks and temporary
+/// tables.
 pub async fn session_state(database: &Database) -> Result<Vec<String>> {
     let rows = database
         .query(
@@ -59,14 +59,14 @@ pub async fn session_state(database: &Database) -> Result<Vec<String>> {
     Ok(rows.into_iter().flatten().flatten().collect())
 }
 
-/// Waits for a lock no longer than anybody should have to.
+/// Alters the table, with a short `lock_timeout`.
 pub async fn migrate(database: &Database) -> Result<()> {
     let alter = "set lock_timeout = '100ms'; alter table t add column b int; \
                  alter table t drop column b";
     database.execute(alter).await
 }
 
-/// Empties the table. What was left behind may be in the way.
+/// Empties the table, unless a lock that was left behind prevents it.
 pub async fn truncate(database: &Database) -> Result<()> {
     database
         .execute("set lock_timeout = '5s'; truncate t")

@@ -78,7 +78,7 @@ impl Emulator {
         std::fs::read_to_string(self.log.path()).expect("the log")
     }
 
-    /// Asks it to end, as whoever runs it in a container does: it tells the function.
+    /// Sends SIGTERM, as a container runtime does: it forwards it to the function.
     pub fn terminate(&self) {
         lab::process::terminate(self.process.id()).expect("it is there");
     }

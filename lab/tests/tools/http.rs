@@ -1,4 +1,4 @@
-//! A request, by hand.
+//! Sends an HTTP request without a client library.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -44,11 +44,11 @@ pub fn free() -> SocketAddr {
     listener.local_addr().expect("an address")
 }
 
-/// Waits until somebody listens.
+/// Waits until a server listens.
 pub async fn listening(address: SocketAddr) {
     let limit = Instant::now() + Duration::from_secs(30);
     while TcpStream::connect(address).await.is_err() {
-        assert!(Instant::now() < limit, "nobody listens on {address}");
+        assert!(Instant::now() < limit, "no server listens on {address}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

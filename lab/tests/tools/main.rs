@@ -1,7 +1,7 @@
-//! The functions as they are deployed: built and run with the tools that people use.
+//! The functions as they are deployed, built and run with the tools of users.
 //!
-//! It takes a release build and three tools that are not for everybody, so it is not part
-//! of a plain `cargo test`, but of `.ci/run`:
+//! It needs a release build and three tools that are not always installed, so it is not part of
+//! a plain `cargo test`, but of `.ci/run`:
 //!
 //! ```sh
 //! .ci/tools && cargo test -p lab --test tools

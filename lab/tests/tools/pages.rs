@@ -1,9 +1,8 @@
-//! From nothing to deployed, as `docs/lambda.md` and the starter's README have it: their
-//! commands, to the letter, and then what SAM has built in their course. Who reads them is
-//! described in `common/reader.rs`; what needs an account is left out.
+//! Follows `docs/lambda.md` and the README of the starter (`common/reader.rs`), and runs what SAM
+//! has built on the way; steps that need an account are skipped.
 //!
-//! Building takes minutes, so the project with all functions is made once, and what it
-//! builds is what all tests of this binary run.
+//! Building takes minutes, so the project with all functions is built once for all tests of this
+//! binary.
 
 use std::fs;
 use std::path::{Path, PathBuf};

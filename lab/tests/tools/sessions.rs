@@ -1,4 +1,4 @@
-//! A database, and what the server sees of those who use it.
+//! A database, and its sessions as the server sees them.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 pub struct Sessions {
     database: Database,
-    /// If it is not the one that all share.
+    /// The server, unless it is the shared one.
     server: Option<Postgres>,
 }
 
@@ -18,7 +18,7 @@ impl Sessions {
         Self::on(server).await
     }
 
-    /// On a server of their own, which tells of clients who leave without a word.
+    /// On a separate server, which logs clients that disconnect without Terminate.
     pub async fn watched() -> Self {
         let server = Postgres::builder().setting("log_min_messages", "debug1");
         let server = server.start().await.expect("a server");
@@ -42,7 +42,7 @@ impl Sessions {
         }
     }
 
-    /// What a server of their own has logged.
+    /// The log of the separate server.
     pub fn log(&self) -> String {
         self.server.as_ref().map(Postgres::log).unwrap_or_default()
     }
@@ -51,7 +51,7 @@ impl Sessions {
         &self.database.url
     }
 
-    /// Those that do something, or are in a transaction.
+    /// Counts those that run a statement or are in a transaction.
     pub async fn restless(&self) -> usize {
         self.count("state <> 'idle'").await
     }
@@ -69,7 +69,7 @@ impl Sessions {
     pub async fn gone(&self) {
         let limit = Instant::now() + Duration::from_secs(10);
         while self.all().await > 0 {
-            assert!(Instant::now() < limit, "somebody is still connected");
+            assert!(Instant::now() < limit, "a client is still connected");
             sleep(Duration::from_millis(5)).await;
         }
     }
@@ -78,28 +78,28 @@ impl Sessions {
     pub async fn busy(&self) {
         let limit = Instant::now() + Duration::from_secs(10);
         while self.restless().await == 0 {
-            assert!(Instant::now() < limit, "nobody does anything");
+            assert!(Instant::now() < limit, "no session is busy");
             sleep(Duration::from_millis(5)).await;
         }
     }
 
-    /// Keeps everybody else from writing partners, until the client is dropped.
+    /// Locks the table partners until the client is dropped.
     pub async fn lock(&self) -> tokio_postgres::Client {
         let connected = tokio_postgres::connect(self.url(), tokio_postgres::NoTls).await;
         let (client, connection) = connected.expect("a connection");
         tokio::spawn(connection);
-        let lock = "set application_name = 'the one who locks'; \
+        let lock = "set application_name = 'locking'; \
             begin; lock table partners in access exclusive mode";
         client.batch_execute(lock).await.expect("the lock");
         client
     }
 
-    /// Of those who came over TCP: we ask over the socket, and our last question may still
-    /// be on its way out.
+    /// Counts sessions over TCP: this query uses the unix socket, and its last session may still
+    /// be ending.
     async fn count(&self, condition: &str) -> usize {
         let query = format!(
             "select pid from pg_stat_activity where datname = current_database() \
-             and client_addr is not null and application_name <> 'the one who locks' \
+             and client_addr is not null and application_name <> 'locking' \
              and {condition}"
         );
         self.database.query(&query).await.expect("sessions").len()

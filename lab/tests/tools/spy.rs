@@ -95,7 +95,7 @@ async fn pass_on(calls: Arc<Mutex<Vec<Call>>>, request: Request<Body>) -> Respon
     };
     parts.headers.remove("transfer-encoding");
     let Ok(response) = send(api, Request::from_parts(parts, body)).await else {
-        // The API is gone, and so is whoever asked, or soon.
+        // The API has ended, and the function with it, or soon.
         return Response::builder()
             .status(502)
             .body(Body::empty())

@@ -12,7 +12,7 @@ use crate::http::{free, get, listening, post};
 use crate::sessions::Sessions;
 use crate::tool::CARGO_LAMBDA;
 
-/// The control plane, and a function that was started by hand.
+/// The control plane, and a function that the test starts.
 struct Watch {
     control: Child,
     function: Child,

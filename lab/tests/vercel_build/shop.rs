@@ -33,6 +33,8 @@ impl Shop {
         database.execute(schema).await.expect("a schema");
         let deployment = Deployment::builder(executable)
             .env("DATABASE_URL", &database.url)
+            // Suspended at once, with its connections.
+            .env("ANTIFREEZE_LINGER", "0")
             .max_duration(MAX_DURATION)
             .start()
             .await

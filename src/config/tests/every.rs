@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio_postgres::config::Host;
 
-use crate::config::parameters::known;
-use crate::config::source::{COMPOSE, LIBPQ, SETTINGS};
+use crate::config::names::known;
+use crate::config::source::{COMPOSE, LIBPQ, SETTINGS, variables};
 use crate::config::*;
 
 enum Outcome {
@@ -246,12 +246,12 @@ fn every_parameter_is_tried_in_both_forms() {
 
 #[test]
 fn every_variable_is_tried() {
-    for (variables, host) in [(LIBPQ, "PGHOST"), (COMPOSE, "DB_HOST")] {
-        for (variable, parameter) in variables {
-            let of_it = PARAMETERS.iter().filter(|(name, ..)| name == parameter);
+    for (table, host) in [(LIBPQ, "PGHOST"), (COMPOSE, "DB_HOST")] {
+        for (variable, parameter) in variables(table) {
+            let of_it = PARAMETERS.iter().filter(|(name, ..)| *name == parameter);
             let mut tested = 0;
             for (_, value, outcome) in of_it {
-                let environment = if *variable == host {
+                let environment = if variable == host {
                     Environment::of(&[(host, value)])
                 } else {
                     Environment::of(&[(host, "db.example.com"), (variable, value)])
@@ -282,6 +282,6 @@ fn every_server_variable_is_tried() {
     let both = [("PGHOST", "db"), ("PGOPTIONS", "-c a.b=1"), ("PGTZ", "UTC")];
     assert_eq!(read(&both), "-c a.b=1 -c TimeZone=UTC");
     let tested: Vec<_> = SERVERS.iter().map(|(variable, ..)| *variable).collect();
-    let known: Vec<_> = SETTINGS.iter().map(|(variable, _)| *variable).collect();
+    let known: Vec<_> = variables(SETTINGS).map(|(variable, _)| variable).collect();
     assert_eq!(tested, known);
 }

@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use crate::config::parameters::known;
+use crate::config::names::known;
 use crate::config::{Config, Environment};
 
 /// Something that nothing but a password holds.

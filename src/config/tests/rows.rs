@@ -14,6 +14,9 @@ type Row = (&'static str, &'static str, fn(&Settings) -> bool);
 const ROWS: &[Row] = &[
     ("pooler", "rds-proxy", |s| s.pooler == Pooler::RdsProxy),
     ("endpoint", "direct", |s| s.endpoint == Endpoint::Direct),
+    ("guess_authentication", "off", |s| {
+        s.guess_authentication == GuessAuthentication::Off
+    }),
     ("lifetime", "per-invocation", |s| {
         s.lifetime == ConnectionLifetime::PerInvocation
     }),
@@ -24,6 +27,7 @@ const ROWS: &[Row] = &[
     ("max_idle", "7", |s| s.max_idle == Some(7)),
     ("max_age", "7", |s| s.max_age == SEVEN),
     ("max_idle_time", "7", |s| s.max_idle_time == Some(SEVEN)),
+    ("linger", "7", |s| s.linger == SEVEN),
     ("test_after_idle", "7", |s| s.test_after_idle == SEVEN),
     ("acquire_timeout", "7", |s| s.acquire_timeout == SEVEN),
     ("connect_timeout", "7", |s| s.connect_timeout == SEVEN),

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use crate::config::overrides::{in_force, unknown};
 use crate::config::table::OPERATOR;
-use crate::config::variables::{in_force, unknown};
-use crate::config::{Config, Environment, Settings, spelling};
+use crate::config::{Config, Environment, Origin, Settings, spelling};
 use crate::error::{Error, Result};
 
 fn settled(environment: &Environment) -> Result<Settings> {
@@ -164,4 +164,15 @@ fn invalid_limit_is_named() {
         );
         assert!(error.contains(wanted), "{error}");
     }
+}
+
+#[test]
+fn origins_name_the_variables_of_the_address() {
+    let environment = Environment::of(&[("PGHOST", "h"), ("PGUSER", "u"), ("PGPORT", "6432")]);
+    let config = Config::from_environment(&environment).expect("a configuration");
+    let settings = config.settled(&environment).expect("settings");
+    let found: Vec<_> = settings.origins().collect();
+    let expected = [("host", "PGHOST"), ("port", "PGPORT"), ("user", "PGUSER")]
+        .map(|(name, variable)| (name, Origin::Variable(variable)));
+    assert_eq!(found, expected);
 }

@@ -23,17 +23,20 @@ pub(crate) enum Method {
 }
 
 impl Method {
+    /// libpq's names.
+    const NAMES: [(&'static str, Method); 7] = [
+        ("password", Method::Password),
+        ("md5", Method::Md5),
+        ("scram-sha-256", Method::Scram),
+        ("none", Method::None),
+        ("gss", Method::Foreign("gss")),
+        ("sspi", Method::Foreign("sspi")),
+        ("oauth", Method::Foreign("oauth")),
+    ];
+
     fn parse(name: &str) -> Option<Self> {
-        Some(match name {
-            "password" => Method::Password,
-            "md5" => Method::Md5,
-            "scram-sha-256" => Method::Scram,
-            "none" => Method::None,
-            "gss" => Method::Foreign("gss"),
-            "sspi" => Method::Foreign("sspi"),
-            "oauth" => Method::Foreign("oauth"),
-            _ => return None,
-        })
+        let mut all = Self::NAMES.into_iter();
+        all.find_map(|(known, method)| (known == name).then_some(method))
     }
 
     /// Whether the answer reveals the password: MD5 is guessed at billions of times a second,
@@ -94,7 +97,7 @@ impl FromStr for RequireAuth {
     /// An unknown method, names with and without `!` in one list, or no method left that is
     /// supported.
     fn from_str(text: &str) -> Result<Self> {
-        let said = shown("require_auth", text);
+        let given = shown("require_auth", text);
         let mut required = RequireAuth {
             methods: Vec::new(),
             negated: text.trim_start().starts_with('!'),
@@ -106,24 +109,24 @@ impl FromStr for RequireAuth {
             };
             let Some(method) = Method::parse(bare) else {
                 return Err(Error::configuration(format!(
-                    "{said} is not valid: expected a list of none, password, md5, \
+                    "{given} is not valid: expected a list of none, password, md5, \
                      scram-sha-256, all of them or none with a ! in front"
                 )));
             };
             if negated != required.negated {
                 return Err(Error::configuration(format!(
-                    "{said}: either all have a ! in front, or none"
+                    "{given}: either all have a ! in front, or none"
                 )));
             }
             required.methods.push(method);
         }
-        let ours = [Method::Password, Method::Md5, Method::Scram, Method::None];
-        if !ours
-            .into_iter()
-            .any(|method| required.permits(method).unwrap_or(required.negated))
+        let permits = |method| required.permits(method).unwrap_or(required.negated);
+        if ![Method::Password, Method::Md5, Method::Scram, Method::None]
+            .map(permits)
+            .contains(&true)
         {
             return Err(Error::configuration(format!(
-                "{said} leaves nothing that this driver can do: none, password, \
+                "{given} leaves nothing that this driver can do: none, password, \
                  md5, scram-sha-256"
             )));
         }

@@ -11,7 +11,7 @@ pub use authentication::RequireAuth;
 pub(crate) use parameters::could_be_file;
 
 /// Configures encryption, certificate verification and authentication methods.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Tls {
     /// Whether to, and what is verified. Default: [`TlsMode::VerifyFull`].
@@ -148,20 +148,6 @@ pub enum Pem {
     File(PathBuf),
     /// The text itself, as from an environment variable.
     Text(String),
-}
-
-impl fmt::Debug for Tls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls")
-            .field("mode", &self.mode)
-            .field("roots", &self.roots)
-            .field("direct", &self.direct)
-            .field("client", &self.client)
-            .field("sni", &self.sni)
-            .field("channel_binding", &self.channel_binding)
-            .field("require_auth", &self.require_auth)
-            .finish()
-    }
 }
 
 impl fmt::Debug for Roots {

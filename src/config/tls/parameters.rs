@@ -30,11 +30,8 @@ impl Tls {
                 Pem::Text(text) => Roots::Pem(text),
             }),
         };
-        let direct = match parameters.get("sslnegotiation") {
-            None | Some("postgres") => false,
-            Some("direct") => true,
-            Some(other) => return Err(none_of("sslnegotiation", other, "postgres, direct")),
-        };
+        let choices = [("postgres", false), ("direct", true)];
+        let direct = choice(parameters, "sslnegotiation", &choices)?.unwrap_or(false);
         let ssl = match parameters.get("ssl") {
             None => false,
             Some(value) if value.eq_ignore_ascii_case("true") => true,
@@ -79,35 +76,25 @@ impl Tls {
             }
             (None, Some(_)) => return Err(Error::configuration("sslkey is set, sslcert is not")),
         };
-        let sni = match parameters.get("sslsni") {
-            None | Some("1") => true,
-            Some("0") => false,
-            Some(other) => return Err(none_of("sslsni", other, "0, 1")),
-        };
-        let channel_binding = match parameters.get("channel_binding") {
-            None | Some("prefer") => ChannelBinding::Prefer,
-            Some("disable") => ChannelBinding::Disable,
-            Some("require") if mode == TlsMode::Disable => {
-                return Err(Error::configuration(
-                    "channel_binding=require needs TLS, which sslmode=disable turns off",
-                ));
-            }
-            Some("require") => ChannelBinding::Require,
-            Some(other) => {
-                return Err(none_of(
-                    "channel_binding",
-                    other,
-                    "disable, prefer, require",
-                ));
-            }
-        };
+        let sni = choice(parameters, "sslsni", &[("0", false), ("1", true)])?;
+        let choices = [
+            ("disable", ChannelBinding::Disable),
+            ("prefer", ChannelBinding::Prefer),
+            ("require", ChannelBinding::Require),
+        ];
+        let channel_binding = choice(parameters, "channel_binding", &choices)?.unwrap_or_default();
+        if channel_binding == ChannelBinding::Require && mode == TlsMode::Disable {
+            return Err(Error::configuration(
+                "channel_binding=require needs TLS, which sslmode=disable turns off",
+            ));
+        }
         let require_auth = parameters.get("require_auth");
         Ok(Tls {
             mode,
             roots,
             direct,
             client,
-            sni,
+            sni: sni.unwrap_or(true),
             channel_binding,
             require_auth: require_auth.map(str::parse).transpose()?,
             implied: (parameters.get("sslmode").is_none() && is_local(server)).then_some(mode),
@@ -118,6 +105,24 @@ impl Tls {
     pub(crate) fn keep_to(&mut self, server: &tokio_postgres::Config) {
         if self.implied == Some(self.mode) && !is_local(server) {
             self.mode = TlsMode::VerifyFull;
+        }
+    }
+}
+
+/// Reads a parameter that is one of a list of words.
+fn choice<T: Copy>(
+    parameters: &Parameters,
+    name: &str,
+    choices: &[(&str, T)],
+) -> Result<Option<T>> {
+    let Some(value) = parameters.get(name) else {
+        return Ok(None);
+    };
+    match choices.iter().find(|(word, _)| *word == value) {
+        Some((_, choice)) => Ok(Some(*choice)),
+        None => {
+            let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
+            Err(none_of(name, value, &words.join(", ")))
         }
     }
 }
@@ -225,6 +230,7 @@ fn is_local(server: &tokio_postgres::Config) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::origin::Origin::Url;
 
     fn read(host: &str, change: impl FnOnce(&mut Parameters)) -> Result<Tls> {
         let mut parameters = Parameters::default();
@@ -257,9 +263,9 @@ mod tests {
             ("db", Some("verify-full"), Some("system"), None, VerifyFull),
         ] {
             let tls = read(host, |parameters| {
-                parameters.add("sslmode", mode.unwrap_or_default());
-                parameters.add("sslrootcert", roots.unwrap_or_default());
-                parameters.add("sslnegotiation", negotiation.unwrap_or_default());
+                parameters.set("sslmode", mode.unwrap_or_default(), Url);
+                parameters.set("sslrootcert", roots.unwrap_or_default(), Url);
+                parameters.set("sslnegotiation", negotiation.unwrap_or_default(), Url);
             });
             let shown = format!("{host} {mode:?} {roots:?} {negotiation:?}");
             assert_eq!(tls.expect(&shown).mode, expected, "{shown}");
@@ -278,8 +284,8 @@ mod tests {
             ("localhost", "true", Some("verify-full"), VerifyFull),
         ] {
             let tls = read(host, |parameters| {
-                parameters.add("ssl", ssl);
-                parameters.add("sslmode", mode.unwrap_or_default());
+                parameters.set("ssl", ssl, Url);
+                parameters.set("sslmode", mode.unwrap_or_default(), Url);
             });
             assert_eq!(tls.expect(ssl).mode, expected, "{host} {ssl} {mode:?}");
         }
@@ -295,7 +301,7 @@ mod tests {
             ("no-verify", "write sslmode=require"),
             ("{\"rejectUnauthorized\":false}", "write sslmode, with"),
         ] {
-            let error = read("db", |parameters| parameters.add("ssl", ssl));
+            let error = read("db", |parameters| parameters.set("ssl", ssl, Url));
             let error = error.expect_err(ssl).to_string();
             assert!(error.starts_with("ssl") && error.contains(word), "{error}");
         }
@@ -308,7 +314,7 @@ mod tests {
             ("REQUIRED", "did you mean require?"),
             ("Require", "did you mean require?"),
         ] {
-            let error = read("db", |parameters| parameters.add("sslmode", mode));
+            let error = read("db", |parameters| parameters.set("sslmode", mode, Url));
             let error = error.expect_err(mode).to_string();
             assert!(error.contains(word), "{error}");
         }
@@ -334,7 +340,7 @@ mod tests {
             (Some("prefer"), &there, TlsMode::Prefer),
         ] {
             let mut tls = read("localhost", |parameters| {
-                parameters.add("sslmode", mode.unwrap_or_default());
+                parameters.set("sslmode", mode.unwrap_or_default(), Url);
             })
             .expect("fine");
             tls.keep_to(server);
@@ -347,9 +353,9 @@ mod tests {
         let text = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
         let one_line = text.replace('\n', "\\n");
         let tls = read("db", |parameters| {
-            parameters.add("sslrootcert", one_line.clone());
-            parameters.add("sslcert", "/etc/client.crt");
-            parameters.add("sslkey", format!("\n{text}"));
+            parameters.set("sslrootcert", one_line.clone(), Url);
+            parameters.set("sslcert", "/etc/client.crt", Url);
+            parameters.set("sslkey", format!("\n{text}"), Url);
         })
         .expect("fine");
         assert_eq!(tls.roots, Some(Roots::Pem(one_line)));
@@ -374,8 +380,8 @@ mod tests {
             (&long, false),
         ] {
             let tls = read("db", |parameters| {
-                parameters.add("sslcert", "client.crt");
-                parameters.add("sslkey", key);
+                parameters.set("sslcert", "client.crt", Url);
+                parameters.set("sslkey", key, Url);
             });
             assert_eq!(tls.is_ok(), fine, "{key}");
             let shown = match tls {
@@ -392,10 +398,10 @@ mod tests {
         assert!(tls.sni && !tls.direct && tls.require_auth.is_none());
         assert_eq!(tls.channel_binding, ChannelBinding::Prefer);
         let tls = read("db", |parameters| {
-            parameters.add("sslsni", "0");
-            parameters.add("channel_binding", "require");
-            parameters.add("require_auth", "!md5");
-            parameters.add("sslrootcert", "");
+            parameters.set("sslsni", "0", Url);
+            parameters.set("channel_binding", "require", Url);
+            parameters.set("require_auth", "!md5", Url);
+            parameters.set("sslrootcert", "", Url);
         })
         .expect("fine");
         assert!(!tls.sni && tls.roots.is_none());
@@ -428,7 +434,7 @@ mod tests {
         ] {
             let tls = read("db", |parameters| {
                 for (name, value) in said {
-                    parameters.add(name, *value);
+                    parameters.set(name, *value, Url);
                 }
             });
             let error = tls.expect_err(word).to_string();

@@ -7,7 +7,7 @@ use antifreeze::{Config, Database, Error, ErrorKind};
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Longer than anything takes, shorter than anybody waits.
+/// A time limit for what should take milliseconds, on a loaded machine.
 pub const PLENTY: Duration = Duration::from_secs(20);
 
 /// What a test works with.

@@ -5,7 +5,10 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::process::Command;
+use lab::postgres::Postgres;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
 use tokio_postgres::{Client, NoTls};
 
 /// The timeout of anything that a test waits for.
@@ -35,7 +38,7 @@ pub fn command(variables: &[(&str, &str)], arguments: &[&str]) -> Command {
 
 pub async fn run(variables: &[(&str, &str)], arguments: &[&str]) -> Ran {
     let output = command(variables, arguments).output();
-    let output = tokio::time::timeout(TIMEOUT, output).await;
+    let output = timeout(TIMEOUT, output).await;
     let output = output.expect("it ends").expect("it starts");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     let ran = Ran {
@@ -61,6 +64,18 @@ impl Ran {
     pub fn exits(self, code: i32) -> Self {
         assert_eq!(self.code, code, "{}\n{}", self.out, self.err);
         self
+    }
+
+    /// Checks that the standard output contains `text`.
+    #[track_caller]
+    pub fn assert_out(&self, text: &str) {
+        assert!(self.out.contains(text), "{}", self.out);
+    }
+
+    /// Checks that the standard error contains `text`.
+    #[track_caller]
+    pub fn assert_err(&self, text: &str) {
+        assert!(self.err.contains(text), "{}", self.err);
     }
 
     pub fn json(&self) -> serde_json::Value {
@@ -177,6 +192,68 @@ fn numbers(text: &str, wanted: impl Fn(&str, usize) -> bool, name: &str) -> Stri
         }
     }
     replaced
+}
+
+/// Waits for a line that contains `text`; then reads on in the background, since a full pipe
+/// would block the command.
+pub async fn wait_for_line(output: impl AsyncRead + Unpin + Send + 'static, text: &str) {
+    let mut lines = BufReader::new(output).lines();
+    let look = async {
+        while let Some(line) = lines.next_line().await.expect("readable") {
+            if line.contains(text) {
+                return true;
+            }
+        }
+        false
+    };
+    let seen = timeout(TIMEOUT, look).await;
+    assert_eq!(seen, Ok(true), "no line contains {text}");
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+}
+
+/// Waits until the command ends.
+pub async fn exit_code(child: &mut Child) -> i32 {
+    let status = timeout(TIMEOUT, child.wait()).await;
+    let status = status.expect("it ends").expect("a status");
+    status.code().expect("an exit code")
+}
+
+/// Creates a database on the server that all tests share.
+pub async fn fresh_database() -> lab::postgres::Database {
+    let server = Postgres::shared().await.expect("a server");
+    server.fresh_database().await.expect("a database")
+}
+
+/// A temporary directory.
+pub struct Directory(tempfile::TempDir);
+
+impl Directory {
+    pub fn new() -> Self {
+        Directory(tempfile::tempdir().expect("a directory"))
+    }
+
+    /// Creates a directory with one file.
+    pub fn with(name: &str, text: &str) -> Self {
+        let directory = Directory::new();
+        directory.write(name, text);
+        directory
+    }
+
+    /// Writes a file, and creates the directories of its name.
+    pub fn write(&self, name: &str, text: &str) {
+        let path = self.0.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("created");
+        std::fs::write(path, text).expect("written");
+    }
+
+    pub fn path(&self) -> &str {
+        self.0.path().to_str().expect("a path")
+    }
+
+    /// Returns the path of a file.
+    pub fn file(&self, name: &str) -> String {
+        format!("{}/{name}", self.path())
+    }
 }
 
 /// Opens a session with this application_name.

@@ -43,7 +43,7 @@ async fn readers_continue_and_the_blocker_is_named() {
 
     let (runner, mut log) = Log::of(lab.runner(&[("V1__unique", UNIQUE)]).attempts(100));
     let running = tokio::spawn(runner.run());
-    let event = log.until("who blocks", is_blocked).await;
+    let event = log.until("the blocking session", is_blocked).await;
     let Event::Blocked(blocked) = &event else {
         unreachable!()
     };
@@ -127,7 +127,7 @@ async fn layer_leaves_no_blocking_session() {
         invocation.await.expect("it returns");
     }
     let runner = lab.runner(&[("V1__unique", UNIQUE)]).attempts(1);
-    let report = runner.run().await.expect("nobody is in the way");
+    let report = runner.run().await.expect("no session blocks it");
     assert!(report.blocked.is_empty(), "{report:?}");
 }
 
@@ -231,7 +231,7 @@ async fn indirect_blockers_are_named() {
     let (runner, mut log) =
         Log::of(lab.runner(&[("V1__row", "update partners set name = 'x' where id = 1")]));
     let running = tokio::spawn(runner.run());
-    let Event::Blocked(blocked) = log.until("who blocks", is_blocked).await else {
+    let Event::Blocked(blocked) = log.until("the blocking session", is_blocked).await else {
         unreachable!()
     };
     let by: Vec<_> = blocked
@@ -289,7 +289,7 @@ async fn every_role_sees_waiting_sessions() {
     let migrations = crate::common::migrations(&[("V1__row", "update partners set name = 'x'")]);
     let (runner, mut log) = Log::of(migrations.runner(&database));
     let running = tokio::spawn(runner.run());
-    let Event::Blocked(blocked) = log.until("who blocks", is_blocked).await else {
+    let Event::Blocked(blocked) = log.until("the blocking session", is_blocked).await else {
         unreachable!()
     };
     let waits_too: Vec<_> = blocked.by.iter().map(|one| one.waits).collect();

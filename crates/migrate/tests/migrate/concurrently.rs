@@ -107,7 +107,7 @@ async fn concurrent_builds_wait_for_old_transactions() {
     let (runner, mut log) = Log::of(lab.runner(&[INDEX]));
     let running = tokio::spawn(runner.run());
     let event = log
-        .until("who is waited for", |event| {
+        .until("the session waited for", |event| {
             matches!(event, Event::Blocked(_))
         })
         .await;
@@ -138,7 +138,9 @@ async fn recording_is_retried_after_lock_timeouts() {
     holder.batch_execute(lock).await.expect("a lock");
     let (runner, mut log) = Log::of(lab.runner(&files).attempts(100));
     let running = tokio::spawn(runner.run());
-    let blocked = log.until("who blocks", |event| matches!(event, Event::Blocked(_)));
+    let blocked = log.until("the blocking session", |event| {
+        matches!(event, Event::Blocked(_))
+    });
     let line = blocked.await.to_string();
     let expected = "V2__index waits for a lock on refinery_schema_history, blocked by pid";
     assert!(line.starts_with(expected), "{line}");

@@ -293,7 +293,7 @@ async fn resolve_records_manual_migrations() {
     lab.server
         .execute("create table one (a int)")
         .await
-        .expect("by hand");
+        .expect("applied");
     let error = lab
         .runner(&[ONE, TWO])
         .resolve(2)

@@ -20,7 +20,7 @@ const SLOW: (&str, &str) = (
 #[tokio::test]
 #[ignore = "run by the others"]
 async fn runner() {
-    // The ignored tests are run by hand.
+    // The ignored tests are run without their parent.
     let Ok(url) = std::env::var("MIGRATE_TEST_URL") else {
         return;
     };

@@ -73,7 +73,7 @@ async fn indexes_built_by_other_roles_are_waited_for() {
 
     let (patient, mut log) = Log::of(runner(&lab, &role, &files));
     let running = tokio::spawn(patient.run());
-    let blocked = log.until("who builds it", |event| matches!(event, Event::Blocked(_)));
+    let blocked = log.until("the builder", |event| matches!(event, Event::Blocked(_)));
     let line = blocked.await.to_string();
     assert!(
         line.contains("waits for a lock on public.i, blocked by pid") && line.contains("(builder"),
@@ -105,7 +105,7 @@ async fn indexes_of_other_sessions_are_not_touched() {
     let (runner, mut log) = Log::of(runner(&lab, &role, &files).attempts(100));
     let running = tokio::spawn(runner.run());
     let is_blocked = |event: &Event| matches!(event, Event::Blocked(_));
-    log.until("who blocks", is_blocked).await;
+    log.until("the blocking session", is_blocked).await;
 
     let writer = wrote(&lab, "others").await;
     let building = builds(&lab, "theirs", "others").await;

@@ -14,6 +14,7 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::BoxError;
 use crate::look::look;
+use crate::sabotage::INSIDE;
 use crate::task::{keep, spawn, spawn_blocking};
 
 const INSERT: &str = "insert into t values (1)";
@@ -97,6 +98,9 @@ pub async fn end(ending: &str, told: &str) -> Result<Value, BoxError> {
             let mut connection = connection().await?;
             let transaction = connection.transaction().await?;
             transaction.execute(INSERT, &[]).await?;
+            if ending == "dropped_from_outside" {
+                INSIDE.notify_one();
+            }
             pending::<()>().await;
         }
         "statement_timed_out" => {

@@ -1,11 +1,11 @@
-//! What a layer has to live with: a service that panics in `call`, and somebody
-//! around it who drops its future.
+//! Services around the layer and inside it that misbehave: one panics in `call`, one drops the
+//! future.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
+use tokio::sync::Notify;
 use tower::Service;
 
 use crate::BoxError;
@@ -34,8 +34,11 @@ where
     }
 }
 
-/// Gives up after a while when asked for `dropped_from_outside`: a timeout in the
-/// wrong place.
+/// Notified when the handler of `dropped_from_outside` is inside its transaction.
+pub static INSIDE: Notify = Notify::const_new();
+
+/// Drops the future of `dropped_from_outside` before it is done, as a timeout in the wrong place
+/// does.
 #[derive(Clone)]
 pub struct Impatient<S>(pub S);
 
@@ -57,12 +60,10 @@ where
         let gives_up = request.ending() == "dropped_from_outside";
         let future = self.0.call(request);
         Box::pin(async move {
-            match gives_up {
-                true => match tokio::time::timeout(Duration::from_millis(300), future).await {
-                    Ok(response) => response.map_err(Into::into),
-                    Err(_) => Err("gave up".into()),
-                },
-                false => future.await.map_err(Into::into),
+            tokio::select! {
+                biased;
+                () = INSIDE.notified(), if gives_up => Err("gave up".into()),
+                response = future => response.map_err(Into::into),
             }
         })
     }

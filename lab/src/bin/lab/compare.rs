@@ -3,10 +3,10 @@
 use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use lab::Result;
+use lab::cargo::build;
 use lab::compare::{ENDINGS, LIBRARIES, Moment, cases, left_behind};
 use lab::postgres::Postgres;
 
-use crate::build::build;
 use crate::step::Step;
 
 const MOMENTS: [(Moment, &str); 3] = [

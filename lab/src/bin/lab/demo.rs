@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 use http::Request;
+use lab::cargo::build;
 use lab::lambda::{Answer, Function};
 use lab::postgres::{Database, Postgres};
 use lab::{OrSay, Result};
 use tokio::net::TcpListener;
 
-use crate::build::build;
 use crate::step::Step;
 
 /// The function's timeout.

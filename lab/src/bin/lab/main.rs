@@ -1,9 +1,7 @@
 //! The lab's command: `cargo run -p lab -- demo`.
 
-mod build;
 mod compare;
 mod demo;
-mod footprint;
 mod record;
 mod step;
 
@@ -41,13 +39,6 @@ enum Command {
         #[arg(long, default_value_t = 10)]
         runs: usize,
     },
-    /// Measures what a function's start and its executable cost, with antifreeze and
-    /// without; builds for release first, which takes minutes
-    Footprint {
-        /// How often each function is started
-        #[arg(long, default_value_t = 20)]
-        runs: usize,
-    },
     /// Records what tokio-postgres and a server say to each other, for the tests of the
     /// wire and as seeds of its fuzz target
     Record {
@@ -65,7 +56,6 @@ async fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Demo { serve, port } => demo::run(serve.then_some(port)).await,
         Command::Compare { runs } => compare::run(runs).await,
-        Command::Footprint { runs } => footprint::run(runs).await,
         Command::Record { recordings, seeds } => record::run(&recordings, &seeds).await,
     };
     match done {

@@ -1,4 +1,4 @@
-//! Kept connections that end behind the back of a frozen process.
+//! Kept connections that end while the process is frozen.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use crate::host::Host;
 use crate::server;
 
 impl Combination {
-    /// The connections that were kept die while the process is frozen: the next
-    /// invocation knows it before it uses one.
+    /// The kept connections end while the process is frozen: the next invocation detects it
+    /// before it uses one.
     pub(super) async fn death(&mut self, host: &Host, death: Death, next: &str) {
         let name = format!("{death:?}, then {next}");
         self.truncate(&name).await;
         self.doing(&name, "waiting for an ordinary response");
-        // It takes all there are.
+        // It leases both connections.
         let called = host.call("look").await;
         let before = self.pids().await;
         if before.len() != 2 {
@@ -29,13 +29,13 @@ impl Combination {
             Death::Fin => self.relay.cut(Cut::Fin).await,
             Death::Reset => self.relay.cut(Cut::Reset).await,
         }
-        // The news has to reach the frozen process's side.
+        // The end has to arrive at the socket of the frozen process.
         self.relay.quiet(Duration::from_millis(200)).await;
         self.doing(&name, "waiting for the next invocation");
         let answer = host.call(next).await;
         self.check_next(&name, &called, &answer);
         if answer.got != Caller::Success || (next == "look" && answer.saw().is_some()) {
-            let told = format!("the caller was told {:?}: {:?}", answer.got, answer.body);
+            let told = format!("the caller got {:?}: {:?}", answer.got, answer.body);
             self.fail(&name, told);
         }
         if let Some(left) = self.left().await {

@@ -6,8 +6,8 @@ use crate::host::{Host, SEVERAL};
 use crate::server;
 
 impl Combination {
-    /// Several endings at the same time: none is in another's way, and nothing of any is
-    /// left.
+    /// Several endings at the same time: none affects another, and none leaves anything
+    /// behind.
     pub(super) async fn together(&mut self, host: &Host, endings: [(&str, Caller); SEVERAL]) {
         let name = format!("{endings:?}");
         self.truncate(&name).await;
@@ -17,7 +17,7 @@ impl Combination {
         for ((ending, expected), called) in endings.into_iter().zip([&one, &two, &three, &four]) {
             self.check_next(ending, &one, called);
             if called.got != expected {
-                let told = format!("the caller was told {:?}: {:?}", called.got, called.body);
+                let told = format!("the caller got {:?}: {:?}", called.got, called.body);
                 self.fail(ending, format!("{told}, together with {name}"));
             }
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// The settings of a [`Runner`](super::Runner) or a [`ToolRunner`](super::ToolRunner).
 #[derive(Debug, Clone)]
-pub(super) struct Settings {
+pub(super) struct RunSettings {
     /// How long a statement may wait for a lock; other sessions queue behind it meanwhile.
     pub(super) lock_timeout: Duration,
     pub(super) statement_timeout: Duration,
@@ -25,10 +25,10 @@ pub(super) struct Settings {
     pub(super) refuse_findings: bool,
 }
 
-impl Default for Settings {
+impl Default for RunSettings {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Settings {
+        RunSettings {
             lock_timeout: seconds(2),
             statement_timeout: seconds(30),
             concurrent_timeout: seconds(30 * 60),

@@ -1,63 +1,17 @@
-//! Collects what is configured for a database, and where it was set.
+//! Makes a [`Config`] from a URL, from the environment, or by serde.
 
-use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+
+use serde::de::{self, Deserialize, Deserializer};
 
 use super::parameters::Parameters;
 use super::read::read;
 use super::source;
-use super::table::Layer;
-use super::{DirectEndpoint, Environment, Settings};
+use super::table::{Config, Fields, Settings};
+use super::{DirectEndpoint, Environment};
 use crate::credentials::Credentials;
 use crate::error::{Error, Result};
-
-/// Configures a [`Database`](crate::Database): its address, and each setting that differs
-/// from its default.
-///
-/// It is made from a URL, from the environment, empty or by serde; setters then change single
-/// settings. What an operator sets in `ANTIFREEZE_*` variables wins over the code, the code
-/// over the URL, the URL over `DB_MAX_*` variables, and those over the defaults;
-/// `docs/configuration.md` lists all of them, and [`Settings`] holds the result.
-///
-/// ```
-/// use std::time::Duration;
-///
-/// use antifreeze::{Config, Database};
-///
-/// let config = Config::from_url("postgres://app@localhost/shop?sslmode=disable")?
-///     .max_connections(4)
-///     .statement_timeout(Duration::from_secs(5));
-/// let database = Database::new(config)?;
-/// # Ok::<(), antifreeze::Error>(())
-/// ```
-///
-/// Its `Debug` shows neither password nor client keys.
-#[derive(Clone, Default)]
-#[must_use = "a configuration does nothing until it is a Database's"]
-pub struct Config {
-    /// What a URL, a keyword string or variables say, and then the code.
-    pub(super) parameters: Parameters,
-    /// Where the database is was said; else the environment says it.
-    is_placed: bool,
-    pub(super) credentials: Option<Arc<dyn Credentials>>,
-    pub(super) direct: Option<DirectEndpoint>,
-    /// What the code says of the settings.
-    pub(super) said: Layer,
-}
-
-/// Where a setting was set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Origin {
-    /// In code, or by serde.
-    Code,
-    /// In a URL or keyword string that the code has.
-    #[default]
-    Url,
-    /// In this variable.
-    Variable(&'static str),
-}
 
 impl Config {
     /// An empty configuration. Set a [`host`](Config::host) next; without one the database is
@@ -85,7 +39,7 @@ impl Config {
     ///
     /// The text cannot be parsed. The message does not contain the password.
     pub fn from_url(url: &str) -> Result<Self> {
-        Config::placed(Parameters::parse_code(url)?)
+        Config::from_parameters(Parameters::parse_code(url)?)
     }
 
     /// Reads the environment: `DATABASE_URL` or `POSTGRES_URL`, or else `DB_HOST` and its
@@ -100,23 +54,36 @@ impl Config {
     }
 
     pub(super) fn from_environment(environment: &Environment) -> Result<Self> {
-        let mut config = Config::placed(source::parameters(environment)?)?;
+        let mut config = Config::from_parameters(source::parameters(environment)?)?;
         config.direct = source::direct(environment)?;
         Ok(config)
     }
 
-    fn placed(parameters: Parameters) -> Result<Self> {
+    fn from_parameters(parameters: Parameters) -> Result<Self> {
         let config = Config {
             parameters,
-            is_placed: true,
+            has_source: true,
             ..Config::default()
         };
         config.check()?;
         Ok(config)
     }
 
+    fn from_fields(mut fields: Fields) -> Result<Self> {
+        let mut config = match fields.url.take() {
+            Some(url) => Config::from_url(&url)?,
+            None => Config::new(),
+        };
+        if let Some(url) = fields.direct_url.take() {
+            config = config.direct(DirectEndpoint::from_url(&url)?);
+        }
+        let config = fields.over(config)?;
+        config.check()?;
+        Ok(config)
+    }
+
     /// Checks the parameters that have been set so far.
-    pub(super) fn check(&self) -> Result<()> {
+    fn check(&self) -> Result<()> {
         read(&self.parameters).map(drop)
     }
 
@@ -143,10 +110,10 @@ impl Config {
     /// Resolves the settings in force, with the variables of `environment`. They are logged,
     /// once for each database.
     pub(crate) fn settled(mut self, environment: &Environment) -> Result<Settings> {
-        let said = ["host", "hostaddr"];
-        let is_placed =
-            self.is_placed || said.iter().any(|name| self.parameters.get(name).is_some());
-        if !is_placed {
+        let has_host = ["host", "hostaddr"]
+            .iter()
+            .any(|name| self.parameters.get(name).is_some());
+        if !self.has_source && !has_host {
             let code = std::mem::replace(&mut self.parameters, source::parameters(environment)?);
             self.parameters.extend(code);
             if self.direct.is_none() {
@@ -166,13 +133,11 @@ impl FromStr for Config {
     }
 }
 
-impl fmt::Debug for Config {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Config")
-            .field("parameters", &self.parameters)
-            .field("credentials", &self.credentials.as_ref().map(|_| ".."))
-            .field("direct", &self.direct)
-            .field("said", &self.said)
-            .finish()
+/// As [`Config`] has setters; `url` and `direct_url` are URLs or keyword strings. There is no
+/// `Serialize`, which would write the password.
+impl<'de> Deserialize<'de> for Config {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let fields = Fields::deserialize(deserializer)?;
+        Config::from_fields(fields).map_err(de::Error::custom)
     }
 }

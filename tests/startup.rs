@@ -1,0 +1,192 @@
+//! The round trips of connecting, counted by a relay, for each authentication, guessed right and
+//! wrong.
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use antifreeze::config::GuessAuthentication;
+use antifreeze::{Config, Database, ErrorKind};
+use lab::certificates::Authority;
+use lab::pgbouncer::PgBouncer;
+use lab::postgres::{Auth, Installation, Postgres};
+use lab::relay::Relay;
+
+const AUTO: GuessAuthentication = GuessAuthentication::Auto;
+const OFF: GuessAuthentication = GuessAuthentication::Off;
+
+/// Connections and round trips, without the TCP handshakes, of two sessions.
+type Costs = [(u64, u64); 2];
+
+/// Opens a session, and counts connections and round trips until it has begun.
+async fn cost(database: &Database, relay: &Relay) -> (u64, u64) {
+    let before = relay.counts();
+    let session = database.session().await.expect("a session");
+    let counts = relay.counts().since(before);
+    session.simple_query("select 1").await.expect("a row");
+    session.close(Duration::from_secs(5)).await;
+    relay.quiet(Duration::from_millis(20)).await;
+    (counts.connections, counts.round_trips)
+}
+
+fn database(url: &str, guess: GuessAuthentication) -> Database {
+    let config = Config::from_url(url).expect("a URL");
+    Database::new(config.guess_authentication(guess)).expect("settings")
+}
+
+/// A URL of the superuser for another user, with parameters.
+fn with(url: &str, user: &str, parameters: &str) -> String {
+    let url = url.replacen("postgres://postgres", &format!("postgres://{user}"), 1);
+    format!(
+        "{url}{}{parameters}",
+        if url.contains('?') { "&" } else { "?" }
+    )
+}
+
+/// A server where each role has another authentication.
+async fn server(installation: Option<Installation>) -> Postgres {
+    let authority = Authority::new().expect("an authority");
+    let identity = authority.server(&["127.0.0.1"]).expect("a certificate");
+    let server = Postgres::builder()
+        .rule("host all trusted all trust")
+        .rule("host all plain all password")
+        .rule("host all hashed all md5")
+        .auth(Auth::Scram)
+        .tls_with(&authority, identity);
+    let server = match installation {
+        Some(installation) => server.installation(installation),
+        None => server,
+    };
+    let server = server.start().await.expect("a server");
+    for role in ["trusted", "plain", "hashed"] {
+        server.create_role(role).await.expect("a role");
+    }
+    let md5 = format!(
+        "set password_encryption = md5; alter role hashed password '{}'",
+        Postgres::PASSWORD
+    );
+    server.execute(&md5).await.expect("a password");
+    server
+}
+
+async fn check(server: &Postgres, parameters: &str, tls: u64, guess: GuessAuthentication) {
+    let relay = Relay::start(server.address()).await.expect("a relay");
+    let costs: [(&str, Costs); 4] = if guess == OFF {
+        [
+            ("postgres", [(1, 3), (1, 3)]),
+            ("trusted", [(1, 1), (1, 1)]),
+            ("plain", [(1, 2), (1, 2)]),
+            ("hashed", [(1, 2), (1, 2)]),
+        ]
+    } else {
+        [
+            ("postgres", [(1, 2), (1, 2)]),
+            // A wrong guess costs another connection once.
+            ("trusted", [(2, 2), (1, 1)]),
+            ("plain", [(2, 3), (1, 2)]),
+            ("hashed", [(2, 3), (1, 2)]),
+        ]
+    };
+    for (user, costs) in costs {
+        let url = with(&relay.url(&server.url()), user, parameters);
+        let database = database(&url, guess);
+        for (connections, round_trips) in costs {
+            let expected = (connections, round_trips + connections * tls);
+            let mut counted = cost(&database, &relay).await;
+            // TLS may end the abandoned connection with an exchange that is not awaited.
+            if connections == 2 && counted.1 == expected.1 + 1 {
+                counted = expected;
+            }
+            assert_eq!(counted, expected, "{user} {guess:?} {parameters}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn guessed_scram_saves_a_round_trip() {
+    let server = server(None).await;
+    for guess in [AUTO, OFF] {
+        check(&server, "sslmode=disable", 0, guess).await;
+        // SSLRequest, and the handshake of TLS 1.3.
+        check(&server, "sslmode=require", 2, guess).await;
+        let unbound = "sslmode=require&channel_binding=disable";
+        check(&server, unbound, 2, guess).await;
+    }
+    assert!(!server.log().contains("password authentication failed"));
+}
+
+#[tokio::test]
+async fn every_version_is_guessed() {
+    for version in ["14", "16", "17", "18"] {
+        let installation = Installation::embedded(version).expect(version);
+        let server = server(Some(installation)).await;
+        check(&server, "sslmode=disable", 0, AUTO).await;
+        check(&server, "sslmode=require", 2, AUTO).await;
+        if matches!(version, "17" | "18") {
+            let direct = "sslmode=require&sslnegotiation=direct";
+            check(&server, direct, 1, AUTO).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn pgbouncer_is_guessed() {
+    let authority = Authority::new().expect("an authority");
+    let identity = authority.server(&["127.0.0.1"]).expect("a certificate");
+    let files = tempfile::tempdir().expect("a directory");
+    let mut paths = Vec::new();
+    for (name, pem) in [
+        ("cert.pem", identity.certificate()),
+        ("key.pem", identity.key()),
+    ] {
+        let path = files.path().join(name);
+        std::fs::write(&path, pem).expect("written");
+        // PgBouncer may run as another user.
+        for path in [files.path(), &path] {
+            let readable = std::fs::Permissions::from_mode(0o755);
+            std::fs::set_permissions(path, readable).expect("readable");
+        }
+        paths.push(path);
+    }
+    let server = Postgres::builder().auth(Auth::Scram);
+    let server = server.start().await.expect("a server");
+    for (auth, costs) in [
+        (Auth::Scram, [(1, 2), (1, 2)]),
+        (Auth::Trust, [(2, 2), (1, 1)]),
+    ] {
+        let pooler = PgBouncer::builder(&server)
+            .auth(auth)
+            .setting("client_tls_sslmode", "allow")
+            .setting("client_tls_cert_file", paths[0].display())
+            .setting("client_tls_key_file", paths[1].display());
+        let pooler = pooler.start().await.expect("a pooler");
+        let relay = Relay::start(pooler.address()).await.expect("a relay");
+        let url = relay.url(&pooler.url(&server.url()));
+        // Else the tickets of TLS, for which nothing waits, come between two packets.
+        relay.delay(Duration::from_millis(10));
+        for (mode, tls) in [("disable", 0), ("require", 2)] {
+            let parameters = format!("sslmode={mode}&pgbouncer=true");
+            let database = database(&with(&url, "postgres", &parameters), AUTO);
+            for (connections, round_trips) in costs {
+                let expected = (connections, round_trips + connections * tls);
+                let counted = cost(&database, &relay).await;
+                assert_eq!(counted, expected, "{auth:?} {mode}");
+            }
+        }
+    }
+}
+
+/// The guess changes nothing about errors.
+#[tokio::test]
+async fn wrong_passwords_are_refused_once() {
+    let server = server(None).await;
+    for user in ["postgres", "plain", "hashed"] {
+        let failures = |log: &str| log.matches("password authentication failed").count();
+        let before = failures(&server.log());
+        let url = with(&server.url(), user, "sslmode=require");
+        let url = url.replace(Postgres::PASSWORD, "wrong");
+        let error = database(&url, AUTO).session().await.expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::Authentication, "{error}");
+        assert_eq!(error.sqlstate().map(|state| state.code()), Some("28P01"));
+        assert_eq!(failures(&server.log()) - before, 1, "{user}");
+    }
+}
