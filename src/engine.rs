@@ -64,24 +64,22 @@ impl Engine {
 
     /// Reports how the connection to the server's `process` was brought to rest.
     pub(crate) fn report(&self, request_id: &str, process: i32, rested: &Rested) {
+        let kept = rested.client.is_some();
+        let (outcome, round_trips, elapsed) = (&rested.outcome, rested.round_trips, rested.elapsed);
+        observe::torn_down(request_id, process, outcome, kept, round_trips, elapsed);
+        let observers = self.observers.read();
+        let observers = Arc::clone(&observers.unwrap_or_else(PoisonError::into_inner));
+        if observers.is_empty() {
+            return;
+        }
         let teardown = Teardown {
             request_id: request_id.to_owned(),
             process_id: process,
-            outcome: rested.outcome.clone(),
-            kept: rested.client.is_some(),
-            round_trips: rested.round_trips,
-            elapsed: rested.elapsed,
+            outcome: outcome.clone(),
+            kept,
+            round_trips,
+            elapsed,
         };
-        observe::torn_down(
-            request_id,
-            process,
-            &teardown.outcome,
-            teardown.kept,
-            teardown.round_trips,
-            teardown.elapsed,
-        );
-        let observers = self.observers.read();
-        let observers = Arc::clone(&observers.unwrap_or_else(PoisonError::into_inner));
         for observer in observers.iter() {
             // It may run in a destructor: a second panic there would abort the process.
             if catch_unwind(AssertUnwindSafe(|| observer(&teardown))).is_err() {

@@ -1,14 +1,15 @@
 //! `Tally`: counts what is under way, and waits until the count is zero.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Notify;
 
-/// Counts the operations that are [under way](Tally::one).
-#[derive(Debug, Clone, Default)]
-pub struct Tally(Arc<Inner>);
+/// Counts the operations that are [under way](Tally::one). Allocates for the first one, so that
+/// an invocation without any has no cost.
+#[derive(Debug, Default)]
+pub struct Tally(OnceLock<Arc<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -18,16 +19,18 @@ struct Inner {
 
 /// One operation, counted until it is dropped.
 #[must_use = "it counts until it is dropped"]
-pub(crate) struct One(Tally);
+pub(crate) struct One(Arc<Inner>);
 
 impl Tally {
     pub(crate) fn one(&self) -> One {
-        self.0.count.fetch_add(1, Ordering::AcqRel);
-        One(self.clone())
+        let inner = self.0.get_or_init(Arc::default);
+        inner.count.fetch_add(1, Ordering::AcqRel);
+        One(Arc::clone(inner))
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.0.count.load(Ordering::Acquire)
+        let inner = self.0.get();
+        inner.map_or(0, |inner| inner.count.load(Ordering::Acquire))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -36,8 +39,11 @@ impl Tally {
 
     /// Waits until the count is zero.
     pub(crate) async fn none(&self) {
+        let Some(inner) = self.0.get() else {
+            return;
+        };
         loop {
-            let mut none = pin!(self.0.none.notified());
+            let mut none = pin!(inner.none.notified());
             none.as_mut().enable();
             if self.is_empty() {
                 return;
@@ -49,9 +55,8 @@ impl Tally {
 
 impl Drop for One {
     fn drop(&mut self) {
-        let tally = &self.0.0;
-        if tally.count.fetch_sub(1, Ordering::AcqRel) == 1 {
-            tally.none.notify_waiters();
+        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.none.notify_waiters();
         }
     }
 }

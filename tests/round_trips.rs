@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use antifreeze::teardown::Step;
 use antifreeze::{DatabaseLayer, connection, invocation, transaction};
-use common::{BoxError, Lab, lab_over_relay, lease_and_return};
+use common::{BoxError, Lab, lab, lab_over_relay, lease_and_return};
 use http::{Request, Response};
 use lab::postgres::Postgres;
 use lab::relay::{Counts, Relay};
@@ -31,6 +31,39 @@ async fn count(
     // Nothing may follow either.
     relay.quiet(Duration::from_millis(30)).await;
     relay.counts().since(before.get())
+}
+
+/// The handler runs on the thread of `block_on` and the driver on another, which wakes it with the
+/// last row while it is still polling the connection.
+#[test]
+fn clean_teardown_does_not_wait_under_block_on() {
+    const INVOCATIONS: usize = 400;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let waited = runtime.block_on(async {
+        let lab = lab().await;
+        lab.run(lease_and_return()).await.expect("warm");
+        lab.torn_down();
+        for _ in 0..INVOCATIONS {
+            let work = async {
+                connection().await?.query_typed_one("select 1", &[]).await?;
+                Ok::<_, BoxError>(())
+            };
+            lab.run(work).await.expect("fine");
+        }
+        let all = lab.torn_down();
+        assert_eq!(all.len(), INVOCATIONS);
+        all.iter()
+            .filter(|teardown| !teardown.elapsed.is_zero())
+            .count()
+    });
+    assert!(
+        waited * 100 <= INVOCATIONS,
+        "{waited} of {INVOCATIONS} waited"
+    );
 }
 
 /// Opens a connection that is kept. The slots are read behind its first statement.

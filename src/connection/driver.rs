@@ -7,6 +7,7 @@
 //! waker. Polling empties the queue of the client and flushes; after it,
 //! a completed flush as the last operation proves that nothing is left.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +24,20 @@ use crate::wire::{ServerState, Snapshot, Stream, Wire};
 
 /// Called when a driver ends, for whatever reason.
 pub(super) type OnEnd = Arc<dyn Fn() + Send + Sync>;
+
+thread_local! {
+    /// This thread is polling a connection.
+    static POLLS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Restores [`POLLS`] when it is dropped.
+struct Polls(bool);
+
+impl Drop for Polls {
+    fn drop(&mut self) {
+        POLLS.set(self.0);
+    }
+}
 
 /// Drives one connection.
 pub(super) struct Driver {
@@ -81,6 +96,15 @@ impl Driver {
         Some(self.poll(connection))
     }
 
+    /// Waits until no other thread is polling the connection. A thread that has just passed the
+    /// last answer on is about to be done, and only then can the connection be seen at rest.
+    pub(super) fn wait_for_poll(&self) {
+        // Dropped by what this thread polls, it would wait for itself.
+        if !POLLS.get() {
+            drop(lock(&self.connection));
+        }
+    }
+
     /// Waits until nothing is under way, or the connection has ended.
     pub(super) async fn settled(&self) -> Snapshot {
         loop {
@@ -114,6 +138,7 @@ impl Driver {
         let Some(connection) = slot.as_mut() else {
             return self.wire.snapshot();
         };
+        let _polls = Polls(POLLS.replace(true));
         let waker = lock(&self.waker).clone();
         let mut cx = Context::from_waker(&waker);
         loop {

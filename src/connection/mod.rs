@@ -27,6 +27,8 @@ const DETACHED_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) struct ServerSession {
     pub(crate) link: Link,
     pub(crate) opened: SystemTime,
+    /// Counts its lease: one or none.
+    pub(crate) leases: Tally,
     client: RwLock<Arc<ClientSession>>,
     clients: Clients,
     connector: Arc<Connector>,
@@ -66,6 +68,7 @@ impl ServerSession {
             clients,
             link,
             opened: now,
+            leases: Tally::default(),
             connector: Arc::clone(connector),
             cancelling: AtomicUsize::new(0),
             own: Tally::default(),
@@ -101,6 +104,11 @@ impl ServerSession {
         self.client().process()
     }
 
+    /// Returns the state of the connection when it was last driven.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.client().wire.snapshot()
+    }
+
     /// Drives the connection as far as it goes without waiting, and returns its state.
     pub(crate) fn pump(&self) -> Snapshot {
         self.client().driver.pump()
@@ -109,6 +117,12 @@ impl ServerSession {
     /// [Pumps](ServerSession::pump), unless another thread is driving the connection.
     pub(crate) fn try_pump(&self) -> Option<Snapshot> {
         self.client().driver.try_pump()
+    }
+
+    /// Waits until no other thread is driving the connection. May be called while no lock is
+    /// held that such a thread could need.
+    pub(crate) fn wait_for_pump(&self) {
+        self.client().driver.wait_for_poll();
     }
 
     /// Returns whether the connection has ended.

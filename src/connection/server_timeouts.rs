@@ -20,11 +20,11 @@ impl ServerSession {
     /// Behind a pooler, configured or detected, nothing is set: it would stay in the pooler's
     /// session, which an `idle_session_timeout` would end.
     pub(crate) fn set_server_timeouts(&self, granted: Option<Duration>) {
-        if self.link.pooler != Pooler::None {
+        if self.has_server_timeouts(granted) {
             return;
         }
         let config = self.connector.settings();
-        let longest = config.longest_call(granted);
+        let longest = self.longest(granted);
         let before = self.longest_call.fetch_max(longest, Ordering::AcqRel);
         let set = match before {
             0 => Vec::new(),
@@ -45,6 +45,18 @@ impl ServerSession {
                     .report_server_timeouts(|run| observe::server_timeouts_refused(&sqlstate, run));
             }
         });
+    }
+
+    /// Returns whether there is nothing to set for a call that was `granted` this time.
+    pub(crate) fn has_server_timeouts(&self, granted: Option<Duration>) -> bool {
+        self.link.pooler != Pooler::None
+            || self.longest(granted) <= self.longest_call.load(Ordering::Acquire)
+    }
+
+    /// Returns the longest call in seconds, and at least one: until the timeouts are set,
+    /// `longest_call` is zero.
+    fn longest(&self, granted: Option<Duration>) -> u64 {
+        self.connector.settings().longest_call(granted).max(1)
     }
 
     /// Returns the statement that has to follow a reset, which resets these timeouts too. Empty

@@ -40,7 +40,16 @@ impl Invocation {
         async move { invocation.lease(caller).await }
     }
 
+    /// Leases an idle connection at once if that is possible. Everything else is boxed, so that
+    /// the futures of handlers stay small.
     pub(crate) async fn lease(&self, caller: Caller) -> Result<Connection> {
+        if let Some(connection) = self.inner.leases.try_lease() {
+            return Ok(connection);
+        }
+        Box::pin(self.wait_for_lease(caller)).await
+    }
+
+    async fn wait_for_lease(&self, caller: Caller) -> Result<Connection> {
         let leases = &self.inner.leases;
         let mut checkout = Some(leases.begin()?);
         let leasing = async {

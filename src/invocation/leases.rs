@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::connection::Connection;
 use crate::connection::ExclusiveClient;
 use crate::deadline::Deadline;
 use crate::engine::Engine;
@@ -141,6 +142,21 @@ impl Leases {
         Some(all)
     }
 
+    /// Leases an idle connection, if that is possible without waiting and this invocation has no
+    /// connection yet.
+    pub(super) fn try_lease(self: &Arc<Self>) -> Option<Connection> {
+        let pool = self.engine.pools().here();
+        let mut state = self.state();
+        if state.closed || !state.leases.is_empty() {
+            return None;
+        }
+        let (lease, client) = pool.try_checkout(self.deadline.whole())?;
+        let turn = lease.next_turn();
+        state.leases.push(Arc::clone(&lease));
+        drop(state);
+        Some(Connection::new(self, (lease, turn, client)))
+    }
+
     /// Begins a checkout.
     pub(super) fn begin(&self) -> Result<One> {
         let state = self.state();
@@ -214,6 +230,7 @@ impl Leases {
     /// Takes back a connection that was dropped. If it is at rest it returns to the pool;
     /// otherwise it stays here, for the next checkout or the teardown.
     pub(super) fn take_back(&self, lease: Arc<Lease>, turn: u64) {
+        lease.session().wait_for_pump();
         let mut state = self.state();
         if !lease.is_turn(turn) {
             return;

@@ -77,8 +77,10 @@ impl Scope {
 
     /// Drops a future of the invocation in this scope, and catches panics of its destructors.
     pub(crate) fn drop_inside<T>(&self, mut what: Pin<&mut Option<T>>) {
-        let drop = AssertUnwindSafe(|| what.set(None));
-        let _ = self.enter(|| catch_unwind(drop));
+        if what.is_some() {
+            let drop = AssertUnwindSafe(|| what.set(None));
+            let _ = self.enter(|| catch_unwind(drop));
+        }
     }
 
     /// Runs `future` in this scope.

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,7 +20,8 @@ use crate::tally::{One, Tally};
 pub(super) struct Tasks {
     started: Mutex<Vec<AbortHandle>>,
     running: Tally,
-    aborted: Arc<AtomicBool>,
+    /// Made by the first task, or with the first abort.
+    aborted: OnceLock<Arc<AtomicBool>>,
 }
 
 thread_local! {
@@ -97,7 +98,7 @@ impl Tasks {
     {
         let task = tokio::spawn(Task {
             future: Some(future),
-            aborted: Arc::clone(&self.aborted),
+            aborted: Arc::clone(self.aborted.get_or_init(Arc::default)),
             _running: self.running.one(),
         });
         let mut started = self.started();
@@ -113,7 +114,8 @@ impl Tasks {
 
     /// Aborts the tasks that still run.
     pub(super) fn abort(&self) {
-        self.aborted.store(true, Ordering::Release);
+        let aborted = self.aborted.get_or_init(Arc::default);
+        aborted.store(true, Ordering::Release);
         for task in self.started().drain(..) {
             task.abort();
         }

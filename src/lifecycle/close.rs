@@ -13,7 +13,6 @@ use crate::connection::ServerSession;
 use crate::deadline::FAR;
 use crate::engine::Engine;
 use crate::observe;
-use crate::pool::CheckedOut;
 use crate::teardown::{Budget, close};
 
 /// The shortest time that a host leaves between SIGTERM and SIGKILL: Lambda, to a function with no
@@ -96,19 +95,15 @@ impl Close {
         let (idle, checked_out) = (pools.take_idle(), pools.checked_out());
         let idle = idle.into_iter();
         let idle = idle.map(async |session| Goodbye::to(&session, &budget, false).await);
-        let take_away = async |out: CheckedOut| {
-            let interrupted = timeout_at(patience, out.returned()).await.is_err();
-            Goodbye::to(&out.session, &budget, interrupted).await
+        let take_away = async |session: Arc<ServerSession>| {
+            let returned = timeout_at(patience, session.leases.none()).await;
+            Goodbye::to(&session, &budget, returned.is_err()).await
         };
         // Connections that are being opened at this moment, for an invocation that is served.
         let late = async {
             let _ = timeout_at(patience, pools.opening.none()).await;
-            let known = |late: &CheckedOut| {
-                let same = |out: &CheckedOut| Arc::ptr_eq(&out.session, &late.session);
-                checked_out.iter().any(same)
-            };
             let mut late = pools.checked_out();
-            late.retain(|late| !known(late));
+            late.retain(|late| !checked_out.iter().any(|known| Arc::ptr_eq(known, late)));
             join_all(late.into_iter().map(&take_away)).await
         };
         let early = join_all(checked_out.iter().cloned().map(&take_away));

@@ -20,7 +20,7 @@ use crate::net::Peek;
 use crate::observe;
 use crate::random;
 use crate::tally::{One, Tally};
-use crate::wire::TransactionStatus;
+use crate::wire::{Snapshot, TransactionStatus};
 
 /// How long an idle connection may take to answer before it counts as dead.
 const TEST_TIMEOUT: Duration = Duration::from_secs(1);
@@ -59,6 +59,33 @@ impl Pool {
         let error = Error::acquire_timeout(limit, self.in_use(), self.max_connections());
         // The holders of the permits may be waiting for the server.
         Err(error.with_next_try(self.shared.limits.breaker.next_try()))
+    }
+
+    /// Leases an idle connection to an invocation that was `granted` this time, if one can be
+    /// leased without waiting and without sending anything. Otherwise nothing has changed, and
+    /// a [checkout](Permit::checkout) finds out why.
+    pub(crate) fn try_checkout(
+        self: Arc<Self>,
+        granted: Option<Duration>,
+    ) -> Option<(Arc<Lease>, ExclusiveClient)> {
+        let permit = self.try_permit()?;
+        let (session, client) = self.pop_if(|idle| {
+            let session = &idle.session;
+            let is_ready = session.link.socket.peek() == Peek::Quiet
+                && session.has_server_timeouts(granted)
+                && !self.needs_test(idle);
+            // Only the Close of a dropped statement can have been queued since it was kept, and
+            // that is sent in front of the next statement.
+            let client = is_ready.then(|| rested(&self, session, session.snapshot()));
+            client?.ok()
+        })?;
+        Some((Lease::new(session, self, permit), client))
+    }
+
+    /// Returns whether a connection was idle for so long that it has to answer a query before it
+    /// is leased.
+    fn needs_test(&self, idle: &Idle) -> bool {
+        self.shared.clock.since(idle.since) > self.settings().test_after_idle
     }
 
     fn try_permit(&self) -> Option<OwnedSemaphorePermit> {
@@ -308,13 +335,8 @@ async fn examine(
         Peek::Bytes => yield_now().await,
         Peek::Quiet => {}
     }
-    let snapshot = session.pump();
-    if !snapshot.is_quiet() || snapshot.status != Some(TransactionStatus::Idle) {
-        return Err("not at rest");
-    }
-    check_target_attrs(pool, session)?;
-    let client = session.exclusive_client().ok_or("in use")?;
-    if pool.shared.clock.since(idle.since) > pool.settings().test_after_idle {
+    let client = rested(pool, session, session.pump())?;
+    if pool.needs_test(idle) {
         let limit = left.map_or(TEST_TIMEOUT, |left| left.min(TEST_TIMEOUT));
         let test = async {
             // Reading the slots is a test as good as any, for the same round trip.
@@ -335,12 +357,26 @@ async fn examine(
     Ok(client)
 }
 
+/// Returns the client of a session that is at rest according to `snapshot`.
+fn rested(
+    pool: &Pool,
+    session: &ServerSession,
+    snapshot: Snapshot,
+) -> Result<ExclusiveClient, &'static str> {
+    if !snapshot.is_quiet() || snapshot.status != Some(TransactionStatus::Idle) {
+        return Err("not at rest");
+    }
+    check_target_attrs(pool, session)?;
+    session.exclusive_client().ok_or("in use")
+}
+
 /// Checks that the server is still what `target_session_attrs` asks for: a failover or a
 /// promotion does not end every session.
 fn check_target_attrs(pool: &Pool, session: &ServerSession) -> Result<(), &'static str> {
     let wanted = pool.settings().target_session_attrs;
-    wanted.check(session.link.wire.facts().parameters)?;
-    if wanted.wants_writes() && session.link.wire.facts().refused_write {
+    let facts = session.link.wire.facts();
+    wanted.check(facts.parameters)?;
+    if wanted.wants_writes() && facts.refused_write {
         return Err("refused a write, and target_session_attrs asks for a writable server");
     }
     Ok(())

@@ -25,7 +25,7 @@ pub(crate) struct Lease {
     turn: Mutex<u64>,
     /// The reading of the slots that leaves behind the first statement.
     reading: Mutex<Option<Receiver<OwnAnswer>>>,
-    _checked_out: One,
+    _leased: One,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -38,8 +38,9 @@ impl Lease {
         pool: Arc<Pool>,
         permit: OwnedSemaphorePermit,
     ) -> Arc<Self> {
+        pool.check_out(&session);
         Arc::new(Lease {
-            _checked_out: pool.check_out(&session),
+            _leased: session.leases.one(),
             _permit: permit,
             turn: Mutex::default(),
             reading: Mutex::default(),
@@ -127,13 +128,13 @@ impl Lease {
         if pool.shared.is_shut() {
             return None;
         }
-        pool.end_stale();
+        let is_crowded = pool.end_stale();
         let age = pool.shared.clock.since(self.session.opened);
         if age >= pool.settings().max_age {
             return None;
         }
         let mut limit = pool.settings().idle_limit();
-        if self.room().is_crowded() {
+        if is_crowded {
             // Other processes need the slot more, except for callers that wait here.
             limit = limit.min(pool.waiting.count());
         }

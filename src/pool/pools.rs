@@ -1,6 +1,5 @@
 //! The pools of one database, one for each tokio runtime.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +19,7 @@ use crate::tally::{One, Tally};
 /// The pools of one database, by runtime.
 pub(crate) struct Pools {
     shared: Arc<SharedState>,
-    by_runtime: Mutex<HashMap<runtime::Id, Arc<Pool>>>,
+    by_runtime: Mutex<Vec<(runtime::Id, Arc<Pool>)>>,
 }
 
 impl Pools {
@@ -47,13 +46,13 @@ impl Pools {
     pub(crate) fn here(&self) -> Arc<Pool> {
         let runtime = Handle::current().id();
         let mut pools = lock(&self.by_runtime);
-        if let Some(pool) = pools.get(&runtime) {
+        if let Some((_, pool)) = pools.iter().find(|(of, _)| *of == runtime) {
             return Arc::clone(pool);
         }
         // A runtime that has ended leaves an empty pool without other references.
-        pools.retain(|_, pool| Arc::strong_count(pool) > 1 || pool.idle() > 0);
+        pools.retain(|(_, pool)| Arc::strong_count(pool) > 1 || pool.idle() > 0);
         let pool = Arc::new(Pool::new(Arc::clone(&self.shared)));
-        pools.insert(runtime, Arc::clone(&pool));
+        pools.push((runtime, Arc::clone(&pool)));
         pool
     }
 
@@ -64,13 +63,16 @@ impl Pools {
     }
 
     /// Lists the connections of every runtime that are checked out.
-    pub(crate) fn checked_out(&self) -> Vec<CheckedOut> {
+    pub(crate) fn checked_out(&self) -> Vec<Arc<ServerSession>> {
         let all = self.all();
         all.iter().flat_map(|pool| pool.checked_out()).collect()
     }
 
     fn all(&self) -> Vec<Arc<Pool>> {
-        lock(&self.by_runtime).values().cloned().collect()
+        lock(&self.by_runtime)
+            .iter()
+            .map(|(_, pool)| Arc::clone(pool))
+            .collect()
     }
 }
 
@@ -148,21 +150,13 @@ struct Connections {
     idle: Vec<Idle>,
     /// Connections that are being brought to rest to be kept.
     reserved: Tally,
-    checked_out: Vec<CheckedOut>,
+    checked_out: Vec<Arc<ServerSession>>,
 }
 
 /// An idle connection.
 pub(super) struct Idle {
     pub(super) session: Arc<ServerSession>,
     pub(super) since: SystemTime,
-}
-
-/// A connection that is checked out.
-#[derive(Clone)]
-pub(crate) struct CheckedOut {
-    pub(crate) session: Arc<ServerSession>,
-    /// Counts its lease: one, then none.
-    lease: Tally,
 }
 
 impl Pool {
@@ -201,6 +195,20 @@ impl Pool {
         lock(&self.connections).idle.pop()
     }
 
+    /// Takes the most recently used connection if `ready` has a result for it, and no idle one is
+    /// to be ended.
+    pub(super) fn pop_if<T>(
+        &self,
+        ready: impl FnOnce(&Idle) -> Option<T>,
+    ) -> Option<(Arc<ServerSession>, T)> {
+        let idle = &mut lock(&self.connections).idle;
+        if idle.iter().any(|idle| self.expired(idle).is_some()) {
+            return None;
+        }
+        let ready = ready(idle.last()?)?;
+        Some((idle.pop()?.session, ready))
+    }
+
     pub(super) fn take_idle(&self) -> Vec<Arc<ServerSession>> {
         let idle = std::mem::take(&mut lock(&self.connections).idle);
         idle.into_iter().map(|idle| idle.session).collect()
@@ -232,35 +240,28 @@ impl Pool {
     }
 
     /// Lists a connection as checked out, until [`Pool::check_in`].
-    pub(super) fn check_out(&self, session: &Arc<ServerSession>) -> One {
-        let checked_out = CheckedOut {
-            session: Arc::clone(session),
-            lease: Tally::default(),
-        };
-        let lease = checked_out.lease.one();
-        lock(&self.connections).checked_out.push(checked_out);
-        lease
+    pub(super) fn check_out(&self, session: &Arc<ServerSession>) {
+        let session = Arc::clone(session);
+        lock(&self.connections).checked_out.push(session);
     }
 
     pub(super) fn check_in(&self, session: &Arc<ServerSession>) {
         let checked_out = &mut lock(&self.connections).checked_out;
-        checked_out.retain(|other| !Arc::ptr_eq(&other.session, session));
+        if let Some(at) = checked_out
+            .iter()
+            .position(|other| Arc::ptr_eq(other, session))
+        {
+            checked_out.swap_remove(at);
+        }
     }
 
-    pub(super) fn checked_out(&self) -> Vec<CheckedOut> {
+    pub(super) fn checked_out(&self) -> Vec<Arc<ServerSession>> {
         lock(&self.connections).checked_out.clone()
     }
 
     #[cfg(all(test, unix))]
     pub(super) fn reserved(&self) -> usize {
         lock(&self.connections).reserved.count()
-    }
-}
-
-impl CheckedOut {
-    /// Waits until the connection was given back or closed.
-    pub(crate) async fn returned(&self) {
-        self.lease.none().await;
     }
 }
 

@@ -15,11 +15,14 @@ impl Pool {
         self.discard(|idle| self.expired(idle));
     }
 
-    /// Ends idle connections that are too old, and all of them if the server is crowded.
-    pub(super) fn end_stale(&self) {
-        let is_crowded = self.shared.limits.room.is_crowded() && self.waiting.is_empty();
-        let crowded = is_crowded.then_some("the server is crowded");
+    /// Ends idle connections that are too old, and all of them if the server is crowded. Returns
+    /// whether it is.
+    pub(super) fn end_stale(&self) -> bool {
+        let is_crowded = self.shared.limits.room.is_crowded();
+        let ends_all = is_crowded && self.waiting.is_empty();
+        let crowded = ends_all.then_some("the server is crowded");
         self.discard(|idle| self.expired(idle).or(crowded));
+        is_crowded
     }
 
     /// Ends all connections that were idle for long, after one of them did not answer: most
@@ -30,7 +33,7 @@ impl Pool {
     }
 
     /// Returns why a connection is too old to be kept, if it is.
-    fn expired(&self, idle: &Idle) -> Option<&'static str> {
+    pub(super) fn expired(&self, idle: &Idle) -> Option<&'static str> {
         if self.shared.clock.since(idle.session.opened) >= self.settings().max_age {
             return Some("too old");
         }

@@ -3,9 +3,15 @@
 #[cfg(feature = "lambda")]
 pub(crate) mod lambda;
 
-use http::{Extensions, HeaderMap, Request};
+use http::{Extensions, HeaderMap, HeaderName, Request};
 
 use crate::deadline::Deadline;
+
+/// The headers with the id of a request, by hosts and gateways.
+static REQUEST_IDS: [HeaderName; 2] = [
+    HeaderName::from_static("x-request-id"),
+    HeaderName::from_static("x-vercel-id"),
+];
 
 /// Returns the deadline of the response and the host's id of the request.
 pub(crate) fn of(extensions: &Extensions, headers: &HeaderMap) -> (Deadline, String) {
@@ -14,9 +20,8 @@ pub(crate) fn of(extensions: &Extensions, headers: &HeaderMap) -> (Deadline, Str
         return arrival;
     }
     let _ = extensions;
-    let id = ["x-request-id", "x-vercel-id"]
-        .iter()
-        .find_map(|name| headers.get(*name)?.to_str().ok());
+    let mut ids = REQUEST_IDS.iter().filter_map(|name| headers.get(name));
+    let id = ids.find_map(|id| id.to_str().ok());
     (Deadline::none(), id.unwrap_or_default().to_owned())
 }
 

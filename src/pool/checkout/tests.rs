@@ -50,6 +50,10 @@ impl Fixture {
 
     async fn out(&self) -> Result<(Arc<Lease>, ExclusiveClient)> {
         let left = Some(TEST_TIMEOUT * 3 / 2);
+        // As an invocation does.
+        if let Some(leased) = self.pools.here().try_checkout(None) {
+            return Ok(leased);
+        }
         let permit = self.pools.here().permit(left).await?;
         permit.checkout(left, None, &Tally::default()).await
     }
@@ -123,6 +127,48 @@ async fn crowded_server_keeps_only_awaited_connections() {
     let waiting = fixture.pools.here().waiting.one();
     assert!(lease.reserve().is_some(), "a checkout waits for it");
     drop(waiting);
+}
+
+#[tokio::test]
+async fn idle_connection_is_leased_at_once() {
+    let fixture = Fixture::one_with(|config| config.max_connections(1)).await;
+    let pool = || fixture.pools.here();
+    let before = fixture.relay.counts();
+    let leased = pool().try_checkout(None).expect("idle and at rest");
+    assert_eq!(leased.0.session().process(), fixture.process);
+    assert!(pool().try_checkout(None).is_none(), "it is leased");
+    back(leased).await;
+    let counts = fixture.relay.counts().since(before);
+    assert_eq!((counts.bytes_up, counts.bytes_down), (0, 0));
+    for (refused, after) in [(false, Duration::ZERO), (true, TEST_AFTER * 2)] {
+        fixture.clock.advance(after);
+        let leased = pool().try_checkout(None);
+        assert_eq!(leased.is_none(), refused, "idle for {after:?}");
+        if let Some(leased) = leased {
+            back(leased).await;
+        }
+    }
+    assert_eq!(fixture.counts(), (0, 1), "refused, it stays idle");
+}
+
+#[tokio::test]
+async fn longer_call_gets_its_timeouts_first() {
+    let fixture = Fixture::one_with(|config| config).await;
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    // It was opened for a call of unknown length.
+    let leased = fixture.pools.here().try_checkout(seconds(900));
+    back(leased.expect("at rest")).await;
+    fixture.pools.here().take_idle();
+    let permit = fixture.pools.here().permit(None).await.expect("free");
+    let opened = permit.checkout(None, seconds(3), &Tally::default()).await;
+    back(opened.expect("a connection")).await;
+    for (granted, at_once) in [(seconds(3), true), (seconds(4), false), (None, false)] {
+        let leased = fixture.pools.here().try_checkout(granted);
+        assert_eq!(leased.is_some(), at_once, "{granted:?}");
+        if let Some(leased) = leased {
+            back(leased).await;
+        }
+    }
 }
 
 #[tokio::test]
