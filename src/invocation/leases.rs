@@ -8,7 +8,6 @@ use futures_util::future::join_all;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::connection::Connection;
 use crate::connection::ExclusiveClient;
 use crate::deadline::Deadline;
 use crate::engine::Engine;
@@ -144,7 +143,7 @@ impl Leases {
 
     /// Leases an idle connection, if that is possible without waiting and this invocation has no
     /// connection yet.
-    pub(super) fn try_lease(self: &Arc<Self>) -> Option<Connection> {
+    pub(super) fn try_lease(&self) -> Option<(Arc<Lease>, u64, ExclusiveClient)> {
         let pool = self.engine.pools().here();
         let mut state = self.state();
         if state.closed || !state.leases.is_empty() {
@@ -154,7 +153,7 @@ impl Leases {
         let turn = lease.next_turn();
         state.leases.push(Arc::clone(&lease));
         drop(state);
-        Some(Connection::new(self, (lease, turn, client)))
+        Some((lease, turn, client))
     }
 
     /// Begins a checkout.
@@ -253,7 +252,7 @@ impl Leases {
         let budget = self.budget();
         let rests = self.take_turns(selection).into_iter();
         let rests = rests.map(async |(lease, client)| {
-            if !lease.has_read() {
+            if !lease.has_read() && lease.session().pump().is_quiet() {
                 // Boxed: rarely needed, and deep in the futures of every handler.
                 Box::pin(lease.read(budget.step())).await;
             }

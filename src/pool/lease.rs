@@ -1,6 +1,9 @@
 //! Leases: a connection that is checked out, together with its permit.
 
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
@@ -108,18 +111,24 @@ impl Lease {
         true
     }
 
-    /// Waits for the reading behind the first statement, if it is all that the server still has
-    /// to answer: it decides whether the connection is kept.
-    pub(crate) async fn read(&self, limit: Duration) {
-        if self.has_read() || !self.session.pump().is_quiet() {
-            return;
+    /// Waits for the reading behind the first statement: the server executes it, and it decides
+    /// whether the connection is kept. Returns false if it was not answered in time.
+    pub(crate) async fn read(&self, limit: Duration) -> bool {
+        if self.has_read() {
+            return true;
         }
-        let receiver = lock(&self.reading).take();
-        if let Some(receiver) = receiver {
-            if let Ok(Ok(answer)) = timeout(limit, receiver).await {
-                self.room().note_answer(answer);
-            }
+        let answer = poll_fn(|cx| match &mut *lock(&self.reading) {
+            Some(reading) => Pin::new(reading).poll(cx),
+            None => Poll::Ready(Ok(OwnAnswer::default())),
+        });
+        let Ok(answer) = timeout(limit, answer).await else {
+            return false;
+        };
+        *lock(&self.reading) = None;
+        if let Ok(answer) = answer {
+            self.room().note_answer(answer);
         }
+        true
     }
 
     /// Reserves a place for this connection to stay open. `None`: it has to be closed.

@@ -74,7 +74,10 @@ impl Lease {
         self.session().link.wire.disarm();
         let reset = self.settings().reset;
         if client.is_some() && steps.clean(keep, reset, self.room()).await {
-            return steps.done(client);
+            // Boxed: rarely needed, and deep in the futures of every handler.
+            if self.has_read() || Box::pin(self.read(budget.grace())).await {
+                return steps.done(client);
+            }
         }
         // The old client is held until the connection is detached from it.
         if keep && steps.renew(client.is_none(), reset).await {

@@ -321,12 +321,12 @@ impl State {
             *flushed &= out.len() == before;
         });
         self.send_deferred();
-        let final_error = self.tracker.final_error.take();
-        if final_error.is_some() {
+        if let Some(error) = self.tracker.final_error.take() {
+            if self.detached.is_none() {
+                self.detach_with(Some(StandIn::for_ended(error)), Terminate::NotAtRest);
+            }
+            // Behind the detaching, which answers the other requests.
             self.tracker.fail_questions();
-        }
-        if let (Some(error), None) = (final_error, &self.detached) {
-            self.detach_with(Some(StandIn::for_ended(error)), Terminate::NotAtRest);
         }
         passed
     }

@@ -159,6 +159,8 @@ pub async fn copy_in_to_no_table() -> Result {
     let connection = connection().await?;
     let copy = connection.copy_in::<_, Bytes>("copy no_table from stdin");
     assert!(copy.await.is_err());
+    // Only then has it been abandoned.
+    assert!(connection.batch_execute("select 1").await.is_err());
     Ok(())
 }
 

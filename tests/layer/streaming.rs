@@ -212,8 +212,8 @@ async fn unread_body_ends_with_the_deadline() {
     }));
     let response = service.oneshot(Request::new(())).await.expect("a response");
     assert_eq!(lab.sessions().await, ["idle in transaction"]);
-    lab.eventually("the session is gone", async |lab| {
-        lab.sessions().await.is_empty()
+    lab.eventually("the transaction has ended", async |lab| {
+        lab.sessions().await == ["idle"]
     })
     .await;
     lab.assert_at_rest().await;
