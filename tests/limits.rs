@@ -151,7 +151,11 @@ async fn nothing_is_read_where_nothing_depends_on_it() {
 /// Once role and database are known to have no limit, the sessions alone are counted.
 #[tokio::test]
 async fn role_and_database_are_read_once() {
-    let (lab, relay) = lab_over_relay(|config| config.max_age(Duration::ZERO)).await;
+    let (lab, relay) = lab_over_relay(|config| config.high_water_mark(1)).await;
+    // More than one of a hundred slots is taken: no connection is kept.
+    let other = tokio_postgres::connect(&lab.server.url, tokio_postgres::NoTls).await;
+    let (_other, connection) = other.expect("there is room");
+    tokio::spawn(connection);
     relay.record(true);
     for _ in 0..3 {
         lab.visit().await.expect("it works");
@@ -163,6 +167,21 @@ async fn role_and_database_are_read_once() {
         up.filter(|chunk| holds(&chunk.bytes, text)).count()
     };
     assert_eq!((readings(READING), readings("rolconnlimit")), (3, 1));
+}
+
+#[tokio::test]
+async fn fresh_reading_with_plenty_of_room_will_do() {
+    let change = |config: Config| config.max_age(Duration::ZERO).high_water_mark(95);
+    let (lab, relay) = lab_over_relay(change).await;
+    relay.record(true);
+    for _ in 0..3 {
+        lab.visit().await.expect("it works");
+    }
+    let recordings = relay.recordings();
+    let chunks = recordings.iter().flat_map(|recording| &recording.chunks);
+    let up = chunks.filter(|chunk| chunk.direction == Direction::Up);
+    let asked = up.filter(|chunk| holds(&chunk.bytes, READING)).count();
+    assert_eq!((recordings.len(), asked), (3, 1));
 }
 
 #[tokio::test]

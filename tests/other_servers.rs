@@ -15,6 +15,31 @@ use lab::postgres::Postgres;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+/// The server answers once, and is silent afterwards.
+#[tokio::test]
+async fn timeout_of_a_retry_hides_no_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a client");
+        let _ = stream.read(&mut [0; 1024]).await;
+        let fields = b"SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0";
+        let length = u32::try_from(fields.len() + 4).expect("short");
+        let answer = [b"E", &length.to_be_bytes()[..], fields].concat();
+        stream.write_all(&answer).await.expect("sent");
+        drop(stream);
+        let mut silent = Vec::new();
+        while let Ok(client) = listener.accept().await {
+            silent.push(client);
+        }
+    });
+    let url = format!("postgres://app@{address}/shop?sslmode=disable");
+    let error = refused(&url, |config| {
+        config.connect_timeout(Duration::from_millis(1500))
+    });
+    assert_eq!(error.await.kind(), ErrorKind::ServerStarting);
+}
+
 async fn refused(url: &str, change: impl FnOnce(Config) -> Config) -> Error {
     let config = change(Config::from_url(url).expect("a URL"));
     let database = Database::new(config).expect("settings");

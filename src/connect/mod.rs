@@ -88,6 +88,7 @@ impl Connector {
         let time = Time::new(self.config.connect_timeout, left);
         let mut backoff = retry::backoff();
         let mut logins = Logins::new(&self.config);
+        let mut last: Option<Error> = None;
         loop {
             let sent = self.detection.takes_settings();
             // The type is erased: otherwise the compiler follows all of it wherever a user's
@@ -97,6 +98,12 @@ impl Connector {
                 Ok(opened) => return Ok(opened),
                 Err(error) => error,
             };
+            // A timeout is not an answer: what the server last said still holds.
+            if error.kind() == ErrorKind::ConnectTimeout {
+                if let Some(answer) = last.take_if(|last| last.sqlstate().is_some()) {
+                    return Err(answer);
+                }
+            }
             let detected = || self.detection.refuses_settings(&self.config, &error, sent);
             if !options.strict && detected() {
                 continue;
@@ -109,6 +116,7 @@ impl Connector {
                 return Err(error);
             };
             observe::connecting_again(&error, delay);
+            last = Some(error);
             sleep(delay).await;
         }
     }

@@ -253,7 +253,10 @@ impl Leases {
         let budget = self.budget();
         let rests = self.take_turns(selection).into_iter();
         let rests = rests.map(async |(lease, client)| {
-            lease.read(budget.step()).await;
+            if !lease.has_read() {
+                // Boxed: rarely needed, and deep in the futures of every handler.
+                Box::pin(lease.read(budget.step())).await;
+            }
             let reservation = lease.reserve();
             let keep = reservation.is_some();
             let rested = lease.rest(client, keep, &budget).await;

@@ -80,9 +80,12 @@ impl Room {
     /// Reads the slots behind the next statement of `session`, whose answer is not delayed.
     ///
     /// Called for each new connection: it may be one of many, as after a restart, and the last
-    /// reading decides whether it is kept.
+    /// reading decides whether it is kept. If that is fresh and showed plenty of room, it will do.
     pub(crate) fn ask_behind(&self, session: &ServerSession) -> Option<Receiver<OwnAnswer>> {
-        Some(session.link.wire.defer(&self.query()?))
+        let query = self.query()?;
+        let plenty = !self.is_old() && !self.is_above(self.high_water_mark / 2);
+        let skips = plenty && self.was_refused() != Some(true);
+        (!skips).then(|| session.link.wire.defer(&query))
     }
 
     /// Keeps the answer to a reading.

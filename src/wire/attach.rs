@@ -1,26 +1,16 @@
 //! Attaches a new client to a session, after the one before was detached.
 //!
 //! The session stays: its new client is told at its startup what the server said at the
-//! session's. The old client keeps its stream, and a [`StandIn`] at the other end of it.
-
-use std::io;
-use std::task::{Context, Poll};
+//! session's. The old client keeps its stream, and a [`StandIn`](super::stand_in::StandIn) at the other end of it.
 
 use bytes::{BufMut, BytesMut};
-use tokio::io::ReadBuf;
 
 use super::frontend::Frontend;
 use super::snapshot::ServerState;
-use super::stand_in::{StandIn, Terminate};
+use super::stand_in::{Retired, Terminate};
 use super::state::State;
 use super::status::TransactionStatus;
-
-/// The end of the stream of a client that was detached, once another one is attached.
-pub(super) struct Retired {
-    pub(super) client: u64,
-    answers: Option<StandIn>,
-    inject: BytesMut,
-}
+use super::tracker::Tracker;
 
 impl State {
     /// Begins to serve a new client, and returns its number, if the session is detached and at rest.
@@ -36,6 +26,7 @@ impl State {
             answers,
             inject: std::mem::take(&mut self.inject),
         });
+        self.withdraw();
         self.client += 1;
         self.tracker.startup_answer(&mut self.inject);
         self.frontend = Frontend::resumed(self.frontend.unnamed);
@@ -51,27 +42,7 @@ impl State {
     }
 }
 
-impl Retired {
-    pub(super) fn poll_read(&mut self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.answers.is_some() && self.inject.is_empty() {
-            return Poll::Pending;
-        }
-        let now = self.inject.len().min(buf.remaining());
-        buf.put_slice(&self.inject.split_to(now));
-        Poll::Ready(Ok(()))
-    }
-
-    pub(super) fn poll_write(&mut self, cx: &Context<'_>, bytes: &[u8]) -> usize {
-        if let Some(answers) = &mut self.answers {
-            answers.accept(bytes, &mut self.inject);
-        }
-        // The task that writes is the one that reads.
-        cx.waker().wake_by_ref();
-        bytes.len()
-    }
-}
-
-impl super::tracker::Tracker {
+impl Tracker {
     /// Writes what the server would answer to the startup packet of a session like this
     /// (manual, "Message Flow", "Start-up").
     fn startup_answer(&self, out: &mut BytesMut) {

@@ -7,7 +7,11 @@
 //! pending, or another one: tokio-postgres would report that the connection is closed, and not
 //! why.
 
+use std::io;
+use std::task::{Context, Poll};
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::io::ReadBuf;
 
 use crate::error::{ENDED_MESSAGE as MESSAGE, ENDED_SQLSTATE as SQLSTATE};
 
@@ -28,6 +32,14 @@ pub(super) enum Terminate {
     AtRest,
     /// The server was not at rest, or it has ended the session itself.
     NotAtRest,
+}
+
+/// The end of the stream of a client that was detached, once another one is attached.
+pub(super) struct Retired {
+    pub(super) client: u64,
+    pub(super) answers: Option<StandIn>,
+    /// Bytes for its client.
+    pub(super) inject: BytesMut,
 }
 
 /// Reads requests and answers each with the same error.
@@ -83,6 +95,26 @@ impl StandIn {
     pub(super) fn answer(&self, out: &mut BytesMut) {
         out.put_slice(&self.error);
         out.put_slice(b"Z\0\0\0\x05I");
+    }
+}
+
+impl Retired {
+    pub(super) fn poll_read(&mut self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.answers.is_some() && self.inject.is_empty() {
+            return Poll::Pending;
+        }
+        let now = self.inject.len().min(buf.remaining());
+        buf.put_slice(&self.inject.split_to(now));
+        Poll::Ready(Ok(()))
+    }
+
+    pub(super) fn poll_write(&mut self, cx: &Context<'_>, bytes: &[u8]) -> usize {
+        if let Some(answers) = &mut self.answers {
+            answers.accept(bytes, &mut self.inject);
+        }
+        // The task that writes is the one that reads.
+        cx.waker().wake_by_ref();
+        bytes.len()
     }
 }
 

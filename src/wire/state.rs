@@ -10,13 +10,12 @@ use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
-use super::attach::Retired;
 use super::backend::Scanner;
 use super::expected::Handling;
 use super::frontend::Frontend;
 use super::question::{OwnAnswer, Question};
 use super::snapshot::{ClientState, ServerState, Snapshot};
-use super::stand_in::{Detached, StandIn, Terminate};
+use super::stand_in::{Detached, Retired, StandIn, Terminate};
 use super::tracker::Tracker;
 use super::unit::Unit;
 

@@ -58,7 +58,8 @@ async fn reading_outlives_its_first_caller() {
 #[tokio::test]
 async fn caller_that_hangs_up_causes_no_second_reading() {
     let (lab, relay) = lab_over_relay(easy).await;
-    lab.run(lease_and_return()).await.expect("warm");
+    let visit = async { Ok(connection().await?.batch_execute("").await?) };
+    lab.run(visit).await.expect("warm");
     relay.quiet(Duration::from_millis(50)).await;
     let before = relay.counts();
     relay.stall_down();
@@ -74,7 +75,7 @@ async fn caller_that_hangs_up_causes_no_second_reading() {
     for _ in 0..10 {
         let health = lab.database.health().await;
         assert_eq!(health.status_code(), 200);
-        // Only what was read at the connect is known.
+        // Only what was read behind the first statement is known.
         let server = health.server.expect("known in passing");
         assert_eq!((server.used.is_some(), server.by_state), (true, None));
     }

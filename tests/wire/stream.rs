@@ -188,6 +188,11 @@ fn unsent_messages_are_dropped_at_the_end() {
     assert!(!wire.terminated_at_rest());
 }
 
+/// An answer without rows and without an error.
+fn is_empty(answer: OwnAnswer) -> bool {
+    answer.rows.is_empty() && answer.error.is_none()
+}
+
 #[test]
 fn question_waits_for_no_request_to_end() {
     let begun: &[u8] = b"G\0\0\0\x07\0\0\0";
@@ -221,8 +226,8 @@ fn question_waits_for_no_request_to_end() {
     assert_eq!(link.take_up(), expected.concat());
     link.answer(&[CLOSED, READY, READY].concat());
     assert!(link.wire().snapshot().is_settled());
-    assert_eq!(first.now_or_never().flatten(), Some(OwnAnswer::default()));
-    assert_eq!(second.now_or_never(), None);
+    assert!(first.now_or_never().flatten().is_some_and(is_empty));
+    assert!(second.now_or_never().is_none());
     assert_eq!(link.take_down(), [CLOSED, READY].concat());
 }
 
@@ -257,7 +262,7 @@ fn question_without_an_answer_fails() {
         link.answer(&answered);
         drop(link.wire().question("select 1", false));
         assert_eq!(link.wire().snapshot().is_dismissed(), dismissed);
-        assert_eq!(asked.now_or_never(), Some(None));
+        assert!(matches!(asked.now_or_never(), Some(None)));
     }
 }
 
@@ -271,7 +276,7 @@ fn question_is_answered_after_detaching() {
     assert!(wire.question("select 1", false).is_none());
     link.answer(&[READY, IN_TRANSACTION].concat());
     assert_eq!(wire.answered().now_or_never(), Some(true));
-    assert_eq!(asked.now_or_never().flatten(), Some(OwnAnswer::default()));
+    assert!(asked.now_or_never().flatten().is_some_and(is_empty));
     assert_eq!(
         wire.snapshot().status,
         Some(TransactionStatus::InTransaction)
@@ -311,7 +316,7 @@ async fn new_client_is_told_what_the_server_reported() {
         wire.ask("rollback");
         assert!(link.attach().is_none(), "it is not answered");
         link.answer(READY);
-        assert_eq!(wire.answered().await, true);
+        assert!(wire.answered().await);
         link.take_up();
         let mut old = link.attach().expect("a stream");
         // Its startup packet, however it is cut, stays here.
