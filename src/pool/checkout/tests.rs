@@ -133,6 +133,10 @@ async fn crowded_server_keeps_only_awaited_connections() {
 async fn idle_connection_is_leased_at_once() {
     let fixture = Fixture::one_with(|config| config.max_connections(1)).await;
     let pool = || fixture.pools.here();
+    // A statement is answered behind the server's timeouts, whose answer no caller awaits.
+    let leased = fixture.out().await.expect("alive");
+    leased.1.batch_execute("select 1").await.expect("alive");
+    back(leased).await;
     let before = fixture.relay.counts();
     let leased = pool().try_checkout(None).expect("idle and at rest");
     assert_eq!(leased.0.session().process(), fixture.process);
