@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -226,9 +227,9 @@ impl Leases {
         Ok(client.map(|client| (lease, turn, client)))
     }
 
-    /// Takes back a connection that was dropped. If it is at rest it returns to the pool;
-    /// otherwise it stays here, for the next checkout or the teardown.
-    pub(super) fn take_back(&self, lease: Arc<Lease>, turn: u64) {
+    /// Takes back a connection that was dropped. If it is at rest it returns to the pool; otherwise
+    /// it stays here, for the next checkout or the teardown.
+    pub(super) fn take_back(self: &Arc<Self>, lease: Arc<Lease>, turn: u64) {
         lease.session().wait_for_pump();
         let mut state = self.state();
         if !lease.is_turn(turn) {
@@ -241,9 +242,30 @@ impl Leases {
         drop(state);
         match rested {
             Some((rested, reservation)) => self.give_back(lease, rested, Some(reservation)),
-            // Another caller that waits for a connection brings it to rest.
-            None => self.returned.notify_waiters(),
+            None => {
+                // Another caller of this invocation that waits for a connection brings it to rest.
+                self.returned.notify_waiters();
+                self.take_back_once_read(lease, turn);
+            }
         }
+    }
+
+    /// Takes back a connection once the reading behind its first statement is answered, if that is
+    /// all that keeps it: another invocation may wait for it.
+    fn take_back_once_read(self: &Arc<Self>, lease: Arc<Lease>, turn: u64) {
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        if lease.has_read() || !lease.session().pump().is_quiet() {
+            return;
+        }
+        let leases = Arc::clone(self);
+        let limit = self.budget().step();
+        runtime.spawn(async move {
+            if lease.read(limit).await {
+                leases.take_back(lease, turn);
+            }
+        });
     }
 
     /// Brings leases to rest, in parallel. Each stays with the invocation until it is at rest, so
