@@ -8,7 +8,6 @@ use futures_util::future::join_all;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::connection::Connection;
 use crate::connection::ExclusiveClient;
 use crate::deadline::Deadline;
 use crate::engine::Engine;
@@ -144,7 +143,7 @@ impl Leases {
 
     /// Leases an idle connection, if that is possible without waiting and this invocation has no
     /// connection yet.
-    pub(super) fn try_lease(self: &Arc<Self>) -> Option<Connection> {
+    pub(super) fn try_lease(&self) -> Option<(Arc<Lease>, u64, ExclusiveClient)> {
         let pool = self.engine.pools().here();
         let mut state = self.state();
         if state.closed || !state.leases.is_empty() {
@@ -153,8 +152,7 @@ impl Leases {
         let (lease, client) = pool.try_checkout(self.deadline.whole())?;
         let turn = lease.next_turn();
         state.leases.push(Arc::clone(&lease));
-        drop(state);
-        Some(Connection::new(self, (lease, turn, client)))
+        Some((lease, turn, client))
     }
 
     /// Begins a checkout.
