@@ -43,9 +43,9 @@ impl Invocation {
     /// Leases an idle connection at once if that is possible. Everything else is boxed, so that
     /// the futures of handlers stay small.
     pub(crate) async fn lease(&self, caller: Caller) -> Result<Connection> {
-        if let Some(leased) = self.inner.leases.try_lease() {
-            let connection = Connection::new(&self.inner.leases, leased);
-            return Ok(connection);
+        let leases = &self.inner.leases;
+        if let Some(leased) = leases.try_lease() {
+            return Ok(Connection::new(leases, leased));
         }
         Box::pin(self.wait_for_lease(caller)).await
     }

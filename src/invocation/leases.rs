@@ -153,7 +153,6 @@ impl Leases {
         let (lease, client) = pool.try_checkout(self.deadline.whole())?;
         let turn = lease.next_turn();
         state.leases.push(Arc::clone(&lease));
-        drop(state);
         Some((lease, turn, client))
     }
 

@@ -36,8 +36,18 @@ impl Fixture {
             relay,
             process: 0,
         };
-        fixture.process = fixture.lease().await.expect("a connection");
+        let leased = fixture.out().await.expect("a connection");
+        leased.1.batch_execute("select 1").await.expect("a server");
+        fixture.process = leased.0.session().process();
+        back(leased).await;
+        fixture.answered().await;
         fixture
+    }
+
+    /// Waits for the answers that no caller awaits: to the server's timeouts, and to the reading
+    /// of the slots.
+    async fn answered(&self) {
+        self.relay.quiet(Duration::from_millis(50)).await;
     }
 
     /// Leases a connection and gives it back.
@@ -133,10 +143,6 @@ async fn crowded_server_keeps_only_awaited_connections() {
 async fn idle_connection_is_leased_at_once() {
     let fixture = Fixture::one_with(|config| config.max_connections(1)).await;
     let pool = || fixture.pools.here();
-    // A statement is answered behind the server's timeouts, whose answer no caller awaits.
-    let leased = fixture.out().await.expect("alive");
-    leased.1.batch_execute("select 1").await.expect("alive");
-    back(leased).await;
     let before = fixture.relay.counts();
     let leased = pool().try_checkout(None).expect("idle and at rest");
     assert_eq!(leased.0.session().process(), fixture.process);
@@ -166,6 +172,7 @@ async fn longer_call_gets_its_timeouts_first() {
     let permit = fixture.pools.here().permit(None).await.expect("free");
     let opened = permit.checkout(None, seconds(3), &Tally::default()).await;
     back(opened.expect("a connection")).await;
+    fixture.answered().await;
     for (granted, at_once) in [(seconds(3), true), (seconds(4), false), (None, false)] {
         let leased = fixture.pools.here().try_checkout(granted);
         assert_eq!(leased.is_some(), at_once, "{granted:?}");
