@@ -1,5 +1,6 @@
+use std::cell::RefCell;
 use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::Once;
 use std::time::Duration;
 
 use crate::config::endpoint::host_names;
@@ -337,14 +338,21 @@ fn override_without_effect_is_a_warning() {
     }
 }
 
-/// What `act` logs.
+/// Returns what `act` logs.
+///
+/// One subscriber for the whole process: tracing keeps for each event whether anything listens,
+/// and a subscriber of one thread may come too late for an event that another thread met first.
 fn logged(act: impl FnOnce()) -> String {
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
+    thread_local! {
+        static LOG: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    static SUBSCRIBER: Once = Once::new();
+
+    struct Log;
 
     impl Write for Log {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().expect("no panic").extend(bytes);
+            LOG.with_borrow_mut(|log| log.extend(bytes));
             Ok(bytes.len())
         }
 
@@ -353,16 +361,16 @@ fn logged(act: impl FnOnce()) -> String {
         }
     }
 
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_max_level(tracing::Level::INFO)
-        .with_writer(move || writer.clone())
-        .finish();
-    tracing::subscriber::with_default(subscriber, act);
-    let log = log.0.lock().expect("no panic").clone();
-    String::from_utf8(log).expect("text")
+    SUBSCRIBER.call_once(|| {
+        tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_max_level(tracing::Level::INFO)
+            .with_writer(|| Log)
+            .init();
+    });
+    LOG.take();
+    act();
+    String::from_utf8(LOG.take()).expect("text")
 }
 
 #[test]
