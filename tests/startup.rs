@@ -2,7 +2,7 @@
 //! wrong.
 
 use std::os::unix::fs::PermissionsExt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use antifreeze::config::GuessAuthentication;
 use antifreeze::{Config, Database, ErrorKind};
@@ -188,50 +188,5 @@ async fn wrong_passwords_are_refused_once() {
         assert_eq!(error.kind(), ErrorKind::Authentication, "{error}");
         assert_eq!(error.sqlstate().map(|state| state.code()), Some("28P01"));
         assert_eq!(failures(&server.log()) - before, 1, "{user}");
-    }
-}
-
-/// Prints how long connecting takes over a link, and the cost of SCRAM on this machine.
-#[tokio::test]
-#[ignore = "measures"]
-async fn time_of_connects_is_printed() {
-    let server = server(None).await;
-    let relay = Relay::start(server.address()).await.expect("a relay");
-    for milliseconds in [20, 100] {
-        relay.delay(Duration::from_millis(milliseconds));
-        for mode in ["disable", "require"] {
-            for guess in [AUTO, OFF] {
-                let url = with(
-                    &relay.url(&server.url()),
-                    "postgres",
-                    &format!("sslmode={mode}"),
-                );
-                let database = database(&url, guess);
-                let begin = Instant::now();
-                let session = database.session().await.expect("a session");
-                let took = begin.elapsed();
-                println!("{milliseconds} ms, sslmode={mode}, {guess:?}: {took:.1?}");
-                session.close(Duration::from_secs(5)).await;
-            }
-        }
-        let begin = Instant::now();
-        let url = with(&relay.url(&server.url()), "postgres", "sslmode=disable");
-        let connected = tokio_postgres::connect(&url, tokio_postgres::NoTls).await;
-        println!("{milliseconds} ms, tokio-postgres: {:.1?}", begin.elapsed());
-        drop(connected);
-    }
-    relay.delay(Duration::ZERO);
-    for user in ["postgres", "trusted"] {
-        let database = database(&with(&server.url(), user, "sslmode=disable"), AUTO);
-        let mut times = Vec::new();
-        for _ in 0..60 {
-            let begin = Instant::now();
-            let session = database.session().await.expect("a session");
-            times.push(begin.elapsed());
-            session.close(Duration::from_secs(5)).await;
-        }
-        let first = times[0];
-        times.sort();
-        println!("{user}: first {first:.1?}, median {:.1?}", times[30]);
     }
 }

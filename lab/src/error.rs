@@ -1,5 +1,6 @@
 //! What can go wrong in the lab, said in one line that a person can act on.
 
+use std::process::ExitCode;
 use std::{error, fmt};
 
 /// A result whose error is the lab's [`Error`].
@@ -31,6 +32,20 @@ impl Error {
             source: Some(source.into()),
         }
     }
+}
+
+/// Ends a program: prints an error and its causes, a line each.
+pub fn exit_code(done: Result<(), Box<dyn error::Error + Send + Sync>>) -> ExitCode {
+    let Err(error) = done else {
+        return ExitCode::SUCCESS;
+    };
+    eprintln!("error: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        eprintln!("  because: {error}");
+        cause = error.source();
+    }
+    ExitCode::FAILURE
 }
 
 impl fmt::Display for Error {

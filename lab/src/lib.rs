@@ -126,6 +126,6 @@ pub mod tools;
 pub mod vercel;
 
 pub use self::{
-    error::{Error, OrSay, Result},
+    error::{Error, OrSay, Result, exit_code},
     program::Exit,
 };

@@ -91,18 +91,7 @@ fn main() -> ExitCode {
         Command::Worker(work) => worker::run(&work),
         command => measure(&command, &arguments.options),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            let mut cause = error.source();
-            while let Some(error) = cause {
-                eprintln!("  because: {error}");
-                cause = error.source();
-            }
-            ExitCode::FAILURE
-        }
-    }
+    lab::exit_code(done)
 }
 
 #[tokio::main(flavor = "current_thread")]

@@ -86,7 +86,7 @@ pub(super) enum Failure {
     Refused(Refusal),
     /// SCRAM failed on this side.
     Scram(ScramError),
-    /// The answer is none of PostgreSQL.
+    /// The answer is not a message of PostgreSQL's protocol.
     Unclear,
     /// A message of PostgreSQL came out of order.
     Violation,

@@ -5,7 +5,6 @@ mod demo;
 mod record;
 mod step;
 
-use std::error::Error as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -58,16 +57,5 @@ async fn main() -> ExitCode {
         Command::Compare { runs } => compare::run(runs).await,
         Command::Record { recordings, seeds } => record::run(&recordings, &seeds).await,
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            let mut cause = error.source();
-            while let Some(error) = cause {
-                eprintln!("  because: {error}");
-                cause = error.source();
-            }
-            ExitCode::FAILURE
-        }
-    }
+    lab::exit_code(done.map_err(Into::into))
 }
