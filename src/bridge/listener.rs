@@ -13,7 +13,8 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-use super::local::{self, Socket};
+use super::local;
+use super::peer::Socket;
 use super::{Bridge, secret};
 use crate::error::{Error, Result};
 

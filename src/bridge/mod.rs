@@ -7,13 +7,15 @@
 //!
 //! - [`listener`] makes the socket and admits this process's user alone;
 //! - [`startup`] parses what a driver sends first, and [`message`] what it sends then;
-//! - [`local`] serves one connection, and [`relay`] lends it a session;
+//! - [`local`] serves one connection with the driver as its [`peer`], and [`relay`] lends it a
+//!   session;
 //! - [`answer`] writes what is answered here.
 
 mod answer;
 mod listener;
 mod local;
 mod message;
+mod peer;
 mod relay;
 mod startup;
 

@@ -11,17 +11,10 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Wire;
-use super::frontend::Frontend;
+use super::parked::Parked;
 use super::residue::Residue;
 use super::stand_in::Terminate;
 use super::state::State;
-
-/// What a session that is diverted comes back to.
-pub(super) struct Parked {
-    /// Tells the present diversion from earlier ones.
-    key: Arc<()>,
-    frontend: Frontend,
-}
 
 impl Wire {
     /// Diverts the session: another driver speaks through the returned stream until it is

@@ -18,6 +18,7 @@ mod backend;
 mod divert;
 mod expected;
 mod frontend;
+mod parked;
 mod question;
 pub(crate) mod residue;
 mod rewrite;
