@@ -171,12 +171,7 @@ impl Relay {
             }
             if stream.is_taken_back() || peer.down.len() < BUFFER {
                 match poll_read(stream, &mut peer.down, cx) {
-                    Poll::Ready(Ok(read)) if read > 0 => {
-                        progress = true;
-                        if self.is_between(peer) && stream.give_back(self.gives) {
-                            return Poll::Ready(End::AtRest);
-                        }
-                    }
+                    Poll::Ready(Ok(read)) if read > 0 => progress = true,
                     Poll::Ready(_) => {
                         return Poll::Ready(End::TakenBack {
                             whole: stream.is_whole(),
@@ -184,6 +179,9 @@ impl Relay {
                         });
                     }
                     Poll::Pending => {}
+                }
+                if self.is_between(peer) && stream.give_back(self.gives) {
+                    return Poll::Ready(End::AtRest);
                 }
             }
             // To the server.

@@ -230,6 +230,10 @@ settings(environment, pooler) {
     /// keeps for each connection, the least recently used out first. Default:
     /// `statement_cache_size` of the URL, or else 100.
     statement_cache: usize = 100, url "statement_cache_size" statements;
+    /// Whether other drivers are served by a thread of its own, which a driver needs that blocks
+    /// the thread of its handler (Diesel). `false`: by the runtime in which the URL is asked for
+    /// first; a statement then takes two switches of threads less. Default: `true`.
+    driver_thread: bool = true;
     /// How many connections [`warm_up`](crate::Database::warm_up) opens, whatever the code
     /// asks it for; at most as many as can be kept. Default: what it is asked for.
     warm_up: usize, default "what the code asks for", operator "ANTIFREEZE_WARM_UP" count;
