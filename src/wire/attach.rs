@@ -9,12 +9,13 @@ use super::frontend::Frontend;
 use super::snapshot::ServerState;
 use super::stand_in::{Retired, Terminate};
 use super::state::State;
+use super::statements::Names;
 use super::status::TransactionStatus;
 use super::tracker::Tracker;
 
 impl State {
     /// Begins to serve a new client, and returns its number, if the session is detached and at rest.
-    pub(super) fn attach(&mut self) -> Option<u64> {
+    pub(super) fn attach(&mut self, names: Names) -> Option<u64> {
         let idle = self.tracker.status == Some(TransactionStatus::Idle);
         let at_rest = idle && !self.is_closed() && self.server() == ServerState::Answered;
         if !at_rest || self.terminate_sent() != Some(Terminate::NotSent) {
@@ -29,7 +30,7 @@ impl State {
         self.withdraw();
         self.client += 1;
         self.tracker.startup_answer(&mut self.inject);
-        self.frontend = Frontend::resumed(self.frontend.unnamed);
+        self.frontend = Frontend::resumed(self.frontend.naming, names);
         self.reads = false;
         self.flushed = true;
         Some(self.client)

@@ -14,6 +14,7 @@ use super::backend::Scanner;
 use super::expected::Handling;
 use super::frontend::Frontend;
 use super::question::{OwnAnswer, Question};
+use super::residue::Traits;
 use super::snapshot::{ClientState, ServerState, Snapshot};
 use super::stand_in::{Detached, Retired, StandIn, Terminate};
 use super::tracker::Tracker;
@@ -114,7 +115,7 @@ impl State {
     fn close(&mut self, by_server: bool) {
         self.below = Below::Closed { by_server };
         self.deferred = None;
-        self.tracker.fail_questions();
+        self.tracker.end();
     }
 
     /// Sends a query of our own, if none of the user's is under way that it could disturb.
@@ -137,6 +138,7 @@ impl State {
         let _ = postgres_protocol::message::frontend::query(sql, &mut self.out);
         let unit = Unit {
             changes,
+            alters: Traits::of(sql.as_bytes(), Some(true)).alters,
             question: Some(question),
             ..Unit::simple()
         };
@@ -326,7 +328,7 @@ impl State {
                 self.detach_with(Some(StandIn::for_ended(error)), Terminate::NotAtRest);
             }
             // Behind the detaching, which answers the other requests.
-            self.tracker.fail_questions();
+            self.tracker.end();
         }
         passed
     }
