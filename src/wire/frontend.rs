@@ -84,6 +84,25 @@ impl Frontend {
         }
     }
 
+    /// Follows the requests of another driver, which continues what was armed.
+    pub(super) fn divert(&mut self) -> Self {
+        Frontend {
+            started: true,
+            begin: self.begin.take(),
+            naming: match self.naming {
+                Naming::Unnamed => Naming::Unnamed,
+                _ => Naming::ByContent { answers_sync: true },
+            },
+            ..Frontend::default()
+        }
+    }
+
+    /// Continues behind another driver.
+    pub(super) fn resume(&mut self, diverted: Frontend) {
+        self.begin = diverted.begin;
+        self.has_unnamed = false;
+    }
+
     /// Returns whether all that was accepted has been sent on.
     pub(super) fn is_empty(&self) -> bool {
         self.pending.is_empty() && self.pass == 0

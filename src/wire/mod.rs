@@ -14,13 +14,14 @@
 //!   [`answers`] what the server says of it;
 //! - [`state`] passes both directions on, and [`terminate`] ends that;
 //! - [`stand_in`] answers in the server's place once the connection is detached, and
-//!   [`attach`] gives the session a new client.
+//!   [`attach`] gives the session a new client, [`divert`] lends it to another driver.
 
 mod answers;
 mod attach;
 mod backend;
 mod begin;
 mod by_content;
+mod divert;
 mod expected;
 mod frontend;
 mod question;
@@ -41,8 +42,10 @@ use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 
+use bytes::BytesMut;
 use tokio::sync::oneshot;
 
+pub use divert::Diverted;
 pub use frontend::Naming;
 pub use question::OwnAnswer;
 pub(crate) use residue::Residue;
@@ -164,6 +167,14 @@ impl Wire {
             Some(state) => state.tracker.facts,
             None => ServerFacts::default(),
         }
+    }
+
+    /// Returns the ParameterStatus messages with which the server would begin a session like
+    /// this.
+    pub(crate) fn reported(&self) -> BytesMut {
+        let mut out = BytesMut::new();
+        self.state().tracker.write_reported(&mut out);
+        out
     }
 
     /// Forgets the last error.
