@@ -14,6 +14,7 @@ use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, Result};
 use crate::invocation::{Invocation, WeakInvocation};
 use crate::random;
+use crate::wire::Names;
 
 /// A stream of the operating system.
 pub(super) type Socket = Box<dyn Stream>;
@@ -29,6 +30,8 @@ pub(super) struct Local {
     pub(super) up: BytesMut,
     /// What the driver has yet to be sent.
     pub(super) down: BytesMut,
+    /// The names of its prepared statements, between two loans.
+    pub(super) names: Names,
     bridge: Weak<Bridge>,
     pub(super) user: User,
     claimed: Option<WeakInvocation>,
@@ -46,6 +49,7 @@ pub(super) async fn serve(bridge: Arc<Bridge>, socket: Socket) {
         socket,
         up: BytesMut::new(),
         down: BytesMut::new(),
+        names: Names::default(),
         bridge: Arc::downgrade(&bridge),
         user: User::Every,
         claimed: None,

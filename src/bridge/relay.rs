@@ -117,6 +117,7 @@ impl Local {
             guards: matches!(self.user, User::Transaction(_)),
             gives: matches!(source, Source::Transaction(_)),
         };
+        stream.bring_names(std::mem::take(&mut self.names));
         let end = poll_fn(|cx| relay.poll(self, &mut stream, cx)).await;
         drop(stream);
         match (source, &end) {
@@ -169,8 +170,11 @@ impl Relay {
                 match poll_read(stream, &mut local.down, cx) {
                     Poll::Ready(Ok(read)) if read > 0 => {
                         progress = true;
-                        if self.is_between(local) && stream.give_back(self.gives) {
-                            return Poll::Ready(End::AtRest);
+                        if self.is_between(local) {
+                            if let Some(names) = stream.give_back(self.gives) {
+                                local.names = names;
+                                return Poll::Ready(End::AtRest);
+                            }
                         }
                     }
                     Poll::Ready(_) => {

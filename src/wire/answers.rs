@@ -6,6 +6,9 @@ use super::expected::{Handling, Reply};
 use super::status::TransactionStatus;
 use super::tracker::{Tracker, sqlstate};
 
+/// The most bytes of a unit that are kept, to send it again.
+const COPY: usize = 64 * 1024;
+
 impl Tracker {
     /// Notes that one message was refused, and those behind it are skipped.
     pub(super) fn refuse(&mut self) {
@@ -45,6 +48,17 @@ impl Tracker {
         let first = self.open.as_ref().is_none_or(|unit| !unit.sent);
         let idle = self.status == Some(TransactionStatus::Idle);
         first && idle && self.owed.iter().all(|unit| !unit.changes)
+    }
+
+    /// Keeps `bytes` of the open unit, as long as it may be sent again.
+    pub(super) fn copy(&mut self, bytes: &[u8]) {
+        if let Some(unit) = &mut self.open {
+            let copy = unit.copy.take();
+            unit.copy = copy.filter(|copy| copy.len() + bytes.len() <= COPY);
+            if let Some(copy) = &mut unit.copy {
+                copy.put_slice(bytes);
+            }
+        }
     }
 
     /// Returns whether a unit is about to be sent again.

@@ -32,6 +32,7 @@ impl Frontend {
     pub(super) fn begin_under_sync(&mut self, tracker: &mut Tracker, out: &mut BytesMut) {
         if let Some(begin) = self.begin.as_mut().filter(|begin| begin.armed) {
             begin.armed = false;
+            tracker.prepared.unnamed = None;
             rewrite::begin(&begin.sql, out);
             tracker.open().begins = true;
             for reply in [Reply::Parse, Reply::Bind, Reply::Execute] {

@@ -6,8 +6,9 @@
 //! anything is bound. Where a client has to get an error of the server's in its place, the server
 //! is sent a Bind that fails, so that the transaction and what follows are as they would be.
 //!
-//! The unnamed statement is the client's own: it is prepared with what it executes, in one round
-//! trip, and planned for its values.
+//! The unnamed statement is sent as it is: it is prepared with what it executes, in one round
+//! trip, and planned for its values. It is found by its content only where the client was moved
+//! to another session, or the session's was replaced.
 
 use std::sync::Arc;
 
@@ -35,7 +36,8 @@ impl Frontend {
         tracker: &mut Tracker,
         out: &mut BytesMut,
     ) {
-        if self.statements.0.contains_key(client_name) {
+        let unnamed = client_name.is_empty();
+        if !unnamed && self.statements.0.contains_key(client_name) {
             let shown = String::from_utf8_lossy(client_name);
             let message = format!("prepared statement \"{shown}\" already exists");
             return self.fail(rewrite::error("42P05", &message), tracker, out);
@@ -44,7 +46,7 @@ impl Frontend {
         let traits = Traits::of(sql, tracker.facts.parameters.conforming);
         let shared = is_constant(sql);
         let since = once();
-        let known = if shared && tracker.may_answer() {
+        let known = if shared && !unnamed && tracker.may_answer() {
             tracker.prepared.known(after_name)
         } else {
             None
@@ -57,6 +59,14 @@ impl Frontend {
                 ..given
             });
             known
+        } else if unnamed {
+            self.lead(tracker, out);
+            if self.name_for_deallocate(sql, tracker, out) {
+                tracker.open().sent = true;
+            }
+            let server = tracker.prepared.prepare_unnamed();
+            self.send_parse(&server, after_name, Handling::Pass, since, tracker, out);
+            (after_name.into(), server)
         } else {
             let text = after_name.into();
             let server = self.prepare(&text, shared, Handling::Pass, since, tracker, out);
@@ -86,11 +96,23 @@ impl Frontend {
     ) -> Arc<ServerStatement> {
         self.lead(tracker, out);
         let server = tracker.prepared.prepare(text, shared);
+        self.send_parse(&server, text, handling, named, tracker, out);
+        server
+    }
+
+    fn send_parse(
+        &self,
+        server: &Arc<ServerStatement>,
+        text: &[u8],
+        handling: Handling,
+        named: u64,
+        tracker: &mut Tracker,
+        out: &mut BytesMut,
+    ) {
         rewrite::parse(&server.name, text, out);
         tracker.open().changes = true;
-        let entry = Entry::about(Reply::Parse, handling, &server);
+        let entry = Entry::about(Reply::Parse, handling, server);
         tracker.expect_entry(Entry { named, ..entry });
-        server
     }
 
     /// Returns the server's statement of that name, which is prepared in front if the session
@@ -139,16 +161,16 @@ impl Frontend {
             return false;
         };
         if client_name.is_empty() {
-            return match self.refuses_unnamed() {
-                Some(error) => {
-                    self.fail(error, tracker, out);
-                    true
-                }
-                None => false,
-            };
+            // BEGIN replaces it.
+            self.lead(tracker, out);
         }
         let Some(server) = self.server_statement(client_name, tracker, out) else {
-            return false;
+            // The session's is another client's.
+            let foreign = client_name.is_empty();
+            if foreign {
+                self.fail(no_unnamed(), tracker, out);
+            }
+            return foreign;
         };
         tracker.open().copy = None;
         let known = server.description.get().filter(|_| tracker.may_answer());
@@ -182,19 +204,17 @@ impl Frontend {
         tracker: &mut Tracker,
         out: &mut BytesMut,
     ) -> Option<Entry> {
-        if client_name.is_empty() {
-            self.lead(tracker, out);
-            let handling = match self.refuses_unnamed() {
-                Some(error) => Handling::Replace(error),
-                None => Handling::Pass,
+        // BEGIN replaces the unnamed statement.
+        self.lead(tracker, out);
+        let Some(server) = self.server_statement(client_name, tracker, out) else {
+            // The session's is another client's.
+            let handling = if client_name.is_empty() {
+                Handling::Replace(no_unnamed())
+            } else {
+                Handling::Pass
             };
             return Some(Entry::new(Reply::Bind, handling));
-        }
-        let Some(server) = self.server_statement(client_name, tracker, out) else {
-            self.lead(tracker, out);
-            return Some(Entry::new(Reply::Bind, Handling::Pass));
         };
-        self.lead(tracker, out);
         let statement = self.named(client_name);
         let told = statement.told.as_ref().filter(|told| **told != server);
         if let Some(told) = told.and_then(|told| told.description.get()) {
@@ -219,11 +239,6 @@ impl Frontend {
         let statement = self.statements.0.get_mut(client_name)?;
         let local = std::mem::take(&mut statement.local);
         (local && first).then(BytesMut::new)
-    }
-
-    fn refuses_unnamed(&self) -> Option<Bytes> {
-        let error = || rewrite::error("26000", "unnamed prepared statement does not exist");
-        (!self.has_unnamed).then(error)
     }
 
     /// Has the server refuse the message that comes now, and the client told `error`.
@@ -264,6 +279,10 @@ impl Frontend {
         }
         true
     }
+}
+
+fn no_unnamed() -> Bytes {
+    rewrite::error("26000", "unnamed prepared statement does not exist")
 }
 
 /// Returns the name in `DEALLOCATE name`, unless it is `ALL`.

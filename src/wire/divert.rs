@@ -124,18 +124,6 @@ impl Diverted {
         }
     }
 
-    /// Takes the names that the driver has for its prepared statements, to
-    /// [bring](Diverted::bring_names) them with it. Has to be called before the session
-    /// is given back.
-    pub fn take_names(&self) -> Names {
-        let mut state = self.wire.state();
-        if state.is_diverted_to(&self.key) {
-            std::mem::take(&mut state.frontend.statements)
-        } else {
-            Names::default()
-        }
-    }
-
     /// Returns whether the server has answered all that was sent.
     pub fn is_answered(&self) -> bool {
         let state = self.wire.state();
@@ -155,7 +143,9 @@ impl Diverted {
 
     /// Returns the session to tokio-postgres if the driver has had all answers, nothing of it
     /// was left in the session, and it is outside any transaction or `in_transaction` is allowed.
-    pub fn give_back(&self, in_transaction: bool) -> bool {
+    /// Returns the names that the driver has for its prepared statements, to
+    /// [bring](Diverted::bring_names) them with it.
+    pub fn give_back(&self, in_transaction: bool) -> Option<Names> {
         let mut state = self.wire.state();
         let state = &mut *state;
         let ours = state.detached.is_none() && state.is_diverted_to(&self.key);
@@ -164,10 +154,11 @@ impl Diverted {
         let clean =
             in_transaction || (state.is_idle() && state.tracker.residue == Residue::default());
         let gives = ours && answered && between && clean;
-        if gives {
+        gives.then(|| {
+            let names = std::mem::take(&mut state.frontend.statements);
             state.return_to_parked();
-        }
-        gives
+            names
+        })
     }
 }
 

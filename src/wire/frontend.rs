@@ -18,9 +18,6 @@ pub(super) const SYNC: &[u8] = b"S\0\0\0\x04";
 /// CloseComplete.
 const CLOSE_COMPLETE: Bytes = Bytes::from_static(b"3\0\0\0\x04");
 
-/// The most bytes of a unit that are kept, to send it again.
-const COPY: usize = 64 * 1024;
-
 /// How the server knows the named statements of a client.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Naming {
@@ -67,8 +64,6 @@ pub(super) struct Frontend {
     pub(super) begin: Option<Begin>,
     pub(super) naming: Naming,
     pub(super) statements: Names,
-    /// The server's unnamed statement is this client's.
-    pub(super) has_unnamed: bool,
     /// What follows waits until this one is described.
     pub(super) awaits: Option<Arc<ServerStatement>>,
 }
@@ -100,7 +95,6 @@ impl Frontend {
     /// Continues behind another driver.
     pub(super) fn resume(&mut self, diverted: Frontend) {
         self.begin = diverted.begin;
-        self.has_unnamed = false;
     }
 
     /// Returns whether all that was accepted has been sent on.
@@ -189,7 +183,7 @@ impl Frontend {
             if self.pass > 0 {
                 let (now, rest) = bytes.split_at(self.pass.min(bytes.len()));
                 out.put_slice(now);
-                copy(tracker, now);
+                tracker.copy(now);
                 self.pass -= now.len();
                 bytes = rest;
             }
@@ -237,7 +231,7 @@ impl Frontend {
                 }
                 None => return bytes.len(),
             };
-            copy(tracker, &bytes[..taken]);
+            tracker.copy(&bytes[..taken]);
             bytes = &bytes[taken..];
         }
     }
@@ -354,7 +348,7 @@ impl Frontend {
             ..Unit::simple()
         };
         if self.is_by_content() {
-            self.has_unnamed = false;
+            self.statements.0.remove(&b""[..]);
             if traits.deallocates && !self.name_for_deallocate(text, tracker, out) {
                 unit.deallocates = Some(tracker.deallocates());
             }
@@ -381,17 +375,11 @@ impl Frontend {
         let after_name = &body[name.len() + 1..];
         let text = self::name(after_name).unwrap_or_default();
         tracker.open().copy = None;
-        let by_content = self.is_by_content() && !tracker.skips();
-        if by_content && !name.is_empty() {
+        if self.is_by_content() && !tracker.skips() {
             return self.parse_by_content(name, after_name, tracker, out);
         }
         self.lead(tracker, out);
-        if by_content {
-            self.has_unnamed = true;
-            if self.name_for_deallocate(text, tracker, out) {
-                tracker.open().sent = true;
-            }
-        }
+        tracker.prepared.unnamed = None;
         tracker.expect(Reply::Parse, Handling::Pass);
         let conforming = tracker.facts.parameters.conforming;
         let traits = Traits::of(text, conforming);
@@ -463,6 +451,7 @@ impl Frontend {
         let text = known.and_then(|known| known.text.as_deref());
         if let Some(text) = text.filter(|_| self.is_unnamed()) {
             tracker.expect(Reply::Parse, Handling::Swallow);
+            tracker.prepared.unnamed = None;
             rewrite::parse(b"", text, out);
             bound = b"";
         }
@@ -480,20 +469,6 @@ impl Frontend {
             self.close_retired(tracker, out);
         }
         self.begin_under_sync(tracker, out);
-    }
-}
-
-/// Keeps `bytes` of the open unit, as long as it may be sent again.
-fn copy(tracker: &mut Tracker, bytes: &[u8]) {
-    if let Some(unit) = &mut tracker.open {
-        if let Some(mut copy) = unit
-            .copy
-            .take()
-            .filter(|copy| copy.len() + bytes.len() <= COPY)
-        {
-            copy.put_slice(bytes);
-            unit.copy = Some(copy);
-        }
     }
 }
 

@@ -5,7 +5,6 @@
 //! before the schema changed keeps that one, as it would alone.
 
 use std::collections::HashMap;
-use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -78,6 +77,8 @@ pub(super) struct Prepared {
     by_text: HashMap<Arc<[u8]>, Held>,
     /// Not found by content any more: closed when no client uses them.
     retired: Vec<Arc<ServerStatement>>,
+    /// The unnamed statement, if a client by content has it.
+    pub(super) unnamed: Option<Arc<ServerStatement>>,
     uses: u64,
 }
 
@@ -95,6 +96,7 @@ impl Default for Prepared {
             session: once(),
             by_text: HashMap::new(),
             retired: Vec::new(),
+            unnamed: None,
             uses: 0,
         }
     }
@@ -102,7 +104,10 @@ impl Default for Prepared {
 
 impl Prepared {
     /// Returns whether this session has the statement.
-    pub(super) fn has(&self, statement: &ServerStatement) -> bool {
+    pub(super) fn has(&self, statement: &Arc<ServerStatement>) -> bool {
+        if statement.name.is_empty() {
+            return self.unnamed.as_ref() == Some(statement);
+        }
         statement.session == self.session && !statement.gone.load(Ordering::Relaxed)
     }
 
@@ -132,17 +137,27 @@ impl Prepared {
         }
     }
 
-    /// Returns a new statement for the text, which is now to be prepared.
-    pub(super) fn prepare(&mut self, text: &Arc<[u8]>, shared: bool) -> Arc<ServerStatement> {
-        let mut name = String::new();
-        let _ = write!(name, "antifreeze_{}", once());
-        let statement = Arc::new(ServerStatement {
+    /// Returns a new unnamed statement, which is now to be prepared.
+    pub(super) fn prepare_unnamed(&mut self) -> Arc<ServerStatement> {
+        let statement = self.statement(Box::default());
+        self.unnamed = Some(Arc::clone(&statement));
+        statement
+    }
+
+    fn statement(&self, name: Box<[u8]>) -> Arc<ServerStatement> {
+        Arc::new(ServerStatement {
             session: self.session,
-            name: name.into_bytes().into(),
+            name,
             parsed: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             description: OnceLock::new(),
-        });
+        })
+    }
+
+    /// Returns a new statement for the text, which is now to be prepared.
+    pub(super) fn prepare(&mut self, text: &Arc<[u8]>, shared: bool) -> Arc<ServerStatement> {
+        let name = format!("antifreeze_{}", once());
+        let statement = self.statement(name.into_bytes().into());
         if !shared {
             self.retired.push(Arc::clone(&statement));
             return statement;
@@ -195,6 +210,10 @@ impl Prepared {
 
     /// Notes that a statement could not be prepared, or that the server has lost it.
     pub(super) fn lose(&mut self, statement: &Arc<ServerStatement>) {
+        if statement.name.is_empty() {
+            self.unnamed = None;
+            return;
+        }
         statement.gone.store(true, Ordering::Relaxed);
         self.by_text.retain(|_, held| held.statement != *statement);
         if !self.retired.contains(statement) {

@@ -100,6 +100,10 @@ impl Tracker {
 
     /// Notes a unit that is owed a ReadyForQuery.
     pub(super) fn sent_whole(&mut self, unit: Unit, handling: Handling) {
+        // A simple query drops it.
+        if unit.simple {
+            self.prepared.unnamed = None;
+        }
         self.owed.push_back(unit);
         self.expected.push(Entry::new(Reply::Ready, handling));
     }
