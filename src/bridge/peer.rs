@@ -3,6 +3,8 @@
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::wire::Names;
+
 /// A stream of the operating system.
 pub(super) type Socket = Box<dyn Stream>;
 
@@ -17,6 +19,8 @@ pub(super) struct Peer {
     pub(super) up: BytesMut,
     /// What it has yet to be sent.
     pub(super) down: BytesMut,
+    /// The names of its prepared statements, between two loans.
+    pub(super) names: Names,
 }
 
 /// The driver has ended the connection, or it has to be ended.
@@ -28,6 +32,7 @@ impl Peer {
             socket,
             up: BytesMut::new(),
             down: BytesMut::new(),
+            names: Names::default(),
         }
     }
 

@@ -121,6 +121,7 @@ pub(super) async fn relay(
         guards,
         gives: matches!(source, Source::Transaction(_)),
     };
+    stream.bring_names(std::mem::take(&mut peer.names));
     let end = poll_fn(|cx| relay.poll(peer, &mut stream, &mut claim, cx)).await;
     drop(stream);
     match (source, &end) {
@@ -180,7 +181,9 @@ impl Relay {
                     }
                     Poll::Pending => {}
                 }
-                if self.is_between(peer) && stream.give_back(self.gives) {
+                let names = self.is_between(peer).then(|| stream.give_back(self.gives));
+                if let Some(names) = names.flatten() {
+                    peer.names = names;
                     return Poll::Ready(End::AtRest);
                 }
             }

@@ -15,6 +15,7 @@ use super::parked::Parked;
 use super::residue::Residue;
 use super::stand_in::Terminate;
 use super::state::State;
+use super::statements::Names;
 
 impl Wire {
     /// Diverts the session: another driver speaks through the returned stream until it is
@@ -116,6 +117,15 @@ impl Diverted {
         state.detached.is_some() || !state.is_diverted_to(&self.key)
     }
 
+    /// Brings the names that the driver has for its prepared statements, from another session or
+    /// from this one.
+    pub fn bring_names(&self, names: Names) {
+        let mut state = self.wire.state();
+        if state.is_diverted_to(&self.key) {
+            state.frontend.statements = names;
+        }
+    }
+
     /// Returns whether the server has answered all that was sent.
     pub fn is_answered(&self) -> bool {
         self.wire.state().owes_nothing()
@@ -134,17 +144,20 @@ impl Diverted {
 
     /// Returns the session to tokio-postgres if the driver has had all answers, nothing of it
     /// was left in the session, and it is outside any transaction or `in_transaction` is allowed.
-    pub fn give_back(&self, in_transaction: bool) -> bool {
+    /// Returns the names that the driver has for its prepared statements, to
+    /// [bring](Diverted::bring_names) them with it.
+    pub fn give_back(&self, in_transaction: bool) -> Option<Names> {
         let mut state = self.wire.state();
         let state = &mut *state;
         let ours = state.detached.is_none() && state.is_diverted_to(&self.key);
         let clean =
             in_transaction || (state.is_idle() && state.tracker.residue == Residue::default());
         let gives = ours && state.owes_nothing() && clean;
-        if gives {
+        gives.then(|| {
+            let names = std::mem::take(&mut state.frontend.statements);
             state.return_to_parked();
-        }
-        gives
+            names
+        })
     }
 }
 
