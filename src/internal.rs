@@ -120,6 +120,12 @@ pub mod error {
     }
 }
 
+/// The private socket, for the fuzz target.
+#[cfg(fuzzing)]
+pub mod bridge {
+    pub use crate::bridge::fuzzing::answers;
+}
+
 /// The start of a session, for the fuzz target.
 #[cfg(fuzzing)]
 pub mod startup {

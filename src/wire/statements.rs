@@ -70,6 +70,33 @@ pub(super) struct Statement {
 #[derive(Debug, Default)]
 pub struct Names(pub(super) HashMap<Box<[u8]>, Statement>);
 
+impl Names {
+    /// Adds a statement that was not sent: `after_name` has its text and parameter types. Returns
+    /// false if the name is taken.
+    pub(crate) fn add(&mut self, name: &[u8], after_name: &[u8]) -> bool {
+        if !name.is_empty() && self.0.contains_key(name) {
+            return false;
+        }
+        let statement = Statement {
+            text: Some(after_name.into()),
+            since: once(),
+            ..Statement::default()
+        };
+        self.0.insert(name.into(), statement);
+        true
+    }
+
+    /// Returns the text of a statement.
+    pub(crate) fn text(&self, name: &[u8]) -> Option<&[u8]> {
+        let text = self.0.get(name)?.text.as_deref()?;
+        text.split(|&byte| byte == 0).next()
+    }
+
+    pub(crate) fn remove(&mut self, name: &[u8]) {
+        self.0.remove(name);
+    }
+}
+
 /// Statements of the session by their content.
 #[derive(Debug)]
 pub(super) struct Prepared {
