@@ -118,8 +118,10 @@ impl ServerSession {
         Ok(diverted)
     }
 
-    /// Returns the client, after the session was [given back](Diverted::give_back) to it.
+    /// Returns the client, after the session was [given back](Diverted::give_back) to it, and
+    /// has it polled: it did not wait for anything meanwhile.
     pub(crate) fn unpark(&self) -> Option<ExclusiveClient> {
+        self.wake();
         self.parked().take()
     }
 
@@ -128,7 +130,6 @@ impl ServerSession {
     pub(crate) fn restore(&self) -> bool {
         let restored = self.link.wire.restore();
         drop(self.unpark());
-        self.client().driver.wake();
         restored
     }
 
