@@ -144,7 +144,7 @@ impl ServerSession {
 
     /// Returns the process id of the server's backend.
     pub(crate) fn process(&self) -> i32 {
-        self.client().process()
+        self.link.wire.facts().key.map_or(0, |(process, _)| process)
     }
 
     /// Returns the state of the connection when it was last driven.
