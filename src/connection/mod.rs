@@ -43,7 +43,9 @@ pub(crate) struct ServerSession {
     cancelling: AtomicUsize,
     /// Queries of our own that the server has not answered yet.
     own: Tally,
-    /// The server's timeouts are set for calls of at most so many seconds.
+    /// The call, in seconds, that the timeouts of the startup packet are for.
+    started_for: u64,
+    /// The server's timeouts are set for calls of at most so many seconds; 0: but for those.
     longest_call: AtomicU64,
 }
 
@@ -80,6 +82,7 @@ impl ServerSession {
             connector: Arc::clone(connector),
             cancelling: AtomicUsize::new(0),
             own: Tally::default(),
+            started_for: connector.settings().longest_call(options.granted),
             longest_call: AtomicU64::new(0),
         }))
     }
