@@ -89,7 +89,7 @@ impl Bridge {
         if let Some(bridge) = &*slot {
             return Ok(Arc::clone(bridge));
         }
-        let bridge = Listener::start(engine.settings().driver_thread, |listener| Bridge {
+        let bridge = Listener::start(!engine.settings().drivers_on_runtime, |listener| Bridge {
             engine: Arc::downgrade(engine),
             listener,
             state: Mutex::default(),

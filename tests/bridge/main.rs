@@ -332,7 +332,7 @@ async fn driver_that_leaves_is_rolled_back_at_once() {
 
 #[tokio::test]
 async fn runtime_of_the_function_can_serve_drivers() {
-    let lab = lab_with(|config| config.driver_thread(false)).await;
+    let lab = lab_with(|config| config.drivers_on_runtime(true)).await;
     lab.run(async {
         let client = connect(&invocation()?.url()?).await?;
         client
