@@ -11,18 +11,11 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Wire;
-use super::frontend::Frontend;
+use super::parked::Parked;
 use super::residue::Residue;
 use super::stand_in::Terminate;
 use super::state::State;
 use super::statements::Names;
-
-/// What a session that is diverted comes back to.
-pub(super) struct Parked {
-    /// Tells the present diversion from earlier ones.
-    key: Arc<()>,
-    frontend: Frontend,
-}
 
 impl Wire {
     /// Diverts the session: another driver speaks through the returned stream until it is
@@ -62,8 +55,7 @@ impl Wire {
 impl State {
     fn divert(&mut self, key: &Arc<()>) -> Option<()> {
         let free = self.detached.is_none() && !self.is_closed() && self.parked.is_none();
-        let between = self.frontend.is_between_requests() && self.scanner.is_between_messages();
-        if !free || !between || !self.tracker.is_owed_to_wire() || !self.inject.is_empty() {
+        if !free || !self.owes_nothing() {
             return None;
         }
         let frontend = self.frontend.divert();
@@ -74,6 +66,16 @@ impl State {
         self.flushed = true;
         self.reads = false;
         Some(())
+    }
+
+    /// Returns whether nothing is under way between the server and its present client. An answer
+    /// to a query of the wire's own may be.
+    fn owes_nothing(&self) -> bool {
+        self.frontend.is_between_requests()
+            && self.scanner.is_between_messages()
+            && self.tracker.is_owed_to_wire()
+            && self.inject.is_empty()
+            && !self.is_closed()
     }
 
     pub(super) fn return_to_parked(&mut self) {
@@ -126,8 +128,7 @@ impl Diverted {
 
     /// Returns whether the server has answered all that was sent.
     pub fn is_answered(&self) -> bool {
-        let state = self.wire.state();
-        state.is_answered() && state.frontend.is_between_requests()
+        self.wire.state().owes_nothing()
     }
 
     /// Returns whether what was read ends with a whole message.
@@ -149,11 +150,9 @@ impl Diverted {
         let mut state = self.wire.state();
         let state = &mut *state;
         let ours = state.detached.is_none() && state.is_diverted_to(&self.key);
-        let answered = state.is_answered() && state.inject.is_empty();
-        let between = state.frontend.is_between_requests() && state.scanner.is_between_messages();
         let clean =
             in_transaction || (state.is_idle() && state.tracker.residue == Residue::default());
-        let gives = ours && answered && between && clean;
+        let gives = ours && state.owes_nothing() && clean;
         gives.then(|| {
             let names = std::mem::take(&mut state.frontend.statements);
             state.return_to_parked();

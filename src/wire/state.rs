@@ -11,9 +11,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
 use super::backend::Scanner;
-use super::divert::Parked;
 use super::expected::Handling;
 use super::frontend::Frontend;
+use super::parked::Parked;
 use super::question::{OwnAnswer, Question};
 use super::residue::Traits;
 use super::snapshot::{ClientState, ServerState, Snapshot};
