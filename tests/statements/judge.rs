@@ -338,7 +338,7 @@ fn schema_changes_in_a_shared_session_are_unseen() {
 /// The error may come to a client that has prepared its statement later, and parameters may have
 /// the types that they had before.
 #[test]
-fn schema_changes_in_another_session_give_no_wrong_row() {
+fn schema_changes_elsewhere_give_no_wrong_row() {
     programs(2, &ALTERING_TOO, |alone, shared| {
         let types = |answers: &[String]| {
             let described = answers.iter().filter(|answer| answer.starts_with("t "));
