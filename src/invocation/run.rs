@@ -145,6 +145,7 @@ impl Drop for Ending {
 impl<F: Future, J> Run<F, J> {
     /// Calls `handler` inside the invocation; the call itself may panic.
     pub(crate) fn new(invocation: Invocation, judge: J, handler: impl FnOnce() -> F) -> Self {
+        invocation.begin();
         let scope = Scope::around(invocation.clone());
         let called = catch_unwind(AssertUnwindSafe(|| scope.enter(handler)));
         let (handler, ended) = match called {

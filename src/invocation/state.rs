@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use super::leases::Leases;
+use super::live::Live;
 use super::tasks::Tasks;
 use super::transaction::Slot;
 use crate::deadline::Deadline;
@@ -122,6 +123,14 @@ impl Invocation {
         self.inner.leases.left()
     }
 
+    /// Notes that the invocation begins to run.
+    pub(super) fn begin(&self) {
+        // What is done for the host is no call of the function.
+        if !self.inner.leases.deadline.is_internal() {
+            Live::of(self.engine()).add(self);
+        }
+    }
+
     /// Keeps `guard` until every connection is at rest.
     #[cfg(feature = "vercel")]
     pub(crate) fn guard(&self, guard: impl Any + Send) {
@@ -135,7 +144,7 @@ impl Invocation {
         self.engine().before_handler(left, self.request_id())
     }
 
-    pub(super) fn engine(&self) -> &Arc<Engine> {
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
         &self.inner.leases.engine
     }
 

@@ -65,6 +65,21 @@ impl Frontend {
         }
     }
 
+    /// Follows the requests of another driver, which continues what was armed.
+    pub(super) fn divert(&mut self) -> Self {
+        Frontend {
+            started: true,
+            begin: self.begin.take(),
+            unnamed: self.unnamed,
+            ..Frontend::default()
+        }
+    }
+
+    /// Continues behind another driver.
+    pub(super) fn resume(&mut self, diverted: Frontend) {
+        self.begin = diverted.begin;
+    }
+
     /// Puts BEGIN in front of the next statement that is sent outside a transaction.
     pub(super) fn arm(&mut self, sql: &str) {
         self.begin = Some(Begin {

@@ -11,10 +11,11 @@
 //! - [`rewrite`] rewrites requests, [`question`] has those of our own;
 //! - [`state`] passes both directions on, and [`terminate`] ends that;
 //! - [`stand_in`] answers in the server's place once the connection is detached, and
-//!   [`attach`] gives the session a new client.
+//!   [`attach`] gives the session a new client, [`divert`] lends it to another driver.
 
 mod attach;
 mod backend;
+mod divert;
 mod expected;
 mod frontend;
 mod question;
@@ -34,8 +35,10 @@ use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 
+use bytes::BytesMut;
 use tokio::sync::oneshot;
 
+pub use divert::Diverted;
 pub use question::OwnAnswer;
 pub(crate) use residue::Residue;
 pub use snapshot::Snapshot;
@@ -147,6 +150,14 @@ impl Wire {
             Some(state) => state.tracker.facts,
             None => ServerFacts::default(),
         }
+    }
+
+    /// Returns the ParameterStatus messages with which the server would begin a session like
+    /// this.
+    pub(crate) fn reported(&self) -> BytesMut {
+        let mut out = BytesMut::new();
+        self.state().tracker.write_reported(&mut out);
+        out
     }
 
     /// Forgets the last error.

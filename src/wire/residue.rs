@@ -139,6 +139,31 @@ pub(super) fn is_commit(text: &[u8]) -> bool {
     text.trim_ascii().eq_ignore_ascii_case(b"commit")
 }
 
+/// Returns whether a statement of `text` begins or ends a transaction.
+pub(crate) fn controls_transaction(text: &[u8]) -> bool {
+    // The statement so far: its first words.
+    let mut words: Vec<&[u8]> = Vec::new();
+    let controls = |words: &[&[u8]]| match words {
+        [first, ..] if is(first, &["begin", "start", "commit", "end", "abort"]) => true,
+        [first, rest @ ..] if is(first, &["rollback"]) => {
+            !rest.iter().take(2).any(|word| is(word, &["to"]))
+        }
+        [first, second, ..] => is(first, &["prepare"]) && is(second, &["transaction"]),
+        _ => false,
+    };
+    for token in tokens(text, Some(true)) {
+        match token {
+            Token::Word(word) if words.len() < 3 => words.push(word),
+            Token::Semicolon if controls(&words) => return true,
+            Token::Semicolon => words.clear(),
+            // What it hides may be the end of the transaction.
+            Token::Unreadable => return true,
+            Token::Word(_) => {}
+        }
+    }
+    controls(&words)
+}
+
 fn is(word: &[u8], any: &[&str]) -> bool {
     any.iter()
         .any(|candidate| word.eq_ignore_ascii_case(candidate.as_bytes()))

@@ -11,11 +11,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
 use super::backend::Scanner;
+use super::divert::Parked;
 use super::expected::Handling;
 use super::frontend::Frontend;
 use super::question::{OwnAnswer, Question};
 use super::snapshot::{ClientState, ServerState, Snapshot};
 use super::stand_in::{Detached, Retired, StandIn, Terminate};
+use super::status::TransactionStatus;
 use super::tracker::Tracker;
 use super::unit::Unit;
 
@@ -51,10 +53,12 @@ pub(super) struct State {
     /// The number of clients that were attached before the present one.
     pub(super) client: u64,
     pub(super) retired: Vec<Retired>,
+    /// tokio-postgres, while another driver has the session.
+    pub(super) parked: Option<Parked>,
     /// A query of our own that leaves behind the user's next statement.
     deferred: Option<(Box<str>, Question)>,
     /// Wakes the reader above if there is something to read that does not come from below.
-    reader: AtomicWaker,
+    pub(super) reader: AtomicWaker,
 }
 
 /// The transport, until it is closed.
@@ -100,6 +104,7 @@ impl State {
             detached: None,
             client: 0,
             retired: Vec::new(),
+            parked: None,
             deferred: None,
             reader: AtomicWaker::new(),
         }
@@ -189,12 +194,24 @@ impl State {
                     ..
                 }) if answers.by_server => ClientState::Dismissed,
                 Some(_) => ClientState::Detached,
-                None if !self.reads => ClientState::Stalled,
+                None if !self.reads || self.parked.is_some() => ClientState::Stalled,
                 None if !self.flushed => ClientState::Writing,
                 None => ClientState::Waiting,
             },
             residue: self.tracker.residue,
         }
+    }
+
+    pub(super) fn is_answered(&self) -> bool {
+        !self.is_closed() && self.server() == ServerState::Answered
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.tracker.status == Some(TransactionStatus::Idle)
+    }
+
+    pub(super) fn is_answered_and_idle(&self) -> bool {
+        self.is_answered() && self.is_idle()
     }
 
     /// Returns what the server still has to do, by all that it has sent.

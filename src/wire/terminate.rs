@@ -8,10 +8,8 @@ use tokio::io::{AsyncWrite, ReadBuf};
 
 use super::expected::Handling;
 use super::frontend::SYNC;
-use super::snapshot::ServerState;
 use super::stand_in::{Detached, StandIn, Terminate};
 use super::state::{Below, SCRATCH, State};
-use super::status::TransactionStatus;
 use super::unit::Unit;
 
 impl State {
@@ -42,14 +40,14 @@ impl State {
             answers.accept(&pending, &mut self.inject);
         }
         self.detached = Some(Detached { answers, terminate });
+        self.reader.wake();
     }
 
     /// [Detaches](State::detach) the connection and sends Terminate, as far as that goes
     /// without waiting.
     pub(super) fn terminate(&mut self, cx: &mut Context<'_>) {
         self.detach();
-        let idle = self.tracker.status == Some(TransactionStatus::Idle);
-        let at_rest = idle && self.server() == ServerState::Answered;
+        let at_rest = self.is_answered_and_idle();
         match &mut self.detached {
             Some(detached) if detached.terminate == Terminate::NotSent => {
                 detached.terminate = if at_rest {

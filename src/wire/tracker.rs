@@ -162,6 +162,12 @@ impl Tracker {
         begun && self.open.is_none() && self.owed.iter().all(ours)
     }
 
+    /// Returns whether every answer that is owed answers a query of the wire's own.
+    pub(super) fn is_owed_to_wire(&self) -> bool {
+        let begun = self.status.is_some() && !self.lost && self.open.is_none();
+        begun && self.owed.iter().all(|unit| unit.question.is_some())
+    }
+
     /// Returns whether the user has executed a statement, and a query of our own can be sent
     /// behind it: when it is executed, no transaction is open, and nothing is copied.
     pub(super) fn may_follow(&self) -> bool {
