@@ -49,14 +49,15 @@ fn main() -> Result<(), BoxError> {
 async fn serve() -> Result<(), BoxError> {
     let name = variable("DRIVER");
     let driver = Driver::named(&name).ok_or_else(|| format!("there is no driver {name:?}"))?;
-    let handler = service_fn(async move |event: LambdaEvent<Value>| {
+    let handler = service_fn(move |event: LambdaEvent<Value>| async move {
         let ending = event.payload["ending"].as_str().unwrap_or_default();
         end(driver, ending).await
     });
     if source::is_alone() {
         return run_concurrent(handler).await;
     }
-    let mut config = Config::from_env()?.max_connections(variable("MAX_CONNECTIONS").parse().unwrap_or(2));
+    let mut config =
+        Config::from_env()?.max_connections(variable("MAX_CONNECTIONS").parse().unwrap_or(2));
     if variable("LIFETIME") == "per_invocation" {
         config = config.lifetime(ConnectionLifetime::PerInvocation);
     }
@@ -92,7 +93,14 @@ const LOOK: &str = "select current_setting('work_mem') = '7MB' as a, \
 
 /// What [`LOOK`] has found.
 fn seen(found: impl IntoIterator<Item = [bool; 6]>) -> Value {
-    let names = ["work_mem", "app.user", "listening", "advisory lock", "temp table", "transaction"];
+    let names = [
+        "work_mem",
+        "app.user",
+        "listening",
+        "advisory lock",
+        "temp table",
+        "transaction",
+    ];
     let seen: Vec<&str> = found
         .into_iter()
         .flat_map(|row| names.into_iter().zip(row))

@@ -75,7 +75,11 @@ pub async fn end(driver: Driver, ending: &str) -> Result<Value, BoxError> {
         let mut connection = PgConnection::connect(&source::decided()?).await?;
         connection.execute(INSERT).await?;
         let fails = ending == "decided_fails";
-        return if fails { Err("a failure".into()) } else { ended() };
+        return if fails {
+            Err("a failure".into())
+        } else {
+            ended()
+        };
     }
     let mut held = connection(driver).await?;
     match ending {
