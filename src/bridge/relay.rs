@@ -182,9 +182,10 @@ impl Relay {
                     Poll::Pending => {}
                 }
             }
-            // To the server.
+            // To the server. A claim is answered here.
+            let answered = local.down.len();
             match self.take(local, stream) {
-                Ok(true) => {}
+                Ok(true) => progress |= local.down.len() > answered,
                 Ok(false) => return Poll::Ready(End::Closed),
                 Err(error) => return Poll::Ready(End::Refused(error)),
             }
@@ -235,7 +236,8 @@ impl Relay {
                         return Err(controls());
                     }
                     if let Some(token) = message::claim(message).map(str::to_owned) {
-                        if !stream.is_answered() {
+                        // Its answer comes behind those of the messages in front of it.
+                        if !self.up.is_empty() || !stream.is_answered() {
                             break;
                         }
                         // What is left in the session is another invocation's.
