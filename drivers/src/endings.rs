@@ -126,6 +126,7 @@ pub const ENDINGS: &[Ending] = endings![
     ("killed",                ALL,     Success,  Either, NONE),
     ("decided_returns",       OWN,     Success,  Kept,   NONE),
     ("decided_fails",         OWN,     Failure,  Kept,   NONE),
+    ("decided_begins",        OWN,     Failure,  Either, NONE),
 ];
 
 impl Ending {

@@ -23,6 +23,8 @@ pub struct Combination {
     /// Kept until the end.
     _postgres: Postgres,
     failures: Vec<String>,
+    /// How much of the function's log was shown.
+    logged: usize,
 }
 
 impl Combination {
@@ -82,6 +84,7 @@ impl Combination {
             database,
             _postgres: postgres,
             failures: Vec::new(),
+            logged: 0,
         }
     }
 
@@ -107,8 +110,8 @@ impl Combination {
         let calls = names.iter().map(|name| call(&self.function, name));
         for (ending, outcome) in together.iter().zip(join_all(calls).await) {
             if got(&outcome) != Some(ending.caller) {
-                let log = outcome.environment.log();
-                let told = format!("the caller got {:?}; the log: {log}", outcome.answer);
+                let log = self.log(&outcome);
+                let told = format!("the caller got {}; the log: {log}", told(&outcome));
                 self.fail(ending.name, told);
             }
             if outcome.responded > TIMEOUT {
@@ -153,10 +156,10 @@ impl Combination {
             }
             let seen = outcome.json();
             if seen != Some(json!({ "seen": [] })) {
-                let log = outcome.environment.log();
+                let log = self.log(&outcome);
                 let told = format!(
-                    "the next invocation saw {:?}; the log: {log}",
-                    outcome.answer
+                    "the next invocation saw {}; the log: {log}",
+                    told(&outcome)
                 );
                 self.fail(name, told);
             }
@@ -181,6 +184,14 @@ impl Combination {
     async fn sessions(&self) -> Vec<sessions::Session> {
         let sessions = sessions::sessions(&self.database).await;
         sessions.expect("the administrator can ask")
+    }
+
+    /// What the function has logged since.
+    fn log(&mut self, outcome: &Outcome) -> String {
+        let log = outcome.environment.log();
+        let new = log.get(self.logged..).unwrap_or(&log).trim().to_owned();
+        self.logged = log.len();
+        new
     }
 
     fn fail(&mut self, ending: &str, what: String) {
@@ -214,5 +225,14 @@ fn got(outcome: &Outcome) -> Option<Caller> {
         Answer::Error { message, .. } if message.contains("deadline") => Some(Caller::Deadline),
         Answer::Error { .. } => Some(Caller::Failure),
         _ => None,
+    }
+}
+
+/// The answer, in short.
+fn told(outcome: &Outcome) -> String {
+    match &outcome.answer {
+        Answer::Response(body) => String::from_utf8_lossy(body).into_owned(),
+        Answer::Error { message, .. } => format!("the error {message:?}"),
+        other => format!("{other:?}"),
     }
 }

@@ -90,6 +90,10 @@ pub async fn end(driver: Driver, ending: &str) -> Result<Value, BoxError> {
     if ending.starts_with("decided") {
         let mut connection = AsyncPgConnection::establish(&source::decided()?).await?;
         insert(&mut connection).await?;
+        if ending == "decided_begins" {
+            // Refused: its COMMIT would not be one.
+            Manager::begin_transaction(&mut connection).await?;
+        }
         let fails = ending == "decided_fails";
         return if fails {
             Err("a failure".into())
@@ -109,7 +113,7 @@ pub async fn end(driver: Driver, ending: &str) -> Result<Value, BoxError> {
         }
         "reads" | "reads_twice" => {
             for number in 0..=i32::from(ending == "reads_twice") {
-                let read = t::table.select(t::a).filter(t::a.gt(number));
+                let read = t::table.select(t::a).filter(t::a.gt(7 + number));
                 let read = read.first::<i32>(&mut *held).await;
                 assert!(read.optional()?.is_none());
             }

@@ -97,6 +97,11 @@ fn run(ending: &str, urls: &Urls) -> Result<Value, BoxError> {
             return Ok(seen([look(&mut connection)?, look(&mut other)?]));
         }
         "decided_returns" => insert(&mut connection)?,
+        "decided_begins" => {
+            insert(&mut connection)?;
+            // Refused: its COMMIT would not be one.
+            connection.transaction(insert)?;
+        }
         "decided_fails" => {
             insert(&mut connection)?;
             return Err("a failure".into());
@@ -106,7 +111,7 @@ fn run(ending: &str, urls: &Urls) -> Result<Value, BoxError> {
             for number in 0..=i32::from(ending == "reads_twice") {
                 let read = t::table
                     .select(t::a)
-                    .filter(t::a.gt(number))
+                    .filter(t::a.gt(7 + number))
                     .first::<i32>(&mut connection);
                 assert!(read.optional()?.is_none());
             }
@@ -153,8 +158,8 @@ fn run(ending: &str, urls: &Urls) -> Result<Value, BoxError> {
             Ok(connection.batch_execute(SLEEP)?)
         })?,
         "rows_dropped" => {
-            let mut rows =
-                sql_query(ENDLESS).load_iter::<Row, PgRowByRowLoadingMode>(&mut connection)?;
+            let mut rows = sql_query("select a from many")
+                .load_iter::<Row, PgRowByRowLoadingMode>(&mut connection)?;
             rows.next().transpose()?;
         }
         "rows_kept" => {

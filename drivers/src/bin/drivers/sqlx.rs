@@ -74,6 +74,10 @@ pub async fn end(driver: Driver, ending: &str) -> Result<Value, BoxError> {
     if ending.starts_with("decided") {
         let mut connection = PgConnection::connect(&source::decided()?).await?;
         connection.execute(INSERT).await?;
+        if ending == "decided_begins" {
+            // Refused: its COMMIT would not be one.
+            connection.begin().await?.commit().await?;
+        }
         let fails = ending == "decided_fails";
         return if fails {
             Err("a failure".into())
@@ -106,7 +110,7 @@ pub async fn end(driver: Driver, ending: &str) -> Result<Value, BoxError> {
             }
         }
         "checked" => {
-            let read = sqlx::query!("select a from t where a > $1", 0);
+            let read = sqlx::query!("select a from t where a > $1", 7);
             assert!(read.fetch_optional(&mut *held).await?.is_none());
         }
         "transaction_dropped" => {
