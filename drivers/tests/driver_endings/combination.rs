@@ -157,10 +157,7 @@ impl Combination {
             let seen = outcome.json();
             if seen != Some(json!({ "seen": [] })) {
                 let log = self.log(&outcome);
-                let told = format!(
-                    "the next invocation saw {}; the log: {log}",
-                    told(&outcome)
-                );
+                let told = format!("the next invocation saw {}; the log: {log}", told(&outcome));
                 self.fail(name, told);
             }
         }
