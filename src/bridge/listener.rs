@@ -13,7 +13,8 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-use super::local::{self, Socket};
+use super::local;
+use super::peer::Socket;
 use super::{Bridge, secret};
 use crate::error::{Error, Result};
 
@@ -44,10 +45,21 @@ enum Accepts {
 }
 
 impl Listener {
-    /// Makes the socket, and spawns the thread that serves it for the bridge.
-    pub(super) fn start(bridge: impl FnOnce(Listener) -> Bridge) -> Result<Arc<Bridge>> {
-        let runtime = Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(failed)?;
+    /// Makes the socket, and serves it for the bridge: on a thread of its own, or on the current
+    /// runtime.
+    pub(super) fn start(
+        own_thread: bool,
+        bridge: impl FnOnce(Listener) -> Bridge,
+    ) -> Result<Arc<Bridge>> {
+        let own = match own_thread {
+            true => Some(Builder::new_current_thread().enable_all().build()),
+            false => None,
+        };
+        let own = own.transpose().map_err(failed)?;
+        let runtime = match &own {
+            Some(own) => own.handle().clone(),
+            None => Handle::try_current().map_err(|_| outside())?,
+        };
         let (address, accepts) = {
             let _entered = runtime.enter();
             Address::bind().map_err(failed)?
@@ -55,7 +67,7 @@ impl Listener {
         let (stop, stopped) = oneshot::channel();
         let bridge = Arc::new(bridge(Listener {
             address,
-            runtime: runtime.handle().clone(),
+            runtime: runtime.clone(),
             _stop: stop,
         }));
         let weak = Arc::downgrade(&bridge);
@@ -65,10 +77,13 @@ impl Listener {
                 () = serve(accepts, weak) => {}
             }
         };
-        let thread = thread::Builder::new().name("antifreeze".to_owned());
-        thread
-            .spawn(move || runtime.block_on(serve))
-            .map_err(failed)?;
+        match own {
+            Some(own) => {
+                let thread = thread::Builder::new().name("antifreeze".to_owned());
+                thread.spawn(move || own.block_on(serve)).map_err(failed)?;
+            }
+            None => drop(runtime.spawn(serve)),
+        }
         Ok(bridge)
     }
 
@@ -183,6 +198,11 @@ fn failed(error: io::Error) -> Error {
     Error::configuration("the private socket for other drivers could not be made")
         .with_remedy("let the process write to its directory of temporary files (TMPDIR)")
         .with_source(error)
+}
+
+fn outside() -> Error {
+    Error::configuration("the URL for other drivers was asked for outside a tokio runtime")
+        .with_remedy("ask for it inside, or leave `driver_thread` at its default")
 }
 
 /// Percent-encodes all but the letters, digits and signs that stand for themselves in any part of

@@ -3,11 +3,11 @@
 use std::sync::{Arc, Weak};
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::answer::{self, Severity};
 use super::message::{self, Head};
-use super::relay::{End, Loan};
+use super::peer::{Closed, Peer, Socket};
+use super::relay::{End, Loan, relay};
 use super::startup::{self, Packet, Startup};
 use super::{Bridge, Current, Parameters, User, database};
 use crate::deadline::Deadline;
@@ -15,37 +15,21 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::invocation::{Invocation, WeakInvocation};
 use crate::random;
 
-/// A stream of the operating system.
-pub(super) type Socket = Box<dyn Stream>;
-
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
-
 /// One connection of a driver.
 pub(super) struct Local {
-    pub(super) socket: Socket,
-    /// What the driver has sent and was not processed.
-    pub(super) up: BytesMut,
-    /// What the driver has yet to be sent.
-    pub(super) down: BytesMut,
+    peer: Peer,
     bridge: Weak<Bridge>,
-    pub(super) user: User,
+    user: User,
     claimed: Option<WeakInvocation>,
     parameters: Parameters,
     key: (i32, i32),
     current: Arc<Current>,
 }
 
-/// The driver has ended the connection, or it has to be ended.
-struct Closed;
-
 /// Serves a connection. Its errors are told to the driver.
 pub(super) async fn serve(bridge: Arc<Bridge>, socket: Socket) {
     let mut local = Local {
-        socket,
-        up: BytesMut::new(),
-        down: BytesMut::new(),
+        peer: Peer::new(socket),
         bridge: Arc::downgrade(&bridge),
         user: User::Every,
         claimed: None,
@@ -74,17 +58,17 @@ impl Local {
     /// a CancelRequest.
     async fn startup(&mut self) -> Result<Option<Startup>, Closed> {
         loop {
-            let (packet, length) = match startup::parse(&self.up) {
+            let (packet, length) = match startup::parse(&self.peer.up) {
                 Ok(Some(parsed)) => parsed,
                 Ok(None) => {
-                    self.read().await?;
+                    self.peer.read().await?;
                     continue;
                 }
                 Err(error) => return self.refuse_connection(&error).await,
             };
-            self.up.advance(length);
+            self.peer.up.advance(length);
             match packet {
-                Packet::Encryption => self.write(b"N").await?,
+                Packet::Encryption => self.peer.write(b"N").await?,
                 Packet::Cancel { process, secret } => {
                     self.cancel((process, secret)).await;
                     return Ok(None);
@@ -120,7 +104,7 @@ impl Local {
         }
         let mut out = BytesMut::new();
         answer::startup(&reported, self.key, &mut out);
-        self.write(&out).await
+        self.peer.write(&out).await
     }
 
     /// Checks what the driver asks for, and returns what the server would report.
@@ -154,8 +138,8 @@ impl Local {
             .with_remedy("use the URL as it is; another database needs a `Database` of its own"));
         }
         if startup.minor > 0 || !startup.extensions.is_empty() {
-            answer::negotiate(&startup.extensions, &mut self.down);
-            self.flush().await.map_err(|Closed| closed())?;
+            answer::negotiate(&startup.extensions, &mut self.peer.down);
+            self.peer.flush().await.map_err(|Closed| closed())?;
         }
         self.parameters = startup.parameters;
         if let Some(reported) = bridge.state().reported.get(&self.parameters) {
@@ -184,19 +168,19 @@ impl Local {
 
     /// Asks for the password and reads it.
     async fn password(&mut self) -> Result<Bytes> {
-        let sent = self.write(answer::PASSWORD).await;
+        let sent = self.peer.write(answer::PASSWORD).await;
         sent.map_err(|Closed| closed())?;
         loop {
-            if let Some(head) = Head::read(&self.up)? {
+            if let Some(head) = Head::read(&self.peer.up)? {
                 if head.tag != b'p' || head.length > 1_000 {
                     return Err(foreign());
                 }
-                if self.up.len() >= head.length {
-                    let message = self.up.split_to(head.length).freeze();
+                if self.peer.up.len() >= head.length {
+                    let message = self.peer.up.split_to(head.length).freeze();
                     return Ok(message.slice(5..head.length - 1));
                 }
             }
-            self.read().await.map_err(|Closed| closed())?;
+            self.peer.read().await.map_err(|Closed| closed())?;
         }
     }
 
@@ -214,13 +198,19 @@ impl Local {
             }
         };
         self.set_current(&loan);
-        let end = self.relay(loan).await;
+        let guards = matches!(self.user, User::Transaction(_));
+        let (bridge, claimed) = (&self.bridge, &mut self.claimed);
+        let claim = |token: &str| {
+            *claimed = bridge.upgrade().and_then(|bridge| bridge.by_token(token));
+            claimed.clone()
+        };
+        let end = relay(&mut self.peer, loan, guards, claim).await;
         if let Ok(mut current) = self.current.lock() {
             *current = None;
         }
         match end {
             End::AtRest => {
-                self.flush().await?;
+                self.peer.flush().await?;
                 Ok(true)
             }
             End::Closed => Ok(false),
@@ -242,10 +232,10 @@ impl Local {
     /// the driver ends the connection.
     async fn next(&mut self) -> Result<bool, Closed> {
         loop {
-            let head = match Head::read(&self.up) {
+            let head = match Head::read(&self.peer.up) {
                 Ok(Some(head)) => head,
                 Ok(None) => {
-                    self.read().await?;
+                    self.peer.read().await?;
                     continue;
                 }
                 Err(error) => return self.refuse_connection(&error).await,
@@ -254,40 +244,29 @@ impl Local {
                 b'X' => return Ok(false),
                 // No session is lent, so none is lost: the next statement gets one that lives.
                 b'S' => {
-                    self.skip(head.length).await?;
-                    self.write(answer::READY).await?;
+                    self.peer.skip(head.length).await?;
+                    self.peer.write(answer::READY).await?;
                 }
                 // A Flush with nothing before it, and what a driver still sends of a COPY that
                 // has failed, which a server ignores, too.
-                b'H' | b'd' | b'c' | b'f' => self.skip(head.length).await?,
+                b'H' | b'd' | b'c' | b'f' => self.peer.skip(head.length).await?,
                 _ if head.may_claim() => {
-                    while self.up.len() < head.length {
-                        self.read().await?;
+                    while self.peer.up.len() < head.length {
+                        self.peer.read().await?;
                     }
-                    let Some(token) = message::claim(&self.up[..head.length]) else {
+                    let Some(token) = message::claim(&self.peer.up[..head.length]) else {
                         return Ok(true);
                     };
                     self.claimed = self
                         .bridge
                         .upgrade()
                         .and_then(|bridge| bridge.by_token(token));
-                    self.up.advance(head.length);
-                    self.write(answer::SET).await?;
+                    self.peer.up.advance(head.length);
+                    self.peer.write(answer::SET).await?;
                 }
                 _ => return Ok(true),
             }
         }
-    }
-
-    /// Returns whether the invocation with this token has the session already, and notes its claim.
-    pub(super) fn may_claim(&mut self, token: &str, has: &WeakInvocation) -> bool {
-        let claims = self
-            .bridge
-            .upgrade()
-            .and_then(|bridge| bridge.by_token(token));
-        let same = claims.as_ref().is_some_and(|claims| claims.is_same(has));
-        self.claimed = claims;
-        same
     }
 
     /// Leases a session for the invocation that uses this connection.
@@ -303,20 +282,22 @@ impl Local {
 
     /// Answers a request with an error, and skips the rest of it.
     async fn refuse_request(&mut self, error: &Error) -> Result<(), Closed> {
-        answer::error(Severity::Error, error, &mut self.down);
-        self.flush().await?;
+        answer::error(Severity::Error, error, &mut self.peer.down);
+        self.peer.flush().await?;
         loop {
-            match Head::read(&self.up) {
+            match Head::read(&self.peer.up) {
                 Ok(Some(head)) => {
-                    self.skip(head.length).await?;
+                    self.peer.skip(head.length).await?;
                     match head.tag {
                         b'X' => return Err(Closed),
-                        b'S' => return self.write(answer::READY).await,
-                        _ if head.is_whole_request() => return self.write(answer::READY).await,
+                        b'S' => return self.peer.write(answer::READY).await,
+                        _ if head.is_whole_request() => {
+                            return self.peer.write(answer::READY).await;
+                        }
                         _ => {}
                     }
                 }
-                Ok(None) => self.read().await?,
+                Ok(None) => self.peer.read().await?,
                 Err(error) => return self.refuse_connection(&error).await,
             }
         }
@@ -324,64 +305,22 @@ impl Local {
 
     /// Ends the connection with an error.
     async fn refuse_connection<T>(&mut self, error: &Error) -> Result<T, Closed> {
-        answer::error(Severity::Fatal, error, &mut self.down);
-        self.flush().await?;
-        self.linger().await
+        answer::error(Severity::Fatal, error, &mut self.peer.down);
+        self.peer.linger().await
     }
 
     /// Ends the connection after its session was taken back. An idle driver finds it closed, as
     /// pools that do not test their connections notice. One that is in a transaction, or waits
     /// for an answer, is told at its next message.
     async fn taken_back(&mut self, whole: bool, idle: bool) -> Result<(), Closed> {
-        self.flush().await?;
+        self.peer.flush().await?;
         if !whole || idle {
             return Ok(());
         }
-        if self.up.is_empty() {
-            self.read().await?;
+        if self.peer.up.is_empty() {
+            self.peer.read().await?;
         }
         self.refuse_connection(&Error::invocation_ended()).await
-    }
-
-    /// Ends our side, and reads until the driver has ended its own: it may have to read an error
-    /// before it notices.
-    async fn linger<T>(&mut self) -> Result<T, Closed> {
-        self.socket.shutdown().await.map_err(|_| Closed)?;
-        loop {
-            self.up.clear();
-            self.read().await?;
-        }
-    }
-
-    /// Reads more from the driver. Its end of file ends the connection.
-    async fn read(&mut self) -> Result<(), Closed> {
-        match self.socket.read_buf(&mut self.up).await {
-            Ok(0) | Err(_) => Err(Closed),
-            Ok(_) => Ok(()),
-        }
-    }
-
-    /// Skips so many bytes of what the driver sends.
-    async fn skip(&mut self, mut length: usize) -> Result<(), Closed> {
-        loop {
-            let now = length.min(self.up.len());
-            self.up.advance(now);
-            length -= now;
-            if length == 0 {
-                return Ok(());
-            }
-            self.read().await?;
-        }
-    }
-
-    async fn write(&mut self, bytes: &[u8]) -> Result<(), Closed> {
-        self.down.extend_from_slice(bytes);
-        self.flush().await
-    }
-
-    async fn flush(&mut self) -> Result<(), Closed> {
-        let sent = self.socket.write_all_buf(&mut self.down).await;
-        sent.map_err(|_| Closed)
     }
 
     fn bridge(&self) -> Result<Arc<Bridge>> {

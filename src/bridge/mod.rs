@@ -7,13 +7,15 @@
 //!
 //! - [`listener`] makes the socket and admits this process's user alone;
 //! - [`startup`] parses what a driver sends first, and [`message`] what it sends then;
-//! - [`local`] serves one connection, and [`relay`] lends it a session;
+//! - [`local`] serves one connection with the driver as its [`peer`], and [`relay`] lends it a
+//!   session;
 //! - [`answer`] writes what is answered here.
 
 mod answer;
 mod listener;
 mod local;
 mod message;
+mod peer;
 mod relay;
 mod startup;
 
@@ -84,7 +86,7 @@ impl Bridge {
         if let Some(bridge) = &*slot {
             return Ok(Arc::clone(bridge));
         }
-        let bridge = Listener::start(|listener| Bridge {
+        let bridge = Listener::start(engine.settings().driver_thread, |listener| Bridge {
             engine: Arc::downgrade(engine),
             listener,
             state: Mutex::default(),

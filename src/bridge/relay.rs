@@ -8,10 +8,10 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use super::Parameters;
 use super::answer;
-use super::local::Local;
 use super::message::{self, Head};
-use super::{Parameters, User};
+use super::peer::Peer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::invocation::{CancelToken, Connection, DivertedTransaction, Invocation, WeakInvocation};
 use crate::wire::Diverted;
@@ -98,41 +98,45 @@ impl Loan {
     }
 }
 
-impl Local {
-    /// Passes on what the driver and the server say, until the session is at rest or the loan
-    /// ends otherwise.
-    ///
-    /// The session is given back before the driver is sent the last bytes of the answer: once it
-    /// has them, the handler may return, and finds nothing in use.
-    pub(super) async fn relay(&mut self, loan: Loan) -> End {
-        let Loan {
-            invocation,
-            source,
-            mut stream,
-        } = loan;
-        let mut relay = Relay {
-            invocation,
-            up: BytesMut::new(),
-            pass: 0,
-            guards: matches!(self.user, User::Transaction(_)),
-            gives: matches!(source, Source::Transaction(_)),
-        };
-        let end = poll_fn(|cx| relay.poll(self, &mut stream, cx)).await;
-        drop(stream);
-        match (source, &end) {
-            (Source::Connection(mut connection), End::AtRest) => {
-                connection.undivert();
-                drop(connection);
-            }
-            (Source::Connection(connection), End::Closed | End::Refused(_)) => {
-                connection.rest().await;
-            }
-            (Source::Connection(connection), End::TakenBack { .. }) => drop(connection),
-            (Source::Transaction(transaction), End::AtRest) => transaction.give_back(),
-            (Source::Transaction(transaction), _) => transaction.cut_off(),
+/// Passes on what the driver and the server say, until the session is at rest or the loan
+/// ends otherwise.
+///
+/// The session is given back before the driver is sent the last bytes of the answer: once it
+/// has them, the handler may return, and finds nothing in use.
+pub(super) async fn relay(
+    peer: &mut Peer,
+    loan: Loan,
+    guards: bool,
+    mut claim: impl FnMut(&str) -> Option<WeakInvocation>,
+) -> End {
+    let Loan {
+        invocation,
+        source,
+        mut stream,
+    } = loan;
+    let mut relay = Relay {
+        invocation,
+        up: BytesMut::new(),
+        pass: 0,
+        guards,
+        gives: matches!(source, Source::Transaction(_)),
+    };
+    stream.bring_names(std::mem::take(&mut peer.names));
+    let end = poll_fn(|cx| relay.poll(peer, &mut stream, &mut claim, cx)).await;
+    drop(stream);
+    match (source, &end) {
+        (Source::Connection(mut connection), End::AtRest) => {
+            connection.undivert();
+            drop(connection);
         }
-        end
+        (Source::Connection(connection), End::Closed | End::Refused(_)) => {
+            connection.rest().await;
+        }
+        (Source::Connection(connection), End::TakenBack { .. }) => drop(connection),
+        (Source::Transaction(transaction), End::AtRest) => transaction.give_back(),
+        (Source::Transaction(transaction), _) => transaction.cut_off(),
     }
+    end
 }
 
 /// Passes messages between a driver and a session.
@@ -151,28 +155,24 @@ struct Relay {
 impl Relay {
     fn poll(
         &mut self,
-        local: &mut Local,
+        peer: &mut Peer,
         stream: &mut Diverted,
+        claim: &mut impl FnMut(&str) -> Option<WeakInvocation>,
         cx: &mut Context<'_>,
     ) -> Poll<End> {
         loop {
             let mut progress = false;
             // To the driver. While it does not read, nothing is read for it.
-            while !local.down.is_empty() {
-                match poll_write(&mut local.socket, &mut local.down, cx) {
+            while !peer.down.is_empty() {
+                match poll_write(&mut peer.socket, &mut peer.down, cx) {
                     Poll::Ready(Ok(sent)) if sent > 0 => progress = true,
                     Poll::Ready(_) => return Poll::Ready(End::Closed),
                     Poll::Pending => break,
                 }
             }
-            if stream.is_taken_back() || local.down.len() < BUFFER {
-                match poll_read(stream, &mut local.down, cx) {
-                    Poll::Ready(Ok(read)) if read > 0 => {
-                        progress = true;
-                        if self.is_between(local) && stream.give_back(self.gives) {
-                            return Poll::Ready(End::AtRest);
-                        }
-                    }
+            if stream.is_taken_back() || peer.down.len() < BUFFER {
+                match poll_read(stream, &mut peer.down, cx) {
+                    Poll::Ready(Ok(read)) if read > 0 => progress = true,
                     Poll::Ready(_) => {
                         return Poll::Ready(End::TakenBack {
                             whole: stream.is_whole(),
@@ -181,11 +181,16 @@ impl Relay {
                     }
                     Poll::Pending => {}
                 }
+                let names = self.is_between(peer).then(|| stream.give_back(self.gives));
+                if let Some(names) = names.flatten() {
+                    peer.names = names;
+                    return Poll::Ready(End::AtRest);
+                }
             }
             // To the server. A claim is answered here.
-            let answered = local.down.len();
-            match self.take(local, stream) {
-                Ok(true) => progress |= local.down.len() > answered,
+            let answered = peer.down.len();
+            match self.take(peer, stream, claim) {
+                Ok(true) => progress |= peer.down.len() > answered,
                 Ok(false) => return Poll::Ready(End::Closed),
                 Err(error) => return Poll::Ready(End::Refused(error)),
             }
@@ -198,8 +203,8 @@ impl Relay {
             if self.up.is_empty() {
                 let _ = Pin::new(&mut *stream).poll_flush(cx);
             }
-            if self.up.is_empty() && local.up.len() < BUFFER {
-                match poll_read(&mut local.socket, &mut local.up, cx) {
+            if self.up.is_empty() && peer.up.len() < BUFFER {
+                match poll_read(&mut peer.socket, &mut peer.up, cx) {
                     Poll::Ready(Ok(read)) if read > 0 => progress = true,
                     Poll::Ready(_) => return Poll::Ready(End::Closed),
                     Poll::Pending => {}
@@ -212,16 +217,21 @@ impl Relay {
     }
 
     /// Returns whether everything of the driver was passed on, up to the end of a message.
-    fn is_between(&self, local: &Local) -> bool {
-        self.up.is_empty() && self.pass == 0 && local.up.is_empty()
+    fn is_between(&self, peer: &Peer) -> bool {
+        self.up.is_empty() && self.pass == 0 && peer.up.is_empty()
     }
 
     /// Takes what can be passed on from what the driver has sent. Returns false at its Terminate,
     /// which is not for the session.
-    fn take(&mut self, local: &mut Local, stream: &Diverted) -> Result<bool> {
-        while !local.up.is_empty() && self.up.len() < BUFFER {
+    fn take(
+        &mut self,
+        peer: &mut Peer,
+        stream: &Diverted,
+        claim: &mut impl FnMut(&str) -> Option<WeakInvocation>,
+    ) -> Result<bool> {
+        while !peer.up.is_empty() && self.up.len() < BUFFER {
             if self.pass == 0 {
-                let Some(head) = Head::read(&local.up)? else {
+                let Some(head) = Head::read(&peer.up)? else {
                     break;
                 };
                 if head.tag == b'X' {
@@ -229,7 +239,7 @@ impl Relay {
                 }
                 let looks = head.may_claim() || (self.guards && matches!(head.tag, b'Q' | b'P'));
                 if looks {
-                    let Some(message) = local.up.get(..head.length) else {
+                    let Some(message) = peer.up.get(..head.length) else {
                         break;
                     };
                     if self.guards && message::controls_transaction(message) {
@@ -241,18 +251,18 @@ impl Relay {
                             break;
                         }
                         // What is left in the session is another invocation's.
-                        if !local.may_claim(&token, &self.invocation) {
+                        if !claim(&token).is_some_and(|claims| claims.is_same(&self.invocation)) {
                             return Err(Error::invocation_ended());
                         }
-                        local.up.advance(head.length);
-                        local.down.extend_from_slice(answer::SET);
+                        peer.up.advance(head.length);
+                        peer.down.extend_from_slice(answer::SET);
                         continue;
                     }
                 }
                 self.pass = head.length;
             }
-            let now = self.pass.min(local.up.len());
-            self.up.unsplit(local.up.split_to(now));
+            let now = self.pass.min(peer.up.len());
+            self.up.unsplit(peer.up.split_to(now));
             self.pass -= now;
         }
         Ok(true)

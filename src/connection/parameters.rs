@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::sync::{MutexGuard, PoisonError};
 
 use super::ServerSession;
+use crate::config::Pooler;
 use crate::wire::OwnAnswer;
 
 /// Parameters of a session, by name.
@@ -43,14 +44,25 @@ impl ServerSession {
             // Writing to a string does not fail.
             let _ = write!(statements, "RESET {};", quoted_name(name));
         }
-        for pair in wanted.iter().filter(|pair| !set.contains(pair)) {
+        let missing = |pair: &&(String, String)| {
+            !set.contains(pair) && !self.link.wire.reports(&pair.0, &pair.1)
+        };
+        for pair in wanted.iter().filter(missing) {
             let (name, value) = (literal(&pair.0), literal(&pair.1));
             let _ = write!(
                 statements,
                 "SELECT pg_catalog.set_config({name},{value},false);"
             );
         }
-        Some(statements)
+        (!statements.is_empty()).then_some(statements)
+    }
+
+    /// Returns the parameter that cannot be set on this path: a transaction pooler carries to
+    /// other servers only those that servers report.
+    pub(crate) fn not_carried<'a>(&self, wanted: &'a Parameters) -> Option<&'a str> {
+        let pools = self.link.pooler == Pooler::Transaction;
+        let mut names = wanted.iter().map(|(name, _)| name.as_str());
+        names.find(|name| pools && !self.link.wire.reports_any(name))
     }
 
     fn parameters(&self) -> MutexGuard<'_, Vec<(String, String)>> {

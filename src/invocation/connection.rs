@@ -124,6 +124,15 @@ impl Connection {
     pub(crate) async fn prepare(&self, parameters: &Parameters) -> Result<()> {
         let lost = || Error::caused(ErrorKind::Closed, "the connection was lost");
         let lease = self.lease.upgrade().ok_or_else(Error::invocation_ended)?;
+        if let Some(name) = lease.session().not_carried(parameters) {
+            return Err(Error::caused(
+                ErrorKind::ParameterRefused,
+                format!("the driver sets `{name}` at its start-up, which the pooler loses"),
+            )
+            .with_remedy(
+                "set it with ALTER ROLE .. SET, and remove it from the driver's options",
+            ));
+        }
         let set = lease.session().set_parameters(parameters).await;
         match set.ok_or_else(lost)?.error {
             None => Ok(()),

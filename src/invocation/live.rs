@@ -106,6 +106,14 @@ impl State {
 }
 
 impl Invocation {
+    /// Notes that the invocation begins to run.
+    pub(super) fn begin(&self) {
+        // What is done for the host is no call of the function.
+        if !self.inner.leases.deadline.is_internal() {
+            Live::of(self.engine()).add(self);
+        }
+    }
+
     pub(crate) fn downgrade(&self) -> WeakInvocation {
         WeakInvocation(Arc::downgrade(&self.inner))
     }

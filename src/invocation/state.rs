@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use super::leases::Leases;
-use super::live::Live;
 use super::tasks::Tasks;
 use super::transaction::Slot;
 use crate::deadline::Deadline;
@@ -121,14 +120,6 @@ impl Invocation {
     /// Returns the time until the handler is stopped; `None` without a deadline.
     pub fn remaining(&self) -> Option<Duration> {
         self.inner.leases.left()
-    }
-
-    /// Notes that the invocation begins to run.
-    pub(super) fn begin(&self) {
-        // What is done for the host is no call of the function.
-        if !self.inner.leases.deadline.is_internal() {
-            Live::of(self.engine()).add(self);
-        }
     }
 
     /// Keeps `guard` until every connection is at rest.

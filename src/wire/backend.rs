@@ -56,22 +56,24 @@ impl Scanner {
                     continue;
                 }
                 self.fate = tracker.fate(chunk[0]);
-                if self.fate != Fate::Pass {
+                if self.withholds_next() {
                     passed.get_or_insert(whole - chunk.len());
                 }
             }
             let taken = self.take(chunk, tracker);
             let (bytes, rest) = chunk.split_at(taken);
             chunk = rest;
-            match self.fate {
-                Fate::Pass if passed.is_some() => out.extend_from_slice(bytes),
-                Fate::Hold | Fate::Keep => self.held.extend_from_slice(bytes),
-                _ => {}
+            if passed.is_some() && !self.withholds_next() {
+                out.extend_from_slice(bytes);
+            }
+            if !matches!(self.fate, Fate::Pass | Fate::Swallow) {
+                self.held.extend_from_slice(bytes);
             }
             if self.seen < HEADER || self.seen < self.length || tracker.is_lost() {
                 continue;
             }
-            if matches!(self.fate, Fate::Hold | Fate::Keep) {
+            let mut repeats = false;
+            if !matches!(self.fate, Fate::Pass | Fate::Swallow) {
                 let message = self.held.split();
                 // Not in the middle of a request, whose end would be answered again.
                 let may_end = self.fate == Fate::Hold && !tracker.is_open();
@@ -79,12 +81,21 @@ impl Scanner {
                     tracker.final_error = Some(message.freeze());
                 } else if let Some(question) = tracker.question() {
                     question.keep(message[0], &message[HEADER..]);
-                } else {
+                } else if self.fate != Fate::Hold {
+                    tracker.described(&message);
+                } else if let Some(message) = tracker.error(message) {
+                    self.head = message[..message.len().min(HEAD)].to_vec();
                     let shift = tracker.owed.front().map_or(0, |unit| unit.shift);
                     rewrite::shift_position(&message, shift, out);
+                } else {
+                    repeats = true;
                 }
             }
-            let answer = tracker.received(self.head[0], &self.head[HEADER..]);
+            let answer = if repeats {
+                None
+            } else {
+                tracker.received(self.head[0], &self.head[HEADER..])
+            };
             self.head.clear();
             self.seen = 0;
             self.length = 0;
@@ -98,7 +109,9 @@ impl Scanner {
         }
         // Without framing the rest is passed on as it is; the connection will be closed.
         if passed.is_some() && tracker.is_lost() {
-            out.unsplit(self.held.split());
+            if self.withholds_next() {
+                out.unsplit(self.held.split());
+            }
             out.extend_from_slice(chunk);
         }
         passed.unwrap_or(whole)
@@ -130,7 +143,11 @@ impl Scanner {
 
     /// Returns whether the rest of the current message is not passed on as it is.
     pub(super) fn withholds(&self) -> bool {
-        self.seen > 0 && self.fate != Fate::Pass
+        self.seen > 0 && self.withholds_next()
+    }
+
+    fn withholds_next(&self) -> bool {
+        !matches!(self.fate, Fate::Pass | Fate::Copy)
     }
 
     /// Returns whether tokio-postgres has been given whole messages only.

@@ -11,17 +11,11 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Wire;
-use super::frontend::Frontend;
+use super::parked::Parked;
 use super::residue::Residue;
 use super::stand_in::Terminate;
 use super::state::State;
-
-/// What a session that is diverted comes back to.
-pub(super) struct Parked {
-    /// Tells the present diversion from earlier ones.
-    key: Arc<()>,
-    frontend: Frontend,
-}
+use super::statements::Names;
 
 impl Wire {
     /// Diverts the session: another driver speaks through the returned stream until it is
@@ -61,8 +55,7 @@ impl Wire {
 impl State {
     fn divert(&mut self, key: &Arc<()>) -> Option<()> {
         let free = self.detached.is_none() && !self.is_closed() && self.parked.is_none();
-        let between = self.frontend.is_between_requests() && self.scanner.is_between_messages();
-        if !free || !between || !self.tracker.is_owed_to_wire() || !self.inject.is_empty() {
+        if !free || !self.owes_nothing() {
             return None;
         }
         let frontend = self.frontend.divert();
@@ -73,6 +66,16 @@ impl State {
         self.flushed = true;
         self.reads = false;
         Some(())
+    }
+
+    /// Returns whether nothing is under way between the server and its present client. An answer
+    /// to a query of the wire's own may be.
+    fn owes_nothing(&self) -> bool {
+        self.frontend.is_between_requests()
+            && self.scanner.is_between_messages()
+            && self.tracker.is_owed_to_wire()
+            && self.inject.is_empty()
+            && !self.is_closed()
     }
 
     pub(super) fn return_to_parked(&mut self) {
@@ -114,10 +117,18 @@ impl Diverted {
         state.detached.is_some() || !state.is_diverted_to(&self.key)
     }
 
+    /// Brings the names that the driver has for its prepared statements, from another session or
+    /// from this one.
+    pub fn bring_names(&self, names: Names) {
+        let mut state = self.wire.state();
+        if state.is_diverted_to(&self.key) {
+            state.frontend.statements = names;
+        }
+    }
+
     /// Returns whether the server has answered all that was sent.
     pub fn is_answered(&self) -> bool {
-        let state = self.wire.state();
-        state.is_answered() && state.frontend.is_between_requests()
+        self.wire.state().owes_nothing()
     }
 
     /// Returns whether what was read ends with a whole message.
@@ -133,19 +144,20 @@ impl Diverted {
 
     /// Returns the session to tokio-postgres if the driver has had all answers, nothing of it
     /// was left in the session, and it is outside any transaction or `in_transaction` is allowed.
-    pub fn give_back(&self, in_transaction: bool) -> bool {
+    /// Returns the names that the driver has for its prepared statements, to
+    /// [bring](Diverted::bring_names) them with it.
+    pub fn give_back(&self, in_transaction: bool) -> Option<Names> {
         let mut state = self.wire.state();
         let state = &mut *state;
         let ours = state.detached.is_none() && state.is_diverted_to(&self.key);
-        let answered = state.is_answered() && state.inject.is_empty();
-        let between = state.frontend.is_between_requests() && state.scanner.is_between_messages();
         let clean =
             in_transaction || (state.is_idle() && state.tracker.residue == Residue::default());
-        let gives = ours && answered && between && clean;
-        if gives {
+        let gives = ours && state.owes_nothing() && clean;
+        gives.then(|| {
+            let names = std::mem::take(&mut state.frontend.statements);
             state.return_to_parked();
-        }
-        gives
+            names
+        })
     }
 }
 

@@ -11,10 +11,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
 use super::backend::Scanner;
-use super::divert::Parked;
 use super::expected::Handling;
 use super::frontend::Frontend;
+use super::parked::Parked;
 use super::question::{OwnAnswer, Question};
+use super::residue::Traits;
 use super::snapshot::{ClientState, ServerState, Snapshot};
 use super::stand_in::{Detached, Retired, StandIn, Terminate};
 use super::status::TransactionStatus;
@@ -119,7 +120,7 @@ impl State {
     fn close(&mut self, by_server: bool) {
         self.below = Below::Closed { by_server };
         self.deferred = None;
-        self.tracker.fail_questions();
+        self.tracker.end();
     }
 
     /// Sends a query of our own, if none of the user's is under way that it could disturb.
@@ -142,6 +143,7 @@ impl State {
         let _ = postgres_protocol::message::frontend::query(sql, &mut self.out);
         let unit = Unit {
             changes,
+            alters: Traits::of(sql.as_bytes(), Some(true)).alters,
             question: Some(question),
             ..Unit::simple()
         };
@@ -343,7 +345,7 @@ impl State {
                 self.detach_with(Some(StandIn::for_ended(error)), Terminate::NotAtRest);
             }
             // Behind the detaching, which answers the other requests.
-            self.tracker.fail_questions();
+            self.tracker.end();
         }
         passed
     }

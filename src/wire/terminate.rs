@@ -8,6 +8,7 @@ use tokio::io::{AsyncWrite, ReadBuf};
 
 use super::expected::Handling;
 use super::frontend::SYNC;
+use super::residue::Traits;
 use super::stand_in::{Detached, StandIn, Terminate};
 use super::state::{Below, SCRATCH, State};
 use super::unit::Unit;
@@ -95,7 +96,11 @@ impl State {
         if self.frontend.is_empty() {
             // Errors arise from NUL bytes in the text alone, and ours has none.
             let _ = postgres_protocol::message::frontend::query(sql, &mut self.out);
-            self.tracker.sent_whole(Unit::simple(), Handling::Pass);
+            let unit = Unit {
+                alters: Traits::of(sql.as_bytes(), Some(true)).alters,
+                ..Unit::simple()
+            };
+            self.tracker.sent_whole(unit, Handling::Pass);
         }
     }
 
