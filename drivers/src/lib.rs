@@ -72,3 +72,8 @@ impl Driver {
 /// The tables that the endings use.
 pub const TABLES: &str = "create table t (a int); \
      create table many as select repeat('x', 1000) as a from generate_series(1, 20000)";
+
+/// The examples of the page, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/other-drivers.md")]
+mod page {}
