@@ -32,7 +32,7 @@ type Manager = <AsyncPgConnection as AsyncConnection>::TransactionManager;
 /// A connection of any kind.
 enum Held {
     Own(Box<AsyncPgConnection>),
-    Deadpool(deadpool::Object<AsyncPgConnection>),
+    Deadpool(Box<deadpool::Object<AsyncPgConnection>>),
     Bb8(Box<bb8::PooledConnection<'static, AsyncPgConnection>>),
 }
 
@@ -66,7 +66,8 @@ async fn connection(driver: Driver) -> Result<Held, BoxError> {
                 let pool = deadpool::Pool::builder(manager()?);
                 Ok::<_, BoxError>(pool.max_size(CONNECTIONS as usize).build()?)
             };
-            Held::Deadpool(DEADPOOL.get_or_try_init(build).await?.get().await?)
+            let pool = DEADPOOL.get_or_try_init(build).await?;
+            Held::Deadpool(Box::new(pool.get().await?))
         }
         Driver::DieselBb8 => {
             let build = async || {
