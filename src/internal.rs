@@ -122,6 +122,12 @@ pub mod error {
     }
 }
 
+/// The private socket, for the fuzz target.
+#[cfg(fuzzing)]
+pub mod bridge {
+    pub use crate::bridge::fuzzing::answers;
+}
+
 /// The start of a session, for the fuzz target.
 #[cfg(fuzzing)]
 pub mod startup {
@@ -131,5 +137,5 @@ pub mod startup {
 
 /// The stream under tokio-postgres, for the tests and the fuzz targets.
 pub mod wire {
-    pub use crate::wire::{Names, Naming, OwnAnswer, Snapshot, Stream, Transport, Wire};
+    pub use crate::wire::{Diverted, Names, Naming, OwnAnswer, Snapshot, Stream, Transport, Wire};
 }

@@ -5,6 +5,7 @@ mod common;
 use std::time::Duration;
 
 use antifreeze::config::ConnectionLifetime;
+use antifreeze::teardown::{Outcome, Step};
 use antifreeze::{connection, invocation, transaction};
 use common::{BoxError, Lab, PLENTY, lab_over_relay, lab_with, lease_and_return, poll_at_most};
 use tokio::sync::oneshot;
@@ -103,6 +104,33 @@ async fn cancel_dropped_at_any_poll_is_settled() {
         Ok(())
     })
     .await;
+}
+
+/// A task has the connection when the invocation ends, so its session gets a new client.
+#[tokio::test]
+async fn renewal_dropped_at_any_poll_is_settled() {
+    for statement in ["select 1", "select pg_sleep(60)"] {
+        let lab = one(ConnectionLifetime::PerEventLoop).await;
+        dropped_everywhere(&lab, async || {
+            let connection = connection().await?;
+            let begin = "begin; insert into t values (1)";
+            connection.batch_execute(begin).await?;
+            let (send, sent) = oneshot::channel();
+            tokio::spawn(async move {
+                let _ = poll_at_most(1, connection.batch_execute(statement)).await;
+                let _ = send.send(());
+                std::future::pending::<()>().await;
+                drop(connection);
+            });
+            Ok(sent.await?)
+        })
+        .await;
+        assert_eq!(lab.rows().await, 0);
+        let steps = [Step::RolledBack, Step::Reset];
+        let renewed = |outcome: &Outcome| outcome.steps().ends_with(&steps);
+        let torn = lab.torn_down();
+        assert!(torn.iter().any(|torn| renewed(&torn.outcome)), "{torn:?}");
+    }
 }
 
 #[tokio::test]

@@ -128,6 +128,22 @@ async fn every_version_is_guessed() {
     }
 }
 
+/// PostgreSQL reports its `search_path` from 18 on.
+#[tokio::test]
+async fn schema_is_queried_once_where_it_is_not_reported() {
+    for (version, first) in [("17", (1, 3)), ("18", (1, 2))] {
+        let installation = Installation::embedded(version).expect(version);
+        let server = Postgres::builder().installation(installation);
+        let server = server.auth(Auth::Scram).start().await.expect("a server");
+        let relay = Relay::start(server.address()).await.expect("a relay");
+        let url = with(&relay.url(&server.url()), "postgres", "sslmode=disable");
+        let config = Config::from_url(&url).expect("a URL").schema("shop");
+        let database = Database::new(config).expect("settings");
+        let costs = [cost(&database, &relay).await, cost(&database, &relay).await];
+        assert_eq!(costs, [first, (1, 2)], "{version}");
+    }
+}
+
 #[tokio::test]
 async fn pgbouncer_is_guessed() {
     let authority = Authority::new().expect("an authority");

@@ -182,6 +182,32 @@ pub fn refused(log: &str) -> (usize, usize) {
     (ours.len(), others.len())
 }
 
+/// The row of the table in docs/limits.md about `bursts`: what was `seen` meanwhile, how many of
+/// the `slots` were `kept` afterwards, and what [`refused`] has found.
+pub fn row(
+    bursts: &[Burst],
+    seen: &Seen,
+    slots: i64,
+    kept: usize,
+    (ours, others): (usize, usize),
+) -> [String; 9] {
+    let served: usize = bursts.iter().map(|burst| burst.served).sum();
+    let failed = bursts.iter().flat_map(|burst| burst.failed.values());
+    let requests = served + failed.sum::<usize>();
+    let slowest = bursts.iter().map(|burst| burst.slowest).max();
+    [
+        format!("{served} of {requests}"),
+        format!("{:.1} s", slowest.unwrap_or_default().as_secs_f64()),
+        format!("{} of {slots}", seen.most),
+        format!("{kept}"),
+        format!("{ours}"),
+        format!("{}", seen.others),
+        format!("{others}"),
+        format!("{} ms", seen.shut_out.as_millis()),
+        format!("{} ms", seen.longest.as_millis()),
+    ]
+}
+
 /// Counts the function's slots, as a superuser, over and over.
 async fn look(url: String, seen: Arc<Mutex<Seen>>) {
     let count = format!(

@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use lab::figures;
-use lab::fleet::{Burst, Fleet, LOG_LINE_PREFIX, ROLE, Seen, prepare, refused};
+use lab::fleet::{Burst, Fleet, LOG_LINE_PREFIX, ROLE, Seen, prepare, refused, row};
 use lab::postgres::{Database, Postgres};
 use lab::relay::Relay;
 use tokio::sync::Mutex;
@@ -124,7 +124,7 @@ impl<'a> Run<'a> {
     /// than the mark allows.
     async fn leaves_room(self, slots: i64) -> Seen {
         let idle = format!("select 1 from pg_stat_activity where usename = '{ROLE}'");
-        let kept = self.database.query(&idle).await.expect("activity").len() as i64;
+        let kept = self.database.query(&idle).await.expect("activity").len();
         let seen = self.fleet.seen();
         // The log has all other clients: the competing one, and the tests.
         let (ours, others) = refused(&self.postgres.log()[self.logged..]);
@@ -136,22 +136,11 @@ impl<'a> Run<'a> {
         assert!(seen.others > 10 && others < seen.others);
         // Of a small limit none may be kept for a while after refusals.
         assert!(kept > 0 || slots == OWN);
-        assert!(kept * 100 <= slots * MARK);
+        assert!(kept as i64 * 100 <= slots * MARK);
         // It makes use of what there is.
         assert!(seen.most > slots / 2);
 
-        let served: usize = self.bursts.iter().map(|burst| burst.served).sum();
-        let found = [
-            format!("{served} of {}", self.bursts.len() * INSTANCES),
-            format!("{:.1} s", slowest.as_secs_f64()),
-            format!("{} of {slots}", seen.most),
-            format!("{kept}"),
-            format!("{ours}"),
-            format!("{}", seen.others),
-            format!("{others}"),
-            format!("{} ms", seen.shut_out.as_millis()),
-            format!("{} ms", seen.longest.as_millis()),
-        ];
+        let found = row(&self.bursts, &seen, slots, kept, (ours, others));
         figures::keep(PAGE, self.what, &found.each_ref().map(String::as_str)).expect("kept");
         seen
     }

@@ -11,8 +11,8 @@ pub(super) const PASSWORD: &[u8] = b"R\0\0\0\x08\0\0\0\x03";
 /// ReadyForQuery outside any transaction.
 pub(super) const READY: &[u8] = b"Z\0\0\0\x05I";
 
-/// The answer to a SET that is not sent on.
-pub(super) const SET: &[u8] = b"C\0\0\0\x08SET\0Z\0\0\0\x05I";
+/// The answer to a SET that is not sent on, without its end.
+pub(super) const SET: &[u8] = b"C\0\0\0\x08SET\0";
 
 /// What an error means for the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +30,21 @@ pub(super) fn startup(reported: &[u8], (process, secret): (i32, i32), out: &mut 
     out.put_i32(process);
     out.put_i32(secret);
     out.put_slice(READY);
+}
+
+/// Writes the ParameterStatus of this parameter, if it is among those that were reported.
+pub(super) fn reported(name: &str, mut reported: &[u8], out: &mut BytesMut) {
+    while let Some(length) = reported.get(1..5).and_then(|length| length.first_chunk()) {
+        let length = 1 + u32::from_be_bytes(*length) as usize;
+        let Some((message, rest)) = reported.split_at_checked(length) else {
+            return;
+        };
+        let of = message[5..].split(|&byte| byte == 0).next();
+        if of.is_some_and(|of| of.eq_ignore_ascii_case(name.as_bytes())) {
+            out.put_slice(message);
+        }
+        reported = rest;
+    }
 }
 
 /// Writes that protocol 3.0 is spoken, without these extensions.

@@ -202,7 +202,7 @@ fn failed(error: io::Error) -> Error {
 
 fn outside() -> Error {
     Error::configuration("the URL for other drivers was asked for outside a tokio runtime")
-        .with_remedy("ask for it inside, or leave `driver_thread` at its default")
+        .with_remedy("ask for it inside, or leave `drivers_on_runtime` at its default")
 }
 
 /// Percent-encodes all but the letters, digits and signs that stand for themselves in any part of

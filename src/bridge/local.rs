@@ -8,6 +8,7 @@ use super::answer::{self, Severity};
 use super::message::{self, Head};
 use super::peer::{Closed, Peer, Socket};
 use super::relay::{End, Loan, relay};
+use super::settings::{Answer, Portals, Setting};
 use super::startup::{self, Packet, Startup};
 use super::{Bridge, Current, Parameters, User, database};
 use crate::deadline::Deadline;
@@ -22,6 +23,7 @@ pub(super) struct Local {
     user: User,
     claimed: Option<WeakInvocation>,
     parameters: Parameters,
+    portals: Portals,
     key: (i32, i32),
     current: Arc<Current>,
 }
@@ -34,6 +36,7 @@ pub(super) async fn serve(bridge: Arc<Bridge>, socket: Socket) {
         user: User::Every,
         claimed: None,
         parameters: Vec::new(),
+        portals: Portals::default(),
         key: (0, 0),
         current: Arc::default(),
     };
@@ -142,12 +145,19 @@ impl Local {
             self.peer.flush().await.map_err(|Closed| closed())?;
         }
         self.parameters = startup.parameters;
+        self.reported().await
+    }
+
+    /// Returns what the server reports at the start of a session with the driver's parameters.
+    async fn reported(&self) -> Result<Bytes> {
+        let bridge = self.bridge()?;
         if let Some(reported) = bridge.state().reported.get(&self.parameters) {
             return Ok(reported.clone());
         }
+        let engine = bridge.engine()?;
         // Outside an invocation the session that is opened for it is kept as one that was warmed
         // up.
-        let (invocation, ends) = match bridge.invocation(&self.user, None) {
+        let (invocation, ends) = match bridge.invocation(&self.user, self.claimed.as_ref()) {
             Ok(invocation) => (invocation, false),
             Err(error) if error.kind() == ErrorKind::NotInInvocation => {
                 (Invocation::new(engine, Deadline::none(), ""), true)
@@ -164,6 +174,26 @@ impl Local {
             .reported
             .insert(self.parameters.clone(), reported.clone());
         Ok(reported)
+    }
+
+    /// Makes a setting of the driver's part of what it asked for at its start-up.
+    async fn set(&mut self, setting: Setting) -> Result<()> {
+        if let Some((name, value)) = setting {
+            let before = self.parameters.clone();
+            self.parameters
+                .retain(|(other, _)| !other.eq_ignore_ascii_case(&name));
+            self.parameters.push((name.clone(), value));
+            self.parameters.sort();
+            match self.reported().await {
+                Ok(reported) => answer::reported(&name, &reported, &mut self.peer.down),
+                Err(error) => {
+                    self.parameters = before;
+                    return Err(error);
+                }
+            }
+        }
+        self.peer.down.extend_from_slice(answer::SET);
+        Ok(())
     }
 
     /// Asks for the password and reads it.
@@ -197,6 +227,7 @@ impl Local {
                 return Ok(true);
             }
         };
+        self.portals.clear();
         self.set_current(&loan);
         let guards = matches!(self.user, User::Transaction(_));
         let (bridge, claimed) = (&self.bridge, &mut self.claimed);
@@ -214,8 +245,14 @@ impl Local {
                 Ok(true)
             }
             End::Closed => Ok(false),
-            End::TakenBack { whole, idle } => {
-                self.taken_back(whole, idle).await?;
+            End::TakenBack {
+                answerable: true,
+                waits,
+                idle,
+            } if waits || !idle => self.taken_back(waits).await,
+            // An idle driver finds it closed, as pools that do not test connections notice.
+            End::TakenBack { .. } => {
+                self.peer.flush().await?;
                 Ok(false)
             }
             End::Refused(error) => self.refuse_connection(&error).await,
@@ -244,29 +281,62 @@ impl Local {
                 b'X' => return Ok(false),
                 // No session is lent, so none is lost: the next statement gets one that lives.
                 b'S' => {
+                    self.portals.clear();
                     self.peer.skip(head.length).await?;
                     self.peer.write(answer::READY).await?;
                 }
                 // A Flush with nothing before it, and what a driver still sends of a COPY that
                 // has failed, which a server ignores, too.
                 b'H' | b'd' | b'c' | b'f' => self.peer.skip(head.length).await?,
-                _ if head.may_claim() => {
+                b'Q' | b'P' | b'B' | b'D' | b'E' | b'C' if head.is_short() => {
                     while self.peer.up.len() < head.length {
                         self.peer.read().await?;
                     }
-                    let Some(token) = message::claim(&self.peer.up[..head.length]) else {
+                    if !self.answer(head).await? {
                         return Ok(true);
-                    };
-                    self.claimed = self
-                        .bridge
-                        .upgrade()
-                        .and_then(|bridge| bridge.by_token(token));
-                    self.peer.up.advance(head.length);
-                    self.peer.write(answer::SET).await?;
+                    }
                 }
                 _ => return Ok(true),
             }
         }
+    }
+
+    /// Answers a message that needs no session. Returns false if it needs one.
+    async fn answer(&mut self, head: Head) -> Result<bool, Closed> {
+        let message = &self.peer.up[..head.length];
+        if let Some(token) = message::claim(message) {
+            let bridge = self.bridge.upgrade();
+            self.claimed = bridge.and_then(|bridge| bridge.by_token(token));
+            self.peer.up.advance(head.length);
+            self.peer.down.extend_from_slice(answer::SET);
+            self.peer.write(answer::READY).await?;
+            return Ok(true);
+        }
+        let Some(answer) = self.portals.answer(message, &mut self.peer.names) else {
+            return Ok(false);
+        };
+        let set = match answer {
+            Answer::Bytes(bytes) => {
+                self.peer.down.extend_from_slice(bytes);
+                Ok(())
+            }
+            Answer::Set(setting) => self.set(setting).await,
+            Answer::SetAndReady(setting) => {
+                let set = self.set(setting).await;
+                if set.is_ok() {
+                    self.peer.down.extend_from_slice(answer::READY);
+                }
+                set
+            }
+        };
+        match set {
+            Ok(()) => {
+                self.peer.up.advance(head.length);
+                self.peer.flush().await?;
+            }
+            Err(error) => self.refuse_request(&error).await?,
+        }
+        Ok(true)
     }
 
     /// Leases a session for the invocation that uses this connection.
@@ -309,15 +379,11 @@ impl Local {
         self.peer.linger().await
     }
 
-    /// Ends the connection after its session was taken back. An idle driver finds it closed, as
-    /// pools that do not test their connections notice. One that is in a transaction, or waits
-    /// for an answer, is told at its next message.
-    async fn taken_back(&mut self, whole: bool, idle: bool) -> Result<(), Closed> {
+    /// Ends the connection after its session was taken back. The driver is told when it waits for
+    /// an answer: at its next message, if it has had all of them.
+    async fn taken_back<T>(&mut self, waits: bool) -> Result<T, Closed> {
         self.peer.flush().await?;
-        if !whole || idle {
-            return Ok(());
-        }
-        if self.peer.up.is_empty() {
+        if !waits {
             self.peer.read().await?;
         }
         self.refuse_connection(&Error::invocation_ended()).await

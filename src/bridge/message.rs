@@ -4,8 +4,8 @@ use super::CLAIM;
 use crate::error::{Error, Result};
 use crate::wire::residue;
 
-/// The longest Query that can be a claim, with its header.
-const LONGEST_CLAIM: usize = 128;
+/// The longest message that is answered here, with its header.
+const SHORT: usize = 256;
 
 /// The beginning of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,9 +34,10 @@ impl Head {
         }
     }
 
-    /// Returns whether the message could be a [claim], and has to be whole before it is passed on.
-    pub(super) fn may_claim(&self) -> bool {
-        self.tag == b'Q' && self.length <= LONGEST_CLAIM
+    /// Returns whether the message is short enough to be one that is answered here, and has to be
+    /// whole before it is passed on.
+    pub(super) fn is_short(&self) -> bool {
+        self.length <= SHORT
     }
 
     /// Returns whether a driver that sends this waits for the ReadyForQuery of this message, and

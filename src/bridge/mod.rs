@@ -9,14 +9,17 @@
 //! - [`startup`] parses what a driver sends first, and [`message`] what it sends then;
 //! - [`local`] serves one connection with the driver as its [`peer`], and [`relay`] lends it a
 //!   session;
-//! - [`answer`] writes what is answered here.
+//! - [`answer`] writes what is answered here, such as the [`settings`] of a driver.
 
 mod answer;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod listener;
 mod local;
 mod message;
 mod peer;
 mod relay;
+mod settings;
 mod startup;
 
 use std::collections::HashMap;
@@ -86,7 +89,7 @@ impl Bridge {
         if let Some(bridge) = &*slot {
             return Ok(Arc::clone(bridge));
         }
-        let bridge = Listener::start(engine.settings().driver_thread, |listener| Bridge {
+        let bridge = Listener::start(!engine.settings().drivers_on_runtime, |listener| Bridge {
             engine: Arc::downgrade(engine),
             listener,
             state: Mutex::default(),

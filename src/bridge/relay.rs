@@ -30,9 +30,11 @@ pub(super) enum End {
     Closed,
     /// The invocation has ended.
     TakenBack {
-        /// The driver was given whole messages only.
-        whole: bool,
-        /// It was in no transaction, and had all its answers.
+        /// The driver was given whole messages only, and can be told why.
+        answerable: bool,
+        /// It waits for an answer.
+        waits: bool,
+        /// It was in no transaction.
         idle: bool,
     },
     /// The driver has asked for what is not possible here.
@@ -118,6 +120,7 @@ pub(super) async fn relay(
         invocation,
         up: BytesMut::new(),
         pass: 0,
+        waits: false,
         guards,
         gives: matches!(source, Source::Transaction(_)),
     };
@@ -146,6 +149,8 @@ struct Relay {
     up: BytesMut,
     /// Bytes of the current message that are passed on unread.
     pass: usize,
+    /// The last request has not had all its answers.
+    waits: bool,
     /// Transactions of the driver are refused.
     guards: bool,
     /// The session is given back inside a transaction, too.
@@ -175,12 +180,14 @@ impl Relay {
                     Poll::Ready(Ok(read)) if read > 0 => progress = true,
                     Poll::Ready(_) => {
                         return Poll::Ready(End::TakenBack {
-                            whole: stream.is_whole(),
+                            answerable: stream.is_whole() && !stream.is_ended(),
+                            waits: self.waits || !self.is_between(peer),
                             idle: stream.was_idle(),
                         });
                     }
                     Poll::Pending => {}
                 }
+                self.waits &= !stream.is_answered();
                 let names = self.is_between(peer).then(|| stream.give_back(self.gives));
                 if let Some(names) = names.flatten() {
                     peer.names = names;
@@ -237,7 +244,8 @@ impl Relay {
                 if head.tag == b'X' {
                     return Ok(false);
                 }
-                let looks = head.may_claim() || (self.guards && matches!(head.tag, b'Q' | b'P'));
+                let looks = (head.tag == b'Q' && head.is_short())
+                    || (self.guards && matches!(head.tag, b'Q' | b'P'));
                 if looks {
                     let Some(message) = peer.up.get(..head.length) else {
                         break;
@@ -256,10 +264,12 @@ impl Relay {
                         }
                         peer.up.advance(head.length);
                         peer.down.extend_from_slice(answer::SET);
+                        peer.down.extend_from_slice(answer::READY);
                         continue;
                     }
                 }
                 self.pass = head.length;
+                self.waits = true;
             }
             let now = self.pass.min(peer.up.len());
             self.up.unsplit(peer.up.split_to(now));

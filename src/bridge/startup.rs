@@ -111,7 +111,7 @@ fn startup(minor: u16, mut body: &[u8]) -> Result<Startup, Error> {
 
 /// Returns whether a setting holds in each session of ours: text is UTF-8, and since PostgreSQL
 /// 12 every positive number of extra digits writes the shortest exact one, as the default does.
-fn holds(name: &str, value: &str) -> bool {
+pub(super) fn holds(name: &str, value: &str) -> bool {
     let utf8 =
         |value: &str| value.eq_ignore_ascii_case("utf8") || value.eq_ignore_ascii_case("utf-8");
     match name.to_ascii_lowercase().as_str() {

@@ -230,10 +230,10 @@ settings(environment, pooler) {
     /// keeps for each connection, the least recently used out first. Default:
     /// `statement_cache_size` of the URL, or else 100.
     statement_cache: usize = 100, url "statement_cache_size" statements;
-    /// Whether other drivers are served by a thread of its own, which a driver needs that blocks
-    /// the thread of its handler (Diesel). `false`: by the runtime in which the URL is asked for
-    /// first; a statement then takes two switches of threads less. Default: `true`.
-    driver_thread: bool = true;
+    /// Whether other drivers are served by the runtime in which their URL is asked for first, which
+    /// saves two switches of threads for each statement. Default: no, but by a thread of its own,
+    /// which a driver needs that blocks the thread of its handler (Diesel).
+    drivers_on_runtime: bool = false;
     /// Whether a session keeps what it has prepared, so that the text of a `query(..)` that was
     /// executed before takes one round trip instead of two, with [`Pooler::None`]. Default: no,
     /// since a statement may then fail once with "cached plan must not change result type"

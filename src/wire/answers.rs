@@ -98,17 +98,22 @@ impl Tracker {
         let Some(refused) = self.refused.take() else {
             return Some(message);
         };
+        let body = message.get(5..).unwrap_or_default();
+        let code = sqlstate(body);
         if let Handling::Replace(error) = refused.handling {
-            return Some(BytesMut::from(&error[..]));
+            let missing = code == Some(*b"26000");
+            return Some(if missing {
+                BytesMut::from(&error[..])
+            } else {
+                message
+            });
         }
         let bound = refused.statement.filter(|_| refused.reply == Reply::Bind);
         let Some(statement) = bound else {
             return Some(message);
         };
-        let body = message.get(5..).unwrap_or_default();
-        let missing = sqlstate(body) == Some(*b"26000");
-        let changed =
-            sqlstate(body) == Some(*b"0A000") && has_field(body, b"RRevalidateCachedQuery");
+        let missing = code == Some(*b"26000");
+        let changed = code == Some(*b"0A000") && has_field(body, b"RRevalidateCachedQuery");
         if missing {
             self.prepared.lose(&statement);
         } else if changed {

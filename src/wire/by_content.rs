@@ -38,9 +38,7 @@ impl Frontend {
     ) {
         let unnamed = client_name.is_empty();
         if !unnamed && self.statements.0.contains_key(client_name) {
-            let shown = String::from_utf8_lossy(client_name);
-            let message = format!("prepared statement \"{shown}\" already exists");
-            return self.fail(rewrite::error("42P05", &message), tracker, out);
+            return self.refuse_parse(client_name, after_name, tracker, out);
         }
         let sql = name(after_name).unwrap_or_default();
         let traits = Traits::of(sql, tracker.facts.parameters.conforming);
@@ -84,6 +82,21 @@ impl Frontend {
         self.statements.0.insert(client_name.into(), statement);
     }
 
+    /// Refuses a Parse of a name that exists, unless the server has another reason to.
+    fn refuse_parse(
+        &mut self,
+        client_name: &[u8],
+        after_name: &[u8],
+        tracker: &mut Tracker,
+        out: &mut BytesMut,
+    ) {
+        let text = after_name.into();
+        self.prepare(&text, false, Handling::Swallow, 0, tracker, out);
+        let shown = String::from_utf8_lossy(client_name);
+        let message = format!("prepared statement \"{shown}\" already exists");
+        self.fail(rewrite::error("42P05", &message), tracker, out);
+    }
+
     /// Sends a Parse of `text` under a name of the wire's own.
     fn prepare(
         &mut self,
@@ -95,7 +108,8 @@ impl Frontend {
         out: &mut BytesMut,
     ) -> Arc<ServerStatement> {
         self.lead(tracker, out);
-        let server = tracker.prepared.prepare(text, shared);
+        let in_front = handling == Handling::Swallow;
+        let server = tracker.prepared.prepare(text, shared, in_front);
         self.send_parse(&server, text, handling, named, tracker, out);
         server
     }
@@ -138,9 +152,11 @@ impl Frontend {
             self.named(client_name).server = Some(Arc::clone(&server));
             return Some(server);
         }
-        let server = self.prepare(&text, shared, Handling::Swallow, 0, tracker, out);
+        // In a failed transaction it is refused, and so is each that follows.
+        let lasts = tracker.accepts();
+        let server = self.prepare(&text, shared && lasts, Handling::Swallow, 0, tracker, out);
         let statement = self.named(client_name);
-        statement.server = Some(Arc::clone(&server));
+        statement.server = lasts.then(|| Arc::clone(&server));
         statement.local = false;
         Some(server)
     }
@@ -217,6 +233,8 @@ impl Frontend {
         };
         let statement = self.named(client_name);
         let told = statement.told.as_ref().filter(|told| **told != server);
+        // In a failed transaction the server refuses it in any case.
+        let told = told.filter(|_| tracker.accepts());
         if let Some(told) = told.and_then(|told| told.description.get()) {
             let Some(now) = server.description.get() else {
                 self.ask_description(&server, Handling::Swallow, tracker, out);
@@ -225,6 +243,12 @@ impl Frontend {
                 return None;
             };
             if !is_same(told, now) {
+                // The client's parameters keep the types that they had.
+                let typed = typed(statement.text.as_deref().unwrap_or_default(), told);
+                if statement.text.as_deref() != Some(&typed[..]) {
+                    (statement.text, statement.server) = (Some(typed), None);
+                    return self.bound(client_name, tracker, out);
+                }
                 let error = rewrite::error("0A000", "cached plan must not change result type");
                 return Some(Entry::new(Reply::Bind, Handling::Replace(error)));
             }
@@ -260,18 +284,19 @@ impl Frontend {
     }
 
     /// Gives the server a statement by the client's name, if `sql` is to deallocate that alone.
-    /// Returns false if it is not.
+    /// Returns whether `sql` deallocates one at most.
     pub(super) fn name_for_deallocate(
         &mut self,
         sql: &[u8],
         tracker: &mut Tracker,
         out: &mut BytesMut,
     ) -> bool {
-        let known = deallocated(sql).filter(|name| self.statements.0.contains_key(&name[..]));
-        let Some(client_name) = known.filter(|_| tracker.accepts() && !tracker.skips()) else {
+        let Some(client_name) = deallocated(sql) else {
             return false;
         };
-        self.statements.0.remove(&client_name[..]);
+        if !tracker.accepts() || self.statements.0.remove(&client_name[..]).is_none() {
+            return true;
+        }
         rewrite::about_statement(b'C', &client_name, out);
         rewrite::parse(&client_name, b"\0\0\0", out);
         for reply in [Reply::Close, Reply::Parse] {
@@ -279,6 +304,17 @@ impl Frontend {
         }
         true
     }
+}
+
+/// Returns the text with the types of its parameters, as they are described.
+fn typed(text: &[u8], description: &[u8]) -> Arc<[u8]> {
+    let sql = name(text).unwrap_or_default();
+    let length = description
+        .get(1..5)
+        .and_then(|field| field.try_into().ok());
+    let end = 1 + u32::from_be_bytes(length.unwrap_or_default()) as usize;
+    let types = description.get(5..end).unwrap_or(b"\0\0");
+    [sql, b"\0", types].concat().into()
 }
 
 fn no_unnamed() -> Bytes {

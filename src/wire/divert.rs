@@ -117,6 +117,15 @@ impl Diverted {
         state.detached.is_some() || !state.is_diverted_to(&self.key)
     }
 
+    /// Returns whether the server has ended the session.
+    pub fn is_ended(&self) -> bool {
+        let state = self.wire.state();
+        let answers = state.detached.as_ref().map(|detached| &detached.answers);
+        state.is_closed()
+            || answers
+                .is_some_and(|answers| answers.as_ref().is_some_and(|answers| answers.by_server))
+    }
+
     /// Brings the names that the driver has for its prepared statements, from another session or
     /// from this one.
     pub fn bring_names(&self, names: Names) {

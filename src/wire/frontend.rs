@@ -315,7 +315,7 @@ impl Frontend {
         match self.naming {
             Naming::AsGiven => false,
             Naming::Unnamed => !name.is_empty(),
-            Naming::ByContent { .. } => !name.is_empty() && self.statements.0.contains_key(name),
+            Naming::ByContent { .. } => name.is_empty() || self.statements.0.contains_key(name),
         }
     }
 

@@ -91,6 +91,13 @@ impl StandIn {
         }
     }
 
+    /// Writes the ErrorResponse of a server, which ends the connection.
+    pub(super) fn tell(&self, out: &mut BytesMut) {
+        if self.by_server {
+            out.put_slice(&self.error);
+        }
+    }
+
     /// Writes ErrorResponse and ReadyForQuery, which end the answer to one request.
     pub(super) fn answer(&self, out: &mut BytesMut) {
         out.put_slice(&self.error);

@@ -34,6 +34,9 @@ pub(super) struct ServerStatement {
     pub(super) name: Box<[u8]>,
     /// The server has said that it is prepared.
     pub(super) parsed: AtomicBool,
+    /// The unit in which the wire prepares it in front of a client's message. Until the server
+    /// has said so, it is not certain for later units that it will be.
+    in_front: Option<u64>,
     /// The server may not have it any more.
     gone: AtomicBool,
     /// ParameterDescription, and RowDescription or NoData.
@@ -70,6 +73,33 @@ pub(super) struct Statement {
 #[derive(Debug, Default)]
 pub struct Names(pub(super) HashMap<Box<[u8]>, Statement>);
 
+impl Names {
+    /// Adds a statement that was not sent: `after_name` has its text and parameter types. Returns
+    /// false if the name is taken.
+    pub(crate) fn add(&mut self, name: &[u8], after_name: &[u8]) -> bool {
+        if !name.is_empty() && self.0.contains_key(name) {
+            return false;
+        }
+        let statement = Statement {
+            text: Some(after_name.into()),
+            since: once(),
+            ..Statement::default()
+        };
+        self.0.insert(name.into(), statement);
+        true
+    }
+
+    /// Returns the text of a statement.
+    pub(crate) fn text(&self, name: &[u8]) -> Option<&[u8]> {
+        let text = self.0.get(name)?.text.as_deref()?;
+        text.split(|&byte| byte == 0).next()
+    }
+
+    pub(crate) fn remove(&mut self, name: &[u8]) {
+        self.0.remove(name);
+    }
+}
+
 /// Statements of the session by their content.
 #[derive(Debug)]
 pub(super) struct Prepared {
@@ -79,6 +109,8 @@ pub(super) struct Prepared {
     retired: Vec<Arc<ServerStatement>>,
     /// The unnamed statement, if a client by content has it.
     pub(super) unnamed: Option<Arc<ServerStatement>>,
+    /// The number of units before the open one.
+    pub(super) units: u64,
     uses: u64,
 }
 
@@ -97,6 +129,7 @@ impl Default for Prepared {
             by_text: HashMap::new(),
             retired: Vec::new(),
             unnamed: None,
+            units: 0,
             uses: 0,
         }
     }
@@ -108,7 +141,9 @@ impl Prepared {
         if statement.name.is_empty() {
             return self.unnamed.as_ref() == Some(statement);
         }
-        statement.session == self.session && !statement.gone.load(Ordering::Relaxed)
+        let parsed = statement.parsed.load(Ordering::Relaxed);
+        let certain = parsed || statement.in_front.is_none_or(|unit| unit == self.units);
+        statement.session == self.session && !statement.gone.load(Ordering::Relaxed) && certain
     }
 
     /// Returns the text as it is kept here, if a new Parse of it would give what the server has.
@@ -122,12 +157,11 @@ impl Prepared {
         Some(found)
     }
 
-    /// Returns the statement that this session has for the text, be it an older one.
+    /// Returns the statement of the text that this session has, or will have once it has answered.
     pub(super) fn held(&mut self, text: &[u8]) -> Option<Arc<ServerStatement>> {
         self.touch(text);
-        self.by_text
-            .get(text)
-            .map(|held| Arc::clone(&held.statement))
+        let held = self.by_text.get(text)?;
+        (held.fresh && self.has(&held.statement)).then(|| Arc::clone(&held.statement))
     }
 
     pub(super) fn touch(&mut self, text: &[u8]) {
@@ -139,25 +173,32 @@ impl Prepared {
 
     /// Returns a new unnamed statement, which is now to be prepared.
     pub(super) fn prepare_unnamed(&mut self) -> Arc<ServerStatement> {
-        let statement = self.statement(Box::default());
+        let statement = self.statement(Box::default(), false);
         self.unnamed = Some(Arc::clone(&statement));
         statement
     }
 
-    fn statement(&self, name: Box<[u8]>) -> Arc<ServerStatement> {
+    fn statement(&self, name: Box<[u8]>, in_front: bool) -> Arc<ServerStatement> {
         Arc::new(ServerStatement {
             session: self.session,
             name,
             parsed: AtomicBool::new(false),
+            in_front: in_front.then_some(self.units),
             gone: AtomicBool::new(false),
             description: OnceLock::new(),
         })
     }
 
-    /// Returns a new statement for the text, which is now to be prepared.
-    pub(super) fn prepare(&mut self, text: &Arc<[u8]>, shared: bool) -> Arc<ServerStatement> {
+    /// Returns a new statement for the text, which is now to be prepared: `in_front` of a
+    /// message, or for the client itself.
+    pub(super) fn prepare(
+        &mut self,
+        text: &Arc<[u8]>,
+        shared: bool,
+        in_front: bool,
+    ) -> Arc<ServerStatement> {
         let name = format!("antifreeze_{}", once());
-        let statement = self.statement(name.into_bytes().into());
+        let statement = self.statement(name.into_bytes().into(), in_front);
         if !shared {
             self.retired.push(Arc::clone(&statement));
             return statement;

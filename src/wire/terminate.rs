@@ -33,7 +33,10 @@ impl State {
     /// Has `answers` answer all requests from here on.
     pub(super) fn detach_with(&mut self, mut answers: Option<StandIn>, terminate: Terminate) {
         let pending = std::mem::take(&mut self.frontend.pending);
-        if let Some(answers) = &mut answers {
+        if let (Some(answers), true) = (&answers, self.parked.is_some()) {
+            // The driver of a socket is told as the server does, at the end of its connection.
+            answers.tell(&mut self.inject);
+        } else if let Some(answers) = &mut answers {
             let requests = |unit: &&Unit| unit.question.is_none();
             for _ in self.tracker.owed.iter().filter(requests) {
                 answers.answer(&mut self.inject);

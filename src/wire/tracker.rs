@@ -104,6 +104,7 @@ impl Tracker {
         if unit.simple {
             self.prepared.unnamed = None;
         }
+        self.prepared.units += 1;
         self.owed.push_back(unit);
         self.expected.push(Entry::new(Reply::Ready, handling));
     }

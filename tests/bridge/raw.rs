@@ -60,6 +60,11 @@ impl Raw {
         self.stream.write_all(bytes).await.expect("sent");
     }
 
+    /// Sends, unless the other end has closed.
+    pub async fn try_send(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).await.is_ok()
+    }
+
     /// Sends byte after byte, each in a packet of its own.
     pub async fn send_in_pieces(&mut self, bytes: &[u8]) {
         for byte in bytes {
@@ -89,6 +94,15 @@ impl Raw {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return None,
                 Err(error) => panic!("{error}"),
             }
+        }
+    }
+
+    /// Reads the next message, and returns whether it is a row with this text. The end of the
+    /// connection counts: then the program was refused.
+    pub async fn answered_with(&mut self, text: &[u8]) -> bool {
+        match self.next().await {
+            None => true,
+            Some(message) => message.tag == b'D' && message.body.ends_with(text),
         }
     }
 

@@ -21,7 +21,7 @@ const MEASURES: [(&str, &str); 4] = [
     ("server_cpu", "CPU of the server, first row included"),
 ];
 
-/// The place of the client's CPU in [`MEASURES`].
+/// The place of the client's CPU in [`MEASURES`], behind the times.
 const CLIENT: usize = 2;
 
 /// How long a client has for what it does after a first row that nobody waits for.
@@ -86,7 +86,8 @@ pub async fn run(report: &mut Report, options: &Options) -> Result<()> {
         samples.0.reverse();
     }
     let header: Vec<&str> = [""].into_iter().chain(ROUTES.map(Route::name)).collect();
-    for (measure, (name, title)) in MEASURES.into_iter().enumerate() {
+    let left_out = if options.counts { CLIENT } else { 0 };
+    for (measure, (name, title)) in MEASURES.into_iter().enumerate().skip(left_out) {
         report.table(
             &format!("connect {name}"),
             &format!("{title}; ratio to tokio-postgres (quartiles), after its median:"),

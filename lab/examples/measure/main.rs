@@ -10,6 +10,7 @@
 //! medians over rounds in which every candidate has its turn, as ratios within a round.
 
 mod connect;
+mod fleet;
 mod peers;
 mod report;
 mod rows;
@@ -55,9 +56,13 @@ struct Options {
     /// Few runs, and no link of 100 ms: whether everything works, not how fast it is
     #[arg(long, global = true)]
     quick: bool,
-    /// Only what a busy machine does not change: counts and sizes
+    /// Only what a busy machine hardly changes: counts, sizes and CPU time
     #[arg(long, global = true)]
     counts: bool,
+    /// The round trip of a link, in milliseconds, over which connecting is timed; may be given
+    /// several times
+    #[arg(long, global = true, value_name = "MS")]
+    link: Vec<u64>,
     /// Where all figures go as JSON
     #[arg(long, global = true, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -75,6 +80,9 @@ enum Command {
     Warm,
     /// Wide rows and many rows: time and instructions
     Rows,
+    /// 150 frozen processes on 22 slots, three bursts: time and refused connects; builds the
+    /// function first
+    Fleet,
     /// Program start until the first `/next`, and the size of the file; builds three
     /// functions for release first, which takes minutes
     Start,
@@ -101,7 +109,7 @@ async fn measure(command: &Command, options: &Options) -> Result<()> {
     if all || matches!(command, Command::Trips) {
         trips::run(&mut report, options).await?;
     }
-    if matches!(command, Command::Connect) || (all && !options.counts) {
+    if all || matches!(command, Command::Connect) {
         connect::run(&mut report, options).await?;
     }
     if all || matches!(command, Command::Warm) {
@@ -109,6 +117,9 @@ async fn measure(command: &Command, options: &Options) -> Result<()> {
     }
     if all || matches!(command, Command::Rows) {
         rows::run(&mut report, options).await?;
+    }
+    if all || matches!(command, Command::Fleet) {
+        fleet::run(&mut report, options).await?;
     }
     if matches!(command, Command::Start) || (all && !options.quick) {
         start::run(&mut report, options).await?;

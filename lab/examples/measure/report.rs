@@ -88,6 +88,15 @@ impl Report {
         Ok(())
     }
 
+    /// Puts a row into the table of another page.
+    pub fn row(&self, page: &str, about: &str, found: &[String]) -> Result<()> {
+        if self.keeps {
+            let found: Vec<&str> = found.iter().map(String::as_str).collect();
+            figures::keep(page, about, &found)?;
+        }
+        Ok(())
+    }
+
     /// Prints what was left out, or what must be known of a table, in lines.
     pub fn note(&self, text: &str) {
         let mut line = String::new();

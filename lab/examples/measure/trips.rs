@@ -49,10 +49,12 @@ struct Found {
 impl Options {
     /// The round trips of the links that times are measured over.
     fn links(&self) -> Vec<Duration> {
-        match (self.counts, self.quick) {
-            (true, _) => Vec::new(),
-            (false, true) => vec![NEAR],
-            (false, false) => vec![NEAR, FAR],
+        let given = self.link.iter().copied().map(Duration::from_millis);
+        match (self.link.is_empty(), self.counts, self.quick) {
+            (false, ..) => given.collect(),
+            (_, true, _) => Vec::new(),
+            (_, false, true) => vec![NEAR],
+            (_, false, false) => vec![NEAR, FAR],
         }
     }
 }

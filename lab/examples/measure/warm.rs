@@ -37,8 +37,8 @@ pub async fn run(report: &mut Report, options: &Options) -> Result<()> {
 
     if !options.counts {
         times(report, &workers, postmaster, options.quick)?;
-        teardowns(report, &workers, options.quick)?;
     }
+    teardowns(report, &workers, options.quick)?;
     let batches = if options.quick {
         (20, 120)
     } else {

@@ -50,7 +50,7 @@ const ROWS: &[Row] = &[
     ("schema", "Shop", |s| s.schema.as_deref() == Some("Shop")),
     ("jit", "true", |s| s.jit),
     ("statement_cache", "7", |s| s.statement_cache == 7),
-    ("driver_thread", "false", |s| !s.driver_thread),
+    ("drivers_on_runtime", "true", |s| s.drivers_on_runtime),
     ("reuse_statements", "true", |s| s.reuse_statements),
     ("warm_up", "7", |s| s.warm_up == Some(7)),
     ("health_token", "0123456789abcdef", |s| {
