@@ -179,8 +179,6 @@ mod pages {
     mod configuration {}
     #[doc = include_str!("../docs/health.md")]
     mod health {}
-    #[doc = include_str!("../docs/other-drivers.md")]
-    mod other_drivers {}
     #[doc = include_str!("../docs/vercel.md")]
     mod vercel {}
 }

@@ -93,6 +93,8 @@
 //! # }
 //! ```
 //!
+//! # [`sessions`]: what a function has left on the server
+//!
 //! # [`certificates`]: a private authority
 //! Certificates that are right, expired, for another host, or for a client.
 //!
@@ -122,6 +124,7 @@ pub mod postgres;
 pub mod process;
 mod program;
 pub mod relay;
+pub mod sessions;
 pub mod tools;
 pub mod vercel;
 

@@ -17,6 +17,14 @@ pub fn tool(name: &str) -> PathBuf {
         })
 }
 
+/// Finds the folder `node_modules` with the packages of npm.
+pub fn node_modules() -> PathBuf {
+    folders()
+        .map(|folder| folder.join("../node/node_modules"))
+        .find(|modules| modules.is_dir())
+        .expect("npm's packages are not here: run .ci/tools, which installs them")
+}
+
 /// Where the tools are looked for.
 pub fn folders() -> impl Iterator<Item = PathBuf> {
     let cache = env::var_os("XDG_CACHE_HOME")

@@ -194,9 +194,10 @@ impl Relay {
                     return Poll::Ready(End::AtRest);
                 }
             }
-            // To the server.
+            // To the server. A claim is answered here.
+            let answered = peer.down.len();
             match self.take(peer, stream, claim) {
-                Ok(true) => {}
+                Ok(true) => progress |= peer.down.len() > answered,
                 Ok(false) => return Poll::Ready(End::Closed),
                 Err(error) => return Poll::Ready(End::Refused(error)),
             }
@@ -253,7 +254,8 @@ impl Relay {
                         return Err(controls());
                     }
                     if let Some(token) = message::claim(message).map(str::to_owned) {
-                        if !stream.is_answered() {
+                        // Its answer comes behind those of the messages in front of it.
+                        if !self.up.is_empty() || !stream.is_answered() {
                             break;
                         }
                         // What is left in the session is another invocation's.

@@ -73,6 +73,7 @@ const NAMED: &[(&str, &str)] = &[
 const DIRECTORIES: &[&str] = &[
     "api",
     "crates",
+    "drivers",
     "examples",
     "functions",
     "fuzz",

@@ -11,12 +11,12 @@ use lab::lambda::FreezeAt;
 use lab::pgbouncer::PgBouncer;
 use lab::postgres::{Auth, Database, Postgres};
 use lab::relay::Relay;
+use lab::sessions;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::TIMEOUT;
 use crate::endings::{Connection, DEATHS, Ending, POOLED_TOGETHER, Run, TOGETHER, endings};
 use crate::host::{Called, Host, Shape};
-use crate::server;
 
 /// The server's own timeouts, where nothing else can help.
 const SERVER_TIMEOUTS: Duration = Duration::from_secs(1);
@@ -264,12 +264,12 @@ impl Combination {
             }
             Connection::Kept | Connection::Closed | Connection::Either => {}
         }
-        let state = server::session_state(&self.database).await;
+        let state = sessions::session_state(&self.database).await;
         let state = state.expect("the administrator can ask");
         if !state.is_empty() {
             self.fail(ending, format!("left behind: {state:?}"));
         }
-        if let Err(error) = server::migrate(&self.database).await {
+        if let Err(error) = sessions::migrate(&self.database).await {
             self.fail(ending, format!("a migration waited: {error:?}"));
         }
         if self.postgres.log()[logged..].contains(LOST) {
@@ -300,7 +300,7 @@ impl Combination {
     }
 
     async fn check_rows(&mut self, ending: &str, stored: bool) {
-        let rows = server::rows(&self.database).await.expect("a count");
+        let rows = sessions::rows(&self.database).await.expect("a count");
         if rows != i32::from(stored).to_string() {
             self.fail(ending, format!("{rows} rows were stored"));
         }
@@ -310,14 +310,14 @@ impl Combination {
     /// the following endings can run.
     async fn truncate(&mut self, ending: &str) {
         self.doing(ending, "emptying the table");
-        if let Err(error) = server::truncate(&self.database).await {
+        if let Err(error) = sessions::truncate(&self.database).await {
             self.fail(
                 ending,
                 format!("before it, the table was locked: {error:?}"),
             );
-            let ended = server::terminate(&self.database).await;
+            let ended = sessions::terminate(&self.database).await;
             ended.expect("the administrator can end sessions");
-            let emptied = server::truncate(&self.database).await;
+            let emptied = sessions::truncate(&self.database).await;
             emptied.expect("no session is left that locks it");
         }
     }
@@ -357,8 +357,8 @@ impl Combination {
         }
     }
 
-    async fn sessions(&self) -> Vec<server::Session> {
-        let sessions = server::sessions(&self.database).await;
+    async fn sessions(&self) -> Vec<sessions::Session> {
+        let sessions = sessions::sessions(&self.database).await;
         sessions.expect("the administrator can ask")
     }
 

@@ -19,7 +19,6 @@
 mod combination;
 mod endings;
 mod host;
-mod server;
 
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! Kept connections that end while the process is frozen.
 
+use lab::sessions;
+
 use std::time::Duration;
 
 use lab::relay::Cut;
@@ -7,7 +9,6 @@ use lab::relay::Cut;
 use super::Combination;
 use crate::endings::{Caller, Death};
 use crate::host::Host;
-use crate::server;
 
 impl Combination {
     /// The kept connections end while the process is frozen: the next invocation detects it
@@ -24,7 +25,7 @@ impl Combination {
         }
         self.doing(&name, "waiting for the connections to end");
         match death {
-            Death::Terminated => server::terminate(&self.database).await.expect("ended"),
+            Death::Terminated => sessions::terminate(&self.database).await.expect("ended"),
             Death::Restart => self.postgres.restart().await.expect("restarted"),
             Death::Fin => self.relay.cut(Cut::Fin).await,
             Death::Reset => self.relay.cut(Cut::Reset).await,

@@ -1,9 +1,10 @@
 //! Several endings at once, in one process.
 
+use lab::sessions;
+
 use super::Combination;
 use crate::endings::Caller;
 use crate::host::{Host, SEVERAL};
-use crate::server;
 
 impl Combination {
     /// Several endings at the same time: none affects another, and none leaves anything
@@ -25,12 +26,12 @@ impl Combination {
         if let Some(left) = self.left().await {
             self.fail(&name, format!("left behind: {left}"));
         }
-        let state = server::session_state(&self.database).await;
+        let state = sessions::session_state(&self.database).await;
         let state = state.expect("the administrator can ask");
         if !state.is_empty() {
             self.fail(&name, format!("left behind: {state:?}"));
         }
-        if let Err(error) = server::migrate(&self.database).await {
+        if let Err(error) = sessions::migrate(&self.database).await {
             self.fail(&name, format!("a migration waited: {error:?}"));
         }
         self.doing(&name, "waiting for the next invocations");

@@ -1,0 +1,196 @@
+//! Sessions of the server behind a driver's connections: what the driver has asked for holds, and
+//! what it has been told is not stale.
+
+use std::time::Duration;
+
+use antifreeze::{Config, Database, invocation};
+use lab::postgres::{self, Postgres};
+use lab::sessions;
+use sea_orm::ConnectionTrait;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::{Connection, Executor, Row, query_scalar};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+async fn lab(set: impl FnOnce(Config) -> Config) -> (Database, postgres::Database) {
+    let postgres = Postgres::shared().await.expect("a server");
+    let server = postgres.fresh_database().await.expect("a database");
+    server.execute(drivers::TABLES).await.expect("tables");
+    server
+        .execute("create schema app; create table app.t (a int)")
+        .await
+        .expect("a schema");
+    let url = format!("{}?sslmode=disable", server.url);
+    let config: Config = url.parse().expect("a URL");
+    let database = Database::new(set(config)).expect("a database");
+    (database, server)
+}
+
+async fn run<T>(
+    database: &Database,
+    work: impl Future<Output = Result<T, BoxError>>,
+) -> Result<T, BoxError> {
+    database.invocation(DEADLINE, work).await
+}
+
+async fn search_path(pool: &PgPool) -> Result<String, BoxError> {
+    Ok(query_scalar("show search_path").fetch_one(pool).await?)
+}
+
+/// Asked for at the start: another pool does not see it, and no session is reset for it.
+#[tokio::test]
+async fn sqlx_options_are_part_of_the_session() {
+    let (database, server) = lab(|config| config.max_connections(1)).await;
+    let url = database.url().expect("a URL");
+    let options: PgConnectOptions = url.parse().expect("options");
+    let options = options.options([("search_path", "app")]);
+    let pool = PgPoolOptions::new().connect_lazy_with(options);
+    let other = PgPoolOptions::new().connect_lazy(&url).expect("a pool");
+    for _ in 0..3 {
+        let seen = run(&database, async {
+            Ok((search_path(&pool).await?, search_path(&other).await?))
+        });
+        let (seen, others) = seen.await.expect("fine");
+        assert_eq!(seen, "app");
+        assert_ne!(others, "app");
+    }
+    let left = sessions::sessions(&server).await.expect("an answer");
+    assert_eq!(left.len(), 1, "{left:?}");
+}
+
+/// Set in a hook of the pool: it costs a reset, but no connection lacks it.
+#[tokio::test]
+async fn sqlx_after_connect_holds_in_each_invocation() {
+    let (database, _server) = lab(|config| config.max_connections(1)).await;
+    let options = PgPoolOptions::new().after_connect(|connection, _| {
+        Box::pin(async move {
+            let set = connection.execute("set search_path = app");
+            set.await.map(|_| ())
+        })
+    });
+    let url = database.url().expect("a URL");
+    let pool = options.connect_lazy(&url).expect("a pool");
+    for _ in 0..3 {
+        let seen = run(&database, search_path(&pool)).await.expect("fine");
+        assert_eq!(seen, "app");
+    }
+}
+
+#[tokio::test]
+async fn sea_orm_connects_by_the_url() {
+    let (database, _server) = lab(|config| config).await;
+    let url = database.url().expect("a URL");
+    run(&database, async {
+        let connection = sea_orm::Database::connect(url).await?;
+        connection
+            .execute_unprepared("insert into t values (1)")
+            .await?;
+        Ok(())
+    })
+    .await
+    .expect("fine");
+}
+
+/// More of the pool's connections than antifreeze has: the one too many waits, and is told what
+/// `connection()` says.
+#[tokio::test]
+async fn sqlx_pool_queues_for_the_connections() {
+    let limits = |config: Config| {
+        let config = config.max_connections(1);
+        config.acquire_timeout(Duration::from_millis(200))
+    };
+    let (database, _server) = lab(limits).await;
+    let url = database.url().expect("a URL");
+    let pool = PgPoolOptions::new().connect_lazy(&url).expect("a pool");
+    let error = run(&database, async {
+        let mut first = pool.begin().await?;
+        first.execute("insert into t values (1)").await?;
+        let refused = query_scalar::<_, i32>("select 1").fetch_one(&pool).await;
+        first.commit().await?;
+        query_scalar::<_, i32>("select 1").fetch_one(&pool).await?;
+        Ok(refused.expect_err("there is one connection"))
+    });
+    let error = error.await.expect("the rest is fine");
+    let error = error.into_database_error().expect("told by ErrorResponse");
+    assert_eq!(error.code().as_deref(), Some("53300"), "{error:?}");
+    assert!(error.message().contains("max_connections"), "{error:?}");
+}
+
+const STAR: &str = "select * from t";
+
+async fn sqlx_columns() -> Result<usize, BoxError> {
+    let mut connection = PgConnection::connect(&invocation()?.url()?).await?;
+    let row = sqlx::query(STAR).fetch_one(&mut connection).await?;
+    Ok(row.len())
+}
+
+/// A table that changes between invocations and within one: the next statement may fail once, as
+/// one that a connection has prepared does without antifreeze. No row is ever wrong.
+#[tokio::test]
+async fn altered_table_fails_once_at_most() {
+    let (database, server) = lab(|config| config.max_connections(1)).await;
+    let row = server.execute("insert into t values (1)");
+    row.await.expect("a row");
+    let mut columns = 1;
+    let mut alter = async || {
+        let add = format!("alter table t add column b{columns} text");
+        server.execute(&add).await.expect("altered");
+        columns += 1;
+        columns
+    };
+    let again = async |expected: usize| -> Result<(), BoxError> {
+        match sqlx_columns().await {
+            Ok(columns) => assert_eq!(columns, expected),
+            Err(error) => {
+                let error = error.downcast::<sqlx::Error>()?;
+                let code = error.as_database_error().and_then(|error| error.code());
+                assert_eq!(code.as_deref(), Some("0A000"), "{error}");
+            }
+        }
+        for _ in 0..2 {
+            assert_eq!(sqlx_columns().await?, expected);
+        }
+        Ok(())
+    };
+    run(&database, again(1)).await.expect("fine");
+    for _ in 0..2 {
+        let between = alter().await;
+        run(&database, async {
+            again(between).await?;
+            again(alter().await).await
+        })
+        .await
+        .expect("it fails once");
+    }
+}
+
+/// The same text in another schema is another statement.
+#[tokio::test]
+async fn search_path_decides_what_is_read() {
+    let (database, server) = lab(|config| config.max_connections(1)).await;
+    server
+        .execute(
+            "drop table app.t; create table app.t (b text); \
+             insert into app.t values ('x'); insert into t values (1)",
+        )
+        .await
+        .expect("rows");
+    for path in ["public", "app", "public"] {
+        run(&database, async {
+            let mut connection = PgConnection::connect(&invocation()?.url()?).await?;
+            let set = sqlx::AssertSqlSafe(format!("set search_path = {path}"));
+            connection.execute(sqlx::raw_sql(set)).await?;
+            let row = sqlx::query(STAR).fetch_one(&mut connection).await?;
+            if path == "app" {
+                assert_eq!(row.try_get::<String, _>(0)?, "x");
+            } else {
+                assert_eq!(row.try_get::<i32, _>(0)?, 1);
+            }
+            Ok(())
+        })
+        .await
+        .expect("no error that the driver alone would not have");
+    }
+}
