@@ -6,6 +6,7 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::bridge::Bridge;
 use crate::clock;
 use crate::config::{Config, Environment, Settings};
 use crate::connect::ConnectOptions;
@@ -135,6 +136,20 @@ impl Database {
     /// [`shutdown`](crate::shutdown) has a line for each host.
     pub fn close(&self) -> Close {
         Close::new(Arc::clone(&self.engine))
+    }
+
+    /// Returns the URL at which any other driver finds this pool: sqlx, SeaORM, Diesel, libpq. It
+    /// leads to a private socket inside the process, which is made by the first call and removed
+    /// with the last clone of this database; it is of no use to other users and machines.
+    ///
+    /// What a driver sends belongs to the invocation that is under way. If several are, a
+    /// connection has to say which: see [`Invocation::url`] and [`claim`](crate::claim).
+    ///
+    /// # Errors
+    ///
+    /// The private socket could not be made.
+    pub fn url(&self) -> Result<String> {
+        Ok(Bridge::of(&self.engine)?.url())
     }
 
     /// Opens a session outside of the pool and of any invocation. Transient errors are retried

@@ -70,6 +70,10 @@ impl Deadline {
         }
     }
 
+    pub(crate) fn is_internal(&self) -> bool {
+        self.internal
+    }
+
     /// Converts a host's deadline by the wall clock; it ends at most `cap` from now.
     ///
     /// A deadline before `started`, when this process began, is ignored: local emulators send

@@ -3,9 +3,10 @@
 //! Invocations, the health monitor and the start and end of the process stand on it; none
 //! of them knows the `Database` that users hold.
 
+use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::clock;
@@ -19,6 +20,10 @@ use crate::teardown::{Rested, Teardown};
 pub(crate) struct Engine {
     pools: Pools,
     observers: RwLock<Arc<Vec<Observer>>>,
+    /// The invocations under way, whose type is above this module.
+    pub(crate) live: OnceLock<Box<dyn Any + Send + Sync>>,
+    /// The bridge to other drivers, whose type is above this module.
+    pub(crate) bridge: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 type Observer = Arc<dyn Fn(&Teardown) + Send + Sync>;
@@ -29,6 +34,8 @@ impl Engine {
         Engine {
             pools: Pools::new(connector, Arc::new(clock::System)),
             observers: RwLock::default(),
+            live: OnceLock::new(),
+            bridge: OnceLock::new(),
         }
     }
 
@@ -42,12 +49,16 @@ impl Engine {
 
     /// Returns the error with which load shedding rejects an invocation with this time left. With
     /// an idle connection none is rejected.
-    pub(crate) fn before_handler(&self, left: Option<Duration>, request_id: &str) -> Option<Error> {
+    pub(crate) fn before_handler(
+        &self,
+        left: impl FnOnce() -> Option<Duration>,
+        request_id: &str,
+    ) -> Option<Error> {
         let config = self.settings();
         if config.load_shed != LoadShed::BeforeHandler || self.pools.here().idle() > 0 {
             return None;
         }
-        let left = left.unwrap_or(config.connect_timeout);
+        let left = left().unwrap_or(config.connect_timeout);
         let error = self.pools.limits.before_handler(left)?;
         observe::shed(Some(request_id), &error);
         Some(error)

@@ -131,5 +131,5 @@ pub mod startup {
 
 /// The stream under tokio-postgres, for the tests and the fuzz targets.
 pub mod wire {
-    pub use crate::wire::{OwnAnswer, Snapshot, Stream, Transport, Wire};
+    pub use crate::wire::{Names, Naming, OwnAnswer, Snapshot, Stream, Transport, Wire};
 }

@@ -94,6 +94,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod backoff;
+mod bridge;
 mod clock;
 pub mod config;
 mod connect;
@@ -125,6 +126,7 @@ mod wire;
 
 pub use tokio_postgres;
 
+pub use bridge::claim;
 pub use config::Config;
 pub use database::Database;
 pub use deadline::Deadline;

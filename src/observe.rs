@@ -109,6 +109,11 @@ events! {
     /// The server is full or unreachable: one invocation retries, and the others wait for it.
     WARN circuit_opened(kind: ErrorKind = display(kind))
         "the circuit breaker opened: connecting is retried by one invocation at a time";
+    /// A connection of another driver said nothing about its invocation while several ran.
+    WARN unclaimed()
+        "a connection of another driver belongs to none of several invocations at once, and is \
+         brought to rest when the last of them ends; claim it with antifreeze::sqlx_hooks! or \
+         antifreeze::claim, or connect with Invocation::url";
     /// The server accepts connections again.
     INFO circuit_closed(elapsed: Duration = debug(elapsed)) "the circuit breaker closed";
     /// An invocation was rejected since the server is full or unreachable.

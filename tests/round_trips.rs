@@ -314,6 +314,23 @@ async fn unnamed_statements_cost_no_round_trip() {
 }
 
 #[tokio::test]
+async fn reused_text_is_one_round_trip() {
+    for (reuses, expected) in [(false, [2, 2, 2]), (true, [2, 1, 1])] {
+        let (lab, relay) = lab_over_relay(|config| config.reuse_statements(reuses)).await;
+        for expected in expected {
+            let counts = count(&lab, &relay, async |_| {
+                let connection = connection().await?;
+                let row = connection.query_one("select $1::int", &[&7i32]).await?;
+                assert_eq!(row.get::<_, i32>(0), 7);
+                Ok(())
+            })
+            .await;
+            assert_eq!(counts.round_trips, expected, "reused: {reuses}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn deadline_leaves_enough_for_a_slow_network() {
     let (lab, relay) = lab_over_relay(|config| config).await;
     warm(&lab).await;

@@ -8,6 +8,7 @@ mod model;
 #[allow(dead_code)]
 mod replay;
 
+use antifreeze::internal::wire::Naming;
 use libfuzzer_sys::fuzz_target;
 use model::{COPIES, ENDS, TEXTS, Unit, rewrites_cannot_be_seen};
 use replay::Mode;
@@ -20,10 +21,16 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     let mode = Mode {
-        unnamed: mode & 1 == 1,
-        armed: mode & 2 == 2,
-        asks: mode & 4 == 4,
-        refused: usize::from(mode >> 3),
+        naming: match mode & 3 {
+            0 => Naming::AsGiven,
+            1 => Naming::Unnamed,
+            answers => Naming::ByContent {
+                answers_sync: answers == 3,
+            },
+        },
+        armed: mode & 4 == 4,
+        asks: mode & 8 == 8,
+        refused: usize::from(mode >> 4),
     };
     let mut groups = vec![Vec::new()];
     for &byte in data.iter().take(60) {

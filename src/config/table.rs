@@ -230,6 +230,15 @@ settings(environment, pooler) {
     /// keeps for each connection, the least recently used out first. Default:
     /// `statement_cache_size` of the URL, or else 100.
     statement_cache: usize = 100, url "statement_cache_size" statements;
+    /// Whether other drivers are served by a thread of its own, which a driver needs that blocks
+    /// the thread of its handler (Diesel). `false`: by the runtime in which the URL is asked for
+    /// first; a statement then takes two switches of threads less. Default: `true`.
+    driver_thread: bool = true;
+    /// Whether a session keeps what it has prepared, so that the text of a `query(..)` that was
+    /// executed before takes one round trip instead of two, with [`Pooler::None`]. Default: no,
+    /// since a statement may then fail once with "cached plan must not change result type"
+    /// after another session has altered the columns that it returns.
+    reuse_statements: bool = false;
     /// How many connections [`warm_up`](crate::Database::warm_up) opens, whatever the code
     /// asks it for; at most as many as can be kept. Default: what it is asked for.
     warm_up: usize, default "what the code asks for", operator "ANTIFREEZE_WARM_UP" count;

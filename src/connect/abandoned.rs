@@ -6,7 +6,7 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use crate::tally::Tally;
-use crate::wire::{Transport, Wire};
+use crate::wire::{Naming, Transport, Wire};
 
 /// How long to wait for the server to close one.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -31,7 +31,7 @@ impl Close for Wire {
 
 impl Close for Box<dyn Transport> {
     fn close(self) -> Wire {
-        Wire::new(self, false).0
+        Wire::new(self, Naming::AsGiven).0
     }
 }
 

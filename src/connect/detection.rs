@@ -9,7 +9,7 @@ use crate::config::{Pooler, Settings};
 use crate::error::Error;
 use crate::observe;
 use crate::provider::{self, Host};
-use crate::wire::Wire;
+use crate::wire::{Naming, Wire};
 
 /// The pooler that the sessions so far have shown.
 #[derive(Debug)]
@@ -90,9 +90,10 @@ impl Detection {
         if expected != Pooler::None {
             return expected;
         }
-        if found == Pooler::Transaction {
-            wire.unname();
-        }
+        wire.rename(match found {
+            Pooler::Transaction => Naming::Unnamed,
+            _ => Naming::AsGiven,
+        });
         found
     }
 

@@ -18,7 +18,7 @@ use crate::config::{ChannelBinding, Pooler};
 use crate::error::{Error, ErrorKind, Goal, Phase, Result};
 use crate::net::{Socket, SocketView};
 use crate::tls;
-use crate::wire::{Stream, Wire};
+use crate::wire::{Naming, Stream, Wire};
 
 /// How long one of several hosts may take to answer before the next is tried: a lost SYN is
 /// repeated after 1 s (RFC 6298, section 2).
@@ -193,8 +193,14 @@ impl Connector {
             self.guesses.learn(target, asked);
         }
         let round_trip = started.shortest.unwrap_or_default();
-        let unnamed = config.pooler == Pooler::Transaction && !options.named;
-        let (wire, stream) = Wire::new(started.resume(transport.disarm()), unnamed);
+        let naming = match config.pooler {
+            Pooler::Transaction if !options.named => Naming::Unnamed,
+            Pooler::None if config.reuse_statements => Naming::ByContent {
+                answers_sync: false,
+            },
+            _ => Naming::AsGiven,
+        };
+        let (wire, stream) = Wire::new(started.resume(transport.disarm()), naming);
         let abandoned = CloseOnDrop::new(wire.clone(), options.closing);
 
         let mut resumed = server.clone();

@@ -3,11 +3,12 @@
 mod cancel;
 mod client;
 mod driver;
+mod parameters;
 mod server_timeouts;
 mod statements;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
@@ -16,9 +17,10 @@ use tokio::time::timeout;
 use crate::config::Pooler;
 use crate::connect::{ConnectOptions, Connector, Link, Opened};
 use crate::tally::Tally;
-use crate::wire::{OwnAnswer, Snapshot, TransactionStatus};
+use crate::wire::{Diverted, OwnAnswer, Snapshot, TransactionStatus};
 use client::Clients;
 pub(crate) use client::{ClientSession, ExclusiveClient};
+pub(crate) use parameters::Parameters;
 
 /// The time limit of a CancelRequest that no caller waits for.
 const DETACHED_LIMIT: Duration = Duration::from_secs(5);
@@ -30,6 +32,10 @@ pub(crate) struct ServerSession {
     /// Counts its lease: one or none.
     pub(crate) leases: Tally,
     client: RwLock<Arc<ClientSession>>,
+    /// The client, while another driver has the session.
+    parked: Mutex<Option<ExclusiveClient>>,
+    /// What another driver has asked for at its start-up, and holds in the session.
+    parameters: Mutex<Vec<(String, String)>>,
     clients: Clients,
     connector: Arc<Connector>,
     /// CancelRequests, ours and the user's, that are on their way. One that was not seen to
@@ -67,6 +73,8 @@ impl ServerSession {
         };
         Ok(Arc::new(ServerSession {
             client: RwLock::new(clients.drive(link.wire.of_client(), client, connection)),
+            parked: Mutex::default(),
+            parameters: Mutex::default(),
             clients,
             link,
             opened: now,
@@ -99,12 +107,47 @@ impl ServerSession {
             return false;
         };
         *self.client.write().unwrap_or_else(PoisonError::into_inner) = renewed;
+        self.unpark();
         true
+    }
+
+    /// Diverts the session from its client to another driver. Fails with the client if an
+    /// answer to it is still owed, or if the connection has ended.
+    pub(crate) fn divert(&self, client: ExclusiveClient) -> Result<Diverted, ExclusiveClient> {
+        let Some(diverted) = self.link.wire.divert() else {
+            return Err(client);
+        };
+        *self.parked() = Some(client);
+        Ok(diverted)
+    }
+
+    /// Returns the client, after the session was [given back](Diverted::give_back) to it, and
+    /// has it polled: it did not wait for anything meanwhile.
+    pub(crate) fn unpark(&self) -> Option<ExclusiveClient> {
+        self.wake();
+        self.parked().take()
+    }
+
+    /// Returns the session from another driver to its client, after it was
+    /// [detached](ServerSession::detach) and brought to rest. Returns false if it has to be closed.
+    pub(crate) fn restore(&self) -> bool {
+        let restored = self.link.wire.restore();
+        drop(self.unpark());
+        restored
+    }
+
+    fn parked(&self) -> MutexGuard<'_, Option<ExclusiveClient>> {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes the driver of the client.
+    pub(crate) fn wake(&self) {
+        self.client().driver.wake();
     }
 
     /// Returns the process id of the server's backend.
     pub(crate) fn process(&self) -> i32 {
-        self.client().process()
+        self.link.wire.facts().key.map_or(0, |(process, _)| process)
     }
 
     /// Returns the state of the connection when it was last driven.

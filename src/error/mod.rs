@@ -131,6 +131,11 @@ impl Error {
         self.0.kind
     }
 
+    /// Returns what happened, without the remedy.
+    pub(crate) fn message(&self) -> &str {
+        &self.0.message
+    }
+
     /// Returns what to do about it, without the cause.
     pub fn remedy(&self) -> &str {
         self.0.remedy.as_deref().unwrap_or(self.0.kind.remedy())

@@ -5,13 +5,14 @@ use std::ops::Deref;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio_postgres::Client;
 
 use super::leases::Leases;
-use crate::connection::{ClientSession, ExclusiveClient};
-use crate::error::{Error, Result};
+use crate::connection::{ClientSession, ExclusiveClient, Parameters};
+use crate::error::{Error, ErrorKind, Result};
 use crate::pool::Lease;
-use crate::wire::TransactionStatus;
+use crate::wire::{Diverted, TransactionStatus};
 
 /// How long the user's own CancelRequest may take.
 const CANCEL_LIMIT: Duration = Duration::from_secs(5);
@@ -119,6 +120,69 @@ impl Connection {
         &self.session
     }
 
+    /// Sets the parameters of the session that another driver asks for.
+    pub(crate) async fn prepare(&self, parameters: &Parameters) -> Result<()> {
+        let lost = || Error::caused(ErrorKind::Closed, "the connection was lost");
+        let lease = self.lease.upgrade().ok_or_else(Error::invocation_ended)?;
+        if let Some(name) = lease.session().not_carried(parameters) {
+            return Err(Error::caused(
+                ErrorKind::ParameterRefused,
+                format!("the driver sets `{name}` at its start-up, which the pooler loses"),
+            )
+            .with_remedy(
+                "set it with ALTER ROLE .. SET, and remove it from the driver's options",
+            ));
+        }
+        let set = lease.session().set_parameters(parameters).await;
+        match set.ok_or_else(lost)?.error {
+            None => Ok(()),
+            Some(sqlstate) => Err(Error::caused(
+                ErrorKind::ParameterRefused,
+                format!("the server refused a parameter of the driver's start-up ({sqlstate})"),
+            )
+            .with_remedy("remove the parameter from the driver's options, or correct its value")),
+        }
+    }
+
+    /// Returns the ParameterStatus messages with which the server would begin this session.
+    pub(crate) fn reported(&self) -> Bytes {
+        self.session.wire.reported().freeze()
+    }
+
+    /// Diverts the session to another driver. `None`: something of tokio-postgres is still under
+    /// way, or the connection has ended.
+    pub(crate) fn divert(&mut self) -> Option<Diverted> {
+        let lease = self.lease.upgrade()?;
+        match lease.session().divert(self.client.take()?) {
+            Ok(diverted) => Some(diverted),
+            Err(client) => {
+                self.client = Some(client);
+                None
+            }
+        }
+    }
+
+    /// Takes the client back, after the session was [given back](Diverted::give_back).
+    pub(crate) fn undivert(&mut self) {
+        let lease = self.lease.upgrade();
+        self.client = lease.and_then(|lease| lease.session().unpark());
+    }
+
+    /// Wakes what drives the client, after the session was given back to it.
+    pub(super) fn wake(&self) {
+        if let Some(lease) = self.lease.upgrade() {
+            lease.session().wake();
+        }
+    }
+
+    /// Brings the session to rest after another driver has left it.
+    pub(crate) async fn rest(self) {
+        let invocation = self.invocation.upgrade();
+        if let Some((invocation, lease)) = invocation.zip(self.lease.upgrade()) {
+            Box::pin(invocation.rest_left(lease, self.turn)).await;
+        }
+    }
+
     /// Cancels the statement that runs.
     pub(super) async fn cancel(&self, limit: Duration) {
         if let Some(lease) = self.lease.upgrade() {
@@ -185,7 +249,7 @@ impl CancelToken {
             return Ok(());
         }
         Err(Error::new(
-            crate::ErrorKind::Unreachable,
+            ErrorKind::Unreachable,
             "the statement could not be cancelled: the server did not take the request",
         ))
     }

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::commit;
 use super::leases::Selection;
+use super::live::Live;
 use super::scope::Scope;
 use super::state::{Agenda, Hook, Invocation};
 use super::tasks::cut_off;
@@ -29,7 +30,8 @@ impl Invocation {
         let idle = !inner.transaction.is_some()
             && inner.tasks.is_empty()
             && agenda.deferred.is_empty()
-            && agenda.after.is_empty();
+            && agenda.after.is_empty()
+            && !Live::of(self.engine()).has_common();
         if !idle {
             return false;
         }
@@ -52,6 +54,10 @@ impl Invocation {
         let finished = self.finish_transaction_after_tasks(success).await;
         leases.rest(Selection::All).await;
         let _ = timeout(leases.budget().step(), leases.closing.none()).await;
+        if let Some(common) = Live::of(self.engine()).take_common() {
+            common.inner.leases.close_gate();
+            Box::pin(common.inner.leases.rest(Selection::All)).await;
+        }
         // In the order of their registration.
         let next = |agenda: &mut Agenda| agenda.after.pop_front();
         self.run("after", next, leases.budget().one_step()).await;

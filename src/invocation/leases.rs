@@ -303,6 +303,25 @@ impl Leases {
         taken.collect()
     }
 
+    /// Brings a connection to rest that another driver has left, however it has left it.
+    pub(super) async fn rest_left(self: &Arc<Self>, lease: Arc<Lease>, turn: u64) {
+        // The end of the invocation waits for it.
+        let closing = {
+            let mut state = self.state();
+            if !lease.is_turn(turn) || !state.remove(&lease) {
+                return;
+            }
+            lease.next_turn();
+            self.closing.one()
+        };
+        let reservation = lease.reserve();
+        let keep = reservation.is_some();
+        let rested = lease.rest(None, keep, &self.budget()).await;
+        self.give_back(lease, rested, reservation);
+        drop(closing);
+        self.returned.notify_waiters();
+    }
+
     /// Takes the leases, when no task will wait until they are at rest.
     pub(super) fn take_all(&self) -> Vec<Arc<Lease>> {
         std::mem::take(&mut self.state().leases)

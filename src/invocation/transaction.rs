@@ -32,7 +32,9 @@ pub(super) struct Shared {
     /// The client was handed out, so a statement may have been sent.
     used: AtomicBool,
     /// Code that used it was dropped before its end.
-    cut_off: AtomicBool,
+    pub(super) cut_off: AtomicBool,
+    /// Locked while another driver has the session.
+    pub(super) diverted: Arc<Mutex<()>>,
 }
 
 /// The savepoints of one transaction.
@@ -98,6 +100,7 @@ impl Shared {
             begin,
             used: AtomicBool::new(false),
             cut_off: AtomicBool::new(false),
+            diverted: Arc::default(),
         }
     }
 

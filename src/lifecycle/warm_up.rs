@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 
+use crate::bridge::Bridge;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe;
@@ -82,9 +83,7 @@ impl WarmUp {
         let results = if requested == 0 {
             vec![self.prepare().await]
         } else {
-            let pool = self.engine.pools().here();
-            let open = |_| Arc::clone(&pool).open_idle(Some(LIMIT));
-            join_all((0..requested).map(open)).await
+            self.open(requested).await
         };
         let failed = results.iter().filter(|result| result.is_err()).count();
         let warmed = requested.saturating_sub(failed);
@@ -100,6 +99,21 @@ impl WarmUp {
             Some(error) if self.required => Err(error),
             _ => Ok(warmed_up),
         }
+    }
+
+    /// Opens connections where they will be used: once there is a bridge to other drivers, there.
+    async fn open(&self, requested: usize) -> Vec<Result<()>> {
+        let engine = Arc::clone(&self.engine);
+        let open = async move {
+            let pool = engine.pools().here();
+            let open = |_| Arc::clone(&pool).open_idle(Some(LIMIT));
+            join_all((0..requested).map(open)).await
+        };
+        let Some(runtime) = Bridge::runtime(&self.engine) else {
+            return open.await;
+        };
+        // The runtime ends only after the bridge.
+        runtime.spawn(open).await.unwrap_or_default()
     }
 
     /// Returns the number of connections to open.

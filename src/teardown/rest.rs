@@ -183,6 +183,7 @@ impl<'a> Steps<'a> {
         }
         if resets {
             session.link.wire.forget_residue();
+            session.forget_parameters();
             self.outcome.did(Step::Reset);
         }
         true
@@ -190,7 +191,8 @@ impl<'a> Steps<'a> {
 
     /// Brings the session to rest without its client, and gives it a new one: if a task has the
     /// client (`is_lent`), if it waits until a task takes its rows or sends data, or if its
-    /// statements are gone. Returns false if the session has to be closed.
+    /// statements are gone. From another driver it returns to the client that it has. Returns
+    /// false if the session has to be closed.
     async fn renew(&mut self, is_lent: bool, reset: Reset) -> bool {
         let session = self.session;
         let snapshot = session.pump();
@@ -220,28 +222,41 @@ impl<'a> Steps<'a> {
             return false;
         }
         let rolls_back = wire.snapshot().status != Some(TransactionStatus::Idle);
-        let rollback = if rolls_back { "ROLLBACK; " } else { "" };
-        // The statements of the old client are of no use to the new one.
-        let resets = reset != Reset::Never;
-        let statements = if resets {
-            let again = session.server_timeouts_again();
-            format!("{rollback}{RESET}; DEALLOCATE ALL{again}")
-        } else {
-            format!("{rollback}DEALLOCATE ALL")
+        // What another driver has used still has its client.
+        let returns = wire.is_diverted() && !wire.snapshot().residue.driver;
+        let resets = match returns {
+            true => remedy(&wire.snapshot(), reset, session.link.pooler) == Remedy::Reset,
+            false => reset != Reset::Never,
         };
-        wire.forget_error();
-        let asked = timeout(self.budget.step(), wire.asked(&statements)).await;
-        if asked != Ok(true) || wire.facts().error.is_some() {
-            return false;
+        let mut statements = Vec::new();
+        statements.extend(rolls_back.then_some("ROLLBACK"));
+        statements.extend(resets.then_some(RESET));
+        // The statements of the old client are of no use to a new one.
+        statements.extend((!returns).then_some("DEALLOCATE ALL"));
+        let mut statements = statements.join("; ");
+        if resets {
+            statements.push_str(&session.server_timeouts_again());
+        }
+        if !statements.is_empty() {
+            wire.forget_error();
+            let asked = timeout(self.budget.step(), wire.asked(&statements)).await;
+            if asked != Ok(true) || wire.facts().error.is_some() {
+                return false;
+            }
         }
         if rolls_back {
             self.outcome.did(Step::RolledBack);
         }
         if resets {
+            session.forget_parameters();
             self.outcome.did(Step::Reset);
         }
         wire.forget_residue();
-        session.renew()
+        if returns {
+            session.restore()
+        } else {
+            session.renew()
+        }
     }
 
     /// Waits until no statement is under way, and sends a CancelRequest if that takes too long.

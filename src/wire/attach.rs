@@ -6,18 +6,15 @@
 use bytes::{BufMut, BytesMut};
 
 use super::frontend::Frontend;
-use super::snapshot::ServerState;
 use super::stand_in::{Retired, Terminate};
 use super::state::State;
-use super::status::TransactionStatus;
+use super::statements::Names;
 use super::tracker::Tracker;
 
 impl State {
     /// Begins to serve a new client, and returns its number, if the session is detached and at rest.
-    pub(super) fn attach(&mut self) -> Option<u64> {
-        let idle = self.tracker.status == Some(TransactionStatus::Idle);
-        let at_rest = idle && !self.is_closed() && self.server() == ServerState::Answered;
-        if !at_rest || self.terminate_sent() != Some(Terminate::NotSent) {
+    pub(super) fn attach(&mut self, names: Names) -> Option<u64> {
+        if !self.is_answered_and_idle() || self.terminate_sent() != Some(Terminate::NotSent) {
             return None;
         }
         let answers = self.detached.take().and_then(|detached| detached.answers);
@@ -27,9 +24,10 @@ impl State {
             inject: std::mem::take(&mut self.inject),
         });
         self.withdraw();
+        self.parked = None;
         self.client += 1;
         self.tracker.startup_answer(&mut self.inject);
-        self.frontend = Frontend::resumed(self.frontend.unnamed);
+        self.frontend = Frontend::resumed(self.frontend.naming, names);
         self.reads = false;
         self.flushed = true;
         Some(self.client)
@@ -37,6 +35,9 @@ impl State {
 
     /// Returns the end of the stream of an earlier client.
     pub(super) fn retired(&mut self, client: u64) -> Option<&mut Retired> {
+        if client == self.client {
+            return None;
+        }
         let mut retired = self.retired.iter_mut();
         retired.find(|retired| retired.client == client)
     }
@@ -47,16 +48,21 @@ impl Tracker {
     /// (manual, "Message Flow", "Start-up").
     fn startup_answer(&self, out: &mut BytesMut) {
         out.put_slice(b"R\0\0\0\x08\0\0\0\0");
-        for body in self.reported.values() {
-            out.put_u8(b'S');
-            out.put_u32(4 + body.len() as u32);
-            out.put_slice(body);
-        }
+        self.write_reported(out);
         if let Some((process, secret)) = self.facts.key {
             out.put_slice(b"K\0\0\0\x0c");
             out.put_i32(process);
             out.put_i32(secret);
         }
         out.put_slice(b"Z\0\0\0\x05I");
+    }
+
+    /// Writes a ParameterStatus for each parameter that the server has reported.
+    pub(super) fn write_reported(&self, out: &mut BytesMut) {
+        for body in self.reported.values() {
+            out.put_u8(b'S');
+            out.put_u32(4 + body.len() as u32);
+            out.put_slice(body);
+        }
     }
 }

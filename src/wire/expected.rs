@@ -4,6 +4,11 @@
 //! fit under one Sync, between those of the user.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::statements::ServerStatement;
 
 /// The answer to one message of the frontend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,19 +23,55 @@ pub(super) enum Reply {
 }
 
 /// What to do with an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Handling {
     /// It answers the user.
     Pass,
     /// It answers a message of the wire's own.
     Swallow,
-    /// It answers a message that was not sent: the wire gives it in its turn.
-    Give,
+    /// It answers a message that was not sent: the wire gives this in its turn.
+    Give(Bytes),
+    /// It is an error, in the place of which the user gets this one.
+    Replace(Bytes),
+}
+
+/// An answer to come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) reply: Reply,
+    pub(super) handling: Handling,
+    /// The statement that the message prepared, described, bound or closed.
+    pub(super) statement: Option<Arc<ServerStatement>>,
+    /// When the client named the statement that the message prepared, or 0.
+    pub(super) named: u64,
+}
+
+impl Entry {
+    pub(super) fn new(reply: Reply, handling: Handling) -> Self {
+        Entry {
+            reply,
+            handling,
+            statement: None,
+            named: 0,
+        }
+    }
+
+    /// The answer to a message that was sent about a statement.
+    pub(super) fn about(
+        reply: Reply,
+        handling: Handling,
+        statement: &Arc<ServerStatement>,
+    ) -> Self {
+        Entry {
+            statement: Some(Arc::clone(statement)),
+            ..Entry::new(reply, handling)
+        }
+    }
 }
 
 /// The answers to come, in order.
 #[derive(Debug, Default)]
-pub(super) struct Expected(VecDeque<(Reply, Handling)>);
+pub(super) struct Expected(VecDeque<Entry>);
 
 impl Reply {
     /// Returns the messages that end it (manual, "Extended Query").
@@ -44,77 +85,88 @@ impl Reply {
             Reply::Ready => b"Z",
         }
     }
-
-    /// Returns the first byte of the message, of those without a body.
-    pub(super) fn tag(self) -> u8 {
-        self.ends()[0]
-    }
 }
 
 impl Expected {
-    pub(super) fn push(&mut self, reply: Reply, handling: Handling) {
-        self.0.push_back((reply, handling));
+    pub(super) fn push(&mut self, entry: Entry) {
+        self.0.push_back(entry);
     }
 
     /// Processes the tag of the message that now begins, unless it is an error. A
-    /// ReadyForQuery [is taken](Expected::take_ready) when it is complete.
-    pub(super) fn begin(&mut self, tag: u8) -> Handling {
-        let Some(&(reply, handling)) = self.0.front() else {
-            return Handling::Pass;
-        };
+    /// ReadyForQuery [is taken](Expected::take_ready) when it is complete. Returns what to do
+    /// with the message, and the statement that it is about.
+    pub(super) fn begin(&mut self, tag: u8) -> (Handling, Option<Arc<ServerStatement>>) {
         // Sent at any time: notices, parameters, notifications.
-        if b"NSA".contains(&tag) {
-            return Handling::Pass;
+        let Some(next) = self.0.front().filter(|_| !b"NSA".contains(&tag)) else {
+            return (Handling::Pass, None);
+        };
+        if next.reply == Reply::Ready || (next.reply == Reply::Describe && tag == b't') {
+            return (next.handling.clone(), next.statement.clone());
         }
-        if reply == Reply::Ready {
-            return handling;
+        if !next.reply.ends().contains(&tag) {
+            return (Handling::Pass, None);
         }
-        if !reply.ends().contains(&tag) {
-            return Handling::Pass;
-        }
-        self.0.pop_front();
-        handling
+        let ended = self.0.pop_front();
+        ended.map_or((Handling::Pass, None), |entry| {
+            (entry.handling, entry.statement)
+        })
     }
 
     /// Skips the answers that do not come after an error: up to the next ReadyForQuery.
-    pub(super) fn skip(&mut self) {
-        while self
-            .0
-            .front()
-            .is_some_and(|(reply, _)| *reply != Reply::Ready)
-        {
-            self.0.pop_front();
-        }
+    /// Returns them.
+    pub(super) fn skip(&mut self) -> impl Iterator<Item = Entry> {
+        let end = self.0.iter().position(|next| next.reply == Reply::Ready);
+        self.0.drain(..end.unwrap_or(self.0.len()))
     }
 
     /// Takes the next ReadyForQuery and what precedes it.
     pub(super) fn take_ready(&mut self) {
-        self.skip();
+        drop(self.skip());
         self.0.pop_front();
     }
 
     /// Removes the next ReadyForQuery, and not what precedes it.
     pub(super) fn void_ready(&mut self) {
-        let ready = self.0.iter().position(|(reply, _)| *reply == Reply::Ready);
+        let ready = self.0.iter().position(|next| next.reply == Reply::Ready);
         ready.map(|at| self.0.remove(at));
     }
 
-    /// Returns the next answer if the wire has to give it.
-    pub(super) fn to_give(&self) -> Option<Reply> {
-        let given =
-            |(reply, handling): &(Reply, Handling)| (*handling == Handling::Give).then_some(*reply);
-        self.0.front().and_then(given)
+    /// Keeps the next ReadyForQuery from the user.
+    pub(super) fn swallow_ready(&mut self) {
+        if let Some(next) = self.0.front_mut() {
+            next.handling = Handling::Swallow;
+        }
+    }
+
+    /// Takes the next answer if the wire has to give it.
+    pub(super) fn take_given(&mut self) -> Option<(Reply, Bytes)> {
+        let Some(Handling::Give(bytes)) = self.0.front().map(|next| &next.handling) else {
+            return None;
+        };
+        let bytes = bytes.clone();
+        self.0.pop_front().map(|next| (next.reply, bytes))
+    }
+
+    /// Returns whether the wire has to give the next answer.
+    pub(super) fn has_to_give(&self) -> bool {
+        let next = self.0.front();
+        next.is_some_and(|next| matches!(next.handling, Handling::Give(_)))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Handling::{Give, Pass, Swallow};
+    use super::Handling::{Pass, Swallow};
     use super::Reply::{Bind, Close, Describe, Execute, Parse, Ready};
     use super::*;
 
     fn expected(answers: &[(Reply, Handling)]) -> Expected {
-        Expected(answers.iter().copied().collect())
+        let entries = answers.iter().cloned();
+        Expected(
+            entries
+                .map(|(reply, handling)| Entry::new(reply, handling))
+                .collect(),
+        )
     }
 
     #[test]
@@ -130,7 +182,7 @@ mod tests {
         let again = [(Parse, Swallow), (Bind, Pass), (Execute, Pass)];
         let all = [&begin[..], &user, &again, &again, &[(Ready, Pass)]].concat();
         let mut expected = expected(&all);
-        let swallowed = |tag| expected.begin(tag) == Swallow;
+        let swallowed = |tag| expected.begin(tag).0 == Swallow;
         let tags = *b"1N2SC12tTDDC12DC12IZ";
         assert_eq!(
             tags.map(swallowed).map(u8::from),
@@ -142,26 +194,27 @@ mod tests {
 
     #[test]
     fn error_skips_to_ready_for_query() {
+        let given = || Handling::Give(Bytes::from_static(b"3\0\0\0\x04"));
         let mut expected = expected(&[
             (Parse, Swallow),
             (Bind, Pass),
             (Ready, Pass),
-            (Close, Give),
-            (Ready, Give),
+            (Close, given()),
+            (Ready, given()),
         ]);
-        assert_eq!(expected.to_give(), None);
-        expected.skip();
-        assert_eq!(expected.begin(b'Z'), Pass);
+        assert!(!expected.has_to_give());
+        assert_eq!(expected.skip().count(), 2);
+        assert_eq!(expected.begin(b'Z').0, Pass);
         expected.take_ready();
-        assert_eq!(expected.to_give(), Some(Close));
+        assert_eq!(expected.take_given().map(|(reply, _)| reply), Some(Close));
     }
 
     #[test]
     fn void_sync_leaves_what_precedes_it() {
         let mut expected = expected(&[(Execute, Swallow), (Ready, Pass), (Ready, Pass)]);
         expected.void_ready();
-        assert_eq!(expected.begin(b'G'), Pass);
-        assert_eq!(expected.begin(b'C'), Swallow);
+        assert_eq!(expected.begin(b'G').0, Pass);
+        assert_eq!(expected.begin(b'C').0, Swallow);
         expected.take_ready();
         assert!(expected.0.is_empty());
     }

@@ -1,12 +1,13 @@
 //! Parses what tokio-postgres sends, and rewrites it where asked to.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::expected::{Handling, Reply};
+use super::expected::{Entry, Handling, Reply};
 use super::residue::{self, Traits};
 use super::rewrite;
+use super::statements::{MISSING, Names, ServerStatement, Statement, once};
 use super::status::TransactionStatus;
 use super::tracker::Tracker;
 use super::unit::{Answer, Unit};
@@ -14,24 +15,35 @@ use super::unit::{Answer, Unit};
 /// Sync, whole.
 pub(super) const SYNC: &[u8] = b"S\0\0\0\x04";
 
-/// A prepared statement, as far as a later Bind needs it.
-#[derive(Debug)]
-struct Statement {
-    traits: Traits,
-    /// Text and parameter types, for an unnamed Parse in front of a Bind.
-    text: Option<Box<[u8]>>,
+/// CloseComplete.
+const CLOSE_COMPLETE: Bytes = Bytes::from_static(b"3\0\0\0\x04");
+
+/// How the server knows the named statements of a client.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Naming {
+    /// As the client named them.
+    #[default]
+    AsGiven,
+    /// Not at all: they are sent unnamed.
+    Unnamed,
+    /// By a name of the wire's own: a text that the session has prepared is not prepared again.
+    ByContent {
+        /// A Sync alone is answered here, too, as long as the connection is not known to be
+        /// closed.
+        answers_sync: bool,
+    },
 }
 
 /// The lazily begun transaction.
 #[derive(Debug)]
-struct Begin {
-    sql: Box<str>,
+pub(super) struct Begin {
+    pub(super) sql: Box<str>,
     /// BEGIN is still to be sent.
-    armed: bool,
+    pub(super) armed: bool,
     /// A first statement failed before the transaction was open, as the text of a simple
     /// query does that cannot be parsed: what comes later must not be committed as if
     /// nothing had happened.
-    failed: bool,
+    pub(super) failed: bool,
 }
 
 /// Follows the framing of the frontend's messages and passes them on.
@@ -49,35 +61,40 @@ pub(super) struct Frontend {
     /// that to a COPY: when a COPY has ended, PgBouncer before 1.22.1 gives the server to
     /// another client, even if answers are owed, and that client would get them.
     holds: bool,
-    begin: Option<Begin>,
-    /// Named statements are sent unnamed.
-    pub(super) unnamed: bool,
-    statements: HashMap<Box<[u8]>, Statement>,
+    pub(super) begin: Option<Begin>,
+    pub(super) naming: Naming,
+    pub(super) statements: Names,
+    /// What follows waits until this one is described.
+    pub(super) awaits: Option<Arc<ServerStatement>>,
 }
 
 impl Frontend {
     /// Follows the requests of a new client of a session.
-    pub(super) fn resumed(unnamed: bool) -> Self {
+    pub(super) fn resumed(naming: Naming, statements: Names) -> Self {
         Frontend {
             resumes: true,
-            unnamed,
+            naming,
+            statements,
             ..Frontend::default()
         }
     }
 
-    /// Puts BEGIN in front of the next statement that is sent outside a transaction.
-    pub(super) fn arm(&mut self, sql: &str) {
-        self.begin = Some(Begin {
-            sql: sql.into(),
-            armed: true,
-            failed: false,
-        });
+    /// Follows the requests of another driver, which continues what was armed.
+    pub(super) fn divert(&mut self) -> Self {
+        Frontend {
+            started: true,
+            begin: self.begin.take(),
+            naming: match self.naming {
+                Naming::Unnamed => Naming::Unnamed,
+                _ => Naming::ByContent { answers_sync: true },
+            },
+            ..Frontend::default()
+        }
     }
 
-    /// Ends the lazily begun transaction. Returns whether a statement of it failed without
-    /// leaving a failed transaction behind.
-    pub(super) fn disarm(&mut self) -> bool {
-        self.begin.take().is_some_and(|begin| begin.failed)
+    /// Continues behind another driver.
+    pub(super) fn resume(&mut self, diverted: Frontend) {
+        self.begin = diverted.begin;
     }
 
     /// Returns whether all that was accepted has been sent on.
@@ -87,12 +104,25 @@ impl Frontend {
 
     /// Returns whether the next bytes begin a message, and need not wait for an answer.
     pub(super) fn is_between_requests(&self) -> bool {
-        self.is_empty() && !self.holds
+        self.is_empty() && !self.holds && self.awaits.is_none()
+    }
+
+    /// Returns whether what follows has to wait for an answer.
+    fn waits(&self, tracker: &Tracker) -> bool {
+        self.holds || self.awaits.is_some() || tracker.repeats()
+    }
+
+    pub(super) fn is_by_content(&self) -> bool {
+        matches!(self.naming, Naming::ByContent { .. })
+    }
+
+    fn is_unnamed(&self) -> bool {
+        self.naming == Naming::Unnamed
     }
 
     /// Accepts `bytes`; what is to be sent goes to `out`.
     pub(super) fn accept(&mut self, bytes: &[u8], tracker: &mut Tracker, out: &mut BytesMut) {
-        if self.pending.is_empty() && !self.holds {
+        if self.pending.is_empty() && !self.waits(tracker) {
             let left = self.pass_on(bytes, tracker, out);
             self.pending.extend_from_slice(&bytes[bytes.len() - left..]);
         } else {
@@ -103,9 +133,27 @@ impl Frontend {
 
     /// Processes an answer: sends on what had to wait for it.
     pub(super) fn answered(&mut self, answer: Answer, tracker: &mut Tracker, out: &mut BytesMut) {
-        if let Answer::Complete(unit) = answer {
+        if let Answer::Described = answer {
+            if self.awaits.take().is_some() {
+                self.continue_pending(tracker, out);
+            }
+            return;
+        }
+        if let Answer::Complete(mut unit) = answer {
             if let (true, Some(name)) = (unit.failed, &unit.prepares) {
-                self.statements.remove(name.as_slice());
+                self.statements.0.remove(name.as_slice());
+            }
+            for number in tracker.unprepared.drain(..) {
+                self.statements.0.retain(|_, named| named.since != number);
+            }
+            if let Some(number) = unit.deallocates.filter(|_| unit.deallocated) {
+                self.statements.0.retain(|_, named| named.since > number);
+            }
+            if let Some(mut again) = unit.copy.take().filter(|_| unit.repeats) {
+                again.put_slice(SYNC);
+                again.unsplit(self.pending.split());
+                self.pending = again;
+                return self.continue_pending(tracker, out);
             }
             let idle = tracker.status == Some(TransactionStatus::Idle);
             if let (Some(begin), true) = (&mut self.begin, idle) {
@@ -135,10 +183,11 @@ impl Frontend {
             if self.pass > 0 {
                 let (now, rest) = bytes.split_at(self.pass.min(bytes.len()));
                 out.put_slice(now);
+                tracker.copy(now);
                 self.pass -= now.len();
                 bytes = rest;
             }
-            if self.holds || bytes.is_empty() {
+            if self.waits(tracker) || bytes.is_empty() {
                 return bytes.len();
             }
             let length = self.length(bytes, tracker);
@@ -158,50 +207,32 @@ impl Frontend {
                     }
                     length
                 }
-                Some(message) => {
-                    let local = !tracker.is_open() && self.closes_nothing(message);
-                    match bytes.get(length..length + SYNC.len()) {
-                        Some(SYNC) if local => {
-                            tracker.kept_close();
-                            self.forget(message);
-                            length + SYNC.len()
-                        }
-                        None if local => return bytes.len(),
-                        _ => {
-                            self.message(message, tracker, out);
-                            length
-                        }
-                    }
-                }
                 // The body of these may be large, and is not read.
-                None if self.started && bytes[0] == b'd' => {
-                    self.pass = length;
-                    0
-                }
-                None if self.started && bytes[0] == b'B' => {
+                whole if self.started && bytes[0] == b'B' => {
                     match self.bind(bytes, length, tracker, out) {
                         Some(taken) => {
                             self.pass = length - taken;
                             taken
                         }
+                        None if whole.is_some() && !self.waits(tracker) => {
+                            tracker.lose();
+                            continue;
+                        }
                         None => return bytes.len(),
                     }
                 }
+                None if self.started && bytes[0] == b'd' => {
+                    self.pass = length;
+                    0
+                }
+                Some(message) => {
+                    self.message(message, tracker, out);
+                    length
+                }
                 None => return bytes.len(),
             };
+            tracker.copy(&bytes[..taken]);
             bytes = &bytes[taken..];
-        }
-    }
-
-    /// Returns whether `message` closes a statement that was sent unnamed, if at all: the server
-    /// has none of that name.
-    fn closes_nothing(&self, message: &[u8]) -> bool {
-        self.unnamed && closed(message).is_some_and(|name| !name.is_empty())
-    }
-
-    fn forget(&mut self, message: &[u8]) {
-        if let Some(name) = closed(message) {
-            self.statements.remove(name);
         }
     }
 
@@ -224,19 +255,14 @@ impl Frontend {
         match tag {
             b'Q' => return self.query(message, tracker, out),
             b'P' => return self.parse(message, tracker, out),
-            b'B' => {
-                if self.bind(message, message.len(), tracker, out) == Some(message.len()) {
-                    return;
-                }
-                tracker.lose();
-            }
-            b'D' if self.unnamed && body.len() > 2 && body[0] == b'S' => {
+            b'D' if self.is_by_content() && self.describe(body, tracker, out) => return,
+            b'D' if self.is_unnamed() && body.len() > 2 && body[0] == b'S' => {
                 tracker.open().changes = true;
                 tracker.expect(Reply::Describe, Handling::Pass);
                 return out.put_slice(rewrite::DESCRIBE_UNNAMED);
             }
             b'D' | b'E' => {
-                self.begin_under_sync(tracker, out);
+                self.lead(tracker, out);
                 tracker.open().changes = true;
                 let reply = match tag {
                     b'D' => Reply::Describe,
@@ -245,14 +271,33 @@ impl Frontend {
                 tracker.open().executes |= tag == b'E';
                 tracker.expect(reply, Handling::Pass);
             }
-            b'C' => {
-                self.forget(message);
-                tracker.expect(Reply::Close, Handling::Pass);
+            b'C' => match closed(message) {
+                Some(name) if self.closes_here(name) && !tracker.skips() => {
+                    self.statements.0.remove(name);
+                    tracker.open().copy = None;
+                    return tracker.expect(Reply::Close, Handling::Give(CLOSE_COMPLETE));
+                }
+                name => {
+                    name.map(|name| self.statements.0.remove(name));
+                    tracker.expect(Reply::Close, Handling::Pass);
+                }
+            },
+            // It would hasten no answer.
+            b'H' if tracker
+                .open
+                .as_ref()
+                .is_some_and(|unit| unit.given && !unit.sent) =>
+            {
+                return;
             }
             b'H' => {
-                tracker.open();
+                tracker.open().sent = true;
             }
             b'S' => {
+                if self.syncs_here(tracker) {
+                    let unit = tracker.open.take().unwrap_or_default();
+                    return tracker.sent_whole(unit, Handling::Give(Bytes::new()));
+                }
                 self.holds = tracker.open().holds();
                 tracker.sent_sync();
             }
@@ -265,6 +310,25 @@ impl Frontend {
         out.put_slice(message);
     }
 
+    /// Returns whether a Close of this statement leaves the server's as they are.
+    fn closes_here(&self, name: &[u8]) -> bool {
+        match self.naming {
+            Naming::AsGiven => false,
+            Naming::Unnamed => !name.is_empty(),
+            Naming::ByContent { .. } => !name.is_empty() && self.statements.0.contains_key(name),
+        }
+    }
+
+    /// Returns whether the server need not be asked for the answer to a Sync: it was sent nothing
+    /// of the unit.
+    fn syncs_here(&self, tracker: &Tracker) -> bool {
+        let alone = matches!(self.naming, Naming::ByContent { answers_sync: true });
+        match &tracker.open {
+            Some(unit) => unit.given && !unit.sent,
+            None => alone && tracker.is_quiet(),
+        }
+    }
+
     fn query(&mut self, message: &[u8], tracker: &mut Tracker, out: &mut BytesMut) {
         let text = name(&message[5..]).unwrap_or_default();
         let traits = Traits::of(text, tracker.facts.parameters.conforming);
@@ -275,17 +339,25 @@ impl Frontend {
         let mut unit = Unit {
             changes: !ours,
             sets_are_local: traits.sets_are_local,
-            copies: self.unnamed && traits.copies,
+            copies: self.is_unnamed() && traits.copies,
+            alters: traits.alters,
+            reports: traits.reports,
             executes: true,
             opens: traits.begins || traits.copies,
             ends: residue::is_commit(text),
             ..Unit::simple()
         };
+        if self.is_by_content() {
+            self.statements.0.remove(&b""[..]);
+            if traits.deallocates && !self.name_for_deallocate(text, tracker, out) {
+                unit.deallocates = Some(tracker.deallocates());
+            }
+        }
         match &mut self.begin {
             Some(begin) if begin.armed && !ours && !text.trim_ascii().is_empty() => {
                 begin.armed = false;
                 unit.shift = rewrite::begin_query(&begin.sql, text, out);
-                tracker.sent_in_front();
+                tracker.sent_in_front(Reply::Execute);
                 unit.begins = true;
             }
             _ => out.put_slice(message),
@@ -295,31 +367,42 @@ impl Frontend {
     }
 
     fn parse(&mut self, message: &[u8], tracker: &mut Tracker, out: &mut BytesMut) {
-        self.begin_under_sync(tracker, out);
-        let conforming = tracker.facts.parameters.conforming;
-        tracker.expect(Reply::Parse, Handling::Pass);
-        let unit = tracker.open();
-        unit.changes = true;
         let body = &message[5..];
         let Some(name) = name(body) else {
             tracker.lose();
             return out.put_slice(message);
         };
         let after_name = &body[name.len() + 1..];
-        let traits = Traits::of(self::name(after_name).unwrap_or_default(), conforming);
-        let remembers = self.unnamed && !name.is_empty();
+        let text = self::name(after_name).unwrap_or_default();
+        tracker.open().copy = None;
+        if self.is_by_content() && !tracker.skips() {
+            return self.parse_by_content(name, after_name, tracker, out);
+        }
+        self.lead(tracker, out);
+        tracker.prepared.unnamed = None;
+        tracker.expect(Reply::Parse, Handling::Pass);
+        let conforming = tracker.facts.parameters.conforming;
+        let traits = Traits::of(text, conforming);
+        let unit = tracker.open();
+        unit.changes = true;
+        let remembers = self.is_unnamed() && !name.is_empty();
         if remembers || traits != Traits::default() {
             unit.prepares = Some(name.into());
             let text = remembers.then(|| after_name.into());
-            self.statements
-                .insert(name.into(), Statement { traits, text });
+            let statement = Statement {
+                traits,
+                text,
+                since: once(),
+                ..Statement::default()
+            };
+            self.statements.0.insert(name.into(), statement);
         } else {
-            self.statements.remove(name);
+            self.statements.0.remove(name);
         }
         if remembers {
-            rewrite::parse_unnamed(after_name, out)
+            rewrite::parse(b"", after_name, out);
         } else {
-            out.put_slice(message)
+            out.put_slice(message);
         }
     }
 
@@ -337,39 +420,55 @@ impl Frontend {
         let head = 5 + portal.len() + 1 + statement.len() + 1;
         let rest = length.checked_sub(head)?;
 
-        self.begin_under_sync(tracker, out);
+        let mut entry = Entry::new(Reply::Bind, Handling::Pass);
+        let mut bound = statement;
+        let server;
+        let repeats = tracker.may_repeat() && !self.begins();
+        if self.is_by_content() && !tracker.skips() {
+            entry = self.bound(statement, tracker, out)?;
+            tracker.open().copy = self.copies(statement, repeats);
+            server = entry.statement.clone();
+            bound = match (&entry.handling, &server) {
+                (Handling::Replace(_), _) => MISSING,
+                (_, Some(server)) => &server.name,
+                _ => statement,
+            };
+        } else {
+            self.lead(tracker, out);
+        }
         let unit = tracker.open();
         unit.changes = true;
-        let known = self.statements.get(statement);
+        let known = self.statements.0.get(statement);
         let traits = known.map_or(Traits::default(), |known| known.traits);
         unit.sets_are_local = traits.sets_are_local;
-        unit.copies |= self.unnamed && traits.copies;
+        unit.copies |= self.is_unnamed() && traits.copies;
         unit.opens |= traits.begins || traits.copies;
-        match known.and_then(|known| known.text.as_deref()) {
-            Some(text) => {
-                tracker.expect(Reply::Parse, Handling::Swallow);
-                rewrite::parse_unnamed(text, out);
-                rewrite::bind_unnamed(portal, rest, out);
-            }
-            None => out.put_slice(&bytes[..head]),
+        unit.alters |= traits.alters;
+        unit.reports |= traits.reports;
+        if traits.deallocates && self.is_by_content() {
+            tracker.open().deallocates = Some(tracker.deallocates());
         }
-        tracker.expect(Reply::Bind, Handling::Pass);
+        let text = known.and_then(|known| known.text.as_deref());
+        if let Some(text) = text.filter(|_| self.is_unnamed()) {
+            tracker.expect(Reply::Parse, Handling::Swallow);
+            tracker.prepared.unnamed = None;
+            rewrite::parse(b"", text, out);
+            bound = b"";
+        }
+        rewrite::bind(portal, bound, rest, out);
+        tracker.expect_entry(entry);
         tracker.residue.state |= traits.leaves_state;
         let body = &bytes[head..bytes.len().min(length)];
         out.put_slice(body);
         Some(head + body.len())
     }
 
-    /// Puts BEGIN in front of the unit whose first effective message comes now.
-    fn begin_under_sync(&mut self, tracker: &mut Tracker, out: &mut BytesMut) {
-        if let Some(begin) = self.begin.as_mut().filter(|begin| begin.armed) {
-            begin.armed = false;
-            rewrite::begin(&begin.sql, out);
-            tracker.open().begins = true;
-            for reply in [Reply::Parse, Reply::Bind, Reply::Execute] {
-                tracker.expect(reply, Handling::Swallow);
-            }
+    /// Puts in front of a unit what has to precede its first message that is sent.
+    pub(super) fn lead(&mut self, tracker: &mut Tracker, out: &mut BytesMut) {
+        if self.is_by_content() && !tracker.open().sent {
+            self.close_retired(tracker, out);
         }
+        self.begin_under_sync(tracker, out);
     }
 }
 
@@ -380,7 +479,7 @@ fn closed(message: &[u8]) -> Option<&[u8]> {
 }
 
 /// Returns the NUL-terminated string at the start of `bytes`, without its NUL.
-fn name(bytes: &[u8]) -> Option<&[u8]> {
+pub(super) fn name(bytes: &[u8]) -> Option<&[u8]> {
     let end = bytes.iter().position(|&byte| byte == 0)?;
     Some(&bytes[..end])
 }

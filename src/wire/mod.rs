@@ -8,15 +8,23 @@
 //! - [`backend`] and [`frontend`] follow the framing of each direction;
 //! - [`tracker`] keeps what they learn, [`expected`] the answers to come, [`residue`] detects session state, [`snapshot`]
 //!   summarises both at one moment;
-//! - [`rewrite`] rewrites requests, [`question`] has those of our own;
+//! - [`rewrite`] rewrites requests, [`begin`] sends BEGIN with the first, [`question`] has those
+//!   of our own;
+//! - [`by_content`] answers what the session has prepared, [`statements`] knows what that is, and
+//!   [`answers`] what the server says of it;
 //! - [`state`] passes both directions on, and [`terminate`] ends that;
 //! - [`stand_in`] answers in the server's place once the connection is detached, and
-//!   [`attach`] gives the session a new client.
+//!   [`attach`] gives the session a new client, [`divert`] lends it to another driver.
 
+mod answers;
 mod attach;
 mod backend;
+mod begin;
+mod by_content;
+mod divert;
 mod expected;
 mod frontend;
+mod parked;
 mod question;
 pub(crate) mod residue;
 mod rewrite;
@@ -24,6 +32,7 @@ mod snapshot;
 mod sql;
 mod stand_in;
 mod state;
+mod statements;
 mod status;
 mod stream;
 mod terminate;
@@ -34,8 +43,11 @@ use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 
+use bytes::BytesMut;
 use tokio::sync::oneshot;
 
+pub use divert::Diverted;
+pub use frontend::Naming;
 pub use question::OwnAnswer;
 pub(crate) use residue::Residue;
 pub use snapshot::Snapshot;
@@ -43,6 +55,7 @@ pub(crate) use snapshot::{ClientState, ServerState};
 use stand_in::Terminate;
 use state::State;
 pub use state::Transport;
+pub use statements::Names;
 pub use status::TransactionStatus;
 pub use stream::Stream;
 pub(crate) use tracker::ServerFacts;
@@ -58,11 +71,10 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Creates a wire over `transport`. With `unnamed`, named statements are sent
-    /// as unnamed ones.
-    pub fn new(transport: impl Transport + 'static, unnamed: bool) -> (Wire, Stream) {
+    /// Creates a wire over `transport`, which names prepared statements so.
+    pub fn new(transport: impl Transport + 'static, naming: Naming) -> (Wire, Stream) {
         let mut state = State::new(Box::new(transport));
-        state.frontend.unnamed = unnamed;
+        state.frontend.naming = naming;
         let wire = Wire {
             state: Arc::new(Mutex::new(state)),
             closing: Arc::default(),
@@ -102,24 +114,25 @@ impl Wire {
         present.map_or(Snapshot::ENDED, |state| state.snapshot())
     }
 
-    /// Sends named statements as unnamed ones from here on. None may have been
-    /// prepared before.
-    pub(crate) fn unname(&self) {
-        self.state().frontend.unnamed = true;
+    /// Names prepared statements so from here on. None may have been prepared before.
+    pub(crate) fn rename(&self, naming: Naming) {
+        self.state().frontend.naming = naming;
     }
 
-    /// Has to be called before the connection above is polled: what it does not touch in
-    /// that poll, it does not wait for.
-    pub(crate) fn before_poll(&self) {
-        if let Some(mut state) = self.present() {
-            state.reads = false;
-        }
+    /// Takes the names that the client has for its prepared statements, to
+    /// [attach](Wire::attach) it to another session, or to this one again.
+    pub fn take_names(&self) -> Names {
+        let present = self.present();
+        present.map_or_else(Names::default, |mut state| {
+            std::mem::take(&mut state.frontend.statements)
+        })
     }
 
     /// Attaches a new client to a session that was [detached](Wire::detach) and is at rest.
-    /// Returns the wire and the stream of the new client, whose startup packet is answered here.
-    pub fn attach(&self) -> Option<(Wire, Stream)> {
-        let client = self.state().attach()?;
+    /// Returns the wire and the stream of the new client, whose startup packet is answered here,
+    /// and whose prepared statements are those with `names`.
+    pub fn attach(&self, names: Names) -> Option<(Wire, Stream)> {
+        let client = self.state().attach(names)?;
         let stream = Stream {
             wire: self.clone(),
             client,
@@ -147,6 +160,30 @@ impl Wire {
             Some(state) => state.tracker.facts,
             None => ServerFacts::default(),
         }
+    }
+
+    /// Returns the ParameterStatus messages with which the server would begin a session like
+    /// this.
+    pub(crate) fn reported(&self) -> BytesMut {
+        let mut out = BytesMut::new();
+        self.state().tracker.write_reported(&mut out);
+        out
+    }
+
+    /// Returns whether the server has reported this value of a parameter.
+    pub(crate) fn reports(&self, name: &str, value: &str) -> bool {
+        self.reported_value(name, |reported| reported == Some(value.as_bytes()))
+    }
+
+    /// Returns whether the server reports this parameter.
+    pub(crate) fn reports_any(&self, name: &str) -> bool {
+        self.reported_value(name, |reported| reported.is_some())
+    }
+
+    fn reported_value(&self, name: &str, check: impl FnOnce(Option<&[u8]>) -> bool) -> bool {
+        let state = self.state();
+        let body = state.tracker.reported.get(name.as_bytes());
+        check(body.and_then(|body| body.split(|&byte| byte == 0).nth(1)))
     }
 
     /// Forgets the last error.

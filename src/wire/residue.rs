@@ -72,14 +72,94 @@ pub(super) struct Traits {
     pub(super) copies: bool,
     /// It may begin a transaction (`BEGIN`, `COMMIT AND CHAIN`).
     pub(super) begins: bool,
+    /// It may change what the text of another statement means: the schema, the role, the search
+    /// path.
+    pub(super) alters: bool,
+    /// The same by parameters whose changes the server reports.
+    pub(super) reports: bool,
+    /// It may deallocate prepared statements.
+    pub(super) deallocates: bool,
 }
+
+/// Statements that change nothing of what the texts of others mean.
+const UNALTERING: [&str; 34] = [
+    "select",
+    "insert",
+    "update",
+    "delete",
+    "merge",
+    "with",
+    "values",
+    "table",
+    "begin",
+    "start",
+    "commit",
+    "end",
+    "rollback",
+    "abort",
+    "savepoint",
+    "release",
+    "declare",
+    "fetch",
+    "move",
+    "close",
+    "show",
+    "explain",
+    "listen",
+    "notify",
+    "unlisten",
+    "copy",
+    "lock",
+    "truncate",
+    "vacuum",
+    "analyze",
+    "checkpoint",
+    "prepare",
+    "deallocate",
+    "discard",
+];
+
+/// Parameters that change nothing of it, either.
+const UNALTERING_PARAMETERS: [&str; 15] = [
+    "statement_timeout",
+    "lock_timeout",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "transaction_timeout",
+    "application_name",
+    "client_min_messages",
+    "bytea_output",
+    "extra_float_digits",
+    "jit",
+    "work_mem",
+    "synchronous_commit",
+    "transaction",
+    "characteristics",
+    "constraints",
+];
+
+/// Parameters whose changes the server reports (manual, `ParameterStatus`), as `SET` names them.
+const REPORTED_PARAMETERS: [&str; 6] = [
+    "timezone",
+    "time",
+    "datestyle",
+    "intervalstyle",
+    "client_encoding",
+    "names",
+];
 
 impl Traits {
     /// `conforming` is what the server last reported as `standard_conforming_strings`.
     pub(super) fn of(text: &[u8], conforming: Option<bool>) -> Traits {
         if text == SET_LOCAL.as_bytes() || is_setting(text) {
-            return Traits::default();
+            return Traits {
+                alters: !is_setting(text),
+                ..Traits::default()
+            };
         }
+        let (mut alters, mut reports, mut deallocates) = (false, false, false);
+        // The parameter of a SET comes next.
+        let mut names_parameter = false;
         let (mut leaves_state, mut copies, mut begins) = (false, false, false);
         let (mut local_sets, mut session_sets) = (0, 0);
         let mut declares = false;
@@ -94,7 +174,7 @@ impl Traits {
                 }
                 // It may be any of these, a SET among them.
                 Token::Unreadable => {
-                    (leaves_state, begins) = (true, true);
+                    (leaves_state, begins, deallocates) = (true, true, true);
                     session_sets += 1;
                     before = b"-";
                     continue;
@@ -108,6 +188,21 @@ impl Traits {
                 || (is(word, &["temp", "temporary"])
                     && is(before, &["create", "replace", "into", "local", "global"]))
                 || (declares && is(word, &["hold"]));
+            if names_parameter && !is(word, &["session", "local"]) {
+                names_parameter = false;
+                let behind = word.as_ptr() as usize - text.as_ptr() as usize + word.len();
+                let custom = text.get(behind) == Some(&b'.');
+                reports |= is(word, &REPORTED_PARAMETERS);
+                alters |=
+                    !custom && !is(word, &REPORTED_PARAMETERS) && !is(word, &UNALTERING_PARAMETERS);
+            }
+            if before.is_empty() {
+                names_parameter = is(word, &["set"]);
+                alters |= !names_parameter && !is(word, &UNALTERING);
+                deallocates |= is(word, &["deallocate", "discard"]);
+            }
+            // SELECT .. INTO creates a table.
+            alters |= is(word, &["into"]) && !is(before, &["insert", "merge"]);
             declares |= is(word, &["declare"]);
             copies |= before.is_empty() && is(word, &["copy"]);
             begins |= before.is_empty() && is(word, &["begin", "start"]) || is(word, &["chain"]);
@@ -130,6 +225,9 @@ impl Traits {
             sets_are_local: local_sets > 0 && session_sets == 0,
             copies,
             begins,
+            alters: alters || leaves_state,
+            reports,
+            deallocates,
         }
     }
 }
@@ -137,6 +235,31 @@ impl Traits {
 /// Returns whether `text` is COMMIT and nothing else, as tokio-postgres sends it.
 pub(super) fn is_commit(text: &[u8]) -> bool {
     text.trim_ascii().eq_ignore_ascii_case(b"commit")
+}
+
+/// Returns whether a statement of `text` begins or ends a transaction.
+pub(crate) fn controls_transaction(text: &[u8]) -> bool {
+    // The statement so far: its first words.
+    let mut words: Vec<&[u8]> = Vec::new();
+    let controls = |words: &[&[u8]]| match words {
+        [first, ..] if is(first, &["begin", "start", "commit", "end", "abort"]) => true,
+        [first, rest @ ..] if is(first, &["rollback"]) => {
+            !rest.iter().take(2).any(|word| is(word, &["to"]))
+        }
+        [first, second, ..] => is(first, &["prepare"]) && is(second, &["transaction"]),
+        _ => false,
+    };
+    for token in tokens(text, Some(true)) {
+        match token {
+            Token::Word(word) if words.len() < 3 => words.push(word),
+            Token::Semicolon if controls(&words) => return true,
+            Token::Semicolon => words.clear(),
+            // What it hides may be the end of the transaction.
+            Token::Unreadable => return true,
+            Token::Word(_) => {}
+        }
+    }
+    controls(&words)
 }
 
 fn is(word: &[u8], any: &[&str]) -> bool {

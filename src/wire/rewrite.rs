@@ -11,7 +11,7 @@
 //!   statements sends Parse and Bind to different servers. Put the remembered
 //!   text before each Bind, unnamed, and both arrive under one Sync.
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use postgres_protocol::message::frontend;
 
 /// Writes BEGIN by the extended protocol, under whichever Sync follows.
@@ -35,22 +35,44 @@ pub(super) fn begin_query(sql: &str, text: &[u8], out: &mut BytesMut) -> usize {
     shift
 }
 
-/// Writes a Parse of the unnamed statement. `after_name` is the user's message from the end of
-/// the name on: text and parameter types.
-pub(super) fn parse_unnamed(after_name: &[u8], out: &mut BytesMut) {
+/// Writes a Parse under another name. `after_name` is the user's message from the end of the
+/// name on: text and parameter types.
+pub(super) fn parse(name: &[u8], after_name: &[u8], out: &mut BytesMut) {
     out.put_u8(b'P');
-    out.put_u32((4 + 1 + after_name.len()) as u32);
+    out.put_u32((4 + name.len() + 1 + after_name.len()) as u32);
+    out.put_slice(name);
     out.put_u8(0);
     out.put_slice(after_name);
 }
 
-/// Writes the head of a Bind of the unnamed statement. The rest of the user's message, `rest`
-/// bytes, has to follow.
-pub(super) fn bind_unnamed(portal: &[u8], rest: usize, out: &mut BytesMut) {
+/// Writes the head of a Bind of a statement. The rest of the user's message, `rest` bytes, has
+/// to follow.
+pub(super) fn bind(portal: &[u8], statement: &[u8], rest: usize, out: &mut BytesMut) {
     out.put_u8(b'B');
-    out.put_u32((4 + portal.len() + 1 + 1 + rest) as u32);
-    out.put_slice(portal);
-    out.put_slice(&[0, 0]);
+    out.put_u32((4 + portal.len() + 1 + statement.len() + 1 + rest) as u32);
+    for name in [portal, statement] {
+        out.put_slice(name);
+        out.put_u8(0);
+    }
+}
+
+/// Writes a Describe or a Close, by its tag, of a statement.
+pub(super) fn about_statement(tag: u8, statement: &[u8], out: &mut BytesMut) {
+    out.put_u8(tag);
+    out.put_u32((4 + 1 + statement.len() + 1) as u32);
+    out.put_u8(b'S');
+    out.put_slice(statement);
+    out.put_u8(0);
+}
+
+/// Builds an ErrorResponse as the server would send it.
+pub(super) fn error(code: &str, message: &str) -> Bytes {
+    let fields = format!("SERROR\0VERROR\0C{code}\0M{message}\0\0");
+    let mut out = BytesMut::new();
+    out.put_u8(b'E');
+    out.put_u32(4 + fields.len() as u32);
+    out.put_slice(fields.as_bytes());
+    out.freeze()
 }
 
 /// Describe of the unnamed statement.
@@ -130,7 +152,7 @@ mod tests {
         let mut unnamed = BytesMut::new();
         frontend::parse("", "select $1", [25], &mut unnamed).expect("no NUL");
         let mut out = BytesMut::new();
-        parse_unnamed(&named[5 + 3..], &mut out);
+        parse(b"", &named[5 + 3..], &mut out);
         assert_eq!(out, unnamed);
 
         out.clear();

@@ -42,7 +42,8 @@ pub(crate) enum ClientState {
     Waiting,
     /// The same, but not all of what it wrote has been flushed.
     Writing,
-    /// It does not read: it waits until the holder takes its rows.
+    /// It does not read: it waits until the holder takes its rows, or until another driver gives
+    /// the session back.
     Stalled,
     /// The connection was [detached](super::Wire::detach) from it.
     Detached,

@@ -3,19 +3,21 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, BytesMut};
-use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
 use super::backend::Scanner;
 use super::expected::Handling;
 use super::frontend::Frontend;
+use super::parked::Parked;
 use super::question::{OwnAnswer, Question};
+use super::residue::Traits;
 use super::snapshot::{ClientState, ServerState, Snapshot};
 use super::stand_in::{Detached, Retired, StandIn, Terminate};
+use super::status::TransactionStatus;
 use super::tracker::Tracker;
 use super::unit::Unit;
 
@@ -51,10 +53,12 @@ pub(super) struct State {
     /// The number of clients that were attached before the present one.
     pub(super) client: u64,
     pub(super) retired: Vec<Retired>,
+    /// tokio-postgres, while another driver has the session.
+    pub(super) parked: Option<Parked>,
     /// A query of our own that leaves behind the user's next statement.
     deferred: Option<(Box<str>, Question)>,
     /// Wakes the reader above if there is something to read that does not come from below.
-    reader: AtomicWaker,
+    reader: Option<Waker>,
 }
 
 /// The transport, until it is closed.
@@ -100,8 +104,9 @@ impl State {
             detached: None,
             client: 0,
             retired: Vec::new(),
+            parked: None,
             deferred: None,
-            reader: AtomicWaker::new(),
+            reader: None,
         }
     }
 
@@ -114,7 +119,7 @@ impl State {
     fn close(&mut self, by_server: bool) {
         self.below = Below::Closed { by_server };
         self.deferred = None;
-        self.tracker.fail_questions();
+        self.tracker.end();
     }
 
     /// Sends a query of our own, if none of the user's is under way that it could disturb.
@@ -137,6 +142,7 @@ impl State {
         let _ = postgres_protocol::message::frontend::query(sql, &mut self.out);
         let unit = Unit {
             changes,
+            alters: Traits::of(sql.as_bytes(), Some(true)).alters,
             question: Some(question),
             ..Unit::simple()
         };
@@ -189,12 +195,24 @@ impl State {
                     ..
                 }) if answers.by_server => ClientState::Dismissed,
                 Some(_) => ClientState::Detached,
-                None if !self.reads => ClientState::Stalled,
+                None if !self.reads || self.parked.is_some() => ClientState::Stalled,
                 None if !self.flushed => ClientState::Writing,
                 None => ClientState::Waiting,
             },
             residue: self.tracker.residue,
         }
+    }
+
+    pub(super) fn is_answered(&self) -> bool {
+        !self.is_closed() && self.server() == ServerState::Answered
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.tracker.status == Some(TransactionStatus::Idle)
+    }
+
+    pub(super) fn is_answered_and_idle(&self) -> bool {
+        self.is_answered() && self.is_idle()
     }
 
     /// Returns what the server still has to do, by all that it has sent.
@@ -203,16 +221,16 @@ impl State {
         let sent = self.frontend.is_empty() && self.out.is_empty();
         if tracker.is_lost() {
             ServerState::Lost
+        } else if sent && !tracker.is_open() && tracker.owed.is_empty() {
+            ServerState::Answered
         } else if tracker.is_copying_in() {
             ServerState::CopyingIn
         } else if self.is_unsent() {
             ServerState::Unsent
         } else if !sent || !tracker.is_settled() {
             ServerState::Busy
-        } else if !tracker.owed.is_empty() {
-            ServerState::Settled
         } else {
-            ServerState::Answered
+            ServerState::Settled
         }
     }
 
@@ -263,19 +281,23 @@ impl State {
                 // End of file: tokio-postgres reports a closed connection.
                 Some(Detached { answers: None, .. }) => return Poll::Ready(Ok(())),
                 _ if !self.inject.is_empty() => {
+                    self.reads = false;
                     let now = self.inject.len().min(buf.remaining());
                     buf.put_slice(&self.inject.split_to(now));
                     return Poll::Ready(Ok(()));
                 }
                 Some(_) => {
-                    self.reader.register(cx.waker());
-                    self.reads = true;
+                    self.reads_on(cx);
                     return Poll::Pending;
                 }
                 None => {}
             }
             let before = buf.filled().len();
-            let read = ready!(self.poll_heard(cx, buf));
+            let Poll::Ready(read) = self.poll_receive(cx, buf) else {
+                self.reads_on(cx);
+                return Poll::Pending;
+            };
+            self.reads = false;
             let passed = self.received(&buf.filled()[before..]);
             buf.set_filled(before + passed);
             // To the reader nothing would be the end of file.
@@ -285,12 +307,19 @@ impl State {
         }
     }
 
-    /// Reads for tokio-postgres.
-    fn poll_heard(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let read = self.poll_receive(cx, buf);
-        self.reader.register(cx.waker());
-        self.reads = read.is_pending();
-        read
+    /// Notes that the reader above waits.
+    fn reads_on(&mut self, cx: &Context<'_>) {
+        self.reads = true;
+        match &mut self.reader {
+            Some(reader) => reader.clone_from(cx.waker()),
+            reader => *reader = Some(cx.waker().clone()),
+        }
+    }
+
+    pub(super) fn wake_reader(&self) {
+        if let Some(reader) = &self.reader {
+            reader.wake_by_ref();
+        }
     }
 
     /// Processes `bytes` from the server, and returns how much of their beginning is for the
@@ -309,24 +338,23 @@ impl State {
             detached,
             ..
         } = self;
-        // After the detaching nothing is passed on.
-        let mut discarded = BytesMut::new();
-        let inject = match detached {
-            Some(_) => &mut discarded,
-            None => inject,
-        };
+        let injected = inject.len();
         let passed = scanner.feed(bytes, tracker, inject, |answer, tracker| {
             let before = out.len();
             frontend.answered(answer, tracker, out);
             *flushed &= out.len() == before;
         });
+        if detached.is_some() {
+            // After the detaching nothing is passed on.
+            inject.truncate(injected);
+        }
         self.send_deferred();
         if let Some(error) = self.tracker.final_error.take() {
             if self.detached.is_none() {
                 self.detach_with(Some(StandIn::for_ended(error)), Terminate::NotAtRest);
             }
             // Behind the detaching, which answers the other requests.
-            self.tracker.fail_questions();
+            self.tracker.end();
         }
         passed
     }
@@ -341,7 +369,7 @@ impl State {
             if let Some(answers) = &mut detached.answers {
                 answers.accept(bytes, &mut self.inject);
             }
-            self.reader.wake();
+            self.wake_reader();
             return Poll::Ready(Ok(bytes.len()));
         }
         if self.out.len() >= HIGH_WATER {
@@ -353,7 +381,7 @@ impl State {
         // Not into the middle of a message.
         if self.scanner.is_between_messages() && self.tracker.has_to_give() {
             self.tracker.give(&mut self.inject);
-            self.reader.wake();
+            self.wake_reader();
         }
         Poll::Ready(Ok(bytes.len()))
     }

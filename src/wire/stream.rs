@@ -22,6 +22,9 @@ impl AsyncRead for Stream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let mut state = self.wire.state();
+        if state.is_parked(self.client) {
+            return Poll::Pending;
+        }
         match state.retired(self.client) {
             Some(retired) => retired.poll_read(buf),
             None => state.poll_read(cx, buf),
@@ -36,6 +39,9 @@ impl AsyncWrite for Stream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let mut state = self.wire.state();
+        if state.is_parked(self.client) {
+            return Poll::Pending;
+        }
         match state.retired(self.client) {
             Some(retired) => Poll::Ready(Ok(retired.poll_write(cx, bytes))),
             None => state.poll_write(cx, bytes),
@@ -44,6 +50,9 @@ impl AsyncWrite for Stream {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.wire.state();
+        if state.is_parked(self.client) {
+            return Poll::Ready(Ok(()));
+        }
         match state.retired(self.client) {
             Some(_) => Poll::Ready(Ok(())),
             None => state.poll_flush(cx),
@@ -52,6 +61,9 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.wire.state();
+        if state.is_parked(self.client) {
+            return Poll::Ready(Ok(()));
+        }
         match state.retired(self.client) {
             Some(_) => Poll::Ready(Ok(())),
             None => state.poll_shutdown(cx),

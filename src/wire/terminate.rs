@@ -8,10 +8,9 @@ use tokio::io::{AsyncWrite, ReadBuf};
 
 use super::expected::Handling;
 use super::frontend::SYNC;
-use super::snapshot::ServerState;
+use super::residue::Traits;
 use super::stand_in::{Detached, StandIn, Terminate};
 use super::state::{Below, SCRATCH, State};
-use super::status::TransactionStatus;
 use super::unit::Unit;
 
 impl State {
@@ -42,14 +41,14 @@ impl State {
             answers.accept(&pending, &mut self.inject);
         }
         self.detached = Some(Detached { answers, terminate });
+        self.wake_reader();
     }
 
     /// [Detaches](State::detach) the connection and sends Terminate, as far as that goes
     /// without waiting.
     pub(super) fn terminate(&mut self, cx: &mut Context<'_>) {
         self.detach();
-        let idle = self.tracker.status == Some(TransactionStatus::Idle);
-        let at_rest = idle && self.server() == ServerState::Answered;
+        let at_rest = self.is_answered_and_idle();
         match &mut self.detached {
             Some(detached) if detached.terminate == Terminate::NotSent => {
                 detached.terminate = if at_rest {
@@ -97,7 +96,11 @@ impl State {
         if self.frontend.is_empty() {
             // Errors arise from NUL bytes in the text alone, and ours has none.
             let _ = postgres_protocol::message::frontend::query(sql, &mut self.out);
-            self.tracker.sent_whole(Unit::simple(), Handling::Pass);
+            let unit = Unit {
+                alters: Traits::of(sql.as_bytes(), Some(true)).alters,
+                ..Unit::simple()
+            };
+            self.tracker.sent_whole(unit, Handling::Pass);
         }
     }
 

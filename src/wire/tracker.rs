@@ -7,12 +7,15 @@
 //! and Sync, and the start-up packet.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::expected::{Expected, Handling, Reply};
+use super::expected::{Entry, Expected, Handling, Reply};
 use super::question::Question;
 use super::residue::Residue;
+use super::statements::{Prepared, ServerStatement, once};
 use super::status::TransactionStatus;
 use super::unit::{Answer, Fate, Unit};
 use crate::config::Reported;
@@ -39,14 +42,25 @@ pub(super) struct Tracker {
     /// Sync points that were sent and not answered, oldest first.
     pub(super) owed: VecDeque<Unit>,
     /// Extended messages that no Sync has followed yet.
-    open: Option<Unit>,
+    pub(super) open: Option<Unit>,
     /// The answers to all of these, with one ReadyForQuery for each unit that is owed one.
-    expected: Expected,
+    pub(super) expected: Expected,
+    pub(super) prepared: Prepared,
+    /// The open transaction has altered what a new Parse gives.
+    pub(super) alters_until_end: bool,
+    /// The statement that is being described, with the first part of its description.
+    pub(super) describes: Option<(Arc<ServerStatement>, BytesMut)>,
+    /// The message that was refused with the error that is being received.
+    pub(super) refused: Option<Entry>,
+    /// Statements, by their number, whose Parse was not executed after all.
+    pub(super) unprepared: Vec<u64>,
     pub(super) residue: Residue,
     pub(super) facts: ServerFacts,
     /// The bodies of ParameterStatus, by the name of the parameter.
     pub(super) reported: BTreeMap<Box<[u8]>, Box<[u8]>>,
     lost: bool,
+    /// No more answers will come.
+    pub(super) ended: bool,
     /// A statement of the user was answered since a query of our own was deferred.
     pub(super) has_executed: bool,
     /// An error has said that a prepared statement is not to be trusted.
@@ -63,9 +77,18 @@ impl Tracker {
 
     /// Notes that a message of the open unit was sent, or is answered here.
     pub(super) fn expect(&mut self, reply: Reply, handling: Handling) {
+        self.expect_entry(Entry::new(reply, handling));
+    }
+
+    /// The same, with the statement that the message is about.
+    pub(super) fn expect_entry(&mut self, entry: Entry) {
+        let given = matches!(entry.handling, Handling::Give(_));
+        let open = self.open();
+        open.given |= given;
+        open.sent |= !given;
         // After an error the server skips to the Sync.
-        if !self.open().failed {
-            self.expected.push(reply, handling);
+        if !open.failed {
+            self.expected.push(entry);
         }
     }
 
@@ -77,38 +100,39 @@ impl Tracker {
 
     /// Notes a unit that is owed a ReadyForQuery.
     pub(super) fn sent_whole(&mut self, unit: Unit, handling: Handling) {
+        // A simple query drops it.
+        if unit.simple {
+            self.prepared.unnamed = None;
+        }
         self.owed.push_back(unit);
-        self.expected.push(Reply::Ready, handling);
+        self.expected.push(Entry::new(Reply::Ready, handling));
     }
 
-    /// Notes that the Close and the Sync of a statement that the server never had were not sent.
-    pub(super) fn kept_close(&mut self) {
-        self.expected.push(Reply::Close, Handling::Give);
-        self.sent_whole(Unit::default(), Handling::Give);
+    /// Notes that something of the wire's own was sent in front of what comes next.
+    pub(super) fn sent_in_front(&mut self, reply: Reply) {
+        self.expected.push(Entry::new(reply, Handling::Swallow));
     }
 
-    /// Notes that the next simple query was sent with a statement of the wire's own in front.
-    pub(super) fn sent_in_front(&mut self) {
-        self.expected.push(Reply::Execute, Handling::Swallow);
+    /// Notes that all statements are deallocated. Returns the number before which they were
+    /// named.
+    pub(super) fn deallocates(&mut self) -> u64 {
+        self.prepared.lose_all();
+        once()
     }
 
     /// Returns whether the wire has to give the next answer.
     pub(super) fn has_to_give(&self) -> bool {
-        self.expected.to_give().is_some()
+        self.expected.has_to_give()
     }
 
     /// Gives the answers that the wire has to give and that are next in turn.
     pub(super) fn give(&mut self, out: &mut BytesMut) {
-        while let Some(reply) = self.expected.to_give() {
-            out.put_u8(reply.tag());
+        while let Some((reply, bytes)) = self.expected.take_given() {
+            out.put_slice(&bytes);
             if reply == Reply::Ready {
                 self.owed.pop_front();
-                self.expected.take_ready();
                 let status = self.status.unwrap_or(TransactionStatus::Idle);
-                out.put_slice(&[0, 0, 0, 5, status as u8]);
-            } else {
-                self.expected.begin(reply.tag());
-                out.put_u32(4);
+                out.put_slice(&[b'Z', 0, 0, 0, 5, status as u8]);
             }
         }
     }
@@ -122,6 +146,7 @@ impl Tracker {
         let open = self.open();
         let expected = std::mem::take(&mut open.copy_in);
         open.changes = true;
+        open.sent = true;
         if !expected {
             // Given up before the server asked for data. If it never does, one more Sync
             // is answered than tokio-postgres expects.
@@ -135,16 +160,28 @@ impl Tracker {
     /// Decides by its tag what to do with the message that now begins.
     pub(super) fn fate(&mut self, tag: u8) -> Fate {
         if tag == b'E' {
-            self.expected.skip();
+            self.refuse();
             // Once there is a session it may be the last message.
             return match self.status {
                 Some(_) => Fate::Hold,
                 None => Fate::Pass,
             };
         }
-        match self.expected.begin(tag) {
-            Handling::Swallow if tag == b'D' => Fate::Keep,
+        let (handling, statement) = self.expected.begin(tag);
+        let mut kept = tag == b'D';
+        match statement {
+            Some(statement) if tag == b'1' => statement.parsed.store(true, Ordering::Relaxed),
+            Some(statement) if b"tTn".contains(&tag) => {
+                self.describes
+                    .get_or_insert_with(|| (statement, BytesMut::new()));
+                kept = true;
+            }
+            _ => {}
+        }
+        match handling {
+            Handling::Swallow if kept => Fate::Keep,
             Handling::Swallow => Fate::Swallow,
+            _ if kept && tag != b'D' => Fate::Copy,
             _ => Fate::Pass,
         }
     }
@@ -162,6 +199,12 @@ impl Tracker {
         begun && self.open.is_none() && self.owed.iter().all(ours)
     }
 
+    /// Returns whether every answer that is owed answers a query of the wire's own.
+    pub(super) fn is_owed_to_wire(&self) -> bool {
+        let begun = self.status.is_some() && !self.lost && self.open.is_none();
+        begun && self.owed.iter().all(|unit| unit.question.is_some())
+    }
+
     /// Returns whether the user has executed a statement, and a query of our own can be sent
     /// behind it: when it is executed, no transaction is open, and nothing is copied.
     pub(super) fn may_follow(&self) -> bool {
@@ -177,8 +220,13 @@ impl Tracker {
         }
     }
 
-    /// Forgets the queries of the wire's own: no more answers will come.
-    pub(super) fn fail_questions(&mut self) {
+    /// Notes that no more answers will come.
+    pub(super) fn end(&mut self) {
+        self.ended = true;
+        self.fail_questions();
+    }
+
+    fn fail_questions(&mut self) {
         for unit in &mut self.owed {
             unit.question = None;
         }
@@ -193,8 +241,12 @@ impl Tracker {
             b'S' => {
                 self.facts.parameters.note(body);
                 let name = body.split(|&byte| byte == 0).next().unwrap_or_default();
-                self.reported.insert(name.into(), body.into());
+                let before = self.reported.insert(name.into(), body.into());
+                if before.as_deref() != Some(body) && name != b"application_name" {
+                    self.prepared.outdate_all();
+                }
             }
+            b'T' | b'n' => return Some(Answer::Described),
 
             b'E' => {
                 let unit = self.owed.front_mut().or(self.open.as_mut());
@@ -212,6 +264,7 @@ impl Tracker {
                 if code.is_none_or(|code| code != IN_FAILED_TRANSACTION) {
                     self.facts.error = code;
                 }
+                return self.skips().then_some(Answer::Described);
             }
             b'K' => self.facts.key = int(body, 0).zip(int(body, 4)),
             // CopyBothResponse: replication, which the wire does not follow.
@@ -233,6 +286,10 @@ impl Tracker {
         // What tokio-postgres takes for the next request's answer is this one's.
         self.residue.driver |= unit.ends_early;
         self.has_executed |= unit.executes;
+        if unit.alters || self.alters_until_end {
+            self.prepared.outdate_all();
+            self.alters_until_end = status != TransactionStatus::Idle;
+        }
         if let Some(question) = unit.question.take() {
             question.finish();
         }
@@ -246,6 +303,11 @@ impl Tracker {
         let tag = body.split(|&byte| byte == 0).next().unwrap_or_default();
         let local = self.owed.front().is_some_and(|unit| unit.sets_are_local);
         self.residue.note_tag(tag, local);
+        if matches!(tag, b"DEALLOCATE ALL" | b"DISCARD ALL") {
+            if let Some(unit) = self.owed.front_mut().or(self.open.as_mut()) {
+                unit.deallocated = true;
+            }
+        }
         self.facts.committed = tag == b"COMMIT";
     }
 
@@ -291,7 +353,7 @@ impl Tracker {
         self.lost
     }
 
-    fn units(&self) -> impl Iterator<Item = &Unit> {
+    pub(super) fn units(&self) -> impl Iterator<Item = &Unit> {
         self.owed.iter().chain(&self.open)
     }
 
@@ -329,7 +391,7 @@ const IN_FAILED_TRANSACTION: [u8; 5] = *b"25P02";
 
 /// Returns the field `C` of an ErrorResponse (manual, "Error and Notice Message Fields"): it
 /// comes behind the severity, so the first bytes have it.
-fn sqlstate(body: &[u8]) -> Option<[u8; 5]> {
+pub(super) fn sqlstate(body: &[u8]) -> Option<[u8; 5]> {
     let mut fields = body.split(|&byte| byte == 0);
     let code = fields.find_map(|field| field.strip_prefix(b"C"))?;
     code.try_into().ok()

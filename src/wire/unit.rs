@@ -1,5 +1,7 @@
 //! Tracks what is sent under one ReadyForQuery, and its answer.
 
+use bytes::BytesMut;
+
 use super::question::Question;
 
 /// The messages that one ReadyForQuery answers.
@@ -31,6 +33,23 @@ pub(super) struct Unit {
     pub(super) opens: bool,
     /// It is a COMMIT alone, which no transaction survives.
     pub(super) ends: bool,
+    /// Something of it was sent to the server.
+    pub(super) sent: bool,
+    /// Something of it is answered here.
+    pub(super) given: bool,
+    /// After it, a new Parse may give another statement than before.
+    pub(super) alters: bool,
+    /// The same, if the server reports that a parameter has changed.
+    pub(super) reports: bool,
+    /// It may deallocate the statements that were named before this number.
+    pub(super) deallocates: Option<u64>,
+    /// The server has deallocated all of them.
+    pub(super) deallocated: bool,
+    /// What the client sent of it, while it may be sent again: nothing of it is executed if the
+    /// server does not have the statement that it binds first.
+    pub(super) copy: Option<BytesMut>,
+    /// The copy is sent again.
+    pub(super) repeats: bool,
     /// The server answered with an error.
     pub(super) failed: bool,
     /// It is a query of the wire's own.
@@ -43,6 +62,7 @@ impl Unit {
         Unit {
             simple: true,
             changes: true,
+            sent: true,
             ..Unit::default()
         }
     }
@@ -54,6 +74,9 @@ impl Unit {
         self.copies |= earlier.copies;
         self.executes |= earlier.executes;
         self.opens |= earlier.opens;
+        self.sent |= earlier.sent;
+        self.alters |= earlier.alters;
+        self.reports |= earlier.reports;
     }
 
     /// Returns whether what follows has to wait for its answer.
@@ -69,6 +92,8 @@ pub(super) enum Answer {
     Begun,
     /// The unit has its ReadyForQuery.
     Complete(Unit),
+    /// A statement is described, or the open unit has failed.
+    Described,
 }
 
 /// What to do with a message from the server.
@@ -77,9 +102,11 @@ pub(super) enum Fate {
     /// It is for tokio-postgres.
     #[default]
     Pass,
+    /// The same, and it is kept.
+    Copy,
     /// It answers a message of the wire's own.
     Swallow,
-    /// The same, and its body is kept.
+    /// The same, and it is kept.
     Keep,
     /// An error: its position may have to be corrected, and it may end the session.
     Hold,

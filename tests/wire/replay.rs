@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use antifreeze::internal::wire::{Snapshot, Stream, Wire};
+use antifreeze::internal::wire::{Names, Naming, Snapshot, Stream, Wire};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Which way a piece of traffic went.
@@ -58,8 +58,8 @@ pub fn may_be_held(bytes: &[u8]) -> bool {
 /// What is done to the wire before it is played.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Mode {
-    /// Named statements are sent unnamed.
-    pub unnamed: bool,
+    /// How the server knows named statements.
+    pub naming: Naming,
     /// BEGIN is put in front of the first statement.
     pub armed: bool,
     /// The server refuses so many of them, as a standby does with READ WRITE.
@@ -70,7 +70,7 @@ pub struct Mode {
 
 /// Plays `traffic` with both directions cut into pieces of `cut` bytes.
 pub fn play(traffic: &[(Direction, Vec<u8>)], cut: usize) -> Played {
-    let mut link = Link::new(cut, false);
+    let mut link = Link::new(cut, Naming::AsGiven);
     let mut snapshots = Vec::new();
     for (direction, bytes) in traffic {
         match direction {
@@ -97,13 +97,13 @@ pub struct Link {
 
 impl Link {
     /// Both directions are cut into pieces of `cut` bytes.
-    pub fn new(cut: usize, unnamed: bool) -> Self {
+    pub fn new(cut: usize, naming: Naming) -> Self {
         let server = Arc::new(Mutex::new(Server {
             sent: Vec::new(),
             to_send: VecDeque::new(),
             cut,
         }));
-        let (wire, stream) = Wire::new(Shared(Arc::clone(&server)), unnamed);
+        let (wire, stream) = Wire::new(Shared(Arc::clone(&server)), naming);
         Link {
             wire,
             stream,
@@ -119,8 +119,8 @@ impl Link {
     }
 
     /// Gives the session a new client. Returns the stream of the old one.
-    pub fn attach(&mut self) -> Option<Stream> {
-        let (_, stream) = self.wire.attach()?;
+    pub fn attach(&mut self, names: Names) -> Option<Stream> {
+        let (_, stream) = self.wire.attach(names)?;
         self.down.clear();
         Some(std::mem::replace(&mut self.stream, stream))
     }

@@ -3,7 +3,7 @@
 use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use antifreeze::internal::wire::{OwnAnswer, Stream};
+use antifreeze::internal::wire::{Names, Naming, OwnAnswer, Stream};
 use antifreeze::invocation::TransactionStatus;
 
 use super::replay::Link;
@@ -38,7 +38,12 @@ fn typed(sql: &str) -> Vec<u8> {
 
 /// After its start.
 fn started(cut: usize, unnamed: bool) -> Link {
-    let mut link = Link::new(cut, unnamed);
+    let naming = if unnamed {
+        Naming::Unnamed
+    } else {
+        Naming::AsGiven
+    };
+    let mut link = Link::new(cut, naming);
     link.write(STARTUP);
     link.answer(READY);
     link.take_up();
@@ -53,6 +58,9 @@ fn close_is_answered_locally_in_turn() {
         link.write(&[CLOSE, SYNC].concat());
         assert_eq!(link.take_up(), b"", "nothing is sent");
         assert_eq!(link.take_down(), [CLOSED, READY].concat());
+        link.write(&[CLOSE, CLOSE, b"H\0\0\0\x04", SYNC].concat());
+        assert_eq!(link.take_up(), b"", "nothing is sent");
+        assert_eq!(link.take_down(), [CLOSED, CLOSED, READY].concat());
         link.write(&query("begin"));
         link.write(&[CLOSE, SYNC, CLOSE, SYNC].concat());
         assert_eq!(link.take_up(), query("begin"));
@@ -69,15 +77,18 @@ fn close_is_answered_locally_in_turn() {
 fn close_beside_other_messages_is_sent() {
     for (cut, unnamed, sent) in [
         (1, false, [CLOSE, SYNC].concat()),
-        (100, true, [CLOSE, CLOSE, SYNC].concat()),
-        (100, true, [&typed("select 1")[..], CLOSE, SYNC].concat()),
-        (1, true, [CLOSE, b"H\0\0\0\x04", SYNC].concat()),
         (1, true, [&b"C\0\0\0\x08Ps0\0"[..], SYNC].concat()),
     ] {
         let mut link = started(cut, unnamed);
         link.write(&sent);
         assert_eq!(link.take_up(), sent);
     }
+    let mut link = started(100, true);
+    link.write(&[&typed("select 1")[..], CLOSE, SYNC].concat());
+    assert_eq!(link.take_up(), [&typed("select 1")[..], SYNC].concat());
+    link.answer(&[b"1\0\0\0\x042\0\0\0\x04", &message(b'C', b"SELECT 1\0")[..]].concat());
+    link.answer(READY);
+    assert!(link.take_down().ends_with(&[CLOSED, READY].concat()));
 }
 
 /// The half of a notice, as the server sends it at any time.
@@ -303,22 +314,28 @@ async fn new_client_is_told_what_the_server_reported() {
     let (ok, key) = (message(b'R', &[0; 4]), message(b'K', &[7; 8]));
     let path = message(b'S', &long);
     for cut in [1, 3, 100] {
-        let mut link = Link::new(cut, false);
+        let mut link = Link::new(cut, Naming::AsGiven);
         link.write(STARTUP);
         link.answer(&[&ok, &path, &zone("UTC"), &key, READY].concat());
         link.write(&query("set timezone = 'CET'; begin"));
         link.answer(&[&zone("CET"), IN_TRANSACTION].concat());
         link.take_up();
         let wire = link.wire().clone();
-        assert!(link.attach().is_none(), "it has a client");
+        assert!(link.attach(Names::default()).is_none(), "it has a client");
         wire.detach();
-        assert!(link.attach().is_none(), "it is in a transaction");
+        assert!(
+            link.attach(Names::default()).is_none(),
+            "it is in a transaction"
+        );
         wire.ask("rollback");
-        assert!(link.attach().is_none(), "it is not answered");
+        assert!(
+            link.attach(Names::default()).is_none(),
+            "it is not answered"
+        );
         link.answer(READY);
         assert!(wire.answered().await);
         link.take_up();
-        let mut old = link.attach().expect("a stream");
+        let mut old = link.attach(Names::default()).expect("a stream");
         // Its startup packet, however it is cut, stays here.
         link.write(STARTUP);
         assert_eq!(link.take_up(), b"", "cut at {cut}");
@@ -347,7 +364,7 @@ async fn old_clients_outlive_newer_ones() {
         wire.detach();
         link.answer(READY);
         assert!(wire.answered().await);
-        olds.push(link.attach().expect("a stream"));
+        olds.push(link.attach(Names::default()).expect("a stream"));
         link.write(STARTUP);
     }
     for mut old in olds {
@@ -359,7 +376,7 @@ async fn old_clients_outlive_newer_ones() {
     link.answer(READY);
     assert!(link.take_down().ends_with(READY) && wire.snapshot().is_at_rest());
     wire.terminate();
-    assert!(link.attach().is_none(), "it has ended");
+    assert!(link.attach(Names::default()).is_none(), "it has ended");
 }
 
 /// The client stands in the middle of a row, and could not understand an answer.
@@ -372,6 +389,6 @@ async fn old_client_in_a_message_gets_the_end_of_file() {
     wire.detach();
     link.answer(&[b"\0\0\0\x011", READY].concat());
     assert!(wire.answered().await);
-    let mut old = link.attach().expect("a stream");
+    let mut old = link.attach(Names::default()).expect("a stream");
     assert_eq!(asked(&mut old, &query("select 2")).await, b"");
 }

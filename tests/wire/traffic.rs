@@ -1,6 +1,7 @@
 //! Recorded traffic of a real server (`cargo run -p lab -- record`), and any other,
 //! through the wire at every cut.
 
+use antifreeze::internal::wire::Naming;
 use antifreeze::invocation::TransactionStatus;
 use proptest::prelude::*;
 
@@ -142,12 +143,12 @@ proptest! {
     fn rewrites_are_invisible_to_the_client(
         groups in prop::collection::vec(group(), 1..12),
         cut in prop_oneof![1usize..40, Just(WHOLE)],
-        unnamed in any::<bool>(),
+        naming in naming(),
         armed in any::<bool>(),
         refused in prop_oneof![2 => Just(0), 1 => 1usize..4, 1 => Just(usize::MAX)],
         asks in any::<bool>(),
     ) {
-        rewrites_cannot_be_seen(&groups, cut, Mode { unnamed, armed, refused, asks });
+        rewrites_cannot_be_seen(&groups, cut, Mode { naming, armed, refused, asks });
     }
 }
 
@@ -155,7 +156,7 @@ proptest! {
 fn two_statements_share_a_sync() {
     for (armed, asks) in [(false, true), (true, true), (true, false)] {
         let mode = Mode {
-            unnamed: true,
+            naming: Naming::Unnamed,
             armed,
             asks,
             refused: 0,
@@ -235,13 +236,13 @@ fn refused_begin_lets_nothing_through() {
         Unit::Prepare("select 1"),
         Unit::Typed("select 1"),
     ];
-    for (first, unnamed) in firsts
+    for (first, naming) in firsts
         .into_iter()
-        .flat_map(|first| [(first, false), (first, true)])
+        .flat_map(|first| NAMINGS.map(|naming| (first, naming)))
     {
         for refused in [1, 2, usize::MAX] {
             let mode = Mode {
-                unnamed,
+                naming,
                 armed: true,
                 refused,
                 asks: refused == 1,
@@ -260,9 +261,9 @@ fn refused_begin_lets_nothing_through() {
 fn copy_prepared_earlier_gets_the_begin() {
     for copy in COPIES {
         for refused in [0, 1] {
-            for unnamed in [false, true] {
+            for naming in NAMINGS {
                 let mode = Mode {
-                    unnamed,
+                    naming,
                     armed: true,
                     refused,
                     asks: true,
@@ -277,6 +278,17 @@ fn copy_prepared_earlier_gets_the_begin() {
             }
         }
     }
+}
+
+/// Each way to name statements.
+const NAMINGS: [Naming; 3] = [
+    Naming::AsGiven,
+    Naming::Unnamed,
+    Naming::ByContent { answers_sync: true },
+];
+
+fn naming() -> impl Strategy<Value = Naming> {
+    prop::sample::select(NAMINGS.to_vec())
 }
 
 /// Units that are sent without waiting for each other's answers.

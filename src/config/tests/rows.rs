@@ -50,6 +50,8 @@ const ROWS: &[Row] = &[
     ("schema", "Shop", |s| s.schema.as_deref() == Some("Shop")),
     ("jit", "true", |s| s.jit),
     ("statement_cache", "7", |s| s.statement_cache == 7),
+    ("driver_thread", "false", |s| !s.driver_thread),
+    ("reuse_statements", "true", |s| s.reuse_statements),
     ("warm_up", "7", |s| s.warm_up == Some(7)),
     ("health_token", "0123456789abcdef", |s| {
         s.health_token.as_deref() == Some("0123456789abcdef")

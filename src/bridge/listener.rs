@@ -1,0 +1,232 @@
+//! The private socket, and the thread that serves it.
+//!
+//! A driver that blocks the handler's thread (Diesel) needs someone else to run the bridge, so it
+//! has a thread of its own.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use std::thread;
+
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+
+use super::local;
+use super::peer::Socket;
+use super::{Bridge, secret};
+use crate::error::{Error, Result};
+
+/// The port in the URL of a Unix socket, and in its file name.
+const PORT: u16 = 5432;
+
+/// The socket, until it is dropped.
+pub(super) struct Listener {
+    address: Address,
+    runtime: Handle,
+    /// Dropped with the bridge, which ends the thread.
+    _stop: oneshot::Sender<()>,
+}
+
+enum Address {
+    /// A directory that only this user can enter, removed when this is dropped.
+    #[cfg(unix)]
+    Directory(PathBuf),
+    /// Where Unix sockets are not to be had. Every user of the machine can connect to it.
+    Loopback { port: u16, password: String },
+}
+
+/// What connections are accepted from.
+enum Accepts {
+    #[cfg(unix)]
+    Unix(tokio::net::UnixListener, u32),
+    Tcp(TcpListener),
+}
+
+impl Listener {
+    /// Makes the socket, and serves it for the bridge: on a thread of its own, or on the current
+    /// runtime.
+    pub(super) fn start(
+        own_thread: bool,
+        bridge: impl FnOnce(Listener) -> Bridge,
+    ) -> Result<Arc<Bridge>> {
+        let own = match own_thread {
+            true => Some(Builder::new_current_thread().enable_all().build()),
+            false => None,
+        };
+        let own = own.transpose().map_err(failed)?;
+        let runtime = match &own {
+            Some(own) => own.handle().clone(),
+            None => Handle::try_current().map_err(|_| outside())?,
+        };
+        let (address, accepts) = {
+            let _entered = runtime.enter();
+            Address::bind().map_err(failed)?
+        };
+        let (stop, stopped) = oneshot::channel();
+        let bridge = Arc::new(bridge(Listener {
+            address,
+            runtime: runtime.clone(),
+            _stop: stop,
+        }));
+        let weak = Arc::downgrade(&bridge);
+        let serve = async move {
+            tokio::select! {
+                _ = stopped => {}
+                () = serve(accepts, weak) => {}
+            }
+        };
+        match own {
+            Some(own) => {
+                let thread = thread::Builder::new().name("antifreeze".to_owned());
+                thread.spawn(move || own.block_on(serve)).map_err(failed)?;
+            }
+            None => drop(runtime.spawn(serve)),
+        }
+        Ok(bridge)
+    }
+
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// Returns the password that a driver has to know.
+    pub(super) fn password(&self) -> Option<&str> {
+        match &self.address {
+            #[cfg(unix)]
+            Address::Directory(_) => None,
+            Address::Loopback { password, .. } => Some(password),
+        }
+    }
+
+    pub(super) fn url(&self, user: &str, database: &str) -> String {
+        let database = encoded(database);
+        match &self.address {
+            #[cfg(unix)]
+            Address::Directory(directory) => {
+                let host = encoded(&directory.to_string_lossy());
+                format!("postgres://{user}@{host}:{PORT}/{database}?sslmode=disable")
+            }
+            Address::Loopback { port, password } => {
+                format!("postgres://{user}:{password}@127.0.0.1:{port}/{database}?sslmode=disable")
+            }
+        }
+    }
+}
+
+impl Address {
+    fn bind() -> io::Result<(Address, Accepts)> {
+        #[cfg(unix)]
+        if let Ok(bound) = Address::bind_unix() {
+            return Ok(bound);
+        }
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        listener.set_nonblocking(true)?;
+        let address = Address::Loopback {
+            port: listener.local_addr()?.port(),
+            password: secret(),
+        };
+        Ok((address, Accepts::Tcp(TcpListener::from_std(listener)?)))
+    }
+
+    #[cfg(unix)]
+    fn bind_unix() -> io::Result<(Address, Accepts)> {
+        use std::fs::{DirBuilder, metadata};
+        use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+
+        let directory = std::env::temp_dir().join(format!("antifreeze-{}", &secret()[..16]));
+        DirBuilder::new().mode(0o700).create(&directory)?;
+        // Removed again if the rest fails.
+        let address = Address::Directory(directory);
+        let Address::Directory(directory) = &address else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        let user = metadata(directory)?.uid();
+        let path = directory.join(format!(".s.PGSQL.{PORT}"));
+        let listener = tokio::net::UnixListener::bind(path)?;
+        Ok((address, Accepts::Unix(listener, user)))
+    }
+}
+
+impl Drop for Address {
+    fn drop(&mut self) {
+        #[cfg(unix)]
+        if let Address::Directory(directory) = self {
+            // What cannot be removed is in the system's directory of temporary files.
+            let _ = std::fs::remove_dir_all(directory);
+        }
+    }
+}
+
+async fn serve(accepts: Accepts, bridge: Weak<Bridge>) {
+    loop {
+        let Ok(socket) = accepts.next().await else {
+            // No descriptor is left, for one: the next may come when one is closed.
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            continue;
+        };
+        let Some(bridge) = bridge.upgrade() else {
+            return;
+        };
+        if let Some(socket) = socket {
+            tokio::spawn(local::serve(bridge, socket));
+        }
+    }
+}
+
+impl Accepts {
+    /// Accepts a connection. `None`: it is another user's.
+    async fn next(&self) -> io::Result<Option<Socket>> {
+        match self {
+            #[cfg(unix)]
+            Accepts::Unix(listener, user) => {
+                let (socket, _) = listener.accept().await?;
+                let ours = socket.peer_cred()?.uid() == *user;
+                Ok(ours.then(|| Box::new(socket) as Socket))
+            }
+            Accepts::Tcp(listener) => {
+                let (socket, _) = listener.accept().await?;
+                socket.set_nodelay(true)?;
+                Ok(Some(Box::new(socket)))
+            }
+        }
+    }
+}
+
+fn failed(error: io::Error) -> Error {
+    Error::configuration("the private socket for other drivers could not be made")
+        .with_remedy("let the process write to its directory of temporary files (TMPDIR)")
+        .with_source(error)
+}
+
+fn outside() -> Error {
+    Error::configuration("the URL for other drivers was asked for outside a tokio runtime")
+        .with_remedy("ask for it inside, or leave `driver_thread` at its default")
+}
+
+/// Percent-encodes all but the letters, digits and signs that stand for themselves in any part of
+/// a URL (RFC 3986, 2.3).
+fn encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_a_url_are_encoded() {
+        assert_eq!(encoded("/tmp/a b"), "%2Ftmp%2Fa%20b");
+        assert_eq!(encoded("shop_1-x.y~"), "shop_1-x.y~");
+        assert_eq!(encoded("größe?#"), "gr%C3%B6%C3%9Fe%3F%23");
+    }
+}

@@ -1,0 +1,301 @@
+//! Lends a session to a driver, and passes on what both say until it is given back.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::Parameters;
+use super::answer;
+use super::message::{self, Head};
+use super::peer::Peer;
+use crate::error::{Error, ErrorKind, Result};
+use crate::invocation::{CancelToken, Connection, DivertedTransaction, Invocation, WeakInvocation};
+use crate::wire::Diverted;
+
+/// How much is read before it is passed on.
+const BUFFER: usize = 64 * 1024;
+
+/// The least space to read into.
+const READ: usize = 8 * 1024;
+
+/// How a loan ends.
+pub(super) enum End {
+    /// The session is at rest, and was given back.
+    AtRest,
+    /// The driver has ended its connection.
+    Closed,
+    /// The invocation has ended.
+    TakenBack {
+        /// The driver was given whole messages only.
+        whole: bool,
+        /// It was in no transaction, and had all its answers.
+        idle: bool,
+    },
+    /// The driver has asked for what is not possible here.
+    Refused(Error),
+}
+
+/// A session that is lent to a driver.
+pub(super) struct Loan {
+    invocation: WeakInvocation,
+    source: Source,
+    stream: Diverted,
+}
+
+enum Source {
+    Connection(Connection),
+    Transaction(DivertedTransaction),
+}
+
+impl Loan {
+    /// Lends the session of a connection of the invocation.
+    pub(super) async fn of_connection(
+        invocation: &Invocation,
+        parameters: &Parameters,
+    ) -> Result<Loan> {
+        let mut connection = invocation.lease(&"another driver").await?;
+        connection.prepare(parameters).await?;
+        let stream = connection.divert().ok_or_else(lost)?;
+        Ok(Loan {
+            invocation: invocation.downgrade(),
+            source: Source::Connection(connection),
+            stream,
+        })
+    }
+
+    /// Lends the session of the invocation's transaction, which is given back after each answer.
+    pub(super) async fn of_transaction(
+        invocation: &Invocation,
+        parameters: &Parameters,
+    ) -> Result<Loan> {
+        let (transaction, stream) = invocation.divert_transaction(parameters).await?;
+        Ok(Loan {
+            invocation: invocation.downgrade(),
+            source: Source::Transaction(transaction),
+            stream,
+        })
+    }
+
+    /// Returns what the server reports at the start of a session with these parameters.
+    pub(super) async fn reported(
+        invocation: &Invocation,
+        parameters: &Parameters,
+    ) -> Result<Bytes> {
+        let connection = invocation.lease(&"another driver").await?;
+        connection.prepare(parameters).await?;
+        Ok(connection.reported())
+    }
+
+    pub(super) fn cancel_token(&self) -> Option<CancelToken> {
+        match &self.source {
+            Source::Connection(connection) => Some(connection.cancel_token()),
+            Source::Transaction(transaction) => Some(transaction.cancel_token()),
+        }
+    }
+}
+
+/// Passes on what the driver and the server say, until the session is at rest or the loan
+/// ends otherwise.
+///
+/// The session is given back before the driver is sent the last bytes of the answer: once it
+/// has them, the handler may return, and finds nothing in use.
+pub(super) async fn relay(
+    peer: &mut Peer,
+    loan: Loan,
+    guards: bool,
+    mut claim: impl FnMut(&str) -> Option<WeakInvocation>,
+) -> End {
+    let Loan {
+        invocation,
+        source,
+        mut stream,
+    } = loan;
+    let mut relay = Relay {
+        invocation,
+        up: BytesMut::new(),
+        pass: 0,
+        guards,
+        gives: matches!(source, Source::Transaction(_)),
+    };
+    stream.bring_names(std::mem::take(&mut peer.names));
+    let end = poll_fn(|cx| relay.poll(peer, &mut stream, &mut claim, cx)).await;
+    drop(stream);
+    match (source, &end) {
+        (Source::Connection(mut connection), End::AtRest) => {
+            connection.undivert();
+            drop(connection);
+        }
+        (Source::Connection(connection), End::Closed | End::Refused(_)) => {
+            connection.rest().await;
+        }
+        (Source::Connection(connection), End::TakenBack { .. }) => drop(connection),
+        (Source::Transaction(transaction), End::AtRest) => transaction.give_back(),
+        (Source::Transaction(transaction), _) => transaction.cut_off(),
+    }
+    end
+}
+
+/// Passes messages between a driver and a session.
+struct Relay {
+    invocation: WeakInvocation,
+    /// What the session has yet to be sent.
+    up: BytesMut,
+    /// Bytes of the current message that are passed on unread.
+    pass: usize,
+    /// Transactions of the driver are refused.
+    guards: bool,
+    /// The session is given back inside a transaction, too.
+    gives: bool,
+}
+
+impl Relay {
+    fn poll(
+        &mut self,
+        peer: &mut Peer,
+        stream: &mut Diverted,
+        claim: &mut impl FnMut(&str) -> Option<WeakInvocation>,
+        cx: &mut Context<'_>,
+    ) -> Poll<End> {
+        loop {
+            let mut progress = false;
+            // To the driver. While it does not read, nothing is read for it.
+            while !peer.down.is_empty() {
+                match poll_write(&mut peer.socket, &mut peer.down, cx) {
+                    Poll::Ready(Ok(sent)) if sent > 0 => progress = true,
+                    Poll::Ready(_) => return Poll::Ready(End::Closed),
+                    Poll::Pending => break,
+                }
+            }
+            if stream.is_taken_back() || peer.down.len() < BUFFER {
+                match poll_read(stream, &mut peer.down, cx) {
+                    Poll::Ready(Ok(read)) if read > 0 => progress = true,
+                    Poll::Ready(_) => {
+                        return Poll::Ready(End::TakenBack {
+                            whole: stream.is_whole(),
+                            idle: stream.was_idle(),
+                        });
+                    }
+                    Poll::Pending => {}
+                }
+                let names = self.is_between(peer).then(|| stream.give_back(self.gives));
+                if let Some(names) = names.flatten() {
+                    peer.names = names;
+                    return Poll::Ready(End::AtRest);
+                }
+            }
+            // To the server.
+            match self.take(peer, stream, claim) {
+                Ok(true) => {}
+                Ok(false) => return Poll::Ready(End::Closed),
+                Err(error) => return Poll::Ready(End::Refused(error)),
+            }
+            while !self.up.is_empty() {
+                match poll_write(stream, &mut self.up, cx) {
+                    Poll::Ready(Ok(sent)) if sent > 0 => progress = true,
+                    _ => break,
+                }
+            }
+            if self.up.is_empty() {
+                let _ = Pin::new(&mut *stream).poll_flush(cx);
+            }
+            if self.up.is_empty() && peer.up.len() < BUFFER {
+                match poll_read(&mut peer.socket, &mut peer.up, cx) {
+                    Poll::Ready(Ok(read)) if read > 0 => progress = true,
+                    Poll::Ready(_) => return Poll::Ready(End::Closed),
+                    Poll::Pending => {}
+                }
+            }
+            if !progress {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Returns whether everything of the driver was passed on, up to the end of a message.
+    fn is_between(&self, peer: &Peer) -> bool {
+        self.up.is_empty() && self.pass == 0 && peer.up.is_empty()
+    }
+
+    /// Takes what can be passed on from what the driver has sent. Returns false at its Terminate,
+    /// which is not for the session.
+    fn take(
+        &mut self,
+        peer: &mut Peer,
+        stream: &Diverted,
+        claim: &mut impl FnMut(&str) -> Option<WeakInvocation>,
+    ) -> Result<bool> {
+        while !peer.up.is_empty() && self.up.len() < BUFFER {
+            if self.pass == 0 {
+                let Some(head) = Head::read(&peer.up)? else {
+                    break;
+                };
+                if head.tag == b'X' {
+                    return Ok(false);
+                }
+                let looks = head.may_claim() || (self.guards && matches!(head.tag, b'Q' | b'P'));
+                if looks {
+                    let Some(message) = peer.up.get(..head.length) else {
+                        break;
+                    };
+                    if self.guards && message::controls_transaction(message) {
+                        return Err(controls());
+                    }
+                    if let Some(token) = message::claim(message).map(str::to_owned) {
+                        if !stream.is_answered() {
+                            break;
+                        }
+                        // What is left in the session is another invocation's.
+                        if !claim(&token).is_some_and(|claims| claims.is_same(&self.invocation)) {
+                            return Err(Error::invocation_ended());
+                        }
+                        peer.up.advance(head.length);
+                        peer.down.extend_from_slice(answer::SET);
+                        continue;
+                    }
+                }
+                self.pass = head.length;
+            }
+            let now = self.pass.min(peer.up.len());
+            self.up.unsplit(peer.up.split_to(now));
+            self.pass -= now;
+        }
+        Ok(true)
+    }
+}
+
+fn poll_read(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut BytesMut,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    to.reserve(READ);
+    pin!(from.read_buf(to)).poll(cx)
+}
+
+fn poll_write(
+    to: &mut (impl AsyncWrite + Unpin),
+    from: &mut BytesMut,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    pin!(to.write_buf(from)).poll(cx)
+}
+
+/// A driver begins or ends a transaction inside that of the invocation.
+fn controls() -> Error {
+    Error::new(
+        ErrorKind::TransactionInUse,
+        "this URL's statements are part of the invocation's transaction, which the response ends: \
+         a COMMIT of the driver would store nothing",
+    )
+    .with_remedy(
+        "use SAVEPOINT here, or take `Invocation::url` for transactions of the driver's own",
+    )
+}
+
+fn lost() -> Error {
+    Error::caused(ErrorKind::Closed, "the connection was lost")
+}

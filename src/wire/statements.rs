@@ -1,0 +1,288 @@
+//! Prepared statements by content: those of the session, and the names that a client has for them.
+//!
+//! The server knows a statement by a name of ours, which is used once. So a text that is prepared
+//! again never collides with what the server still has, and a client that prepared its statement
+//! before the schema changed keeps that one, as it would alone.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use bytes::{Buf, Bytes};
+
+use super::residue::Traits;
+
+/// What statements without a client that uses them a session keeps.
+const CAPACITY: usize = 100;
+
+/// The longest text that is found again.
+const LONGEST: usize = 16 * 1024;
+
+/// The name of a statement that the server never has: a Bind of it fails.
+pub(super) const MISSING: &[u8] = b"antifreeze_0";
+
+/// Returns a number that is used once in this process.
+pub(super) fn once() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A statement that was prepared on the server.
+#[derive(Debug)]
+pub(super) struct ServerStatement {
+    session: u64,
+    pub(super) name: Box<[u8]>,
+    /// The server has said that it is prepared.
+    pub(super) parsed: AtomicBool,
+    /// The server may not have it any more.
+    gone: AtomicBool,
+    /// ParameterDescription, and RowDescription or NoData.
+    pub(super) description: OnceLock<Bytes>,
+}
+
+impl PartialEq for ServerStatement {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
+impl Eq for ServerStatement {}
+
+/// A statement that a client has prepared, as far as a later Bind needs it.
+#[derive(Debug, Default)]
+pub(super) struct Statement {
+    pub(super) traits: Traits,
+    /// Text and parameter types, for a Parse in front of a Bind.
+    pub(super) text: Option<Arc<[u8]>>,
+    /// When it was named: statements named later have a greater number.
+    pub(super) since: u64,
+    /// The session may have it for other names, too.
+    pub(super) shared: bool,
+    /// Where it is prepared.
+    pub(super) server: Option<Arc<ServerStatement>>,
+    /// The one whose description the client has.
+    pub(super) told: Option<Arc<ServerStatement>>,
+    /// The client's Parse was answered by the wire, and no Bind has followed yet.
+    pub(super) local: bool,
+}
+
+/// The prepared statements of a client, by its own names.
+#[derive(Debug, Default)]
+pub struct Names(pub(super) HashMap<Box<[u8]>, Statement>);
+
+/// Statements of the session by their content.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    session: u64,
+    by_text: HashMap<Arc<[u8]>, Held>,
+    /// Not found by content any more: closed when no client uses them.
+    retired: Vec<Arc<ServerStatement>>,
+    /// The unnamed statement, if a client by content has it.
+    pub(super) unnamed: Option<Arc<ServerStatement>>,
+    uses: u64,
+}
+
+#[derive(Debug)]
+struct Held {
+    statement: Arc<ServerStatement>,
+    /// A new Parse would give the same.
+    fresh: bool,
+    used: u64,
+}
+
+impl Default for Prepared {
+    fn default() -> Self {
+        Prepared {
+            session: once(),
+            by_text: HashMap::new(),
+            retired: Vec::new(),
+            unnamed: None,
+            uses: 0,
+        }
+    }
+}
+
+impl Prepared {
+    /// Returns whether this session has the statement.
+    pub(super) fn has(&self, statement: &Arc<ServerStatement>) -> bool {
+        if statement.name.is_empty() {
+            return self.unnamed.as_ref() == Some(statement);
+        }
+        statement.session == self.session && !statement.gone.load(Ordering::Relaxed)
+    }
+
+    /// Returns the text as it is kept here, if a new Parse of it would give what the server has.
+    pub(super) fn known(&mut self, text: &[u8]) -> Option<(Arc<[u8]>, Arc<ServerStatement>)> {
+        let (text, held) = self.by_text.get_key_value(text)?;
+        if !held.fresh || !held.statement.parsed.load(Ordering::Relaxed) {
+            return None;
+        }
+        let found = (Arc::clone(text), Arc::clone(&held.statement));
+        self.touch(&found.0);
+        Some(found)
+    }
+
+    /// Returns the statement that this session has for the text, be it an older one.
+    pub(super) fn held(&mut self, text: &[u8]) -> Option<Arc<ServerStatement>> {
+        self.touch(text);
+        self.by_text
+            .get(text)
+            .map(|held| Arc::clone(&held.statement))
+    }
+
+    pub(super) fn touch(&mut self, text: &[u8]) {
+        self.uses += 1;
+        if let Some(held) = self.by_text.get_mut(text) {
+            held.used = self.uses;
+        }
+    }
+
+    /// Returns a new unnamed statement, which is now to be prepared.
+    pub(super) fn prepare_unnamed(&mut self) -> Arc<ServerStatement> {
+        let statement = self.statement(Box::default());
+        self.unnamed = Some(Arc::clone(&statement));
+        statement
+    }
+
+    fn statement(&self, name: Box<[u8]>) -> Arc<ServerStatement> {
+        Arc::new(ServerStatement {
+            session: self.session,
+            name,
+            parsed: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            description: OnceLock::new(),
+        })
+    }
+
+    /// Returns a new statement for the text, which is now to be prepared.
+    pub(super) fn prepare(&mut self, text: &Arc<[u8]>, shared: bool) -> Arc<ServerStatement> {
+        let name = format!("antifreeze_{}", once());
+        let statement = self.statement(name.into_bytes().into());
+        if !shared {
+            self.retired.push(Arc::clone(&statement));
+            return statement;
+        }
+        self.uses += 1;
+        let held = Held {
+            statement: Arc::clone(&statement),
+            fresh: true,
+            used: self.uses,
+        };
+        if let Some(before) = self.by_text.insert(Arc::clone(text), held) {
+            self.retired.push(before.statement);
+        }
+        self.evict();
+        statement
+    }
+
+    /// Evicts the least recently used of those that no client uses.
+    fn evict(&mut self) {
+        while self.by_text.len() > CAPACITY {
+            let unused = |(_, held): &(&Arc<[u8]>, &Held)| Arc::strong_count(&held.statement) == 1;
+            let candidates = self.by_text.iter().filter(unused);
+            let Some((oldest, _)) = candidates.min_by_key(|(_, held)| held.used) else {
+                return;
+            };
+            let oldest = Arc::clone(oldest);
+            let held = self.by_text.remove(&oldest);
+            self.retired.extend(held.map(|held| held.statement));
+        }
+    }
+
+    /// Returns those that are to be closed now.
+    pub(super) fn to_close(&mut self) -> Vec<Arc<ServerStatement>> {
+        let used = |statement: &Arc<ServerStatement>| {
+            !statement.gone.load(Ordering::Relaxed) && Arc::strong_count(statement) > 1
+        };
+        let retired = std::mem::take(&mut self.retired).into_iter();
+        let (used, closed): (Vec<_>, Vec<_>) = retired.partition(used);
+        self.retired = used;
+        for statement in &closed {
+            statement.gone.store(true, Ordering::Relaxed);
+        }
+        closed
+    }
+
+    /// Notes that a statement was not closed after all.
+    pub(super) fn retire(&mut self, statement: Arc<ServerStatement>) {
+        self.retired.push(statement);
+    }
+
+    /// Notes that a statement could not be prepared, or that the server has lost it.
+    pub(super) fn lose(&mut self, statement: &Arc<ServerStatement>) {
+        if statement.name.is_empty() {
+            self.unnamed = None;
+            return;
+        }
+        statement.gone.store(true, Ordering::Relaxed);
+        self.by_text.retain(|_, held| held.statement != *statement);
+        if !self.retired.contains(statement) {
+            self.retired.push(Arc::clone(statement));
+        }
+    }
+
+    /// Notes that a new Parse of this statement's text would give another.
+    pub(super) fn outdate(&mut self, statement: &ServerStatement) {
+        for held in self.by_text.values_mut() {
+            held.fresh &= *held.statement != *statement;
+        }
+    }
+
+    /// Notes that a new Parse of any text might give another statement.
+    pub(super) fn outdate_all(&mut self) {
+        for held in self.by_text.values_mut() {
+            held.fresh = false;
+        }
+    }
+
+    /// Notes that the server was asked to forget all statements.
+    pub(super) fn lose_all(&mut self) {
+        let held = self.by_text.drain().map(|(_, held)| held.statement);
+        self.retired.extend(held);
+        for statement in &self.retired {
+            statement.gone.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Returns whether each Parse of `text` gives the same, as long as neither schema nor parameters
+/// change. Literals like `'now'` are replaced by the time of their Parse.
+pub(super) fn is_constant(text: &[u8]) -> bool {
+    if text.len() > LONGEST || text.contains(&b'\\') {
+        return false;
+    }
+    let letter = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+    let mut words = text.split(|byte| !letter(byte));
+    let moments = ["now", "today", "tomorrow", "yesterday", "uescape"];
+    let is_moment = |word: &[u8]| {
+        let named = |name: &&str| word.eq_ignore_ascii_case(name.as_bytes());
+        let behind = word.as_ptr() as usize - text.as_ptr() as usize + word.len();
+        moments.iter().any(named) && text.get(behind) != Some(&b'(')
+    };
+    !words.any(is_moment)
+}
+
+/// Returns whether a statement that was described as `told` can be used as one that is described
+/// as `now`: by what the server compares when a plan's columns might have changed.
+pub(super) fn is_same(told: &[u8], now: &[u8]) -> bool {
+    told == now || (columns(told).is_some() && columns(told) == columns(now))
+}
+
+/// Names, types and modifiers of the columns, behind the whole ParameterDescription.
+fn columns(description: &[u8]) -> Option<(&[u8], Vec<(&[u8], &[u8], &[u8])>)> {
+    let length = u32::from_be_bytes(description.get(1..5)?.try_into().ok()?);
+    let (parameters, mut rest) = description.split_at_checked(1 + length as usize)?;
+    let mut columns = Vec::new();
+    if rest.first() == Some(&b'T') {
+        let count = u16::from_be_bytes(rest.get(5..7)?.try_into().ok()?);
+        rest.advance(7);
+        for _ in 0..count {
+            let end = rest.iter().position(|&byte| byte == 0)?;
+            // Behind the name: table, column number, type, size, modifier, format.
+            let fields = rest.get(end + 1..end + 19)?;
+            columns.push((&rest[..end], &fields[6..10], &fields[12..16]));
+            rest.advance(end + 19);
+        }
+    }
+    Some((parameters, columns))
+}

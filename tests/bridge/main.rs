@@ -1,0 +1,582 @@
+//! Other drivers behind the private socket. The driver here is tokio-postgres over the socket.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod raw;
+
+use antifreeze::teardown::Step;
+use antifreeze::{claim, invocation};
+use common::{BoxError, Lab, lab, lab_over_relay, lab_with};
+use raw::{Raw, SYNC, execute, query};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+/// Connects a driver to the private socket.
+async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+async fn value(client: &Client, sql: &str) -> Result<String, tokio_postgres::Error> {
+    for message in client.simple_query(sql).await? {
+        if let SimpleQueryMessage::Row(row) = message {
+            return Ok(row.get(0).unwrap_or_default().to_owned());
+        }
+    }
+    Ok(String::new())
+}
+
+/// Each test's work at the URL of its invocation.
+async fn with_driver(
+    lab: &Lab,
+    work: impl AsyncFnOnce(&Client) -> Result<(), BoxError>,
+) -> Result<(), BoxError> {
+    lab.run(async {
+        let client = connect(&invocation()?.url()?).await?;
+        work(&client).await
+    })
+    .await
+}
+
+/// The steps of the only teardown that had something to do.
+fn unclean(lab: &Lab) -> Vec<Step> {
+    let mut all = lab.torn_down();
+    all.retain(|one| !one.outcome.is_clean());
+    assert_eq!(all.len(), 1, "{all:?}");
+    all[0].outcome.steps().to_vec()
+}
+
+#[tokio::test]
+async fn driver_queries_through_the_socket() {
+    let lab = lab().await;
+    let url = lab.database.url().expect("a socket");
+    let client = connect(&url).await.expect("outside an invocation");
+    lab.run(async {
+        assert_eq!(value(&client, "select 1 + 1").await?, "2");
+        client.batch_execute("insert into t values (1)").await?;
+        Ok(())
+    })
+    .await
+    .expect("answered");
+    assert_eq!(lab.rows().await, 1);
+    assert!(lab.torn_down().iter().all(|one| one.outcome.is_clean()));
+    lab.run(async {
+        assert_eq!(value(&client, "select 3").await?, "3");
+        Ok(())
+    })
+    .await
+    .expect("the next invocation has the same connection");
+    let error = value(&client, "select 1").await.expect_err("no invocation");
+    assert_eq!(error.code().map(|code| code.code()), Some("08003"));
+    lab.assert_at_rest().await;
+}
+
+#[tokio::test]
+async fn open_transaction_is_rolled_back() {
+    let lab = lab().await;
+    let mut client = None;
+    lab.run(async {
+        let driver = connect(&invocation()?.url()?).await?;
+        driver
+            .batch_execute("begin; insert into t values (1)")
+            .await?;
+        client = Some(driver);
+        Ok(())
+    })
+    .await
+    .expect("it returns");
+    assert_eq!(unclean(&lab), [Step::RolledBack]);
+    lab.assert_at_rest().await;
+    assert_eq!(lab.rows().await, 0);
+    let client = client.expect("made");
+    let error = client
+        .batch_execute("commit")
+        .await
+        .expect_err("it has ended");
+    assert_eq!(
+        error.code().map(|code| code.code()),
+        Some("08003"),
+        "{error:?}"
+    );
+    assert_eq!(lab.sessions().await.len(), 1, "the session was kept");
+}
+
+#[tokio::test]
+async fn running_statement_is_cancelled() {
+    let lab = lab().await;
+    with_driver(&lab, async |client| {
+        client
+            .batch_execute("begin; insert into t values (1)")
+            .await?;
+        let slow = client.batch_execute("select pg_sleep(600)");
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(20), slow).await;
+        Ok(())
+    })
+    .await
+    .expect("it returns");
+    assert_eq!(unclean(&lab), [Step::Cancelled, Step::RolledBack]);
+    lab.assert_at_rest().await;
+    assert_eq!(lab.rows().await, 0);
+}
+
+#[tokio::test]
+async fn session_state_is_reset() {
+    let lab = lab_with(|config| config.max_connections(1)).await;
+    with_driver(&lab, async |client| {
+        client
+            .batch_execute("set search_path = nowhere; select pg_advisory_lock(1)")
+            .await?;
+        Ok(())
+    })
+    .await
+    .expect("it returns");
+    assert_eq!(unclean(&lab), [Step::Reset]);
+    with_driver(&lab, async |client| {
+        assert_eq!(
+            value(client, "show search_path").await?,
+            "\"$user\", public"
+        );
+        assert_eq!(
+            value(
+                client,
+                "select count(*) from pg_locks where locktype = 'advisory'"
+            )
+            .await?,
+            "0"
+        );
+        Ok(())
+    })
+    .await
+    .expect("nothing is left");
+}
+
+#[tokio::test]
+async fn warm_driver_costs_one_round_trip() {
+    let (lab, relay) = lab_over_relay(|config| config).await;
+    let url = lab.database.url().expect("a socket");
+    let query = async || {
+        lab.run(async {
+            let client = connect(&url).await?;
+            assert_eq!(value(&client, "select 1").await?, "1");
+            Ok(())
+        })
+        .await
+        .expect("answered");
+    };
+    query().await;
+    let before = relay.counts();
+    query().await;
+    assert_eq!(relay.counts().since(before).round_trips, 1);
+}
+
+#[tokio::test]
+async fn transaction_url_is_committed_with_success() {
+    let lab = lab().await;
+    for (success, rows) in [(true, 2), (false, 2)] {
+        let done = lab
+            .run(async {
+                let client = connect(&invocation()?.transaction_url()?).await?;
+                client.batch_execute("insert into t values (1)").await?;
+                client.batch_execute("insert into t values (2)").await?;
+                if success {
+                    Ok(())
+                } else {
+                    Err("it failed".into())
+                }
+            })
+            .await;
+        assert_eq!(done.is_ok(), success, "{done:?}");
+        assert_eq!(lab.rows().await, rows);
+        lab.assert_at_rest().await;
+    }
+    let refused = lab
+        .run(async {
+            let client = connect(&invocation()?.transaction_url()?).await?;
+            client.batch_execute("insert into t values (3)").await?;
+            let error = client.batch_execute("commit").await.expect_err("refused");
+            assert_eq!(error.code().map(|code| code.code()), Some("25001"));
+            Ok(())
+        })
+        .await;
+    assert!(
+        refused.is_err(),
+        "what the driver wanted to commit is not stored"
+    );
+    assert_eq!(lab.rows().await, 2);
+}
+
+#[tokio::test]
+async fn claims_tell_concurrent_invocations_apart() {
+    let lab = lab().await;
+    let url = lab.database.url().expect("a socket");
+    let (first, second) = (
+        connect(&url).await.expect("one"),
+        connect(&url).await.expect("two"),
+    );
+    let (told, tell) = tokio::sync::oneshot::channel();
+    let (begun, begin) = tokio::sync::oneshot::channel();
+    let long = lab.run(async {
+        first.batch_execute(&claim()).await?;
+        first
+            .batch_execute("begin; insert into t values (1)")
+            .await?;
+        let _ = begun.send(());
+        tell.await?;
+        first.batch_execute("commit").await?;
+        Ok(())
+    });
+    let short = async {
+        let _ = begin.await;
+        lab.run(async {
+            second.batch_execute(&claim()).await?;
+            second
+                .batch_execute("begin; insert into t values (2)")
+                .await?;
+            Ok(())
+        })
+        .await
+        .expect("it returns");
+        // The other invocation still runs, and is not disturbed.
+        assert_eq!(unclean(&lab), [Step::RolledBack]);
+        assert_eq!(lab.rows().await, 0);
+        let _ = told.send(());
+    };
+    let (long, ()) = tokio::join!(long, short);
+    long.expect("committed");
+    assert_eq!(lab.rows().await, 1);
+    lab.assert_at_rest().await;
+}
+
+#[tokio::test]
+async fn startup_is_understood_in_pieces() {
+    let lab = lab().await;
+    let url = lab.database.url().expect("a socket");
+    lab.run(async {
+        let mut raw = Raw::open(&url).await;
+        for encryption in [80_877_103_u32, 80_877_104] {
+            let request = [&8_u32.to_be_bytes()[..], &encryption.to_be_bytes()].concat();
+            raw.send_in_pieces(&request).await;
+            assert_eq!(raw.byte().await, b'N');
+        }
+        let body = format!("user\0{}\0_pq_.x\01\0\0", raw.user);
+        let length = 8 + body.len() as u32;
+        let version = 3_u32 << 16 | 2;
+        let packet = [
+            &length.to_be_bytes()[..],
+            &version.to_be_bytes(),
+            body.as_bytes(),
+        ];
+        raw.send_in_pieces(&packet.concat()).await;
+        let (tags, status) = raw.ready().await;
+        assert!(tags.starts_with("vRS") && tags.ends_with("KZ"), "{tags}");
+        assert_eq!(status, 'I');
+        raw.send_in_pieces(&execute("select 1")).await;
+        raw.send_in_pieces(SYNC).await;
+        assert_eq!(raw.ready().await, ("12DCZ".to_owned(), 'I'));
+        Ok(())
+    })
+    .await
+    .expect("answered");
+}
+
+#[tokio::test]
+async fn startups_are_refused_with_a_remedy() {
+    let lab = lab().await;
+    let url = lab.database.url().expect("a socket");
+    for (parameters, code) in [
+        (&[("database", "elsewhere")][..], "3D000"),
+        (&[("replication", "database")], "0A000"),
+        (&[("options", "-x")], "0A000"),
+        (&[("TimeZone", "Nowhere/Never")], "0A000"),
+    ] {
+        let mut raw = Raw::start(&url, parameters).await;
+        let error = raw.error().await;
+        assert_eq!(
+            error.field(b'S').as_deref(),
+            Some("FATAL"),
+            "{parameters:?}"
+        );
+        assert_eq!(error.field(b'C').as_deref(), Some(code), "{parameters:?}");
+        assert!(error.field(b'H').is_some_and(|hint| !hint.is_empty()));
+        assert_eq!(raw.next().await, None);
+    }
+    let mut stranger = Raw::start(&url.replace("antifreeze@", "invocation_0@"), &[]).await;
+    let error = stranger.error().await;
+    assert_eq!(error.field(b'C').as_deref(), Some("08003"));
+    let mut junk = Raw::open(&url).await;
+    junk.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert_eq!(junk.error().await.field(b'S').as_deref(), Some("FATAL"));
+    lab.assert_at_rest().await;
+}
+
+#[tokio::test]
+async fn parameters_of_a_driver_hold_in_each_session() {
+    let (lab, relay) = lab_over_relay(|config| config).await;
+    let url = lab.database.url().expect("a socket");
+    let zone = async |zone: &str| {
+        lab.run(async {
+            let mut raw = Raw::start(&url, &[("TimeZone", zone), ("application_name", "x")]).await;
+            raw.ready().await;
+            raw.send(&query("show timezone; show application_name"))
+                .await;
+            let mut shown = Vec::new();
+            while let Some(message) = raw.next().await {
+                match message.tag {
+                    b'D' => shown.push(String::from_utf8_lossy(&message.body[6..]).into_owned()),
+                    b'Z' => break,
+                    _ => {}
+                }
+            }
+            Ok(shown)
+        })
+        .await
+        .expect("answered")
+    };
+    assert_eq!(zone("Asia/Tokyo").await, ["Asia/Tokyo", "x"]);
+    let before = relay.counts();
+    assert_eq!(zone("Asia/Tokyo").await, ["Asia/Tokyo", "x"]);
+    assert_eq!(relay.counts().since(before).round_trips, 1);
+    assert_eq!(zone("Asia/Kabul").await, ["Asia/Kabul", "x"]);
+    let mut plain = "".to_owned();
+    lab.run(async {
+        let client = connect(&url).await?;
+        plain = value(&client, "show timezone").await?;
+        Ok(())
+    })
+    .await
+    .expect("answered");
+    assert!(!plain.starts_with("Asia"), "{plain}");
+}
+
+#[tokio::test]
+async fn bare_syncs_cost_no_round_trip() {
+    let (lab, relay) = lab_over_relay(|config| config).await;
+    let url = lab.database.url().expect("a socket");
+    lab.run(async {
+        let mut raw = Raw::start(&url, &[]).await;
+        raw.ready().await;
+        let before = relay.counts();
+        raw.send(SYNC).await;
+        assert_eq!(raw.ready().await, ("Z".to_owned(), 'I'));
+        raw.send(&query(&claim())).await;
+        assert_eq!(raw.ready().await, ("CZ".to_owned(), 'I'));
+        assert_eq!(relay.counts().since(before).round_trips, 0);
+        Ok(())
+    })
+    .await
+    .expect("answered");
+}
+
+#[tokio::test]
+async fn local_connections_share_few_sessions() {
+    let lab = lab_with(|config| config.max_connections(1)).await;
+    lab.run(async {
+        let url = invocation()?.url()?;
+        let mut all = Vec::new();
+        for _ in 0..8 {
+            all.push(connect(&url).await?);
+        }
+        for round in 0..3 {
+            let answers = all
+                .iter()
+                .map(|one| value(one, "select pg_sleep(0.001)::text || 'x'"));
+            for answer in futures_util::future::join_all(answers).await {
+                assert_eq!(answer?, "x", "{round}");
+            }
+        }
+        Ok(())
+    })
+    .await
+    .expect("they queue");
+    assert_eq!(lab.sessions().await.len(), 1);
+    lab.assert_at_rest().await;
+}
+
+#[tokio::test]
+async fn full_pool_is_told_as_the_server_would() {
+    let lab = lab_with(|config| {
+        config
+            .max_connections(1)
+            .acquire_timeout(std::time::Duration::from_millis(50))
+    })
+    .await;
+    lab.run(async {
+        let url = invocation()?.url()?;
+        let (one, other) = (connect(&url).await?, connect(&url).await?);
+        one.batch_execute("begin").await?;
+        let error = other.batch_execute("select 1").await.expect_err("full");
+        let error = error.as_db_error().expect("an answer");
+        assert_eq!(error.code().code(), "53300");
+        assert!(
+            error
+                .hint()
+                .is_some_and(|hint| hint.contains("max_connections")),
+            "{error:?}"
+        );
+        one.batch_execute("commit").await?;
+        other.batch_execute("select 1").await?;
+        Ok(())
+    })
+    .await
+    .expect("it goes on");
+}
+
+#[tokio::test]
+async fn driver_cancels_its_own_statement_alone() {
+    let lab = lab().await;
+    lab.run(async {
+        let url = invocation()?.url()?;
+        let (one, other) = (connect(&url).await?, connect(&url).await?);
+        let cancel = one.cancel_token();
+        let slow = one.batch_execute("select pg_sleep(600)");
+        let cancelling = async {
+            lab.eventually("it runs", async |lab| {
+                lab.sessions().await.contains(&"active".into())
+            })
+            .await;
+            cancel.cancel_query(NoTls).await
+        };
+        let (slow, cancelled) = tokio::join!(slow, cancelling);
+        cancelled?;
+        let code = slow
+            .expect_err("cancelled")
+            .code()
+            .map(|code| code.code().to_owned());
+        assert_eq!(code.as_deref(), Some("57014"));
+        // Nothing runs now: the request hits nothing, and least of all another connection.
+        cancel.cancel_query(NoTls).await?;
+        assert_eq!(
+            value(&other, "select pg_sleep(0.05)::text || 'x'").await?,
+            "x"
+        );
+        assert_eq!(value(&one, "select 2").await?, "2");
+        Ok(())
+    })
+    .await
+    .expect("answered");
+}
+
+#[tokio::test]
+async fn driver_that_leaves_is_rolled_back_at_once() {
+    let lab = lab_with(|config| config.max_connections(1)).await;
+    lab.run(async {
+        let url = invocation()?.url()?;
+        for sql in ["begin; insert into t values (1)", "copy t from stdin"] {
+            let mut raw = Raw::start(&url, &[]).await;
+            raw.ready().await;
+            raw.send(&query(sql)).await;
+            let answered = if sql.starts_with("copy") { b'G' } else { b'Z' };
+            while raw
+                .next()
+                .await
+                .is_some_and(|message| message.tag != answered)
+            {}
+            drop(raw);
+            // The only session is free again.
+            assert_eq!(value(&connect(&url).await?, "select 1").await?, "1");
+        }
+        Ok(())
+    })
+    .await
+    .expect("it goes on");
+    assert_eq!(lab.rows().await, 0);
+    lab.assert_at_rest().await;
+}
+
+#[tokio::test]
+async fn runtime_of_the_function_can_serve_drivers() {
+    let lab = lab_with(|config| config.driver_thread(false)).await;
+    lab.run(async {
+        let client = connect(&invocation()?.url()?).await?;
+        client
+            .batch_execute("begin; insert into t values (1)")
+            .await?;
+        antifreeze::connection()
+            .await?
+            .batch_execute("select 1")
+            .await?;
+        Ok(())
+    })
+    .await
+    .expect("answered");
+    assert_eq!(lab.rows().await, 0);
+    lab.assert_at_rest().await;
+}
+
+#[tokio::test]
+async fn unclaimed_connection_rests_with_the_last_invocation() {
+    let lab = lab().await;
+    let url = lab.database.url().expect("a socket");
+    let client = connect(&url).await.expect("a driver");
+    let (told, tell) = tokio::sync::oneshot::channel();
+    let (begun, begin) = tokio::sync::oneshot::channel();
+    let long = lab.run(async {
+        let _ = begun.send(());
+        tell.await?;
+        Ok(())
+    });
+    let short = async {
+        let _ = begin.await;
+        lab.run(async {
+            client
+                .batch_execute("begin; insert into t values (1)")
+                .await?;
+            Ok(())
+        })
+        .await
+        .expect("it returns");
+        let sessions = lab.sessions().await;
+        assert!(
+            sessions.contains(&"idle in transaction".to_owned()),
+            "{sessions:?}"
+        );
+        let _ = told.send(());
+    };
+    let (long, ()) = tokio::join!(long, short);
+    long.expect("it returns");
+    assert_eq!(unclean(&lab), [Step::RolledBack]);
+    lab.assert_at_rest().await;
+}
+
+#[tokio::test]
+async fn nested_invocation_has_the_unclaimed_connection() {
+    let lab = lab().await;
+    let client = connect(&lab.database.url().expect("a socket"))
+        .await
+        .expect("a driver");
+    lab.run(async {
+        lab.run(async {
+            client
+                .batch_execute("begin; insert into t values (1)")
+                .await?;
+            Ok(())
+        })
+        .await?;
+        assert_eq!(unclean(&lab), [Step::RolledBack]);
+        lab.assert_at_rest().await;
+        Ok(())
+    })
+    .await
+    .expect("it returns");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn socket_is_private_and_removed() {
+    use std::os::unix::fs::PermissionsExt;
+    let lab = lab().await;
+    let url = lab.database.url().expect("a socket");
+    let host = url
+        .split('@')
+        .nth(1)
+        .and_then(|rest| rest.split(':').next())
+        .expect("a host");
+    let directory = std::path::PathBuf::from(host.replace("%2F", "/"));
+    let mode = std::fs::metadata(&directory)
+        .expect("a directory")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o700);
+    drop(lab);
+    assert!(!directory.exists());
+}
