@@ -274,7 +274,7 @@ impl Frontend {
 
     /// Closes what no client uses any more.
     pub(super) fn close_retired(&self, tracker: &mut Tracker, out: &mut BytesMut) {
-        for statement in tracker.prepared.to_close() {
+        for statement in tracker.prepared.take_closable() {
             rewrite::about_statement(b'C', &statement.name, out);
             let entry = Entry::about(Reply::Close, Handling::Swallow, &statement);
             tracker.expect_entry(entry);

@@ -204,7 +204,7 @@ impl Prepared {
     }
 
     /// Returns those that are to be closed now.
-    pub(super) fn to_close(&mut self) -> Vec<Arc<ServerStatement>> {
+    pub(super) fn take_closable(&mut self) -> Vec<Arc<ServerStatement>> {
         let used = |statement: &Arc<ServerStatement>| {
             !statement.gone.load(Ordering::Relaxed) && Arc::strong_count(statement) > 1
         };
@@ -282,8 +282,11 @@ pub(super) fn is_same(told: &[u8], now: &[u8]) -> bool {
     told == now || (columns(told).is_some() && columns(told) == columns(now))
 }
 
-/// Names, types and modifiers of the columns, behind the whole ParameterDescription.
-fn columns(description: &[u8]) -> Option<(&[u8], Vec<(&[u8], &[u8], &[u8])>)> {
+/// The name, the type and the modifier of each column.
+type Columns<'a> = Vec<[&'a [u8]; 3]>;
+
+/// Returns the whole ParameterDescription, and the columns.
+fn columns(description: &[u8]) -> Option<(&[u8], Columns<'_>)> {
     let length = u32::from_be_bytes(description.get(1..5)?.try_into().ok()?);
     let (parameters, mut rest) = description.split_at_checked(1 + length as usize)?;
     let mut columns = Vec::new();
@@ -294,7 +297,7 @@ fn columns(description: &[u8]) -> Option<(&[u8], Vec<(&[u8], &[u8], &[u8])>)> {
             let end = rest.iter().position(|&byte| byte == 0)?;
             // Behind the name: table, column number, type, size, modifier, format.
             let fields = rest.get(end + 1..end + 19)?;
-            columns.push((&rest[..end], &fields[6..10], &fields[12..16]));
+            columns.push([&rest[..end], &fields[6..10], &fields[12..16]]);
             rest.advance(end + 19);
         }
     }
@@ -354,9 +357,9 @@ mod tests {
         }
         assert_eq!(prepared.by_text.len(), CAPACITY);
         assert_eq!(prepared.held(&text(0)), Some(Arc::clone(&used)));
-        assert_eq!(prepared.to_close().len(), CAPACITY);
+        assert_eq!(prepared.take_closable().len(), CAPACITY);
         prepared.lose_all();
         assert!(!prepared.has(&used));
-        assert_eq!(prepared.to_close().len(), CAPACITY);
+        assert_eq!(prepared.take_closable().len(), CAPACITY);
     }
 }
