@@ -49,12 +49,16 @@ impl Engine {
 
     /// Returns the error with which load shedding rejects an invocation with this time left. With
     /// an idle connection none is rejected.
-    pub(crate) fn before_handler(&self, left: Option<Duration>, request_id: &str) -> Option<Error> {
+    pub(crate) fn before_handler(
+        &self,
+        left: impl FnOnce() -> Option<Duration>,
+        request_id: &str,
+    ) -> Option<Error> {
         let config = self.settings();
         if config.load_shed != LoadShed::BeforeHandler || self.pools.here().idle() > 0 {
             return None;
         }
-        let left = left.unwrap_or(config.connect_timeout);
+        let left = left().unwrap_or(config.connect_timeout);
         let error = self.pools.limits.before_handler(left)?;
         observe::shed(Some(request_id), &error);
         Some(error)

@@ -51,7 +51,9 @@ pub async fn open(connector: &Arc<Connector>, options: ConnectOptions<'_>) -> Re
 
 /// Whether the start-up packet of these settings has options.
 pub fn has_startup_options(settings: &Settings) -> bool {
-    settings.startup_options().is_some()
+    settings
+        .startup_options(settings.longest_call(None))
+        .is_some()
 }
 
 /// Whether timeouts and `jit` are among the start-up options.
@@ -61,7 +63,7 @@ pub fn sends_settings(settings: &Settings) -> bool {
 
 /// The timeouts in the start-up packet, in milliseconds.
 pub fn startup_timeouts(settings: &Settings) -> Vec<ServerTimeout> {
-    settings.startup_timeouts()
+    settings.startup_timeouts(settings.longest_call(None))
 }
 
 /// The timeouts that are sent once a session has started.

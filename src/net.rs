@@ -2,28 +2,28 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 #[cfg(unix)]
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 
 /// A connected socket. The wire owns it, below TLS or not.
 #[derive(Debug)]
-pub(crate) struct Socket(Arc<Stream>);
+pub(crate) struct Socket(Arc<Mutex<Stream>>);
 
 /// A view of a [`Socket`] that does not keep it open. A duplicated descriptor would keep the
 /// connection open after the wire has closed it.
 #[derive(Debug, Clone)]
-pub(crate) struct SocketView(Weak<Stream>);
+pub(crate) struct SocketView(Weak<Mutex<Stream>>);
 
 #[derive(Debug)]
 enum Stream {
@@ -46,10 +46,6 @@ const KEEPALIVE_RETRIES: u32 = 3;
 /// Without it the kernel retransmits for a quarter of an hour.
 #[cfg(target_os = "linux")]
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Whether a read that leaves room in its buffer has emptied the socket, so that another read is
-/// in vain: epoll(7), "Questions and answers", number 9. tokio's own `poll_read` does the same.
-const SHORT_READ_EMPTIES: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
 /// Sets keepalive and `TCP_USER_TIMEOUT`, so that a connection that is lost silently ends. The
 /// URL can change the values: `keepalives`, `keepalives_idle`, `keepalives_interval`,
@@ -98,7 +94,7 @@ pub(crate) enum Peek {
 /// Calls the same method on either kind of stream.
 macro_rules! either {
     ($socket:expr, $stream:ident => $call:expr) => {
-        match &*$socket.0 {
+        match &mut *$socket.0.lock().unwrap_or_else(PoisonError::into_inner) {
             Stream::Tcp($stream) => $call,
             #[cfg(unix)]
             Stream::Unix($stream) => $call,
@@ -122,14 +118,14 @@ impl Socket {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         set_keepalive(&stream, server)?;
-        Ok(Socket(Arc::new(Stream::Tcp(stream))))
+        Ok(Socket(Arc::new(Mutex::new(Stream::Tcp(stream)))))
     }
 
     /// Connects to a unix socket.
     #[cfg(unix)]
     pub(crate) async fn unix(path: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(path).await?;
-        Ok(Socket(Arc::new(Stream::Unix(stream))))
+        Ok(Socket(Arc::new(Mutex::new(Stream::Unix(stream)))))
     }
 
     pub(crate) fn view(&self) -> SocketView {
@@ -139,7 +135,7 @@ impl Socket {
     fn peek(&self) -> Peek {
         let mut byte = [MaybeUninit::uninit()];
         loop {
-            let peeked = either!(self, stream => SockRef::from(stream).peek(&mut byte));
+            let peeked = either!(self, stream => SockRef::from(&*stream).peek(&mut byte));
             return match peeked.map_err(|error| error.kind()) {
                 Ok(1..) => Peek::Bytes,
                 Err(io::ErrorKind::WouldBlock) => Peek::Quiet,
@@ -156,25 +152,7 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        loop {
-            ready!(either!(self, stream => stream.poll_read_ready(cx)))?;
-            let (room, mut read) = (buf.remaining(), 0);
-            // `WouldBlock` clears the readiness of before the read, and nothing that comes
-            // after it.
-            let tried = either!(self, stream => stream.try_io(Interest::READABLE, || {
-                read = stream.try_read_buf(buf)?;
-                let emptied = SHORT_READ_EMPTIES && 0 < read && read < room;
-                (!emptied).then_some(()).ok_or(io::ErrorKind::WouldBlock.into())
-            }));
-            match tried {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if read > 0 {
-                        return Poll::Ready(Ok(()));
-                    }
-                }
-                tried => return Poll::Ready(tried),
-            }
-        }
+        either!(self, stream => Pin::new(stream).poll_read(cx, buf))
     }
 }
 
@@ -184,21 +162,15 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(either!(self, stream => stream.poll_write_ready(cx)))?;
-            match either!(self, stream => stream.try_write(bytes)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                written => return Poll::Ready(written),
-            }
-        }
+        either!(self, stream => Pin::new(stream).poll_write(cx, bytes))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shut = either!(self, stream => SockRef::from(stream).shutdown(Shutdown::Write));
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = ready!(either!(self, stream => Pin::new(stream).poll_shutdown(cx)));
         Poll::Ready(match shut {
             // The server closed first.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
@@ -224,16 +196,18 @@ mod tests {
     #[tokio::test]
     async fn half_open_socket_is_found_within_a_minute() {
         let stream = watched("postgres://h/d").await;
-        let socket = either!(stream, stream => SockRef::from(stream));
-        assert!(socket.keepalive().expect("told"));
-        assert_eq!(socket.tcp_keepalive_time().expect("told"), KEEPALIVE_IDLE);
-        let interval = socket.tcp_keepalive_interval().expect("told");
-        let retries = socket.tcp_keepalive_retries().expect("told");
-        assert_eq!((interval, retries), (KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES));
-        let silence = KEEPALIVE_IDLE + interval * retries;
-        assert_eq!(silence, Duration::from_secs(60));
-        #[cfg(target_os = "linux")]
-        assert_eq!(socket.tcp_user_timeout().expect("told"), Some(USER_TIMEOUT));
+        either!(stream, stream => {
+            let socket = SockRef::from(&*stream);
+            assert!(socket.keepalive().expect("told"));
+            assert_eq!(socket.tcp_keepalive_time().expect("told"), KEEPALIVE_IDLE);
+            let interval = socket.tcp_keepalive_interval().expect("told");
+            let retries = socket.tcp_keepalive_retries().expect("told");
+            assert_eq!((interval, retries), (KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES));
+            let silence = KEEPALIVE_IDLE + interval * retries;
+            assert_eq!(silence, Duration::from_secs(60));
+            #[cfg(target_os = "linux")]
+            assert_eq!(socket.tcp_user_timeout().expect("told"), Some(USER_TIMEOUT));
+        });
     }
 
     /// Else each answer takes two system calls.
@@ -264,16 +238,17 @@ mod tests {
     #[tokio::test]
     async fn url_overrides_keepalive_defaults() {
         let stream = watched("postgres://h/d?keepalives=0&tcp_user_timeout=7").await;
-        let socket = either!(stream, stream => SockRef::from(stream));
-        assert!(!socket.keepalive().expect("told"));
-        #[cfg(target_os = "linux")]
-        assert_eq!(
-            socket.tcp_user_timeout().expect("told"),
-            Some(Duration::from_secs(7))
-        );
+        either!(stream, stream => {
+            let socket = SockRef::from(&*stream);
+            assert!(!socket.keepalive().expect("told"));
+            #[cfg(target_os = "linux")]
+            assert_eq!(
+                socket.tcp_user_timeout().expect("told"),
+                Some(Duration::from_secs(7))
+            );
+        });
         let stream = watched("postgres://h/d?keepalives_idle=45").await;
-        let socket = either!(stream, stream => SockRef::from(stream));
-        let idle = socket.tcp_keepalive_time().expect("told");
-        assert_eq!(idle, Duration::from_secs(45));
+        let idle = either!(stream, stream => SockRef::from(&*stream).tcp_keepalive_time());
+        assert_eq!(idle.expect("told"), Duration::from_secs(45));
     }
 }

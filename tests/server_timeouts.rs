@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use antifreeze::config::{Pooler, Reset};
+use antifreeze::config::{ConnectionLifetime, Pooler, Reset};
 use antifreeze::{Config, connection, transaction};
 use common::{BoxError, Lab, lab_over_relay, lab_with, lease_and_return};
 use lab::postgres::{Installation, Postgres};
@@ -62,6 +62,39 @@ async fn each_server_is_sent_the_timeouts_it_knows() {
     let sixteen = Lab::over(database, &url, |config| config);
     let told = ["30s", "1min", "unknown", "15min"];
     assert_eq!(values_within(&sixteen, LONG).await, told);
+}
+
+/// In front of the first statement, and nothing else: each takes time of the server.
+#[tokio::test]
+async fn new_session_is_sent_what_it_lacks() {
+    let check = "SET client_connection_check_interval = 500";
+    for (version, sent) in [
+        ("14", "SET idle_session_timeout = 900000"),
+        (
+            "17",
+            "SET transaction_timeout = 7000; SET idle_session_timeout = 900000",
+        ),
+    ] {
+        let (server, database) = server(version).await;
+        server
+            .execute("alter database d set log_statement = 'all'")
+            .await
+            .expect("a setting");
+        let url = database.url.clone();
+        let lab = Lab::over(database, &url, |config| {
+            config.lifetime(ConnectionLifetime::PerInvocation)
+        });
+        for _ in 0..2 {
+            let before = server.log().len();
+            values_within(&lab, Duration::from_secs(7)).await;
+            let log = server.log()[before..].to_owned();
+            let statements = log
+                .lines()
+                .filter_map(|line| line.split_once("statement: "));
+            let statements: Vec<_> = statements.map(|(_, sql)| sql).collect();
+            assert_eq!(statements, [check, sent], "{version}");
+        }
+    }
 }
 
 /// What a frozen process cannot cancel any more.

@@ -175,6 +175,20 @@ async fn pgbouncer_is_guessed() {
     }
 }
 
+/// The refusal of the settings is no answer to the guess, which is not repeated without it.
+#[tokio::test]
+async fn refused_settings_do_not_end_the_guess() {
+    let server = Postgres::builder().auth(Auth::Scram);
+    let server = server.start().await.expect("a server");
+    let pooler = PgBouncer::builder(&server).auth(Auth::Scram);
+    let pooler = pooler.start().await.expect("a pooler");
+    let relay = Relay::start(pooler.address()).await.expect("a relay");
+    let url = relay.url(&pooler.url(&server.url()));
+    let database = database(&with(&url, "postgres", "sslmode=disable"), AUTO);
+    let costs = [cost(&database, &relay).await, cost(&database, &relay).await];
+    assert_eq!(costs, [(2, 3), (1, 2)]);
+}
+
 /// The guess changes nothing about errors.
 #[tokio::test]
 async fn wrong_passwords_are_refused_once() {

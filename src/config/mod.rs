@@ -42,6 +42,7 @@ pub use load_shed::LoadShed;
 pub use origin::Origin;
 #[doc(hidden)]
 pub use server_timeouts::ServerTimeout;
+pub(crate) use server_timeouts::{CLIENT_CHECK, set_statements, since};
 pub(crate) use session::Reported;
 pub use session::TargetSessionAttrs;
 #[doc(hidden)]

@@ -22,7 +22,7 @@ pub(super) const TRANSACTION: &str = "transaction_timeout";
 /// To the server, if it is PostgreSQL 14 or newer and runs where it can find out. While a
 /// statement runs the server looks this often, in milliseconds, whether its client is still
 /// there; else a client that is gone is found when there is something to send.
-const CLIENT_CHECK: ServerTimeout = ("client_connection_check_interval", 500);
+pub(crate) const CLIENT_CHECK: ServerTimeout = ("client_connection_check_interval", 500);
 
 /// None is made shorter than this, however little time a call has.
 const LEAST: Duration = Duration::from_secs(1);
@@ -69,9 +69,9 @@ impl Settings {
     }
 
     /// Those that every server knows: one that it does not know makes it refuse the session.
-    pub(crate) fn startup_timeouts(&self) -> Vec<ServerTimeout> {
-        let mut timeouts = self.server_timeouts(self.longest_call(None));
-        timeouts.retain(|(name, _)| [STATEMENT, IDLE_IN_TRANSACTION].contains(name));
+    pub(crate) fn startup_timeouts(&self, longest: u64) -> Vec<ServerTimeout> {
+        let mut timeouts = self.server_timeouts(longest);
+        timeouts.retain(|(name, _)| since(name) == 0);
         timeouts
     }
 
@@ -162,6 +162,24 @@ impl Settings {
     }
 }
 
+/// Returns the major version of PostgreSQL that introduced a setting; 0 if each one knows it.
+pub(crate) fn since(name: &str) -> u32 {
+    match name {
+        STATEMENT | IDLE_IN_TRANSACTION => 0,
+        TRANSACTION => 17,
+        _ => 14,
+    }
+}
+
+/// Returns the statements that set these: a SET looks nothing up in the catalogs, which a new
+/// session would have to load first.
+pub(crate) fn set_statements(timeouts: &[ServerTimeout]) -> String {
+    let set = timeouts
+        .iter()
+        .map(|(name, value)| format!("SET {name} = {value}"));
+    set.collect::<Vec<_>>().join("; ")
+}
+
 /// As the server counts, rounded up: 0 would mean no timeout at all. `None` if it is
 /// more than the server can hold.
 fn milliseconds(time: Duration) -> Option<i32> {
@@ -187,6 +205,17 @@ mod tests {
             let found = all.iter().find(|(found, _)| *found == name);
             found.map(|(_, value)| *value)
         })
+    }
+
+    #[test]
+    fn startup_packet_has_what_each_version_knows() {
+        let started = config(|config| config).startup_timeouts(3);
+        assert_eq!(started, [(STATEMENT, 2_999), (IDLE_IN_TRANSACTION, 2_999)]);
+        let statements = set_statements(&[(TRANSACTION, 3_000), (IDLE_SESSION, 1)]);
+        assert_eq!(
+            statements,
+            "SET transaction_timeout = 3000; SET idle_session_timeout = 1"
+        );
     }
 
     #[test]

@@ -10,12 +10,12 @@ use crate::provider::{Host, Limits};
 pub(super) const PUBLIC: &str = "public";
 
 impl Settings {
-    /// The `options` of the start-up packet (manual, "Connection Settings"): the
-    /// user's own, and ours where the path takes them: the timeouts that end what no
-    /// teardown could, the schema, and `jit=off`. An option that the user sets stays, unless
+    /// The `options` of the start-up packet (manual, "Connection Settings") of a session for
+    /// calls of at most `longest` seconds: the user's own, and ours where the path takes them:
+    /// the timeouts that end what no teardown could, the schema, and `jit=off`. An option that the user sets stays, unless
     /// an override or the code sets it too: theirs is put last, and the server takes the
     /// last.
-    pub(crate) fn startup_options(&self) -> Option<String> {
+    pub(crate) fn startup_options(&self, longest: u64) -> Option<String> {
         let own = self.server.get_options().unwrap_or_default();
         let mut options = String::from(own);
         let mut add = |name: &str, value: &str, wanted: bool| {
@@ -29,7 +29,7 @@ impl Settings {
             add("search_path", &quoted(schema), true);
         }
         if self.sends_settings() {
-            for (name, value) in self.startup_timeouts() {
+            for (name, value) in self.startup_timeouts(longest) {
                 add(name, &value.to_string(), true);
             }
             if !self.jit {
@@ -103,7 +103,7 @@ mod tests {
     ) -> String {
         let config = change(Config::from_url(url).expect(url));
         let settings = config.settled(&Environment::of(variables)).expect(url);
-        settings.startup_options().unwrap_or_default()
+        settings.startup_options(u64::MAX).unwrap_or_default()
     }
 
     const OURS: &str = "-c statement_timeout=30000 \

@@ -17,7 +17,7 @@ mod start;
 pub(crate) mod startup;
 
 use std::sync::Once;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -32,7 +32,7 @@ use retry::Time;
 pub(crate) use retry::is_transient;
 pub(crate) use start::{Link, Opened};
 
-use crate::config::{Pooler, Settings, TlsMode};
+use crate::config::{CLIENT_CHECK, Pooler, ServerTimeout, Settings, TlsMode, since};
 use crate::error::{Error, ErrorKind, Phase, Result};
 use crate::observe;
 use crate::tls;
@@ -46,6 +46,8 @@ pub struct Connector {
     warned: Once,
     /// It was reported that the server does not take its timeouts.
     reported: Once,
+    /// The server cannot check whether its client is there.
+    no_client_check: AtomicBool,
     detection: Detection,
     /// The keys of SCRAM.
     keys: startup::Keys,
@@ -62,6 +64,7 @@ impl Connector {
             tls: tls::Client::default(),
             warned: Once::new(),
             reported: Once::new(),
+            no_client_check: AtomicBool::new(false),
             detection: Detection::new(),
             keys: startup::Keys::default(),
             guesses: startup::Guesses::default(),
@@ -137,6 +140,21 @@ impl Connector {
             .call_once(|| report(&self.config.alter_role()));
     }
 
+    /// Notes that the server cannot check whether its client is there, as on Windows.
+    pub(crate) fn refuses_client_check(&self) {
+        self.no_client_check.store(true, Ordering::Release);
+    }
+
+    /// Returns the timeouts that are set in a session for calls of at most `longest` seconds, on
+    /// a server of this `version`.
+    pub(crate) fn server_timeouts(&self, longest: u64, version: u32) -> Vec<ServerTimeout> {
+        let mut timeouts = self.config.server_timeouts(longest);
+        let checks = !self.no_client_check.load(Ordering::Acquire);
+        timeouts
+            .retain(|timeout| since(timeout.0) <= version && (checks || *timeout != CLIENT_CHECK));
+        timeouts
+    }
+
     /// Reads certificates and keys and resolves the host names, before a connection is needed.
     pub(crate) async fn prepare(&self) -> Result<()> {
         if self.config.tls.mode != TlsMode::Disable {
@@ -158,5 +176,29 @@ impl Connector {
         let mut phase = Phase::AskTls;
         let encrypt = self.encrypt(target, socket, ConnectOptions::DEFAULT, &mut phase);
         Ok(encrypt.await?.transport)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn server_is_sent_what_its_version_knows() {
+        let settings = Config::from_url("postgres://db.example.com/x").expect("a URL");
+        let connector = Connector::new(settings.in_force());
+        let sent = |version| {
+            let all = connector.server_timeouts(u64::MAX, version).into_iter();
+            all.map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        let [idle, check] = ["idle_session_timeout", CLIENT_CHECK.0];
+        let old = ["statement_timeout", "idle_in_transaction_session_timeout"];
+        assert_eq!(sent(0), old);
+        assert_eq!(sent(13), old);
+        assert_eq!(sent(14)[2..], [idle, check]);
+        assert_eq!(sent(17)[2..], ["transaction_timeout", idle, check]);
+        connector.refuses_client_check();
+        assert_eq!(sent(18)[2..], ["transaction_timeout", idle]);
     }
 }

@@ -43,6 +43,9 @@ pub struct ConnectOptions<'a> {
     pub strict: bool,
     /// Sends named statements unchanged through a transaction pooler.
     pub named: bool,
+    /// The time that the invocation was granted that the session is opened for: the server's
+    /// timeouts follow it.
+    pub granted: Option<Duration>,
     /// Is called after each step.
     pub watch: &'a (dyn Fn(Progress<'_>) + Send + Sync),
     /// Counts abandoned connections until the server has closed them.
@@ -55,6 +58,7 @@ impl ConnectOptions<'static> {
         once: false,
         strict: false,
         named: false,
+        granted: None,
         watch: &|_| {},
         closing: None,
     };

@@ -40,6 +40,8 @@ pub(crate) struct Link {
     pub(crate) pooler: Pooler,
     /// The shortest round trip to the server while connecting.
     pub(crate) round_trip: Duration,
+    /// The major version of the server; 0 if it has reported none.
+    pub(crate) version: u32,
 }
 
 impl Connector {
@@ -157,7 +159,7 @@ impl Connector {
         let mut server = config.server.clone();
         logins.apply(target, &mut server).await?;
         *phase = Phase::Authenticate;
-        let settings = config.startup_options();
+        let settings = config.startup_options(config.longest_call(options.granted));
         if let Some(settings) = settings.filter(|_| self.detection.takes_settings()) {
             server.options(settings);
         }
@@ -212,6 +214,7 @@ impl Connector {
             .target_session_attrs
             .check(wire.facts().parameters)
             .map_err(|why| Error::new(ErrorKind::Unreachable, format!("{target} {why}")))?;
+        let version = connection.parameter("server_version").map_or(0, major);
         let parameter = |name: &str| connection.parameter(name);
         let pooler = self.detection.pooler(config, target, parameter, &wire);
         config.check_schema(pooler)?;
@@ -223,6 +226,7 @@ impl Connector {
             target: target.clone(),
             pooler,
             round_trip,
+            version,
         };
         Ok(Some(Opened {
             client,
@@ -302,10 +306,34 @@ impl Connector {
     }
 }
 
+/// Returns the major version, as in `17.2 (Debian 17.2-1)`, `18beta1`.
+fn major(version: &str) -> u32 {
+    let digits = version.bytes().take_while(u8::is_ascii_digit).count();
+    version[..digits].parse().unwrap_or_default()
+}
+
 /// Returns the user to log in as: without one, that of the operating system, as in libpq.
 fn user(server: &tokio_postgres::Config) -> Cow<'_, str> {
     match server.get_user() {
         Some(user) => Cow::Borrowed(user),
         None => Cow::Owned(whoami::username().unwrap_or_default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn major_version_is_read() {
+        for (reported, version) in [
+            ("17.2 (Debian 17.2-1.pgdg120+1)", 17),
+            ("18beta1", 18),
+            ("9.6.24", 9),
+            ("", 0),
+            ("unknown", 0),
+        ] {
+            assert_eq!(major(reported), version, "{reported}");
+        }
     }
 }

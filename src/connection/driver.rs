@@ -3,16 +3,17 @@
 //! A `Connection` of tokio-postgres has to be polled. After a bare `tokio::spawn` of it
 //! nothing is certain: at the end of a handler the queue may hold a BEGIN that the task has
 //! not polled yet. So the connection is behind a lock: the task polls it when woken, and
-//! [`pump`](Driver::pump) polls it at any time, on the caller's thread and with the task's
-//! waker. Polling empties the queue of the client and flushes; after it,
-//! a completed flush as the last operation proves that nothing is left.
+//! [`pump`](Driver::pump) polls it at any time, on the caller's thread. Polling empties the queue
+//! of the client and flushes; after it, a completed flush as the last operation proves that
+//! nothing is left. Until it is woken again there is nothing to poll: a request that is queued
+//! wakes it.
 
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -39,14 +40,31 @@ impl Drop for Polls {
     }
 }
 
+/// Wakes the driver task, and remembers that.
+struct Woken {
+    /// The connection was woken since it was last polled.
+    since_poll: AtomicBool,
+    task: Mutex<Waker>,
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.since_poll.store(true, Ordering::Release);
+        lock(&self.task).wake_by_ref();
+    }
+}
+
 /// Drives one connection.
 pub(super) struct Driver {
     /// `None` once it has ended: an ended connection must be dropped, or the client's futures
     /// wait for ever.
     connection: Mutex<Option<Connection<Stream, NoTlsStream>>>,
-    /// The waker of the driver task. Every poll uses this one, so that what arrives
-    /// later wakes the task alone.
-    waker: Mutex<Waker>,
+    /// Every poll uses its waker, so that what arrives later wakes the task alone.
+    woken: Arc<Woken>,
     /// The connection was polled and [is decided](Snapshot::is_decided).
     decided: Notify,
     wire: Wire,
@@ -67,7 +85,10 @@ impl Driver {
     ) -> Arc<Driver> {
         let driver = Arc::new(Driver {
             connection: Mutex::new(Some(connection)),
-            waker: Mutex::new(Waker::noop().clone()),
+            woken: Arc::new(Woken {
+                since_poll: AtomicBool::new(true),
+                task: Mutex::new(Waker::noop().clone()),
+            }),
             decided: Notify::new(),
             wire,
             client: Arc::downgrade(client),
@@ -129,33 +150,17 @@ impl Driver {
 
     /// Wakes the task.
     pub(super) fn wake(&self) {
-        lock(&self.waker).wake_by_ref();
+        self.woken.wake_by_ref();
     }
 
     /// The snapshot is taken before another poll: a poll under way does not
     /// know yet what it waits for.
     fn poll(&self, mut slot: MutexGuard<'_, Option<Connection<Stream, NoTlsStream>>>) -> Snapshot {
-        let Some(connection) = slot.as_mut() else {
+        if slot.is_none() {
             return self.wire.snapshot();
-        };
-        let _polls = Polls(POLLS.replace(true));
-        let waker = lock(&self.waker).clone();
-        let mut cx = Context::from_waker(&waker);
-        loop {
-            self.wire.before_poll();
-            match connection.poll_message(&mut cx) {
-                Poll::Ready(Some(Ok(AsyncMessage::Notice(notice)))) => observe::notice(&notice),
-                // A notification: see `Connection`.
-                Poll::Ready(Some(Ok(_))) => {}
-                Poll::Ready(end) => {
-                    if let Some(Err(error)) = end {
-                        observe::connection_lost(&error);
-                    }
-                    *slot = None;
-                    break;
-                }
-                Poll::Pending => break,
-            }
+        }
+        if self.woken.since_poll.swap(false, Ordering::AcqRel) {
+            self.poll_connection(&mut slot);
         }
         let snapshot = self.wire.snapshot();
         // No answer to come could be assigned to its request: the client's futures fail.
@@ -178,6 +183,26 @@ impl Driver {
         snapshot
     }
 
+    fn poll_connection(&self, slot: &mut Option<Connection<Stream, NoTlsStream>>) {
+        let _polls = Polls(POLLS.replace(true));
+        let waker = Waker::from(Arc::clone(&self.woken));
+        let mut cx = Context::from_waker(&waker);
+        while let Some(connection) = slot {
+            match connection.poll_message(&mut cx) {
+                Poll::Ready(Some(Ok(AsyncMessage::Notice(notice)))) => observe::notice(&notice),
+                // A notification: see `Connection`.
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(end) => {
+                    if let Some(Err(error)) = end {
+                        observe::connection_lost(&error);
+                    }
+                    *slot = None;
+                }
+                Poll::Pending => break,
+            }
+        }
+    }
+
     fn is_held(&self) -> bool {
         let client = self.client.upgrade();
         client.is_some_and(|client| client.try_lock().is_err())
@@ -187,7 +212,7 @@ impl Driver {
 async fn drive(mut end: DriverEnd) {
     let driver = &end.driver;
     poll_fn(|cx| {
-        lock(&driver.waker).clone_from(cx.waker());
+        lock(&driver.woken.task).clone_from(cx.waker());
         driver.pump();
         if driver.is_over() {
             Poll::Ready(())

@@ -43,7 +43,9 @@ pub(crate) struct ServerSession {
     cancelling: AtomicUsize,
     /// Queries of our own that the server has not answered yet.
     own: Tally,
-    /// The server's timeouts are set for calls of at most so many seconds.
+    /// The call, in seconds, that the timeouts of the startup packet are for.
+    started_for: u64,
+    /// The server's timeouts are set for calls of at most so many seconds; 0: but for those.
     longest_call: AtomicU64,
 }
 
@@ -80,6 +82,7 @@ impl ServerSession {
             connector: Arc::clone(connector),
             cancelling: AtomicUsize::new(0),
             own: Tally::default(),
+            started_for: connector.settings().longest_call(options.granted),
             longest_call: AtomicU64::new(0),
         }))
     }
@@ -118,8 +121,10 @@ impl ServerSession {
         Ok(diverted)
     }
 
-    /// Returns the client, after the session was [given back](Diverted::give_back) to it.
+    /// Returns the client, after the session was [given back](Diverted::give_back) to it, and
+    /// has it polled: it did not wait for anything meanwhile.
     pub(crate) fn unpark(&self) -> Option<ExclusiveClient> {
+        self.wake();
         self.parked().take()
     }
 
@@ -128,7 +133,6 @@ impl ServerSession {
     pub(crate) fn restore(&self) -> bool {
         let restored = self.link.wire.restore();
         drop(self.unpark());
-        self.client().driver.wake();
         restored
     }
 
@@ -143,7 +147,7 @@ impl ServerSession {
 
     /// Returns the process id of the server's backend.
     pub(crate) fn process(&self) -> i32 {
-        self.client().process()
+        self.link.wire.facts().key.map_or(0, |(process, _)| process)
     }
 
     /// Returns the state of the connection when it was last driven.

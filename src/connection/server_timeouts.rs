@@ -1,16 +1,20 @@
-//! Sets the server's timeouts once a session has begun.
+//! Sets the server's timeouts that are not part of the startup packet.
 //!
-//! They are not part of the start-up packet: an older server refuses a session because of one
-//! parameter that it does not know, and its version is known only later. So they are set behind
-//! the start-up and in front of the first statement, and the answer is not awaited.
+//! An older server refuses a session because of one parameter that it does not know, and its
+//! version is known only when the session begins. So the newer ones are set behind the startup
+//! and in front of the first statement, in the same flight, and the answer is not awaited. They
+//! do not leave with the last message of SCRAM either: that would save no round trip, and the
+//! version is not known then.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::{OptionFuture, join};
+
 use super::ServerSession;
-use crate::config::Pooler;
+use crate::config::{CLIENT_CHECK, Pooler, ServerTimeout, set_statements};
 use crate::observe;
-use crate::wire::residue;
+use crate::wire::OwnAnswer;
 
 impl ServerSession {
     /// Sets the server's timeouts for a call that was `granted` this time, unless they are set
@@ -23,28 +27,46 @@ impl ServerSession {
         if self.has_server_timeouts(granted) {
             return;
         }
-        let config = self.connector.settings();
         let longest = self.longest(granted);
         let before = self.longest_call.fetch_max(longest, Ordering::AcqRel);
         let set = match before {
-            0 => Vec::new(),
-            before => config.server_timeouts(before),
+            0 => self.startup_timeouts(),
+            before => self.server_timeouts(before),
         };
-        let wanted = config.server_timeouts(longest.max(before));
-        if wanted == set {
+        let mut wanted = self.server_timeouts(longest.max(before));
+        wanted.retain(|timeout| !set.contains(timeout));
+        if wanted.is_empty() {
             return;
         }
-        let Some(answer) = self.ask(&residue::setting(wanted), false) else {
-            // The connection has ended, which its holder will learn.
-            return;
-        };
+        // A server that cannot check its client refuses that alone.
+        let check = wanted.iter().position(|timeout| *timeout == CLIENT_CHECK);
+        let check = check.map(|at| wanted.remove(at));
+        let check = OptionFuture::from(check.and_then(|check| self.set(&[check])));
+        let timeouts = OptionFuture::from(self.set(&wanted));
         let connector = self.connector.clone();
         self.spawn_answer(async move {
-            if let Some(sqlstate) = answer.await.and_then(|answer| answer.error) {
+            let (timeouts, check) = join(timeouts, check).await;
+            let error = |answer: Option<Option<OwnAnswer>>| answer.flatten()?.error;
+            if let Some(sqlstate) = error(timeouts) {
                 connector
                     .report_server_timeouts(|run| observe::server_timeouts_refused(&sqlstate, run));
             }
+            if error(check).is_some() {
+                connector.refuses_client_check();
+            }
         });
+    }
+
+    /// Sets `timeouts`. `None` if there are none, or if the connection has ended, which its
+    /// holder will learn.
+    fn set(
+        &self,
+        timeouts: &[ServerTimeout],
+    ) -> Option<impl Future<Output = Option<OwnAnswer>> + Send + use<>> {
+        if timeouts.is_empty() {
+            return None;
+        }
+        self.ask(&set_statements(timeouts), false)
     }
 
     /// Returns whether there is nothing to set for a call that was `granted` this time.
@@ -59,14 +81,29 @@ impl ServerSession {
         self.connector.settings().longest_call(granted).max(1)
     }
 
-    /// Returns the statement that has to follow a reset, which resets these timeouts too. Empty
-    /// if there are none.
+    /// Returns the timeouts for calls of at most `longest` seconds.
+    fn server_timeouts(&self, longest: u64) -> Vec<ServerTimeout> {
+        self.connector.server_timeouts(longest, self.link.version)
+    }
+
+    /// Returns the timeouts that the session was started with.
+    fn startup_timeouts(&self) -> Vec<ServerTimeout> {
+        self.connector.settings().startup_timeouts(self.started_for)
+    }
+
+    /// Returns the statements that have to follow a reset, which resets all timeouts to what the
+    /// session was started with. Empty if there are none.
     pub(crate) fn server_timeouts_again(&self) -> String {
-        let longest = self.longest_call.load(Ordering::Acquire).max(1);
-        let wanted = self.connector.settings().server_timeouts(longest);
-        if self.link.pooler != Pooler::None || wanted.is_empty() {
+        if self.link.pooler != Pooler::None {
             return String::new();
         }
-        format!("; {}", residue::setting(wanted))
+        let longest = self.longest_call.load(Ordering::Acquire).max(1);
+        let mut wanted = self.server_timeouts(longest);
+        let set = self.startup_timeouts();
+        wanted.retain(|timeout| !set.contains(timeout));
+        match set_statements(&wanted) {
+            statements if statements.is_empty() => statements,
+            statements => format!("; {statements}"),
+        }
     }
 }

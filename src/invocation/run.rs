@@ -144,23 +144,25 @@ impl Drop for Ending {
 
 impl<F: Future, J> Run<F, J> {
     /// Calls `handler` inside the invocation; the call itself may panic.
+    #[inline]
     pub(crate) fn new(invocation: Invocation, judge: J, handler: impl FnOnce() -> F) -> Self {
         invocation.begin();
         let scope = Scope::around(invocation.clone());
-        let called = catch_unwind(AssertUnwindSafe(|| scope.enter(handler)));
-        let (handler, ended) = match called {
-            Ok(handler) => (Some(handler), None),
-            Err(panic) => (None, Some(HandlerEnd::Panicked(panic))),
-        };
         let cutoff = invocation.cutoff().map(tokio::time::sleep_until);
-        Run {
+        let mut run = Run {
             scope,
             judge,
-            handler,
+            handler: None,
             cutoff,
-            ended,
+            ended: None,
             ending: Ending::new(invocation, observe::abandoned),
-        }
+        };
+        // Futures are large: what is caught is written to its place, and not moved there.
+        let mut call = Some(handler);
+        let mut handler = || run.handler = call.take().map(|call| call());
+        let called = catch_unwind(AssertUnwindSafe(|| run.scope.enter(&mut handler)));
+        run.ended = called.err().map(HandlerEnd::Panicked);
+        run
     }
 
     pub(crate) fn invocation(&self) -> &Invocation {
@@ -179,14 +181,14 @@ where
         let mut this = self.project();
         let invocation = this.ending.invocation();
         if let Some(handler) = this.handler.as_mut().as_pin_mut() {
-            let polled = this
-                .scope
-                .enter(|| catch_unwind(AssertUnwindSafe(|| handler.poll(cx))));
+            let mut polled = Poll::Pending;
+            let poll = AssertUnwindSafe(|| polled = handler.poll(cx));
+            let caught = this.scope.enter(|| catch_unwind(poll));
             // The work is polled before its timer: after a freeze both are ready.
-            let ended = match polled {
-                Ok(Poll::Ready(result)) => HandlerEnd::Returned(result),
-                Err(panic) => HandlerEnd::Panicked(panic),
-                Ok(Poll::Pending) => match this.cutoff.as_mut().as_pin_mut() {
+            let ended = match (caught, polled) {
+                (Err(panic), _) => HandlerEnd::Panicked(panic),
+                (Ok(()), Poll::Ready(result)) => HandlerEnd::Returned(result),
+                (Ok(()), Poll::Pending) => match this.cutoff.as_mut().as_pin_mut() {
                     Some(mut cutoff) => {
                         // The cutoff depends on the round-trip time, which is known after the
                         // first connect.

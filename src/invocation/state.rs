@@ -131,8 +131,9 @@ impl Invocation {
     /// Returns the error with which load shedding rejects the invocation, with
     /// [`LoadShed::BeforeHandler`](crate::config::LoadShed::BeforeHandler).
     pub(crate) fn rejected(&self) -> Option<Error> {
-        let left = self.inner.leases.left();
-        self.engine().before_handler(left, self.request_id())
+        let leases = &self.inner.leases;
+        self.engine()
+            .before_handler(|| leases.left(), &leases.request_id)
     }
 
     pub(crate) fn engine(&self) -> &Arc<Engine> {

@@ -35,6 +35,7 @@ pin_project! {
 impl<F: Future, J> Call<F, J> {
     /// Calls the service inside the current invocation, that of an outer layer, or begins one,
     /// unless it is rejected. `call` gets the invocation that was begun.
+    #[inline]
     pub(crate) fn new(
         settings: &LayerSettings,
         judge: J,

@@ -42,6 +42,7 @@ pin_project! {
 
 impl<F: Future> ResponseFuture<F> {
     /// `is_head`: the request's method is HEAD.
+    #[inline]
     pub(crate) fn new(call: Call<F, LayerSettings>, is_head: bool) -> Self {
         ResponseFuture {
             kind: Kind::Call { call, is_head },

@@ -29,10 +29,14 @@ const MAX_FAILURES: u32 = 3;
 /// The ceiling of the first two delays.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 
-/// The same while the server is full. As a rule a whole fleet is refused at the same time, and
-/// each further try takes time of the server: its processes come back one after the other,
-/// over as long as it takes to serve them.
-const FIRST_DELAY_FULL: Duration = Duration::from_millis(800);
+/// The ceiling of the first delay while the server is full. As a rule a whole fleet is refused at
+/// the same time, and each further try takes time of the server: its processes come back one
+/// after the other, over as long as it takes to serve them.
+const FLEET_DELAY: Duration = Duration::from_millis(900);
+
+/// The ceiling of the second, which doubles: by then slots are free again in most cases, and few
+/// processes are left that try.
+const FIRST_DELAY_FULL: Duration = Duration::from_millis(300);
 
 /// The ceiling of every delay: a process tries about once a second.
 const MAX_DELAY: Duration = Duration::from_secs(2);
@@ -209,12 +213,15 @@ impl Breaker {
 
 impl OpenCircuit {
     fn new(kind: ErrorKind, now: SystemTime) -> Self {
-        let delay = delays(kind, first_delay(kind)).next();
+        let ceiling = match kind {
+            ErrorKind::TooManyConnections => FLEET_DELAY,
+            _ => FIRST_DELAY,
+        };
         OpenCircuit {
             since: now,
             failing_since: now,
-            next: now + delay.unwrap_or(MAX_DELAY),
-            backoff: delays(kind, MAX_DELAY),
+            next: now + jittered(ceiling),
+            backoff: delays(kind),
             kind,
             recovering: false,
         }
@@ -225,7 +232,7 @@ impl OpenCircuit {
         // A timeout is not an answer: what the server last said still holds.
         if kind != ErrorKind::ConnectTimeout {
             if first_delay(kind) != first_delay(self.kind) {
-                self.backoff = delays(kind, MAX_DELAY);
+                self.backoff = delays(kind);
             }
             self.kind = kind;
         }
@@ -266,9 +273,17 @@ fn first_delay(kind: ErrorKind) -> Duration {
     }
 }
 
-fn delays(kind: ErrorKind, max: Duration) -> Backoff {
-    let part = || MIN_PART + (1.0 - MIN_PART) * random::fraction();
-    Backoff::with_random(first_delay(kind), max, part)
+fn delays(kind: ErrorKind) -> Backoff {
+    Backoff::with_random(first_delay(kind), MAX_DELAY, part)
+}
+
+/// Returns a random delay of at most `ceiling`.
+fn jittered(ceiling: Duration) -> Duration {
+    ceiling.mul_f64(part())
+}
+
+fn part() -> f64 {
+    MIN_PART + (1.0 - MIN_PART) * random::fraction()
 }
 
 impl CircuitState {
@@ -296,7 +311,7 @@ impl CircuitState {
             Some(open) if !self.waiting.is_empty() => {
                 open.failing_since = now;
                 open.next = now;
-                open.backoff = delays(open.kind, MAX_DELAY);
+                open.backoff = delays(open.kind);
                 open.recovering = true;
             }
             _ => self.close(now),

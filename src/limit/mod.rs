@@ -11,6 +11,8 @@ mod room;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot::Receiver;
+
 pub(crate) use breaker::{Admission, Breaker};
 pub(crate) use reading::Reading;
 pub use reading::Slots;
@@ -18,7 +20,9 @@ pub(crate) use room::Room;
 
 use crate::clock::Clock;
 use crate::config::{LoadShed, Settings};
+use crate::connection::ServerSession;
 use crate::error::Error;
+use crate::wire::OwnAnswer;
 
 /// The `Retry-After` of a request that was refused because the server is nearly full.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -48,6 +52,13 @@ impl Limiter {
     /// Returns whether an invocation that cannot wait is refused before it has waited.
     pub(crate) fn sheds(&self) -> bool {
         self.load_shed != LoadShed::Off
+    }
+
+    /// Reads the slots behind the next statement of `session`, if something depends on it.
+    pub(crate) fn ask_behind(&self, session: &ServerSession) -> Option<Receiver<OwnAnswer>> {
+        // Requests are shed by the last reading too.
+        let is_decided = self.load_shed != LoadShed::BeforeHandler && self.room.is_decided();
+        (!is_decided).then(|| self.room.ask_behind(session))?
     }
 
     /// Returns why an invocation that can wait for `left` is refused before its handler.

@@ -13,6 +13,10 @@ use crate::wire::OwnAnswer;
 /// The age from which a reading is repeated when a round trip is taken anyway.
 const FRESH: Duration = Duration::from_secs(5);
 
+/// How long a refusal decides alone that a connection is not kept: a fleet that is refused is
+/// served within about a second, and a reading would take the server as long as a connect.
+const DECIDED: Duration = Duration::from_millis(500);
+
 /// The part of the slots, in percent, above which the server counts as full.
 const FULL: u8 = 95;
 
@@ -81,7 +85,7 @@ impl Room {
     ///
     /// Called for each new connection: it may be one of many, as after a restart, and the last
     /// reading decides whether it is kept. If that is fresh and showed plenty of room, it will do.
-    pub(crate) fn ask_behind(&self, session: &ServerSession) -> Option<Receiver<OwnAnswer>> {
+    pub(super) fn ask_behind(&self, session: &ServerSession) -> Option<Receiver<OwnAnswer>> {
         let query = self.query()?;
         let plenty = !self.is_old() && !self.is_above(self.high_water_mark / 2);
         let skips = plenty && self.was_refused() != Some(true);
@@ -154,6 +158,14 @@ impl Room {
             _ => CONTENDED.min(self.high_water_mark),
         };
         self.is_above(mark)
+    }
+
+    /// Returns whether a connection was refused so recently that none is kept, whatever a reading
+    /// would show.
+    pub(super) fn is_decided(&self) -> bool {
+        let known = self.known();
+        let refused = known.refused.filter(|_| known.is_refused);
+        refused.is_some_and(|refused| self.clock.since(refused) <= DECIDED)
     }
 
     /// Returns whether the server is full, according to a fresh reading or refusal.
@@ -240,6 +252,20 @@ mod tests {
         }
         clock.advance(FRESH * 2);
         assert!(room.is_crowded() && !room.is_full(), "the reading is old");
+    }
+
+    #[test]
+    fn refusal_decides_until_a_reading() {
+        let clock = Manual::new();
+        let room = Room::new(clock.clone(), true, 80);
+        assert!(!room.is_decided());
+        room.note_refusal(None);
+        assert!(room.is_decided() && room.is_crowded());
+        clock.advance(DECIDED * 2);
+        assert!(!room.is_decided() && room.is_crowded());
+        room.note_refusal(None);
+        read(&room, 1);
+        assert!(!room.is_decided());
     }
 
     #[test]

@@ -138,6 +138,7 @@ impl Pool {
         let opened = now.checked_sub(added_age).unwrap_or(now);
         let options = ConnectOptions {
             once: attempt.probes,
+            granted,
             closing,
             ..ConnectOptions::DEFAULT
         };

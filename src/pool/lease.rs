@@ -92,7 +92,7 @@ impl Lease {
 
     /// Reads the slots behind the next statement.
     pub(super) fn ask_behind(&self) {
-        *lock(&self.reading) = self.room().ask_behind(&self.session);
+        *lock(&self.reading) = self.pool.shared.limits.ask_behind(&self.session);
     }
 
     /// Notes the reading behind the first statement. Returns false while its answer is awaited.

@@ -35,6 +35,9 @@ impl State {
 
     /// Returns the end of the stream of an earlier client.
     pub(super) fn retired(&mut self, client: u64) -> Option<&mut Retired> {
+        if client == self.client {
+            return None;
+        }
         let mut retired = self.retired.iter_mut();
         retired.find(|retired| retired.client == client)
     }

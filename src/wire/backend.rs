@@ -14,13 +14,12 @@ const HEADER: usize = 5;
 /// the 13 bytes of BackendKeyData.
 const HEAD: usize = 80;
 
-/// Every message that a server may send over protocol 3.0.
-const TAGS: &[u8] = b"123ACDEGHIKNRSTVWZcdnstv";
-
 /// Follows the framing of the backend's messages.
 #[derive(Debug, Default)]
 pub(super) struct Scanner {
-    /// The beginning of the current message.
+    /// Bytes of the current message that are passed on unread.
+    pass: usize,
+    /// The beginning of the current message, if it came in pieces.
     head: Vec<u8>,
     /// Bytes of the current message that were seen; 0 between two messages.
     seen: usize,
@@ -47,8 +46,8 @@ impl Scanner {
         let mut chunk = chunk;
         while !chunk.is_empty() && !tracker.is_lost() && tracker.final_error.is_none() {
             if self.seen == 0 {
-                let rows = rows(chunk);
-                if rows > 0 && tracker.question().is_none() {
+                let rows = self.rows(chunk, tracker);
+                if rows > 0 {
                     if passed.is_some() {
                         out.extend_from_slice(&chunk[..rows]);
                     }
@@ -58,9 +57,18 @@ impl Scanner {
                 self.fate = tracker.fate(chunk[0]);
                 if self.withholds_next() {
                     passed.get_or_insert(whole - chunk.len());
+                } else if self.fate == Fate::Pass
+                    && says_nothing(chunk[0])
+                    && !tracker.has_to_give()
+                {
+                    self.pass = length(chunk).unwrap_or_default();
+                    if self.pass > 0 {
+                        continue;
+                    }
                 }
             }
-            let taken = self.take(chunk, tracker);
+            let message = if self.seen == 0 { first(chunk) } else { None };
+            let taken = message.map_or_else(|| self.take(chunk, tracker), <[u8]>::len);
             let (bytes, rest) = chunk.split_at(taken);
             chunk = rest;
             if passed.is_some() && !self.withholds_next() {
@@ -69,36 +77,16 @@ impl Scanner {
             if !matches!(self.fate, Fate::Pass | Fate::Swallow) {
                 self.held.extend_from_slice(bytes);
             }
-            if self.seen < HEADER || self.seen < self.length || tracker.is_lost() {
-                continue;
-            }
-            let mut repeats = false;
-            if !matches!(self.fate, Fate::Pass | Fate::Swallow) {
-                let message = self.held.split();
-                // Not in the middle of a request, whose end would be answered again.
-                let may_end = self.fate == Fate::Hold && !tracker.is_open();
-                if may_end && ends_session(&message[HEADER..]) {
-                    tracker.final_error = Some(message.freeze());
-                } else if let Some(question) = tracker.question() {
-                    question.keep(message[0], &message[HEADER..]);
-                } else if self.fate != Fate::Hold {
-                    tracker.described(&message);
-                } else if let Some(message) = tracker.error(message) {
-                    self.head = message[..message.len().min(HEAD)].to_vec();
-                    let shift = tracker.owed.front().map_or(0, |unit| unit.shift);
-                    rewrite::shift_position(&message, shift, out);
-                } else {
-                    repeats = true;
+            let is_whole = self.seen >= HEADER && self.seen == self.length;
+            let answer = match message {
+                Some(message) => self.end(message, tracker, out),
+                None if is_whole && !tracker.is_lost() => {
+                    let head = std::mem::take(&mut self.head);
+                    (self.seen, self.length) = (0, 0);
+                    self.end(&head, tracker, out)
                 }
-            }
-            let answer = if repeats {
-                None
-            } else {
-                tracker.received(self.head[0], &self.head[HEADER..])
+                None => continue,
             };
-            self.head.clear();
-            self.seen = 0;
-            self.length = 0;
             if let Some(answer) = answer {
                 answered(answer, tracker);
             }
@@ -117,7 +105,48 @@ impl Scanner {
         passed.unwrap_or(whole)
     }
 
-    /// Continues the current message and returns how many bytes belong to it.
+    /// Returns how much of `chunk` is the rest of a message that is passed on, whole rows, and the
+    /// beginning of one: most of what a server sends, and without information for the wire.
+    fn rows(&mut self, chunk: &[u8], tracker: &mut Tracker) -> usize {
+        let mut end = self.pass;
+        if end == 0 && (!matches!(chunk[0], b'D' | b'd') || tracker.question().is_some()) {
+            return 0;
+        }
+        while let Some(rest @ [b'D' | b'd', ..]) = chunk.get(end..) {
+            match length(rest) {
+                Some(length) => end += length,
+                None => break,
+            }
+        }
+        let now = end.min(chunk.len());
+        self.pass = end - now;
+        now
+    }
+
+    /// Ends a message. `head` is its beginning, or all of it.
+    fn end(&mut self, head: &[u8], tracker: &mut Tracker, out: &mut BytesMut) -> Option<Answer> {
+        if !matches!(self.fate, Fate::Pass | Fate::Swallow) {
+            let message = self.held.split();
+            // Not in the middle of a request, whose end would be answered again.
+            let may_end = self.fate == Fate::Hold && !tracker.is_open();
+            if may_end && ends_session(&message[HEADER..]) {
+                tracker.final_error = Some(message.freeze());
+            } else if let Some(question) = tracker.question() {
+                question.keep(message[0], &message[HEADER..]);
+            } else if self.fate != Fate::Hold {
+                tracker.described(&message);
+            } else {
+                let message = tracker.error(message)?;
+                let shift = tracker.owed.front().map_or(0, |unit| unit.shift);
+                rewrite::shift_position(&message, shift, out);
+                return tracker.received(message[0], &message[HEADER..]);
+            }
+        }
+        tracker.received(head[0], &head[HEADER..])
+    }
+
+    /// Continues a message that comes in pieces, or loses the framing. Returns how many bytes
+    /// belong to it.
     fn take(&mut self, chunk: &[u8], tracker: &mut Tracker) -> usize {
         let goal = if self.seen < HEADER {
             HEADER
@@ -134,7 +163,7 @@ impl Scanner {
         self.seen += taken;
         if self.seen == HEADER && self.length == 0 {
             match length(&self.head) {
-                Some(length) if TAGS.contains(&self.head[0]) => self.length = length,
+                Some(length) if is_known(self.head[0]) => self.length = length,
                 _ => tracker.lose(),
             }
         }
@@ -152,8 +181,28 @@ impl Scanner {
 
     /// Returns whether tokio-postgres has been given whole messages only.
     pub(super) fn is_between_messages(&self) -> bool {
-        self.seen == 0
+        self.seen == 0 && self.pass == 0
     }
+}
+
+/// Returns whether the tag of this message is all that the wire needs.
+fn says_nothing(tag: u8) -> bool {
+    matches!(tag, b'1'..=b'3' | b'I' | b's' | b't')
+}
+
+/// Returns whether a server may send this over protocol 3.0.
+fn is_known(tag: u8) -> bool {
+    matches!(
+        tag,
+        b'1'..=b'3' | b'A' | b'C'..=b'E' | b'G'..=b'I' | b'K' | b'N' | b'R'..=b'T'
+            | b'V' | b'W' | b'Z' | b'c' | b'd' | b'n' | b's'..=b't' | b'v'
+    )
+}
+
+/// Returns the message at the start of `chunk`, if all of it is there.
+fn first(chunk: &[u8]) -> Option<&[u8]> {
+    let message = chunk.get(..length(chunk)?)?;
+    is_known(message[0]).then_some(message)
 }
 
 /// Returns whether an ErrorResponse says that the session is over: by its severity, `V` as it is,
@@ -169,17 +218,4 @@ fn length(header: &[u8]) -> Option<usize> {
     let bytes = header.get(1..HEADER)?.try_into().ok()?;
     let length = usize::try_from(i32::from_be_bytes(bytes)).ok()?;
     (length >= 4).then_some(length + 1)
-}
-
-/// Returns the length of the complete DataRow and CopyData messages at the start of `chunk`:
-/// most of what a server sends, and without information for the wire.
-fn rows(chunk: &[u8]) -> usize {
-    let mut rest = chunk;
-    while let Some(b'D' | b'd') = rest.first() {
-        match length(rest).and_then(|length| rest.get(length..)) {
-            Some(behind) => rest = behind,
-            None => break,
-        }
-    }
-    chunk.len() - rest.len()
 }

@@ -128,14 +128,6 @@ impl Wire {
         })
     }
 
-    /// Has to be called before the connection above is polled: what it does not touch in
-    /// that poll, it does not wait for.
-    pub(crate) fn before_poll(&self) {
-        if let Some(mut state) = self.present() {
-            state.reads = false;
-        }
-    }
-
     /// Attaches a new client to a session that was [detached](Wire::detach) and is at rest.
     /// Returns the wire and the stream of the new client, whose startup packet is answered here,
     /// and whose prepared statements are those with `names`.

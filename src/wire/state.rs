@@ -3,10 +3,9 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, BytesMut};
-use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
@@ -59,7 +58,7 @@ pub(super) struct State {
     /// A query of our own that leaves behind the user's next statement.
     deferred: Option<(Box<str>, Question)>,
     /// Wakes the reader above if there is something to read that does not come from below.
-    pub(super) reader: AtomicWaker,
+    reader: Option<Waker>,
 }
 
 /// The transport, until it is closed.
@@ -107,7 +106,7 @@ impl State {
             retired: Vec::new(),
             parked: None,
             deferred: None,
-            reader: AtomicWaker::new(),
+            reader: None,
         }
     }
 
@@ -222,16 +221,16 @@ impl State {
         let sent = self.frontend.is_empty() && self.out.is_empty();
         if tracker.is_lost() {
             ServerState::Lost
+        } else if sent && !tracker.is_open() && tracker.owed.is_empty() {
+            ServerState::Answered
         } else if tracker.is_copying_in() {
             ServerState::CopyingIn
         } else if self.is_unsent() {
             ServerState::Unsent
         } else if !sent || !tracker.is_settled() {
             ServerState::Busy
-        } else if !tracker.owed.is_empty() {
-            ServerState::Settled
         } else {
-            ServerState::Answered
+            ServerState::Settled
         }
     }
 
@@ -282,19 +281,23 @@ impl State {
                 // End of file: tokio-postgres reports a closed connection.
                 Some(Detached { answers: None, .. }) => return Poll::Ready(Ok(())),
                 _ if !self.inject.is_empty() => {
+                    self.reads = false;
                     let now = self.inject.len().min(buf.remaining());
                     buf.put_slice(&self.inject.split_to(now));
                     return Poll::Ready(Ok(()));
                 }
                 Some(_) => {
-                    self.reader.register(cx.waker());
-                    self.reads = true;
+                    self.reads_on(cx);
                     return Poll::Pending;
                 }
                 None => {}
             }
             let before = buf.filled().len();
-            let read = ready!(self.poll_heard(cx, buf));
+            let Poll::Ready(read) = self.poll_receive(cx, buf) else {
+                self.reads_on(cx);
+                return Poll::Pending;
+            };
+            self.reads = false;
             let passed = self.received(&buf.filled()[before..]);
             buf.set_filled(before + passed);
             // To the reader nothing would be the end of file.
@@ -304,12 +307,19 @@ impl State {
         }
     }
 
-    /// Reads for tokio-postgres.
-    fn poll_heard(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let read = self.poll_receive(cx, buf);
-        self.reader.register(cx.waker());
-        self.reads = read.is_pending();
-        read
+    /// Notes that the reader above waits.
+    fn reads_on(&mut self, cx: &Context<'_>) {
+        self.reads = true;
+        match &mut self.reader {
+            Some(reader) => reader.clone_from(cx.waker()),
+            reader => *reader = Some(cx.waker().clone()),
+        }
+    }
+
+    pub(super) fn wake_reader(&self) {
+        if let Some(reader) = &self.reader {
+            reader.wake_by_ref();
+        }
     }
 
     /// Processes `bytes` from the server, and returns how much of their beginning is for the
@@ -328,17 +338,16 @@ impl State {
             detached,
             ..
         } = self;
-        // After the detaching nothing is passed on.
-        let mut discarded = BytesMut::new();
-        let inject = match detached {
-            Some(_) => &mut discarded,
-            None => inject,
-        };
+        let injected = inject.len();
         let passed = scanner.feed(bytes, tracker, inject, |answer, tracker| {
             let before = out.len();
             frontend.answered(answer, tracker, out);
             *flushed &= out.len() == before;
         });
+        if detached.is_some() {
+            // After the detaching nothing is passed on.
+            inject.truncate(injected);
+        }
         self.send_deferred();
         if let Some(error) = self.tracker.final_error.take() {
             if self.detached.is_none() {
@@ -360,7 +369,7 @@ impl State {
             if let Some(answers) = &mut detached.answers {
                 answers.accept(bytes, &mut self.inject);
             }
-            self.reader.wake();
+            self.wake_reader();
             return Poll::Ready(Ok(bytes.len()));
         }
         if self.out.len() >= HIGH_WATER {
@@ -372,7 +381,7 @@ impl State {
         // Not into the middle of a message.
         if self.scanner.is_between_messages() && self.tracker.has_to_give() {
             self.tracker.give(&mut self.inject);
-            self.reader.wake();
+            self.wake_reader();
         }
         Poll::Ready(Ok(bytes.len()))
     }

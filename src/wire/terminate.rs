@@ -41,7 +41,7 @@ impl State {
             answers.accept(&pending, &mut self.inject);
         }
         self.detached = Some(Detached { answers, terminate });
-        self.reader.wake();
+        self.wake_reader();
     }
 
     /// [Detaches](State::detach) the connection and sends Terminate, as far as that goes

@@ -25,7 +25,7 @@ fn default_value_given_in_code_wins_over_the_url() {
             .pooler(Pooler::None)
     };
     let settings = settled(&[url], code).expect("fine");
-    let sent = settings.startup_options().unwrap_or_default();
+    let sent = settings.startup_options(u64::MAX).unwrap_or_default();
     assert!(sent.contains("-c statement_timeout=30000"), "{sent}");
     assert_eq!(settings.max_connections, 3);
     assert!(!settings.pooler_is_detected());
@@ -306,7 +306,7 @@ fn operator_timeout_wins_over_the_url() {
     let lever = ("ANTIFREEZE_STATEMENT_TIMEOUT", "30s");
     let sent = |variables: &[(&str, &str)]| {
         let config = settled(variables, |config| config).expect("fine");
-        config.startup_options().unwrap_or_default()
+        config.startup_options(u64::MAX).unwrap_or_default()
     };
     assert!(!sent(&[url]).contains("statement_timeout=30000"));
     let sent = sent(&[url, lever]);

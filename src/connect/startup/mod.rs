@@ -31,6 +31,7 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::config::Method;
+use crate::provider;
 pub(super) use guard::{Guard, Refusal};
 pub(super) use guess::Guesses;
 pub use keys::Keys;
@@ -176,9 +177,7 @@ impl Startup<'_> {
             first => first?,
         };
         if first.tag == b'E' {
-            let mut fields = first.body().split(|&byte| byte == 0);
-            let unexpected = guessed.is_some() && fields.any(|field| field == PROTOCOL_VIOLATION);
-            return Err(if unexpected {
+            return Err(if guessed.is_some() && is_unexpected(first.body()) {
                 Failure::WrongGuess
             } else {
                 Failure::Final(first)
@@ -298,6 +297,15 @@ impl Request {
             _ => return Err(Failure::Unclear),
         })
     }
+}
+
+/// Returns whether an error says that the server did not expect the message that was guessed.
+/// PgBouncer refuses the parameters of a startup packet with the same SQLSTATE.
+fn is_unexpected(error: &[u8]) -> bool {
+    let mut fields = error.split(|&byte| byte == 0);
+    let text = fields.clone().find_map(|field| field.strip_prefix(b"M"));
+    let text = String::from_utf8_lossy(text.unwrap_or_default());
+    fields.any(|field| field == PROTOCOL_VIOLATION) && !provider::refuses_settings(&text)
 }
 
 /// Expects an authentication message of this kind.
