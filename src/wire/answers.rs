@@ -71,9 +71,12 @@ impl Tracker {
         !matches!(self.status, None | Some(TransactionStatus::Failed))
     }
 
-    /// Returns whether nothing that was sent or is to be given is unanswered.
+    /// Returns whether nothing that was sent is unanswered.
     pub(super) fn is_quiet(&self) -> bool {
-        self.owed.is_empty() && self.open.is_none() && !self.ended && !self.is_lost()
+        self.owed.iter().all(|unit| !unit.sent)
+            && self.open.is_none()
+            && !self.ended
+            && !self.is_lost()
     }
 
     /// Returns whether the open unit has failed, so that the server skips the rest of it.
