@@ -42,6 +42,7 @@
 //! | --- | --- |
 //! | mounting it: `lambda_http`, Lambda events, axum, Vercel, any tower service | [`DatabaseLayer`] |
 //! | a connection: a [`tokio_postgres::Client`] that is brought to rest | [`connection()`], [`Connection`] |
+//! | sqlx, SeaORM, Diesel and every other driver | [`Database::url`], [`Invocation::url`], [`Invocation::transaction_url`], [`sqlx_hooks!`], [`claim()`] |
 //! | a transaction that the response decides | [`transaction()`], [`Transaction`] |
 //! | a transaction that is retried after a serialization failure | [`retry_transaction()`], [`Connection::retry_transaction`] |
 //! | tasks, clean-ups, streaming | [`Invocation`] |

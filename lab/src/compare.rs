@@ -18,7 +18,13 @@ use crate::{
 };
 
 /// The libraries, as the function knows them.
-pub const LIBRARIES: [&str; 4] = ["tokio-postgres", "deadpool", "sqlx", "antifreeze"];
+pub const LIBRARIES: [&str; 5] = [
+    "tokio-postgres",
+    "deadpool",
+    "sqlx",
+    "antifreeze",
+    "sqlx behind antifreeze",
+];
 
 /// The endings, as the function knows them.
 pub const ENDINGS: [&str; 10] = [

@@ -3,7 +3,7 @@
 //!
 //! | variable | meaning |
 //! | --- | --- |
-//! | `LIBRARY` | `tokio-postgres`, `deadpool`, `sqlx` or `antifreeze` |
+//! | `LIBRARY` | `tokio-postgres`, `deadpool`, `sqlx`, `antifreeze` or `sqlx behind antifreeze` |
 //! | `RUNTIME` | `current_thread`, or `multi_thread` (default) |
 //! | `STOP` | if set: the process stops itself when the handler has returned |
 //! | `DATABASE_URL` | the database |
@@ -175,6 +175,7 @@ async fn serve() -> Result<(), BoxError> {
         "antifreeze" => antifreeze_layer::serve().await,
         "deadpool" => deadpool::serve().await,
         "sqlx" => sqlx_pool::serve().await,
+        "sqlx behind antifreeze" => sqlx_pool::serve_behind().await,
         _ => bare::serve().await,
     }
 }

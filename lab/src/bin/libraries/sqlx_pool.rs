@@ -1,11 +1,13 @@
-//! sqlx, with its pool.
+//! sqlx, with its pool: alone, and behind the layer.
 
+use antifreeze::{Database, DatabaseLayer};
 use futures_util::StreamExt;
 use lambda_runtime::{LambdaEvent, service_fn};
 use serde_json::Value;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tokio::sync::oneshot;
+use tower::ServiceBuilder;
 
 use crate::stop::StopsWhenReturned;
 use crate::{
@@ -19,6 +21,20 @@ pub async fn serve() -> Result<(), BoxError> {
         let pool = pool.clone();
         async move { handle(event, pool).await }
     });
+    lambda_runtime::run(StopsWhenReturned(service)).await
+}
+
+/// The same handlers, with the pool at the private socket.
+pub async fn serve_behind() -> Result<(), BoxError> {
+    let database = Database::from_env()?;
+    let options = antifreeze::sqlx_hooks!(PgPoolOptions::new().max_connections(1));
+    let pool = options.connect(&database.url()?).await?;
+    let service = ServiceBuilder::new()
+        .layer(DatabaseLayer::new(database))
+        .service_fn(move |event| {
+            let pool = pool.clone();
+            async move { handle(event, pool).await }
+        });
     lambda_runtime::run(StopsWhenReturned(service)).await
 }
 
