@@ -14,7 +14,7 @@ use super::message::{self, Head};
 use super::peer::Peer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::invocation::{CancelToken, Connection, DivertedTransaction, Invocation, WeakInvocation};
-use crate::wire::Diverted;
+use crate::wire::{Diverted, Names};
 
 /// How much is read before it is passed on.
 const BUFFER: usize = 64 * 1024;
@@ -100,6 +100,17 @@ impl Loan {
     }
 }
 
+impl Source {
+    /// Gives the session back if nothing of the driver is left in it. Inside the invocation's
+    /// transaction that is so after each answer.
+    fn give_back(&self, stream: &Diverted) -> Option<Names> {
+        match self {
+            Source::Connection(connection) => connection.give_back(stream),
+            Source::Transaction(_) => stream.give_back(true),
+        }
+    }
+}
+
 /// Passes on what the driver and the server say, until the session is at rest or the loan
 /// ends otherwise.
 ///
@@ -122,20 +133,15 @@ pub(super) async fn relay(
         pass: 0,
         waits: false,
         guards,
-        gives: matches!(source, Source::Transaction(_)),
     };
     stream.bring_names(std::mem::take(&mut peer.names));
-    let end = poll_fn(|cx| relay.poll(peer, &mut stream, &mut claim, cx)).await;
+    let end = poll_fn(|cx| relay.poll(peer, &source, &mut stream, &mut claim, cx)).await;
     drop(stream);
     match (source, &end) {
-        (Source::Connection(mut connection), End::AtRest) => {
-            connection.undivert();
-            drop(connection);
-        }
         (Source::Connection(connection), End::Closed | End::Refused(_)) => {
             connection.rest().await;
         }
-        (Source::Connection(connection), End::TakenBack { .. }) => drop(connection),
+        (Source::Connection(connection), End::AtRest | End::TakenBack { .. }) => drop(connection),
         (Source::Transaction(transaction), End::AtRest) => transaction.give_back(),
         (Source::Transaction(transaction), _) => transaction.cut_off(),
     }
@@ -153,14 +159,13 @@ struct Relay {
     waits: bool,
     /// Transactions of the driver are refused.
     guards: bool,
-    /// The session is given back inside a transaction, too.
-    gives: bool,
 }
 
 impl Relay {
     fn poll(
         &mut self,
         peer: &mut Peer,
+        source: &Source,
         stream: &mut Diverted,
         claim: &mut impl FnMut(&str) -> Option<WeakInvocation>,
         cx: &mut Context<'_>,
@@ -188,7 +193,7 @@ impl Relay {
                     Poll::Pending => {}
                 }
                 self.waits &= !stream.is_answered();
-                let names = self.is_between(peer).then(|| stream.give_back(self.gives));
+                let names = self.is_between(peer).then(|| source.give_back(stream));
                 if let Some(names) = names.flatten() {
                     peer.names = names;
                     return Poll::Ready(End::AtRest);

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use crate::config::Pooler;
 use crate::connect::{ConnectOptions, Connector, Link, Opened};
 use crate::tally::Tally;
-use crate::wire::{Diverted, OwnAnswer, Snapshot, TransactionStatus};
+use crate::wire::{Diverted, Names, OwnAnswer, Snapshot, TransactionStatus};
 use client::Clients;
 pub(crate) use client::{ClientSession, ExclusiveClient};
 pub(crate) use parameters::Parameters;
@@ -89,6 +89,8 @@ impl ServerSession {
 
     /// Returns the client, if it is not in use.
     pub(crate) fn exclusive_client(&self) -> Option<ExclusiveClient> {
+        // Another driver may be giving the session back.
+        drop(self.parked());
         self.client().exclusive()
     }
 
@@ -121,18 +123,28 @@ impl ServerSession {
         Ok(diverted)
     }
 
-    /// Returns the client, after the session was [given back](Diverted::give_back) to it, and
-    /// has it polled: it did not wait for anything meanwhile.
-    pub(crate) fn unpark(&self) -> Option<ExclusiveClient> {
+    /// Returns the session to its client if the driver that has it leaves nothing in it. From the
+    /// outside it then has no holder at once. Returns the names of the driver's statements.
+    pub(crate) fn give_back(&self, diverted: &Diverted) -> Option<Names> {
+        let mut parked = self.parked();
+        let names = diverted.give_back(false)?;
+        drop(parked.take());
+        drop(parked);
+        // It has not registered while it was parked.
         self.wake();
-        self.parked().take()
+        Some(names)
+    }
+
+    fn unpark(&self) {
+        drop(self.parked().take());
+        self.wake();
     }
 
     /// Returns the session from another driver to its client, after it was
     /// [detached](ServerSession::detach) and brought to rest. Returns false if it has to be closed.
     pub(crate) fn restore(&self) -> bool {
         let restored = self.link.wire.restore();
-        drop(self.unpark());
+        self.unpark();
         restored
     }
 

@@ -12,7 +12,7 @@ use super::leases::Leases;
 use crate::connection::{ClientSession, ExclusiveClient, Parameters};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::Lease;
-use crate::wire::{Diverted, TransactionStatus};
+use crate::wire::{Diverted, Names, TransactionStatus};
 
 /// How long the user's own CancelRequest may take.
 const CANCEL_LIMIT: Duration = Duration::from_secs(5);
@@ -162,10 +162,10 @@ impl Connection {
         }
     }
 
-    /// Takes the client back, after the session was [given back](Diverted::give_back).
-    pub(crate) fn undivert(&mut self) {
-        let lease = self.lease.upgrade();
-        self.client = lease.and_then(|lease| lease.session().unpark());
+    /// Takes the session back from another driver, if nothing of it is left there. Returns the
+    /// names of its statements.
+    pub(crate) fn give_back(&self, diverted: &Diverted) -> Option<Names> {
+        self.lease.upgrade()?.session().give_back(diverted)
     }
 
     /// Wakes what drives the client, after the session was given back to it.

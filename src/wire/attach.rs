@@ -25,6 +25,8 @@ impl State {
         });
         self.withdraw();
         self.parked = None;
+        // None of its statements was left on the server.
+        self.tracker.prepared.lose_all();
         self.client += 1;
         self.tracker.startup_answer(&mut self.inject);
         self.frontend = Frontend::resumed(self.frontend.naming, names);
