@@ -336,7 +336,7 @@ fn schema_changes_in_a_shared_session_are_unseen() {
 }
 
 /// The error may come to a client that has prepared its statement later, and parameters may have
-/// the types that they had before.
+/// the types that they had before. So may columns that are only described: a Bind is refused.
 #[test]
 fn schema_changes_elsewhere_give_no_wrong_row() {
     programs(2, &ALTERING_TOO, |alone, shared| {
@@ -345,7 +345,9 @@ fn schema_changes_elsewhere_give_no_wrong_row() {
             described.cloned().collect::<Vec<_>>()
         };
         let outdated = is_outdated(alone) || is_outdated(shared);
-        alone != shared && (outdated || types(alone) != types(shared))
+        let executes = |answer: &String| answer.starts_with("C ") || answer.starts_with("D ");
+        let only_described = !shared.iter().any(executes);
+        alone != shared && (outdated || only_described || types(alone) != types(shared))
     });
 }
 
