@@ -298,8 +298,16 @@ async fn run(
     Ok(compared.get())
 }
 
+/// How the server knows prepared statements.
+#[derive(Debug, Clone, Copy)]
+enum Statements {
+    Named,
+    Unnamed,
+    Reused,
+}
+
 /// Runs many programs against a server of its own.
-fn never_disagree(tls: bool, unnamed: bool, lazily: bool) {
+fn never_disagree(tls: bool, statements: Statements, lazily: bool) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let (lab, observer, _server) = runtime.block_on(async {
         let server = Postgres::builder()
@@ -324,12 +332,10 @@ fn never_disagree(tls: bool, unnamed: bool, lazily: bool) {
             ),
             None => format!("{}?sslmode=disable", database.url),
         };
-        let lab = Lab::over(database.clone(), &url, |config: Config| {
-            if unnamed {
-                config.pooler(antifreeze::config::Pooler::Transaction)
-            } else {
-                config
-            }
+        let lab = Lab::over(database.clone(), &url, |config: Config| match statements {
+            Statements::Named => config,
+            Statements::Unnamed => config.pooler(antifreeze::config::Pooler::Transaction),
+            Statements::Reused => config.reuse_statements(true),
         });
         let (observer, driver) = tokio_postgres::connect(&database.url, NoTls)
             .await
@@ -368,25 +374,30 @@ fn never_disagree(tls: bool, unnamed: bool, lazily: bool) {
 
 #[test]
 fn random_programs_in_plain_text_agree() {
-    never_disagree(false, false, false);
+    never_disagree(false, Statements::Named, false);
 }
 
 #[test]
 fn random_programs_under_tls_agree() {
-    never_disagree(true, false, false);
+    never_disagree(true, Statements::Named, false);
 }
 
 #[test]
 fn random_programs_with_unnamed_statements_agree() {
-    never_disagree(false, true, false);
+    never_disagree(false, Statements::Unnamed, false);
 }
 
 #[test]
 fn random_programs_in_lazy_transactions_agree() {
-    never_disagree(false, false, true);
+    never_disagree(false, Statements::Named, true);
 }
 
 #[test]
 fn random_programs_with_both_rewrites_agree() {
-    never_disagree(true, true, true);
+    never_disagree(true, Statements::Unnamed, true);
+}
+
+#[test]
+fn random_programs_with_reused_statements_agree() {
+    never_disagree(false, Statements::Reused, true);
 }

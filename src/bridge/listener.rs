@@ -6,9 +6,11 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::thread;
 
+use futures_util::future::select;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
@@ -72,10 +74,8 @@ impl Listener {
         }));
         let weak = Arc::downgrade(&bridge);
         let serve = async move {
-            tokio::select! {
-                _ = stopped => {}
-                () = serve(accepts, weak) => {}
-            }
+            let serve = pin!(serve(accepts, weak));
+            select(stopped, serve).await;
         };
         match own {
             Some(own) => {

@@ -11,9 +11,8 @@ use super::relay::{End, Loan, relay};
 use super::settings::{Answer, Portals, Setting};
 use super::startup::{self, Packet, Startup};
 use super::{Bridge, Current, Parameters, User, database};
-use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, Result};
-use crate::invocation::{Invocation, WeakInvocation};
+use crate::invocation::WeakInvocation;
 use crate::random;
 
 /// One connection of a driver.
@@ -154,25 +153,19 @@ impl Local {
         if let Some(reported) = bridge.state().reported.get(&self.parameters) {
             return Ok(reported.clone());
         }
-        let engine = bridge.engine()?;
-        // Outside an invocation the session that is opened for it is kept as one that was warmed
-        // up.
-        let (invocation, ends) = match bridge.invocation(&self.user, self.claimed.as_ref()) {
-            Ok(invocation) => (invocation, false),
-            Err(error) if error.kind() == ErrorKind::NotInInvocation => {
-                (Invocation::new(engine, Deadline::none(), ""), true)
-            }
-            Err(error) => return Err(error),
-        };
+        // One at a time: the others find what the first has learnt.
+        let _learning = bridge.learning.lock().await;
+        if let Some(reported) = bridge.state().reported.get(&self.parameters) {
+            return Ok(reported.clone());
+        }
+        let (invocation, ends) = bridge.learner(&self.user, self.claimed.as_ref())?;
         let reported = Loan::reported(&invocation, &self.parameters).await;
         if ends {
             invocation.finish(false).await?;
         }
         let reported = reported?;
-        let mut state = bridge.state();
-        state
-            .reported
-            .insert(self.parameters.clone(), reported.clone());
+        let parameters = self.parameters.clone();
+        bridge.state().reported.insert(parameters, reported.clone());
         Ok(reported)
     }
 

@@ -29,6 +29,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use bytes::Bytes;
 use tokio::runtime::Handle;
 
+use crate::deadline::Deadline;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::invocation::{Attribution, CancelToken, Invocation, Live, WeakInvocation, invocation};
@@ -51,6 +52,8 @@ pub(crate) struct Bridge {
     engine: Weak<Engine>,
     listener: Listener,
     state: Mutex<State>,
+    /// Held while a session is asked what it reports.
+    learning: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -93,6 +96,7 @@ impl Bridge {
             engine: Arc::downgrade(engine),
             listener,
             state: Mutex::default(),
+            learning: tokio::sync::Mutex::default(),
         })?;
         *slot = Some(Arc::clone(&bridge));
         Ok(bridge)
@@ -165,6 +169,21 @@ impl Bridge {
                 Ok(common)
             }
         }
+    }
+
+    /// Finds the invocation whose session is asked what it reports, and returns whether it ends
+    /// with the answer. If none is known, the session is kept as one that was warmed up.
+    fn learner(&self, user: &User, claimed: Option<&WeakInvocation>) -> Result<(Invocation, bool)> {
+        let engine = self.engine()?;
+        if let (User::Every, None) = (user, claimed) {
+            let one = match Live::of(&engine).attribution(&engine) {
+                Attribution::One(one) => Some(one),
+                Attribution::None | Attribution::Several(_) => None,
+            };
+            let own = || (Invocation::new(engine, Deadline::none(), ""), true);
+            return Ok(one.map_or_else(own, |one| (one, false)));
+        }
+        Ok((self.invocation(user, claimed)?, false))
     }
 
     fn engine(&self) -> Result<Arc<Engine>> {

@@ -97,11 +97,10 @@ impl Live {
 
 impl State {
     fn open(&self) -> impl Iterator<Item = (Arc<Inner>, Weak<Inner>)> {
-        let open = self.all.iter().filter_map(|entry| {
+        self.all.iter().filter_map(|entry| {
             let inner = entry.invocation.upgrade()?;
             inner.leases.is_open().then(|| (inner, entry.outer.clone()))
-        });
-        open
+        })
     }
 }
 

@@ -5,6 +5,7 @@ use bytes::{BufMut, BytesMut};
 use super::expected::{Handling, Reply};
 use super::status::TransactionStatus;
 use super::tracker::{Tracker, sqlstate};
+use super::unit::Unit;
 
 /// The most bytes of a unit that are kept, to send it again.
 const COPY: usize = 64 * 1024;
@@ -71,9 +72,11 @@ impl Tracker {
         !matches!(self.status, None | Some(TransactionStatus::Failed))
     }
 
-    /// Returns whether nothing that was sent or is to be given is unanswered.
+    /// Returns whether nothing that the client has sent is under way.
     pub(super) fn is_quiet(&self) -> bool {
-        self.owed.is_empty() && self.open.is_none() && !self.ended && !self.is_lost()
+        let answered = |unit: &Unit| !unit.sent || unit.question.is_some();
+        let lives = !self.ended && !self.is_lost();
+        lives && self.open.is_none() && self.owed.iter().all(answered)
     }
 
     /// Returns whether the open unit has failed, so that the server skips the rest of it.

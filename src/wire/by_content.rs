@@ -59,9 +59,7 @@ impl Frontend {
             known
         } else if unnamed {
             self.lead(tracker, out);
-            if self.name_for_deallocate(sql, tracker, out) {
-                tracker.open().sent = true;
-            }
+            self.name_for_deallocate(sql, tracker, out);
             let server = tracker.prepared.prepare_unnamed();
             self.send_parse(&server, after_name, Handling::Pass, since, tracker, out);
             (after_name.into(), server)
@@ -276,33 +274,32 @@ impl Frontend {
 
     /// Closes what no client uses any more.
     pub(super) fn close_retired(&self, tracker: &mut Tracker, out: &mut BytesMut) {
-        for statement in tracker.prepared.to_close() {
+        for statement in tracker.prepared.take_closable() {
             rewrite::about_statement(b'C', &statement.name, out);
             let entry = Entry::about(Reply::Close, Handling::Swallow, &statement);
             tracker.expect_entry(entry);
         }
     }
 
-    /// Gives the server a statement by the client's name, if `sql` is to deallocate that alone.
-    /// Returns whether `sql` deallocates one at most.
+    /// Gives the server a statement by the client's name, if `sql` is to deallocate that.
     pub(super) fn name_for_deallocate(
         &mut self,
         sql: &[u8],
         tracker: &mut Tracker,
         out: &mut BytesMut,
-    ) -> bool {
-        let Some(client_name) = deallocated(sql) else {
-            return false;
+    ) {
+        let named = deallocated(sql).filter(|_| tracker.accepts());
+        let Some(client_name) = named else {
+            return;
         };
-        if !tracker.accepts() || self.statements.0.remove(&client_name[..]).is_none() {
-            return true;
+        if self.statements.0.remove(&client_name[..]).is_none() {
+            return;
         }
         rewrite::about_statement(b'C', &client_name, out);
         rewrite::parse(&client_name, b"\0\0\0", out);
         for reply in [Reply::Close, Reply::Parse] {
             tracker.sent_in_front(reply);
         }
-        true
     }
 }
 
@@ -323,6 +320,10 @@ fn no_unnamed() -> Bytes {
 
 /// Returns the name in `DEALLOCATE name`, unless it is `ALL`.
 fn deallocated(sql: &[u8]) -> Option<Vec<u8>> {
+    let first = sql.trim_ascii_start().get(..b"deallocate".len())?;
+    if !first.eq_ignore_ascii_case(b"deallocate") {
+        return None;
+    }
     let words: Option<Vec<_>> = tokens(sql, Some(true))
         .filter(|token| *token != Token::Semicolon)
         .map(|token| match token {
@@ -331,13 +332,8 @@ fn deallocated(sql: &[u8]) -> Option<Vec<u8>> {
         })
         .collect();
     let name = match &words?[..] {
-        [first, name] if first.eq_ignore_ascii_case(b"deallocate") => *name,
-        [first, second, name]
-            if first.eq_ignore_ascii_case(b"deallocate")
-                && second.eq_ignore_ascii_case(b"prepare") =>
-        {
-            *name
-        }
+        [_, name] => *name,
+        [_, second, name] if second.eq_ignore_ascii_case(b"prepare") => *name,
         _ => return None,
     };
     let quoted = sql.contains(&b'"');
@@ -345,5 +341,35 @@ fn deallocated(sql: &[u8]) -> Option<Vec<u8>> {
         _ if quoted => Some(name.to_vec()),
         name if name.eq_ignore_ascii_case(b"all") => None,
         name => Some(name.to_ascii_lowercase()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deallocated_name_is_read() {
+        for (sql, expected) in [
+            ("deallocate S0", Some("s0")),
+            (" DEALLOCATE prepare _pg3_0;", Some("_pg3_0")),
+            (r#"deallocate "S0""#, Some("S0")),
+            (r#"deallocate "all""#, Some("all")),
+            ("deallocate all", None),
+            ("deallocate prepare ALL", None),
+            ("deallocate s0; select 1", None),
+            ("select deallocate", None),
+            ("", None),
+        ] {
+            let name = deallocated(sql.as_bytes());
+            assert_eq!(name.as_deref(), expected.map(str::as_bytes), "{sql}");
+        }
+    }
+
+    #[test]
+    fn described_parameters_become_types() {
+        let description = b"t\0\0\0\x0a\0\x01\0\0\0\x17n\0\0\0\x04";
+        let typed = typed(b"select $1\0\0\0", description);
+        assert_eq!(&typed[..], b"select $1\0\0\x01\0\0\0\x17");
     }
 }

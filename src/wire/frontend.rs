@@ -349,9 +349,10 @@ impl Frontend {
         };
         if self.is_by_content() {
             self.statements.0.remove(&b""[..]);
-            if traits.deallocates && !self.name_for_deallocate(text, tracker, out) {
+            if traits.deallocates {
                 unit.deallocates = Some(tracker.deallocates());
             }
+            self.name_for_deallocate(text, tracker, out);
         }
         match &mut self.begin {
             Some(begin) if begin.armed && !ours && !text.trim_ascii().is_empty() => {

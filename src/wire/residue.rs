@@ -77,12 +77,12 @@ pub(super) struct Traits {
     pub(super) alters: bool,
     /// The same by parameters whose changes the server reports.
     pub(super) reports: bool,
-    /// It may deallocate prepared statements.
+    /// It may deallocate all prepared statements.
     pub(super) deallocates: bool,
 }
 
 /// Statements that change nothing of what the texts of others mean.
-const UNALTERING: [&str; 34] = [
+const UNALTERING: [&str; 33] = [
     "select",
     "insert",
     "update",
@@ -116,7 +116,6 @@ const UNALTERING: [&str; 34] = [
     "checkpoint",
     "prepare",
     "deallocate",
-    "discard",
 ];
 
 /// Parameters that change nothing of it, either.
@@ -200,8 +199,8 @@ impl Traits {
             if before.is_empty() {
                 names_parameter = is(word, &["set"]);
                 alters |= !names_parameter && !is(word, &UNALTERING);
-                deallocates |= is(word, &["deallocate", "discard"]);
             }
+            deallocates |= is(word, &["all"]) && is(before, &["deallocate", "prepare", "discard"]);
             // SELECT .. INTO creates a table.
             alters |= is(word, &["into"]) && !is(before, &["insert", "merge"]);
             declares |= is(word, &["declare"]);
@@ -306,6 +305,31 @@ mod tests {
         assert!(!local.sets_are_local);
         // A backslash that the server takes for itself hides nothing.
         assert!(!traits(r"select '\', 'pg_advisory_lock'").leaves_state);
+    }
+
+    #[test]
+    fn texts_that_alter_others_are_told() {
+        for (text, alters) in [
+            ("select 1; insert into t values (1)", false),
+            ("update t set a = 1", false),
+            ("set local app.user = 'a'", false),
+            ("set session statement_timeout = 1", false),
+            ("set time zone 'UTC'", false),
+            ("begin; rollback to savepoint s", false),
+            ("select 1; alter table t add b int", true),
+            ("select 1 into t", true),
+            ("set search_path = a", true),
+            ("set role a", true),
+            ("set session authorization a", true),
+            ("select set_config('search_path', 'a', true)", true),
+            ("do $$ begin end $$", true),
+            (SET_LOCAL, true),
+        ] {
+            assert_eq!(traits(text).alters, alters, "{text}");
+        }
+        assert!(traits("set local timezone = 'UTC'").reports);
+        assert!(traits("discard all").deallocates && traits("deallocate prepare all").deallocates);
+        assert!(!traits("deallocate s").deallocates && !traits("discard plans").deallocates);
     }
 
     #[test]

@@ -142,7 +142,8 @@ impl State {
         let _ = postgres_protocol::message::frontend::query(sql, &mut self.out);
         let unit = Unit {
             changes,
-            alters: Traits::of(sql.as_bytes(), Some(true)).alters,
+            // The server's timeouts decide nothing about a statement.
+            alters: changes && Traits::of(sql.as_bytes(), Some(true)).alters,
             question: Some(question),
             ..Unit::simple()
         };

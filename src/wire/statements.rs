@@ -231,7 +231,7 @@ impl Prepared {
     }
 
     /// Returns those that are to be closed now.
-    pub(super) fn to_close(&mut self) -> Vec<Arc<ServerStatement>> {
+    pub(super) fn take_closable(&mut self) -> Vec<Arc<ServerStatement>> {
         let used = |statement: &Arc<ServerStatement>| {
             !statement.gone.load(Ordering::Relaxed) && Arc::strong_count(statement) > 1
         };
@@ -309,8 +309,11 @@ pub(super) fn is_same(told: &[u8], now: &[u8]) -> bool {
     told == now || (columns(told).is_some() && columns(told) == columns(now))
 }
 
-/// Names, types and modifiers of the columns, behind the whole ParameterDescription.
-fn columns(description: &[u8]) -> Option<(&[u8], Vec<(&[u8], &[u8], &[u8])>)> {
+/// The name, the type and the modifier of each column.
+type Columns<'a> = Vec<[&'a [u8]; 3]>;
+
+/// Returns the whole ParameterDescription, and the columns.
+fn columns(description: &[u8]) -> Option<(&[u8], Columns<'_>)> {
     let length = u32::from_be_bytes(description.get(1..5)?.try_into().ok()?);
     let (parameters, mut rest) = description.split_at_checked(1 + length as usize)?;
     let mut columns = Vec::new();
@@ -321,9 +324,69 @@ fn columns(description: &[u8]) -> Option<(&[u8], Vec<(&[u8], &[u8], &[u8])>)> {
             let end = rest.iter().position(|&byte| byte == 0)?;
             // Behind the name: table, column number, type, size, modifier, format.
             let fields = rest.get(end + 1..end + 19)?;
-            columns.push((&rest[..end], &fields[6..10], &fields[12..16]));
+            columns.push([&rest[..end], &fields[6..10], &fields[12..16]]);
             rest.advance(end + 19);
         }
     }
     Some((parameters, columns))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_with_a_moment_is_not_constant() {
+        for (text, constant) in [
+            ("select now(), know, current_date", true),
+            ("select 'now'::timestamptz", false),
+            ("select ' Today '::date", false),
+            (r"select E'n\\157w'::timestamptz", false),
+            (r"select U&'!006eow' uescape '!'", false),
+        ] {
+            assert_eq!(is_constant(text.as_bytes()), constant, "{text}");
+        }
+        assert!(!is_constant(&vec![b'a'; LONGEST + 1]));
+    }
+
+    /// ParameterDescription of one parameter, and a column of that name and type of a table.
+    fn description(parameter: u8, name: &[u8], table: u8, kind: u8) -> Vec<u8> {
+        let mut out = vec![b't', 0, 0, 0, 10, 0, 1, 0, 0, 0, parameter];
+        let length = u8::try_from(4 + 2 + name.len() + 1 + 18).expect("short");
+        out.extend([b'T', 0, 0, 0, length, 0, 1]);
+        out.extend(name);
+        out.extend([0, 0, 0, 0, table, 0, 1, 0, 0, 0, kind]);
+        out.extend([0, 4, 255, 255, 255, 255, 0, 0]);
+        out
+    }
+
+    #[test]
+    fn columns_are_compared_without_their_tables() {
+        let told = description(23, b"a", 1, 23);
+        for (now, same) in [
+            (description(23, b"a", 2, 23), true),
+            (description(20, b"a", 1, 23), false),
+            (description(23, b"b", 1, 23), false),
+            (description(23, b"a", 1, 20), false),
+        ] {
+            assert_eq!(is_same(&told, &now), same);
+        }
+        assert!(!is_same(&told, &told[..20]));
+    }
+
+    #[test]
+    fn statement_in_use_is_not_evicted() {
+        let mut prepared = Prepared::default();
+        let text = |number: usize| Arc::from(number.to_be_bytes());
+        let used = prepared.prepare(&text(0), true, false);
+        for number in 1..2 * CAPACITY {
+            prepared.prepare(&text(number), true, false);
+        }
+        assert_eq!(prepared.by_text.len(), CAPACITY);
+        assert_eq!(prepared.held(&text(0)), Some(Arc::clone(&used)));
+        assert_eq!(prepared.take_closable().len(), CAPACITY);
+        prepared.lose_all();
+        assert!(!prepared.has(&used));
+        assert_eq!(prepared.take_closable().len(), CAPACITY);
+    }
 }

@@ -94,7 +94,8 @@ impl Tracker {
 
     /// Notes that a Sync was sent, which ends the open unit.
     pub(super) fn sent_sync(&mut self) {
-        let unit = self.open.take().unwrap_or_default();
+        let mut unit = self.open.take().unwrap_or_default();
+        unit.sent = true;
         self.sent_whole(unit, Handling::Pass);
     }
 

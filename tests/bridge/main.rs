@@ -166,6 +166,8 @@ async fn warm_driver_costs_one_round_trip() {
         .expect("answered");
     };
     query().await;
+    // What is read behind the first statement has been answered.
+    relay.quiet(std::time::Duration::from_millis(50)).await;
     let before = relay.counts();
     query().await;
     assert_eq!(relay.counts().since(before).round_trips, 1);

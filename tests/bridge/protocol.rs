@@ -115,6 +115,8 @@ async fn bare_syncs_cost_no_round_trip() {
     lab.run(async {
         let mut raw = Raw::start(&url, &[]).await;
         raw.ready().await;
+        // What is read behind the connect has been answered.
+        relay.quiet(std::time::Duration::from_millis(50)).await;
         let before = relay.counts();
         raw.send(SYNC).await;
         assert_eq!(raw.ready().await, ("Z".to_owned(), 'I'));

@@ -1,5 +1,6 @@
 //! The wire between a client and a server that the test plays both.
 
+mod by_content;
 mod model;
 mod replay;
 mod stream;

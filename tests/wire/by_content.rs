@@ -1,0 +1,89 @@
+//! What is answered here once the session has prepared a text.
+
+use antifreeze::internal::wire::Naming;
+use bytes::BytesMut;
+use postgres_protocol::message::frontend;
+
+use super::replay::Link;
+
+const READY: &[u8] = b"Z\0\0\0\x05I";
+const SYNC: &[u8] = b"S\0\0\0\x04";
+const PARSED: &[u8] = b"1\0\0\0\x04";
+const DESCRIBED: &[u8] = b"t\0\0\0\x06\0\0n\0\0\0\x04";
+
+fn started(cut: usize, answers_sync: bool) -> Link {
+    let mut link = Link::new(cut, Naming::ByContent { answers_sync });
+    link.write(b"\0\0\0\x08\0\x03\0\0");
+    link.answer(READY);
+    link.take_up();
+    link.take_down();
+    link
+}
+
+/// Parse, Describe, Sync.
+fn prepare(name: &str) -> BytesMut {
+    let mut out = BytesMut::new();
+    frontend::parse(name, "select 1", [], &mut out).expect("no NUL");
+    frontend::describe(b'S', name, &mut out).expect("no NUL");
+    frontend::sync(&mut out);
+    out
+}
+
+#[test]
+fn sync_alone_is_answered_where_asked_for() {
+    for cut in [1, 100] {
+        let mut link = started(cut, true);
+        link.write(&[SYNC, SYNC].concat());
+        assert_eq!(link.take_up(), b"");
+        assert_eq!(link.take_down(), [READY, READY].concat());
+        // It is not its turn.
+        link.write(b"Q\0\0\0\x05\0");
+        link.write(SYNC);
+        assert!(link.take_up().ends_with(SYNC));
+        let mut link = started(cut, false);
+        link.write(SYNC);
+        assert_eq!(link.take_up(), SYNC);
+    }
+}
+
+#[test]
+fn sync_alone_is_sent_once_the_session_has_ended() {
+    let mut link = started(100, true);
+    link.wire().terminate();
+    link.write(SYNC);
+    assert_ne!(link.take_down(), READY);
+}
+
+#[test]
+fn known_text_does_not_take_the_begin() {
+    for cut in [1, 7, 100] {
+        let mut link = started(cut, true);
+        link.write(&prepare("a"));
+        assert!(link.take_up().starts_with(b"P"));
+        link.answer(&[PARSED, DESCRIBED, READY].concat());
+        link.take_down();
+        link.wire().arm("BEGIN");
+        link.write(&prepare("b"));
+        assert_eq!(link.take_up(), b"", "cut at {cut}");
+        assert_eq!(link.take_down(), [PARSED, DESCRIBED, READY].concat());
+        assert!(link.wire().snapshot().is_at_rest());
+        let mut bind = BytesMut::new();
+        let value = |(), _: &mut BytesMut| Ok(postgres_protocol::IsNull::Yes);
+        assert!(frontend::bind("", "b", [], [], value, [], &mut bind).is_ok());
+        link.write(&bind);
+        let sent = link.take_up();
+        assert!(sent.starts_with(b"P\0\0\0\x0d\0BEGIN\0"), "cut at {cut}");
+        let named = sent.windows(11).any(|name| name == b"antifreeze_");
+        assert!(named, "cut at {cut}");
+    }
+}
+
+/// What the server has not confirmed is not relied on by another unit.
+#[test]
+fn parse_in_flight_is_sent_again() {
+    let mut link = started(100, true);
+    link.write(&prepare("a"));
+    link.take_up();
+    link.write(&prepare("b"));
+    assert!(link.take_up().starts_with(b"P"));
+}
