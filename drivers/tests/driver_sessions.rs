@@ -194,3 +194,27 @@ async fn search_path_decides_what_is_read() {
         .expect("no error that the driver alone would not have");
     }
 }
+
+/// A connection of the driver leaves a statement of SQL's PREPARE, and its session forgets all
+/// statements. One that was not concerned prepares anew.
+#[tokio::test]
+async fn statements_outlive_what_another_leaves() {
+    let (database, server) = lab(|config| config.max_connections(1)).await;
+    let url = database.url().expect("a URL");
+    let pool = PgPoolOptions::new().connect_lazy(&url).expect("a pool");
+    for _ in 0..3 {
+        run(&database, async {
+            search_path(&pool).await?;
+            let mut other = PgConnection::connect(&url).await?;
+            other
+                .execute(sqlx::raw_sql("prepare x as select 1"))
+                .await?;
+            std::mem::forget(other);
+            Ok(())
+        })
+        .await
+        .expect("fine");
+    }
+    let left = sessions::sessions(&server).await.expect("an answer");
+    assert_eq!(left.len(), 1, "{left:?}");
+}

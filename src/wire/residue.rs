@@ -119,12 +119,13 @@ const UNALTERING: [&str; 33] = [
 ];
 
 /// Parameters that change nothing of it, either.
-const UNALTERING_PARAMETERS: [&str; 15] = [
+const UNALTERING_PARAMETERS: [&str; 16] = [
     "statement_timeout",
     "lock_timeout",
     "idle_in_transaction_session_timeout",
     "idle_session_timeout",
     "transaction_timeout",
+    "client_connection_check_interval",
     "application_name",
     "client_min_messages",
     "bytea_output",

@@ -99,8 +99,12 @@ impl State {
         if self.frontend.is_empty() {
             // Errors arise from NUL bytes in the text alone, and ours has none.
             let _ = postgres_protocol::message::frontend::query(sql, &mut self.out);
+            let traits = Traits::of(sql.as_bytes(), Some(true));
+            if traits.deallocates {
+                self.tracker.deallocates();
+            }
             let unit = Unit {
-                alters: Traits::of(sql.as_bytes(), Some(true)).alters,
+                alters: traits.alters,
                 ..Unit::simple()
             };
             self.tracker.sent_whole(unit, Handling::Pass);
