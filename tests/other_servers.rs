@@ -167,8 +167,9 @@ async fn pooler_without_its_server_is_named() {
 
 /// Starts a server that accepts every login, and answers the first query with this.
 async fn answers_nonsense(nonsense: &'static [u8]) -> SocketAddr {
-    // AuthenticationOk, BackendKeyData, ReadyForQuery.
-    const LET_IN: &[u8] = b"R\0\0\0\x08\0\0\0\0K\0\0\0\x0c\0\0\0\x01\0\0\0\x02Z\0\0\0\x05I";
+    // AuthenticationOk, ParameterStatus, BackendKeyData, ReadyForQuery.
+    const LET_IN: &[u8] =
+        b"R\0\0\0\x08\0\0\0\0S\0\0\0\x16server_version\x0015\0K\0\0\0\x0c\0\0\0\x01\0\0\0\x02Z\0\0\0\x05I";
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     tokio::spawn(async move {

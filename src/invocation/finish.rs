@@ -18,6 +18,9 @@ use crate::error::Result;
 use crate::observe;
 use crate::teardown::Budget;
 
+/// How many steps a connection may take that is being closed beside the teardown.
+const CLOSING_STEPS: usize = 4;
+
 /// The result of the invocation's transaction. An error replaces the response, since what the
 /// handler stored is not there.
 pub(crate) type Finished = Result<()>;
@@ -53,7 +56,15 @@ impl Invocation {
         let leases = &self.inner.leases;
         let finished = self.finish_transaction_after_tasks(success).await;
         leases.rest(Selection::All).await;
-        let _ = timeout(leases.budget().step(), leases.closing.none()).await;
+        // Each may take a step to cancel, to read, to roll back and to be closed.
+        for _ in 0..CLOSING_STEPS {
+            if timeout(leases.budget().step(), leases.closing.none())
+                .await
+                .is_ok()
+            {
+                break;
+            }
+        }
         if let Some(common) = Live::of(self.engine()).take_common() {
             common.inner.leases.close_gate();
             Box::pin(common.inner.leases.rest(Selection::All)).await;

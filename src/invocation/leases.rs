@@ -260,8 +260,10 @@ impl Leases {
         }
         let leases = Arc::clone(self);
         let limit = self.budget().step();
+        // The lease is not held meanwhile: it may end before, and others wait for its permit.
+        let read = lease.unheld_until_read(limit);
         runtime.spawn(async move {
-            if lease.read(limit).await {
+            if let Some(lease) = read.await {
                 leases.take_back(lease, turn);
             }
         });

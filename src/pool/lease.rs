@@ -3,7 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
@@ -114,21 +114,42 @@ impl Lease {
     /// Waits for the reading behind the first statement: the server executes it, and it decides
     /// whether the connection is kept. Returns false if it was not answered in time.
     pub(crate) async fn read(&self, limit: Duration) -> bool {
-        if self.has_read() {
-            return true;
+        self.has_read()
+            || timeout(limit, poll_fn(|cx| self.poll_read(cx)))
+                .await
+                .is_ok()
+    }
+
+    /// Waits for the reading behind the first statement without holding the lease. Returns the
+    /// lease, unless the reading was not answered in time or the lease has ended.
+    pub(crate) fn unheld_until_read(
+        self: Arc<Self>,
+        limit: Duration,
+    ) -> impl Future<Output = Option<Arc<Self>>> + Send {
+        let lease = Arc::downgrade(&self);
+        drop(self);
+        async move {
+            let read = poll_fn(|cx| match lease.upgrade() {
+                Some(lease) => lease.poll_read(cx),
+                None => Poll::Ready(()),
+            });
+            timeout(limit, read).await.ok()?;
+            lease.upgrade()
         }
-        let answer = poll_fn(|cx| match &mut *lock(&self.reading) {
-            Some(reading) => Pin::new(reading).poll(cx),
-            None => Poll::Ready(Ok(OwnAnswer::default())),
-        });
-        let Ok(answer) = timeout(limit, answer).await else {
-            return false;
+    }
+
+    fn poll_read(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut reading = lock(&self.reading);
+        let Some(receiver) = &mut *reading else {
+            return Poll::Ready(());
         };
-        *lock(&self.reading) = None;
+        let answer = ready!(Pin::new(receiver).poll(cx));
+        *reading = None;
+        drop(reading);
         if let Ok(answer) = answer {
             self.room().note_answer(answer);
         }
-        true
+        Poll::Ready(())
     }
 
     /// Reserves a place for this connection to stay open. `None`: it has to be closed.
