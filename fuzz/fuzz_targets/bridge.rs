@@ -17,7 +17,9 @@ fuzz_target!(|data: &[u8]| {
             continue;
         }
         assert!(b"RvSKZEC".contains(&tag), "{tag}");
-        let length = behind.first_chunk().map(|length| u32::from_be_bytes(*length));
+        let length = behind
+            .first_chunk()
+            .map(|length| u32::from_be_bytes(*length));
         let length = length.expect("a length") as usize;
         rest = behind.get(length..).expect("a whole message");
     }
