@@ -126,7 +126,8 @@ impl Database {
     }
 
     /// Prepares, before the first event, what the first invocation would otherwise wait for. Await
-    /// the returned [`WarmUp`].
+    /// the returned [`WarmUp`]. If other drivers were given a [URL](Database::url) before, the
+    /// connections are opened for them.
     pub fn warm_up(&self) -> WarmUp {
         WarmUp::new(Arc::clone(&self.engine))
     }

@@ -55,7 +55,7 @@ impl Engine {
         request_id: &str,
     ) -> Option<Error> {
         let config = self.settings();
-        if config.load_shed != LoadShed::BeforeHandler || self.pools.here().idle() > 0 {
+        if config.load_shed != LoadShed::BeforeHandler || self.pools.idle() > 0 {
             return None;
         }
         let left = left().unwrap_or(config.connect_timeout);

@@ -43,7 +43,11 @@ impl Shop {
 
     /// Sends a request that stores a row, and waits for the end of its invocation.
     async fn request(&self) -> Outcome {
-        let request = Request::get("/returns").body(Bytes::new());
+        self.request_that("returns").await
+    }
+
+    async fn request_that(&self, ending: &str) -> Outcome {
+        let request = Request::get(format!("/{ending}")).body(Bytes::new());
         let request = request.expect("a request");
         let outcome = self.deployment.request(request).await.expect("it runs");
         assert_eq!(outcome.response.as_ref().expect("a response").status(), 200);
@@ -115,6 +119,17 @@ async fn burst_shares_connections_then_closes_them() {
     // It connects again.
     shop.request().await;
     assert_eq!(shop.one("select count(*) from t").await, "4");
+}
+
+/// The sessions of another driver are in a pool of their own.
+#[tokio::test]
+async fn sessions_of_another_driver_are_closed_too() {
+    let shop = Shop::open(&[("ANTIFREEZE_WARM_UP", "0"), ("ANTIFREEZE_LINGER", "1s")]).await;
+    let outcome = shop.request_that("other_driver").await;
+    shop.stored("1").await;
+    assert!(wait(&outcome) > Duration::from_millis(500), "{outcome:?}");
+    shop.deployment.frozen().await.expect("frozen");
+    assert_eq!(shop.backends().await, [""; 0]);
 }
 
 #[tokio::test]

@@ -73,7 +73,7 @@ impl Linger {
         begun.as_mut().enable();
         drop(self.request);
         let pools = self.engine.pools();
-        if !self.requests.under_way.is_empty() || pools.here().idle() == 0 {
+        if !self.requests.under_way.is_empty() || pools.idle() == 0 {
             return;
         }
         let now = Instant::now();

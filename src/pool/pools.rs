@@ -56,6 +56,11 @@ impl Pools {
         pool
     }
 
+    /// Counts the idle connections of every runtime.
+    pub(crate) fn idle(&self) -> usize {
+        self.all().iter().map(|pool| pool.idle()).sum()
+    }
+
     /// Removes the idle connections of every runtime from their pools.
     pub(crate) fn take_idle(&self) -> Vec<Arc<ServerSession>> {
         let all = self.all();

@@ -397,7 +397,7 @@ impl Frontend {
                 ..Statement::default()
             };
             self.statements.0.insert(name.into(), statement);
-        } else {
+        } else if !self.statements.0.is_empty() {
             self.statements.0.remove(name);
         }
         if remembers {

@@ -33,6 +33,12 @@ pub async fn end(ending: &str, told: &str) -> Result<Value, BoxError> {
             transaction.execute(INSERT, &[]).await?;
             transaction.commit().await?;
         }
+        "other_driver" => {
+            let url = invocation()?.url()?;
+            let (client, connection) = tokio_postgres::connect(&url, NoTls).await?;
+            tokio::spawn(connection);
+            client.batch_execute(INSERT).await?;
+        }
         "returns_lazily" => {
             let transaction = transaction().await?;
             transaction.execute(INSERT, &[]).await?;
