@@ -1,0 +1,35 @@
+//! A function on Lambda with sqlx's pool.
+
+use antifreeze::{Database, DatabaseLayer};
+use lambda_runtime::{Error, LambdaEvent};
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+use tower::ServiceBuilder;
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    let database = Database::from_env()?;
+    // The hooks are needed where several invocations run at once (Managed Instances).
+    let options = antifreeze::sqlx_hooks!(PgPoolOptions::new());
+    let pool = options.connect_lazy(&database.url()?)?;
+    database.warm_up().await?;
+    let service = ServiceBuilder::new()
+        .layer(DatabaseLayer::new(database))
+        .service_fn(move |event: LambdaEvent<Value>| {
+            let pool = pool.clone();
+            async move { create_partner(&pool, event.payload).await }
+        });
+    lambda_runtime::run(service).await
+}
+
+async fn create_partner(pool: &PgPool, event: Value) -> Result<Value, Error> {
+    let name = event["name"].as_str().unwrap_or("acme").to_owned();
+    let mut transaction = pool.begin().await?;
+    sqlx::query("insert into partners (name) values ($1)")
+        .bind(&name)
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(json!({ "created": name }))
+}
