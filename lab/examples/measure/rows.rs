@@ -4,14 +4,14 @@ use serde_json::Value;
 
 use crate::report::Report;
 use crate::servers::{Servers, Watch};
-use crate::subjects::{BARE, FAST, LAYER, Statement};
+use crate::subjects::{BARE, BEHIND, FAST, LAYER, Statement};
 use crate::warm::{counts, places, ratio_rows, ratios_json, samples};
 use crate::worker::{Regime, Task};
 use crate::workers::{Job, Workers, word};
 use crate::{Options, Result};
 
 /// The pools hand on what the driver reads: one of them is enough.
-const NAMES: [&str; 4] = [BARE, LAYER, FAST, "sqlx"];
+const NAMES: [&str; 5] = [BARE, LAYER, FAST, "sqlx", BEHIND];
 
 pub async fn run(report: &mut Report, options: &Options) -> Result<()> {
     let servers = Servers::start_postgres().await?;
@@ -20,7 +20,7 @@ pub async fn run(report: &mut Report, options: &Options) -> Result<()> {
     // Otherwise the first to read them would.
     servers.postgres.execute("vacuum (freeze, analyze)").await?;
     let workers = Workers {
-        url: servers.postgres.url(),
+        url: format!("{}?sslmode=disable", servers.postgres.url()),
         full: None,
     };
     if !options.counts {

@@ -23,6 +23,8 @@ use crate::{BoxError, Result};
 pub const BARE: &str = "bare statement";
 pub const LAYER: &str = "antifreeze";
 pub const FAST: &str = "deadpool Fast";
+/// sqlx's pool at the private socket, inside the layer.
+pub const BEHIND: &str = "sqlx behind antifreeze";
 const NOTHING: &str = "no statement";
 
 /// What is asked of the database.
@@ -98,6 +100,30 @@ async fn read(client: &Client, statement: Statement) -> Result<()> {
     // Each row is looked at, none is converted.
     std::hint::black_box(rows.iter().map(tokio_postgres::Row::len).sum::<usize>());
     Ok(())
+}
+
+async fn read_by_sqlx(pool: &sqlx::PgPool, statement: Statement) -> Result<()> {
+    let rows = sqlx::query(statement.text()).fetch_all(pool).await?;
+    std::hint::black_box(rows.iter().map(|row| row.len()).sum::<usize>());
+    Ok(())
+}
+
+/// The layer around a handler with one statement of sqlx.
+fn behind(database: Database, statement: Statement) -> Result<Subject> {
+    let options = PgPoolOptions::new().max_connections(1);
+    let pool = options.connect_lazy(&database.url()?)?;
+    let handler = tower::service_fn(move |_: Request<()>| {
+        let pool = pool.clone();
+        async move {
+            read_by_sqlx(&pool, statement).await?;
+            Ok::<_, BoxError>(Response::new(Empty::<bytes::Bytes>::new()))
+        }
+    });
+    let service = DatabaseLayer::new(database).layer(handler);
+    Ok(Subject::new(BEHIND, move || {
+        let call = service.clone().oneshot(Request::new(()));
+        async move { call.await.map(drop) }
+    }))
 }
 
 /// The layer around a handler with one statement.
@@ -187,12 +213,11 @@ pub async fn subjects(
         let pool = PgPoolOptions::new().max_connections(1).connect(url).await?;
         subjects.push(Subject::new("sqlx", move || {
             let pool = pool.clone();
-            async move {
-                let rows = sqlx::query(statement.text()).fetch_all(&pool).await?;
-                std::hint::black_box(rows.iter().map(|row| row.len()).sum::<usize>());
-                Ok(())
-            }
+            async move { read_by_sqlx(&pool, statement).await }
         }));
+    }
+    if wanted(BEHIND) {
+        subjects.push(behind(Database::from_url(url)?, statement)?);
     }
     if let (Some(full), Statement::One) = (full, statement) {
         if wanted(NOTHING) {

@@ -10,13 +10,13 @@ use tokio_postgres::NoTls;
 use crate::report::Report;
 use crate::servers::{Servers, Watch};
 use crate::statistics::Spread;
-use crate::subjects::{BARE, FAST, LAYER, Statement, future_sizes};
+use crate::subjects::{BARE, BEHIND, FAST, LAYER, Statement, future_sizes};
 use crate::worker::{Regime, Task};
 use crate::workers::{Batches, Job, Workers, word, works};
 use crate::{BoxError, Options, Result};
 
 /// Whose instructions, system calls and allocations are counted.
-const COUNTED: [&str; 5] = [BARE, LAYER, FAST, "bb8", "sqlx"];
+const COUNTED: [&str; 6] = [BARE, LAYER, FAST, "bb8", "sqlx", BEHIND];
 
 /// Samples of the candidates by their names.
 pub type Samples = BTreeMap<String, Vec<f64>>;
@@ -30,7 +30,7 @@ pub async fn run(report: &mut Report, options: &Options) -> Result<()> {
         .execute("alter role full connection limit 0")
         .await?;
     let workers = Workers {
-        url: postgres.url(),
+        url: format!("{}?sslmode=disable", postgres.url()),
         full: Some(postgres.url_for("full", "postgres")),
     };
     let postmaster = Watch::start(postgres).await?.postmaster();
