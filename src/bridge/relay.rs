@@ -131,6 +131,7 @@ pub(super) async fn relay(
         invocation,
         up: BytesMut::new(),
         pass: 0,
+        wants: 0,
         waits: false,
         guards,
     };
@@ -155,6 +156,8 @@ struct Relay {
     up: BytesMut,
     /// Bytes of the current message that are passed on unread.
     pass: usize,
+    /// The length of a message that has to be whole before it is passed on.
+    wants: usize,
     /// The last request has not had all its answers.
     waits: bool,
     /// Transactions of the driver are refused.
@@ -215,7 +218,7 @@ impl Relay {
             if self.up.is_empty() {
                 let _ = Pin::new(&mut *stream).poll_flush(cx);
             }
-            if self.up.is_empty() && peer.up.len() < BUFFER {
+            if self.up.is_empty() && peer.up.len() < BUFFER.max(self.wants) {
                 match poll_read(&mut peer.socket, &mut peer.up, cx) {
                     Poll::Ready(Ok(read)) if read > 0 => progress = true,
                     Poll::Ready(_) => return Poll::Ready(End::Closed),
@@ -249,9 +252,13 @@ impl Relay {
                 if head.tag == b'X' {
                     return Ok(false);
                 }
+                if self.guards && head.tag == b'F' {
+                    return Err(function_call());
+                }
                 let looks = (head.tag == b'Q' && head.is_short())
                     || (self.guards && matches!(head.tag, b'Q' | b'P'));
                 if looks {
+                    self.wants = head.length;
                     let Some(message) = peer.up.get(..head.length) else {
                         break;
                     };
@@ -274,6 +281,7 @@ impl Relay {
                     }
                 }
                 self.pass = head.length;
+                self.wants = 0;
                 self.waits = true;
             }
             let now = self.pass.min(peer.up.len());
@@ -311,6 +319,12 @@ fn controls() -> Error {
     .with_remedy(
         "use SAVEPOINT here, or take `Invocation::url` for transactions of the driver's own",
     )
+}
+
+/// BEGIN cannot be put in front of a FunctionCall.
+fn function_call() -> Error {
+    Error::configuration("large objects by libpq's own functions are no part of the transaction")
+        .with_remedy("use their SQL functions (lo_create, lo_put), or `Invocation::url`")
 }
 
 fn lost() -> Error {

@@ -14,6 +14,10 @@ impl Tracker {
     /// Notes that one message was refused, and those behind it are skipped.
     pub(super) fn refuse(&mut self) {
         self.describes = None;
+        // From here on the server skips what was sent of it.
+        if let (true, Some(open)) = (self.owed.is_empty(), &mut self.open) {
+            open.failed = true;
+        }
         let mut skipped = self.expected.skip();
         self.refused = skipped.next();
         let first = self.refused.clone();
@@ -123,7 +127,8 @@ impl Tracker {
             self.prepared.outdate(&statement);
         }
         // What was sent behind it would be executed before it.
-        let alone = self.owed.len() == 1 && self.open.is_none();
+        let users = self.owed.iter().filter(|unit| unit.question.is_none());
+        let alone = users.count() == 1 && self.open.is_none();
         let unit = self
             .owed
             .front_mut()

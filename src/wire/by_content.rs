@@ -11,6 +11,7 @@
 //! to another session, or the session's was replaced.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -37,7 +38,7 @@ impl Frontend {
         out: &mut BytesMut,
     ) {
         let unnamed = client_name.is_empty();
-        if !unnamed && self.statements.0.contains_key(client_name) {
+        if !unnamed && self.is_taken(client_name, tracker) {
             return self.refuse_parse(client_name, after_name, tracker, out);
         }
         let sql = name(after_name).unwrap_or_default();
@@ -81,6 +82,17 @@ impl Frontend {
     }
 
     /// Refuses a Parse of a name that exists, unless the server has another reason to.
+    /// Returns whether the server has a statement of this name for the client. What is under way
+    /// may free the name.
+    fn is_taken(&self, client_name: &[u8], tracker: &Tracker) -> bool {
+        let deallocates = || tracker.owed.iter().any(|unit| unit.deallocates.is_some());
+        let prepared = |statement: &Statement| {
+            let server = statement.server.as_ref();
+            server.is_none_or(|server| server.parsed.load(Ordering::Relaxed))
+        };
+        self.statements.0.get(client_name).is_some_and(prepared) && !deallocates()
+    }
+
     fn refuse_parse(
         &mut self,
         client_name: &[u8],
@@ -187,7 +199,8 @@ impl Frontend {
             return foreign;
         };
         tracker.open().copy = None;
-        let known = server.description.get().filter(|_| tracker.may_answer());
+        let known = server.description.get();
+        let known = known.filter(|_| tracker.may_answer() && tracker.prepared.is_fresh(&server));
         if let Some(description) = known {
             tracker.expect(Reply::Describe, Handling::Give(description.clone()));
         } else {

@@ -278,7 +278,10 @@ impl Frontend {
                     return tracker.expect(Reply::Close, Handling::Give(CLOSE_COMPLETE));
                 }
                 name => {
-                    name.map(|name| self.statements.0.remove(name));
+                    // What the server skips closes nothing.
+                    if let Some(name) = name.filter(|_| !tracker.skips()) {
+                        self.statements.0.remove(name);
+                    }
                     tracker.expect(Reply::Close, Handling::Pass);
                 }
             },
@@ -291,7 +294,9 @@ impl Frontend {
                 return;
             }
             b'H' => {
-                tracker.open().sent = true;
+                if let Some(unit) = &mut tracker.open {
+                    unit.sent = true;
+                }
             }
             b'S' => {
                 if self.syncs_here(tracker) {
@@ -302,7 +307,15 @@ impl Frontend {
                 tracker.sent_sync();
             }
             b'c' | b'f' => tracker.sent_copy_end(),
-            b'F' => tracker.sent_whole(Unit::simple(), Handling::Pass),
+            b'F' => {
+                // Which function it calls is not known.
+                tracker.residue.state = true;
+                let unit = Unit {
+                    alters: true,
+                    ..Unit::simple()
+                };
+                tracker.sent_whole(unit, Handling::Pass);
+            }
             // COPY data, passwords, Terminate.
             b'd' | b'p' | b'X' => {}
             _ => tracker.lose(),
@@ -345,6 +358,7 @@ impl Frontend {
             executes: true,
             opens: traits.begins || traits.copies,
             ends: residue::is_commit(text),
+            waits: self.begin.is_some() && residue::controls_transaction(text),
             ..Unit::simple()
         };
         if self.is_by_content() {
@@ -355,7 +369,7 @@ impl Frontend {
             self.name_for_deallocate(text, tracker, out);
         }
         match &mut self.begin {
-            Some(begin) if begin.armed && !ours && !text.trim_ascii().is_empty() => {
+            Some(begin) if begin.armed && !ours && !residue::says_nothing(text) => {
                 begin.armed = false;
                 unit.shift = rewrite::begin_query(&begin.sql, text, out);
                 tracker.sent_in_front(Reply::Execute);
@@ -376,7 +390,11 @@ impl Frontend {
         let after_name = &body[name.len() + 1..];
         let text = self::name(after_name).unwrap_or_default();
         tracker.open().copy = None;
-        if self.is_by_content() && !tracker.skips() {
+        if self.is_by_content() {
+            if tracker.skips() {
+                // The server does, too: its names stay what they are.
+                return out.put_slice(message);
+            }
             return self.parse_by_content(name, after_name, tracker, out);
         }
         self.lead(tracker, out);

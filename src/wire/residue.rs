@@ -237,6 +237,11 @@ pub(super) fn is_commit(text: &[u8]) -> bool {
     text.trim_ascii().eq_ignore_ascii_case(b"commit")
 }
 
+/// Returns whether there is no statement in `text`, but comments at most.
+pub(super) fn says_nothing(text: &[u8]) -> bool {
+    tokens(text, Some(true)).all(|token| matches!(token, Token::Semicolon))
+}
+
 /// Returns whether a statement of `text` begins or ends a transaction.
 pub(crate) fn controls_transaction(text: &[u8]) -> bool {
     // The statement so far: its first words.

@@ -262,6 +262,12 @@ impl Prepared {
         }
     }
 
+    /// Returns whether a new Parse of this statement's text would give the same.
+    pub(super) fn is_fresh(&self, statement: &Arc<ServerStatement>) -> bool {
+        let mut all = self.by_text.values();
+        all.any(|held| held.fresh && held.statement == *statement)
+    }
+
     /// Notes that a new Parse of this statement's text would give another.
     pub(super) fn outdate(&mut self, statement: &ServerStatement) {
         for held in self.by_text.values_mut() {

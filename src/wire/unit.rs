@@ -31,6 +31,9 @@ pub(super) struct Unit {
     pub(super) executes: bool,
     /// It may leave a transaction open, or copies: nothing of our own may be sent behind it.
     pub(super) opens: bool,
+    /// It may end the lazily begun transaction: until that is known, the next statement might run
+    /// outside it.
+    pub(super) waits: bool,
     /// It is a COMMIT alone, which no transaction survives.
     pub(super) ends: bool,
     /// Something of it was sent to the server.
@@ -81,7 +84,7 @@ impl Unit {
 
     /// Returns whether what follows has to wait for its answer.
     pub(super) fn holds(&self) -> bool {
-        self.begins || self.copies
+        self.begins || self.copies || self.waits
     }
 }
 

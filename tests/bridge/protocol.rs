@@ -163,3 +163,49 @@ async fn driver_cancels_its_own_statement_alone() {
     .await
     .expect("answered");
 }
+
+/// Each message is read whole there, since it may not end the transaction.
+#[tokio::test]
+async fn long_and_empty_queries_pass_in_the_transaction() {
+    let lab = lab().await;
+    lab.run(async {
+        let mut raw = Raw::start(&invocation()?.transaction_url()?, &[]).await;
+        raw.ready().await;
+        for nothing in ["", "-- a ping", "/* a ping */ ;"] {
+            raw.send(&query(nothing)).await;
+            assert_eq!(raw.ready().await, ("IZ".to_owned(), 'I'), "{nothing}");
+        }
+        let values = "(1),".repeat(50_000);
+        raw.send(&query(&format!("insert into t values {values}(2)")))
+            .await;
+        assert_eq!(raw.ready().await, ("CZ".to_owned(), 'T'));
+        Ok(())
+    })
+    .await
+    .expect("committed");
+    assert_eq!(lab.rows().await, 50_001);
+}
+
+/// A Flush behind the Sync, as libpq's pipelines have it.
+#[tokio::test]
+async fn flush_behind_a_sync_keeps_nothing() {
+    let (lab, relay) = lab_over_relay(|config| config).await;
+    lab.run(async {
+        let mut raw = Raw::start(&invocation()?.url()?, &[]).await;
+        raw.ready().await;
+        let mut all = execute("select 1");
+        all.extend_from_slice(SYNC);
+        all.extend_from_slice(b"H\0\0\0\x04");
+        raw.send(&all).await;
+        assert_eq!(raw.ready().await, ("12DCZ".to_owned(), 'I'));
+        relay.quiet(std::time::Duration::from_millis(50)).await;
+        Ok(())
+    })
+    .await
+    .expect("answered");
+    let torn_down = lab.torn_down();
+    assert!(
+        torn_down.iter().all(|one| one.outcome.is_clean()),
+        "{torn_down:?}"
+    );
+}
