@@ -3,17 +3,21 @@
 use std::sync::{Arc, Weak};
 
 use bytes::{Buf, Bytes, BytesMut};
+use tokio::time::timeout;
 
 use super::answer::{self, Severity};
 use super::message::{self, Head};
 use super::peer::{Closed, Peer, Socket};
 use super::relay::{End, Loan, relay};
 use super::settings::{Answer, Portals, Setting};
-use super::startup::{self, Packet, Startup};
+use super::startup::{self, Packet, Startup, holds};
 use super::{Bridge, Current, Parameters, User, database};
 use crate::error::{Error, ErrorKind, Result};
 use crate::invocation::WeakInvocation;
 use crate::random;
+
+/// For how many sets of parameters it is remembered what servers report. Drivers have one or two.
+const MOST_REPORTED: usize = 100;
 
 /// One connection of a driver.
 pub(super) struct Local {
@@ -159,30 +163,37 @@ impl Local {
             return Ok(reported.clone());
         }
         let (invocation, ends) = bridge.learner(&self.user, self.claimed.as_ref())?;
-        let reported = Loan::reported(&invocation, &self.parameters).await;
+        let limit = invocation.engine().settings().connect_timeout;
+        let reported = timeout(limit, Loan::reported(&invocation, &self.parameters)).await;
         if ends {
             invocation.finish(false).await?;
         }
-        let reported = reported?;
-        let parameters = self.parameters.clone();
-        bridge.state().reported.insert(parameters, reported.clone());
+        let reported = reported.map_err(|_| unreported())??;
+        let mut state = bridge.state();
+        if state.reported.len() >= MOST_REPORTED {
+            state.reported.clear();
+        }
+        state
+            .reported
+            .insert(self.parameters.clone(), reported.clone());
         Ok(reported)
     }
 
     /// Makes a setting of the driver's part of what it asked for at its start-up.
     async fn set(&mut self, setting: Setting) -> Result<()> {
-        if let Some((name, value)) = setting {
-            let before = self.parameters.clone();
-            self.parameters
-                .retain(|(other, _)| !other.eq_ignore_ascii_case(&name));
+        let (name, value) = setting;
+        let before = self.parameters.clone();
+        let other = |set: &(String, String)| !set.0.eq_ignore_ascii_case(&name);
+        self.parameters.retain(other);
+        if !holds(&name, &value) {
             self.parameters.push((name.clone(), value));
             self.parameters.sort();
-            match self.reported().await {
-                Ok(reported) => answer::reported(&name, &reported, &mut self.peer.down),
-                Err(error) => {
-                    self.parameters = before;
-                    return Err(error);
-                }
+        }
+        match self.reported().await {
+            Ok(reported) => answer::reported(&name, &reported, &mut self.peer.down),
+            Err(error) => {
+                self.parameters = before;
+                return Err(error);
             }
         }
         self.peer.down.extend_from_slice(answer::SET);
@@ -222,10 +233,10 @@ impl Local {
         };
         self.portals.clear();
         self.set_current(&loan);
-        let guards = matches!(self.user, User::Transaction(_));
+        let guards = self.is_in_transaction();
         let (bridge, claimed) = (&self.bridge, &mut self.claimed);
         let claim = |token: &str| {
-            *claimed = bridge.upgrade().and_then(|bridge| bridge.by_token(token));
+            *claimed = claimant(bridge, token);
             claimed.clone()
         };
         let end = relay(&mut self.peer, loan, guards, claim).await;
@@ -235,6 +246,10 @@ impl Local {
         match end {
             End::AtRest => {
                 self.peer.flush().await?;
+                Ok(true)
+            }
+            End::Declined(error) => {
+                self.refuse_request(&error).await?;
                 Ok(true)
             }
             End::Closed => Ok(false),
@@ -273,7 +288,7 @@ impl Local {
             match head.tag {
                 b'X' => return Ok(false),
                 // No session is lent, so none is lost: the next statement gets one that lives.
-                b'S' => {
+                b'S' if !self.is_in_transaction() => {
                     self.portals.clear();
                     self.peer.skip(head.length).await?;
                     self.peer.write(answer::READY).await?;
@@ -298,12 +313,15 @@ impl Local {
     async fn answer(&mut self, head: Head) -> Result<bool, Closed> {
         let message = &self.peer.up[..head.length];
         if let Some(token) = message::claim(message) {
-            let bridge = self.bridge.upgrade();
-            self.claimed = bridge.and_then(|bridge| bridge.by_token(token));
+            self.claimed = claimant(&self.bridge, token);
             self.peer.up.advance(head.length);
             self.peer.down.extend_from_slice(answer::SET);
             self.peer.write(answer::READY).await?;
             return Ok(true);
+        }
+        // In the invocation's transaction they are the server's to answer.
+        if self.is_in_transaction() {
+            return Ok(false);
         }
         let Some(answer) = self.portals.answer(message, &mut self.peer.names) else {
             return Ok(false);
@@ -330,6 +348,12 @@ impl Local {
             Err(error) => self.refuse_request(&error).await?,
         }
         Ok(true)
+    }
+
+    /// Returns whether all that the driver sends is part of the invocation's transaction, whose
+    /// status only the server knows.
+    fn is_in_transaction(&self) -> bool {
+        matches!(self.user, User::Transaction(_))
     }
 
     /// Leases a session for the invocation that uses this connection.
@@ -387,6 +411,12 @@ impl Local {
     }
 }
 
+/// Finds the invocation that claims a connection. One that has ended claims it, too.
+fn claimant(bridge: &Weak<Bridge>, token: &str) -> Option<WeakInvocation> {
+    let known = || bridge.upgrade()?.by_token(token);
+    (!token.is_empty()).then(|| known().unwrap_or_else(WeakInvocation::ended))
+}
+
 /// The URL is that of an invocation that has ended, or it is none of this process.
 fn foreign() -> Error {
     Error::new(
@@ -395,6 +425,13 @@ fn foreign() -> Error {
     )
     .with_remedy(
         "take the URL from `Database::url` or, in each invocation anew, from `Invocation::url`",
+    )
+}
+
+fn unreported() -> Error {
+    Error::caused(
+        ErrorKind::ConnectTimeout,
+        "no session has answered what the driver's start-up asks for in time",
     )
 }
 

@@ -37,7 +37,9 @@ pub(super) enum End {
         /// It was in no transaction.
         idle: bool,
     },
-    /// The driver has asked for what is not possible here.
+    /// The driver has asked for what is not possible here, and may go on.
+    Declined(Error),
+    /// The same, and its connection has to be ended.
     Refused(Error),
 }
 
@@ -59,9 +61,9 @@ impl Loan {
         invocation: &Invocation,
         parameters: &Parameters,
     ) -> Result<Loan> {
-        let mut connection = invocation.lease(&"another driver").await?;
+        let mut connection = invocation.lease_for_driver(&"another driver").await?;
         connection.prepare(parameters).await?;
-        let stream = connection.divert().ok_or_else(lost)?;
+        let stream = connection.divert().await.ok_or_else(lost)?;
         Ok(Loan {
             invocation: invocation.downgrade(),
             source: Source::Connection(connection),
@@ -87,7 +89,7 @@ impl Loan {
         invocation: &Invocation,
         parameters: &Parameters,
     ) -> Result<Bytes> {
-        let connection = invocation.lease(&"another driver").await?;
+        let connection = invocation.lease_for_driver(&"another driver").await?;
         connection.prepare(parameters).await?;
         Ok(connection.reported())
     }
@@ -139,11 +141,12 @@ pub(super) async fn relay(
     let end = poll_fn(|cx| relay.poll(peer, &source, &mut stream, &mut claim, cx)).await;
     drop(stream);
     match (source, &end) {
-        (Source::Connection(connection), End::Closed | End::Refused(_)) => {
-            connection.rest().await;
+        (Source::Connection(connection), End::AtRest | End::Declined(_)) => drop(connection),
+        // Also if it was taken back: by the server, it has to be closed here.
+        (Source::Connection(connection), _) => connection.rest().await,
+        (Source::Transaction(transaction), End::AtRest | End::Declined(_)) => {
+            transaction.give_back();
         }
-        (Source::Connection(connection), End::AtRest | End::TakenBack { .. }) => drop(connection),
-        (Source::Transaction(transaction), End::AtRest) => transaction.give_back(),
         (Source::Transaction(transaction), _) => transaction.cut_off(),
     }
     end
@@ -207,7 +210,17 @@ impl Relay {
             match self.take(peer, stream, claim) {
                 Ok(true) => progress |= peer.down.len() > answered,
                 Ok(false) => return Poll::Ready(End::Closed),
-                Err(error) => return Poll::Ready(End::Refused(error)),
+                Err(error) => {
+                    let whole = self.up.is_empty() && self.pass == 0;
+                    let names = whole.then(|| source.give_back(stream));
+                    return Poll::Ready(match names.flatten() {
+                        Some(names) => {
+                            peer.names = names;
+                            End::Declined(error)
+                        }
+                        None => End::Refused(error),
+                    });
+                }
             }
             while !self.up.is_empty() {
                 match poll_write(stream, &mut self.up, cx) {

@@ -2,7 +2,6 @@
 //! hold in whichever session is lent: they become part of what the driver asked for at its
 //! start-up.
 
-use super::startup::holds;
 use crate::wire::Names;
 
 /// What can be set so: what servers report, and what needs no session to be known.
@@ -15,8 +14,8 @@ const NAMES: [&str; 6] = [
     "timezone",
 ];
 
-/// A setting by name; empty if each session has it.
-pub(super) type Setting = Option<(String, String)>;
+/// A setting: its name and its value.
+pub(super) type Setting = (String, String);
 
 /// The answer to a message that needs no session.
 #[derive(Debug, PartialEq, Eq)]
@@ -110,7 +109,7 @@ fn setting(sql: &[u8]) -> Option<Setting> {
     };
     let known = NAMES.iter().any(|known| name.eq_ignore_ascii_case(known));
     let value = literal(value).filter(|_| known)?;
-    Some((!holds(name, value)).then(|| (name.to_owned(), value.to_owned())))
+    Some((name.to_owned(), value.to_owned()))
 }
 
 /// Returns what follows this word.
@@ -141,7 +140,7 @@ mod tests {
 
     #[test]
     fn settings_of_drivers_are_recognised() {
-        let set = |name: &str, value: &str| Some(Some((name.to_owned(), value.to_owned())));
+        let set = |name: &str, value: &str| Some((name.to_owned(), value.to_owned()));
         assert_eq!(read("SET TIME ZONE 'UTC'"), set("TimeZone", "UTC"));
         assert_eq!(
             read("set session timezone to 'Asia/Tokyo';"),
@@ -151,8 +150,14 @@ mod tests {
             read("SET application_name = 'x y'"),
             set("application_name", "x y")
         );
-        assert_eq!(read("SET CLIENT_ENCODING TO 'UTF8'"), Some(None));
-        assert_eq!(read("SET extra_float_digits = 3"), Some(None));
+        assert_eq!(
+            read("SET CLIENT_ENCODING TO 'UTF8'"),
+            set("CLIENT_ENCODING", "UTF8")
+        );
+        assert_eq!(
+            read("SET extra_float_digits = 3"),
+            set("extra_float_digits", "3")
+        );
         assert_eq!(
             read("SET extra_float_digits = 0"),
             set("extra_float_digits", "0")
@@ -189,7 +194,7 @@ mod tests {
         assert_eq!(answer(b'D', b"Ss\0"), bytes(b"t\0\0\0\x06\0\0n\0\0\0\x04"));
         assert_eq!(answer(b'B', b"\0s\0\0\0\0\0\0\0"), bytes(b"2\0\0\0\x04"));
         assert_eq!(answer(b'D', b"P\0"), bytes(b"n\0\0\0\x04"));
-        let utc = Some(("TimeZone".to_owned(), "UTC".to_owned()));
+        let utc = ("TimeZone".to_owned(), "UTC".to_owned());
         assert_eq!(answer(b'E', b"\0\0\0\0\0"), Some(Answer::Set(utc)));
         assert_eq!(answer(b'C', b"Ss\0"), bytes(b"3\0\0\0\x04"));
         assert_eq!(answer(b'B', b"\0s\0\0\0\0\0\0\0"), None);

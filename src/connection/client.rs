@@ -14,7 +14,7 @@ use tokio_postgres::{Client, Config, Connection, Error, NoTls, Statement};
 use super::driver::{Driver, OnEnd};
 use super::statements::Statements;
 use crate::net::SocketView;
-use crate::wire::{Names, Snapshot, Stream, Wire};
+use crate::wire::{Diverted, Names, Snapshot, Stream, Wire};
 
 /// The session as one client sees it. When the session is given another client, it has ended for
 /// this one: what the server says from then on does not reach it.
@@ -86,6 +86,19 @@ impl ClientSession {
     /// Returns the process id of the server's backend.
     pub(crate) fn process(&self) -> i32 {
         self.wire.facts().key.map_or(0, |(process, _)| process)
+    }
+
+    /// Diverts the session to another driver, once the answers that are owed have come. `None`:
+    /// the connection has ended, or another driver has it.
+    pub(crate) async fn divert(&self) -> Option<Diverted> {
+        if let Some(diverted) = self.wire.divert() {
+            return Some(diverted);
+        }
+        // Answers come in order.
+        let answer = self.wire.question("", true)?;
+        self.driver.wake();
+        answer.await?;
+        self.wire.divert()
     }
 
     /// Drives the connection as far as it goes without waiting, and returns its state.

@@ -113,10 +113,14 @@ impl ServerSession {
         true
     }
 
-    /// Diverts the session from its client to another driver. Fails with the client if an
-    /// answer to it is still owed, or if the connection has ended.
-    pub(crate) fn divert(&self, client: ExclusiveClient) -> Result<Diverted, ExclusiveClient> {
-        let Some(diverted) = self.link.wire.divert() else {
+    /// Diverts the session from its client to another driver. Fails with the client if the
+    /// connection has ended.
+    pub(crate) async fn divert(
+        &self,
+        client: ExclusiveClient,
+    ) -> Result<Diverted, ExclusiveClient> {
+        // By the client's own wire: the session may have been given another client.
+        let Some(diverted) = client.session.divert().await else {
             return Err(client);
         };
         *self.parked() = Some(client);

@@ -25,6 +25,15 @@ impl ServerSession {
         Some(answer)
     }
 
+    pub(crate) fn has_parameters(&self) -> bool {
+        !self.parameters().is_empty()
+    }
+
+    /// Returns whether the session has others than these.
+    pub(crate) fn has_parameters_other_than(&self, wanted: &Parameters) -> bool {
+        self.differing(wanted).is_some()
+    }
+
     /// Notes that a reset has removed the parameters.
     pub(crate) fn forget_parameters(&self) {
         self.parameters().clear();

@@ -87,6 +87,8 @@ pub struct TransactionBuilder {
     /// `None`: called outside an invocation.
     invocation: Option<Invocation>,
     modes: Modes,
+    /// Another driver begins it, whose parameters the session may have.
+    for_driver: bool,
 }
 
 impl TransactionBuilder {
@@ -94,7 +96,13 @@ impl TransactionBuilder {
         TransactionBuilder {
             invocation,
             modes: Modes::default(),
+            for_driver: false,
         }
+    }
+
+    pub(crate) fn for_driver(mut self) -> Self {
+        self.for_driver = true;
+        self
     }
 
     mode_setters!();
@@ -118,7 +126,10 @@ impl TransactionBuilder {
             }
             return Ok(Transaction(Arc::clone(shared)));
         }
-        let connection = invocation.lease(caller).await?;
+        let connection = match self.for_driver {
+            true => invocation.lease_for_driver(caller).await?,
+            false => invocation.lease(caller).await?,
+        };
         transaction.check_undecided()?;
         connection.session().wire.arm(&begin);
         let patience = leases.engine.settings().acquire_timeout;

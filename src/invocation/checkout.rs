@@ -43,6 +43,15 @@ impl Invocation {
     /// Leases an idle connection at once if that is possible. Everything else is boxed, so that
     /// the futures of handlers stay small.
     pub(crate) async fn lease(&self, caller: Caller) -> Result<Connection> {
+        let connection = self.lease_for_driver(caller).await?;
+        if connection.has_parameters() {
+            Box::pin(connection.prepare(&[])).await?;
+        }
+        Ok(connection)
+    }
+
+    /// [Leases](Invocation::lease) for another driver, whose parameters the session may have.
+    pub(crate) async fn lease_for_driver(&self, caller: Caller) -> Result<Connection> {
         let leases = &self.inner.leases;
         if let Some(leased) = leases.try_lease() {
             return Ok(Connection::new(leases, leased));

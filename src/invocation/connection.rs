@@ -149,17 +149,42 @@ impl Connection {
         self.session.wire.reported().freeze()
     }
 
-    /// Diverts the session to another driver. `None`: something of tokio-postgres is still under
-    /// way, or the connection has ended.
-    pub(crate) fn divert(&mut self) -> Option<Diverted> {
+    /// Diverts the session to another driver. `None`: the connection has ended, or was taken back.
+    pub(crate) async fn divert(&mut self) -> Option<Diverted> {
         let lease = self.lease.upgrade()?;
-        match lease.session().divert(self.client.take()?) {
-            Ok(diverted) => Some(diverted),
+        let diverted = match lease.session().divert(self.client.take()?).await {
+            Ok(diverted) => diverted,
             Err(client) => {
                 self.client = Some(client);
-                None
+                return None;
             }
+        };
+        lease.is_turn(self.turn).then_some(diverted)
+    }
+
+    /// Detaches the session, whose requests are then answered with an error.
+    pub(super) fn detach(&self) {
+        if let Some(lease) = self.lease.upgrade() {
+            lease.session().detach();
         }
+    }
+
+    /// Returns whether another driver has set parameters of the session.
+    pub(super) fn has_parameters(&self) -> bool {
+        let lease = self.lease.upgrade();
+        lease.is_some_and(|lease| lease.session().has_parameters())
+    }
+
+    /// [Sets](Connection::prepare) parameters inside a transaction, with which they may be rolled
+    /// back: they are removed at its end.
+    pub(super) async fn prepare_inside(&self, parameters: &Parameters) -> Result<()> {
+        let lease = || self.lease.upgrade().ok_or_else(Error::invocation_ended);
+        if lease()?.session().has_parameters_other_than(parameters) {
+            self.session.wire.note_state();
+            self.prepare(parameters).await?;
+            lease()?.session().forget_parameters();
+        }
+        Ok(())
     }
 
     /// Takes the session back from another driver, if nothing of it is left there. Returns the

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::OwnedMutexGuard;
 
 use super::builder::TransactionBuilder;
+use super::commit;
 use super::connection::CancelToken;
 use super::state::Invocation;
 use super::transaction::Transaction;
@@ -27,23 +28,23 @@ impl Invocation {
         &self,
         parameters: &Parameters,
     ) -> Result<(DivertedTransaction, Diverted)> {
-        let builder = TransactionBuilder::of(Some(self.clone()));
+        let builder = TransactionBuilder::of(Some(self.clone())).for_driver();
         let transaction = Box::pin(builder.start(&"another driver")).await?;
         let turn = Arc::clone(&transaction.0.diverted).lock_owned().await;
-        if !transaction.0.is_used() {
-            transaction.0.connection.prepare(parameters).await?;
+        if transaction.0.was_cut_off() {
+            return Err(commit::cut_off());
         }
+        let begun = transaction.0.is_used();
         let connection = transaction.connection();
-        let lost = || Error::caused(ErrorKind::Closed, "the connection was lost");
-        loop {
-            if let Some(diverted) = connection.session().wire.divert() {
-                let _turn = turn;
-                return Ok((DivertedTransaction { transaction, _turn }, diverted));
-            }
-            if connection.session().settled().await.is_over() {
-                return Err(lost());
-            }
+        if begun {
+            connection.prepare_inside(parameters).await?;
+        } else {
+            connection.prepare(parameters).await?;
         }
+        let lost = || Error::caused(ErrorKind::Closed, "the connection was lost");
+        let diverted = connection.session().divert().await.ok_or_else(lost)?;
+        let _turn = turn;
+        Ok((DivertedTransaction { transaction, _turn }, diverted))
     }
 }
 
@@ -60,5 +61,7 @@ impl DivertedTransaction {
     /// Notes that the driver was cut off in the middle of the transaction.
     pub(crate) fn cut_off(self) {
         self.transaction.0.cut_off.store(true, Ordering::Release);
+        // Else what uses it next would wait for a driver that is gone.
+        self.transaction.0.connection.detach();
     }
 }

@@ -18,9 +18,6 @@ use crate::error::Result;
 use crate::observe;
 use crate::teardown::Budget;
 
-/// How many steps a connection may take that is being closed beside the teardown.
-const CLOSING_STEPS: usize = 4;
-
 /// The result of the invocation's transaction. An error replaces the response, since what the
 /// handler stored is not there.
 pub(crate) type Finished = Result<()>;
@@ -56,18 +53,13 @@ impl Invocation {
         let leases = &self.inner.leases;
         let finished = self.finish_transaction_after_tasks(success).await;
         leases.rest(Selection::All).await;
-        // Each may take a step to cancel, to read, to roll back and to be closed.
-        for _ in 0..CLOSING_STEPS {
-            if timeout(leases.budget().step(), leases.closing.none())
-                .await
-                .is_ok()
-            {
-                break;
-            }
-        }
+        leases.wait_for_closing().await;
         if let Some(common) = Live::of(self.engine()).take_common() {
-            common.inner.leases.close_gate();
-            Box::pin(common.inner.leases.rest(Selection::All)).await;
+            let common = &common.inner.leases;
+            common.close_gate();
+            let _ = timeout(common.budget().step(), common.checkouts.none()).await;
+            Box::pin(common.rest(Selection::All)).await;
+            common.wait_for_closing().await;
         }
         // In the order of their registration.
         let next = |agenda: &mut Agenda| agenda.after.pop_front();
@@ -173,7 +165,11 @@ impl Invocation {
         );
         let guard = agenda.guard.take();
         drop(agenda);
-        let leases = inner.leases.take_all();
+        let mut leases = inner.leases.take_all();
+        if let Some(common) = Live::of(self.engine()).take_common() {
+            common.inner.leases.close_gate();
+            leases.extend(common.inner.leases.take_all());
+        }
         drop(hooks);
         let shared = inner.transaction.try_take();
         if leases.is_empty() {

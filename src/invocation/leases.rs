@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::connection::ExclusiveClient;
 use crate::deadline::Deadline;
@@ -322,6 +322,17 @@ impl Leases {
         self.give_back(lease, rested, reservation);
         drop(closing);
         self.returned.notify_waiters();
+    }
+
+    /// Waits for the connections that are being closed, or brought to rest, beside the teardown.
+    /// Each may take a step to cancel, to read, to roll back and to be closed.
+    pub(super) async fn wait_for_closing(&self) {
+        for _ in 0..4 {
+            let closing = timeout(self.budget().step(), self.closing.none());
+            if closing.await.is_ok() {
+                break;
+            }
+        }
     }
 
     /// Takes the leases, when no task will wait until they are at rest.

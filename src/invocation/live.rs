@@ -119,6 +119,11 @@ impl Invocation {
 }
 
 impl WeakInvocation {
+    /// Returns one that has ended.
+    pub(crate) fn ended() -> Self {
+        WeakInvocation(Weak::new())
+    }
+
     /// Returns the invocation, unless it has ended.
     pub(crate) fn upgrade(&self) -> Option<Invocation> {
         let inner = self.0.upgrade()?;

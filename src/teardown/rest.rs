@@ -73,7 +73,10 @@ impl Lease {
         let mut steps = Steps::new(self.session(), budget);
         self.session().link.wire.disarm();
         let reset = self.settings().reset;
-        if client.is_some() && steps.clean(keep, reset, self.room()).await {
+        // Another driver may have given it back meanwhile.
+        let client = client.or_else(|| self.session().exclusive_client());
+        let is_diverted = self.session().link.wire.is_diverted();
+        if client.is_some() && !is_diverted && steps.clean(keep, reset, self.room()).await {
             // Boxed: rarely needed, and deep in the futures of every handler.
             if self.has_read() || Box::pin(self.read(budget.grace())).await {
                 return steps.done(client);
@@ -247,8 +250,10 @@ impl<'a> Steps<'a> {
         if rolls_back {
             self.outcome.did(Step::RolledBack);
         }
-        if resets {
+        if resets || !returns {
             session.forget_parameters();
+        }
+        if resets {
             self.outcome.did(Step::Reset);
         }
         wire.forget_residue();

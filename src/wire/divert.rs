@@ -91,7 +91,8 @@ impl State {
     /// Returns whether this client waits until the session is given back. Not once the
     /// connection has ended, which it has to find out.
     pub(super) fn is_parked(&self, client: u64) -> bool {
-        self.parked.is_some() && self.client == client && !self.is_closed()
+        let lent = self.parked.is_some() && self.detached.is_none();
+        lent && self.client == client && !self.is_closed()
     }
 
     /// Returns whether the session is still diverted to the stream with this key.

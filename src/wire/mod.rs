@@ -193,6 +193,11 @@ impl Wire {
         }
     }
 
+    /// Notes session state that has to be removed.
+    pub(crate) fn note_state(&self) {
+        self.state().tracker.residue.state = true;
+    }
+
     /// Forgets session state, after a successful reset.
     pub(crate) fn forget_residue(&self) {
         self.state().tracker.residue = Residue::default();
