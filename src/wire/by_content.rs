@@ -11,7 +11,6 @@
 //! to another session, or the session's was replaced.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -86,10 +85,8 @@ impl Frontend {
     /// may free the name.
     fn is_taken(&self, client_name: &[u8], tracker: &Tracker) -> bool {
         let deallocates = || tracker.owed.iter().any(|unit| unit.deallocates.is_some());
-        let prepared = |statement: &Statement| {
-            let server = statement.server.as_ref();
-            server.is_none_or(|server| server.parsed.load(Ordering::Relaxed))
-        };
+        // Its own Parse may still fail.
+        let prepared = |statement: &Statement| !tracker.expected.names(statement.since);
         self.statements.0.get(client_name).is_some_and(prepared) && !deallocates()
     }
 

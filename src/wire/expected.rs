@@ -138,6 +138,11 @@ impl Expected {
         }
     }
 
+    /// Returns whether the answer is to come to the Parse that named a statement then.
+    pub(super) fn names(&self, since: u64) -> bool {
+        self.0.iter().any(|entry| entry.named == since)
+    }
+
     /// Takes the next answer if the wire has to give it.
     pub(super) fn take_given(&mut self) -> Option<(Reply, Bytes)> {
         let Some(Handling::Give(bytes)) = self.0.front().map(|next| &next.handling) else {
