@@ -15,10 +15,11 @@ use crate::provider::DROPS_OPTIONS;
 use crate::wire::Stream;
 
 impl Connector {
-    /// Verifies, once for a server, that it has the `search_path` of the configured schema: some
+    /// Queries, once for a server, whether it has the `search_path` of the configured schema: some
     /// poolers drop the `options` of a startup packet silently, and the rows of another schema
-    /// would be read and written. PostgreSQL reports it from 18 on. An older server is queried,
-    /// which takes a round trip of the first connection.
+    /// would be read and written. It takes a round trip of the first connection, and none if no
+    /// schema is set. What is reported at the start proves nothing: PgBouncer 1.26 reports the
+    /// `search_path` that it has dropped.
     ///
     /// The query could leave with the last message of SCRAM, since it contains nothing of the
     /// user's. Its answer would have to be taken out of what tokio-postgres is given as the
@@ -32,9 +33,6 @@ impl Connector {
         let Some(wanted) = wanted.filter(|_| !self.schema_holds.load(Ordering::Acquire)) else {
             return Ok(());
         };
-        if let Some(reported) = connection.parameter("search_path") {
-            return self.note_schema(reported == wanted);
-        }
         // No driver polls the connection yet.
         let ended = poll_fn(|cx| {
             while let Some(Ok(_)) = ready!(connection.poll_message(cx)) {}
@@ -49,10 +47,6 @@ impl Connector {
             SimpleQueryMessage::Row(row) => row.get(0) == Some(wanted.as_str()),
             _ => false,
         });
-        self.note_schema(holds)
-    }
-
-    fn note_schema(&self, holds: bool) -> Result<()> {
         if !holds {
             let (cause, remedy) = DROPS_OPTIONS;
             return Err(Error::configuration(cause).with_remedy(remedy));

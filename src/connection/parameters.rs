@@ -7,6 +7,16 @@ use super::ServerSession;
 use crate::config::Pooler;
 use crate::wire::OwnAnswer;
 
+/// What PgBouncer carries from server to server (its manual, `track_extra_parameters`).
+const CARRIED: [&str; 6] = [
+    "application_name",
+    "client_encoding",
+    "DateStyle",
+    "IntervalStyle",
+    "standard_conforming_strings",
+    "TimeZone",
+];
+
 /// Parameters of a session, by name.
 pub(crate) type Parameters = [(String, String)];
 
@@ -66,12 +76,13 @@ impl ServerSession {
         (!statements.is_empty()).then_some(statements)
     }
 
-    /// Returns the parameter that cannot be set on this path: a transaction pooler carries to
-    /// other servers only those that servers report.
+    /// Returns the parameter that cannot be set on this path: a transaction pooler carries few to
+    /// other servers.
     pub(crate) fn not_carried<'a>(&self, wanted: &'a Parameters) -> Option<&'a str> {
         let pools = self.link.pooler == Pooler::Transaction;
         let mut names = wanted.iter().map(|(name, _)| name.as_str());
-        names.find(|name| pools && !self.link.wire.reports_any(name))
+        let carried = |name: &str| CARRIED.iter().any(|one| name.eq_ignore_ascii_case(one));
+        names.find(|name| pools && !carried(name))
     }
 
     fn parameters(&self) -> MutexGuard<'_, Vec<(String, String)>> {

@@ -285,19 +285,12 @@ impl Frontend {
                     tracker.expect(Reply::Close, Handling::Pass);
                 }
             },
-            // It would hasten no answer.
-            b'H' if tracker
-                .open
-                .as_ref()
-                .is_some_and(|unit| unit.given && !unit.sent) =>
-            {
-                return;
-            }
-            b'H' => {
-                if let Some(unit) = &mut tracker.open {
-                    unit.sent = true;
-                }
-            }
+            b'H' => match &mut tracker.open {
+                // It would hasten no answer.
+                Some(unit) if unit.given && !unit.sent => return,
+                Some(unit) => unit.sent = true,
+                None => {}
+            },
             b'S' => {
                 if self.syncs_here(tracker) {
                     let unit = tracker.open.take().unwrap_or_default();

@@ -172,18 +172,10 @@ impl Wire {
 
     /// Returns whether the server has reported this value of a parameter.
     pub(crate) fn reports(&self, name: &str, value: &str) -> bool {
-        self.reported_value(name, |reported| reported == Some(value.as_bytes()))
-    }
-
-    /// Returns whether the server reports this parameter.
-    pub(crate) fn reports_any(&self, name: &str) -> bool {
-        self.reported_value(name, |reported| reported.is_some())
-    }
-
-    fn reported_value(&self, name: &str, check: impl FnOnce(Option<&[u8]>) -> bool) -> bool {
         let state = self.state();
         let body = state.tracker.reported.get(name.as_bytes());
-        check(body.and_then(|body| body.split(|&byte| byte == 0).nth(1)))
+        let reported = body.and_then(|body| body.split(|&byte| byte == 0).nth(1));
+        reported == Some(value.as_bytes())
     }
 
     /// Forgets the last error.
