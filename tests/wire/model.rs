@@ -138,6 +138,9 @@ pub fn rewrites_cannot_be_seen(groups: &[Vec<Unit>], cut: usize, mode: Mode) {
             assert!(asked.is_none_or(|asked| answer_of(asked).is_some()));
             let seen = link.take_down();
             let expected = plain.answers(&bytes);
+            if is_unbegun(&shown(&seen), &shown(&expected), mode) {
+                return;
+            }
             let shown = |bytes| told(shown(bytes), mode);
             assert_eq!(
                 shown(&seen),
@@ -252,6 +255,22 @@ fn data(copy: Copy) -> BytesMut {
     }
     frontend::sync(&mut out);
     out
+}
+
+/// Returns whether a text that cannot be parsed was refused together with the BEGIN in front of
+/// it, since what came before was answered by the wire. The wire notes that the transaction has
+/// failed, and the server has begun none.
+fn is_unbegun(seen: &[String], expected: &[String], mode: Mode) -> bool {
+    let same = |one: &String, other: &String| {
+        told(vec![one.clone()], mode) == told(vec![other.clone()], mode)
+    };
+    let mut pairs = seen.iter().zip(expected);
+    let first = pairs.find(|(seen, expected)| !same(seen, expected));
+    let by_content = matches!(mode.naming, Naming::ByContent { .. });
+    let unbegun = |(seen, expected): (&String, &String)| {
+        seen.starts_with('Z') && seen.ends_with("05I") && expected.ends_with("05E")
+    };
+    mode.armed && by_content && first.is_some_and(unbegun)
 }
 
 /// What is the same to a client for which BEGIN is sent with the first message that is not
