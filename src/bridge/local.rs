@@ -417,7 +417,7 @@ fn claimant(bridge: &Weak<Bridge>, token: &str) -> Option<WeakInvocation> {
     (!token.is_empty()).then(|| known().unwrap_or_else(WeakInvocation::ended))
 }
 
-/// The URL is that of an invocation that has ended, or it is none of this process.
+/// The URL belongs to an invocation that has ended, or to another process.
 fn foreign() -> Error {
     Error::new(
         ErrorKind::InvocationEnded,

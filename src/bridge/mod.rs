@@ -75,7 +75,7 @@ type Parameters = Vec<(String, String)>;
 /// What cancels the statement that a local connection executes now.
 type Current = Mutex<Option<CancelToken>>;
 
-/// To whom a local connection belongs.
+/// The owner of a local connection.
 #[derive(Clone)]
 enum User {
     /// It is found at each request.
