@@ -11,7 +11,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -37,6 +37,22 @@ struct Polls(bool);
 impl Drop for Polls {
     fn drop(&mut self) {
         POLLS.set(self.0);
+    }
+}
+
+/// Counts one until it is dropped.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Counted(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -67,6 +83,8 @@ pub(super) struct Driver {
     woken: Arc<Woken>,
     /// The connection was polled and [is decided](Snapshot::is_decided).
     decided: Notify,
+    /// How many wait for that. Counted before they look at the wire, whose lock orders it.
+    waiting: AtomicUsize,
     wire: Wire,
     /// Locked by the holder of the connection.
     client: Weak<tokio::sync::Mutex<Client>>,
@@ -90,6 +108,7 @@ impl Driver {
                 task: Mutex::new(Waker::noop().clone()),
             }),
             decided: Notify::new(),
+            waiting: AtomicUsize::new(0),
             wire,
             client: Arc::downgrade(client),
             dismissed: AtomicBool::new(false),
@@ -133,6 +152,7 @@ impl Driver {
             if snapshot.is_decided() {
                 return snapshot;
             }
+            let _waiting = Counted::new(&self.waiting);
             let mut decided = pin!(self.decided.notified());
             decided.as_mut().enable();
             // The task may have polled before we listened.
@@ -177,7 +197,7 @@ impl Driver {
             }
         }
         drop(slot);
-        if snapshot.is_decided() {
+        if self.waiting.load(Ordering::Relaxed) > 0 && snapshot.is_decided() {
             self.decided.notify_waiters();
         }
         snapshot

@@ -54,7 +54,7 @@ impl Invocation {
     pub(crate) async fn lease_for_driver(&self, caller: Caller) -> Result<Connection> {
         let leases = &self.inner.leases;
         if let Some(leased) = leases.try_lease() {
-            return Ok(Connection::new(leases, leased));
+            return Ok(self.connection_of(leased));
         }
         Box::pin(self.wait_for_lease(caller)).await
     }
@@ -71,7 +71,7 @@ impl Invocation {
             let leased = permit.checkout(leases.left(), granted, &leases.closing);
             let (lease, client) = leased.await?;
             let leased = leases.add(lease, client, &mut checkout)?;
-            Ok(Connection::new(leases, leased))
+            Ok(self.connection_of(leased))
         };
         // A checkout must not outlive the invocation: the connection that it opens would stay
         // behind.
@@ -95,7 +95,7 @@ impl Invocation {
             let mut returned = pin!(leases.returned.notified());
             returned.as_mut().enable();
             if let Some(leased) = leases.recycle(checkout).await? {
-                return Ok(Either::Right(Connection::new(leases, leased)));
+                return Ok(Either::Right(self.connection_of(leased)));
             }
             if Scope::transactions(self) >= max {
                 return Err(Error::pool_self_deadlock(max, caller));

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use smallvec::SmallVec;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
@@ -16,6 +17,11 @@ use crate::error::{Error, Result};
 use crate::pool::{Lease, Reservation};
 use crate::tally::{One, Tally};
 use crate::teardown::{Budget, Rested, close};
+
+/// What owns the leases of an invocation: connections refer to it, and it is not known here.
+pub(super) trait Owner: Send + Sync {
+    fn leases(&self) -> &Leases;
+}
 
 pub(super) struct Leases {
     pub(super) engine: Arc<Engine>,
@@ -37,7 +43,8 @@ pub(super) struct Leases {
 struct State {
     /// The gate is closed: no more connections are given out.
     closed: bool,
-    leases: Vec<Arc<Lease>>,
+    /// One as a rule, which is not worth an allocation.
+    leases: SmallVec<[Arc<Lease>; 1]>,
 }
 
 /// Selects the leases that are brought to rest.
@@ -56,6 +63,7 @@ impl State {
 }
 
 impl Leases {
+    #[inline]
     pub(super) fn new(engine: Arc<Engine>, deadline: Deadline, request_id: &str) -> Self {
         Leases {
             engine,
@@ -228,8 +236,9 @@ impl Leases {
 
     /// Takes back a connection that was dropped. If it is at rest it returns to the pool; otherwise
     /// it stays here, for the next checkout or the teardown.
-    pub(super) fn take_back(self: &Arc<Self>, lease: Arc<Lease>, turn: u64) {
-        lease.session().wait_for_pump();
+    ///
+    /// May be called once no other thread is driving the connection.
+    pub(super) fn take_back(&self, owner: &Arc<dyn Owner>, lease: Arc<Lease>, turn: u64) {
         let mut state = self.state();
         if !lease.is_turn(turn) {
             return;
@@ -244,27 +253,28 @@ impl Leases {
             None => {
                 // Another caller of this invocation that waits for a connection brings it to rest.
                 self.returned.notify_waiters();
-                self.take_back_once_read(lease, turn);
+                self.take_back_once_read(owner, lease, turn);
             }
         }
     }
 
     /// Takes back a connection once the reading behind its first statement is answered, if that is
     /// all that keeps it: another invocation may wait for it.
-    fn take_back_once_read(self: &Arc<Self>, lease: Arc<Lease>, turn: u64) {
+    fn take_back_once_read(&self, owner: &Arc<dyn Owner>, lease: Arc<Lease>, turn: u64) {
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
         if lease.has_read() || !lease.session().pump().is_quiet() {
             return;
         }
-        let leases = Arc::clone(self);
+        let owner = Arc::clone(owner);
         let limit = self.budget().step();
         // The lease is not held meanwhile: it may end before, and others wait for its permit.
         let read = lease.unheld_until_read(limit);
         runtime.spawn(async move {
             if let Some(lease) = read.await {
-                leases.take_back(lease, turn);
+                lease.session().wait_for_pump();
+                owner.leases().take_back(&owner, lease, turn);
             }
         });
     }
@@ -306,7 +316,7 @@ impl Leases {
     }
 
     /// Brings a connection to rest that another driver has left, however it has left it.
-    pub(super) async fn rest_left(self: &Arc<Self>, lease: Arc<Lease>, turn: u64) {
+    pub(super) async fn rest_left(&self, lease: Arc<Lease>, turn: u64) {
         // The end of the invocation waits for it.
         let closing = {
             let mut state = self.state();
@@ -337,7 +347,7 @@ impl Leases {
 
     /// Takes the leases, when no task will wait until they are at rest.
     pub(super) fn take_all(&self) -> Vec<Arc<Lease>> {
-        std::mem::take(&mut self.state().leases)
+        std::mem::take(&mut self.state().leases).into_vec()
     }
 
     pub(super) fn give_back(

@@ -144,7 +144,7 @@ impl State {
             changes,
             // The server's timeouts decide nothing about a statement.
             alters: changes && Traits::of(sql.as_bytes(), Some(true)).alters,
-            question: Some(question),
+            question: Some(Box::new(question)),
             ..Unit::simple()
         };
         self.tracker.sent_whole(unit, Handling::Swallow);
