@@ -23,6 +23,9 @@ use tokio_postgres::{AsyncMessage, Client, Connection};
 use crate::observe;
 use crate::wire::{ServerState, Snapshot, Stream, Wire};
 
+/// The connection, locked.
+type Slot<'a> = MutexGuard<'a, Option<Connection<Stream, NoTlsStream>>>;
+
 /// Called when a driver ends, for whatever reason.
 pub(super) type OnEnd = Arc<dyn Fn() + Send + Sync>;
 
@@ -173,15 +176,38 @@ impl Driver {
         self.woken.wake_by_ref();
     }
 
-    /// The snapshot is taken before another poll: a poll under way does not
-    /// know yet what it waits for.
-    fn poll(&self, mut slot: MutexGuard<'_, Option<Connection<Stream, NoTlsStream>>>) -> Snapshot {
+    /// Polls the connection until it has nothing to do. Returns whether it has ended.
+    fn drive(&self) -> bool {
+        let mut slot = lock(&self.connection);
+        if slot.is_none() {
+            return true;
+        }
+        self.poll_if_woken(&mut slot);
+        let is_watched = self.waiting.load(Ordering::Relaxed) > 0;
+        if slot.is_none() || is_watched || self.wire.is_disturbed() {
+            self.look(slot);
+            return self.is_over();
+        }
+        false
+    }
+
+    fn poll(&self, mut slot: Slot<'_>) -> Snapshot {
         if slot.is_none() {
             return self.wire.snapshot();
         }
+        self.poll_if_woken(&mut slot);
+        self.look(slot)
+    }
+
+    fn poll_if_woken(&self, slot: &mut Slot<'_>) {
         if self.woken.since_poll.swap(false, Ordering::AcqRel) {
-            self.poll_connection(&mut slot);
+            self.poll_connection(slot);
         }
+    }
+
+    /// Takes a snapshot, before another poll: a poll under way does not know yet what it waits
+    /// for.
+    fn look(&self, mut slot: Slot<'_>) -> Snapshot {
         let snapshot = self.wire.snapshot();
         // No answer to come could be assigned to its request: the client's futures fail.
         if snapshot.server == ServerState::Lost && slot.take().is_some() {
@@ -233,8 +259,7 @@ async fn drive(mut end: DriverEnd) {
     let driver = &end.driver;
     poll_fn(|cx| {
         lock(&driver.woken.task).clone_from(cx.waker());
-        driver.pump();
-        if driver.is_over() {
+        if driver.drive() {
             Poll::Ready(())
         } else {
             Poll::Pending

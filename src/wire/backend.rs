@@ -179,6 +179,7 @@ impl Scanner {
         self.seen > 0 && self.withholds_next()
     }
 
+    #[inline]
     fn withholds_next(&self) -> bool {
         !matches!(self.fate, Fate::Pass | Fate::Copy)
     }

@@ -121,6 +121,12 @@ impl Wire {
             .is_none_or(|state| state.detached.is_some() || state.is_closed())
     }
 
+    /// Returns whether the framing was lost, or the connection detached.
+    pub(crate) fn is_disturbed(&self) -> bool {
+        self.present()
+            .is_some_and(|state| state.detached.is_some() || state.tracker.is_lost())
+    }
+
     /// Names prepared statements so from here on. None may have been prepared before.
     pub(crate) fn rename(&self, naming: Naming) {
         self.state().frontend.naming = naming;

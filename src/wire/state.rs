@@ -242,6 +242,7 @@ impl State {
     }
 
     /// Reads from below, which is closed when it ends.
+    #[inline]
     pub(super) fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,

@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn text_in_the_same_slot_replaces_the_one_before() {
         let mut texts = Texts::default();
-        let (plain, other) = (b"select 1", b"listen 1");
+        let (plain, other) = (b"select 1", b"unlock 1");
         assert_eq!(slot(plain), slot(other));
         for _ in 0..2 {
             for text in [&plain[..], other, b"select pg_advisory_lock(1)", b""] {
