@@ -1,5 +1,6 @@
 //! Tracks the connections that an invocation leases, from checkout to rest.
 
+use std::fmt::Display;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,19 +9,26 @@ use futures_util::future::join_all;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
+use tracing::Instrument;
 
 use crate::connection::ExclusiveClient;
 use crate::deadline::Deadline;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::observe::span::{self, InvocationSpan};
+use crate::observe::{self, Caller};
 use crate::pool::{Lease, Reservation};
 use crate::tally::{One, Tally};
-use crate::teardown::{Budget, Rested, close};
+use crate::teardown::{Budget, Outcome, Rested, close};
+
+/// What teardown had to remove from one connection.
+type Unclean = observe::Unclean<Outcome>;
 
 pub(super) struct Leases {
     pub(super) engine: Arc<Engine>,
     pub(super) request_id: Box<str>,
     pub(super) deadline: Deadline,
+    pub(super) span: InvocationSpan,
     state: Mutex<State>,
     /// The gate was closed.
     gate: Notify,
@@ -38,6 +46,10 @@ struct State {
     /// The gate is closed: no more connections are given out.
     closed: bool,
     leases: Vec<Arc<Lease>>,
+    /// What teardown had to remove, for the line of the log.
+    unclean: Vec<Unclean>,
+    /// The line was written.
+    is_logged: bool,
 }
 
 /// Selects the leases that are brought to rest.
@@ -61,6 +73,7 @@ impl Leases {
             engine,
             request_id: request_id.into(),
             deadline,
+            span: InvocationSpan::new(request_id),
             state: Mutex::default(),
             gate: Notify::new(),
             checkouts: Tally::default(),
@@ -144,14 +157,15 @@ impl Leases {
 
     /// Leases an idle connection, if that is possible without waiting and this invocation has no
     /// connection yet.
-    pub(super) fn try_lease(&self) -> Option<(Arc<Lease>, u64, ExclusiveClient)> {
+    pub(super) fn try_lease(&self, caller: Caller) -> Option<(Arc<Lease>, u64, ExclusiveClient)> {
         let pool = self.engine.pools().here();
         let mut state = self.state();
         if state.closed || !state.leases.is_empty() {
             return None;
         }
         let (lease, client) = pool.try_checkout(self.deadline.whole())?;
-        let turn = lease.next_turn();
+        self.engine.pools().meters.did_not_wait();
+        let turn = lease.turn_of(caller);
         state.leases.push(Arc::clone(&lease));
         Some((lease, turn, client))
     }
@@ -168,6 +182,7 @@ impl Leases {
         &self,
         lease: Arc<Lease>,
         client: ExclusiveClient,
+        caller: Caller,
         checkout: &mut Option<One>,
     ) -> Result<(Arc<Lease>, u64, ExclusiveClient)> {
         let mut state = self.state();
@@ -179,7 +194,7 @@ impl Leases {
             }
             return Err(Error::invocation_ended());
         }
-        let turn = lease.next_turn();
+        let turn = lease.turn_of(caller);
         state.leases.push(Arc::clone(&lease));
         *checkout = None;
         Ok((lease, turn, client))
@@ -189,6 +204,7 @@ impl Leases {
     /// Ends the checkout if it finds one.
     pub(super) async fn recycle(
         &self,
+        caller: Caller,
         checkout: &mut Option<One>,
     ) -> Result<Option<(Arc<Lease>, u64, ExclusiveClient)>> {
         let pool = self.engine.pools().here();
@@ -211,7 +227,7 @@ impl Leases {
         // that waits.
         let _returned = Notifies(&self.returned);
         let budget = self.budget();
-        let mut rested = Box::pin(lease.rest(Some(client), true, &budget)).await;
+        let mut rested = Box::pin(self.bring_to_rest(&lease, Some(client), true, &budget)).await;
         let mut state = self.state();
         if !lease.is_turn(turn) {
             return Err(Error::invocation_ended());
@@ -222,6 +238,10 @@ impl Leases {
         }
         drop(state);
         self.report(&lease, &rested);
+        // What was left open was that of the caller before.
+        if rested.client.is_some() {
+            lease.set_caller(caller);
+        }
         let client = rested.client.take();
         Ok(client.map(|client| (lease, turn, client)))
     }
@@ -281,7 +301,7 @@ impl Leases {
             }
             let reservation = lease.reserve();
             let keep = reservation.is_some();
-            let rested = lease.rest(client, keep, &budget).await;
+            let rested = self.bring_to_rest(&lease, client, keep, &budget).await;
             // If it is not there any more, another teardown was quicker.
             if self.state().remove(&lease) {
                 self.give_back(lease, rested, reservation);
@@ -318,7 +338,8 @@ impl Leases {
         };
         let reservation = lease.reserve();
         let keep = reservation.is_some();
-        let rested = lease.rest(None, keep, &self.budget()).await;
+        let budget = self.budget();
+        let rested = self.bring_to_rest(&lease, None, keep, &budget).await;
         self.give_back(lease, rested, reservation);
         drop(closing);
         self.returned.notify_waiters();
@@ -361,9 +382,62 @@ impl Leases {
         });
     }
 
+    /// Brings a connection to rest, or closes it, in a span of its own.
+    async fn bring_to_rest(
+        &self,
+        lease: &Lease,
+        client: Option<ExclusiveClient>,
+        keep: bool,
+        budget: &Budget,
+    ) -> Rested {
+        let span = span::teardown(&self.span.get());
+        let rest = lease.rest(client, keep, budget).instrument(span.clone());
+        let rested = rest.await;
+        let left_open_at = lease.caller().filter(|_| rested.is_unclean);
+        let left_open_at = left_open_at.map(|caller| caller as &dyn Display);
+        let kept = rested.client.is_some();
+        span::torn_down(
+            &span,
+            &rested.outcome,
+            kept,
+            rested.round_trips,
+            left_open_at,
+        );
+        rested
+    }
+
     pub(super) fn report(&self, lease: &Lease, rested: &Rested) {
         let process = lease.session().process();
-        self.engine.report(&self.request_id, process, rested);
+        let caller = lease.caller();
+        self.engine
+            .report(&self.request_id, process, caller, rested);
+        if rested.is_unclean {
+            self.state().unclean.push(Unclean {
+                caller,
+                outcome: rested.outcome.clone(),
+                round_trips: rested.round_trips,
+            });
+        }
+    }
+
+    /// Writes the one line about an invocation that was slow or left something open, at its end.
+    pub(super) fn log_end(&self) {
+        if !observe::logs_ends() {
+            return;
+        }
+        let mut state = self.state();
+        if std::mem::replace(&mut state.is_logged, true) {
+            return;
+        }
+        let unclean = std::mem::take(&mut state.unclean);
+        drop(state);
+        let elapsed = self.deadline.elapsed();
+        let is_slow = elapsed >= self.engine.settings().slow_invocation;
+        if !unclean.is_empty() {
+            observe::unclean(&self.request_id, elapsed, &unclean);
+        } else if is_slow && !self.deadline.is_internal() {
+            observe::slow(&self.request_id, elapsed);
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -157,10 +157,12 @@ impl<F: Future, J> Run<F, J> {
             ended: None,
             ending: Ending::new(invocation, observe::abandoned),
         };
+        let span = run.invocation().span();
         // Futures are large: what is caught is written to its place, and not moved there.
         let mut call = Some(handler);
         let mut handler = || run.handler = call.take().map(|call| call());
-        let called = catch_unwind(AssertUnwindSafe(|| run.scope.enter(&mut handler)));
+        let called =
+            span.in_scope(|| catch_unwind(AssertUnwindSafe(|| run.scope.enter(&mut handler))));
         run.ended = called.err().map(HandlerEnd::Panicked);
         run
     }
@@ -180,6 +182,8 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let invocation = this.ending.invocation();
+        let span = invocation.span();
+        let _entered = span.enter();
         if let Some(handler) = this.handler.as_mut().as_pin_mut() {
             let mut polled = Poll::Pending;
             let poll = AssertUnwindSafe(|| polled = handler.poll(cx));

@@ -8,18 +8,18 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use tracing::Span;
+
 use super::leases::Leases;
 use super::tasks::Tasks;
 use super::transaction::Slot;
 use crate::deadline::Deadline;
 use crate::engine::Engine;
 use crate::error::Error;
+pub(crate) use crate::observe::Caller;
 
 /// A future that runs at the end of an invocation.
 pub(super) type Hook = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// The caller of a checkout: a place in the source, or an extractor.
-pub(crate) type Caller = &'static (dyn fmt::Display + Sync);
 
 /// One call of the function.
 ///
@@ -153,6 +153,11 @@ impl Invocation {
     /// the transaction ends with the head, before the tasks that wait.
     pub(super) fn keeps_one(&self) -> bool {
         self.inner.transaction.is_made() && !self.streams()
+    }
+
+    /// Returns the span of the invocation, which polls of its code and of its end are inside.
+    pub(crate) fn span(&self) -> Span {
+        self.inner.leases.span.get()
     }
 
     pub(crate) fn cutoff(&self) -> Option<tokio::time::Instant> {

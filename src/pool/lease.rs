@@ -15,6 +15,7 @@ use super::pools::{Pool, lock};
 use crate::config::Settings;
 use crate::connection::{ExclusiveClient, ServerSession};
 use crate::limit::Room;
+use crate::observe::{Caller, Stamp};
 use crate::tally::One;
 use crate::wire::OwnAnswer;
 
@@ -25,11 +26,22 @@ use crate::wire::OwnAnswer;
 pub(crate) struct Lease {
     session: Arc<ServerSession>,
     pool: Arc<Pool>,
-    turn: Mutex<u64>,
+    turn: Mutex<Turn>,
+    since: Stamp,
     /// The reading of the slots that leaves behind the first statement.
     reading: Mutex<Option<Receiver<OwnAnswer>>>,
     _leased: One,
     _permit: OwnedSemaphorePermit,
+}
+
+/// The turn of one holder.
+#[derive(Default)]
+struct Turn {
+    number: u64,
+    /// What checked the connection out last.
+    caller: Option<Caller>,
+    /// The response has decided against the transaction.
+    rolls_back: bool,
 }
 
 /// A reserved place among the idle connections, for one that is being brought to rest.
@@ -46,6 +58,7 @@ impl Lease {
             _leased: session.leases.one(),
             _permit: permit,
             turn: Mutex::default(),
+            since: Stamp::now(),
             reading: Mutex::default(),
             session,
             pool,
@@ -71,14 +84,42 @@ impl Lease {
 
     /// Returns whether it is still the turn of the holder with this number.
     pub(crate) fn is_turn(&self, turn: u64) -> bool {
-        *lock(&self.turn) == turn
+        lock(&self.turn).number == turn
     }
 
     /// Ends the turn of the current holder, and begins the next.
     pub(crate) fn next_turn(&self) -> u64 {
         let mut turn = lock(&self.turn);
-        *turn += 1;
-        *turn
+        turn.number += 1;
+        turn.number
+    }
+
+    /// Begins the turn of a new holder.
+    pub(crate) fn turn_of(&self, caller: Caller) -> u64 {
+        let mut turn = lock(&self.turn);
+        turn.number += 1;
+        turn.caller = Some(caller);
+        turn.number
+    }
+
+    /// Notes what has the connection from here on, in the same turn.
+    pub(crate) fn set_caller(&self, caller: Caller) {
+        lock(&self.turn).caller = Some(caller);
+    }
+
+    /// Returns what checked the connection out last.
+    pub(crate) fn caller(&self) -> Option<Caller> {
+        lock(&self.turn).caller
+    }
+
+    /// Notes that teardown has to roll back, since the response has decided so.
+    pub(crate) fn decide_rollback(&self) {
+        lock(&self.turn).rolls_back = true;
+    }
+
+    /// Returns whether the response has decided that teardown rolls back.
+    pub(crate) fn rolls_back(&self) -> bool {
+        lock(&self.turn).rolls_back
     }
 
     /// Ends the turn if `check` has a result. A holder that uses its turn at the same time has
@@ -86,7 +127,7 @@ impl Lease {
     pub(crate) fn end_turn_if<T>(&self, check: impl FnOnce() -> Option<T>) -> Option<T> {
         let mut turn = lock(&self.turn);
         let checked = check()?;
-        *turn += 1;
+        turn.number += 1;
         Some(checked)
     }
 
@@ -184,6 +225,6 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.pool.check_in(&self.session);
+        self.pool.check_in(&self.session, self.since);
     }
 }
