@@ -54,13 +54,7 @@ impl Invocation {
         let finished = self.finish_transaction_after_tasks(success).await;
         leases.rest(Selection::All).await;
         leases.wait_for_closing().await;
-        if let Some(common) = Live::of(self.engine()).take_common() {
-            let common = &common.inner.leases;
-            common.close_gate();
-            let _ = timeout(common.budget().step(), common.checkouts.none()).await;
-            Box::pin(common.rest(Selection::All)).await;
-            common.wait_for_closing().await;
-        }
+        Live::of(self.engine()).end_common().await;
         // In the order of their registration.
         let next = |agenda: &mut Agenda| agenda.after.pop_front();
         self.run("after", next, leases.budget().one_step()).await;

@@ -31,7 +31,7 @@ enum Command {
         #[arg(long, default_value_t = 9000, requires = "serve")]
         port: u16,
     },
-    /// Counts how often tokio-postgres, deadpool, sqlx and antifreeze leave a session
+    /// Counts how often tokio-postgres, deadpool, sqlx, Diesel and antifreeze leave a session
     /// stuck when the process is frozen
     Compare {
         /// How often each case is tried
