@@ -112,7 +112,7 @@ async fn requests() -> Response {
 }
 
 async fn sessions(State(sides): State<Arc<Sides>>) -> Response {
-    answer(sides.each(Side::state).await)
+    answer(together(sides.without.state(), sides.with.state()).await)
 }
 
 async fn ask(State(sides): State<Arc<Sides>>, Segment(path): Segment<String>) -> Response {
@@ -120,7 +120,7 @@ async fn ask(State(sides): State<Arc<Sides>>, Segment(path): Segment<String>) ->
     if REQUESTS.iter().all(|(known, _)| *known != path) {
         return (StatusCode::NOT_FOUND, "no such request\n").into_response();
     }
-    answer(sides.each(async |side| side.ask(&path).await).await)
+    answer(together(sides.without.ask(&path), sides.with.ask(&path)).await)
 }
 
 async fn alter(State(sides): State<Arc<Sides>>) -> Response {
@@ -133,7 +133,15 @@ async fn alter(State(sides): State<Arc<Sides>>) -> Response {
 
 /// Both begin anew.
 async fn clear(State(sides): State<Arc<Sides>>) -> Response {
-    answer(sides.each(Side::clear).await)
+    answer(together(sides.without.clear(), sides.with.clear()).await)
+}
+
+async fn together(
+    without: impl Future<Output = Result<Value>>,
+    with: impl Future<Output = Result<Value>>,
+) -> Result<Value> {
+    let (without, with) = tokio::try_join!(without, with)?;
+    Ok(json!({ "without": without, "with": with }))
 }
 
 fn body(value: &Value) -> Response {
@@ -155,11 +163,6 @@ impl Sides {
 
     fn both(&self) -> [&Side; 2] {
         [&self.without, &self.with]
-    }
-
-    async fn each(&self, of: impl AsyncFn(&Side) -> Result<Value>) -> Result<Value> {
-        let (without, with) = tokio::try_join!(of(&self.without), of(&self.with))?;
-        Ok(json!({ "without": without, "with": with }))
     }
 }
 
