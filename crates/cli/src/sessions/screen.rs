@@ -256,13 +256,11 @@ impl<'a> Screen<'a> {
         };
         lines.push((title, plain.add_modifier(Modifier::UNDERLINED)));
         let mut below: Vec<(String, Style)> = Vec::new();
-        if self.details {
-            if let Some(row) = rows.get(self.selected) {
-                let details = details(row);
-                let details = details.iter().flat_map(|line| wrap(line, width));
-                let most = height.saturating_sub(lines.len() + 1) / 2;
-                below.extend(details.take(most).map(|line| (line, bold)));
-            }
+        if let Some(row) = rows.get(self.selected).filter(|_| self.details) {
+            let details = details(row);
+            let details = details.iter().flat_map(|line| wrap(line, width));
+            let most = height.saturating_sub(lines.len() + 1) / 2;
+            below.extend(details.take(most).map(|line| (line, bold)));
         }
         below.extend(self.notice(width));
         let room = height.saturating_sub(lines.len() + below.len() + 1);
