@@ -56,14 +56,7 @@ impl Invocation {
         let finished = self.finish_transaction_after_tasks(success).await;
         leases.rest(Selection::All).await;
         leases.wait_for_closing().await;
-        if let Some(common) = Live::of(self.engine()).take_common() {
-            let common = &common.inner.leases;
-            common.close_gate();
-            let _ = timeout(common.budget().step(), common.checkouts.none()).await;
-            Box::pin(common.rest(Selection::All)).await;
-            common.wait_for_closing().await;
-            common.log_end();
-        }
+        Live::of(self.engine()).end_common().await;
         leases.log_end();
         if leases.span.close() {
             // This poll is the last one inside it: the hooks find it closed, and can flush it.
