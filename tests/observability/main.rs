@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod dashboards;
 mod left_open;
 #[cfg(feature = "metrics")]
 mod metrics;
