@@ -31,6 +31,7 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
+    /// Sends to the collector at this URL.
     pub fn to(collector: &str) -> Result<Self, Error> {
         let spans = SpanExporter::builder()
             .with_http()
@@ -72,6 +73,7 @@ impl Telemetry {
     }
 }
 
+/// Sends what each invocation has recorded in front of its response.
 pub fn service(
     database: Database,
     telemetry: Telemetry,
