@@ -74,8 +74,10 @@ async fn end(driver: Driver, ending: &str) -> Result<Value, BoxError> {
     let end = match driver {
         Driver::SqlxPool | Driver::SqlxConnection => sqlx::end(driver, ending).await,
         Driver::SeaOrm => sea_orm::end(ending).await,
-        Driver::Diesel => diesel_sync::end(ending),
-        Driver::DieselBlocking => diesel_sync::end_blocking(ending).await,
+        Driver::Diesel => diesel_sync::end(driver, ending),
+        Driver::DieselBlocking | Driver::DieselR2d2 => {
+            diesel_sync::end_blocking(driver, ending).await
+        }
         Driver::DieselAsync | Driver::DieselDeadpool | Driver::DieselBb8 => {
             diesel_async::end(driver, ending).await
         }
