@@ -16,7 +16,7 @@ use tokio::sync::OnceCell;
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The server of all combinations.
-async fn server() -> &'static Postgres {
+pub async fn server() -> &'static Postgres {
     static SERVER: OnceCell<Postgres> = OnceCell::const_new();
     let start = async || {
         let server = Postgres::builder().tls(true).auth(Auth::Scram);

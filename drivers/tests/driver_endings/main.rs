@@ -14,6 +14,7 @@
 
 mod alone;
 mod combination;
+mod vercel;
 
 use combination::Combination;
 use drivers::Driver;
@@ -88,4 +89,22 @@ drivers! {
     diesel_async: DieselAsync;
     diesel_deadpool: DieselDeadpool;
     diesel_bb8: DieselBb8;
+}
+
+macro_rules! on_vercel {
+    ($($name:ident: $driver:ident;)*) => {
+        $(
+            #[tokio::test]
+            async fn $name() {
+                vercel::check(Driver::$driver).await;
+            }
+        )*
+    };
+}
+
+on_vercel! {
+    vercel_sqlx_pool: SqlxPool;
+    vercel_sea_orm: SeaOrm;
+    vercel_diesel_blocking: DieselBlocking;
+    vercel_diesel_deadpool: DieselDeadpool;
 }
