@@ -14,13 +14,13 @@ use lab::postgres::Postgres;
 use crate::step::Step;
 use scene::Scene;
 
-/// What is asked of the function, and what its handler does then.
+/// What is asked of the function, and what its handler does then, in at most 27 letters.
 const REQUESTS: [(&str, &str); 6] = [
     ("/begin", "forgets its own BEGIN"),
-    ("/task", "leaves a task in its transaction"),
-    ("/early", "returns early, transaction open"),
+    ("/task", "a task keeps a transaction"),
+    ("/early", "returns before its COMMIT"),
     ("/panic", "panics in its transaction"),
-    ("/slow", "is slower than its timeout, 1.5 s"),
+    ("/slow", "is slower than its timeout"),
     ("/partners", "does everything right"),
 ];
 

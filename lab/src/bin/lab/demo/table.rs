@@ -106,11 +106,11 @@ mod tests {
     fn differences_come_first_within_80_columns() {
         let row = |path, without, with| Row {
             path,
-            does: "is slower than its timeout, 1.5 s",
+            does: "a task keeps a transaction.",
             without,
             with,
         };
-        let idle = || seen("idle", Some(1));
+        let idle = || seen("idle", Some(999));
         let text = written(
             "18.0",
             vec![
