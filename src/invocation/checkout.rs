@@ -55,7 +55,7 @@ impl Invocation {
     pub(crate) async fn lease_for_driver(&self, caller: Caller) -> Result<Connection> {
         let leases = &self.inner.leases;
         if let Some(leased) = leases.try_lease(caller) {
-            return Ok(Connection::new(leases, leased));
+            return Ok(self.connection_of(leased));
         }
         let span = span::checkout(&self.span(), &leases.engine.peer().pool);
         let begin = Stamp::now();
@@ -76,7 +76,7 @@ impl Invocation {
             let leased = permit.checkout(leases.left(), granted, &leases.closing);
             let (lease, client) = leased.await?;
             let leased = leases.add(lease, client, caller, &mut checkout)?;
-            Ok(Connection::new(leases, leased))
+            Ok(self.connection_of(leased))
         };
         // A checkout must not outlive the invocation: the connection that it opens would stay
         // behind.
@@ -101,7 +101,7 @@ impl Invocation {
             returned.as_mut().enable();
             if let Some(leased) = leases.recycle(caller, checkout).await? {
                 span::checked_out("recycled");
-                return Ok(Either::Right(Connection::new(leases, leased)));
+                return Ok(Either::Right(self.connection_of(leased)));
             }
             if Scope::transactions(self) >= max {
                 return Err(Error::pool_self_deadlock(max, caller));

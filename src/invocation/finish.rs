@@ -195,8 +195,9 @@ impl Invocation {
             .collect();
         drop(shared);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let leases = Arc::clone(&inner.leases);
+            let inner = Arc::clone(inner);
             runtime.spawn(async move {
+                let leases = &inner.leases;
                 let budget = Budget::new(None, leases.engine.pools().round_trip());
                 let closes = closing.into_iter().map(async |(said_goodbye, lease)| {
                     let rested = lease.close_ended(said_goodbye, &budget).await;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use smallvec::SmallVec;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
@@ -23,6 +24,11 @@ use crate::teardown::{Budget, Outcome, Rested, close};
 
 /// What teardown had to remove from one connection.
 type Unclean = observe::Unclean<Outcome>;
+
+/// What owns the leases of an invocation: connections refer to it, and it is not known here.
+pub(super) trait Owner: Send + Sync {
+    fn leases(&self) -> &Leases;
+}
 
 pub(super) struct Leases {
     pub(super) engine: Arc<Engine>,
@@ -45,7 +51,8 @@ pub(super) struct Leases {
 struct State {
     /// The gate is closed: no more connections are given out.
     closed: bool,
-    leases: Vec<Arc<Lease>>,
+    /// One as a rule, which is not worth an allocation.
+    leases: SmallVec<[Arc<Lease>; 1]>,
     /// What teardown had to remove, for the line of the log.
     unclean: Vec<Unclean>,
     /// The line was written.
@@ -68,6 +75,7 @@ impl State {
 }
 
 impl Leases {
+    #[inline]
     pub(super) fn new(engine: Arc<Engine>, deadline: Deadline, request_id: &str) -> Self {
         Leases {
             engine,
@@ -248,8 +256,9 @@ impl Leases {
 
     /// Takes back a connection that was dropped. If it is at rest it returns to the pool; otherwise
     /// it stays here, for the next checkout or the teardown.
-    pub(super) fn take_back(self: &Arc<Self>, lease: Arc<Lease>, turn: u64) {
-        lease.session().wait_for_pump();
+    ///
+    /// May be called once no other thread is driving the connection.
+    pub(super) fn take_back(&self, owner: &Arc<dyn Owner>, lease: Arc<Lease>, turn: u64) {
         let mut state = self.state();
         if !lease.is_turn(turn) {
             return;
@@ -264,27 +273,28 @@ impl Leases {
             None => {
                 // Another caller of this invocation that waits for a connection brings it to rest.
                 self.returned.notify_waiters();
-                self.take_back_once_read(lease, turn);
+                self.take_back_once_read(owner, lease, turn);
             }
         }
     }
 
     /// Takes back a connection once the reading behind its first statement is answered, if that is
     /// all that keeps it: another invocation may wait for it.
-    fn take_back_once_read(self: &Arc<Self>, lease: Arc<Lease>, turn: u64) {
+    fn take_back_once_read(&self, owner: &Arc<dyn Owner>, lease: Arc<Lease>, turn: u64) {
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
         if lease.has_read() || !lease.session().pump().is_quiet() {
             return;
         }
-        let leases = Arc::downgrade(self);
+        let owner = Arc::downgrade(owner);
         let limit = self.budget().step();
         // The lease is not held meanwhile: it may end before, and others wait for its permit.
         let read = lease.unheld_until_read(limit);
         runtime.spawn(async move {
-            if let (Some(lease), Some(leases)) = (read.await, leases.upgrade()) {
-                leases.take_back(lease, turn);
+            if let (Some(lease), Some(owner)) = (read.await, owner.upgrade()) {
+                lease.session().wait_for_pump();
+                owner.leases().take_back(&owner, lease, turn);
             }
         });
     }
@@ -326,7 +336,7 @@ impl Leases {
     }
 
     /// Brings a connection to rest that another driver has left, however it has left it.
-    pub(super) async fn rest_left(self: &Arc<Self>, lease: Arc<Lease>, turn: u64) {
+    pub(super) async fn rest_left(&self, lease: Arc<Lease>, turn: u64) {
         // The end of the invocation waits for it.
         let closing = {
             let mut state = self.state();
@@ -358,7 +368,7 @@ impl Leases {
 
     /// Takes the leases, when no task will wait until they are at rest.
     pub(super) fn take_all(&self) -> Vec<Arc<Lease>> {
-        std::mem::take(&mut self.state().leases)
+        std::mem::take(&mut self.state().leases).into_vec()
     }
 
     pub(super) fn give_back(

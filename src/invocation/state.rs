@@ -10,13 +10,16 @@ use std::time::Duration;
 
 use tracing::Span;
 
-use super::leases::Leases;
+use super::connection::Connection;
+use super::leases::{Leases, Owner};
 use super::tasks::Tasks;
 use super::transaction::Slot;
+use crate::connection::ExclusiveClient;
 use crate::deadline::Deadline;
 use crate::engine::Engine;
 use crate::error::Error;
 pub(crate) use crate::observe::Caller;
+use crate::pool::Lease;
 
 /// A future that runs at the end of an invocation.
 pub(super) type Hook = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -45,10 +48,16 @@ pub struct Invocation {
 }
 
 pub(super) struct Inner {
-    pub(super) leases: Arc<Leases>,
+    pub(super) leases: Leases,
     pub(super) transaction: Slot,
     pub(super) tasks: Tasks,
     agenda: Mutex<Agenda>,
+}
+
+impl Owner for Inner {
+    fn leases(&self) -> &Leases {
+        &self.leases
+    }
 }
 
 /// What the end of the invocation has to run, and what decides it.
@@ -67,7 +76,7 @@ impl Invocation {
     pub(crate) fn new(engine: Arc<Engine>, deadline: Deadline, request_id: &str) -> Self {
         Invocation {
             inner: Arc::new(Inner {
-                leases: Arc::new(Leases::new(engine, deadline, request_id)),
+                leases: Leases::new(engine, deadline, request_id),
                 transaction: Slot::default(),
                 tasks: Tasks::default(),
                 agenda: Mutex::default(),
@@ -138,6 +147,12 @@ impl Invocation {
 
     pub(crate) fn engine(&self) -> &Arc<Engine> {
         &self.inner.leases.engine
+    }
+
+    /// Makes a connection of what was leased.
+    pub(super) fn connection_of(&self, leased: (Arc<Lease>, u64, ExclusiveClient)) -> Connection {
+        let owner: Weak<Inner> = Arc::downgrade(&self.inner);
+        Connection::new(owner, leased)
     }
 
     pub(super) fn belongs_to(&self, engine: &Arc<Engine>) -> bool {

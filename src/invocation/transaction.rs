@@ -21,6 +21,8 @@ use crate::wire::residue::SET_LOCAL;
 #[derive(Default)]
 pub(super) struct Slot {
     transaction: Mutex<Option<Arc<Shared>>>,
+    /// The slot was locked by a caller that makes the transaction or uses it.
+    touched: AtomicBool,
     made: AtomicBool,
     /// The end is decided: a transaction begun later could not be committed.
     decided: AtomicBool,
@@ -51,6 +53,7 @@ pub(super) struct Savepoints {
 impl Slot {
     /// Locks the slot; waits for a caller that is about to begin the transaction.
     pub(super) async fn lock(&self) -> MutexGuard<'_, Option<Arc<Shared>>> {
+        self.touched.store(true, Ordering::Release);
         self.transaction.lock().await
     }
 
@@ -62,8 +65,11 @@ impl Slot {
 
     /// Returns whether there is a transaction, or a task is about to begin one.
     pub(super) fn is_some(&self) -> bool {
-        let slot = self.transaction.try_lock();
-        slot.map_or(true, |slot| slot.is_some())
+        let is_some = || {
+            let slot = self.transaction.try_lock();
+            slot.map_or(true, |slot| slot.is_some())
+        };
+        self.touched.load(Ordering::Acquire) && is_some()
     }
 
     /// Returns whether there is an undecided transaction, which keeps its connection.

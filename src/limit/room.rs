@@ -163,12 +163,15 @@ impl Room {
 
     /// Returns whether connections should be closed instead of kept.
     pub(crate) fn is_crowded(&self) -> bool {
-        let mark = match self.was_refused() {
+        let known = self.known();
+        let (last, refused) = (known.last, known.refused);
+        drop(known);
+        let mark = match refused.and_then(|_| self.was_refused()) {
             Some(true) => return true,
-            None if !self.is_rushed() => self.high_water_mark,
+            None if !self.is_rushed(last.as_ref()) => self.high_water_mark,
             _ => CONTENDED.min(self.high_water_mark),
         };
-        self.is_above(mark)
+        last.is_some_and(|last| last.tightest().is_above(mark))
     }
 
     /// Returns whether a connection was refused so recently that none is kept, whatever a reading
@@ -203,14 +206,13 @@ impl Room {
 
     /// Returns whether other sessions began within the second before a fresh reading, as many as
     /// make up a part of the slots.
-    fn is_rushed(&self) -> bool {
+    fn is_rushed(&self, last: Option<&Reading>) -> bool {
         let others = |reading: &Reading| Slots {
             used: reading.young.saturating_sub(1),
             ..reading.server
         };
         // The clock is read last: it costs more than the rest.
-        let last = self.last_reading();
-        last.is_some_and(|last| others(&last).is_above(CONTENDED)) && !self.is_old()
+        last.is_some_and(|last| others(last).is_above(CONTENDED)) && !self.is_old()
     }
 
     fn is_above(&self, percent: u8) -> bool {

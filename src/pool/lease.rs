@@ -10,6 +10,7 @@ use tokio::sync::oneshot::Receiver;
 use tokio::time::timeout;
 
 use super::pools::{Pool, lock};
+use crate::clock::between;
 use crate::config::Settings;
 use crate::connection::{ExclusiveClient, ServerSession};
 use crate::limit::Room;
@@ -186,9 +187,9 @@ impl Lease {
         if pool.shared.is_shut() {
             return None;
         }
-        let is_crowded = pool.end_stale();
-        let age = pool.shared.clock.since(self.session.opened);
-        if age >= pool.settings().max_age {
+        let now = pool.shared.clock.now();
+        let is_crowded = pool.end_stale(now);
+        if between(self.session.opened, now) >= pool.settings().max_age {
             return None;
         }
         let mut limit = pool.settings().idle_limit();

@@ -210,10 +210,11 @@ impl Pool {
     /// to be ended.
     pub(super) fn pop_if<T>(
         &self,
+        now: SystemTime,
         ready: impl FnOnce(&Idle) -> Option<T>,
     ) -> Option<(Arc<ServerSession>, T)> {
         let idle = &mut lock(&self.connections).idle;
-        if idle.iter().any(|idle| self.expired(idle).is_some()) {
+        if idle.iter().any(|idle| self.expired(idle, now).is_some()) {
             return None;
         }
         let ready = ready(idle.last()?)?;

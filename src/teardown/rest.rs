@@ -49,7 +49,7 @@ impl Lease {
         let client = self.end_turn_if(|| {
             let client = session.exclusive_client()?;
             session.link.wire.disarm();
-            let snapshot = session.try_pump()?;
+            let snapshot = client.session.try_pump()?;
             let clean = is_outside_transaction(&snapshot)
                 && remedy(&snapshot, self.settings().reset, session.link.pooler) == Remedy::None
                 && !session.is_being_cancelled();
