@@ -8,3 +8,4 @@ mod left_open;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod spans;
+mod statements;
