@@ -178,6 +178,8 @@ mod pages {
     mod readme {}
     #[doc = include_str!("../docs/configuration.md")]
     mod configuration {}
+    #[doc = include_str!("../docs/guide.md")]
+    mod guide {}
     #[doc = include_str!("../docs/health.md")]
     mod health {}
     #[doc = include_str!("../docs/vercel.md")]

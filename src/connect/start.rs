@@ -96,7 +96,7 @@ impl Connector {
         targets: &[Target],
         until: Instant,
         options: ConnectOptions<'_>,
-    ) -> Result<(usize, (Socket, Duration))> {
+    ) -> Result<(usize, Socket)> {
         let begin = Instant::now();
         let race = timeout_at(until, dial::race(targets, &self.config.server)).await;
         let (at, dialled) = race.map_err(|_| {
@@ -107,7 +107,7 @@ impl Connector {
         let (socket, round_trip) =
             dialled.map_err(|error| Error::not_connected(target.dialled(), error))?;
         (options.watch)(Progress::Dialled { target, round_trip });
-        Ok((at, (socket, round_trip)))
+        Ok((at, socket))
     }
 
     /// Begins a session at an address that has accepted a connection, and that may take all the
@@ -115,7 +115,7 @@ impl Connector {
     async fn start_at(
         &self,
         target: &Target,
-        (mut socket, mut round_trip): (Socket, Duration),
+        mut socket: Socket,
         time: &Time,
         logins: &mut Logins<'_>,
         options: ConnectOptions<'_>,
@@ -126,15 +126,12 @@ impl Connector {
             let start = self.start_on(socket, target, guesses, logins, options, &mut phase);
             let started = timeout_at(time.until, start).await;
             let took = |_| Error::connecting_took(phase, time.whole(), Some(target.dialled()));
-            if let Some(mut opened) = started.map_err(took)?? {
-                // A proxy or load balancer, which accepts connections, may be nearer than the
-                // server.
-                opened.link.round_trip = opened.link.round_trip.max(round_trip);
+            if let Some(opened) = started.map_err(took)?? {
                 return Ok(opened);
             }
             guesses = false;
             let again = std::slice::from_ref(target);
-            (_, (socket, round_trip)) = self.dial(again, time.until, options).await?;
+            (_, socket) = self.dial(again, time.until, options).await?;
         }
     }
 
@@ -192,6 +189,8 @@ impl Connector {
         if let Some(asked) = started.asked {
             self.guesses.learn(target, asked);
         }
+        // Not the time of the dial: a proxy that accepts connections may be nearer than the
+        // server, and a SYN that is lost is repeated after a second.
         let round_trip = started.shortest.unwrap_or_default();
         let naming = match config.pooler {
             Pooler::Transaction if !options.named => Naming::Unnamed,

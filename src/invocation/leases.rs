@@ -258,12 +258,12 @@ impl Leases {
         if lease.has_read() || !lease.session().pump().is_quiet() {
             return;
         }
-        let leases = Arc::clone(self);
+        let leases = Arc::downgrade(self);
         let limit = self.budget().step();
         // The lease is not held meanwhile: it may end before, and others wait for its permit.
         let read = lease.unheld_until_read(limit);
         runtime.spawn(async move {
-            if let Some(lease) = read.await {
+            if let (Some(lease), Some(leases)) = (read.await, leases.upgrade()) {
                 leases.take_back(lease, turn);
             }
         });

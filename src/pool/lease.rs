@@ -1,14 +1,12 @@
 //! Leases: a connection that is checked out, together with its permit.
 
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::{OptionFuture, Shared};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::oneshot::Receiver;
-use tokio::sync::oneshot::error::TryRecvError;
 use tokio::time::timeout;
 
 use super::pools::{Pool, lock};
@@ -26,8 +24,9 @@ pub(crate) struct Lease {
     session: Arc<ServerSession>,
     pool: Arc<Pool>,
     turn: Mutex<u64>,
-    /// The reading of the slots that leaves behind the first statement.
-    reading: Mutex<Option<Receiver<OwnAnswer>>>,
+    /// The reading of the slots that leaves behind the first statement. A task and the teardown
+    /// may wait for it at once.
+    reading: Mutex<Option<Shared<Receiver<OwnAnswer>>>>,
     _leased: One,
     _permit: OwnedSemaphorePermit,
 }
@@ -92,20 +91,24 @@ impl Lease {
 
     /// Reads the slots behind the next statement.
     pub(super) fn ask_behind(&self) {
-        *lock(&self.reading) = self.pool.shared.limits.ask_behind(&self.session);
+        self.await_reading(self.pool.shared.limits.ask_behind(&self.session));
+    }
+
+    pub(super) fn await_reading(&self, answer: Option<Receiver<OwnAnswer>>) {
+        *lock(&self.reading) = answer.map(FutureExt::shared);
     }
 
     /// Notes the reading behind the first statement. Returns false while its answer is awaited.
     pub(crate) fn has_read(&self) -> bool {
         let mut reading = lock(&self.reading);
-        let Some(receiver) = &mut *reading else {
+        let Some(answer) = &*reading else {
             return true;
         };
         self.session.link.wire.withdraw();
-        match receiver.try_recv() {
-            Ok(answer) => self.room().note_answer(answer),
-            Err(TryRecvError::Empty) => return false,
-            Err(TryRecvError::Closed) => {}
+        match answer.clone().now_or_never() {
+            Some(Ok(answer)) => self.room().note_answer(answer),
+            Some(Err(_)) => {}
+            None => return false,
         }
         *reading = None;
         true
@@ -114,10 +117,11 @@ impl Lease {
     /// Waits for the reading behind the first statement: the server executes it, and it decides
     /// whether the connection is kept. Returns false if it was not answered in time.
     pub(crate) async fn read(&self, limit: Duration) -> bool {
-        self.has_read()
-            || timeout(limit, poll_fn(|cx| self.poll_read(cx)))
-                .await
-                .is_ok()
+        if self.has_read() {
+            return true;
+        }
+        let answer = OptionFuture::from(lock(&self.reading).clone());
+        timeout(limit, answer).await.is_ok() && self.has_read()
     }
 
     /// Waits for the reading behind the first statement without holding the lease. Returns the
@@ -126,30 +130,13 @@ impl Lease {
         self: Arc<Self>,
         limit: Duration,
     ) -> impl Future<Output = Option<Arc<Self>>> + Send {
+        let answer = OptionFuture::from(lock(&self.reading).clone());
         let lease = Arc::downgrade(&self);
         drop(self);
         async move {
-            let read = poll_fn(|cx| match lease.upgrade() {
-                Some(lease) => lease.poll_read(cx),
-                None => Poll::Ready(()),
-            });
-            timeout(limit, read).await.ok()?;
+            timeout(limit, answer).await.ok()?;
             lease.upgrade()
         }
-    }
-
-    fn poll_read(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut reading = lock(&self.reading);
-        let Some(receiver) = &mut *reading else {
-            return Poll::Ready(());
-        };
-        let answer = ready!(Pin::new(receiver).poll(cx));
-        *reading = None;
-        drop(reading);
-        if let Ok(answer) = answer {
-            self.room().note_answer(answer);
-        }
-        Poll::Ready(())
     }
 
     /// Reserves a place for this connection to stay open. `None`: it has to be closed.
