@@ -125,7 +125,7 @@ impl Local {
         }
         if let Some(password) = bridge.listener.password().map(str::to_owned) {
             let given = self.password().await?;
-            if given != password.as_bytes() {
+            if !is_equal(&given, password.as_bytes()) {
                 return Err(foreign());
             }
         }
@@ -433,6 +433,12 @@ impl Local {
 fn claimant(bridge: &Weak<Bridge>, token: &str) -> Option<WeakInvocation> {
     let known = || bridge.upgrade()?.by_token(token);
     (!token.is_empty()).then(|| known().unwrap_or_else(WeakInvocation::ended))
+}
+
+/// Compares in constant time: how long it takes reveals nothing.
+fn is_equal(given: &[u8], secret: &[u8]) -> bool {
+    let differ = |differ, (a, b): (&u8, &u8)| differ | (a ^ b);
+    given.len() == secret.len() && given.iter().zip(secret).fold(0, differ) == 0
 }
 
 /// The URL belongs to an invocation that has ended, or to another process.

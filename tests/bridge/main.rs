@@ -6,6 +6,7 @@ mod faults;
 mod programs;
 mod protocol;
 mod raw;
+mod strangers;
 
 use antifreeze::teardown::Step;
 use antifreeze::{claim, invocation};
