@@ -110,6 +110,13 @@ impl Connection {
         }
     }
 
+    /// Notes that the response has decided against the transaction that is open here.
+    pub(super) fn decide_rollback(&self) {
+        if let Some(lease) = self.lease.upgrade() {
+            lease.decide_rollback();
+        }
+    }
+
     /// Returns the time that the handler has left; zero after the invocation.
     pub(super) fn left(&self) -> Option<Duration> {
         let invocation = self.invocation.upgrade();

@@ -164,11 +164,12 @@ impl<F: Future, J> Run<F, J> {
             ended: None,
             ending: Ending::new(invocation, observe::abandoned),
         });
+        let span = run.invocation().span();
         let this = run.as_mut().project();
         let mut place = this.handler;
         // Written to its place at once: a result of `catch_unwind` would be moved there.
         let call = AssertUnwindSafe(|| place.set(Some(handler())));
-        let called = this.scope.enter(|| catch_unwind(call));
+        let called = span.in_scope(|| this.scope.enter(|| catch_unwind(call)));
         *this.ended = called.err().map(HandlerEnd::Panicked);
         run
     }
@@ -188,6 +189,8 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let invocation = this.ending.invocation();
+        let span = invocation.span();
+        let _entered = span.enter();
         if let Some(handler) = this.handler.as_mut().as_pin_mut() {
             let mut polled = Poll::Pending;
             let poll = AssertUnwindSafe(|| polled = handler.poll(cx));

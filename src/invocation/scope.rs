@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
+use tracing::Instrument;
 
 use super::builder::TransactionBuilder;
 use super::connection::Connection;
@@ -116,7 +117,10 @@ impl Invocation {
     {
         let scope = Scope::around(self.clone());
         let _agenda = self.agenda();
-        let task = self.inner.tasks.spawn(scope.run(future));
+        let task = self
+            .inner
+            .tasks
+            .spawn(scope.run(future).instrument(self.span()));
         if !self.inner.leases.is_open() {
             task.abort();
         }

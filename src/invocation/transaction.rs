@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
 use tokio_postgres::Client;
+use tracing::Span;
 
 use super::connection::Connection;
 use super::tasks::is_cut_off;
@@ -37,6 +38,7 @@ pub(super) struct Shared {
     pub(super) cut_off: AtomicBool,
     /// Locked while another driver has the session.
     pub(super) diverted: Arc<Mutex<()>>,
+    pub(super) span: Span,
 }
 
 /// The savepoints of one transaction.
@@ -95,7 +97,12 @@ impl Slot {
 }
 
 impl Shared {
-    pub(super) fn new(connection: Connection, begin: String, patience: Duration) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        begin: String,
+        patience: Duration,
+        span: Span,
+    ) -> Self {
         Shared {
             connection,
             savepoints: Savepoints {
@@ -107,6 +114,7 @@ impl Shared {
             used: AtomicBool::new(false),
             cut_off: AtomicBool::new(false),
             diverted: Arc::default(),
+            span,
         }
     }
 

@@ -8,6 +8,7 @@ use tokio::sync::oneshot::Receiver;
 use super::reading::{self, Reading, Slots};
 use crate::clock::Clock;
 use crate::connection::ServerSession;
+use crate::observe::Meters;
 use crate::wire::OwnAnswer;
 
 /// The age from which a reading is repeated when a round trip is taken anyway.
@@ -31,6 +32,7 @@ pub(crate) struct Room {
     clock: Arc<dyn Clock>,
     /// The part of the slots, in percent, above which connections are not kept.
     high_water_mark: u8,
+    meters: Meters,
     known: Mutex<RoomState>,
 }
 
@@ -56,11 +58,18 @@ impl Room {
         Room {
             clock,
             high_water_mark,
+            meters: Meters::default(),
             known: Mutex::new(RoomState {
                 reads,
                 ..RoomState::default()
             }),
         }
+    }
+
+    /// Has its readings measured.
+    pub(super) fn measured(mut self, meters: &Meters) -> Self {
+        self.meters = meters.clone();
+        self
     }
 
     /// Reads the slots, unless the last reading is fresh, in front of what `session` sends next:
@@ -131,6 +140,8 @@ impl Room {
 
     /// Keeps a reading.
     pub(crate) fn note(&self, reading: Reading) {
+        let slots = reading.tightest();
+        self.meters.slots(slots.used, slots.limit);
         let mut known = self.known();
         known.is_refused = false;
         known.last = Some(reading);

@@ -19,7 +19,7 @@ use crate::connection::{ExclusiveClient, ServerSession};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limit::Admission;
 use crate::net::Peek;
-use crate::observe;
+use crate::observe::{self, span};
 use crate::random;
 use crate::tally::{One, Tally};
 use crate::wire::{Snapshot, TransactionStatus};
@@ -51,6 +51,9 @@ impl Pool {
         if let Some(permit) = self.try_permit() {
             return Ok(Permit { pool: self, permit });
         }
+        span::waits();
+        let meters = self.shared.meters.clone();
+        let _pending = meters.pending();
         let limit = self.settings().acquire_timeout;
         let limit = left.map_or(limit, |left| left.min(limit));
         let acquire = Arc::clone(&self.permits).acquire_owned();
@@ -58,6 +61,7 @@ impl Pool {
         if let Ok(Ok(permit)) = timeout(limit, acquire).await {
             return Ok(Permit { pool: self, permit });
         }
+        meters.timed_out();
         let error = Error::acquire_timeout(limit, self.in_use(), self.max_connections());
         // The holders of the permits may be waiting for the server.
         Err(error.with_next_try(self.shared.limits.breaker.next_try()))
@@ -164,7 +168,10 @@ impl Pool {
             shared.limits.room.stop_counting();
         }
         *lock(&shared.round_trip) = session.link.round_trip;
-        observe::connected(session.process(), begin.elapsed());
+        let elapsed = begin.elapsed();
+        observe::connected(session.process(), elapsed);
+        shared.meters.connected(elapsed);
+        span::checked_out("opened");
         let client = session.exclusive_client();
         let client = client.ok_or_else(Error::invocation_ended)?;
         session.set_server_timeouts(granted);
@@ -246,14 +253,17 @@ impl<'a> Checkout<'a> {
         let pool = self.pool;
         pool.end_old();
         while let Some(idle) = pool.pop() {
+            let probes = pool.needs_test(&idle, pool.shared.clock.now());
             match examine(pool, &idle, self.left()).await {
                 Ok(client) => {
+                    span::checked_out(if probes { "probed" } else { "kept" });
                     let session = idle.session;
                     session.set_server_timeouts(self.granted);
                     return Some((session, client));
                 }
                 Err(why) => {
                     observe::discarded(idle.session.process(), why);
+                    pool.shared.meters.discarded(why);
                     // Sends Terminate; the end of the session need not be awaited.
                     idle.session.terminate();
                     if why == NO_ANSWER {
@@ -275,6 +285,7 @@ impl<'a> Checkout<'a> {
         let admitted = limits.breaker.admit(self.begin, self.end, limits.sheds());
         admitted.await.map_err(|shed| {
             observe::shed(None, &shed);
+            self.pool.shared.meters.shed();
             let (last, next) = (self.last_error.take(), shed.retry_after());
             last.map_or(shed, |error| error.with_next_try(next))
         })
@@ -354,7 +365,9 @@ async fn examine(
                 },
             }
         };
-        match timeout(limit, test).await {
+        let answered = timeout(limit, test).await;
+        pool.shared.meters.thawed(answered == Ok(true));
+        match answered {
             // Parameters that have changed were reported together with the answer.
             Ok(true) => check_target_attrs(pool, session)?,
             _ => return Err(NO_ANSWER),

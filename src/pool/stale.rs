@@ -55,6 +55,7 @@ impl Pool {
         });
         for (session, reason) in discarded {
             observe::discarded(session.process(), reason);
+            self.shared.meters.discarded(reason);
             // Sends Terminate; the end of the session need not be awaited.
             session.terminate();
             session.pump();

@@ -340,6 +340,8 @@ impl Frontend {
         let text = name(&message[5..]).unwrap_or_default();
         let traits = tracker.traits(text);
         tracker.residue.state |= traits.leaves_state;
+        let fingerprint = tracker.fingerprint(text);
+        tracker.saw(fingerprint.as_ref());
         // It is sent outside any transaction, and neither opens one nor is part of one:
         // its answer need not be waited for.
         let ours = residue::is_setting(text);
@@ -398,13 +400,16 @@ impl Frontend {
         let unit = tracker.open();
         unit.changes = true;
         let remembers = self.is_unnamed() && !name.is_empty();
-        if remembers || traits != Traits::default() {
+        let fingerprint = tracker.fingerprint(text);
+        let unit = tracker.open();
+        if remembers || traits != Traits::default() || fingerprint.is_some() {
             unit.prepares = Some(name.into());
             let text = remembers.then(|| after_name.into());
             let statement = Statement {
                 traits,
                 text,
                 since: once(),
+                fingerprint,
                 ..Statement::default()
             };
             self.statements.0.insert(name.into(), statement);
@@ -459,6 +464,11 @@ impl Frontend {
         unit.reports |= traits.reports;
         if traits.deallocates && self.is_by_content() {
             tracker.open().deallocates = Some(tracker.deallocates());
+        }
+        if tracker.watched.is_some() {
+            let again = || tracker.fingerprint(name(known?.text.as_deref()?)?);
+            let fingerprint = known.and_then(|known| known.fingerprint.clone());
+            tracker.saw(fingerprint.or_else(again).as_ref());
         }
         let text = known.and_then(|known| known.text.as_deref());
         if let Some(text) = text.filter(|_| self.is_unnamed()) {

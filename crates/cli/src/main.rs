@@ -12,6 +12,7 @@ mod plan;
 mod sessions;
 mod signal;
 mod target;
+mod wrap;
 
 use std::io;
 use std::process::ExitCode;

@@ -10,6 +10,11 @@ pub fn print(line: &str) {
     let _ = writeln!(anstream::stdout().lock(), "{line}");
 }
 
+/// Prints a line as [`print`] does; fails if the reader has closed the pipe.
+pub fn try_print(line: &str) -> std::io::Result<()> {
+    writeln!(anstream::stdout().lock(), "{line}")
+}
+
 /// Prints a JSON document to the standard output, in one line. Escapes control characters
 /// and bidirectional formatting characters: names come from any client of the server.
 pub fn print_json(document: &serde_json::Value) {
@@ -48,6 +53,14 @@ pub fn eprint(line: &str) {
 pub fn is_terminal() -> bool {
     use std::io::IsTerminal;
     std::io::stdout().is_terminal()
+}
+
+/// Returns the width of the terminal; `None` if the standard output is not one.
+pub fn width() -> Option<usize> {
+    let size = is_terminal().then(ratatui_crossterm::crossterm::terminal::size);
+    // Some terminals say that they have no column at all.
+    let (columns, _) = size?.ok().filter(|(columns, _)| *columns > 0)?;
+    Some(usize::from(columns))
 }
 
 /// Returns whether the standard output may be coloured.

@@ -76,15 +76,24 @@ impl Target {
 
     /// Opens a session; prints what it waits for while every slot is taken.
     pub async fn open(&self, routes: &Routes) -> Result<Session, Failure> {
+        self.open_telling(routes, &mut output::eprint).await
+    }
+
+    /// Opens a session as [`open`](Target::open) does, but passes what it would print to `tell`.
+    pub async fn open_telling(
+        &self,
+        routes: &Routes,
+        tell: &mut (dyn FnMut(&str) + Send),
+    ) -> Result<Session, Failure> {
         let wait = self.wait;
         let mut on_full = |error: &antifreeze::Error| {
-            output::eprint(&format!("no connection slot is free: {error}"));
-            output::eprint(&format!("retrying for {wait:?} .."));
+            tell(&format!("no connection slot is free: {error}"));
+            tell(&format!("retrying for {wait:?} .."));
         };
         match routes.open(&mut on_full).await {
             Ok((session, route)) => {
                 if !std::ptr::eq(route.database.settings(), routes.database().settings()) {
-                    output::eprint(&format!("connected by {}", route.name));
+                    tell(&format!("connected by {}", route.name));
                 }
                 Ok(session)
             }
@@ -98,8 +107,8 @@ impl Target {
             }
             Err(error) if error.is_unavailable() => match routes.open_other().await {
                 Some((session, route)) => {
-                    output::eprint(&error.to_string());
-                    output::eprint(&format!("connected by {}", route.name));
+                    tell(&error.to_string());
+                    tell(&format!("connected by {}", route.name));
                     Ok(session)
                 }
                 None => Err(error.into()),

@@ -2,29 +2,14 @@
 
 mod cli;
 
-use std::process::Command;
-use std::time::{Duration, Instant};
-
-use cli::{TIMEOUT, at, client, pid, until};
+use cli::tmux::Tmux;
+use cli::{at, client, pid, stuck, until};
 use lab::postgres::Postgres;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_postgres::NoTls;
 
 const STUCK: [&str; 4] = ["sessions", "--idle-in-transaction", "--older-than", "50ms"];
-
-/// Opens a session, and waits until it has been in its transaction for 100 ms.
-async fn stuck(url: &str, application: &str, sql: &str) -> tokio_postgres::Client {
-    let stuck = client(url, application).await;
-    stuck.batch_execute(sql).await.expect("begun");
-    let look = client(url, "look").await;
-    let old = format!(
-        "select count(*) = 1 from pg_stat_activity where application_name = '{application}' \
-         and state_change < clock_timestamp() - interval '100 ms'"
-    );
-    until(&look, &old).await;
-    stuck
-}
 
 #[tokio::test]
 async fn only_selected_sessions_are_ended() {
@@ -91,9 +76,9 @@ async fn own_and_replication_sessions_are_kept() {
         "--terminate",
         "--yes",
     ];
-    let ran = at(&url, &own).await.exits(1);
-    let own_session = "it is the session of this command";
-    ran.assert_out(own_session);
+    let _other = client(&url, "other").await;
+    let ran = at(&url, &own).await.exits(0);
+    ran.assert_out("0 of 1 sessions match");
 
     // The start-up packet of a walsender (manual, "Streaming Replication Protocol").
     let mut replication = TcpStream::connect(server.address()).await.expect("dialled");
@@ -199,9 +184,22 @@ async fn every_role_sees_locks_and_blockers() {
             assert_eq!(seen["lock"], lock, "{seen}");
             let waits_for = seen["waits_for"].as_str().unwrap_or_default();
             assert!(waits_for.starts_with("Lock: "), "{seen}");
+            // The tree: the holder, and below it the session that waits.
             let table = at(&app, &["sessions"]).await.exits(0).out;
-            let line = format!("{lock}, held by {by}");
-            assert!(table.contains(&line), "{table}");
+            let mut lines = table
+                .lines()
+                .skip_while(|line| !line.contains(&by.to_string()));
+            let head = lines.next().unwrap_or_default();
+            assert!(
+                head.contains("head") && head.contains("blocks 1"),
+                "{table}"
+            );
+            let below = lines.next().unwrap_or_default();
+            assert!(below.contains("\u{2514} waits"), "{table}");
+            assert!(below.contains(lock), "{table}");
+            // Alone it says who holds the lock.
+            let alone = at(&app, &["sessions", "--application", "waits"]).await;
+            alone.exits(1).assert_out(&format!("{lock}, held by {by}"));
             let doctor = at(&app, &["doctor"]).await.exits(1).out;
             let line = format!("blocks pid {}: ", seen["pid"]);
             assert!(doctor.contains(&line), "{doctor}");
@@ -236,125 +234,6 @@ async fn control_characters_are_replaced() {
     ran.assert_out("\u{fffd}[2J");
 }
 
-/// A terminal for the command.
-struct Tmux {
-    socket: String,
-}
-
-impl Tmux {
-    fn start(name: &str, command: &str) -> Tmux {
-        let tmux = Tmux {
-            socket: format!("antifreeze-{name}-{}", std::process::id()),
-        };
-        tmux.run(&[
-            "new-session",
-            "-d",
-            "-x",
-            "180",
-            "-y",
-            "30",
-            "-s",
-            "t",
-            command,
-        ]);
-        tmux
-    }
-
-    fn run(&self, arguments: &[&str]) -> Option<String> {
-        let output = Command::new("tmux")
-            .args(["-L", &self.socket, "-f", "/dev/null"])
-            .args(arguments)
-            .output()
-            .expect("tmux: apt-get install tmux");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        output.status.success().then_some(text)
-    }
-
-    fn screen(&self) -> Option<String> {
-        self.run(&["capture-pane", "-p", "-t", "t"])
-    }
-
-    /// Waits until the screen is as `wanted`.
-    async fn shows(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
-        let end = Instant::now() + TIMEOUT;
-        loop {
-            let screen = self.screen().unwrap_or_default();
-            if wanted(&screen) {
-                return screen;
-            }
-            assert!(Instant::now() < end, "never: {what}\n{screen}");
-            tokio::time::sleep(Duration::from_millis(30)).await;
-        }
-    }
-}
-
-impl Drop for Tmux {
-    fn drop(&mut self) {
-        let _ = self.run(&["kill-server"]);
-    }
-}
-
-#[tokio::test]
-async fn watching_ends_when_the_pipe_is_closed() {
-    let server = Postgres::shared().await.expect("a server");
-    for more in [&[][..], &["--json"]] {
-        let arguments = [&["sessions", "--watch", "--every", "50ms"], more].concat();
-        let url = server.url();
-        let mut child = cli::command(&[("DATABASE_URL", url.as_str())], &arguments)
-            .spawn()
-            .expect("it starts");
-        let mut out = child.stdout.take().expect("a pipe");
-        let mut first = [0; 16];
-        let read = out.read(&mut first);
-        assert!(read.await.expect("readable") > 0);
-        drop(out);
-        let status = tokio::time::timeout(TIMEOUT, child.wait()).await;
-        assert_eq!(status.expect("it ends").expect("a status").code(), Some(0));
-    }
-}
-
-#[tokio::test]
-async fn watching_redraws_and_reconnects() {
-    let server = Postgres::start().await.expect("a server");
-    let url = server.url();
-    let terminal = Tmux::start(
-        "watch",
-        &format!(
-            "env DATABASE_URL='{url}' '{}' sessions --watch --every 50ms; echo ended with $?; sleep 60",
-            env!("CARGO_BIN_EXE_antifreeze")
-        ),
-    );
-    let alone = terminal
-        .shows("its own session", |screen| screen.contains("(this)"))
-        .await;
-    assert!(alone.starts_with("1 of 1 sessions, every 50ms"), "{alone}");
-    let stuck = client(&url, "shop:17").await;
-    stuck.batch_execute("begin").await.expect("begun");
-    let both = terminal
-        .shows("the other session", |s| {
-            s.contains("shop:17") && s.contains("idle in")
-        })
-        .await;
-    // The screen is redrawn, not appended to.
-    assert_eq!(both.matches("PID").count(), 1, "{both}");
-    drop(stuck);
-    terminal
-        .shows("the session has ended", |screen| {
-            !screen.contains("shop:17")
-        })
-        .await;
-    // The command reconnects after a restart of the server.
-    server.restart().await.expect("restarted");
-    let _again = client(&url, "shop:18").await;
-    terminal
-        .shows("reconnected", |screen| screen.contains("shop:18"))
-        .await;
-    terminal.run(&["send-keys", "-t", "t", "C-c"]);
-    terminal
-        .shows("the end", |screen| screen.contains("ended with 0"))
-        .await;
-}
-
 #[tokio::test]
 async fn ending_sessions_requires_confirmation() {
     let server = Postgres::start().await.expect("a server");
@@ -365,7 +244,7 @@ async fn ending_sessions_requires_confirmation() {
         env!("CARGO_BIN_EXE_antifreeze")
     );
     let both = format!("{end}; echo first $?; {end}; echo second $?; sleep 60");
-    let terminal = Tmux::start("ask", &both);
+    let terminal = Tmux::start("ask", (180, 30), &both);
     let answer = |key: &str| terminal.run(&["send-keys", "-t", "t", key, "Enter"]);
     terminal
         .shows("the question", |s| s.contains("end this session?"))

@@ -38,6 +38,10 @@ pub struct ServerSession {
     /// `a row of partners`. `None` if no table is involved, or one of another database.
     #[serde(default)]
     pub lock: Option<String>,
+    /// The global identifiers of the prepared transactions that block it, visible to every
+    /// role.
+    #[serde(default)]
+    pub blocked_by_prepared: Vec<String>,
     /// Its current statement, or the last one if it is idle; the first 500 characters.
     pub query: Option<String>,
     /// When the session began, as the server writes it.
@@ -53,9 +57,24 @@ pub struct ServerSession {
 ///
 /// `wait_event` is hidden from a role without `pg_read_all_stats`; `pg_locks` and
 /// `pg_blocking_pids` are not. A session that waits for a row waits for a transaction, and
-/// holds a lock on the tuple, which names the table.
+/// holds a lock on the tuple, which names the table. The locks of a prepared transaction have
+/// no process; their virtual transaction is `-1/` and its number (twophase.c).
 pub(super) const SESSIONS: &str = "\
-    coalesce((select json_agg(json_build_object(\
+    coalesce((with locks as (select * from pg_locks), \
+    waiting as (select distinct on (pid) pid, locktype, \
+        case when locktype in ('tuple', 'transactionid') then 'a row of ' else mode || ' on ' end as what, \
+        coalesce(relation, (select relation from locks held \
+            where held.pid = l.pid and held.locktype = 'tuple' limit 1)) as relation \
+        from locks l where not granted order by pid), \
+    prepared as (select n.pid, json_agg(distinct p.gid) as gids from locks n \
+        join locks h on h.pid is null and h.granted and \
+        (h.locktype, h.database, h.relation, h.page, h.tuple, h.virtualxid, h.transactionid, \
+            h.classid, h.objid, h.objsubid) is not distinct from \
+        (n.locktype, n.database, n.relation, n.page, n.tuple, n.virtualxid, n.transactionid, \
+            n.classid, n.objid, n.objsubid) \
+        join pg_prepared_xacts p on h.virtualtransaction = '-1/' || p.transaction \
+        where not n.granted group by n.pid) \
+    select json_agg(json_build_object(\
     'pid', a.pid, 'role', usename, 'database', datname, 'application', nullif(application_name, ''), \
     'client', host(client_addr), 'kind', backend_type, 'state', state, \
     'state_seconds', extract(epoch from clock_timestamp() - state_change), \
@@ -63,13 +82,10 @@ pub(super) const SESSIONS: &str = "\
     'waits_for', coalesce('Lock: ' || w.locktype, wait_event_type || ': ' || wait_event), \
     'blocked_by', case when w.pid is null then '{}' else pg_blocking_pids(a.pid) end, \
     'lock', w.what || case datname when current_database() then w.relation::regclass::text end, \
+    'blocked_by_prepared', coalesce(x.gids, '[]'), \
     'query', left(query, 500), 'began', backend_start::text, 'changed', state_change::text, \
     'is_self', a.pid = pg_backend_pid()) order by a.pid) \
-    from pg_stat_activity a left join (select distinct on (pid) pid, locktype, \
-        case when locktype in ('tuple', 'transactionid') then 'a row of ' else mode || ' on ' end as what, \
-        coalesce(relation, (select relation from pg_locks held \
-            where held.pid = l.pid and held.locktype = 'tuple' limit 1)) as relation \
-        from pg_locks l where not granted order by pid) w on w.pid = a.pid \
+    from pg_stat_activity a left join waiting w on w.pid = a.pid left join prepared x on x.pid = a.pid \
     where usesysid is not null and (backend_type is not null or datid is not null) \
     and coalesce(backend_type, 'client backend') in ('client backend', 'walsender')), '[]')";
 

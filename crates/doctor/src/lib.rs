@@ -26,6 +26,7 @@ mod connect;
 mod database_name;
 mod examine;
 mod facts;
+mod overview;
 mod pooler;
 mod region;
 mod report;
@@ -41,6 +42,7 @@ use std::time::Duration;
 
 pub use activity::{ServerSession, sessions};
 pub use examine::{Options, examine};
+pub use overview::{Overview, PreparedTransaction, overview};
 pub use report::{Check, Report, Status, Step, Verdict};
 pub use routes::{Route, Routes};
 pub use server_slots::{ServerSlots, server_slots};

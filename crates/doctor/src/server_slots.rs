@@ -26,12 +26,16 @@ pub struct ServerSlots {
 ///
 /// Fails if the query fails, or if its answer cannot be decoded.
 pub async fn server_slots(client: &Client) -> Result<ServerSlots> {
-    let sql = format!(
-        "select json_build_object('max', current_setting('max_connections')::int, \
+    activity::read(client, &format!("select {}::text", slots())).await
+}
+
+/// Selects the connection slots as JSON.
+pub(super) fn slots() -> String {
+    format!(
+        "json_build_object('max', current_setting('max_connections')::int, \
         'reserved', {RESERVED}, \
         'used', (select count(*) - 1 from pg_stat_activity where usesysid is not null \
         and datid is not null \
-        and coalesce(backend_type, 'client backend') = 'client backend'))::text"
-    );
-    activity::read(client, &sql).await
+        and coalesce(backend_type, 'client backend') = 'client backend'))"
+    )
 }

@@ -56,21 +56,12 @@ impl Filter {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::session;
     use super::*;
-
-    fn session(state: &str, seconds: f64, application: &str) -> ServerSession {
-        let document = serde_json::json!({
-            "pid": 7, "role": null, "database": null, "application": application,
-            "client": null, "kind": "client backend", "state": state,
-            "state_seconds": seconds, "transaction_seconds": null, "waits_for": null,
-            "blocked_by": [], "lock": null, "query": null, "began": null, "changed": null, "is_self": false,
-        });
-        serde_json::from_value(document).expect("a session")
-    }
 
     #[test]
     fn sessions_must_match_all_options() {
-        let stuck = session("idle in transaction (aborted)", 90.0, "shop:17");
+        let stuck = session(7, "shop:17", "idle in transaction (aborted)", 90.0);
         let minute = Some(Duration::from_secs(60));
         let matches = |filter: Filter| filter.matches(&stuck);
         assert!(matches(Filter::default()));
@@ -89,8 +80,8 @@ mod tests {
         };
         assert!(!matches(wrong(vec![8])));
         for other in [
-            session("idle", 90.0, "shop"),
-            session("idle in transaction", 9.0, "shop"),
+            session(7, "shop", "idle", 90.0),
+            session(7, "shop", "idle in transaction", 9.0),
         ] {
             assert!(!both("shop").matches(&other));
         }

@@ -41,7 +41,7 @@ pub async fn run(
     }
     let mut terminations = Vec::new();
     for &other in selected {
-        let failure = end(session, other).await?;
+        let failure = end(session, other, Unchanged::State).await?;
         terminations.push(Termination {
             session: other,
             failure,
@@ -103,40 +103,78 @@ fn confirm(count: usize) -> Result<bool, Failure> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// Ends a session, unless its state has changed since it was shown; returns the reason if it
-/// was not ended.
-async fn end(session: &Session, other: &ServerSession) -> Result<Option<String>, Failure> {
-    let refused = |reason: &str| Ok(Some(reason.to_owned()));
+/// What must not have changed since a session was shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unchanged {
+    /// It must be the same session.
+    Session,
+    /// It must still be in the same state, since that is what it was selected by.
+    State,
+}
+
+/// Returns why this command never ends a session, if that is so.
+pub fn refusal(other: &ServerSession) -> Option<&'static str> {
     match other.kind.as_deref() {
-        _ if other.is_self => return refused("it is the session of this command"),
-        Some("client backend") => {}
-        Some(_) => return refused("it is replication, which this command never ends"),
-        None => return refused("its type is not visible to this role: GRANT pg_read_all_stats"),
+        Some("client backend") => None,
+        Some(_) => Some("it is replication, which this command never ends"),
+        None => Some("its type is not visible to this role: GRANT pg_read_all_stats"),
+    }
+}
+
+/// Ends one session if it is still the same one, whatever its state, and waits until it has
+/// ended; returns the reason if it was not ended.
+pub async fn end_one(session: &Session, other: &ServerSession) -> Result<Option<String>, Failure> {
+    let failure = end(session, other, Unchanged::Session).await?;
+    let mut terminations = [Termination {
+        session: other,
+        failure,
+    }];
+    wait(session, &mut terminations).await?;
+    let [termination] = terminations;
+    Ok(termination.failure)
+}
+
+/// Ends a session, unless it has changed since it was shown; returns the reason if it was not
+/// ended.
+async fn end(
+    session: &Session,
+    other: &ServerSession,
+    unchanged: Unchanged,
+) -> Result<Option<String>, Failure> {
+    if let Some(reason) = refusal(other) {
+        return Ok(Some(reason.to_owned()));
     }
     let text = |text: &Option<String>| text.as_deref().unwrap_or_default().replace('\'', "''");
+    let state = match unchanged {
+        Unchanged::Session => String::new(),
+        Unchanged::State => format!(
+            " and coalesce(state_change::text, '') = '{}'",
+            text(&other.changed)
+        ),
+    };
     let sql = format!(
         "select pg_terminate_backend(pid) from pg_stat_activity where pid = {} \
-         and backend_start::text = '{}' and coalesce(state_change::text, '') = '{}' \
+         and backend_start::text = '{}'{state} \
          and pid <> pg_backend_pid() and backend_type = 'client backend'",
         other.pid,
         text(&other.began),
-        text(&other.changed),
     );
     match session.simple_query(&sql).await {
         Ok(messages) => {
             let signalled = messages
                 .iter()
                 .any(|message| matches!(message, SimpleQueryMessage::Row(_)));
-            if signalled {
-                Ok(None)
-            } else {
-                refused("its state has changed since it was listed")
-            }
+            let changed = match unchanged {
+                Unchanged::Session => "it has ended by itself",
+                Unchanged::State => "its state has changed since it was listed",
+            };
+            Ok((!signalled).then(|| changed.to_owned()))
         }
-        Err(error) if error.as_db_error().is_some() => refused(
+        Err(error) if error.as_db_error().is_some() => Ok(Some(
             "permission denied: GRANT pg_signal_backend to this role; sessions of superusers can \
-             be ended by superusers only",
-        ),
+             be ended by superusers only"
+                .to_owned(),
+        )),
         Err(error) => Err(error.into()),
     }
 }

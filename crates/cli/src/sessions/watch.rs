@@ -1,21 +1,21 @@
-//! Lists sessions repeatedly.
+//! Lists sessions repeatedly: on a screen of its own in a terminal, else one list after another.
 
-use std::io::Write;
 use std::time::Duration;
 
 use antifreeze::Session;
-use antifreeze_doctor::{Routes, sessions};
+use antifreeze_doctor::Routes;
+use ratatui_crossterm::crossterm::event::{Event, KeyEventKind};
 use serde_json::json;
-use tokio::time::sleep;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use super::console::Console;
 use super::filter::Filter;
-use super::table;
+use super::list;
+use super::poll::{Update, poll};
+use super::screen::{Action, Screen};
 use crate::outcome::{Failure, Outcome};
-use crate::output;
 use crate::target::Target;
-
-/// Moves the cursor to the top left, and clears the screen (ECMA-48: CUP, ED).
-const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
+use crate::{output, signal};
 
 /// Lists the sessions until Ctrl-C. Reconnects if the connection is lost.
 pub async fn run(
@@ -26,53 +26,77 @@ pub async fn run(
     every: Duration,
     json: bool,
 ) -> Result<Outcome, Failure> {
-    let watch = async {
-        let mut session = session;
-        loop {
-            match sessions(&session).await {
-                Ok(all) => {
-                    let selected = filter.apply(&all);
-                    let printed = if json {
-                        output::try_print_json(&json!({ "sessions": selected }))
-                    } else {
-                        show(&table::render(&selected), selected.len(), all.len(), every)
-                    };
-                    // The reader has closed the pipe: `| head`.
-                    if printed.is_err() {
-                        return Ok(Outcome::Success);
-                    }
-                }
-                Err(error) if session.is_closed() || error.is_unavailable() => {
-                    output::eprint(&error.to_string());
-                    session = reconnect(target, routes, every).await;
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
-            }
-            sleep(every).await;
-        }
-    };
-    tokio::select! {
-        failure = watch => failure,
-        _ = tokio::signal::ctrl_c() => Ok(Outcome::Success),
+    let (sender, updates) = unbounded_channel();
+    let (end, commands) = unbounded_channel();
+    let poll = poll(target, routes, session, every, sender, commands);
+    if json || !output::is_terminal() {
+        return tokio::select! {
+            failure = poll => Err(failure),
+            () = print(updates, filter, every, json) => Ok(Outcome::Success),
+            () = signal::stop() => Ok(Outcome::Success),
+        };
     }
-}
-
-/// Retries until the server accepts a connection.
-async fn reconnect(target: &Target, routes: &Routes, every: Duration) -> Session {
+    let mut screen = Screen::new(filter, every);
+    let mut updates = updates;
+    let mut console = Console::open().map_err(|error| {
+        Failure::new("cannot use this terminal: redirect the output, or leave out --watch")
+            .caused_by(error)
+    })?;
+    let mut poll = std::pin::pin!(poll);
+    let mut stop = std::pin::pin!(signal::stop());
     loop {
-        sleep(every).await;
-        match target.open(routes).await {
-            Ok(session) => return session,
-            Err(failure) => output::eprint(&failure.to_string()),
+        let drawn = console.terminal.draw(|frame| screen.draw(frame));
+        drawn.map_err(|error| Failure::new("cannot write to the terminal").caused_by(error))?;
+        let event = tokio::select! {
+            failure = &mut poll => return Err(failure),
+            () = &mut stop => return Ok(Outcome::Success),
+            Some(update) = updates.recv() => {
+                screen.update(update);
+                continue;
+            }
+            event = console.events.recv() => event,
+        };
+        match event {
+            Some(Event::Key(key)) if key.kind == KeyEventKind::Press => match screen.press(key) {
+                Some(Action::Quit) => return Ok(Outcome::Success),
+                // `poll` receives it.
+                Some(Action::End(session)) => {
+                    let _ = end.send(*session);
+                }
+                None => {}
+            },
+            Some(_) => {}
+            // The terminal is gone.
+            None => return Ok(Outcome::Success),
         }
     }
 }
 
-fn show(table: &str, selected: usize, all: usize, every: Duration) -> std::io::Result<()> {
-    let head = format!("{selected} of {all} sessions, every {every:?}; Ctrl-C to stop");
-    // In a pipe, tables follow each other.
-    let clear = if output::is_terminal() { CLEAR } else { "" };
-    // Not through `output`: without colours it would also strip the cursor movement.
-    writeln!(std::io::stdout(), "{clear}{head}\n\n{table}")
+/// Prints one list after another, until the reader closes the pipe: `| head`.
+async fn print(
+    mut updates: UnboundedReceiver<Update>,
+    filter: &Filter,
+    every: Duration,
+    json: bool,
+) {
+    while let Some(update) = updates.recv().await {
+        let printed = match update {
+            Update::Read(all) => {
+                let selected = filter.apply(&all.sessions);
+                if json {
+                    output::try_print_json(&json!({ "sessions": selected }))
+                } else {
+                    let list = list(&all, &selected);
+                    output::try_print(&format!("{list}\n\nevery {every:?}; Ctrl-C to stop\n"))
+                }
+            }
+            Update::Lost(text) | Update::Ended(text) => {
+                output::eprint(&text);
+                Ok(())
+            }
+        };
+        if printed.is_err() {
+            return;
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! Runs the command `antifreeze` and compares its output.
 #![allow(dead_code)]
 
+pub mod tmux;
+
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -285,4 +287,17 @@ pub async fn until(client: &Client, sql: &str) {
 pub async fn pid(client: &Client) -> i32 {
     let row = client.query_one("select pg_backend_pid()", &[]).await;
     row.expect("a row").get(0)
+}
+
+/// Opens a session, and waits until it has been in its transaction for 100 ms.
+pub async fn stuck(url: &str, application: &str, sql: &str) -> Client {
+    let stuck = client(url, application).await;
+    stuck.batch_execute(sql).await.expect("begun");
+    let look = client(url, "look").await;
+    let old = format!(
+        "select count(*) = 1 from pg_stat_activity where application_name = '{application}' \
+         and state_change < clock_timestamp() - interval '100 ms'"
+    );
+    until(&look, &old).await;
+    stuck
 }

@@ -1,0 +1,47 @@
+//! Breaks text into lines, at blanks only.
+
+use unicode_width::UnicodeWidthStr;
+
+/// Breaks `text` into lines that fit `width`. A word that is longer stays whole, so that it can
+/// be copied. There is at least one line.
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let line = lines.last_mut().expect("a line");
+        if line.is_empty() {
+            line.push_str(word);
+        } else if line.width() + 1 + word.width() <= width {
+            line.push(' ');
+            line.push_str(word);
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wrap;
+
+    #[test]
+    fn words_stay_whole() {
+        for (text, width, expected) in [
+            ("", 5, &[""][..]),
+            ("one two", 7, &["one two"]),
+            ("one two", 6, &["one", "two"]),
+            (
+                "ALTER statement_timeout x",
+                8,
+                &["ALTER", "statement_timeout", "x"],
+            ),
+            (
+                "\u{4e2d}\u{4e2d} \u{4e2d}",
+                6,
+                &["\u{4e2d}\u{4e2d}", "\u{4e2d}"],
+            ),
+        ] {
+            assert_eq!(wrap(text, width), expected, "{text} {width}");
+        }
+    }
+}
