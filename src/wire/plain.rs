@@ -19,8 +19,9 @@ impl Frontend {
         tracker: &mut Tracker,
         out: &mut BytesMut,
     ) -> usize {
-        // Nothing has to be known of a statement that is bound.
+        // Nothing has to be known of a statement that is bound, or noted.
         let plain = self.naming == Naming::AsGiven && self.statements.0.is_empty();
+        let plain = plain && tracker.watched.is_none();
         let begun = self.started && !tracker.is_lost();
         if !plain || !begun || self.begins() || !self.is_between_requests() {
             return 0;
