@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::expected::{Entry, Handling, Reply};
-use super::frontend::{Frontend, name};
+use super::frontend::{Frontend, Naming, name};
 use super::rewrite;
 use super::sql::{Token, tokens};
 use super::statements::{MISSING, ServerStatement, Statement, is_constant, is_same, once};
@@ -280,6 +280,15 @@ impl Frontend {
         out.put_slice(&[0; 6]);
         tracker.open().changes = true;
         tracker.expect(Reply::Bind, Handling::Replace(error));
+    }
+
+    /// Returns whether a Close of this statement leaves the server's as they are.
+    pub(super) fn closes_here(&self, name: &[u8]) -> bool {
+        match self.naming {
+            Naming::AsGiven => false,
+            Naming::Unnamed => !name.is_empty(),
+            Naming::ByContent { .. } => name.is_empty() || self.statements.0.contains_key(name),
+        }
     }
 
     /// Closes what no client uses any more.

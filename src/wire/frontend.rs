@@ -317,15 +317,6 @@ impl Frontend {
         out.put_slice(message);
     }
 
-    /// Returns whether a Close of this statement leaves the server's as they are.
-    fn closes_here(&self, name: &[u8]) -> bool {
-        match self.naming {
-            Naming::AsGiven => false,
-            Naming::Unnamed => !name.is_empty(),
-            Naming::ByContent { .. } => name.is_empty() || self.statements.0.contains_key(name),
-        }
-    }
-
     /// Returns whether the server need not be asked for the answer to a Sync: it was sent nothing
     /// of the unit.
     fn syncs_here(&self, tracker: &Tracker) -> bool {
