@@ -5,6 +5,7 @@
 
 mod check;
 mod doctor;
+mod env_file;
 mod migrate;
 mod outcome;
 mod output;
@@ -64,13 +65,16 @@ enum Command {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let Arguments {
-        target,
+        mut target,
         json,
         command,
     } = Arguments::try_parse().unwrap_or_else(|error| exit_with_usage_error(&error));
     // The command reports its findings itself. Without a subscriber, antifreeze would also
     // write warnings to stderr.
     let _ = set_global_default(NoSubscriber::default());
+    if let Err(failure) = target.read_files() {
+        return outcome::exit(Err(failure), json);
+    }
     let done = match command {
         Command::Doctor(arguments) => doctor::run(&target, arguments, json).await,
         Command::Sessions(arguments) => sessions::run(&target, arguments, json).await,

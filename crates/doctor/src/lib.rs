@@ -26,6 +26,8 @@ mod connect;
 mod database_name;
 mod examine;
 mod facts;
+mod locks;
+mod maintenance;
 mod overview;
 mod pooler;
 mod region;
