@@ -122,7 +122,7 @@ async fn autovacuum_that_blocks_is_named() {
                   end loop; end $$";
     busy.batch_execute(use_up).await.expect("used up");
     let at_work = "select count(*) = 1 from pg_stat_activity \
-                   where query = 'autovacuum: VACUUM public.partners (to prevent wraparound)'";
+                   where query like 'autovacuum: VACUUM%public.partners (to prevent wraparound)'";
     until(&busy, at_work).await;
     let migration = client(&shop.url, "migration").await;
     let waiting = pid(&migration).await;
@@ -132,9 +132,9 @@ async fn autovacuum_that_blocks_is_named() {
         let mut ran = examine_at(&server, &shop.url).await.exits(1);
         // Other tables may be vacuumed as well, or not.
         let findings = ran.out.split("\n\n").nth(1).unwrap_or_default();
-        ran.out = format!("{findings}\n");
+        ran.out = findings.replace("VACUUM ANALYZE ", "VACUUM ") + "\n";
         ran.is_golden("autovacuum");
-        let cancel = format!("SELECT pg_cancel_backend({waiting})");
+        let cancel = format!("SELECT pg_cancel_backend({waiting});");
         ran.assert_out(&cancel);
         busy.batch_execute(&cancel).await.expect("cancelled");
     };

@@ -126,23 +126,24 @@ fn blocked(head: &Head, first: &[&ServerSession], behind: usize, facts: &Facts) 
                 // Autovacuum Daemon").
                 (None, Some(worker)) => (
                     format!(
-                        "pid {pid} ({}) does not give way to others: it",
+                        "pid {pid} ({}), which does not give way,",
                         truncate(&worker.query, 80)
                     ),
-                    format!(
-                        "SELECT pg_cancel_backend({}); and repeat that statement when vacuum has \
-                         ended",
-                        first[0].pid
-                    ),
+                    cancel_until_vacuumed(first[0].pid),
                 ),
                 (None, None) => (
                     format!("pid {pid}, which is no client and probably autovacuum,"),
-                    format!("SELECT pg_cancel_backend({});", first[0].pid),
+                    cancel_until_vacuumed(first[0].pid),
                 ),
             }
         }
     };
     Check::finding(Step::Locks, format!("{blocker} {blocks}{more}"), remedy)
+}
+
+/// Lets those continue that wait behind the first one.
+fn cancel_until_vacuumed(first: i32) -> String {
+    format!("SELECT pg_cancel_backend({first}); -- repeat its statement when vacuum has ended")
 }
 
 /// Describes the first few sessions:

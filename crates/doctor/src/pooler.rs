@@ -133,7 +133,7 @@ pub(super) fn is_missing(session: &Session, facts: &Facts, config: &Settings) ->
     let own = facts.sessions.iter().find(|session| session.is_self)?;
     let setting = match config.origin("pooler") {
         Some(Origin::Variable(name)) => name.to_string(),
-        _ if config.pooler == Pooler::Transaction => "pgbouncer=true".to_owned(),
+        _ if config.pooler == Pooler::Transaction => "pgbouncer=true in the URL".to_owned(),
         _ => "the setting `pooler`".to_owned(),
     };
     (own.pid == session.process_id()).then(|| {

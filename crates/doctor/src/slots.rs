@@ -151,8 +151,12 @@ pub(super) fn idle_in_transaction(facts: &Facts, options: &Options) -> Check {
     Check::finding(
         Step::IdleInTransaction,
         format!(
-            "{}, which hold their locks until they end: {}",
-            counted(idle.len()),
+            "{} until {} ended: {}",
+            match idle.len() {
+                1 => "1 session holds its locks".to_owned(),
+                many => format!("{many} sessions hold their locks"),
+            },
+            if idle.len() == 1 { "it is" } else { "they are" },
             shown.join("; ")
         ),
         format!(
@@ -162,15 +166,8 @@ pub(super) fn idle_in_transaction(facts: &Facts, options: &Options) -> Check {
     )
 }
 
-fn counted(sessions: usize) -> String {
-    match sessions {
-        1 => "1 session".to_owned(),
-        many => format!("{many} sessions"),
-    }
-}
-
-/// Reports transactions that have been open for long, unless they are idle and thus reported
-/// as that.
+/// Reports transactions that have been open for long, unless they are reported as idle or wait
+/// for a lock.
 pub(super) fn transactions(facts: &Facts, options: &Options) -> Check {
     let limit = options.transaction.as_secs_f64();
     let idle_limit = options.idle_in_transaction.as_secs_f64();
@@ -179,7 +176,8 @@ pub(super) fn transactions(facts: &Facts, options: &Options) -> Check {
     };
     let open = facts.clients().filter(|session| {
         let is_old = session.transaction_seconds.is_some_and(|s| s > limit);
-        is_old && !session.is_self && !is_reported(session)
+        let waits = !session.blocked_by.is_empty();
+        is_old && !session.is_self && !waits && !is_reported(session)
     });
     let mut open: Vec<_> = open.collect();
     let Some(longest) = ({

@@ -139,6 +139,7 @@ fn normal(text: &str) -> String {
         "ADDRESS:",
         "pid ",
         "pg_terminate_backend(",
+        "pg_cancel_backend(",
         "PostgreSQL ",
         "fresh_",
         "transaction is ",
