@@ -329,6 +329,11 @@ async fn scarce_and_exhausted_slots_are_findings() {
         .await
         .exits(2);
     ran.is_golden("slots_full");
+    // A superuser's sessions take the reserved ones: more are in use than roles may have.
+    let admin = server.url_for("postgres", "shop");
+    held.push(client(&admin, "reports").await);
+    let ran = examine_at(&server, &admin).await.exits(1);
+    ran.assert_out("! slots: 9 of 10 in use (3 are reserved, all usable by this role): ");
 }
 
 #[tokio::test]

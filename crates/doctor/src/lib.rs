@@ -18,7 +18,7 @@
 //! ```
 //!
 //! The examination changes nothing in the database and never waits for a lock. It opens one
-//! session; behind a pooler, up to three more, one after the other.
+//! session; behind a pooler, up to four more, one after the other.
 
 mod activity;
 mod configuration;
