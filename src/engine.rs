@@ -13,7 +13,7 @@ use crate::clock;
 use crate::config::{LoadShed, Settings};
 use crate::connect::Connector;
 use crate::error::Error;
-use crate::observe;
+use crate::observe::{self, Caller, Peer};
 use crate::pool::Pools;
 use crate::teardown::{Rested, Teardown};
 
@@ -43,6 +43,11 @@ impl Engine {
         self.pools.settings()
     }
 
+    /// Returns the server as spans and metrics name it.
+    pub(crate) fn peer(&self) -> &Peer {
+        self.pools.connector.peer()
+    }
+
     pub(crate) fn pools(&self) -> &Pools {
         &self.pools
     }
@@ -61,6 +66,7 @@ impl Engine {
         let left = left().unwrap_or(config.connect_timeout);
         let error = self.pools.limits.before_handler(left)?;
         observe::shed(Some(request_id), &error);
+        self.pools.meters.shed();
         Some(error)
     }
 
@@ -74,10 +80,32 @@ impl Engine {
     }
 
     /// Reports how the connection to the server's `process` was brought to rest.
-    pub(crate) fn report(&self, request_id: &str, process: i32, rested: &Rested) {
+    pub(crate) fn report(
+        &self,
+        request_id: &str,
+        process: i32,
+        caller: Option<Caller>,
+        rested: &Rested,
+    ) {
         let kept = rested.client.is_some();
         let (outcome, round_trips, elapsed) = (&rested.outcome, rested.round_trips, rested.elapsed);
-        observe::torn_down(request_id, process, outcome, kept, round_trips, elapsed);
+        let left_open_at = caller.filter(|_| rested.is_unclean);
+        let left_open_at = left_open_at.map(|caller| caller as &dyn fmt::Display);
+        observe::torn_down(
+            request_id,
+            process,
+            outcome,
+            kept,
+            round_trips,
+            elapsed,
+            left_open_at,
+        );
+        let meters = &self.pools.meters;
+        if outcome.is_clean() {
+            meters.torn_down_clean();
+        } else {
+            meters.torn_down(outcome, elapsed, rested.is_unclean);
+        }
         let observers = self.observers.read();
         let observers = Arc::clone(&observers.unwrap_or_else(PoisonError::into_inner));
         if observers.is_empty() {
@@ -90,6 +118,7 @@ impl Engine {
             kept,
             round_trips,
             elapsed,
+            left_open_at: left_open_at.map(ToString::to_string),
         };
         for observer in observers.iter() {
             // It may run in a destructor: a second panic there would abort the process.

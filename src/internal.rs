@@ -9,6 +9,7 @@ use crate::config::{Origin, Pooler, Settings};
 pub use crate::config::{ServerTimeout, nearest, parse_duration};
 pub use crate::connect::{ConnectOptions, Connector, Progress, Target};
 pub use crate::credentials::given;
+pub use crate::observe::{Kind, METRICS, Metric, Unit};
 use crate::provider::Host;
 pub use crate::provider::RESERVED;
 pub use crate::random::number as random_number;

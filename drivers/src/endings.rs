@@ -4,8 +4,8 @@ use Caller::{Deadline, Failure, Success};
 use Session::{Either, Kept};
 
 use crate::Driver::{
-    self, Diesel, DieselAsync, DieselBb8, DieselBlocking, DieselDeadpool, SeaOrm, SqlxConnection,
-    SqlxPool,
+    self, Diesel, DieselAsync, DieselBb8, DieselBlocking, DieselDeadpool, DieselR2d2, SeaOrm,
+    SqlxConnection, SqlxPool,
 };
 
 /// What the caller of the function gets.
@@ -48,9 +48,9 @@ const ALL: &[Driver] = &Driver::ALL;
 const NONE: &[Driver] = &[];
 const SQLX: &[Driver] = &[SqlxPool, SqlxConnection];
 /// Those that give connections back to a pool.
-const POOLS: &[Driver] = &[SqlxPool, SeaOrm, DieselDeadpool, DieselBb8];
+const POOLS: &[Driver] = &[SqlxPool, SeaOrm, DieselR2d2, DieselDeadpool, DieselBb8];
 /// Pools that do not know of a BEGIN that was sent as SQL.
-const SQLX_POOLS: &[Driver] = &[SqlxPool, SeaOrm];
+const UNAWARE: &[Driver] = &[SqlxPool, SeaOrm, DieselR2d2];
 const ASYNC: &[Driver] = &[
     SqlxPool,
     SqlxConnection,
@@ -59,13 +59,14 @@ const ASYNC: &[Driver] = &[
     DieselDeadpool,
     DieselBb8,
 ];
-const SYNC: &[Driver] = &[Diesel, DieselBlocking];
+const SYNC: &[Driver] = &[Diesel, DieselBlocking, DieselR2d2];
 /// Where a deadline can pass: not in the thread of the handler.
 const AWAITED: &[Driver] = &[
     SqlxPool,
     SqlxConnection,
     SeaOrm,
     DieselBlocking,
+    DieselR2d2,
     DieselAsync,
     DieselDeadpool,
     DieselBb8,
@@ -98,10 +99,10 @@ pub const ENDINGS: &[Ending] = endings![
     ("panic",                 ALL,     Failure,  Kept,   NONE),
     ("transaction_forgotten", ALL,     Success,  Kept,   ALL),
     ("connection_forgotten",  ALL,     Success,  Kept,   ALL),
-    ("begin_by_hand",         ALL,     Success,  Kept,   SQLX_POOLS),
+    ("begin_by_hand",         ALL,     Success,  Kept,   UNAWARE),
     ("begin_dropped",         ASYNC,   Success,  Either, NONE),
     ("savepoints",            ALL,     Success,  Kept,   ALL),
-    ("failed_statement",      ALL,     Success,  Kept,   SQLX_POOLS),
+    ("failed_statement",      ALL,     Success,  Kept,   UNAWARE),
     ("commit_of_an_aborted",  ALL,     Success,  Kept,   NONE),
     ("statement_timed_out",   AWAITED, Success,  Either, AWAITED),
     ("slow_statement",        AWAITED, Deadline, Either, NONE),
@@ -116,7 +117,7 @@ pub const ENDINGS: &[Ending] = endings![
     ("copy_out_kept",         SYNC,    Success,  Either, SYNC),
     ("task_idle",             ALL,     Success,  Kept,   ALL),
     ("task_busy",             ALL,     Success,  Either, ALL),
-    ("two_connections",       ALL,     Success,  Kept,   SQLX_POOLS),
+    ("two_connections",       ALL,     Success,  Kept,   UNAWARE),
     ("listen",                ALL,     Success,  Kept,   NONE),
     ("listener",              &[SqlxPool], Success, Kept, NONE),
     ("set",                   ALL,     Success,  Kept,   NONE),
@@ -135,6 +136,19 @@ impl Ending {
         ENDINGS
             .iter()
             .filter(move |ending| ending.drivers.contains(&driver))
+    }
+
+    /// Whether it leaves state of the session, which a pooler in transaction mode loses.
+    pub fn leaves_state(&self) -> bool {
+        let state = [
+            "listen",
+            "listener",
+            "set",
+            "set_config",
+            "advisory_lock",
+            "temp_table",
+        ];
+        state.contains(&self.name)
     }
 
     /// Whether the row that the handler inserts is there afterwards.

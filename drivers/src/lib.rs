@@ -20,6 +20,8 @@ pub enum Driver {
     Diesel,
     /// Diesel in `spawn_blocking`.
     DieselBlocking,
+    /// Diesel with r2d2, one pool for the process, in `spawn_blocking`.
+    DieselR2d2,
     /// An `AsyncPgConnection` for each use.
     DieselAsync,
     /// diesel-async with deadpool, one pool for the process.
@@ -30,12 +32,13 @@ pub enum Driver {
 
 impl Driver {
     /// All of them.
-    pub const ALL: [Driver; 8] = [
+    pub const ALL: [Driver; 9] = [
         Driver::SqlxPool,
         Driver::SqlxConnection,
         Driver::SeaOrm,
         Driver::Diesel,
         Driver::DieselBlocking,
+        Driver::DieselR2d2,
         Driver::DieselAsync,
         Driver::DieselDeadpool,
         Driver::DieselBb8,
@@ -49,6 +52,7 @@ impl Driver {
             Driver::SeaOrm => "sea_orm",
             Driver::Diesel => "diesel",
             Driver::DieselBlocking => "diesel_blocking",
+            Driver::DieselR2d2 => "diesel_r2d2",
             Driver::DieselAsync => "diesel_async",
             Driver::DieselDeadpool => "diesel_deadpool",
             Driver::DieselBb8 => "diesel_bb8",
@@ -58,14 +62,6 @@ impl Driver {
     /// The driver of that name.
     pub fn named(name: &str) -> Option<Driver> {
         Driver::ALL.into_iter().find(|driver| driver.name() == name)
-    }
-
-    /// Whether its connections are in a pool of the process.
-    pub fn is_pooled(self) -> bool {
-        matches!(
-            self,
-            Driver::SqlxPool | Driver::SeaOrm | Driver::DieselDeadpool | Driver::DieselBb8
-        )
     }
 }
 

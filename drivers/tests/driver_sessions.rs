@@ -3,12 +3,18 @@
 
 use std::time::Duration;
 
-use antifreeze::{Config, Database, invocation};
+use antifreeze::{Config, Database, DatabaseLayer, invocation};
+use bytes::Bytes;
+use futures_util::{TryStreamExt, stream};
+use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
 use lab::postgres::{self, Postgres};
 use lab::sessions;
 use sea_orm::ConnectionTrait;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{Connection, Executor, Row, query_scalar};
+use tower::{Layer, ServiceExt};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -217,4 +223,50 @@ async fn statements_outlive_what_another_leaves() {
     }
     let left = sessions::sessions(&server).await.expect("an answer");
     assert_eq!(left.len(), 1, "{left:?}");
+}
+
+/// A body that reads while it is sent, inside a transaction that it never ends: its invocation
+/// ends with it, read to its end or dropped half-way.
+#[tokio::test]
+async fn streamed_body_ends_with_its_session_at_rest() {
+    let (database, server) = lab(|config| config).await;
+    let handler = async |_: Request<()>| {
+        let mut connection = PgConnection::connect(&invocation()?.url()?).await?;
+        let begin = "begin; insert into t values (1)";
+        connection.execute(sqlx::raw_sql(begin)).await?;
+        let rows = stream::try_unfold((connection, 0), async |(mut connection, at)| {
+            if at == 3 {
+                std::mem::forget(connection);
+                return Ok::<_, BoxError>(None);
+            }
+            let read = query_scalar("select $1::int::text").bind(at);
+            let read: String = read.fetch_one(&mut connection).await?;
+            let frame = Frame::data(Bytes::from(read));
+            Ok(Some((frame, (connection, at + 1))))
+        });
+        let body = StreamBody::new(rows.map_err(BoxError::from));
+        Ok::<_, BoxError>(Response::new(invocation()?.stream(body)))
+    };
+    let service = DatabaseLayer::new(database).layer(tower::service_fn(handler));
+    let ask = async || {
+        let response = service.clone().oneshot(Request::new(())).await;
+        response.expect("a response").into_body()
+    };
+    let read = ask().await.collect().await.expect("read to its end");
+    assert_eq!(read.to_bytes(), "012");
+    let at_rest = async || {
+        let left = sessions::sessions(&server).await.expect("an answer");
+        left.iter().all(|session| session.state == "idle")
+    };
+    assert!(at_rest().await);
+
+    let mut body = Box::pin(ask().await);
+    assert!(body.frame().await.is_some());
+    assert!(!at_rest().await);
+    drop(body);
+    // Dropping waits for nothing.
+    while !at_rest().await {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(sessions::rows(&server).await.expect("a count"), "0");
 }

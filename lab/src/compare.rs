@@ -1,9 +1,9 @@
 //! What other libraries leave behind: how often a session is stuck when the process
 //! that has it is frozen.
 //!
-//! It runs the function `libraries` (`src/bin/libraries`), a fresh process and a fresh
-//! database for each time, and looks at `pg_stat_activity` while the process stands
-//! still.
+//! It runs the functions `libraries` (`src/bin/libraries`) and, for Diesel, `compared`
+//! (`drivers/src/bin/compared`), a fresh process and a fresh database for each time, and
+//! looks at `pg_stat_activity` while the process stands still.
 
 use std::{path::Path, time::Duration};
 
@@ -25,6 +25,9 @@ pub const LIBRARIES: [&str; 5] = [
     "antifreeze",
     "sqlx behind antifreeze",
 ];
+
+/// Those of the function `compared`, which takes longer to build.
+pub const DIESEL: [&str; 2] = ["Diesel", "Diesel behind antifreeze"];
 
 /// The endings, as the function knows them.
 pub const ENDINGS: [&str; 10] = [
@@ -69,7 +72,7 @@ pub enum Moment {
 /// What is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Case {
-    /// One of [`LIBRARIES`].
+    /// One of [`LIBRARIES`] or of [`DIESEL`].
     pub library: &'static str,
     /// One of [`ENDINGS`].
     pub ending: &'static str,
@@ -91,8 +94,8 @@ pub struct Left {
     pub blocked: usize,
 }
 
-/// Every case there is, of one moment.
-pub fn cases(frozen: Moment) -> impl Iterator<Item = Case> {
+/// Every case there is with these libraries, of one moment.
+pub fn cases(libraries: &[&'static str], frozen: Moment) -> impl Iterator<Item = Case> {
     let each = move |library| {
         ENDINGS.into_iter().flat_map(move |ending| {
             RUNTIMES.into_iter().map(move |runtime| Case {
@@ -103,7 +106,7 @@ pub fn cases(frozen: Moment) -> impl Iterator<Item = Case> {
             })
         })
     };
-    LIBRARIES.into_iter().flat_map(each)
+    libraries.iter().copied().flat_map(each)
 }
 
 /// Tries a case so often. `function` is the executable.

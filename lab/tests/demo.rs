@@ -26,10 +26,9 @@ async fn demo_shows_a_difference() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}\n{errors}");
 
-    let (_, tables) = text.split_once("With the layer").expect("a table");
-    let (with, without) = tables
-        .split_once("The same handler without it")
-        .expect("another");
+    for line in text.lines() {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
     for (path, response) in [
         ("/partners", "201"),
         ("/early", "422"),
@@ -38,24 +37,26 @@ async fn demo_shows_a_difference() {
         ("/panic", "502"),
         ("/slow", "504"),
     ] {
-        let row = Row::of(with, path);
-        assert!(row.response.starts_with(response), "{path}: {row:?}");
-        assert!(["idle", "none"].contains(&row.session), "{path}: {row:?}");
-        assert!(row.migration.ends_with(" ms"), "{path}: {row:?}");
+        let [_, with] = row(&text, path);
+        let at_rest = ["idle", "no session"].map(|state| format!("{response}, {state}"));
+        assert!(at_rest.contains(&with[0]), "{path}: {with:?}");
+        assert!(with[1].ends_with(" ms"), "{path}: {with:?}");
     }
-    for (path, response) in [("/partners", "201"), ("/begin", "200"), ("/task", "202")] {
-        let row = Row::of(without, path);
-        assert!(row.response.starts_with(response), "{path}: {row:?}");
+    for (path, response) in [("/begin", "200"), ("/task", "202")] {
+        let [without, _] = row(&text, path);
+        let open = format!("{response}, idle in transaction");
+        assert_eq!(without, [open, "ALTER TABLE gave up".to_owned()], "{path}");
     }
-    let slow = Row::of(without, "/slow");
-    assert!(slow.response.starts_with("none"), "{slow:?}");
-    let fine = Row::of(without, "/partners");
-    assert_eq!(fine.session, "idle", "{fine:?}");
-    for path in ["/begin", "/task"] {
-        let row = Row::of(without, path);
-        assert_eq!(row.session, "idle in transaction", "{path}: {row:?}");
-        assert_eq!(row.migration, "waited, gave up", "{path}: {row:?}");
-    }
+    let [slow, _] = row(&text, "/slow");
+    assert!(slow[0].starts_with("killed, "), "{slow:?}");
+    let [fine, _] = row(&text, "/partners");
+    assert_eq!(fine[0], "201, idle");
+    let sum = text.lines().find(|line| line.starts_with("without: "));
+    let sum = sum.expect("a sum");
+    assert!(sum.ends_with("; with: 0 of 6"), "{sum}");
+    // At least those two; what a dropped transaction comes to depends on the machine.
+    let stopped = sum.split(' ').nth(1).and_then(|count| count.parse().ok());
+    assert!(stopped.is_some_and(|count: u32| count >= 2), "{sum}");
 }
 
 #[tokio::test]
@@ -78,10 +79,37 @@ async fn demo_serves_until_it_is_interrupted() {
     };
     timeout(PLENTY, ready).await.expect("it serves");
 
-    let answer = timeout(SOON, post(port, "/partners")).await;
-    let answer = answer.expect("an answer in time");
-    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
-    assert!(answer.ends_with("created\n"), "{answer}");
+    // The page, then the functions without and with.
+    let [without, with] = [port + 1, port + 2];
+    for port in [without, with] {
+        let answer = timeout(SOON, send(port, "POST", "/begin")).await;
+        let answer = answer.expect("an answer in time");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    let page = timeout(SOON, send(port, "GET", "/")).await;
+    assert!(page.expect("a page in time").contains("<!doctype html>"));
+
+    let sessions = timeout(SOON, send(port, "GET", "/sessions")).await;
+    let sessions = sessions.expect("an answer in time");
+    let (_, body) = sessions.split_once("\r\n\r\n").expect("a body");
+    let sessions: serde_json::Value = serde_json::from_str(body).expect("JSON");
+    let state = |side: &str| sessions[side]["sessions"][0]["state"].clone();
+    assert_eq!(state("without"), "idle in transaction", "{sessions}");
+    assert_eq!(state("with"), "idle", "{sessions}");
+    assert_eq!(sessions["with"]["frozen"], true, "{sessions}");
+
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/demo_page.py");
+    let mut browser = Command::new(lab::tools::tool("python3"));
+    browser.arg(script).arg(format!("http://127.0.0.1:{port}/"));
+    if std::env::var_os("LAB_KEEP").is_some() {
+        let picture = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/pictures/demo.png");
+        browser.arg(picture);
+    }
+    let clicked = timeout(PLENTY, browser.kill_on_drop(true).output()).await;
+    let clicked = clicked.expect("it ends").expect("it starts");
+    let text = [clicked.stdout, clicked.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    assert!(clicked.status.success(), "{text}");
 
     let pid = demo.id().expect("it is running") as i32;
     let pid = Pid::from_raw(pid).expect("a process id");
@@ -90,18 +118,24 @@ async fn demo_serves_until_it_is_interrupted() {
     assert!(status.expect("its status").success());
 }
 
-/// A port that is free now.
+/// A port that is free now, as the next two are.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
-    listener.local_addr().expect("an address").port()
+    loop {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if port < u16::MAX - 2 && free(port + 1) && free(port + 2) {
+            return port;
+        }
+    }
 }
 
 /// The whole answer, as it came.
-async fn post(port: u16, path: &str) -> String {
+async fn send(port: u16, method: &str, path: &str) -> String {
     let stream = TcpStream::connect(("127.0.0.1", port)).await;
     let mut stream = stream.expect("it listens");
     let request = format!(
-        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
     );
     let sent = stream.write_all(request.as_bytes()).await;
     sent.expect("it reads");
@@ -111,28 +145,21 @@ async fn post(port: u16, path: &str) -> String {
     answer
 }
 
-/// What a row of a table shows of a request.
-#[derive(Debug)]
-struct Row<'a> {
-    response: &'a str,
-    session: &'a str,
-    migration: &'a str,
-}
-
-impl<'a> Row<'a> {
-    fn of(table: &'a str, path: &str) -> Row<'a> {
-        for line in table.lines() {
-            let cells: Vec<_> = line.split(['│', '┆']).map(str::trim).collect();
-            if let ["", request, _, response, session, migration, ""] = cells[..]
-                && request == path
-            {
-                return Row {
-                    response,
-                    session,
-                    migration,
-                };
-            }
+/// What the table says of a request, without the layer and with it: the session and the
+/// migration.
+fn row(table: &str, path: &str) -> [[String; 2]; 2] {
+    let cells = |line: &str| {
+        let cells: Vec<_> = line.split(['│', '┆']).map(str::trim).collect();
+        match cells[..] {
+            ["", request, without, with, ""] => Some([request, without, with].map(str::to_owned)),
+            _ => None,
         }
-        panic!("no {path} in\n{table}");
-    }
+    };
+    let mut lines = table.lines().filter_map(cells);
+    let first = lines.find(|[request, ..]| request == path);
+    let ([_, without, with], Some([_, below, below_with])) = (first.expect(path), lines.next())
+    else {
+        panic!("{path} has one line in\n{table}");
+    };
+    [[without, below], [with, below_with]]
 }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use lab::compare::{Case, Left, Moment, cases, left_behind};
+use lab::compare::{Case, LIBRARIES, Left, Moment, cases, left_behind};
 use lab::postgres::Postgres;
 
 const RUNS: usize = 3;
@@ -11,7 +11,7 @@ const RUNS: usize = 3;
 async fn all(frozen: Moment) {
     let postgres = Postgres::shared().await.expect("a server");
     let function = Path::new(env!("CARGO_BIN_EXE_libraries"));
-    for case in cases(frozen) {
+    for case in cases(&LIBRARIES, frozen) {
         let left = left_behind(postgres, function, case, RUNS)
             .await
             .expect("it runs");

@@ -3,6 +3,7 @@
 use bytes::{BufMut, BytesMut};
 
 use crate::error::{Error, ErrorKind};
+use crate::wire::TransactionStatus;
 
 /// AuthenticationOk, and the question for a password in clear text.
 const AUTHENTICATED: &[u8] = b"R\0\0\0\x08\0\0\0\0";
@@ -10,6 +11,12 @@ pub(super) const PASSWORD: &[u8] = b"R\0\0\0\x08\0\0\0\x03";
 
 /// ReadyForQuery outside any transaction.
 pub(super) const READY: &[u8] = b"Z\0\0\0\x05I";
+
+/// Writes ReadyForQuery.
+pub(super) fn ready(status: TransactionStatus, out: &mut BytesMut) {
+    out.put_slice(&READY[..5]);
+    out.put_u8(status as u8);
+}
 
 /// The answer to a SET that is not sent on, without its end.
 pub(super) const SET: &[u8] = b"C\0\0\0\x08SET\0";
@@ -33,18 +40,33 @@ pub(super) fn startup(reported: &[u8], (process, secret): (i32, i32), out: &mut 
 }
 
 /// Writes the ParameterStatus of this parameter, if it is among those that were reported.
-pub(super) fn reported(name: &str, mut reported: &[u8], out: &mut BytesMut) {
-    while let Some(length) = reported.get(1..5).and_then(|length| length.first_chunk()) {
-        let length = 1 + u32::from_be_bytes(*length) as usize;
-        let Some((message, rest)) = reported.split_at_checked(length) else {
-            return;
-        };
+pub(super) fn reported(name: &str, reported: &[u8], out: &mut BytesMut) {
+    for message in messages(reported) {
         let of = message[5..].split(|&byte| byte == 0).next();
         if of.is_some_and(|of| of.eq_ignore_ascii_case(name.as_bytes())) {
             out.put_slice(message);
         }
-        reported = rest;
     }
+}
+
+/// Writes those ParameterStatus messages that were not reported before.
+pub(super) fn changed(before: &[u8], reported: &[u8], out: &mut BytesMut) {
+    for message in messages(reported) {
+        if !messages(before).any(|known| known == message) {
+            out.put_slice(message);
+        }
+    }
+}
+
+/// Iterates over whole messages.
+fn messages(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let length = bytes.get(1..5)?.first_chunk()?;
+        let length = 1 + u32::from_be_bytes(*length) as usize;
+        let (message, rest) = bytes.split_at_checked(length)?;
+        bytes = rest;
+        Some(message)
+    })
 }
 
 /// Writes that protocol 3.0 is spoken, without these extensions.

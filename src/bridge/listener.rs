@@ -28,7 +28,7 @@ pub(super) struct Listener {
     address: Address,
     runtime: Handle,
     /// Dropped with the bridge, which ends the thread.
-    _stop: oneshot::Sender<()>,
+    stop: oneshot::Sender<()>,
 }
 
 enum Address {
@@ -70,7 +70,7 @@ impl Listener {
         let bridge = Arc::new(bridge(Listener {
             address,
             runtime: runtime.clone(),
-            _stop: stop,
+            stop,
         }));
         let weak = Arc::downgrade(&bridge);
         let serve = async move {
@@ -85,6 +85,11 @@ impl Listener {
             None => drop(runtime.spawn(serve)),
         }
         Ok(bridge)
+    }
+
+    /// Returns whether the socket is served: not once the runtime has ended that did so.
+    pub(super) fn is_served(&self) -> bool {
+        !self.stop.is_closed()
     }
 
     pub(super) fn runtime(&self) -> &Handle {

@@ -13,11 +13,8 @@ use super::settings::{Answer, Portals, Setting};
 use super::startup::{self, Packet, Startup, holds};
 use super::{Bridge, Current, Parameters, User, database};
 use crate::error::{Error, ErrorKind, Result};
-use crate::invocation::WeakInvocation;
+use crate::invocation::{Live, WeakInvocation};
 use crate::random;
-
-/// For how many sets of parameters it is remembered what servers report. Drivers have one or two.
-const MOST_REPORTED: usize = 100;
 
 /// One connection of a driver.
 pub(super) struct Local {
@@ -26,6 +23,8 @@ pub(super) struct Local {
     user: User,
     claimed: Option<WeakInvocation>,
     parameters: Parameters,
+    /// What the driver was told of the server's parameters, and of which session they were.
+    told: (Bytes, Option<i32>),
     portals: Portals,
     key: (i32, i32),
     current: Arc<Current>,
@@ -39,6 +38,7 @@ pub(super) async fn serve(bridge: Arc<Bridge>, socket: Socket) {
         user: User::Every,
         claimed: None,
         parameters: Vec::new(),
+        told: (Bytes::new(), None),
         portals: Portals::default(),
         key: (0, 0),
         current: Arc::default(),
@@ -93,7 +93,7 @@ impl Local {
         let current = bridge.state().cancels.get(&key).cloned();
         let token = current.and_then(|current| current.lock().ok()?.clone());
         if let Some(token) = token {
-            let _ = token.cancel().await;
+            let _ = token.send().await;
         }
     }
 
@@ -110,6 +110,7 @@ impl Local {
         }
         let mut out = BytesMut::new();
         answer::startup(&reported, self.key, &mut out);
+        self.told = (reported, None);
         self.peer.write(&out).await
     }
 
@@ -124,7 +125,7 @@ impl Local {
         }
         if let Some(password) = bridge.listener.password().map(str::to_owned) {
             let given = self.password().await?;
-            if given != password.as_bytes() {
+            if !is_equal(&given, password.as_bytes()) {
                 return Err(foreign());
             }
         }
@@ -162,20 +163,15 @@ impl Local {
         if let Some(reported) = bridge.state().reported.get(&self.parameters) {
             return Ok(reported.clone());
         }
-        let (invocation, ends) = bridge.learner(&self.user, self.claimed.as_ref())?;
-        let limit = invocation.engine().settings().connect_timeout;
+        let invocation = bridge.learner(&self.user, self.claimed.as_ref())?;
+        let engine = Arc::clone(invocation.engine());
+        let limit = engine.settings().connect_timeout;
         let reported = timeout(limit, Loan::reported(&invocation, &self.parameters)).await;
-        if ends {
-            invocation.finish(false).await?;
-        }
+        drop(invocation);
+        Live::of(&engine).end_common().await;
         let reported = reported.map_err(|_| unreported())??;
         let mut state = bridge.state();
-        if state.reported.len() >= MOST_REPORTED {
-            state.reported.clear();
-        }
-        state
-            .reported
-            .insert(self.parameters.clone(), reported.clone());
+        state.note_reported(&self.parameters, &reported);
         Ok(reported)
     }
 
@@ -190,7 +186,10 @@ impl Local {
             self.parameters.sort();
         }
         match self.reported().await {
-            Ok(reported) => answer::reported(&name, &reported, &mut self.peer.down),
+            Ok(reported) => {
+                answer::reported(&name, &reported, &mut self.peer.down);
+                self.told = (reported, None);
+            }
             Err(error) => {
                 self.parameters = before;
                 return Err(error);
@@ -234,10 +233,10 @@ impl Local {
         self.portals.clear();
         self.set_current(&loan);
         let guards = self.is_in_transaction();
-        let (bridge, claimed) = (&self.bridge, &mut self.claimed);
+        let (bridge, user, claimed) = (&self.bridge, &self.user, &mut self.claimed);
         let claim = |token: &str| {
             *claimed = claimant(bridge, token);
-            claimed.clone()
+            user.exact().or(claimed.as_ref()).cloned()
         };
         let end = relay(&mut self.peer, loan, guards, claim).await;
         if let Ok(mut current) = self.current.lock() {
@@ -269,7 +268,7 @@ impl Local {
 
     fn set_current(&self, loan: &Loan) {
         if let Ok(mut current) = self.current.lock() {
-            *current = loan.cancel_token();
+            *current = Some(loan.cancel_token());
         }
     }
 
@@ -311,6 +310,10 @@ impl Local {
 
     /// Answers a message that needs no session. Returns false if it needs one.
     async fn answer(&mut self, head: Head) -> Result<bool, Closed> {
+        // In the invocation's transaction they are the server's to answer.
+        if self.is_in_transaction() {
+            return Ok(false);
+        }
         let message = &self.peer.up[..head.length];
         if let Some(token) = message::claim(message) {
             self.claimed = claimant(&self.bridge, token);
@@ -318,10 +321,6 @@ impl Local {
             self.peer.down.extend_from_slice(answer::SET);
             self.peer.write(answer::READY).await?;
             return Ok(true);
-        }
-        // In the invocation's transaction they are the server's to answer.
-        if self.is_in_transaction() {
-            return Ok(false);
         }
         let Some(answer) = self.portals.answer(message, &mut self.peer.names) else {
             return Ok(false);
@@ -361,10 +360,29 @@ impl Local {
         let invocation = self
             .bridge()?
             .invocation(&self.user, self.claimed.as_ref())?;
-        match self.user {
-            User::Transaction(_) => Loan::of_transaction(&invocation, &self.parameters).await,
-            _ => Loan::of_connection(&invocation, &self.parameters).await,
+        if let User::Transaction(_) = self.user {
+            return Loan::of_transaction(&invocation, &self.parameters).await;
         }
+        let loan = Loan::of_connection(&invocation, &self.parameters).await?;
+        self.tell_changes(&loan);
+        Ok(loan)
+    }
+
+    /// Tells the driver what this session's server reports otherwise than the last one did, as
+    /// another server does after a failover.
+    fn tell_changes(&mut self, loan: &Loan) {
+        let process = loan.process();
+        if self.told.1 == process {
+            return;
+        }
+        let reports = loan.reports();
+        if reports != self.told.0 {
+            answer::changed(&self.told.0, &reports, &mut self.peer.down);
+            if let Some(bridge) = self.bridge.upgrade() {
+                bridge.state().note_reported(&self.parameters, &reports);
+            }
+        }
+        self.told = (reports, process);
     }
 
     /// Answers a request with an error, and skips the rest of it.
@@ -415,6 +433,12 @@ impl Local {
 fn claimant(bridge: &Weak<Bridge>, token: &str) -> Option<WeakInvocation> {
     let known = || bridge.upgrade()?.by_token(token);
     (!token.is_empty()).then(|| known().unwrap_or_else(WeakInvocation::ended))
+}
+
+/// Compares in constant time: how long it takes reveals nothing.
+fn is_equal(given: &[u8], secret: &[u8]) -> bool {
+    let differ = |differ, (a, b): (&u8, &u8)| differ | (a ^ b);
+    given.len() == secret.len() && given.iter().zip(secret).fold(0, differ) == 0
 }
 
 /// The URL belongs to an invocation that has ended, or to another process.

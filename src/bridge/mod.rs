@@ -29,13 +29,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use bytes::Bytes;
 use tokio::runtime::Handle;
 
-use crate::deadline::Deadline;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::invocation::{Attribution, CancelToken, Invocation, Live, WeakInvocation, invocation};
+use crate::invocation::{Attribution, Invocation, Live, WeakInvocation, invocation};
 use crate::observe;
 use crate::random;
 use listener::Listener;
+use relay::Cancel;
 
 /// The parameter that a pooled connection sets to say which invocation uses it.
 const CLAIM: &str = "antifreeze.invocation";
@@ -46,6 +46,9 @@ const EVERY: &str = "antifreeze";
 /// The parts of the name of a user that belongs to one invocation.
 const INVOCATION: &str = "invocation_";
 const TRANSACTION: &str = "transaction_";
+
+/// For how many sets of parameters it is remembered what servers report. Drivers have one or two.
+const MOST_REPORTED: usize = 100;
 
 /// The bridge of one database.
 pub(crate) struct Bridge {
@@ -73,7 +76,7 @@ struct State {
 type Parameters = Vec<(String, String)>;
 
 /// What cancels the statement that a local connection executes now.
-type Current = Mutex<Option<CancelToken>>;
+type Current = Mutex<Option<Cancel>>;
 
 /// The owner of a local connection.
 #[derive(Clone)]
@@ -85,12 +88,32 @@ enum User {
     Transaction(WeakInvocation),
 }
 
+impl State {
+    /// Remembers what servers report at the start of a session with these parameters.
+    fn note_reported(&mut self, parameters: &Parameters, reported: &Bytes) {
+        if self.reported.len() >= MOST_REPORTED && !self.reported.contains_key(parameters) {
+            self.reported.clear();
+        }
+        self.reported.insert(parameters.clone(), reported.clone());
+    }
+}
+
+impl User {
+    /// Returns the only invocation that it can be of.
+    fn exact(&self) -> Option<&WeakInvocation> {
+        match self {
+            User::Invocation(one) | User::Transaction(one) => Some(one),
+            User::Every => None,
+        }
+    }
+}
+
 impl Bridge {
     /// Returns the bridge of this database, and starts it if there is none.
     pub(crate) fn of(engine: &Arc<Engine>) -> Result<Arc<Bridge>> {
         let mut slot = slot(engine);
-        if let Some(bridge) = &*slot {
-            return Ok(Arc::clone(bridge));
+        if let Some(bridge) = served(&slot) {
+            return Ok(bridge);
         }
         let bridge = Listener::start(!engine.settings().drivers_on_runtime, |listener| Bridge {
             engine: Arc::downgrade(engine),
@@ -109,7 +132,7 @@ impl Bridge {
 
     /// Returns the runtime that drives the sessions of other drivers, if there is a bridge.
     pub(crate) fn runtime(engine: &Engine) -> Option<Handle> {
-        let bridge = slot(engine).clone();
+        let bridge = served(&slot(engine));
         bridge.map(|bridge| bridge.listener.runtime().clone())
     }
 
@@ -151,11 +174,7 @@ impl Bridge {
 
     /// Finds the invocation that uses a connection now.
     fn invocation(&self, user: &User, claimed: Option<&WeakInvocation>) -> Result<Invocation> {
-        let exact = match user {
-            User::Invocation(one) | User::Transaction(one) => Some(one),
-            User::Every => claimed,
-        };
-        if let Some(exact) = exact {
+        if let Some(exact) = user.exact().or(claimed) {
             return exact.upgrade().ok_or_else(Error::invocation_ended);
         }
         let engine = self.engine()?;
@@ -171,19 +190,17 @@ impl Bridge {
         }
     }
 
-    /// Finds the invocation whose session is asked what it reports, and returns whether it ends
-    /// with the answer. If none is known, the session is kept as one that was warmed up.
-    fn learner(&self, user: &User, claimed: Option<&WeakInvocation>) -> Result<(Invocation, bool)> {
+    /// Finds the invocation whose session is asked what it reports. If none is under way, it is
+    /// one that ends with the next ones, and the session is kept as one that was warmed up.
+    fn learner(&self, user: &User, claimed: Option<&WeakInvocation>) -> Result<Invocation> {
         let engine = self.engine()?;
         if let (User::Every, None) = (user, claimed) {
-            let one = match Live::of(&engine).attribution(&engine) {
-                Attribution::One(one) => Some(one),
-                Attribution::None | Attribution::Several(_) => None,
-            };
-            let own = || (Invocation::new(engine, Deadline::none(), ""), true);
-            return Ok(one.map_or_else(own, |one| (one, false)));
+            return Ok(match Live::of(&engine).attribution(&engine) {
+                Attribution::One(one) | Attribution::Several(one) => one,
+                Attribution::None => Live::of(&engine).common(&engine),
+            });
         }
-        Ok((self.invocation(user, claimed)?, false))
+        self.invocation(user, claimed)
     }
 
     fn engine(&self) -> Result<Arc<Engine>> {
@@ -201,6 +218,12 @@ fn slot(engine: &Engine) -> MutexGuard<'_, Option<Arc<Bridge>>> {
     let slot = engine.bridge.get_or_init(|| Box::<Slot>::default());
     let slot: &Slot = slot.downcast_ref().expect("nothing else is put there");
     slot.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns the bridge, unless the runtime that served it has ended.
+fn served(slot: &Option<Arc<Bridge>>) -> Option<Arc<Bridge>> {
+    let bridge = slot.as_ref().filter(|bridge| bridge.listener.is_served());
+    bridge.cloned()
 }
 
 fn database(engine: &Engine) -> &str {

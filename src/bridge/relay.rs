@@ -13,7 +13,9 @@ use super::answer;
 use super::message::{self, Head};
 use super::peer::Peer;
 use crate::error::{Error, ErrorKind, Result};
-use crate::invocation::{CancelToken, Connection, DivertedTransaction, Invocation, WeakInvocation};
+use crate::invocation::{
+    CancelToken, Connection, DivertedTransaction, Invocation, WeakInvocation, WeakTurn,
+};
 use crate::wire::{Diverted, Names};
 
 /// How much is read before it is passed on.
@@ -94,11 +96,53 @@ impl Loan {
         Ok(connection.reported())
     }
 
-    pub(super) fn cancel_token(&self) -> Option<CancelToken> {
+    pub(super) fn cancel_token(&self) -> Cancel {
         match &self.source {
-            Source::Connection(connection) => Some(connection.cancel_token()),
-            Source::Transaction(transaction) => Some(transaction.cancel_token()),
+            Source::Connection(connection) => Cancel {
+                token: connection.cancel_token(),
+                turn: None,
+            },
+            Source::Transaction(transaction) => Cancel {
+                token: transaction.cancel_token(),
+                turn: Some(transaction.turn()),
+            },
         }
+    }
+
+    /// Returns the process id of the server's backend, if the session is no transaction's.
+    pub(super) fn process(&self) -> Option<i32> {
+        match &self.source {
+            Source::Connection(connection) => Some(connection.process_id()),
+            Source::Transaction(_) => None,
+        }
+    }
+
+    /// Returns what the server reports at the start of a session like this one.
+    pub(super) fn reports(&self) -> Bytes {
+        match &self.source {
+            Source::Connection(connection) => connection.reported(),
+            Source::Transaction(_) => Bytes::new(),
+        }
+    }
+}
+
+/// Cancels the statement that a driver executes.
+#[derive(Clone)]
+pub(super) struct Cancel {
+    token: CancelToken,
+    /// The turn in the invocation's transaction.
+    turn: Option<WeakTurn>,
+}
+
+impl Cancel {
+    /// Sends a CancelRequest, unless the session was given back. Other connections to the
+    /// transaction wait until it has been received: it would cancel their statement.
+    pub(super) async fn send(&self) -> Result<()> {
+        let turn = self.turn.as_ref().map(WeakTurn::upgrade);
+        if let Some(None) = turn {
+            return Ok(());
+        }
+        self.token.cancel().await
     }
 }
 
@@ -199,16 +243,20 @@ impl Relay {
                     Poll::Pending => {}
                 }
                 self.waits &= !stream.is_answered();
-                let names = self.is_between(peer).then(|| source.give_back(stream));
-                if let Some(names) = names.flatten() {
-                    peer.names = names;
+                if self.gives_back(peer, source, stream) {
                     return Poll::Ready(End::AtRest);
                 }
             }
             // To the server. A claim is answered here.
             let answered = peer.down.len();
             match self.take(peer, stream, claim) {
-                Ok(true) => progress |= peer.down.len() > answered,
+                Ok(true) if peer.down.len() > answered => {
+                    if self.gives_back(peer, source, stream) {
+                        return Poll::Ready(End::AtRest);
+                    }
+                    progress = true;
+                }
+                Ok(true) => {}
                 Ok(false) => return Poll::Ready(End::Closed),
                 Err(error) => {
                     let whole = self.up.is_empty() && self.pass == 0;
@@ -244,6 +292,13 @@ impl Relay {
         }
     }
 
+    /// Gives the session back if nothing of the driver is left here or in it.
+    fn gives_back(&self, peer: &mut Peer, source: &Source, stream: &Diverted) -> bool {
+        let names = self.is_between(peer).then(|| source.give_back(stream));
+        let names = names.flatten().map(|names| peer.names = names);
+        names.is_some()
+    }
+
     /// Returns whether everything of the driver was passed on, up to the end of a message.
     fn is_between(&self, peer: &Peer) -> bool {
         self.up.is_empty() && self.pass == 0 && peer.up.is_empty()
@@ -268,6 +323,16 @@ impl Relay {
                 if self.guards && head.tag == b'F' {
                     return Err(function_call());
                 }
+                // What a driver still sends of a COPY that has failed, which the server ignores.
+                let ends_copy = matches!(head.tag, b'c' | b'f') && head.is_short();
+                if ends_copy && self.up.is_empty() && stream.is_answered() {
+                    self.wants = head.length;
+                    if peer.up.len() < head.length {
+                        break;
+                    }
+                    peer.up.advance(head.length);
+                    continue;
+                }
                 let looks = (head.tag == b'Q' && head.is_short())
                     || (self.guards && matches!(head.tag, b'Q' | b'P'));
                 if looks {
@@ -289,7 +354,7 @@ impl Relay {
                         }
                         peer.up.advance(head.length);
                         peer.down.extend_from_slice(answer::SET);
-                        peer.down.extend_from_slice(answer::READY);
+                        answer::ready(stream.status(), &mut peer.down);
                         continue;
                     }
                 }

@@ -215,6 +215,9 @@ settings(environment, pooler) {
     /// known.
     function_timeout: Duration, default "not known",
         operator "ANTIFREEZE_FUNCTION_TIMEOUT" duration, health function_timeout_seconds seconds;
+    /// From which duration on an invocation is slow, which is one line of the log. Default: 1 s.
+    slow_invocation: Duration = Duration::from_secs(1),
+        operator "ANTIFREEZE_SLOW_INVOCATION" duration;
     /// Which of several hosts is accepted. Default: any.
     target_session_attrs: TargetSessionAttrs = TargetSessionAttrs::Any,
         url "target_session_attrs" attributes;

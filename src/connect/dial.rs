@@ -14,6 +14,7 @@ use tokio_postgres::config::Host;
 use super::sandbox;
 use crate::error::{Dialled, Error, Result};
 use crate::net::Socket;
+use crate::observe::Peer;
 
 /// The port of PostgreSQL (IANA).
 const PORT: u16 = 5432;
@@ -96,22 +97,41 @@ impl fmt::Display for Target {
 /// How long to wait for an address before the next is dialled as well (RFC 8305, section 8).
 const STAGGER: Duration = Duration::from_millis(250);
 
+/// How often an address is dialled. A server whose queue of connections is full, as in a burst,
+/// drops a SYN, which the kernel repeats only after a second (RFC 6298, section 2.1).
+const TRIES: usize = 3;
+
 /// Dials addresses, each a little later than the one before, until one accepts (RFC 8305, section
 /// 5). Returns the first that accepted, with the time that it took, or the last that failed.
 pub(super) async fn race(
     targets: &[Target],
     server: &tokio_postgres::Config,
 ) -> (usize, io::Result<(Socket, Duration)>) {
-    let mut waiting = targets.iter().enumerate().map(|(at, target)| async move {
-        let begin = Instant::now();
-        let socket = target.dial(server).await;
-        (at, socket.map(|socket| (socket, begin.elapsed())))
-    });
+    race_with(targets, |target| target.dial(server)).await
+}
+
+/// Addresses that have not answered are dialled again; one that has failed is not.
+async fn race_with<'a, T, D>(
+    targets: &'a [Target],
+    dial: impl Fn(&'a Target) -> D,
+) -> (usize, io::Result<(T, Duration)>)
+where
+    D: Future<Output = io::Result<T>>,
+{
+    let mut waiting = (0..TRIES).flat_map(|_| 0..targets.len());
+    let mut failed = vec![false; targets.len()];
     let mut dialling = FuturesUnordered::new();
     let mut last = (0, Err(io::ErrorKind::AddrNotAvailable.into()));
     loop {
-        dialling.extend(waiting.next());
-        let dialled = if waiting.len() == 0 {
+        let next = waiting.find(|at| !failed[*at]);
+        if let Some(at) = next {
+            let dialled = dial(&targets[at]);
+            dialling.push(async move {
+                let begin = Instant::now();
+                (at, dialled.await.map(|dialled| (dialled, begin.elapsed())))
+            });
+        }
+        let dialled = if next.is_none() {
             dialling.next().await
         } else {
             match timeout(STAGGER, dialling.next()).await {
@@ -122,7 +142,10 @@ pub(super) async fn race(
         match dialled {
             Some(dialled) if dialled.1.is_ok() => return dialled,
             // The next one is dialled at once.
-            Some(failed) => last = failed,
+            Some((at, error)) => {
+                failed[at] = true;
+                last = (at, error);
+            }
             None => return last,
         }
     }
@@ -157,6 +180,30 @@ pub(super) fn endpoints(server: &tokio_postgres::Config) -> impl Iterator<Item =
         // One port serves all hosts.
         port: ports.get(at).or(ports.first()).copied().unwrap_or(PORT),
     })
+}
+
+/// Returns the server as spans and metrics name it.
+pub(super) fn peer(server: &tokio_postgres::Config) -> Peer {
+    let first = endpoints(server).next();
+    let (address, port) = first.map_or((String::new(), PORT), |first| {
+        let address = match (first.host, first.address) {
+            (Some(Host::Tcp(name)), _) => name.clone(),
+            #[cfg(unix)]
+            (Some(Host::Unix(directory)), _) => directory.display().to_string(),
+            (None, address) => address
+                .map(|address| address.to_string())
+                .unwrap_or_default(),
+        };
+        (address, first.port)
+    });
+    let database = server.get_dbname().or(server.get_user());
+    let database = database.unwrap_or_default().to_owned();
+    Peer {
+        pool: format!("{address}:{port}/{database}"),
+        address,
+        port,
+        database,
+    }
 }
 
 impl Endpoint<'_> {
@@ -202,6 +249,9 @@ fn alternate(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::future::pending;
+
     use tokio::net::TcpListener;
 
     use super::*;
@@ -230,6 +280,32 @@ mod tests {
                 list(expected),
                 "{given}"
             );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn address_that_drops_a_dial_is_dialled_again() {
+        let targets = [target("192.0.2.1:5432")];
+        for (answers, waits) in [(1, Some(0)), (2, Some(1)), (3, Some(2)), (4, None)] {
+            let dials = Cell::new(0);
+            let dial = |_: &Target| {
+                dials.set(dials.get() + 1);
+                let number = dials.get();
+                async move {
+                    if number != answers {
+                        pending::<()>().await;
+                    }
+                    Ok(number)
+                }
+            };
+            let begin = Instant::now();
+            let raced = timeout(STAGGER * 10, race_with(&targets, dial)).await;
+            let won = raced
+                .ok()
+                .map(|(_, dialled)| dialled.expect("it answers").0);
+            assert_eq!(won, waits.map(|_| answers));
+            let waited = waits.map_or(STAGGER * 10, |waits| STAGGER * waits);
+            assert_eq!(begin.elapsed(), waited, "{answers}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Diverts the invocation's transaction to another driver, one request at a time.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use tokio::sync::OwnedMutexGuard;
 
@@ -18,8 +18,11 @@ use crate::wire::Diverted;
 pub(crate) struct DivertedTransaction {
     transaction: Transaction,
     /// Other connections to the transaction wait for it.
-    _turn: OwnedMutexGuard<()>,
+    turn: Arc<OwnedMutexGuard<()>>,
 }
+
+/// The turn of one driver in the transaction.
+pub(crate) type WeakTurn = Weak<OwnedMutexGuard<()>>;
 
 impl Invocation {
     /// Lends the transaction, which begins with the first statement. Waits until nothing else uses
@@ -43,14 +46,19 @@ impl Invocation {
         }
         let lost = || Error::caused(ErrorKind::Closed, "the connection was lost");
         let diverted = connection.session().divert().await.ok_or_else(lost)?;
-        let _turn = turn;
-        Ok((DivertedTransaction { transaction, _turn }, diverted))
+        let turn = Arc::new(turn);
+        Ok((DivertedTransaction { transaction, turn }, diverted))
     }
 }
 
 impl DivertedTransaction {
     pub(crate) fn cancel_token(&self) -> CancelToken {
         self.transaction.0.connection.cancel_token()
+    }
+
+    /// Returns the driver's turn, which ends when the session is given back.
+    pub(crate) fn turn(&self) -> WeakTurn {
+        Arc::downgrade(&self.turn)
     }
 
     /// Goes on after the driver has given the session back.

@@ -4,6 +4,9 @@
 use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use tokio::time::timeout;
+
+use super::leases::Selection;
 use super::scope::Scope;
 use super::state::{Inner, Invocation};
 use crate::deadline::Deadline;
@@ -46,8 +49,7 @@ impl Live {
     }
 
     /// Adds an invocation that begins.
-    pub(super) fn add(&self, invocation: &Invocation) {
-        let outer = Scope::find(invocation.engine());
+    fn add(&self, invocation: &Invocation, outer: Option<&Invocation>) {
         let mut state = self.state();
         state
             .all
@@ -71,10 +73,24 @@ impl Live {
             (Some((inner, _)), None) => Attribution::One(Invocation {
                 inner: Arc::clone(inner),
             }),
-            _ => {
-                let begin = || Invocation::new(Arc::clone(engine), Deadline::none(), "");
-                Attribution::Several(state.common.get_or_insert_with(begin).clone())
-            }
+            _ => Attribution::Several(state.common(engine)),
+        }
+    }
+
+    /// Returns what ends with the last of the invocations, and begins it if there is none.
+    pub(crate) fn common(&self, engine: &Arc<Engine>) -> Invocation {
+        self.state().common(engine)
+    }
+
+    /// Ends what should end with the last invocation, if none is under way.
+    pub(crate) async fn end_common(&self) {
+        if let Some(common) = self.take_common() {
+            let common = &common.inner.leases;
+            common.close_gate();
+            let _ = timeout(common.budget().step(), common.checkouts.none()).await;
+            Box::pin(common.rest(Selection::All)).await;
+            common.wait_for_closing().await;
+            common.log_end();
         }
     }
 
@@ -96,6 +112,11 @@ impl Live {
 }
 
 impl State {
+    fn common(&mut self, engine: &Arc<Engine>) -> Invocation {
+        let begin = || Invocation::new(Arc::clone(engine), Deadline::none(), "");
+        self.common.get_or_insert_with(begin).clone()
+    }
+
     fn open(&self) -> impl Iterator<Item = (Arc<Inner>, Weak<Inner>)> {
         self.all.iter().filter_map(|entry| {
             let inner = entry.invocation.upgrade()?;
@@ -105,11 +126,11 @@ impl State {
 }
 
 impl Invocation {
-    /// Notes that the invocation begins to run.
-    pub(super) fn begin(&self) {
+    /// Notes that the invocation begins to run in `scope`.
+    pub(super) fn begin(&self, scope: &Scope) {
         // What is done for the host is no call of the function.
         if !self.inner.leases.deadline.is_internal() {
-            Live::of(self.engine()).add(self);
+            Live::of(self.engine()).add(self, scope.outer());
         }
     }
 

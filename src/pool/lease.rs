@@ -1,20 +1,20 @@
 //! Leases: a connection that is checked out, together with its permit.
 
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::{OptionFuture, Shared};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::oneshot::Receiver;
-use tokio::sync::oneshot::error::TryRecvError;
 use tokio::time::timeout;
 
 use super::pools::{Pool, lock};
+use crate::clock::between;
 use crate::config::Settings;
 use crate::connection::{ExclusiveClient, ServerSession};
 use crate::limit::Room;
+use crate::observe::{Caller, Stamp};
 use crate::tally::One;
 use crate::wire::OwnAnswer;
 
@@ -25,11 +25,23 @@ use crate::wire::OwnAnswer;
 pub(crate) struct Lease {
     session: Arc<ServerSession>,
     pool: Arc<Pool>,
-    turn: Mutex<u64>,
-    /// The reading of the slots that leaves behind the first statement.
-    reading: Mutex<Option<Receiver<OwnAnswer>>>,
+    turn: Mutex<Turn>,
+    since: Stamp,
+    /// The reading of the slots that leaves behind the first statement. A task and the teardown
+    /// may wait for it at once.
+    reading: Mutex<Option<Shared<Receiver<OwnAnswer>>>>,
     _leased: One,
     _permit: OwnedSemaphorePermit,
+}
+
+/// The turn of one holder.
+#[derive(Default)]
+struct Turn {
+    number: u64,
+    /// What checked the connection out last.
+    caller: Option<Caller>,
+    /// The response has decided against the transaction.
+    rolls_back: bool,
 }
 
 /// A reserved place among the idle connections, for one that is being brought to rest.
@@ -46,6 +58,7 @@ impl Lease {
             _leased: session.leases.one(),
             _permit: permit,
             turn: Mutex::default(),
+            since: Stamp::now(),
             reading: Mutex::default(),
             session,
             pool,
@@ -71,14 +84,42 @@ impl Lease {
 
     /// Returns whether it is still the turn of the holder with this number.
     pub(crate) fn is_turn(&self, turn: u64) -> bool {
-        *lock(&self.turn) == turn
+        lock(&self.turn).number == turn
     }
 
     /// Ends the turn of the current holder, and begins the next.
     pub(crate) fn next_turn(&self) -> u64 {
         let mut turn = lock(&self.turn);
-        *turn += 1;
-        *turn
+        turn.number += 1;
+        turn.number
+    }
+
+    /// Begins the turn of a new holder.
+    pub(crate) fn turn_of(&self, caller: Caller) -> u64 {
+        let mut turn = lock(&self.turn);
+        turn.number += 1;
+        turn.caller = Some(caller);
+        turn.number
+    }
+
+    /// Notes what has the connection from here on, in the same turn.
+    pub(crate) fn set_caller(&self, caller: Caller) {
+        lock(&self.turn).caller = Some(caller);
+    }
+
+    /// Returns what checked the connection out last.
+    pub(crate) fn caller(&self) -> Option<Caller> {
+        lock(&self.turn).caller
+    }
+
+    /// Notes that teardown has to roll back, since the response has decided so.
+    pub(crate) fn decide_rollback(&self) {
+        lock(&self.turn).rolls_back = true;
+    }
+
+    /// Returns whether the response has decided that teardown rolls back.
+    pub(crate) fn rolls_back(&self) -> bool {
+        lock(&self.turn).rolls_back
     }
 
     /// Ends the turn if `check` has a result. A holder that uses its turn at the same time has
@@ -86,26 +127,30 @@ impl Lease {
     pub(crate) fn end_turn_if<T>(&self, check: impl FnOnce() -> Option<T>) -> Option<T> {
         let mut turn = lock(&self.turn);
         let checked = check()?;
-        *turn += 1;
+        turn.number += 1;
         Some(checked)
     }
 
     /// Reads the slots behind the next statement.
     pub(super) fn ask_behind(&self) {
-        *lock(&self.reading) = self.pool.shared.limits.ask_behind(&self.session);
+        self.await_reading(self.pool.shared.limits.ask_behind(&self.session));
+    }
+
+    pub(super) fn await_reading(&self, answer: Option<Receiver<OwnAnswer>>) {
+        *lock(&self.reading) = answer.map(FutureExt::shared);
     }
 
     /// Notes the reading behind the first statement. Returns false while its answer is awaited.
     pub(crate) fn has_read(&self) -> bool {
         let mut reading = lock(&self.reading);
-        let Some(receiver) = &mut *reading else {
+        let Some(answer) = &*reading else {
             return true;
         };
         self.session.link.wire.withdraw();
-        match receiver.try_recv() {
-            Ok(answer) => self.room().note_answer(answer),
-            Err(TryRecvError::Empty) => return false,
-            Err(TryRecvError::Closed) => {}
+        match answer.clone().now_or_never() {
+            Some(Ok(answer)) => self.room().note_answer(answer),
+            Some(Err(_)) => {}
+            None => return false,
         }
         *reading = None;
         true
@@ -114,10 +159,11 @@ impl Lease {
     /// Waits for the reading behind the first statement: the server executes it, and it decides
     /// whether the connection is kept. Returns false if it was not answered in time.
     pub(crate) async fn read(&self, limit: Duration) -> bool {
-        self.has_read()
-            || timeout(limit, poll_fn(|cx| self.poll_read(cx)))
-                .await
-                .is_ok()
+        if self.has_read() {
+            return true;
+        }
+        let answer = OptionFuture::from(lock(&self.reading).clone());
+        timeout(limit, answer).await.is_ok() && self.has_read()
     }
 
     /// Waits for the reading behind the first statement without holding the lease. Returns the
@@ -126,30 +172,13 @@ impl Lease {
         self: Arc<Self>,
         limit: Duration,
     ) -> impl Future<Output = Option<Arc<Self>>> + Send {
+        let answer = OptionFuture::from(lock(&self.reading).clone());
         let lease = Arc::downgrade(&self);
         drop(self);
         async move {
-            let read = poll_fn(|cx| match lease.upgrade() {
-                Some(lease) => lease.poll_read(cx),
-                None => Poll::Ready(()),
-            });
-            timeout(limit, read).await.ok()?;
+            timeout(limit, answer).await.ok()?;
             lease.upgrade()
         }
-    }
-
-    fn poll_read(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut reading = lock(&self.reading);
-        let Some(receiver) = &mut *reading else {
-            return Poll::Ready(());
-        };
-        let answer = ready!(Pin::new(receiver).poll(cx));
-        *reading = None;
-        drop(reading);
-        if let Ok(answer) = answer {
-            self.room().note_answer(answer);
-        }
-        Poll::Ready(())
     }
 
     /// Reserves a place for this connection to stay open. `None`: it has to be closed.
@@ -158,9 +187,9 @@ impl Lease {
         if pool.shared.is_shut() {
             return None;
         }
-        let is_crowded = pool.end_stale();
-        let age = pool.shared.clock.since(self.session.opened);
-        if age >= pool.settings().max_age {
+        let now = pool.shared.clock.now();
+        let is_crowded = pool.end_stale(now);
+        if between(self.session.opened, now) >= pool.settings().max_age {
             return None;
         }
         let mut limit = pool.settings().idle_limit();
@@ -184,6 +213,6 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.pool.check_in(&self.session);
+        self.pool.check_in(&self.session, self.since);
     }
 }

@@ -16,6 +16,7 @@ use super::residue::Residue;
 use super::stand_in::Terminate;
 use super::state::State;
 use super::statements::Names;
+use super::status::TransactionStatus;
 
 impl Wire {
     /// Diverts the session: another driver speaks through the returned stream until it is
@@ -139,6 +140,12 @@ impl Diverted {
     /// Returns whether the server has answered all that was sent.
     pub fn is_answered(&self) -> bool {
         self.wire.state().owes_nothing()
+    }
+
+    /// Returns the session's transaction status, if it [is answered](Diverted::is_answered).
+    pub fn status(&self) -> TransactionStatus {
+        let status = self.wire.state().tracker.status;
+        status.unwrap_or(TransactionStatus::Idle)
     }
 
     /// Returns whether what was read ends with a whole message.

@@ -337,7 +337,7 @@ impl Frontend {
 
     fn query(&mut self, message: &[u8], tracker: &mut Tracker, out: &mut BytesMut) {
         let text = name(&message[5..]).unwrap_or_default();
-        let traits = Traits::of(text, tracker.facts.parameters.conforming);
+        let traits = tracker.traits(text);
         tracker.residue.state |= traits.leaves_state;
         // It is sent outside any transaction, and neither opens one nor is part of one:
         // its answer need not be waited for.
@@ -393,8 +393,7 @@ impl Frontend {
         self.lead(tracker, out);
         tracker.prepared.unnamed = None;
         tracker.expect(Reply::Parse, Handling::Pass);
-        let conforming = tracker.facts.parameters.conforming;
-        let traits = Traits::of(text, conforming);
+        let traits = tracker.traits(text);
         let unit = tracker.open();
         unit.changes = true;
         let remembers = self.is_unnamed() && !name.is_empty();
@@ -467,20 +466,16 @@ impl Frontend {
             rewrite::parse(b"", text, out);
             bound = b"";
         }
-        rewrite::bind(portal, bound, rest, out);
+        let taken = bytes.len().min(length);
+        if bound == statement {
+            out.put_slice(&bytes[..taken]);
+        } else {
+            rewrite::bind(portal, bound, rest, out);
+            out.put_slice(&bytes[head..taken]);
+        }
         tracker.expect_entry(entry);
         tracker.residue.state |= traits.leaves_state;
-        let body = &bytes[head..bytes.len().min(length)];
-        out.put_slice(body);
-        Some(head + body.len())
-    }
-
-    /// Puts in front of a unit what has to precede its first message that is sent.
-    pub(super) fn lead(&mut self, tracker: &mut Tracker, out: &mut BytesMut) {
-        if self.is_by_content() && !tracker.open().sent {
-            self.close_retired(tracker, out);
-        }
-        self.begin_under_sync(tracker, out);
+        Some(taken)
     }
 }
 

@@ -36,6 +36,7 @@ mod statements;
 mod status;
 mod stream;
 mod terminate;
+mod texts;
 mod tracker;
 mod unit;
 
@@ -112,6 +113,18 @@ impl Wire {
     pub fn snapshot(&self) -> Snapshot {
         let present = self.present();
         present.map_or(Snapshot::ENDED, |state| state.snapshot())
+    }
+
+    /// Returns whether the client gets [no more](Snapshot::is_over) from the server.
+    pub(crate) fn is_over(&self) -> bool {
+        self.present()
+            .is_none_or(|state| state.detached.is_some() || state.is_closed())
+    }
+
+    /// Returns whether the framing was lost, or the connection detached.
+    pub(crate) fn is_disturbed(&self) -> bool {
+        self.present()
+            .is_some_and(|state| state.detached.is_some() || state.tracker.is_lost())
     }
 
     /// Names prepared statements so from here on. None may have been prepared before.

@@ -12,7 +12,7 @@ pub(super) struct Question {
 }
 
 /// The answer to a query of our own.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct OwnAnswer {
     /// The rows of all its statements, as text.
     pub rows: Vec<Vec<Option<String>>>,

@@ -144,7 +144,7 @@ impl State {
             changes,
             // The server's timeouts decide nothing about a statement.
             alters: changes && Traits::of(sql.as_bytes(), Some(true)).alters,
-            question: Some(question),
+            question: Some(Box::new(question)),
             ..Unit::simple()
         };
         self.tracker.sent_whole(unit, Handling::Swallow);
@@ -242,6 +242,7 @@ impl State {
     }
 
     /// Reads from below, which is closed when it ends.
+    #[inline]
     pub(super) fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,

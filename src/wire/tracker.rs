@@ -14,9 +14,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::expected::{Entry, Expected, Handling, Reply};
 use super::question::Question;
-use super::residue::Residue;
+use super::residue::{Residue, Traits};
 use super::statements::{Prepared, ServerStatement, once};
 use super::status::TransactionStatus;
+use super::texts::Texts;
 use super::unit::{Answer, Fate, Unit};
 use crate::config::Reported;
 
@@ -58,6 +59,7 @@ pub(super) struct Tracker {
     pub(super) facts: ServerFacts,
     /// The bodies of ParameterStatus, by the name of the parameter.
     pub(super) reported: BTreeMap<Box<[u8]>, Box<[u8]>>,
+    texts: Texts,
     lost: bool,
     /// No more answers will come.
     pub(super) ended: bool,
@@ -75,12 +77,19 @@ impl Tracker {
         self.open.get_or_insert_default()
     }
 
+    /// Returns what the text of a statement says.
+    pub(super) fn traits(&mut self, text: &[u8]) -> Traits {
+        self.texts.traits(text, self.facts.parameters.conforming)
+    }
+
     /// Notes that a message of the open unit was sent, or is answered here.
+    #[inline]
     pub(super) fn expect(&mut self, reply: Reply, handling: Handling) {
         self.expect_entry(Entry::new(reply, handling));
     }
 
     /// The same, with the statement that the message is about.
+    #[inline]
     pub(super) fn expect_entry(&mut self, entry: Entry) {
         let given = matches!(entry.handling, Handling::Give(_));
         let open = self.open();
@@ -160,7 +169,15 @@ impl Tracker {
     }
 
     /// Decides by its tag what to do with the message that now begins.
+    #[inline]
     pub(super) fn fate(&mut self, tag: u8) -> Fate {
+        if tag != b'E' && self.expected.passes(tag) {
+            return Fate::Pass;
+        }
+        self.rare_fate(tag)
+    }
+
+    fn rare_fate(&mut self, tag: u8) -> Fate {
         if tag == b'E' {
             self.refuse();
             // Once there is a session it may be the last message.
@@ -190,7 +207,7 @@ impl Tracker {
 
     /// Returns the query of the wire's own that is being answered.
     pub(super) fn question(&mut self) -> Option<&mut Question> {
-        self.owed.front_mut()?.question.as_mut()
+        self.owed.front_mut()?.question.as_deref_mut()
     }
 
     /// Returns whether a query of our own disturbs nothing: no request of the user is under way

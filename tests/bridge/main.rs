@@ -2,9 +2,11 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod faults;
 mod programs;
 mod protocol;
 mod raw;
+mod strangers;
 
 use antifreeze::teardown::Step;
 use antifreeze::{claim, invocation};

@@ -91,12 +91,12 @@ async fn commands_of_the_pages_are_valid() {
         COMMAND,
         include_str!("../../../docs/migrations.md"),
     ];
-    let readme = include_str!("../../../README.md");
+    let guide = include_str!("../../../docs/guide.md");
     let all = pages
         .into_iter()
         .flat_map(inline)
         .chain(shell(OUTAGE))
-        .chain(shell(readme));
+        .chain(shell(guide));
     let all: BTreeSet<&str> = all.filter(|line| line.starts_with("antifreeze ")).collect();
     assert!(all.len() > 12, "{all:?}");
     let directory = Path::new(env!("CARGO_BIN_EXE_antifreeze"))

@@ -6,12 +6,25 @@ use std::time::Duration;
 use drivers::{Caller, Driver, Ending, Session, TABLES};
 use futures_util::future::join_all;
 use lab::lambda::{Answer, FreezeAt, Function, Outcome};
+use lab::pgbouncer::PgBouncer;
 use lab::postgres::{Auth, Database, Postgres};
 use lab::sessions;
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 /// How long an invocation may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The server of all combinations.
+pub async fn server() -> &'static Postgres {
+    static SERVER: OnceCell<Postgres> = OnceCell::const_new();
+    let start = async || {
+        let server = Postgres::builder().tls(true).auth(Auth::Scram);
+        // Each combination has some, and a machine may run many at once.
+        server.setting("max_connections", 400).start().await
+    };
+    SERVER.get_or_try_init(start).await.expect("a server")
+}
 
 pub struct Combination {
     driver: Driver,
@@ -20,8 +33,7 @@ pub struct Combination {
     several: usize,
     function: Function,
     database: Database,
-    /// Kept until the end.
-    _postgres: Postgres,
+    pooler: Option<PgBouncer>,
     failures: Vec<String>,
     /// How much of the function's log was shown.
     logged: usize,
@@ -34,18 +46,40 @@ impl Combination {
         tls: bool,
         several: usize,
     ) -> Combination {
-        let postgres = Postgres::builder().tls(tls).auth(Auth::Scram).start();
-        let postgres = postgres.await.expect("a server");
-        let database = postgres.create_database("matrix").await;
-        let database = database.expect("a database");
+        Combination::with(driver, per_invocation, tls, several, false).await
+    }
+
+    /// Behind PgBouncer in transaction mode. With fewer servers than connections, invocations that
+    /// each take two would wait for each other.
+    pub async fn pooled(driver: Driver, several: usize) -> Combination {
+        Combination::with(driver, false, false, several, true).await
+    }
+
+    async fn with(
+        driver: Driver,
+        per_invocation: bool,
+        tls: bool,
+        several: usize,
+        pooled: bool,
+    ) -> Combination {
+        let postgres = server().await;
+        let database = postgres.fresh_database().await.expect("a database");
         database.execute(TABLES).await.expect("tables");
-        let url = match postgres.certificate_authority() {
-            Some(roots) => format!(
-                "{}?sslmode=verify-full&sslrootcert={}",
-                database.url,
-                roots.display()
+        let pooler = match pooled {
+            true => Some(
+                PgBouncer::builder(postgres)
+                    .pool_size(2 * several)
+                    .start()
+                    .await,
             ),
-            None => format!("{}?sslmode=disable", database.url),
+            false => None,
+        };
+        let pooler = pooler.transpose().expect("a pooler");
+        let url = pooler.as_ref().map(|pooler| pooler.url(&database.url));
+        let url = url.unwrap_or_else(|| database.url.clone());
+        let url = match postgres.certificate_authority().filter(|_| tls) {
+            Some(roots) => format!("{url}?sslmode=verify-full&sslrootcert={}", roots.display()),
+            None => format!("{url}?sslmode=disable"),
         };
         // Both kinds of runtime and both moments come up for each driver.
         let runtime = if tls {
@@ -68,6 +102,10 @@ impl Combination {
             .freeze_at(freeze_at)
             .concurrency(several)
             .env("DRIVER", driver.name())
+            .env(
+                "ANTIFREEZE_POOLER",
+                if pooled { "transaction" } else { "none" },
+            )
             .env("LIFETIME", lifetime)
             .env("RUNTIME", runtime)
             // Some endings take two.
@@ -82,7 +120,7 @@ impl Combination {
             several,
             function,
             database,
-            _postgres: postgres,
+            pooler,
             failures: Vec::new(),
             logged: 0,
         }
@@ -91,7 +129,8 @@ impl Combination {
     pub async fn run(mut self) {
         // All its connections are there from here on.
         self.look("the start").await;
-        let endings: Vec<&Ending> = Ending::of(self.driver).collect();
+        let mut endings: Vec<&Ending> = Ending::of(self.driver).collect();
+        endings.retain(|ending| self.pooler.is_none() || !ending.leaves_state());
         for together in endings.chunks(self.several) {
             self.endings(together).await;
         }
@@ -128,7 +167,8 @@ impl Combination {
         let keeps = together
             .iter()
             .all(|ending| ending.session == Session::Kept);
-        if keeps && !self.per_invocation && !before.is_subset(&after) {
+        let keeps = keeps && !self.per_invocation && self.pooler.is_none();
+        if keeps && !before.is_subset(&after) {
             self.fail(&name, format!("of {before:?} only {after:?} were kept"));
         }
         let state = sessions::session_state(&self.database).await;
@@ -170,6 +210,10 @@ impl Combination {
     async fn left(&self) -> Option<String> {
         let mut left = self.sessions().await;
         left.retain(|session| self.per_invocation || session.state != "idle");
+        if self.pooler.is_some() {
+            // The pooler is about to open it.
+            left.retain(|session| !session.state.is_empty());
+        }
         (!left.is_empty()).then(|| format!("{left:?}"))
     }
 

@@ -44,6 +44,7 @@ const ROWS: &[Row] = &[
     ("function_timeout", "7", |s| {
         s.function_timeout == Some(SEVEN)
     }),
+    ("slow_invocation", "7", |s| s.slow_invocation == SEVEN),
     ("target_session_attrs", "standby", |s| {
         s.target_session_attrs == TargetSessionAttrs::Standby
     }),

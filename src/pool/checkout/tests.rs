@@ -1,6 +1,9 @@
 /// The default of `test_after_idle`.
 const TEST_AFTER: Duration = Duration::from_secs(60);
 
+use std::pin::pin;
+
+use futures_util::poll;
 use lab::postgres::Postgres;
 use lab::relay::Relay;
 
@@ -91,6 +94,28 @@ async fn back((lease, client): (Arc<Lease>, ExclusiveClient)) {
     lease.session().settled().await;
     let reservation = lease.reserve().expect("there is room");
     lease.keep(client, reservation);
+}
+
+/// The task that takes a dropped connection back, and the teardown.
+#[tokio::test]
+async fn two_may_wait_for_a_reading() {
+    let fixture = Fixture::one().await;
+    let (lease, client) = fixture.out().await.expect("a connection");
+    for teardown_is_first in [true, false] {
+        let (answer, reading) = tokio::sync::oneshot::channel();
+        lease.await_reading(Some(reading));
+        let mut teardown = pin!(lease.read(TEST_TIMEOUT));
+        let mut task = pin!(Arc::clone(&lease).unheld_until_read(TEST_TIMEOUT));
+        if teardown_is_first {
+            assert!(poll!(teardown.as_mut()).is_pending());
+        }
+        assert!(poll!(task.as_mut()).is_pending());
+        assert!(poll!(teardown.as_mut()).is_pending());
+        answer.send(Default::default()).expect("it is awaited");
+        let (read, returned) = tokio::join!(teardown, task);
+        assert!(read && returned.is_some());
+    }
+    back((lease, client)).await;
 }
 
 /// The connection given back last is leased first: the others are ended all the same.

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `DRIVER` | the name of a [`Driver`] |
 //! | `ALONE` | if set: without antifreeze |
+//! | `HOST` | `vercel`, where the ending is the path; or Lambda (default) |
 //! | `LIFETIME` | `per_invocation`, or `per_event_loop` (default) |
 //! | `RUNTIME` | `current_thread`, or `multi_thread` (default) |
 //! | `MAX_CONNECTIONS` | how many connections antifreeze opens at most (default 2) |
@@ -21,6 +22,7 @@ use std::time::Duration;
 use antifreeze::config::ConnectionLifetime;
 use antifreeze::{Config, Database, DatabaseLayer};
 use drivers::Driver;
+use futures_util::FutureExt;
 use lambda_runtime::{LambdaEvent, run_concurrent, service_fn};
 use serde_json::{Value, json};
 use tower::{ServiceBuilder, ServiceExt};
@@ -35,6 +37,8 @@ const SAVEPOINTS: &str = "savepoint a; insert into t values (2); savepoint b";
 const KILL: &str = "select pg_terminate_backend(pg_backend_pid())";
 /// More rows than a handler reads, from the first on without delay.
 const ENDLESS: &str = "select repeat('x', 1000) as a from pg_class a, pg_class b, pg_class c";
+/// Vercel does not tell it to the process.
+const MAX_DURATION: Duration = Duration::from_secs(2);
 /// When a statement is given up.
 const PATIENCE: Duration = Duration::from_millis(20);
 
@@ -63,10 +67,24 @@ async fn serve() -> Result<(), BoxError> {
     }
     let database = Database::new(config)?;
     source::set(database.clone());
-    let service = ServiceBuilder::new()
-        .layer(DatabaseLayer::new(database))
-        .service(handler);
+    let layer = DatabaseLayer::new(database);
+    if variable("HOST") == "vercel" {
+        return vercel(driver, layer.max_duration(MAX_DURATION)).await;
+    }
+    let service = ServiceBuilder::new().layer(layer).service(handler);
     run_concurrent(service.map_err(BoxError::from)).await
+}
+
+async fn vercel(driver: Driver, layer: DatabaseLayer) -> Result<(), BoxError> {
+    // Boxed: the types of all endings are deep.
+    let handler = move |request: vercel_runtime::Request| {
+        let ending = request.uri().path().trim_start_matches('/').to_owned();
+        async move { end(driver, &ending).await }.boxed()
+    };
+    let service = ServiceBuilder::new()
+        .layer(layer)
+        .service(vercel_runtime::service_fn(handler));
+    vercel_runtime::run(service).await
 }
 
 /// Ends as it is told.
@@ -74,8 +92,10 @@ async fn end(driver: Driver, ending: &str) -> Result<Value, BoxError> {
     let end = match driver {
         Driver::SqlxPool | Driver::SqlxConnection => sqlx::end(driver, ending).await,
         Driver::SeaOrm => sea_orm::end(ending).await,
-        Driver::Diesel => diesel_sync::end(ending),
-        Driver::DieselBlocking => diesel_sync::end_blocking(ending).await,
+        Driver::Diesel => diesel_sync::end(driver, ending),
+        Driver::DieselBlocking | Driver::DieselR2d2 => {
+            diesel_sync::end_blocking(driver, ending).await
+        }
         Driver::DieselAsync | Driver::DieselDeadpool | Driver::DieselBb8 => {
             diesel_async::end(driver, ending).await
         }

@@ -4,7 +4,7 @@ use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use lab::Result;
 use lab::cargo::build;
-use lab::compare::{ENDINGS, LIBRARIES, Moment, cases, left_behind};
+use lab::compare::{DIESEL, ENDINGS, LIBRARIES, Moment, cases, left_behind};
 use lab::postgres::Postgres;
 
 use crate::step::Step;
@@ -19,31 +19,43 @@ const MOMENTS: [(Moment, &str); 3] = [
 ];
 
 pub async fn run(runs: usize) -> Result<()> {
-    let function = {
-        let _step = Step::new("building the function");
-        build(&["-p", "lab", "--bin", "libraries", "--features", "functions"]).await?
+    let functions = {
+        let _step = Step::new("building the functions");
+        let libraries = ["-p", "lab", "--bin", "libraries", "--features", "functions"];
+        let diesel = ["-p", "drivers", "--bin", "compared"];
+        [
+            (&LIBRARIES[..], build(&libraries).await?),
+            (&DIESEL[..], build(&diesel).await?),
+        ]
     };
+    let libraries: Vec<_> = functions.iter().flat_map(|(those, _)| *those).collect();
     let postgres = Postgres::start().await?;
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}");
-    let all = MOMENTS.len() * cases(Moment::Next).count();
+    let each = functions
+        .iter()
+        .map(|(those, _)| cases(those, Moment::Next).count());
+    let all = MOMENTS.len() * each.sum::<usize>();
     let bar =
         ProgressBar::new(all as u64).with_style(style.unwrap_or(ProgressStyle::default_bar()));
     let mut tables = Vec::new();
     for (moment, name) in MOMENTS {
         let mut stuck = Vec::new();
-        for case in cases(moment) {
-            bar.set_message(format!("{}: {}", case.library, case.ending));
-            stuck.push((case, left_behind(&postgres, &function, case, runs).await?));
-            bar.inc(1);
+        for (those, function) in &functions {
+            for case in cases(those, moment) {
+                bar.set_message(format!("{}: {}", case.library, case.ending));
+                stuck.push((case, left_behind(&postgres, function, case, runs).await?));
+                bar.inc(1);
+            }
         }
         let mut table = Table::new();
         table.load_preset(presets::ASCII_MARKDOWN);
-        table.set_header(std::iter::once("ending").chain(LIBRARIES));
+        table
+            .set_header(std::iter::once("ending").chain(libraries.iter().map(|library| **library)));
         for ending in ENDINGS {
-            let cells = LIBRARIES.map(|library| {
+            let cells = libraries.iter().map(|library| {
                 let those = stuck
                     .iter()
-                    .filter(|(case, _)| case.library == library && case.ending == ending);
+                    .filter(|(case, _)| case.library == **library && case.ending == ending);
                 let (stuck, of) = those.fold((0, 0), |(stuck, of), (_, left)| {
                     (stuck + left.stuck, of + left.runs)
                 });

@@ -24,14 +24,14 @@ enum Command {
     /// Serves examples/lambda_http.rs, freezes it after each request and shows what the
     /// server sees meanwhile, with the layer and without
     Demo {
-        /// Leave it running, for curl
+        /// Serve both, for curl and in a browser, until Ctrl-C
         #[arg(long)]
         serve: bool,
-        /// The port to serve on
+        /// The port of the page; the functions have the next two
         #[arg(long, default_value_t = 9000, requires = "serve")]
         port: u16,
     },
-    /// Counts how often tokio-postgres, deadpool, sqlx and antifreeze leave a session
+    /// Counts how often tokio-postgres, deadpool, sqlx, Diesel and antifreeze leave a session
     /// stuck when the process is frozen
     Compare {
         /// How often each case is tried

@@ -5,7 +5,7 @@ use lambda_runtime::LambdaEvent;
 use serde_json::Value;
 use tower::ServiceBuilder;
 
-use crate::BoxError;
+use crate::ending::BoxError;
 use crate::stop::StopsWhenReturned;
 
 pub async fn serve() -> Result<(), BoxError> {

@@ -7,8 +7,9 @@ use serde_json::Value;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio_postgres::{Client, NoTls};
 
+use crate::ending::BoxError;
 use crate::stop::StopsWhenReturned;
-use crate::{BoxError, variable};
+use crate::variable;
 
 pub async fn serve() -> Result<(), BoxError> {
     let (client, connection) = tokio_postgres::connect(&variable("DATABASE_URL"), NoTls).await?;

@@ -5,8 +5,9 @@ use lambda_runtime::{LambdaEvent, service_fn};
 use serde_json::Value;
 use tokio_postgres::NoTls;
 
+use crate::ending::BoxError;
 use crate::stop::StopsWhenReturned;
-use crate::{BoxError, variable};
+use crate::variable;
 
 pub async fn serve() -> Result<(), BoxError> {
     let manager = Manager::new(variable("DATABASE_URL").parse()?, NoTls);

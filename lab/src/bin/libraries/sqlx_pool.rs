@@ -9,10 +9,11 @@ use sqlx::postgres::PgPoolOptions;
 use tokio::sync::oneshot;
 use tower::ServiceBuilder;
 
-use crate::stop::StopsWhenReturned;
-use crate::{
-    BoxError, ENDLESS, Ending, FAILS, INSERT, LOCK, PATIENCE, SLEEP, asked, ended, variable,
+use crate::ending::{
+    BoxError, ENDLESS, Ending, FAILS, INSERT, LOCK, PATIENCE, SLEEP, asked, ended,
 };
+use crate::stop::StopsWhenReturned;
+use crate::variable;
 
 pub async fn serve() -> Result<(), BoxError> {
     let options = PgPoolOptions::new().max_connections(1);

@@ -14,8 +14,11 @@ use tracing::subscriber::NoSubscriber;
 
 use crate::error::{Error, ErrorKind};
 
+/// The caller of a checkout: a place in the source, or an extractor.
+pub(crate) type Caller = &'static (dyn Display + Sync);
+
 /// The target of every event.
-const TARGET: &str = "antifreeze";
+pub(super) const TARGET: &str = "antifreeze";
 
 /// Writes one event. One that must not be lost, a warning or an error, is a line on stderr if
 /// there is no subscriber, which every host stores.
@@ -72,7 +75,7 @@ fn logged(error: &Error) -> impl Debug + tracing::Value {
     display(error)
 }
 
-fn sqlstate(error: &Error) -> Option<&str> {
+pub(super) fn sqlstate(error: &Error) -> Option<&str> {
     error.sqlstate().map(|state| state.code())
 }
 
@@ -140,6 +143,8 @@ events! {
     /// The response body was not read to its end.
     DEBUG hung_up(request_id: &str, connections: usize)
         "the response body was dropped before its end";
+    /// An invocation took long.
+    INFO slow(request_id: &str, elapsed: Duration = debug(elapsed)) "an invocation was slow";
     /// The deadline was reached.
     WARN deadline(request_id: &str, error: &Error = logged(error)) "the deadline was reached";
     /// A request on Lambda has no deadline.
@@ -193,13 +198,53 @@ pub(crate) fn torn_down(
     kept: bool,
     round_trips: u64,
     elapsed: Duration,
+    left_open_at: Option<&dyn Display>,
 ) {
     let (outcome, elapsed) = (display(outcome), debug(elapsed));
-    if kept && round_trips == 0 {
-        event! { DEBUG, [request_id, process, outcome, kept, round_trips, elapsed], "teardown" }
-    } else {
-        event! { INFO, [request_id, process, outcome, kept, round_trips, elapsed], "teardown" }
-    }
+    let left_open_at = left_open_at.map(display);
+    event!(
+        DEBUG,
+        [
+            request_id,
+            process,
+            outcome,
+            kept,
+            round_trips,
+            elapsed,
+            left_open_at
+        ],
+        "teardown"
+    );
+}
+
+/// What teardown had to remove from one connection.
+pub(crate) struct Unclean<T> {
+    pub(crate) caller: Option<Caller>,
+    pub(crate) outcome: T,
+    pub(crate) round_trips: u64,
+}
+
+/// Returns whether any subscriber takes the lines about the ends of invocations.
+pub(crate) fn logs_ends() -> bool {
+    tracing::enabled!(target: TARGET, Level::INFO)
+}
+
+/// An invocation left connections open or in use. One line, whatever their number.
+pub(crate) fn unclean<T: Display>(request_id: &str, elapsed: Duration, all: &[Unclean<T>]) {
+    let joined = |each: &dyn Fn(&Unclean<T>) -> Option<String>| {
+        let parts: Vec<_> = all.iter().filter_map(each).collect();
+        parts.join("; ")
+    };
+    let outcome = joined(&|one| Some(one.outcome.to_string()));
+    let left_open_at = joined(&|one| Some(one.caller?.to_string()));
+    let (outcome, left_open_at) = (display(outcome), display(left_open_at));
+    let round_trips: u64 = all.iter().map(|one| one.round_trips).sum();
+    let elapsed = debug(elapsed);
+    event!(
+        INFO,
+        [request_id, elapsed, outcome, round_trips, left_open_at],
+        "an invocation left a connection open or in use"
+    );
 }
 
 /// An error became the response; a client error (4xx) is not a warning.

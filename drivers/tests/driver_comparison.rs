@@ -1,0 +1,40 @@
+//! The columns of `lab compare` for Diesel: alone it leaves sessions stuck, behind antifreeze it
+//! does not, wherever the process is frozen.
+
+use std::path::Path;
+
+use lab::compare::{DIESEL, Moment, cases, left_behind};
+use lab::postgres::Postgres;
+
+async fn all(frozen: Moment) {
+    let postgres = Postgres::shared().await.expect("a server");
+    let function = Path::new(env!("CARGO_BIN_EXE_compared"));
+    for case in cases(&DIESEL, frozen) {
+        let left = left_behind(postgres, function, case, 1).await;
+        let left = left.expect("it runs");
+        let (stuck, blocked) = match (case.library, case.ending) {
+            // Its pool closes the connection, and whether the server has noticed is luck.
+            ("Diesel", "transaction dropped" | "panic in a transaction") => continue,
+            // libpq reads the rest.
+            ("Diesel behind antifreeze", _) | (_, "returns" | "result dropped half-way") => (0, 0),
+            (_, "failed statement forgotten" | "advisory lock") => (1, 0),
+            _ => (1, 1),
+        };
+        assert_eq!((left.stuck, left.blocked), (stuck, blocked), "{case:?}");
+    }
+}
+
+#[tokio::test]
+async fn diesel_frozen_as_on_lambda_is_compared() {
+    all(Moment::Next).await;
+}
+
+#[tokio::test]
+async fn diesel_frozen_at_the_response_is_compared() {
+    all(Moment::Response).await;
+}
+
+#[tokio::test]
+async fn diesel_frozen_at_the_return_is_compared() {
+    all(Moment::Returned).await;
+}
