@@ -6,8 +6,8 @@
 //! asked to.
 //!
 //! - [`backend`] and [`frontend`] follow the framing of each direction, [`plain`] what is plain;
-//! - [`tracker`] keeps what they learn, [`expected`] the answers to come, [`residue`] detects session state, [`snapshot`]
-//!   summarises both at one moment;
+//! - [`tracker`] keeps what they learn, [`expected`] the answers to come, [`residue`] detects
+//!   session state, [`texts`] remembers where, [`snapshot`] summarises both at one moment;
 //! - [`rewrite`] rewrites requests, [`begin`] sends BEGIN with the first, [`question`] has those
 //!   of our own;
 //! - [`by_content`] answers what the session has prepared, [`statements`] knows what that is, and
