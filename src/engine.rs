@@ -4,9 +4,10 @@
 //! of them knows the `Database` that users hold.
 
 use std::any::Any;
+use std::collections::HashSet;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::clock;
@@ -17,9 +18,14 @@ use crate::observe::{self, Caller, Peer};
 use crate::pool::Pools;
 use crate::teardown::{Rested, Teardown};
 
+/// How many different statements a process reports as repeated.
+const MOST_REPORTED: usize = 100;
+
 pub(crate) struct Engine {
     pools: Pools,
     observers: RwLock<Arc<Vec<Observer>>>,
+    /// The statements that were reported as repeated.
+    reported: Mutex<HashSet<u64>>,
     /// The invocations under way, whose type is above this module.
     pub(crate) live: OnceLock<Box<dyn Any + Send + Sync>>,
     /// The bridge to other drivers, whose type is above this module.
@@ -34,6 +40,7 @@ impl Engine {
         Engine {
             pools: Pools::new(connector, Arc::new(clock::System)),
             observers: RwLock::default(),
+            reported: Mutex::default(),
             live: OnceLock::new(),
             bridge: OnceLock::new(),
         }
@@ -68,6 +75,12 @@ impl Engine {
         observe::shed(Some(request_id), &error);
         self.pools.meters.shed();
         Some(error)
+    }
+
+    /// Returns whether no invocation has reported this statement before.
+    pub(crate) fn is_news(&self, statement: u64) -> bool {
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        reported.len() < MOST_REPORTED && reported.insert(statement)
     }
 
     /// Adds an observer of teardowns.

@@ -2,16 +2,18 @@
 
 use std::fmt::Display;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use smallvec::SmallVec;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tracing::Instrument;
 
+use super::ledger::Ledger;
 use crate::connection::ExclusiveClient;
 use crate::deadline::Deadline;
 use crate::engine::Engine;
@@ -20,10 +22,8 @@ use crate::observe::span::{self, InvocationSpan};
 use crate::observe::{self, Caller};
 use crate::pool::{Lease, Reservation};
 use crate::tally::{One, Tally};
-use crate::teardown::{Budget, Outcome, Rested, close};
-
-/// What teardown had to remove from one connection.
-type Unclean = observe::Unclean<Outcome>;
+use crate::teardown::{Budget, Rested, close};
+use crate::wire::{Watching, Work};
 
 /// What owns the leases of an invocation: connections refer to it, and it is not known here.
 pub(super) trait Owner: Send + Sync {
@@ -35,6 +35,9 @@ pub(super) struct Leases {
     pub(super) request_id: Box<str>,
     pub(super) deadline: Deadline,
     pub(super) span: InvocationSpan,
+    /// The time that answers take is measured.
+    pub(super) times: AtomicBool,
+    ledger: Mutex<Ledger>,
     state: Mutex<State>,
     /// The gate was closed.
     gate: Notify,
@@ -53,10 +56,6 @@ struct State {
     closed: bool,
     /// One as a rule, which is not worth an allocation.
     leases: SmallVec<[Arc<Lease>; 1]>,
-    /// What teardown had to remove, for the line of the log.
-    unclean: Vec<Unclean>,
-    /// The line was written.
-    is_logged: bool,
 }
 
 /// Selects the leases that are brought to rest.
@@ -82,6 +81,8 @@ impl Leases {
             request_id: request_id.into(),
             deadline,
             span: InvocationSpan::new(request_id),
+            times: AtomicBool::new(false),
+            ledger: Mutex::default(),
             state: Mutex::default(),
             gate: Notify::new(),
             checkouts: Tally::default(),
@@ -173,7 +174,7 @@ impl Leases {
         }
         let (lease, client) = pool.try_checkout(self.deadline.whole())?;
         self.engine.pools().meters.did_not_wait();
-        let turn = lease.turn_of(caller);
+        let turn = self.begin_turn(&lease, caller);
         state.leases.push(Arc::clone(&lease));
         Some((lease, turn, client))
     }
@@ -202,7 +203,7 @@ impl Leases {
             }
             return Err(Error::invocation_ended());
         }
-        let turn = lease.turn_of(caller);
+        let turn = self.begin_turn(&lease, caller);
         state.leases.push(Arc::clone(&lease));
         *checkout = None;
         Ok((lease, turn, client))
@@ -403,7 +404,7 @@ impl Leases {
         let span = span::teardown(&self.span.get());
         let rest = lease.rest(client, keep, budget).instrument(span.clone());
         let rested = rest.await;
-        let left_open_at = lease.caller().filter(|_| rested.is_unclean);
+        let left_open_at = lease.caller().0.filter(|_| rested.is_unclean);
         let left_open_at = left_open_at.map(|caller| caller as &dyn Display);
         let kept = rested.client.is_some();
         span::torn_down(
@@ -418,36 +419,69 @@ impl Leases {
 
     pub(super) fn report(&self, lease: &Lease, rested: &Rested) {
         let process = lease.session().process();
-        let caller = lease.caller();
+        let (caller, counts) = lease.caller();
         self.engine
             .report(&self.request_id, process, caller, rested);
+        let (work, watched) = match counts {
+            true => lease.session().link.wire.take_work(),
+            false => Default::default(),
+        };
+        if !counts && !rested.is_unclean {
+            return;
+        }
+        let mut ledger = self.ledger();
         if rested.is_unclean {
-            self.state().unclean.push(Unclean {
-                caller,
-                outcome: rested.outcome.clone(),
-                round_trips: rested.round_trips,
-            });
+            let first = watched.as_ref().and_then(|watched| watched.first.clone());
+            ledger.note_unclean(caller, rested, first);
+        }
+        ledger.note(&work, watched);
+    }
+
+    /// Returns what is watched of the work, if there is a subscriber, a recorder or a layer that
+    /// takes it.
+    fn watching(&self) -> Option<Watching> {
+        let times = self.times.load(Ordering::Relaxed);
+        let logs = observe::logs_ends();
+        let settings = self.engine.settings();
+        (logs || times || cfg!(feature = "metrics")).then(|| Watching {
+            statements: logs && (settings.repeated_statements > 0 || settings.log_statements),
+            texts: settings.log_statements,
+            times,
+        })
+    }
+
+    /// Begins the turn of a caller that leases a connection.
+    fn begin_turn(&self, lease: &Lease, caller: Caller) -> u64 {
+        let watching = self.watching();
+        if watching.is_some() {
+            lease.session().link.wire.begin_work(watching);
+        }
+        lease.turn_of(caller, watching.is_some())
+    }
+
+    /// Returns what the connections that were given back were asked for.
+    pub(super) fn work(&self) -> Work {
+        self.ledger().work()
+    }
+
+    /// Writes the lines about the invocation, at its end.
+    pub(super) fn log_end(&self) {
+        let mut ledger = self.ledger();
+        if ledger.close(&self.engine, &self.request_id, &self.deadline) {
+            let work = ledger.work();
+            span::worked(
+                &self.span.get(),
+                work.statements,
+                work.round_trips,
+                work.rows,
+            );
+            let meters = &self.engine.pools().meters;
+            meters.worked(work.statements, work.round_trips);
         }
     }
 
-    /// Writes the one line about an invocation that was slow or left something open, at its end.
-    pub(super) fn log_end(&self) {
-        if !observe::logs_ends() {
-            return;
-        }
-        let mut state = self.state();
-        if std::mem::replace(&mut state.is_logged, true) {
-            return;
-        }
-        let unclean = std::mem::take(&mut state.unclean);
-        drop(state);
-        let elapsed = self.deadline.elapsed();
-        let is_slow = elapsed >= self.engine.settings().slow_invocation;
-        if !unclean.is_empty() {
-            observe::unclean(&self.request_id, elapsed, &unclean);
-        } else if is_slow && !self.deadline.is_internal() {
-            observe::slow(&self.request_id, elapsed);
-        }
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -5,9 +5,11 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use http::HeaderValue;
 use tracing::Span;
 
 use super::connection::Connection;
@@ -168,6 +170,30 @@ impl Invocation {
     /// the transaction ends with the head, before the tasks that wait.
     pub(super) fn keeps_one(&self) -> bool {
         self.inner.transaction.is_made() && !self.streams()
+    }
+
+    /// Measures the time that answers of the server take.
+    pub(crate) fn time_answers(&self) {
+        self.inner.leases.times.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns the value of a `Server-Timing` header, if that time is measured.
+    pub(crate) fn server_timing(&self) -> Option<HeaderValue> {
+        let leases = &self.inner.leases;
+        if !leases.times.load(Ordering::Relaxed) {
+            return None;
+        }
+        let work = leases.work();
+        let plural = |count: u64| if count == 1 { "" } else { "s" };
+        let value = format!(
+            "db;dur={:.1};desc=\"{} statement{}, {} round trip{}\"",
+            work.busy.as_secs_f64() * 1e3,
+            work.statements,
+            plural(work.statements),
+            work.round_trips,
+            plural(work.round_trips),
+        );
+        HeaderValue::from_str(&value).ok()
     }
 
     /// Returns the span of the invocation, which polls of its code and of its end are inside.

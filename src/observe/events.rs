@@ -143,8 +143,10 @@ events! {
     /// The response body was not read to its end.
     DEBUG hung_up(request_id: &str, connections: usize)
         "the response body was dropped before its end";
-    /// An invocation took long.
-    INFO slow(request_id: &str, elapsed: Duration = debug(elapsed)) "an invocation was slow";
+    /// An invocation has executed a statement again and again.
+    INFO repeated(request_id: &str, times: u32, statement: &dyn Display = display(statement))
+        "an invocation executed the same statement many times: one statement for all of them may \
+         do (N+1), or raise repeated_statements";
     /// The deadline was reached.
     WARN deadline(request_id: &str, error: &Error = logged(error)) "the deadline was reached";
     /// A request on Lambda has no deadline.
@@ -217,11 +219,24 @@ pub(crate) fn torn_down(
     );
 }
 
-/// What teardown had to remove from one connection.
-pub(crate) struct Unclean<T> {
+/// What teardown had to remove from one connection, whose first statement is named.
+pub(crate) struct Unclean<T, S> {
     pub(crate) caller: Option<Caller>,
     pub(crate) outcome: T,
+    pub(crate) statement: Option<S>,
+}
+
+/// What an invocation has done.
+pub(crate) struct Figures<'a> {
+    pub(crate) request_id: &'a str,
+    pub(crate) elapsed: Duration,
+    pub(crate) statements: u64,
     pub(crate) round_trips: u64,
+    pub(crate) rows: u64,
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    pub(crate) slowest: Option<Duration>,
+    pub(crate) slowest_statement: Option<&'a (dyn Display + Send + Sync)>,
 }
 
 /// Returns whether any subscriber takes the lines about the ends of invocations.
@@ -230,20 +245,68 @@ pub(crate) fn logs_ends() -> bool {
 }
 
 /// An invocation left connections open or in use. One line, whatever their number.
-pub(crate) fn unclean<T: Display>(request_id: &str, elapsed: Duration, all: &[Unclean<T>]) {
-    let joined = |each: &dyn Fn(&Unclean<T>) -> Option<String>| {
+pub(crate) fn unclean<T: Display, S: Display>(figures: Figures<'_>, all: &[Unclean<T, S>]) {
+    let joined = |each: &dyn Fn(&Unclean<T, S>) -> Option<String>| {
         let parts: Vec<_> = all.iter().filter_map(each).collect();
         parts.join("; ")
     };
     let outcome = joined(&|one| Some(one.outcome.to_string()));
     let left_open_at = joined(&|one| Some(one.caller?.to_string()));
+    let statement = joined(&|one| Some(one.statement.as_ref()?.to_string()));
     let (outcome, left_open_at) = (display(outcome), display(left_open_at));
-    let round_trips: u64 = all.iter().map(|one| one.round_trips).sum();
-    let elapsed = debug(elapsed);
+    let statement = (!statement.is_empty()).then(|| display(statement));
+    let Figures {
+        request_id,
+        statements,
+        round_trips,
+        rows,
+        ..
+    } = figures;
+    let elapsed = debug(figures.elapsed);
     event!(
         INFO,
-        [request_id, elapsed, outcome, round_trips, left_open_at],
+        [
+            request_id,
+            elapsed,
+            outcome,
+            left_open_at,
+            statement,
+            statements,
+            round_trips,
+            rows
+        ],
         "an invocation left a connection open or in use"
+    );
+}
+
+/// An invocation took long.
+pub(crate) fn slow(figures: Figures<'_>) {
+    let Figures {
+        request_id,
+        statements,
+        round_trips,
+        rows,
+        sent,
+        received,
+        ..
+    } = figures;
+    let elapsed = debug(figures.elapsed);
+    let slowest = figures.slowest.map(debug);
+    let slowest_statement = figures.slowest_statement.map(display);
+    event!(
+        INFO,
+        [
+            request_id,
+            elapsed,
+            statements,
+            round_trips,
+            rows,
+            sent,
+            received,
+            slowest,
+            slowest_statement
+        ],
+        "an invocation was slow"
     );
 }
 

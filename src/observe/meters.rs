@@ -73,6 +73,10 @@ metrics! {
         "Connections brought to rest, by outcome";
     TEARDOWN_DURATION: Histogram in Seconds, "antifreeze.teardown.duration",
         "The time that teardown took, where it had to act";
+    STATEMENTS: Histogram in Count, "antifreeze.invocation.statements",
+        "Statements of an invocation";
+    ROUND_TRIPS: Histogram in Count, "antifreeze.invocation.round_trips",
+        "Round trips of an invocation";
     LEFT_OPEN: Counter in Count, "antifreeze.left_open",
         "Connections that were left open or in use";
     DISCARDED: Counter in Count, "antifreeze.discarded",
@@ -128,6 +132,8 @@ mod recorded {
         wait_time: Histogram,
         use_time: Histogram,
         clean: Counter,
+        statements: Histogram,
+        round_trips: Histogram,
     }
 
     /// The moment at which a connection was checked out.
@@ -179,6 +185,8 @@ mod recorded {
                 wait_time: histogram!(WAIT_TIME, POOL => pool()),
                 use_time: histogram!(USE_TIME, POOL => pool()),
                 clean: counter!(TEARDOWNS, POOL => pool(), "outcome" => "clean"),
+                statements: histogram!(STATEMENTS, POOL => pool()),
+                round_trips: histogram!(ROUND_TRIPS, POOL => pool()),
             }
         }
 
@@ -225,6 +233,12 @@ mod recorded {
         /// A checkout was served at once.
         pub(crate) fn did_not_wait(&self) {
             self.handles().wait_time.record(0.0);
+        }
+
+        pub(crate) fn worked(&self, statements: u64, round_trips: u64) {
+            let handles = self.handles();
+            handles.statements.record(statements as f64);
+            handles.round_trips.record(round_trips as f64);
         }
 
         pub(crate) fn torn_down_clean(&self) {
@@ -320,6 +334,8 @@ mod unrecorded {
         pub(crate) fn waited_since(&self, _: Stamp) {}
 
         pub(crate) fn did_not_wait(&self) {}
+
+        pub(crate) fn worked(&self, _: u64, _: u64) {}
 
         pub(crate) fn torn_down_clean(&self) {}
 

@@ -35,7 +35,13 @@ pub(crate) struct InvocationSpan {
 impl InvocationSpan {
     pub(crate) fn new(request_id: &str) -> Self {
         let request_id = Some(request_id).filter(|id| !id.is_empty());
-        let span = info_span!(target: TARGET, "invocation", faas.invocation_id = request_id);
+        let span = info_span!(
+            target: TARGET, "invocation",
+            faas.invocation_id = request_id,
+            antifreeze.statements = Empty,
+            antifreeze.round_trips = Empty,
+            db.response.returned_rows = Empty,
+        );
         InvocationSpan {
             is_open: AtomicBool::new(!span.is_disabled()),
             span: Mutex::new(span),
@@ -60,6 +66,15 @@ impl InvocationSpan {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Span> {
         self.span.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the invocation has asked its connections for.
+pub(crate) fn worked(span: &Span, statements: u64, round_trips: u64, rows: u64) {
+    if !span.is_disabled() {
+        span.record("antifreeze.statements", statements);
+        span.record("antifreeze.round_trips", round_trips);
+        span.record("db.response.returned_rows", rows);
     }
 }
 

@@ -40,6 +40,8 @@ struct Turn {
     number: u64,
     /// What checked the connection out last.
     caller: Option<Caller>,
+    /// What the session is asked for is counted.
+    counts: bool,
     /// The response has decided against the transaction.
     rolls_back: bool,
 }
@@ -95,10 +97,11 @@ impl Lease {
     }
 
     /// Begins the turn of a new holder.
-    pub(crate) fn turn_of(&self, caller: Caller) -> u64 {
+    pub(crate) fn turn_of(&self, caller: Caller, counts: bool) -> u64 {
         let mut turn = lock(&self.turn);
         turn.number += 1;
         turn.caller = Some(caller);
+        turn.counts = counts;
         turn.number
     }
 
@@ -107,9 +110,10 @@ impl Lease {
         lock(&self.turn).caller = Some(caller);
     }
 
-    /// Returns what checked the connection out last.
-    pub(crate) fn caller(&self) -> Option<Caller> {
-        lock(&self.turn).caller
+    /// Returns what checked the connection out last, and whether its work is counted.
+    pub(crate) fn caller(&self) -> (Option<Caller>, bool) {
+        let turn = lock(&self.turn);
+        (turn.caller, turn.counts)
     }
 
     /// Notes that teardown has to roll back, since the response has decided so.

@@ -75,6 +75,7 @@ impl Frontend {
             server: Some(server),
             told: None,
             local,
+            fingerprint: tracker.fingerprint(sql),
         };
         self.statements.0.insert(client_name.into(), statement);
     }

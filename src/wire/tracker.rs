@@ -19,6 +19,7 @@ use super::statements::{Prepared, ServerStatement, once};
 use super::status::TransactionStatus;
 use super::texts::Texts;
 use super::unit::{Answer, Fate, Unit};
+use super::work::{Fingerprint, Watched, Work};
 use crate::config::Reported;
 
 /// What the server has said about itself and the session.
@@ -60,6 +61,8 @@ pub(super) struct Tracker {
     /// The bodies of ParameterStatus, by the name of the parameter.
     pub(super) reported: BTreeMap<Box<[u8]>, Box<[u8]>>,
     texts: Texts,
+    pub(super) work: Work,
+    pub(super) watched: Option<Box<Watched>>,
     lost: bool,
     /// No more answers will come.
     pub(super) ended: bool,
@@ -115,8 +118,26 @@ impl Tracker {
             self.prepared.unnamed = None;
         }
         self.prepared.units += 1;
+        if let Some(watched) = &mut self.watched {
+            watched.asked();
+        }
         self.owed.push_back(unit);
         self.expected.push(Entry::new(Reply::Ready, handling));
+    }
+
+    /// Returns the fingerprint of a statement, if statements are watched.
+    #[inline]
+    pub(super) fn fingerprint(&self, text: &[u8]) -> Option<Arc<Fingerprint>> {
+        let watched = self.watched.as_ref()?;
+        watched.fingerprint(text, self.facts.parameters.conforming)
+    }
+
+    /// Notes that a statement is executed.
+    #[inline]
+    pub(super) fn saw(&mut self, statement: Option<&Arc<Fingerprint>>) {
+        if let Some((watched, statement)) = self.watched.as_mut().zip(statement) {
+            watched.saw(statement);
+        }
     }
 
     /// Notes that something of the wire's own was sent in front of what comes next.
@@ -276,6 +297,7 @@ impl Tracker {
                 if ours && self.final_error.is_none() {
                     return None;
                 }
+                self.work.statements += 1;
                 let code = sqlstate(body);
                 self.outdated |= code.is_some_and(|code| OUTDATED.contains(&&code[..]));
                 self.facts.refused_write |= code == Some(READ_ONLY);
@@ -312,14 +334,18 @@ impl Tracker {
         if let Some(question) = unit.question.take() {
             question.finish();
         }
+        if let Some(watched) = self.watched.as_mut().filter(|_| self.owed.is_empty()) {
+            watched.answered();
+        }
         Some(Answer::Complete(unit))
     }
 
-    fn complete(&mut self, body: &[u8]) {
+    pub(super) fn complete(&mut self, body: &[u8]) {
         if self.question().is_some() {
             return;
         }
         let tag = body.split(|&byte| byte == 0).next().unwrap_or_default();
+        self.work.completed(tag);
         let local = self.owed.front().is_some_and(|unit| unit.sets_are_local);
         self.residue.note_tag(tag, local);
         if matches!(tag, b"DEALLOCATE ALL" | b"DISCARD ALL") {

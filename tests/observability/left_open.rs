@@ -47,7 +47,10 @@ async fn line_names_the_call_that_left_it_open() {
         let found = &line.fields["left_open_at"];
         assert!(found.starts_with(&place), "{found} is not {place}");
         assert_eq!(line.fields["outcome"], "rolled back");
-        assert_eq!(line.fields["round_trips"], "1");
+        assert_eq!(
+            line.fields["round_trips"], "2",
+            "the handler's and teardown's"
+        );
         assert!(line.fields.contains_key("elapsed"));
     }
 }

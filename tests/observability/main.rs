@@ -7,4 +7,7 @@ mod dashboards;
 mod left_open;
 #[cfg(feature = "metrics")]
 mod metrics;
+#[cfg(feature = "metrics")]
+mod secrets;
 mod spans;
+mod statements;

@@ -16,7 +16,7 @@ use metrics::{
 use crate::common::{BoxError, Lab, PLENTY, lab, lab_with, lease_and_return};
 
 /// A metric's value, or the values of a histogram.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Cell {
     value: AtomicU64,
     values: Mutex<Vec<f64>>,
@@ -65,8 +65,8 @@ impl HistogramFn for Cell {
 type Description = (Kind, Option<Unit>, String);
 
 /// What was recorded, by name and labels without that of the pool.
-#[derive(Default)]
-struct Recorded {
+#[derive(Debug, Default)]
+pub struct Recorded {
     cells: Mutex<BTreeMap<String, Arc<Cell>>>,
     keys: Mutex<Vec<(Kind, Key)>>,
     described: Mutex<BTreeMap<String, Description>>,
@@ -74,7 +74,7 @@ struct Recorded {
 
 impl Recorded {
     /// Records on this thread, on which the whole of a test runs.
-    fn start() -> (Arc<Self>, LocalRecorderGuard<'static>) {
+    pub fn start() -> (Arc<Self>, LocalRecorderGuard<'static>) {
         let recorded = Arc::new(Recorded::default());
         let leaked: &'static Arc<Self> = Box::leak(Box::new(Arc::clone(&recorded)));
         (recorded, metrics::set_default_local_recorder(leaked))

@@ -17,7 +17,7 @@ use crate::common::{BoxError, lab, lab_with, lease_and_return};
 
 /// A span that was closed.
 #[derive(Debug, Clone, Default)]
-struct Span {
+pub struct Span {
     name: &'static str,
     /// The names of the spans around it, the outermost first.
     inside: Vec<&'static str>,
@@ -38,7 +38,7 @@ impl Visit for Fields {
 }
 
 #[derive(Clone, Default)]
-struct Closed(Arc<Mutex<Vec<Span>>>);
+pub struct Closed(Arc<Mutex<Vec<Span>>>);
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Closed {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
@@ -80,7 +80,7 @@ impl Closed {
         (closed, tracing::subscriber::set_default(subscriber))
     }
 
-    fn take(&self) -> Vec<Span> {
+    pub fn take(&self) -> Vec<Span> {
         std::mem::take(&mut self.0.lock().expect("no panic"))
     }
 }
