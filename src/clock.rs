@@ -22,9 +22,14 @@ pub trait Clock: Debug + Send + Sync {
     /// Returns how long ago `then` was. If the clock was set back, the difference counts as the
     /// age: otherwise everything would stay young until the clock has caught up.
     fn since(&self, then: SystemTime) -> Duration {
-        let since = self.now().duration_since(then);
-        since.unwrap_or_else(|ahead| ahead.duration())
+        between(then, self.now())
     }
+}
+
+/// The same for several times, with the clock read once.
+pub(crate) fn between(then: SystemTime, now: SystemTime) -> Duration {
+    let since = now.duration_since(then);
+    since.unwrap_or_else(|ahead| ahead.duration())
 }
 
 /// The system's clock.

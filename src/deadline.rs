@@ -94,6 +94,11 @@ impl Deadline {
         self
     }
 
+    /// Returns the time since the arrival.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.arrived.elapsed()
+    }
+
     /// Returns the time that is left; `None` without a deadline.
     pub fn remaining(&self) -> Option<Duration> {
         let now = Instant::now();

@@ -4,22 +4,28 @@
 //! of them knows the `Database` that users hold.
 
 use std::any::Any;
+use std::collections::HashSet;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::clock;
 use crate::config::{LoadShed, Settings};
 use crate::connect::Connector;
 use crate::error::Error;
-use crate::observe;
+use crate::observe::{self, Caller, Peer};
 use crate::pool::Pools;
 use crate::teardown::{Rested, Teardown};
+
+/// How many different statements a process reports as repeated.
+const MOST_REPORTED: usize = 100;
 
 pub(crate) struct Engine {
     pools: Pools,
     observers: RwLock<Arc<Vec<Observer>>>,
+    /// The statements that were reported as repeated.
+    reported: Mutex<HashSet<u64>>,
     /// The invocations under way, whose type is above this module.
     pub(crate) live: OnceLock<Box<dyn Any + Send + Sync>>,
     /// The bridge to other drivers, whose type is above this module.
@@ -34,6 +40,7 @@ impl Engine {
         Engine {
             pools: Pools::new(connector, Arc::new(clock::System)),
             observers: RwLock::default(),
+            reported: Mutex::default(),
             live: OnceLock::new(),
             bridge: OnceLock::new(),
         }
@@ -41,6 +48,11 @@ impl Engine {
 
     pub(crate) fn settings(&self) -> &Settings {
         self.pools.settings()
+    }
+
+    /// Returns the server as spans and metrics name it.
+    pub(crate) fn peer(&self) -> &Peer {
+        self.pools.connector.peer()
     }
 
     pub(crate) fn pools(&self) -> &Pools {
@@ -61,7 +73,14 @@ impl Engine {
         let left = left().unwrap_or(config.connect_timeout);
         let error = self.pools.limits.before_handler(left)?;
         observe::shed(Some(request_id), &error);
+        self.pools.meters.shed();
         Some(error)
+    }
+
+    /// Returns whether no invocation has reported this statement before.
+    pub(crate) fn is_news(&self, statement: u64) -> bool {
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        reported.len() < MOST_REPORTED && reported.insert(statement)
     }
 
     /// Adds an observer of teardowns.
@@ -74,10 +93,32 @@ impl Engine {
     }
 
     /// Reports how the connection to the server's `process` was brought to rest.
-    pub(crate) fn report(&self, request_id: &str, process: i32, rested: &Rested) {
+    pub(crate) fn report(
+        &self,
+        request_id: &str,
+        process: i32,
+        caller: Option<Caller>,
+        rested: &Rested,
+    ) {
         let kept = rested.client.is_some();
         let (outcome, round_trips, elapsed) = (&rested.outcome, rested.round_trips, rested.elapsed);
-        observe::torn_down(request_id, process, outcome, kept, round_trips, elapsed);
+        let left_open_at = caller.filter(|_| rested.is_unclean);
+        let left_open_at = left_open_at.map(|caller| caller as &dyn fmt::Display);
+        observe::torn_down(
+            request_id,
+            process,
+            outcome,
+            kept,
+            round_trips,
+            elapsed,
+            left_open_at,
+        );
+        let meters = &self.pools.meters;
+        if outcome.is_clean() {
+            meters.torn_down_clean();
+        } else {
+            meters.torn_down(outcome, elapsed, rested.is_unclean);
+        }
         let observers = self.observers.read();
         let observers = Arc::clone(&observers.unwrap_or_else(PoisonError::into_inner));
         if observers.is_empty() {
@@ -90,6 +131,7 @@ impl Engine {
             kept,
             round_trips,
             elapsed,
+            left_open_at: left_open_at.map(ToString::to_string),
         };
         for observer in observers.iter() {
             // It may run in a destructor: a second panic there would abort the process.

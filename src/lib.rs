@@ -52,7 +52,7 @@
 //! | migrations that do not stop the traffic | the crate `antifreeze-migrate` |
 //! | the end of the process, SnapStart | [`shutdown`], [`Database::close`] |
 //! | the state of the server and of the pool, for a load balancer and for people | [`health`] |
-//! | what happened | [`Teardown`](teardown::Teardown), [`Database::on_teardown`], `tracing` events with the target `antifreeze`; where no subscriber is set, warnings and errors go to stderr |
+//! | what happened | [`Teardown`](teardown::Teardown), [`Database::on_teardown`], `tracing` spans and events with the target `antifreeze`, metrics (feature `metrics`); where no subscriber is set, warnings and errors go to stderr |
 //!
 //! # Tasks and blocking work
 //!
@@ -81,6 +81,8 @@
 //! | `lambda` | Lambda events, and the deadline of a request, under axum too; see [`DatabaseLayer::max_duration`] |
 //! | `vercel` | `(AppState, Request)`; it needs Rust 1.88, as `vercel_runtime` does |
 //! | `axum` | the extractors [`Connection`], [`Transaction`] and [`Invocation`] |
+//! | `metrics` | metrics of pool, teardown and load shedding, by the facade of the crate `metrics` |
+//! | `test` | `testing`: a database for each test, and whether a handler leaves nothing open |
 //!
 //! Companion crates:
 //!
@@ -122,6 +124,8 @@ mod random;
 mod session;
 mod tally;
 pub mod teardown;
+#[cfg(feature = "test")]
+pub mod testing;
 mod tls;
 mod wire;
 
@@ -172,7 +176,13 @@ pub mod warm_up {
 }
 
 /// The examples of these pages are compiled with the crate's own.
-#[cfg(all(doctest, feature = "lambda", feature = "vercel", feature = "axum"))]
+#[cfg(all(
+    doctest,
+    feature = "lambda",
+    feature = "vercel",
+    feature = "axum",
+    feature = "test"
+))]
 mod pages {
     #[doc = include_str!("../README.md")]
     mod readme {}
@@ -182,6 +192,8 @@ mod pages {
     mod guide {}
     #[doc = include_str!("../docs/health.md")]
     mod health {}
+    #[doc = include_str!("../docs/observability.md")]
+    mod observability {}
     #[doc = include_str!("../docs/vercel.md")]
     mod vercel {}
 }

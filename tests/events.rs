@@ -3,80 +3,18 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use antifreeze::teardown::Step;
 use antifreeze::{DatabaseLayer, connection, invocation, transaction};
+use common::capture::{Capture, Seen};
 use common::{BoxError, Lab, PLENTY, lab, lab_with, lease_and_return};
 use http::{Request, Response};
 use http_body_util::Empty;
 use lab::pgbouncer::PgBouncer;
 use lab::postgres::{Auth, Postgres};
 use tower::{Layer as _, ServiceExt};
-use tracing::field::{Field, Visit};
-use tracing::subscriber::DefaultGuard;
-use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
-
-/// An event: its message and its other fields, as text.
-#[derive(Debug, Clone)]
-struct Seen {
-    level: Level,
-    message: String,
-    fields: BTreeMap<&'static str, String>,
-}
-
-impl Visit for Seen {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.record_debug(field, &format_args!("{value}"));
-    }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let value = format!("{value:?}");
-        match field.name() {
-            "message" => self.message = value,
-            name => drop(self.fields.insert(name, value)),
-        }
-    }
-}
-
-#[derive(Clone, Default)]
-struct Capture(Arc<Mutex<Vec<Seen>>>);
-
-impl<S: Subscriber> Layer<S> for Capture {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut seen = Seen {
-            level: *event.metadata().level(),
-            message: String::new(),
-            fields: BTreeMap::new(),
-        };
-        event.record(&mut seen);
-        self.0.lock().expect("no panic").push(seen);
-    }
-}
-
-impl Capture {
-    /// Listens on this thread, on which the whole of a test runs.
-    fn start() -> (Self, DefaultGuard) {
-        let capture = Capture::default();
-        let subscriber = tracing_subscriber::registry().with(capture.clone());
-        (capture, tracing::subscriber::set_default(subscriber))
-    }
-
-    /// All since this was last asked.
-    fn take(&self) -> Vec<Seen> {
-        std::mem::take(&mut self.0.lock().expect("no panic"))
-    }
-
-    /// Those with this message.
-    fn of(&self, message: &str) -> Vec<Seen> {
-        let mut all = self.take();
-        all.retain(|seen| seen.message == message);
-        all
-    }
-}
+use tracing::Level;
 
 #[tokio::test]
 async fn teardown_is_one_event_with_its_steps() {
@@ -99,10 +37,13 @@ async fn teardown_is_one_event_with_its_steps() {
     let [event] = events.as_slice() else {
         panic!("one event: {events:?}");
     };
-    assert_eq!(event.level, Level::INFO);
+    assert_eq!(event.level, Level::DEBUG);
+    let place = torn.left_open_at.expect("something was left open");
+    assert!(place.starts_with("tests/events.rs:"), "{place}");
     let expected = [
         ("elapsed", format!("{:?}", torn.elapsed)),
         ("kept", "true".into()),
+        ("left_open_at", place),
         ("outcome", "rolled back".into()),
         ("process", torn.process_id.to_string()),
         ("request_id", "abc".into()),

@@ -98,6 +98,19 @@ async fn demo_serves_until_it_is_interrupted() {
     assert_eq!(state("with"), "idle", "{sessions}");
     assert_eq!(sessions["with"]["frozen"], true, "{sessions}");
 
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/demo_page.py");
+    let mut browser = Command::new(lab::tools::tool("python3"));
+    browser.arg(script).arg(format!("http://127.0.0.1:{port}/"));
+    if std::env::var_os("LAB_KEEP").is_some() {
+        let picture = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/pictures/demo.png");
+        browser.arg(picture);
+    }
+    let clicked = timeout(PLENTY, browser.kill_on_drop(true).output()).await;
+    let clicked = clicked.expect("it ends").expect("it starts");
+    let text = [clicked.stdout, clicked.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    assert!(clicked.status.success(), "{text}");
+
     let pid = demo.id().expect("it is running") as i32;
     let pid = Pid::from_raw(pid).expect("a process id");
     rustix::process::kill_process(pid, Signal::INT).expect("interrupted");

@@ -215,6 +215,15 @@ settings(environment, pooler) {
     /// known.
     function_timeout: Duration, default "not known",
         operator "ANTIFREEZE_FUNCTION_TIMEOUT" duration, health function_timeout_seconds seconds;
+    /// From which duration on an invocation is slow, which is one line of the log. Default: 1 s.
+    slow_invocation: Duration = Duration::from_secs(1),
+        operator "ANTIFREEZE_SLOW_INVOCATION" duration;
+    /// How often an invocation may execute the same statement before one line of the log says
+    /// so, once for each statement and process. Default: 20. Zero: never.
+    repeated_statements: usize = 20;
+    /// Whether lines of the log name a statement by its text, without literals and parameters,
+    /// instead of by a hash of that. Default: no.
+    log_statements: bool = false;
     /// Which of several hosts is accepted. Default: any.
     target_session_attrs: TargetSessionAttrs = TargetSessionAttrs::Any,
         url "target_session_attrs" attributes;

@@ -14,6 +14,7 @@ use tokio_postgres::config::Host;
 use super::sandbox;
 use crate::error::{Dialled, Error, Result};
 use crate::net::Socket;
+use crate::observe::Peer;
 
 /// The port of PostgreSQL (IANA).
 const PORT: u16 = 5432;
@@ -179,6 +180,30 @@ pub(super) fn endpoints(server: &tokio_postgres::Config) -> impl Iterator<Item =
         // One port serves all hosts.
         port: ports.get(at).or(ports.first()).copied().unwrap_or(PORT),
     })
+}
+
+/// Returns the server as spans and metrics name it.
+pub(super) fn peer(server: &tokio_postgres::Config) -> Peer {
+    let first = endpoints(server).next();
+    let (address, port) = first.map_or((String::new(), PORT), |first| {
+        let address = match (first.host, first.address) {
+            (Some(Host::Tcp(name)), _) => name.clone(),
+            #[cfg(unix)]
+            (Some(Host::Unix(directory)), _) => directory.display().to_string(),
+            (None, address) => address
+                .map(|address| address.to_string())
+                .unwrap_or_default(),
+        };
+        (address, first.port)
+    });
+    let database = server.get_dbname().or(server.get_user());
+    let database = database.unwrap_or_default().to_owned();
+    Peer {
+        pool: format!("{address}:{port}/{database}"),
+        address,
+        port,
+        database,
+    }
 }
 
 impl Endpoint<'_> {

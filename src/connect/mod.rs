@@ -34,7 +34,7 @@ pub(crate) use start::{Link, Opened};
 
 use crate::config::{CLIENT_CHECK, Pooler, ServerTimeout, Settings, TlsMode, since};
 use crate::error::{Error, ErrorKind, Phase, Result};
-use crate::observe;
+use crate::observe::{self, Peer, span};
 use crate::tls;
 use crate::wire::Transport;
 
@@ -42,6 +42,7 @@ use crate::wire::Transport;
 #[derive(Debug)]
 pub struct Connector {
     config: Settings,
+    peer: Peer,
     tls: tls::Client,
     warned: Once,
     /// It was reported that the server does not take its timeouts.
@@ -59,8 +60,10 @@ pub struct Connector {
 impl Connector {
     /// Creates a connector with these settings.
     pub fn new(config: Settings) -> Self {
+        let peer = dial::peer(&config.server);
         Connector {
             config,
+            peer,
             tls: tls::Client::default(),
             warned: Once::new(),
             reported: Once::new(),
@@ -70,6 +73,11 @@ impl Connector {
             guesses: startup::Guesses::default(),
             schema_holds: AtomicBool::new(false),
         }
+    }
+
+    /// Returns the server as spans and metrics name it.
+    pub(crate) fn peer(&self) -> &Peer {
+        &self.peer
     }
 
     pub(crate) fn settings(&self) -> &Settings {
@@ -84,6 +92,14 @@ impl Connector {
     /// Connects and authenticates, within the configured time and at most three quarters of the
     /// time that is `left`. Retries transient errors.
     pub(crate) async fn open(
+        &self,
+        left: Option<Duration>,
+        options: ConnectOptions<'_>,
+    ) -> Result<Opened> {
+        span::within(span::connect(&self.peer), self.try_open(left, options)).await
+    }
+
+    async fn try_open(
         &self,
         left: Option<Duration>,
         options: ConnectOptions<'_>,

@@ -7,6 +7,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_postgres::NoTls;
 use tokio_postgres::config::{self, SslMode};
 use tokio_postgres::tls::NoTlsStream;
+use tracing::Instrument;
 
 use super::abandoned::CloseOnDrop;
 use super::channel::not_postgres;
@@ -17,6 +18,7 @@ use super::{ConnectOptions, Connector, Progress, Target, dial};
 use crate::config::{ChannelBinding, Pooler};
 use crate::error::{Error, ErrorKind, Goal, Phase, Result};
 use crate::net::{Socket, SocketView};
+use crate::observe::span;
 use crate::tls;
 use crate::wire::{Naming, Stream, Wire};
 
@@ -57,7 +59,8 @@ impl Connector {
         for (at, endpoint) in endpoints.iter().enumerate() {
             let hosts = endpoints.len() - at;
             let begin = Instant::now();
-            let resolve = timeout_at(time.share(hosts, SHARE), endpoint.targets());
+            let resolve = span::within(span::resolve(), endpoint.targets());
+            let resolve = timeout_at(time.share(hosts, SHARE), resolve);
             let took = |_| Error::connecting_took(Phase::Resolve, time.whole(), None);
             let mut targets = match resolve.await.map_err(took).and_then(|targets| targets) {
                 Ok(targets) => targets,
@@ -98,7 +101,8 @@ impl Connector {
         options: ConnectOptions<'_>,
     ) -> Result<(usize, Socket)> {
         let begin = Instant::now();
-        let race = timeout_at(until, dial::race(targets, &self.config.server)).await;
+        let race = dial::race(targets, &self.config.server).instrument(span::dial());
+        let race = timeout_at(until, race).await;
         let (at, dialled) = race.map_err(|_| {
             let dialled = targets[0].dialled();
             Error::connecting_took(Phase::Connect, until - begin, Some(dialled))
@@ -148,13 +152,19 @@ impl Connector {
     ) -> Result<Option<Opened>> {
         let config = &self.config;
         let view = socket.view();
-        let channel = self.encrypt(target, socket, options, phase).await?;
+        let encrypt = self.encrypt(target, socket, options, phase);
+        let channel = span::within(span::encrypt(), encrypt).await?;
         let bound = self.requires_binding(target, &channel)?;
         let mut transport = CloseOnDrop::new(channel.transport, options.closing);
 
         *phase = Phase::Credentials;
         let mut server = config.server.clone();
-        logins.apply(target, &mut server).await?;
+        if config.credentials.is_some() {
+            let apply = logins.apply(target, &mut server);
+            span::within(span::credentials(), apply).await?;
+        } else {
+            logins.apply(target, &mut server).await?;
+        }
         *phase = Phase::Authenticate;
         let settings = config.startup_options(config.longest_call(options.granted));
         if let Some(settings) = settings.filter(|_| self.detection.takes_settings()) {
@@ -182,7 +192,8 @@ impl Connector {
             guard,
             keys: &self.keys,
         };
-        let started = match startup.run(transport.get()).await {
+        let run = startup.run(transport.get());
+        let started = match run.instrument(span::authenticate()).await {
             Err(Failure::WrongGuess) => return Ok(None),
             started => started.map_err(|failure| self.not_started(target, failure))?,
         };

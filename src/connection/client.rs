@@ -101,9 +101,20 @@ impl ClientSession {
         self.wire.divert()
     }
 
+    /// [Pumps](ClientSession::pump), unless another thread is driving the connection.
+    pub(crate) fn try_pump(&self) -> Option<Snapshot> {
+        self.driver.try_pump()
+    }
+
     /// Drives the connection as far as it goes without waiting, and returns its state.
     pub(crate) fn pump(&self) -> Snapshot {
         self.driver.pump()
+    }
+
+    /// Waits until no other thread is driving the connection. May be called while no lock is
+    /// held that such a thread could need.
+    pub(crate) fn wait_for_pump(&self) {
+        self.driver.wait_for_poll();
     }
 
     /// Waits until nothing is under way, or the connection has ended.
@@ -113,7 +124,7 @@ impl ClientSession {
 
     /// Returns whether the connection has ended.
     pub(crate) fn is_over(&self) -> bool {
-        self.driver.is_over() || self.wire.snapshot().is_over()
+        self.driver.is_over() || self.wire.is_over()
     }
 
     /// Returns a cached statement, or prepares it. Once the server has said that a statement

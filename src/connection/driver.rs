@@ -11,7 +11,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -22,6 +22,9 @@ use tokio_postgres::{AsyncMessage, Client, Connection};
 
 use crate::observe;
 use crate::wire::{ServerState, Snapshot, Stream, Wire};
+
+/// The connection, locked.
+type Slot<'a> = MutexGuard<'a, Option<Connection<Stream, NoTlsStream>>>;
 
 /// Called when a driver ends, for whatever reason.
 pub(super) type OnEnd = Arc<dyn Fn() + Send + Sync>;
@@ -37,6 +40,22 @@ struct Polls(bool);
 impl Drop for Polls {
     fn drop(&mut self) {
         POLLS.set(self.0);
+    }
+}
+
+/// Counts one until it is dropped.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Counted(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -67,6 +86,8 @@ pub(super) struct Driver {
     woken: Arc<Woken>,
     /// The connection was polled and [is decided](Snapshot::is_decided).
     decided: Notify,
+    /// How many wait for that. Counted before they look at the wire, whose lock orders it.
+    waiting: AtomicUsize,
     wire: Wire,
     /// Locked by the holder of the connection.
     client: Weak<tokio::sync::Mutex<Client>>,
@@ -90,6 +111,7 @@ impl Driver {
                 task: Mutex::new(Waker::noop().clone()),
             }),
             decided: Notify::new(),
+            waiting: AtomicUsize::new(0),
             wire,
             client: Arc::downgrade(client),
             dismissed: AtomicBool::new(false),
@@ -133,6 +155,7 @@ impl Driver {
             if snapshot.is_decided() {
                 return snapshot;
             }
+            let _waiting = Counted::new(&self.waiting);
             let mut decided = pin!(self.decided.notified());
             decided.as_mut().enable();
             // The task may have polled before we listened.
@@ -153,15 +176,38 @@ impl Driver {
         self.woken.wake_by_ref();
     }
 
-    /// The snapshot is taken before another poll: a poll under way does not
-    /// know yet what it waits for.
-    fn poll(&self, mut slot: MutexGuard<'_, Option<Connection<Stream, NoTlsStream>>>) -> Snapshot {
+    /// Polls the connection until it has nothing to do. Returns whether it has ended.
+    fn drive(&self) -> bool {
+        let mut slot = lock(&self.connection);
+        if slot.is_none() {
+            return true;
+        }
+        self.poll_if_woken(&mut slot);
+        let is_watched = self.waiting.load(Ordering::Relaxed) > 0;
+        if slot.is_none() || is_watched || self.wire.is_disturbed() {
+            self.look(slot);
+            return self.is_over();
+        }
+        false
+    }
+
+    fn poll(&self, mut slot: Slot<'_>) -> Snapshot {
         if slot.is_none() {
             return self.wire.snapshot();
         }
+        self.poll_if_woken(&mut slot);
+        self.look(slot)
+    }
+
+    fn poll_if_woken(&self, slot: &mut Slot<'_>) {
         if self.woken.since_poll.swap(false, Ordering::AcqRel) {
-            self.poll_connection(&mut slot);
+            self.poll_connection(slot);
         }
+    }
+
+    /// Takes a snapshot, before another poll: a poll under way does not know yet what it waits
+    /// for.
+    fn look(&self, mut slot: Slot<'_>) -> Snapshot {
         let snapshot = self.wire.snapshot();
         // No answer to come could be assigned to its request: the client's futures fail.
         if snapshot.server == ServerState::Lost && slot.take().is_some() {
@@ -177,7 +223,7 @@ impl Driver {
             }
         }
         drop(slot);
-        if snapshot.is_decided() {
+        if self.waiting.load(Ordering::Relaxed) > 0 && snapshot.is_decided() {
             self.decided.notify_waiters();
         }
         snapshot
@@ -213,8 +259,7 @@ async fn drive(mut end: DriverEnd) {
     let driver = &end.driver;
     poll_fn(|cx| {
         lock(&driver.woken.task).clone_from(cx.waker());
-        driver.pump();
-        if driver.is_over() {
+        if driver.drive() {
             Poll::Ready(())
         } else {
             Poll::Pending

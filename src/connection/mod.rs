@@ -166,11 +166,6 @@ impl ServerSession {
         self.link.wire.facts().key.map_or(0, |(process, _)| process)
     }
 
-    /// Returns the state of the connection when it was last driven.
-    pub(crate) fn snapshot(&self) -> Snapshot {
-        self.client().wire.snapshot()
-    }
-
     /// Drives the connection as far as it goes without waiting, and returns its state.
     pub(crate) fn pump(&self) -> Snapshot {
         self.client().driver.pump()
@@ -178,13 +173,13 @@ impl ServerSession {
 
     /// [Pumps](ServerSession::pump), unless another thread is driving the connection.
     pub(crate) fn try_pump(&self) -> Option<Snapshot> {
-        self.client().driver.try_pump()
+        self.client().try_pump()
     }
 
     /// Waits until no other thread is driving the connection. May be called while no lock is
     /// held that such a thread could need.
     pub(crate) fn wait_for_pump(&self) {
-        self.client().driver.wait_for_poll();
+        self.client().wait_for_pump();
     }
 
     /// Returns whether the connection has ended.

@@ -11,6 +11,7 @@ pub use tokio_postgres::IsolationLevel;
 use super::state::{Caller, Invocation};
 use super::transaction::{Shared, Transaction};
 use crate::error::{Error, Result};
+use crate::observe::span;
 
 impl Invocation {
     /// Returns the transaction of this invocation: every call returns the same one.
@@ -133,7 +134,8 @@ impl TransactionBuilder {
         transaction.check_undecided()?;
         connection.session().wire.arm(&begin);
         let patience = leases.engine.settings().acquire_timeout;
-        let shared = Arc::new(Shared::new(connection, begin, patience));
+        let span = span::transaction(&invocation.span(), leases.engine.peer());
+        let shared = Arc::new(Shared::new(connection, begin, patience, span));
         transaction.make(&mut slot, &shared);
         drop(slot);
         // Checkouts that wait for this connection can go on.

@@ -3,12 +3,13 @@
 use std::panic::Location;
 use std::pin::pin;
 
-use futures_util::future::{Either, select};
+use futures_util::future::{BoxFuture, Either, select};
 
 use super::connection::Connection;
 use super::scope::Scope;
 use super::state::{Caller, Invocation};
 use crate::error::{Error, Result};
+use crate::observe::{Stamp, span};
 use crate::pool::Permit;
 use crate::tally::One;
 
@@ -45,7 +46,8 @@ impl Invocation {
     pub(crate) async fn lease(&self, caller: Caller) -> Result<Connection> {
         let connection = self.lease_for_driver(caller).await?;
         if connection.has_parameters() {
-            Box::pin(connection.prepare(&[])).await?;
+            let prepare: BoxFuture<'_, _> = Box::pin(connection.prepare(&[]));
+            prepare.await?;
         }
         Ok(connection)
     }
@@ -53,10 +55,16 @@ impl Invocation {
     /// [Leases](Invocation::lease) for another driver, whose parameters the session may have.
     pub(crate) async fn lease_for_driver(&self, caller: Caller) -> Result<Connection> {
         let leases = &self.inner.leases;
-        if let Some(leased) = leases.try_lease() {
-            return Ok(Connection::new(leases, leased));
+        if let Some(leased) = leases.try_lease(caller) {
+            return Ok(self.connection_of(leased));
         }
-        Box::pin(self.wait_for_lease(caller)).await
+        let span = span::checkout(&self.span(), &leases.engine.peer().pool);
+        let begin = Stamp::now();
+        // Without its type, or each handler would have a copy of what drops it.
+        let wait: BoxFuture<'_, _> = Box::pin(span::within(span, self.wait_for_lease(caller)));
+        let leased = wait.await?;
+        leases.engine.pools().meters.waited_since(begin);
+        Ok(leased)
     }
 
     async fn wait_for_lease(&self, caller: Caller) -> Result<Connection> {
@@ -70,8 +78,8 @@ impl Invocation {
             let granted = leases.deadline.whole();
             let leased = permit.checkout(leases.left(), granted, &leases.closing);
             let (lease, client) = leased.await?;
-            let leased = leases.add(lease, client, &mut checkout)?;
-            Ok(Connection::new(leases, leased))
+            let leased = leases.add(lease, client, caller, &mut checkout)?;
+            Ok(self.connection_of(leased))
         };
         // A checkout must not outlive the invocation: the connection that it opens would stay
         // behind.
@@ -94,8 +102,9 @@ impl Invocation {
         loop {
             let mut returned = pin!(leases.returned.notified());
             returned.as_mut().enable();
-            if let Some(leased) = leases.recycle(checkout).await? {
-                return Ok(Either::Right(Connection::new(leases, leased)));
+            if let Some(leased) = leases.recycle(caller, checkout).await? {
+                span::checked_out("recycled");
+                return Ok(Either::Right(self.connection_of(leased)));
             }
             if Scope::transactions(self) >= max {
                 return Err(Error::pool_self_deadlock(max, caller));

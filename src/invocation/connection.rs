@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio_postgres::Client;
 
-use super::leases::Leases;
+use super::leases::Owner;
 use crate::connection::{ClientSession, ExclusiveClient, Parameters};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::Lease;
@@ -47,7 +47,7 @@ pub struct Connection {
     session: Arc<ClientSession>,
     lease: Weak<Lease>,
     turn: u64,
-    invocation: Weak<Leases>,
+    invocation: Weak<dyn Owner>,
 }
 
 impl Connection {
@@ -98,7 +98,7 @@ impl Connection {
     }
 
     pub(super) fn new(
-        invocation: &Arc<Leases>,
+        invocation: Weak<dyn Owner>,
         (lease, turn, client): (Arc<Lease>, u64, ExclusiveClient),
     ) -> Self {
         Connection {
@@ -106,14 +106,23 @@ impl Connection {
             client: Some(client),
             lease: Arc::downgrade(&lease),
             turn,
-            invocation: Arc::downgrade(invocation),
+            invocation,
+        }
+    }
+
+    /// Notes that the response has decided against the transaction that is open here.
+    pub(super) fn decide_rollback(&self) {
+        if let Some(lease) = self.lease.upgrade() {
+            lease.decide_rollback();
         }
     }
 
     /// Returns the time that the handler has left; zero after the invocation.
     pub(super) fn left(&self) -> Option<Duration> {
         let invocation = self.invocation.upgrade();
-        invocation.map_or(Some(Duration::ZERO), |invocation| invocation.left())
+        invocation.map_or(Some(Duration::ZERO), |invocation| {
+            invocation.leases().left()
+        })
     }
 
     pub(super) fn session(&self) -> &Arc<ClientSession> {
@@ -204,7 +213,7 @@ impl Connection {
     pub(crate) async fn rest(self) {
         let invocation = self.invocation.upgrade();
         if let Some((invocation, lease)) = invocation.zip(self.lease.upgrade()) {
-            Box::pin(invocation.rest_left(lease, self.turn)).await;
+            Box::pin(invocation.leases().rest_left(lease, self.turn)).await;
         }
     }
 
@@ -235,7 +244,8 @@ impl Drop for Connection {
         drop(self.client.take());
         let invocation = self.invocation.upgrade();
         if let Some((invocation, lease)) = invocation.zip(self.lease.upgrade()) {
-            invocation.take_back(lease, self.turn);
+            self.session.wait_for_pump();
+            invocation.leases().take_back(&invocation, lease, self.turn);
         }
     }
 }

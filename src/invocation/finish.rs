@@ -15,7 +15,7 @@ use super::scope::Scope;
 use super::state::{Agenda, Hook, Invocation};
 use super::tasks::cut_off;
 use crate::error::Result;
-use crate::observe;
+use crate::observe::{self, span};
 use crate::teardown::Budget;
 
 /// The result of the invocation's transaction. An error replaces the response, since what the
@@ -43,6 +43,8 @@ impl Invocation {
         for (lease, rested, reservation) in rested {
             inner.leases.give_back(lease, rested, Some(reservation));
         }
+        inner.leases.log_end();
+        inner.leases.span.close();
         drop(guard);
         true
     }
@@ -55,6 +57,11 @@ impl Invocation {
         leases.rest(Selection::All).await;
         leases.wait_for_closing().await;
         Live::of(self.engine()).end_common().await;
+        leases.log_end();
+        if leases.span.close() {
+            // This poll is the last one inside it: the hooks find it closed, and can flush it.
+            tokio::task::yield_now().await;
+        }
         // In the order of their registration.
         let next = |agenda: &mut Agenda| agenda.after.pop_front();
         self.run("after", next, leases.budget().one_step()).await;
@@ -107,13 +114,24 @@ impl Invocation {
         let failed = std::mem::replace(&mut self.agenda().failed, true);
         if !success || failed {
             // Dropping it gives its connection back, and teardown rolls it back.
+            shared.connection.decide_rollback();
+            span::ended(&shared.span, "rolled back");
             return Ok(());
         }
-        match Arc::try_unwrap(shared) {
+        let span = shared.span.clone();
+        let committed = match Arc::try_unwrap(shared) {
             Err(_) => Err(commit::in_use()),
             Ok(shared) if shared.is_used() && shared.was_cut_off() => Err(commit::cut_off()),
-            Ok(shared) => shared.commit(&self.inner.leases.budget()).await,
+            Ok(shared) => {
+                let budget = self.inner.leases.budget();
+                span::within(span::commit(&span), shared.commit(&budget)).await
+            }
+        };
+        match &committed {
+            Ok(()) => span::ended(&span, "committed"),
+            Err(error) => span::failed(&span, error),
         }
+        committed
     }
 
     /// Runs hooks one after the other. Each may panic and may take the time of one step; all
@@ -170,20 +188,23 @@ impl Invocation {
             return;
         }
         say(self.request_id(), leases.len());
+        inner.leases.span.close();
         let closing: Vec<_> = leases
             .into_iter()
             .map(|lease| (lease.session().end_at_once(), lease))
             .collect();
         drop(shared);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let leases = Arc::clone(&inner.leases);
+            let inner = Arc::clone(inner);
             runtime.spawn(async move {
+                let leases = &inner.leases;
                 let budget = Budget::new(None, leases.engine.pools().round_trip());
                 let closes = closing.into_iter().map(async |(said_goodbye, lease)| {
                     let rested = lease.close_ended(said_goodbye, &budget).await;
                     leases.report(&lease, &rested);
                 });
                 join_all(closes).await;
+                leases.log_end();
                 drop(guard);
             });
         }

@@ -1,26 +1,43 @@
 //! Tracks the connections that an invocation leases, from checkout to rest.
 
+use std::fmt::Display;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
+use smallvec::SmallVec;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
+use tracing::Instrument;
 
+use super::ledger::Ledger;
 use crate::connection::ExclusiveClient;
 use crate::deadline::Deadline;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::observe::span::{self, InvocationSpan};
+use crate::observe::{self, Caller};
 use crate::pool::{Lease, Reservation};
 use crate::tally::{One, Tally};
 use crate::teardown::{Budget, Rested, close};
+use crate::wire::{Watching, Work};
+
+/// What owns the leases of an invocation: connections refer to it, and it is not known here.
+pub(super) trait Owner: Send + Sync {
+    fn leases(&self) -> &Leases;
+}
 
 pub(super) struct Leases {
     pub(super) engine: Arc<Engine>,
     pub(super) request_id: Box<str>,
     pub(super) deadline: Deadline,
+    pub(super) span: InvocationSpan,
+    /// The time that answers take is measured.
+    pub(super) times: AtomicBool,
+    ledger: Mutex<Ledger>,
     state: Mutex<State>,
     /// The gate was closed.
     gate: Notify,
@@ -37,7 +54,8 @@ pub(super) struct Leases {
 struct State {
     /// The gate is closed: no more connections are given out.
     closed: bool,
-    leases: Vec<Arc<Lease>>,
+    /// One as a rule, which is not worth an allocation.
+    leases: SmallVec<[Arc<Lease>; 1]>,
 }
 
 /// Selects the leases that are brought to rest.
@@ -56,11 +74,15 @@ impl State {
 }
 
 impl Leases {
+    #[inline]
     pub(super) fn new(engine: Arc<Engine>, deadline: Deadline, request_id: &str) -> Self {
         Leases {
             engine,
             request_id: request_id.into(),
             deadline,
+            span: InvocationSpan::new(request_id),
+            times: AtomicBool::new(false),
+            ledger: Mutex::default(),
             state: Mutex::default(),
             gate: Notify::new(),
             checkouts: Tally::default(),
@@ -144,14 +166,15 @@ impl Leases {
 
     /// Leases an idle connection, if that is possible without waiting and this invocation has no
     /// connection yet.
-    pub(super) fn try_lease(&self) -> Option<(Arc<Lease>, u64, ExclusiveClient)> {
+    pub(super) fn try_lease(&self, caller: Caller) -> Option<(Arc<Lease>, u64, ExclusiveClient)> {
         let pool = self.engine.pools().here();
         let mut state = self.state();
         if state.closed || !state.leases.is_empty() {
             return None;
         }
         let (lease, client) = pool.try_checkout(self.deadline.whole())?;
-        let turn = lease.next_turn();
+        self.engine.pools().meters.did_not_wait();
+        let turn = self.begin_turn(&lease, caller);
         state.leases.push(Arc::clone(&lease));
         Some((lease, turn, client))
     }
@@ -168,6 +191,7 @@ impl Leases {
         &self,
         lease: Arc<Lease>,
         client: ExclusiveClient,
+        caller: Caller,
         checkout: &mut Option<One>,
     ) -> Result<(Arc<Lease>, u64, ExclusiveClient)> {
         let mut state = self.state();
@@ -179,7 +203,7 @@ impl Leases {
             }
             return Err(Error::invocation_ended());
         }
-        let turn = lease.next_turn();
+        let turn = self.begin_turn(&lease, caller);
         state.leases.push(Arc::clone(&lease));
         *checkout = None;
         Ok((lease, turn, client))
@@ -189,6 +213,7 @@ impl Leases {
     /// Ends the checkout if it finds one.
     pub(super) async fn recycle(
         &self,
+        caller: Caller,
         checkout: &mut Option<One>,
     ) -> Result<Option<(Arc<Lease>, u64, ExclusiveClient)>> {
         let pool = self.engine.pools().here();
@@ -211,7 +236,7 @@ impl Leases {
         // that waits.
         let _returned = Notifies(&self.returned);
         let budget = self.budget();
-        let mut rested = Box::pin(lease.rest(Some(client), true, &budget)).await;
+        let mut rested = Box::pin(self.bring_to_rest(&lease, Some(client), true, &budget)).await;
         let mut state = self.state();
         if !lease.is_turn(turn) {
             return Err(Error::invocation_ended());
@@ -222,14 +247,19 @@ impl Leases {
         }
         drop(state);
         self.report(&lease, &rested);
+        // What was left open was that of the caller before.
+        if rested.client.is_some() {
+            lease.set_caller(caller);
+        }
         let client = rested.client.take();
         Ok(client.map(|client| (lease, turn, client)))
     }
 
     /// Takes back a connection that was dropped. If it is at rest it returns to the pool; otherwise
     /// it stays here, for the next checkout or the teardown.
-    pub(super) fn take_back(self: &Arc<Self>, lease: Arc<Lease>, turn: u64) {
-        lease.session().wait_for_pump();
+    ///
+    /// May be called once no other thread is driving the connection.
+    pub(super) fn take_back(&self, owner: &Arc<dyn Owner>, lease: Arc<Lease>, turn: u64) {
         let mut state = self.state();
         if !lease.is_turn(turn) {
             return;
@@ -244,27 +274,28 @@ impl Leases {
             None => {
                 // Another caller of this invocation that waits for a connection brings it to rest.
                 self.returned.notify_waiters();
-                self.take_back_once_read(lease, turn);
+                self.take_back_once_read(owner, lease, turn);
             }
         }
     }
 
     /// Takes back a connection once the reading behind its first statement is answered, if that is
     /// all that keeps it: another invocation may wait for it.
-    fn take_back_once_read(self: &Arc<Self>, lease: Arc<Lease>, turn: u64) {
+    fn take_back_once_read(&self, owner: &Arc<dyn Owner>, lease: Arc<Lease>, turn: u64) {
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
         if lease.has_read() || !lease.session().pump().is_quiet() {
             return;
         }
-        let leases = Arc::downgrade(self);
+        let owner = Arc::downgrade(owner);
         let limit = self.budget().step();
         // The lease is not held meanwhile: it may end before, and others wait for its permit.
         let read = lease.unheld_until_read(limit);
         runtime.spawn(async move {
-            if let (Some(lease), Some(leases)) = (read.await, leases.upgrade()) {
-                leases.take_back(lease, turn);
+            if let (Some(lease), Some(owner)) = (read.await, owner.upgrade()) {
+                lease.session().wait_for_pump();
+                owner.leases().take_back(&owner, lease, turn);
             }
         });
     }
@@ -281,7 +312,7 @@ impl Leases {
             }
             let reservation = lease.reserve();
             let keep = reservation.is_some();
-            let rested = lease.rest(client, keep, &budget).await;
+            let rested = self.bring_to_rest(&lease, client, keep, &budget).await;
             // If it is not there any more, another teardown was quicker.
             if self.state().remove(&lease) {
                 self.give_back(lease, rested, reservation);
@@ -306,7 +337,7 @@ impl Leases {
     }
 
     /// Brings a connection to rest that another driver has left, however it has left it.
-    pub(super) async fn rest_left(self: &Arc<Self>, lease: Arc<Lease>, turn: u64) {
+    pub(super) async fn rest_left(&self, lease: Arc<Lease>, turn: u64) {
         // The end of the invocation waits for it.
         let closing = {
             let mut state = self.state();
@@ -318,7 +349,8 @@ impl Leases {
         };
         let reservation = lease.reserve();
         let keep = reservation.is_some();
-        let rested = lease.rest(None, keep, &self.budget()).await;
+        let budget = self.budget();
+        let rested = self.bring_to_rest(&lease, None, keep, &budget).await;
         self.give_back(lease, rested, reservation);
         drop(closing);
         self.returned.notify_waiters();
@@ -337,7 +369,7 @@ impl Leases {
 
     /// Takes the leases, when no task will wait until they are at rest.
     pub(super) fn take_all(&self) -> Vec<Arc<Lease>> {
-        std::mem::take(&mut self.state().leases)
+        std::mem::take(&mut self.state().leases).into_vec()
     }
 
     pub(super) fn give_back(
@@ -361,9 +393,95 @@ impl Leases {
         });
     }
 
+    /// Brings a connection to rest, or closes it, in a span of its own.
+    async fn bring_to_rest(
+        &self,
+        lease: &Lease,
+        client: Option<ExclusiveClient>,
+        keep: bool,
+        budget: &Budget,
+    ) -> Rested {
+        let span = span::teardown(&self.span.get());
+        let rest = lease.rest(client, keep, budget).instrument(span.clone());
+        let rested = rest.await;
+        let left_open_at = lease.caller().0.filter(|_| rested.is_unclean);
+        let left_open_at = left_open_at.map(|caller| caller as &dyn Display);
+        let kept = rested.client.is_some();
+        span::torn_down(
+            &span,
+            &rested.outcome,
+            kept,
+            rested.round_trips,
+            left_open_at,
+        );
+        rested
+    }
+
     pub(super) fn report(&self, lease: &Lease, rested: &Rested) {
         let process = lease.session().process();
-        self.engine.report(&self.request_id, process, rested);
+        let (caller, counts) = lease.caller();
+        self.engine
+            .report(&self.request_id, process, caller, rested);
+        let (work, watched) = match counts {
+            true => lease.session().link.wire.take_work(),
+            false => Default::default(),
+        };
+        if !counts && !rested.is_unclean {
+            return;
+        }
+        let mut ledger = self.ledger();
+        if rested.is_unclean {
+            let first = watched.as_ref().and_then(|watched| watched.first.clone());
+            ledger.note_unclean(caller, rested, first);
+        }
+        ledger.note(&work, watched);
+    }
+
+    /// Returns what is watched of the work, if there is a subscriber, a recorder or a layer that
+    /// takes it.
+    fn watching(&self) -> Option<Watching> {
+        let times = self.times.load(Ordering::Relaxed);
+        let logs = observe::logs_ends();
+        let settings = self.engine.settings();
+        (logs || times || cfg!(feature = "metrics")).then(|| Watching {
+            statements: logs && (settings.repeated_statements > 0 || settings.log_statements),
+            texts: settings.log_statements,
+            times,
+        })
+    }
+
+    /// Begins the turn of a caller that leases a connection.
+    fn begin_turn(&self, lease: &Lease, caller: Caller) -> u64 {
+        let watching = self.watching();
+        if watching.is_some() {
+            lease.session().link.wire.begin_work(watching);
+        }
+        lease.turn_of(caller, watching.is_some())
+    }
+
+    /// Returns what the connections that were given back were asked for.
+    pub(super) fn work(&self) -> Work {
+        self.ledger().work()
+    }
+
+    /// Writes the lines about the invocation, at its end.
+    pub(super) fn log_end(&self) {
+        let mut ledger = self.ledger();
+        if ledger.close(&self.engine, &self.request_id, &self.deadline) {
+            let work = ledger.work();
+            span::worked(
+                &self.span.get(),
+                work.statements,
+                work.round_trips,
+                work.rows,
+            );
+            let meters = &self.engine.pools().meters;
+            meters.worked(work.statements, work.round_trips);
+        }
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

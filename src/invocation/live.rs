@@ -49,8 +49,7 @@ impl Live {
     }
 
     /// Adds an invocation that begins.
-    pub(super) fn add(&self, invocation: &Invocation) {
-        let outer = Scope::find(invocation.engine());
+    fn add(&self, invocation: &Invocation, outer: Option<&Invocation>) {
         let mut state = self.state();
         state
             .all
@@ -91,6 +90,7 @@ impl Live {
             let _ = timeout(common.budget().step(), common.checkouts.none()).await;
             Box::pin(common.rest(Selection::All)).await;
             common.wait_for_closing().await;
+            common.log_end();
         }
     }
 
@@ -126,11 +126,11 @@ impl State {
 }
 
 impl Invocation {
-    /// Notes that the invocation begins to run.
-    pub(super) fn begin(&self) {
+    /// Notes that the invocation begins to run in `scope`.
+    pub(super) fn begin(&self, scope: &Scope) {
         // What is done for the host is no call of the function.
         if !self.inner.leases.deadline.is_internal() {
-            Live::of(self.engine()).add(self);
+            Live::of(self.engine()).add(self, scope.outer());
         }
     }
 

@@ -8,6 +8,7 @@ mod connection;
 mod diverted;
 mod finish;
 mod leases;
+mod ledger;
 mod live;
 mod retry;
 mod run;

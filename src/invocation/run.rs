@@ -51,6 +51,9 @@ pin_project! {
     /// The handler runs and is dropped inside the task-local scope, and its panics are caught and
     /// resumed once every connection is at rest. An error of this crate replaces the handler's
     /// answer. If this future is dropped before its end, the invocation is abandoned.
+    ///
+    /// It is boxed: what it holds of the handler is large, and would be moved several times before
+    /// it is polled.
     pub(crate) struct Run<F: Future, J> {
         scope: Scope,
         judge: J,
@@ -145,23 +148,29 @@ impl Drop for Ending {
 impl<F: Future, J> Run<F, J> {
     /// Calls `handler` inside the invocation; the call itself may panic.
     #[inline]
-    pub(crate) fn new(invocation: Invocation, judge: J, handler: impl FnOnce() -> F) -> Self {
-        invocation.begin();
+    pub(crate) fn new(
+        invocation: Invocation,
+        judge: J,
+        handler: impl FnOnce() -> F,
+    ) -> Pin<Box<Self>> {
         let scope = Scope::around(invocation.clone());
+        invocation.begin(&scope);
         let cutoff = invocation.cutoff().map(tokio::time::sleep_until);
-        let mut run = Run {
+        let mut run = Box::pin(Run {
             scope,
             judge,
             handler: None,
             cutoff,
             ended: None,
             ending: Ending::new(invocation, observe::abandoned),
-        };
-        // Futures are large: what is caught is written to its place, and not moved there.
-        let mut call = Some(handler);
-        let mut handler = || run.handler = call.take().map(|call| call());
-        let called = catch_unwind(AssertUnwindSafe(|| run.scope.enter(&mut handler)));
-        run.ended = called.err().map(HandlerEnd::Panicked);
+        });
+        let span = run.invocation().span();
+        let this = run.as_mut().project();
+        let mut place = this.handler;
+        // Written to its place at once: a result of `catch_unwind` would be moved there.
+        let call = AssertUnwindSafe(|| place.set(Some(handler())));
+        let called = span.in_scope(|| this.scope.enter(|| catch_unwind(call)));
+        *this.ended = called.err().map(HandlerEnd::Panicked);
         run
     }
 
@@ -180,6 +189,8 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let invocation = this.ending.invocation();
+        let span = invocation.span();
+        let _entered = span.enter();
         if let Some(handler) = this.handler.as_mut().as_pin_mut() {
             let mut polled = Poll::Pending;
             let poll = AssertUnwindSafe(|| polled = handler.poll(cx));

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
+use tracing::Instrument;
 
 use super::builder::TransactionBuilder;
 use super::connection::Connection;
@@ -20,54 +21,64 @@ tokio::task_local! {
 
 /// The invocations that code runs in, one for each database, the innermost first.
 #[derive(Clone)]
-pub(crate) struct Scope(Arc<Layered>);
-
-struct Layered {
+pub(crate) struct Scope {
     invocation: Invocation,
-    outer: Option<Scope>,
+    outer: Option<Arc<Scope>>,
 }
 
 impl Scope {
     /// Returns the current scope with `invocation` as the innermost.
     pub(crate) fn around(invocation: Invocation) -> Self {
-        let outer = Scope::current();
-        Scope(Arc::new(Layered { invocation, outer }))
+        let outer = CURRENT.try_with(|scope| Arc::new(scope.clone())).ok();
+        Scope { invocation, outer }
     }
 
-    fn current() -> Option<Scope> {
-        CURRENT.try_with(Clone::clone).ok()
-    }
-
-    fn invocations() -> impl Iterator<Item = Invocation> {
-        let scopes = successors(Scope::current(), |scope| scope.0.outer.clone());
-        scopes.map(|scope| scope.0.invocation.clone())
+    fn invocations(&self) -> impl Iterator<Item = &Invocation> {
+        let scopes = successors(Some(self), |scope| scope.outer.as_deref());
+        scopes.map(|scope| &scope.invocation)
     }
 
     /// Finds the current invocation of a database.
     pub(crate) fn find(engine: &Arc<Engine>) -> Option<Invocation> {
-        Scope::invocations().find(|invocation| invocation.belongs_to(engine))
+        let found = CURRENT.try_with(|scope| {
+            let mut all = scope.invocations();
+            all.find(|invocation| invocation.belongs_to(engine))
+                .cloned()
+        });
+        found.ok().flatten()
+    }
+
+    /// Finds the invocation of the same database inside which this one began.
+    pub(super) fn outer(&self) -> Option<&Invocation> {
+        let engine = self.invocation.engine();
+        let outer = self.outer.as_ref()?;
+        outer.invocations().find(|one| one.belongs_to(engine))
     }
 
     /// Returns `invocation` and the outer ones of the same database.
-    fn with_outer(invocation: &Invocation) -> impl Iterator<Item = Invocation> {
-        let inner = invocation.clone();
-        let outer = Scope::invocations().filter(move |outer| {
-            !Arc::ptr_eq(&outer.inner, &inner.inner) && outer.belongs_to(inner.engine())
+    fn with_outer(invocation: &Invocation) -> Vec<Invocation> {
+        let is_outer = |outer: &&Invocation| {
+            !Arc::ptr_eq(&outer.inner, &invocation.inner) && outer.belongs_to(invocation.engine())
+        };
+        let outer = CURRENT.try_with(|scope| {
+            let outer = scope.invocations().filter(is_outer);
+            outer.cloned().collect::<Vec<_>>()
         });
-        once(invocation.clone()).chain(outer)
+        let outer = outer.unwrap_or_default();
+        once(invocation.clone()).chain(outer).collect()
     }
 
     /// Counts the connections that `invocation` and the outer ones use.
     pub(super) fn in_use(invocation: &Invocation) -> usize {
         let all = Scope::with_outer(invocation);
-        all.map(|one| one.inner.leases.in_use()).sum()
+        all.iter().map(|one| one.inner.leases.in_use()).sum()
     }
 
     /// Counts the connections that transactions keep until the end of `invocation`. Concurrent
     /// futures may give back any of the others.
     pub(super) fn transactions(invocation: &Invocation) -> usize {
         let all = Scope::with_outer(invocation);
-        all.filter(Invocation::keeps_one).count()
+        all.iter().filter(|one| one.keeps_one()).count()
     }
 
     /// Runs `f` in this scope.
@@ -106,7 +117,10 @@ impl Invocation {
     {
         let scope = Scope::around(self.clone());
         let _agenda = self.agenda();
-        let task = self.inner.tasks.spawn(scope.run(future));
+        let task = self
+            .inner
+            .tasks
+            .spawn(scope.run(future).instrument(self.span()));
         if !self.inner.leases.is_open() {
             task.abort();
         }
@@ -122,7 +136,7 @@ impl Invocation {
 /// a task that was started with `tokio::spawn`.
 pub fn invocation() -> Result<Invocation> {
     CURRENT
-        .try_with(|scope| scope.0.invocation.clone())
+        .try_with(|scope| scope.invocation.clone())
         .map_err(|_| Error::not_in_invocation())
 }
 

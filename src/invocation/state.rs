@@ -5,21 +5,26 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use super::leases::Leases;
+use http::HeaderValue;
+use tracing::Span;
+
+use super::connection::Connection;
+use super::leases::{Leases, Owner};
 use super::tasks::Tasks;
 use super::transaction::Slot;
+use crate::connection::ExclusiveClient;
 use crate::deadline::Deadline;
 use crate::engine::Engine;
 use crate::error::Error;
+pub(crate) use crate::observe::Caller;
+use crate::pool::Lease;
 
 /// A future that runs at the end of an invocation.
 pub(super) type Hook = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// The caller of a checkout: a place in the source, or an extractor.
-pub(crate) type Caller = &'static (dyn fmt::Display + Sync);
 
 /// One call of the function.
 ///
@@ -45,10 +50,16 @@ pub struct Invocation {
 }
 
 pub(super) struct Inner {
-    pub(super) leases: Arc<Leases>,
+    pub(super) leases: Leases,
     pub(super) transaction: Slot,
     pub(super) tasks: Tasks,
     agenda: Mutex<Agenda>,
+}
+
+impl Owner for Inner {
+    fn leases(&self) -> &Leases {
+        &self.leases
+    }
 }
 
 /// What the end of the invocation has to run, and what decides it.
@@ -67,7 +78,7 @@ impl Invocation {
     pub(crate) fn new(engine: Arc<Engine>, deadline: Deadline, request_id: &str) -> Self {
         Invocation {
             inner: Arc::new(Inner {
-                leases: Arc::new(Leases::new(engine, deadline, request_id)),
+                leases: Leases::new(engine, deadline, request_id),
                 transaction: Slot::default(),
                 tasks: Tasks::default(),
                 agenda: Mutex::default(),
@@ -140,6 +151,12 @@ impl Invocation {
         &self.inner.leases.engine
     }
 
+    /// Makes a connection of what was leased.
+    pub(super) fn connection_of(&self, leased: (Arc<Lease>, u64, ExclusiveClient)) -> Connection {
+        let owner: Weak<Inner> = Arc::downgrade(&self.inner);
+        Connection::new(owner, leased)
+    }
+
     pub(super) fn belongs_to(&self, engine: &Arc<Engine>) -> bool {
         Arc::ptr_eq(self.engine(), engine)
     }
@@ -153,6 +170,35 @@ impl Invocation {
     /// the transaction ends with the head, before the tasks that wait.
     pub(super) fn keeps_one(&self) -> bool {
         self.inner.transaction.is_made() && !self.streams()
+    }
+
+    /// Measures the time that answers of the server take.
+    pub(crate) fn time_answers(&self) {
+        self.inner.leases.times.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns the value of a `Server-Timing` header, if that time is measured.
+    pub(crate) fn server_timing(&self) -> Option<HeaderValue> {
+        let leases = &self.inner.leases;
+        if !leases.times.load(Ordering::Relaxed) {
+            return None;
+        }
+        let work = leases.work();
+        let plural = |count: u64| if count == 1 { "" } else { "s" };
+        let value = format!(
+            "db;dur={:.1};desc=\"{} statement{}, {} round trip{}\"",
+            work.busy.as_secs_f64() * 1e3,
+            work.statements,
+            plural(work.statements),
+            work.round_trips,
+            plural(work.round_trips),
+        );
+        HeaderValue::from_str(&value).ok()
+    }
+
+    /// Returns the span of the invocation, which polls of its code and of its end are inside.
+    pub(crate) fn span(&self) -> Span {
+        self.inner.leases.span.get()
     }
 
     pub(crate) fn cutoff(&self) -> Option<tokio::time::Instant> {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
 use tokio_postgres::Client;
+use tracing::Span;
 
 use super::connection::Connection;
 use super::tasks::is_cut_off;
@@ -20,6 +21,8 @@ use crate::wire::residue::SET_LOCAL;
 #[derive(Default)]
 pub(super) struct Slot {
     transaction: Mutex<Option<Arc<Shared>>>,
+    /// The slot was locked by a caller that makes the transaction or uses it.
+    touched: AtomicBool,
     made: AtomicBool,
     /// The end is decided: a transaction begun later could not be committed.
     decided: AtomicBool,
@@ -35,6 +38,7 @@ pub(super) struct Shared {
     pub(super) cut_off: AtomicBool,
     /// Locked while another driver has the session.
     pub(super) diverted: Arc<Mutex<()>>,
+    pub(super) span: Span,
 }
 
 /// The savepoints of one transaction.
@@ -49,6 +53,7 @@ pub(super) struct Savepoints {
 impl Slot {
     /// Locks the slot; waits for a caller that is about to begin the transaction.
     pub(super) async fn lock(&self) -> MutexGuard<'_, Option<Arc<Shared>>> {
+        self.touched.store(true, Ordering::Release);
         self.transaction.lock().await
     }
 
@@ -60,8 +65,11 @@ impl Slot {
 
     /// Returns whether there is a transaction, or a task is about to begin one.
     pub(super) fn is_some(&self) -> bool {
-        let slot = self.transaction.try_lock();
-        slot.map_or(true, |slot| slot.is_some())
+        let is_some = || {
+            let slot = self.transaction.try_lock();
+            slot.map_or(true, |slot| slot.is_some())
+        };
+        self.touched.load(Ordering::Acquire) && is_some()
     }
 
     /// Returns whether there is an undecided transaction, which keeps its connection.
@@ -89,7 +97,12 @@ impl Slot {
 }
 
 impl Shared {
-    pub(super) fn new(connection: Connection, begin: String, patience: Duration) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        begin: String,
+        patience: Duration,
+        span: Span,
+    ) -> Self {
         Shared {
             connection,
             savepoints: Savepoints {
@@ -101,6 +114,7 @@ impl Shared {
             used: AtomicBool::new(false),
             cut_off: AtomicBool::new(false),
             diverted: Arc::default(),
+            span,
         }
     }
 

@@ -160,6 +160,8 @@ where
     R::Error: Into<BoxError>,
 {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let span = self.ending.invocation().span();
+        let _entered = span.enter();
         while let Some(body) = self.body.as_mut().as_pin_mut() {
             let polled = self
                 .scope

@@ -12,25 +12,20 @@ use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::invocation::{Invocation, Judge, Run, Scope};
 
-pin_project! {
-    /// The future of a call, ready once its connections are at rest. An error of this crate
-    /// replaces the service's answer.
-    pub(crate) struct Call<F: Future, J> {
-        #[pin]
-        kind: Kind<F, J>,
-    }
+/// The future of a call, ready once its connections are at rest. An error of this crate
+/// replaces the service's answer.
+///
+/// What it holds of the service is boxed: it is large, and would be moved several times.
+pub(crate) enum Call<F: Future, J> {
+    Ours(Pin<Box<Run<F, J>>>),
+    /// An outer layer has begun the invocation.
+    Joined(Pin<Box<Joined<F>>>, J),
+    /// Load shedding rejected the call.
+    Refused(Option<Error>),
 }
 
-pin_project! {
-    #[project = KindProjection]
-    enum Kind<F: Future, J> {
-        Ours { #[pin] run: Run<F, J> },
-        // An outer layer has begun the invocation.
-        Joined { #[pin] inner: Joined<F>, judge: J },
-        // Load shedding rejected the call.
-        Refused { error: Option<Error> },
-    }
-}
+/// Its parts are boxed, or not futures.
+impl<F: Future, J> Unpin for Call<F, J> {}
 
 impl<F: Future, J> Call<F, J> {
     /// Calls the service inside the current invocation, that of an outer layer, or begins one,
@@ -42,29 +37,29 @@ impl<F: Future, J> Call<F, J> {
         (deadline, request_id): (Deadline, &str),
         call: impl FnOnce(Option<&Invocation>) -> F,
     ) -> Self {
-        let kind = if let Some(outer) = Scope::find(settings.database.engine()) {
-            let inner = Joined {
+        if let Some(outer) = Scope::find(settings.database.engine()) {
+            let inner = Box::pin(Joined {
                 inner: Some(call(None)),
                 cutoff: settings.max_duration.map(sleep),
                 invocation: outer,
-            };
-            Kind::Joined { inner, judge }
+            });
+            Call::Joined(inner, judge)
         } else {
             match settings.begin(deadline, request_id) {
-                Ok(invocation) => Kind::Ours {
-                    run: Run::new(invocation.clone(), judge, || call(Some(&invocation))),
-                },
-                Err(error) => Kind::Refused { error: Some(error) },
+                Ok(invocation) => {
+                    let handler = || call(Some(&invocation));
+                    Call::Ours(Run::new(invocation.clone(), judge, handler))
+                }
+                Err(error) => Call::Refused(Some(error)),
             }
-        };
-        Call { kind }
+        }
     }
 
     /// Returns the invocation that this call began.
     pub(super) fn invocation(&self) -> Option<&Invocation> {
-        match &self.kind {
-            Kind::Ours { run } => Some(run.invocation()),
-            Kind::Joined { .. } | Kind::Refused { .. } => None,
+        match self {
+            Call::Ours(run) => Some(run.invocation()),
+            Call::Joined(..) | Call::Refused(_) => None,
         }
     }
 }
@@ -77,16 +72,16 @@ where
     type Output = Result<Result<T, E>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().kind.project() {
-            KindProjection::Ours { run } => run.poll(cx),
-            KindProjection::Joined { inner, judge } => {
-                let mut answer = ready!(inner.poll(cx)).ok_or_else(Error::deadline);
+        match self.get_mut() {
+            Call::Ours(run) => run.as_mut().poll(cx),
+            Call::Joined(inner, judge) => {
+                let mut answer = ready!(inner.as_mut().poll(cx)).ok_or_else(Error::deadline);
                 if let Ok(Ok(answer)) = &mut answer {
                     judge.note(answer);
                 }
                 Poll::Ready(answer)
             }
-            KindProjection::Refused { error } => {
+            Call::Refused(error) => {
                 let error = error.take();
                 Poll::Ready(Err(error.expect("a future is not polled once it is done")))
             }
@@ -97,7 +92,7 @@ where
 pin_project! {
     /// A call inside the invocation of an outer layer, limited by its own layer's `max_duration`.
     /// `None`: it took longer and was dropped.
-    struct Joined<F> {
+    pub(crate) struct Joined<F> {
         #[pin]
         inner: Option<F>,
         #[pin]

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::response::Parts;
-use http::{Response, StatusCode};
+use http::{HeaderName, Response, StatusCode};
 use pin_project_lite::pin_project;
 
 use super::body::Body;
@@ -16,7 +16,7 @@ use super::health::HealthFuture;
 use super::problem;
 use super::settings::LayerSettings;
 use crate::error::Result;
-use crate::invocation::{Ending, Scope};
+use crate::invocation::{Ending, Invocation, Scope};
 use crate::observe;
 
 pin_project! {
@@ -67,7 +67,7 @@ where
         let mut kind = self.project().kind;
         if let KindProjection::Call { mut call, is_head } = kind.as_mut().project() {
             let response = match ready!(call.as_mut().poll(cx)) {
-                Ok(answer) => answer?,
+                Ok(answer) => with_timing(answer?, call.invocation()),
                 Err(error) => return Poll::Ready(Ok(problem::of(&error).map(Body::ours))),
             };
             let invocation = call.invocation();
@@ -100,6 +100,15 @@ where
             KindProjection::Call { .. } => unreachable!("it has become another above"),
         }
     }
+}
+
+/// Adds `Server-Timing` to a response, if the layer is to.
+fn with_timing<R>(mut response: Response<R>, invocation: Option<&Invocation>) -> Response<R> {
+    if let Some(timing) = invocation.and_then(Invocation::server_timing) {
+        let name = HeaderName::from_static("server-timing");
+        response.headers_mut().append(name, timing);
+    }
+    response
 }
 
 /// Returns whether no content follows the head (RFC 9110, section 6.4.1): the host drops the body

@@ -113,6 +113,17 @@ impl DatabaseLayer {
 }
 
 impl DatabaseLayer {
+    /// Adds a `Server-Timing` header to responses: how long the handler waited for the database,
+    /// with how many statements and round trips. Browsers show it beside the request. For a
+    /// streamed body it has what was done before the head.
+    ///
+    /// The clock is then read twice for each round trip. Default: off, since each client can
+    /// read it.
+    pub fn server_timing(mut self) -> Self {
+        self.settings.server_timing = true;
+        self
+    }
+
     /// Answers GET and HEAD of `path` with the [`health`](crate::health) of the database,
     /// without calling the inner service, which gets all other methods and paths (a path with a
     /// trailing slash is another path).

@@ -19,6 +19,8 @@ pub(crate) struct LayerSettings {
     pub(crate) max_duration: Option<Duration>,
     /// On Lambda every call has a deadline, at which the process is killed.
     on_lambda: bool,
+    /// Responses say how long the database took.
+    pub(super) server_timing: bool,
     pub(super) health_check: Option<Arc<str>>,
     pub(super) commit_when: Option<Arc<dyn Fn(StatusCode) -> bool + Send + Sync>>,
 }
@@ -36,6 +38,7 @@ impl LayerSettings {
             database,
             max_duration: None,
             on_lambda: arrival::on_lambda(),
+            server_timing: false,
             health_check: None,
             commit_when: None,
         }
@@ -51,6 +54,9 @@ impl LayerSettings {
         }
         let engine = Arc::clone(self.database.engine());
         let invocation = Invocation::new(engine, deadline, request_id);
+        if self.server_timing {
+            invocation.time_answers();
+        }
         match invocation.rejected() {
             Some(error) => Err(error),
             None => Ok(invocation),

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use futures_util::future::{join_all, join3};
 use tokio::time::{Instant, timeout_at};
+use tracing::Instrument;
 
 use crate::connection::ServerSession;
 use crate::deadline::FAR;
 use crate::engine::Engine;
-use crate::observe;
+use crate::observe::{self, span};
 use crate::teardown::{Budget, close};
 
 /// The shortest time that a host leaves between SIGTERM and SIGKILL: Lambda, to a function with no
@@ -121,6 +122,7 @@ impl Closed {
             closed.interrupted += usize::from(goodbye.interrupted);
         }
         closed.elapsed = begin.elapsed();
+        span::closed(closed.closed);
         observe::closed(
             closed.closed,
             closed.acknowledged,
@@ -136,7 +138,8 @@ impl IntoFuture for Close {
     type IntoFuture = Pin<Box<dyn Future<Output = Closed> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run())
+        let span = span::shutdown();
+        Box::pin(self.run().instrument(span))
     }
 }
 

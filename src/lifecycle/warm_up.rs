@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
+use tracing::Instrument;
 
 use crate::bridge::Bridge;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::observe;
+use crate::observe::{self, span};
 
 /// The time limit of a warm-up: Lambda's init phase takes 10 s at most, and contains other work
 /// too.
@@ -80,10 +81,11 @@ impl WarmUp {
     async fn run(self) -> Result<WarmedUp> {
         let begin = Instant::now();
         let requested = self.requested();
+        let span = span::warm_up(requested);
         let results = if requested == 0 {
-            vec![self.prepare().await]
+            vec![self.prepare().instrument(span).await]
         } else {
-            self.open(requested).await
+            self.open(requested).instrument(span).await
         };
         let failed = results.iter().filter(|result| result.is_err()).count();
         let warmed = requested.saturating_sub(failed);
@@ -113,7 +115,10 @@ impl WarmUp {
             return open.await;
         };
         // The runtime ends only after the bridge.
-        runtime.spawn(open).await.unwrap_or_default()
+        runtime
+            .spawn(open.in_current_span())
+            .await
+            .unwrap_or_default()
     }
 
     /// Returns the number of connections to open.

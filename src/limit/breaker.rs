@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind};
-use crate::observe;
+use crate::observe::{self, Meters};
 use crate::random;
 
 /// The number of failed connects in a row that opens the circuit; one is enough if the server
@@ -64,6 +64,7 @@ struct CircuitState {
     waiting: BTreeSet<Position>,
     /// The number of callers that have waited so far.
     arrivals: u64,
+    meters: Meters,
 }
 
 /// The position of a waiting caller: its arrival, and a unique number.
@@ -108,6 +109,12 @@ impl Breaker {
             state: Mutex::default(),
             turn: Notify::new(),
         }
+    }
+
+    /// Has its state measured.
+    pub(super) fn measured(self, meters: &Meters) -> Self {
+        self.state().meters = meters.clone();
+        self
     }
 
     /// Waits for the right to connect, until `end`. Callers that `arrived` earlier come first.
@@ -298,6 +305,7 @@ impl CircuitState {
                 if kind == ErrorKind::TooManyConnections || self.failures >= MAX_FAILURES {
                     self.open = Some(OpenCircuit::new(kind, now));
                     observe::circuit_opened(kind);
+                    self.meters.circuit(true);
                 }
             }
         }
@@ -330,6 +338,7 @@ impl CircuitState {
         if let Some(open) = self.open.take() {
             let elapsed = now.duration_since(open.since).unwrap_or_default();
             observe::circuit_closed(elapsed);
+            self.meters.circuit(false);
         }
     }
 }

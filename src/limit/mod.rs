@@ -22,6 +22,7 @@ use crate::clock::Clock;
 use crate::config::{LoadShed, Settings};
 use crate::connection::ServerSession;
 use crate::error::Error;
+use crate::observe::Meters;
 use crate::wire::OwnAnswer;
 
 /// The `Retry-After` of a request that was refused because the server is nearly full.
@@ -36,14 +37,14 @@ pub(crate) struct Limiter {
 }
 
 impl Limiter {
-    pub(crate) fn new(config: &Settings, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(config: &Settings, clock: Arc<dyn Clock>, meters: &Meters) -> Self {
         let clone = Arc::clone(&clock);
         // Without these two, nothing depends on the slots in use.
         let depends = config.idle_limit() > 0 || config.load_shed == LoadShed::BeforeHandler;
         let reads = config.takes_slots() && depends;
-        let room = Room::new(clone, reads, config.high_water_mark);
+        let room = Room::new(clone, reads, config.high_water_mark).measured(meters);
         Limiter {
-            breaker: Breaker::new(clock),
+            breaker: Breaker::new(clock).measured(meters),
             room: Arc::new(room),
             load_shed: config.load_shed,
         }

@@ -101,10 +101,14 @@ impl Reading {
 
     /// Returns the slots that will run out first.
     pub(crate) fn tightest(&self) -> Slots {
-        // The first of equals: the server before the role before the database.
-        let all = [Some(self.server), self.role, self.database];
-        let tightest = all.into_iter().flatten().min_by_key(Slots::free);
-        tightest.unwrap_or(self.server)
+        let mut tightest = self.server;
+        for slots in [self.role, self.database].into_iter().flatten() {
+            // The first of equals: the server before the role before the database.
+            if slots.free() < tightest.free() {
+                tightest = slots;
+            }
+        }
+        tightest
     }
 }
 

@@ -8,6 +8,7 @@ use tokio::sync::oneshot::Receiver;
 use super::reading::{self, Reading, Slots};
 use crate::clock::Clock;
 use crate::connection::ServerSession;
+use crate::observe::Meters;
 use crate::wire::OwnAnswer;
 
 /// The age from which a reading is repeated when a round trip is taken anyway.
@@ -31,6 +32,7 @@ pub(crate) struct Room {
     clock: Arc<dyn Clock>,
     /// The part of the slots, in percent, above which connections are not kept.
     high_water_mark: u8,
+    meters: Meters,
     known: Mutex<RoomState>,
 }
 
@@ -56,11 +58,18 @@ impl Room {
         Room {
             clock,
             high_water_mark,
+            meters: Meters::default(),
             known: Mutex::new(RoomState {
                 reads,
                 ..RoomState::default()
             }),
         }
+    }
+
+    /// Has its readings measured.
+    pub(super) fn measured(mut self, meters: &Meters) -> Self {
+        self.meters = meters.clone();
+        self
     }
 
     /// Reads the slots, unless the last reading is fresh, in front of what `session` sends next:
@@ -131,6 +140,8 @@ impl Room {
 
     /// Keeps a reading.
     pub(crate) fn note(&self, reading: Reading) {
+        let slots = reading.tightest();
+        self.meters.slots(slots.used, slots.limit);
         let mut known = self.known();
         known.is_refused = false;
         known.last = Some(reading);
@@ -152,12 +163,15 @@ impl Room {
 
     /// Returns whether connections should be closed instead of kept.
     pub(crate) fn is_crowded(&self) -> bool {
-        let mark = match self.was_refused() {
+        let known = self.known();
+        let (last, refused) = (known.last, known.refused);
+        drop(known);
+        let mark = match refused.and_then(|_| self.was_refused()) {
             Some(true) => return true,
-            None if !self.is_rushed() => self.high_water_mark,
+            None if !self.is_rushed(last.as_ref()) => self.high_water_mark,
             _ => CONTENDED.min(self.high_water_mark),
         };
-        self.is_above(mark)
+        last.is_some_and(|last| last.tightest().is_above(mark))
     }
 
     /// Returns whether a connection was refused so recently that none is kept, whatever a reading
@@ -192,14 +206,13 @@ impl Room {
 
     /// Returns whether other sessions began within the second before a fresh reading, as many as
     /// make up a part of the slots.
-    fn is_rushed(&self) -> bool {
+    fn is_rushed(&self, last: Option<&Reading>) -> bool {
         let others = |reading: &Reading| Slots {
             used: reading.young.saturating_sub(1),
             ..reading.server
         };
         // The clock is read last: it costs more than the rest.
-        let last = self.last_reading();
-        last.is_some_and(|last| others(&last).is_above(CONTENDED)) && !self.is_old()
+        last.is_some_and(|last| others(last).is_above(CONTENDED)) && !self.is_old()
     }
 
     fn is_above(&self, percent: u8) -> bool {

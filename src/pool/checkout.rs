@@ -2,9 +2,9 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use futures_util::future::{Either, select};
+use futures_util::future::{BoxFuture, Either, select};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
@@ -12,12 +12,14 @@ use tokio::time::{Instant, timeout};
 use super::lease::Lease;
 use super::pools::{Idle, Pool, lock};
 use super::stale::NO_ANSWER;
+use crate::clock::between;
+use crate::config::TargetSessionAttrs;
 use crate::connect::{ConnectOptions, is_transient};
 use crate::connection::{ExclusiveClient, ServerSession};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limit::Admission;
 use crate::net::Peek;
-use crate::observe;
+use crate::observe::{self, span};
 use crate::random;
 use crate::tally::{One, Tally};
 use crate::wire::{Snapshot, TransactionStatus};
@@ -49,6 +51,9 @@ impl Pool {
         if let Some(permit) = self.try_permit() {
             return Ok(Permit { pool: self, permit });
         }
+        span::waits();
+        let meters = self.shared.meters.clone();
+        let _pending = meters.pending();
         let limit = self.settings().acquire_timeout;
         let limit = left.map_or(limit, |left| left.min(limit));
         let acquire = Arc::clone(&self.permits).acquire_owned();
@@ -56,6 +61,7 @@ impl Pool {
         if let Ok(Ok(permit)) = timeout(limit, acquire).await {
             return Ok(Permit { pool: self, permit });
         }
+        meters.timed_out();
         let error = Error::acquire_timeout(limit, self.in_use(), self.max_connections());
         // The holders of the permits may be waiting for the server.
         Err(error.with_next_try(self.shared.limits.breaker.next_try()))
@@ -69,23 +75,25 @@ impl Pool {
         granted: Option<Duration>,
     ) -> Option<(Arc<Lease>, ExclusiveClient)> {
         let permit = self.try_permit()?;
-        let (session, client) = self.pop_if(|idle| {
+        let now = self.shared.clock.now();
+        let (session, client) = self.pop_if(now, |idle| {
             let session = &idle.session;
             let is_ready = session.link.socket.peek() == Peek::Quiet
                 && session.has_server_timeouts(granted)
-                && !self.needs_test(idle);
+                && !self.needs_test(idle, now);
+            let client = is_ready.then(|| session.exclusive_client())??;
             // Only the Close of a dropped statement can have been queued since it was kept, and
             // that is sent in front of the next statement.
-            let client = is_ready.then(|| rested(&self, session, session.snapshot()));
-            client?.ok()
+            check_rest(&self, session, client.session.wire.snapshot()).ok()?;
+            Some(client)
         })?;
         Some((Lease::new(session, self, permit), client))
     }
 
     /// Returns whether a connection was idle for so long that it has to answer a query before it
     /// is leased.
-    fn needs_test(&self, idle: &Idle) -> bool {
-        self.shared.clock.since(idle.since) > self.settings().test_after_idle
+    fn needs_test(&self, idle: &Idle, now: SystemTime) -> bool {
+        between(idle.since, now) > self.settings().test_after_idle
     }
 
     fn try_permit(&self) -> Option<OwnedSemaphorePermit> {
@@ -160,7 +168,10 @@ impl Pool {
             shared.limits.room.stop_counting();
         }
         *lock(&shared.round_trip) = session.link.round_trip;
-        observe::connected(session.process(), begin.elapsed());
+        let elapsed = begin.elapsed();
+        observe::connected(session.process(), elapsed);
+        shared.meters.connected(elapsed);
+        span::checked_out("opened");
         let client = session.exclusive_client();
         let client = client.ok_or_else(Error::invocation_ended)?;
         session.set_server_timeouts(granted);
@@ -242,14 +253,17 @@ impl<'a> Checkout<'a> {
         let pool = self.pool;
         pool.end_old();
         while let Some(idle) = pool.pop() {
+            let probes = pool.needs_test(&idle, pool.shared.clock.now());
             match examine(pool, &idle, self.left()).await {
                 Ok(client) => {
+                    span::checked_out(if probes { "probed" } else { "kept" });
                     let session = idle.session;
                     session.set_server_timeouts(self.granted);
                     return Some((session, client));
                 }
                 Err(why) => {
                     observe::discarded(idle.session.process(), why);
+                    pool.shared.meters.discarded(why);
                     // Sends Terminate; the end of the session need not be awaited.
                     idle.session.terminate();
                     if why == NO_ANSWER {
@@ -271,6 +285,7 @@ impl<'a> Checkout<'a> {
         let admitted = limits.breaker.admit(self.begin, self.end, limits.sheds());
         admitted.await.map_err(|shed| {
             observe::shed(None, &shed);
+            self.pool.shared.meters.shed();
             let (last, next) = (self.last_error.take(), shed.retry_after());
             last.map_or(shed, |error| error.with_next_try(next))
         })
@@ -281,10 +296,13 @@ impl<'a> Checkout<'a> {
     async fn connect(&mut self, attempt: Admission<'_>, closing: &Tally) -> Result<Option<Leased>> {
         let tried = Instant::now();
         // Boxed: a checkout that gets an idle connection does not carry this future's size.
-        let open = self
-            .pool
-            .open(self.left(), self.granted, attempt, Some(closing));
-        let (session, client) = match Box::pin(open).await {
+        let open: BoxFuture<'_, _> = Box::pin(self.pool.open(
+            self.left(),
+            self.granted,
+            attempt,
+            Some(closing),
+        ));
+        let (session, client) = match open.await {
             Ok(leased) => leased,
             Err(error) => return self.failed(error, tried).map(|()| None),
         };
@@ -336,8 +354,9 @@ async fn examine(
         Peek::Bytes => yield_now().await,
         Peek::Quiet => {}
     }
-    let client = rested(pool, session, session.pump())?;
-    if pool.needs_test(idle) {
+    check_rest(pool, session, session.pump())?;
+    let client = session.exclusive_client().ok_or("in use")?;
+    if pool.needs_test(idle, pool.shared.clock.now()) {
         let limit = left.map_or(TEST_TIMEOUT, |left| left.min(TEST_TIMEOUT));
         let test = async {
             // Reading the slots is a test as good as any, for the same round trip.
@@ -349,7 +368,9 @@ async fn examine(
                 },
             }
         };
-        match timeout(limit, test).await {
+        let answered = timeout(limit, test).await;
+        pool.shared.meters.thawed(answered == Ok(true));
+        match answered {
             // Parameters that have changed were reported together with the answer.
             Ok(true) => check_target_attrs(pool, session)?,
             _ => return Err(NO_ANSWER),
@@ -358,23 +379,25 @@ async fn examine(
     Ok(client)
 }
 
-/// Returns the client of a session that is at rest according to `snapshot`.
-fn rested(
+/// Checks that a session can be leased, according to `snapshot`.
+fn check_rest(
     pool: &Pool,
     session: &ServerSession,
     snapshot: Snapshot,
-) -> Result<ExclusiveClient, &'static str> {
+) -> Result<(), &'static str> {
     if !snapshot.is_quiet() || snapshot.status != Some(TransactionStatus::Idle) {
         return Err("not at rest");
     }
-    check_target_attrs(pool, session)?;
-    session.exclusive_client().ok_or("in use")
+    check_target_attrs(pool, session)
 }
 
 /// Checks that the server is still what `target_session_attrs` asks for: a failover or a
 /// promotion does not end every session.
 fn check_target_attrs(pool: &Pool, session: &ServerSession) -> Result<(), &'static str> {
     let wanted = pool.settings().target_session_attrs;
+    if wanted == TargetSessionAttrs::Any {
+        return Ok(());
+    }
     let facts = session.link.wire.facts();
     wanted.check(facts.parameters)?;
     if wanted.wants_writes() && facts.refused_write {

@@ -10,9 +10,11 @@ use tokio::sync::oneshot::Receiver;
 use tokio::time::timeout;
 
 use super::pools::{Pool, lock};
+use crate::clock::between;
 use crate::config::Settings;
 use crate::connection::{ExclusiveClient, ServerSession};
 use crate::limit::Room;
+use crate::observe::{Caller, Stamp};
 use crate::tally::One;
 use crate::wire::OwnAnswer;
 
@@ -23,12 +25,25 @@ use crate::wire::OwnAnswer;
 pub(crate) struct Lease {
     session: Arc<ServerSession>,
     pool: Arc<Pool>,
-    turn: Mutex<u64>,
+    turn: Mutex<Turn>,
+    since: Stamp,
     /// The reading of the slots that leaves behind the first statement. A task and the teardown
     /// may wait for it at once.
     reading: Mutex<Option<Shared<Receiver<OwnAnswer>>>>,
     _leased: One,
     _permit: OwnedSemaphorePermit,
+}
+
+/// The turn of one holder.
+#[derive(Default)]
+struct Turn {
+    number: u64,
+    /// What checked the connection out last.
+    caller: Option<Caller>,
+    /// What the session is asked for is counted.
+    counts: bool,
+    /// The response has decided against the transaction.
+    rolls_back: bool,
 }
 
 /// A reserved place among the idle connections, for one that is being brought to rest.
@@ -45,6 +60,7 @@ impl Lease {
             _leased: session.leases.one(),
             _permit: permit,
             turn: Mutex::default(),
+            since: Stamp::now(),
             reading: Mutex::default(),
             session,
             pool,
@@ -70,14 +86,44 @@ impl Lease {
 
     /// Returns whether it is still the turn of the holder with this number.
     pub(crate) fn is_turn(&self, turn: u64) -> bool {
-        *lock(&self.turn) == turn
+        lock(&self.turn).number == turn
     }
 
     /// Ends the turn of the current holder, and begins the next.
     pub(crate) fn next_turn(&self) -> u64 {
         let mut turn = lock(&self.turn);
-        *turn += 1;
-        *turn
+        turn.number += 1;
+        turn.number
+    }
+
+    /// Begins the turn of a new holder.
+    pub(crate) fn turn_of(&self, caller: Caller, counts: bool) -> u64 {
+        let mut turn = lock(&self.turn);
+        turn.number += 1;
+        turn.caller = Some(caller);
+        turn.counts = counts;
+        turn.number
+    }
+
+    /// Notes what has the connection from here on, in the same turn.
+    pub(crate) fn set_caller(&self, caller: Caller) {
+        lock(&self.turn).caller = Some(caller);
+    }
+
+    /// Returns what checked the connection out last, and whether its work is counted.
+    pub(crate) fn caller(&self) -> (Option<Caller>, bool) {
+        let turn = lock(&self.turn);
+        (turn.caller, turn.counts)
+    }
+
+    /// Notes that teardown has to roll back, since the response has decided so.
+    pub(crate) fn decide_rollback(&self) {
+        lock(&self.turn).rolls_back = true;
+    }
+
+    /// Returns whether the response has decided that teardown rolls back.
+    pub(crate) fn rolls_back(&self) -> bool {
+        lock(&self.turn).rolls_back
     }
 
     /// Ends the turn if `check` has a result. A holder that uses its turn at the same time has
@@ -85,7 +131,7 @@ impl Lease {
     pub(crate) fn end_turn_if<T>(&self, check: impl FnOnce() -> Option<T>) -> Option<T> {
         let mut turn = lock(&self.turn);
         let checked = check()?;
-        *turn += 1;
+        turn.number += 1;
         Some(checked)
     }
 
@@ -145,9 +191,9 @@ impl Lease {
         if pool.shared.is_shut() {
             return None;
         }
-        let is_crowded = pool.end_stale();
-        let age = pool.shared.clock.since(self.session.opened);
-        if age >= pool.settings().max_age {
+        let now = pool.shared.clock.now();
+        let is_crowded = pool.end_stale(now);
+        if between(self.session.opened, now) >= pool.settings().max_age {
             return None;
         }
         let mut limit = pool.settings().idle_limit();
@@ -171,6 +217,6 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.pool.check_in(&self.session);
+        self.pool.check_in(&self.session, self.since);
     }
 }

@@ -14,6 +14,7 @@ use crate::config::Settings;
 use crate::connect::Connector;
 use crate::connection::ServerSession;
 use crate::limit::Limiter;
+use crate::observe::{Meters, Stamp};
 use crate::tally::{One, Tally};
 
 /// The pools of one database, by runtime.
@@ -24,9 +25,13 @@ pub(crate) struct Pools {
 
 impl Pools {
     pub(crate) fn new(connector: Arc<Connector>, clock: Arc<dyn Clock>) -> Self {
+        let settings = connector.settings();
+        let limits = (settings.max_connections, settings.idle_limit());
+        let meters = Meters::new(&connector.peer().pool, limits);
         Pools {
             shared: Arc::new(SharedState {
-                limits: Limiter::new(connector.settings(), Arc::clone(&clock)),
+                limits: Limiter::new(settings, Arc::clone(&clock), &meters),
+                meters,
                 connector,
                 clock,
                 opening: Tally::default(),
@@ -103,6 +108,7 @@ pub(crate) struct SharedState {
     pub(crate) connector: Arc<Connector>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) limits: Limiter,
+    pub(crate) meters: Meters,
     /// Connections that are being opened.
     pub(crate) opening: Tally,
     /// Held while one caller closes all connections; the next finds them closed.
@@ -197,31 +203,42 @@ impl Pool {
 
     /// Takes the most recently used connection: the others can then grow old and be closed.
     pub(super) fn pop(&self) -> Option<Idle> {
-        lock(&self.connections).idle.pop()
+        self.change_idle(Vec::pop)
     }
 
     /// Takes the most recently used connection if `ready` has a result for it, and no idle one is
     /// to be ended.
     pub(super) fn pop_if<T>(
         &self,
+        now: SystemTime,
         ready: impl FnOnce(&Idle) -> Option<T>,
     ) -> Option<(Arc<ServerSession>, T)> {
         let idle = &mut lock(&self.connections).idle;
-        if idle.iter().any(|idle| self.expired(idle).is_some()) {
+        if idle.iter().any(|idle| self.expired(idle, now).is_some()) {
             return None;
         }
         let ready = ready(idle.last()?)?;
-        Some((idle.pop()?.session, ready))
+        let popped = idle.pop()?.session;
+        self.shared.meters.idle(1, 0);
+        Some((popped, ready))
     }
 
     pub(super) fn take_idle(&self) -> Vec<Arc<ServerSession>> {
-        let idle = std::mem::take(&mut lock(&self.connections).idle);
+        let idle = self.change_idle(std::mem::take);
         idle.into_iter().map(|idle| idle.session).collect()
     }
 
     /// Retains the idle connections for which `keep` is true.
     pub(super) fn retain_idle(&self, keep: impl FnMut(&Idle) -> bool) {
-        lock(&self.connections).idle.retain(keep);
+        self.change_idle(|idle| idle.retain(keep));
+    }
+
+    fn change_idle<T>(&self, change: impl FnOnce(&mut Vec<Idle>) -> T) -> T {
+        let idle = &mut lock(&self.connections).idle;
+        let before = idle.len();
+        let changed = change(idle);
+        self.shared.meters.idle(before, idle.len());
+        changed
     }
 
     /// Reserves one of `limit` places among the idle connections, if one is free.
@@ -241,6 +258,7 @@ impl Pool {
             session.terminate();
         } else if !session.is_over() {
             connections.idle.push(Idle { session, since });
+            self.shared.meters.idle(0, 1);
         }
     }
 
@@ -248,9 +266,11 @@ impl Pool {
     pub(super) fn check_out(&self, session: &Arc<ServerSession>) {
         let session = Arc::clone(session);
         lock(&self.connections).checked_out.push(session);
+        self.shared.meters.checked_out();
     }
 
-    pub(super) fn check_in(&self, session: &Arc<ServerSession>) {
+    pub(super) fn check_in(&self, session: &Arc<ServerSession>, since: Stamp) {
+        self.shared.meters.checked_in(since);
         let checked_out = &mut lock(&self.connections).checked_out;
         if let Some(at) = checked_out
             .iter()

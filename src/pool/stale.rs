@@ -3,7 +3,10 @@
 //! No timer runs in a frozen process, so all idle connections are examined whenever one is
 //! leased or given back: the one used last is leased first, and the others might never be.
 
+use std::time::SystemTime;
+
 use super::pools::{Idle, Pool};
+use crate::clock::between;
 use crate::observe;
 
 /// The reason for discarding a connection that did not answer.
@@ -12,16 +15,17 @@ pub(super) const NO_ANSWER: &str = "no answer";
 impl Pool {
     /// Ends idle connections that are too old.
     pub(super) fn end_old(&self) {
-        self.discard(|idle| self.expired(idle));
+        let now = self.shared.clock.now();
+        self.discard(|idle| self.expired(idle, now));
     }
 
     /// Ends idle connections that are too old, and all of them if the server is crowded. Returns
     /// whether it is.
-    pub(super) fn end_stale(&self) -> bool {
+    pub(super) fn end_stale(&self, now: SystemTime) -> bool {
         let is_crowded = self.shared.limits.room.is_crowded();
         let ends_all = is_crowded && self.waiting.is_empty();
         let crowded = ends_all.then_some("the server is crowded");
-        self.discard(|idle| self.expired(idle).or(crowded));
+        self.discard(|idle| self.expired(idle, now).or(crowded));
         is_crowded
     }
 
@@ -33,12 +37,12 @@ impl Pool {
     }
 
     /// Returns why a connection is too old to be kept, if it is.
-    pub(super) fn expired(&self, idle: &Idle) -> Option<&'static str> {
-        if self.shared.clock.since(idle.session.opened) >= self.settings().max_age {
+    pub(super) fn expired(&self, idle: &Idle, now: SystemTime) -> Option<&'static str> {
+        if between(idle.session.opened, now) >= self.settings().max_age {
             return Some("too old");
         }
         let limit = self.settings().max_idle_time?;
-        (self.shared.clock.since(idle.since) >= limit).then_some("idle for too long")
+        (between(idle.since, now) >= limit).then_some("idle for too long")
     }
 
     /// Ends the idle connections for which `reason` has one.
@@ -51,6 +55,7 @@ impl Pool {
         });
         for (session, reason) in discarded {
             observe::discarded(session.process(), reason);
+            self.shared.meters.discarded(reason);
             // Sends Terminate; the end of the session need not be awaited.
             session.terminate();
             session.pump();

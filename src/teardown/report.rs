@@ -20,6 +20,9 @@ pub struct Teardown {
     pub round_trips: u64,
     /// The duration of the teardown.
     pub elapsed: Duration,
+    /// Where the connection was checked out that was left open or in use: file, line and
+    /// column of the call of `connection()` or `transaction()`.
+    pub left_open_at: Option<String>,
 }
 
 /// One step of a teardown.

@@ -32,6 +32,8 @@ pub(crate) struct Rested {
     pub(crate) client: Option<ExclusiveClient>,
     pub(crate) round_trips: u64,
     pub(crate) elapsed: Duration,
+    /// Something was left open, or in use.
+    pub(crate) is_unclean: bool,
 }
 
 impl Lease {
@@ -47,7 +49,7 @@ impl Lease {
         let client = self.end_turn_if(|| {
             let client = session.exclusive_client()?;
             session.link.wire.disarm();
-            let snapshot = session.try_pump()?;
+            let snapshot = client.session.try_pump()?;
             let clean = is_outside_transaction(&snapshot)
                 && remedy(&snapshot, self.settings().reset, session.link.pooler) == Remedy::None
                 && !session.is_being_cancelled();
@@ -58,8 +60,18 @@ impl Lease {
             client: Some(client),
             round_trips: 0,
             elapsed: Duration::ZERO,
+            is_unclean: false,
         };
         Some((rested, reservation))
+    }
+
+    /// Returns whether nothing has to be removed from the session.
+    fn is_at_rest(&self) -> bool {
+        let (session, reset) = (self.session(), self.settings().reset);
+        let snapshot = session.pump();
+        let remedy = remedy(&snapshot, reset, session.link.pooler);
+        let asked = reset == Reset::Always || remedy == Remedy::None;
+        snapshot.is_over() || (is_outside_transaction(&snapshot) && asked)
     }
 
     /// Brings the connection to rest, or closes it: if it is not to be kept, or if it cannot be
@@ -75,10 +87,14 @@ impl Lease {
         let reset = self.settings().reset;
         // Another driver may have given it back meanwhile.
         let client = client.or_else(|| self.session().exclusive_client());
+        steps.is_unclean = client.is_none() || !self.is_at_rest();
         let is_diverted = self.session().link.wire.is_diverted();
         if client.is_some() && !is_diverted && steps.clean(keep, reset, self.room()).await {
             // Boxed: rarely needed, and deep in the futures of every handler.
             if self.has_read() || Box::pin(self.read(budget.grace())).await {
+                // As the response has decided.
+                let rolled_back = steps.outcome.steps() == [Step::RolledBack];
+                steps.is_unclean &= !(rolled_back && self.rolls_back());
                 return steps.done(client);
             }
         }
@@ -96,6 +112,7 @@ impl Lease {
     /// Terminate could be sent, cancels what the server is executing.
     pub(crate) async fn close_ended(&self, terminate_sent: bool, budget: &Budget) -> Rested {
         let mut steps = Steps::new(self.session(), budget);
+        steps.is_unclean = true;
         if terminate_sent {
             steps.close().await;
         } else {
@@ -126,6 +143,7 @@ struct Steps<'a> {
     outcome: Outcome,
     began: Instant,
     round_trips_before: u64,
+    is_unclean: bool,
 }
 
 impl<'a> Steps<'a> {
@@ -136,6 +154,7 @@ impl<'a> Steps<'a> {
             outcome: Outcome::default(),
             began: Instant::now(),
             round_trips_before: session.link.wire.round_trips(),
+            is_unclean: false,
         }
     }
 
@@ -146,6 +165,7 @@ impl<'a> Steps<'a> {
             client,
             round_trips: self.session.link.wire.round_trips() - self.round_trips_before,
             elapsed: self.began.elapsed(),
+            is_unclean: self.is_unclean,
         }
     }
 

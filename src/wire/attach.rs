@@ -35,6 +35,12 @@ impl State {
         Some(self.client)
     }
 
+    /// Returns whether this client is the present one, and no other driver has the session.
+    #[inline]
+    pub(super) fn has_present(&self, client: u64) -> bool {
+        client == self.client && self.parked.is_none()
+    }
+
     /// Returns the end of the stream of an earlier client.
     pub(super) fn retired(&mut self, client: u64) -> Option<&mut Retired> {
         if client == self.client {

@@ -46,25 +46,19 @@ impl Scanner {
         let mut chunk = chunk;
         while !chunk.is_empty() && !tracker.is_lost() && tracker.final_error.is_none() {
             if self.seen == 0 {
-                let rows = self.rows(chunk, tracker);
-                if rows > 0 {
-                    if passed.is_some() {
-                        out.extend_from_slice(&chunk[..rows]);
-                    }
-                    chunk = &chunk[rows..];
-                    continue;
+                let (unread, decided) = self.unread(chunk, tracker);
+                if passed.is_some() {
+                    out.extend_from_slice(&chunk[..unread]);
                 }
-                self.fate = tracker.fate(chunk[0]);
+                chunk = &chunk[unread..];
+                let Some(&tag) = chunk.first() else {
+                    break;
+                };
+                if !decided {
+                    self.fate = tracker.fate(tag);
+                }
                 if self.withholds_next() {
                     passed.get_or_insert(whole - chunk.len());
-                } else if self.fate == Fate::Pass
-                    && says_nothing(chunk[0])
-                    && !tracker.has_to_give()
-                {
-                    self.pass = length(chunk).unwrap_or_default();
-                    if self.pass > 0 {
-                        continue;
-                    }
                 }
             }
             let message = if self.seen == 0 { first(chunk) } else { None };
@@ -105,22 +99,36 @@ impl Scanner {
         passed.unwrap_or(whole)
     }
 
-    /// Returns how much of `chunk` is the rest of a message that is passed on, whole rows, and the
-    /// beginning of one: most of what a server sends, and without information for the wire.
-    fn rows(&mut self, chunk: &[u8], tracker: &mut Tracker) -> usize {
+    /// Returns how much of `chunk` is passed on without being read: the rest of a message, and
+    /// messages of which the wire needs the tag at most. These are most of what a server sends,
+    /// as rows are. Returns also whether the fate of the message behind them is decided.
+    fn unread(&mut self, chunk: &[u8], tracker: &mut Tracker) -> (usize, bool) {
         let mut end = self.pass;
-        if end == 0 && (!matches!(chunk[0], b'D' | b'd') || tracker.question().is_some()) {
-            return 0;
-        }
-        while let Some(rest @ [b'D' | b'd', ..]) = chunk.get(end..) {
-            match length(rest) {
-                Some(length) => end += length,
-                None => break,
+        let mut decided = false;
+        let asked = tracker.question().is_some();
+        while let Some(rest @ [tag, ..]) = chunk.get(end..) {
+            let Some(length) = length(rest) else {
+                break;
+            };
+            if !matches!(tag, b'D' | b'd') || asked {
+                let body = rest.get(HEADER..length).filter(|_| *tag == b'C');
+                if !says_nothing(*tag) && body.is_none() {
+                    break;
+                }
+                self.fate = tracker.fate(*tag);
+                if self.fate != Fate::Pass || tracker.has_to_give() {
+                    decided = true;
+                    break;
+                }
+                if let Some(body) = body {
+                    tracker.complete(body);
+                }
             }
+            end += length;
         }
         let now = end.min(chunk.len());
         self.pass = end - now;
-        now
+        (now, decided)
     }
 
     /// Ends a message. `head` is its beginning, or all of it.
@@ -175,6 +183,7 @@ impl Scanner {
         self.seen > 0 && self.withholds_next()
     }
 
+    #[inline]
     fn withholds_next(&self) -> bool {
         !matches!(self.fate, Fate::Pass | Fate::Copy)
     }
@@ -185,9 +194,9 @@ impl Scanner {
     }
 }
 
-/// Returns whether the tag of this message is all that the wire needs.
+/// Returns whether the tag of this message is all that the wire needs, if it is passed on.
 fn says_nothing(tag: u8) -> bool {
-    matches!(tag, b'1'..=b'3' | b'I' | b's' | b't')
+    matches!(tag, b'1'..=b'3' | b'I' | b'T' | b'n' | b's' | b't')
 }
 
 /// Returns whether a server may send this over protocol 3.0.

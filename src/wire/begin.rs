@@ -28,8 +28,19 @@ impl Frontend {
         self.begin.is_some()
     }
 
+    /// Puts in front of a unit what has to precede its first message that is sent.
+    #[inline]
+    pub(super) fn lead(&mut self, tracker: &mut Tracker, out: &mut BytesMut) {
+        if self.is_by_content() && !tracker.open().sent {
+            self.close_retired(tracker, out);
+        }
+        if self.begins() {
+            self.begin_under_sync(tracker, out);
+        }
+    }
+
     /// Puts BEGIN in front of the unit whose first effective message comes now.
-    pub(super) fn begin_under_sync(&mut self, tracker: &mut Tracker, out: &mut BytesMut) {
+    fn begin_under_sync(&mut self, tracker: &mut Tracker, out: &mut BytesMut) {
         if let Some(begin) = self.begin.as_mut().filter(|begin| begin.armed) {
             begin.armed = false;
             tracker.prepared.unnamed = None;

@@ -16,7 +16,6 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::expected::{Entry, Handling, Reply};
 use super::frontend::{Frontend, name};
-use super::residue::Traits;
 use super::rewrite;
 use super::sql::{Token, tokens};
 use super::statements::{MISSING, ServerStatement, Statement, is_constant, is_same, once};
@@ -41,7 +40,7 @@ impl Frontend {
             return self.refuse_parse(client_name, after_name, tracker, out);
         }
         let sql = name(after_name).unwrap_or_default();
-        let traits = Traits::of(sql, tracker.facts.parameters.conforming);
+        let traits = tracker.traits(sql);
         let shared = is_constant(sql);
         let since = once();
         let known = if shared && !unnamed && tracker.may_answer() {
@@ -76,6 +75,7 @@ impl Frontend {
             server: Some(server),
             told: None,
             local,
+            fingerprint: tracker.fingerprint(sql),
         };
         self.statements.0.insert(client_name.into(), statement);
     }

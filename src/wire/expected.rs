@@ -74,15 +74,15 @@ impl Entry {
 pub(super) struct Expected(VecDeque<Entry>);
 
 impl Reply {
-    /// Returns the messages that end it (manual, "Extended Query").
-    fn ends(self) -> &'static [u8] {
+    /// Returns whether this message ends it (manual, "Extended Query").
+    fn is_ended_by(self, tag: u8) -> bool {
         match self {
-            Reply::Parse => b"1",
-            Reply::Bind => b"2",
-            Reply::Describe => b"Tn",
-            Reply::Execute => b"CIs",
-            Reply::Close => b"3",
-            Reply::Ready => b"Z",
+            Reply::Parse => tag == b'1',
+            Reply::Bind => tag == b'2',
+            Reply::Describe => matches!(tag, b'T' | b'n'),
+            Reply::Execute => matches!(tag, b'C' | b'I' | b's'),
+            Reply::Close => tag == b'3',
+            Reply::Ready => tag == b'Z',
         }
     }
 }
@@ -103,13 +103,29 @@ impl Expected {
         if next.reply == Reply::Ready || (next.reply == Reply::Describe && tag == b't') {
             return (next.handling.clone(), next.statement.clone());
         }
-        if !next.reply.ends().contains(&tag) {
+        if !next.reply.is_ended_by(tag) {
             return (Handling::Pass, None);
         }
         let ended = self.0.pop_front();
         ended.map_or((Handling::Pass, None), |entry| {
             (entry.handling, entry.statement)
         })
+    }
+
+    /// [Processes](Expected::begin) the tag if there is nothing to do but to pass the message on,
+    /// as there is with most. Returns false if there may be more to do.
+    #[inline]
+    pub(super) fn passes(&mut self, tag: u8) -> bool {
+        let Some(next) = self.0.front() else {
+            return true;
+        };
+        if !matches!(next.handling, Handling::Pass) || next.statement.is_some() {
+            return false;
+        }
+        if next.reply != Reply::Ready && next.reply.is_ended_by(tag) {
+            self.0.pop_front();
+        }
+        true
     }
 
     /// Skips the answers that do not come after an error: up to the next ReadyForQuery.
@@ -121,7 +137,10 @@ impl Expected {
 
     /// Takes the next ReadyForQuery and what precedes it.
     pub(super) fn take_ready(&mut self) {
-        drop(self.skip());
+        let is_next = |next: &Entry| next.reply == Reply::Ready;
+        if !self.0.front().is_some_and(is_next) {
+            drop(self.skip());
+        }
         self.0.pop_front();
     }
 

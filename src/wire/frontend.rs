@@ -49,7 +49,7 @@ pub(super) struct Begin {
 /// Follows the framing of the frontend's messages and passes them on.
 #[derive(Debug, Default)]
 pub(super) struct Frontend {
-    started: bool,
+    pub(super) started: bool,
     /// The startup packet is not sent: the session has begun.
     resumes: bool,
     /// The beginning of a message that is not complete yet, or what waits for an answer.
@@ -60,7 +60,7 @@ pub(super) struct Frontend {
     /// succeeded, a second statement might run outside the transaction. Behind a pooler for
     /// that to a COPY: when a COPY has ended, PgBouncer before 1.22.1 gives the server to
     /// another client, even if answers are owed, and that client would get them.
-    holds: bool,
+    pub(super) holds: bool,
     pub(super) begin: Option<Begin>,
     pub(super) naming: Naming,
     pub(super) statements: Names,
@@ -123,6 +123,7 @@ impl Frontend {
     /// Accepts `bytes`; what is to be sent goes to `out`.
     pub(super) fn accept(&mut self, bytes: &[u8], tracker: &mut Tracker, out: &mut BytesMut) {
         if self.pending.is_empty() && !self.waits(tracker) {
+            let bytes = &bytes[self.pass_plain(bytes, tracker, out)..];
             let left = self.pass_on(bytes, tracker, out);
             self.pending.extend_from_slice(&bytes[bytes.len() - left..]);
         } else {
@@ -337,8 +338,10 @@ impl Frontend {
 
     fn query(&mut self, message: &[u8], tracker: &mut Tracker, out: &mut BytesMut) {
         let text = name(&message[5..]).unwrap_or_default();
-        let traits = Traits::of(text, tracker.facts.parameters.conforming);
+        let traits = tracker.traits(text);
         tracker.residue.state |= traits.leaves_state;
+        let fingerprint = tracker.fingerprint(text);
+        tracker.saw(fingerprint.as_ref());
         // It is sent outside any transaction, and neither opens one nor is part of one:
         // its answer need not be waited for.
         let ours = residue::is_setting(text);
@@ -393,18 +396,20 @@ impl Frontend {
         self.lead(tracker, out);
         tracker.prepared.unnamed = None;
         tracker.expect(Reply::Parse, Handling::Pass);
-        let conforming = tracker.facts.parameters.conforming;
-        let traits = Traits::of(text, conforming);
+        let traits = tracker.traits(text);
         let unit = tracker.open();
         unit.changes = true;
         let remembers = self.is_unnamed() && !name.is_empty();
-        if remembers || traits != Traits::default() {
+        let fingerprint = tracker.fingerprint(text);
+        let unit = tracker.open();
+        if remembers || traits != Traits::default() || fingerprint.is_some() {
             unit.prepares = Some(name.into());
             let text = remembers.then(|| after_name.into());
             let statement = Statement {
                 traits,
                 text,
                 since: once(),
+                fingerprint,
                 ..Statement::default()
             };
             self.statements.0.insert(name.into(), statement);
@@ -460,6 +465,11 @@ impl Frontend {
         if traits.deallocates && self.is_by_content() {
             tracker.open().deallocates = Some(tracker.deallocates());
         }
+        if tracker.watched.is_some() {
+            let again = || tracker.fingerprint(name(known?.text.as_deref()?)?);
+            let fingerprint = known.and_then(|known| known.fingerprint.clone());
+            tracker.saw(fingerprint.or_else(again).as_ref());
+        }
         let text = known.and_then(|known| known.text.as_deref());
         if let Some(text) = text.filter(|_| self.is_unnamed()) {
             tracker.expect(Reply::Parse, Handling::Swallow);
@@ -467,20 +477,16 @@ impl Frontend {
             rewrite::parse(b"", text, out);
             bound = b"";
         }
-        rewrite::bind(portal, bound, rest, out);
+        let taken = bytes.len().min(length);
+        if bound == statement {
+            out.put_slice(&bytes[..taken]);
+        } else {
+            rewrite::bind(portal, bound, rest, out);
+            out.put_slice(&bytes[head..taken]);
+        }
         tracker.expect_entry(entry);
         tracker.residue.state |= traits.leaves_state;
-        let body = &bytes[head..bytes.len().min(length)];
-        out.put_slice(body);
-        Some(head + body.len())
-    }
-
-    /// Puts in front of a unit what has to precede its first message that is sent.
-    pub(super) fn lead(&mut self, tracker: &mut Tracker, out: &mut BytesMut) {
-        if self.is_by_content() && !tracker.open().sent {
-            self.close_retired(tracker, out);
-        }
-        self.begin_under_sync(tracker, out);
+        Some(taken)
     }
 }
 

@@ -5,7 +5,7 @@
 //! whether all that was queued has been sent. It decides nothing, and waits only where it is
 //! asked to.
 //!
-//! - [`backend`] and [`frontend`] follow the framing of each direction;
+//! - [`backend`] and [`frontend`] follow the framing of each direction, [`plain`] what is plain;
 //! - [`tracker`] keeps what they learn, [`expected`] the answers to come, [`residue`] detects session state, [`snapshot`]
 //!   summarises both at one moment;
 //! - [`rewrite`] rewrites requests, [`begin`] sends BEGIN with the first, [`question`] has those
@@ -25,6 +25,7 @@ mod divert;
 mod expected;
 mod frontend;
 mod parked;
+mod plain;
 mod question;
 pub(crate) mod residue;
 mod rewrite;
@@ -36,8 +37,10 @@ mod statements;
 mod status;
 mod stream;
 mod terminate;
+mod texts;
 mod tracker;
 mod unit;
+mod work;
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -59,6 +62,7 @@ pub use statements::Names;
 pub use status::TransactionStatus;
 pub use stream::Stream;
 pub(crate) use tracker::ServerFacts;
+pub(crate) use work::{Fingerprint, Watched, Watching, Work};
 
 /// Watches a connection, and detaches it from tokio-postgres at the end.
 #[derive(Clone)]
@@ -112,6 +116,18 @@ impl Wire {
     pub fn snapshot(&self) -> Snapshot {
         let present = self.present();
         present.map_or(Snapshot::ENDED, |state| state.snapshot())
+    }
+
+    /// Returns whether the client gets [no more](Snapshot::is_over) from the server.
+    pub(crate) fn is_over(&self) -> bool {
+        self.present()
+            .is_none_or(|state| state.detached.is_some() || state.is_closed())
+    }
+
+    /// Returns whether the framing was lost, or the connection detached.
+    pub(crate) fn is_disturbed(&self) -> bool {
+        self.present()
+            .is_some_and(|state| state.detached.is_some() || state.tracker.is_lost())
     }
 
     /// Names prepared statements so from here on. None may have been prepared before.
@@ -205,6 +221,27 @@ impl Wire {
     /// Returns the number of round trips made on this connection.
     pub(crate) fn round_trips(&self) -> u64 {
         self.state().round_trips
+    }
+
+    /// Begins to count what the session is asked for, and to watch it if that is wanted.
+    pub(crate) fn begin_work(&self, watching: Option<Watching>) {
+        let mut state = self.state();
+        let round_trips = state.round_trips;
+        state.counted_from = round_trips;
+        state.tracker.work = Work::default();
+        let watched = watching.map(|watching| Box::new(Watched::new(watching)));
+        state.tracker.watched = watched;
+    }
+
+    /// Takes what was counted and watched.
+    pub(crate) fn take_work(&self) -> (Work, Option<Watched>) {
+        let mut state = self.state();
+        let mut work = std::mem::take(&mut state.tracker.work);
+        work.round_trips = state.round_trips - state.counted_from;
+        state.counted_from = state.round_trips;
+        let watched = state.tracker.watched.as_mut();
+        let watched = watched.map(|watched| watched.take(&mut work));
+        (work, watched)
     }
 
     /// Sends a query of our own between those of the user. Its answer counts for what is known

@@ -82,7 +82,7 @@ impl<'a> Iterator for Tokens<'a> {
     }
 }
 
-fn starts_word(byte: u8) -> bool {
+pub(super) fn starts_word(byte: u8) -> bool {
     byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80
 }
 
@@ -96,7 +96,7 @@ fn is_newline(byte: u8) -> bool {
 
 /// Returns what follows a literal, whose opening quote has been read. A doubled quote is part
 /// of it, and it may continue on the next line: both matter where a `backslash` escapes.
-fn after_literal(mut text: &[u8], backslash: bool) -> &[u8] {
+pub(super) fn after_literal(mut text: &[u8], backslash: bool) -> &[u8] {
     while let Some((&byte, rest)) = text.split_first() {
         text = match byte {
             b'\'' => match continued(rest) {
@@ -134,7 +134,7 @@ fn continued(mut text: &[u8]) -> Option<&[u8]> {
 }
 
 /// Returns what follows a block comment; they nest.
-fn after_comment(mut text: &[u8]) -> &[u8] {
+pub(super) fn after_comment(mut text: &[u8]) -> &[u8] {
     let mut depth = 1;
     while let Some((&first, rest)) = text.split_first() {
         match (first, rest.first()) {
@@ -156,7 +156,7 @@ fn after_comment(mut text: &[u8]) -> &[u8] {
 }
 
 /// Returns what follows `$tag$ .. $tag$`, or the `$` alone if it opens no literal (`$1`).
-fn after_dollar_quote(text: &[u8]) -> &[u8] {
+pub(super) fn after_dollar_quote(text: &[u8]) -> &[u8] {
     let Some(end) = text.iter().position(|&b| b == b'$') else {
         return text;
     };

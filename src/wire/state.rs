@@ -49,6 +49,8 @@ pub(super) struct State {
     /// An answer is awaited.
     asked: bool,
     pub(super) round_trips: u64,
+    /// Those before the work that is counted now.
+    pub(super) counted_from: u64,
     pub(super) detached: Option<Detached>,
     /// The number of clients that were attached before the present one.
     pub(super) client: u64,
@@ -101,6 +103,7 @@ impl State {
             reads: false,
             asked: false,
             round_trips: 0,
+            counted_from: 0,
             detached: None,
             client: 0,
             retired: Vec::new(),
@@ -144,7 +147,7 @@ impl State {
             changes,
             // The server's timeouts decide nothing about a statement.
             alters: changes && Traits::of(sql.as_bytes(), Some(true)).alters,
-            question: Some(question),
+            question: Some(Box::new(question)),
             ..Unit::simple()
         };
         self.tracker.sent_whole(unit, Handling::Swallow);
@@ -242,6 +245,7 @@ impl State {
     }
 
     /// Reads from below, which is closed when it ends.
+    #[inline]
     pub(super) fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
@@ -267,6 +271,7 @@ impl State {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.out.advance(sent);
+            self.tracker.work.sent += sent as u64;
             self.asked = true;
         }
         Poll::Ready(Ok(()))
@@ -329,6 +334,7 @@ impl State {
         if std::mem::take(&mut self.asked) {
             self.round_trips += 1;
         }
+        self.tracker.work.received += bytes.len() as u64;
         let State {
             tracker,
             frontend,

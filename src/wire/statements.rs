@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::{Buf, Bytes};
 
 use super::residue::Traits;
+use super::work::Fingerprint;
 
 /// What statements without a client that uses them a session keeps.
 const CAPACITY: usize = 100;
@@ -67,6 +68,8 @@ pub(super) struct Statement {
     pub(super) told: Option<Arc<ServerStatement>>,
     /// The client's Parse was answered by the wire, and no Bind has followed yet.
     pub(super) local: bool,
+    /// What it is, if statements were watched when it was prepared.
+    pub(super) fingerprint: Option<Arc<Fingerprint>>,
 }
 
 /// The prepared statements of a client, by its own names.

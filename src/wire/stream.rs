@@ -22,6 +22,9 @@ impl AsyncRead for Stream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let mut state = self.wire.state();
+        if state.has_present(self.client) {
+            return state.poll_read(cx, buf);
+        }
         if state.is_parked(self.client) {
             return Poll::Pending;
         }

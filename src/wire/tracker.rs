@@ -14,10 +14,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::expected::{Entry, Expected, Handling, Reply};
 use super::question::Question;
-use super::residue::Residue;
+use super::residue::{Residue, Traits};
 use super::statements::{Prepared, ServerStatement, once};
 use super::status::TransactionStatus;
+use super::texts::Texts;
 use super::unit::{Answer, Fate, Unit};
+use super::work::{Fingerprint, Watched, Work};
 use crate::config::Reported;
 
 /// What the server has said about itself and the session.
@@ -58,6 +60,9 @@ pub(super) struct Tracker {
     pub(super) facts: ServerFacts,
     /// The bodies of ParameterStatus, by the name of the parameter.
     pub(super) reported: BTreeMap<Box<[u8]>, Box<[u8]>>,
+    texts: Texts,
+    pub(super) work: Work,
+    pub(super) watched: Option<Box<Watched>>,
     lost: bool,
     /// No more answers will come.
     pub(super) ended: bool,
@@ -75,12 +80,19 @@ impl Tracker {
         self.open.get_or_insert_default()
     }
 
+    /// Returns what the text of a statement says.
+    pub(super) fn traits(&mut self, text: &[u8]) -> Traits {
+        self.texts.traits(text, self.facts.parameters.conforming)
+    }
+
     /// Notes that a message of the open unit was sent, or is answered here.
+    #[inline]
     pub(super) fn expect(&mut self, reply: Reply, handling: Handling) {
         self.expect_entry(Entry::new(reply, handling));
     }
 
     /// The same, with the statement that the message is about.
+    #[inline]
     pub(super) fn expect_entry(&mut self, entry: Entry) {
         let given = matches!(entry.handling, Handling::Give(_));
         let open = self.open();
@@ -106,8 +118,26 @@ impl Tracker {
             self.prepared.unnamed = None;
         }
         self.prepared.units += 1;
+        if let Some(watched) = &mut self.watched {
+            watched.asked();
+        }
         self.owed.push_back(unit);
         self.expected.push(Entry::new(Reply::Ready, handling));
+    }
+
+    /// Returns the fingerprint of a statement, if statements are watched.
+    #[inline]
+    pub(super) fn fingerprint(&self, text: &[u8]) -> Option<Arc<Fingerprint>> {
+        let watched = self.watched.as_ref()?;
+        watched.fingerprint(text, self.facts.parameters.conforming)
+    }
+
+    /// Notes that a statement is executed.
+    #[inline]
+    pub(super) fn saw(&mut self, statement: Option<&Arc<Fingerprint>>) {
+        if let Some((watched, statement)) = self.watched.as_mut().zip(statement) {
+            watched.saw(statement);
+        }
     }
 
     /// Notes that something of the wire's own was sent in front of what comes next.
@@ -160,7 +190,15 @@ impl Tracker {
     }
 
     /// Decides by its tag what to do with the message that now begins.
+    #[inline]
     pub(super) fn fate(&mut self, tag: u8) -> Fate {
+        if tag != b'E' && self.expected.passes(tag) {
+            return Fate::Pass;
+        }
+        self.rare_fate(tag)
+    }
+
+    fn rare_fate(&mut self, tag: u8) -> Fate {
         if tag == b'E' {
             self.refuse();
             // Once there is a session it may be the last message.
@@ -190,7 +228,7 @@ impl Tracker {
 
     /// Returns the query of the wire's own that is being answered.
     pub(super) fn question(&mut self) -> Option<&mut Question> {
-        self.owed.front_mut()?.question.as_mut()
+        self.owed.front_mut()?.question.as_deref_mut()
     }
 
     /// Returns whether a query of our own disturbs nothing: no request of the user is under way
@@ -259,6 +297,7 @@ impl Tracker {
                 if ours && self.final_error.is_none() {
                     return None;
                 }
+                self.work.statements += 1;
                 let code = sqlstate(body);
                 self.outdated |= code.is_some_and(|code| OUTDATED.contains(&&code[..]));
                 self.facts.refused_write |= code == Some(READ_ONLY);
@@ -295,14 +334,18 @@ impl Tracker {
         if let Some(question) = unit.question.take() {
             question.finish();
         }
+        if let Some(watched) = self.watched.as_mut().filter(|_| self.owed.is_empty()) {
+            watched.answered();
+        }
         Some(Answer::Complete(unit))
     }
 
-    fn complete(&mut self, body: &[u8]) {
+    pub(super) fn complete(&mut self, body: &[u8]) {
         if self.question().is_some() {
             return;
         }
         let tag = body.split(|&byte| byte == 0).next().unwrap_or_default();
+        self.work.completed(tag);
         let local = self.owed.front().is_some_and(|unit| unit.sets_are_local);
         self.residue.note_tag(tag, local);
         if matches!(tag, b"DEALLOCATE ALL" | b"DISCARD ALL") {

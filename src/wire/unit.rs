@@ -56,7 +56,7 @@ pub(super) struct Unit {
     /// The server answered with an error.
     pub(super) failed: bool,
     /// It is a query of the wire's own.
-    pub(super) question: Option<Question>,
+    pub(super) question: Option<Box<Question>>,
 }
 
 impl Unit {

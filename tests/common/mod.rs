@@ -1,6 +1,7 @@
 //! Makes a database for each test, with a second connection that examines its sessions.
 #![allow(dead_code)]
 
+pub mod capture;
 pub mod pooled;
 #[cfg(feature = "vercel")]
 pub mod vercel;

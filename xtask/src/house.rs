@@ -28,7 +28,7 @@ const FLOORS: &[&[&str]] = &[
     &["bridge", "health"],
     &["lifecycle"],
     &["database"],
-    &["layer"],
+    &["layer", "testing"],
     &["host", "internal"],
 ];
 

@@ -44,6 +44,9 @@ const ROWS: &[Row] = &[
     ("function_timeout", "7", |s| {
         s.function_timeout == Some(SEVEN)
     }),
+    ("slow_invocation", "7", |s| s.slow_invocation == SEVEN),
+    ("repeated_statements", "7", |s| s.repeated_statements == 7),
+    ("log_statements", "true", |s| s.log_statements),
     ("target_session_attrs", "standby", |s| {
         s.target_session_attrs == TargetSessionAttrs::Standby
     }),

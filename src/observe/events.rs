@@ -14,8 +14,11 @@ use tracing::subscriber::NoSubscriber;
 
 use crate::error::{Error, ErrorKind};
 
+/// The caller of a checkout: a place in the source, or an extractor.
+pub(crate) type Caller = &'static (dyn Display + Sync);
+
 /// The target of every event.
-const TARGET: &str = "antifreeze";
+pub(super) const TARGET: &str = "antifreeze";
 
 /// Writes one event. One that must not be lost, a warning or an error, is a line on stderr if
 /// there is no subscriber, which every host stores.
@@ -72,7 +75,7 @@ fn logged(error: &Error) -> impl Debug + tracing::Value {
     display(error)
 }
 
-fn sqlstate(error: &Error) -> Option<&str> {
+pub(super) fn sqlstate(error: &Error) -> Option<&str> {
     error.sqlstate().map(|state| state.code())
 }
 
@@ -140,6 +143,10 @@ events! {
     /// The response body was not read to its end.
     DEBUG hung_up(request_id: &str, connections: usize)
         "the response body was dropped before its end";
+    /// An invocation has executed a statement again and again.
+    INFO repeated(request_id: &str, times: u32, statement: &dyn Display = display(statement))
+        "an invocation executed the same statement many times: one statement for all of them may \
+         do (N+1), or raise repeated_statements";
     /// The deadline was reached.
     WARN deadline(request_id: &str, error: &Error = logged(error)) "the deadline was reached";
     /// A request on Lambda has no deadline.
@@ -193,13 +200,114 @@ pub(crate) fn torn_down(
     kept: bool,
     round_trips: u64,
     elapsed: Duration,
+    left_open_at: Option<&dyn Display>,
 ) {
     let (outcome, elapsed) = (display(outcome), debug(elapsed));
-    if kept && round_trips == 0 {
-        event! { DEBUG, [request_id, process, outcome, kept, round_trips, elapsed], "teardown" }
-    } else {
-        event! { INFO, [request_id, process, outcome, kept, round_trips, elapsed], "teardown" }
-    }
+    let left_open_at = left_open_at.map(display);
+    event!(
+        DEBUG,
+        [
+            request_id,
+            process,
+            outcome,
+            kept,
+            round_trips,
+            elapsed,
+            left_open_at
+        ],
+        "teardown"
+    );
+}
+
+/// What teardown had to remove from one connection, whose first statement is named.
+pub(crate) struct Unclean<T, S> {
+    pub(crate) caller: Option<Caller>,
+    pub(crate) outcome: T,
+    pub(crate) statement: Option<S>,
+}
+
+/// What an invocation has done.
+pub(crate) struct Figures<'a> {
+    pub(crate) request_id: &'a str,
+    pub(crate) elapsed: Duration,
+    pub(crate) statements: u64,
+    pub(crate) round_trips: u64,
+    pub(crate) rows: u64,
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    pub(crate) slowest: Option<Duration>,
+    pub(crate) slowest_statement: Option<&'a (dyn Display + Send + Sync)>,
+}
+
+/// Returns whether any subscriber takes the lines about the ends of invocations.
+pub(crate) fn logs_ends() -> bool {
+    tracing::enabled!(target: TARGET, Level::INFO)
+}
+
+/// An invocation left connections open or in use. One line, whatever their number.
+pub(crate) fn unclean<T: Display, S: Display>(figures: Figures<'_>, all: &[Unclean<T, S>]) {
+    let joined = |each: &dyn Fn(&Unclean<T, S>) -> Option<String>| {
+        let parts: Vec<_> = all.iter().filter_map(each).collect();
+        parts.join("; ")
+    };
+    let outcome = joined(&|one| Some(one.outcome.to_string()));
+    let left_open_at = joined(&|one| Some(one.caller?.to_string()));
+    let statement = joined(&|one| Some(one.statement.as_ref()?.to_string()));
+    let (outcome, left_open_at) = (display(outcome), display(left_open_at));
+    let statement = (!statement.is_empty()).then(|| display(statement));
+    let Figures {
+        request_id,
+        statements,
+        round_trips,
+        rows,
+        ..
+    } = figures;
+    let elapsed = debug(figures.elapsed);
+    event!(
+        INFO,
+        [
+            request_id,
+            elapsed,
+            outcome,
+            left_open_at,
+            statement,
+            statements,
+            round_trips,
+            rows
+        ],
+        "an invocation left a connection open or in use"
+    );
+}
+
+/// An invocation took long.
+pub(crate) fn slow(figures: Figures<'_>) {
+    let Figures {
+        request_id,
+        statements,
+        round_trips,
+        rows,
+        sent,
+        received,
+        ..
+    } = figures;
+    let elapsed = debug(figures.elapsed);
+    let slowest = figures.slowest.map(debug);
+    let slowest_statement = figures.slowest_statement.map(display);
+    event!(
+        INFO,
+        [
+            request_id,
+            elapsed,
+            statements,
+            round_trips,
+            rows,
+            sent,
+            received,
+            slowest,
+            slowest_statement
+        ],
+        "an invocation was slow"
+    );
 }
 
 /// An error became the response; a client error (4xx) is not a warning.
