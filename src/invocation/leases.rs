@@ -443,11 +443,12 @@ impl Leases {
         let times = self.times.load(Ordering::Relaxed);
         let logs = observe::logs_ends();
         let settings = self.engine.settings();
-        (logs || times || cfg!(feature = "metrics")).then(|| Watching {
+        let watching = Watching {
             statements: logs && (settings.repeated_statements > 0 || settings.log_statements),
             texts: settings.log_statements,
             times,
-        })
+        };
+        (logs || times || cfg!(feature = "metrics")).then_some(watching)
     }
 
     /// Begins the turn of a caller that leases a connection.
