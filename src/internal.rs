@@ -17,6 +17,17 @@ pub use crate::tls::{Handshake, Summary as CertificateSummary};
 pub use crate::wire::residue::setting;
 use crate::{Database, Result, Session};
 
+/// Adds the variables of files such as `.env` to the environment that configurations are read
+/// from, below those of the process. Has an effect once, before a configuration is read.
+pub fn add_variables(variables: std::collections::BTreeMap<String, String>) {
+    crate::config::add_files(variables);
+}
+
+/// Reads a variable of the process, or else one that was added.
+pub fn variable(name: &str) -> Option<String> {
+    crate::config::variable(name)
+}
+
 /// The region in the name of a host, if the provider has it there.
 pub fn region(host: &str) -> Option<String> {
     Host::of(host).region

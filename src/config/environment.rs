@@ -1,12 +1,28 @@
 //! Reads the environment variables of the process.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use crate::credentials::given;
 
 /// The environment's variables; a test has its own.
 #[derive(Default)]
 pub(crate) struct Environment(BTreeMap<String, String>);
+
+/// The variables of files such as `.env`, which a command has read at its start. Those of the
+/// process take precedence. `std::env::set_var` is unsafe, and would reach the children.
+static FILES: OnceLock<BTreeMap<String, String>> = OnceLock::new();
+
+/// Adds the variables of files, once, before the environment is read.
+pub(crate) fn add_files(variables: BTreeMap<String, String>) {
+    let _ = FILES.set(variables);
+}
+
+/// Reads one variable, of the process or else of the files.
+pub(crate) fn variable(name: &str) -> Option<String> {
+    let of_files = || FILES.get()?.get(name).cloned();
+    std::env::var(name).ok().or_else(of_files)
+}
 
 impl Environment {
     pub(crate) fn of_process() -> Self {
@@ -18,7 +34,11 @@ impl Environment {
                 value.into_string().unwrap_or_default(),
             ))
         });
-        Environment(readable.collect())
+        let mut all: BTreeMap<String, String> = readable.collect();
+        for (name, value) in FILES.get().into_iter().flatten() {
+            all.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+        Environment(all)
     }
 
     #[cfg(test)]

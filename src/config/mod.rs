@@ -37,7 +37,7 @@ use serde::{Deserialize, Serialize};
 #[doc(hidden)]
 pub use duration::parse as parse_duration;
 pub use endpoint::{DirectEndpoint, Endpoint};
-pub(crate) use environment::Environment;
+pub(crate) use environment::{Environment, add_files, variable};
 pub use load_shed::LoadShed;
 pub use origin::Origin;
 #[doc(hidden)]

@@ -88,6 +88,13 @@ impl Error {
                 let cause = format!("connection to {target} refused: nothing listens there");
                 let refused = Error::caused(ErrorKind::Refused, cause);
                 match at.inside.filter(|_| at.loopback) {
+                    // A container, unlike a function, may have a server inside.
+                    Some(inside) if inside.starts_with("the ") => refused.with_remedy(format!(
+                        "{}; inside {inside}, {} is {inside} itself: if the server is elsewhere, \
+                         set its host",
+                        ErrorKind::Refused.remedy(),
+                        at.host
+                    )),
                     Some(inside) => refused.with_remedy(format!(
                         "inside {inside}, {} is {inside} itself: set the host of the database",
                         at.host

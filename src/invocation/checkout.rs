@@ -3,7 +3,7 @@
 use std::panic::Location;
 use std::pin::pin;
 
-use futures_util::future::{Either, select};
+use futures_util::future::{BoxFuture, Either, select};
 
 use super::connection::Connection;
 use super::scope::Scope;
@@ -46,7 +46,8 @@ impl Invocation {
     pub(crate) async fn lease(&self, caller: Caller) -> Result<Connection> {
         let connection = self.lease_for_driver(caller).await?;
         if connection.has_parameters() {
-            Box::pin(connection.prepare(&[])).await?;
+            let prepare: BoxFuture<'_, _> = Box::pin(connection.prepare(&[]));
+            prepare.await?;
         }
         Ok(connection)
     }
@@ -59,7 +60,9 @@ impl Invocation {
         }
         let span = span::checkout(&self.span(), &leases.engine.peer().pool);
         let begin = Stamp::now();
-        let leased = Box::pin(span::within(span, self.wait_for_lease(caller))).await?;
+        // Without its type, or each handler would have a copy of what drops it.
+        let wait: BoxFuture<'_, _> = Box::pin(span::within(span, self.wait_for_lease(caller)));
+        let leased = wait.await?;
         leases.engine.pools().meters.waited_since(begin);
         Ok(leased)
     }

@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use futures_util::future::{Either, select};
+use futures_util::future::{BoxFuture, Either, select};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
@@ -296,10 +296,13 @@ impl<'a> Checkout<'a> {
     async fn connect(&mut self, attempt: Admission<'_>, closing: &Tally) -> Result<Option<Leased>> {
         let tried = Instant::now();
         // Boxed: a checkout that gets an idle connection does not carry this future's size.
-        let open = self
-            .pool
-            .open(self.left(), self.granted, attempt, Some(closing));
-        let (session, client) = match Box::pin(open).await {
+        let open: BoxFuture<'_, _> = Box::pin(self.pool.open(
+            self.left(),
+            self.granted,
+            attempt,
+            Some(closing),
+        ));
+        let (session, client) = match open.await {
             Ok(leased) => leased,
             Err(error) => return self.failed(error, tried).map(|()| None),
         };

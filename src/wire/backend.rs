@@ -100,8 +100,8 @@ impl Scanner {
     }
 
     /// Returns how much of `chunk` is passed on without being read: the rest of a message, and
-    /// messages whose tag is all that the wire needs. These are most of what a server sends, as
-    /// rows are. Returns also whether the fate of the message behind them is decided.
+    /// messages of which the wire needs the tag at most. These are most of what a server sends,
+    /// as rows are. Returns also whether the fate of the message behind them is decided.
     fn unread(&mut self, chunk: &[u8], tracker: &mut Tracker) -> (usize, bool) {
         let mut end = self.pass;
         let mut decided = false;
@@ -111,13 +111,17 @@ impl Scanner {
                 break;
             };
             if !matches!(tag, b'D' | b'd') || asked {
-                if !says_nothing(*tag) {
+                let body = rest.get(HEADER..length).filter(|_| *tag == b'C');
+                if !says_nothing(*tag) && body.is_none() {
                     break;
                 }
                 self.fate = tracker.fate(*tag);
                 if self.fate != Fate::Pass || tracker.has_to_give() {
                     decided = true;
                     break;
+                }
+                if let Some(body) = body {
+                    tracker.complete(body);
                 }
             }
             end += length;

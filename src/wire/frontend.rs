@@ -49,7 +49,7 @@ pub(super) struct Begin {
 /// Follows the framing of the frontend's messages and passes them on.
 #[derive(Debug, Default)]
 pub(super) struct Frontend {
-    started: bool,
+    pub(super) started: bool,
     /// The startup packet is not sent: the session has begun.
     resumes: bool,
     /// The beginning of a message that is not complete yet, or what waits for an answer.
@@ -60,7 +60,7 @@ pub(super) struct Frontend {
     /// succeeded, a second statement might run outside the transaction. Behind a pooler for
     /// that to a COPY: when a COPY has ended, PgBouncer before 1.22.1 gives the server to
     /// another client, even if answers are owed, and that client would get them.
-    holds: bool,
+    pub(super) holds: bool,
     pub(super) begin: Option<Begin>,
     pub(super) naming: Naming,
     pub(super) statements: Names,
@@ -123,6 +123,7 @@ impl Frontend {
     /// Accepts `bytes`; what is to be sent goes to `out`.
     pub(super) fn accept(&mut self, bytes: &[u8], tracker: &mut Tracker, out: &mut BytesMut) {
         if self.pending.is_empty() && !self.waits(tracker) {
+            let bytes = &bytes[self.pass_plain(bytes, tracker, out)..];
             let left = self.pass_on(bytes, tracker, out);
             self.pending.extend_from_slice(&bytes[bytes.len() - left..]);
         } else {

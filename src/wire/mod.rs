@@ -5,7 +5,7 @@
 //! whether all that was queued has been sent. It decides nothing, and waits only where it is
 //! asked to.
 //!
-//! - [`backend`] and [`frontend`] follow the framing of each direction;
+//! - [`backend`] and [`frontend`] follow the framing of each direction, [`plain`] what is plain;
 //! - [`tracker`] keeps what they learn, [`expected`] the answers to come, [`residue`] detects session state, [`snapshot`]
 //!   summarises both at one moment;
 //! - [`rewrite`] rewrites requests, [`begin`] sends BEGIN with the first, [`question`] has those
@@ -25,6 +25,7 @@ mod divert;
 mod expected;
 mod frontend;
 mod parked;
+mod plain;
 mod question;
 pub(crate) mod residue;
 mod rewrite;

@@ -340,7 +340,7 @@ impl Tracker {
         Some(Answer::Complete(unit))
     }
 
-    fn complete(&mut self, body: &[u8]) {
+    pub(super) fn complete(&mut self, body: &[u8]) {
         if self.question().is_some() {
             return;
         }

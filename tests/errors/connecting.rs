@@ -3,8 +3,8 @@
 use super::*;
 
 const EITHER: &str = "check that the server is running and accepts connections on this host and \
-                      port (or: inside the container, 127.0.0.1 is the container itself: set the \
-                      host of the database)";
+                      port (in a container also: inside the container, 127.0.0.1 is the container \
+                      itself: if the server is elsewhere, set its host)";
 
 /// Until the server can be spoken to.
 pub async fn reaching(golden: &mut Golden) {
@@ -17,7 +17,13 @@ pub async fn reaching(golden: &mut Golden) {
 
     let error = refused(&database_with(&url(&free.to_string()), quick)).await;
     assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
-    // Where this test runs decides which of the two is told.
+    // Where this test runs decides whether the container is mentioned.
+    assert!(
+        error
+            .remedy()
+            .starts_with("check that the server is running"),
+        "{error}"
+    );
     golden.volatile(error.remedy(), EITHER);
     golden.add("nothing listens there", &error);
 

@@ -5,12 +5,14 @@
 
 mod check;
 mod doctor;
+mod env_file;
 mod migrate;
 mod outcome;
 mod output;
 mod plan;
 mod sessions;
 mod signal;
+mod silent;
 mod target;
 mod wrap;
 
@@ -19,9 +21,10 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use tracing::subscriber::{NoSubscriber, set_global_default};
+use tracing::subscriber::set_global_default;
 
 use outcome::{Failure, Outcome};
+use silent::Silent;
 use target::Target;
 
 /// Diagnoses and repairs the connection between functions and their PostgreSQL server.
@@ -64,13 +67,15 @@ enum Command {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let Arguments {
-        target,
+        mut target,
         json,
         command,
     } = Arguments::try_parse().unwrap_or_else(|error| exit_with_usage_error(&error));
-    // The command reports its findings itself. Without a subscriber, antifreeze would also
-    // write warnings to stderr.
-    let _ = set_global_default(NoSubscriber::default());
+    // The command reports its findings itself.
+    let _ = set_global_default(Silent);
+    if let Err(failure) = target.read_files() {
+        return outcome::exit(Err(failure), json);
+    }
     let done = match command {
         Command::Doctor(arguments) => doctor::run(&target, arguments, json).await,
         Command::Sessions(arguments) => sessions::run(&target, arguments, json).await,

@@ -63,6 +63,13 @@ pub fn width() -> Option<usize> {
     Some(usize::from(columns))
 }
 
+/// Returns the width of the terminal that the standard error is, if it is one.
+pub fn error_width() -> Option<usize> {
+    // The size is that of the standard output, or else of the controlling terminal.
+    let (columns, _) = ratatui_crossterm::crossterm::terminal::size().ok()?;
+    Some(usize::from(columns)).filter(|columns| *columns > 0)
+}
+
 /// Returns whether the standard output may be coloured.
 pub fn has_colours() -> bool {
     anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never

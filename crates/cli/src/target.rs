@@ -1,14 +1,16 @@
 //! Selects the database and opens a session.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use antifreeze::Session;
-use antifreeze::{Config, Database, ErrorKind};
+use antifreeze::internal;
+use antifreeze::{Config, Database, ErrorKind, Session};
 use antifreeze_doctor::{Routes, parse_duration};
 use clap::Args;
 
 use crate::outcome::Failure;
-use crate::output;
+use crate::{env_file, output};
 
 /// The variable that is read when `--admin-url` is not given.
 const ADMIN: &str = "ADMIN_DATABASE_URL";
@@ -25,6 +27,13 @@ pub struct Target {
     /// if it is set and --url is not given]
     #[arg(long, global = true, value_name = "URL")]
     admin_url: Option<String>,
+    /// A file with variables, for when the environment names no database [default: .env.local
+    /// and .env, unless --url is given]
+    #[arg(long, global = true, value_name = "FILE")]
+    env_file: Option<PathBuf>,
+    /// The file of each variable that was read from one.
+    #[arg(skip)]
+    variables: BTreeMap<String, String>,
     /// How long to retry while every connection slot is taken
     #[arg(long, global = true, default_value = "60s", value_parser = time)]
     wait: Duration,
@@ -37,12 +46,36 @@ pub fn time(text: &str) -> Result<Duration, String> {
 }
 
 impl Target {
+    /// Reads the variables of files, before anything else does.
+    pub fn read_files(&mut self) -> Result<(), Failure> {
+        self.variables = env_file::load(self.env_file.as_deref(), self.url.is_some())?;
+        Ok(())
+    }
+
+    /// Returns the file of each variable that was read from one.
+    pub fn files(&self) -> &BTreeMap<String, String> {
+        &self.variables
+    }
+
+    /// Says which variables are from files.
+    fn name_files(&self) {
+        let mut files: Vec<&String> = self.variables.values().collect();
+        files.sort();
+        files.dedup();
+        for file in files {
+            let names = self.variables.iter().filter(|(_, of)| *of == file);
+            let names: Vec<&str> = names.map(|(name, _)| name.as_str()).collect();
+            output::eprint(&format!("variables of {file}: {}", names.join(", ")));
+        }
+    }
+
     /// Returns the routes to the database, for a command by this name.
     pub fn routes(&self, command: &str) -> Result<Routes, Failure> {
         let config = match &self.url {
             Some(url) => Config::from_url(&resolve("--url", url)?)?,
             None => Config::from_env()?,
         };
+        self.name_files();
         // Identifies the command in pg_stat_activity.
         let name = format!("antifreeze {command}");
         let mut routes = Routes::new(config.application_name(&name))?.wait(self.wait);
@@ -50,7 +83,7 @@ impl Target {
             Some(url) => Some((url.as_str(), resolve("--admin-url", url)?)),
             // The variable is for the environment's server, not for that of --url.
             None if self.names_database() => None,
-            None => std::env::var(ADMIN).ok().map(|url| (ADMIN, url)),
+            None => internal::variable(ADMIN).map(|url| (ADMIN, url)),
         };
         if let Some((_, url)) = admin.filter(|(_, url)| !url.trim().is_empty()) {
             let admin = Config::from_url(&url)?.application_name(&name);
@@ -132,8 +165,8 @@ fn resolve(argument: &str, url: &str) -> Result<String, Failure> {
         text => Ok(text.to_owned()),
     };
     if let Some(name) = url.strip_prefix("env:") {
-        let text = std::env::var(name)
-            .map_err(|_| Failure::new(format!("{shown}: the variable is not set")))?;
+        let text = internal::variable(name)
+            .ok_or_else(|| Failure::new(format!("{shown}: the variable is not set")))?;
         return non_empty(text, "variable");
     }
     if let Some(path) = url.strip_prefix("file:") {

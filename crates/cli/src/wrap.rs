@@ -1,6 +1,6 @@
-//! Breaks text into lines, at blanks only.
+//! Breaks text into lines, at blanks only, or cuts it.
 
-use unicode_width::UnicodeWidthStr;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// Breaks `text` into lines that fit `width`. A word that is longer stays whole, so that it can
 /// be copied. There is at least one line.
@@ -18,6 +18,24 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
         }
     }
     lines
+}
+
+/// Cuts `text` to a width, with two dots at the end if something is missing.
+pub fn cut(text: &str, width: Option<usize>) -> String {
+    let Some(width) = width.filter(|width| text.width() > *width) else {
+        return text.to_owned();
+    };
+    let dots = if width > 8 { ".." } else { "" };
+    let mut cut = String::new();
+    let mut used = dots.len();
+    for c in text.chars() {
+        used += c.width().unwrap_or_default();
+        if used > width {
+            break;
+        }
+        cut.push(c);
+    }
+    cut + dots
 }
 
 #[cfg(test)]

@@ -6,36 +6,13 @@ mod cli;
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
+use cli::doctor::{examine, examine_at, shop};
 use cli::{Ran, client, pid, run, until};
 use lab::certificates::Authority;
 use lab::pgbouncer::{Builder, Mode, PgBouncer};
 use lab::postgres::{Auth, Postgres};
 use lab::relay::Relay;
 use tokio::net::TcpListener;
-
-/// Starts a cluster for this test alone, with the database `shop`.
-async fn shop() -> (Postgres, lab::postgres::Database) {
-    let server = Postgres::start().await.expect("a server");
-    let shop = server.create_database("shop").await.expect("a database");
-    (server, shop)
-}
-
-/// Runs the doctor once earlier sessions have ended, so that only `watcher` and the test's own
-/// sessions are on the server.
-async fn examine(server: &Postgres, variables: &[(&str, &str)], more: &[&str]) -> Ran {
-    let watcher = client(&server.url(), "watcher").await;
-    until(
-        &watcher,
-        "select count(*) = 0 from pg_stat_activity where pid <> pg_backend_pid() \
-         and application_name in ('lab', 'watcher', 'antifreeze doctor')",
-    )
-    .await;
-    run(variables, &[&["doctor"], more].concat()).await
-}
-
-async fn examine_at(server: &Postgres, url: &str) -> Ran {
-    examine(server, &[("DATABASE_URL", url)], &[]).await
-}
 
 #[tokio::test]
 async fn healthy_server_has_no_findings() {
@@ -352,6 +329,11 @@ async fn scarce_and_exhausted_slots_are_findings() {
         .await
         .exits(2);
     ran.is_golden("slots_full");
+    // A superuser's sessions take the reserved ones: more are in use than roles may have.
+    let admin = server.url_for("postgres", "shop");
+    held.push(client(&admin, "reports").await);
+    let ran = examine_at(&server, &admin).await.exits(1);
+    ran.assert_out("! slots: 9 of 10 in use (3 are reserved, all usable by this role): ");
 }
 
 #[tokio::test]

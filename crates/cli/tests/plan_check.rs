@@ -67,7 +67,7 @@ async fn plans_are_compared_with_the_limit() {
         (&5.into(), &18.into())
     );
     let ran = at(&server.url(), &["doctor"]).await.exits(0);
-    let of = "of 18 in use (5 of 23 are reserved";
+    let of = "of 23 in use (5 are reserved";
     ran.assert_out(of);
 }
 

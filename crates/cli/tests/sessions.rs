@@ -226,7 +226,7 @@ async fn control_characters_are_replaced() {
     let limits = [
         "doctor",
         "--idle-in-transaction",
-        "50ms",
+        "1h",
         "--transaction",
         "50ms",
     ];

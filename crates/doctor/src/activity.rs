@@ -1,11 +1,11 @@
 //! Reads the sessions of the server.
 
+use antifreeze::ErrorKind;
 use antifreeze::internal::error;
-use antifreeze::{ErrorKind, Result};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::text::printable;
+use super::text::{printable, redacted};
 
 /// A session of the server, as `pg_stat_activity` shows it. A column that the role may not
 /// see is `None`, or the server's placeholder text.
@@ -42,7 +42,9 @@ pub struct ServerSession {
     /// role.
     #[serde(default)]
     pub blocked_by_prepared: Vec<String>,
-    /// Its current statement, or the last one if it is idle; the first 500 characters.
+    /// Its current statement, or the last one if it is idle; the first 500 characters. A
+    /// password in it is replaced by `***`.
+    #[serde(deserialize_with = "without_passwords")]
     pub query: Option<String>,
     /// When the session began, as the server writes it.
     pub began: Option<String>,
@@ -58,7 +60,7 @@ pub struct ServerSession {
 /// `wait_event` is hidden from a role without `pg_read_all_stats`; `pg_locks` and
 /// `pg_blocking_pids` are not. A session that waits for a row waits for a transaction, and
 /// holds a lock on the tuple, which names the table. The locks of a prepared transaction have
-/// no process; their virtual transaction is `-1/` and its number (twophase.c).
+/// no process; that on its own ID tells which one it is.
 pub(super) const SESSIONS: &str = "\
     coalesce((with locks as (select * from pg_locks), \
     waiting as (select distinct on (pid) pid, locktype, \
@@ -72,7 +74,9 @@ pub(super) const SESSIONS: &str = "\
             h.classid, h.objid, h.objsubid) is not distinct from \
         (n.locktype, n.database, n.relation, n.page, n.tuple, n.virtualxid, n.transactionid, \
             n.classid, n.objid, n.objsubid) \
-        join pg_prepared_xacts p on h.virtualtransaction = '-1/' || p.transaction \
+        join locks t on t.pid is null and t.locktype = 'transactionid' \
+            and t.virtualtransaction = h.virtualtransaction \
+        join pg_prepared_xacts p on p.transaction = t.transactionid \
         where not n.granted group by n.pid) \
     select json_agg(json_build_object(\
     'pid', a.pid, 'role', usename, 'database', datname, 'application', nullif(application_name, ''), \
@@ -94,12 +98,15 @@ pub(super) const SESSIONS: &str = "\
 /// # Errors
 ///
 /// Fails if the query fails, or if its answer cannot be decoded.
-pub async fn sessions(client: &Client) -> Result<Vec<ServerSession>> {
+pub async fn sessions(client: &Client) -> antifreeze::Result<Vec<ServerSession>> {
     read(client, &format!("select ({SESSIONS})::text")).await
 }
 
 /// Runs `sql` and decodes the JSON document that its last statement returns.
-pub(super) async fn read<T: for<'a> Deserialize<'a>>(client: &Client, sql: &str) -> Result<T> {
+pub(super) async fn read<T: for<'a> Deserialize<'a>>(
+    client: &Client,
+    sql: &str,
+) -> antifreeze::Result<T> {
     let messages = client.simple_query(sql).await?;
     let document = messages.iter().rev().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0),
@@ -110,6 +117,13 @@ pub(super) async fn read<T: for<'a> Deserialize<'a>>(client: &Client, sql: &str)
         let cause = "the server's answer cannot be decoded";
         error::caused(ErrorKind::Database, cause, error)
     })
+}
+
+/// Reads a statement. `ALTER ROLE .. PASSWORD '..'` and the like are in `pg_stat_activity` with
+/// the password.
+fn without_passwords<'de, D: Deserializer<'de>>(reader: D) -> Result<Option<String>, D::Error> {
+    let query = Option::<String>::deserialize(reader)?;
+    Ok(query.map(|query| redacted(&query)))
 }
 
 impl ServerSession {

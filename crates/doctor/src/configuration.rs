@@ -1,22 +1,26 @@
 //! Reports where the settings come from, before anything is dialled.
 
+use std::collections::BTreeMap;
 use std::env;
 
 use antifreeze::config::{Endpoint, Origin, Pooler, Settings};
 use antifreeze::internal;
 use tokio_postgres::config::Host;
 
+use super::examine::Options;
 use super::report::{Check, Step};
 use super::text::printable;
 
 /// Reports the sources of the settings, unknown variables and the pooler.
-pub(super) fn check(settings: &Settings) -> Vec<Check> {
-    let mut checks = vec![Check::note(Step::Configuration, sources(settings))];
+pub(super) fn check(settings: &Settings, options: &Options) -> Vec<Check> {
+    let files = &options.files;
+    let mut checks = vec![Check::note(Step::Configuration, sources(settings, files))];
     let variables = env::vars_os().filter_map(|(name, value)| {
         let value = value.into_string().unwrap_or_default();
         name.into_string().ok().zip(internal::given(value))
     });
-    for name in unknown(settings, variables.map(|(name, _)| name)) {
+    let names = variables.map(|(name, _)| name).chain(files.keys().cloned());
+    for name in unknown(settings, names) {
         checks.push(Check::finding(
             Step::Configuration,
             format!("unknown variable {}: it has no effect", printable(&name)),
@@ -29,7 +33,7 @@ pub(super) fn check(settings: &Settings) -> Vec<Check> {
 }
 
 /// The variables that the address and the overrides were read from.
-fn sources(settings: &Settings) -> String {
+fn sources(settings: &Settings, files: &BTreeMap<String, String>) -> String {
     let overrides = settings.report().variables;
     let mut address = Vec::new();
     for (setting, origin) in settings.origins() {
@@ -42,7 +46,11 @@ fn sources(settings: &Settings) -> String {
     }
     let mut sources = match address.as_slice() {
         [] => "from code or the command line".to_owned(),
-        variables => format!("the environment has {}", variables.join(", ")),
+        variables => {
+            let file = variables.iter().find_map(|name| files.get(*name));
+            let source = file.map_or("the environment", String::as_str);
+            format!("{source} has {}", variables.join(", "))
+        }
     };
     let overrides = overrides
         .iter()
@@ -136,7 +144,10 @@ mod tests {
     #[test]
     fn url_in_code_has_no_variable() {
         let settings = settings("postgres://db.example.com/x");
-        assert_eq!(sources(&settings), "from code or the command line");
+        assert_eq!(
+            sources(&settings, &BTreeMap::new()),
+            "from code or the command line"
+        );
         let names = ["ANTIFREEZE_COLOUR", "PATH"].map(str::to_owned);
         let unknown = unknown(&settings, names.into_iter());
         assert_eq!(unknown, ["ANTIFREEZE_COLOUR"]);

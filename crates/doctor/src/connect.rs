@@ -8,11 +8,11 @@ use antifreeze::internal::{self, ConnectOptions, Handshake, Progress, Target};
 use antifreeze::{Error, ErrorKind, Result, Session};
 
 use super::EXPIRES_SOON;
-use super::database_name;
 use super::examine::Findings;
 use super::report::{Check, Step};
 use super::routes::{DIRECT, POOLED, Route, Routes};
 use super::text::{format_seconds, milliseconds};
+use super::{database_name, pooler};
 
 /// Opens a session and reports each step; returns `None` if no session can be opened.
 pub(super) async fn connect(
@@ -93,12 +93,14 @@ async fn opened_by(
         }
         Err(error) if error.kind() == ErrorKind::TooManyConnections => {
             let waited = format_seconds(routes.wait_limit().as_secs_f64());
-            let none = format!("no connection slot became free within {waited}");
+            let (cause, _) = cause_and_remedy(&error);
+            let none = format!("{cause}; no connection slot became free within {waited}");
             findings.add(Check::failed(
                 Step::Slots,
                 none,
                 super::slots::RESERVED_ROUTES,
             ));
+            findings.add_all(pooler::held(config).await);
             None
         }
         Err(error) => {

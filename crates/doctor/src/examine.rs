@@ -1,5 +1,6 @@
 //! Runs all checks, in order.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -7,10 +8,11 @@ use antifreeze::config::{Pooler, Settings};
 use antifreeze::{Error, Session};
 
 use super::facts::Facts;
+use super::maintenance::Maintenance;
 use super::report::{Check, Report, Step};
 use super::routes::Routes;
 use super::text::milliseconds;
-use super::{configuration, connect, pooler, region, server, slots, timeouts};
+use super::{configuration, connect, locks, pooler, region, server, slots, timeouts};
 
 /// Thresholds above which [`examine`] reports a finding.
 #[derive(Debug, Clone)]
@@ -18,8 +20,15 @@ use super::{configuration, connect, pooler, region, server, slots, timeouts};
 pub struct Options {
     /// How long a session may be idle in a transaction. Default: 10 s.
     pub idle_in_transaction: Duration,
-    /// How long a transaction may be open. Default: 60 s.
+    /// How long a transaction may be open, or prepared. Default: 60 s.
     pub transaction: Duration,
+    /// How many transactions old the oldest transaction ID may be. Default: one billion, half
+    /// of what there are; Amazon's documents ("Vacuum", RDS) raise the alarm there.
+    pub transaction_age: u64,
+    /// How many bytes of WAL a replication slot may hold. Default: 5 GB.
+    pub retained_wal: u64,
+    /// The file of each variable that was read from one instead of the environment.
+    pub files: BTreeMap<String, String>,
 }
 
 impl Default for Options {
@@ -27,6 +36,9 @@ impl Default for Options {
         Options {
             idle_in_transaction: Duration::from_secs(10),
             transaction: Duration::from_secs(60),
+            transaction_age: 1_000_000_000,
+            retained_wal: 5 << 30,
+            files: BTreeMap::new(),
         }
     }
 }
@@ -71,7 +83,7 @@ pub async fn examine(
             on_check,
         }),
     };
-    findings.add_all(configuration::check(routes.database().settings()));
+    findings.add_all(configuration::check(routes.database().settings(), options));
     if let Some((session, config)) = connect::connect(routes, &findings).await {
         if let Err(error) = examine_session(&session, &config, options, &findings).await {
             let (text, remedy) = connect::cause_and_remedy(&error);
@@ -97,19 +109,46 @@ async fn examine_session(
     findings.add(Check::ok(Step::RoundTrip, milliseconds(round_trip)));
     findings.add_all(timeouts::start_up(&facts, config));
     timeouts::apply(session, config, &mut facts).await;
-    findings.add(timeouts::in_force(&facts, config));
+    let missing = match config.pooler {
+        Pooler::None => None,
+        _ => pooler::is_missing(session, &facts, config),
+    };
+    let mut in_force = timeouts::in_force(&facts, config);
+    if missing.is_some() {
+        // They are sent as soon as the configuration is right.
+        in_force = Check::note(in_force.step, in_force.text);
+    }
+    findings.add(in_force);
     findings.add_all(server::visibility(&facts));
     findings.add_all(slots::slots(&facts));
     findings.add(slots::idle_in_transaction(&facts, options));
     findings.add(slots::transactions(&facts, options));
-    findings.add_all(slots::locks(&facts));
-    if config.pooler != Pooler::None {
+    findings.add_all(locks::prepared(&facts, options));
+    findings.add_all(locks::locks(&facts));
+    findings.add_all(maintenance(session, options).await);
+    if missing.is_some() {
+        findings.add_all(missing);
+    } else if config.pooler != Pooler::None {
         findings.add_all(pooler::statements(config).await);
         findings.add_all(pooler::session_state(session, config).await);
+        findings.add_all(pooler::held(config).await);
     }
-    findings.add(region::region(config, round_trip));
+    findings.add_all(region::region(config, round_trip));
     findings.add_all(pooler::recommended(&facts, config));
     Ok(())
+}
+
+/// Runs the checks of maintenance. A server without the views that they read, such as one that
+/// is compatible with PostgreSQL, has other means for it.
+async fn maintenance(session: &Session, options: &Options) -> Vec<Check> {
+    match Maintenance::ask(session).await {
+        Ok(maintenance) => maintenance.checks(options),
+        Err(error) => {
+            let (text, _) = connect::cause_and_remedy(&error);
+            let text = format!("not tested: {text}");
+            vec![Check::note(Step::Wraparound, text)]
+        }
+    }
 }
 
 /// Measures three round trips and returns the shortest.

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use tokio_postgres::Client;
 
 use super::activity::{self, SESSIONS, ServerSession};
+use super::overview::{PREPARED, PreparedTransaction};
 
 /// The state of the server.
 #[derive(Debug, Deserialize)]
@@ -30,7 +31,23 @@ pub(super) struct Facts {
     pub(super) database_limit: Option<i64>,
     pub(super) settings: HashMap<String, Setting>,
     pub(super) sessions: Vec<ServerSession>,
+    pub(super) prepared: Vec<PreparedTransaction>,
+    /// The server's own processes that vacuum, as far as the role may see them.
+    pub(super) workers: Vec<Worker>,
 }
+
+/// A process of autovacuum.
+#[derive(Debug, Deserialize)]
+pub(super) struct Worker {
+    pub(super) pid: i32,
+    /// What it does: `autovacuum: VACUUM public.partners (to prevent wraparound)`.
+    pub(super) query: String,
+}
+
+/// Selects the processes of autovacuum as JSON.
+const WORKERS: &str = "\
+    coalesce((select json_agg(json_build_object('pid', pid, 'query', query)) \
+    from pg_stat_activity where backend_type = 'autovacuum worker' and query is not null), '[]')";
 
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Setting {
@@ -68,7 +85,8 @@ impl Facts {
             'role_limit', (select rolconnlimit from pg_roles where rolname = current_user), \
             'database_limit', (select datconnlimit from pg_database \
                 where datname = current_database()), \
-            'settings', {}, 'sessions', {SESSIONS})::text",
+            'settings', {}, 'prepared', {PREPARED}, 'workers', {WORKERS}, \
+            'sessions', {SESSIONS})::text",
             member("pg_read_all_stats"),
             member("pg_use_reserved_connections"),
             RESERVED,

@@ -18,7 +18,7 @@
 //! ```
 //!
 //! The examination changes nothing in the database and never waits for a lock. It opens one
-//! session; behind a pooler, up to three more, one after the other.
+//! session; behind a pooler, up to four more, one after the other.
 
 mod activity;
 mod configuration;
@@ -26,6 +26,8 @@ mod connect;
 mod database_name;
 mod examine;
 mod facts;
+mod locks;
+mod maintenance;
 mod overview;
 mod pooler;
 mod region;

@@ -1,6 +1,6 @@
 //! Checks how a pooler treats sessions, and whether one is needed.
 
-use antifreeze::config::{Pooler, Settings};
+use antifreeze::config::{Origin, Pooler, Settings};
 use antifreeze::internal::{self, ConnectOptions};
 use antifreeze::{Error, Result, Session};
 use tokio_postgres::SimpleQueryMessage;
@@ -125,6 +125,103 @@ async fn leaks(session: &Session, config: &Settings) -> Result<Option<bool>> {
         }
     }
     Ok(None)
+}
+
+/// Reports that there is no pooler, although the configuration says so: a pooler gives its
+/// clients process IDs of its own, so that the one of the start is not the server's.
+pub(super) fn is_missing(session: &Session, facts: &Facts, config: &Settings) -> Option<Check> {
+    let own = facts.sessions.iter().find(|session| session.is_self)?;
+    let setting = match config.origin("pooler") {
+        Some(Origin::Variable(name)) => name.to_string(),
+        _ if config.pooler == Pooler::Transaction => "pgbouncer=true in the URL".to_owned(),
+        _ => "the setting `pooler`".to_owned(),
+    };
+    (own.pid == session.process_id()).then(|| {
+        Check::finding(
+            Step::Path,
+            format!(
+                "the server answers itself and no pooler is in between: because of {setting}, no \
+                 timeouts are sent and statements are not reused"
+            ),
+            format!("remove {setting}"),
+        )
+    })
+}
+
+/// The pools of PgBouncer that are exhausted.
+struct Pool {
+    name: String,
+    /// Clients that have a server.
+    active: u64,
+    waiting: u64,
+    /// How long the first has been waiting, in seconds.
+    longest: u64,
+    mode: String,
+}
+
+/// Asks PgBouncer itself whether clients wait for a server. Returns nothing if it is another
+/// pooler, or if the role is not one of its `stats_users`.
+pub(super) async fn held(config: &Settings) -> Vec<Check> {
+    let Some(pools) = pools(config).await else {
+        return Vec::new();
+    };
+    let waiting = pools.iter().filter(|pool| pool.waiting > 0);
+    let check = |pool: &Pool| {
+        let Pool {
+            name,
+            active,
+            waiting,
+            longest,
+            mode,
+        } = pool;
+        let text = format!(
+            "clients of pool {name} wait for a server: {waiting}, the first for {longest} s; its \
+             servers ({active}) are held by other clients (pool_mode {mode}, SHOW POOLS)"
+        );
+        let remedy = match mode.as_str() {
+            "session" => {
+                "set pool_mode = transaction in PgBouncer: a session pooler keeps a server for \
+                 each client, idle or frozen, until that disconnects"
+            }
+            _ => "antifreeze sessions --idle-in-transaction --older-than 10s --terminate",
+        };
+        Check::finding(Step::Pooler, text, remedy)
+    };
+    waiting.map(check).collect()
+}
+
+async fn pools(config: &Settings) -> Option<Vec<Pool>> {
+    let mut config = config.clone();
+    // The name of its console (its manual, "Admin console").
+    config.server.dbname("pgbouncer");
+    let database = internal::database(config).ok()?;
+    let options = ConnectOptions {
+        once: true,
+        ..ConnectOptions::DEFAULT
+    };
+    let session = internal::open(internal::connector(&database), options)
+        .await
+        .ok()?;
+    let messages = session.simple_query("SHOW POOLS").await.ok()?;
+    session.close(CLOSE_TIMEOUT).await;
+    let pools = messages.iter().filter_map(|message| {
+        let SimpleQueryMessage::Row(row) = message else {
+            return None;
+        };
+        let number = |name: &str| row.try_get(name).ok()??.parse::<u64>().ok();
+        Some(Pool {
+            name: format!(
+                "{} of {}",
+                row.try_get("database").ok()??,
+                row.try_get("user").ok()??
+            ),
+            active: number("sv_active")?,
+            waiting: number("cl_waiting")?,
+            longest: number("maxwait")?,
+            mode: row.try_get("pool_mode").ok()??.to_owned(),
+        })
+    });
+    Some(pools.collect())
 }
 
 fn not_tested(step: Step, error: &Error) -> Check {

@@ -36,7 +36,8 @@ const VERCEL: [(&str, &str); 20] = [
     ("yul1", "ca-central-1"),
 ];
 
-pub(super) fn region(config: &Settings, round_trip: Duration) -> Check {
+/// Compares the regions; returns nothing if neither is known.
+pub(super) fn region(config: &Settings, round_trip: Duration) -> Option<Check> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let here = function_region(variable);
     let host = config
@@ -52,9 +53,9 @@ pub(super) fn region(config: &Settings, round_trip: Duration) -> Check {
     compare(here.as_deref(), there.as_deref(), round_trip)
 }
 
-fn compare(here: Option<&str>, there: Option<&str>, round_trip: Duration) -> Check {
+fn compare(here: Option<&str>, there: Option<&str>, round_trip: Duration) -> Option<Check> {
     let took = milliseconds(round_trip);
-    match (here, there) {
+    Some(match (here, there) {
         (Some(here), Some(there)) if here == there => {
             Check::ok(Step::Region, format!("both are in {here}"))
         }
@@ -84,11 +85,8 @@ fn compare(here: Option<&str>, there: Option<&str>, round_trip: Duration) -> Che
                  AWS_REGION nor VERCEL_REGION is set)"
             ),
         ),
-        (None, None) => Check::note(
-            Step::Region,
-            "unknown for both the process and the database",
-        ),
-    }
+        (None, None) => return None,
+    })
 }
 
 /// Reads the function's region from the variables that Lambda and Vercel set.
@@ -189,12 +187,13 @@ mod tests {
     #[test]
     fn different_regions_are_a_finding() {
         let near = Duration::from_millis(1);
-        let status = |here, there, time| compare(here, there, time).status;
+        let status = |here, there, time| compare(here, there, time).expect("a check").status;
         assert_eq!(status(Some("a"), Some("a"), near), Status::Ok);
         assert_eq!(status(Some("a"), Some("b"), near), Status::Finding);
         assert_eq!(status(Some("a"), None, near), Status::Note);
         let far = Duration::from_millis(80);
         assert_eq!(status(Some("a"), None, far), Status::Finding);
         assert_eq!(status(None, Some("b"), far), Status::Note);
+        assert_eq!(compare(None, None, far), None);
     }
 }

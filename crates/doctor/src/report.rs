@@ -43,8 +43,18 @@ pub enum Step {
     IdleInTransaction,
     /// Transactions that have been open for long.
     Transactions,
+    /// Transactions that were prepared for a two-phase commit.
+    Prepared,
     /// Sessions that wait for a lock, and those that block them.
     Locks,
+    /// The age of the oldest transaction ID.
+    Wraparound,
+    /// The WAL that replication slots hold.
+    Replication,
+    /// Sequences that are near their end.
+    Sequences,
+    /// Indexes that are invalid.
+    Indexes,
     /// Prepared statements through the pooler.
     Statements,
     /// Whether session settings of one client reach another through the pooler.
@@ -54,6 +64,26 @@ pub enum Step {
     /// Whether a pooler is needed.
     Pooler,
 }
+
+/// The steps whose findings weigh most, the heaviest first: what stops all requests, then what
+/// stops or slows some, then what will. The others follow in the order of the examination.
+const BY_WEIGHT: [Step; 15] = [
+    Step::Writable,
+    Step::Locks,
+    Step::Slots,
+    Step::Pooler,
+    Step::Path,
+    Step::Wraparound,
+    Step::Replication,
+    Step::Sequences,
+    Step::IdleInTransaction,
+    Step::Transactions,
+    Step::Prepared,
+    Step::StartUp,
+    Step::SessionState,
+    Step::Timeouts,
+    Step::Indexes,
+];
 
 /// The outcome of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -120,6 +150,31 @@ impl Report {
     }
 }
 
+impl Report {
+    /// Returns the checks that ask for something, by weight: those that failed, findings, then
+    /// notes with a remedy. Without what a step has found before it failed, which is the reason
+    /// of the failure.
+    pub fn to_do(&self) -> Vec<&Check> {
+        let failed = self.checks.iter().filter(|it| it.status == Status::Failed);
+        let failed: Vec<Step> = failed.map(|check| check.step).collect();
+        let is_reason =
+            |check: &Check| check.status == Status::Finding && failed.contains(&check.step);
+        let checks = self.checks.iter();
+        let checks = checks.filter(|check| check.remedy.is_some() && !is_reason(check));
+        let mut checks: Vec<&Check> = checks.collect();
+        checks.sort_by_key(|check| {
+            let status = match check.status {
+                Status::Failed => 0,
+                Status::Finding => 1,
+                _ => 2,
+            };
+            let step = BY_WEIGHT.iter().position(|step| *step == check.step);
+            (status, step.unwrap_or(BY_WEIGHT.len()))
+        });
+        checks
+    }
+}
+
 impl Check {
     fn new(step: Step, status: Status, text: &str) -> Self {
         Check {
@@ -172,7 +227,12 @@ impl Step {
             Step::Slots => "slots",
             Step::IdleInTransaction => "idle in tx",
             Step::Transactions => "transactions",
+            Step::Prepared => "prepared tx",
             Step::Locks => "locks",
+            Step::Wraparound => "wraparound",
+            Step::Replication => "replication",
+            Step::Sequences => "sequences",
+            Step::Indexes => "indexes",
             Step::Statements => "statements",
             Step::SessionState => "session state",
             Step::Region => "region",

@@ -59,7 +59,7 @@ pub(super) fn visibility(facts: &Facts) -> Option<Check> {
             ),
         )
         .remedied(format!(
-            "run GRANT pg_read_all_stats TO {}; to end sessions, grant pg_signal_backend as well",
+            "GRANT pg_read_all_stats TO {};",
             quoted(&facts.role)
         ))
     })

@@ -1,4 +1,4 @@
-//! Checks slots, transactions and locks, and names the sessions that hold them.
+//! Checks slots and transactions, and names the sessions that hold them.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use super::activity::ServerSession;
 use super::examine::Options;
 use super::facts::Facts;
 use super::report::{Check, Step};
-use super::text::{format_seconds, printable, truncate};
+use super::text::{format_seconds, printable, quoted, truncate};
 
 /// Names the routes by which a session can still be opened while every slot is taken.
 pub(super) const RESERVED_ROUTES: &str = "give --admin-url a URL that can still connect: \
@@ -15,7 +15,7 @@ pub(super) const RESERVED_ROUTES: &str = "give --admin-url a URL that can still 
     (PostgreSQL 16 and newer), or the other of a pooled and a direct endpoint";
 
 /// How many entries of one kind are shown.
-const MAX_SHOWN: usize = 5;
+pub(super) const MAX_SHOWN: usize = 5;
 
 pub(super) fn slots(facts: &Facts) -> Vec<Check> {
     let clients: Vec<_> = facts.clients().collect();
@@ -27,8 +27,9 @@ pub(super) fn slots(facts: &Facts) -> Vec<Check> {
         (_, Some(true)) => format!(", {} of them usable by this role", facts.reserved),
         _ => String::new(),
     };
+    // Those that are reserved can be in use, too.
     let mut text = format!(
-        "{used} of {open} in use ({held_back} of {} are reserved{usable})",
+        "{used} of {} in use ({held_back} are reserved{usable})",
         facts.max
     );
     let by: Vec<String> = by_application(&clients);
@@ -38,9 +39,8 @@ pub(super) fn slots(facts: &Facts) -> Vec<Check> {
         Check::finding(
             Step::Slots,
             text,
-            "antifreeze sessions shows which sessions hold them, antifreeze plan how many fit; \
-             lower the connections of each process (ANTIFREEZE_MAX_CONNECTIONS=1, \
-             ANTIFREEZE_LIFETIME=per-invocation), cap the function's concurrency, or use a pooler",
+            "set ANTIFREEZE_MAX_CONNECTIONS=1 for each function, without a new build; antifreeze \
+             plan calculates how many instances fit",
         )
     } else {
         Check::ok(Step::Slots, text)
@@ -55,21 +55,27 @@ pub(super) fn slots(facts: &Facts) -> Vec<Check> {
         facts.role_limit,
         count(|session| session.role.as_ref(), &facts.role),
         format!("role {}", facts.role),
-        "ALTER ROLE .. CONNECTION LIMIT",
+        "ROLE",
+        &facts.role,
     );
     let database = (
         facts.database_limit,
         count(|session| session.database.as_ref(), &facts.database),
         format!("database {}", facts.database),
-        "ALTER DATABASE .. CONNECTION LIMIT",
+        "DATABASE",
+        &facts.database,
     );
-    for (limit, used, owner, alter) in [role, database] {
+    for (limit, used, owner, kind, name) in [role, database] {
         let Some(limit) = limit.filter(|&limit| limit >= 0) else {
             continue;
         };
         let text = format!("{owner} uses {used} of its connection limit of {limit}");
         checks.push(if crowded(used, limit) {
-            Check::finding(Step::Slots, text, format!("raise it with {alter}"))
+            {
+                let raised = limit.max(1) * 2;
+                let alter = format!("ALTER {kind} {} CONNECTION LIMIT {raised};", quoted(name));
+                Check::finding(Step::Slots, text, alter)
+            }
         } else {
             Check::note(Step::Slots, text)
         });
@@ -144,26 +150,34 @@ pub(super) fn idle_in_transaction(facts: &Facts, options: &Options) -> Check {
     let shown: Vec<String> = idle.iter().take(MAX_SHOWN).map(|s| s.describe()).collect();
     Check::finding(
         Step::IdleInTransaction,
-        format!("{}: {}", counted(idle.len()), shown.join("; ")),
         format!(
-            "they hold their locks until they end: run antifreeze sessions --idle-in-transaction \
-             --older-than {:?} --terminate, or in psql SELECT pg_terminate_backend({})",
-            options.idle_in_transaction, idle[0].pid
+            "{} until {} ended: {}",
+            match idle.len() {
+                1 => "1 session holds its locks".to_owned(),
+                many => format!("{many} sessions hold their locks"),
+            },
+            if idle.len() == 1 { "it is" } else { "they are" },
+            shown.join("; ")
+        ),
+        format!(
+            "antifreeze sessions --idle-in-transaction --older-than {:?} --terminate",
+            options.idle_in_transaction
         ),
     )
 }
 
-fn counted(sessions: usize) -> String {
-    match sessions {
-        1 => "1 session".to_owned(),
-        many => format!("{many} sessions"),
-    }
-}
-
+/// Reports transactions that have been open for long, unless they are reported as idle or wait
+/// for a lock.
 pub(super) fn transactions(facts: &Facts, options: &Options) -> Check {
     let limit = options.transaction.as_secs_f64();
+    let idle_limit = options.idle_in_transaction.as_secs_f64();
+    let is_reported = |session: &ServerSession| {
+        session.is_idle_in_transaction() && session.state_seconds.is_some_and(|s| s > idle_limit)
+    };
     let open = facts.clients().filter(|session| {
-        !session.is_self && session.transaction_seconds.is_some_and(|s| s > limit)
+        let is_old = session.transaction_seconds.is_some_and(|s| s > limit);
+        let waits = !session.blocked_by.is_empty();
+        is_old && !session.is_self && !waits && !is_reported(session)
     });
     let mut open: Vec<_> = open.collect();
     let Some(longest) = ({
@@ -181,82 +195,14 @@ pub(super) fn transactions(facts: &Facts, options: &Options) -> Check {
     Check::finding(
         Step::Transactions,
         format!(
-            "{} open for longer than {}; the longest for {}: {}: {}",
+            "{} open for longer than {}, which block schema changes of the tables that they have \
+             used, and vacuum; the longest for {}: {}: {}",
             open.len(),
             format_seconds(limit),
             format_seconds(longest.transaction_seconds.unwrap_or_default()),
             longest.describe(),
             printable(&query.unwrap_or_default())
         ),
-        "it blocks schema changes of tables that it has used, and keeps vacuum from removing dead \
-         rows: end it, or set transaction_timeout (PostgreSQL 17) for its role",
+        format!("SELECT pg_terminate_backend({});", longest.pid),
     )
-}
-
-/// Reports the session at the head of each lock queue.
-pub(super) fn locks(facts: &Facts) -> Vec<Check> {
-    let waiting: Vec<_> = facts
-        .sessions
-        .iter()
-        .filter(|s| !s.blocked_by.is_empty())
-        .collect();
-    if waiting.is_empty() {
-        return vec![Check::ok(Step::Locks, "no session waits for a lock")];
-    }
-    let is_waiting = |pid: i32| waiting.iter().any(|session| session.pid == pid);
-    let mut heads: BTreeMap<i32, Vec<&ServerSession>> = BTreeMap::new();
-    for session in &waiting {
-        for &by in session.blocked_by.iter().filter(|&&by| !is_waiting(by)) {
-            let queue = heads.entry(by).or_default();
-            if !queue.iter().any(|known| known.pid == session.pid) {
-                queue.push(session);
-            }
-        }
-    }
-    if heads.is_empty() {
-        let text = format!(
-            "{} sessions wait for each other: {}",
-            waiting.len(),
-            described(&waiting).join("; ")
-        );
-        let remedy = "a deadlock: the server cancels one of them after deadlock_timeout";
-        return vec![Check::finding(Step::Locks, text, remedy)];
-    }
-    let queue = |(pid, first): (i32, Vec<&ServerSession>)| {
-        let head = facts.sessions.iter().find(|session| session.pid == pid);
-        // 0 is a prepared transaction (manual, "System Information Functions").
-        let blocker = match (head, pid) {
-            (Some(head), _) => head.describe(),
-            (None, 0) => "a prepared transaction (see pg_prepared_xacts)".to_owned(),
-            (None, pid) => format!("pid {pid}"),
-        };
-        let behind = waiting.len() - first.len();
-        let first = described(&first);
-        let more = match behind {
-            0 => String::new(),
-            more => format!("; {more} more wait behind these or others"),
-        };
-        Check::finding(
-            Step::Locks,
-            format!("{blocker} blocks {}{more}", first.join("; ")),
-            format!(
-                "end the blocking session, or the waiting one that the others queue behind: SELECT \
-                 pg_terminate_backend({pid}); run migrations with a lock_timeout"
-            ),
-        )
-    };
-    heads.into_iter().map(queue).collect()
-}
-
-/// Describes the first few sessions:
-/// `pid 123: alter table .. (waits for AccessExclusiveLock on partners)`.
-fn described(sessions: &[&ServerSession]) -> Vec<String> {
-    let shown = sessions.iter().take(MAX_SHOWN).map(|session| {
-        let query = truncate(session.query.as_deref().unwrap_or_default(), 60);
-        let lock = session.lock.as_ref();
-        let lock = lock.map(|lock| format!(" (waits for {lock})"));
-        let lock = lock.unwrap_or_default();
-        printable(&format!("pid {}: {query}{lock}", session.pid))
-    });
-    shown.collect()
 }

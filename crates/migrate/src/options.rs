@@ -46,7 +46,7 @@ impl Options {
 
     /// Returns the connector for migrations.
     pub(super) fn connector(&mut self) -> Result<Arc<Connector>> {
-        let variable = std::env::var(endpoint::VARIABLE).ok();
+        let variable = internal::variable(endpoint::VARIABLE);
         let sources = endpoint::Sources {
             runner: self.endpoint.take(),
             variable: variable.and_then(internal::given),

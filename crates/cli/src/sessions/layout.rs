@@ -1,9 +1,10 @@
 //! Lays out rows as lines of a given width: columns are dropped, then the statement is cut.
 
 use antifreeze_doctor::{ServerSession, format_seconds, printable};
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use unicode_width::UnicodeWidthStr;
 
 use super::arrange::{Content, Kind, Row, age, is_blocked};
+use crate::wrap::cut;
 
 /// A line without control characters, and what it stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -284,24 +285,6 @@ fn described(group: &[&ServerSession]) -> String {
         Some(_) => format!("{name} x{count} {what}, oldest {}", format_seconds(oldest)),
         None => format!("{name} x{count} {what}"),
     }
-}
-
-/// Cuts `text` to a width, with two dots at the end if something is missing.
-pub fn cut(text: &str, width: Option<usize>) -> String {
-    let Some(width) = width.filter(|width| text.width() > *width) else {
-        return text.to_owned();
-    };
-    let dots = if width > 8 { ".." } else { "" };
-    let mut cut = String::new();
-    let mut used = dots.len();
-    for c in text.chars() {
-        used += c.width().unwrap_or_default();
-        if used > width {
-            break;
-        }
-        cut.push(c);
-    }
-    cut + dots
 }
 
 /// Cuts `text` to a width, or fills it with blanks at the end.

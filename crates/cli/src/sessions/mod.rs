@@ -26,6 +26,7 @@ use serde_json::json;
 use crate::outcome::{Failure, Outcome};
 use crate::output;
 use crate::target::{Target, time};
+use crate::wrap::cut;
 
 /// With a filter (`--idle-in-transaction`, `--older-than`, `--application`, `--pid`), exits
 /// with 1 if matching sessions exist and have not been ended.
@@ -111,7 +112,7 @@ fn list(all: &Overview, selected: &[&ServerSession]) -> String {
     let width = output::width();
     let rows = arrange(selected, &all.prepared, Order::Weight, true);
     let (title, lines) = lay_out(&rows, width);
-    let [sessions, states] = head::head(all, selected).map(|line| layout::cut(&line, width));
+    let [sessions, states] = head::head(all, selected).map(|line| cut(&line, width));
     let mut text = vec![sessions];
     if !lines.is_empty() {
         text.extend([states, String::new(), output::bold(&title)]);

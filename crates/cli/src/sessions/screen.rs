@@ -9,11 +9,11 @@ use ratatui_crossterm::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::arrange::{Content, Order, Row, arrange, is_blocked};
 use super::filter::Filter;
-use super::layout::{self, Tone, cut, lay_out};
+use super::layout::{self, Tone, lay_out};
 use super::poll::Update;
 use super::{head, terminate};
 use crate::output;
-use crate::wrap::wrap;
+use crate::wrap::{cut, wrap};
 
 /// What a key asks for.
 #[derive(Debug, PartialEq)]

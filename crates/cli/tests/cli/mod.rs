@@ -1,6 +1,7 @@
 //! Runs the command `antifreeze` and compares its output.
 #![allow(dead_code)]
 
+pub mod doctor;
 pub mod tmux;
 
 use std::path::Path;
@@ -138,12 +139,15 @@ fn normal(text: &str) -> String {
         "ADDRESS:",
         "pid ",
         "pg_terminate_backend(",
+        "pg_cancel_backend(",
         "PostgreSQL ",
         "fresh_",
+        "transaction is ",
+        "wait for a server: ",
     ] {
         text = numbers(&text, |text, at| text[..at].ends_with(before), "N");
     }
-    for behind in [" ms", " s", " s)", " min"] {
+    for behind in [" ms", " s", " s)", " min", " MB"] {
         let is_time = |text: &str, at: usize| {
             let rest = text[at..].trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
             rest.starts_with(behind) && !rest.starts_with(" se") && !rest.starts_with(" st")
