@@ -402,7 +402,8 @@ impl Leases {
         budget: &Budget,
     ) -> Rested {
         let span = span::teardown(&self.span.get());
-        let rest = lease.rest(client, keep, budget).instrument(span.clone());
+        let rest: BoxFuture<'_, _> =
+            Box::pin(lease.rest(client, keep, budget).instrument(span.clone()));
         let rested = rest.await;
         let left_open_at = lease.caller().0.filter(|_| rested.is_unclean);
         let left_open_at = left_open_at.map(|caller| caller as &dyn Display);
