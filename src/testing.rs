@@ -143,11 +143,12 @@ impl TestDatabase {
     }
 
     /// Fails the test if, since the last call, an invocation has left a transaction open, a
-    /// statement under way, session state, or a connection in use by a task; names the calls
-    /// that checked these connections out.
+    /// statement that had to be cancelled, session state, or a connection in use by a task;
+    /// names the calls that checked these connections out.
     ///
-    /// Teardown has removed it all: this is about the handler. That the response decided against
-    /// the invocation's [transaction](crate::transaction()) leaves nothing open.
+    /// Teardown has removed it all: this is about the handler. A dropped transaction of
+    /// tokio-postgres, which is rolled back, leaves nothing open, nor does the invocation's
+    /// [transaction](crate::transaction()) if the response decided against it.
     ///
     /// # Panics
     ///

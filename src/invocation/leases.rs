@@ -37,7 +37,8 @@ pub(super) struct Leases {
     pub(super) span: InvocationSpan,
     /// The time that answers take is measured.
     pub(super) times: AtomicBool,
-    ledger: Mutex<Ledger>,
+    /// Made by the first entry, so that an invocation without any has no cost.
+    ledger: Mutex<Option<Box<Ledger>>>,
     state: Mutex<State>,
     /// The gate was closed.
     gate: Notify,
@@ -402,7 +403,8 @@ impl Leases {
         budget: &Budget,
     ) -> Rested {
         let span = span::teardown(&self.span.get());
-        let rest = lease.rest(client, keep, budget).instrument(span.clone());
+        let rest: BoxFuture<'_, _> =
+            Box::pin(lease.rest(client, keep, budget).instrument(span.clone()));
         let rested = rest.await;
         let left_open_at = lease.caller().0.filter(|_| rested.is_unclean);
         let left_open_at = left_open_at.map(|caller| caller as &dyn Display);
@@ -430,6 +432,7 @@ impl Leases {
             return;
         }
         let mut ledger = self.ledger();
+        let ledger = ledger.get_or_insert_default();
         if rested.is_unclean {
             let first = watched.as_ref().and_then(|watched| watched.first.clone());
             ledger.note_unclean(caller, rested, first);
@@ -442,8 +445,11 @@ impl Leases {
     fn watching(&self) -> Option<Watching> {
         let times = self.times.load(Ordering::Relaxed);
         let logs = observe::logs_ends();
+        if !logs && !times && !cfg!(feature = "metrics") {
+            return None;
+        }
         let settings = self.engine.settings();
-        (logs || times || cfg!(feature = "metrics")).then(|| Watching {
+        Some(Watching {
             statements: logs && (settings.repeated_statements > 0 || settings.log_statements),
             texts: settings.log_statements,
             times,
@@ -461,12 +467,19 @@ impl Leases {
 
     /// Returns what the connections that were given back were asked for.
     pub(super) fn work(&self) -> Work {
-        self.ledger().work()
+        let ledger = self.ledger();
+        ledger
+            .as_ref()
+            .map_or_else(Work::default, |ledger| ledger.work())
     }
 
     /// Writes the lines about the invocation, at its end.
     pub(super) fn log_end(&self) {
+        if !observe::logs_ends() && !self.span.is_open() && !cfg!(feature = "metrics") {
+            return;
+        }
         let mut ledger = self.ledger();
+        let ledger = ledger.get_or_insert_default();
         if ledger.close(&self.engine, &self.request_id, &self.deadline) {
             let work = ledger.work();
             span::worked(
@@ -480,7 +493,7 @@ impl Leases {
         }
     }
 
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+    fn ledger(&self) -> MutexGuard<'_, Option<Box<Ledger>>> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
