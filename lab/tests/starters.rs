@@ -48,6 +48,16 @@ async fn lambda_starter_is_built_and_answers() {
     assert_eq!((commands, answers, reader.left_out), (4, 2, 0));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlx_starter_is_built_and_answers() {
+    let (folder, database) = (checkout::starter("lambda-sqlx"), database().await);
+    let readme = fs::read_to_string(folder.join("README.md")).expect("a README");
+    let mut reader = Reader::new(&folder, &database.url);
+    reader.follow(part(&readme, "Run it here", "Deploy it"));
+    let (commands, answers) = (reader.commands, reader.answers);
+    assert_eq!((commands, answers, reader.left_out), (4, 2, 0));
+}
+
 /// From nothing, as `docs/vercel.md` has it.
 #[tokio::test(flavor = "multi_thread")]
 async fn vercel_page_can_be_followed() {

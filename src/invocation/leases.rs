@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::join_all;
 use smallvec::SmallVec;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -37,7 +37,8 @@ pub(super) struct Leases {
     pub(super) span: InvocationSpan,
     /// The time that answers take is measured.
     pub(super) times: AtomicBool,
-    ledger: Mutex<Ledger>,
+    /// Made by the first entry, so that an invocation without any has no cost.
+    ledger: Mutex<Option<Box<Ledger>>>,
     state: Mutex<State>,
     /// The gate was closed.
     gate: Notify,
@@ -431,6 +432,7 @@ impl Leases {
             return;
         }
         let mut ledger = self.ledger();
+        let ledger = ledger.get_or_insert_default();
         if rested.is_unclean {
             let first = watched.as_ref().and_then(|watched| watched.first.clone());
             ledger.note_unclean(caller, rested, first);
@@ -443,8 +445,11 @@ impl Leases {
     fn watching(&self) -> Option<Watching> {
         let times = self.times.load(Ordering::Relaxed);
         let logs = observe::logs_ends();
+        if !logs && !times && !cfg!(feature = "metrics") {
+            return None;
+        }
         let settings = self.engine.settings();
-        (logs || times || cfg!(feature = "metrics")).then_some(Watching {
+        Some(Watching {
             statements: logs && (settings.repeated_statements > 0 || settings.log_statements),
             texts: settings.log_statements,
             times,
@@ -462,12 +467,19 @@ impl Leases {
 
     /// Returns what the connections that were given back were asked for.
     pub(super) fn work(&self) -> Work {
-        self.ledger().work()
+        let ledger = self.ledger();
+        ledger
+            .as_ref()
+            .map_or_else(Work::default, |ledger| ledger.work())
     }
 
     /// Writes the lines about the invocation, at its end.
     pub(super) fn log_end(&self) {
+        if !observe::logs_ends() && !self.span.is_open() && !cfg!(feature = "metrics") {
+            return;
+        }
         let mut ledger = self.ledger();
+        let ledger = ledger.get_or_insert_default();
         if ledger.close(&self.engine, &self.request_id, &self.deadline) {
             let work = ledger.work();
             span::worked(
@@ -481,7 +493,7 @@ impl Leases {
         }
     }
 
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+    fn ledger(&self) -> MutexGuard<'_, Option<Box<Ledger>>> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

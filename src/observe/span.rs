@@ -48,8 +48,13 @@ impl InvocationSpan {
         }
     }
 
+    pub(crate) fn is_open(&self) -> bool {
+        self.is_open.load(Ordering::Acquire)
+    }
+
+    #[inline]
     pub(crate) fn get(&self) -> Span {
-        if !self.is_open.load(Ordering::Acquire) {
+        if !self.is_open() {
             return Span::none();
         }
         self.lock().clone()

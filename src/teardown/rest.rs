@@ -84,28 +84,51 @@ impl Lease {
     ) -> Rested {
         let mut steps = Steps::new(self.session(), budget);
         self.session().link.wire.disarm();
-        let reset = self.settings().reset;
         // Another driver may have given it back meanwhile.
         let client = client.or_else(|| self.session().exclusive_client());
-        steps.is_unclean = client.is_none() || !self.is_at_rest();
+        let (in_use, left) = (client.is_none(), !self.is_at_rest());
+        let client = self.take_steps(&mut steps, client, keep).await;
+        steps.is_unclean = in_use || left && self.removed(&steps.outcome, keep);
+        steps.done(client)
+    }
+
+    /// Returns the client, if the connection can be kept.
+    async fn take_steps(
+        &self,
+        steps: &mut Steps<'_>,
+        client: Option<ExclusiveClient>,
+        keep: bool,
+    ) -> Option<ExclusiveClient> {
+        let reset = self.settings().reset;
         let is_diverted = self.session().link.wire.is_diverted();
         if client.is_some() && !is_diverted && steps.clean(keep, reset, self.room()).await {
             // Boxed: rarely needed, and deep in the futures of every handler.
-            if self.has_read() || Box::pin(self.read(budget.grace())).await {
-                // As the response has decided.
-                let rolled_back = steps.outcome.steps() == [Step::RolledBack];
-                steps.is_unclean &= !(rolled_back && self.rolls_back());
-                return steps.done(client);
+            if self.has_read() || Box::pin(self.read(steps.budget.grace())).await {
+                return client;
             }
         }
         // The old client is held until the connection is detached from it.
         if keep && steps.renew(client.is_none(), reset).await {
-            if let Some(renewed) = self.session().exclusive_client() {
-                return steps.done(Some(renewed));
+            let renewed = self.session().exclusive_client();
+            if renewed.is_some() {
+                return renewed;
             }
         }
         steps.close().await;
-        steps.done(None)
+        None
+    }
+
+    /// Returns whether these steps have removed what was left behind. Waiting for the answer to a
+    /// ROLLBACK, which the driver sends for a dropped transaction, has not, and neither has what
+    /// the response decided.
+    fn removed(&self, outcome: &Outcome, keep: bool) -> bool {
+        let is_closed = outcome.closed().is_some();
+        let at_rest = || self.session().link.wire.terminated_at_rest();
+        if outcome.has(Step::Cancelled) {
+            return true;
+        }
+        let removed = outcome.has(Step::RolledBack) || outcome.has(Step::Reset);
+        !self.rolls_back() && (removed || is_closed && (keep || !at_rest()))
     }
 
     /// Closes the connection after its session was [ended](ServerSession::end_at_once). If no

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use super::begin::Begin;
 use super::expected::{Entry, Handling, Reply};
 use super::residue::{self, Traits};
 use super::rewrite;
@@ -32,18 +33,6 @@ pub enum Naming {
         /// closed.
         answers_sync: bool,
     },
-}
-
-/// The lazily begun transaction.
-#[derive(Debug)]
-pub(super) struct Begin {
-    pub(super) sql: Box<str>,
-    /// BEGIN is still to be sent.
-    pub(super) armed: bool,
-    /// A first statement failed before the transaction was open, as the text of a simple
-    /// query does that cannot be parsed: what comes later must not be committed as if
-    /// nothing had happened.
-    pub(super) failed: bool,
 }
 
 /// Follows the framing of the frontend's messages and passes them on.

@@ -229,6 +229,7 @@ impl Wire {
         let round_trips = state.round_trips;
         state.counted_from = round_trips;
         state.tracker.work = Work::default();
+        let watching = watching.filter(|watching| watching.statements || watching.times);
         let watched = watching.map(|watching| Box::new(Watched::new(watching)));
         state.tracker.watched = watched;
     }

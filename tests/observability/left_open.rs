@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tracing::Level;
 
 use crate::common::capture::{Capture, Seen};
-use crate::common::{BoxError, Lab, lab, lab_with, lease_and_return};
+use crate::common::{BoxError, Lab, lab, lab_with, lease_and_return, poll_at_most};
 
 const LEFT: &str = "an invocation left a connection open or in use";
 
@@ -147,9 +147,44 @@ async fn nothing_left_open_is_no_line() {
     })
     .await
     .expect("fine");
+    // As after an error within it.
+    for idle in [3, 0] {
+        let other = lab_with(|config| config.max_idle(idle)).await;
+        let dropped = other.run(async {
+            let mut connection = connection().await?;
+            let transaction = connection.transaction().await?;
+            transaction.execute("insert into t values (4)", &[]).await?;
+            Ok(())
+        });
+        dropped.await.expect("fine");
+        assert_eq!(other.rows().await, 0);
+    }
     assert_eq!(lab.rows().await, 2);
     let lines = capture.lines();
     assert!(lines.is_empty(), "{lines:?}");
+}
+
+#[tokio::test]
+async fn session_state_and_running_statements_are_left_behind() {
+    let lab = lab().await;
+    let (capture, _guard) = Capture::start();
+    for (statement, outcome) in [
+        ("set search_path = pg_catalog", "reset"),
+        ("select pg_sleep(60)", "cancelled"),
+    ] {
+        lab.run(async {
+            let connection = connection().await?;
+            // It is on its way when the handler returns.
+            let running = connection.batch_execute(statement);
+            assert!(poll_at_most(1, running).await.is_none());
+            Ok(())
+        })
+        .await
+        .expect("fine");
+        let line = only_line(&capture);
+        assert_eq!(line.message, LEFT);
+        assert!(line.fields["outcome"].contains(outcome), "{line:?}");
+    }
 }
 
 /// Each is closed at its end, as configured.

@@ -93,7 +93,8 @@ async fn repetitions_are_counted_over_connections() {
     let (capture, _guard) = Capture::start();
     lab.run(async {
         for value in 0..21 {
-            execute(&*Box::new(connection().await?), Way::Fresh, value).await?;
+            let connection = connection().await?;
+            execute(&connection, Way::Fresh, value).await?;
         }
         Ok(())
     })

@@ -104,7 +104,7 @@ fn main() -> ExitCode {
 
 #[tokio::main(flavor = "current_thread")]
 async fn measure(command: &Command, options: &Options) -> Result<()> {
-    let mut report = Report::new(options.quick);
+    let mut report = Report::new("benchmarks.md", options.quick);
     let all = matches!(command, Command::All);
     if all || matches!(command, Command::Trips) {
         trips::run(&mut report, options).await?;

@@ -18,15 +18,14 @@ pub struct Report {
     found: Map<String, Value>,
     /// The server that is measured.
     postgres: String,
+    /// The page that holds the tables.
+    page: &'static str,
     /// Whether `LAB_KEEP=1` writes the tables into the page.
     keeps: bool,
 }
 
-/// The page that holds the tables.
-const PAGE: &str = "benchmarks.md";
-
 impl Report {
-    pub fn new(quick: bool) -> Self {
+    pub fn new(page: &'static str, quick: bool) -> Self {
         let machine = json!({
             "cores": cores(),
             "load_before": load(),
@@ -40,6 +39,7 @@ impl Report {
         Self {
             found: Map::from_iter([("machine".to_owned(), machine)]),
             postgres: String::new(),
+            page,
             keeps: figures::is_kept() && !quick && !cfg!(debug_assertions),
         }
     }
@@ -83,7 +83,7 @@ impl Report {
         println!("\n{table}");
         if self.keeps {
             let text = format!("{title}\n\n{table}\n\n{}.", self.circumstances());
-            figures::keep_block(PAGE, name, &text)?;
+            figures::keep_block(self.page, name, &text)?;
         }
         Ok(())
     }

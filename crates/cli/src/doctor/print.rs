@@ -1,6 +1,6 @@
 //! Prints a report: the verdict, what to do by weight, then the steps.
 
-use antifreeze_doctor::{Check, Report, Status};
+use antifreeze_doctor::{Check, Report};
 
 use crate::output;
 use crate::wrap::{cut, wrap};
@@ -52,8 +52,5 @@ fn step(check: &Check, width: Option<usize>) -> String {
     let line = cut(&line, width);
     let rest = line.strip_prefix(symbol).unwrap_or_default();
     let colored = output::colored(check.status, symbol);
-    match check.status {
-        Status::Ok | Status::Note => format!("{colored}{}", output::faint(rest)),
-        _ => format!("{colored}{rest}"),
-    }
+    format!("{colored}{rest}")
 }

@@ -41,6 +41,12 @@ impl Tmux {
         self.run(&["capture-pane", "-p", "-t", "t"])
     }
 
+    /// Returns the screen with its colours, as control sequences.
+    pub fn colours(&self) -> String {
+        let screen = self.run(&["capture-pane", "-p", "-e", "-t", "t"]);
+        screen.expect("a screen")
+    }
+
     /// Waits until the screen is as `wanted`.
     pub async fn shows(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
         let end = Instant::now() + TIMEOUT;
