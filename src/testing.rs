@@ -51,7 +51,8 @@ const GOODBYE: Duration = Duration::from_secs(2);
 ///
 /// The role needs the right to create databases, and to connect to the database `postgres`. No
 /// session may be open in the template (`template1` is one that is empty). A process that is
-/// killed leaves its database behind: its name begins with `antifreeze_test_`.
+/// killed, and a test that is dropped before its end, leave their database behind: its name begins
+/// with `antifreeze_test_`.
 ///
 /// # Errors
 ///
@@ -65,9 +66,13 @@ pub async fn with_database<T>(url: &str, test: impl AsyncFnOnce(&TestDatabase) -
     let template = Database::new(config.clone())?;
     let template = template.engine().peer().database.clone();
     let name = format!("antifreeze_test_{:016x}", random::number());
-    let server = Database::new(config.clone().dbname("postgres"))?;
-    let server = server.session().await?;
-    create(&server, &name, &template).await?;
+    // Copying a large template takes its time.
+    let server = config.clone().dbname("postgres");
+    let server = Database::new(server.statement_timeout(Duration::ZERO))?;
+    let session = server.session().await?;
+    let created = create(&session, &name, &template).await;
+    session.close(GOODBYE).await;
+    created?;
     let done = match TestDatabase::new(config.dbname(&name)) {
         Ok(database) => {
             let done = AssertUnwindSafe(test(&database)).catch_unwind().await;
@@ -78,10 +83,17 @@ pub async fn with_database<T>(url: &str, test: impl AsyncFnOnce(&TestDatabase) -
     };
     // The test may have sessions of its own.
     let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quoted(&name));
-    let dropped = server.batch_execute(&drop).await;
-    server.close(GOODBYE).await;
+    // A session of its own: the test may have taken longer than one may be idle.
+    let dropped = match server.session().await {
+        Ok(session) => {
+            let dropped = session.batch_execute(&drop).await.map_err(Error::from);
+            session.close(GOODBYE).await;
+            dropped
+        }
+        Err(error) => Err(error),
+    };
     match done? {
-        Ok(output) => dropped.map(|()| output).map_err(Error::from),
+        Ok(output) => dropped.map(|()| output),
         Err(panic) => resume_unwind(panic),
     }
 }

@@ -1,9 +1,10 @@
 //! Serves one connection of a driver, from its start-up packet to its end.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::answer::{self, Severity};
 use super::message::{self, Head};
@@ -15,6 +16,9 @@ use super::{Bridge, Current, Parameters, User, database};
 use crate::error::{Error, ErrorKind, Result};
 use crate::invocation::{Live, WeakInvocation};
 use crate::random;
+
+/// The longest time limit: longer than any invocation, and without overflow.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// One connection of a driver.
 pub(super) struct Local {
@@ -163,13 +167,22 @@ impl Local {
         if let Some(reported) = bridge.state().reported.get(&self.parameters) {
             return Ok(reported.clone());
         }
-        let invocation = bridge.learner(&self.user, self.claimed.as_ref())?;
-        let engine = Arc::clone(invocation.engine());
-        let limit = engine.settings().connect_timeout;
-        let reported = timeout(limit, Loan::reported(&invocation, &self.parameters)).await;
-        drop(invocation);
-        Live::of(&engine).end_common().await;
-        let reported = reported.map_err(|_| unreported())??;
+        let is_anyones = self.user.exact().is_none() && self.claimed.is_none();
+        let limit = bridge.engine()?.settings().connect_timeout;
+        let until = Instant::now() + limit.min(LONGEST);
+        let reported = loop {
+            let invocation = bridge.learner(&self.user, self.claimed.as_ref())?;
+            let engine = Arc::clone(invocation.engine());
+            let reported = timeout_at(until, Loan::reported(&invocation, &self.parameters)).await;
+            drop(invocation);
+            Live::of(&engine).end_common().await;
+            match reported.map_err(|_| unreported())? {
+                // It belonged to an invocation that has ended meanwhile; to the driver that is
+                // none of its own.
+                Err(error) if is_anyones && error.kind() == ErrorKind::InvocationEnded => {}
+                reported => break reported?,
+            }
+        };
         let mut state = bridge.state();
         state.note_reported(&self.parameters, &reported);
         Ok(reported)

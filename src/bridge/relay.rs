@@ -177,6 +177,7 @@ pub(super) async fn relay(
         invocation,
         up: BytesMut::new(),
         pass: 0,
+        skip: 0,
         wants: 0,
         waits: false,
         guards,
@@ -203,6 +204,8 @@ struct Relay {
     up: BytesMut,
     /// Bytes of the current message that are passed on unread.
     pass: usize,
+    /// Bytes of the current message that are ignored.
+    skip: usize,
     /// The length of a message that has to be whole before it is passed on.
     wants: usize,
     /// The last request has not had all its answers.
@@ -248,9 +251,9 @@ impl Relay {
                 }
             }
             // To the server. A claim is answered here.
-            let answered = peer.down.len();
+            let before = (peer.up.len(), peer.down.len());
             match self.take(peer, stream, claim) {
-                Ok(true) if peer.down.len() > answered => {
+                Ok(true) if (peer.up.len(), peer.down.len()) != before => {
                     if self.gives_back(peer, source, stream) {
                         return Poll::Ready(End::AtRest);
                     }
@@ -301,7 +304,7 @@ impl Relay {
 
     /// Returns whether everything of the driver was passed on, up to the end of a message.
     fn is_between(&self, peer: &Peer) -> bool {
-        self.up.is_empty() && self.pass == 0 && peer.up.is_empty()
+        self.up.is_empty() && self.pass == 0 && self.skip == 0 && peer.up.is_empty()
     }
 
     /// Takes what can be passed on from what the driver has sent. Returns false at its Terminate,
@@ -313,6 +316,12 @@ impl Relay {
         claim: &mut impl FnMut(&str) -> Option<WeakInvocation>,
     ) -> Result<bool> {
         while !peer.up.is_empty() && self.up.len() < BUFFER {
+            if self.skip > 0 {
+                let now = self.skip.min(peer.up.len());
+                peer.up.advance(now);
+                self.skip -= now;
+                continue;
+            }
             if self.pass == 0 {
                 let Some(head) = Head::read(&peer.up)? else {
                     break;
@@ -324,13 +333,9 @@ impl Relay {
                     return Err(function_call());
                 }
                 // What a driver still sends of a COPY that has failed, which the server ignores.
-                let ends_copy = matches!(head.tag, b'c' | b'f') && head.is_short();
-                if ends_copy && self.up.is_empty() && stream.is_answered() {
-                    self.wants = head.length;
-                    if peer.up.len() < head.length {
-                        break;
-                    }
-                    peer.up.advance(head.length);
+                let ignored = matches!(head.tag, b'd' | b'c' | b'f');
+                if ignored && self.up.is_empty() && stream.is_answered() {
+                    self.skip = head.length;
                     continue;
                 }
                 let looks = (head.tag == b'Q' && head.is_short())

@@ -296,12 +296,11 @@ impl<'a> Checkout<'a> {
     async fn connect(&mut self, attempt: Admission<'_>, closing: &Tally) -> Result<Option<Leased>> {
         let tried = Instant::now();
         // Boxed: a checkout that gets an idle connection does not carry this future's size.
-        let open: BoxFuture<'_, _> = Box::pin(self.pool.open(
-            self.left(),
-            self.granted,
-            attempt,
-            Some(closing),
-        ));
+        let open: BoxFuture<'_, _> =
+            Box::pin(
+                self.pool
+                    .open(self.left(), self.granted, attempt, Some(closing)),
+            );
         let (session, client) = match open.await {
             Ok(leased) => leased,
             Err(error) => return self.failed(error, tried).map(|()| None),

@@ -7,6 +7,7 @@ use futures_util::FutureExt;
 use futures_util::future::{OptionFuture, Shared};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::oneshot::Receiver;
+use tokio::task::coop::unconstrained;
 use tokio::time::timeout;
 
 use super::pools::{Pool, lock};
@@ -151,7 +152,8 @@ impl Lease {
             return true;
         };
         self.session.link.wire.withdraw();
-        match answer.clone().now_or_never() {
+        // What a task may still do before it yields has no say in what has come.
+        match unconstrained(answer.clone()).now_or_never() {
             Some(Ok(answer)) => self.room().note_answer(answer),
             Some(Err(_)) => {}
             None => return false,

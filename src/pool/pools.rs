@@ -170,6 +170,12 @@ pub(super) struct Idle {
     pub(super) since: SystemTime,
 }
 
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.change_idle(Vec::clear);
+    }
+}
+
 impl Pool {
     pub(super) fn new(shared: Arc<SharedState>) -> Self {
         Pool {

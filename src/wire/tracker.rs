@@ -163,6 +163,9 @@ impl Tracker {
             out.put_slice(&bytes);
             if reply == Reply::Ready {
                 self.owed.pop_front();
+                if let Some(watched) = self.watched.as_mut().filter(|_| self.owed.is_empty()) {
+                    watched.answered();
+                }
                 let status = self.status.unwrap_or(TransactionStatus::Idle);
                 out.put_slice(&[b'Z', 0, 0, 0, 5, status as u8]);
             }
