@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tracing::Instrument;
 
-use super::ledger::Ledger;
+use super::ledger::{self, Ledger};
 use crate::connection::ExclusiveClient;
 use crate::deadline::Deadline;
 use crate::engine::Engine;
@@ -23,7 +23,7 @@ use crate::observe::{self, Caller};
 use crate::pool::{Lease, Reservation};
 use crate::tally::{One, Tally};
 use crate::teardown::{Budget, Rested, close};
-use crate::wire::{Watching, Work};
+use crate::wire::Work;
 
 /// What owns the leases of an invocation: connections refer to it, and it is not known here.
 pub(super) trait Owner: Send + Sync {
@@ -440,25 +440,10 @@ impl Leases {
         ledger.note(&work, watched);
     }
 
-    /// Returns what is watched of the work, if there is a subscriber, a recorder or a layer that
-    /// takes it.
-    fn watching(&self) -> Option<Watching> {
-        let times = self.times.load(Ordering::Relaxed);
-        let logs = observe::logs_ends();
-        if !logs && !times && !cfg!(feature = "metrics") {
-            return None;
-        }
-        let settings = self.engine.settings();
-        Some(Watching {
-            statements: logs && (settings.repeated_statements > 0 || settings.log_statements),
-            texts: settings.log_statements,
-            times,
-        })
-    }
-
     /// Begins the turn of a caller that leases a connection.
     fn begin_turn(&self, lease: &Lease, caller: Caller) -> u64 {
-        let watching = self.watching();
+        let times = self.times.load(Ordering::Relaxed);
+        let watching = ledger::watching(self.engine.settings(), times);
         if watching.is_some() {
             lease.session().link.wire.begin_work(watching);
         }

@@ -5,11 +5,26 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::Settings;
 use crate::deadline::Deadline;
 use crate::engine::Engine;
 use crate::observe::{self, Caller, Figures, Unclean};
 use crate::teardown::{Outcome, Rested};
-use crate::wire::{Fingerprint, Watched, Work};
+use crate::wire::{Fingerprint, Watched, Watching, Work};
+
+/// Returns what is watched of the work, if there is a subscriber, a recorder or a layer that takes
+/// it.
+pub(super) fn watching(settings: &Settings, times: bool) -> Option<Watching> {
+    let logs = observe::logs_ends();
+    if !logs && !times && !cfg!(feature = "metrics") {
+        return None;
+    }
+    Some(Watching {
+        statements: logs && (settings.repeated_statements > 0 || settings.log_statements),
+        texts: settings.log_statements,
+        times,
+    })
+}
 
 #[derive(Default)]
 pub(super) struct Ledger {

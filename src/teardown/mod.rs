@@ -1,6 +1,7 @@
 //! Brings one connection to rest, and reports what that took.
 
 mod budget;
+mod left;
 mod report;
 mod rest;
 

@@ -65,15 +65,6 @@ impl Lease {
         Some((rested, reservation))
     }
 
-    /// Returns whether nothing has to be removed from the session.
-    fn is_at_rest(&self) -> bool {
-        let (session, reset) = (self.session(), self.settings().reset);
-        let snapshot = session.pump();
-        let remedy = remedy(&snapshot, reset, session.link.pooler);
-        let asked = reset == Reset::Always || remedy == Remedy::None;
-        snapshot.is_over() || (is_outside_transaction(&snapshot) && asked)
-    }
-
     /// Brings the connection to rest, or closes it: if it is not to be kept, or if it cannot be
     /// brought to rest. Without a `client`, which a task has, the session gets a new one.
     pub(crate) async fn rest(
@@ -116,19 +107,6 @@ impl Lease {
         }
         steps.close().await;
         None
-    }
-
-    /// Returns whether these steps have removed what was left behind. Waiting for the answer to a
-    /// ROLLBACK, which the driver sends for a dropped transaction, has not, and neither has what
-    /// the response decided.
-    fn removed(&self, outcome: &Outcome, keep: bool) -> bool {
-        let is_closed = outcome.closed().is_some();
-        let at_rest = || self.session().link.wire.terminated_at_rest();
-        if outcome.has(Step::Cancelled) {
-            return true;
-        }
-        let removed = outcome.has(Step::RolledBack) || outcome.has(Step::Reset);
-        !self.rolls_back() && (removed || is_closed && (keep || !at_rest()))
     }
 
     /// Closes the connection after its session was [ended](ServerSession::end_at_once). If no
@@ -447,14 +425,14 @@ impl Drop for ShutDown<'_> {
 
 /// What has to be done about the session state that was left.
 #[derive(Debug, PartialEq, Eq)]
-enum Remedy {
+pub(super) enum Remedy {
     None,
     Reset,
     Close,
 }
 
 /// Decides how the session state that was left is removed.
-fn remedy(snapshot: &Snapshot, reset: Reset, pooler: Pooler) -> Remedy {
+pub(super) fn remedy(snapshot: &Snapshot, reset: Reset, pooler: Pooler) -> Remedy {
     if snapshot.residue.driver {
         return Remedy::Close;
     }
@@ -473,7 +451,7 @@ fn remedy(snapshot: &Snapshot, reset: Reset, pooler: Pooler) -> Remedy {
     }
 }
 
-fn is_outside_transaction(snapshot: &Snapshot) -> bool {
+pub(super) fn is_outside_transaction(snapshot: &Snapshot) -> bool {
     snapshot.is_quiet() && snapshot.status == Some(TransactionStatus::Idle)
 }
 

@@ -445,11 +445,7 @@ impl Frontend {
         if traits.deallocates && self.is_by_content() {
             tracker.open().deallocates = Some(tracker.deallocates());
         }
-        if tracker.watched.is_some() {
-            let again = || tracker.fingerprint(name(known?.text.as_deref()?)?);
-            let fingerprint = known.and_then(|known| known.fingerprint.clone());
-            tracker.saw(fingerprint.or_else(again).as_ref());
-        }
+        tracker.saw_bound(known);
         let text = known.and_then(|known| known.text.as_deref());
         if let Some(text) = text.filter(|_| self.is_unnamed()) {
             tracker.expect(Reply::Parse, Handling::Swallow);

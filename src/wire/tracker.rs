@@ -15,7 +15,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::expected::{Entry, Expected, Handling, Reply};
 use super::question::Question;
 use super::residue::{Residue, Traits};
-use super::statements::{Prepared, ServerStatement, once};
+use super::statements::{Prepared, ServerStatement, Statement, once};
 use super::status::TransactionStatus;
 use super::texts::Texts;
 use super::unit::{Answer, Fate, Unit};
@@ -137,6 +137,21 @@ impl Tracker {
     pub(super) fn saw(&mut self, statement: Option<&Arc<Fingerprint>>) {
         if let Some((watched, statement)) = self.watched.as_mut().zip(statement) {
             watched.saw(statement);
+        }
+    }
+
+    /// Notes that a statement that was prepared is executed.
+    #[inline]
+    pub(super) fn saw_bound(&mut self, known: Option<&Statement>) {
+        if self.watched.is_some() {
+            let text = |known: &Statement| known.text.clone();
+            let again = || {
+                let text = known.and_then(text)?;
+                self.fingerprint(text.split(|&byte| byte == 0).next()?)
+            };
+            let fingerprint = known.and_then(|known| known.fingerprint.clone());
+            let fingerprint = fingerprint.or_else(again);
+            self.saw(fingerprint.as_ref());
         }
     }
 

@@ -165,7 +165,7 @@ async fn nothing_left_open_is_no_line() {
 }
 
 #[tokio::test]
-async fn session_state_and_running_statements_are_left_behind() {
+async fn session_state_and_statements_are_left_behind() {
     let lab = lab().await;
     let (capture, _guard) = Capture::start();
     for (statement, outcome) in [
