@@ -3,21 +3,9 @@
 use bytes::BytesMut;
 
 use super::expected::{Handling, Reply};
-use super::frontend::Frontend;
+use super::frontend::{Begin, Frontend};
 use super::rewrite;
 use super::tracker::Tracker;
-
-/// The lazily begun transaction.
-#[derive(Debug)]
-pub(super) struct Begin {
-    pub(super) sql: Box<str>,
-    /// BEGIN is still to be sent.
-    pub(super) armed: bool,
-    /// A first statement failed before the transaction was open, as the text of a simple
-    /// query does that cannot be parsed: what comes later must not be committed as if
-    /// nothing had happened.
-    pub(super) failed: bool,
-}
 
 impl Frontend {
     /// Puts BEGIN in front of the next statement that is sent outside a transaction.

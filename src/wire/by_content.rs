@@ -15,10 +15,10 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::expected::{Entry, Handling, Reply};
-use super::frontend::{Frontend, Naming, name};
+use super::frontend::{Frontend, name};
 use super::rewrite;
 use super::sql::{Token, tokens};
-use super::statements::{MISSING, ServerStatement, Statement, is_constant, is_same, once};
+use super::statements::{MISSING, Naming, ServerStatement, Statement, is_constant, is_same, once};
 use super::tracker::Tracker;
 
 /// Flush, whole.

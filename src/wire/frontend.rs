@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::begin::Begin;
 use super::expected::{Entry, Handling, Reply};
 use super::residue::{self, Traits};
 use super::rewrite;
-use super::statements::{MISSING, Names, ServerStatement, Statement, once};
+use super::statements::{MISSING, Names, Naming, ServerStatement, Statement, once};
 use super::status::TransactionStatus;
 use super::tracker::Tracker;
 use super::unit::{Answer, Unit};
@@ -19,20 +18,16 @@ pub(super) const SYNC: &[u8] = b"S\0\0\0\x04";
 /// CloseComplete.
 const CLOSE_COMPLETE: Bytes = Bytes::from_static(b"3\0\0\0\x04");
 
-/// How the server knows the named statements of a client.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Naming {
-    /// As the client named them.
-    #[default]
-    AsGiven,
-    /// Not at all: they are sent unnamed.
-    Unnamed,
-    /// By a name of the wire's own: a text that the session has prepared is not prepared again.
-    ByContent {
-        /// A Sync alone is answered here, too, as long as the connection is not known to be
-        /// closed.
-        answers_sync: bool,
-    },
+/// The lazily begun transaction.
+#[derive(Debug)]
+pub(super) struct Begin {
+    pub(super) sql: Box<str>,
+    /// BEGIN is still to be sent.
+    pub(super) armed: bool,
+    /// A first statement failed before the transaction was open, as the text of a simple
+    /// query does that cannot be parsed: what comes later must not be committed as if
+    /// nothing had happened.
+    pub(super) failed: bool,
 }
 
 /// Follows the framing of the frontend's messages and passes them on.

@@ -50,7 +50,6 @@ use bytes::BytesMut;
 use tokio::sync::oneshot;
 
 pub use divert::Diverted;
-pub use frontend::Naming;
 pub use question::OwnAnswer;
 pub(crate) use residue::Residue;
 pub use snapshot::Snapshot;
@@ -59,6 +58,7 @@ use stand_in::Terminate;
 use state::State;
 pub use state::Transport;
 pub use statements::Names;
+pub use statements::Naming;
 pub use status::TransactionStatus;
 pub use stream::Stream;
 pub(crate) use tracker::ServerFacts;

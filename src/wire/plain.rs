@@ -7,8 +7,9 @@
 use bytes::{BufMut, BytesMut};
 
 use super::expected::{Handling, Reply};
-use super::frontend::{Frontend, Naming, name};
+use super::frontend::{Frontend, name};
 use super::residue::Traits;
+use super::statements::Naming;
 use super::tracker::Tracker;
 
 impl Frontend {

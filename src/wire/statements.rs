@@ -13,6 +13,22 @@ use bytes::{Buf, Bytes};
 use super::residue::Traits;
 use super::work::Fingerprint;
 
+/// How the server knows the named statements of a client.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Naming {
+    /// As the client named them.
+    #[default]
+    AsGiven,
+    /// Not at all: they are sent unnamed.
+    Unnamed,
+    /// By a name of the wire's own: a text that the session has prepared is not prepared again.
+    ByContent {
+        /// A Sync alone is answered here, too, as long as the connection is not known to be
+        /// closed.
+        answers_sync: bool,
+    },
+}
+
 /// What statements without a client that uses them a session keeps.
 const CAPACITY: usize = 100;
 
