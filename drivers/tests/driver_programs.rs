@@ -356,8 +356,8 @@ impl Lab {
                 }
             });
             let done = join_all(eight.collect::<Vec<_>>()).await;
-            for pool in 0..self.databases.len() {
-                self.assert_at_rest(pool, &done[pool].0).await;
+            for (pool, (program, _)) in done.iter().enumerate().take(self.databases.len()) {
+                self.assert_at_rest(pool, program).await;
             }
             let state = sessions::session_state(&self.server).await;
             assert_eq!(
