@@ -18,7 +18,8 @@ const MOMENTS: [(Moment, &str); 3] = [
     ),
 ];
 
-pub async fn run(runs: usize) -> Result<()> {
+pub async fn run(runs: usize, next: bool) -> Result<()> {
+    let moments = if next { &MOMENTS[2..] } else { &MOMENTS };
     let functions = {
         let _step = Step::new("building the functions");
         let libraries = ["-p", "lab", "--bin", "libraries", "--features", "functions"];
@@ -34,11 +35,11 @@ pub async fn run(runs: usize) -> Result<()> {
     let each = functions
         .iter()
         .map(|(those, _)| cases(those, Moment::Next).count());
-    let all = MOMENTS.len() * each.sum::<usize>();
+    let all = moments.len() * each.sum::<usize>();
     let bar =
         ProgressBar::new(all as u64).with_style(style.unwrap_or(ProgressStyle::default_bar()));
     let mut tables = Vec::new();
-    for (moment, name) in MOMENTS {
+    for &(moment, name) in moments {
         let mut stuck = Vec::new();
         for (those, function) in &functions {
             for case in cases(those, moment) {

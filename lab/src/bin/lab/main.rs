@@ -37,6 +37,9 @@ enum Command {
         /// How often each case is tried
         #[arg(long, default_value_t = 10)]
         runs: usize,
+        /// Only as Lambda freezes it: when the runtime asks for the next event
+        #[arg(long)]
+        next: bool,
     },
     /// Records what tokio-postgres and a server say to each other, for the tests of the
     /// wire and as seeds of its fuzz target
@@ -54,7 +57,7 @@ enum Command {
 async fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Demo { serve, port } => demo::run(serve.then_some(port)).await,
-        Command::Compare { runs } => compare::run(runs).await,
+        Command::Compare { runs, next } => compare::run(runs, next).await,
         Command::Record { recordings, seeds } => record::run(&recordings, &seeds).await,
     };
     lab::exit_code(done.map_err(Into::into))
