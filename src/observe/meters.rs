@@ -298,7 +298,7 @@ mod unrecorded {
     use super::*;
 
     #[derive(Clone, Debug, Default)]
-    pub(crate) struct Meters;
+    pub(crate) struct Meters {}
 
     #[derive(Clone, Copy)]
     pub(crate) struct Stamp;
@@ -314,7 +314,7 @@ mod unrecorded {
 
     impl Meters {
         pub(crate) fn new(_: &str, _: (usize, usize)) -> Self {
-            Meters
+            Meters {}
         }
 
         pub(crate) fn checked_out(&self) {}

@@ -354,12 +354,12 @@ mod tests {
     #[test]
     fn no_literal_is_taken_for_text() {
         for (text, conforming, expected) in [
-            (r"select 'a', 'hunter2'", Some(true), "select ?"),
-            (r"select N'a', 'hunter2' b", Some(true), "select ? b"),
-            (r"select 'a', hunter2 --' b", Some(false), "select ? b"),
-            (r"select E'a', hunter2 --' b", Some(true), "select ? b"),
-            (r"select 'a', 'hunter2' b", None, "select ?"),
-            (r"select 'a', 'hunter2' b", None, "select ? b"),
+            (r"select 'a\', 'hunter2'", Some(true), "select ?"),
+            (r"select N'a\', 'hunter2' b", Some(true), "select ? b"),
+            (r"select 'a\', hunter2 --' b", Some(false), "select ? b"),
+            (r"select E'a\', hunter2 --' b", Some(true), "select ? b"),
+            (r"select 'a\', 'hunter2' b", None, "select ?"),
+            (r"select 'a\b', 'hunter2' b", None, "select ? b"),
             ("select 1 -- it's\r, 'hunter2'", Some(true), "select ?"),
         ] {
             assert_eq!(normalised(text.as_bytes(), conforming), expected, "{text}");
