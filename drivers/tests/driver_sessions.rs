@@ -265,8 +265,12 @@ async fn streamed_body_ends_with_its_session_at_rest() {
     assert!(!at_rest().await);
     drop(body);
     // Dropping waits for nothing.
-    while !at_rest().await {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let rests = async {
+        while !at_rest().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let rests = tokio::time::timeout(Duration::from_secs(20), rests).await;
+    rests.expect("it comes to rest");
     assert_eq!(sessions::rows(&server).await.expect("a count"), "0");
 }
