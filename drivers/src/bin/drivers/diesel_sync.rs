@@ -113,7 +113,10 @@ impl Source {
             Source::Pool(claim) => {
                 let mut connection = POOL.get()?;
                 if let Some(claim) = claim {
-                    connection.batch_execute(claim)?;
+                    // Given back with something open, it may be closed behind the pool's test.
+                    while connection.batch_execute(claim).is_err() {
+                        connection = POOL.get()?;
+                    }
                 }
                 Ok(Box::new(connection))
             }

@@ -14,7 +14,7 @@ use lab::postgres::Postgres;
 use crate::step::Step;
 use scene::Scene;
 
-/// What is asked of the function, and what its handler does then, in at most 27 letters.
+/// What is asked of the function, and what its handler does then, in at most 26 letters.
 const REQUESTS: [(&str, &str); 6] = [
     ("/begin", "forgets its own BEGIN"),
     ("/task", "a task keeps a transaction"),

@@ -106,7 +106,7 @@ mod tests {
     fn differences_come_first_within_80_columns() {
         let row = |path, without, with| Row {
             path,
-            does: "a task keeps a transaction.",
+            does: "a task keeps a transaction",
             without,
             with,
         };
