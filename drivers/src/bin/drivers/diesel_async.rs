@@ -59,8 +59,19 @@ impl DerefMut for Held {
 }
 
 async fn connection(driver: Driver) -> Result<Held, BoxError> {
+    let mut held = pooled(driver).await?;
+    if driver != Driver::DieselAsync && !source::is_alone() {
+        // Given back with something open, it may be closed behind the pool's test.
+        while held.batch_execute(&antifreeze::claim()).await.is_err() {
+            held = pooled(driver).await?;
+        }
+    }
+    Ok(held)
+}
+
+async fn pooled(driver: Driver) -> Result<Held, BoxError> {
     let manager = || Ok::<_, BoxError>(AsyncDieselConnectionManager::new(source::shared()?));
-    let mut held = match driver {
+    Ok(match driver {
         Driver::DieselDeadpool => {
             let build = async || {
                 let pool = deadpool::Pool::builder(manager()?);
@@ -79,11 +90,7 @@ async fn connection(driver: Driver) -> Result<Held, BoxError> {
         _ => Held::Own(Box::new(
             AsyncPgConnection::establish(&source::own()?).await?,
         )),
-    };
-    if driver != Driver::DieselAsync && !source::is_alone() {
-        held.batch_execute(&antifreeze::claim()).await?;
-    }
-    Ok(held)
+    })
 }
 
 /// Ends as it is told.
