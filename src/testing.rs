@@ -29,7 +29,7 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// the end, also if the test panics. Tests can run side by side.
 ///
 /// ```no_run
-/// use antifreeze::DatabaseLayer;
+/// use antifreeze::{Database, DatabaseLayer};
 /// use antifreeze::testing::with_database;
 /// use tower::{Layer, ServiceExt};
 ///
@@ -39,7 +39,7 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// let template = "postgres://postgres@localhost/shop_template?sslmode=disable";
 /// with_database(template, async |database| {
 ///     let service = tower::service_fn(create_partner);
-///     let service = DatabaseLayer::new(database.clone()).layer(service);
+///     let service = DatabaseLayer::new(Database::clone(database)).layer(service);
 ///     let response = service.oneshot(http::Request::new(())).await.unwrap();
 ///     assert_eq!(response.status(), 200);
 ///     database.assert_nothing_left_open();
