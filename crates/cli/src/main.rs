@@ -74,10 +74,10 @@ async fn main() -> ExitCode {
     // The command reports its findings itself.
     let _ = set_global_default(Silent);
     // Completions need no database.
-    if !matches!(command, Command::Completions { .. }) {
-        if let Err(failure) = target.read_files() {
-            return outcome::exit(Err(failure), json);
-        }
+    if !matches!(command, Command::Completions { .. })
+        && let Err(failure) = target.read_files()
+    {
+        return outcome::exit(Err(failure), json);
     }
     let done = match command {
         Command::Doctor(arguments) => doctor::run(&target, arguments, json).await,
