@@ -1,6 +1,7 @@
 //! What the crates, the tests and the fuzz targets beside this crate need of its inside. It may
 //! change with any release.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use crate::backoff::Backoff;
@@ -18,9 +19,10 @@ pub use crate::wire::residue::setting;
 use crate::{Database, Result, Session};
 
 /// Adds the variables of files such as `.env` to the environment that configurations are read
-/// from, below those of the process. Has an effect once, before a configuration is read.
-pub fn add_variables(variables: std::collections::BTreeMap<String, String>) {
-    crate::config::add_files(variables);
+/// from, below those of the process that are not blank. The `hidden` ones of the process do not
+/// count. Has an effect once, before a configuration is read.
+pub fn add_variables(variables: BTreeMap<String, String>, hidden: BTreeSet<String>) {
+    crate::config::add_files(variables, hidden);
 }
 
 /// Reads a variable of the process, or else one that was added.

@@ -1,6 +1,6 @@
 //! Reads the environment variables of the process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
 use crate::credentials::given;
@@ -10,18 +10,48 @@ use crate::credentials::given;
 pub(crate) struct Environment(BTreeMap<String, String>);
 
 /// The variables of files such as `.env`, which a command has read at its start. Those of the
-/// process take precedence. `std::env::set_var` is unsafe, and would reach the children.
-static FILES: OnceLock<BTreeMap<String, String>> = OnceLock::new();
+/// process take precedence, unless they are blank or hidden. `std::env::set_var` is unsafe, and
+/// would reach the children.
+#[derive(Default)]
+struct Files {
+    variables: BTreeMap<String, String>,
+    /// The process's variables that do not count.
+    hidden: BTreeSet<String>,
+}
+
+static FILES: OnceLock<Files> = OnceLock::new();
 
 /// Adds the variables of files, once, before the environment is read.
-pub(crate) fn add_files(variables: BTreeMap<String, String>) {
-    let _ = FILES.set(variables);
+pub(crate) fn add_files(variables: BTreeMap<String, String>, hidden: BTreeSet<String>) {
+    let _ = FILES.set(Files { variables, hidden });
 }
 
 /// Reads one variable, of the process or else of the files.
 pub(crate) fn variable(name: &str) -> Option<String> {
-    let of_files = || FILES.get()?.get(name).cloned();
-    std::env::var(name).ok().or_else(of_files)
+    let process = std::env::var(name).ok();
+    match FILES.get() {
+        Some(files) => files.variable(name, process),
+        None => process,
+    }
+}
+
+impl Files {
+    fn variable(&self, name: &str, process: Option<String>) -> Option<String> {
+        let process = process.filter(|_| !self.hidden.contains(name));
+        let is_given = process.clone().and_then(given).is_some();
+        let of_files = self.variables.get(name).filter(|_| !is_given);
+        of_files.cloned().or(process)
+    }
+
+    /// Adds the files' variables to those of the process.
+    fn merge(&self, process: &mut BTreeMap<String, String>) {
+        let names = self.variables.keys().chain(&self.hidden);
+        for name in names {
+            let value = process.remove(name);
+            let value = self.variable(name, value);
+            process.extend(value.map(|value| (name.clone(), value)));
+        }
+    }
 }
 
 impl Environment {
@@ -35,8 +65,8 @@ impl Environment {
             ))
         });
         let mut all: BTreeMap<String, String> = readable.collect();
-        for (name, value) in FILES.get().into_iter().flatten() {
-            all.entry(name.clone()).or_insert_with(|| value.clone());
+        if let Some(files) = FILES.get() {
+            files.merge(&mut all);
         }
         Environment(all)
     }
@@ -93,6 +123,34 @@ mod tests {
             let environment = Environment::of(&[("NAME", value)]);
             assert_eq!(environment.get("NAME").as_deref(), expected, "{value:?}");
         }
+    }
+
+    #[test]
+    fn blank_and_hidden_variables_yield_to_files() {
+        let map = |variables: &[(&str, &str)]| -> BTreeMap<String, String> {
+            let owned = variables.iter();
+            let owned = owned.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            owned.collect()
+        };
+        let files = Files {
+            variables: map(&[("BLANK", "file"), ("SET", "file"), ("HIDDEN", "file")]),
+            hidden: ["HIDDEN", "PGPASSWORD"].map(str::to_owned).into(),
+        };
+        let mut all = map(&[
+            ("BLANK", " \n"),
+            ("SET", "process"),
+            ("HIDDEN", "process"),
+            ("PGPASSWORD", "process"),
+            ("EMPTY", ""),
+        ]);
+        files.merge(&mut all);
+        let expected = [
+            ("BLANK", "file"),
+            ("SET", "process"),
+            ("HIDDEN", "file"),
+            ("EMPTY", ""),
+        ];
+        assert_eq!(all, map(&expected));
     }
 
     #[test]

@@ -73,7 +73,10 @@ async fn main() -> ExitCode {
     } = Arguments::try_parse().unwrap_or_else(|error| exit_with_usage_error(&error));
     // The command reports its findings itself.
     let _ = set_global_default(Silent);
-    if let Err(failure) = target.read_files() {
+    // Completions need no database.
+    if !matches!(command, Command::Completions { .. })
+        && let Err(failure) = target.read_files()
+    {
         return outcome::exit(Err(failure), json);
     }
     let done = match command {

@@ -1,6 +1,6 @@
 //! Breaks text into lines, at blanks only, or cuts it.
 
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use unicode_width::UnicodeWidthStr;
 
 /// Breaks `text` into lines that fit `width`. A word that is longer stays whole, so that it can
 /// be copied. There is at least one line.
@@ -27,20 +27,20 @@ pub fn cut(text: &str, width: Option<usize>) -> String {
     };
     let dots = if width > 8 { ".." } else { "" };
     let mut cut = String::new();
-    let mut used = dots.len();
     for c in text.chars() {
-        used += c.width().unwrap_or_default();
-        if used > width {
+        cut.push(c);
+        // Not the sum of the characters' widths: some change that of the one before.
+        if cut.width() + dots.len() > width {
+            cut.pop();
             break;
         }
-        cut.push(c);
     }
     cut + dots
 }
 
 #[cfg(test)]
 mod tests {
-    use super::wrap;
+    use super::*;
 
     #[test]
     fn words_stay_whole() {
@@ -60,6 +60,20 @@ mod tests {
             ),
         ] {
             assert_eq!(wrap(text, width), expected, "{text} {width}");
+        }
+    }
+
+    #[test]
+    fn texts_are_cut_by_their_width() {
+        // U+FE0F makes the character before it wider.
+        let hearts = "\u{2764}\u{fe0f}".repeat(10);
+        let wide = "\u{4e2d}".repeat(10);
+        for text in [&hearts, &wide, "ten and two"] {
+            for width in 0..25 {
+                let cut = cut(text, Some(width));
+                assert!(cut.width() <= width, "{cut} {width}");
+                assert!(cut.width() + 2 > width.min(text.width()), "{cut} {width}");
+            }
         }
     }
 }

@@ -44,11 +44,66 @@ async fn prepared_transactions_are_rolled_back() {
     let url = [("DATABASE_URL", shop.url.as_str())];
     let ran = examine(&server, &url, &old).await.exits(1);
     ran.is_golden("prepared");
-    let remedy = "ROLLBACK PREPARED 'it''s';";
+    let remedy = "ROLLBACK PREPARED 'it''s'; -- or COMMIT PREPARED, as its coordinator has decided";
     ran.assert_out(&format!("-> {remedy}\n"));
     look.batch_execute(remedy).await.expect("rolled back");
     let ran = examine(&server, &url, &old).await;
     assert!(!ran.out.contains("prepared"), "{}", ran.out);
+}
+
+/// A prepared transaction with a lock on the same table is innocent if the modes do not conflict.
+#[tokio::test]
+async fn prepared_locks_that_conflict_block() {
+    let server = Postgres::builder()
+        .setting("max_prepared_transactions", 5)
+        .start()
+        .await
+        .expect("a server");
+    let shop = server.create_database("shop").await.expect("a database");
+    shop.execute("create table partners (a int); insert into partners values (1)")
+        .await
+        .expect("a table");
+    for (statement, gid) in [
+        ("select from partners", "reads"),
+        ("update partners set a = 2", "writes"),
+    ] {
+        let prepare = format!("begin; {statement}; prepare transaction '{gid}'");
+        shop.execute(&prepare).await.expect("prepared");
+    }
+    let look = client(&shop.url, "look").await;
+    let holder = client(&shop.url, "shop:17").await;
+    let waits = client(&shop.url, "shop:18").await;
+    for (held, wanted, blocker) in [
+        (
+            "row exclusive",
+            "lock table partners in share mode; select 1",
+            Some("writes"),
+        ),
+        ("row exclusive", "update partners set a = 3", Some("writes")),
+        ("share update exclusive", "vacuum partners", None),
+    ] {
+        let hold = format!("begin; lock table partners in {held} mode");
+        holder.batch_execute(&hold).await.expect("locked");
+        let waiting = waits.cancel_token();
+        let examined = async {
+            until(&look, "select count(*) = 1 from pg_locks where not granted").await;
+            let list = at(&shop.url, &["sessions", "--json"]).await.exits(0);
+            waiting.cancel_query(NoTls).await.expect("cancelled");
+            list.json()
+        };
+        let (locked, list) = futures_util::join!(waits.batch_execute(wanted), examined);
+        locked.expect_err("it was cancelled");
+        let sessions = list["sessions"].as_array().expect("sessions");
+        let waiting = sessions.iter().find(|one| one["application"] == "shop:18");
+        let waiting = waiting.expect("the one that waits");
+        let gids: Vec<&str> = blocker.into_iter().collect();
+        assert_eq!(waiting["blocked_by_prepared"], serde_json::json!(gids));
+        let pids = waiting["blocked_by"].as_array().expect("processes");
+        // 0 is a prepared transaction.
+        let is_prepared = pids.contains(&serde_json::json!(0));
+        assert_eq!(is_prepared, blocker.is_some(), "{pids:?}");
+        holder.batch_execute("rollback").await.expect("rolled back");
+    }
 }
 
 /// Uses a low threshold: two thousand million transactions would take days.
@@ -186,6 +241,24 @@ async fn sequences_near_their_end_are_findings() {
         .expect("the remedy works");
     let ran = examine_at(&server, &shop.url).await.exits(1);
     assert!(!ran.out.contains("public.small"), "{}", ran.out);
+}
+
+/// The server locks a sequence to read it.
+#[tokio::test]
+async fn locked_sequences_lose_no_other_check() {
+    let (server, shop) = shop().await;
+    shop.execute("create sequence small as int")
+        .await
+        .expect("a sequence");
+    let altering = client(&shop.url, "migration").await;
+    altering
+        .batch_execute("begin; alter sequence small restart")
+        .await
+        .expect("altered");
+    let ran = examine_at(&server, &shop.url).await.exits(0);
+    ran.assert_out("sequences      not tested: a lock could not be obtained in time");
+    ran.assert_out("the oldest transaction is ");
+    ran.assert_out("all are valid");
 }
 
 #[tokio::test]

@@ -104,6 +104,59 @@ async fn named_files_are_used_alone() {
     ran.assert_err("error: cannot read the variables of missing.env\n");
 }
 
+/// A project may have a directory of this name, or a file that is another user's.
+#[tokio::test]
+async fn unreadable_files_stop_no_command() {
+    let database = fresh_database().await;
+    let url = format!("DATABASE_URL={}\n", database.url);
+    let directory = Directory::with(".env", &url);
+    let local = std::path::Path::new(directory.path()).join(".env.local");
+    std::fs::write(&local, b"A=\xe4\n").expect("written");
+    let ran = run_in(&directory, &[], &["sessions"]).await.exits(0);
+    ran.assert_err(".env.local is not used: it cannot be read: ");
+    std::fs::remove_file(&local).expect("removed");
+    std::fs::create_dir(&local).expect("a directory");
+    let ran = run_in(&directory, &[], &["sessions"]).await.exits(0);
+    ran.assert_err(".env.local is not used: it cannot be read: ");
+    let environment = [("DATABASE_URL", database.url.as_str())];
+    for (variables, arguments) in [
+        (&environment[..], &["sessions"][..]),
+        (&[], &["completions", "bash"]),
+    ] {
+        let ran = run_in(&directory, variables, arguments).await.exits(0);
+        assert_eq!(ran.err, "");
+    }
+}
+
+/// Neither a second file nor the environment completes what the first file names.
+#[tokio::test]
+async fn databases_of_two_sources_are_not_mixed() {
+    let database = fresh_database().await;
+    let parts: tokio_postgres::Config = database.url.parse().expect("a URL");
+    let password = String::from_utf8_lossy(parts.get_password().unwrap_or_default());
+    let local = format!(
+        "PGHOST=127.0.0.1\nPGPORT={}\nPGUSER={}\nPGPASSWORD={password}\nPGDATABASE={}\n\
+         PGSSLMODE=disable\n",
+        parts.get_ports()[0],
+        parts.get_user().expect("a user"),
+        parts.get_dbname().expect("a name"),
+    );
+    let directory = Directory::with(".env.local", &local);
+    directory.write(".env", &format!("MIGRATION_DATABASE_URL={NOWHERE}\n"));
+    let environment = [
+        ("PGDATABASE", "other"),
+        ("PGUSER", ""),
+        ("PGPASSWORD", "hunter2"),
+    ];
+    let ran = run_in(&directory, &environment, &["sessions"])
+        .await
+        .exits(0);
+    ran.assert_err(
+        "not used of .env, since .env.local names the database: MIGRATION_DATABASE_URL\n\
+         not used of the environment, since .env.local names the database: PGDATABASE, PGPASSWORD\n",
+    );
+}
+
 #[tokio::test]
 async fn variables_in_values_are_not_replaced() {
     let directory = Directory::with(

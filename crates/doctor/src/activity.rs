@@ -5,7 +5,8 @@ use antifreeze::internal::error;
 use serde::{Deserialize, Deserializer, Serialize};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::text::{printable, redacted};
+use super::redact::redacted;
+use super::text::printable;
 
 /// A session of the server, as `pg_stat_activity` shows it. A column that the role may not
 /// see is `None`, or the server's placeholder text.
@@ -60,16 +61,23 @@ pub struct ServerSession {
 /// `wait_event` is hidden from a role without `pg_read_all_stats`; `pg_locks` and
 /// `pg_blocking_pids` are not. A session that waits for a row waits for a transaction, and
 /// holds a lock on the tuple, which names the table. The locks of a prepared transaction have
-/// no process; that on its own ID tells which one it is.
+/// no process; that on its own ID tells which one it is. It blocks with a mode that conflicts
+/// only (manual, "Explicit Locking"): `rank` is the place of a mode in the manual's table, and
+/// a row of digits has the ranks that conflict with it.
 pub(super) const SESSIONS: &str = "\
-    coalesce((with locks as (select * from pg_locks), \
+    coalesce((with locks as (select *, array_position(array['AccessShareLock', 'RowShareLock', \
+        'RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', \
+        'ExclusiveLock', 'AccessExclusiveLock'], mode) as rank from pg_locks), \
     waiting as (select distinct on (pid) pid, locktype, \
         case when locktype in ('tuple', 'transactionid') then 'a row of ' else mode || ' on ' end as what, \
         coalesce(relation, (select relation from locks held \
             where held.pid = l.pid and held.locktype = 'tuple' limit 1)) as relation \
         from locks l where not granted order by pid), \
-    prepared as (select n.pid, json_agg(distinct p.gid) as gids from locks n \
-        join locks h on h.pid is null and h.granted and \
+    blocked as (select pid, pg_blocking_pids(pid) as pids from waiting), \
+    prepared as (select n.pid, json_agg(distinct p.gid) as gids from blocked b \
+        join locks n on n.pid = b.pid and not n.granted \
+        join locks h on h.pid is null and h.granted and strpos((array['8', '78', '5678', '45678', \
+            '34678', '345678', '2345678', '12345678'])[n.rank], h.rank::text) > 0 and \
         (h.locktype, h.database, h.relation, h.page, h.tuple, h.virtualxid, h.transactionid, \
             h.classid, h.objid, h.objsubid) is not distinct from \
         (n.locktype, n.database, n.relation, n.page, n.tuple, n.virtualxid, n.transactionid, \
@@ -77,19 +85,20 @@ pub(super) const SESSIONS: &str = "\
         join locks t on t.pid is null and t.locktype = 'transactionid' \
             and t.virtualtransaction = h.virtualtransaction \
         join pg_prepared_xacts p on p.transaction = t.transactionid \
-        where not n.granted group by n.pid) \
+        where 0 = any(b.pids) group by n.pid) \
     select json_agg(json_build_object(\
     'pid', a.pid, 'role', usename, 'database', datname, 'application', nullif(application_name, ''), \
     'client', host(client_addr), 'kind', backend_type, 'state', state, \
     'state_seconds', extract(epoch from clock_timestamp() - state_change), \
     'transaction_seconds', extract(epoch from clock_timestamp() - xact_start), \
     'waits_for', coalesce('Lock: ' || w.locktype, wait_event_type || ': ' || wait_event), \
-    'blocked_by', case when w.pid is null then '{}' else pg_blocking_pids(a.pid) end, \
+    'blocked_by', coalesce(b.pids, '{}'), \
     'lock', w.what || case datname when current_database() then w.relation::regclass::text end, \
     'blocked_by_prepared', coalesce(x.gids, '[]'), \
     'query', left(query, 500), 'began', backend_start::text, 'changed', state_change::text, \
     'is_self', a.pid = pg_backend_pid()) order by a.pid) \
-    from pg_stat_activity a left join waiting w on w.pid = a.pid left join prepared x on x.pid = a.pid \
+    from pg_stat_activity a left join waiting w on w.pid = a.pid \
+    left join blocked b on b.pid = a.pid left join prepared x on x.pid = a.pid \
     where usesysid is not null and (backend_type is not null or datid is not null) \
     and coalesce(backend_type, 'client backend') in ('client backend', 'walsender')), '[]')";
 

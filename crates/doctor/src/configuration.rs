@@ -83,14 +83,7 @@ fn unknown(settings: &Settings, variables: impl Iterator<Item = String>) -> Vec<
 fn path(settings: &Settings) -> String {
     let why = match settings.origin("pooler") {
         Some(Origin::Variable(name)) => format!("{name} says so"),
-        _ => {
-            let host = match settings.server.get_hosts().first() {
-                Some(Host::Tcp(name)) => name,
-                _ => "",
-            };
-            let port = settings.server.get_ports().first().copied();
-            settings.pooler.why(host, port.unwrap_or(5432)).to_owned()
-        }
+        _ => why_pooler(settings).to_owned(),
     };
     let has_direct = settings.direct.is_some() || settings.implied_direct().is_some();
     let other = match settings.endpoint {
@@ -99,6 +92,20 @@ fn path(settings: &Settings) -> String {
         _ => "",
     };
     format!("{} ({why}){other}", name(settings.pooler))
+}
+
+fn why_pooler(settings: &Settings) -> &'static str {
+    let host = match settings.server.get_hosts().first() {
+        Some(Host::Tcp(name)) => name,
+        _ => "",
+    };
+    let port = settings.server.get_ports().first().copied();
+    settings.pooler.why(host, port.unwrap_or(5432))
+}
+
+/// What the pooler was recognised by, if that is the address: `by the port`.
+pub(super) fn pooler_by_address(settings: &Settings) -> Option<&'static str> {
+    Some(why_pooler(settings)).filter(|why| why.starts_with("by "))
 }
 
 fn name(pooler: Pooler) -> &'static str {

@@ -12,7 +12,7 @@ use super::maintenance::Maintenance;
 use super::report::{Check, Report, Step};
 use super::routes::Routes;
 use super::text::milliseconds;
-use super::{configuration, connect, locks, pooler, region, server, slots, timeouts};
+use super::{configuration, connect, locks, pooler, region, sequences, server, slots, timeouts};
 
 /// Thresholds above which [`examine`] reports a finding.
 #[derive(Debug, Clone)]
@@ -141,12 +141,16 @@ async fn examine_session(
 /// Runs the checks of maintenance. A server without the views that they read, such as one that
 /// is compatible with PostgreSQL, has other means for it.
 async fn maintenance(session: &Session, options: &Options) -> Vec<Check> {
-    match Maintenance::ask(session).await {
-        Ok(maintenance) => maintenance.checks(options),
+    let asked = Maintenance::ask(session).await;
+    let sequences = sequences::sequences(session).await;
+    match asked {
+        Ok(maintenance) => maintenance.checks(options, sequences),
         Err(error) => {
             let (text, _) = connect::cause_and_remedy(&error);
             let text = format!("not tested: {text}");
-            vec![Check::note(Step::Wraparound, text)]
+            let mut checks = vec![Check::note(Step::Wraparound, text)];
+            checks.extend(sequences);
+            checks
         }
     }
 }

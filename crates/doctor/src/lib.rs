@@ -17,7 +17,7 @@
 //! # }
 //! ```
 //!
-//! The examination changes nothing in the database and never waits for a lock. It opens one
+//! The examination changes nothing in the database, and waits for no lock longer than 500 ms. It opens one
 //! session; behind a pooler, up to four more, one after the other.
 
 mod activity;
@@ -30,9 +30,11 @@ mod locks;
 mod maintenance;
 mod overview;
 mod pooler;
+mod redact;
 mod region;
 mod report;
 mod routes;
+mod sequences;
 mod server;
 mod server_slots;
 mod session;

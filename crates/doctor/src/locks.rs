@@ -32,7 +32,7 @@ pub(super) fn prepared(facts: &Facts, options: &Options) -> Vec<Check> {
             "{} keeps its locks, and rows from vacuum, until it is ended",
             described_prepared(one)
         );
-        Check::finding(Step::Prepared, text, rollback(one))
+        Check::finding(Step::Prepared, text, end(one))
     };
     old.take(MAX_SHOWN).map(check).collect()
 }
@@ -42,14 +42,16 @@ fn described_prepared(one: &PreparedTransaction) -> String {
     format!(
         "prepared transaction {} (of {}, {} ago, in database {})",
         one.gid,
-        one.owner,
+        one.owner_name(),
         format_seconds(one.seconds),
         one.database
     )
 }
 
-fn rollback(one: &PreparedTransaction) -> String {
-    format!("ROLLBACK PREPARED {};", literal(&one.gid))
+/// Its coordinator may have decided to commit it, and committed its other parts.
+fn end(one: &PreparedTransaction) -> String {
+    let gid = literal(&one.gid);
+    format!("ROLLBACK PREPARED {gid}; -- or COMMIT PREPARED, as its coordinator has decided")
 }
 
 /// Reports what is at the head of each lock queue.
@@ -112,7 +114,7 @@ fn blocked(head: &Head, first: &[&ServerSession], behind: usize, facts: &Facts) 
     let (blocker, remedy) = match head {
         Head::Prepared(index) => {
             let one = &facts.prepared[*index];
-            (described_prepared(one), rollback(one))
+            (described_prepared(one), end(one))
         }
         Head::Process(pid) => {
             let session = facts.sessions.iter().find(|session| session.pid == *pid);

@@ -1,5 +1,5 @@
-//! Checks what grows until the server stops: transaction IDs, sequences, WAL; and indexes that
-//! a failed build has left.
+//! Checks what grows until the server stops: transaction IDs and WAL; and indexes that a failed
+//! build has left.
 
 use antifreeze::Result;
 use serde::Deserialize;
@@ -15,7 +15,7 @@ use super::text::{bytes, millions, printable};
 const REFUSED_AT: u64 = (1 << 31) - 3_000_000;
 
 /// How many entries of one kind are shown.
-const MAX_SHOWN: usize = 5;
+pub(super) const MAX_SHOWN: usize = 5;
 
 /// What the server keeps, and for how long it can.
 #[derive(Debug, Deserialize)]
@@ -23,7 +23,6 @@ pub(super) struct Maintenance {
     oldest: Oldest,
     holder: Option<Holder>,
     replication: Vec<ReplicationSlot>,
-    sequences: Vec<Sequence>,
     indexes: Vec<String>,
 }
 
@@ -51,17 +50,6 @@ struct ReplicationSlot {
     bytes: u64,
 }
 
-#[derive(Debug, Deserialize)]
-struct Sequence {
-    name: String,
-    last: u64,
-    limit: u64,
-    /// The column that takes its values.
-    column: Option<String>,
-    /// Whether the column is too small for larger numbers.
-    is_narrow: bool,
-}
-
 const OLDEST: &str = "\
     (select json_build_object('database', datname, 'age', age(datfrozenxid), \
     'multixact', mxid_age(datminmxid)) from pg_database \
@@ -74,7 +62,8 @@ const HOLDER: &str = "\
         format('SELECT pg_terminate_backend(%s);', pid) as sql from pg_stat_activity \
         where backend_type = 'client backend' and pid <> pg_backend_pid() \
     union all select format('prepared transaction %s', gid), age(transaction), \
-        format('ROLLBACK PREPARED %L;', gid) from pg_prepared_xacts \
+        \
+        format('ROLLBACK PREPARED %L; -- or COMMIT PREPARED, as its coordinator has decided', gid) from pg_prepared_xacts \
     union all select format('replication slot %s', slot_name), \
         greatest(age(xmin), age(catalog_xmin)), \
         format('SELECT pg_drop_replication_slot(%L);', slot_name) \
@@ -86,23 +75,6 @@ const REPLICATION: &str = "\
     'bytes', greatest(0, pg_wal_lsn_diff(case when pg_is_in_recovery() \
         then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end, restart_lsn))) \
     order by slot_name) from pg_replication_slots where restart_lsn is not null), '[]')";
-
-/// The largest values of a sequence end at the type of its column, too: a column that was made
-/// before its sequence, or by another tool than `serial`, may be smaller.
-const SEQUENCES: &str = "\
-    coalesce((select json_agg(json_build_object('name', format('%I.%I', schemaname, sequencename), \
-    'last', last_value, 'limit', least(max_value, fits), \
-    'column', d.refobjid::regclass || '.' || quote_ident(attname), \
-    'is_narrow', fits is not null) order by schemaname, sequencename) \
-    from pg_sequences q \
-    join pg_namespace n on n.nspname = q.schemaname \
-    join pg_class c on c.relnamespace = n.oid and c.relname = q.sequencename and c.relkind = 'S' \
-    left join pg_depend d on d.classid = 'pg_class'::regclass and d.objid = c.oid \
-        and d.refclassid = 'pg_class'::regclass and d.deptype in ('a', 'i') and d.refobjsubid > 0 \
-    left join pg_attribute a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid \
-    cross join lateral (select case atttypid when 'int4'::regtype then 2147483647 \
-        when 'int2'::regtype then 32767 end as fits) limits \
-    where not cycle and increment_by > 0 and last_value > least(max_value, fits) * 0.8), '[]')";
 
 /// An index that is being built is invalid, too: the builder holds this lock.
 const INDEXES: &str = "\
@@ -117,15 +89,16 @@ impl Maintenance {
     pub(super) async fn ask(client: &Client) -> Result<Self> {
         let sql = format!(
             "select json_build_object('oldest', {OLDEST}, 'holder', {HOLDER}, \
-            'replication', {REPLICATION}, 'sequences', {SEQUENCES}, 'indexes', {INDEXES})::text"
+            'replication', {REPLICATION}, 'indexes', {INDEXES})::text"
         );
         activity::read(client, &sql).await
     }
 
-    pub(super) fn checks(&self, options: &Options) -> Vec<Check> {
+    /// `sequences` are checks of another query, which are shown in between.
+    pub(super) fn checks(&self, options: &Options, sequences: Vec<Check>) -> Vec<Check> {
         let mut checks = vec![self.wraparound(options)];
         checks.extend(self.replication(options));
-        checks.extend(self.sequences());
+        checks.extend(sequences);
         checks.extend(self.indexes());
         checks
     }
@@ -201,41 +174,6 @@ impl Maintenance {
             Check::finding(Step::Replication, text, remedy)
         };
         many.iter().take(MAX_SHOWN).map(check).collect()
-    }
-
-    fn sequences(&self) -> Vec<Check> {
-        let mut ending: Vec<&Sequence> = self.sequences.iter().collect();
-        if ending.is_empty() {
-            return vec![Check::ok(Step::Sequences, "none is near its end")];
-        }
-        ending.sort_by_key(|sequence| sequence.limit.saturating_sub(sequence.last));
-        let check = |sequence: &&Sequence| {
-            let Sequence {
-                name, last, limit, ..
-            } = sequence;
-            let column = sequence.column.as_deref();
-            let left = limit.saturating_sub(*last);
-            let of = column
-                .map(|column| format!(" of {column}"))
-                .unwrap_or_default();
-            let text = format!("{name}{of} is near its end: {left} left of {limit}");
-            match column.filter(|_| sequence.is_narrow) {
-                Some(column) => Check::finding(
-                    Step::Sequences,
-                    format!("{text}: inserts will fail then"),
-                    format!(
-                        "add a bigint column beside {column}, fill it in batches, and swap both: \
-                         ALTER COLUMN .. TYPE bigint locks the table while it is rewritten"
-                    ),
-                ),
-                None => Check::finding(
-                    Step::Sequences,
-                    format!("{text}: inserts will fail then"),
-                    format!("ALTER SEQUENCE {name} AS bigint MAXVALUE {};", i64::MAX),
-                ),
-            }
-        };
-        ending.iter().take(MAX_SHOWN).map(check).collect()
     }
 
     fn indexes(&self) -> Vec<Check> {

@@ -14,12 +14,19 @@ use super::server_slots::{self, ServerSlots};
 pub struct PreparedTransaction {
     /// Its global identifier.
     pub gid: String,
-    /// The role that prepared it.
-    pub owner: String,
+    /// The role that prepared it; `None` if it was dropped since.
+    pub owner: Option<String>,
     /// The database that it must be ended in.
     pub database: String,
     /// How long ago it was prepared, in seconds.
     pub seconds: f64,
+}
+
+impl PreparedTransaction {
+    /// Names its owner: `app`, or `a dropped role`.
+    pub fn owner_name(&self) -> &str {
+        self.owner.as_deref().unwrap_or("a dropped role")
+    }
 }
 
 /// Selects the prepared transactions as JSON.

@@ -6,6 +6,7 @@ use antifreeze::{Error, Result, Session};
 use tokio_postgres::SimpleQueryMessage;
 
 use super::CROWDED;
+use super::configuration;
 use super::facts::Facts;
 use super::report::{Check, Step};
 use super::session::{CLOSE_TIMEOUT, open, open_strictly};
@@ -131,21 +132,34 @@ async fn leaks(session: &Session, config: &Settings) -> Result<Option<bool>> {
 /// clients process IDs of its own, so that the one of the start is not the server's.
 pub(super) fn is_missing(session: &Session, facts: &Facts, config: &Settings) -> Option<Check> {
     let own = facts.sessions.iter().find(|session| session.is_self)?;
-    let setting = match config.origin("pooler") {
-        Some(Origin::Variable(name)) => name.to_string(),
-        _ if config.pooler == Pooler::Transaction => "pgbouncer=true in the URL".to_owned(),
-        _ => "the setting `pooler`".to_owned(),
+    (own.pid == session.process_id()).then(|| missing(config))
+}
+
+fn missing(config: &Settings) -> Check {
+    let why = configuration::pooler_by_address(config);
+    let (cause, remedy) = match (config.origin("pooler"), why) {
+        (Some(Origin::Variable(name)), _) => (format!("of {name}"), format!("remove {name}")),
+        (Some(_), _) => (
+            "of the setting `pooler`".to_owned(),
+            "remove the setting `pooler`".to_owned(),
+        ),
+        (None, Some(why)) => (
+            format!("the address is that of a pooler ({why})"),
+            "set ANTIFREEZE_POOLER=none".to_owned(),
+        ),
+        (None, None) => (
+            "of pgbouncer=true in the URL".to_owned(),
+            "remove pgbouncer=true in the URL".to_owned(),
+        ),
     };
-    (own.pid == session.process_id()).then(|| {
-        Check::finding(
-            Step::Path,
-            format!(
-                "the server answers itself and no pooler is in between: because of {setting}, no \
-                 timeouts are sent and statements are not reused"
-            ),
-            format!("remove {setting}"),
-        )
-    })
+    Check::finding(
+        Step::Path,
+        format!(
+            "the server answers itself and no pooler is in between: because {cause}, no timeouts \
+             are sent and statements are not reused"
+        ),
+        remedy,
+    )
 }
 
 /// The pools of PgBouncer that are exhausted.
@@ -165,7 +179,15 @@ pub(super) async fn held(config: &Settings) -> Vec<Check> {
     let Some(pools) = pools(config).await else {
         return Vec::new();
     };
-    let waiting = pools.iter().filter(|pool| pool.waiting > 0);
+    waiting(&pools)
+}
+
+/// Reports the pools whose clients have been waiting for a second: a client that waits for a
+/// moment is what a pooler is for.
+fn waiting(pools: &[Pool]) -> Vec<Check> {
+    let waiting = pools
+        .iter()
+        .filter(|pool| pool.waiting > 0 && pool.longest > 0);
     let check = |pool: &Pool| {
         let Pool {
             name,
@@ -181,7 +203,8 @@ pub(super) async fn held(config: &Settings) -> Vec<Check> {
         let remedy = match mode.as_str() {
             "session" => {
                 "set pool_mode = transaction in PgBouncer: a session pooler keeps a server for \
-                 each client, idle or frozen, until that disconnects"
+                 each client, idle or frozen, until that disconnects; LISTEN, SET and session \
+                 advisory locks do not work in transaction mode"
             }
             _ => "antifreeze sessions --idle-in-transaction --older-than 10s --terminate",
         };
@@ -261,4 +284,50 @@ pub(super) fn recommended(facts: &Facts, config: &Settings) -> Option<Check> {
         ));
     }
     Some(Check::ok(Step::Pooler, "not needed: slots are available"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_that_just_arrived_are_no_finding() {
+        for (waiting, longest, expected) in [(0, 0, 0), (3, 0, 0), (3, 1, 1)] {
+            let pool = Pool {
+                name: "shop of app".to_owned(),
+                active: 1,
+                waiting,
+                longest,
+                mode: "session".to_owned(),
+            };
+            let checks = super::waiting(&[pool]);
+            assert_eq!(checks.len(), expected, "{waiting} {longest}");
+            for check in checks {
+                let remedy = check.remedy.expect("a remedy");
+                assert!(remedy.contains("LISTEN"), "{remedy}");
+            }
+        }
+    }
+
+    #[test]
+    fn cause_of_a_missing_pooler_is_named() {
+        for (url, cause, remedy) in [
+            (
+                "postgres://app@db.example.com:6432/shop",
+                "by the port",
+                "set ANTIFREEZE_POOLER=none",
+            ),
+            (
+                "postgres://app@db.example.com/shop?pgbouncer=true",
+                "because of pgbouncer=true in the URL",
+                "remove pgbouncer=true in the URL",
+            ),
+        ] {
+            let config = antifreeze::Config::from_url(url).expect("a configuration");
+            let database = antifreeze::Database::new(config).expect("a database");
+            let check = missing(database.settings());
+            assert!(check.text.contains(cause), "{}", check.text);
+            assert_eq!(check.remedy.as_deref(), Some(remedy));
+        }
+    }
 }

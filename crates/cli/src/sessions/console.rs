@@ -5,6 +5,7 @@ use std::thread;
 
 use ratatui_core::terminal::Terminal;
 use ratatui_crossterm::CrosstermBackend;
+use ratatui_crossterm::crossterm::cursor::Show;
 use ratatui_crossterm::crossterm::event::{self, Event};
 use ratatui_crossterm::crossterm::execute;
 use ratatui_crossterm::crossterm::terminal::{
@@ -15,6 +16,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 /// The terminal, until it is dropped.
 pub struct Console {
     pub terminal: Terminal<CrosstermBackend<Stdout>>,
+    _raw: Raw,
     /// Keys, and changes of the size.
     pub events: UnboundedReceiver<Event>,
 }
@@ -22,6 +24,7 @@ pub struct Console {
 impl Console {
     pub fn open() -> io::Result<Self> {
         enable_raw_mode()?;
+        let raw = Raw;
         execute!(stdout(), EnterAlternateScreen)?;
         // The message of a panic would be lost with the screen.
         let hook = std::panic::take_hook();
@@ -40,18 +43,24 @@ impl Console {
                 }
             }
         });
-        Ok(Console { terminal, events })
+        Ok(Console {
+            terminal,
+            _raw: raw,
+            events,
+        })
     }
 }
 
-impl Drop for Console {
+/// The raw mode. It ends also if the terminal fails while it is opened.
+struct Raw;
+
+impl Drop for Raw {
     fn drop(&mut self) {
-        let _ = self.terminal.show_cursor();
         restore();
     }
 }
 
 fn restore() {
-    let _ = execute!(stdout(), LeaveAlternateScreen);
+    let _ = execute!(stdout(), Show, LeaveAlternateScreen);
     let _ = disable_raw_mode();
 }

@@ -256,7 +256,7 @@ fn in_one(row: &Row<'_>) -> String {
             format!(
                 "{branch}prepared transaction {} of {} for {}, blocks {}",
                 printable(&prepared.gid),
-                printable(&prepared.owner),
+                printable(prepared.owner_name()),
                 format_seconds(prepared.seconds),
                 row.blocks
             )
@@ -290,7 +290,7 @@ fn described(group: &[&ServerSession]) -> String {
 /// Cuts `text` to a width, or fills it with blanks at the end.
 fn fit(text: &str, width: usize) -> String {
     let cut = cut(text, Some(width));
-    let blanks = width - cut.width();
+    let blanks = width.saturating_sub(cut.width());
     cut + &" ".repeat(blanks)
 }
 

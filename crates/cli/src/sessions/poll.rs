@@ -40,6 +40,7 @@ pub async fn poll(
             Err(error) if session.is_closed() || error.is_unavailable() => {
                 send(Update::Lost(error.to_string()));
                 session = reconnect(target, routes, every, &send).await;
+                drop_commands(&mut commands, &send);
                 continue;
             }
             Err(error) => return error.into(),
@@ -59,6 +60,16 @@ pub async fn poll(
     }
 }
 
+/// Drops what was asked for while there was no connection: the screen showed an old list.
+fn drop_commands(commands: &mut UnboundedReceiver<ServerSession>, send: &impl Fn(Update)) {
+    while let Ok(other) = commands.try_recv() {
+        let name = other.describe();
+        send(Update::Ended(format!(
+            "did not end {name}: the connection was lost meanwhile"
+        )));
+    }
+}
+
 /// Retries until the server accepts a connection.
 async fn reconnect(
     target: &Target,
@@ -72,6 +83,33 @@ async fn reconnect(
         match target.open_telling(routes, &mut tell).await {
             Ok(session) => return session,
             Err(failure) => send(Update::Lost(failure.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::super::tests::session;
+    use super::*;
+
+    #[test]
+    fn commands_of_a_lost_connection_are_dropped() {
+        let (sender, mut commands) = unbounded_channel();
+        for pid in [1, 2] {
+            let queued = sender.send(session(pid, "shop:17", "idle", 1.0));
+            queued.expect("queued");
+        }
+        let told = RefCell::new(Vec::new());
+        drop_commands(&mut commands, &|update| told.borrow_mut().push(update));
+        assert!(commands.try_recv().is_err());
+        let told = told.into_inner();
+        assert_eq!(told.len(), 2);
+        for update in told {
+            assert!(matches!(update, Update::Ended(text) if text.starts_with("did not end pid ")));
         }
     }
 }

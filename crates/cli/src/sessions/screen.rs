@@ -360,7 +360,7 @@ fn details(row: &Row<'_>) -> Vec<String> {
             return vec![format!(
                 "transaction {} of {} in database {}, prepared {} ago",
                 printable(&prepared.gid),
-                printable(&prepared.owner),
+                printable(prepared.owner_name()),
                 printable(&prepared.database),
                 format_seconds(prepared.seconds)
             )];

@@ -108,16 +108,18 @@ fn deadlocks_and_missing_blockers_are_shown_once() {
 fn prepared_transactions_are_blockers() {
     let mut all = overview(vec![waiting(7, "shop:17", 1.0, &[0])]);
     all.sessions[0].blocked_by_prepared = vec!["order-1".to_owned()];
-    let prepared = serde_json::json!([{
-        "gid": "order-1", "owner": "app", "database": "shop", "seconds": 90.0
-    }]);
-    all.prepared = serde_json::from_value(prepared).expect("transactions");
-    assert_eq!(shape(&all, Order::Weight, true), ["order-1", " 7"]);
-    let sessions: Vec<&ServerSession> = all.sessions.iter().collect();
-    let rows = arrange(&sessions, &all.prepared, Order::Weight, true);
-    let (_, lines) = lay_out(&rows, Some(80));
-    let first = "prepared transaction order-1 of app for 90 s, blocks 1";
-    assert_eq!(lines[0].text.trim(), first);
+    for (owner, name) in [(Some("app"), "app"), (None, "a dropped role")] {
+        let prepared = serde_json::json!([{
+            "gid": "order-1", "owner": owner, "database": "shop", "seconds": 90.0
+        }]);
+        all.prepared = serde_json::from_value(prepared).expect("transactions");
+        assert_eq!(shape(&all, Order::Weight, true), ["order-1", " 7"]);
+        let sessions: Vec<&ServerSession> = all.sessions.iter().collect();
+        let rows = arrange(&sessions, &all.prepared, Order::Weight, true);
+        let (_, lines) = lay_out(&rows, Some(80));
+        let first = format!("prepared transaction order-1 of {name} for 90 s, blocks 1");
+        assert_eq!(lines[0].text.trim(), first);
+    }
 }
 
 /// 300 sessions, some with names that are longer or wider than usual.
