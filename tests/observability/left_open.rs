@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use antifreeze::{Config, connection, transaction};
+use antifreeze::{connection, transaction};
 use tokio::sync::oneshot;
 use tracing::Level;
 
@@ -117,7 +117,7 @@ async fn dropped_transaction_is_named_when_recycled() {
 
 #[tokio::test]
 async fn nothing_left_open_is_no_line() {
-    let lab = lab().await;
+    let lab = lab_with(|config| config.slow_invocation(Duration::MAX)).await;
     let (capture, _guard) = Capture::start();
     let committed = async {
         transaction()
@@ -149,7 +149,11 @@ async fn nothing_left_open_is_no_line() {
     .expect("fine");
     // As after an error within it.
     for idle in [3, 0] {
-        let (other, relay) = lab_over_relay(|config| never_slow(config).max_idle(idle)).await;
+        let (other, relay) = lab_over_relay(|config| {
+            let config = config.slow_invocation(Duration::MAX);
+            config.max_idle(idle)
+        })
+        .await;
         // So that there is time for the ROLLBACK of the driver on a busy machine, too.
         relay.delay(Duration::from_millis(100));
         let dropped = other.run(async {
