@@ -18,7 +18,8 @@ def browser():
         sys.exit("chromium or chromedriver is missing: .ci/tools installs both")
     options = webdriver.ChromeOptions()
     options.binary_location = found
-    for option in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1180,760"):
+    for option in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+                   "--window-size=1180,760"):
         options.add_argument(option)
     return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
 
