@@ -186,7 +186,7 @@ async fn run(pool: &PgPool, program: &Program, mut row: i32) -> Result<Vec<i32>,
                 let done = held.execute(AssertSqlSafe(insert)).await;
                 done.map(|_| open.insert(row, &mut stored))
             }
-            // One of SQL's is none of sqlx's.
+            // Begun by a BEGIN in SQL text, which sqlx does not count.
             Step::Transaction(_) if open.begun => Ok(()),
             Step::Transaction(commits) => {
                 let mut transaction = held.begin().await?;
