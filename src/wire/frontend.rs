@@ -341,7 +341,8 @@ impl Frontend {
             if traits.deallocates {
                 unit.deallocates = Some(tracker.deallocates());
             }
-            unit.frees.extend(self.name_for_deallocate(text, tracker, out));
+            unit.frees
+                .extend(self.name_for_deallocate(text, tracker, out));
             if !unit.frees.is_empty() && tracker.open.is_none() {
                 // If one of the messages in front fails, the server skips to the Sync.
                 out.put_slice(SYNC);

@@ -143,10 +143,16 @@ async fn statement_survives_a_failed_deallocate() {
     }
     let sessions = &shared.sessions;
     let answers = client.ask(sessions, 0, &requests, 4, 1 << 20).await;
-    assert!(shown(&answers).contains(&"E C25P02".to_owned()), "{answers:?}");
+    assert!(
+        shown(&answers).contains(&"E C25P02".to_owned()),
+        "{answers:?}"
+    );
     assert_eq!(shared.ask(&mut client, &execute()).await, alone);
     shared.simple(&mut client, "deallocate s0").await;
-    assert_eq!(shared.ask(&mut client, &execute()).await, ["E C26000", "Z I"]);
+    assert_eq!(
+        shared.ask(&mut client, &execute()).await,
+        ["E C26000", "Z I"]
+    );
 }
 
 /// What a client has closed is kept for others, but not more than a session is to keep.
