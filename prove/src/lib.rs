@@ -44,10 +44,10 @@ pub async fn serve() -> Result<(), BoxError> {
     let on_lambda = env::var_os("AWS_LAMBDA_RUNTIME_API").is_some();
     if env::var_os("WITHOUT_LAYER").is_some() {
         return if on_lambda {
-            lambda_http::run(service_fn(|request| answer(request, false))).await
+            lambda_http::run(service_fn(|request| answer(request, None))).await
         } else {
             vercel_runtime::run(vercel_runtime::service_fn(async |request| {
-                for_vercel(answer(request, false).await)
+                for_vercel(answer(request, None).await)
             }))
             .await
         };
@@ -58,13 +58,16 @@ pub async fn serve() -> Result<(), BoxError> {
     let layer = DatabaseLayer::new(database.clone());
     if on_lambda {
         let service = ServiceBuilder::new().layer(layer);
-        let service = service.service_fn(|request| answer(request, true));
+        let service = service.service_fn(move |request| answer(request, Some(database.clone())));
         return lambda_http::run(service).await;
     }
-    let service =
-        vercel_runtime::service_fn(async |request| for_vercel(answer(request, true).await));
+    let for_close = database.clone();
+    let service = vercel_runtime::service_fn(move |request| {
+        let database = database.clone();
+        async move { for_vercel(answer(request, Some(database)).await) }
+    });
     let service = layer.max_duration(MAX_DURATION).layer(service);
-    shutdown::around(&database, vercel_runtime::run(service)).await
+    shutdown::around(&for_close, vercel_runtime::run(service)).await
 }
 
 fn for_vercel(
@@ -74,7 +77,11 @@ fn for_vercel(
 }
 
 /// GET says what the function is and which endings it has; POST `?ending=NAME&tag=HEX` ends so.
-async fn answer<B>(request: Request<B>, layer: bool) -> Result<Response<String>, Infallible> {
+/// Without a database there is no layer.
+async fn answer<B>(
+    request: Request<B>,
+    database: Option<Database>,
+) -> Result<Response<String>, Infallible> {
     let token = env::var("PROVE_TOKEN").unwrap_or_default();
     if token.len() < SHORTEST {
         let reason = "not found: PROVE_TOKEN is not set, or shorter than 16 characters";
@@ -87,8 +94,11 @@ async fn answer<B>(request: Request<B>, layer: bool) -> Result<Response<String>,
         return Ok(reply(StatusCode::UNAUTHORIZED, &json!({ "error": reason })));
     }
     let done = match *request.method() {
-        Method::GET => description(layer).await,
-        Method::POST => end(request.uri().query().unwrap_or_default(), layer).await,
+        Method::GET => description(database).await,
+        Method::POST => {
+            let query = request.uri().query().unwrap_or_default();
+            end(query, database.is_some()).await
+        }
         _ => return Ok(reply(StatusCode::METHOD_NOT_ALLOWED, &json!({}))),
     };
     Ok(match done {
@@ -117,11 +127,15 @@ async fn end(query: &str, layer: bool) -> Result<Value, BoxError> {
 }
 
 /// Without the names of hosts: a report with it may be shown to others.
-async fn description(layer: bool) -> Result<Value, BoxError> {
-    let row = if layer {
-        server(antifreeze::connection().await?).await?
+async fn description(database: Option<Database>) -> Result<Value, BoxError> {
+    let layer = database.is_some();
+    let (row, pooler) = if let Some(database) = &database {
+        let session = database.session().await?;
+        let pooler = session.pooler();
+        session.close(Duration::from_secs(1)).await;
+        (server(antifreeze::connection().await?).await?, Some(pooler))
     } else {
-        server(bare::connection().await?).await?
+        (server(bare::connection().await?).await?, None)
     };
     let [database, role, started, application_name, version] = row;
     let variable = |name| env::var(name).ok();
@@ -133,6 +147,7 @@ async fn description(layer: bool) -> Result<Value, BoxError> {
     Ok(json!({
         "function": "antifreeze prove",
         "layer": layer,
+        "pooler": pooler,
         "host": host,
         "region": variable("AWS_REGION").or(variable("VERCEL_REGION")),
         "architecture": env::consts::ARCH,

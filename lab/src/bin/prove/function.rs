@@ -175,14 +175,26 @@ impl Description {
         }
     }
 
-    /// The endings that this version of the function has.
+    /// The endings that this version of the function has, without those that cannot be proved.
     pub fn endings(&self) -> Vec<(String, String)> {
         let endings = self.value["endings"].as_array();
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let endings = endings.into_iter().flatten();
+        let endings = endings.map(|ending| (text(&ending["name"]), text(&ending["does"])));
+        let skipped = self.skipped();
         endings
-            .map(|ending| (text(&ending["name"]), text(&ending["does"])))
+            .filter(|(name, _)| !skipped.contains(&name.as_str()))
             .collect()
+    }
+
+    /// The endings that leave session state: behind a transaction pooler it is the state of the
+    /// pooler's session, which nothing in the function can find again.
+    pub fn skipped(&self) -> &'static [&'static str] {
+        if self.value["pooler"] == "transaction" {
+            &["advisory", "state"]
+        } else {
+            &[]
+        }
     }
 }
 

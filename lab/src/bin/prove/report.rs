@@ -65,6 +65,7 @@ impl Report {
             json!({
                 "host": value["host"], "region": value["region"],
                 "architecture": value["architecture"], "layer": value["layer"],
+                "pooler": value["pooler"],
             })
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -83,6 +84,7 @@ impl Report {
             "with": described(&self.with),
             "without": self.without.as_ref().map(described),
             "endings": endings.collect::<Vec<_>>(),
+            "skipped": self.with.skipped(),
             "left_open": self.left_open(),
         })
     }

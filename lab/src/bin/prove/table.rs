@@ -43,6 +43,14 @@ pub fn written(report: &Report) -> String {
         let open = seen.filter(|seen| seen.is_open()).count();
         let _ = writeln!(text, "without: {open} of {all} left something open");
     }
+    let skipped = report.with.skipped();
+    if !skipped.is_empty() {
+        let _ = writeln!(
+            text,
+            "not asked for, since the session state would be the pooler's: {}",
+            skipped.join(", ")
+        );
+    }
     let open = report.left_open();
     if open.is_empty() {
         let _ = writeln!(text, "proved: none of {all} endings left anything open");
