@@ -87,7 +87,7 @@ async fn function_without_layer_is_not_proved() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let (_, names) = text
-        .split_once("left something open:\n")
+        .split_once(" or were not reached:\n")
         .expect("a verdict");
     assert!(text.contains("\nnot proved: "), "{text}");
     let names: Vec<_> = names.split([',', '\n']).map(str::trim).collect();

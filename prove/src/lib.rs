@@ -104,7 +104,10 @@ async fn answer<B>(
     Ok(match done {
         Ok(body) => reply(StatusCode::OK, &body),
         Err(error) => {
-            let error = json!({ "error": error.to_string() });
+            let cause = error
+                .source()
+                .map_or(String::new(), |cause| format!(": {cause}"));
+            let error = json!({ "error": format!("{error}{cause}") });
             reply(StatusCode::INTERNAL_SERVER_ERROR, &error)
         }
     })

@@ -56,7 +56,10 @@ pub fn written(report: &Report) -> String {
         let _ = writeln!(text, "proved: none of {all} endings left anything open");
     } else {
         let count = open.len();
-        let _ = writeln!(text, "not proved: {count} of {all} left something open:");
+        let _ = writeln!(
+            text,
+            "not proved: {count} of {all} left something open, or were not reached:"
+        );
         for names in open.chunks(6) {
             let _ = writeln!(text, "  {}", names.join(", "));
         }
