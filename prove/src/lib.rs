@@ -52,10 +52,8 @@ pub async fn serve() -> Result<(), BoxError> {
             .await
         };
     }
-    let database = Database::from_env()?;
-    shutdown::on_lambda(&database).await?;
-    database.warm_up().await?;
-    let layer = DatabaseLayer::new(database.clone());
+    let layer = DatabaseLayer::from_env().await?;
+    let database = layer.database().clone();
     if on_lambda {
         let service = ServiceBuilder::new().layer(layer);
         let service = service.service_fn(move |request| answer(request, Some(database.clone())));
