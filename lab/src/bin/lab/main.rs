@@ -2,6 +2,7 @@
 
 mod compare;
 mod demo;
+mod fleet;
 mod prove;
 mod record;
 mod step;
@@ -51,6 +52,9 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Compares antifreeze with its peers: frozen processes before a small server, in bursts,
+    /// outages and cold starts; takes a quarter of an hour
+    Fleet(fleet::Options),
     /// Records what tokio-postgres and a server say to each other, for the tests of the
     /// wire and as seeds of its fuzz target
     Record {
@@ -69,6 +73,7 @@ async fn main() -> ExitCode {
         Command::Demo { serve, port } => demo::run(serve.then_some(port)).await,
         Command::Compare { runs, next } => compare::run(runs, next).await,
         Command::Prove { arguments } => prove::run(&arguments).await,
+        Command::Fleet(options) => fleet::run(options).await,
         Command::Record { recordings, seeds } => record::run(&recordings, &seeds).await,
     };
     lab::exit_code(done.map_err(Into::into))
