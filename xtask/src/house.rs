@@ -78,6 +78,7 @@ const DIRECTORIES: &[&str] = &[
     "functions",
     "fuzz",
     "lab",
+    "prove",
     "src",
     "starters",
     "tests",
