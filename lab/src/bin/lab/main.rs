@@ -2,6 +2,7 @@
 
 mod compare;
 mod demo;
+mod fleet;
 mod record;
 mod step;
 
@@ -41,6 +42,9 @@ enum Command {
         #[arg(long)]
         next: bool,
     },
+    /// Compares antifreeze with its peers: frozen processes before a small server, in bursts,
+    /// outages and cold starts; takes a quarter of an hour
+    Fleet(fleet::Options),
     /// Records what tokio-postgres and a server say to each other, for the tests of the
     /// wire and as seeds of its fuzz target
     Record {
@@ -58,6 +62,7 @@ async fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Demo { serve, port } => demo::run(serve.then_some(port)).await,
         Command::Compare { runs, next } => compare::run(runs, next).await,
+        Command::Fleet(options) => fleet::run(options).await,
         Command::Record { recordings, seeds } => record::run(&recordings, &seeds).await,
     };
     lab::exit_code(done.map_err(Into::into))

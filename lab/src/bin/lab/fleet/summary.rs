@@ -1,0 +1,229 @@
+//! Medians over the runs, ratios to antifreeze within a run, and what follows from them in words.
+
+use lab::statistics::Spread;
+use serde_json::{Value, json};
+
+use super::candidates::{BASE, Candidate};
+use super::cell::{Cell, FIGURES, Figure, rounded};
+
+/// What all runs of a candidate came to in a scenario.
+pub struct Row<'a> {
+    pub candidate: &'a Candidate,
+    pub scenario: &'static str,
+    pub sent: usize,
+    pub answered: usize,
+    /// How often the ALTER TABLE gave up.
+    pub gave_up: usize,
+    /// The kinds of failures with their numbers, the most frequent first.
+    pub failed: Vec<(String, usize)>,
+    /// In the order of [`FIGURES`].
+    pub figures: Vec<Option<Spread>>,
+    /// To antifreeze in the same run.
+    pub ratios: Vec<Option<Spread>>,
+}
+
+pub fn rows<'a>(
+    cells: &[Cell],
+    candidates: &[&'a Candidate],
+    scenario: &'static str,
+) -> Vec<Row<'a>> {
+    let of = |name: &str| -> Vec<&Cell> {
+        let mut cells: Vec<_> = cells
+            .iter()
+            .filter(|cell| cell.scenario == scenario && cell.candidate == name)
+            .collect();
+        cells.sort_by_key(|cell| cell.run);
+        cells
+    };
+    let base = of(BASE);
+    let row = |candidate: &&'a Candidate| {
+        let cells = of(candidate.name);
+        let mut failed: Vec<(String, usize)> = Vec::new();
+        for (kind, number) in cells.iter().flat_map(|cell| &cell.failed) {
+            match failed.iter_mut().find(|(known, _)| known == kind) {
+                Some((_, sum)) => *sum += number,
+                None => failed.push((kind.clone(), *number)),
+            }
+        }
+        failed.sort_by_key(|(_, number)| std::cmp::Reverse(*number));
+        let samples = |cells: &[&Cell], figure: &Figure| -> Vec<f64> {
+            cells.iter().filter_map(|cell| (figure.of)(cell)).collect()
+        };
+        let ratio = |figure: &Figure| {
+            let (mine, base) = (samples(&cells, figure), samples(&base, figure));
+            let comparable = mine.len() == base.len() && base.iter().all(|base| *base > 0.0);
+            comparable
+                .then(|| Spread::of_ratios(&mine, &base))
+                .flatten()
+        };
+        Row {
+            candidate,
+            scenario,
+            sent: cells.iter().map(|cell| cell.sent).sum(),
+            answered: cells.iter().map(|cell| cell.answered).sum(),
+            gave_up: cells.iter().filter(|cell| cell.alter_gave_up).count(),
+            failed,
+            figures: FIGURES
+                .iter()
+                .map(|it| Spread::of(&samples(&cells, it)))
+                .collect(),
+            ratios: FIGURES.iter().map(ratio).collect(),
+        }
+    };
+    candidates.iter().map(row).collect()
+}
+
+impl Row<'_> {
+    pub fn figure(&self, key: &str) -> Option<Spread> {
+        let at = FIGURES.iter().position(|figure| figure.key == key)?;
+        self.figures[at]
+    }
+
+    /// Whether the others are compared with this one.
+    pub fn is_base(&self) -> bool {
+        self.candidate.name == BASE
+    }
+
+    /// `180 killed at the timeout, 3 503 SQLSTATE 53300`, or nothing.
+    pub fn failures(&self) -> String {
+        let failed = self
+            .failed
+            .iter()
+            .map(|(kind, number)| format!("{number} {kind}"));
+        Vec::from_iter(failed).join(", ")
+    }
+
+    pub fn json(&self) -> Value {
+        let mut row = json!({
+            "candidate": self.candidate.name,
+            "scenario": self.scenario,
+            "sent": self.sent,
+            "answered": self.answered,
+        });
+        let spread = |spread: Option<Spread>| {
+            spread.map(|it| json!({ "median": rounded(it.median), "quartiles": [rounded(it.low), rounded(it.high)] }))
+        };
+        for (at, figure) in FIGURES.iter().enumerate() {
+            row[figure.key] = json!({
+                "value": spread(self.figures[at]),
+                "ratio_to_antifreeze": spread(self.ratios[at]),
+            });
+        }
+        row
+    }
+}
+
+/// Where a peer was better than antifreeze in each run, by more than 5 %, and had at least as
+/// many answers: with fewer, what it saved is no saving.
+pub fn wins(rows: &[Row<'_>]) -> Vec<String> {
+    let Some(base) = rows.iter().find(|row| row.is_base()) else {
+        return Vec::new();
+    };
+    let mut sentences = Vec::new();
+    for row in rows.iter().filter(|row| !row.candidate.ours) {
+        if row.answered < base.answered {
+            continue;
+        }
+        let mut ahead = Vec::new();
+        if row.answered > base.answered {
+            ahead.push(format!(
+                "answers ({} of {} against {})",
+                row.answered, row.sent, base.answered
+            ));
+        }
+        for (at, figure) in FIGURES.iter().enumerate() {
+            let (Some(mine), Some(its)) = (row.figures[at], base.figures[at]) else {
+                continue;
+            };
+            let clear = mine.median < 0.95 * its.median && its.median - mine.median >= figure.least;
+            // Every run, not most: the quartiles of few runs are between them.
+            let each = row.ratios[at].is_none_or(|ratio| ratio.high < 1.0);
+            if clear && each {
+                ahead.push(format!(
+                    "{} ({} against {})",
+                    figure.label,
+                    with_unit(mine.median, figure),
+                    with_unit(its.median, figure)
+                ));
+            }
+        }
+        if !ahead.is_empty() {
+            sentences.push(format!(
+                "{}: {} is better than antifreeze in {}.",
+                row.scenario,
+                row.candidate.name,
+                ahead.join(", ")
+            ));
+        }
+    }
+    sentences
+}
+
+/// Which candidates answered everything, and what happened to the others.
+pub fn answers(rows: &[Row<'_>]) -> String {
+    let all: Vec<_> = rows.iter().filter(|row| row.answered == row.sent).collect();
+    let names = Vec::from_iter(all.iter().map(|row| row.candidate.name)).join(", ");
+    let mut sentences = match (all.len(), rows.len()) {
+        (0, _) => "None answered everything.".to_owned(),
+        (some, every) if some == every => return "All answered everything.".to_owned(),
+        _ => format!("Everything was answered by {names}."),
+    };
+    for row in rows.iter().filter(|row| row.answered < row.sent) {
+        sentences += &format!(
+            " {}: {} of {} ({}).",
+            row.candidate.name,
+            row.answered,
+            row.sent,
+            row.failures()
+        );
+    }
+    sentences
+}
+
+/// As many digits as mean something.
+pub fn number(value: f64) -> String {
+    match value {
+        value if value == 0.0 => "0".to_owned(),
+        value if value < 10.0 && value.fract() != 0.0 => format!("{value:.1}"),
+        value => format!("{value:.0}"),
+    }
+}
+
+fn with_unit(value: f64, figure: &Figure) -> String {
+    format!("{} {}", number(value), figure.unit)
+        .trim_end()
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::candidates::ALL;
+    use super::*;
+
+    fn cell(candidate: &'static str, answered: usize, p50: f64) -> Cell {
+        Cell {
+            run: 1,
+            candidate,
+            scenario: "steady",
+            sent: 10,
+            answered,
+            p50: Some(p50),
+            ..Cell::default()
+        }
+    }
+
+    #[test]
+    fn peer_that_wins_is_named() {
+        let (base, deadpool) = (&ALL[0], &ALL[7]);
+        let found = |peer: Cell| {
+            let cells = [cell(base.name, 10, 10.0), peer];
+            wins(&rows(&cells, &[base, deadpool], "steady"))
+        };
+        let faster = found(cell(deadpool.name, 10, 5.0));
+        let expected = "steady: deadpool is better than antifreeze in p50 (5 ms against 10 ms).";
+        assert_eq!(faster, [expected]);
+        // Noise, and speed at the price of answers.
+        assert!(found(cell(deadpool.name, 10, 9.8)).is_empty());
+        assert!(found(cell(deadpool.name, 9, 5.0)).is_empty());
+    }
+}
