@@ -16,7 +16,8 @@ pub fn number() -> u64 {
     drawn().unwrap_or_default()
 }
 
-fn drawn() -> Option<u64> {
+/// Draws any number. `None` if the system has none.
+pub(crate) fn drawn() -> Option<u64> {
     let mut bytes = [0; 8];
     let filled = SystemRandom::new().fill(&mut bytes);
     filled.ok().map(|()| u64::from_le_bytes(bytes))

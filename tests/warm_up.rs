@@ -68,6 +68,26 @@ async fn partial_warm_up_is_kept() {
 }
 
 #[tokio::test]
+async fn a_warmed_connection_is_given_up_if_slots_are_scarce() {
+    let change = |config: Config| config.max_connections(1).high_water_mark(1);
+    let (lab, relay) = lab_over_relay(change).await;
+    lab.database.warm_up().required().await.expect("warm");
+    assert_eq!(lab.sessions().await, ["idle"]);
+    let before = relay.counts();
+    lab.run(async {
+        let connection = antifreeze::connection().await?;
+        connection.query_typed("select 1", &[]).await?;
+        Ok(())
+    })
+    .await
+    .expect("fine");
+    // The slots are read in the flight of the statement; the close is the other round trip.
+    assert_eq!(relay.counts().since(before).connections, 0);
+    lab.eventually("it is closed", async |lab| lab.sessions().await.is_empty())
+        .await;
+}
+
+#[tokio::test]
 async fn database_down_fails_only_a_required_warm_up() {
     let (lab, relay) = lab_over_relay(|config| config).await;
     relay.refuse(true).await.expect("refusing");

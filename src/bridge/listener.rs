@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use super::local;
 use super::peer::Socket;
-use super::{Bridge, secret};
+use super::{Bridge, drawn, secret};
 use crate::error::{Error, Result};
 
 /// The port in the URL of a Unix socket, and in its file name.
@@ -64,7 +64,7 @@ impl Listener {
         };
         let (address, accepts) = {
             let _entered = runtime.enter();
-            Address::bind().map_err(failed)?
+            Address::bind(drawn()?, secret()?).map_err(failed)?
         };
         let (stop, stopped) = oneshot::channel();
         let bridge = Arc::new(bridge(Listener {
@@ -121,26 +121,26 @@ impl Listener {
 }
 
 impl Address {
-    fn bind() -> io::Result<(Address, Accepts)> {
+    fn bind(name: u64, password: String) -> io::Result<(Address, Accepts)> {
         #[cfg(unix)]
-        if let Ok(bound) = Address::bind_unix() {
+        if let Ok(bound) = Address::bind_unix(name) {
             return Ok(bound);
         }
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
         let address = Address::Loopback {
             port: listener.local_addr()?.port(),
-            password: secret(),
+            password,
         };
         Ok((address, Accepts::Tcp(TcpListener::from_std(listener)?)))
     }
 
     #[cfg(unix)]
-    fn bind_unix() -> io::Result<(Address, Accepts)> {
+    fn bind_unix(name: u64) -> io::Result<(Address, Accepts)> {
         use std::fs::{DirBuilder, metadata};
         use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 
-        let directory = std::env::temp_dir().join(format!("antifreeze-{}", &secret()[..16]));
+        let directory = std::env::temp_dir().join(format!("antifreeze-{name:016x}"));
         DirBuilder::new().mode(0o700).create(&directory)?;
         // Removed again if the rest fails.
         let address = Address::Directory(directory);

@@ -12,10 +12,9 @@ use super::peer::{Closed, Peer, Socket};
 use super::relay::{End, Loan, relay};
 use super::settings::{Answer, Portals, Setting};
 use super::startup::{self, Packet, Startup, holds};
-use super::{Bridge, Current, Parameters, User, database};
+use super::{Bridge, Current, Parameters, User, database, drawn};
 use crate::error::{Error, ErrorKind, Result};
 use crate::invocation::{Live, WeakInvocation};
-use crate::random;
 
 /// The longest time limit: longer than any invocation, and without overflow.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
@@ -107,7 +106,6 @@ impl Local {
             Ok(reported) => reported,
             Err(error) => return self.refuse_connection(&error).await,
         };
-        self.key = (random::number() as i32, random::number() as i32);
         if let Some(bridge) = self.bridge.upgrade() {
             let current = Arc::clone(&self.current);
             bridge.state().cancels.insert(self.key, current);
@@ -121,6 +119,8 @@ impl Local {
     /// Checks what the driver asks for, and returns what the server would report.
     async fn admit(&mut self, startup: Startup) -> Result<Bytes> {
         let bridge = self.bridge()?;
+        let key = drawn()?;
+        self.key = ((key >> 32) as i32, key as i32);
         if startup.replication {
             return Err(Error::configuration(
                 "replication is not possible through the private socket",

@@ -23,7 +23,6 @@ mod settings;
 mod startup;
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
@@ -143,16 +142,16 @@ impl Bridge {
     }
 
     /// Returns the token of an invocation.
-    fn token(&self, invocation: &Invocation) -> String {
+    fn token(&self, invocation: &Invocation) -> Result<String> {
         let mut state = self.state();
         state.tokens.retain(|_, known| known.upgrade().is_some());
         let mut known = state.tokens.iter();
         if let Some((token, _)) = known.find(|(_, known)| known.is(invocation)) {
-            return token.clone();
+            return Ok(token.clone());
         }
-        let token = secret();
+        let token = secret()?;
         state.tokens.insert(token.clone(), invocation.downgrade());
-        token
+        Ok(token)
     }
 
     fn by_token(&self, token: &str) -> Option<WeakInvocation> {
@@ -235,13 +234,16 @@ fn database(engine: &Engine) -> &str {
 }
 
 /// A random number of 128 bits, in hexadecimal digits.
-fn secret() -> String {
-    let mut text = String::with_capacity(32);
-    for _ in 0..2 {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{:016x}", random::number());
-    }
-    text
+fn secret() -> Result<String> {
+    Ok(format!("{:016x}{:016x}", drawn()?, drawn()?))
+}
+
+/// Draws a random number, which nothing else can guess.
+fn drawn() -> Result<u64> {
+    random::drawn().ok_or_else(|| {
+        Error::configuration("the system has no random numbers to protect the private socket with")
+            .with_remedy("let the process call getrandom, or read /dev/urandom")
+    })
 }
 
 impl Invocation {
@@ -262,7 +264,7 @@ impl Invocation {
     /// The private socket could not be made.
     pub fn url(&self) -> Result<String> {
         let bridge = Bridge::of(self.engine())?;
-        Ok(bridge.url_of(&format!("{INVOCATION}{}", bridge.token(self))))
+        Ok(bridge.url_of(&format!("{INVOCATION}{}", bridge.token(self)?)))
     }
 
     /// Returns a URL whose statements are all part of this invocation's
@@ -277,7 +279,7 @@ impl Invocation {
     /// The private socket could not be made.
     pub fn transaction_url(&self) -> Result<String> {
         let bridge = Bridge::of(self.engine())?;
-        Ok(bridge.url_of(&format!("{TRANSACTION}{}", bridge.token(self))))
+        Ok(bridge.url_of(&format!("{TRANSACTION}{}", bridge.token(self)?)))
     }
 }
 
@@ -317,7 +319,7 @@ macro_rules! sqlx_hooks {
 pub fn claim() -> String {
     let token = invocation().and_then(|invocation| {
         let bridge = Bridge::of(invocation.engine())?;
-        Ok(bridge.token(&invocation))
+        bridge.token(&invocation)
     });
     format!("SET {CLAIM} = '{}'", token.unwrap_or_default())
 }

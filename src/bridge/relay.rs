@@ -332,6 +332,10 @@ impl Relay {
                 if self.guards && head.tag == b'F' {
                     return Err(function_call());
                 }
+                // Whether the server still waits for it is known behind what precedes it.
+                if matches!(head.tag, b'c' | b'f') && !self.up.is_empty() {
+                    break;
+                }
                 // What a driver still sends of a COPY that has failed, which the server ignores.
                 let ignored = matches!(head.tag, b'd' | b'c' | b'f');
                 if ignored && self.up.is_empty() && stream.is_answered() {

@@ -8,7 +8,6 @@
 //! nothing is left. Until it is woken again there is nothing to poll: a request that is queued
 //! wakes it.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,6 +19,7 @@ use tokio::sync::Notify;
 use tokio_postgres::tls::NoTlsStream;
 use tokio_postgres::{AsyncMessage, Client, Connection};
 
+use super::wakes::Polling;
 use crate::observe;
 use crate::wire::{ServerState, Snapshot, Stream, Wire};
 
@@ -28,20 +28,6 @@ type Slot<'a> = MutexGuard<'a, Option<Connection<Stream, NoTlsStream>>>;
 
 /// Called when a driver ends, for whatever reason.
 pub(super) type OnEnd = Arc<dyn Fn() + Send + Sync>;
-
-thread_local! {
-    /// This thread is polling a connection.
-    static POLLS: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Restores [`POLLS`] when it is dropped.
-struct Polls(bool);
-
-impl Drop for Polls {
-    fn drop(&mut self) {
-        POLLS.set(self.0);
-    }
-}
 
 /// Counts one until it is dropped.
 struct Counted<'a>(&'a AtomicUsize);
@@ -126,11 +112,13 @@ impl Driver {
 
     /// Polls the connection until it has nothing to do, and returns its state.
     pub(super) fn pump(&self) -> Snapshot {
+        let _polling = Polling::begin();
         self.poll(lock(&self.connection))
     }
 
     /// [Pumps](Driver::pump), unless another thread is polling the connection.
     pub(super) fn try_pump(&self) -> Option<Snapshot> {
+        let _polling = Polling::begin();
         let connection = match self.connection.try_lock() {
             Ok(connection) => connection,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
@@ -143,7 +131,7 @@ impl Driver {
     /// last answer on is about to be done, and only then can the connection be seen at rest.
     pub(super) fn wait_for_poll(&self) {
         // Dropped by what this thread polls, it would wait for itself.
-        if !POLLS.get() {
+        if !Polling::is_under_way() {
             drop(lock(&self.connection));
         }
     }
@@ -178,6 +166,7 @@ impl Driver {
 
     /// Polls the connection until it has nothing to do. Returns whether it has ended.
     fn drive(&self) -> bool {
+        let _polling = Polling::begin();
         let mut slot = lock(&self.connection);
         if slot.is_none() {
             return true;
@@ -230,7 +219,6 @@ impl Driver {
     }
 
     fn poll_connection(&self, slot: &mut Option<Connection<Stream, NoTlsStream>>) {
-        let _polls = Polls(POLLS.replace(true));
         let waker = Waker::from(Arc::clone(&self.woken));
         let mut cx = Context::from_waker(&waker);
         while let Some(connection) = slot {

@@ -6,6 +6,7 @@ mod driver;
 mod parameters;
 mod server_timeouts;
 mod statements;
+mod wakes;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -21,6 +22,7 @@ use crate::wire::{Diverted, Names, OwnAnswer, Snapshot, TransactionStatus};
 use client::Clients;
 pub(crate) use client::{ClientSession, ExclusiveClient};
 pub(crate) use parameters::Parameters;
+pub(crate) use wakes::LateWaker;
 
 /// The time limit of a CancelRequest that no caller waits for.
 const DETACHED_LIMIT: Duration = Duration::from_secs(5);

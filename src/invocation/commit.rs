@@ -32,10 +32,6 @@ impl Shared {
             }
         };
         let fell = session.wire.disarm();
-        // No statement was sent, so nothing can be lost.
-        if !self.is_used() {
-            return Ok(());
-        }
         let limit = budget.left().unwrap_or(COMMIT_LIMIT);
         let send = self.connection.batch_execute("COMMIT");
         let commit = commit(session, &snapshot, fell, send);

@@ -115,20 +115,21 @@ impl Invocation {
         if !success || failed {
             // Dropping it gives its connection back, and teardown rolls it back.
             shared.connection.decide_rollback();
-            span::ended(&shared.span, "rolled back");
+            span::ended(&shared.span, shared.outcome("rolled back"));
             return Ok(());
         }
-        let span = shared.span.clone();
+        let (span, outcome) = (shared.span.clone(), shared.outcome("committed"));
         let committed = match Arc::try_unwrap(shared) {
             Err(_) => Err(commit::in_use()),
             Ok(shared) if shared.is_used() && shared.was_cut_off() => Err(commit::cut_off()),
+            Ok(shared) if !shared.is_used() => Ok(()),
             Ok(shared) => {
                 let budget = self.inner.leases.budget();
                 span::within(span::commit(&span), shared.commit(&budget)).await
             }
         };
         match &committed {
-            Ok(()) => span::ended(&span, "committed"),
+            Ok(()) => span::ended(&span, outcome),
             Err(error) => span::failed(&span, error),
         }
         committed
@@ -191,7 +192,7 @@ impl Invocation {
         inner.leases.span.close();
         let closing: Vec<_> = leases
             .into_iter()
-            .map(|lease| (lease.session().end_at_once(), lease))
+            .map(|lease| (!lease.is_at_rest(), lease.session().end_at_once(), lease))
             .collect();
         drop(shared);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -199,10 +200,12 @@ impl Invocation {
             runtime.spawn(async move {
                 let leases = &inner.leases;
                 let budget = Budget::new(None, leases.engine.pools().round_trip());
-                let closes = closing.into_iter().map(async |(said_goodbye, lease)| {
-                    let rested = lease.close_ended(said_goodbye, &budget).await;
-                    leases.report(&lease, &rested);
-                });
+                let closes = closing
+                    .into_iter()
+                    .map(async |(left, said_goodbye, lease)| {
+                        let rested = lease.close_ended(said_goodbye, left, &budget).await;
+                        leases.report(&lease, &rested);
+                    });
                 join_all(closes).await;
                 leases.log_end();
                 drop(guard);

@@ -444,9 +444,8 @@ impl Leases {
     fn begin_turn(&self, lease: &Lease, caller: Caller) -> u64 {
         let times = self.times.load(Ordering::Relaxed);
         let watching = ledger::watching(self.engine.settings(), times);
-        if watching.is_some() {
-            lease.session().link.wire.begin_work(watching);
-        }
+        // Also without: an earlier turn may have been watched.
+        lease.session().link.wire.begin_work(watching);
         lease.turn_of(caller, watching.is_some())
     }
 

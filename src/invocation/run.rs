@@ -12,6 +12,7 @@ use tokio::time::Sleep;
 use super::finish::Finished;
 use super::scope::Scope;
 use super::state::Invocation;
+use crate::connection::LateWaker;
 use crate::error::{Error, Result};
 use crate::observe;
 
@@ -59,6 +60,7 @@ pin_project! {
         judge: J,
         #[pin]
         handler: Option<F>,
+        waker: Option<LateWaker>,
         #[pin]
         cutoff: Option<Sleep>,
         ended: Option<HandlerEnd<F::Output>>,
@@ -160,6 +162,7 @@ impl<F: Future, J> Run<F, J> {
             scope,
             judge,
             handler: None,
+            waker: LateWaker::where_useful(),
             cutoff,
             ended: None,
             ending: Ending::new(invocation, observe::abandoned),
@@ -188,6 +191,10 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
+        let cx = &mut match this.waker {
+            Some(late) => late.context(cx),
+            None => Context::from_waker(cx.waker()),
+        };
         let invocation = this.ending.invocation();
         let span = invocation.span();
         let _entered = span.enter();

@@ -127,6 +127,11 @@ impl Shared {
     pub(super) fn is_used(&self) -> bool {
         self.used.load(Ordering::Acquire)
     }
+
+    /// Returns what its span says at its end, if it `ended` so.
+    pub(super) fn outcome(&self, ended: &'static str) -> &'static str {
+        if self.is_used() { ended } else { "not begun" }
+    }
 }
 
 /// The transaction of an invocation.

@@ -4,27 +4,30 @@ use super::report::{Outcome, Step};
 use super::rest::{Remedy, is_outside_transaction, remedy};
 use crate::config::Reset;
 use crate::pool::Lease;
+use crate::wire::Snapshot;
 
 impl Lease {
     /// Returns whether nothing has to be removed from the session.
-    pub(super) fn is_at_rest(&self) -> bool {
-        let (session, reset) = (self.session(), self.settings().reset);
-        let snapshot = session.pump();
-        let remedy = remedy(&snapshot, reset, session.link.pooler);
-        let asked = reset == Reset::Always || remedy == Remedy::None;
-        snapshot.is_over() || (is_outside_transaction(&snapshot) && asked)
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let snapshot = self.session().pump();
+        snapshot.is_over() || (is_outside_transaction(&snapshot) && !self.has_state(&snapshot))
+    }
+
+    /// Returns whether state of the session was left, where it is not removed in any case.
+    fn has_state(&self, snapshot: &Snapshot) -> bool {
+        let (pooler, reset) = (self.session().link.pooler, self.settings().reset);
+        reset != Reset::Always && remedy(snapshot, reset, pooler) != Remedy::None
     }
 
     /// Returns whether these steps have removed what was left behind. Waiting for the answer to a
-    /// ROLLBACK, which the driver sends for a dropped transaction, has not, and neither has what
-    /// the response decided.
+    /// ROLLBACK, which the driver sends for a dropped transaction, has not, and neither has the
+    /// ROLLBACK that the response decided.
     pub(super) fn removed(&self, outcome: &Outcome, keep: bool) -> bool {
+        let wire = &self.session().link.wire;
         let is_closed = outcome.closed().is_some();
-        let at_rest = || self.session().link.wire.terminated_at_rest();
-        if outcome.has(Step::Cancelled) {
-            return true;
-        }
-        let removed = outcome.has(Step::RolledBack) || outcome.has(Step::Reset);
-        !self.rolls_back() && (removed || is_closed && (keep || !at_rest()))
+        let state = outcome.has(Step::Reset) || is_closed && self.has_state(&wire.snapshot());
+        let unsettled = is_closed && (keep || !wire.terminated_at_rest());
+        let open = outcome.has(Step::RolledBack) || unsettled;
+        outcome.has(Step::Cancelled) || state || open && !self.rolls_back()
     }
 }

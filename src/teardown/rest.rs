@@ -110,10 +110,15 @@ impl Lease {
     }
 
     /// Closes the connection after its session was [ended](ServerSession::end_at_once). If no
-    /// Terminate could be sent, cancels what the server is executing.
-    pub(crate) async fn close_ended(&self, terminate_sent: bool, budget: &Budget) -> Rested {
+    /// Terminate could be sent, cancels what the server is executing. `left`: it was not at rest.
+    pub(crate) async fn close_ended(
+        &self,
+        terminate_sent: bool,
+        left: bool,
+        budget: &Budget,
+    ) -> Rested {
         let mut steps = Steps::new(self.session(), budget);
-        steps.is_unclean = true;
+        steps.is_unclean = left;
         if terminate_sent {
             steps.close().await;
         } else {

@@ -58,7 +58,8 @@ impl Frontend {
             known
         } else if unnamed {
             self.lead(tracker, out);
-            self.name_for_deallocate(sql, tracker, out);
+            let freed = self.name_for_deallocate(sql, tracker, out);
+            tracker.open().frees.extend(freed);
             let server = tracker.prepared.prepare_unnamed();
             self.send_parse(&server, after_name, Handling::Pass, since, tracker, out);
             (after_name.into(), server)
@@ -300,25 +301,22 @@ impl Frontend {
         }
     }
 
-    /// Gives the server a statement by the client's name, if `sql` is to deallocate that.
+    /// Gives the server a statement by the client's name, if `sql` is to deallocate that. Returns
+    /// the client's own.
     pub(super) fn name_for_deallocate(
         &mut self,
         sql: &[u8],
         tracker: &mut Tracker,
         out: &mut BytesMut,
-    ) {
-        let named = deallocated(sql).filter(|_| tracker.accepts());
-        let Some(client_name) = named else {
-            return;
-        };
-        if self.statements.0.remove(&client_name[..]).is_none() {
-            return;
-        }
+    ) -> Option<(Box<[u8]>, Statement)> {
+        let client_name = deallocated(sql).filter(|_| tracker.accepts())?;
+        let freed = self.statements.0.remove_entry(&client_name[..])?;
         rewrite::about_statement(b'C', &client_name, out);
         rewrite::parse(&client_name, b"\0\0\0", out);
         for reply in [Reply::Close, Reply::Parse] {
             tracker.sent_in_front(reply);
         }
+        Some(freed)
     }
 }
 

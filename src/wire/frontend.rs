@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::expected::{Entry, Handling, Reply};
+use super::question::Question;
 use super::residue::{self, Traits};
 use super::rewrite;
 use super::statements::{MISSING, Names, Naming, ServerStatement, Statement, once};
@@ -130,6 +131,9 @@ impl Frontend {
             }
             for number in tracker.unprepared.drain(..) {
                 self.statements.0.retain(|_, named| named.since != number);
+            }
+            for (name, statement) in unit.frees.drain(..) {
+                self.statements.0.entry(name).or_insert(statement);
             }
             if let Some(number) = unit.deallocates.filter(|_| unit.deallocated) {
                 self.statements.0.retain(|_, named| named.since > number);
@@ -337,7 +341,17 @@ impl Frontend {
             if traits.deallocates {
                 unit.deallocates = Some(tracker.deallocates());
             }
-            self.name_for_deallocate(text, tracker, out);
+            unit.frees
+                .extend(self.name_for_deallocate(text, tracker, out));
+            if !unit.frees.is_empty() && tracker.open.is_none() {
+                // If one of the messages in front fails, the server skips to the Sync.
+                out.put_slice(SYNC);
+                let in_front = Unit {
+                    question: Some(Box::new(Question::new().0)),
+                    ..Unit::default()
+                };
+                tracker.sent_whole(in_front, Handling::Swallow);
+            }
         }
         match &mut self.begin {
             Some(begin) if begin.armed && !ours && !residue::says_nothing(text) => {

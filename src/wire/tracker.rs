@@ -366,9 +366,10 @@ impl Tracker {
         self.work.completed(tag);
         let local = self.owed.front().is_some_and(|unit| unit.sets_are_local);
         self.residue.note_tag(tag, local);
-        if matches!(tag, b"DEALLOCATE ALL" | b"DISCARD ALL") {
-            if let Some(unit) = self.owed.front_mut().or(self.open.as_mut()) {
-                unit.deallocated = true;
+        if let Some(unit) = self.owed.front_mut().or(self.open.as_mut()) {
+            unit.deallocated |= matches!(tag, b"DEALLOCATE ALL" | b"DISCARD ALL");
+            if tag == b"DEALLOCATE" && !unit.frees.is_empty() {
+                unit.frees.remove(0);
             }
         }
         self.facts.committed = tag == b"COMMIT";

@@ -3,6 +3,7 @@
 use bytes::BytesMut;
 
 use super::question::Question;
+use super::statements::Statement;
 
 /// The messages that one ReadyForQuery answers.
 #[derive(Debug, Default)]
@@ -48,6 +49,8 @@ pub(super) struct Unit {
     pub(super) deallocates: Option<u64>,
     /// The server has deallocated all of them.
     pub(super) deallocated: bool,
+    /// The statements that it deallocates by name, until the server has done so.
+    pub(super) frees: Vec<(Box<[u8]>, Statement)>,
     /// What the client sent of it, while it may be sent again: nothing of it is executed if the
     /// server does not have the statement that it binds first.
     pub(super) copy: Option<BytesMut>,

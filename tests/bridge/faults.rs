@@ -56,12 +56,14 @@ async fn end_of_a_failed_copy_is_ignored() {
                     and datname = current_database()";
     let mut pids = Vec::new();
     let ends = [
-        &b"f\0\0\0\x06x\0"[..],
-        b"c\0\0\0\x04",
+        (&b""[..], &b"f\0\0\0\x06x\0"[..]),
+        (b"", b"c\0\0\0\x04"),
         // What was still to be sent comes with the end.
-        b"d\0\0\0\x081\n22c\0\0\0\x04",
+        (b"", b"d\0\0\0\x081\n22c\0\0\0\x04"),
+        // The same in the middle of a message.
+        (b"d\0\0\0\x081\n", b"22c\0\0\0\x04"),
     ];
-    for end in ends {
+    for (begun, end) in ends {
         lab.run(async {
             let mut raw = Raw::start(&invocation()?.url()?, &[]).await;
             raw.ready().await;
@@ -69,7 +71,8 @@ async fn end_of_a_failed_copy_is_ignored() {
             raw.ready().await;
             raw.send(&query("copy t from stdin")).await;
             while raw.next().await.is_some_and(|message| message.tag != b'G') {}
-            raw.send(b"d\0\0\0\x15no number at all\n").await;
+            let refused = b"d\0\0\0\x15no number at all\n";
+            raw.send(&[&refused[..], begun].concat()).await;
             raw.error().await;
             assert_eq!(raw.ready().await, ("Z".to_owned(), 'E'));
             raw.send(end).await;

@@ -211,14 +211,35 @@ async fn connection_that_is_not_kept_is_no_line() {
     assert_eq!(lab.outcome().to_string(), "closed");
     let lines = capture.lines();
     assert!(lines.is_empty(), "{lines:?}");
-    let place = lab.run(async {
-        let (place, connection) = here!(connection().await?);
-        connection.batch_execute("begin").await?;
-        Ok(place)
-    });
-    let place = place.await.expect("fine");
-    let found = only_line(&capture).fields["left_open_at"].clone();
-    assert!(found.starts_with(&place), "{found} is not {place}");
+    for left in ["begin", "set search_path = pg_catalog"] {
+        let place = lab.run(async {
+            let (place, connection) = here!(connection().await?);
+            connection.batch_execute(left).await?;
+            Ok(place)
+        });
+        let place = place.await.expect("fine");
+        let found = only_line(&capture).fields["left_open_at"].clone();
+        assert!(found.starts_with(&place), "{found} is not {place}");
+    }
+}
+
+/// The response decides about the transaction, and not about a lock of the session.
+#[tokio::test]
+async fn state_beside_a_decided_rollback_is_named() {
+    let lab = lab().await;
+    let (capture, _guard) = Capture::start();
+    let work = async {
+        let transaction = transaction().await?;
+        transaction
+            .batch_execute("select pg_advisory_lock(1)")
+            .await?;
+        Err("no".into())
+    };
+    let done: Result<(), BoxError> = lab.run(work).await;
+    done.expect_err("refused");
+    let line = only_line(&capture);
+    assert_eq!(line.message, LEFT);
+    assert_eq!(line.fields["outcome"], "rolled back, reset");
 }
 
 #[tokio::test]
@@ -233,6 +254,32 @@ async fn slow_invocation_is_one_line() {
     let line = only_line(&capture);
     assert_eq!(line.message, "an invocation was slow");
     assert!(line.fields.contains_key("elapsed"), "{line:?}");
+}
+
+/// Its transaction has sent nothing.
+#[tokio::test]
+async fn abandoned_at_rest_is_no_line() {
+    let lab = lab().await;
+    warm(&lab).await;
+    let (capture, _guard) = Capture::start();
+    let (begun, begin) = oneshot::channel();
+    let abandoned = lab.run(async {
+        let _unused = transaction().await?;
+        let _ = begun.send(());
+        std::future::pending::<()>().await;
+        Ok(())
+    });
+    tokio::select! {
+        biased;
+        _ = abandoned => unreachable!("it waits"),
+        begun = begin => begun.expect("a transaction"),
+    }
+    lab.eventually("its session has ended", async |lab| {
+        lab.sessions().await.is_empty() && lab.has_torn_down()
+    })
+    .await;
+    let lines = capture.lines();
+    assert!(lines.iter().all(|seen| seen.message != LEFT), "{lines:?}");
 }
 
 #[tokio::test]

@@ -181,6 +181,24 @@ async fn transaction_has_its_outcome() {
 }
 
 #[tokio::test]
+async fn unused_transaction_was_not_begun() {
+    let lab = lab().await;
+    let (closed, _guard) = Closed::start();
+    for fails in [false, true] {
+        let work = async {
+            let _unused = transaction().await?;
+            if fails { Err("no".into()) } else { Ok(()) }
+        };
+        let done: Result<(), BoxError> = lab.run(work).await;
+        assert_eq!(done.is_err(), fails);
+        let spans = closed.take();
+        let unused = only(&spans, "transaction");
+        assert_eq!(unused.fields["antifreeze.outcome"], "not begun");
+        assert!(!spans.iter().any(|span| span.name == "commit"), "{spans:?}");
+    }
+}
+
+#[tokio::test]
 async fn failed_commit_has_the_sqlstate() {
     let lab = lab().await;
     lab.server

@@ -130,6 +130,31 @@ async fn nothing_is_sent_again_in_a_transaction() {
     shared.simple(&mut second, "rollback").await;
 }
 
+/// The server has refused to deallocate it, as the transaction had failed.
+#[tokio::test]
+async fn statement_survives_a_failed_deallocate() {
+    let shared = Shared::new().await;
+    let mut client = Borrower::default();
+    shared.ask(&mut client, &parse(TEXT, true)).await;
+    let alone = shared.ask(&mut client, &execute()).await;
+    let mut requests = BytesMut::new();
+    for sql in ["begin", "select 1 / 0", "deallocate s0", "rollback"] {
+        frontend::query(sql, &mut requests).expect("no NUL");
+    }
+    let sessions = &shared.sessions;
+    let answers = client.ask(sessions, 0, &requests, 4, 1 << 20).await;
+    assert!(
+        shown(&answers).contains(&"E C25P02".to_owned()),
+        "{answers:?}"
+    );
+    assert_eq!(shared.ask(&mut client, &execute()).await, alone);
+    shared.simple(&mut client, "deallocate s0").await;
+    assert_eq!(
+        shared.ask(&mut client, &execute()).await,
+        ["E C26000", "Z I"]
+    );
+}
+
 /// What a client has closed is kept for others, but not more than a session is to keep.
 #[tokio::test]
 async fn unused_statements_are_closed() {

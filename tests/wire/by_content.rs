@@ -78,6 +78,38 @@ fn known_text_does_not_take_the_begin() {
     }
 }
 
+/// A name is free once the server has said so. Whatever fails in front, it answers the client.
+#[test]
+fn failed_deallocate_keeps_the_name() {
+    let failed: &[u8] = b"E\0\0\0\x0cC57014\0\0";
+    let missing: &[u8] = b"E\0\0\0\x0cC26000\0\0";
+    let closed: &[u8] = b"3\0\0\0\x04";
+    let done: &[u8] = b"C\0\0\0\x0fDEALLOCATE\0";
+    for (in_front, answer, freed) in [
+        (vec![failed], missing, false),
+        (vec![closed, failed], missing, false),
+        (vec![closed, PARSED], failed, false),
+        (vec![closed, PARSED], done, true),
+    ] {
+        let mut link = started(100, true);
+        link.write(&prepare("a"));
+        link.answer(&[PARSED, DESCRIBED, READY].concat());
+        link.take_up();
+        link.take_down();
+        let mut request = BytesMut::new();
+        frontend::query("deallocate a", &mut request).expect("no NUL");
+        link.write(&request);
+        assert!(link.take_up().ends_with(&[SYNC, &request].concat()));
+        link.answer(&[&in_front.concat(), READY, answer, READY].concat());
+        assert_eq!(link.take_down(), [answer, READY].concat());
+        let mut describe = BytesMut::new();
+        frontend::describe(b'S', "a", &mut describe).expect("no NUL");
+        link.write(&describe);
+        let asked = !link.take_up().is_empty();
+        assert_eq!(asked, freed, "{in_front:?} {answer:?}");
+    }
+}
+
 /// What the server has not confirmed is not relied on by another unit.
 #[test]
 fn parse_in_flight_is_sent_again() {
