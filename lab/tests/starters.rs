@@ -106,4 +106,7 @@ async fn is_built_and_answers(folder: &Path, database: &Database, answer: &str) 
     let outcome = deployment.request(request.expect("a request")).await;
     let response = outcome.expect("sent").response.expect("a response");
     assert_eq!(response.body(), answer);
+    if answer.starts_with('{') {
+        assert_eq!(response.headers()["content-type"], "application/json");
+    }
 }
