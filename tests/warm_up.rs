@@ -68,7 +68,7 @@ async fn partial_warm_up_is_kept() {
 }
 
 #[tokio::test]
-async fn a_warmed_connection_is_given_up_if_slots_are_scarce() {
+async fn warmed_ones_are_closed_if_slots_are_scarce() {
     let change = |config: Config| config.max_connections(1).high_water_mark(1);
     let (lab, relay) = lab_over_relay(change).await;
     lab.database.warm_up().required().await.expect("warm");

@@ -55,7 +55,7 @@ pub const FIGURES: [Figure; 12] = [
         "ALTER TABLE",
         "ms",
         |cell| Some(cell.alter),
-        5.0,
+        20.0,
     ),
     figure(
         "busy_sessions",
@@ -94,7 +94,7 @@ pub const FIGURES: [Figure; 12] = [
         0.1,
     ),
     figure("memory_mb", "memory", "MB", |cell| cell.memory, 0.5),
-    figure("start_ms", "start", "ms", |cell| cell.start, 1.0),
+    figure("start_ms", "start", "ms", |cell| cell.start, 5.0),
 ];
 
 const fn figure(

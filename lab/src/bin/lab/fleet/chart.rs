@@ -35,7 +35,7 @@ pub struct Chart {
 
 pub const CHARTS: [Chart; 12] = [
     chart("burst from cold", Value::Answered, "burst-answered"),
-    chart("burst from cold", Value::Figure("p99_ms"), "burst-p99"),
+    chart("burst from cold", Value::Figure("worst_ms"), "burst-worst"),
     chart("burst of frozen", Value::Answered, "frozen-answered"),
     chart("closed sockets", Value::Answered, "closed-answered"),
     chart("silent cut", Value::Answered, "cut-answered"),

@@ -11,7 +11,7 @@ use super::candidates::Candidate;
 use super::cell::Cell;
 use super::chart::CHARTS;
 use super::scenarios::Scenario;
-use super::summary::{Row, answers, rows, wins};
+use super::summary::{Row, ahead, answers, rows};
 use super::{page, table};
 
 /// What it was measured on.
@@ -118,23 +118,27 @@ impl<'a> Report<'a> {
     /// How it was measured, in a sentence.
     pub fn circumstances(&self) -> String {
         let machine = &self.machine;
+        let runs = match self.runs {
+            1 => "one run".to_owned(),
+            runs => format!("medians of {runs} runs"),
+        };
         let build = match cfg!(debug_assertions) {
             true => "a debug build, whose times mean nothing",
             false => "a release build",
         };
         format!(
-            "{} instances in a burst, PostgreSQL {} with 25 slots, medians of {} runs, {} cores, load \
-             {:.1} before, {build}.",
-            self.instances, machine.postgres, self.runs, machine.cores, machine.load_before
+            "{} instances in a burst, PostgreSQL {} with 25 slots, {}, {} cores, load {:.1} before, \
+             {build}.",
+            self.instances, machine.postgres, runs, machine.cores, machine.load_before
         )
     }
 
     /// What the files of the functions weigh.
     pub fn sizes(&self) -> String {
-        let [rust, node] = self.sizes.map(|bytes| bytes as f64 / 1e6);
+        let (rust, node) = (self.sizes[0] as f64 / 1e6, self.sizes[1] as f64 / 1e3);
         format!(
             "All candidates in Rust are one file of {rust:.1} MB; those in Node are a script of \
-             {node:.3} MB, beside node and its packages."
+             {node:.0} kB, beside node and its packages."
         )
     }
 
@@ -154,17 +158,11 @@ impl<'a> Report<'a> {
                  of the processes for each request, - where one has ended."
             )
         );
-        let wins: Vec<_> = sections
-            .iter()
-            .flat_map(|section| wins(&section.rows))
-            .collect();
-        match wins.is_empty() {
-            true => println!("No peer is ahead of antifreeze in all runs."),
-            false => println!("Where a peer is ahead in all runs, with as many answers:"),
-        }
-        for sentence in wins {
+        println!("Where peers are ahead of antifreeze in all runs, with as many answers:");
+        for sentence in ahead_of_antifreeze(&sections) {
             println!("{}", table::wrapped(&sentence));
         }
+        println!();
         println!("{}", table::wrapped(&self.sizes()));
         for left_out in &self.left_out {
             println!("{}", table::wrapped(&format!("Left out: {left_out}.")));
@@ -181,7 +179,6 @@ impl<'a> Report<'a> {
             .iter()
             .map(|section| json!({ "name": section.name, "what": section.about }));
         let summary = sections.iter().flat_map(|section| &section.rows);
-        let wins = sections.iter().flat_map(|section| wins(&section.rows));
         json!({
             "machine": {
                 "cores": machine.cores,
@@ -198,10 +195,21 @@ impl<'a> Report<'a> {
             "candidates": Vec::from_iter(candidates),
             "scenarios": Vec::from_iter(scenarios),
             "summary": Vec::from_iter(summary.map(Row::json)),
-            "ahead_of_antifreeze": Vec::from_iter(wins),
+            "ahead_of_antifreeze": ahead_of_antifreeze(&sections),
             "left_out": self.left_out,
             "cells": Vec::from_iter(self.cells.iter().map(Cell::json)),
         })
+    }
+}
+
+/// A sentence for each scenario in which a peer is ahead.
+pub fn ahead_of_antifreeze(sections: &[Section<'_>]) -> Vec<String> {
+    let ahead = sections
+        .iter()
+        .filter_map(|section| Some(format!("{}: {}", section.name, ahead(&section.rows)?)));
+    match ahead.collect::<Vec<_>>() {
+        none if none.is_empty() => vec!["In no scenario.".to_owned()],
+        some => some,
     }
 }
 

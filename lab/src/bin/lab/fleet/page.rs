@@ -3,8 +3,8 @@
 use lab::Result;
 
 use super::cell::FIGURES;
-use super::output::{Report, Section};
-use super::summary::{answers, number, wins};
+use super::output::{Report, Section, ahead_of_antifreeze};
+use super::summary::{answers, number};
 
 const PAGE: &str = include_str!("page.html");
 
@@ -23,30 +23,65 @@ pub fn html(report: &Report<'_>) -> Result<String> {
         body += &paragraph(&format!("Left out: {left_out}."));
     }
 
-    body += "<h2>Where a peer is ahead</h2>\n";
-    body += &paragraph(
-        "Named is every figure in which a peer was better than antifreeze in each run, by more than \
-         5 %, with at least as many answers.",
-    );
-    let ahead: Vec<_> = sections.iter().flat_map(|it| wins(&it.rows)).collect();
-    if ahead.is_empty() {
-        body += &paragraph("There is none.");
-    } else {
-        let items = ahead.iter().map(|it| format!("<li>{}</li>\n", escaped(it)));
-        body += &format!("<ul>\n{}</ul>\n", String::from_iter(items));
-    }
-
+    body += &at_a_glance(&sections);
     body += "<h2>Charts</h2>\n<div class=\"charts\">\n";
     for (file, svg) in report.charts()? {
         body += &format!("<figure id=\"{file}\">\n{svg}</figure>\n");
     }
     body += "</div>\n";
 
+    body += "<h2>Where peers are ahead</h2>\n";
+    body += &paragraph(
+        "Named is every figure in which a peer was better than antifreeze in each run, by more than \
+         5 %, with at least as many answers.",
+    );
+    let ahead = ahead_of_antifreeze(&sections);
+    let items = ahead.iter().map(|it| format!("<li>{}</li>\n", escaped(it)));
+    body += &format!("<ul>\n{}</ul>\n", String::from_iter(items));
+
     for section in &sections {
         body += &of_section(section);
     }
     body += &configurations(report);
     Ok(PAGE.replace("{body}", body.trim_end()))
+}
+
+/// Who answered what: a row for each candidate, a column for each scenario that can be answered.
+fn at_a_glance(sections: &[Section<'_>]) -> String {
+    let answerable = sections.iter().filter(|it| it.name != "deadline");
+    let sections: Vec<_> = answerable.collect();
+    let mut text = String::from("<h2>Requests answered, %</h2>\n<div class=\"scroll\">\n<table>\n");
+    text += "<thead><tr><th></th>";
+    for section in &sections {
+        text += &format!("<th>{}</th>", escaped(section.name));
+    }
+    text += "</tr></thead>\n<tbody>\n";
+    let candidates = sections.first().map_or(0, |section| section.rows.len());
+    for at in 0..candidates {
+        let candidate = sections[0].rows[at].candidate;
+        text += &format!(
+            "<tr{}><td>{}</td>",
+            class(candidate.ours),
+            escaped(candidate.name)
+        );
+        for section in &sections {
+            let row = &section.rows[at];
+            let share = 100.0 * row.answered as f64 / row.sent.max(1) as f64;
+            let failed = if row.answered < row.sent {
+                " class=\"failed\""
+            } else {
+                ""
+            };
+            // Never 100 where one is missing.
+            text += &format!("<td{failed}>{}</td>", share.floor());
+        }
+        text += "</tr>\n";
+    }
+    text + "</tbody>\n</table>\n</div>\n"
+}
+
+fn class(ours: bool) -> &'static str {
+    if ours { " class=\"ours\"" } else { "" }
 }
 
 fn of_section(section: &Section<'_>) -> String {
@@ -63,11 +98,7 @@ fn of_section(section: &Section<'_>) -> String {
     }
     text += "</tr></thead>\n<tbody>\n";
     for row in &section.rows {
-        let ours = if row.candidate.ours {
-            " class=\"ours\""
-        } else {
-            ""
-        };
+        let ours = class(row.candidate.ours);
         text += &format!(
             "<tr{ours}><td>{}</td><td>{} of {}</td>",
             escaped(row.candidate.name),
@@ -87,7 +118,7 @@ fn of_section(section: &Section<'_>) -> String {
                 text += "–";
             }
             if let Some(ratio) = row.ratios[at].filter(|_| !row.is_base()) {
-                text += &format!("<br><small>× {:.2}</small>", ratio.median);
+                text += &format!("<br/><small>× {:.2}</small>", ratio.median);
             }
             text += "</td>";
         }
