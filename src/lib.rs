@@ -38,6 +38,9 @@
 //!
 //! # Where to look
 //!
+//! The guide: [connections and transactions](guide::basics), [AWS Lambda](guide::lambda),
+//! [Vercel](guide::vercel), [sqlx, SeaORM and Diesel](guide::other_drivers).
+//!
 //! | for | see |
 //! | --- | --- |
 //! | mounting it: `lambda_http`, Lambda events, axum, Vercel, any tower service | [`DatabaseLayer`] |
@@ -175,6 +178,10 @@ pub mod warm_up {
     pub use crate::lifecycle::{WarmUp, WarmedUp};
 }
 
+#[cfg(doc)]
+#[path = "../docs/guide.rs"]
+pub mod guide;
+
 /// The examples of these pages are compiled with the crate's own.
 #[cfg(all(
     doctest,
@@ -188,14 +195,10 @@ mod pages {
     mod readme {}
     #[doc = include_str!("../docs/configuration.md")]
     mod configuration {}
-    #[doc = include_str!("../docs/guide.md")]
-    mod guide {}
     #[doc = include_str!("../docs/health.md")]
     mod health {}
     #[doc = include_str!("../docs/observability.md")]
     mod observability {}
-    #[doc = include_str!("../docs/vercel.md")]
-    mod vercel {}
 }
 
 #[cfg(doctest)]

@@ -101,6 +101,8 @@
 //! # [`tools`]: what people deploy with
 //! Finds the programs that `.ci/tools` installs.
 //!
+//! # [`statistics`]: medians and their spread
+//!
 //! # [`figures`]: tables that tests fill in
 //! With `LAB_KEEP=1` what a test has measured takes its place in a page of `docs/`.
 //!
@@ -125,6 +127,7 @@ pub mod process;
 mod program;
 pub mod relay;
 pub mod sessions;
+pub mod statistics;
 pub mod tools;
 pub mod vercel;
 

@@ -74,4 +74,5 @@ def main(url, picture=None):
     print("done")
 
 
-main(*sys.argv[1:])
+if __name__ == "__main__":
+    main(*sys.argv[1:])

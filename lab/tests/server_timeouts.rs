@@ -1,6 +1,6 @@
 //! What the server ends by itself, when a process is stopped in the middle of something and
 //! never goes on: each of its timeouts alone, against each state. The table in
-//! docs/server_timeouts.md is this test in words.
+//! docs/server-timeouts.md is this test in words.
 
 use std::time::Duration;
 

@@ -91,12 +91,17 @@ impl Connector {
 
     /// Connects and authenticates, within the configured time and at most three quarters of the
     /// time that is `left`. Retries transient errors.
-    pub(crate) async fn open(
-        &self,
+    ///
+    /// Boxed by a function that is not async: the compiler would follow and compile all of it
+    /// again wherever a user's future contains a connect.
+    pub(crate) fn open<'a>(
+        &'a self,
         left: Option<Duration>,
-        options: ConnectOptions<'_>,
-    ) -> Result<Opened> {
-        span::within(span::connect(&self.peer), self.try_open(left, options)).await
+        options: ConnectOptions<'a>,
+    ) -> BoxFuture<'a, Result<Opened>> {
+        Box::pin(async move {
+            span::within(span::connect(&self.peer), self.try_open(left, options)).await
+        })
     }
 
     async fn try_open(
@@ -110,10 +115,7 @@ impl Connector {
         let mut last: Option<Error> = None;
         loop {
             let sent = self.detection.takes_settings();
-            // The type is erased: otherwise the compiler follows all of it wherever a user's
-            // future contains a connect, down to its recursion limit.
-            let start: BoxFuture<'_, _> = Box::pin(self.start(&time, &mut logins, options));
-            let error = match start.await {
+            let error = match self.start(&time, &mut logins, options).await {
                 Ok(opened) => return Ok(opened),
                 Err(error) => error,
             };

@@ -46,8 +46,7 @@ impl Invocation {
     pub(crate) async fn lease(&self, caller: Caller) -> Result<Connection> {
         let connection = self.lease_for_driver(caller).await?;
         if connection.has_parameters() {
-            let prepare: BoxFuture<'_, _> = Box::pin(connection.prepare(&[]));
-            prepare.await?;
+            connection.prepare_for_handler().await?;
         }
         Ok(connection)
     }
@@ -58,13 +57,20 @@ impl Invocation {
         if let Some(leased) = leases.try_lease(caller) {
             return Ok(self.connection_of(leased));
         }
+        self.wait(caller).await
+    }
+
+    /// Waits for a connection. Boxed by a function that is not async: in the future of an async
+    /// function all of this would be compiled again with each handler.
+    fn wait(&self, caller: Caller) -> BoxFuture<'_, Result<Connection>> {
+        let leases = &self.inner.leases;
         let span = span::checkout(&self.span(), &leases.engine.peer().pool);
         let begin = Stamp::now();
-        // Without its type, or each handler would have a copy of what drops it.
-        let wait: BoxFuture<'_, _> = Box::pin(span::within(span, self.wait_for_lease(caller)));
-        let leased = wait.await?;
-        leases.engine.pools().meters.waited_since(begin);
-        Ok(leased)
+        Box::pin(async move {
+            let leased = span::within(span, self.wait_for_lease(caller)).await?;
+            leases.engine.pools().meters.waited_since(begin);
+            Ok(leased)
+        })
     }
 
     async fn wait_for_lease(&self, caller: Caller) -> Result<Connection> {

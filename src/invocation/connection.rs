@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use tokio_postgres::Client;
 
 use super::leases::Owner;
@@ -127,6 +128,11 @@ impl Connection {
 
     pub(super) fn session(&self) -> &Arc<ClientSession> {
         &self.session
+    }
+
+    /// Removes what another driver has set in the session.
+    pub(super) fn prepare_for_handler(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.prepare(&[]))
     }
 
     /// Sets the parameters of the session that another driver asks for.

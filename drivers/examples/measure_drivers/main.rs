@@ -16,9 +16,6 @@
     reason = "these figures have no JSON and no rows of other pages"
 )]
 mod report;
-#[path = "../../../lab/examples/measure/statistics.rs"]
-#[allow(dead_code, reason = "only times are measured")]
-mod statistics;
 mod subjects;
 
 use std::process::ExitCode;
@@ -26,9 +23,9 @@ use std::time::Duration;
 
 use lab::postgres::Postgres;
 use lab::relay::Relay;
+use lab::statistics::Spread;
 
 use crate::report::Report;
-use crate::statistics::Spread;
 use crate::subjects::{Driver, Subjects, Work};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -16,7 +16,6 @@ mod report;
 mod rows;
 mod servers;
 mod start;
-mod statistics;
 mod subjects;
 mod trips;
 mod warm;
@@ -28,6 +27,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use lab::statistics;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
 use crate::report::Report;

@@ -8,8 +8,11 @@ use serde_json::{Value, json};
 /// The middle of some samples, and the middle half of them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
+    /// The middle.
     pub median: f64,
+    /// The lower quartile.
     pub low: f64,
+    /// The upper quartile.
     pub high: f64,
 }
 
@@ -37,6 +40,7 @@ impl Spread {
         Self::of(&ratios)
     }
 
+    /// Both, as JSON.
     pub fn json(self) -> Value {
         json!({ "median": self.median, "quartiles": [self.low, self.high] })
     }
