@@ -162,7 +162,10 @@ fn ended_runtime_takes_its_socket_along() {
 #[tokio::test]
 async fn late_cancel_spares_the_next_in_the_transaction() {
     let (lab, relay) = lab_over_relay(|config| config).await;
+    let holder = connect(&lab.server.url).await.expect("a connection");
     for by_handler in [false, true] {
+        let lock = holder.batch_execute("select pg_advisory_lock(7)").await;
+        lock.expect("it is free");
         let runs = async |lab: &crate::common::Lab| lab.sessions().await.contains(&"active".into());
         let ran = async |lab: &crate::common::Lab| !runs(lab).await;
         lab.run(async {
@@ -172,7 +175,7 @@ async fn late_cancel_spares_the_next_in_the_transaction() {
             one.batch_execute("select 1").await?;
             let token = one.cancel_token();
             let statements = async {
-                one.batch_execute("select pg_sleep(3)").await?;
+                one.batch_execute("select pg_advisory_xact_lock(7)").await?;
                 let next = if by_handler { &*transaction } else { &other };
                 next.batch_execute("select pg_sleep(0.5)").await
             };
@@ -183,6 +186,8 @@ async fn late_cancel_spares_the_next_in_the_transaction() {
                 let cancelling = tokio::spawn(async move { token.cancel_query(NoTls).await });
                 let dials = async |_: &crate::common::Lab| relay.open_connections() > before;
                 lab.eventually("the request is sent", dials).await;
+                let unlock = holder.batch_execute("select pg_advisory_unlock(7)").await;
+                unlock.expect("it was locked");
                 lab.eventually("the statement has ended", ran).await;
                 // The request and, if it is not held back, the statement wait at the relay.
                 tokio::time::sleep(Duration::from_millis(100)).await;
