@@ -147,6 +147,7 @@ async fn description(database: Option<Database>) -> Result<Value, BoxError> {
     };
     Ok(json!({
         "function": "antifreeze prove",
+        "version": env!("CARGO_PKG_VERSION"),
         "layer": layer,
         "pooler": pooler,
         "host": host,

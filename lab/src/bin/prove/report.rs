@@ -63,7 +63,7 @@ impl Report {
         let described = |description: &Description| {
             let value = &description.value;
             json!({
-                "host": value["host"], "region": value["region"],
+                "version": value["version"], "host": value["host"], "region": value["region"],
                 "architecture": value["architecture"], "layer": value["layer"],
                 "pooler": value["pooler"],
             })
@@ -77,7 +77,6 @@ impl Report {
         });
         json!({
             "report": "antifreeze prove",
-            "version": env!("CARGO_PKG_VERSION"),
             "unix_time": now.map_or(0, |now| now.as_secs()),
             "wait_seconds": self.wait.as_secs_f64(),
             "postgresql": self.server,
