@@ -21,15 +21,18 @@ def main(page, charts):
         # The background is one.
         assert len(bars) > 1, f"no bars in {chart}"
 
-    phone = browser()
+    window = browser()
     try:
-        phone.set_window_size(500, 900)
-        phone.get(Path(page).resolve().as_uri())
-        wide, window = phone.execute_script(
-            "return [document.documentElement.scrollWidth, window.innerWidth]")
-        assert wide <= window, f"the page is {wide} wide in a window of {window}"
+        window.get(Path(page).resolve().as_uri())
+        # A phone; A4 in landscape, less its margins.
+        for medium, width in [("screen", 375), ("print", 1031)]:
+            window.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": medium})
+            window.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
+                "width": width, "height": 700, "deviceScaleFactor": 1, "mobile": False})
+            wide = window.execute_script("return document.documentElement.scrollWidth")
+            assert wide <= width, f"the page is {wide} wide on a {medium} of {width}"
     finally:
-        phone.quit()
+        window.quit()
 
 
 if __name__ == "__main__":

@@ -47,8 +47,8 @@ pub struct Figure {
 }
 
 pub const FIGURES: [Figure; 12] = [
-    figure("p50_ms", "p50", "ms", |cell| cell.p50, 1.0),
-    figure("p99_ms", "p99", "ms", |cell| cell.p99, 1.0),
+    figure("p50_ms", "p50", "ms", |cell| cell.p50, 2.0),
+    figure("p99_ms", "p99", "ms", |cell| cell.p99, 2.0),
     figure("worst_ms", "worst", "ms", |cell| Some(cell.worst), 1.0),
     figure(
         "alter_table_ms",
@@ -69,7 +69,7 @@ pub const FIGURES: [Figure; 12] = [
         "most slots",
         "",
         |cell| Some(cell.most_slots),
-        1.0,
+        2.0,
     ),
     figure(
         "idle_in_transaction_s",

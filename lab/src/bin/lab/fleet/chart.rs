@@ -8,10 +8,10 @@ use super::cell::figure_of;
 use super::summary::{Row, number};
 
 /// Wide enough to read on a screen, narrow enough for a phone.
-const WIDTH: u32 = 480;
+const WIDTH: u32 = 420;
 const BAR: u32 = 22;
 const ABOVE_AND_BELOW: u32 = 78;
-const NAMES: u32 = 158;
+const NAMES: u32 = 168;
 
 const OURS: RGBColor = RGBColor(26, 115, 172);
 const PEER: RGBColor = RGBColor(150, 158, 166);
@@ -127,7 +127,7 @@ fn draw(svg: &mut String, title: &str, bars: &[Bar]) -> Result<(), Box<dyn std::
         .set_label_area_size(LabelAreaPosition::Left, NAMES)
         .set_label_area_size(LabelAreaPosition::Bottom, 26)
         .build_cartesian_2d(
-            0.0..highest * 1.18,
+            0.0..highest * 1.22,
             (0..bars.len() as i32 - 1).into_segmented(),
         )?;
     let name = |segment: &SegmentValue<i32>| match segment {
@@ -145,7 +145,7 @@ fn draw(svg: &mut String, title: &str, bars: &[Bar]) -> Result<(), Box<dyn std::
         .axis_style(BLACK.mix(0.3))
         .y_labels(bars.len())
         .x_labels(5)
-        .label_style(("sans-serif", 13).into_font().color(&TEXT))
+        .label_style(("sans-serif", 14).into_font().color(&TEXT))
         .y_label_formatter(&name)
         .x_label_formatter(&|value| number(*value))
         .draw()?;
@@ -167,7 +167,7 @@ fn draw(svg: &mut String, title: &str, bars: &[Bar]) -> Result<(), Box<dyn std::
         (value.high > value.low).then(|| PathElement::new(ends, TEXT.stroke_width(2)))
     });
     chart.draw_series(spreads)?;
-    let style = ("sans-serif", 13).into_font().color(&TEXT);
+    let style = ("sans-serif", 14).into_font().color(&TEXT);
     let numbers = bars.iter().enumerate().map(|(at, bar)| {
         let (end, text) = match bar.value {
             Some(value) => (value.high.max(value.median), number(value.median)),

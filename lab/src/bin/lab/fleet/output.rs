@@ -158,7 +158,8 @@ impl<'a> Report<'a> {
                  of the processes for each request, - where one has ended."
             )
         );
-        println!("Where peers are ahead of antifreeze in all runs, with as many answers:");
+        println!("Where peers are ahead of antifreeze in all runs, answer as much, and block no");
+        println!("migration:");
         for sentence in ahead_of_antifreeze(&sections) {
             println!("{}", table::wrapped(&sentence));
         }

@@ -33,7 +33,7 @@ pub fn html(report: &Report<'_>) -> Result<String> {
     body += "<h2>Where peers are ahead</h2>\n";
     body += &paragraph(
         "Named is every figure in which a peer was better than antifreeze in each run, by more than \
-         5 %, with at least as many answers.",
+         5 %, with at least as many answers, and without an ALTER TABLE that gave up.",
     );
     let ahead = ahead_of_antifreeze(&sections);
     let items = ahead.iter().map(|it| format!("<li>{}</li>\n", escaped(it)));
@@ -112,7 +112,7 @@ fn of_section(section: &Section<'_>) -> String {
             if let Some(it) = row.figures[at] {
                 text += &format!("{more}{}", number(it.median));
                 if it.low < it.high {
-                    text += &format!(" <small>{}–{}</small>", number(it.low), number(it.high));
+                    text += &format!("<br/><small>{}–{}</small>", number(it.low), number(it.high));
                 }
             } else {
                 text += "–";

@@ -121,11 +121,13 @@ impl Row<'_> {
 }
 
 /// In which figures a peer was better than antifreeze in each run, by more than 5 %, with at
-/// least as many answers: with fewer, what it saved is no saving. `None` if in none.
+/// least as many answers and as little in the way of a migration: otherwise what it saved is no
+/// saving. `None` if in none.
 pub fn ahead(rows: &[Row<'_>]) -> Option<String> {
     let base = rows.iter().find(|row| row.is_base())?;
+    let is_as_good = |row: &&Row<'_>| row.answered >= base.answered && row.gave_up <= base.gave_up;
     let others = rows.iter().filter(|row| !row.candidate.ours);
-    let peers: Vec<_> = others.filter(|row| row.answered >= base.answered).collect();
+    let peers: Vec<_> = others.filter(is_as_good).collect();
     let mut parts = Vec::new();
     let answer_more = peers.iter().filter(|row| row.answered > base.answered);
     let answer_more = answer_more.map(|row| format!("{} {}", row.candidate.name, row.answered));
@@ -232,5 +234,11 @@ mod tests {
         // Noise, and speed at the price of answers.
         assert_eq!(found(cell(deadpool.name, 10, 9.8)), None);
         assert_eq!(found(cell(deadpool.name, 9, 5.0)), None);
+        // Or of the migration.
+        let blocks = Cell {
+            alter_gave_up: true,
+            ..cell(deadpool.name, 10, 5.0)
+        };
+        assert_eq!(found(blocks), None);
     }
 }
