@@ -55,11 +55,10 @@ pub(super) struct Frontend {
 
 impl Frontend {
     /// Follows the requests of a new client of a session.
-    pub(super) fn resumed(naming: Naming, statements: Names) -> Self {
+    pub(super) fn resumed(naming: Naming) -> Self {
         Frontend {
             resumes: true,
             naming,
-            statements,
             ..Frontend::default()
         }
     }
