@@ -22,10 +22,8 @@ async fn main() -> Result<(), Error> {
     if std::env::var_os("WITHOUT_LAYER").is_some() {
         return without_layer().await;
     }
-    let database = antifreeze::Database::from_env()?;
-    database.warm_up().await?;
     let service = ServiceBuilder::new()
-        .layer(antifreeze::DatabaseLayer::new(database))
+        .layer(antifreeze::DatabaseLayer::from_env().await?)
         .service_fn(async |request: Request| {
             let connection = antifreeze::connection().await?;
             handle(request, connection).await

@@ -87,6 +87,57 @@ async fn axum_example_works_without_a_host() {
     assert_eq!(count(&database).await, "2");
 }
 
+/// `DatabaseLayer::from_env`, on Lambda: a connection is open before the first request, and its
+/// session has ended, with a Terminate, once the environment has.
+#[tokio::test]
+async fn layer_from_environment_opens_and_closes() {
+    let postgres = Postgres::builder().setting("log_min_messages", "debug1");
+    let postgres = postgres.start().await.expect("a server");
+    let database = postgres.create_database("d").await.expect("a database");
+    let table = "create table partners (name text)";
+    database.execute(table).await.expect("a table");
+    let url = format!("{}?application_name=example", database.url);
+    let builder = Function::builder(example("lambda_http")).env("DATABASE_URL", url);
+    let function = builder.start().await.expect("a function");
+    let states = async || {
+        let query = "select state from pg_stat_activity where application_name = 'example'";
+        let rows = database.query(query).await.expect("the sessions");
+        rows.into_iter().flatten().flatten().collect::<Vec<_>>()
+    };
+    function.cold_start().await.expect("it starts");
+    assert_eq!(states().await, ["idle"]);
+    let request = Request::post("/partners").body("").expect("a request");
+    let (response, outcome) = function.request(request).await.expect("it runs");
+    assert_eq!(response.status(), 201, "{}", outcome.environment.log());
+    assert_eq!(states().await, ["idle"]);
+    // The hook runs: SIGTERM itself would end the process with no status.
+    let exit = outcome.environment.shutdown().await;
+    assert_eq!(
+        (exit.killed, exit.status.code()),
+        (false, Some(0)),
+        "{exit:?}"
+    );
+    assert_eq!(states().await, [""; 0]);
+    let log = postgres.log();
+    assert!(
+        !log.contains("unexpected EOF on client connection"),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn layer_from_environment_needs_a_database() {
+    let builder = Function::builder(example("lambda_http"));
+    let function = builder.start().await.expect("a function");
+    let error = function.cold_start().await.expect_err("it has no database");
+    assert!(error.to_string().contains("DATABASE_URL"), "{error}");
+    // One that cannot be reached is no error at the start.
+    let url = "postgres://me@127.0.0.1:1/d";
+    let builder = Function::builder(example("lambda_http")).env("DATABASE_URL", url);
+    let function = builder.start().await.expect("a function");
+    function.cold_start().await.expect("it starts");
+}
+
 #[tokio::test]
 async fn sqs_example_stores_and_names_the_failed() {
     let database = partners().await;

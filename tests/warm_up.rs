@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use antifreeze::config::ConnectionLifetime;
 use antifreeze::{Config, Database, ErrorKind};
-use common::{lab, lab_over_relay, lab_with, lease_and_return};
+use common::{BoxError, PLENTY, lab, lab_over_relay, lab_with, lease_and_return};
 use lab::postgres::Postgres;
 use lab::relay::Relay;
 use tokio::time::Instant;
@@ -68,23 +68,31 @@ async fn partial_warm_up_is_kept() {
 }
 
 #[tokio::test]
-async fn a_warmed_connection_is_given_up_if_slots_are_scarce() {
-    let change = |config: Config| config.max_connections(1).high_water_mark(1);
-    let (lab, relay) = lab_over_relay(change).await;
-    lab.database.warm_up().required().await.expect("warm");
-    assert_eq!(lab.sessions().await, ["idle"]);
-    let before = relay.counts();
-    lab.run(async {
+async fn warmed_ones_are_closed_if_slots_are_scarce() {
+    let lab = lab().await;
+    lab.server
+        .execute("create role scarce login connection limit 1")
+        .await
+        .expect("a role");
+    let config = Config::from_url(&lab.server.url_for("scarce")).expect("a URL");
+    let database = Database::new(config.max_connections(1)).expect("settings");
+    database.warm_up().required().await.expect("warm");
+    let sessions = async || {
+        let count = "select count(*) from pg_stat_activity where usename = 'scarce'";
+        let rows = lab.server.query(count).await.expect("a count");
+        rows[0][0].clone()
+    };
+    assert_eq!(sessions().await.as_deref(), Some("1"));
+    let work = async {
         let connection = antifreeze::connection().await?;
         connection.query_typed("select 1", &[]).await?;
-        Ok(())
-    })
-    .await
-    .expect("fine");
-    // The slots are read in the flight of the statement; the close is the other round trip.
-    assert_eq!(relay.counts().since(before).connections, 0);
-    lab.eventually("it is closed", async |lab| lab.sessions().await.is_empty())
-        .await;
+        Ok::<_, BoxError>(())
+    };
+    database.invocation(PLENTY, work).await.expect("fine");
+    // The role has one slot, which a frozen process would keep.
+    assert_eq!(sessions().await.as_deref(), Some("0"));
+    let drop = lab.server.execute("drop role scarce").await;
+    drop.expect("nothing is left of it");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ pub(crate) mod event;
 #[cfg(feature = "lambda")]
 pub(crate) mod lambda;
 pub(crate) mod signal;
+mod start;
 #[cfg(feature = "vercel")]
 pub(crate) mod vercel;
 

@@ -84,6 +84,11 @@ impl DatabaseLayer {
         }
     }
 
+    /// Returns the database of this layer.
+    pub fn database(&self) -> &Database {
+        &self.settings.database
+    }
+
     /// Sets the maximum duration of a call. When it is reached, the handler is dropped, its
     /// statements are cancelled and the caller gets a 504.
     ///

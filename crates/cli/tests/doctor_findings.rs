@@ -154,6 +154,107 @@ async fn old_transaction_ids_are_a_finding() {
     assert!(!ran.out.contains("accepts no writes from"), "{}", ran.out);
 }
 
+/// A prepared transaction or a slot keeps the oldest rows without a session.
+#[tokio::test]
+async fn old_transaction_ids_are_held_without_a_session() {
+    let server = Postgres::builder()
+        .setting("max_prepared_transactions", 5)
+        .setting("wal_level", "logical")
+        .start()
+        .await
+        .expect("a server");
+    let shop = server.create_database("shop").await.expect("a database");
+    let busy = client(&shop.url, "busy").await;
+    let url = [("DATABASE_URL", shop.url.as_str())];
+    for (hold, holder, remedy, uses_up) in [
+        (
+            "select pg_create_logical_replication_slot('left_over', 'pgoutput')",
+            "replication slot left_over",
+            "SELECT pg_drop_replication_slot('left_over');",
+            6_000,
+        ),
+        (
+            "begin; create table partners (a int); prepare transaction 'transfer'",
+            "prepared transaction transfer",
+            "ROLLBACK PREPARED 'transfer'; -- or COMMIT PREPARED, as its coordinator has decided",
+            13_000,
+        ),
+    ] {
+        busy.batch_execute(hold).await.expect("held");
+        let use_up = format!(
+            "do $$ begin for i in 1..{uses_up} loop perform pg_current_xact_id(); commit; \
+             end loop; end $$"
+        );
+        busy.batch_execute(&use_up).await.expect("used up");
+        let limit = ["--transaction-age", "5000"];
+        let ran = examine(&server, &url, &limit).await.exits(1);
+        ran.assert_out(&format!("cannot remove what {holder} may still see"));
+        ran.assert_out(&format!("-> {remedy}\n"));
+        busy.batch_execute(remedy).await.expect("ended");
+    }
+}
+
+/// It is no vacuum, and what lets the others go on is its end.
+#[tokio::test]
+async fn worker_that_blocks_is_named() {
+    let server = Postgres::builder()
+        .setting("wal_level", "logical")
+        .start()
+        .await
+        .expect("a server");
+    let source = server.create_database("source").await.expect("a database");
+    let shop = server.create_database("shop").await.expect("a database");
+    let table = "create table partners (a int primary key)";
+    source
+        .execute(&format!(
+            "{table}; create publication all_of_it for all tables"
+        ))
+        .await
+        .expect("a publication");
+    let published = client(&source.url, "source").await;
+    published
+        .batch_execute("select pg_create_logical_replication_slot('shop', 'pgoutput')")
+        .await
+        .expect("a slot");
+    shop.execute(table).await.expect("a table");
+    let look = client(&shop.url, "look").await;
+    let subscribe = format!(
+        "create subscription shop connection '{}' publication all_of_it \
+         with (create_slot = false, copy_data = false)",
+        source.url
+    );
+    look.batch_execute(&subscribe)
+        .await
+        .expect("a subscription");
+    // The worker has a lock on the table, and waits until it is known whether the row is there.
+    let holder = client(&shop.url, "shop:17").await;
+    holder
+        .batch_execute("begin; insert into partners values (1)")
+        .await
+        .expect("inserted");
+    published
+        .batch_execute("insert into partners values (1)")
+        .await
+        .expect("inserted");
+    until(&look, "select count(*) = 1 from pg_locks where not granted").await;
+    let migration = client(&shop.url, "migration").await;
+    let waiting = migration.cancel_token();
+    let alter = migration.batch_execute("alter table partners add b int");
+    let examined = async {
+        until(&look, "select count(*) = 2 from pg_locks where not granted").await;
+        let ran = examine_at(&server, &shop.url).await.exits(1);
+        ran.assert_out(" (logical replication ");
+        let kind = "select pid from pg_stat_activity where backend_type like 'logical replication%' \
+                    and wait_event_type = 'Lock'";
+        let worker: i32 = look.query_one(kind, &[]).await.expect("a worker").get(0);
+        ran.assert_out(&format!("-> SELECT pg_terminate_backend({worker});\n"));
+        assert!(!ran.out.contains("autovacuum"), "{}", ran.out);
+        waiting.cancel_query(NoTls).await.expect("cancelled");
+    };
+    let (altered, ()) = futures_util::join!(alter, examined);
+    altered.expect_err("it was cancelled");
+}
+
 /// A vacuum that prevents a wraparound does not give way to the lock of a migration.
 #[tokio::test]
 async fn autovacuum_that_blocks_is_named() {

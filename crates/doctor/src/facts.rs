@@ -32,22 +32,26 @@ pub(super) struct Facts {
     pub(super) settings: HashMap<String, Setting>,
     pub(super) sessions: Vec<ServerSession>,
     pub(super) prepared: Vec<PreparedTransaction>,
-    /// The server's own processes that vacuum, as far as the role may see them.
+    /// The server's own processes, as far as the role may see them.
     pub(super) workers: Vec<Worker>,
 }
 
-/// A process of autovacuum.
+/// A process of the server's own.
 #[derive(Debug, Deserialize)]
 pub(super) struct Worker {
     pub(super) pid: i32,
+    /// The backend type: `autovacuum worker`, `logical replication worker`, or the name of an
+    /// extension's.
+    pub(super) kind: String,
     /// What it does: `autovacuum: VACUUM public.partners (to prevent wraparound)`.
     pub(super) query: String,
 }
 
-/// Selects the processes of autovacuum as JSON.
+/// Selects the server's own processes as JSON.
 const WORKERS: &str = "\
-    coalesce((select json_agg(json_build_object('pid', pid, 'query', query)) \
-    from pg_stat_activity where backend_type = 'autovacuum worker' and query is not null), '[]')";
+    coalesce((select json_agg(json_build_object('pid', pid, 'kind', backend_type, \
+    'query', coalesce(query, ''))) from pg_stat_activity \
+    where backend_type not in ('client backend', 'walsender')), '[]')";
 
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Setting {

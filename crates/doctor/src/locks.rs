@@ -124,6 +124,10 @@ fn blocked(head: &Head, first: &[&ServerSession], behind: usize, facts: &Facts) 
                     session.describe(),
                     format!("SELECT pg_terminate_backend({pid});"),
                 ),
+                (None, Some(worker)) if worker.kind != "autovacuum worker" => (
+                    printable(&format!("pid {pid} ({})", worker.kind)),
+                    format!("SELECT pg_terminate_backend({pid});"),
+                ),
                 // It gives way to any lock unless it prevents a wraparound (manual, "The
                 // Autovacuum Daemon").
                 (None, Some(worker)) => (

@@ -62,12 +62,13 @@ const HOLDER: &str = "\
         format('SELECT pg_terminate_backend(%s);', pid) as sql from pg_stat_activity \
         where backend_type = 'client backend' and pid <> pg_backend_pid() \
     union all select format('prepared transaction %s', gid), age(transaction), \
-        \
         format('ROLLBACK PREPARED %L; -- or COMMIT PREPARED, as its coordinator has decided', gid) from pg_prepared_xacts \
     union all select format('replication slot %s', slot_name), \
         greatest(age(xmin), age(catalog_xmin)), \
-        format('SELECT pg_drop_replication_slot(%L);', slot_name) \
-        from pg_replication_slots where not active) holders \
+        case when active then 'SELECT * FROM pg_stat_replication; \
+            -- end the old transaction on this standby, or restart this reader' \
+        else format('SELECT pg_drop_replication_slot(%L);', slot_name) end \
+        from pg_replication_slots) holders \
     where old is not null order by old desc limit 1)";
 
 const REPLICATION: &str = "\
@@ -133,7 +134,11 @@ impl Maintenance {
             ),
             None => Check::finding(
                 Step::Wraparound,
-                format!("{text}; vacuum does not keep up: run it there"),
+                format!(
+                    "{text}; vacuum does not keep up: run it there; if the age stays, a session, \
+                     a standby, a prepared transaction or a replication slot that this role \
+                     cannot see holds it back"
+                ),
                 "VACUUM (FREEZE);",
             ),
         }

@@ -35,14 +35,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use axum::{body::Body, extract::State as Shared, response::IntoResponse};
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use tokio::{net::TcpListener, sync::oneshot};
 
 pub use self::builder::Builder;
 use self::process::Process;
 use crate::{
     Error, Exit, Result,
     background::Background,
+    error::OrSay,
     program::{Program, State},
 };
 
@@ -116,8 +120,19 @@ impl Deployment {
     /// the [`Outcome`].
     pub async fn request<B: Into<Bytes>>(&self, request: Request<B>) -> Result<Outcome> {
         let (process, request) = (self.owner.process.clone(), request.map(Into::into));
-        self.run(async move { process.request(request).await })
+        self.run(async move { process.request(request, None).await })
             .await
+    }
+
+    /// Serves the function to any HTTP client, until the future is dropped.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    pub async fn serve(&self, listener: TcpListener) -> Result<()> {
+        let router = axum::Router::new().fallback(front).with_state(self.clone());
+        axum::serve(listener, router)
+            .await
+            .or_say(|| "could not serve the function")
     }
 
     /// The process id.
@@ -200,6 +215,26 @@ impl Deployment {
             Ok(result) => result,
             Err(error) => Err(Error::because("the lab's own work broke off", error)),
         }
+    }
+}
+
+/// Any HTTP request: the response leaves before the request's end. A 502 if there is none.
+async fn front(
+    Shared(deployment): Shared<Deployment>,
+    request: Request<Body>,
+) -> axum::response::Response {
+    let (parts, body) = request.into_parts();
+    let Ok(body) = body.collect().await else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    let request = Request::from_parts(parts, body.to_bytes());
+    let (early, response) = oneshot::channel();
+    let process = deployment.owner.process.clone();
+    let background = &deployment.owner.background;
+    background.spawn(async move { process.request(request, Some(early)).await });
+    match response.await {
+        Ok(response) => response.map(Body::from),
+        Err(_) => (StatusCode::BAD_GATEWAY, "no response\n").into_response(),
     }
 }
 

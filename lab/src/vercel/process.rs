@@ -9,9 +9,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::Request;
+use http::{Request, Response};
 use tempfile::TempDir;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
 
 use super::{Builder, Outcome, exchange, ipc::Messages};
 use crate::{
@@ -96,9 +99,14 @@ impl Process {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) async fn request(&self, request: Request<Bytes>) -> Result<Outcome> {
+    /// Hands the response to `early` as well, before the end of the request.
+    pub(super) async fn request(
+        &self,
+        request: Request<Bytes>,
+        early: Option<oneshot::Sender<Response<Bytes>>>,
+    ) -> Result<Outcome> {
         let request_id = self.begin();
-        let result = self.run(request, request_id).await;
+        let result = self.run(request, request_id, early).await;
         self.finish(request_id);
         result
     }
@@ -127,7 +135,12 @@ impl Process {
         self.program.stop(Some(grace)).await
     }
 
-    async fn run(&self, request: Request<Bytes>, request_id: u64) -> Result<Outcome> {
+    async fn run(
+        &self,
+        request: Request<Bytes>,
+        request_id: u64,
+        early: Option<oneshot::Sender<Response<Bytes>>>,
+    ) -> Result<Outcome> {
         let invocation_id = format!("{:016x}", net::random());
         let request = exchange::prepare(request, &invocation_id, request_id)?;
         let end = self.messages.expect_end(request_id);
@@ -138,6 +151,9 @@ impl Process {
             Err(_) => Err(Error::new(format!("no response within {limit:?}"))),
         };
         let responded = started.elapsed();
+        if let (Ok(response), Some(early)) = (&response, early) {
+            let _ = early.send(response.clone());
+        }
         let mut ended = None;
         // Without a response there will be no end either.
         if response.is_ok() {

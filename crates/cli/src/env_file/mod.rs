@@ -110,7 +110,7 @@ fn is_of_database(name: &str) -> bool {
 struct Files {
     /// The value of each variable, and the file that it is from.
     variables: BTreeMap<String, (String, String)>,
-    /// The first file that names a database. Those after it say nothing about a database: their
+    /// The first file that names a database. The others say nothing about a database: their
     /// password or URL for migrations may be another server's.
     source: Option<String>,
     /// Which variables are not used, and why.
@@ -124,19 +124,23 @@ impl Files {
         let parsed = parse(text).into_iter();
         let parsed = parsed.map(|(name, value, is_literal)| (name, (value, is_literal)));
         let last: BTreeMap<&str, (String, bool)> = parsed.collect();
-        let given = last
-            .into_iter()
-            .filter(|(_, (value, _))| !value.trim().is_empty());
-        let mut names_database = false;
+        let given = last.into_iter();
+        let given: BTreeMap<_, _> = given
+            .filter(|(_, (value, _))| !value.trim().is_empty())
+            .collect();
+        let precedes = self.source.is_some();
+        // Even if it cannot be used: what it stands for is another database than that of the
+        // other files.
+        if !precedes && given.keys().any(|name| DATABASES.contains(name)) {
+            self.source = Some(file.to_owned());
+            self.drop_parts(file);
+        }
         let mut of_other = Vec::new();
         for (name, (value, is_literal)) in given {
-            if self.source.is_some() && is_of_database(name) {
+            if precedes && is_of_database(name) {
                 of_other.extend((!self.variables.contains_key(name)).then_some(name));
                 continue;
             }
-            // Even if it cannot be used: what it stands for is another database than that of
-            // the next file.
-            names_database |= DATABASES.contains(&name);
             if !is_literal && value.contains("${") {
                 if is_ours(name) {
                     self.notes.push(format!(
@@ -150,16 +154,24 @@ impl Files {
             let entry = self.variables.entry(name.to_owned());
             entry.or_insert_with(|| (value, file.to_owned()));
         }
-        if let Some(source) = self.source.as_ref().filter(|_| !of_other.is_empty()) {
-            self.notes.push(format!(
-                "not used of {}, since {} names the database: {}",
-                printable(file),
-                printable(source),
-                of_other.join(", ")
-            ));
+        if let Some(source) = &self.source {
+            self.notes.extend(not_used(file, source, &of_other));
         }
-        if names_database {
-            self.source.get_or_insert_with(|| file.to_owned());
+    }
+
+    /// Drops what the files before the source say about a database without naming one.
+    fn drop_parts(&mut self, source: &str) {
+        let mut parts: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        self.variables.retain(|name, (_, file)| {
+            let is_part = is_of_database(name);
+            if is_part {
+                parts.entry(file.clone()).or_default().push(name.clone());
+            }
+            !is_part
+        });
+        for (file, names) in parts {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            self.notes.extend(not_used(&file, source, &names));
         }
     }
 
@@ -178,16 +190,20 @@ impl Files {
         };
         let is_part = |name: &&String| prefixes.iter().any(|prefix| name.starts_with(prefix));
         let hidden: BTreeSet<String> = process.iter().filter(is_part).cloned().collect();
-        if let Some(source) = self.source.as_ref().filter(|_| !hidden.is_empty()) {
+        if let Some(source) = &self.source {
             let names: Vec<&str> = hidden.iter().map(String::as_str).collect();
-            self.notes.push(format!(
-                "not used of the environment, since {} names the database: {}",
-                printable(source),
-                names.join(", ")
-            ));
+            self.notes
+                .extend(not_used("the environment", source, &names));
         }
         hidden
     }
+}
+
+/// Says which variables are not used, if there are any.
+fn not_used(of: &str, source: &str, names: &[&str]) -> Option<String> {
+    let (of, source, all) = (printable(of), printable(source), names.join(", "));
+    let note = format!("not used of {of}, since {source} names the database: {all}");
+    (!names.is_empty()).then_some(note)
 }
 
 #[cfg(test)]
@@ -244,13 +260,23 @@ mod tests {
             assert!(note.starts_with(begin), "{note}");
             assert!(note.contains("PGPASSWORD"), "{note}");
         }
-        // A password alone names no database.
+    }
+
+    #[test]
+    fn password_completes_no_other_file() {
         let files = read(&[
-            (".env.local", "PGPASSWORD=a"),
-            (".env", "PGHOST=b\nPGPORT=1"),
+            (".env.local", "A=1\nPGPASSWORD=a\nANTIFREEZE_POOLER=none"),
+            (".env", "PGHOST=b\nPGPASSWORD=b"),
         ]);
-        let expected = [("PGHOST", "b"), ("PGPASSWORD", "a"), ("PGPORT", "1")];
+        let expected = [
+            ("A", "1"),
+            ("ANTIFREEZE_POOLER", "none"),
+            ("PGHOST", "b"),
+            ("PGPASSWORD", "b"),
+        ];
         assert_eq!(values(&files), expected);
+        let note = "not used of .env.local, since .env names the database: PGPASSWORD";
+        assert_eq!(files.notes, [note]);
     }
 
     #[test]

@@ -3,9 +3,11 @@
 mod compare;
 mod demo;
 mod fleet;
+mod prove;
 mod record;
 mod step;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -42,6 +44,14 @@ enum Command {
         #[arg(long)]
         next: bool,
     },
+    /// Asks a function that you deployed for each ending, and shows what it leaves on the
+    /// server; docs/prove.md
+    #[command(disable_help_flag = true)]
+    Prove {
+        /// --help lists them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Compares antifreeze with its peers: frozen processes before a small server, in bursts,
     /// outages and cold starts; takes a quarter of an hour
     Fleet(fleet::Options),
@@ -62,6 +72,7 @@ async fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Demo { serve, port } => demo::run(serve.then_some(port)).await,
         Command::Compare { runs, next } => compare::run(runs, next).await,
+        Command::Prove { arguments } => prove::run(&arguments).await,
         Command::Fleet(options) => fleet::run(options).await,
         Command::Record { recordings, seeds } => record::run(&recordings, &seeds).await,
     };
