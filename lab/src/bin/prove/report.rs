@@ -100,7 +100,8 @@ impl Seen {
         json!({
             "status": self.answer.status.map(|status| status.as_u16()),
             "answered_ms": took(self.answer.took),
-            "error": self.answer.error,
+            // Its text may name the host or the role.
+            "failed": self.answer.error.is_some(),
             "reached": self.is_reached,
             "at_once": self.at_once.json(),
             "later": self.later.json(),
