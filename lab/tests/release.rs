@@ -95,7 +95,7 @@ fn starters_ask_for_this_version() {
         .0
         .rsplit_once('.')
         .expect("three numbers");
-    for starter in ["lambda", "lambda-sqlx", "vercel"] {
+    for starter in ["lambda", "lambda-sqlx", "vercel", "vercel-sqlx"] {
         let manifest = page(&format!("starters/{starter}/Cargo.toml"));
         let wanted = format!("antifreeze = {{ version = \"{minor}\"");
         assert!(

@@ -23,7 +23,7 @@ use lab::{
     vercel::Deployment,
 };
 
-/// Two projects have a `partners`, and build it in the same folder.
+/// Several projects have a `partners`, and build it in the same folder.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,6 +51,18 @@ async fn lambda_starter_is_built_and_answers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sqlx_starter_is_built_and_answers() {
     let (folder, database) = (checkout::starter("lambda-sqlx"), database().await);
+    let readme = fs::read_to_string(folder.join("README.md")).expect("a README");
+    let mut reader = Reader::new(&folder, &database.url);
+    reader.follow(part(&readme, "Run it here", "Deploy it"));
+    let (commands, answers) = (reader.commands, reader.answers);
+    assert_eq!((commands, answers, reader.left_out), (4, 2, 0));
+}
+
+/// It is built like the other one, which is built for Vercel too.
+#[tokio::test(flavor = "multi_thread")]
+async fn vercel_sqlx_starter_is_built_and_answers() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let (folder, database) = (checkout::starter("vercel-sqlx"), database().await);
     let readme = fs::read_to_string(folder.join("README.md")).expect("a README");
     let mut reader = Reader::new(&folder, &database.url);
     reader.follow(part(&readme, "Run it here", "Deploy it"));
@@ -106,4 +118,7 @@ async fn is_built_and_answers(folder: &Path, database: &Database, answer: &str) 
     let outcome = deployment.request(request.expect("a request")).await;
     let response = outcome.expect("sent").response.expect("a response");
     assert_eq!(response.body(), answer);
+    if answer.starts_with('{') {
+        assert_eq!(response.headers()["content-type"], "application/json");
+    }
 }

@@ -6,7 +6,9 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes, BytesMut};
+use futures_util::future::OptionFuture;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::Mutex;
 
 use super::Parameters;
 use super::answer;
@@ -14,7 +16,7 @@ use super::message::{self, Head};
 use super::peer::Peer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::invocation::{
-    CancelToken, Connection, DivertedTransaction, Invocation, WeakInvocation, WeakTurn,
+    CancelToken, Connection, DivertedTransaction, HasEnded, Invocation, WeakInvocation,
 };
 use crate::wire::{Diverted, Names};
 
@@ -100,11 +102,11 @@ impl Loan {
         match &self.source {
             Source::Connection(connection) => Cancel {
                 token: connection.cancel_token(),
-                turn: None,
+                has_ended: None,
             },
             Source::Transaction(transaction) => Cancel {
                 token: transaction.cancel_token(),
-                turn: Some(transaction.turn()),
+                has_ended: Some(transaction.has_ended()),
             },
         }
     }
@@ -130,16 +132,16 @@ impl Loan {
 #[derive(Clone)]
 pub(super) struct Cancel {
     token: CancelToken,
-    /// The turn in the invocation's transaction.
-    turn: Option<WeakTurn>,
+    /// Of the turn in the invocation's transaction.
+    has_ended: Option<HasEnded>,
 }
 
 impl Cancel {
-    /// Sends a CancelRequest, unless the session was given back. Other connections to the
-    /// transaction wait until it has been received: it would cancel their statement.
+    /// Sends a CancelRequest, unless the session was given back.
     pub(super) async fn send(&self) -> Result<()> {
-        let turn = self.turn.as_ref().map(WeakTurn::upgrade);
-        if let Some(None) = turn {
+        let has_ended = self.has_ended.as_deref().map(Mutex::lock);
+        let has_ended = OptionFuture::from(has_ended).await;
+        if has_ended.as_deref() == Some(&true) {
             return Ok(());
         }
         self.token.cancel().await
@@ -148,11 +150,14 @@ impl Cancel {
 
 impl Source {
     /// Gives the session back if nothing of the driver is left in it. Inside the invocation's
-    /// transaction that is so after each answer.
+    /// transaction that is so after each answer; there it is given back at the end of the loan.
     fn give_back(&self, stream: &Diverted) -> Option<Names> {
         match self {
             Source::Connection(connection) => connection.give_back(stream),
-            Source::Transaction(_) => stream.give_back(true),
+            Source::Transaction(_) => {
+                let free = stream.is_answered() && !stream.is_taken_back();
+                free.then(Names::default)
+            }
         }
     }
 }
@@ -183,7 +188,20 @@ pub(super) async fn relay(
         guards,
     };
     stream.bring_names(std::mem::take(&mut peer.names));
-    let end = poll_fn(|cx| relay.poll(peer, &source, &mut stream, &mut claim, cx)).await;
+    let mut end = poll_fn(|cx| relay.poll(peer, &source, &mut stream, &mut claim, cx)).await;
+    if let (Source::Transaction(transaction), End::AtRest | End::Declined(_)) = (&source, &end) {
+        transaction.end_turn().await;
+        match stream.give_back(true) {
+            Some(names) => peer.names = names,
+            None => {
+                end = End::TakenBack {
+                    answerable: stream.is_whole() && !stream.is_ended(),
+                    waits: matches!(end, End::Declined(_)),
+                    idle: stream.was_idle(),
+                }
+            }
+        }
+    }
     drop(stream);
     match (source, &end) {
         (Source::Connection(connection), End::AtRest | End::Declined(_)) => drop(connection),

@@ -1,9 +1,9 @@
 //! Diverts the invocation's transaction to another driver, one request at a time.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
 
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::builder::TransactionBuilder;
 use super::commit;
@@ -18,11 +18,12 @@ use crate::wire::Diverted;
 pub(crate) struct DivertedTransaction {
     transaction: Transaction,
     /// Other connections to the transaction wait for it.
-    turn: Arc<OwnedMutexGuard<()>>,
+    _turn: OwnedMutexGuard<()>,
+    has_ended: HasEnded,
 }
 
-/// The turn of one driver in the transaction.
-pub(crate) type WeakTurn = Weak<OwnedMutexGuard<()>>;
+/// Whether the turn of a driver in the transaction has ended. Locked while the driver cancels.
+pub(crate) type HasEnded = Arc<Mutex<bool>>;
 
 impl Invocation {
     /// Lends the transaction, which begins with the first statement. Waits until nothing else uses
@@ -46,8 +47,12 @@ impl Invocation {
         }
         let lost = || Error::caused(ErrorKind::Closed, "the connection was lost");
         let diverted = connection.session().divert().await.ok_or_else(lost)?;
-        let turn = Arc::new(turn);
-        Ok((DivertedTransaction { transaction, turn }, diverted))
+        let lent = DivertedTransaction {
+            transaction,
+            _turn: turn,
+            has_ended: HasEnded::default(),
+        };
+        Ok((lent, diverted))
     }
 }
 
@@ -56,9 +61,14 @@ impl DivertedTransaction {
         self.transaction.0.connection.cancel_token()
     }
 
-    /// Returns the driver's turn, which ends when the session is given back.
-    pub(crate) fn turn(&self) -> WeakTurn {
-        Arc::downgrade(&self.turn)
+    pub(crate) fn has_ended(&self) -> HasEnded {
+        Arc::clone(&self.has_ended)
+    }
+
+    /// Ends the driver's turn. A CancelRequest that is on its way is waited for: it would cancel
+    /// what is executed next.
+    pub(crate) async fn end_turn(&self) {
+        *self.has_ended.lock().await = true;
     }
 
     /// Goes on after the driver has given the session back.

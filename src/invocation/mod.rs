@@ -21,7 +21,7 @@ mod transaction;
 
 pub use builder::{IsolationLevel, TransactionBuilder};
 pub use connection::{CancelToken, Connection};
-pub(crate) use diverted::{DivertedTransaction, WeakTurn};
+pub(crate) use diverted::{DivertedTransaction, HasEnded};
 pub(crate) use finish::Watch;
 pub(crate) use live::{Attribution, Live, WeakInvocation};
 pub use retry::{TransactionRetry, retry_transaction};

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::wire::Wire;
+
 /// How long teardown waits for a pending answer before it cancels the statement.
 const GRACE: Duration = Duration::from_millis(50);
 
@@ -56,6 +58,15 @@ impl Budget {
     /// Returns the limit for an answer that comes without further requests.
     pub(crate) fn grace(&self) -> Duration {
         self.part(self.grace)
+    }
+
+    /// Returns how long an answer is waited for before a CancelRequest is sent.
+    pub(super) fn patience(&self, wire: &Wire) -> Duration {
+        if wire.is_ending() {
+            self.step()
+        } else {
+            self.grace()
+        }
     }
 
     /// Returns the limit for a step that others follow: at most half of what is left.

@@ -13,6 +13,12 @@ impl Lease {
         snapshot.is_over() || (is_outside_transaction(&snapshot) && !self.has_state(&snapshot))
     }
 
+    /// Returns whether another driver has the session, and waits for the answer to its ROLLBACK.
+    pub(super) fn ends_for_driver(&self) -> bool {
+        let wire = &self.session().link.wire;
+        wire.is_diverted() && wire.is_ending()
+    }
+
     /// Returns whether state of the session was left, where it is not removed in any case.
     fn has_state(&self, snapshot: &Snapshot) -> bool {
         let (pooler, reset) = (self.session().link.pooler, self.settings().reset);

@@ -77,7 +77,8 @@ impl Lease {
         self.session().link.wire.disarm();
         // Another driver may have given it back meanwhile.
         let client = client.or_else(|| self.session().exclusive_client());
-        let (in_use, left) = (client.is_none(), !self.is_at_rest());
+        let in_use = client.is_none() && !self.ends_for_driver();
+        let left = !self.is_at_rest();
         let client = self.take_steps(&mut steps, client, keep).await;
         steps.is_unclean = in_use || left && self.removed(&steps.outcome, keep);
         steps.done(client)
@@ -240,7 +241,9 @@ impl<'a> Steps<'a> {
         let mut answered = pin!(wire.answered());
         let mut all = answered.as_mut().now_or_never();
         if all.is_none() {
-            all = timeout(self.budget.grace(), answered.as_mut()).await.ok();
+            all = timeout(self.budget.patience(wire), answered.as_mut())
+                .await
+                .ok();
             if all.is_none() {
                 all = self.cancel_until(answered).await;
             } else {
@@ -308,7 +311,8 @@ impl<'a> Steps<'a> {
         {
             return None;
         }
-        if let Ok(snapshot) = timeout(self.budget.grace(), session.settled()).await {
+        let patience = self.budget.patience(&session.link.wire);
+        if let Ok(snapshot) = timeout(patience, session.settled()).await {
             self.outcome.did(Step::Settled);
             return snapshot.is_quiet().then_some(snapshot);
         }

@@ -332,7 +332,7 @@ impl Frontend {
             reports: traits.reports,
             executes: true,
             opens: traits.begins || traits.copies,
-            ends: residue::is_commit(text),
+            ends: residue::is_end(text),
             waits: self.begin.is_some() && residue::controls_transaction(text),
             ..Unit::simple()
         };

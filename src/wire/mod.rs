@@ -223,6 +223,11 @@ impl Wire {
         self.state().round_trips
     }
 
+    /// Returns whether the server does nothing but end a transaction.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.state().tracker.is_ending()
+    }
+
     /// Begins to count what the session is asked for, and to watch it if that is wanted.
     pub(crate) fn begin_work(&self, watching: Option<Watching>) {
         let mut state = self.state();

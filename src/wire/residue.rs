@@ -232,9 +232,9 @@ impl Traits {
     }
 }
 
-/// Returns whether `text` is COMMIT and nothing else, as tokio-postgres sends it.
-pub(super) fn is_commit(text: &[u8]) -> bool {
-    text.trim_ascii().eq_ignore_ascii_case(b"commit")
+/// Returns whether `text` is COMMIT or ROLLBACK and nothing else, as drivers send them.
+pub(super) fn is_end(text: &[u8]) -> bool {
+    is(text.trim_ascii(), &["commit", "rollback"])
 }
 
 /// Returns whether there is no statement in `text`, but comments at most.

@@ -126,6 +126,8 @@ pub(super) struct Prepared {
     by_text: HashMap<Arc<[u8]>, Held>,
     /// Not found by content any more: closed when no client uses them.
     retired: Vec<Arc<ServerStatement>>,
+    /// How many of them a client used when that was last looked at.
+    retired_in_use: usize,
     /// The unnamed statement, if a client by content has it.
     pub(super) unnamed: Option<Arc<ServerStatement>>,
     /// The number of units before the open one.
@@ -147,6 +149,7 @@ impl Default for Prepared {
             session: once(),
             by_text: HashMap::new(),
             retired: Vec::new(),
+            retired_in_use: 0,
             unnamed: None,
             units: 0,
             uses: 0,
@@ -249,13 +252,18 @@ impl Prepared {
         }
     }
 
-    /// Returns those that are to be closed now.
+    /// Returns those that are to be closed now. While clients use many, it looks at them only when
+    /// as many others may have been added.
     pub(super) fn take_closable(&mut self) -> Vec<Arc<ServerStatement>> {
+        if self.retired.len() < 2 * self.retired_in_use {
+            return Vec::new();
+        }
         let used = |statement: &Arc<ServerStatement>| {
             !statement.gone.load(Ordering::Relaxed) && Arc::strong_count(statement) > 1
         };
         let retired = std::mem::take(&mut self.retired).into_iter();
         let (used, closed): (Vec<_>, Vec<_>) = retired.partition(used);
+        self.retired_in_use = used.len();
         self.retired = used;
         for statement in &closed {
             statement.gone.store(true, Ordering::Relaxed);
@@ -397,6 +405,20 @@ mod tests {
             assert_eq!(is_same(&told, &now), same);
         }
         assert!(!is_same(&told, &told[..20]));
+    }
+
+    #[test]
+    fn many_in_use_are_looked_at_rarely() {
+        let mut prepared = Prepared::default();
+        let mut prepare = || prepared.prepare(&Arc::from(*b"a"), false, false);
+        let _used: Vec<_> = (0..10).map(|_| prepare()).collect();
+        assert!(prepared.take_closable().is_empty());
+        let closed = |_| {
+            drop(prepared.prepare(&Arc::from(*b"a"), false, false));
+            prepared.take_closable().len()
+        };
+        let closed: Vec<_> = (0..10).map(closed).collect();
+        assert_eq!(closed, [0, 0, 0, 0, 0, 0, 0, 0, 0, 10]);
     }
 
     #[test]

@@ -431,6 +431,13 @@ impl Tracker {
         self.open.is_none() && self.owed.iter().all(|unit| !unit.changes)
     }
 
+    /// Returns whether the end of a transaction is under way, and nothing else that could change
+    /// the status: no CancelRequest hastens it.
+    pub(super) fn is_ending(&self) -> bool {
+        let mut changing = self.owed.iter().filter(|unit| unit.changes).peekable();
+        self.open.is_none() && changing.peek().is_some() && changing.all(|unit| unit.ends)
+    }
+
     /// Returns whether the server waits for COPY data that may never be sent.
     pub(super) fn is_copying_in(&self) -> bool {
         self.units().any(|unit| unit.copy_in)

@@ -35,7 +35,7 @@ pub(super) struct Unit {
     /// It may end the lazily begun transaction: until that is known, the next statement might run
     /// outside it.
     pub(super) waits: bool,
-    /// It is a COMMIT alone, which no transaction survives.
+    /// It is a COMMIT or ROLLBACK alone, which no transaction survives.
     pub(super) ends: bool,
     /// Something of it was sent to the server.
     pub(super) sent: bool,

@@ -157,45 +157,47 @@ fn ended_runtime_takes_its_socket_along() {
     });
 }
 
-/// A request that arrives when its statement has ended: another connection to the invocation's
-/// transaction waits for it.
+/// A request that arrives when its statement has ended: what uses the invocation's transaction
+/// next, be it another connection or the handler itself, waits for it.
 #[tokio::test]
 async fn late_cancel_spares_the_next_in_the_transaction() {
     let (lab, relay) = lab_over_relay(|config| config).await;
-    lab.run(async {
-        let url = invocation()?.transaction_url()?;
-        let (one, other) = (connect(&url).await?, connect(&url).await?);
-        one.batch_execute("select 1").await?;
-        let token = one.cancel_token();
-        let slow = one.batch_execute("select pg_sleep(3)");
-        let (cancelled, cancel) = tokio::sync::oneshot::channel();
-        let cancelling = async {
-            let runs =
-                async |lab: &crate::common::Lab| lab.sessions().await.contains(&"active".into());
-            lab.eventually("it runs", runs).await;
-            relay.stall_up();
-            let before = relay.open_connections();
-            let cancelling = tokio::spawn(async move { token.cancel_query(NoTls).await });
-            let dials = async |_: &crate::common::Lab| relay.open_connections() > before;
-            lab.eventually("the request is sent", dials).await;
-            let _ = cancelled.send(cancelling);
-        };
-        let (slow, ()) = tokio::join!(slow, cancelling);
-        slow?;
-        let next = other.batch_execute("select pg_sleep(0.5)");
-        let resuming = async {
-            // The request and, if it is not held back, the statement wait at the relay.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            relay.resume();
-        };
-        let (next, ()) = tokio::join!(next, resuming);
-        next?;
-        cancel.await?.await??;
-        Ok(())
-    })
-    .await
-    .expect("nothing was cancelled");
-    lab.assert_at_rest().await;
+    for by_handler in [false, true] {
+        let runs = async |lab: &crate::common::Lab| lab.sessions().await.contains(&"active".into());
+        let ran = async |lab: &crate::common::Lab| !runs(lab).await;
+        lab.run(async {
+            let url = invocation()?.transaction_url()?;
+            let (one, other) = (connect(&url).await?, connect(&url).await?);
+            let transaction = antifreeze::transaction().await?;
+            one.batch_execute("select 1").await?;
+            let token = one.cancel_token();
+            let statements = async {
+                one.batch_execute("select pg_sleep(3)").await?;
+                let next = if by_handler { &*transaction } else { &other };
+                next.batch_execute("select pg_sleep(0.5)").await
+            };
+            let cancelling = async {
+                lab.eventually("it runs", runs).await;
+                relay.stall_up();
+                let before = relay.open_connections();
+                let cancelling = tokio::spawn(async move { token.cancel_query(NoTls).await });
+                let dials = async |_: &crate::common::Lab| relay.open_connections() > before;
+                lab.eventually("the request is sent", dials).await;
+                lab.eventually("the statement has ended", ran).await;
+                // The request and, if it is not held back, the statement wait at the relay.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                relay.resume();
+                cancelling.await
+            };
+            let (ran, cancelled) = tokio::join!(statements, cancelling);
+            ran?;
+            cancelled??;
+            Ok(())
+        })
+        .await
+        .expect("nothing was cancelled");
+        lab.assert_at_rest().await;
+    }
 }
 
 /// A session that is opened for a driver that belongs to none of several invocations is not left

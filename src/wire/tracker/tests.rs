@@ -47,6 +47,28 @@ fn close_is_owed_an_answer_and_is_settled() {
 }
 
 #[test]
+fn end_of_a_transaction_is_recognised() {
+    let unit = |ends| Unit {
+        ends,
+        ..Unit::simple()
+    };
+    for (units, ending) in [
+        (&[][..], false),
+        (&[true], true),
+        (&[false, true], false),
+        (&[true, false], false),
+    ] {
+        let mut tracker = Tracker::default();
+        for ends in units {
+            tracker.sent_whole(unit(*ends), Handling::Pass);
+        }
+        assert_eq!(tracker.is_ending(), ending, "{units:?}");
+        tracker.open();
+        assert!(!tracker.is_ending(), "more may come");
+    }
+}
+
+#[test]
 fn early_sync_of_copy_in_is_void() {
     let mut tracker = Tracker::default();
     tracker.open().changes = true;

@@ -1,6 +1,6 @@
 //! GET counts the partners, POST stores the one that the body names.
 
-use antifreeze::{Database, DatabaseLayer};
+use antifreeze::DatabaseLayer;
 use lambda_http::{Body, Error, Request, Response};
 use serde_json::{Value, json};
 
@@ -8,13 +8,9 @@ use serde_json::{Value, json};
 async fn main() -> Result<(), Error> {
     // Writes the log, as JSON where the function is configured so (`LogFormat` in the template).
     lambda_http::tracing::init_default_subscriber();
-    let database = Database::from_env()?; // DATABASE_URL
-    // Its connections are closed when Lambda ends the process.
-    antifreeze::shutdown::on_lambda(&database).await?;
-    database.warm_up().await?;
-    let service = tower::ServiceBuilder::new()
-        .layer(DatabaseLayer::new(database))
-        .service_fn(answer);
+    // DATABASE_URL. A connection is opened now, and closed when Lambda ends the process.
+    let layer = DatabaseLayer::from_env().await?;
+    let service = tower::ServiceBuilder::new().layer(layer).service_fn(answer);
     lambda_http::run(service).await
 }
 

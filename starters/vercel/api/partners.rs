@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use antifreeze::{Database, DatabaseLayer, shutdown};
+use antifreeze::{DatabaseLayer, shutdown};
 use http_body_util::{BodyExt, Limited};
-use serde_json::json;
+use serde_json::{Value, json};
 use tower::Layer;
 use vercel_runtime::{Error, Request, Response, ResponseBody, run, service_fn};
 
@@ -18,11 +18,10 @@ async fn main() -> Result<(), Error> {
         .with_ansi(false)
         .with_writer(std::io::stderr)
         .init();
-    let database = Database::from_env()?; // DATABASE_URL
-    database.warm_up().await?;
+    let layer = DatabaseLayer::from_env().await?; // DATABASE_URL
+    let layer = layer.max_duration(MAX_DURATION);
     // At SIGTERM a request that is under way may end.
-    let close = database.close().within(MAX_DURATION);
-    let layer = DatabaseLayer::new(database).max_duration(MAX_DURATION);
+    let close = layer.database().close().within(MAX_DURATION);
     shutdown::around(close, run(layer.layer(service_fn(answer)))).await
 }
 
@@ -35,26 +34,31 @@ async fn answer(request: Request) -> Result<Response<ResponseBody>, Error> {
         }
         _ => return Ok(Response::builder().status(405).body(().into())?),
     };
-    // A problem document: a name that is there already is a 409. The log says the rest.
-    Ok(answered.unwrap_or_else(|error| Response::from(&error).map(ResponseBody::from)))
+    Ok(match answered {
+        Ok(said) => Response::builder()
+            .header("content-type", "application/json")
+            .body(said.into())?,
+        // A problem document: a name that is there already is a 409. The log says the rest.
+        Err(error) => Response::from(&error).map(ResponseBody::from),
+    })
 }
 
 /// A connection for a single statement.
-async fn count() -> antifreeze::Result<Response<ResponseBody>> {
+async fn count() -> antifreeze::Result<Value> {
     let connection = antifreeze::connection().await?;
     let row = connection
         .query_one("select count(*) from partners", &[])
         .await?;
     let partners: i64 = row.get(0);
-    Ok(Response::new(json!({ "partners": partners }).into()))
+    Ok(json!({ "partners": partners }))
 }
 
 /// The request's transaction: committed because the answer is a success, rolled back if
 /// it were none.
-async fn create(name: &str) -> antifreeze::Result<Response<ResponseBody>> {
+async fn create(name: &str) -> antifreeze::Result<Value> {
     let insert = "insert into partners (name) values ($1) returning id";
     let transaction = antifreeze::transaction().await?;
     let row = transaction.query_one(insert, &[&name]).await?;
     let id: i64 = row.get(0);
-    Ok(Response::new(json!({ "id": id }).into()))
+    Ok(json!({ "id": id }))
 }
