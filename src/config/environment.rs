@@ -98,8 +98,9 @@ impl Environment {
         let managed = self.get("AWS_LAMBDA_MAX_CONCURRENCY");
         match managed.and_then(|value| value.parse().ok()) {
             Some(concurrency) if concurrency > 0 => concurrency,
+            // Vercel serves several at once, and says nowhere how many; it may use Lambda.
+            _ if self.get("VERCEL").is_some() => 3,
             _ if self.get("AWS_LAMBDA_FUNCTION_NAME").is_some() => 1,
-            // Vercel serves several at once, and says nowhere how many.
             _ => 3,
         }
     }
@@ -166,6 +167,7 @@ mod tests {
                 8,
             ),
             (&[("AWS_LAMBDA_MAX_CONCURRENCY", "many")], 3),
+            (&[("VERCEL", "1"), ("AWS_LAMBDA_FUNCTION_NAME", "f")], 3),
         ] {
             assert_eq!(Environment::of(variables).concurrency(), expected);
         }

@@ -14,7 +14,7 @@ use tokio_postgres::{Client, Config, Connection, Error, NoTls, Statement};
 use super::driver::{Driver, OnEnd};
 use super::statements::Statements;
 use crate::net::SocketView;
-use crate::wire::{Diverted, Names, Snapshot, Stream, Wire};
+use crate::wire::{Diverted, Snapshot, Stream, Wire};
 
 /// The session as one client sees it. When the session is given another client, it has ended for
 /// this one: what the server says from then on does not reach it.
@@ -63,7 +63,7 @@ impl Clients {
 
     /// Makes a new client for a session that was detached and is at rest.
     pub(super) fn renew(&self) -> Option<Arc<ClientSession>> {
-        let (wire, stream) = self.wire.attach(Names::default())?;
+        let (wire, stream) = self.wire.attach()?;
         let mut config = Config::new();
         config.user("resumed");
         config.ssl_mode(SslMode::Disable);

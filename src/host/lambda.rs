@@ -36,10 +36,11 @@ static DATABASES: Mutex<Vec<Database>> = Mutex::new(Vec::new());
 ///
 /// [`Configuration`](crate::ErrorKind::Configuration) if the extension cannot be registered: it
 /// exists already, or the function serves already. Outside Lambda, where `AWS_LAMBDA_RUNTIME_API`
-/// is not set, this does nothing.
+/// is not set, and on Vercel, this does nothing.
 pub async fn on_lambda(database: &Database) -> Result<()> {
     static REGISTERED: OnceCell<()> = OnceCell::const_new();
-    if std::env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
+    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    if !set("AWS_LAMBDA_RUNTIME_API") || set("VERCEL") {
         return Ok(());
     }
     databases().push(database.clone());

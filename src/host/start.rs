@@ -28,7 +28,7 @@ impl DatabaseLayer {
     /// | Vercel | before the first request | not included, since only [`shutdown::around`](crate::shutdown::around) the runtime can wait for it: pass it [`layer.database()`](DatabaseLayer::database) |
     /// | a server | before it listens | not included: [`shutdown::signal`](crate::shutdown::signal) |
     ///
-    /// It takes 3 s at most, the limit of a warm-up. For a configuration in code, a required
+    /// The warm-up takes 3 s at most. For a configuration in code, a required
     /// warm-up, SnapStart or a second database, make a [`Database`] and use
     /// [`DatabaseLayer::new`].
     ///

@@ -192,7 +192,11 @@ impl Invocation {
         inner.leases.span.close();
         let closing: Vec<_> = leases
             .into_iter()
-            .map(|lease| (!lease.is_at_rest(), lease.session().end_at_once(), lease))
+            .map(|lease| {
+                // Not pumped: that would send what a dropped handle has queued.
+                let left = !lease.is_at_rest(&lease.session().link.wire.snapshot());
+                (left, lease.session().end_at_once(), lease)
+            })
             .collect();
         drop(shared);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {

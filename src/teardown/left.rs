@@ -7,10 +7,9 @@ use crate::pool::Lease;
 use crate::wire::Snapshot;
 
 impl Lease {
-    /// Returns whether nothing has to be removed from the session.
-    pub(crate) fn is_at_rest(&self) -> bool {
-        let snapshot = self.session().pump();
-        snapshot.is_over() || (is_outside_transaction(&snapshot) && !self.has_state(&snapshot))
+    /// Returns whether nothing has to be removed from a session in this state.
+    pub(crate) fn is_at_rest(&self, snapshot: &Snapshot) -> bool {
+        snapshot.is_over() || (is_outside_transaction(snapshot) && !self.has_state(snapshot))
     }
 
     /// Returns whether another driver has the session, and waits for the answer to its ROLLBACK.
@@ -31,7 +30,8 @@ impl Lease {
     pub(super) fn removed(&self, outcome: &Outcome, keep: bool) -> bool {
         let wire = &self.session().link.wire;
         let is_closed = outcome.closed().is_some();
-        let state = outcome.has(Step::Reset) || is_closed && self.has_state(&wire.snapshot());
+        let was_reset = outcome.has(Step::Reset) && self.settings().reset != Reset::Always;
+        let state = was_reset || is_closed && self.has_state(&wire.snapshot());
         let unsettled = is_closed && (keep || !wire.terminated_at_rest());
         let open = outcome.has(Step::RolledBack) || unsettled;
         outcome.has(Step::Cancelled) || state || open && !self.rolls_back()

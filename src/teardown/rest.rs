@@ -78,7 +78,7 @@ impl Lease {
         // Another driver may have given it back meanwhile.
         let client = client.or_else(|| self.session().exclusive_client());
         let in_use = client.is_none() && !self.ends_for_driver();
-        let left = !self.is_at_rest();
+        let left = !self.is_at_rest(&self.session().pump());
         let client = self.take_steps(&mut steps, client, keep).await;
         steps.is_unclean = in_use || left && self.removed(&steps.outcome, keep);
         steps.done(client)

@@ -8,12 +8,11 @@ use bytes::{BufMut, BytesMut};
 use super::frontend::Frontend;
 use super::stand_in::{Retired, Terminate};
 use super::state::State;
-use super::statements::Names;
 use super::tracker::Tracker;
 
 impl State {
     /// Begins to serve a new client, and returns its number, if the session is detached and at rest.
-    pub(super) fn attach(&mut self, names: Names) -> Option<u64> {
+    pub(super) fn attach(&mut self) -> Option<u64> {
         if !self.is_answered_and_idle() || self.terminate_sent() != Some(Terminate::NotSent) {
             return None;
         }
@@ -29,7 +28,7 @@ impl State {
         self.tracker.prepared.lose_all();
         self.client += 1;
         self.tracker.startup_answer(&mut self.inject);
-        self.frontend = Frontend::resumed(self.frontend.naming, names);
+        self.frontend = Frontend::resumed(self.frontend.naming);
         self.reads = false;
         self.flushed = true;
         Some(self.client)

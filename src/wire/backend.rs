@@ -61,7 +61,7 @@ impl Scanner {
                     passed.get_or_insert(whole - chunk.len());
                 }
             }
-            let message = if self.seen == 0 { first(chunk) } else { None };
+            let message = first(chunk).filter(|whole| self.seen == 0 && is_known(whole[0]));
             let taken = message.map_or_else(|| self.take(chunk, tracker), <[u8]>::len);
             let (bytes, rest) = chunk.split_at(taken);
             chunk = rest;
@@ -208,10 +208,9 @@ fn is_known(tag: u8) -> bool {
     )
 }
 
-/// Returns the message at the start of `chunk`, if all of it is there.
-fn first(chunk: &[u8]) -> Option<&[u8]> {
-    let message = chunk.get(..length(chunk)?)?;
-    is_known(message[0]).then_some(message)
+/// Returns the message at the start of `bytes`, if all of it is there.
+pub(super) fn first(bytes: &[u8]) -> Option<&[u8]> {
+    bytes.get(..length(bytes)?)
 }
 
 /// Returns whether an ErrorResponse says that the session is over: by its severity, `V` as it is,

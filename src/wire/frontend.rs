@@ -55,11 +55,10 @@ pub(super) struct Frontend {
 
 impl Frontend {
     /// Follows the requests of a new client of a session.
-    pub(super) fn resumed(naming: Naming, statements: Names) -> Self {
+    pub(super) fn resumed(naming: Naming) -> Self {
         Frontend {
             resumes: true,
             naming,
-            statements,
             ..Frontend::default()
         }
     }
@@ -132,7 +131,9 @@ impl Frontend {
             for number in tracker.unprepared.drain(..) {
                 self.statements.0.retain(|_, named| named.since != number);
             }
-            for (name, statement) in unit.frees.drain(..) {
+            // A DEALLOCATE that is only prepared so far takes its name with it.
+            let kept = std::mem::take(&mut unit.frees);
+            for (name, statement) in kept.into_iter().filter(|_| unit.failed) {
                 self.statements.0.entry(name).or_insert(statement);
             }
             if let Some(number) = unit.deallocates.filter(|_| unit.deallocated) {

@@ -135,20 +135,10 @@ impl Wire {
         self.state().frontend.naming = naming;
     }
 
-    /// Takes the names that the client has for its prepared statements, to
-    /// [attach](Wire::attach) it to another session, or to this one again.
-    pub fn take_names(&self) -> Names {
-        let present = self.present();
-        present.map_or_else(Names::default, |mut state| {
-            std::mem::take(&mut state.frontend.statements)
-        })
-    }
-
     /// Attaches a new client to a session that was [detached](Wire::detach) and is at rest.
-    /// Returns the wire and the stream of the new client, whose startup packet is answered here,
-    /// and whose prepared statements are those with `names`.
-    pub fn attach(&self, names: Names) -> Option<(Wire, Stream)> {
-        let client = self.state().attach(names)?;
+    /// Returns the wire and the stream of the new client, whose startup packet is answered here.
+    pub fn attach(&self) -> Option<(Wire, Stream)> {
+        let client = self.state().attach()?;
         let stream = Stream {
             wire: self.clone(),
             client,

@@ -6,6 +6,7 @@
 
 use bytes::{BufMut, BytesMut};
 
+use super::backend::first;
 use super::expected::{Handling, Reply};
 use super::frontend::{Frontend, name};
 use super::residue::Traits;
@@ -28,7 +29,7 @@ impl Frontend {
             return 0;
         }
         let mut end = 0;
-        while let Some(message) = whole(&bytes[end..]) {
+        while let Some(message) = first(&bytes[end..]) {
             let body = &message[5..];
             match message[0] {
                 b'P' if is_plain(body, tracker) => {
@@ -61,13 +62,6 @@ impl Frontend {
         out.put_slice(&bytes[..end]);
         end
     }
-}
-
-/// Returns the message at the start of `bytes`, if all of it is there.
-fn whole(bytes: &[u8]) -> Option<&[u8]> {
-    let length: [u8; 4] = bytes.get(1..5)?.try_into().ok()?;
-    let length = usize::try_from(i32::from_be_bytes(length)).ok()?;
-    bytes.get(..length + 1).filter(|_| length >= 4)
 }
 
 /// Returns whether a Parse is of a text of which nothing has to be kept.

@@ -53,24 +53,18 @@ impl AsyncWrite for Stream {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.wire.state();
-        if state.is_parked(self.client) {
+        if state.is_parked(self.client) || state.retired(self.client).is_some() {
             return Poll::Ready(Ok(()));
         }
-        match state.retired(self.client) {
-            Some(_) => Poll::Ready(Ok(())),
-            None => state.poll_flush(cx),
-        }
+        state.poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.wire.state();
-        if state.is_parked(self.client) {
+        if state.is_parked(self.client) || state.retired(self.client).is_some() {
             return Poll::Ready(Ok(()));
         }
-        match state.retired(self.client) {
-            Some(_) => Poll::Ready(Ok(())),
-            None => state.poll_shutdown(cx),
-        }
+        state.poll_shutdown(cx)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use antifreeze::config::Reset;
 use antifreeze::{connection, transaction};
 use tokio::sync::oneshot;
 use tracing::Level;
@@ -166,6 +167,23 @@ async fn nothing_left_open_is_no_line() {
         assert_eq!(other.rows().await, 0);
     }
     assert_eq!(lab.rows().await, 2);
+    let lines = capture.lines();
+    assert!(lines.is_empty(), "{lines:?}");
+}
+
+/// What is removed in any case has been left by nothing.
+#[tokio::test]
+async fn reset_always_is_no_leftover() {
+    let lab = lab_with(|config| config.reset(Reset::Always)).await;
+    warm(&lab).await;
+    let (capture, _guard) = Capture::start();
+    let refused = lab.run(async {
+        let transaction = transaction().await?;
+        transaction.execute("insert into t values (1)", &[]).await?;
+        Err::<(), BoxError>("no".into())
+    });
+    refused.await.expect_err("refused");
+    assert_eq!(lab.rows().await, 0);
     let lines = capture.lines();
     assert!(lines.is_empty(), "{lines:?}");
 }

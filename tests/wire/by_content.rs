@@ -110,6 +110,26 @@ fn failed_deallocate_keeps_the_name() {
     }
 }
 
+/// As a driver does that prepares every statement: DEALLOCATE runs in the unit after its Parse.
+#[test]
+fn prepared_deallocate_frees_the_name() {
+    let mut link = started(100, true);
+    link.write(&prepare("a"));
+    link.answer(&[PARSED, DESCRIBED, READY].concat());
+    link.take_up();
+    let mut request = BytesMut::new();
+    frontend::parse("", "deallocate a", [], &mut request).expect("no NUL");
+    frontend::sync(&mut request);
+    link.write(&request);
+    link.take_up();
+    link.answer(&[PARSED, READY].concat());
+    link.take_down();
+    link.write(&prepare("a"));
+    let sent = link.take_up();
+    assert!(!sent.is_empty(), "the name is not taken");
+    assert!(!link.take_down().starts_with(b"E"));
+}
+
 /// What the server has not confirmed is not relied on by another unit.
 #[test]
 fn parse_in_flight_is_sent_again() {

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use antifreeze::internal::wire::{Names, Naming, Snapshot, Stream, Wire};
+use antifreeze::internal::wire::{Naming, Snapshot, Stream, Wire};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Which way a piece of traffic went.
@@ -119,8 +119,8 @@ impl Link {
     }
 
     /// Gives the session a new client. Returns the stream of the old one.
-    pub fn attach(&mut self, names: Names) -> Option<Stream> {
-        let (_, stream) = self.wire.attach(names)?;
+    pub fn attach(&mut self) -> Option<Stream> {
+        let (_, stream) = self.wire.attach()?;
         self.down.clear();
         Some(std::mem::replace(&mut self.stream, stream))
     }

@@ -3,7 +3,7 @@
 use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use antifreeze::internal::wire::{Names, Naming, OwnAnswer, Stream};
+use antifreeze::internal::wire::{Naming, OwnAnswer, Stream};
 use antifreeze::invocation::TransactionStatus;
 
 use super::replay::Link;
@@ -321,21 +321,15 @@ async fn new_client_is_told_what_the_server_reported() {
         link.answer(&[&zone("CET"), IN_TRANSACTION].concat());
         link.take_up();
         let wire = link.wire().clone();
-        assert!(link.attach(Names::default()).is_none(), "it has a client");
+        assert!(link.attach().is_none(), "it has a client");
         wire.detach();
-        assert!(
-            link.attach(Names::default()).is_none(),
-            "it is in a transaction"
-        );
+        assert!(link.attach().is_none(), "it is in a transaction");
         wire.ask("rollback");
-        assert!(
-            link.attach(Names::default()).is_none(),
-            "it is not answered"
-        );
+        assert!(link.attach().is_none(), "it is not answered");
         link.answer(READY);
         assert!(wire.answered().await);
         link.take_up();
-        let mut old = link.attach(Names::default()).expect("a stream");
+        let mut old = link.attach().expect("a stream");
         // Its startup packet, however it is cut, stays here.
         link.write(STARTUP);
         assert_eq!(link.take_up(), b"", "cut at {cut}");
@@ -364,7 +358,7 @@ async fn old_clients_outlive_newer_ones() {
         wire.detach();
         link.answer(READY);
         assert!(wire.answered().await);
-        olds.push(link.attach(Names::default()).expect("a stream"));
+        olds.push(link.attach().expect("a stream"));
         link.write(STARTUP);
     }
     for mut old in olds {
@@ -376,7 +370,7 @@ async fn old_clients_outlive_newer_ones() {
     link.answer(READY);
     assert!(link.take_down().ends_with(READY) && wire.snapshot().is_at_rest());
     wire.terminate();
-    assert!(link.attach(Names::default()).is_none(), "it has ended");
+    assert!(link.attach().is_none(), "it has ended");
 }
 
 /// The client stands in the middle of a row, and could not understand an answer.
@@ -389,6 +383,6 @@ async fn old_client_in_a_message_gets_the_end_of_file() {
     wire.detach();
     link.answer(&[b"\0\0\0\x011", READY].concat());
     assert!(wire.answered().await);
-    let mut old = link.attach(Names::default()).expect("a stream");
+    let mut old = link.attach().expect("a stream");
     assert_eq!(asked(&mut old, &query("select 2")).await, b"");
 }

@@ -108,7 +108,8 @@ impl Scenario {
                                   bursts of four requests."
                 .to_owned(),
             Scenario::Outage => "Four warm instances; the server stops; four requests, three times, \
-                                 300 ms apart; the server starts; the same again."
+                                 300 ms apart, to which connections are refused; the server starts; the same \
+                                 again. Connects that were refused are not counted."
                 .to_owned(),
             Scenario::Deadline => "Two instances with a timeout of 1 s run a statement of 30 s in a \
                                    transaction. None can answer with a result; what counts is what \
@@ -235,8 +236,11 @@ async fn outage(scene: &mut Scene<'_>) -> Result<()> {
         }
     };
     scene.server.postgres.halt().await?;
+    // As the host of a server does that is down: libraries tell "refused" from "reset".
+    scene.relay.refuse(true).await?;
     ask_thrice(&scene.function).await;
     scene.server.postgres.restart().await?;
+    scene.relay.refuse(false).await?;
     ask_thrice(&scene.function).await;
     for asked in asks.join_all().await {
         scene.note(asked?);

@@ -192,7 +192,7 @@ pub fn answers(rows: &[Row<'_>]) -> String {
 /// As many digits as mean something.
 pub fn number(value: f64) -> String {
     match value {
-        value if value == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         value if value < 10.0 && value.fract() != 0.0 => format!("{value:.1}"),
         value => format!("{value:.0}"),
     }
