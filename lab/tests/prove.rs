@@ -1,17 +1,21 @@
 //! `lab prove` against the function of prove/, over HTTP, in hosts that freeze it.
 
-use std::process::Output;
-use std::time::Duration;
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
 
 use lab::lambda::Function;
 use lab::pgbouncer::{Mode, PgBouncer};
 use lab::postgres::{Database, Postgres};
 use lab::vercel::Deployment;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
 const FUNCTION: &str = env!("CARGO_BIN_EXE_prove-function");
+/// Longer than a busy machine takes.
+const PLENTY: Duration = Duration::from_secs(60);
+
 const TOKEN: &str = "a-token-of-the-tests";
 
 /// What stays open without the layer, on whatever machine: a dropped transaction may be rolled
@@ -152,6 +156,36 @@ async fn mistakes_are_told_in_a_line() {
         .execute(&format!("drop role {name}"))
         .await
         .expect("dropped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn interrupted_command_tidies_up() {
+    let database = database().await;
+    let url = lambda(&database.url, Some(TOKEN), false).await;
+    let command = Command::new(env!("CARGO_BIN_EXE_lab-prove"))
+        .args([&url, "--database", &database.url, "--wait", "600"])
+        .env("PROVE_TOKEN", TOKEN)
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("it starts");
+    let made = "select count(*) from pg_class where relname = 'antifreeze_prove' \
+                and pg_sequence_last_value('antifreeze_prove_id_seq') > 0";
+    // It waits after its first ending then.
+    let limit = Instant::now() + PLENTY;
+    while !matches!(database.query(made).await, Ok(rows) if rows[0][0].as_deref() == Some("1")) {
+        assert!(Instant::now() < limit, "no row is made");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let pid = command.id().and_then(|pid| Pid::from_raw(pid as i32));
+    kill_process(pid.expect("it runs"), Signal::INT).expect("interrupted");
+    let output = tokio::time::timeout(PLENTY, command.wait_with_output()).await;
+    let output = output.expect("it ends").expect("an output");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.ends_with("error: interrupted\n"), "{text}");
+    let left = database.query("select from pg_class where relname = 'antifreeze_prove'");
+    assert!(left.await.expect("an answer").is_empty());
 }
 
 /// Nothing is left open with the layer, and without it what can be relied upon is.

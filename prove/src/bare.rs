@@ -17,7 +17,8 @@ static CLIENTS: Mutex<Vec<Arc<Mutex<Client>>>> = Mutex::const_new(Vec::new());
 /// request has another, since the last may have left its own in any state.
 pub async fn connection() -> Result<OwnedMutexGuard<Client>, BoxError> {
     // tokio-postgres knows three modes of TLS; the roots are the public ones.
-    let url = env::var("DATABASE_URL")?
+    let url = env::var("DATABASE_URL")
+        .map_err(|_| "DATABASE_URL is not set: without the layer, no other variable is read")?
         .replace("sslmode=verify-full", "sslmode=require")
         .replace("sslmode=verify-ca", "sslmode=require");
     let mut config: Config = url.parse()?;

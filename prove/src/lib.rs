@@ -41,7 +41,7 @@ const SERVER: &str = "select current_database(), current_user, \
 /// The environment names no database, or the runtime fails.
 pub async fn serve() -> Result<(), BoxError> {
     lambda_http::tracing::init_default_subscriber();
-    let on_lambda = env::var_os("AWS_LAMBDA_RUNTIME_API").is_some();
+    let on_lambda = host() == "lambda";
     if env::var_os("WITHOUT_LAYER").is_some() {
         return if on_lambda {
             lambda_http::run(service_fn(|request| answer(request, None))).await
@@ -140,16 +140,12 @@ async fn description(database: Option<Database>) -> Result<Value, BoxError> {
     };
     let [database, role, started, application_name, version] = row;
     let variable = |name| env::var(name).ok();
-    let host = match (variable("AWS_LAMBDA_RUNTIME_API"), variable("VERCEL")) {
-        (Some(_), _) => "lambda",
-        (None, Some(_)) => "vercel",
-        (None, None) => "other",
-    };
     Ok(json!({
         "function": "antifreeze prove",
+        "version": env!("CARGO_PKG_VERSION"),
         "layer": layer,
         "pooler": pooler,
-        "host": host,
+        "host": host(),
         "region": variable("AWS_REGION").or(variable("VERCEL_REGION")),
         "architecture": env::consts::ARCH,
         "endings": ENDINGS.map(|(name, does)| json!({ "name": name, "does": does })),
@@ -161,6 +157,18 @@ async fn description(database: Option<Database>) -> Result<Value, BoxError> {
             "version": version,
         },
     }))
+}
+
+/// Vercel may use Lambda, and sets its own variable then.
+fn host() -> &'static str {
+    let set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
+    if set("VERCEL") {
+        "vercel"
+    } else if set("AWS_LAMBDA_RUNTIME_API") {
+        "lambda"
+    } else {
+        "other"
+    }
 }
 
 async fn server(connection: impl Connection) -> Result<[String; 5], BoxError> {

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use futures_util::future::join3;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex, split};
 use tokio::runtime::{Builder, Runtime};
 
@@ -36,7 +37,7 @@ pub fn answers(bytes: &[u8], chunk: usize) -> Vec<u8> {
             let _ = writes.shutdown().await;
         };
         let serves = serve(Arc::clone(bridge), Box::new(socket));
-        let _ = tokio::join!(serves, sends, reads.read_to_end(&mut answers));
+        let _ = join3(serves, sends, reads.read_to_end(&mut answers)).await;
     });
     answers
 }

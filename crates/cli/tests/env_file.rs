@@ -152,8 +152,10 @@ async fn databases_of_two_sources_are_not_mixed() {
         .await
         .exits(0);
     ran.assert_err(
-        "not used of .env, since .env.local names the database: MIGRATION_DATABASE_URL\n\
-         not used of the environment, since .env.local names the database: PGDATABASE, PGPASSWORD\n",
+        "not used of .env, since .env.local names the database: MIGRATION_DATABASE_URL; put them \
+         into .env.local, or name one file with --env-file\n\
+         not used of the environment, since .env.local names the database: PGDATABASE, \
+         PGPASSWORD; put them into .env.local, or name one file with --env-file\n",
     );
 }
 

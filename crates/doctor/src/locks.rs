@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::activity::ServerSession;
 use super::examine::Options;
-use super::facts::Facts;
+use super::facts::{Facts, Worker};
 use super::overview::PreparedTransaction;
 use super::report::{Check, Step};
 use super::slots::MAX_SHOWN;
@@ -126,7 +126,7 @@ fn blocked(head: &Head, first: &[&ServerSession], behind: usize, facts: &Facts) 
                 ),
                 (None, Some(worker)) if worker.kind != "autovacuum worker" => (
                     printable(&format!("pid {pid} ({})", worker.kind)),
-                    format!("SELECT pg_terminate_backend({pid});"),
+                    end_worker(worker, first[0].pid),
                 ),
                 // It gives way to any lock unless it prevents a wraparound (manual, "The
                 // Autovacuum Daemon").
@@ -145,6 +145,18 @@ fn blocked(head: &Head, first: &[&ServerSession], behind: usize, facts: &Facts) 
         }
     };
     Check::finding(Step::Locks, format!("{blocker} {blocks}{more}"), remedy)
+}
+
+/// Ends what a server process blocks, as far as it would not begin again.
+fn end_worker(worker: &Worker, waits: i32) -> String {
+    let (kind, pid) = (&worker.kind, worker.pid);
+    if kind == "startup" {
+        return format!("SELECT pg_cancel_backend({waits}); -- or wait: the standby replays it");
+    }
+    if kind.starts_with("logical replication") {
+        return "ALTER SUBSCRIPTION .. DISABLE; -- its worker would begin again".to_owned();
+    }
+    format!("SELECT pg_terminate_backend({pid});")
 }
 
 /// Lets those continue that wait behind the first one.

@@ -58,9 +58,10 @@ const OLDEST: &str = "\
 
 const HOLDER: &str = "\
     (select json_build_object('what', what, 'age', old, 'sql', sql) from (\
-    select format('pid %s (%s)', pid, application_name) as what, age(backend_xmin) as old, \
+    select format('pid %s (%s)', pid, application_name) as what, \
+        greatest(age(backend_xid), age(backend_xmin)) as old, \
         format('SELECT pg_terminate_backend(%s);', pid) as sql from pg_stat_activity \
-        where backend_type = 'client backend' and pid <> pg_backend_pid() \
+        where backend_type in ('client backend', 'walsender') and pid <> pg_backend_pid() \
     union all select format('prepared transaction %s', gid), age(transaction), \
         format('ROLLBACK PREPARED %L; -- or COMMIT PREPARED, as its coordinator has decided', gid) from pg_prepared_xacts \
     union all select format('replication slot %s', slot_name), \
@@ -136,8 +137,8 @@ impl Maintenance {
                 Step::Wraparound,
                 format!(
                     "{text}; vacuum does not keep up: run it there; if the age stays, a session, \
-                     a standby, a prepared transaction or a replication slot that this role \
-                     cannot see holds it back"
+                     a standby, a prepared transaction or a replication slot that was not \
+                     found here holds it back"
                 ),
                 "VACUUM (FREEZE);",
             ),

@@ -202,7 +202,10 @@ impl Files {
 /// Says which variables are not used, if there are any.
 fn not_used(of: &str, source: &str, names: &[&str]) -> Option<String> {
     let (of, source, all) = (printable(of), printable(source), names.join(", "));
-    let note = format!("not used of {of}, since {source} names the database: {all}");
+    let note = format!(
+        "not used of {of}, since {source} names the database: {all}; put them into {source}, or \
+         name one file with --env-file"
+    );
     (!names.is_empty()).then_some(note)
 }
 
@@ -275,7 +278,8 @@ mod tests {
             ("PGPASSWORD", "b"),
         ];
         assert_eq!(values(&files), expected);
-        let note = "not used of .env.local, since .env names the database: PGPASSWORD";
+        let note = "not used of .env.local, since .env names the database: PGPASSWORD; put them \
+                    into .env, or name one file with --env-file";
         assert_eq!(files.notes, [note]);
     }
 

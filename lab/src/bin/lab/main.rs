@@ -72,7 +72,11 @@ async fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Demo { serve, port } => demo::run(serve.then_some(port)).await,
         Command::Compare { runs, next } => compare::run(runs, next).await,
-        Command::Prove { arguments } => prove::run(&arguments).await,
+        Command::Prove { arguments } => {
+            // As the program itself: 1 says that something was left open.
+            lab::exit_code(prove::run(&arguments).await.map_err(Into::into));
+            return ExitCode::from(2);
+        }
         Command::Fleet(options) => fleet::run(options).await,
         Command::Record { recordings, seeds } => record::run(&recordings, &seeds).await,
     };

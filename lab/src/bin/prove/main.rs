@@ -9,6 +9,7 @@ mod table;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
@@ -77,14 +78,18 @@ async fn run(arguments: Arguments) -> Result<bool> {
     }
     server.prepare(&with, without.as_ref()).await?;
     let wait = Duration::from_secs_f64(arguments.wait);
+    let last = AtomicU64::new(0);
     let observed = tokio::select! {
-        observed = observe(&server, &with, without.as_ref(), wait) => observed,
+        observed = observe(&server, &with, without.as_ref(), wait, &last) => observed,
         _ = tokio::signal::ctrl_c() => Err(Error::new("interrupted")),
     };
     if observed.is_err() {
         for function in [Some(&with), without.as_ref()].into_iter().flatten() {
-            // Of no ending: what is open under the function's name, or uses the table.
-            let _ = server.end(&function.description.application_name, 0).await;
+            // What the ending under way has left.
+            let tag = last.load(Ordering::Relaxed);
+            let _ = server
+                .end(&function.description.application_name, tag)
+                .await;
         }
     }
     let tidied = server.tidy_up().await;
@@ -106,16 +111,17 @@ async fn observe(
     with: &Function,
     without: Option<&Function>,
     wait: Duration,
+    last: &AtomicU64,
 ) -> Result<Vec<Ending>> {
     let mut endings = Vec::new();
     for (name, does) in with.description.endings() {
         eprintln!("{name}: {does}");
         let compared = match without {
-            Some(function) => Some(one(server, function, &name, wait).await?),
+            Some(function) => Some(one(server, function, &name, wait, last).await?),
             None => None,
         };
         endings.push(Ending {
-            with: one(server, with, &name, wait).await?,
+            with: one(server, with, &name, wait, last).await?,
             without: compared,
             name,
             does,
@@ -125,8 +131,15 @@ async fn observe(
 }
 
 /// One ending: the response, the server then and later, and a migration.
-async fn one(server: &Server, function: &Function, ending: &str, wait: Duration) -> Result<Seen> {
+async fn one(
+    server: &Server,
+    function: &Function,
+    ending: &str,
+    wait: Duration,
+    last: &AtomicU64,
+) -> Result<Seen> {
     let tag = antifreeze::internal::random_number();
+    last.store(tag, Ordering::Relaxed);
     let name = &function.description.application_name;
     let rows = server.rows().await?;
     let answer = function.end(ending, tag).await?;

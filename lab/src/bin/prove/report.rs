@@ -63,7 +63,7 @@ impl Report {
         let described = |description: &Description| {
             let value = &description.value;
             json!({
-                "host": value["host"], "region": value["region"],
+                "version": value["version"], "host": value["host"], "region": value["region"],
                 "architecture": value["architecture"], "layer": value["layer"],
                 "pooler": value["pooler"],
             })
@@ -77,7 +77,6 @@ impl Report {
         });
         json!({
             "report": "antifreeze prove",
-            "version": env!("CARGO_PKG_VERSION"),
             "unix_time": now.map_or(0, |now| now.as_secs()),
             "wait_seconds": self.wait.as_secs_f64(),
             "postgresql": self.server,
@@ -101,7 +100,8 @@ impl Seen {
         json!({
             "status": self.answer.status.map(|status| status.as_u16()),
             "answered_ms": took(self.answer.took),
-            "error": self.answer.error,
+            // Its text may name the host or the role.
+            "failed": self.answer.error.is_some(),
             "reached": self.is_reached,
             "at_once": self.at_once.json(),
             "later": self.later.json(),

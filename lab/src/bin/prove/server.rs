@@ -30,7 +30,7 @@ const SESSIONS: &str = "\
     from pg_stat_activity left join held using (pid) \
     where pid <> pg_backend_pid() and datname = current_database() \
         and backend_type = 'client backend' \
-        and (application_name = $1 or query like '%' || $3 || '%' or relation or advisory)";
+        and (application_name = nullif($1, '') or query like '%' || $3 || '%' or relation or advisory)";
 
 const TEMPORARY: &str = "select exists (select from pg_class \
     where relname = 'antifreeze_prove_left' and relpersistence = 't')";
@@ -148,9 +148,10 @@ impl Server {
         let limit = Instant::now() + END;
         loop {
             let sessions = self.sessions(application_name, tag).await?;
-            let left = sessions
-                .iter()
-                .filter(|(_, session)| session.is_open() || session.is_tagged);
+            // Another application may have the same name: what is ended is the ending's for sure.
+            let left = sessions.iter().filter(|(_, session)| {
+                session.is_tagged || session.table_lock || session.advisory_lock
+            });
             let pids: Vec<i32> = left.map(|(pid, _)| *pid).collect();
             if pids.is_empty() {
                 return Ok(());
