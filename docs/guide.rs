@@ -22,6 +22,7 @@ macro_rules! links {
             "prove": "docs/prove.md",
             "providers": "docs/providers/README.md",
             "rds": "docs/providers/rds.md",
+            "role-timeouts": "docs/server-timeouts.md#behind-a-pooler",
             "runbook": "docs/runbook.md",
             "start": "docs/benchmarks.md#the-start-of-a-function",
             "starters/lambda": "starters/lambda/README.md",
@@ -39,7 +40,9 @@ macro_rules! links {
             "[deadline]: crate::guide::lambda#the-deadline\n",
             "[unwind]: crate::guide::lambda#1-a-function\n",
             "[vercel]: crate::guide::vercel\n",
+            "[sigterm]: crate::guide::vercel#fluid-compute-one-process-many-requests\n",
             "[drivers]: crate::guide::other_drivers\n",
+            "[claims]: crate::guide::other_drivers#several-invocations-at-once\n",
             $("[", $label, "]: ", env!("CARGO_PKG_REPOSITORY"), "/blob/main/", $path, "\n",)*
         )
     };

@@ -97,9 +97,12 @@ pub async fn run(options: Options) -> Result<()> {
         })
         .collect();
     if scenarios.is_empty() || candidates.is_empty() {
-        return Err(Error::new(
-            "there is no such scenario or candidate: see the names in docs/benchmarks.md",
-        ));
+        let names = scenarios::ALL.iter().flat_map(|it| it.names());
+        let names = Vec::from_iter(names.copied()).join("; ");
+        let those = candidates::ALL.map(|it| it.name).join("; ");
+        return Err(Error::new(format!(
+            "there is no such scenario or candidate. Scenarios: {names}. Candidates: {those}"
+        )));
     }
 
     let mut machine = Machine::before(options.quick);

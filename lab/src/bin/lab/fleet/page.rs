@@ -39,6 +39,11 @@ pub fn html(report: &Report<'_>) -> Result<String> {
     let items = ahead.iter().map(|it| format!("<li>{}</li>\n", escaped(it)));
     body += &format!("<ul>\n{}</ul>\n", String::from_iter(items));
 
+    body += "<h2>How to read the tables</h2>\n";
+    body += &paragraph(
+        "Medians over the runs, their quartiles, and the ratio to antifreeze within a run. p50 and p99 \
+         are of the requests that were answered, worst is of all. > : the ALTER TABLE gave up.",
+    );
     for section in &sections {
         body += &of_section(section);
     }
@@ -124,12 +129,7 @@ fn of_section(section: &Section<'_>) -> String {
         }
         text += "</tr>\n";
     }
-    text += "</tbody>\n</table>\n</div>\n";
-    text += &paragraph(
-        "Medians over the runs, their quartiles, and the ratio to antifreeze within a run. p50 and p99 \
-         are of the requests that were answered, worst is of all. > : the ALTER TABLE gave up.",
-    );
-    text
+    text + "</tbody>\n</table>\n</div>\n"
 }
 
 fn configurations(report: &Report<'_>) -> String {

@@ -99,10 +99,11 @@ impl Scenario {
                                  they are frozen; two bursts of four requests."
                 .to_owned(),
             Scenario::Cut => format!(
-                "The same, but the network forgets the connections without a word to either side, as \
-                 NAT does with idle ones. antifreeze tests a connection that was idle for a minute; \
-                 here, so that nobody has to wait, for {TEST_AFTER} ms. No other candidate has such a \
-                 setting that applies. The function's timeout is 5 s."
+                "Four warm instances; while they are frozen the network forgets their connections \
+                 without a word to either side, as NAT does with idle ones; two bursts of four \
+                 requests. antifreeze tests a connection that was idle for a minute; here, so that \
+                 nobody has to wait, for {TEST_AFTER} ms. The others have their defaults. The \
+                 function's timeout is 5 s."
             ),
             Scenario::Restart => "Four warm instances; the server restarts while they are frozen; two \
                                   bursts of four requests."
