@@ -125,9 +125,9 @@ fn prepared_deallocate_frees_the_name() {
     link.answer(&[PARSED, READY].concat());
     link.take_down();
     link.write(&prepare("a"));
-    let sent = link.take_up();
-    assert!(!sent.is_empty(), "the name is not taken");
-    assert!(!link.take_down().starts_with(b"E"));
+    assert_eq!(link.take_up(), b"", "the text is known");
+    let down = [PARSED, DESCRIBED, READY].concat();
+    assert_eq!(link.take_down(), down, "the name is not taken");
 }
 
 /// What the server has not confirmed is not relied on by another unit.

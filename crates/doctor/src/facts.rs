@@ -43,6 +43,8 @@ pub(super) struct Worker {
     /// The backend type: `autovacuum worker`, `logical replication worker`, or the name of an
     /// extension's.
     pub(super) kind: String,
+    /// The subscription that it applies.
+    pub(super) subscription: Option<String>,
     /// What it does: `autovacuum: VACUUM public.partners (to prevent wraparound)`.
     pub(super) query: String,
 }
@@ -50,7 +52,9 @@ pub(super) struct Worker {
 /// Selects the server's own processes as JSON.
 const WORKERS: &str = "\
     coalesce((select json_agg(json_build_object('pid', pid, 'kind', backend_type, \
-    'query', coalesce(query, ''))) from pg_stat_activity \
+    'subscription', (select quote_ident(subname) from pg_stat_subscription s \
+        where s.pid = a.pid limit 1), \
+    'query', coalesce(query, ''))) from pg_stat_activity a \
     where backend_type not in ('client backend', 'walsender')), '[]')";
 
 #[derive(Debug, Clone, Deserialize)]

@@ -153,8 +153,8 @@ fn end_worker(worker: &Worker, waits: i32) -> String {
     if kind == "startup" {
         return format!("SELECT pg_cancel_backend({waits}); -- or wait: the standby replays it");
     }
-    if kind.starts_with("logical replication") {
-        return "ALTER SUBSCRIPTION .. DISABLE; -- its worker would begin again".to_owned();
+    if let Some(name) = &worker.subscription {
+        return format!("ALTER SUBSCRIPTION {name} DISABLE; -- its worker would begin again");
     }
     format!("SELECT pg_terminate_backend({pid});")
 }
