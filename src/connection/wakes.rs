@@ -11,9 +11,17 @@ use std::task::{Context, Wake, Waker};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 thread_local! {
-    /// This thread is polling a connection.
-    static POLLS: Cell<bool> = const { Cell::new(false) };
+    static POLLS: Cell<Polls> = const { Cell::new(Polls::Not) };
     static HELD: RefCell<Vec<Arc<Late>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Whether this thread is polling a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Polls {
+    Not,
+    UnderWay,
+    /// Wakes are held back.
+    Holding,
 }
 
 /// A poll of a connection on this thread, from before it is locked until after.
@@ -23,20 +31,22 @@ pub(super) struct Polling {
 
 impl Polling {
     pub(super) fn begin() -> Self {
-        let is_outermost = !POLLS.replace(true);
+        let is_outermost = POLLS.get() == Polls::Not;
+        if is_outermost {
+            POLLS.set(Polls::UnderWay);
+        }
         Polling { is_outermost }
     }
 
     /// Returns whether this thread is polling a connection.
     pub(super) fn is_under_way() -> bool {
-        POLLS.get()
+        POLLS.get() != Polls::Not
     }
 }
 
 impl Drop for Polling {
     fn drop(&mut self) {
-        if self.is_outermost {
-            POLLS.set(false);
+        if self.is_outermost && POLLS.replace(Polls::Not) == Polls::Holding {
             let next = || HELD.try_with(|held| held.borrow_mut().pop());
             while let Ok(Some(late)) = next() {
                 late.wake_now();
@@ -87,9 +97,10 @@ impl Late {
 impl Wake for Late {
     fn wake(self: Arc<Self>) {
         let hold = || HELD.try_with(|held| held.borrow_mut().push(Arc::clone(&self)));
-        if !POLLS.get() || hold().is_err() {
-            self.wake_now();
+        if !Polling::is_under_way() || hold().is_err() {
+            return self.wake_now();
         }
+        POLLS.set(Polls::Holding);
     }
 }
 
