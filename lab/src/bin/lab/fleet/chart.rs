@@ -99,7 +99,8 @@ impl Chart {
     fn spread(&self, row: &Row<'_>) -> Option<Spread> {
         match self.value {
             Value::Answered => {
-                let share = 100.0 * row.answered as f64 / row.sent.max(1) as f64;
+                // As in the table: 100 only if all were answered.
+                let share = (100.0 * row.answered as f64 / row.sent.max(1) as f64).floor();
                 Spread::of(&[share])
             }
             Value::Figure(key) => row.figure(key),
