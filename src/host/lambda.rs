@@ -63,8 +63,9 @@ pub async fn on_lambda(database: &Database) -> Result<()> {
         registered.await.map_err(|_| {
             Error::configuration(
                 "the extension that hears of the function's end cannot be registered: call \
-                 shutdown::on_lambda once, before the function starts to serve, and where \
-                 spawn_graceful_shutdown_handler is in use already, await Database::close in it",
+                 shutdown::on_lambda or DatabaseLayer::from_env once, before the function starts to \
+                 serve; where spawn_graceful_shutdown_handler is in use already, make the layer with \
+                 DatabaseLayer::new and await Database::close in that handler",
             )
         })
     };

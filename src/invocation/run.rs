@@ -158,14 +158,16 @@ impl<F: Future, J> Run<F, J> {
         let scope = Scope::around(invocation.clone());
         invocation.begin(&scope);
         let cutoff = invocation.cutoff().map(tokio::time::sleep_until);
+        let waker = LateWaker::where_useful();
+        let ending = Ending::new(invocation, observe::abandoned);
         let mut run = Box::pin(Run {
             scope,
             judge,
             handler: None,
-            waker: LateWaker::where_useful(),
+            waker,
             cutoff,
             ended: None,
-            ending: Ending::new(invocation, observe::abandoned),
+            ending,
         });
         let span = run.invocation().span();
         let this = run.as_mut().project();
