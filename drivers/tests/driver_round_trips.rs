@@ -127,16 +127,16 @@ async fn clean_end_sends_nothing() {
     let lab = lab().await;
     let url = lab.database.url().expect("a URL");
     let pool = PgPoolOptions::new().connect_lazy(&url).expect("a pool");
-    for _ in 0..2 {
-        let counts = lab
-            .count(async |mark| {
-                query(&pool).await?;
-                mark();
-                Ok(())
-            })
-            .await;
-        assert_eq!((counts.bytes_up, counts.bytes_down), (0, 0), "{counts:?}");
-    }
+    let work = async |mark: &dyn Fn()| {
+        query(&pool).await?;
+        mark();
+        Ok(())
+    };
+    let first = lab.count(work).await;
+    // The answer to what was asked behind the first statement may still come.
+    assert_eq!(first.bytes_up, 0, "{first:?}");
+    let counts = lab.count(work).await;
+    assert_eq!((counts.bytes_up, counts.bytes_down), (0, 0), "{counts:?}");
 }
 
 /// Opens a session, which is kept, and counts what a new connection of the driver takes with

@@ -91,8 +91,8 @@ impl Scene {
     /// The function's sessions, and the migration if it waits, as the page shows them.
     pub async fn sessions(&self) -> Result<Value> {
         let sessions = "select pid, application_name, coalesce(state, 'none'), \
-             to_char(extract(epoch from clock_timestamp() - state_change), 'FM9990.0'), query, \
-             array_to_string(pg_blocking_pids(pid), ', ') \
+             to_char(extract(epoch from clock_timestamp() - state_change), 'FM9990.0'), \
+             regexp_replace(query, '^set .*; *', ''), array_to_string(pg_blocking_pids(pid), ', ') \
              from pg_stat_activity where datname = current_database() \
              and application_name in ('function', 'migration') order by backend_start";
         let sessions = self.database.query(sessions).await?;
