@@ -133,7 +133,7 @@ mod tests {
         waker.wake_by_ref();
         drop(inner);
         assert_eq!(woken(), 1);
-        // A poll on another thread is none of this one's.
+        // The poll of another thread holds nothing back here.
         let elsewhere = waker.clone();
         std::thread::spawn(move || elsewhere.wake()).join().unwrap();
         assert_eq!(woken(), 2);

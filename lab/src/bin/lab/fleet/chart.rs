@@ -99,8 +99,7 @@ impl Chart {
     fn spread(&self, row: &Row<'_>) -> Option<Spread> {
         match self.value {
             Value::Answered => {
-                // As in the table: 100 only if all were answered.
-                let share = (100.0 * row.answered as f64 / row.sent.max(1) as f64).floor();
+                let share = 100.0 * row.answered as f64 / row.sent.max(1) as f64;
                 Spread::of(&[share])
             }
             Value::Figure(key) => row.figure(key),

@@ -25,7 +25,7 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// `url` is a superuser's, for whom slots are reserved.
+    /// `url` is that of a superuser: some slots are reserved for superusers.
     pub fn start(url: String) -> Sampler {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let task = tokio::spawn(sample(url, Arc::clone(&seen))).abort_handle();
