@@ -230,7 +230,7 @@ impl Database {
     where
         E: From<Error>,
     {
-        let invocation = Invocation::new(Arc::clone(&self.engine), deadline.into(), "");
+        let invocation = Invocation::inside(Arc::clone(&self.engine), deadline.into(), "");
         Run::new(invocation, IsOk, || work).await?
     }
 

@@ -7,13 +7,14 @@ use std::any::Any;
 use std::collections::HashSet;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::clock;
 use crate::config::{LoadShed, Settings};
 use crate::connect::Connector;
 use crate::error::Error;
+use crate::lock::Mutex;
 use crate::observe::{self, Caller, Peer};
 use crate::pool::Pools;
 use crate::teardown::{Rested, Teardown};
@@ -79,7 +80,7 @@ impl Engine {
 
     /// Returns whether no invocation has reported this statement before.
     pub(crate) fn is_news(&self, statement: u64) -> bool {
-        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reported = self.reported.lock();
         reported.len() < MOST_REPORTED && reported.insert(statement)
     }
 
@@ -119,6 +120,7 @@ impl Engine {
         } else {
             meters.torn_down(outcome, elapsed, rested.is_unclean);
         }
+        // Not called under the lock: one may register another.
         let observers = self.observers.read();
         let observers = Arc::clone(&observers.unwrap_or_else(PoisonError::into_inner));
         if observers.is_empty() {

@@ -1,34 +1,24 @@
-//! What the crates, the tests and the fuzz targets beside this crate need of its inside. It may
+//! Exposes internals to the other crates, the tests and the fuzz targets of this repository. It may
 //! change with any release.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use crate::backoff::Backoff;
 pub use crate::clock::{Clock, System};
+pub use crate::config::duration::parse as parse_duration;
+pub use crate::config::environment::{replace_variables, variable};
+pub use crate::config::server_timeouts::ServerTimeout;
+pub use crate::config::spelling::nearest;
 use crate::config::{Origin, Pooler, Settings};
-pub use crate::config::{ServerTimeout, nearest, parse_duration};
 pub use crate::connect::{ConnectOptions, Connector, Progress, Target};
-pub use crate::credentials::given;
+pub use crate::credentials::text::given;
 pub use crate::observe::{Kind, METRICS, Metric, Unit};
 use crate::provider::Host;
-pub use crate::provider::RESERVED;
+pub use crate::provider::{RESERVED, detect as detect_pooler};
 pub use crate::random::number as random_number;
 pub use crate::tls::{Handshake, Summary as CertificateSummary};
 pub use crate::wire::residue::setting;
 use crate::{Database, Result, Session};
-
-/// Adds the variables of files such as `.env` to the environment that configurations are read
-/// from, below those of the process that are not blank. The `hidden` ones of the process do not
-/// count. Has an effect once, before a configuration is read.
-pub fn add_variables(variables: BTreeMap<String, String>, hidden: BTreeSet<String>) {
-    crate::config::add_files(variables, hidden);
-}
-
-/// Reads a variable of the process, or else one that was added.
-pub fn variable(name: &str) -> Option<String> {
-    crate::config::variable(name)
-}
 
 /// The region in the name of a host, if the provider has it there.
 pub fn region(host: &str) -> Option<String> {
@@ -63,25 +53,9 @@ pub async fn open(connector: &Arc<Connector>, options: ConnectOptions<'_>) -> Re
     Session::open(connector, options).await
 }
 
-/// Whether the start-up packet of these settings has options.
-pub fn has_startup_options(settings: &Settings) -> bool {
-    settings
-        .startup_options(settings.longest_call(None))
-        .is_some()
-}
-
-/// Whether timeouts and `jit` are among the start-up options.
-pub fn sends_settings(settings: &Settings) -> bool {
-    settings.sends_settings()
-}
-
-/// The timeouts in the start-up packet, in milliseconds.
-pub fn startup_timeouts(settings: &Settings) -> Vec<ServerTimeout> {
-    settings.startup_timeouts(settings.longest_call(None))
-}
-
-/// The timeouts that are sent once a session has started.
-pub fn session_timeouts(settings: &Settings) -> Vec<ServerTimeout> {
+/// The timeouts that the server is sent, in milliseconds: as a session starts, and after. None
+/// where the server or the pooler takes no settings.
+pub fn timeouts(settings: &Settings) -> Vec<ServerTimeout> {
     settings.server_timeouts(settings.longest_call(None))
 }
 
@@ -146,7 +120,7 @@ pub mod bridge {
 #[cfg(fuzzing)]
 pub mod startup {
     pub use crate::connect::startup::Mechanism;
-    pub use crate::connect::startup::fuzzing::{Asked, authenticate};
+    pub use crate::connect::startup::fuzzing::authenticate;
 }
 
 /// The stream under tokio-postgres, for the tests and the fuzz targets.

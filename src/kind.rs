@@ -4,9 +4,9 @@ use std::fmt;
 
 use http::StatusCode;
 
-/// What holds for errors of a kind.
+/// A property of all errors of a kind.
 #[derive(PartialEq, Eq)]
-enum Trait {
+enum Property {
     Retryable,
     Unavailable,
 }
@@ -32,8 +32,8 @@ macro_rules! kinds {
                 match self { $(ErrorKind::$kind => $name,)* }
             }
 
-            fn is(self, holds: Trait) -> bool {
-                let all: &[Trait] = match self { $(ErrorKind::$kind => &[$(Trait::$holds),*],)* };
+            fn is(self, holds: Property) -> bool {
+                let all: &[Property] = match self { $(ErrorKind::$kind => &[$(Property::$holds),*],)* };
                 all.contains(&holds)
             }
 
@@ -171,13 +171,13 @@ impl ErrorKind {
     /// False after a lost or terminated connection: the last statement may have been executed.
     /// [`Error::is_retryable`](crate::Error::is_retryable) also considers the SQLSTATE.
     pub fn is_retryable(self) -> bool {
-        self.is(Trait::Retryable)
+        self.is(Property::Retryable)
     }
 
     /// Returns whether the database is unavailable at the moment for any request: a handler
     /// can answer from a cache, or do less.
     pub fn is_unavailable(self) -> bool {
-        self.is(Trait::Unavailable)
+        self.is(Property::Unavailable)
     }
 
     /// Returns the HTTP status to answer with: 409 for a unique violation, 422 for other

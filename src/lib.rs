@@ -119,6 +119,7 @@ mod kind;
 pub mod layer;
 mod lifecycle;
 mod limit;
+mod lock;
 mod net;
 mod observe;
 mod pool;

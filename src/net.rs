@@ -6,10 +6,11 @@ use std::net::SocketAddr;
 #[cfg(unix)]
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use crate::lock::Mutex;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -94,7 +95,7 @@ pub(crate) enum Peek {
 /// Calls the same method on either kind of stream.
 macro_rules! either {
     ($socket:expr, $stream:ident => $call:expr) => {
-        match &mut *$socket.0.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &mut *$socket.0.lock() {
             Stream::Tcp($stream) => $call,
             #[cfg(unix)]
             Stream::Unix($stream) => $call,

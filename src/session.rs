@@ -1,4 +1,4 @@
-//! `Session`: a connection outside any pool and invocation.
+//! Provides a session outside of any pool and invocation.
 
 use std::fmt;
 use std::ops::Deref;
@@ -13,6 +13,7 @@ use crate::clock::{Clock, System};
 use crate::config::Pooler;
 use crate::connect::{ConnectOptions, Connector};
 use crate::connection::{self, ExclusiveClient};
+use crate::deadline::FAR;
 use crate::error::{Error, ErrorKind, Result};
 use crate::teardown::{Budget, close};
 use crate::wire::TransactionStatus;
@@ -88,7 +89,8 @@ impl Session {
     /// confirmed the close, and so has rolled back and released its locks; false if it did not
     /// within `limit`.
     pub async fn close(mut self, limit: Duration) -> bool {
-        let budget = Budget::new(Some(Instant::now() + limit), self.session.link.round_trip);
+        let end = Instant::now() + limit.min(FAR);
+        let budget = Budget::new(Some(end), self.session.link.round_trip).unhurried();
         let client = self.client.take();
         let close: BoxFuture<'_, _> = Box::pin(close(&self.session, &budget));
         let acknowledged = close.await;

@@ -1,29 +1,30 @@
-//! A database of its own for a test, and whether a handler leaves nothing open.
+//! Gives each test a database of its own, and checks that a handler leaves nothing open.
 
-use std::fmt;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, resume_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::time::sleep;
 
 use crate::config::Config;
+use crate::config::startup::quoted;
 use crate::database::Database;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::lock::Mutex;
 use crate::random;
 use crate::session::Session;
 use crate::teardown::Teardown;
 
-/// How often a template is tried that another test is copying.
+/// The number of attempts to copy a template that another test is copying.
 const ATTEMPTS: u32 = 100;
 
 /// The time between two attempts.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The time to close the session that has dropped the database.
-const GOODBYE: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs a test on a database of its own: a copy of the one that `url` names, which is dropped at
 /// the end, also if the test panics. Tests can run side by side.
@@ -71,7 +72,7 @@ pub async fn with_database<T>(url: &str, test: impl AsyncFnOnce(&TestDatabase) -
     let server = Database::new(server.statement_timeout(Duration::ZERO))?;
     let session = server.session().await?;
     let created = create(&session, &name, &template).await;
-    session.close(GOODBYE).await;
+    session.close(CLOSE_TIMEOUT).await;
     created?;
     let done = match TestDatabase::new(config.dbname(&name)) {
         Ok(database) => {
@@ -81,21 +82,21 @@ pub async fn with_database<T>(url: &str, test: impl AsyncFnOnce(&TestDatabase) -
         }
         Err(error) => Err(error),
     };
-    // The test may have sessions of its own.
-    let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quoted(&name));
-    // A session of its own: the test may have taken longer than one may be idle.
-    let dropped = match server.session().await {
-        Ok(session) => {
-            let dropped = session.batch_execute(&drop).await.map_err(Error::from);
-            session.close(GOODBYE).await;
-            dropped
-        }
-        Err(error) => Err(error),
-    };
+    let dropped = drop_database(&server, &name).await;
     match done? {
         Ok(output) => dropped.map(|()| output),
         Err(panic) => resume_unwind(panic),
     }
+}
+
+async fn drop_database(server: &Database, name: &str) -> Result<()> {
+    // The test may have sessions of its own.
+    let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quoted(name));
+    // Another session: the test may have taken longer than one may be idle.
+    let session = server.session().await?;
+    let dropped = session.batch_execute(&drop).await;
+    session.close(CLOSE_TIMEOUT).await;
+    Ok(dropped?)
 }
 
 async fn create(server: &Session, name: &str, template: &str) -> Result<()> {
@@ -120,11 +121,8 @@ async fn create(server: &Session, name: &str, template: &str) -> Result<()> {
     Ok(())
 }
 
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 /// The database of a test: see [`with_database`]. It derefs to [`Database`].
+#[derive(Debug)]
 pub struct TestDatabase {
     database: Database,
     torn_down: Arc<Mutex<Vec<Teardown>>>,
@@ -135,7 +133,7 @@ impl TestDatabase {
         let torn_down = Arc::<Mutex<Vec<Teardown>>>::default();
         let seen = Arc::clone(&torn_down);
         let database = Database::new(config)?;
-        let database = database.on_teardown(move |teardown| lock(&seen).push(teardown.clone()));
+        let database = database.on_teardown(move |teardown| seen.lock().push(teardown.clone()));
         Ok(TestDatabase {
             database,
             torn_down,
@@ -155,7 +153,7 @@ impl TestDatabase {
     /// If something was left open.
     #[track_caller]
     pub fn assert_nothing_left_open(&self) {
-        let torn_down = std::mem::take(&mut *lock(&self.torn_down));
+        let torn_down = std::mem::take(&mut *self.torn_down.lock());
         let left = torn_down.iter().filter_map(|teardown| {
             let place = teardown.left_open_at.as_deref()?;
             Some(format!("\n  checked out at {place}: {}", teardown.outcome))
@@ -168,20 +166,10 @@ impl TestDatabase {
     }
 }
 
-fn lock(torn_down: &Mutex<Vec<Teardown>>) -> MutexGuard<'_, Vec<Teardown>> {
-    torn_down.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Deref for TestDatabase {
     type Target = Database;
 
     fn deref(&self) -> &Database {
         &self.database
-    }
-}
-
-impl fmt::Debug for TestDatabase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("TestDatabase").field(&self.database).finish()
     }
 }

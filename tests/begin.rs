@@ -39,6 +39,33 @@ async fn transaction_ended_by_hand_begins_again() {
     lab.assert_at_rest().await;
 }
 
+/// What was sent behind the COMMIT before its answer.
+#[tokio::test]
+async fn pipelined_statement_begins_again() {
+    let lab = lab().await;
+    for prepared in [true, false] {
+        let result = lab
+            .run(async {
+                let transaction = transaction().await?;
+                transaction.batch_execute("select 1").await?;
+                if prepared {
+                    let commit = transaction.prepare("commit").await?;
+                    let insert = transaction.prepare(INSERT).await?;
+                    let commit = transaction.execute(&commit, &[]);
+                    futures_util::try_join!(commit, transaction.execute(&insert, &[]))?;
+                } else {
+                    let commit = transaction.query_typed("commit", &[]);
+                    futures_util::try_join!(commit, transaction.query_typed(INSERT, &[]))?;
+                }
+                Err::<(), BoxError>("a failure".into())
+            })
+            .await;
+        assert_eq!(result.expect_err("a failure").to_string(), "a failure");
+        assert_eq!(lab.rows().await, 0, "an autocommit: {prepared}");
+        lab.assert_at_rest().await;
+    }
+}
+
 #[tokio::test]
 async fn refused_begin_fails_the_next_statements_too() {
     // A standby, which refuses to begin anything that may write.

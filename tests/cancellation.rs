@@ -7,7 +7,9 @@ use std::time::Duration;
 use antifreeze::config::ConnectionLifetime;
 use antifreeze::teardown::{Outcome, Step};
 use antifreeze::{connection, invocation, transaction};
-use common::{BoxError, Lab, PLENTY, lab_over_relay, lab_with, lease_and_return, poll_at_most};
+use common::{BoxError, Lab, PLENTY, lab_with, lease_and_return, poll_at_most};
+use lab::postgres::Postgres;
+use lab::relay::Relay;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -49,7 +51,8 @@ async fn dropped_everywhere(lab: &Lab, work: impl AsyncFn() -> Result<(), BoxErr
         let run = timeout(PLENTY, poll_at_most(polls, lab.run(work())));
         let done = run.await.unwrap_or_else(|_| hangs(polls));
         nothing_is_lost(lab, polls).await;
-        if done.is_some() {
+        if let Some(result) = done {
+            result.unwrap_or_else(|error| panic!("after {polls} polls: {error}"));
             assert!(polls > 2, "it has await points");
             return;
         }
@@ -187,12 +190,24 @@ async fn checkout_dropped_at_any_poll_loses_no_slot() {
     }
 }
 
+/// A path on which connecting is one message and its answer.
+async fn plain() -> (Lab, Relay) {
+    let server = common::lab().await.server;
+    let address = Postgres::shared().await.expect("a server").address();
+    let relay = Relay::start(address).await.expect("a relay");
+    let url = format!("{}?sslmode=disable", relay.url(&server.url));
+    let lifetime = ConnectionLifetime::PerInvocation;
+    (
+        Lab::over(server, &url, |config| config.lifetime(lifetime)),
+        relay,
+    )
+}
+
 /// The server has let us in, and its word is still on the way: it has a session already.
 #[tokio::test]
 async fn abandoned_session_is_closed() {
-    let (lab, relay) =
-        lab_over_relay(|config| config.lifetime(ConnectionLifetime::PerInvocation)).await;
-    relay.delay(Duration::from_millis(200));
+    let (lab, relay) = plain().await;
+    relay.stall_down();
     lab.run(async {
         let mut asking = Box::pin(connection());
         let there = lab.eventually("the server has a session", async |lab| {
@@ -202,6 +217,8 @@ async fn abandoned_session_is_closed() {
             _ = &mut asking => panic!("it takes a round trip more"),
             () = there => {}
         }
+        drop(asking);
+        relay.resume();
         Ok(())
     })
     .await
@@ -212,9 +229,8 @@ async fn abandoned_session_is_closed() {
 /// A host may freeze the process as soon as the future is dropped, before any task has run.
 #[tokio::test]
 async fn abandoned_session_needs_no_task_to_end() {
-    let (lab, relay) =
-        lab_over_relay(|config| config.lifetime(ConnectionLifetime::PerInvocation)).await;
-    relay.delay(Duration::from_millis(200));
+    let (lab, relay) = plain().await;
+    relay.stall_down();
     let asking = lab.run(lease_and_return());
     let there = lab.eventually("the server has a session", async |lab| {
         lab.sessions().await == ["idle"]

@@ -60,7 +60,7 @@ async fn late_token_misses_the_next_invocation() {
         let response = service.oneshot(Request::new(())).await.expect("a head");
         lab.run(async {
             let connection = connection().await?;
-            Ok(connection.batch_execute("select pg_sleep(0.3)").await?)
+            Ok(connection.batch_execute("select pg_sleep(0.6)").await?)
         })
         .await
         .expect("it is not cancelled");
@@ -124,7 +124,7 @@ async fn unheard_cancel_before_commit_closes() {
         let transaction = transaction().await?;
         transaction.execute("insert into t values (1)", &[]).await?;
         // Longer than the grace, shorter than the cancel is waited for.
-        let slow = transaction.batch_execute("select pg_sleep(0.3)");
+        let slow = transaction.batch_execute("select pg_sleep(0.6)");
         assert!(timeout(Duration::from_millis(10), slow).await.is_err());
         Ok(())
     })
@@ -135,7 +135,7 @@ async fn unheard_cancel_before_commit_closes() {
     assert_eq!(kept, [false]);
     lab.run(async {
         let connection = connection().await?;
-        let mut slow = Box::pin(connection.batch_execute("select pg_sleep(0.5)"));
+        let mut slow = Box::pin(connection.batch_execute("select pg_sleep(2)"));
         assert!((&mut slow).now_or_never().is_none());
         lab.eventually("it is under way", async |lab| {
             lab.sessions().await.contains(&"active".into())

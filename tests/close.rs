@@ -9,7 +9,7 @@ use antifreeze::teardown::Step;
 use common::{Lab, PLENTY, lab, lab_with, lease_and_return, two_rows};
 use tokio::sync::oneshot;
 
-/// More than a busy machine takes.
+/// More than a busy machine takes, and all of it may be waited.
 const GRACE: Duration = Duration::from_secs(15);
 
 async fn hold_several(lab: &Lab, connections: usize) {
@@ -29,7 +29,7 @@ async fn hold_several(lab: &Lab, connections: usize) {
 async fn close_ends_idle_connections_and_keeps_none() {
     let lab = lab().await;
     hold_several(&lab, 2).await;
-    assert_eq!(lab.sessions().await, ["idle", "idle"]);
+    lab.idle(2).await;
     let closed = lab.database.close().within(GRACE).await;
     assert_eq!(
         (closed.closed, closed.acknowledged, closed.interrupted),
@@ -123,9 +123,7 @@ async fn unfinished_invocation_is_cancelled() {
         begun.await.expect("inside");
         lab.eventually("busy", async |lab| lab.sessions().await == ["active"])
             .await;
-        let closed = lab.database.close().within(Duration::from_secs(3)).await;
-        assert!(lab.sessions().await.is_empty(), "{closed:?}");
-        closed
+        lab.database.close().within(Duration::from_secs(3)).await
     };
     let (worked, closed) = tokio::join!(work, close);
     let error = worked.expect_err("interrupted");
@@ -133,10 +131,12 @@ async fn unfinished_invocation_is_cancelled() {
         .downcast_ref::<tokio_postgres::Error>()
         .expect("the driver's");
     assert!(error.code().is_some() || error.is_closed(), "{error:?}");
-    assert_eq!(
-        (closed.closed, closed.acknowledged, closed.interrupted),
-        (1, 1, 1)
-    );
+    assert_eq!((closed.closed, closed.interrupted), (1, 1));
+    // Half a second is left for it, which a busy server may need for the cancel alone.
+    lab.eventually("the session has ended", async |lab| {
+        lab.sessions().await.is_empty()
+    })
+    .await;
     assert_eq!(lab.rows().await, 0);
 }
 
@@ -150,6 +150,21 @@ async fn grace_is_kept_when_the_server_is_silent() {
     assert_eq!((closed.closed, closed.acknowledged), (2, 0));
     // Far from any timeout that would end it otherwise.
     assert!(begin.elapsed() < Duration::from_secs(3));
+}
+
+#[tokio::test]
+async fn slow_server_may_take_the_whole_grace() {
+    let (lab, relay) = common::lab_over_relay(|config| config).await;
+    hold_several(&lab, 2).await;
+    relay.stall_down();
+    let answers = async {
+        // More than any step of a teardown gets whose response is held back.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        relay.resume();
+    };
+    let close = lab.database.close().within(GRACE).into_future();
+    let (closed, ()) = tokio::join!(close, answers);
+    assert_eq!((closed.closed, closed.acknowledged), (2, 2), "{closed:?}");
 }
 
 #[tokio::test]
@@ -228,7 +243,7 @@ mod snapshots {
         assert_eq!(forgotten.load(Ordering::Relaxed), 1);
 
         resource.after_restore().await.expect("restored");
-        assert_eq!(lab.sessions().await, ["idle", "idle"]);
+        lab.idle(2).await;
         // And what is used is kept again.
         lab.run(lease_and_return()).await.expect("served");
         assert!(lab.torn_down().remove(0).kept);

@@ -4,14 +4,23 @@
 mod common;
 
 use std::future::pending;
+use std::time::Duration;
 
 use antifreeze::{DatabaseLayer, ErrorKind, invocation, transaction};
 use bytes::Bytes;
-use common::{BoxError, Lab, kind, lab, two_rows};
+use common::{BoxError, Lab, PLENTY, kind, lab, lease_and_return, two_rows};
 use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tower::{Layer, ServiceExt};
+
+/// With a connection: a clean-up has no time to open one.
+async fn warm() -> Lab {
+    let lab = lab().await;
+    lab.run(lease_and_return()).await.expect("warm");
+    lab
+}
 
 /// The first of two rows, and no second one.
 async fn half(inside: oneshot::Sender<()>) -> Result<(), BoxError> {
@@ -115,10 +124,10 @@ async fn transaction_of_a_panicked_task_is_rolled_back() {
 
 #[tokio::test]
 async fn abandoned_clean_up_is_reported() {
-    let lab = lab().await;
+    let lab = warm().await;
     let result = lab.run(async {
-        invocation()?.defer(async {
-            let transaction = transaction().await.expect("one");
+        let transaction = transaction().await?;
+        invocation()?.defer(async move {
             let inserted = transaction.execute("insert into t values (1)", &[]).await;
             inserted.expect("inserted");
             pending::<()>().await;
@@ -131,10 +140,10 @@ async fn abandoned_clean_up_is_reported() {
 
 #[tokio::test]
 async fn panicked_clean_up_is_reported() {
-    let lab = lab().await;
+    let lab = warm().await;
     let result = lab.run(async {
-        invocation()?.defer(async {
-            let transaction = transaction().await.expect("one");
+        let transaction = transaction().await?;
+        invocation()?.defer(async move {
             let inserted = transaction.execute("insert into t values (1)", &[]).await;
             assert_eq!(inserted.expect("inserted"), 2, "as it was asked to");
         });
@@ -146,7 +155,7 @@ async fn panicked_clean_up_is_reported() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn aborted_task_of_a_clean_up_is_reported() {
-    let lab = lab().await;
+    let lab = warm().await;
     for _ in 0..20 {
         let result = lab.run(async {
             let invocation = invocation()?;
@@ -177,4 +186,28 @@ async fn finished_clean_up_is_committed() {
     .await
     .expect("committed");
     assert_eq!(lab.rows().await, 1);
+}
+
+/// Its future is ready whenever tokio lets it, so its timer has no turn by itself.
+#[tokio::test]
+async fn polite_loop_meets_its_deadline() {
+    let lab = warm().await;
+    let limited = |limit| DatabaseLayer::new(lab.database.clone()).max_duration(limit);
+    let short = Duration::from_secs(1);
+    for (outer, inner) in [(short, PLENTY * 2), (PLENTY * 2, short)] {
+        let handler = tower::service_fn(async |_: Request<()>| {
+            let transaction = transaction().await?;
+            transaction.execute("insert into t values (1)", &[]).await?;
+            loop {
+                tokio::task::consume_budget().await;
+            }
+            #[allow(unreachable_code)]
+            Ok::<_, BoxError>(Response::new(Empty::<Bytes>::new()))
+        });
+        let service = limited(outer).layer(limited(inner).layer(handler));
+        let response = timeout(PLENTY, service.oneshot(Request::new(()))).await;
+        let response = response.expect("in time").expect("a response");
+        assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
+        nothing_is_stored(&lab).await;
+    }
 }

@@ -163,7 +163,10 @@ async fn lazy_transaction_is_known_to_be_lost() {
     let error = lab
         .run(async {
             let transaction = transaction().await?;
-            transaction.execute("insert into t values (1)", &[]).await?;
+            // In one message with its BEGIN: it is idle from then on.
+            transaction
+                .batch_execute("insert into t values (1)")
+                .await?;
             gone(&lab).await;
             Ok(())
         })

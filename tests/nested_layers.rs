@@ -5,9 +5,10 @@ mod common;
 use std::time::Duration;
 
 use antifreeze::teardown::Step;
-use antifreeze::{DatabaseLayer, connection, transaction};
+use antifreeze::{DatabaseLayer, connection, invocation, transaction};
 use bytes::Bytes;
-use common::{BoxError, PLENTY, lab};
+use common::{BoxError, Lab, PLENTY, lab, lease_and_return};
+use futures_util::future::try_join;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use tokio::time::timeout;
@@ -79,7 +80,10 @@ async fn replaced_response_is_judged_by_the_outer_layer() {
 async fn shorter_duration_counts() {
     let lab = lab().await;
     let limited = |limit| DatabaseLayer::new(lab.database.clone()).max_duration(limit);
-    let short = Duration::from_millis(500);
+    let two = async { try_join(connection(), connection()).await.map(drop) };
+    lab.run(async { Ok(two.await?) }).await.expect("warm");
+    lab.torn_down();
+    let short = Duration::from_secs(2);
     for (outer, inner) in [(PLENTY * 2, short), (short, PLENTY * 2)] {
         let service = tower::service_fn(async |_: Request<()>| {
             transaction().await?.execute(INSERT, &[]).await?;
@@ -95,14 +99,78 @@ async fn shorter_duration_counts() {
         let call = timeout(PLENTY, service.oneshot(Request::new(())));
         let response = call.await.expect("in time").expect("a response");
         assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
-        let torn = lab.torn_down();
-        let cancelled = |step: &Step| *step == Step::Cancelled;
-        assert!(
-            torn.iter()
-                .any(|torn| torn.outcome.steps().iter().any(cancelled)),
-            "{torn:?}"
-        );
+        let torn = lab.ends_at_rest().await;
+        assert!(torn.iter().any(|torn| !torn.outcome.is_clean()), "{torn:?}");
         assert_eq!(lab.rows().await, 0);
-        lab.assert_at_rest().await;
     }
+}
+
+/// Both layers get the same deadline from their host: the outer one does not drop the inner one
+/// in the middle of its teardown.
+#[tokio::test]
+async fn inner_database_is_at_rest_at_the_outer_deadline() {
+    // A busy machine may take the time that is left, but not each time.
+    let tries = [
+        cuts_off_inside().await,
+        cuts_off_inside().await,
+        cuts_off_inside().await,
+    ];
+    let expected = [Step::Cancelled, Step::RolledBack];
+    assert!(tries.iter().any(|steps| *steps == expected), "{tries:?}");
+}
+
+/// The steps of the inner teardown that were known when the response left.
+async fn cuts_off_inside() -> Vec<Step> {
+    let (outer, inner) = (lab().await, lab().await);
+    let duration = Duration::from_secs(2);
+    let layer = |lab: &Lab| DatabaseLayer::new(lab.database.clone()).max_duration(duration);
+    let handler = tower::service_fn(async |_: Request<()>| {
+        let slow = connection().await?;
+        slow.batch_execute("begin; insert into t values (1); select pg_sleep(60)")
+            .await?;
+        Ok::<_, BoxError>(reply(StatusCode::OK))
+    });
+    let service = layer(&outer).layer(layer(&inner).layer(handler));
+    let call = timeout(PLENTY, service.oneshot(Request::new(())));
+    let response = call.await.expect("in time").expect("a response");
+    assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
+    let torn = inner.torn_down();
+    let gone = async |lab: &Lab| lab.sessions().await.iter().all(|state| state == "idle");
+    inner.eventually("it ends, however late", gone).await;
+    inner.assert_at_rest().await;
+    assert_eq!(inner.rows().await, 0);
+    let steps = torn.iter().flat_map(|torn| torn.outcome.steps());
+    steps.copied().collect()
+}
+
+/// A clean-up that runs behind the cutoff has the time of clean-ups.
+#[tokio::test]
+async fn clean_up_uses_another_database_after_the_cutoff() {
+    let (shop, audit) = (lab().await, lab().await);
+    audit.run(lease_and_return()).await.expect("warm");
+    // A busy machine may take the time that is left, but not each time.
+    for _ in 0..3 {
+        let layer = DatabaseLayer::new(shop.database.clone());
+        let layer = layer.max_duration(Duration::from_secs(1));
+        let database = audit.database.clone();
+        let service = layer.layer(tower::service_fn(move |_: Request<()>| {
+            let database = database.clone();
+            async move {
+                invocation()?.defer(async move {
+                    let note = async {
+                        Ok::<_, BoxError>(connection().await?.execute(INSERT, &[]).await?)
+                    };
+                    let _ = database.invocation(Duration::from_millis(200), note).await;
+                });
+                std::future::pending::<()>().await;
+                Ok::<_, BoxError>(reply(StatusCode::OK))
+            }
+        }));
+        let response = service.oneshot(Request::new(())).await.expect("a response");
+        assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
+        if audit.rows().await > 0 {
+            return;
+        }
+    }
+    panic!("nothing is noted");
 }

@@ -248,8 +248,10 @@ async fn run(
     lazily: bool,
 ) -> Result<usize, BoxError> {
     let compared = Cell::new(0);
-    // The reading of the slots runs behind a statement, outside any transaction.
-    let seen = "select case when state = 'active' and query like '%pg_stat_get_activity%' then 'idle' \
+    // The reading of the slots runs behind a statement, outside any transaction, and the server's
+    // timeouts are set behind the start-up.
+    let seen = "select case when state = 'active' and (query like '%pg_stat_get_activity%' \
+                or query like 'SET %') then 'idle' \
                 else state end from pg_stat_activity where pid = $1";
     let compare = async |connection: &Connection, step: &Cut| {
         let Some(status) = settled(connection).await? else {

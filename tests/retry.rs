@@ -1,4 +1,4 @@
-//! Retries of connecting, of whole transactions and of statements after a change of the schema.
+//! Retries of connecting and of whole transactions.
 
 mod common;
 
@@ -12,7 +12,6 @@ use lab::postgres::Postgres;
 use lab::relay::Cut;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::{IsNull, ToSql, Type, private::BytesMut, to_sql_checked};
 
 /// Reads the sum, lets the other one do so, and stores what both would: one of two
 /// serializable transactions has to give way.
@@ -301,133 +300,6 @@ async fn silent_host_leaves_time_for_the_next() {
     let error = lease(&database).await.expect_err("silence");
     assert_eq!(error.kind(), ErrorKind::NetworkBlocked, "{error}");
     assert!(error.to_string().contains("security group"), "{error}");
-}
-
-const SELECT: &str = "select * from t";
-
-#[tokio::test]
-async fn schema_change_prepares_statements_again() {
-    let lab = lab().await;
-    lab.server
-        .execute("insert into t values (1)")
-        .await
-        .expect("a row");
-    lab.run(async {
-        let connection = connection().await?;
-        let columns = async || {
-            let rows = connection.query_cached(SELECT, &[]).await?;
-            Ok::<_, tokio_postgres::Error>(rows[0].len())
-        };
-        assert_eq!(columns().await?, 1);
-        lab.server.execute("alter table t add column b int").await?;
-        assert_eq!(columns().await?, 2, "healed at once");
-        assert_eq!(connection.query_one_cached(SELECT, &[]).await?.len(), 2);
-
-        // A statement that the user prepared fails once.
-        lab.server.execute("alter table t drop column b").await?;
-        let statement = connection.prepare_cached(SELECT).await?;
-        let error = connection
-            .query(&statement, &[])
-            .await
-            .expect_err("outdated");
-        assert_eq!(Error::from(error).kind(), ErrorKind::StatementOutdated);
-        let statement = connection.prepare_cached(SELECT).await?;
-        assert_eq!(connection.query_one(&statement, &[]).await?.len(), 1);
-        Ok(())
-    })
-    .await
-    .expect("healed");
-    lab.assert_at_rest().await;
-}
-
-#[tokio::test]
-async fn statement_in_a_transaction_is_not_repeated() {
-    let lab = lab().await;
-    let error = lab
-        .run(async {
-            {
-                let connection = connection().await?;
-                connection.query_cached(SELECT, &[]).await?;
-            }
-            lab.server.execute("alter table t add column b int").await?;
-            let transaction = antifreeze::transaction().await?;
-            let connection: &Connection = transaction.as_ref();
-            let error = connection.query_cached(SELECT, &[]).await;
-            let error = Error::from(error.expect_err("it has begun, and failed"));
-            assert_eq!(error.kind(), ErrorKind::StatementOutdated, "{error}");
-            let error = connection.query_cached(SELECT, &[]).await;
-            assert_eq!(
-                error.expect_err("failed").code(),
-                Some(&SqlState::IN_FAILED_SQL_TRANSACTION)
-            );
-            Ok(())
-        })
-        .await
-        .expect_err("nothing to commit");
-    assert_eq!(kind(&error), Some(ErrorKind::TransactionFailed), "{error}");
-}
-
-/// A label of an enum, whatever its type.
-#[derive(Debug)]
-struct Label(&'static str);
-
-impl ToSql for Label {
-    fn to_sql(
-        &self,
-        _: &Type,
-        out: &mut BytesMut,
-    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        out.extend_from_slice(self.0.as_bytes());
-        Ok(IsNull::No)
-    }
-
-    fn accepts(_: &Type) -> bool {
-        true
-    }
-
-    to_sql_checked!();
-}
-
-#[tokio::test]
-async fn recreated_type_is_looked_up_again() {
-    let lab = lab().await;
-    let create = "create type mood as enum ('sad', 'happy')";
-    lab.server.execute(create).await.expect("a type");
-    lab.run(async {
-        let connection = connection().await?;
-        let ask = async || {
-            let sql = "select $1::mood = 'sad'::mood";
-            let row = connection.query_one_cached(sql, &[&Label("sad")]).await?;
-            row.try_get::<_, bool>(0)
-        };
-        assert!(ask().await?);
-        lab.server.execute("drop type mood").await?;
-        lab.server.execute(create).await?;
-        assert!(ask().await?, "healed");
-        Ok(())
-    })
-    .await
-    .expect("healed");
-}
-
-#[tokio::test]
-async fn deallocated_statements_are_prepared_again() {
-    let lab = lab().await;
-    lab.run(async {
-        let connection = connection().await?;
-        let insert = "insert into t values ($1)";
-        assert_eq!(connection.execute_cached(insert, &[&1]).await?, 1);
-        connection.batch_execute("deallocate all").await?;
-        assert_eq!(connection.execute_cached(insert, &[&2]).await?, 1);
-        assert!(
-            connection.query_opt_cached(SELECT, &[]).await.is_err(),
-            "two rows"
-        );
-        Ok(())
-    })
-    .await
-    .expect("healed");
-    assert_eq!(lab.rows().await, 2, "each once");
 }
 
 const GIVES_WAY: &str = "do $$ begin raise exception 'x' using errcode = '40P01'; end $$";

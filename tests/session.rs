@@ -7,7 +7,7 @@ use std::time::Duration;
 use antifreeze::invocation::TransactionStatus;
 use antifreeze::{ErrorKind, Session};
 use common::pooled::{MODES, pooled};
-use common::{Lab, lab, poll_at_most};
+use common::{Lab, lab, lab_over_relay, poll_at_most};
 use futures_util::future::join;
 
 const SLEEP: &str = "select pg_sleep(60)";
@@ -33,6 +33,21 @@ async fn close_rolls_back_and_is_acknowledged() {
     assert_eq!(lab.sessions().await, [""; 0]);
     assert_eq!(lab.rows().await, 0);
     lab.assert_at_rest().await;
+}
+
+/// A job may wait for longer than a response would be held back.
+#[tokio::test]
+async fn close_takes_the_time_that_it_is_given() {
+    let (lab, relay) = lab_over_relay(|config| config).await;
+    let session = in_transaction(&lab).await;
+    relay.stall_down();
+    let answers = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        relay.resume();
+    };
+    let (closed, ()) = join(session.close(Duration::MAX), answers).await;
+    assert!(closed, "not acknowledged");
+    assert_eq!(lab.sessions().await, [""; 0]);
 }
 
 #[tokio::test]
@@ -107,6 +122,11 @@ async fn close_rests_a_server_behind_a_pooler() {
             servers.iter().all(|state| state == "idle"),
             "{mode:?}: {servers:?}"
         );
+        // The pooler's own reset of its server has the client's application_name.
+        lab.eventually("the server is reset", async |lab| {
+            lab.sessions().await.iter().all(|state| state == "idle")
+        })
+        .await;
         lab.assert_at_rest().await;
     }
 }

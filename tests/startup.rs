@@ -1,11 +1,16 @@
 //! The round trips of connecting, counted by a relay, for each authentication, guessed right and
 //! wrong.
 
+mod common;
+
+use std::cell::Cell;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use antifreeze::config::GuessAuthentication;
 use antifreeze::{Config, Database, ErrorKind};
+use common::capture::Capture;
+use common::{kind, lab_over_relay, lease_and_return};
 use lab::certificates::Authority;
 use lab::pgbouncer::PgBouncer;
 use lab::postgres::{Auth, Installation, Postgres};
@@ -178,7 +183,7 @@ async fn pgbouncer_is_guessed() {
         let relay = Relay::start(pooler.address()).await.expect("a relay");
         let url = relay.url(&pooler.url(&server.url()));
         // Else the tickets of TLS, for which nothing waits, come between two packets.
-        relay.delay(Duration::from_millis(10));
+        relay.delay(Duration::from_millis(100));
         for (mode, tls) in [("disable", 0), ("require", 2)] {
             let parameters = format!("sslmode={mode}&pgbouncer=true");
             let database = database(&with(&url, "postgres", &parameters), AUTO);
@@ -219,4 +224,51 @@ async fn wrong_passwords_are_refused_once() {
         assert_eq!(error.sqlstate().map(|state| state.code()), Some("28P01"));
         assert_eq!(failures(&server.log()) - before, 1, "{user}");
     }
+}
+
+/// A freeze in the pause before another try, or a busy machine: the reason is not lost to a try
+/// that has no time.
+#[tokio::test]
+async fn late_retry_keeps_the_reason() {
+    let limit = Duration::from_millis(500);
+    let (capture, _guard) = Capture::start();
+    let (lab, relay) = lab_over_relay(|config| config.connect_timeout(limit)).await;
+    let mut retried = false;
+    for _ in 0..10 {
+        relay.resume();
+        relay.refuse(true).await.expect("refusing");
+        let ended = Cell::new(false);
+        let work = async {
+            let error = lab.run(lease_and_return()).await.expect_err("refused");
+            ended.set(true);
+            error
+        };
+        let freeze = async {
+            while capture.of("connecting failed; retrying").is_empty() {
+                if ended.get() {
+                    // The machine was so busy that there was no time for another try.
+                    return false;
+                }
+                tokio::task::yield_now().await;
+            }
+            // Nothing else runs meanwhile, and then nobody answers.
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+                    relay.stall();
+                    let listens = runtime.block_on(relay.refuse(false));
+                    listens.expect("listening");
+                    std::thread::sleep(limit);
+                });
+            });
+            true
+        };
+        let (error, froze) = tokio::join!(work, freeze);
+        assert_eq!(kind(&error), Some(ErrorKind::Refused), "{error}");
+        retried |= froze;
+        if retried {
+            break;
+        }
+    }
+    assert!(retried, "it is tried again");
 }

@@ -81,3 +81,26 @@ async fn each_observer_hears_of_a_teardown() {
     assert_eq!(told.load(Ordering::Relaxed), 2);
     assert_eq!(lab.torn_down().len(), 1, "and the lab's own");
 }
+
+#[tokio::test]
+async fn observer_may_register_another() {
+    let lab = lab().await;
+    let told = Arc::new(AtomicUsize::new(0));
+    let (database, counts) = (lab.database.clone(), Arc::clone(&told));
+    drop(lab.database.clone().on_teardown(move |_| {
+        let counts = Arc::clone(&counts);
+        drop(database.clone().on_teardown(move |_| {
+            counts.fetch_add(1, Ordering::Relaxed);
+        }));
+    }));
+    // The first teardown registers one, which hears of the second.
+    for expected in 0..2 {
+        lab.run(async {
+            drop(connection().await?);
+            Ok(())
+        })
+        .await
+        .expect("fine");
+        assert_eq!(told.load(Ordering::Relaxed), expected);
+    }
+}

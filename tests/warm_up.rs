@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use antifreeze::config::ConnectionLifetime;
 use antifreeze::{Config, Database, ErrorKind};
-use common::{BoxError, PLENTY, lab, lab_over_relay, lab_with, lease_and_return};
+use common::{BoxError, Lab, PLENTY, lab, lab_over_relay, lab_with, lease_and_return};
 use lab::postgres::Postgres;
 use lab::relay::Relay;
 use tokio::time::Instant;
@@ -17,7 +17,7 @@ async fn warm_connections_serve_the_invocation() {
     let warmed_up = lab.database.warm_up().await.expect("a report");
     assert_eq!((warmed_up.requested, warmed_up.warmed), (3, 3));
     assert!(warmed_up.first_error.is_none());
-    assert_eq!(lab.sessions().await, ["idle"; 3]);
+    lab.idle(3).await;
     let before = relay.counts();
     lab.run(lease_and_return()).await.expect("fine");
     assert_eq!(relay.counts().since(before).connections, 0);
@@ -30,11 +30,17 @@ async fn warm_connections_serve_the_invocation() {
 #[tokio::test]
 async fn warm_up_connects_in_parallel() {
     let (lab, relay) = lab_over_relay(|config| config.max_connections(4)).await;
-    relay.delay(Duration::from_millis(150));
     let one = lab.database.warm_up().connections(1).await.expect("one");
-    let rest = lab.database.warm_up().connections(3).await.expect("three");
-    assert_eq!((one.warmed, rest.warmed), (1, 3));
-    assert!(rest.elapsed < one.elapsed * 2, "{one:?} {rest:?}");
+    relay.stall_down();
+    let all_wait = async {
+        let three = async |_: &Lab| relay.open_connections() == 4;
+        lab.eventually("three wait for an answer at once", three)
+            .await;
+        relay.resume();
+    };
+    let rest = async { lab.database.warm_up().connections(3).await };
+    let (rest, ()) = tokio::join!(rest, all_wait);
+    assert_eq!((one.warmed, rest.expect("three").warmed), (1, 3));
 }
 
 #[tokio::test]
@@ -47,42 +53,50 @@ async fn warm_up_asks_for_no_more_than_fit() {
 #[tokio::test]
 async fn partial_warm_up_is_kept() {
     let lab = lab().await;
-    lab.server
-        .execute("create role guest_of_warm_up login connection limit 1")
-        .await
-        .expect("a role");
-    let config = Config::from_url(&lab.server.url_for("guest_of_warm_up"))
-        .expect("a URL")
-        .max_connections(3);
-    let database = Database::new(config).expect("settings");
+    let database = one_slot(&lab, "partial", 3).await;
+    let first = database.warm_up().connections(1).await.expect("a report");
+    assert_eq!((first.requested, first.warmed), (1, 1));
     let warmed_up = database.warm_up().await.expect("the function starts");
     assert_eq!((warmed_up.requested, warmed_up.warmed), (3, 1));
     let error = warmed_up.first_error.expect("the reason");
     assert_eq!(error.sqlstate().map(|state| state.code()), Some("53300"));
-    drop(database);
-    lab.eventually("the session is gone", async |lab| {
-        let dropped = lab.server.execute("drop role guest_of_warm_up").await;
-        dropped.is_ok()
-    })
-    .await;
+    assert_eq!(sessions_of(&lab, "partial").await, 1);
+    let drop = lab.server.execute("drop role partial").await;
+    drop.expect("nothing belongs to it");
+}
+
+#[tokio::test]
+async fn warmed_one_is_kept_after_a_refusal() {
+    let lab = lab().await;
+    let database = one_slot(&lab, "refused", 1).await;
+    let url = lab.server.url_for("refused");
+    let connect = async || {
+        let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await?;
+        tokio::spawn(connection);
+        Ok::<_, tokio_postgres::Error>(client)
+    };
+    let elsewhere = connect().await.expect("the role's only slot");
+    let refused = database.warm_up().await.expect("a report");
+    assert_eq!((refused.requested, refused.warmed), (1, 0));
+    drop(elsewhere);
+    // The slot is free once another one gets it.
+    let free = async |_: &Lab| connect().await.is_ok();
+    lab.eventually("the slot is free", free).await;
+    let free = async |lab: &Lab| sessions_of(lab, "refused").await == 0;
+    lab.eventually("the slot is free", free).await;
+    let warmed_up = database.warm_up().await.expect("a report");
+    assert_eq!((warmed_up.requested, warmed_up.warmed), (1, 1));
+    assert_eq!(sessions_of(&lab, "refused").await, 1, "it is open, as said");
+    let drop = lab.server.execute("drop role refused").await;
+    drop.expect("nothing belongs to it");
 }
 
 #[tokio::test]
 async fn warmed_ones_are_closed_if_slots_are_scarce() {
     let lab = lab().await;
-    lab.server
-        .execute("create role scarce login connection limit 1")
-        .await
-        .expect("a role");
-    let config = Config::from_url(&lab.server.url_for("scarce")).expect("a URL");
-    let database = Database::new(config.max_connections(1)).expect("settings");
+    let database = one_slot(&lab, "scarce", 1).await;
     database.warm_up().required().await.expect("warm");
-    let sessions = async || {
-        let count = "select count(*) from pg_stat_activity where usename = 'scarce'";
-        let rows = lab.server.query(count).await.expect("a count");
-        rows[0][0].clone()
-    };
-    assert_eq!(sessions().await.as_deref(), Some("1"));
+    assert_eq!(sessions_of(&lab, "scarce").await, 1);
     let work = async {
         let connection = antifreeze::connection().await?;
         connection.query_typed("select 1", &[]).await?;
@@ -90,9 +104,22 @@ async fn warmed_ones_are_closed_if_slots_are_scarce() {
     };
     database.invocation(PLENTY, work).await.expect("fine");
     // The role has one slot, which a frozen process would keep.
-    assert_eq!(sessions().await.as_deref(), Some("0"));
+    assert_eq!(sessions_of(&lab, "scarce").await, 0);
     let drop = lab.server.execute("drop role scarce").await;
     drop.expect("nothing is left of it");
+}
+
+/// Creates a role that may have one session, and a database that connects as it.
+async fn one_slot(lab: &Lab, role: &str, max_connections: usize) -> Database {
+    let create = format!("create role {role} login connection limit 1");
+    lab.server.execute(&create).await.expect("a role");
+    let config = Config::from_url(&lab.server.url_for(role)).expect("a URL");
+    Database::new(config.max_connections(max_connections)).expect("settings")
+}
+
+async fn sessions_of(lab: &Lab, role: &str) -> usize {
+    let select = format!("select from pg_stat_activity where usename = '{role}'");
+    lab.server.query(&select).await.expect("sessions").len()
 }
 
 #[tokio::test]

@@ -9,8 +9,10 @@ use tower::ServiceBuilder;
 #[tokio::main]
 async fn main() -> Result<(), Error> {
     let database = Database::from_env()?;
+    // The warm-up after it opens the connections for the drivers at this URL.
+    let url = database.url()?;
     database.warm_up().await?;
-    let orm = sea_orm::Database::connect(database.url()?).await?;
+    let orm = sea_orm::Database::connect(url).await?;
     let service = ServiceBuilder::new()
         .layer(DatabaseLayer::new(database))
         .service_fn(move |event: LambdaEvent<Value>| {

@@ -9,11 +9,11 @@ use tower::ServiceBuilder;
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
-    let database = Database::from_env()?;
-    // The hooks are needed where several invocations run at once (Managed Instances).
-    let options = antifreeze::sqlx_hooks!(PgPoolOptions::new());
-    let pool = options.connect_lazy(&database.url()?)?;
-    database.warm_up().await?;
+    let database = Database::from_env()?; // DATABASE_URL
+    // It connects inside the process; the connections to the server are antifreeze's.
+    let pool = antifreeze::sqlx_hooks!(PgPoolOptions::new()).connect_lazy(&database.url()?)?;
+    antifreeze::shutdown::on_lambda(&database).await?;
+    database.warm_up().await?; // after the URL: for sqlx
     let service = ServiceBuilder::new()
         .layer(DatabaseLayer::new(database))
         .service_fn(move |event: LambdaEvent<Value>| {

@@ -66,6 +66,23 @@ async fn sqlx_options_are_part_of_the_session() {
     assert_eq!(left.len(), 1, "{left:?}");
 }
 
+/// Warm-up opens its connection where the URL leads to, if that was asked for before.
+#[tokio::test]
+async fn warm_up_after_the_url_is_for_drivers() {
+    for (url_first, expected) in [(true, 1), (false, 2)] {
+        let (database, server) = lab(|config| config.max_connections(1)).await;
+        if url_first {
+            database.url().expect("a URL");
+        }
+        database.warm_up().required().await.expect("warm");
+        let pool = PgPoolOptions::new().connect_lazy(&database.url().expect("a URL"));
+        let pool = pool.expect("a pool");
+        run(&database, search_path(&pool)).await.expect("fine");
+        let left = sessions::sessions(&server).await.expect("an answer");
+        assert_eq!(left.len(), expected, "{left:?}");
+    }
+}
+
 /// Set in a hook of the pool: it costs a reset, but no connection lacks it.
 #[tokio::test]
 async fn sqlx_after_connect_holds_in_each_invocation() {

@@ -19,8 +19,9 @@ use crate::{Result, error::OrSay};
 /// gone: the shell must survive that, and what it sends to the group itself.
 const WAIT: &str = "trap '' HUP INT QUIT TERM\nwhile read -r _; do :; done\n";
 
-/// Ends whatever is left in the group, the shell itself included.
-pub(crate) const KILL: &str = "kill -KILL 0\n";
+/// Removes the directory (`$1`), and ends whatever is left in the group, the shell itself
+/// included.
+pub(crate) const KILL: &str = "rm -rf \"$1\"\nkill -KILL 0\n";
 
 /// Ends a PostgreSQL server and removes its directory (`$1`). The server takes
 /// its pid file away when it has ended; if it cannot end, because a backend is
@@ -45,13 +46,13 @@ pub(crate) struct Leash {
 impl Leash {
     /// Starts the shell; `script` runs once this process, or this value, is gone.
     /// `directory` becomes its `$1`.
-    pub(crate) fn new(script: &str, directory: Option<&Path>) -> Result<Self> {
+    pub(crate) fn new(script: &str, directory: &Path) -> Result<Self> {
         // Rust opens the pipe close-on-exec: no other child can hold it open.
         let shell = Command::new("sh")
             .arg("-c")
             .arg(format!("{WAIT}{script}"))
             .arg("lab-leash")
-            .args(directory)
+            .arg(directory)
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

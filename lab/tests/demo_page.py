@@ -32,9 +32,9 @@ def main(url, picture=None):
         wait = WebDriverWait(page, 60, poll_frequency=0.1)
 
         def texts(side, selector):
-            found = page.find_elements(By.CSS_SELECTOR, f"#{side} {selector}")
-            # A row may be replaced while it is read.
-            return page.execute_script("return arguments[0].map(e => e.textContent)", found)
+            # In one step: rows are replaced all the time.
+            script = "return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)"
+            return page.execute_script(script, f"#{side} {selector}")
 
         def click(name):
             xpath = f"//button[starts-with(normalize-space(.), '{name}')]"

@@ -132,7 +132,7 @@ impl<'a> Run<'a> {
         let slowest = self.bursts.iter().map(|burst| burst.slowest).max();
         let slowest = slowest.unwrap_or_default();
         assert!(seen.shut_out < LOCKED_OUT.max(slowest / 2));
-        assert!(seen.longest < IN_ALL);
+        assert!(seen.longest < IN_ALL.max(slowest));
         assert!(seen.others > 10 && others < seen.others);
         // None may be kept: for a while after a refusal every connection is closed.
         assert!(kept as i64 * 100 <= slots * MARK);
@@ -171,7 +171,14 @@ async fn restart_costs_only_requests_under_way() {
     run.all_are_served().await;
     let busy = async {
         let busy = "select 1 from pg_stat_activity where usename = 'fleet' and state = 'active'";
-        while database.query(busy).await.expect("activity").is_empty() {}
+        // All slots may be taken for a moment by sessions that are refused then.
+        while !database
+            .query(busy)
+            .await
+            .is_ok_and(|rows| !rows.is_empty())
+        {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     };
     {
         let mut burst = pin!(run.burst());
@@ -268,5 +275,10 @@ fn assert_hardly_refused(others: &Seen) {
 /// So many connections are the function's role's.
 async fn limit(postgres: &Postgres, limit: i64) {
     let limit = format!("alter role {ROLE} connection limit {limit}");
-    postgres.execute(&limit).await.expect("a limit");
+    let until = Instant::now() + Duration::from_secs(60);
+    // All slots may be taken for a moment.
+    while let Err(error) = postgres.execute(&limit).await {
+        assert!(Instant::now() < until, "{error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

@@ -256,7 +256,9 @@ async fn database() -> Database {
 async fn lambda(database: &str, token: Option<&str>, layer: bool) -> String {
     let mut function = Function::builder(FUNCTION)
         .env("DATABASE_URL", database)
-        .timeout(Duration::from_secs(3));
+        .timeout(Duration::from_secs(3))
+        // The margin before the kill is not the subject here.
+        .overtime(Duration::from_secs(3));
     if let Some(token) = token {
         function = function.env("PROVE_TOKEN", token);
     }

@@ -99,7 +99,8 @@ async fn relay_counts_scram_and_bytes() {
 #[tokio::test]
 async fn relay_delays_without_queueing_up() {
     let (relay, listener) = plain().await;
-    relay.delay(Duration::from_millis(100));
+    // Long enough that what a busy machine takes does not matter.
+    relay.delay(Duration::from_secs(1));
     let started = Instant::now();
     let (mut client, mut server) = pair(&relay, &listener).await;
     // Ten writes, apart in time, all on their way at once.
@@ -112,13 +113,13 @@ async fn relay_delays_without_queueing_up() {
     assert_eq!(bytes, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
     // Half a round trip, and a whole one for the handshake.
     let took = started.elapsed();
-    assert!((150..400).contains(&took.as_millis()), "{took:?}");
+    assert!((1_500..4_000).contains(&took.as_millis()), "{took:?}");
 
     let started = Instant::now();
     server.write_all(b"answer").await.unwrap();
     client.read_exact(&mut [0; 6]).await.unwrap();
     let took = started.elapsed();
-    assert!((50..200).contains(&took.as_millis()), "{took:?}");
+    assert!((500..2_000).contains(&took.as_millis()), "{took:?}");
 }
 
 #[tokio::test]

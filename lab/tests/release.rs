@@ -66,6 +66,32 @@ fn public_crates_match_the_manifest() {
     }
 }
 
+/// The drivers behind the private socket are named with the versions that are tested.
+#[test]
+fn driver_versions_match_the_manifest() {
+    let (page, manifest) = (page("docs/compatibility.md"), page("drivers/Cargo.toml"));
+    for driver in ["sqlx", "sea-orm", "diesel", "diesel-async"] {
+        let wanted = format!("\n{driver} = {{ version = \"");
+        let version = manifest.split_once(&wanted).expect(driver).1;
+        let version = version.split('"').next().expect("a version");
+        assert!(page.contains(&format!("{driver} {version}")), "{driver}");
+    }
+}
+
+/// The README has the rows that `lab compare` prints.
+#[test]
+fn compared_endings_are_those_of_the_command() {
+    let readme = page("README.md");
+    let table = readme.split_once("<!-- compared -->").expect("a table").1;
+    let rows = table.lines().skip_while(|line| !line.starts_with("| ---"));
+    let rows = rows.skip(1).take_while(|line| line.starts_with("| "));
+    let endings: Vec<&str> = rows
+        .filter_map(|row| row.split('|').nth(1))
+        .map(str::trim)
+        .collect();
+    assert_eq!(endings, lab::compare::ENDINGS);
+}
+
 #[test]
 fn oldest_rust_is_the_same_everywhere() {
     let manifest = page("Cargo.toml");

@@ -23,9 +23,12 @@ const PLENTY: Duration = Duration::from_secs(30);
 
 /// What the hosts leave from SIGTERM on, at least: Lambda's. A machine that is busy with
 /// other things may let a process wait for longer than that, so it is the best of three
-/// that has to keep it; whatever else is said here holds for each.
+/// that has to keep it; whatever else is said here holds for one that does.
 const GRACE: Duration = Duration::from_millis(300);
 const TRIES: usize = 3;
+
+/// What a try took that did not keep it.
+const LATE: Duration = Duration::MAX;
 
 /// When the process is told to stop.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -159,7 +162,10 @@ async fn on_lambda(shape: &str) {
                 tokio::join!(call("slow_statement"), ends).1
             }
         };
-        assert!(exit.terminated && !exit.killed, "{moment:?}: {exit:?}");
+        assert!(exit.terminated, "{moment:?}: {exit:?}");
+        if exit.killed || took > GRACE {
+            return LATE;
+        }
         assert_eq!(exit.status.code(), Some(0), "{moment:?}");
         server.assert_left_in_good_order(moment).await;
         took
@@ -209,10 +215,10 @@ async fn vercel_function_closes_its_connections() {
                 tokio::join!(call("slow_statement"), ends).1
             }
         };
-        assert!(
-            !exit.killed && exit.status.code() == Some(0),
-            "{moment:?}: {exit:?}"
-        );
+        if exit.killed || took > GRACE {
+            return LATE;
+        }
+        assert_eq!(exit.status.code(), Some(0), "{moment:?}: {exit:?}");
         server.assert_left_in_good_order(moment).await;
         took
     })
@@ -300,6 +306,9 @@ async fn plain_server_closes_its_connections() {
             lab::process::thaw(pid).expect("thawed");
         }
         let (code, took) = server.rid_of_us(plain.ends()).await;
+        if took > GRACE {
+            return LATE;
+        }
         assert_eq!(code, Some(0));
         server.assert_left_in_good_order(moment).await;
         took

@@ -34,7 +34,7 @@ async fn vercel_starter_is_built_and_answers() {
     let mut reader = Reader::new(&folder, &database.url);
     reader.follow(part(&readme, "Run it here", "Change it"));
     let (commands, answers) = (reader.commands, reader.answers);
-    assert_eq!((commands, answers, reader.left_out), (4, 2, 1));
+    assert_eq!((commands, answers, reader.left_out), (5, 2, 1));
     is_built_and_answers(&folder, &database, r#"{"partners":1}"#).await;
 }
 
@@ -45,7 +45,7 @@ async fn lambda_starter_is_built_and_answers() {
     let mut reader = Reader::new(&folder, &database.url);
     reader.follow(part(&readme, "Run it here", "Deploy it"));
     let (commands, answers) = (reader.commands, reader.answers);
-    assert_eq!((commands, answers, reader.left_out), (4, 2, 0));
+    assert_eq!((commands, answers, reader.left_out), (5, 2, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,7 +55,7 @@ async fn sqlx_starter_is_built_and_answers() {
     let mut reader = Reader::new(&folder, &database.url);
     reader.follow(part(&readme, "Run it here", "Deploy it"));
     let (commands, answers) = (reader.commands, reader.answers);
-    assert_eq!((commands, answers, reader.left_out), (4, 2, 0));
+    assert_eq!((commands, answers, reader.left_out), (5, 2, 0));
 }
 
 /// It is built like the other one, which is built for Vercel too.
@@ -67,7 +67,7 @@ async fn vercel_sqlx_starter_is_built_and_answers() {
     let mut reader = Reader::new(&folder, &database.url);
     reader.follow(part(&readme, "Run it here", "Deploy it"));
     let (commands, answers) = (reader.commands, reader.answers);
-    assert_eq!((commands, answers, reader.left_out), (4, 2, 0));
+    assert_eq!((commands, answers, reader.left_out), (5, 2, 0));
 }
 
 /// From nothing, as `docs/vercel.md` has it.

@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{eventually, stands_still};
+use common::{eventually, goes_on, stands_still};
 use http::Request;
 use lab::vercel::{Builder, Deployment, Outcome};
 use serde_json::{Value, json};
@@ -64,7 +64,8 @@ async fn vercel_freezes_between_requests() {
     assert_eq!(lab::process::is_frozen(deployment.pid()), Some(true));
     assert!(stands_still(&path).await);
     deployment.thaw();
-    assert!(!deployment.is_frozen() && !stands_still(&path).await);
+    assert!(!deployment.is_frozen());
+    goes_on(&path).await;
 }
 
 #[tokio::test]
@@ -74,7 +75,7 @@ async fn vercel_may_stay_awake() {
     let builder = echo().freeze(false).env("ECHO_TICKS", path.display());
     let deployment = builder.start().await.unwrap();
     get(&deployment, "/").await.response.unwrap();
-    assert!(!stands_still(&path).await);
+    goes_on(&path).await;
     deployment.freeze();
     deployment.frozen().await.unwrap();
     get(&deployment, "/").await.response.unwrap();
@@ -86,18 +87,18 @@ async fn vercel_freezes_after_the_last_of_many() {
     deployment.frozen().await.unwrap();
     let slow = tokio::spawn({
         let deployment = deployment.clone();
-        async move { get(&deployment, "/sleep?ms=500").await }
+        async move { get(&deployment, "/sleep?ms=2000").await }
     });
     eventually(|| !deployment.is_frozen()).await;
     let quick = get(&deployment, "/").await;
     assert!(
-        quick.responded < Duration::from_millis(400),
+        quick.responded < Duration::from_millis(1_900),
         "{:?}",
         quick.responded
     );
     assert!(!deployment.is_frozen());
     let slow = slow.await.unwrap();
-    assert!(slow.responded >= Duration::from_millis(500));
+    assert!(slow.responded >= Duration::from_millis(2_000));
     assert_ne!(slow.request_id, quick.request_id);
     deployment.frozen().await.unwrap();
 }
@@ -105,9 +106,9 @@ async fn vercel_freezes_after_the_last_of_many() {
 #[tokio::test]
 async fn vercel_waits_for_work_after_the_answer() {
     let deployment = echo().start().await.unwrap();
-    let outcome = get(&deployment, "/after?ms=500").await;
-    assert!(outcome.response.is_ok() && outcome.responded < Duration::from_millis(400));
-    assert!(outcome.ended.unwrap() >= Duration::from_millis(500));
+    let outcome = get(&deployment, "/after?ms=2000").await;
+    assert!(outcome.response.is_ok() && outcome.responded < Duration::from_millis(1_900));
+    assert!(outcome.ended.unwrap() >= Duration::from_millis(2_000));
     deployment.logged("worked on").await.unwrap();
     deployment.frozen().await.unwrap();
 }

@@ -4,22 +4,20 @@ use bytes::{BufMut, BytesMut};
 
 use crate::error::{Error, ErrorKind};
 use crate::wire::TransactionStatus;
+pub(super) use crate::wire::message::READY;
+use crate::wire::message::{self, messages, strings};
 
-/// AuthenticationOk, and the question for a password in clear text.
-const AUTHENTICATED: &[u8] = b"R\0\0\0\x08\0\0\0\0";
+/// AuthenticationCleartextPassword.
 pub(super) const PASSWORD: &[u8] = b"R\0\0\0\x08\0\0\0\x03";
-
-/// ReadyForQuery outside any transaction.
-pub(super) const READY: &[u8] = b"Z\0\0\0\x05I";
 
 /// Writes ReadyForQuery.
 pub(super) fn ready(status: TransactionStatus, out: &mut BytesMut) {
-    out.put_slice(&READY[..5]);
-    out.put_u8(status as u8);
+    message::write(b'Z', &[&[status as u8]], out);
 }
 
-/// The answer to a SET that is not sent on, without its end.
+/// The CommandComplete of a SET that is not sent on, and the same with ReadyForQuery.
 pub(super) const SET: &[u8] = b"C\0\0\0\x08SET\0";
+pub(super) const SET_AND_READY: &[u8] = b"C\0\0\0\x08SET\0Z\0\0\0\x05I";
 
 /// What an error means for the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,20 +27,10 @@ pub(super) enum Severity {
     Fatal,
 }
 
-/// Writes the answer to a start-up packet.
-pub(super) fn startup(reported: &[u8], (process, secret): (i32, i32), out: &mut BytesMut) {
-    out.put_slice(AUTHENTICATED);
-    out.put_slice(reported);
-    out.put_slice(b"K\0\0\0\x0c");
-    out.put_i32(process);
-    out.put_i32(secret);
-    out.put_slice(READY);
-}
-
 /// Writes the ParameterStatus of this parameter, if it is among those that were reported.
 pub(super) fn reported(name: &str, reported: &[u8], out: &mut BytesMut) {
     for message in messages(reported) {
-        let of = message[5..].split(|&byte| byte == 0).next();
+        let of = strings(&message[5..]).next();
         if of.is_some_and(|of| of.eq_ignore_ascii_case(name.as_bytes())) {
             out.put_slice(message);
         }
@@ -58,31 +46,15 @@ pub(super) fn changed(before: &[u8], reported: &[u8], out: &mut BytesMut) {
     }
 }
 
-/// Iterates over whole messages.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    std::iter::from_fn(move || {
-        let length = bytes.get(1..5)?.first_chunk()?;
-        let length = 1 + u32::from_be_bytes(*length) as usize;
-        let (message, rest) = bytes.split_at_checked(length)?;
-        bytes = rest;
-        Some(message)
-    })
-}
-
-/// Writes that protocol 3.0 is spoken, without these extensions.
+/// Writes NegotiateProtocolVersion: protocol 3.0 is spoken, without these extensions.
 pub(super) fn negotiate(extensions: &[String], out: &mut BytesMut) {
-    let names: usize = extensions.iter().map(|name| name.len() + 1).sum();
-    out.put_u8(b'v');
-    out.put_u32((12 + names) as u32);
-    out.put_u32(0);
-    out.put_u32(extensions.len() as u32);
-    for name in extensions {
-        out.put_slice(name.as_bytes());
-        out.put_u8(0);
-    }
+    let names: String = extensions.iter().map(|name| format!("{name}\0")).collect();
+    let count = (extensions.len() as u32).to_be_bytes();
+    let version = (3_u32 << 16).to_be_bytes();
+    message::write(b'v', &[&version, &count, names.as_bytes()], out);
 }
 
-/// Writes an error of ours as PostgreSQL would: the remedy is its hint.
+/// Writes an error of this crate as PostgreSQL would: the remedy is its hint.
 pub(super) fn error(severity: Severity, error: &Error, out: &mut BytesMut) {
     let severity = match severity {
         Severity::Error => "ERROR",
@@ -91,24 +63,16 @@ pub(super) fn error(severity: Severity, error: &Error, out: &mut BytesMut) {
     let code = error
         .sqlstate()
         .map_or_else(|| sqlstate(error.kind()), |code| code.code());
-    let (message, hint) = (error.message(), error.remedy());
     let fields = [
         ('S', severity),
         ('V', severity),
         ('C', code),
-        ('M', message),
-        ('H', hint),
+        ('M', error.message()),
+        ('H', error.remedy()),
     ];
-    let start = out.len();
-    out.put_slice(b"E\0\0\0\0");
-    for (field, text) in fields {
-        out.put_u8(field as u8);
-        out.put_slice(text.replace('\0', "").as_bytes());
-        out.put_u8(0);
-    }
-    out.put_u8(0);
-    let length = (out.len() - start - 1) as u32;
-    out[start + 1..start + 5].copy_from_slice(&length.to_be_bytes());
+    let field = |(field, text): (char, &str)| format!("{field}{}\0", text.replace('\0', ""));
+    let fields: String = fields.into_iter().map(field).collect();
+    message::write(b'E', &[fields.as_bytes(), b"\0"], out);
 }
 
 /// Returns the SQLSTATE that PostgreSQL uses for an error of this kind (manual, appendix A).
@@ -162,6 +126,6 @@ mod tests {
     fn extensions_are_declined_by_name() {
         let mut out = BytesMut::new();
         negotiate(&["_pq_.a".to_owned()], &mut out);
-        assert_eq!(out, &b"v\0\0\0\x13\0\0\0\0\0\0\0\x01_pq_.a\0"[..]);
+        assert_eq!(out, &b"v\0\0\0\x13\0\x03\0\0\0\0\0\x01_pq_.a\0"[..]);
     }
 }

@@ -1,7 +1,7 @@
 //! The private socket, and the thread that serves it.
 //!
-//! A driver that blocks the handler's thread (Diesel) needs someone else to run the bridge, so it
-//! has a thread of its own.
+//! A driver may block the handler's thread, as Diesel does: so the bridge runs on a thread of its
+//! own.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -35,12 +35,12 @@ enum Address {
     /// A directory that only this user can enter, removed when this is dropped.
     #[cfg(unix)]
     Directory(PathBuf),
-    /// Where Unix sockets are not to be had. Every user of the machine can connect to it.
+    /// Where there are no Unix sockets. Every user of the machine can connect to it.
     Loopback { port: u16, password: String },
 }
 
-/// What connections are accepted from.
-enum Accepts {
+/// The socket that accepts connections.
+enum Acceptor {
     #[cfg(unix)]
     Unix(tokio::net::UnixListener, u32),
     Tcp(TcpListener),
@@ -53,16 +53,13 @@ impl Listener {
         own_thread: bool,
         bridge: impl FnOnce(Listener) -> Bridge,
     ) -> Result<Arc<Bridge>> {
-        let own = match own_thread {
-            true => Some(Builder::new_current_thread().enable_all().build()),
-            false => None,
-        };
+        let own = own_thread.then(|| Builder::new_current_thread().enable_all().build());
         let own = own.transpose().map_err(failed)?;
         let runtime = match &own {
             Some(own) => own.handle().clone(),
             None => Handle::try_current().map_err(|_| outside())?,
         };
-        let (address, accepts) = {
+        let (address, acceptor) = {
             let _entered = runtime.enter();
             Address::bind(drawn()?, secret()?).map_err(failed)?
         };
@@ -74,7 +71,7 @@ impl Listener {
         }));
         let weak = Arc::downgrade(&bridge);
         let serve = async move {
-            let serve = pin!(serve(accepts, weak));
+            let serve = pin!(serve(acceptor, weak));
             select(stopped, serve).await;
         };
         match own {
@@ -121,7 +118,7 @@ impl Listener {
 }
 
 impl Address {
-    fn bind(name: u64, password: String) -> io::Result<(Address, Accepts)> {
+    fn bind(name: u64, password: String) -> io::Result<(Address, Acceptor)> {
         #[cfg(unix)]
         if let Ok(bound) = Address::bind_unix(name) {
             return Ok(bound);
@@ -132,25 +129,22 @@ impl Address {
             port: listener.local_addr()?.port(),
             password,
         };
-        Ok((address, Accepts::Tcp(TcpListener::from_std(listener)?)))
+        Ok((address, Acceptor::Tcp(TcpListener::from_std(listener)?)))
     }
 
     #[cfg(unix)]
-    fn bind_unix(name: u64) -> io::Result<(Address, Accepts)> {
+    fn bind_unix(name: u64) -> io::Result<(Address, Acceptor)> {
         use std::fs::{DirBuilder, metadata};
         use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 
         let directory = std::env::temp_dir().join(format!("antifreeze-{name:016x}"));
         DirBuilder::new().mode(0o700).create(&directory)?;
         // Removed again if the rest fails.
-        let address = Address::Directory(directory);
-        let Address::Directory(directory) = &address else {
-            return Err(io::ErrorKind::Unsupported.into());
-        };
-        let user = metadata(directory)?.uid();
+        let address = Address::Directory(directory.clone());
+        let user = metadata(&directory)?.uid();
         let path = directory.join(format!(".s.PGSQL.{PORT}"));
         let listener = tokio::net::UnixListener::bind(path)?;
-        Ok((address, Accepts::Unix(listener, user)))
+        Ok((address, Acceptor::Unix(listener, user)))
     }
 }
 
@@ -164,9 +158,9 @@ impl Drop for Address {
     }
 }
 
-async fn serve(accepts: Accepts, bridge: Weak<Bridge>) {
+async fn serve(acceptor: Acceptor, bridge: Weak<Bridge>) {
     loop {
-        let Ok(socket) = accepts.next().await else {
+        let Ok(socket) = acceptor.next().await else {
             // No descriptor is left, for one: the next may come when one is closed.
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             continue;
@@ -180,17 +174,17 @@ async fn serve(accepts: Accepts, bridge: Weak<Bridge>) {
     }
 }
 
-impl Accepts {
+impl Acceptor {
     /// Accepts a connection. `None`: it is another user's.
     async fn next(&self) -> io::Result<Option<Socket>> {
         match self {
             #[cfg(unix)]
-            Accepts::Unix(listener, user) => {
+            Acceptor::Unix(listener, user) => {
                 let (socket, _) = listener.accept().await?;
                 let ours = socket.peer_cred()?.uid() == *user;
                 Ok(ours.then(|| Box::new(socket) as Socket))
             }
-            Accepts::Tcp(listener) => {
+            Acceptor::Tcp(listener) => {
                 let (socket, _) = listener.accept().await?;
                 socket.set_nodelay(true)?;
                 Ok(Some(Box::new(socket)))

@@ -1,4 +1,4 @@
-//! Serves one connection of a driver, from its start-up packet to its end.
+//! Serves one connection of a driver, from its startup packet to its end.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -9,12 +9,13 @@ use tokio::time::{Instant, timeout_at};
 use super::answer::{self, Severity};
 use super::message::{self, Head};
 use super::peer::{Closed, Peer, Socket};
-use super::relay::{End, Loan, relay};
-use super::settings::{Answer, Portals, Setting};
+use super::relay::{Loan, LoanEnd, Notice, relay};
+use super::settings::{Portals, Setting};
 use super::startup::{self, Packet, Startup, holds};
 use super::{Bridge, Current, Parameters, User, database, drawn};
 use crate::error::{Error, ErrorKind, Result};
 use crate::invocation::{Live, WeakInvocation};
+use crate::wire::message::write_start;
 
 /// The longest time limit: longer than any invocation, and without overflow.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
@@ -26,14 +27,17 @@ pub(super) struct Local {
     user: User,
     claimed: Option<WeakInvocation>,
     parameters: Parameters,
-    /// What the driver was told of the server's parameters, and of which session they were.
-    told: (Bytes, Option<i32>),
+    /// Since its first statement or claim, a setting is part of what the invocation does.
+    is_used: bool,
+    /// The ParameterStatus messages that the driver has, and the process of the session that they
+    /// are from.
+    last_reported: (Bytes, Option<i32>),
     portals: Portals,
     key: (i32, i32),
     current: Arc<Current>,
 }
 
-/// Serves a connection. Its errors are told to the driver.
+/// Serves a connection. Errors are sent to the driver.
 pub(super) async fn serve(bridge: Arc<Bridge>, socket: Socket) {
     let mut local = Local {
         peer: Peer::new(socket),
@@ -41,7 +45,8 @@ pub(super) async fn serve(bridge: Arc<Bridge>, socket: Socket) {
         user: User::Every,
         claimed: None,
         parameters: Vec::new(),
-        told: (Bytes::new(), None),
+        is_used: false,
+        last_reported: (Bytes::new(), None),
         portals: Portals::default(),
         key: (0, 0),
         current: Arc::default(),
@@ -63,7 +68,7 @@ impl Local {
         Ok(())
     }
 
-    /// Reads until there is a start-up packet, and answers those in front of it. `None`: it was
+    /// Reads until there is a startup packet, and answers those in front of it. `None`: it was
     /// a CancelRequest.
     async fn startup(&mut self) -> Result<Option<Startup>, Closed> {
         loop {
@@ -94,13 +99,13 @@ impl Local {
             return;
         };
         let current = bridge.state().cancels.get(&key).cloned();
-        let token = current.and_then(|current| current.lock().ok()?.clone());
+        let token = current.and_then(|current| current.lock().clone());
         if let Some(token) = token {
             let _ = token.send().await;
         }
     }
 
-    /// Answers the start-up packet.
+    /// Answers the startup packet.
     async fn begin(&mut self, startup: Startup) -> Result<(), Closed> {
         let reported = match self.admit(startup).await {
             Ok(reported) => reported,
@@ -111,8 +116,8 @@ impl Local {
             bridge.state().cancels.insert(self.key, current);
         }
         let mut out = BytesMut::new();
-        answer::startup(&reported, self.key, &mut out);
-        self.told = (reported, None);
+        write_start(&reported, Some(self.key), &mut out);
+        self.last_reported = (reported, None);
         self.peer.write(&out).await
     }
 
@@ -188,27 +193,19 @@ impl Local {
         Ok(reported)
     }
 
-    /// Makes a setting of the driver's part of what it asked for at its start-up.
+    /// Makes a setting of the driver's part of what it asked for at its startup.
     async fn set(&mut self, setting: Setting) -> Result<()> {
         let (name, value) = setting;
         let before = self.parameters.clone();
-        let other = |set: &(String, String)| !set.0.eq_ignore_ascii_case(&name);
-        self.parameters.retain(other);
+        self.parameters.retain(|set| set.0 != name);
         if !holds(&name, &value) {
             self.parameters.push((name.clone(), value));
             self.parameters.sort();
         }
-        match self.reported().await {
-            Ok(reported) => {
-                answer::reported(&name, &reported, &mut self.peer.down);
-                self.told = (reported, None);
-            }
-            Err(error) => {
-                self.parameters = before;
-                return Err(error);
-            }
-        }
-        self.peer.down.extend_from_slice(answer::SET);
+        let reported = self.reported().await;
+        let reported = reported.inspect_err(|_| self.parameters = before)?;
+        answer::reported(&name, &reported, &mut self.peer.down);
+        self.last_reported = (reported, None);
         Ok(())
     }
 
@@ -218,7 +215,7 @@ impl Local {
         sent.map_err(|Closed| closed())?;
         loop {
             if let Some(head) = Head::read(&self.peer.up)? {
-                if head.tag != b'p' || head.length > 1_000 {
+                if head.tag != b'p' || !(6..=1_000).contains(&head.length) {
                     return Err(foreign());
                 }
                 if self.peer.up.len() >= head.length {
@@ -243,6 +240,7 @@ impl Local {
                 return Ok(true);
             }
         };
+        self.is_used = true;
         self.portals.clear();
         self.set_current(&loan);
         let guards = self.is_in_transaction();
@@ -252,36 +250,34 @@ impl Local {
             user.exact().or(claimed.as_ref()).cloned()
         };
         let end = relay(&mut self.peer, loan, guards, claim).await;
-        if let Ok(mut current) = self.current.lock() {
-            *current = None;
-        }
+        *self.current.lock() = None;
         match end {
-            End::AtRest => {
+            LoanEnd::AtRest => {
                 self.peer.flush().await?;
-                Ok(true)
+                Ok(!self.peer.has_left)
             }
-            End::Declined(error) => {
+            LoanEnd::Declined(error) => {
                 self.refuse_request(&error).await?;
                 Ok(true)
             }
-            End::Closed => Ok(false),
-            End::TakenBack {
-                answerable: true,
-                waits,
-                idle,
-            } if waits || !idle => self.taken_back(waits).await,
-            // An idle driver finds it closed, as pools that do not test connections notice.
-            End::TakenBack { .. } => {
-                self.peer.flush().await?;
-                Ok(false)
-            }
-            End::Refused(error) => self.refuse_connection(&error).await,
+            LoanEnd::Closed => Ok(false),
+            LoanEnd::TakenBack(notice) => self.taken_back(notice).await,
+            LoanEnd::Refused(error) => self.refuse_connection(&error).await,
         }
     }
 
     fn set_current(&self, loan: &Loan) {
-        if let Ok(mut current) = self.current.lock() {
-            *current = Some(loan.cancel_token());
+        *self.current.lock() = Some(loan.cancel_token());
+    }
+
+    /// Waits for the head of the next message.
+    async fn head(&mut self) -> Result<Head, Closed> {
+        loop {
+            match Head::read(&self.peer.up) {
+                Ok(Some(head)) => return Ok(head),
+                Ok(None) => self.peer.read().await?,
+                Err(error) => return self.refuse_connection(&error).await,
+            }
         }
     }
 
@@ -289,14 +285,7 @@ impl Local {
     /// the driver ends the connection.
     async fn next(&mut self) -> Result<bool, Closed> {
         loop {
-            let head = match Head::read(&self.peer.up) {
-                Ok(Some(head)) => head,
-                Ok(None) => {
-                    self.peer.read().await?;
-                    continue;
-                }
-                Err(error) => return self.refuse_connection(&error).await,
-            };
+            let head = self.head().await?;
             match head.tag {
                 b'X' => return Ok(false),
                 // No session is lent, so none is lost: the next statement gets one that lives.
@@ -330,35 +319,23 @@ impl Local {
         let message = &self.peer.up[..head.length];
         if let Some(token) = message::claim(message) {
             self.claimed = claimant(&self.bridge, token);
+            self.is_used = true;
             self.peer.up.advance(head.length);
-            self.peer.down.extend_from_slice(answer::SET);
-            self.peer.write(answer::READY).await?;
+            self.peer.write(answer::SET_AND_READY).await?;
             return Ok(true);
         }
-        let Some(answer) = self.portals.answer(message, &mut self.peer.names) else {
+        let in_force = self.is_used.then_some(&*self.parameters);
+        let Some(answer) = self.portals.answer(message, &mut self.peer.names, in_force) else {
             return Ok(false);
         };
-        let set = match answer {
-            Answer::Bytes(bytes) => {
-                self.peer.down.extend_from_slice(bytes);
-                Ok(())
+        if let Some(setting) = answer.setting {
+            if let Err(error) = self.set(setting).await {
+                self.refuse_request(&error).await?;
+                return Ok(true);
             }
-            Answer::Set(setting) => self.set(setting).await,
-            Answer::SetAndReady(setting) => {
-                let set = self.set(setting).await;
-                if set.is_ok() {
-                    self.peer.down.extend_from_slice(answer::READY);
-                }
-                set
-            }
-        };
-        match set {
-            Ok(()) => {
-                self.peer.up.advance(head.length);
-                self.peer.flush().await?;
-            }
-            Err(error) => self.refuse_request(&error).await?,
         }
+        self.peer.up.advance(head.length);
+        self.peer.write(answer.bytes).await?;
         Ok(true)
     }
 
@@ -377,25 +354,25 @@ impl Local {
             return Loan::of_transaction(&invocation, &self.parameters).await;
         }
         let loan = Loan::of_connection(&invocation, &self.parameters).await?;
-        self.tell_changes(&loan);
+        self.report_changes(&loan);
         Ok(loan)
     }
 
-    /// Tells the driver what this session's server reports otherwise than the last one did, as
-    /// another server does after a failover.
-    fn tell_changes(&mut self, loan: &Loan) {
+    /// Sends the driver those parameters that this session's server reports differently from the
+    /// last one, as another server does after a failover.
+    fn report_changes(&mut self, loan: &Loan) {
         let process = loan.process();
-        if self.told.1 == process {
+        if self.last_reported.1 == process {
             return;
         }
         let reports = loan.reports();
-        if reports != self.told.0 {
-            answer::changed(&self.told.0, &reports, &mut self.peer.down);
+        if reports != self.last_reported.0 {
+            answer::changed(&self.last_reported.0, &reports, &mut self.peer.down);
             if let Some(bridge) = self.bridge.upgrade() {
                 bridge.state().note_reported(&self.parameters, &reports);
             }
         }
-        self.told = (reports, process);
+        self.last_reported = (reports, process);
     }
 
     /// Answers a request with an error, and skips the rest of it.
@@ -403,20 +380,12 @@ impl Local {
         answer::error(Severity::Error, error, &mut self.peer.down);
         self.peer.flush().await?;
         loop {
-            match Head::read(&self.peer.up) {
-                Ok(Some(head)) => {
-                    self.peer.skip(head.length).await?;
-                    match head.tag {
-                        b'X' => return Err(Closed),
-                        b'S' => return self.peer.write(answer::READY).await,
-                        _ if head.is_whole_request() => {
-                            return self.peer.write(answer::READY).await;
-                        }
-                        _ => {}
-                    }
-                }
-                Ok(None) => self.peer.read().await?,
-                Err(error) => return self.refuse_connection(&error).await,
+            let head = self.head().await?;
+            self.peer.skip(head.length).await?;
+            match head.tag {
+                b'X' => return Err(Closed),
+                b'Q' | b'F' | b'S' => return self.peer.write(answer::READY).await,
+                _ => {}
             }
         }
     }
@@ -427,12 +396,13 @@ impl Local {
         self.peer.linger().await
     }
 
-    /// Ends the connection after its session was taken back. The driver is told when it waits for
-    /// an answer: at its next message, if it has had all of them.
-    async fn taken_back<T>(&mut self, waits: bool) -> Result<T, Closed> {
+    /// Ends the connection after its session was taken back.
+    async fn taken_back(&mut self, notice: Notice) -> Result<bool, Closed> {
         self.peer.flush().await?;
-        if !waits {
-            self.peer.read().await?;
+        match notice {
+            Notice::AtOnce => {}
+            Notice::AtNextMessage => self.peer.read().await?,
+            Notice::None => return Ok(false),
         }
         self.refuse_connection(&Error::invocation_ended()).await
     }
@@ -468,7 +438,7 @@ fn foreign() -> Error {
 fn unreported() -> Error {
     Error::caused(
         ErrorKind::ConnectTimeout,
-        "no session has answered what the driver's start-up asks for in time",
+        "no session has answered what the driver's startup asks for in time",
     )
 }
 

@@ -1,7 +1,10 @@
-//! Looks at what a driver sends, as far as the bridge has to.
+//! Parses the messages of a driver, as far as the bridge needs.
+
+use postgres_protocol::message::backend::Header;
 
 use super::CLAIM;
 use crate::error::{Error, Result};
+use crate::wire::message::strings;
 use crate::wire::residue;
 
 /// The longest message that is answered here, with its header.
@@ -18,32 +21,20 @@ pub(super) struct Head {
 impl Head {
     /// Reads the head of the message that begins. `None`: it is not complete.
     pub(super) fn read(bytes: &[u8]) -> Result<Option<Head>> {
-        let Some(&[tag, a, b, c, d]) = bytes.first_chunk() else {
-            return Ok(None);
-        };
-        let length = usize::try_from(i32::from_be_bytes([a, b, c, d]));
-        match length {
-            Ok(length) if length >= 4 => Ok(Some(Head {
-                tag,
-                length: length + 1,
-            })),
-            _ => Err(
-                Error::configuration("a message of the driver has no length")
-                    .with_remedy("report this: the driver violates PostgreSQL's protocol"),
-            ),
-        }
+        let header = Header::parse(bytes).map_err(|_| {
+            Error::configuration("a message of the driver has no length")
+                .with_remedy("report this: the driver violates PostgreSQL's protocol")
+        })?;
+        Ok(header.map(|header| Head {
+            tag: header.tag(),
+            length: header.len() as usize + 1,
+        }))
     }
 
     /// Returns whether the message is short enough to be one that is answered here, and has to be
     /// whole before it is passed on.
     pub(super) fn is_short(&self) -> bool {
         self.length <= SHORT
-    }
-
-    /// Returns whether a driver that sends this waits for the ReadyForQuery of this message, and
-    /// not for that of a Sync.
-    pub(super) fn is_whole_request(&self) -> bool {
-        matches!(self.tag, b'Q' | b'F')
     }
 }
 
@@ -61,12 +52,12 @@ pub(super) fn claim(message: &[u8]) -> Option<&str> {
 
 /// Returns whether a message begins or ends a transaction.
 pub(super) fn controls_transaction(message: &[u8]) -> bool {
-    text(message).is_some_and(residue::controls_transaction)
+    text(message).is_some_and(|text| residue::controls_transaction(text, Some(true)))
 }
 
 /// Returns the SQL of a Query or a Parse.
 fn text(message: &[u8]) -> Option<&[u8]> {
-    let mut strings = message.get(5..)?.split(|&byte| byte == 0);
+    let mut strings = strings(message.get(5..)?);
     match message[0] {
         b'Q' => strings.next(),
         b'P' => strings.nth(1),

@@ -1,4 +1,4 @@
-//! The bridge: a private socket inside the process, at which any driver finds the pool.
+//! Serves the pool to any driver, at a private socket inside the process.
 //!
 //! sqlx, SeaORM, Diesel and libpq take no stream of another library, but each takes a URL. They
 //! connect to this socket; behind it a session of the pool is lent to them from their first
@@ -23,7 +23,7 @@ mod settings;
 mod startup;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, MutexGuard, Weak};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
@@ -31,6 +31,7 @@ use tokio::runtime::Handle;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::invocation::{Attribution, Invocation, Live, WeakInvocation, invocation};
+use crate::lock::Mutex;
 use crate::observe;
 use crate::random;
 use listener::Listener;
@@ -46,7 +47,7 @@ const EVERY: &str = "antifreeze";
 const INVOCATION: &str = "invocation_";
 const TRANSACTION: &str = "transaction_";
 
-/// For how many sets of parameters it is remembered what servers report. Drivers have one or two.
+/// The most sets of parameters for which the server's reports are cached. Drivers have one or two.
 const MOST_REPORTED: usize = 100;
 
 /// The bridge of one database.
@@ -67,7 +68,7 @@ struct State {
     reported: HashMap<Parameters, Bytes>,
     /// The connections that a CancelRequest can name.
     cancels: HashMap<(i32, i32), Arc<Current>>,
-    /// It was logged that a connection belongs to none of several invocations.
+    /// It was logged that a connection cannot be attributed to one of several invocations.
     logged: bool,
 }
 
@@ -158,7 +159,7 @@ impl Bridge {
         self.state().tokens.get(token).cloned()
     }
 
-    /// Finds whose a connection is, by the user that it names.
+    /// Returns the owner of a connection, by the user in its startup packet.
     fn user(&self, name: &str) -> Option<User> {
         let of = |token| self.by_token(token);
         match (
@@ -189,8 +190,8 @@ impl Bridge {
         }
     }
 
-    /// Finds the invocation whose session is asked what it reports. If none is under way, it is
-    /// one that ends with the next ones, and the session is kept as one that was warmed up.
+    /// Returns the invocation whose session is asked what it reports. If none is under way, the
+    /// common one is used, and its session is pooled as if it had been warmed up.
     fn learner(&self, user: &User, claimed: Option<&WeakInvocation>) -> Result<Invocation> {
         let engine = self.engine()?;
         if let (User::Every, None) = (user, claimed) {
@@ -207,7 +208,7 @@ impl Bridge {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -216,7 +217,7 @@ fn slot(engine: &Engine) -> MutexGuard<'_, Option<Arc<Bridge>>> {
     type Slot = Mutex<Option<Arc<Bridge>>>;
     let slot = engine.bridge.get_or_init(|| Box::<Slot>::default());
     let slot: &Slot = slot.downcast_ref().expect("nothing else is put there");
-    slot.lock().unwrap_or_else(PoisonError::into_inner)
+    slot.lock()
 }
 
 /// Returns the bridge, unless the runtime that served it has ended.

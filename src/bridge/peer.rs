@@ -21,6 +21,8 @@ pub(super) struct Peer {
     pub(super) down: BytesMut,
     /// The names of its prepared statements, between two loans.
     pub(super) names: Names,
+    /// It has ended the connection.
+    pub(super) has_left: bool,
 }
 
 /// The driver has ended the connection, or it has to be ended.
@@ -33,6 +35,7 @@ impl Peer {
             up: BytesMut::new(),
             down: BytesMut::new(),
             names: Names::default(),
+            has_left: false,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Lends a session to a driver, and passes on what both say until it is given back.
+//! Lends a session to a driver, and passes messages between both until it is given back.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -9,6 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::future::OptionFuture;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Mutex;
+use tokio::time::{Sleep, sleep};
 
 use super::Parameters;
 use super::answer;
@@ -27,24 +28,42 @@ const BUFFER: usize = 64 * 1024;
 const READ: usize = 8 * 1024;
 
 /// How a loan ends.
-pub(super) enum End {
+pub(super) enum LoanEnd {
     /// The session is at rest, and was given back.
     AtRest,
-    /// The driver has ended its connection.
+    /// The driver has ended its connection, and left something in the session.
     Closed,
     /// The invocation has ended.
-    TakenBack {
-        /// The driver was given whole messages only, and can be told why.
-        answerable: bool,
-        /// It waits for an answer.
-        waits: bool,
-        /// It was in no transaction.
-        idle: bool,
-    },
+    TakenBack(Notice),
     /// The driver has asked for what is not possible here, and may go on.
     Declined(Error),
     /// The same, and its connection has to be ended.
     Refused(Error),
+}
+
+/// When a driver gets the error that its session was taken back.
+pub(super) enum Notice {
+    /// Now: it waits for an answer.
+    AtOnce,
+    /// It is inside a transaction, and waits for nothing.
+    AtNextMessage,
+    /// Not at all. A driver outside any transaction finds its connection closed, as pools that do
+    /// not test connections notice. In the middle of a message it could not understand an error.
+    None,
+}
+
+impl Notice {
+    fn of(stream: &Diverted, waits: bool) -> Self {
+        if !stream.is_whole() || stream.is_ended() {
+            Notice::None
+        } else if waits {
+            Notice::AtOnce
+        } else if stream.was_idle() {
+            Notice::None
+        } else {
+            Notice::AtNextMessage
+        }
+    }
 }
 
 /// A session that is lent to a driver.
@@ -67,7 +86,7 @@ impl Loan {
     ) -> Result<Loan> {
         let mut connection = invocation.lease_for_driver(&"another driver").await?;
         connection.prepare(parameters).await?;
-        let stream = connection.divert().await.ok_or_else(lost)?;
+        let stream = connection.divert().await.ok_or_else(Error::lost)?;
         Ok(Loan {
             invocation: invocation.downgrade(),
             source: Source::Connection(connection),
@@ -126,6 +145,18 @@ impl Loan {
             Source::Transaction(_) => Bytes::new(),
         }
     }
+
+    /// Gives the session back if nothing of the driver is left in it. Inside the invocation's
+    /// transaction that is so after each answer; there it is given back at the end of the loan.
+    fn give_back(&self) -> Option<Names> {
+        match &self.source {
+            Source::Connection(connection) => connection.give_back(&self.stream),
+            Source::Transaction(_) => {
+                let free = self.stream.is_answered() && !self.stream.is_taken_back();
+                free.then(Names::default)
+            }
+        }
+    }
 }
 
 /// Cancels the statement that a driver executes.
@@ -148,21 +179,7 @@ impl Cancel {
     }
 }
 
-impl Source {
-    /// Gives the session back if nothing of the driver is left in it. Inside the invocation's
-    /// transaction that is so after each answer; there it is given back at the end of the loan.
-    fn give_back(&self, stream: &Diverted) -> Option<Names> {
-        match self {
-            Source::Connection(connection) => connection.give_back(stream),
-            Source::Transaction(_) => {
-                let free = stream.is_answered() && !stream.is_taken_back();
-                free.then(Names::default)
-            }
-        }
-    }
-}
-
-/// Passes on what the driver and the server say, until the session is at rest or the loan
+/// Passes on the messages of the driver and the server, until the session is at rest or the loan
 /// ends otherwise.
 ///
 /// The session is given back before the driver is sent the last bytes of the answer: once it
@@ -171,43 +188,43 @@ pub(super) async fn relay(
     peer: &mut Peer,
     loan: Loan,
     guards: bool,
-    mut claim: impl FnMut(&str) -> Option<WeakInvocation>,
-) -> End {
-    let Loan {
-        invocation,
-        source,
-        mut stream,
-    } = loan;
+    claim: impl FnMut(&str) -> Option<WeakInvocation>,
+) -> LoanEnd {
+    loan.stream.bring_names(std::mem::take(&mut peer.names));
     let mut relay = Relay {
-        invocation,
+        peer,
+        loan,
+        claim,
         up: BytesMut::new(),
         pass: 0,
         skip: 0,
         wants: 0,
         waits: false,
+        leaves: None,
         guards,
     };
-    stream.bring_names(std::mem::take(&mut peer.names));
-    let mut end = poll_fn(|cx| relay.poll(peer, &source, &mut stream, &mut claim, cx)).await;
-    if let (Source::Transaction(transaction), End::AtRest | End::Declined(_)) = (&source, &end) {
+    let mut end = poll_fn(|cx| relay.poll(cx)).await;
+    let Loan { source, stream, .. } = relay.loan;
+    if let (Source::Transaction(transaction), LoanEnd::AtRest | LoanEnd::Declined(_)) =
+        (&source, &end)
+    {
         transaction.end_turn().await;
         match stream.give_back(true) {
             Some(names) => peer.names = names,
             None => {
-                end = End::TakenBack {
-                    answerable: stream.is_whole() && !stream.is_ended(),
-                    waits: matches!(end, End::Declined(_)),
-                    idle: stream.was_idle(),
-                }
+                let waits = matches!(end, LoanEnd::Declined(_));
+                end = LoanEnd::TakenBack(Notice::of(&stream, waits));
             }
         }
     }
     drop(stream);
     match (source, &end) {
-        (Source::Connection(connection), End::AtRest | End::Declined(_)) => drop(connection),
+        (Source::Connection(connection), LoanEnd::AtRest | LoanEnd::Declined(_)) => {
+            drop(connection)
+        }
         // Also if it was taken back: by the server, it has to be closed here.
         (Source::Connection(connection), _) => connection.rest().await,
-        (Source::Transaction(transaction), End::AtRest | End::Declined(_)) => {
+        (Source::Transaction(transaction), LoanEnd::AtRest | LoanEnd::Declined(_)) => {
             transaction.give_back();
         }
         (Source::Transaction(transaction), _) => transaction.cut_off(),
@@ -216,8 +233,11 @@ pub(super) async fn relay(
 }
 
 /// Passes messages between a driver and a session.
-struct Relay {
-    invocation: WeakInvocation,
+struct Relay<'a, C> {
+    peer: &'a mut Peer,
+    loan: Loan,
+    /// Finds the invocation that claims the connection.
+    claim: C,
     /// What the session has yet to be sent.
     up: BytesMut,
     /// Bytes of the current message that are passed on unread.
@@ -228,83 +248,87 @@ struct Relay {
     wants: usize,
     /// The last request has not had all its answers.
     waits: bool,
+    /// The driver has ended its connection: until then the answers that it is owed are awaited.
+    leaves: Option<Pin<Box<Sleep>>>,
     /// Transactions of the driver are refused.
     guards: bool,
 }
 
-impl Relay {
-    fn poll(
-        &mut self,
-        peer: &mut Peer,
-        source: &Source,
-        stream: &mut Diverted,
-        claim: &mut impl FnMut(&str) -> Option<WeakInvocation>,
-        cx: &mut Context<'_>,
-    ) -> Poll<End> {
+impl<C: FnMut(&str) -> Option<WeakInvocation>> Relay<'_, C> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<LoanEnd> {
         loop {
             let mut progress = false;
             // To the driver. While it does not read, nothing is read for it.
-            while !peer.down.is_empty() {
-                match poll_write(&mut peer.socket, &mut peer.down, cx) {
+            while !self.peer.down.is_empty() {
+                match poll_write(&mut self.peer.socket, &mut self.peer.down, cx) {
                     Poll::Ready(Ok(sent)) if sent > 0 => progress = true,
-                    Poll::Ready(_) => return Poll::Ready(End::Closed),
+                    Poll::Ready(_) => {
+                        self.leave();
+                        self.peer.down.clear();
+                    }
                     Poll::Pending => break,
                 }
             }
-            if stream.is_taken_back() || peer.down.len() < BUFFER {
-                match poll_read(stream, &mut peer.down, cx) {
+            if self.loan.stream.is_taken_back() || self.peer.down.len() < BUFFER {
+                match poll_read(&mut self.loan.stream, &mut self.peer.down, cx) {
                     Poll::Ready(Ok(read)) if read > 0 => progress = true,
                     Poll::Ready(_) => {
-                        return Poll::Ready(End::TakenBack {
-                            answerable: stream.is_whole() && !stream.is_ended(),
-                            waits: self.waits || !self.is_between(peer),
-                            idle: stream.was_idle(),
-                        });
+                        let waits = self.waits || !self.is_between();
+                        let notice = Notice::of(&self.loan.stream, waits);
+                        return Poll::Ready(LoanEnd::TakenBack(notice));
                     }
                     Poll::Pending => {}
                 }
-                self.waits &= !stream.is_answered();
-                if self.gives_back(peer, source, stream) {
-                    return Poll::Ready(End::AtRest);
+                self.waits &= !self.loan.stream.is_answered();
+                if self.gives_back() {
+                    return Poll::Ready(LoanEnd::AtRest);
                 }
             }
             // To the server. A claim is answered here.
-            let before = (peer.up.len(), peer.down.len());
-            match self.take(peer, stream, claim) {
-                Ok(true) if (peer.up.len(), peer.down.len()) != before => {
-                    if self.gives_back(peer, source, stream) {
-                        return Poll::Ready(End::AtRest);
-                    }
-                    progress = true;
-                }
-                Ok(true) => {}
-                Ok(false) => return Poll::Ready(End::Closed),
+            let before = (self.peer.up.len(), self.peer.down.len());
+            let taken = self.take();
+            let took = (self.peer.up.len(), self.peer.down.len()) != before;
+            progress |= took;
+            match taken {
+                Ok(()) if took && self.gives_back() => return Poll::Ready(LoanEnd::AtRest),
+                Ok(()) => {}
                 Err(error) => {
                     let whole = self.up.is_empty() && self.pass == 0;
-                    let names = whole.then(|| source.give_back(stream));
+                    let names = whole.then(|| self.loan.give_back());
                     return Poll::Ready(match names.flatten() {
                         Some(names) => {
-                            peer.names = names;
-                            End::Declined(error)
+                            self.peer.names = names;
+                            LoanEnd::Declined(error)
                         }
-                        None => End::Refused(error),
+                        None => LoanEnd::Refused(error),
                     });
                 }
             }
             while !self.up.is_empty() {
-                match poll_write(stream, &mut self.up, cx) {
+                match poll_write(&mut self.loan.stream, &mut self.up, cx) {
                     Poll::Ready(Ok(sent)) if sent > 0 => progress = true,
                     _ => break,
                 }
             }
             if self.up.is_empty() {
-                let _ = Pin::new(&mut *stream).poll_flush(cx);
+                let _ = Pin::new(&mut self.loan.stream).poll_flush(cx);
             }
-            if self.up.is_empty() && peer.up.len() < BUFFER.max(self.wants) {
-                match poll_read(&mut peer.socket, &mut peer.up, cx) {
+            let reads = self.up.is_empty() && self.peer.up.len() < BUFFER.max(self.wants);
+            if reads && self.leaves.is_none() {
+                match poll_read(&mut self.peer.socket, &mut self.peer.up, cx) {
                     Poll::Ready(Ok(read)) if read > 0 => progress = true,
-                    Poll::Ready(_) => return Poll::Ready(End::Closed),
+                    Poll::Ready(_) => self.leave(),
                     Poll::Pending => {}
+                }
+            }
+            if let Some(limit) = &mut self.leaves {
+                // What is left of a message that never was whole is nobody's.
+                if !took && self.up.is_empty() && self.loan.stream.is_answered() {
+                    let rests = self.loan.give_back().map(|_| LoanEnd::AtRest);
+                    return Poll::Ready(rests.unwrap_or(LoanEnd::Closed));
+                }
+                if limit.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(LoanEnd::Closed);
                 }
             }
             if !progress {
@@ -313,26 +337,30 @@ impl Relay {
         }
     }
 
+    /// Notes that the driver has ended its connection. What it has sent is still executed, as
+    /// PostgreSQL does.
+    fn leave(&mut self) {
+        let limit = self.loan.invocation.grace();
+        self.peer.has_left = true;
+        self.leaves.get_or_insert_with(|| Box::pin(sleep(limit)));
+    }
+
     /// Gives the session back if nothing of the driver is left here or in it.
-    fn gives_back(&self, peer: &mut Peer, source: &Source, stream: &Diverted) -> bool {
-        let names = self.is_between(peer).then(|| source.give_back(stream));
-        let names = names.flatten().map(|names| peer.names = names);
+    fn gives_back(&mut self) -> bool {
+        let names = self.is_between().then(|| self.loan.give_back());
+        let names = names.flatten().map(|names| self.peer.names = names);
         names.is_some()
     }
 
     /// Returns whether everything of the driver was passed on, up to the end of a message.
-    fn is_between(&self, peer: &Peer) -> bool {
-        self.up.is_empty() && self.pass == 0 && self.skip == 0 && peer.up.is_empty()
+    fn is_between(&self) -> bool {
+        self.up.is_empty() && self.pass == 0 && self.skip == 0 && self.peer.up.is_empty()
     }
 
-    /// Takes what can be passed on from what the driver has sent. Returns false at its Terminate,
-    /// which is not for the session.
-    fn take(
-        &mut self,
-        peer: &mut Peer,
-        stream: &Diverted,
-        claim: &mut impl FnMut(&str) -> Option<WeakInvocation>,
-    ) -> Result<bool> {
+    /// Takes what can be passed on from what the driver has sent, up to its Terminate, which is not
+    /// for the session.
+    fn take(&mut self) -> Result<()> {
+        let (peer, stream) = (&mut *self.peer, &self.loan.stream);
         while !peer.up.is_empty() && self.up.len() < BUFFER {
             if self.skip > 0 {
                 let now = self.skip.min(peer.up.len());
@@ -345,7 +373,8 @@ impl Relay {
                     break;
                 };
                 if head.tag == b'X' {
-                    return Ok(false);
+                    self.leave();
+                    break;
                 }
                 if self.guards && head.tag == b'F' {
                     return Err(function_call());
@@ -376,7 +405,8 @@ impl Relay {
                             break;
                         }
                         // What is left in the session is another invocation's.
-                        if !claim(&token).is_some_and(|claims| claims.is_same(&self.invocation)) {
+                        let claims = (self.claim)(&token);
+                        if !claims.is_some_and(|claims| claims.is_same(&self.loan.invocation)) {
                             return Err(Error::invocation_ended());
                         }
                         peer.up.advance(head.length);
@@ -388,12 +418,16 @@ impl Relay {
                 self.pass = head.length;
                 self.wants = 0;
                 self.waits = true;
+                let lent = &mut self.loan.source;
+                if let (Source::Transaction(lent), b'Q' | b'E' | b'F') = (lent, head.tag) {
+                    lent.executes();
+                }
             }
             let now = self.pass.min(peer.up.len());
             self.up.unsplit(peer.up.split_to(now));
             self.pass -= now;
         }
-        Ok(true)
+        Ok(())
     }
 }
 
@@ -430,8 +464,4 @@ fn controls() -> Error {
 fn function_call() -> Error {
     Error::configuration("large objects by libpq's own functions are no part of the transaction")
         .with_remedy("use their SQL functions (lo_create, lo_put), or `Invocation::url`")
-}
-
-fn lost() -> Error {
-    Error::caused(ErrorKind::Closed, "the connection was lost")
 }

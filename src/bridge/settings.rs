@@ -1,10 +1,14 @@
 //! Answers the settings that drivers make when they connect, so that they cost no round trip and
 //! hold in whichever session is lent: they become part of what the driver asked for at its
-//! start-up.
+//! startup. What they set once they are in use is state of the session, and ends with the
+//! invocation.
 
+use super::answer::{SET, SET_AND_READY};
+use super::startup::holds;
 use crate::wire::Names;
+use crate::wire::message::strings;
 
-/// What can be set so: what servers report, and what needs no session to be known.
+/// The parameters that are set so: servers report them, or their effect needs no session.
 const NAMES: [&str; 6] = [
     "application_name",
     "client_encoding",
@@ -14,17 +18,27 @@ const NAMES: [&str; 6] = [
     "timezone",
 ];
 
-/// A setting: its name and its value.
+/// A setting: its name in lower case and its value.
 pub(super) type Setting = (String, String);
 
 /// The answer to a message that needs no session.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Answer {
-    Bytes(&'static [u8]),
-    /// The setting is made.
-    Set(Setting),
-    /// It is made by a simple query, which ends the request.
-    SetAndReady(Setting),
+pub(super) struct Answer {
+    /// The setting that is made before.
+    pub(super) setting: Option<Setting>,
+    pub(super) bytes: &'static [u8],
+}
+
+impl Answer {
+    fn set(setting: Setting, bytes: &'static [u8]) -> Self {
+        let setting = Some(setting);
+        Answer { setting, bytes }
+    }
+
+    fn plain(bytes: &'static [u8]) -> Self {
+        let setting = None;
+        Answer { setting, bytes }
+    }
 }
 
 /// The portals that the present request has bound to a setting.
@@ -37,25 +51,36 @@ impl Portals {
         self.0.clear();
     }
 
-    /// Answers a message that is about a setting. `None`: it needs a session.
-    pub(super) fn answer(&mut self, message: &[u8], names: &mut Names) -> Option<Answer> {
+    /// Answers a message that is about a setting; if some are `in_force`, only about those.
+    /// `None`: it needs a session.
+    pub(super) fn answer(
+        &mut self,
+        message: &[u8],
+        names: &mut Names,
+        in_force: Option<&[Setting]>,
+    ) -> Option<Answer> {
+        let is_in = |all: &[Setting], set: &Setting| {
+            all.contains(set) || holds(&set.0, &set.1) && !all.iter().any(|known| known.0 == set.0)
+        };
+        let is_ours = |set: &Setting| in_force.is_none_or(|all| is_in(all, set));
+        let setting = |sql: &[u8]| setting(sql).filter(is_ours);
         let (tag, body) = (*message.first()?, message.get(5..)?);
-        let mut strings = body.split(|&byte| byte == 0);
+        let mut strings = strings(body);
         match tag {
-            b'Q' => Some(Answer::SetAndReady(setting(strings.next()?)?)),
+            b'Q' => Some(Answer::set(setting(strings.next()?)?, SET_AND_READY)),
             b'P' => {
                 let name = strings.next()?;
                 setting(strings.next()?)?;
                 names
                     .add(name, &body[name.len() + 1..])
-                    .then_some(Answer::Bytes(b"1\0\0\0\x04"))
+                    .then_some(Answer::plain(b"1\0\0\0\x04"))
             }
             b'B' => {
                 let (portal, statement) = (strings.next()?, strings.next()?);
                 let bound = setting(names.text(statement)?)?;
                 self.0.retain(|(name, _)| name != portal);
                 self.0.push((portal.to_vec(), bound));
-                Some(Answer::Bytes(b"2\0\0\0\x04"))
+                Some(Answer::plain(b"2\0\0\0\x04"))
             }
             b'D' | b'C' => {
                 let (kind, name) = body.split_first()?;
@@ -63,21 +88,24 @@ impl Portals {
                 match (tag, kind) {
                     (b'D', b'S') => {
                         setting(names.text(name)?)?;
-                        Some(Answer::Bytes(b"t\0\0\0\x06\0\0n\0\0\0\x04"))
+                        Some(Answer::plain(b"t\0\0\0\x06\0\0n\0\0\0\x04"))
                     }
                     (b'C', b'S') => {
                         setting(names.text(name)?)?;
                         names.remove(name);
-                        Some(Answer::Bytes(b"3\0\0\0\x04"))
+                        Some(Answer::plain(b"3\0\0\0\x04"))
                     }
                     (b'D', b'P') => {
                         self.bound(name)?;
-                        Some(Answer::Bytes(b"n\0\0\0\x04"))
+                        Some(Answer::plain(b"n\0\0\0\x04"))
                     }
                     _ => None,
                 }
             }
-            b'E' => self.bound(strings.next()?).cloned().map(Answer::Set),
+            b'E' => {
+                let bound = self.bound(strings.next()?)?.clone();
+                Some(Answer::set(bound, SET))
+            }
             _ => None,
         }
     }
@@ -98,7 +126,7 @@ fn setting(sql: &[u8]) -> Option<Setting> {
     let rest = word(rest, "session").unwrap_or(rest);
     let zone = word(rest, "time").and_then(|rest| word(rest, "zone"));
     let (name, value) = match zone {
-        Some(value) => ("TimeZone", value),
+        Some(value) => ("timezone", value),
         None => {
             let end = rest.find(|letter: char| letter != '_' && !letter.is_ascii_alphanumeric())?;
             let (name, rest) = rest.split_at(end);
@@ -107,9 +135,9 @@ fn setting(sql: &[u8]) -> Option<Setting> {
             (name, value.trim_start())
         }
     };
-    let known = NAMES.iter().any(|known| name.eq_ignore_ascii_case(known));
-    let value = literal(value).filter(|_| known)?;
-    Some((name.to_owned(), value.to_owned()))
+    let name = name.to_ascii_lowercase();
+    let value = literal(value).filter(|_| NAMES.contains(&name.as_str()))?;
+    Some((name, value.to_owned()))
 }
 
 /// Returns what follows this word.
@@ -141,7 +169,7 @@ mod tests {
     #[test]
     fn settings_of_drivers_are_recognised() {
         let set = |name: &str, value: &str| Some((name.to_owned(), value.to_owned()));
-        assert_eq!(read("SET TIME ZONE 'UTC'"), set("TimeZone", "UTC"));
+        assert_eq!(read("SET TIME ZONE 'UTC'"), set("timezone", "UTC"));
         assert_eq!(
             read("set session timezone to 'Asia/Tokyo';"),
             set("timezone", "Asia/Tokyo")
@@ -152,7 +180,7 @@ mod tests {
         );
         assert_eq!(
             read("SET CLIENT_ENCODING TO 'UTF8'"),
-            set("CLIENT_ENCODING", "UTF8")
+            set("client_encoding", "UTF8")
         );
         assert_eq!(
             read("SET extra_float_digits = 3"),
@@ -185,8 +213,8 @@ mod tests {
             [&[tag][..], &length.to_be_bytes(), body].concat()
         };
         let (mut portals, mut names) = (Portals::default(), Names::default());
-        let mut answer = |tag, body: &[u8]| portals.answer(&message(tag, body), &mut names);
-        let bytes = |bytes| Some(Answer::Bytes(bytes));
+        let mut answer = |tag, body: &[u8]| portals.answer(&message(tag, body), &mut names, None);
+        let bytes = |bytes| Some(Answer::plain(bytes));
         assert_eq!(
             answer(b'P', b"s\0SET TIME ZONE 'UTC'\0\0\0"),
             bytes(b"1\0\0\0\x04")
@@ -194,11 +222,21 @@ mod tests {
         assert_eq!(answer(b'D', b"Ss\0"), bytes(b"t\0\0\0\x06\0\0n\0\0\0\x04"));
         assert_eq!(answer(b'B', b"\0s\0\0\0\0\0\0\0"), bytes(b"2\0\0\0\x04"));
         assert_eq!(answer(b'D', b"P\0"), bytes(b"n\0\0\0\x04"));
-        let utc = ("TimeZone".to_owned(), "UTC".to_owned());
-        assert_eq!(answer(b'E', b"\0\0\0\0\0"), Some(Answer::Set(utc)));
+        let utc = ("timezone".to_owned(), "UTC".to_owned());
+        assert_eq!(
+            answer(b'E', b"\0\0\0\0\0"),
+            Some(Answer::set(utc.clone(), SET))
+        );
         assert_eq!(answer(b'C', b"Ss\0"), bytes(b"3\0\0\0\x04"));
         assert_eq!(answer(b'B', b"\0s\0\0\0\0\0\0\0"), None);
         assert_eq!(answer(b'P', b"s\0select 1\0\0\0"), None);
         assert_eq!(answer(b'E', b"x\0\0\0\0\0"), None);
+        let all = [utc];
+        let mut later = |sql| portals.answer(&message(b'Q', sql), &mut names, Some(&all));
+        assert!(
+            later(b"SET TIME ZONE 'UTC'\0").is_some(),
+            "it holds already"
+        );
+        assert_eq!(later(b"SET TIME ZONE 'Asia/Tokyo'\0"), None);
     }
 }

@@ -1,8 +1,10 @@
 //! Parses the first packets of a driver (manual, "Message Formats": those without a tag).
 
+use std::collections::BTreeMap;
+
 use crate::error::{Error, ErrorKind};
 
-/// The longest start-up packet that PostgreSQL accepts, too.
+/// The longest startup packet that PostgreSQL accepts, too.
 const LONGEST: usize = 10_000;
 
 /// Codes in the place of a protocol version.
@@ -30,7 +32,7 @@ pub(super) struct Startup {
     pub(super) user: String,
     pub(super) database: Option<String>,
     pub(super) replication: bool,
-    /// The settings of the session, by name.
+    /// The settings of the session, by name in lower case.
     pub(super) parameters: Vec<(String, String)>,
     /// Protocol extensions (`_pq_.*`), none of which is known.
     pub(super) extensions: Vec<String>,
@@ -87,6 +89,7 @@ fn startup(minor: u16, mut body: &[u8]) -> Result<Startup, Error> {
         body = &rest[1..];
         std::str::from_utf8(text).ok()
     };
+    let (mut options, mut settings) = (Vec::new(), Vec::new());
     loop {
         let name = next().ok_or_else(malformed)?;
         if name.is_empty() {
@@ -97,24 +100,24 @@ fn startup(minor: u16, mut body: &[u8]) -> Result<Startup, Error> {
             "user" => startup.user = value.to_owned(),
             "database" => startup.database = Some(value.to_owned()),
             "replication" => startup.replication = !is_off(value),
-            "options" => startup.parameters.extend(options(value)?),
+            "options" => options = parsed_options(value)?,
             _ if name.starts_with("_pq_.") => startup.extensions.push(name.to_owned()),
-            _ => startup.parameters.push((name.to_owned(), value.to_owned())),
+            _ => settings.push((name.to_ascii_lowercase(), value.to_owned())),
         }
     }
-    startup
-        .parameters
-        .retain(|(name, value)| !holds(name, value));
-    startup.parameters.sort();
+    // The server applies the options first.
+    let mut all = BTreeMap::from_iter(options.into_iter().chain(settings));
+    all.retain(|name, value| !holds(name, value));
+    startup.parameters = all.into_iter().collect();
     Ok(startup)
 }
 
-/// Returns whether a setting holds in each session of ours: text is UTF-8, and since PostgreSQL
+/// Returns whether a setting holds in each session of the pool: text is UTF-8, and since PostgreSQL
 /// 12 every positive number of extra digits writes the shortest exact one, as the default does.
 pub(super) fn holds(name: &str, value: &str) -> bool {
     let utf8 =
         |value: &str| value.eq_ignore_ascii_case("utf8") || value.eq_ignore_ascii_case("utf-8");
-    match name.to_ascii_lowercase().as_str() {
+    match name {
         "client_encoding" => utf8(value.trim_matches('\'')),
         "extra_float_digits" => value.parse().is_ok_and(|digits: i32| digits > 0),
         _ => false,
@@ -127,7 +130,7 @@ fn is_off(value: &str) -> bool {
 }
 
 /// Parses `-c name=value` and `--name=value`, separated by spaces, which a backslash escapes.
-fn options(text: &str) -> Result<Vec<(String, String)>, Error> {
+fn parsed_options(text: &str) -> Result<Vec<(String, String)>, Error> {
     let mut words: Vec<String> = Vec::new();
     let (mut inside, mut escaped) = (false, false);
     for letter in text.chars() {
@@ -163,13 +166,14 @@ fn options(text: &str) -> Result<Vec<(String, String)>, Error> {
             ))
             .with_remedy("set parameters of the session as `-c name=value`")
         })?;
-        settings.push((name.replace('-', "_"), value.to_owned()));
+        let name = name.replace('-', "_").to_ascii_lowercase();
+        settings.push((name, value.to_owned()));
     }
     Ok(settings)
 }
 
 fn malformed() -> Error {
-    Error::configuration("the first message of the connection is no start-up packet of PostgreSQL")
+    Error::configuration("the connection did not begin with a startup packet of PostgreSQL")
         .with_remedy("connect a PostgreSQL driver to this socket")
 }
 
@@ -200,13 +204,21 @@ mod tests {
             b"user\0antifreeze\0database\0shop\0TimeZone\0UTC\0client_encoding\0UTF8\0\
               extra_float_digits\x002\0options\0-c a.b=c\\ d --search-path=x\0\0",
         );
-        let settings = [("TimeZone", "UTC"), ("a.b", "c d"), ("search_path", "x")];
+        let settings = [("a.b", "c d"), ("search_path", "x"), ("timezone", "UTC")];
         let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert_eq!(startup.user, "antifreeze");
         assert_eq!(startup.database.as_deref(), Some("shop"));
         assert_eq!(startup.parameters, settings);
         assert!(started(b"user\0a\0replication\0database\0\0").replication);
         assert!(!started(b"user\0a\0replication\0off\0\0").replication);
+    }
+
+    #[test]
+    fn startup_wins_over_options() {
+        let packet = b"TimeZone\0UTC\0options\0-c timezone=Asia/Tokyo -c A.b=1 -ca.B=0\0\0";
+        let settings = [("a.b", "0"), ("timezone", "UTC")];
+        let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(started(packet).parameters, settings);
     }
 
     #[test]

@@ -2,11 +2,11 @@
 
 use super::Environment;
 
-/// What PostgreSQL keeps of it (`NAMEDATALEN - 1`; manual, "Error Reporting and
+/// The length that PostgreSQL keeps (`NAMEDATALEN - 1`; manual, "Error Reporting and
 /// Logging").
 const LENGTH: usize = 63;
 
-/// Function and version, as the host names them; `None` where it does not.
+/// Returns function and version, as the host names them; `None` where it does not.
 ///
 /// Lambda: `AWS_LAMBDA_FUNCTION_NAME` and `_VERSION` (its documents, "Defined runtime
 /// environment variables"). Vercel: the repository or else the project, the

@@ -14,7 +14,7 @@ use crate::credentials::Credentials;
 use crate::error::{Error, Result};
 
 impl Config {
-    /// An empty configuration. Set a [`host`](Config::host) next; without one the database is
+    /// Creates an empty configuration. Set a [`host`](Config::host) next; without one the database is
     /// the environment's, as with [`Config::from_env`].
     ///
     /// ```
@@ -30,7 +30,7 @@ impl Config {
 
     /// Reads a URL (`postgres://user:password@host:port/database?..`) or a libpq
     /// keyword string (`host=.. user=..`), with every parameter that libpq knows, and
-    /// Prisma's: `docs/configuration.md` says what becomes of each.
+    /// Prisma's: `docs/configuration.md` says how each is supported.
     ///
     /// A host that is not local is verified in full unless the URL says otherwise
     /// (`sslmode`, `sslrootcert`, `sslnegotiation`).
@@ -94,7 +94,7 @@ impl Config {
         self
     }
 
-    /// Whether a password is configured.
+    /// Returns whether a password is configured.
     pub fn has_password(&self) -> bool {
         self.parameters.get("password").is_some()
     }
@@ -124,7 +124,7 @@ impl Config {
     }
 }
 
-/// As [`Config::from_url`].
+/// Parses a URL as [`Config::from_url`] does.
 impl FromStr for Config {
     type Err = Error;
 
@@ -133,8 +133,8 @@ impl FromStr for Config {
     }
 }
 
-/// As [`Config`] has setters; `url` and `direct_url` are URLs or keyword strings. There is no
-/// `Serialize`, which would write the password.
+/// Deserializes a field for each setter, and `url` and `direct_url`, which are URLs or keyword
+/// strings. There is no `Serialize`, which would write the password.
 impl<'de> Deserialize<'de> for Config {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let fields = Fields::deserialize(deserializer)?;

@@ -28,15 +28,15 @@ pub struct DirectEndpoint {
     /// As [`Settings::pooler`](crate::config::Settings::pooler): it may be a session pooler, as
     /// Supabase's is for clients without IPv6.
     pub pooler: Pooler,
-    /// As [`Settings::schema`](crate::config::Settings::schema). `None`: that one, unless it is
-    /// `public`.
+    /// Replaces [`Settings::schema`](crate::config::Settings::schema), unless it is `None`; then
+    /// that one stays, but not `public`.
     pub schema: Option<String>,
-    /// As [`Settings::target_session_attrs`](crate::config::Settings::target_session_attrs).
-    /// [`Any`](TargetSessionAttrs::Any): that one.
+    /// Replaces [`Settings::target_session_attrs`](crate::config::Settings::target_session_attrs),
+    /// unless it is [`Any`](TargetSessionAttrs::Any).
     pub target_session_attrs: TargetSessionAttrs,
 }
 
-/// The name of each host; empty for one that has none.
+/// Lists the name of each host; empty for one that has none.
 pub(super) fn host_names(server: &tokio_postgres::Config) -> impl Iterator<Item = &str> {
     let (hosts, addresses) = (server.get_hosts(), server.get_hostaddrs());
     (0..hosts.len().max(addresses.len())).map(|at| match hosts.get(at) {

@@ -1,56 +1,31 @@
 //! Reads the environment variables of the process.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use crate::credentials::given;
+use crate::credentials::text::given;
 
 /// The environment's variables; a test has its own.
 #[derive(Default)]
 pub(crate) struct Environment(BTreeMap<String, String>);
 
-/// The variables of files such as `.env`, which a command has read at its start. Those of the
-/// process take precedence, unless they are blank or hidden. `std::env::set_var` is unsafe, and
-/// would reach the children.
-#[derive(Default)]
-struct Files {
-    variables: BTreeMap<String, String>,
-    /// The process's variables that do not count.
-    hidden: BTreeSet<String>,
+/// The variables that replace those of the process; without a value, they hide them.
+/// `std::env::set_var` is unsafe, and would reach the children.
+static REPLACED: OnceLock<Replaced> = OnceLock::new();
+
+type Replaced = BTreeMap<String, Option<String>>;
+
+/// Replaces variables of the process, once, before a configuration is read: by those of files such
+/// as `.env`. One without a value is hidden.
+pub fn replace_variables(variables: BTreeMap<String, Option<String>>) {
+    let _ = REPLACED.set(variables);
 }
 
-static FILES: OnceLock<Files> = OnceLock::new();
-
-/// Adds the variables of files, once, before the environment is read.
-pub(crate) fn add_files(variables: BTreeMap<String, String>, hidden: BTreeSet<String>) {
-    let _ = FILES.set(Files { variables, hidden });
-}
-
-/// Reads one variable, of the process or else of the files.
-pub(crate) fn variable(name: &str) -> Option<String> {
-    let process = std::env::var(name).ok();
-    match FILES.get() {
-        Some(files) => files.variable(name, process),
-        None => process,
-    }
-}
-
-impl Files {
-    fn variable(&self, name: &str, process: Option<String>) -> Option<String> {
-        let process = process.filter(|_| !self.hidden.contains(name));
-        let is_given = process.clone().and_then(given).is_some();
-        let of_files = self.variables.get(name).filter(|_| !is_given);
-        of_files.cloned().or(process)
-    }
-
-    /// Adds the files' variables to those of the process.
-    fn merge(&self, process: &mut BTreeMap<String, String>) {
-        let names = self.variables.keys().chain(&self.hidden);
-        for name in names {
-            let value = process.remove(name);
-            let value = self.variable(name, value);
-            process.extend(value.map(|value| (name.clone(), value)));
-        }
+/// Reads a variable of the process, or what replaces it.
+pub fn variable(name: &str) -> Option<String> {
+    match REPLACED.get().and_then(|replaced| replaced.get(name)) {
+        Some(value) => value.clone(),
+        None => std::env::var(name).ok(),
     }
 }
 
@@ -64,11 +39,21 @@ impl Environment {
                 value.into_string().unwrap_or_default(),
             ))
         });
-        let mut all: BTreeMap<String, String> = readable.collect();
-        if let Some(files) = FILES.get() {
-            files.merge(&mut all);
-        }
-        Environment(all)
+        Environment::replaced(readable, REPLACED.get())
+    }
+
+    fn replaced(
+        process: impl Iterator<Item = (String, String)>,
+        replaced: Option<&Replaced>,
+    ) -> Self {
+        let process = process.map(|(name, value)| (name, Some(value)));
+        let mut all: Replaced = process.collect();
+        all.extend(replaced.cloned().unwrap_or_default());
+        let all = all.into_iter();
+        Environment(
+            all.filter_map(|(name, value)| Some((name, value?)))
+                .collect(),
+        )
     }
 
     #[cfg(test)]
@@ -78,22 +63,22 @@ impl Environment {
         Environment(owned.collect())
     }
 
-    /// The value, trimmed as [`given`] does.
+    /// Returns the value, trimmed as [`given`] does.
     pub(super) fn get(&self, name: &str) -> Option<String> {
         given(self.0.get(name)?.clone())
     }
 
-    /// The value as it is, blanks included.
+    /// Returns the value as it is, even if it is blank.
     pub(super) fn raw(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 
-    /// The names of all variables.
+    /// Lists the names of all variables.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
 
-    /// How many invocations this process may serve at a time.
+    /// Returns how many invocations this process may serve at a time.
     pub(crate) fn concurrency(&self) -> usize {
         let managed = self.get("AWS_LAMBDA_MAX_CONCURRENCY");
         match managed.and_then(|value| value.parse().ok()) {
@@ -127,31 +112,23 @@ mod tests {
     }
 
     #[test]
-    fn blank_and_hidden_variables_yield_to_files() {
-        let map = |variables: &[(&str, &str)]| -> BTreeMap<String, String> {
-            let owned = variables.iter();
-            let owned = owned.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-            owned.collect()
-        };
-        let files = Files {
-            variables: map(&[("BLANK", "file"), ("SET", "file"), ("HIDDEN", "file")]),
-            hidden: ["HIDDEN", "PGPASSWORD"].map(str::to_owned).into(),
-        };
-        let mut all = map(&[
-            ("BLANK", " \n"),
+    fn variables_are_replaced_and_hidden() {
+        let process = [
             ("SET", "process"),
-            ("HIDDEN", "process"),
-            ("PGPASSWORD", "process"),
-            ("EMPTY", ""),
-        ]);
-        files.merge(&mut all);
-        let expected = [
-            ("BLANK", "file"),
-            ("SET", "process"),
-            ("HIDDEN", "file"),
-            ("EMPTY", ""),
+            ("BLANK", " "),
+            ("HIDDEN", "x"),
+            ("OTHER", ""),
         ];
-        assert_eq!(all, map(&expected));
+        let process = process.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let replaced = [
+            ("SET", Some("file")),
+            ("BLANK", Some("file")),
+            ("HIDDEN", None),
+        ];
+        let replaced = replaced.map(|(name, value)| (name.to_owned(), value.map(str::to_owned)));
+        let environment = Environment::replaced(process.into_iter(), Some(&replaced.into()));
+        let all = ["SET", "BLANK", "HIDDEN", "OTHER"].map(|name| environment.raw(name));
+        assert_eq!(all, [Some("file"), Some("file"), None, Some("")]);
     }
 
     #[test]

@@ -56,7 +56,7 @@ database: write dbname instead
 checkout_timeout: write pool_timeout instead
 ";
 
-/// Each with what to write instead.
+/// Lists the names, each with what to write instead.
 fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
     let rows = FOREIGN.lines().filter_map(|row| row.split_once(": "));
     rows.flat_map(|(names, advice)| names.split_whitespace().map(move |name| (name, advice)))

@@ -4,7 +4,7 @@
 ///
 /// ```text
 /// name: type [= default] [, default "in words"]
-///     [, url "parameter" reader] [, operator "VARIABLE" reader] [, limit "VARIABLE" reader]
+///     [, url "parameter" reader] [, overrides "VARIABLE" reader] [, limit "VARIABLE" reader]
 ///     [, health field reader];
 /// ```
 ///
@@ -17,7 +17,7 @@ macro_rules! settings {
             $(#[$doc:meta])+
             $name:ident: $type:ident $(= $default:expr)? $(, default $words:literal)?
                 $(, url $parameter:literal $of_parameter:ident)?
-                $(, operator $operator:literal $of_operator:ident)?
+                $(, overrides $override:literal $of_override:ident)?
                 $(, limit $limit:literal $of_limit:ident)?
                 $(, health $echo:ident $of_echo:ident)?;
         )+ }
@@ -40,7 +40,7 @@ macro_rules! settings {
             )+
         }
 
-        /// What a [`Config`] is deserialized from.
+        /// The fields that a [`Config`] is deserialized from.
         #[derive(Default, serde::Deserialize)]
         #[serde(default, deny_unknown_fields)]
         pub(super) struct Fields {
@@ -53,7 +53,7 @@ macro_rules! settings {
         }
 
         impl Fields {
-            /// All but the URLs, as code that goes on from `config` would say it.
+            /// Sets all fields but the URLs in `config`.
             pub(super) fn over(self, mut config: Config) -> Result<Config> {
                 $(if let Some(value) = self.$text {
                     values::check(stringify!($text), stringify!($text), &value.to_string())?;
@@ -82,7 +82,7 @@ macro_rules! settings {
             ) -> Result<Self> {
                 let variable = Origin::Variable;
                 Ok(PartialSettings { $($name: [
-                    $(sourced($of_operator(environment, $operator)?, variable($operator)),)?
+                    $(sourced($of_override(environment, $override)?, variable($override)),)?
                     code.$name,
                     $(sourced($of_parameter(given, $parameter)?, given.origin($parameter)),)?
                     $(sourced($of_limit(environment, $limit)?, variable($limit)),)?
@@ -114,16 +114,6 @@ macro_rules! settings {
             }
         }
 
-        impl fmt::Debug for PartialSettings {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                let mut shown = f.debug_map();
-                $(if self.$name.is_some() {
-                    shown.entry(&stringify!($name), settings!(@shown $name, &self.$name));
-                })+
-                shown.finish()
-            }
-        }
-
         /// The settings in force: what a [`Config`], the environment and the defaults come
         /// to. [`Database::settings`](crate::Database::settings) has them.
         ///
@@ -146,7 +136,7 @@ macro_rules! settings {
             )+
             /// Where each setting was set; defaults are missing.
             pub(super) origins: Vec<(&'static str, Origin)>,
-            /// The operator's variables that are set.
+            /// The overrides that are set.
             pub(super) variables: Vec<(&'static str, String)>,
         }
 
@@ -172,7 +162,7 @@ macro_rules! settings {
                 #[doc = concat!("[`Config::", stringify!($name), "`].")]
                 pub $echo: settings!(@echo $of_echo $type),
             )?)+
-            /// The operator's `ANTIFREEZE_*` variables, which won; a token's value is not
+            /// The overrides (`ANTIFREEZE_*` variables), which won; a token's value is not
             /// shown.
             pub variables: BTreeMap<&'static str, String>,
         }
@@ -187,8 +177,8 @@ macro_rules! settings {
             }
         }
 
-        /// The operator's variables.
-        pub(super) const OPERATOR: &[&str] = &[$($($operator,)?)+];
+        /// The overrides.
+        pub(super) const OVERRIDES: &[&str] = &[$($($override,)?)+];
 
         /// The rows of the documentation's table.
         #[cfg(test)]
@@ -197,7 +187,7 @@ macro_rules! settings {
                 stringify!($name),
                 [$($words,)? &shown(&settings.$name)][0],
                 [$($parameter,)? ""][0],
-                [$($operator,)? ""][0],
+                [$($override,)? ""][0],
                 [$($limit,)? ""][0],
                 [$(stringify!($echo),)? ""][0],
             ].map(str::to_owned),)+]

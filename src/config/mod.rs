@@ -3,9 +3,9 @@
 mod application;
 mod build;
 mod deserialize;
-mod duration;
+pub(crate) mod duration;
 mod endpoint;
-mod environment;
+pub(crate) mod environment;
 mod foreign;
 mod keywords;
 mod load_shed;
@@ -18,13 +18,13 @@ mod parameters;
 mod read;
 mod readers;
 mod report;
-mod server_timeouts;
-mod session;
+pub(crate) mod server_timeouts;
 mod settings;
 mod source;
-mod spelling;
-mod startup;
+pub(crate) mod spelling;
+pub(crate) mod startup;
 mod table;
+mod target_session_attrs;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -34,20 +34,14 @@ mod words;
 
 use serde::{Deserialize, Serialize};
 
-#[doc(hidden)]
-pub use duration::parse as parse_duration;
 pub use endpoint::{DirectEndpoint, Endpoint};
-pub(crate) use environment::{Environment, add_files, variable};
+pub(crate) use environment::Environment;
 pub use load_shed::LoadShed;
 pub use origin::Origin;
-#[doc(hidden)]
-pub use server_timeouts::ServerTimeout;
-pub(crate) use server_timeouts::{CLIENT_CHECK, set_statements, since};
-pub(crate) use session::Reported;
-pub use session::TargetSessionAttrs;
-#[doc(hidden)]
-pub use spelling::nearest;
+pub(crate) use server_timeouts::{CLIENT_CHECK, ServerTimeout, set_statements, since};
 pub use table::{Config, Settings, SettingsReport};
+pub(crate) use target_session_attrs::ReportedParameters;
+pub use target_session_attrs::TargetSessionAttrs;
 pub use tls::{ChannelBinding, ClientCertificate, Pem, RequireAuth, Roots, Tls, TlsMode};
 pub(crate) use tls::{Method, could_be_file};
 
@@ -67,10 +61,10 @@ pub enum ConnectionLifetime {
 }
 
 impl ConnectionLifetime {
-    /// The default behind `pooler`.
+    /// Returns the default lifetime behind `pooler`.
     fn behind(pooler: Pooler) -> Self {
         match pooler {
-            // Its clients are as dear as the server's own slots.
+            // Each of its clients holds a slot of the server.
             Pooler::Session => ConnectionLifetime::PerInvocation,
             _ => ConnectionLifetime::PerEventLoop,
         }

@@ -1,10 +1,11 @@
-//! Names of connection parameters: what becomes of each (docs/configuration.md has the table).
+//! Lists the connection parameters, and how each is supported (docs/configuration.md has the
+//! table).
 
 use super::foreign;
 
-/// What becomes of a parameter.
-pub(super) enum Fate {
-    /// It is read, or changes nothing here whatever its value is.
+/// How a parameter is supported.
+pub(super) enum Support {
+    /// It is read, or its value makes no difference.
     Taken,
     /// Only these values are accepted, and why.
     Limited(&'static str, &'static str),
@@ -23,8 +24,7 @@ const READ: &str = "host hostaddr port dbname user password options application_
 /// into URLs.
 const IGNORED: &str = "sslcompression gsslib krbsrvname supa workaround uselibpqcompat";
 
-/// Rows of libpq's parameters, the values that are accepted, if there are any, and why no
-/// other is.
+/// Rows of libpq's parameters, the accepted values, if there are any, and why no other is.
 const LIMITED: &str = "\
 client_encoding | auto, utf8, utf-8, unicode | the driver supports UTF8 only
 sslcertmode | allow | to send no certificate, leave sslcert and sslkey out
@@ -46,32 +46,32 @@ scram_client_key scram_server_key | | SCRAM needs the password
 oauth_issuer oauth_client_id oauth_client_secret oauth_scope | | OAuth is not supported: use a password, a token or a certificate
 ";
 
-/// The names of the parameters that are known.
+/// Lists the names of all known parameters.
 pub(super) fn known() -> impl Iterator<Item = &'static str> {
     let limited = LIMITED.lines().filter_map(|row| row.split(" |").next());
     let all = [READ, IGNORED].into_iter().chain(limited);
     all.flat_map(str::split_whitespace)
 }
 
-/// What becomes of the parameter of this name, if it is known.
-pub(super) fn fate(name: &str) -> Option<Fate> {
+/// Returns how the parameter of this name is supported, if it is known.
+pub(super) fn support(name: &str) -> Option<Support> {
     let has = |names: &str| names.split_whitespace().any(|known| known == name);
     if has(READ) || has(IGNORED) {
-        return Some(Fate::Taken);
+        return Some(Support::Taken);
     }
     LIMITED.lines().find_map(|row| {
         let (names, rest) = row.split_once(" |")?;
         let (values, why) = rest.split_once("| ")?;
-        has(names).then_some(Fate::Limited(values.trim(), why))
+        has(names).then_some(Support::Limited(values.trim(), why))
     })
 }
 
-/// Whether this is the name of a parameter, here or in another driver, in any case.
+/// Returns whether a parameter has this name, here or in another driver, in any case.
 pub(super) fn is_known(name: &str) -> bool {
     known().any(|known| known.eq_ignore_ascii_case(name)) || foreign::advice(name).is_some()
 }
 
-/// Whether a parameter of this name holds a secret: its value is not shown, nor the names of
+/// Returns whether a parameter of this name holds a secret: its value is not shown, nor the names of
 /// unknown parameters, which may be the rest of it.
 pub(super) fn holds_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
@@ -80,8 +80,8 @@ pub(super) fn holds_secret(name: &str) -> bool {
         .any(|word| name.contains(word))
 }
 
-/// Whether `name` is formed like those of parameters and variables. A password that was
-/// given alone mixes cases or contains digits.
+/// Returns whether `name` is formed like those of parameters and variables. A password in its
+/// place mixes cases or contains digits.
 pub(super) fn is_word(name: &str) -> bool {
     let all = |fits: fn(&u8) -> bool| name.bytes().all(|byte| byte == b'_' || fits(&byte));
     name.len() <= 40 && (all(u8::is_ascii_lowercase) || all(u8::is_ascii_uppercase))

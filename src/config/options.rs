@@ -1,6 +1,6 @@
 //! Reads and writes `options` of the start-up packet: `-c name=value`.
 
-/// Whether `options` has `-c name=..` or `--name=..`, where `-` may stand for `_`.
+/// Returns whether `options` has `-c name=..` or `--name=..`, where `-` may stand for `_`.
 pub(super) fn sets(options: &str, name: &str) -> bool {
     options.split_whitespace().any(|word| {
         let setting = word.strip_prefix("--").or(word.strip_prefix("-c"));

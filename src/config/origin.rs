@@ -1,4 +1,4 @@
-//! Where a setting was set.
+//! Names the sources of settings.
 
 /// Where a setting was set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -20,7 +20,7 @@ pub(super) struct Sourced<T> {
     pub(super) origin: Origin,
 }
 
-/// A value that one source may have.
+/// Makes the value of one source, if it has one.
 pub(super) fn sourced<T>(value: Option<T>, origin: Origin) -> Option<Sourced<T>> {
     value.map(|value| Sourced { value, origin })
 }

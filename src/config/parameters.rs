@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::names::{Fate, fate, holds_secret, is_known, is_word, known};
+use super::names::{Support, holds_secret, is_known, is_word, known, support};
 use super::origin::Origin;
 use super::{foreign, keywords, spelling, url, values};
 use crate::error::{Error, Result};
@@ -131,7 +131,7 @@ impl Parameters {
         self.list.iter().rev().find(is_set)
     }
 
-    /// Where the value in force was set.
+    /// Returns where the value in force was set.
     pub(super) fn origin(&self, name: &str) -> Origin {
         self.last(name)
             .map(|given| given.origin)
@@ -151,7 +151,7 @@ impl Parameters {
 
     /// Checks that each parameter is known, well-formed and supported.
     pub(super) fn check(&self) -> Result<()> {
-        for check in [Self::check_value, Self::check_fate] {
+        for check in [Self::check_value, Self::check_support] {
             for given in &self.list {
                 check(self, given).map_err(|error| named(given.origin, error))?;
             }
@@ -166,19 +166,19 @@ impl Parameters {
             "a connection parameter"
         };
         match given.origin {
-            // It has a setter of its own: nothing has slipped into it from its neighbours.
+            // It was set alone: its value cannot contain another parameter by mistake.
             Origin::Code => values::check_filled(&given.name, shown, &given.value),
             _ => values::check(&given.name, shown, &given.value),
         }
     }
 
-    fn check_fate(&self, given: &Parameter) -> Result<()> {
+    fn check_support(&self, given: &Parameter) -> Result<()> {
         let (name, value) = (&given.name, given.value.trim().to_lowercase());
-        let why = match fate(name) {
+        let why = match support(name) {
             None => return Err(self.unknown(name)),
-            Some(Fate::Taken) => return Ok(()),
-            Some(Fate::Limited("", why)) => why.to_owned(),
-            Some(Fate::Limited(values, why)) => {
+            Some(Support::Taken) => return Ok(()),
+            Some(Support::Limited("", why)) => why.to_owned(),
+            Some(Support::Limited(values, why)) => {
                 if given.value.is_empty() || values.split(", ").any(|known| known == value) {
                     return Ok(());
                 }
@@ -207,7 +207,7 @@ impl Parameters {
         let near = spelling::nearest(name, known());
         let near = near.map(|near| format!(" (did you mean {near}?)"));
         let near = near.unwrap_or_default();
-        // No setting of the server is written in the way of Java's.
+        // Names in camel case are those of Java's drivers; the server has three.
         let settings = ["DateStyle", "TimeZone", "IntervalStyle"];
         let is_lower = !name.bytes().any(|byte| byte.is_ascii_uppercase());
         let remedy = if is_lower || settings.contains(&name) {
@@ -226,7 +226,7 @@ impl Parameters {
     }
 }
 
-/// Puts the variable in front of an error.
+/// Prefixes an error with the variable that it is about.
 fn named(origin: Origin, error: Error) -> Error {
     match origin {
         Origin::Variable(name) => Error::configuration(format!("{name}: {error}")),

@@ -17,11 +17,11 @@ use crate::provider;
 pub(super) const PORT: u16 = 5432;
 
 impl DirectEndpoint {
-    /// Reads what [`Config::from_url`](crate::Config::from_url) reads.
+    /// Reads a URL or a keyword string, as [`Config::from_url`](crate::Config::from_url) does.
     ///
     /// # Errors
     ///
-    /// The same.
+    /// Those of [`Config::from_url`](crate::Config::from_url).
     pub fn from_url(url: &str) -> Result<Self> {
         read(&Parameters::parse_code(url)?)
     }
@@ -123,7 +123,7 @@ fn add_addresses(server: &mut tokio_postgres::Config, given: &Parameters) -> Res
                     "host is an abstract socket (`@`), which is not supported: give the directory of a socket",
                 ));
             }
-            // A password, and what else people put there, may hold what no name does.
+            // A password in this place may contain other characters.
             _ if !host.starts_with('/') && !is_host(host) => {
                 return Err(Error::configuration(
                     "host contains a character that no name has: use a name, an IPv4 or IPv6 address, or the directory of a socket, which begins with `/`; a port goes into port",
@@ -153,7 +153,7 @@ fn add_addresses(server: &mut tokio_postgres::Config, given: &Parameters) -> Res
     Ok(())
 }
 
-/// Whether `host` is a name, perhaps not in ASCII, or an address, perhaps with a zone.
+/// Returns whether `host` is a name, perhaps not in ASCII, or an address, perhaps with a zone.
 fn is_host(host: &str) -> bool {
     let address = host.split_once('%').map_or(host, |(address, _)| address);
     let is_address = address.parse::<IpAddr>().is_ok();

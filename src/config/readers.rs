@@ -55,7 +55,7 @@ pub(super) fn number<T: FromStr>(
     number.transpose().map_err(|_| wrong(name, wanted))
 }
 
-/// An error that does not show the value: it may be a piece of an unescaped password.
+/// Returns an error that does not show the value: it may be a piece of an unescaped password.
 pub(super) fn wrong(name: &str, wanted: &str) -> Error {
     Error::configuration(format!("{name} is not valid: expected {wanted}"))
 }

@@ -7,27 +7,27 @@ use super::options::sets;
 use super::{Origin, Settings};
 use crate::error::{Error, Result};
 
-/// To the server.
+/// The server's name of the setting.
 pub(super) const STATEMENT: &str = "statement_timeout";
 
-/// To the server.
+/// The server's name of the setting.
 pub(super) const IDLE_IN_TRANSACTION: &str = "idle_in_transaction_session_timeout";
 
-/// To the server, if it is PostgreSQL 14 or newer.
+/// The server's name of the setting, from PostgreSQL 14 on.
 pub(super) const IDLE_SESSION: &str = "idle_session_timeout";
 
-/// To the server, if it is PostgreSQL 17 or newer.
+/// The server's name of the setting, from PostgreSQL 17 on.
 pub(super) const TRANSACTION: &str = "transaction_timeout";
 
-/// To the server, if it is PostgreSQL 14 or newer and runs where it can find out. While a
-/// statement runs the server looks this often, in milliseconds, whether its client is still
-/// there; else a client that is gone is found when there is something to send.
+/// The interval in milliseconds at which the server checks, while a statement runs, that its client
+/// is still connected; without it, the server notices only when it has something to send. From
+/// PostgreSQL 14 on, on systems where it is supported.
 pub(crate) const CLIENT_CHECK: ServerTimeout = ("client_connection_check_interval", 500);
 
-/// None is made shorter than this, however little time a call has.
+/// The shortest timeout, however little time a call has.
 const LEAST: Duration = Duration::from_secs(1);
 
-/// The server takes no finer steps.
+/// The resolution of the server's timeouts.
 const STEP: Duration = Duration::from_millis(1);
 
 /// A setting of the server and its value in milliseconds.
@@ -42,16 +42,17 @@ struct Timeout {
 }
 
 impl Settings {
-    /// How long a call may take that was granted so much, in whole seconds; `u64::MAX` if
-    /// it is not known. What is granted is a little less each time: rounded up, it is the same.
+    /// Returns how long a call may take, in whole seconds, if its host has `granted` so much;
+    /// `u64::MAX` if it is not known. A host grants a little less each time: rounded up, it is the
+    /// same.
     pub(crate) fn longest_call(&self, granted: Option<Duration>) -> u64 {
         let known = granted.into_iter().chain(self.function_timeout);
         let whole = |time: Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
         known.map(whole).min().unwrap_or(u64::MAX)
     }
 
-    /// The timeouts that the server is sent in a session for calls of at most `longest`
-    /// seconds. None where the pooler does not accept them.
+    /// Returns the timeouts that the server is sent in a session for calls of at most `longest`
+    /// seconds; none where the pooler does not accept them.
     pub(crate) fn server_timeouts(&self, longest: u64) -> Vec<ServerTimeout> {
         if !self.sends_settings() {
             return Vec::new();
@@ -68,14 +69,14 @@ impl Settings {
             .collect()
     }
 
-    /// Those that every server knows: one that it does not know makes it refuse the session.
+    /// Returns those that every version knows: a server rejects a session with an unknown one.
     pub(crate) fn startup_timeouts(&self, longest: u64) -> Vec<ServerTimeout> {
         let mut timeouts = self.server_timeouts(longest);
         timeouts.retain(|(name, _)| since(name) == 0);
         timeouts
     }
 
-    /// The statements that an administrator runs where the path takes no settings. No
+    /// Returns the statements for an administrator to run where no settings can be sent. Without
     /// `idle_session_timeout`: behind a pooler it would end the pooler's own connections.
     pub(crate) fn alter_role(&self) -> String {
         let all = self.lowered(self.longest_call(None)).into_iter();
@@ -107,8 +108,8 @@ impl Settings {
         Ok(())
     }
 
-    /// The overrides that set timeouts.
-    pub(super) fn operators_timeouts(&self) -> impl Iterator<Item = &'static str> {
+    /// Lists the overrides that set timeouts.
+    pub(super) fn overridden_timeouts(&self) -> impl Iterator<Item = &'static str> {
         let all = self.timeouts().into_iter();
         all.filter_map(|timeout| match timeout.origin {
             Some(Origin::Variable(name)) => Some(name),
@@ -118,30 +119,27 @@ impl Settings {
 
     fn timeouts(&self) -> [Timeout; 4] {
         [
-            (STATEMENT, self.statement_timeout, "statement_timeout"),
-            (
-                IDLE_IN_TRANSACTION,
-                self.idle_in_transaction_timeout,
-                "idle_in_transaction_timeout",
-            ),
-            (TRANSACTION, self.transaction_timeout, "transaction_timeout"),
-            (
-                IDLE_SESSION,
-                self.idle_session_timeout,
-                "idle_session_timeout",
-            ),
+            (STATEMENT, self.statement_timeout),
+            (IDLE_IN_TRANSACTION, self.idle_in_transaction_timeout),
+            (TRANSACTION, self.transaction_timeout),
+            (IDLE_SESSION, self.idle_session_timeout),
         ]
-        .map(|(name, value, setting)| Timeout {
-            name,
-            value,
-            origin: self.origin(setting),
+        .map(|(name, value)| {
+            // Our setting has the same name, or a shorter one.
+            let setting = name.replace("in_transaction_session", "in_transaction");
+            let origin = self.origin(&setting);
+            Timeout {
+                name,
+                value,
+                origin,
+            }
         })
     }
 
-    /// None is longer than a call may take, but for that of an idle session: between two
+    /// Lowers the timeouts to the duration of a call, except that of an idle session: between two
     /// calls more time may pass.
     ///
-    /// And none is as long as `transaction_timeout`: PostgreSQL 17 does not even start a
+    /// And makes them shorter than `transaction_timeout`: PostgreSQL 17 does not even start a
     /// longer one ("transaction_timeout", manual, "Client Connection Defaults"), and an
     /// aborted transaction, which `transaction_timeout` leaves alone, would stay for good.
     fn lowered(&self, longest: u64) -> [Timeout; 4] {
@@ -171,8 +169,7 @@ pub(crate) fn since(name: &str) -> u32 {
     }
 }
 
-/// Returns the statements that set these: a SET looks nothing up in the catalogs, which a new
-/// session would have to load first.
+/// Returns the statements that set these. A new session executes SET without loading catalogs.
 pub(crate) fn set_statements(timeouts: &[ServerTimeout]) -> String {
     let set = timeouts
         .iter()
@@ -180,8 +177,8 @@ pub(crate) fn set_statements(timeouts: &[ServerTimeout]) -> String {
     set.collect::<Vec<_>>().join("; ")
 }
 
-/// As the server counts, rounded up: 0 would mean no timeout at all. `None` if it is
-/// more than the server can hold.
+/// Converts to milliseconds, rounded up: 0 would mean no timeout. `None` if it is more than the
+/// server accepts.
 fn milliseconds(time: Duration) -> Option<i32> {
     i32::try_from(time.as_nanos().div_ceil(1_000_000)).ok()
 }

@@ -14,12 +14,12 @@ use crate::error::{Error, Result};
 use crate::observe;
 use crate::provider::Host;
 
-/// The minimum: 16 characters of base64 are 96 bits.
+/// The shortest health token: 16 characters of base64 are 96 bits.
 const HEALTH_TOKEN_LENGTH: usize = 16;
 
 impl Settings {
-    /// The operator's `ANTIFREEZE_*` variables over the code, the code over the URL, that over
-    /// the limits of `environment`, on the endpoint that was chosen.
+    /// Merges the sources, on the chosen endpoint: the operator's `ANTIFREEZE_*` variables win over
+    /// the code, the code over the URL, and the URL over the limits of `environment`.
     pub(super) fn new(config: Config, environment: &Environment) -> Result<Self> {
         overrides::check_spelling(environment)?;
         let endpoint = read(&config.parameters)?;
@@ -54,7 +54,7 @@ impl Settings {
             let why = "no direct endpoint is known, and the path is direct as it is";
             observe::without_effect(name, why);
         }
-        let timeouts: Vec<_> = self.operators_timeouts().collect();
+        let timeouts: Vec<_> = self.overridden_timeouts().collect();
         if !timeouts.is_empty() && !self.sends_settings() {
             let why = "the server is sent no timeouts on this path: run the statements for the \
                        function's role";
@@ -66,34 +66,34 @@ impl Settings {
         for name in overrides::unknown(environment) {
             observe::unknown_variable(&name);
         }
-        let shown = overrides::shown(&self.variables);
-        observe::configured(self.pooler.name(), self.max_connections, &shown);
+        let overrides = overrides::formatted(&self.variables);
+        observe::configured(self.pooler.name(), self.max_connections, &overrides);
     }
 
-    /// Where the setting of this name was set; `None` if it is the default.
+    /// Returns where the setting of this name was set; `None` if it is the default.
     pub fn origin(&self, setting: &str) -> Option<Origin> {
         let mut origins = self.origins();
         origins.find_map(|(name, origin)| (name == setting).then_some(origin))
     }
 
-    /// The names of the settings that were set, `host` and `password` among them, and where.
+    /// Lists the settings that were set, `host` and `password` among them, and where.
     pub fn origins(&self) -> impl Iterator<Item = (&'static str, Origin)> + '_ {
         self.origins.iter().copied()
     }
 
-    /// Whether the pooler was detected from the address, and not configured.
+    /// Returns whether the pooler was detected by the address, and not configured.
     pub(crate) fn pooler_is_detected(&self) -> bool {
         self.origin("pooler").is_none()
     }
 
-    /// Whether a connection takes one of the server's slots, so that it is worth asking
-    /// how many are left.
+    /// Returns whether a connection takes one of the server's slots, so that it is useful to read
+    /// how many are free.
     pub(crate) fn takes_slots(&self) -> bool {
         let counted = matches!(self.pooler, Pooler::None | Pooler::Session);
         counted && self.limits().slots
     }
 
-    /// How many connections may stay open between invocations.
+    /// Returns how many connections may stay open between invocations.
     pub(crate) fn idle_limit(&self) -> usize {
         let size = self.max_connections;
         match self.lifetime {
@@ -135,7 +135,7 @@ impl Settings {
     /// Changes to another endpoint of the same database, with the pooler and the schema that
     /// belong to it.
     pub fn use_endpoint(&mut self, mut direct: DirectEndpoint) {
-        // It is the function's name for itself, whatever way it goes.
+        // The function has the same name on every endpoint.
         if let Some(name) = self.server.get_application_name() {
             direct.server.application_name(name);
         }
@@ -143,7 +143,7 @@ impl Settings {
         self.tls = direct.tls;
         self.tls.keep_to(&self.server);
         self.follow(direct.pooler, None);
-        // A pooler's URL says `public` since it takes nothing else.
+        // The URL of a pooler may set `public`, which is no wish for the direct endpoint.
         let schema = self.schema.take().filter(|schema| schema != PUBLIC);
         self.schema = direct.schema.or(schema);
         if direct.target_session_attrs != TargetSessionAttrs::Any {
@@ -151,20 +151,15 @@ impl Settings {
         }
     }
 
-    /// The server's own endpoint, if the pooler's host name implies it.
+    /// Returns the server's own endpoint, if the pooler's host name implies it.
     pub fn implied_direct(&self) -> Option<DirectEndpoint> {
         let hosts = host_names(&self.server).map(|host| Host::of(host).direct);
         let hosts = hosts.collect::<Option<Vec<_>>>()?;
-        Some(DirectEndpoint {
-            server: with_hosts(&self.server, hosts, |port| port),
-            tls: self.tls.clone(),
-            pooler: Pooler::None,
-            schema: None,
-            target_session_attrs: TargetSessionAttrs::Any,
-        })
+        let server = with_hosts(&self.server, hosts, |port| port);
+        Some(self.endpoint_of(server, Pooler::None))
     }
 
-    /// The session pooler on another port of the same host, if the host's name implies it.
+    /// Returns the session pooler on another port of the same host, if the host's name implies it.
     pub fn implied_session(&self) -> Option<DirectEndpoint> {
         let pooler = host_names(&self.server)
             .map(|host| Host::of(host).session)
@@ -175,13 +170,18 @@ impl Settings {
         for &address in self.server.get_hostaddrs() {
             server.hostaddr(address);
         }
-        Some(DirectEndpoint {
+        Some(self.endpoint_of(server, pooler))
+    }
+
+    /// Makes an endpoint with the other settings of this one.
+    fn endpoint_of(&self, server: tokio_postgres::Config, pooler: Pooler) -> DirectEndpoint {
+        DirectEndpoint {
             server,
             tls: self.tls.clone(),
             pooler,
             schema: None,
-            target_session_attrs: self.target_session_attrs,
-        })
+            target_session_attrs: TargetSessionAttrs::Any,
+        }
     }
 
     fn check(&self) -> Result<()> {

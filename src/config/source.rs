@@ -43,10 +43,10 @@ pub(super) const LIBPQ: &str = "\
     PGTARGETSESSIONATTRS=target_session_attrs PGLOADBALANCEHOSTS=load_balance_hosts";
 
 /// libpq's variables that set a parameter of the server for the session, over `PGOPTIONS`.
-pub(super) const SETTINGS: &str = "\
+pub(super) const SERVER_PARAMETERS: &str = "\
     PGTZ=TimeZone PGDATESTYLE=DateStyle PGGEQO=geqo";
 
-/// The variables of a table, each with what it holds.
+/// Lists the variables of a table, each with its parameter.
 pub(super) fn variables(table: &'static str) -> impl Iterator<Item = (&'static str, &'static str)> {
     table
         .split_whitespace()
@@ -79,7 +79,7 @@ pub(super) fn parameters(environment: &Environment) -> Result<Parameters> {
     Ok(parameters)
 }
 
-/// The error where no source is set. It names the variables that come near.
+/// Returns the error if no source is set: it names similar variables that are set.
 fn unnamed(environment: &Environment) -> Error {
     let is_set = |name: &str| environment.get(name).is_some();
     let blank = URLS.iter().find(|name| environment.raw(name).is_some());
@@ -104,8 +104,8 @@ fn unnamed(environment: &Environment) -> Error {
     ))
 }
 
-/// The variables that fit, as integrations with a prefix name them: at most three, the
-/// shortest first, which is the least specific.
+/// Lists the variables that fit, since integrations may add a prefix to their names: at most
+/// three, the shortest first, which is the least specific.
 fn prefixed(environment: &Environment, fits: impl Fn(&str) -> bool) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     let others = ["MIGRATION_DATABASE_URL", "ADMIN_DATABASE_URL"];
@@ -130,9 +130,9 @@ fn holds_url(environment: &Environment, name: &str) -> bool {
 /// Adds libpq's settings to `options`: there is no other way to send them.
 fn add_settings(environment: &Environment, parameters: &mut Parameters) {
     let mut options = parameters.get("options").unwrap_or_default().to_owned();
-    for (variable, setting) in variables(SETTINGS) {
+    for (variable, setting) in variables(SERVER_PARAMETERS) {
         let value = environment.get(variable).unwrap_or_default();
-        // Not to be sent (libpq's start-up packet).
+        // libpq does not send these.
         if value.is_empty() || value.eq_ignore_ascii_case("default") {
             continue;
         }

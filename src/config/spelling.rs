@@ -11,7 +11,7 @@ pub(super) fn shown(name: &str, value: &str) -> String {
     }
 }
 
-/// The nearest of `words`, if it is near: two slips at most, and one in short words.
+/// Returns the nearest of `words`, if it is near: two slips at most, and one in short words.
 pub fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // A slip does not multiply the length of a word.
     if word.len() > 64 {
@@ -26,7 +26,7 @@ pub fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Opti
     (slips <= allowed && known != word).then_some(known)
 }
 
-/// Insertions, deletions and replacements (Levenshtein), whatever the case.
+/// Counts insertions, deletions and replacements (Levenshtein), ignoring case.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.to_lowercase().chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

@@ -10,11 +10,10 @@ use crate::provider::{Host, Limits};
 pub(super) const PUBLIC: &str = "public";
 
 impl Settings {
-    /// The `options` of the start-up packet (manual, "Connection Settings") of a session for
-    /// calls of at most `longest` seconds: the user's own, and ours where the path takes them:
-    /// the timeouts that end what no teardown could, the schema, and `jit=off`. An option that the user sets stays, unless
-    /// an override or the code sets it too: theirs is put last, and the server takes the
-    /// last.
+    /// Returns the `options` of the start-up packet (manual, "Connection Settings") of a session
+    /// for calls of at most `longest` seconds: those of the URL and, where they can be sent, the
+    /// server timeouts, the schema, and `jit=off`. An option of the URL stays, unless an override
+    /// or the code sets it too, which is added behind it: the server takes the last.
     pub(crate) fn startup_options(&self, longest: u64) -> Option<String> {
         let own = self.server.get_options().unwrap_or_default();
         let mut options = String::from(own);
@@ -24,7 +23,7 @@ impl Settings {
                 options += &format!("{space}-c {name}={}", escaped(value));
             }
         };
-        // What a schema needs, `check` has seen to.
+        // `check` has rejected a schema that cannot be set.
         if let Some(schema) = self.schema.as_ref().filter(|_| self.pooler.takes_options()) {
             add("search_path", &quoted(schema), true);
         }
@@ -39,12 +38,12 @@ impl Settings {
         (!options.is_empty()).then_some(options)
     }
 
-    /// Whether timeouts and `jit` are sent at all.
+    /// Returns whether timeouts and `jit` are sent at all.
     pub(crate) fn sends_settings(&self) -> bool {
         self.pooler.takes_options() && self.limits().settings
     }
 
-    /// What the server takes and bears, by the first of its hosts that is known.
+    /// Returns the limits of the server, by the first of its hosts that is known.
     pub(crate) fn limits(&self) -> Limits {
         let hosts = host_names(&self.server).map(|host| Host::of(host).limits);
         let mut special = hosts.filter(|limits| *limits != Limits::default());
@@ -74,15 +73,16 @@ impl Settings {
         }
     }
 
-    /// What the server's `search_path` has to be, for a schema that it does not have anyway.
+    /// Returns the `search_path` that the schema requires, if it is not the default one.
     pub(crate) fn search_path(&self) -> Option<String> {
         let schema = self.schema.as_deref().filter(|schema| *schema != PUBLIC);
         schema.map(quoted)
     }
 }
 
-fn quoted(schema: &str) -> String {
-    format!("\"{}\"", schema.replace('"', "\"\""))
+/// Quotes the name of a schema or database.
+pub(crate) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 #[cfg(test)]

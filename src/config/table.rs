@@ -70,8 +70,7 @@ impl fmt::Debug for Config {
             .field("parameters", &self.parameters)
             .field("credentials", &self.credentials.as_ref().map(|_| ".."))
             .field("direct", &self.direct)
-            .field("code", &self.code)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -118,24 +117,24 @@ settings(environment, pooler) {
     /// else [`Pooler::None`]; a pooler that is detected while connecting is treated as one,
     /// and a warning says what to set.
     pooler: Pooler = pooler, default "recognised by the address",
-        operator "ANTIFREEZE_POOLER" word, health pooler same;
+        overrides "ANTIFREEZE_POOLER" word, health pooler same;
     /// Which endpoint of the database is used. Default: [`Endpoint::Pooled`], the one of the
     /// URL.
     endpoint: Endpoint = Endpoint::Pooled,
-        operator "ANTIFREEZE_ENDPOINT" word, health endpoint same;
+        overrides "ANTIFREEZE_ENDPOINT" word, health endpoint same;
     /// How long a connection lives. Default: depends on the pooler.
     lifetime: ConnectionLifetime = ConnectionLifetime::behind(pooler), default "depends on the pooler",
-        operator "ANTIFREEZE_LIFETIME" word, health lifetime same;
-    /// Whether the first message of SCRAM leaves together with the startup packet, which saves
+        overrides "ANTIFREEZE_LIFETIME" word, health lifetime same;
+    /// Whether the first message of SCRAM is sent together with the startup packet, which saves
     /// a round trip of each connect. Default: [`GuessAuthentication::Auto`].
     guess_authentication: GuessAuthentication = GuessAuthentication::Auto,
-        operator "ANTIFREEZE_GUESS_AUTHENTICATION" word;
+        overrides "ANTIFREEZE_GUESS_AUTHENTICATION" word;
     /// What removes session state before a connection is kept.
     reset: Reset = Reset::Detected, health reset same;
-    /// Which invocations are turned away while the server is full or unreachable. Default:
+    /// Which invocations are rejected while the server is full or unreachable. Default:
     /// [`LoadShed::FirstUse`].
     load_shed: LoadShed = LoadShed::FirstUse,
-        operator "ANTIFREEZE_LOAD_SHED" word, health load_shed same;
+        overrides "ANTIFREEZE_LOAD_SHED" word, health load_shed same;
     /// The share of the server's slots in use, in percent, above which connections are closed
     /// at the end of each invocation instead of being kept. Default: 80. It counts with
     /// [`Pooler::None`] and [`Pooler::Session`], where a kept connection takes a slot.
@@ -146,7 +145,7 @@ settings(environment, pooler) {
     max_connections: usize = environment.concurrency(),
         default "1 on Lambda, the concurrency on Managed Instances, elsewhere 3",
         url "connection_limit" connections,
-        operator "ANTIFREEZE_MAX_CONNECTIONS" at_least_one,
+        overrides "ANTIFREEZE_MAX_CONNECTIONS" at_least_one,
         limit "DB_MAX_OPEN_CONNS" at_least_one, health max_connections same;
     /// The most connections that are kept between invocations, with
     /// [`PerEventLoop`](ConnectionLifetime::PerEventLoop). Default: `DB_MAX_IDLE_CONNS`,
@@ -166,7 +165,7 @@ settings(environment, pooler) {
     /// where kept connections take no slot of the server, behind a transaction pooler or RDS
     /// Proxy, unless it is set. Default: 5 s. Zero: the process is suspended at once, and keeps
     /// its connections.
-    linger: Duration = Duration::from_secs(5), operator "ANTIFREEZE_LINGER" duration,
+    linger: Duration = Duration::from_secs(5), overrides "ANTIFREEZE_LINGER" duration,
         health linger_seconds seconds;
     /// A connection that was kept for longer than this without use answers an empty query
     /// before it is leased again, alone and within a second: a device in between may have
@@ -176,21 +175,21 @@ settings(environment, pooler) {
     /// How long a checkout waits while all connections are in use. Default: `pool_timeout` of the
     /// URL, or else 5 s.
     acquire_timeout: Duration = Duration::from_secs(5), url "pool_timeout" limit,
-        operator "ANTIFREEZE_ACQUIRE_TIMEOUT" duration, health acquire_timeout_seconds seconds;
+        overrides "ANTIFREEZE_ACQUIRE_TIMEOUT" duration, health acquire_timeout_seconds seconds;
     /// How long connecting may take. Default: `connect_timeout` of the URL, or else 10 s.
     connect_timeout: Duration = Duration::from_secs(10), url "connect_timeout" limit,
-        operator "ANTIFREEZE_CONNECT_TIMEOUT" duration, health connect_timeout_seconds seconds;
+        overrides "ANTIFREEZE_CONNECT_TIMEOUT" duration, health connect_timeout_seconds seconds;
     /// The server's `statement_timeout`, in whole milliseconds. Default: 30 s, unless
     /// `options` of the URL say otherwise. Zero: the server's own. It is sent on
     /// [`Pooler::None`] alone, since poolers refuse it: behind one, use
     /// `ALTER ROLE .. SET`.
     statement_timeout: Duration = Duration::from_secs(30),
-        operator "ANTIFREEZE_STATEMENT_TIMEOUT" duration, health statement_timeout_seconds sent;
+        overrides "ANTIFREEZE_STATEMENT_TIMEOUT" duration, health statement_timeout_seconds sent;
     /// The server's `idle_in_transaction_session_timeout`, which ends what no
     /// teardown could: the process was killed, the network is gone. Default: 60 s.
     /// Zero: the server's own. Sent as `statement_timeout` is.
     idle_in_transaction_timeout: Duration = Duration::from_secs(60),
-        operator "ANTIFREEZE_IDLE_IN_TRANSACTION_TIMEOUT" duration,
+        overrides "ANTIFREEZE_IDLE_IN_TRANSACTION_TIMEOUT" duration,
         health idle_in_transaction_timeout_seconds sent;
     /// The server's `idle_session_timeout` (PostgreSQL 14 and newer): a session that was not
     /// used for so long is ended, as those that frozen processes hold; the next checkout finds
@@ -199,13 +198,13 @@ settings(environment, pooler) {
     /// behind is gone soon. Zero: the server's own. Sent on [`Pooler::None`] alone, and never
     /// to a pooler.
     idle_session_timeout: Duration = Duration::from_secs(15 * 60),
-        operator "ANTIFREEZE_IDLE_SESSION_TIMEOUT" duration,
+        overrides "ANTIFREEZE_IDLE_SESSION_TIMEOUT" duration,
         health idle_session_timeout_seconds sent;
     /// The server's `transaction_timeout` (PostgreSQL 17 and newer): a transaction that
     /// takes longer ends with its session. Default: 15 minutes, the longest that Lambda runs
     /// a function ("Lambda quotas"). Zero: the server's own. Sent on [`Pooler::None`] alone.
     transaction_timeout: Duration = Duration::from_secs(15 * 60),
-        operator "ANTIFREEZE_TRANSACTION_TIMEOUT" duration,
+        overrides "ANTIFREEZE_TRANSACTION_TIMEOUT" duration,
         health transaction_timeout_seconds sent;
     /// How long a call of the function may take, where the host does not say so yet, as while
     /// the function starts: the server's timeouts are lowered to it, but to no less than 1 s,
@@ -214,10 +213,10 @@ settings(environment, pooler) {
     /// ([`DatabaseLayer::max_duration`](crate::DatabaseLayer::max_duration)). Default: not
     /// known.
     function_timeout: Duration, default "not known",
-        operator "ANTIFREEZE_FUNCTION_TIMEOUT" duration, health function_timeout_seconds seconds;
+        overrides "ANTIFREEZE_FUNCTION_TIMEOUT" duration, health function_timeout_seconds seconds;
     /// From which duration on an invocation is slow, which is one line of the log. Default: 1 s.
     slow_invocation: Duration = Duration::from_secs(1),
-        operator "ANTIFREEZE_SLOW_INVOCATION" duration;
+        overrides "ANTIFREEZE_SLOW_INVOCATION" duration;
     /// How often an invocation may execute the same statement before one line of the log says
     /// so, once for each statement and process. Default: 20. Zero: never.
     repeated_statements: usize = 20;
@@ -250,10 +249,10 @@ settings(environment, pooler) {
     reuse_statements: bool = false;
     /// How many connections [`warm_up`](crate::Database::warm_up) opens, whatever the code
     /// asks it for; at most as many as can be kept. Default: what it is asked for.
-    warm_up: usize, default "what the code asks for", operator "ANTIFREEZE_WARM_UP" count;
+    warm_up: usize, default "what the code asks for", overrides "ANTIFREEZE_WARM_UP" count;
     /// The token that unlocks the details of [`health`](crate::health), as
     /// `Authorization: Bearer ..`. Default: none, no details over HTTP. 16 characters or more, without
     /// spaces.
-    health_token: String, default "none", operator "ANTIFREEZE_HEALTH_TOKEN" secret;
+    health_token: String, default "none", overrides "ANTIFREEZE_HEALTH_TOKEN" secret;
 }
 }

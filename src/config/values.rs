@@ -1,8 +1,8 @@
 //! Refuses malformed values: two parameters in one, a password in the user's place, a
 //! template that was not filled in.
 //!
-//! Hosts, users and databases are shown in errors and in `Debug`, and the first are asked
-//! for in the DNS. What a password may have slipped into is refused before, and not quoted.
+//! Hosts, users and databases appear in errors and in `Debug`, and host names in DNS queries. A
+//! value that may contain a password by mistake is rejected before, and not quoted.
 
 use super::names::{holds_secret, is_known, known};
 use crate::error::{Error, Result};
@@ -29,7 +29,7 @@ pub(super) fn check(name: &str, shown: &str, value: &str) -> Result<()> {
              by `&` after the `?` of a URL"
         )));
     }
-    // Another error is more to the point for an unknown one, and for `dbname`.
+    // Unknown parameters and `dbname` have more specific errors.
     if is_known(name) && !matches!(name, "password" | "dbname") && holds_url(value) {
         return Err(Error::configuration(format!(
             "{shown} contains a URL: give the URL alone, in DATABASE_URL"
@@ -62,7 +62,7 @@ fn without_escapes(value: &str) -> String {
     plain
 }
 
-/// Whether the name of a parameter stands before a `=` inside `value`.
+/// Returns whether the name of a parameter precedes a `=` inside `value`.
 fn holds_parameter(name: &str, value: &str) -> bool {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     value.match_indices('=').any(|(at, _)| {
@@ -88,8 +88,8 @@ fn holds_url(value: &str) -> bool {
     behind.is_some_and(|(_, behind)| behind.contains('@'))
 }
 
-/// Whether `value` is what providers' pages, templates, JavaScript or logs put in place of a
-/// value. A password may contain nearly anything, so the whole of it has to be one.
+/// Returns whether `value` is what providers' pages, templates, JavaScript or logs put in place
+/// of a value. A password may contain nearly anything, so only the whole of it counts.
 fn is_template(name: &str, value: &str) -> bool {
     let value = value.trim();
     if is_placeholder(value) || name != "password" && is_shell_variable(value) {
@@ -104,7 +104,7 @@ fn is_template(name: &str, value: &str) -> bool {
     }
 }
 
-/// Whether `text` is a `$NAME` that no shell has replaced.
+/// Returns whether `text` is a `$NAME` that no shell has replaced.
 fn is_shell_variable(text: &str) -> bool {
     let name = text.strip_prefix('$').unwrap_or_default();
     let fits = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
@@ -125,7 +125,7 @@ fn placeholder(subject: &str) -> Error {
     ))
 }
 
-/// Whether the whole of `text` is a placeholder.
+/// Returns whether the whole of `text` is a placeholder.
 fn is_placeholder(text: &str) -> bool {
     let bare = text.to_lowercase().replace(['-', '_', ' '], "");
     let filled = [("${", "}"), ("$(", ")"), ("{{", "}}"), ("<%", "%>")];

@@ -10,7 +10,7 @@ use crate::provider::POOLERS;
 
 /// A setting that is one of a list of words, in variables and in serde.
 pub(super) trait Words: Copy + 'static {
-    /// The setting.
+    /// The name of the setting, for errors.
     const NAME: &'static str;
     const WORDS: &'static [(&'static str, Self)];
 

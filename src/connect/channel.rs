@@ -56,13 +56,13 @@ impl Connector {
         (options.watch)(Progress::Encrypted {
             encrypted: &encrypted,
         });
-        if tls.mode == TlsMode::Encrypt && !encrypted.verified && !target.is_local() {
+        if tls.mode == TlsMode::Encrypt && !encrypted.is_verified() && !target.is_local() {
             self.warned.call_once(|| observe::unverified(host));
         }
         Ok(Channel {
+            verified: encrypted.is_verified(),
             transport: Box::new(encrypted.stream),
             binding: encrypted.binding,
-            verified: encrypted.verified,
         })
     }
 

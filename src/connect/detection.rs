@@ -1,8 +1,8 @@
 //! Detects a pooler that the configuration does not mention, by what it rejects or reports
 //! when a session begins. This costs no round trip.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Once, OnceLock};
 
 use super::Target;
 use crate::config::{Pooler, Settings};
@@ -12,25 +12,16 @@ use crate::provider::{self, Host};
 use crate::wire::{Naming, Wire};
 
 /// The pooler that the sessions so far have shown.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Detection {
     pooler: OnceLock<Pooler>,
     /// The pooler that reported its mode.
     announced: OnceLock<Pooler>,
     settings_refused: AtomicBool,
-    warned: Once,
+    warned: OnceLock<()>,
 }
 
 impl Detection {
-    pub(super) const fn new() -> Self {
-        Detection {
-            pooler: OnceLock::new(),
-            announced: OnceLock::new(),
-            settings_refused: AtomicBool::new(false),
-            warned: Once::new(),
-        }
-    }
-
     pub(super) fn announced(&self) -> Option<Pooler> {
         self.announced.get().copied()
     }
@@ -77,7 +68,7 @@ impl Detection {
             .key
             .filter(|_| expected == Pooler::None && !certain);
         let refused = !self.takes_settings();
-        let found = provider::shown(parameter, key.map(|(process, _)| process))
+        let found = provider::detect_at_start(parameter, key.map(|(process, _)| process))
             // What one session has shown holds for the others.
             .or(self.pooler.get().copied())
             .or(refused.then_some(Pooler::Transaction));
@@ -99,6 +90,6 @@ impl Detection {
 
     fn warn(&self, expected: Pooler, found: Pooler) {
         self.warned
-            .call_once(|| observe::path_differs(expected.name(), found.name()));
+            .get_or_init(|| observe::path_differs(expected.name(), found.name()));
     }
 }

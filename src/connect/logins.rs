@@ -9,35 +9,35 @@ use crate::provider::NO_CREDENTIALS;
 
 /// The login of one connect, retries included.
 pub(super) struct Logins<'a> {
-    config: &'a Settings,
+    credentials: &'a dyn Credentials,
+    user: Option<&'a str>,
     /// The login, and the attempt that it was asked for.
     login: Option<(Attempt, Login)>,
     was_renewed: bool,
 }
 
 impl<'a> Logins<'a> {
-    pub(super) fn new(config: &'a Settings) -> Self {
-        Logins {
-            config,
+    /// `None`: there is no credentials provider.
+    pub(super) fn new(config: &'a Settings) -> Option<Self> {
+        Some(Logins {
+            credentials: config.credentials.as_deref()?,
+            user: config.server.get_user(),
             login: None,
             was_renewed: false,
-        }
+        })
     }
 
-    /// Sets the user and password of `server` to those of the provider, if there is one.
+    /// Sets the user and password of `server` to those of the provider.
     pub(super) async fn apply(
         &mut self,
         target: &Target,
         server: &mut tokio_postgres::Config,
     ) -> Result<()> {
-        let Some(credentials) = self.config.credentials.as_deref() else {
-            return Ok(());
-        };
-        let attempt = attempt(self.config, target);
+        let attempt = attempt(self.user, target);
         let login = match self.login.take() {
             Some((known_for, login)) if known_for == attempt => login,
             // There is none yet, or another host accepted the connection this time.
-            _ => ask(credentials, &attempt).await?,
+            _ => ask(self.credentials, &attempt).await?,
         };
         login.apply(server);
         self.login = Some((attempt, login));
@@ -47,9 +47,6 @@ impl<'a> Logins<'a> {
     /// Asks for another login if the server rejected this one with `error`. Returns whether to
     /// connect again.
     pub(super) async fn renew(&mut self, error: &Error) -> bool {
-        let Some(credentials) = self.config.credentials.as_deref() else {
-            return false;
-        };
         if self.was_renewed || !is_rejected(error) {
             return false;
         }
@@ -62,7 +59,7 @@ impl<'a> Logins<'a> {
             ..attempt.clone()
         };
         // If the provider fails now, the server's error is returned.
-        let login = ask(credentials, &again).await.ok();
+        let login = ask(self.credentials, &again).await.ok();
         self.login = login
             .filter(|login| !again.has_refused(login))
             .map(|login| (attempt, login));
@@ -70,8 +67,7 @@ impl<'a> Logins<'a> {
     }
 }
 
-fn attempt(config: &Settings, target: &Target) -> Attempt {
-    let user = config.server.get_user().map(str::to_owned);
+fn attempt(user: Option<&str>, target: &Target) -> Attempt {
     let (host, port) = match target {
         Target::Tcp { address, host, .. } => (host.clone(), address.port()),
         #[cfg(unix)]
@@ -80,7 +76,7 @@ fn attempt(config: &Settings, target: &Target) -> Attempt {
     Attempt {
         host,
         port,
-        user,
+        user: user.map(str::to_owned),
         refused: None,
     }
 }

@@ -1,4 +1,4 @@
-//! Connects: from settings to a session for tokio-postgres.
+//! Opens sessions: dials, encrypts, authenticates, and hands the stream to tokio-postgres.
 //!
 //! Dialling and the TLS handshake are done here, and tokio-postgres is given the stream
 //! ([`connect_raw`](tokio_postgres::Config::connect_raw)): so there is one type of stream, the
@@ -21,15 +21,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::time::{sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_postgres::config::Host;
 
 use detection::Detection;
 pub use dial::Target;
 use logins::Logins;
 pub use options::{ConnectOptions, Progress};
-use retry::Time;
+use retry::TimeLimit;
 pub(crate) use retry::is_transient;
+use start::Opening;
 pub(crate) use start::{Link, Opened};
 
 use crate::config::{CLIENT_CHECK, Pooler, ServerTimeout, Settings, TlsMode, since};
@@ -68,7 +69,7 @@ impl Connector {
             warned: Once::new(),
             reported: Once::new(),
             no_client_check: AtomicBool::new(false),
-            detection: Detection::new(),
+            detection: Detection::default(),
             keys: startup::Keys::default(),
             guesses: startup::Guesses::default(),
             schema_holds: AtomicBool::new(false),
@@ -109,13 +110,17 @@ impl Connector {
         left: Option<Duration>,
         options: ConnectOptions<'_>,
     ) -> Result<Opened> {
-        let time = Time::new(self.config.connect_timeout, left);
+        let mut opening = Opening {
+            connector: self,
+            options,
+            time: TimeLimit::new(self.config.connect_timeout, left),
+            logins: Logins::new(&self.config),
+        };
         let mut backoff = retry::backoff();
-        let mut logins = Logins::new(&self.config);
         let mut last: Option<Error> = None;
         loop {
             let sent = self.detection.takes_settings();
-            let error = match self.start(&time, &mut logins, options).await {
+            let error = match opening.start().await {
                 Ok(opened) => return Ok(opened),
                 Err(error) => error,
             };
@@ -129,16 +134,23 @@ impl Connector {
             if !options.strict && detected() {
                 continue;
             }
-            if let Ok(true) = timeout_at(time.until, logins.renew(&error)).await {
-                continue;
+            if let Some(logins) = &mut opening.logins {
+                let renew = logins.renew(&error);
+                if let Ok(true) = timeout_at(opening.time.until, renew).await {
+                    continue;
+                }
             }
-            let delay = retry::delay(&error, &time, &mut backoff).filter(|_| !options.once);
+            let delay = retry::delay(&error, &opening.time, &mut backoff).filter(|_| !options.once);
             let Some(delay) = delay else {
                 return Err(error);
             };
             observe::connecting_again(&error, delay);
-            last = Some(error);
             sleep(delay).await;
+            // After a freeze, or on a busy machine: it could only time out.
+            if opening.time.until <= Instant::now() {
+                return Err(error);
+            }
+            last = Some(error);
         }
     }
 

@@ -39,7 +39,7 @@ pub enum Progress<'a> {
 pub struct ConnectOptions<'a> {
     /// Makes a single attempt, even if the error is transient.
     pub once: bool,
-    /// Fails if a pooler rejects a setting, which else is left out.
+    /// Fails if a pooler rejects a setting, which is omitted otherwise.
     pub strict: bool,
     /// Sends named statements unchanged through a transaction pooler.
     pub named: bool,

@@ -22,19 +22,19 @@ const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The time within which a connect has to end.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Time {
+pub(super) struct TimeLimit {
     pub(super) began: Instant,
     pub(super) until: Instant,
 }
 
-impl Time {
+impl TimeLimit {
     /// Creates a limit that begins now: at most three quarters of the time that is `left`, so
     /// that the caller can still respond with an error.
     pub(super) fn new(limit: Duration, left: Option<Duration>) -> Self {
         let began = Instant::now();
         let share = left.map(|left| left / 4 * 3);
         let limit = share.map_or(limit, |share| share.min(limit));
-        Time {
+        TimeLimit {
             began,
             until: began + limit.min(LONGEST),
         }
@@ -57,13 +57,13 @@ impl Time {
         }
     }
 
-    /// Returns until when to retry: for a quarter of the time, since a caller that can do
-    /// without the database needs an answer soon; for all of it if the server said that it is
-    /// starting.
+    /// Returns until when to retry: for half of the time, in which most servers have restarted,
+    /// since a caller that can do without the database needs an answer; for all of it if the
+    /// server said that it is starting.
     fn retry_until(&self, error: &Error) -> Instant {
         match error.kind() {
             ErrorKind::ServerStarting => self.until,
-            _ => self.began + self.whole() / 4,
+            _ => self.began + self.whole() / 2,
         }
     }
 }
@@ -75,7 +75,7 @@ pub(super) fn backoff() -> Backoff {
 /// Returns the delay before the next try, or `None` if there is none.
 pub(super) fn delay<R: FnMut() -> f64>(
     error: &Error,
-    time: &Time,
+    time: &TimeLimit,
     backoff: &mut Backoff<R>,
 ) -> Option<Duration> {
     let delay = backoff.next().filter(|_| is_transient(error))?;
@@ -146,14 +146,14 @@ mod tests {
         Error::new(kind, "failed")
     }
 
-    fn delay_of(error: &Error, time: &Time) -> Option<Duration> {
+    fn delay_of(error: &Error, time: &TimeLimit) -> Option<Duration> {
         let mut backoff = Backoff::with_random(FIRST, MOST, || 1.0);
         delay(error, time, &mut backoff)
     }
 
     #[tokio::test(start_paused = true)]
     async fn only_transient_failures_are_retried() {
-        let time = Time::new(10 * SECOND, None);
+        let time = TimeLimit::new(10 * SECOND, None);
         for &kind in ErrorKind::ALL {
             let again = matches!(
                 kind,
@@ -190,34 +190,34 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn retries_end_after_a_share_of_the_time() {
-        let time = Time::new(10 * SECOND, Some(8 * SECOND));
+        let time = TimeLimit::new(10 * SECOND, Some(8 * SECOND));
         assert_eq!(time.whole(), 6 * SECOND, "three quarters of what is left");
         let (refused, starting) = (
             failed(ErrorKind::Refused),
             failed(ErrorKind::ServerStarting),
         );
-        tokio::time::advance(SECOND).await;
+        tokio::time::advance(2 * SECOND).await;
         assert!(delay_of(&refused, &time).is_some());
         tokio::time::advance(SECOND).await;
         assert!(delay_of(&refused, &time).is_none());
         assert!(delay_of(&starting, &time).is_some(), "it has said so");
-        tokio::time::advance(4 * SECOND).await;
+        tokio::time::advance(3 * SECOND).await;
         assert!(delay_of(&starting, &time).is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn retries_without_a_limit_have_time() {
-        assert_eq!(Time::new(Duration::MAX, None).whole(), LONGEST);
+        assert_eq!(TimeLimit::new(Duration::MAX, None).whole(), LONGEST);
     }
 
     #[tokio::test(start_paused = true)]
     async fn each_host_gets_a_share_of_the_time() {
-        let time = Time::new(4 * SECOND, None);
+        let time = TimeLimit::new(4 * SECOND, None);
         let share = |several| time.share(several, 3 * SECOND) - time.began;
         assert_eq!(share(1), 4 * SECOND);
         assert_eq!(share(2), 2 * SECOND);
         assert_eq!(share(4), SECOND);
-        let long = Time::new(60 * SECOND, None);
+        let long = TimeLimit::new(60 * SECOND, None);
         assert_eq!(long.share(2, 3 * SECOND) - long.began, 3 * SECOND);
     }
 }

@@ -21,7 +21,7 @@ impl Connector {
     /// schema is set. What is reported at the start proves nothing: PgBouncer 1.26 reports the
     /// `search_path` that it has dropped.
     ///
-    /// The query could leave with the last message of SCRAM, since it contains nothing of the
+    /// The query could be sent with the last message of SCRAM, since it contains nothing of the
     /// user's. Its answer would have to be taken out of what tokio-postgres is given as the
     /// answer to its startup packet: not worth one round trip of one connection of a process.
     pub(super) async fn verify_schema(

@@ -12,11 +12,12 @@ use tracing::Instrument;
 use super::abandoned::CloseOnDrop;
 use super::channel::not_postgres;
 use super::logins::Logins;
-use super::retry::{self, Time};
+use super::retry::{self, TimeLimit, is_transient};
 use super::startup::{Failure, Guard, Refusal, ScramError, Startup};
 use super::{ConnectOptions, Connector, Progress, Target, dial};
 use crate::config::{ChannelBinding, Pooler};
-use crate::error::{Error, ErrorKind, Goal, Phase, Result};
+use crate::deadline::FAR;
+use crate::error::{Error, ErrorKind, LoginTarget, Phase, Result};
 use crate::net::{Socket, SocketView};
 use crate::observe::span;
 use crate::tls;
@@ -46,16 +47,27 @@ pub(crate) struct Link {
     pub(crate) version: u32,
 }
 
-impl Connector {
+/// The opening of a session, retries included.
+pub(super) struct Opening<'a> {
+    pub(super) connector: &'a Connector,
+    pub(super) options: ConnectOptions<'a>,
+    pub(super) time: TimeLimit,
+    /// The logins of the credentials provider, if there is one.
+    pub(super) logins: Option<Logins<'a>>,
+}
+
+impl Opening<'_> {
     /// Tries each address of each host until a session begins.
-    pub(super) async fn start(
-        &self,
-        time: &Time,
-        logins: &mut Logins<'_>,
-        options: ConnectOptions<'_>,
-    ) -> Result<Opened> {
-        let endpoints: Vec<_> = dial::endpoints(&self.config.server).collect();
-        let mut last = None;
+    pub(super) async fn start(&mut self) -> Result<Opened> {
+        let time = self.time;
+        let endpoints: Vec<_> = dial::endpoints(&self.connector.config.server).collect();
+        let mut last: Option<Error> = None;
+        let mut note = |error| match &last {
+            // Where one host restarts, another one's answer is not the last word.
+            Some(known) if is_transient(known) && !is_transient(&error) => {}
+            _ => last = Some(error),
+        };
+        let mut cut = None;
         for (at, endpoint) in endpoints.iter().enumerate() {
             let hosts = endpoints.len() - at;
             let begin = Instant::now();
@@ -65,43 +77,52 @@ impl Connector {
             let mut targets = match resolve.await.map_err(took).and_then(|targets| targets) {
                 Ok(targets) => targets,
                 Err(error) => {
-                    last = Some(error);
+                    note(error);
                     continue;
                 }
             };
-            (options.watch)(Progress::Resolved {
+            (self.options.watch)(Progress::Resolved {
                 targets: &targets,
                 took: begin.elapsed(),
             });
             while !targets.is_empty() {
                 let until = time.share(hosts, SHARE);
-                let (at, socket) = match self.dial(&targets, until, options).await {
+                let (at, socket) = match self.dial(&targets, until).await {
                     Ok(dialled) => dialled,
                     Err(error) => {
-                        last = Some(error);
+                        note(error);
                         break;
                     }
                 };
+                let by = match hosts {
+                    1 => time.until,
+                    _ => time.share(hosts - 1 + targets.len(), FAR),
+                };
                 let target = targets.remove(at);
-                match self.start_at(&target, socket, time, logins, options).await {
+                match self.start_at(&target, socket, by).await {
                     Ok(opened) => return Ok(opened),
-                    Err(error) if retry::tries_next_address(&error) => last = Some(error),
+                    Err(error) if retry::tries_next_address(&error) => note(error),
                     Err(error) => return Err(error),
                 }
+                cut = cut.or_else(|| (by < time.until && by <= Instant::now()).then_some(target));
+            }
+        }
+        let is_over = time.until <= Instant::now() || last.as_ref().is_some_and(is_transient);
+        if let Some(target) = cut.filter(|_| !is_over) {
+            // It may only be slow: it has the time that the others have left.
+            let again = std::slice::from_ref(&target);
+            if let Ok((_, socket)) = self.dial(again, time.until).await {
+                return self.start_at(&target, socket, time.until).await;
             }
         }
         Err(last.unwrap_or_else(|| Error::configuration("no host is given")))
     }
 
     /// Dials several addresses of a host; returns which of them accepted, and how soon.
-    async fn dial(
-        &self,
-        targets: &[Target],
-        until: Instant,
-        options: ConnectOptions<'_>,
-    ) -> Result<(usize, Socket)> {
+    async fn dial(&self, targets: &[Target], until: Instant) -> Result<(usize, Socket)> {
         let begin = Instant::now();
-        let race = dial::race(targets, &self.config.server).instrument(span::dial());
+        let server = &self.connector.config.server;
+        let race = dial::race(targets, server).instrument(span::dial());
         let race = timeout_at(until, race).await;
         let (at, dialled) = race.map_err(|_| {
             let dialled = targets[0].dialled();
@@ -110,67 +131,58 @@ impl Connector {
         let target = &targets[at];
         let (socket, round_trip) =
             dialled.map_err(|error| Error::not_connected(target.dialled(), error))?;
-        (options.watch)(Progress::Dialled { target, round_trip });
+        (self.options.watch)(Progress::Dialled { target, round_trip });
         Ok((at, socket))
     }
 
-    /// Begins a session at an address that has accepted a connection, and that may take all the
-    /// time that is left.
-    async fn start_at(
-        &self,
-        target: &Target,
-        mut socket: Socket,
-        time: &Time,
-        logins: &mut Logins<'_>,
-        options: ConnectOptions<'_>,
-    ) -> Result<Opened> {
+    /// Begins a session at an address that has accepted a connection. The last host may take all
+    /// the time that is left.
+    async fn start_at(&mut self, target: &Target, socket: Socket, by: Instant) -> Result<Opened> {
+        let (time, mut socket) = (self.time, socket);
         let mut guesses = true;
         loop {
             let mut phase = Phase::AskTls;
-            let start = self.start_on(socket, target, guesses, logins, options, &mut phase);
-            let started = timeout_at(time.until, start).await;
+            let start = self.start_on(socket, target, guesses, &mut phase);
+            let started = timeout_at(by, start).await;
             let took = |_| Error::connecting_took(phase, time.whole(), Some(target.dialled()));
             if let Some(opened) = started.map_err(took)?? {
                 return Ok(opened);
             }
             guesses = false;
             let again = std::slice::from_ref(target);
-            (_, socket) = self.dial(again, time.until, options).await?;
+            (_, socket) = self.dial(again, by).await?;
         }
     }
 
     /// Encrypts the connection and authenticates; sets `phase` as it goes. Returns `None` if the
     /// server asks for another authentication than was guessed.
     async fn start_on(
-        &self,
+        &mut self,
         socket: Socket,
         target: &Target,
         guesses: bool,
-        logins: &mut Logins<'_>,
-        options: ConnectOptions<'_>,
         phase: &mut Phase,
     ) -> Result<Option<Opened>> {
-        let config = &self.config;
+        let (connector, options) = (self.connector, self.options);
+        let config = &connector.config;
         let view = socket.view();
-        let encrypt = self.encrypt(target, socket, options, phase);
+        let encrypt = connector.encrypt(target, socket, options, phase);
         let channel = span::within(span::encrypt(), encrypt).await?;
-        let bound = self.requires_binding(target, &channel)?;
+        let bound = connector.requires_binding(target, &channel)?;
         let mut transport = CloseOnDrop::new(channel.transport, options.closing);
 
         *phase = Phase::Credentials;
         let mut server = config.server.clone();
-        if config.credentials.is_some() {
+        if let Some(logins) = &mut self.logins {
             let apply = logins.apply(target, &mut server);
             span::within(span::credentials(), apply).await?;
-        } else {
-            logins.apply(target, &mut server).await?;
         }
         *phase = Phase::Authenticate;
         let settings = config.startup_options(config.longest_call(options.granted));
-        if let Some(settings) = settings.filter(|_| self.detection.takes_settings()) {
+        if let Some(settings) = settings.filter(|_| connector.detection.takes_settings()) {
             server.options(settings);
         }
-        let goal = Goal {
+        let goal = LoginTarget {
             target,
             user: server.get_user(),
             database: server.get_dbname(),
@@ -185,20 +197,20 @@ impl Connector {
             server: &server,
             user: &user(&server),
             binding,
-            guess: self
+            guess: connector
                 .guesses
                 .guess(config, target, &guard, binding)
                 .filter(|_| guesses),
             guard,
-            keys: &self.keys,
+            keys: &connector.keys,
         };
         let run = startup.run(transport.get());
         let started = match run.instrument(span::authenticate()).await {
             Err(Failure::WrongGuess) => return Ok(None),
-            started => started.map_err(|failure| self.not_started(target, failure))?,
+            started => started.map_err(|failure| connector.not_started(target, failure))?,
         };
         if let Some(asked) = started.asked {
-            self.guesses.learn(target, asked);
+            connector.guesses.learn(target, asked);
         }
         // Not the time of the dial: a proxy that accepts connections may be nearer than the
         // server, and a SYN that is lost is repeated after a second.
@@ -210,7 +222,7 @@ impl Connector {
             },
             _ => Naming::AsGiven,
         };
-        let (wire, stream) = Wire::new(started.resume(transport.disarm()), naming);
+        let (wire, stream) = started.resume(transport.disarm(), naming);
         let abandoned = CloseOnDrop::new(wire.clone(), options.closing);
 
         let mut resumed = server.clone();
@@ -219,16 +231,16 @@ impl Connector {
         resumed.channel_binding(config::ChannelBinding::Disable);
         let connect = resumed.connect_raw(stream, NoTls).await;
         let (client, mut connection) =
-            connect.map_err(|error| self.rejected(target, goal, error))?;
+            connect.map_err(|error| connector.rejected(target, goal, error))?;
         config
             .target_session_attrs
             .check(wire.facts().parameters)
             .map_err(|why| Error::new(ErrorKind::Unreachable, format!("{target} {why}")))?;
         let version = connection.parameter("server_version").map_or(0, major);
         let parameter = |name: &str| connection.parameter(name);
-        let pooler = self.detection.pooler(config, target, parameter, &wire);
+        let pooler = connector.detection.pooler(config, target, parameter, &wire);
         config.check_schema(pooler)?;
-        self.verify_schema(&client, &mut connection).await?;
+        connector.verify_schema(&client, &mut connection).await?;
         abandoned.disarm();
         let link = Link {
             wire,
@@ -244,7 +256,9 @@ impl Connector {
             link,
         }))
     }
+}
 
+impl Connector {
     /// The session was not started, and the server did not say why.
     fn not_started(&self, target: &Target, failure: Failure) -> Error {
         let (kind, message) = match failure {
@@ -305,7 +319,12 @@ impl Connector {
     }
 
     /// The session was not started, for the reason that tokio-postgres was given.
-    fn rejected(&self, target: &Target, goal: Goal<'_>, error: tokio_postgres::Error) -> Error {
+    fn rejected(
+        &self,
+        target: &Target,
+        goal: LoginTarget<'_>,
+        error: tokio_postgres::Error,
+    ) -> Error {
         let host = target.host().unwrap_or_default();
         match tls::explain_later(&self.config.tls, host, &error) {
             Some((cause, remedy)) => Error::new(ErrorKind::Tls, cause)

@@ -5,13 +5,13 @@
 //! not polled yet. So the connection is behind a lock: the task polls it when woken, and
 //! [`pump`](Driver::pump) polls it at any time, on the caller's thread. Polling empties the queue
 //! of the client and flushes; after it, a completed flush as the last operation proves that
-//! nothing is left. Until it is woken again there is nothing to poll: a request that is queued
-//! wakes it.
+//! nothing is left. A connection that was not woken since its last poll need not be polled again:
+//! a request that is queued wakes it.
 
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::sync::{Arc, MutexGuard, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
 use tokio::runtime::Handle;
@@ -20,6 +20,7 @@ use tokio_postgres::tls::NoTlsStream;
 use tokio_postgres::{AsyncMessage, Client, Connection};
 
 use super::wakes::Polling;
+use crate::lock::Mutex;
 use crate::observe;
 use crate::wire::{ServerState, Snapshot, Stream, Wire};
 
@@ -59,7 +60,7 @@ impl Wake for Woken {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.since_poll.store(true, Ordering::Release);
-        lock(&self.task).wake_by_ref();
+        self.task.lock().wake_by_ref();
     }
 }
 
@@ -113,18 +114,13 @@ impl Driver {
     /// Polls the connection until it has nothing to do, and returns its state.
     pub(super) fn pump(&self) -> Snapshot {
         let _polling = Polling::begin();
-        self.poll(lock(&self.connection))
+        self.poll(self.connection.lock())
     }
 
     /// [Pumps](Driver::pump), unless another thread is polling the connection.
     pub(super) fn try_pump(&self) -> Option<Snapshot> {
         let _polling = Polling::begin();
-        let connection = match self.connection.try_lock() {
-            Ok(connection) => connection,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return None,
-        };
-        Some(self.poll(connection))
+        Some(self.poll(self.connection.try_lock()?))
     }
 
     /// Waits until no other thread is polling the connection. A thread that has just passed the
@@ -132,7 +128,7 @@ impl Driver {
     pub(super) fn wait_for_poll(&self) {
         // Dropped by what this thread polls, it would wait for itself.
         if !Polling::is_under_way() {
-            drop(lock(&self.connection));
+            drop(self.connection.lock());
         }
     }
 
@@ -156,7 +152,7 @@ impl Driver {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        lock(&self.connection).is_none()
+        self.connection.lock().is_none()
     }
 
     /// Wakes the task.
@@ -167,14 +163,14 @@ impl Driver {
     /// Polls the connection until it has nothing to do. Returns whether it has ended.
     fn drive(&self) -> bool {
         let _polling = Polling::begin();
-        let mut slot = lock(&self.connection);
+        let mut slot = self.connection.lock();
         if slot.is_none() {
             return true;
         }
         self.poll_if_woken(&mut slot);
         let is_watched = self.waiting.load(Ordering::Relaxed) > 0;
         if slot.is_none() || is_watched || self.wire.is_disturbed() {
-            self.look(slot);
+            self.conclude(slot);
             return self.is_over();
         }
         false
@@ -185,7 +181,7 @@ impl Driver {
             return self.wire.snapshot();
         }
         self.poll_if_woken(&mut slot);
-        self.look(slot)
+        self.conclude(slot)
     }
 
     fn poll_if_woken(&self, slot: &mut Slot<'_>) {
@@ -194,9 +190,9 @@ impl Driver {
         }
     }
 
-    /// Takes a snapshot, before another poll: a poll under way does not know yet what it waits
-    /// for.
-    fn look(&self, mut slot: Slot<'_>) -> Snapshot {
+    /// Ends a poll: takes a snapshot before another poll, which does not know yet what it waits
+    /// for; drops a connection that has ended; notifies those that wait for the snapshot.
+    fn conclude(&self, mut slot: Slot<'_>) -> Snapshot {
         let snapshot = self.wire.snapshot();
         // No answer to come could be assigned to its request: the client's futures fail.
         if snapshot.server == ServerState::Lost && slot.take().is_some() {
@@ -246,7 +242,7 @@ impl Driver {
 async fn drive(mut end: DriverEnd) {
     let driver = &end.driver;
     poll_fn(|cx| {
-        lock(&driver.woken.task).clone_from(cx.waker());
+        driver.woken.task.lock().clone_from(cx.waker());
         if driver.drive() {
             Poll::Ready(())
         } else {
@@ -267,7 +263,7 @@ struct DriverEnd {
 
 impl Drop for DriverEnd {
     fn drop(&mut self) {
-        let connection = lock(&self.driver.connection).take();
+        let connection = self.driver.connection.lock().take();
         if self.over {
             // A teardown can still wait for the server's end of file. What detached the
             // connection may have something to do before.
@@ -282,8 +278,4 @@ impl Drop for DriverEnd {
         self.driver.decided.notify_waiters();
         (self.on_end)();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

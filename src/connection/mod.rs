@@ -9,7 +9,7 @@ mod statements;
 mod wakes;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
@@ -17,11 +17,12 @@ use tokio::time::timeout;
 
 use crate::config::Pooler;
 use crate::connect::{ConnectOptions, Connector, Link, Opened};
+use crate::lock::Mutex;
 use crate::tally::Tally;
 use crate::wire::{Diverted, Names, OwnAnswer, Snapshot, TransactionStatus};
 use client::Clients;
 pub(crate) use client::{ClientSession, ExclusiveClient};
-pub(crate) use parameters::Parameters;
+pub(crate) use parameters::{LastParameters, Parameters};
 pub(crate) use wakes::LateWaker;
 
 /// The time limit of a CancelRequest that no caller waits for.
@@ -155,7 +156,7 @@ impl ServerSession {
     }
 
     fn parked(&self) -> MutexGuard<'_, Option<ExclusiveClient>> {
-        self.parked.lock().unwrap_or_else(PoisonError::into_inner)
+        self.parked.lock()
     }
 
     /// Wakes the driver of the client.

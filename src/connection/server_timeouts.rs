@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures_util::future::{OptionFuture, join};
 
 use super::ServerSession;
+use super::parameters::has;
 use crate::config::{CLIENT_CHECK, Pooler, ServerTimeout, set_statements};
 use crate::observe;
 use crate::wire::OwnAnswer;
@@ -34,7 +35,9 @@ impl ServerSession {
             before => self.server_timeouts(before),
         };
         let mut wanted = self.server_timeouts(longest.max(before));
-        wanted.retain(|timeout| !set.contains(timeout));
+        // What another driver has asked for holds until it is reset.
+        let drivers = self.parameters.lock().clone();
+        wanted.retain(|timeout| !set.contains(timeout) && !has(&drivers, timeout.0));
         if wanted.is_empty() {
             return;
         }
@@ -94,16 +97,22 @@ impl ServerSession {
     /// Returns the statements that have to follow a reset, which resets all timeouts to what the
     /// session was started with. Empty if there are none.
     pub(crate) fn server_timeouts_again(&self) -> String {
+        let again = |timeout| format!("; {}", set_statements(&[timeout]));
+        self.timeouts_behind_startup()
+            .into_iter()
+            .map(again)
+            .collect()
+    }
+
+    /// Returns the timeouts in force that the session was not started with.
+    pub(super) fn timeouts_behind_startup(&self) -> Vec<ServerTimeout> {
         if self.link.pooler != Pooler::None {
-            return String::new();
+            return Vec::new();
         }
         let longest = self.longest_call.load(Ordering::Acquire).max(1);
-        let mut wanted = self.server_timeouts(longest);
+        let mut timeouts = self.server_timeouts(longest);
         let set = self.startup_timeouts();
-        wanted.retain(|timeout| !set.contains(timeout));
-        match set_statements(&wanted) {
-            statements if statements.is_empty() => statements,
-            statements => format!("; {statements}"),
-        }
+        timeouts.retain(|timeout| !set.contains(timeout));
+        timeouts
     }
 }

@@ -5,9 +5,10 @@
 //! threads more. So its wakes are passed on when the poll is over.
 
 use std::cell::{Cell, RefCell};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Wake, Waker};
 
+use crate::lock::Mutex;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 thread_local! {
@@ -84,7 +85,7 @@ impl LateWaker {
 
 impl Late {
     fn lock(&self) -> MutexGuard<'_, Waker> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     fn wake_now(&self) {

@@ -1,14 +1,13 @@
-//! Makes a provider of a closure.
+//! Makes a credentials provider from a closure.
 
 use std::fmt;
 use std::future::Future;
 
 use super::{Attempt, BoxError, Credentials, Login, LoginFuture};
 
-/// Asks `function` at every connect.
+/// Makes a provider that calls `function` at every connect.
 ///
-/// It gets an [`Attempt`] of its own and returns a future; nothing is kept of what that
-/// answers.
+/// The function gets an [`Attempt`] and returns a future, whose output is not cached.
 ///
 /// ```
 /// use antifreeze::credentials::{self, Login};
@@ -29,7 +28,7 @@ where
     FromFn { function }
 }
 
-/// What [`from_fn`] makes.
+/// The provider that [`from_fn`] makes.
 #[derive(Clone, Copy)]
 pub struct FromFn<F> {
     function: F,

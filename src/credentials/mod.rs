@@ -15,13 +15,11 @@
 //!
 //! | provider | where the password comes from |
 //! | --- | --- |
-//! | none | the URL, once |
-//! | [`Password`] | the program, once |
-//! | [`Variable`] | a variable of the environment, read anew at each connect |
+//! | none | the URL or [`Config::password`](crate::Config::password), once |
 //! | [`File`] | a file, read anew at each connect |
 //! | [`from_fn`] | a closure |
 //! | the crate `antifreeze-aws` | IAM tokens for RDS, Aurora and Aurora DSQL; AWS Secrets Manager |
-//! | your own [`Credentials`] | wherever you like |
+//! | an implementation of [`Credentials`] | any source |
 //!
 //! If the server or a pooler refuses the user or the password that it was given, as
 //! SQLSTATE 28P01 and 28000 say and older PgBouncers under 08P01, the provider is
@@ -29,19 +27,17 @@
 //! reported if the answer is the same, or is refused too. Answers are never logged, and no
 //! `Debug` shows them.
 
+mod file;
 mod from_fn;
-mod local;
-mod text;
+pub(crate) mod text;
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 
+pub use file::File;
 pub use from_fn::{FromFn, from_fn};
-pub use local::{File, Password, Variable};
-#[doc(hidden)]
-pub use text::given;
 
 /// Provides user and password whenever a connection is opened.
 ///
@@ -61,8 +57,8 @@ pub trait Credentials: Send + Sync {
     /// [`connection()`](crate::connection()) gets, and must not hold a secret.
     fn login<'a>(&'a self, attempt: &'a Attempt) -> LoginFuture<'a>;
 
-    /// Forgets what was fetched: the process is about to be made a snapshot of, which many
-    /// will begin from ([SnapStart](crate::shutdown)). Default: there is nothing to forget.
+    /// Forgets what was fetched, before a snapshot of the process is taken from which many
+    /// processes start ([SnapStart](crate::shutdown)). Default: there is nothing to forget.
     fn forget(&self) {}
 }
 
@@ -87,7 +83,7 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// The first attempt at `host`, as a test of one's own [`Credentials`] makes it.
+    /// Makes the first attempt at `host`, to test an implementation of [`Credentials`].
     pub fn new(host: impl Into<String>, port: u16, user: Option<&str>) -> Self {
         Attempt {
             host: host.into(),
@@ -97,7 +93,7 @@ impl Attempt {
         }
     }
 
-    /// Whether `login` is what the server has just refused.
+    /// Returns whether the server has just refused `login`.
     pub fn has_refused(&self, login: &Login) -> bool {
         self.refused.as_ref() == Some(login)
     }
@@ -113,7 +109,7 @@ pub struct Login {
 }
 
 impl Login {
-    /// A password of the user that the configuration names.
+    /// Makes a login of the user that the configuration names.
     pub fn password(password: impl Into<Vec<u8>>) -> Self {
         Login {
             user: None,
@@ -121,7 +117,7 @@ impl Login {
         }
     }
 
-    /// The same for this user, whatever the configuration says.
+    /// Sets the user, instead of the configured one.
     pub fn of_user(mut self, user: impl Into<String>) -> Self {
         self.user = Some(user.into());
         self

@@ -29,7 +29,7 @@ pub(crate) enum Phase {
 
 /// The address that was dialled, and what is known of it.
 #[derive(Clone, Copy)]
-pub(crate) struct Dialled<'a> {
+pub(crate) struct DialledTarget<'a> {
     pub(crate) target: &'a (dyn fmt::Display + Sync),
     /// The host name that resolved to it.
     pub(crate) host: &'a str,
@@ -43,7 +43,7 @@ pub(crate) struct Dialled<'a> {
 
 /// The target of a login: address, user and database.
 #[derive(Clone, Copy)]
-pub(crate) struct Goal<'a> {
+pub(crate) struct LoginTarget<'a> {
     pub(crate) target: &'a (dyn fmt::Display + Sync),
     pub(crate) user: Option<&'a str>,
     pub(crate) database: Option<&'a str>,
@@ -80,7 +80,7 @@ impl Error {
     }
 
     /// The TCP or unix socket did not connect.
-    pub(crate) fn not_connected(at: Dialled<'_>, error: io::Error) -> Self {
+    pub(crate) fn not_connected(at: DialledTarget<'_>, error: io::Error) -> Self {
         use io::ErrorKind as Io;
         let target = at.target;
         let not_connected = match error.kind() {
@@ -120,7 +120,11 @@ impl Error {
     }
 
     /// Connecting timed out.
-    pub(crate) fn connecting_took(phase: Phase, after: Duration, at: Option<Dialled<'_>>) -> Self {
+    pub(crate) fn connecting_took(
+        phase: Phase,
+        after: Duration,
+        at: Option<DialledTarget<'_>>,
+    ) -> Self {
         let silent = at.filter(|_| phase == Phase::Connect && after >= BLOCKED_AFTER);
         if let Some(at) = silent {
             return blocked(at, Some(after));
@@ -139,7 +143,7 @@ impl Error {
     }
 
     /// The server or a pooler rejected the session.
-    pub(crate) fn not_started(goal: Goal<'_>, error: tokio_postgres::Error) -> Self {
+    pub(crate) fn not_started(goal: LoginTarget<'_>, error: tokio_postgres::Error) -> Self {
         let (kind, cause, remedy) = match error.as_db_error() {
             Some(error) => {
                 let response = ErrorResponse {
@@ -187,7 +191,7 @@ impl Error {
     }
 }
 
-fn blocked(at: Dialled<'_>, after: Option<Duration>) -> Error {
+fn blocked(at: DialledTarget<'_>, after: Option<Duration>) -> Error {
     let within = after.map(|after| format!(" within {after:.1?}"));
     let blocked = Error::caused(
         ErrorKind::NetworkBlocked,
@@ -206,7 +210,7 @@ fn ipv6(host: &str) -> &'static str {
 
 /// Suggests a correction of the user or database name. The existing names cannot be queried
 /// before a session has begun; the usual mistake is capital letters.
-fn near_miss(kind: ErrorKind, goal: Goal<'_>) -> Option<String> {
+fn near_miss(kind: ErrorKind, goal: LoginTarget<'_>) -> Option<String> {
     let name = match kind {
         ErrorKind::RoleMissing => goal.user?,
         ErrorKind::DatabaseMissing => match goal.database {
@@ -240,7 +244,7 @@ fn is_about_the_user(kind: ErrorKind) -> bool {
     )
 }
 
-impl fmt::Display for Goal<'_> {
+impl fmt::Display for LoginTarget<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.target.fmt(f)?;
         if let Some(user) = self.user {

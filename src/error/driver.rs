@@ -42,7 +42,7 @@ impl From<tokio_postgres::Error> for Error {
                 let cause = meaning.cause_with(error.code().code());
                 Error::new(meaning.kind, cause).with_remedy(meaning.remedy)
             }
-            None if is_lost(&error) => Error::caused(ErrorKind::Closed, "the connection was lost"),
+            None if is_lost(&error) => Error::lost(),
             None => client_side(&error),
         };
         known.with_source(error)

@@ -17,7 +17,7 @@ use tokio_postgres::error::{DbError, SqlState};
 
 pub use crate::kind::ErrorKind;
 use crate::provider;
-pub(crate) use connecting::{Dialled, Goal, Phase};
+pub(crate) use connecting::{DialledTarget, LoginTarget, Phase};
 pub(crate) use driver::{ENDED_MESSAGE, ENDED_SQLSTATE};
 use meaning::{ErrorResponse, printable};
 

@@ -30,6 +30,10 @@ impl Error {
         Error::caused(ErrorKind::InvocationEnded, ENDED_MESSAGE)
     }
 
+    pub(crate) fn lost() -> Self {
+        Error::caused(ErrorKind::Closed, "the connection was lost")
+    }
+
     pub(crate) fn pool_self_deadlock(held: usize, at: &dyn fmt::Display) -> Self {
         Error::caused(
             ErrorKind::PoolSelfDeadlock,
@@ -102,6 +106,6 @@ impl Error {
     pub(crate) fn no_server(limit: Duration) -> Self {
         let cause =
             format!("the pooler assigned no server connection within {limit:.1?}: all are in use");
-        Error::new(ErrorKind::TooManyConnections, cause).with_remedy(provider::SHORTER)
+        Error::new(ErrorKind::TooManyConnections, cause).with_remedy(provider::CHECK_POOL)
     }
 }

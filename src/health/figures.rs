@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde::Deserialize;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::migrations::{ExpectedMigrations, Pending};
+use super::migrations::{ExpectedMigrations, PendingMigrations};
 use super::report::{Server, percentage, seconds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limit::{Reading, Slots};
@@ -114,7 +114,7 @@ impl Answer {
 
     fn new(
         figures: Result<Figures, ErrorKind>,
-        migrations: Option<Pending>,
+        migrations: Option<PendingMigrations>,
         latency: Duration,
     ) -> Self {
         let slots = figures.as_ref().ok().map(|figures| figures.slots);

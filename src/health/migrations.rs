@@ -15,7 +15,7 @@ const MAX_NAMES: usize = 50;
 /// [`Database::expect_migrations`](crate::Database::expect_migrations) that were not run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Pending {
+pub struct PendingMigrations {
     /// Their number; `None` if unknown.
     pub pending: Option<usize>,
     /// The names of the first fifty: `V2__add_column`.
@@ -24,12 +24,12 @@ pub struct Pending {
     pub unknown: Option<String>,
 }
 
-impl Pending {
+impl PendingMigrations {
     /// Reports pending migrations by name.
     pub fn named(mut names: Vec<String>) -> Self {
         let pending = Some(names.len());
         names.truncate(MAX_NAMES);
-        Pending {
+        PendingMigrations {
             pending,
             names: Some(names),
             unknown: None,
@@ -38,7 +38,7 @@ impl Pending {
 
     /// Reports why the pending migrations are unknown.
     pub fn unknown(why: impl Into<String>) -> Self {
-        Pending {
+        PendingMigrations {
             pending: None,
             names: None,
             unknown: Some(why.into()),
@@ -47,7 +47,7 @@ impl Pending {
 }
 
 /// The future that [`ExpectedMigrations::pending`] returns.
-pub type PendingFuture<'a> = Pin<Box<dyn Future<Output = Pending> + Send + 'a>>;
+pub type PendingFuture<'a> = Pin<Box<dyn Future<Output = PendingMigrations> + Send + 'a>>;
 
 /// Migrations that are expected to have run on a database. `antifreeze_migrate::Migrations`
 /// implements it; the migrations of another tool can do so too.

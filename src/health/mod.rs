@@ -48,6 +48,6 @@ mod verdict;
 
 pub use crate::config::SettingsReport;
 pub use crate::limit::Slots;
-pub use migrations::{ExpectedMigrations, Pending, PendingFuture};
+pub use migrations::{ExpectedMigrations, PendingFuture, PendingMigrations};
 pub(crate) use monitor::Monitor;
-pub use report::{Circuit, Health, Process, Reached, Server, Status};
+pub use report::{Circuit, Health, Process, Reachability, Server, Status};

@@ -1,7 +1,7 @@
 //! Schedules readings of the server: at most one in 5 s, shared by all callers.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
@@ -19,6 +19,7 @@ use crate::deadline::Deadline;
 use crate::engine::Engine;
 use crate::error::{ErrorKind, Result};
 use crate::invocation::{Invocation, IsOk, Run};
+use crate::lock::Mutex;
 use crate::observe;
 use crate::tally::Tally;
 
@@ -85,7 +86,7 @@ impl Monitor {
     fn reading(self: &Arc<Self>) -> Option<BoxFuture<'static, ()>> {
         let runtime = Handle::current().id();
         let now = self.engine.pools().clock.now();
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if let Some(under_way) = &state.under_way {
             if let Some(reading) = under_way.reading.upgrade() {
                 if under_way.runtime == runtime {
@@ -126,7 +127,7 @@ impl Monitor {
             next_try_seconds: seconds(limits.breaker.next_try().unwrap_or_default()),
         });
         process.pooler_pool_size = limits.room.pool_size();
-        let state = self.state();
+        let state = self.state.lock();
         let observations = Observations {
             now,
             answered: state.answered.as_ref(),
@@ -156,7 +157,7 @@ impl Monitor {
                 if let Some(reading) = reading.filter(|_| self.engine.settings().takes_slots()) {
                     self.engine.pools().limits.room.note(reading);
                 }
-                let mut state = self.state();
+                let mut state = self.state.lock();
                 state.answered = Some((began, answer));
                 state.failed = None;
             }
@@ -165,7 +166,7 @@ impl Monitor {
             Err(ErrorKind::AcquireTimeout | ErrorKind::PoolSelfDeadlock | ErrorKind::LoadShed) => {}
             Err(kind) => {
                 observe::health_failed(kind);
-                self.state().failed = Some((began, kind));
+                self.state.lock().failed = Some((began, kind));
             }
         }
     }
@@ -196,10 +197,6 @@ impl Monitor {
             Err(_) => Err(ErrorKind::Database),
         };
         self.note(began, read);
-    }
-
-    fn state(&self) -> MutexGuard<'_, Readings> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::StatusCode;
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::migrations::Pending;
+use super::migrations::PendingMigrations;
 use crate::config::{Settings, SettingsReport};
 use crate::error::ErrorKind;
 use crate::limit::Slots;
@@ -24,7 +24,7 @@ pub struct Health {
     /// The status, which decides the HTTP status.
     pub status: Status,
     /// Whether the database can be reached.
-    pub database: Reached,
+    pub database: Reachability,
     /// The pool of this process.
     pub postgres: Process,
     /// The server, as of its last answer.
@@ -52,7 +52,7 @@ pub enum Status {
 /// [kind](ErrorKind) of error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Reached {
+pub enum Reachability {
     /// The server answered.
     Connected,
     /// Connecting or the query failed.
@@ -69,7 +69,7 @@ pub struct Process {
     pub pool_size: usize,
     /// The number of connections leased to invocations.
     pub checked_out: usize,
-    /// The number of connections kept for the next.
+    /// The number of connections kept for later invocations.
     pub idle: usize,
     /// `checked_out` of `pool_size`: `"2/5"`.
     pub connection_usage: String,
@@ -84,7 +84,7 @@ pub struct Process {
     pub circuit: Option<Circuit>,
     /// The size of its pool that a pooler named when it refused a connection.
     pub pooler_pool_size: Option<u32>,
-    /// Returns the settings in force.
+    /// The settings in force.
     pub settings: SettingsReport,
 }
 
@@ -140,7 +140,7 @@ pub struct Server {
     pub timeouts: Option<BTreeMap<String, String>>,
     /// The migrations that were not run, of those passed to
     /// [`Database::expect_migrations`](crate::Database::expect_migrations).
-    pub migrations: Option<Pending>,
+    pub migrations: Option<PendingMigrations>,
     /// What to run to make unknown figures known.
     pub hint: Option<String>,
 }
@@ -205,17 +205,17 @@ pub(super) fn percentage(part: u64, whole: u64) -> String {
     format!("{percent:.1}%")
 }
 
-impl fmt::Display for Reached {
+impl fmt::Display for Reachability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Reached::Connected => f.write_str("connected"),
-            Reached::Failed(kind) => kind.fmt(f),
-            Reached::Unknown => f.write_str("unknown"),
+            Reachability::Connected => f.write_str("connected"),
+            Reachability::Failed(kind) => kind.fmt(f),
+            Reachability::Unknown => f.write_str("unknown"),
         }
     }
 }
 
-impl Serialize for Reached {
+impl Serialize for Reachability {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }

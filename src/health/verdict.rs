@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::figures::Answer;
-use super::report::{Reached, Server, Status, seconds};
+use super::report::{Reachability, Server, Status, seconds};
 use crate::error::ErrorKind;
 use crate::limit::Reading;
 
@@ -31,7 +31,7 @@ pub(super) struct Observations<'a> {
 
 impl Observations<'_> {
     /// Returns the status, and whether the database can be reached.
-    pub(super) fn verdict(&self) -> (Status, Reached) {
+    pub(super) fn verdict(&self) -> (Status, Reachability) {
         // A time in the future, after the clock was set back, is unknown.
         let past = |at: &SystemTime| *at <= self.now;
         let answered = self.answered.map(|(at, _)| *at).filter(past);
@@ -45,10 +45,10 @@ impl Observations<'_> {
             .circuit
             .filter(|(since, _)| Some(*since) >= last_answer);
         if let Some((_, kind)) = failed.or(circuit) {
-            return (Status::Unavailable, Reached::Failed(kind));
+            return (Status::Unavailable, Reachability::Failed(kind));
         }
         let Some(last_answer) = last_answer.filter(|at| self.age(*at) <= MAX_AGE) else {
-            return (Status::Unknown, Reached::Unknown);
+            return (Status::Unknown, Reachability::Unknown);
         };
         let reading = match slots {
             Some(reading) if Some(reading.at) > answered => Some(reading),
@@ -64,7 +64,7 @@ impl Observations<'_> {
         } else {
             Status::Ok
         };
-        (status, Reached::Connected)
+        (status, Reachability::Connected)
     }
 
     /// Returns the details of the last answer, or else of the last reading of the slots.
@@ -109,7 +109,10 @@ mod tests {
             failed: Some((at(100), ErrorKind::Refused)),
             ..NOTHING
         };
-        let unavailable = (Status::Unavailable, Reached::Failed(ErrorKind::Refused));
+        let unavailable = (
+            Status::Unavailable,
+            Reachability::Failed(ErrorKind::Refused),
+        );
         assert_eq!(known.verdict(), unavailable);
     }
 
@@ -128,7 +131,7 @@ mod tests {
 
     #[test]
     fn status_is_unknown_at_first() {
-        assert_eq!(NOTHING.verdict(), (Status::Unknown, Reached::Unknown));
+        assert_eq!(NOTHING.verdict(), (Status::Unknown, Reachability::Unknown));
         assert_eq!(NOTHING.server(), None);
     }
 
@@ -148,7 +151,11 @@ mod tests {
                 high_water_mark: mark,
                 ..NOTHING
             };
-            assert_eq!(known.verdict(), (expected, Reached::Connected), "{used}");
+            assert_eq!(
+                known.verdict(),
+                (expected, Reachability::Connected),
+                "{used}"
+            );
         }
     }
 
@@ -167,11 +174,11 @@ mod tests {
             };
             known.verdict()
         };
-        let crowded = (Status::Crowded, Reached::Connected);
-        let away = |kind| (Status::Unavailable, Reached::Failed(kind));
+        let crowded = (Status::Crowded, Reachability::Connected);
+        let away = |kind| (Status::Unavailable, Reachability::Failed(kind));
         let circuit = away(ErrorKind::TooManyConnections);
-        let unknown = (Status::Unknown, Reached::Unknown);
-        let fine = (Status::Ok, Reached::Connected);
+        let unknown = (Status::Unknown, Reachability::Unknown);
+        let fine = (Status::Ok, Reachability::Connected);
         for (now, failed, open, passed, expected) in [
             (102, None, None, None, crowded),
             (130, None, None, None, crowded),

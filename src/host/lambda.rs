@@ -1,6 +1,6 @@
 //! Shutdown and SnapStart on Lambda.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 #[cfg(unix)]
 use futures_util::future::join_all;
@@ -12,6 +12,7 @@ use crate::database::Database;
 use crate::error::Error;
 use crate::error::Result;
 use crate::lifecycle::SnapStart;
+use crate::lock::Mutex;
 
 /// The databases that are closed at the end of the process.
 static DATABASES: Mutex<Vec<Database>> = Mutex::new(Vec::new());
@@ -73,7 +74,7 @@ pub async fn on_lambda(database: &Database) -> Result<()> {
 }
 
 fn databases() -> std::sync::MutexGuard<'static, Vec<Database>> {
-    DATABASES.lock().unwrap_or_else(PoisonError::into_inner)
+    DATABASES.lock()
 }
 
 /// For SnapStart, to be [registered](lambda_runtime::Runtime::register_snapstart_resource):

@@ -28,7 +28,9 @@ pub fn signal(database: &Database) -> impl Future<Output = ()> + Send + use<> {
     let engine = Arc::clone(database.engine());
     async move {
         stop_requested().await;
-        close_idle(&engine).await;
+        // Invocations close theirs.
+        engine.pools().shut();
+        close_idle(&engine, None).await;
     }
 }
 

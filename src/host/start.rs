@@ -28,9 +28,9 @@ impl DatabaseLayer {
     /// | Vercel | before the first request | not included, since only [`shutdown::around`](crate::shutdown::around) the runtime can wait for it: pass it [`layer.database()`](DatabaseLayer::database) |
     /// | a server | before it listens | not included: [`shutdown::signal`](crate::shutdown::signal) |
     ///
-    /// The warm-up takes 3 s at most. For a configuration in code, a required
-    /// warm-up, SnapStart or a second database, make a [`Database`] and use
-    /// [`DatabaseLayer::new`].
+    /// The warm-up takes 3 s at most. For another driver, whose [URL](Database::url) is asked
+    /// for before the warm-up, a configuration in code, a required warm-up, SnapStart or a
+    /// second database, make a [`Database`] and use [`DatabaseLayer::new`].
     ///
     /// # Errors
     ///

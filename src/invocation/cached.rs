@@ -150,7 +150,9 @@ impl Connection {
         outside: bool,
         error: tokio_postgres::Error,
     ) -> Result<Statement> {
-        if !outside || !is_outdated(&error) {
+        // What is called by the statement may say the same, when half is done.
+        let unexecuted = self.session().wire.facts().before_execution;
+        if !outside || !unexecuted || !is_outdated(&error) {
             return Err(error);
         }
         // A transaction that began with this statement has failed.
@@ -163,7 +165,7 @@ impl Connection {
     }
 }
 
-/// Returns whether the server rejected the statement before it executed anything.
+/// Returns whether the error says that a statement does not fit the schema any more.
 fn is_outdated(error: &tokio_postgres::Error) -> bool {
     let code = error.code().map(|code| code.code());
     code == Some("26000") || Error::kind_of(error) == ErrorKind::StatementOutdated

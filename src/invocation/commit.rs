@@ -31,10 +31,10 @@ impl Shared {
                 settled.map_err(|_| failed())?
             }
         };
-        let fell = session.wire.disarm();
+        let has_failed = session.wire.disarm();
         let limit = budget.left().unwrap_or(COMMIT_LIMIT);
         let send = self.connection.batch_execute("COMMIT");
-        let commit = commit(session, &snapshot, fell, send);
+        let commit = commit(session, &snapshot, has_failed, send);
         timeout(limit, commit)
             .await
             .unwrap_or_else(|_| Err(unknown()))
@@ -42,18 +42,18 @@ impl Shared {
 }
 
 /// Sends COMMIT by `send`, unless it could store nothing, and checks that the server committed.
-/// `fell`: the wire has seen the transaction fail.
+/// `has_failed`: the wire has seen the transaction fail.
 pub(super) async fn commit(
     session: &ClientSession,
     snapshot: &Snapshot,
-    fell: bool,
+    has_failed: bool,
     send: impl Future<Output = Result<(), tokio_postgres::Error>>,
 ) -> Result<()> {
     // The kernel may know of a closed socket before the runtime does.
     if snapshot.is_over() || session.socket.peek() == Peek::Closed {
         return Err(lost());
     }
-    if fell || !snapshot.is_quiet() {
+    if has_failed || !snapshot.is_quiet() {
         return Err(failed());
     }
     match snapshot.status {

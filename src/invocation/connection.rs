@@ -10,10 +10,10 @@ use futures_util::future::BoxFuture;
 use tokio_postgres::Client;
 
 use super::leases::Owner;
-use crate::connection::{ClientSession, ExclusiveClient, Parameters};
+use crate::connection::{ClientSession, ExclusiveClient, LastParameters, Parameters};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::Lease;
-use crate::wire::{Diverted, Names, TransactionStatus};
+use crate::wire::{Diverted, Names, OwnAnswer, TransactionStatus};
 
 /// How long the user's own CancelRequest may take.
 const CANCEL_LIMIT: Duration = Duration::from_secs(5);
@@ -137,7 +137,23 @@ impl Connection {
 
     /// Sets the parameters of the session that another driver asks for.
     pub(crate) async fn prepare(&self, parameters: &Parameters) -> Result<()> {
-        let lost = || Error::caused(ErrorKind::Closed, "the connection was lost");
+        let lease = self.lease_for(parameters)?;
+        Self::prepared(lease.session().set_parameters(parameters).await)
+    }
+
+    /// Does so inside a transaction, until its end.
+    pub(super) async fn prepare_inside(
+        &self,
+        parameters: &Parameters,
+        last: &mut LastParameters,
+    ) -> Result<()> {
+        let lease = self.lease_for(parameters)?;
+        let set = lease.session().set_parameters_inside(parameters, last);
+        Self::prepared(set.await)
+    }
+
+    /// Returns the lease, unless a parameter cannot be set on this path.
+    fn lease_for(&self, parameters: &Parameters) -> Result<Arc<Lease>> {
         let lease = self.lease.upgrade().ok_or_else(Error::invocation_ended)?;
         if let Some(name) = lease.session().not_carried(parameters) {
             return Err(Error::caused(
@@ -148,8 +164,11 @@ impl Connection {
                 "set it with ALTER ROLE .. SET, and remove it from the driver's options",
             ));
         }
-        let set = lease.session().set_parameters(parameters).await;
-        match set.ok_or_else(lost)?.error {
+        Ok(lease)
+    }
+
+    fn prepared(set: Option<OwnAnswer>) -> Result<()> {
+        match set.ok_or_else(Error::lost)?.error {
             None => Ok(()),
             Some(sqlstate) => Err(Error::caused(
                 ErrorKind::ParameterRefused,
@@ -188,18 +207,6 @@ impl Connection {
     pub(super) fn has_parameters(&self) -> bool {
         let lease = self.lease.upgrade();
         lease.is_some_and(|lease| lease.session().has_parameters())
-    }
-
-    /// [Sets](Connection::prepare) parameters inside a transaction, with which they may be rolled
-    /// back: they are removed at its end.
-    pub(super) async fn prepare_inside(&self, parameters: &Parameters) -> Result<()> {
-        let lease = || self.lease.upgrade().ok_or_else(Error::invocation_ended);
-        if lease()?.session().has_parameters_other_than(parameters) {
-            self.session.wire.note_state();
-            self.prepare(parameters).await?;
-            lease()?.session().forget_parameters();
-        }
-        Ok(())
     }
 
     /// Takes the session back from another driver, if nothing of it is left there. Returns the

@@ -111,6 +111,7 @@ impl Invocation {
         let Some(shared) = self.inner.transaction.take(budget.step()).await else {
             return Ok(());
         };
+        // A second end, that of a body or of its watch, never commits.
         let failed = std::mem::replace(&mut self.agenda().failed, true);
         if !success || failed {
             // Dropping it gives its connection back, and teardown rolls it back.
@@ -118,15 +119,17 @@ impl Invocation {
             span::ended(&shared.span, shared.outcome("rolled back"));
             return Ok(());
         }
+        // What drivers send beside their statements, without waiting, owes only an answer; and the
+        // end of a statement's answer may be on its way.
+        let slot = &self.inner.transaction;
+        let _ = timeout(budget.step(), slot.idle_turns.none()).await;
+        let _ = timeout(budget.grace(), slot.turns.none()).await;
         let (span, outcome) = (shared.span.clone(), shared.outcome("committed"));
         let committed = match Arc::try_unwrap(shared) {
             Err(_) => Err(commit::in_use()),
             Ok(shared) if shared.is_used() && shared.was_cut_off() => Err(commit::cut_off()),
             Ok(shared) if !shared.is_used() => Ok(()),
-            Ok(shared) => {
-                let budget = self.inner.leases.budget();
-                span::within(span::commit(&span), shared.commit(&budget)).await
-            }
+            Ok(shared) => span::within(span::commit(&span), shared.commit(&budget)).await,
         };
         match &committed {
             Ok(()) => span::ended(&span, outcome),
@@ -206,8 +209,8 @@ impl Invocation {
                 let budget = Budget::new(None, leases.engine.pools().round_trip());
                 let closes = closing
                     .into_iter()
-                    .map(async |(left, said_goodbye, lease)| {
-                        let rested = lease.close_ended(said_goodbye, left, &budget).await;
+                    .map(async |(left, terminate_sent, lease)| {
+                        let rested = lease.close_ended(terminate_sent, left, &budget).await;
                         leases.report(&lease, &rested);
                     });
                 join_all(closes).await;

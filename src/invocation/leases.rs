@@ -3,21 +3,22 @@
 use std::fmt::Display;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
-use smallvec::SmallVec;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tracing::Instrument;
 
 use super::ledger::{self, Ledger};
+use super::list::{List, remove};
 use crate::connection::ExclusiveClient;
 use crate::deadline::Deadline;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::lock::Mutex;
 use crate::observe::span::{self, InvocationSpan};
 use crate::observe::{self, Caller};
 use crate::pool::{Lease, Reservation};
@@ -55,8 +56,9 @@ pub(super) struct Leases {
 struct State {
     /// The gate is closed: no more connections are given out.
     closed: bool,
-    /// One as a rule, which is not worth an allocation.
-    leases: SmallVec<[Arc<Lease>; 1]>,
+    leases: List,
+    /// What another driver has left, until it is at rest.
+    left_by_drivers: List,
 }
 
 /// Selects the leases that are brought to rest.
@@ -65,13 +67,6 @@ pub(super) enum Selection {
     All,
     /// Those whose connection was dropped.
     Unused,
-}
-
-impl State {
-    fn remove(&mut self, lease: &Arc<Lease>) -> bool {
-        let at = self.leases.iter().position(|one| Arc::ptr_eq(one, lease));
-        at.map(|at| self.leases.swap_remove(at)).is_some()
-    }
 }
 
 impl Leases {
@@ -243,7 +238,7 @@ impl Leases {
             return Err(Error::invocation_ended());
         }
         if rested.client.is_none() {
-            state.remove(&lease);
+            remove(&mut state.leases, &lease);
             *checkout = Some(self.checkouts.one());
         }
         drop(state);
@@ -267,7 +262,7 @@ impl Leases {
         }
         let rested = lease.try_rest();
         if rested.is_some() {
-            state.remove(&lease);
+            remove(&mut state.leases, &lease);
         }
         drop(state);
         match rested {
@@ -275,24 +270,24 @@ impl Leases {
             None => {
                 // Another caller of this invocation that waits for a connection brings it to rest.
                 self.returned.notify_waiters();
-                self.take_back_once_read(owner, lease, turn);
+                self.take_back_after_reading(owner, lease, turn);
             }
         }
     }
 
     /// Takes back a connection once the reading behind its first statement is answered, if that is
     /// all that keeps it: another invocation may wait for it.
-    fn take_back_once_read(&self, owner: &Arc<dyn Owner>, lease: Arc<Lease>, turn: u64) {
+    fn take_back_after_reading(&self, owner: &Arc<dyn Owner>, lease: Arc<Lease>, turn: u64) {
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
-        if lease.has_read() || !lease.session().pump().is_quiet() {
+        if lease.reading_is_done() || !lease.session().pump().is_quiet() {
             return;
         }
         let owner = Arc::downgrade(owner);
         let limit = self.budget().step();
         // The lease is not held meanwhile: it may end before, and others wait for its permit.
-        let read = lease.unheld_until_read(limit);
+        let read = lease.unheld_until_reading(limit);
         runtime.spawn(async move {
             if let (Some(lease), Some(owner)) = (read.await, owner.upgrade()) {
                 lease.session().wait_for_pump();
@@ -307,15 +302,15 @@ impl Leases {
         let budget = self.budget();
         let rests = self.take_turns(selection).into_iter();
         let rests = rests.map(async |(lease, client)| {
-            if !lease.has_read() && lease.session().pump().is_quiet() {
+            if !lease.reading_is_done() && lease.session().pump().is_quiet() {
                 // Boxed: rarely needed, and deep in the futures of every handler.
-                Box::pin(lease.read(budget.step())).await;
+                Box::pin(lease.wait_for_reading(budget.step())).await;
             }
             let reservation = lease.reserve();
             let keep = reservation.is_some();
             let rested = self.bring_to_rest(&lease, client, keep, &budget).await;
             // If it is not there any more, another teardown was quicker.
-            if self.state().remove(&lease) {
+            if remove(&mut self.state().leases, &lease) {
                 self.give_back(lease, rested, reservation);
             }
         });
@@ -342,17 +337,21 @@ impl Leases {
         // The end of the invocation waits for it.
         let closing = {
             let mut state = self.state();
-            if !lease.is_turn(turn) || !state.remove(&lease) {
+            if !lease.is_turn(turn) || !remove(&mut state.leases, &lease) {
                 return;
             }
             lease.next_turn();
+            state.left_by_drivers.push(Arc::clone(&lease));
             self.closing.one()
         };
         let reservation = lease.reserve();
         let keep = reservation.is_some();
         let budget = self.budget();
         let rested = self.bring_to_rest(&lease, None, keep, &budget).await;
-        self.give_back(lease, rested, reservation);
+        // If it is not there any more, the invocation was abandoned.
+        if remove(&mut self.state().left_by_drivers, &lease) {
+            self.give_back(lease, rested, reservation);
+        }
         drop(closing);
         self.returned.notify_waiters();
     }
@@ -370,7 +369,10 @@ impl Leases {
 
     /// Takes the leases, when no task will wait until they are at rest.
     pub(super) fn take_all(&self) -> Vec<Arc<Lease>> {
-        std::mem::take(&mut self.state().leases).into_vec()
+        let mut state = self.state();
+        let mut all = std::mem::take(&mut state.leases);
+        all.append(&mut state.left_by_drivers);
+        all.into_vec()
     }
 
     pub(super) fn give_back(
@@ -478,11 +480,11 @@ impl Leases {
     }
 
     fn ledger(&self) -> MutexGuard<'_, Option<Box<Ledger>>> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ledger.lock()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

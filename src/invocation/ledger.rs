@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::config::Settings;
 use crate::deadline::Deadline;
 use crate::engine::Engine;
-use crate::observe::{self, Caller, Figures, Unclean};
+use crate::observe::{self, Caller, InvocationFigures};
 use crate::teardown::{Outcome, Rested};
 use crate::wire::{Fingerprint, Watched, Watching, Work};
 
@@ -32,8 +32,15 @@ pub(super) struct Ledger {
     seen: HashMap<u64, (u32, Arc<Fingerprint>)>,
     slowest: Option<(Duration, Option<Arc<Fingerprint>>)>,
     /// What teardown had to remove.
-    unclean: Vec<Unclean<Outcome, Arc<Fingerprint>>>,
+    unclean: Vec<Unclean>,
     is_closed: bool,
+}
+
+/// What teardown had to remove from one connection, whose first statement is named.
+struct Unclean {
+    caller: Option<Caller>,
+    outcome: Outcome,
+    statement: Option<Arc<Fingerprint>>,
 }
 
 impl Ledger {
@@ -94,7 +101,7 @@ impl Ledger {
             }
         }
         let slowest = self.slowest.as_ref();
-        let figures = Figures {
+        let figures = InvocationFigures {
             request_id,
             elapsed: deadline.elapsed(),
             statements: self.work.statements,
@@ -109,10 +116,22 @@ impl Ledger {
             }),
         };
         if !self.unclean.is_empty() {
-            observe::unclean(figures, &self.unclean);
+            self.log_unclean(&figures);
         } else if figures.elapsed >= settings.slow_invocation && !deadline.is_internal() {
-            observe::slow(figures);
+            observe::slow(&figures);
         }
         true
+    }
+
+    fn log_unclean(&self, figures: &InvocationFigures<'_>) {
+        let joined = |part: fn(&Unclean) -> Option<String>| {
+            let parts: Vec<_> = self.unclean.iter().filter_map(part).collect();
+            parts.join("; ")
+        };
+        let outcome = joined(|one| Some(one.outcome.to_string()));
+        let left_open_at = joined(|one| Some(one.caller?.to_string()));
+        let statement = joined(|one| Some(one.statement.as_ref()?.to_string()));
+        let statement = Some(statement.as_str()).filter(|statement| !statement.is_empty());
+        observe::unclean(figures, &outcome, &left_open_at, statement);
     }
 }

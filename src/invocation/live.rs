@@ -2,7 +2,8 @@
 //! cannot always tell which of them it belongs to.
 
 use std::any::Any;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, MutexGuard, Weak};
+use std::time::Duration;
 
 use tokio::time::timeout;
 
@@ -11,6 +12,7 @@ use super::scope::Scope;
 use super::state::{Inner, Invocation};
 use crate::deadline::Deadline;
 use crate::engine::Engine;
+use crate::lock::Mutex;
 
 /// The invocations under way.
 #[derive(Default)]
@@ -19,7 +21,8 @@ pub(crate) struct Live(Mutex<State>);
 #[derive(Default)]
 struct State {
     all: Vec<Entry>,
-    /// Owns what several invocations may have used; it ends with the last of them.
+    /// An invocation without a handler, for connections of other drivers that may belong to any of
+    /// several invocations under way; it ends with the last of them.
     common: Option<Invocation>,
 }
 
@@ -107,7 +110,7 @@ impl Live {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -149,6 +152,13 @@ impl WeakInvocation {
     pub(crate) fn upgrade(&self) -> Option<Invocation> {
         let inner = self.0.upgrade()?;
         inner.leases.is_open().then_some(Invocation { inner })
+    }
+
+    /// Returns how long an answer may take that comes without further requests, at the end of the
+    /// invocation too.
+    pub(crate) fn grace(&self) -> Duration {
+        let inner = self.0.upgrade();
+        inner.map_or(Duration::ZERO, |inner| inner.leases.budget().grace())
     }
 
     pub(crate) fn is_same(&self, other: &WeakInvocation) -> bool {

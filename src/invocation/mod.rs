@@ -9,6 +9,7 @@ mod diverted;
 mod finish;
 mod leases;
 mod ledger;
+mod list;
 mod live;
 mod retry;
 mod run;

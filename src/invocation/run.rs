@@ -3,10 +3,11 @@
 use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use pin_project_lite::pin_project;
+use tokio::task::coop::unconstrained;
 use tokio::time::Sleep;
 
 use super::finish::Finished;
@@ -217,7 +218,8 @@ where
                                 cutoff.as_mut().reset(at);
                             }
                         }
-                        ready!(cutoff.poll(cx));
+                        // The handler may have used up what the task may do before it yields.
+                        ready!(pin!(unconstrained(cutoff)).poll(cx));
                         let error = Error::deadline();
                         observe::deadline(invocation.request_id(), &error);
                         HandlerEnd::Deadline(error)

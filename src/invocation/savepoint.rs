@@ -58,8 +58,7 @@ impl Transaction {
     /// another savepoint stayed open for too long.
     pub async fn savepoint(&self) -> Result<Savepoint<'_>> {
         let savepoints = &self.0.savepoints;
-        let left = self.0.connection.left();
-        let limit = left.map_or(savepoints.patience, |left| left.min(savepoints.patience));
+        let limit = self.0.patience();
         let open = timeout(limit, savepoints.open.lock()).await;
         let open = open.map_err(|_| still_open(limit))?;
         Savepoint::begin(self, Some(open)).await

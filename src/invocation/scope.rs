@@ -12,6 +12,7 @@ use tracing::Instrument;
 use super::builder::TransactionBuilder;
 use super::connection::Connection;
 use super::state::{Caller, Invocation};
+use crate::deadline::Deadline;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 
@@ -101,6 +102,24 @@ impl Scope {
 }
 
 impl Invocation {
+    /// Begins an invocation. Inside another one, whose cutoff would drop it, it ends before that,
+    /// as it is known now.
+    pub(crate) fn inside(engine: Arc<Engine>, deadline: Deadline, request_id: &str) -> Self {
+        let outer = CURRENT.try_with(|scope| {
+            let leases = &scope.invocation.inner.leases;
+            // A clean-up may run behind it.
+            leases
+                .left()
+                .filter(|left| !left.is_zero())
+                .or_else(|| leases.budget().left())
+        });
+        let deadline = match outer {
+            Ok(Some(left)) => deadline.capped(deadline.elapsed() + left),
+            _ => deadline,
+        };
+        Invocation::new(engine, deadline, request_id)
+    }
+
     /// Spawns a task that belongs to this invocation: [`connection`] and [`transaction`] work in
     /// it as in the handler.
     ///

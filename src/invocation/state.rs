@@ -6,7 +6,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, MutexGuard, Weak};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -20,6 +20,7 @@ use crate::connection::ExclusiveClient;
 use crate::deadline::Deadline;
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::lock::Mutex;
 pub(crate) use crate::observe::Caller;
 use crate::pool::Lease;
 
@@ -206,8 +207,7 @@ impl Invocation {
     }
 
     pub(super) fn agenda(&self) -> MutexGuard<'_, Agenda> {
-        let agenda = self.inner.agenda.lock();
-        agenda.unwrap_or_else(PoisonError::into_inner)
+        self.inner.agenda.lock()
     }
 }
 

@@ -14,7 +14,9 @@ use tracing::Span;
 
 use super::connection::Connection;
 use super::tasks::is_cut_off;
+use crate::connection::LastParameters;
 use crate::error::{Error, ErrorKind, Result};
+use crate::tally::Tally;
 use crate::wire::residue::SET_LOCAL;
 
 /// Holds the transaction of an invocation.
@@ -26,6 +28,10 @@ pub(super) struct Slot {
     made: AtomicBool,
     /// The end is decided: a transaction begun later could not be committed.
     decided: AtomicBool,
+    /// The turns of other drivers, those included that wait for theirs.
+    pub(super) turns: Tally,
+    /// Those that have executed nothing: a Close, a Sync.
+    pub(super) idle_turns: Tally,
 }
 
 pub(super) struct Shared {
@@ -37,7 +43,7 @@ pub(super) struct Shared {
     /// Code that used it was dropped before its end.
     pub(super) cut_off: AtomicBool,
     /// Locked while another driver has the session.
-    pub(super) diverted: Arc<Mutex<()>>,
+    pub(super) diverted: Arc<Mutex<LastParameters>>,
     pub(super) span: Span,
 }
 
@@ -116,6 +122,13 @@ impl Shared {
             diverted: Arc::default(),
             span,
         }
+    }
+
+    /// Returns how long a caller waits for another one.
+    pub(super) fn patience(&self) -> Duration {
+        let patience = self.savepoints.patience;
+        let left = self.connection.left();
+        left.map_or(patience, |left| left.min(patience))
     }
 
     /// Code that used it was dropped before its end.

@@ -4,18 +4,19 @@ use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::error::Error;
 use crate::invocation::{Ending, Invocation, Scope, Watch};
+use crate::lock::Mutex;
 use crate::observe;
 
 /// How long after the deadline a body may still be polled, and end in order, before its invocation
@@ -106,10 +107,7 @@ where
             KindProjection::Ours { bytes } => {
                 Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
             }
-            KindProjection::Held { held } => {
-                let held = held.get_mut();
-                held.unwrap_or_else(PoisonError::into_inner).poll_frame(cx)
-            }
+            KindProjection::Held { held } => held.get_mut().poll_frame(cx),
         }
     }
 
@@ -120,7 +118,7 @@ where
             // A reader that sees the end of the stream here does not poll again, so there is none
             // before teardown.
             Kind::Held { held } => {
-                let held = held.lock().unwrap_or_else(PoisonError::into_inner);
+                let held = held.lock();
                 held.done && held.kept.is_none() && held.error.is_none()
             }
         }
@@ -181,7 +179,7 @@ where
                 Ok(Poll::Ready(None)) => {}
                 Ok(Poll::Pending) => match &mut self.cutoff {
                     Some(cutoff) => {
-                        ready!(cutoff.as_mut().poll(cx));
+                        ready!(pin!(unconstrained(cutoff)).poll(cx));
                         self.error = Some(too_late(self.ending.invocation()).into());
                     }
                     None => return Poll::Pending,

@@ -1,10 +1,11 @@
 //! Calls the service inside the layer, for HTTP requests and for events.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use pin_project_lite::pin_project;
+use tokio::task::coop::unconstrained;
 use tokio::time::{Sleep, sleep};
 
 use super::settings::LayerSettings;
@@ -114,7 +115,8 @@ impl<F: Future> Future for Joined<F> {
             return Poll::Ready(Some(output));
         }
         let cutoff = this.cutoff.as_mut().as_pin_mut();
-        if cutoff.is_none_or(|cutoff| cutoff.poll(cx).is_pending()) {
+        // The call may have used up what the task may do before it yields.
+        if cutoff.is_none_or(|cutoff| pin!(unconstrained(cutoff)).poll(cx).is_pending()) {
             return Poll::Pending;
         }
         this.inner.set(None);

@@ -53,7 +53,7 @@ impl LayerSettings {
             deadline = self.default_deadline(request_id, cfg!(feature = "lambda"))?;
         }
         let engine = Arc::clone(self.database.engine());
-        let invocation = Invocation::new(engine, deadline, request_id);
+        let invocation = Invocation::inside(engine, deadline, request_id);
         if self.server_timing {
             invocation.time_answers();
         }

@@ -1,6 +1,5 @@
 //! Closes every connection at the end of a process, and waits for the server to acknowledge it.
 
-use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,21 +22,22 @@ const GRACE: Duration = Duration::from_millis(300);
 
 /// The most that is reserved of the grace for the exit of the process: a sixth of it, at most
 /// this.
-const LEAVE: Duration = Duration::from_millis(100);
+const EXIT: Duration = Duration::from_millis(100);
 
 /// The most that is reserved of the rest for cancels: half of it, at most this.
 const CANCEL: Duration = Duration::from_millis(500);
 
-/// The time limit for closing idle connections where the host sets none.
+/// The time limit for closing idle connections, whatever the host grants.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Closes every connection of a database, and waits until the server has confirmed that each
 /// session has ended; created by [`Database::close`](crate::Database::close).
 ///
-/// Idle connections are closed at once. Invocations that run may finish, until the time that is
-/// needed to cancel their statements and close their connections: 125 of 300 ms, and half a second
-/// of a longer grace. From the start of the close no connection is kept: invocations that run, or
-/// begin, are served, and their connections are closed at their end.
+/// Idle connections are closed at once, and waited for 2 s at most. Invocations that run may
+/// finish, until the time that is needed to cancel their statements and close their connections:
+/// 125 of 300 ms, and half a second of a longer grace. From the start of the close no connection
+/// is kept: invocations that run, or begin, are served, and their connections are closed at their
+/// end.
 ///
 /// It takes 300 ms at most, unless [`within`](Close::within) sets another limit. A second call
 /// waits for the first, and has nothing to do.
@@ -45,7 +45,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Connections belong to the tokio runtime that they were opened on. Those of other runtimes are
 /// closed too, and the server's confirmation is received as long as their runtime runs: not if
 /// this call blocks its only thread.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 #[must_use = "nothing is closed until it is awaited"]
 pub struct Close {
     engine: Arc<Engine>,
@@ -86,19 +86,22 @@ impl Close {
         let pools = self.engine.pools();
         // Takes effect at once, also while another call is closing.
         pools.shut();
-        let time = self.grace - LEAVE.min(self.grace / 6);
+        let time = self.grace - EXIT.min(self.grace / 6);
         let end = begin + time;
         let Ok(_closing) = timeout_at(end, pools.closing.lock()).await else {
             return Closed::default();
         };
-        let budget = Budget::new(Some(end), pools.round_trip());
+        let budget = |end| Budget::new(Some(end), pools.round_trip()).unhurried();
+        // A dead idle connection does not hold up the rest of a long grace.
+        let (at_once, budget) = (budget(end.min(begin + PATIENCE)), budget(end));
         let patience = end - CANCEL.min(time / 2);
         let (idle, checked_out) = (pools.take_idle(), pools.checked_out());
         let idle = idle.into_iter();
-        let idle = idle.map(async |session| Goodbye::to(&session, &budget, false).await);
+        let idle = idle.map(async |session| (close(&session, &at_once).await, false));
         let take_away = async |session: Arc<ServerSession>| {
             let returned = timeout_at(patience, session.leases.none()).await;
-            Goodbye::to(&session, &budget, returned.is_err()).await
+            // If its invocation closes it, this waits for the result of that.
+            (close(&session, &budget).await, returned.is_err())
         };
         // Connections that are being opened at this moment, for an invocation that is served.
         let late = async {
@@ -114,12 +117,13 @@ impl Close {
 }
 
 impl Closed {
-    fn of(goodbyes: impl Iterator<Item = Goodbye>, begin: Instant) -> Self {
+    /// Counts the connections, each of which was acknowledged and interrupted or not.
+    fn of(connections: impl Iterator<Item = (bool, bool)>, begin: Instant) -> Self {
         let mut closed = Closed::default();
-        for goodbye in goodbyes {
+        for (acknowledged, interrupted) in connections {
             closed.closed += 1;
-            closed.acknowledged += usize::from(goodbye.acknowledged);
-            closed.interrupted += usize::from(goodbye.interrupted);
+            closed.acknowledged += usize::from(acknowledged);
+            closed.interrupted += usize::from(interrupted);
         }
         closed.elapsed = begin.elapsed();
         span::closed(closed.closed);
@@ -143,46 +147,17 @@ impl IntoFuture for Close {
     }
 }
 
-impl fmt::Debug for Close {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Close")
-            .field("grace", &self.grace)
-            .finish_non_exhaustive()
-    }
-}
-
-/// The result of closing one connection.
-struct Goodbye {
-    acknowledged: bool,
-    interrupted: bool,
-}
-
-impl Goodbye {
-    /// Closes a connection, or, if its invocation does, waits for the result of that.
-    async fn to(session: &ServerSession, budget: &Budget, interrupted: bool) -> Self {
-        Goodbye {
-            acknowledged: close(session, budget).await,
-            interrupted,
-        }
-    }
-}
-
-/// Closes the idle connections, and lets invocations close theirs.
-pub(crate) async fn close_idle(engine: &Engine) {
-    engine.pools().shut();
-    close_kept(engine, PATIENCE).await;
-}
-
-/// Closes the connections that are idle now, within the usual patience and at most `limit`.
-pub(crate) async fn close_kept(engine: &Engine, limit: Duration) {
+/// Closes the connections that are idle now, within the usual patience and before `latest`.
+pub(crate) async fn close_idle(engine: &Engine, latest: Option<Instant>) {
     let begin = Instant::now();
-    let end = begin + limit.min(PATIENCE);
+    let end = begin + PATIENCE;
+    let end = latest.map_or(end, |latest| latest.min(end));
     let pools = engine.pools();
     let Ok(_closing) = timeout_at(end, pools.closing.lock()).await else {
         return;
     };
-    let budget = Budget::new(Some(end), pools.round_trip());
+    let budget = Budget::new(Some(end), pools.round_trip()).unhurried();
     let idle = pools.take_idle().into_iter();
-    let goodbyes = join_all(idle.map(async |session| Goodbye::to(&session, &budget, false).await));
-    Closed::of(goodbyes.await.into_iter(), begin);
+    let idle = join_all(idle.map(async |session| (close(&session, &budget).await, false)));
+    Closed::of(idle.await.into_iter(), begin);
 }

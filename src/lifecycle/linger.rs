@@ -6,13 +6,12 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-use super::close::close_kept;
+use super::close::close_idle;
 use crate::deadline::Deadline;
 use crate::engine::Engine;
 use crate::tally::{One, Tally};
@@ -76,9 +75,8 @@ impl Linger {
         if !self.requests.under_way.is_empty() || pools.idle() == 0 {
             return;
         }
-        let now = Instant::now();
         let cutoff = self.deadline.cutoff(pools.round_trip());
-        let left = cutoff.map(|cutoff| cutoff.saturating_duration_since(now));
+        let left = cutoff.map(|cutoff| cutoff.saturating_duration_since(Instant::now()));
         let linger = self.engine.settings().linger;
         let wait = pin!(sleep(left.map_or(linger, |left| left.min(linger))));
         #[cfg(unix)]
@@ -88,9 +86,7 @@ impl Linger {
         if let Either::Right(_) = select(wait, begun).await {
             return;
         }
-        let limit = self.deadline.end();
-        let limit = limit.map_or(Duration::MAX, |end| end - Instant::now().min(end));
-        close_kept(&self.engine, limit).await;
+        close_idle(&self.engine, self.deadline.end()).await;
     }
 }
 

@@ -1,6 +1,5 @@
 //! Opens connections before the first event.
 
-use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -34,6 +33,7 @@ const LIMIT: Duration = Duration::from_secs(3);
 /// # Errors
 ///
 /// With [`required`](WarmUp::required), the first error.
+#[derive(Debug)]
 #[must_use = "warming up does nothing until it is awaited"]
 pub struct WarmUp {
     engine: Arc<Engine>,
@@ -108,7 +108,7 @@ impl WarmUp {
         let engine = Arc::clone(&self.engine);
         let open = async move {
             let pool = engine.pools().here();
-            let open = |_| Arc::clone(&pool).open_idle(Some(LIMIT));
+            let open = |_| Arc::clone(&pool).open_idle(LIMIT);
             join_all((0..requested).map(open)).await
         };
         let Some(runtime) = Bridge::runtime(&self.engine) else {
@@ -149,14 +149,5 @@ impl IntoFuture for WarmUp {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.run())
-    }
-}
-
-impl fmt::Debug for WarmUp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WarmUp")
-            .field("connections", &self.connections)
-            .field("required", &self.required)
-            .finish_non_exhaustive()
     }
 }

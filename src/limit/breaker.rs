@@ -10,7 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind};
+use crate::lock::Mutex;
 use crate::observe::{self, Meters};
 use crate::random;
 
@@ -103,18 +104,15 @@ enum Decision {
 }
 
 impl Breaker {
-    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(clock: Arc<dyn Clock>, meters: Meters) -> Self {
         Breaker {
             clock,
-            state: Mutex::default(),
+            state: Mutex::new(CircuitState {
+                meters,
+                ..CircuitState::default()
+            }),
             turn: Notify::new(),
         }
-    }
-
-    /// Has its state measured.
-    pub(super) fn measured(self, meters: &Meters) -> Self {
-        self.state().meters = meters.clone();
-        self
     }
 
     /// Waits for the right to connect, until `end`. Callers that `arrived` earlier come first.
@@ -127,6 +125,8 @@ impl Breaker {
         end: Instant,
         sheds: bool,
     ) -> Result<Admission<'_>, Error> {
+        let breaker = self;
+        let admission = |probes| Admission { breaker, probes };
         // A caller that is woken keeps its position until the decision is another.
         let mut waiting: Option<Waiting<'_>> = None;
         loop {
@@ -137,9 +137,9 @@ impl Breaker {
                 .as_ref()
                 .map_or((arrived, u64::MAX), |own| own.position);
             match self.decide(position, left, sheds) {
-                Decision::Connect => return Ok(Admission::new(self, false)),
+                Decision::Connect => return Ok(admission(false)),
                 Decision::Probe(delay) => {
-                    let attempt = Admission::new(self, true);
+                    let attempt = admission(true);
                     drop(waiting);
                     sleep(delay).await;
                     return Ok(attempt);
@@ -157,7 +157,7 @@ impl Breaker {
 
     /// Returns the error with which a caller that can wait for `left` would be refused now.
     pub(crate) fn sheds(&self, left: Duration) -> Option<Error> {
-        let (state, now) = (self.state(), self.clock.now());
+        let (state, now) = (self.state.lock(), self.clock.now());
         let open = state.open.as_ref()?;
         let sheds = open.sheds(left, now, state.probing);
         sheds.then(|| open.error(now))
@@ -165,12 +165,12 @@ impl Breaker {
 
     /// Returns the time until the next try is due; `None` while the circuit is closed.
     pub(crate) fn next_try(&self) -> Option<Duration> {
-        Some(self.state().open.as_ref()?.delay(self.clock.now()))
+        Some(self.state.lock().open.as_ref()?.delay(self.clock.now()))
     }
 
     /// Returns the kind of the last error, and how long the circuit has been open; `None` while it is closed.
     pub(crate) fn opened_by(&self) -> Option<(ErrorKind, Duration)> {
-        let state = self.state();
+        let state = self.state.lock();
         let open = state.open.as_ref()?;
         Some((open.kind, self.clock.since(open.since)))
     }
@@ -178,13 +178,13 @@ impl Breaker {
     /// Returns whether a caller can connect without waiting: the circuit is closed, or the next
     /// try is due and there is no prober.
     pub(crate) fn lets_in(&self) -> bool {
-        let state = self.state();
+        let state = self.state.lock();
         let open = state.open.as_ref();
         open.is_none_or(|open| !state.probing && open.delay(self.clock.now()).is_zero())
     }
 
     fn decide(&self, position: Position, left: Duration, sheds: bool) -> Decision {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let earlier = state.waiting.first().is_some_and(|first| *first < position);
         let probing = state.probing || earlier;
         let Some(open) = &mut state.open else {
@@ -207,14 +207,10 @@ impl Breaker {
     }
 
     fn shed(&self) -> Error {
-        match &self.state().open {
+        match &self.state.lock().open {
             Some(open) => open.error(self.clock.now()),
             None => Error::shed(ErrorKind::TooManyConnections, Duration::ZERO, FIRST_DELAY),
         }
-    }
-
-    fn state(&self) -> MutexGuard<'_, CircuitState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -227,7 +223,7 @@ impl OpenCircuit {
         OpenCircuit {
             since: now,
             failing_since: now,
-            next: now + jittered(ceiling),
+            next: now + ceiling.mul_f64(part()),
             backoff: delays(kind),
             kind,
             recovering: false,
@@ -284,11 +280,7 @@ fn delays(kind: ErrorKind) -> Backoff {
     Backoff::with_random(first_delay(kind), MAX_DELAY, part)
 }
 
-/// Returns a random delay of at most `ceiling`.
-fn jittered(ceiling: Duration) -> Duration {
-    ceiling.mul_f64(part())
-}
-
+/// Draws the part of a ceiling that a delay is.
 fn part() -> f64 {
     MIN_PART + (1.0 - MIN_PART) * random::fraction()
 }
@@ -343,22 +335,18 @@ impl CircuitState {
     }
 }
 
-impl<'a> Admission<'a> {
-    fn new(breaker: &'a Breaker, probes: bool) -> Self {
-        Admission { breaker, probes }
-    }
-
+impl Admission<'_> {
     /// Records that a connection was made.
     pub(crate) fn succeeded(self) {
         let now = self.breaker.clock.now();
-        self.breaker.state().succeeded(now);
+        self.breaker.state.lock().succeeded(now);
     }
 
     /// Records that connecting failed. Returns the time until the next try, if the circuit is
     /// open at this moment: another caller may close it afterwards.
     pub(crate) fn failed(self, error: &Error) -> Option<Duration> {
         let now = self.breaker.clock.now();
-        let mut state = self.breaker.state();
+        let mut state = self.breaker.state.lock();
         match error.kind() {
             // A local error says nothing about the server.
             ErrorKind::Configuration | ErrorKind::Tls => return None,
@@ -378,7 +366,7 @@ impl Drop for Admission<'_> {
     fn drop(&mut self) {
         if self.probes {
             let now = self.breaker.clock.now();
-            let mut state = self.breaker.state();
+            let mut state = self.breaker.state.lock();
             state.probing = false;
             state.close_if_deserted(now);
             drop(state);
@@ -395,7 +383,7 @@ struct Waiting<'a> {
 
 impl<'a> Waiting<'a> {
     fn new(breaker: &'a Breaker, arrived: Instant) -> Self {
-        let mut state = breaker.state();
+        let mut state = breaker.state.lock();
         let position = (arrived, state.arrivals);
         state.arrivals += 1;
         state.waiting.insert(position);
@@ -406,7 +394,7 @@ impl<'a> Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let now = self.breaker.clock.now();
-        let mut state = self.breaker.state();
+        let mut state = self.breaker.state.lock();
         let was_next = state.waiting.first() == Some(&self.position) && !state.probing;
         state.waiting.remove(&self.position);
         state.close_if_deserted(now);

@@ -1,4 +1,4 @@
-//! Limiter the load that a fleet of processes puts on the server.
+//! Limits the load that a fleet of processes puts on the server.
 //!
 //! - [`reading`] asks the server how many slots are taken, [`room`] keeps the answer: above the
 //!   high-water mark connections are closed at the end of each invocation instead of kept;
@@ -38,13 +38,17 @@ pub(crate) struct Limiter {
 
 impl Limiter {
     pub(crate) fn new(config: &Settings, clock: Arc<dyn Clock>, meters: &Meters) -> Self {
-        let clone = Arc::clone(&clock);
         // Without these two, nothing depends on the slots in use.
         let depends = config.idle_limit() > 0 || config.load_shed == LoadShed::BeforeHandler;
         let reads = config.takes_slots() && depends;
-        let room = Room::new(clone, reads, config.high_water_mark).measured(meters);
+        let room = Room::new(
+            Arc::clone(&clock),
+            meters.clone(),
+            reads,
+            config.high_water_mark,
+        );
         Limiter {
-            breaker: Breaker::new(clock).measured(meters),
+            breaker: Breaker::new(clock, meters.clone()),
             room: Arc::new(room),
             load_shed: config.load_shed,
         }

@@ -1,6 +1,6 @@
 //! Tracks the free slots of the server, and decides whether connections are kept.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot::Receiver;
@@ -8,6 +8,7 @@ use tokio::sync::oneshot::Receiver;
 use super::reading::{self, Reading, Slots};
 use crate::clock::Clock;
 use crate::connection::ServerSession;
+use crate::lock::Mutex;
 use crate::observe::Meters;
 use crate::wire::OwnAnswer;
 
@@ -54,22 +55,21 @@ struct RoomState {
 }
 
 impl Room {
-    pub(crate) fn new(clock: Arc<dyn Clock>, reads: bool, high_water_mark: u8) -> Self {
+    pub(crate) fn new(
+        clock: Arc<dyn Clock>,
+        meters: Meters,
+        reads: bool,
+        high_water_mark: u8,
+    ) -> Self {
         Room {
             clock,
             high_water_mark,
-            meters: Meters::default(),
+            meters,
             known: Mutex::new(RoomState {
                 reads,
                 ..RoomState::default()
             }),
         }
-    }
-
-    /// Has its readings measured.
-    pub(super) fn measured(mut self, meters: &Meters) -> Self {
-        self.meters = meters.clone();
-        self
     }
 
     /// Reads the slots, unless the last reading is fresh, in front of what `session` sends next:
@@ -103,7 +103,7 @@ impl Room {
 
     /// Keeps the answer to a reading.
     pub(crate) fn note_answer(&self, answer: OwnAnswer) {
-        let mut known = self.known();
+        let mut known = self.known.lock();
         let row = answer.rows.first();
         known.has_answered |= answer.at.is_some();
         // A server that refuses the query has answered; its limits are unknown.
@@ -121,19 +121,19 @@ impl Room {
 
     /// Returns whether no reading was made so far, and one would be of use.
     pub(crate) fn is_unread(&self) -> bool {
-        let known = self.known();
+        let known = self.known.lock();
         known.reads && !known.has_answered
     }
 
     /// Returns the query, if connections take slots and something depends on it.
     fn query(&self) -> Option<String> {
-        let known = self.known();
+        let known = self.known.lock();
         known.reads.then(|| reading::query(known.unlimited))
     }
 
     /// Stops reading and forgets the last reading: a pooler has slots of its own.
     pub(crate) fn stop_counting(&self) {
-        let mut known = self.known();
+        let mut known = self.known.lock();
         known.reads = false;
         known.last = None;
     }
@@ -142,7 +142,7 @@ impl Room {
     pub(crate) fn note(&self, reading: Reading) {
         let slots = reading.tightest();
         self.meters.slots(slots.used, slots.limit);
-        let mut known = self.known();
+        let mut known = self.known.lock();
         known.is_refused = false;
         known.last = Some(reading);
     }
@@ -150,7 +150,7 @@ impl Room {
     /// Records that the server or a pooler refused a connection because it is full. A pooler may
     /// have named its size.
     pub(crate) fn note_refusal(&self, pool_size: Option<u32>) {
-        let mut known = self.known();
+        let mut known = self.known.lock();
         known.pool_size = pool_size.or(known.pool_size);
         let last = known.last.as_ref().map(|last| self.clock.since(last.at));
         if last.is_none_or(|age| age > FRESH) {
@@ -163,7 +163,7 @@ impl Room {
 
     /// Returns whether connections should be closed instead of kept.
     pub(crate) fn is_crowded(&self) -> bool {
-        let known = self.known();
+        let known = self.known.lock();
         let (last, refused) = (known.last, known.refused);
         drop(known);
         let mark = match refused.and_then(|_| self.was_refused()) {
@@ -177,7 +177,7 @@ impl Room {
     /// Returns whether a connection was refused so recently that none is kept, whatever a reading
     /// would show.
     pub(super) fn is_decided(&self) -> bool {
-        let known = self.known();
+        let known = self.known.lock();
         let refused = known.refused.filter(|_| known.is_refused);
         refused.is_some_and(|refused| self.clock.since(refused) <= DECIDED)
     }
@@ -189,17 +189,17 @@ impl Room {
 
     /// Returns the size of its pool that a pooler named in a refusal.
     pub(crate) fn pool_size(&self) -> Option<u32> {
-        self.known().pool_size
+        self.known.lock().pool_size
     }
 
     /// Returns the last reading, however old.
     pub(crate) fn last_reading(&self) -> Option<Reading> {
-        self.known().last
+        self.known.lock().last
     }
 
     /// Returns, if a connection was refused a moment ago, whether there was no reading since.
     fn was_refused(&self) -> Option<bool> {
-        let known = self.known();
+        let known = self.known.lock();
         let refused = known.refused.filter(|_| known.reads)?;
         (self.clock.since(refused) <= FRESH).then_some(known.is_refused)
     }
@@ -224,10 +224,6 @@ impl Room {
         self.last_reading()
             .is_none_or(|reading| self.clock.since(reading.at) > FRESH)
     }
-
-    fn known(&self) -> MutexGuard<'_, RoomState> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 #[cfg(test)]
@@ -244,7 +240,7 @@ mod tests {
     fn clock_set_back_makes_no_reading_fresh() {
         let clock = Manual::new();
         clock.advance(Duration::from_secs(7_200));
-        let room = Room::new(clock.clone(), true, 80);
+        let room = Room::new(clock.clone(), Meters::default(), true, 80);
         room.note_refusal(None);
         assert!(room.is_full());
         clock.set_back(Duration::from_secs(3_600));
@@ -254,7 +250,7 @@ mod tests {
     #[test]
     fn full_server_counts_only_while_fresh() {
         let clock = Manual::new();
-        let room = Room::new(clock.clone(), true, 80);
+        let room = Room::new(clock.clone(), Meters::default(), true, 80);
         assert!(!room.is_crowded() && !room.is_full(), "nothing is known");
         for (used, crowded, full) in [(8, false, false), (9, true, false), (10, true, true)] {
             read(&room, used);
@@ -271,7 +267,7 @@ mod tests {
     #[test]
     fn refusal_decides_until_a_reading() {
         let clock = Manual::new();
-        let room = Room::new(clock.clone(), true, 80);
+        let room = Room::new(clock.clone(), Meters::default(), true, 80);
         assert!(!room.is_decided());
         room.note_refusal(None);
         assert!(room.is_decided() && room.is_crowded());
@@ -285,7 +281,7 @@ mod tests {
     #[test]
     fn many_new_sessions_leave_fewer_kept() {
         let clock = Manual::new();
-        let room = Room::new(clock.clone(), true, 80);
+        let room = Room::new(clock.clone(), Meters::default(), true, 80);
         let read = |young: u32, used: u32| {
             let reading = Reading::new(clock.now(), [20, used.into(), -1, 0, -1, 0]);
             room.note(Reading { young, ..reading });
@@ -303,7 +299,7 @@ mod tests {
     #[test]
     fn refusal_counts_for_a_moment_without_a_reading() {
         let clock = Manual::new();
-        let room = Room::new(clock.clone(), true, 80);
+        let room = Room::new(clock.clone(), Meters::default(), true, 80);
         read(&room, 1);
         room.note_refusal(Some(15));
         assert!(room.is_crowded() && room.is_full());

@@ -7,7 +7,7 @@ use std::fmt::{Debug, Display, Write as _};
 use std::io::Write as _;
 use std::time::Duration;
 
-use tokio_postgres::error::DbError;
+use tokio_postgres::error::{DbError, SqlState};
 use tracing::Level;
 use tracing::field::{debug, display};
 use tracing::subscriber::NoSubscriber;
@@ -33,15 +33,16 @@ macro_rules! event {
     }};
 }
 
-/// Makes a function of each event: its level, its name, its fields with the value that is
-/// written if it is not the argument itself, and the message.
+/// Makes a function of each event: its level, name and arguments, its fields, each with the value
+/// that is written if it is not the argument itself, and the message.
 macro_rules! events {
     ($(
         $(#[$doc:meta])*
-        $level:ident $event:ident($($field:ident: $type:ty $(= $value:expr)?),*) $message:literal;
+        $level:ident $event:ident($($argument:ident: $type:ty),*)
+            [$($field:ident $(= $value:expr)?),*] $message:literal;
     )*) => {$(
         $(#[$doc])*
-        pub(crate) fn $event($($field: $type),*) {
+        pub(crate) fn $event($($argument: $type),*) {
             $($(let $field = $value;)?)*
             event!($level, [$($field),*], $message);
         }
@@ -81,81 +82,130 @@ pub(super) fn sqlstate(error: &Error) -> Option<&str> {
 
 events! {
     /// A panic would abort the process, without teardown.
-    WARN aborts()
+    WARN aborts() []
         "built with panic = \"abort\": a panic leaves transactions open; set panic = \"unwind\" in \
          [profile.release] of Cargo.toml (cargo-lambda's default is abort)";
     /// A variable begins with `ANTIFREEZE_`, and is not known.
-    WARN unknown_variable(name: &str) "unknown environment variable ignored; check its spelling";
+    WARN unknown_variable(name: &str) [name]
+        "unknown environment variable ignored; check its spelling";
     /// A variable has no effect.
-    WARN without_effect(variables: &str, why: &str) "an environment variable has no effect";
+    WARN without_effect(variables: &str, why: &str) [variables, why]
+        "an environment variable has no effect";
     /// Behind this pooler only `ALTER ROLE` sets the server timeouts.
-    INFO server_timeouts_elsewhere(pooler: &'static str, run: &str)
+    INFO server_timeouts_elsewhere(pooler: &'static str, run: &str) [pooler, run]
         "the pooler does not support server timeouts at startup; set them for the role";
     /// The server rejected the server timeouts.
-    WARN server_timeouts_refused(sqlstate: &str, run: &str)
+    WARN server_timeouts_refused(sqlstate: &str, run: &str) [sqlstate, run]
         "the server rejected the server timeouts; set them for the role";
     /// The server's bytes cannot be parsed.
-    WARN framing_lost()
+    WARN framing_lost() []
         "the server's answer violates PostgreSQL's protocol, and the connection was closed; check \
          the proxies in between";
     /// A connection was opened.
-    DEBUG connected(process: i32, elapsed: Duration = debug(elapsed)) "connected";
+    DEBUG connected(process: i32, elapsed: Duration) [process, elapsed = debug(elapsed)]
+        "connected";
+    /// Connecting failed, and is retried.
+    DEBUG connecting_again(error: &Error, delay: Duration)
+        [kind = display(error.kind()), sqlstate = sqlstate(error), delay = debug(delay)]
+        "connecting failed; retrying";
     /// A connection is encrypted, and the server was not verified.
-    WARN unverified(host: &str)
+    WARN unverified(host: &str) [host]
         "sslmode=require encrypts without verifying the server; set sslmode=verify-full, and \
          sslrootcert if its authority is a private one";
     /// The session revealed another pooler than the address.
-    WARN path_differs(expected: &'static str, found: &'static str)
+    WARN path_differs(expected: &'static str, found: &'static str) [expected, found]
         "an unconfigured pooler was detected; set ANTIFREEZE_POOLER, or `pooler` in code, to \
          transaction or session, and set the server timeouts with ALTER ROLE .. SET, since poolers \
          do not support them at startup";
+    /// The server sent a notice.
+    DEBUG notice(notice: &DbError)
+        [severity = notice.severity(), sqlstate = notice.code().code()]
+        "notice from the server";
+    /// A connection was closed or failed.
+    DEBUG connection_lost(error: &tokio_postgres::Error)
+        [sqlstate = error.code().map(SqlState::code), closed = error.is_closed()]
+        "connection lost";
+    /// The server terminated a session with an error.
+    DEBUG dismissed(code: Option<[u8; 5]>)
+        [sqlstate = code.and_then(|code| String::from_utf8(code.to_vec()).ok())]
+        "the server terminated a connection";
     /// The server is full or unreachable: one invocation retries, and the others wait for it.
-    WARN circuit_opened(kind: ErrorKind = display(kind))
+    WARN circuit_opened(kind: ErrorKind) [kind = display(kind)]
         "the circuit breaker opened: connecting is retried by one invocation at a time";
     /// A connection of another driver said nothing about its invocation while several ran.
-    WARN unclaimed()
+    WARN unclaimed() []
         "a connection of another driver belongs to none of several invocations at once, and is \
          brought to rest when the last of them ends; claim it with antifreeze::sqlx_hooks! or \
          antifreeze::claim, or connect with Invocation::url";
     /// The server accepts connections again.
-    INFO circuit_closed(elapsed: Duration = debug(elapsed)) "the circuit breaker closed";
+    INFO circuit_closed(elapsed: Duration) [elapsed = debug(elapsed)]
+        "the circuit breaker closed";
     /// An invocation was rejected since the server is full or unreachable.
-    WARN shed(request_id: Option<&str>, error: &Error = logged(error))
+    WARN shed(request_id: Option<&str>, error: &Error) [request_id, error = logged(error)]
         "load shedding rejected an invocation";
     /// The health query succeeded.
-    DEBUG health_read(
-        used: Option<u32>, limit: Option<u32>, latency: Duration = debug(latency)
-    ) "the health query succeeded";
+    DEBUG health_read(used: Option<u32>, limit: Option<u32>, latency: Duration)
+        [used, limit, latency = debug(latency)] "the health query succeeded";
     /// The health query failed.
-    WARN health_failed(kind: ErrorKind = display(kind)) "the health query failed";
+    WARN health_failed(kind: ErrorKind) [kind = display(kind)] "the health query failed";
     /// An idle connection was closed or too old, and is replaced.
-    DEBUG discarded(process: i32, why: &'static str) "discarded an idle connection";
+    DEBUG discarded(process: i32, why: &'static str) [process, why]
+        "discarded an idle connection";
     /// Every connection was closed, or every idle one.
-    INFO closed(
-        closed: usize, acknowledged: usize, interrupted: usize, elapsed: Duration = debug(elapsed)
-    ) "closed";
+    INFO closed(closed: usize, acknowledged: usize, interrupted: usize, elapsed: Duration)
+        [closed, acknowledged, interrupted, elapsed = debug(elapsed)] "closed";
     /// A hook or task of the application failed or did not end.
     WARN cleanup_failed(request_id: &str, what: &'static str, why: &'static str)
-        "a hook or task failed at the end of an invocation";
+        [request_id, what, why] "a hook or task failed at the end of an invocation";
     /// The future of the layer was dropped.
-    WARN abandoned(request_id: &str, connections: usize)
+    WARN abandoned(request_id: &str, connections: usize) [request_id, connections]
         "the future of the invocation was dropped outside the layer; put timeouts inside the layer";
     /// The response body was not read to its end.
-    DEBUG hung_up(request_id: &str, connections: usize)
+    DEBUG hung_up(request_id: &str, connections: usize) [request_id, connections]
         "the response body was dropped before its end";
+    /// Teardown of one connection has ended.
+    DEBUG torn_down(
+        request_id: &str, process: i32, outcome: &dyn Display, kept: bool, round_trips: u64,
+        elapsed: Duration, left_open_at: Option<&dyn Display>
+    ) [
+        request_id, process, outcome = display(outcome), kept, round_trips,
+        elapsed = debug(elapsed), left_open_at = left_open_at.map(display)
+    ] "teardown";
+    /// An invocation left connections open or in use. One line, whatever their number.
+    INFO unclean(figures: &InvocationFigures<'_>, outcome: &str, left_open_at: &str, statement: Option<&str>)
+    [
+        request_id = figures.request_id, elapsed = debug(figures.elapsed),
+        outcome = display(outcome), left_open_at = display(left_open_at),
+        statement = statement.map(display), statements = figures.statements,
+        round_trips = figures.round_trips, rows = figures.rows
+    ] "an invocation left a connection open or in use";
+    /// An invocation took long.
+    INFO slow(figures: &InvocationFigures<'_>) [
+        request_id = figures.request_id, elapsed = debug(figures.elapsed),
+        statements = figures.statements, round_trips = figures.round_trips, rows = figures.rows,
+        sent = figures.sent, received = figures.received, slowest = figures.slowest.map(debug),
+        slowest_statement = figures.slowest_statement.map(display)
+    ] "an invocation was slow";
     /// An invocation has executed a statement again and again.
-    INFO repeated(request_id: &str, times: u32, statement: &dyn Display = display(statement))
+    INFO repeated(request_id: &str, times: u32, statement: &dyn Display)
+        [request_id, times, statement = display(statement)]
         "an invocation executed the same statement many times: one statement for all of them may \
          do (N+1), or raise repeated_statements";
+    /// The invocation's transaction was not committed, or may not have been.
+    ERROR not_committed(request_id: &str, error: &Error) [
+        request_id, kind = display(error.kind()), sqlstate = sqlstate(error),
+        error = logged(error)
+    ] "commit failed";
     /// The deadline was reached.
-    WARN deadline(request_id: &str, error: &Error = logged(error)) "the deadline was reached";
+    WARN deadline(request_id: &str, error: &Error) [request_id, error = logged(error)]
+        "the deadline was reached";
     /// A request on Lambda has no deadline.
-    ERROR without_deadline(request_id: &str)
+    ERROR without_deadline(request_id: &str) [request_id]
         "the deadline of a request on Lambda is not known, and statements can continue after the \
          function is killed; run the service under lambda_http 1, or set the function's timeout \
          with DatabaseLayer::max_duration";
     /// Warm-up requests more connections than the pool keeps.
-    WARN warm_up_capped(asked: usize, size: usize)
+    WARN warm_up_capped(asked: usize, size: usize) [asked, size]
         "warm-up requests more connections than are kept; raise max_connections or max_idle";
 }
 
@@ -168,66 +218,8 @@ pub(crate) fn configured(pooler: &'static str, max_connections: usize, variables
     }
 }
 
-/// The server sent a notice.
-pub(crate) fn notice(notice: &DbError) {
-    let (severity, sqlstate) = (notice.severity(), notice.code().code());
-    event!(DEBUG, [severity, sqlstate], "notice from the server");
-}
-
-/// A connection was closed or failed.
-pub(crate) fn connection_lost(error: &tokio_postgres::Error) {
-    let (sqlstate, closed) = (error.code().map(|code| code.code()), error.is_closed());
-    event!(DEBUG, [sqlstate, closed], "connection lost");
-}
-
-/// The server terminated a session with an error.
-pub(crate) fn dismissed(sqlstate: Option<[u8; 5]>) {
-    let sqlstate = sqlstate.and_then(|code| String::from_utf8(code.to_vec()).ok());
-    event!(DEBUG, [sqlstate], "the server terminated a connection");
-}
-
-/// Connecting failed, and is retried.
-pub(crate) fn connecting_again(error: &Error, delay: Duration) {
-    let (kind, sqlstate, delay) = (display(error.kind()), sqlstate(error), debug(delay));
-    event! { DEBUG, [kind, sqlstate, delay], "connecting failed; retrying" }
-}
-
-/// Teardown of one connection has ended.
-pub(crate) fn torn_down(
-    request_id: &str,
-    process: i32,
-    outcome: &dyn Display,
-    kept: bool,
-    round_trips: u64,
-    elapsed: Duration,
-    left_open_at: Option<&dyn Display>,
-) {
-    let (outcome, elapsed) = (display(outcome), debug(elapsed));
-    let left_open_at = left_open_at.map(display);
-    event!(
-        DEBUG,
-        [
-            request_id,
-            process,
-            outcome,
-            kept,
-            round_trips,
-            elapsed,
-            left_open_at
-        ],
-        "teardown"
-    );
-}
-
-/// What teardown had to remove from one connection, whose first statement is named.
-pub(crate) struct Unclean<T, S> {
-    pub(crate) caller: Option<Caller>,
-    pub(crate) outcome: T,
-    pub(crate) statement: Option<S>,
-}
-
 /// What an invocation has done.
-pub(crate) struct Figures<'a> {
+pub(crate) struct InvocationFigures<'a> {
     pub(crate) request_id: &'a str,
     pub(crate) elapsed: Duration,
     pub(crate) statements: u64,
@@ -244,72 +236,6 @@ pub(crate) fn logs_ends() -> bool {
     tracing::enabled!(target: TARGET, Level::INFO)
 }
 
-/// An invocation left connections open or in use. One line, whatever their number.
-pub(crate) fn unclean<T: Display, S: Display>(figures: Figures<'_>, all: &[Unclean<T, S>]) {
-    let joined = |each: &dyn Fn(&Unclean<T, S>) -> Option<String>| {
-        let parts: Vec<_> = all.iter().filter_map(each).collect();
-        parts.join("; ")
-    };
-    let outcome = joined(&|one| Some(one.outcome.to_string()));
-    let left_open_at = joined(&|one| Some(one.caller?.to_string()));
-    let statement = joined(&|one| Some(one.statement.as_ref()?.to_string()));
-    let (outcome, left_open_at) = (display(outcome), display(left_open_at));
-    let statement = (!statement.is_empty()).then(|| display(statement));
-    let Figures {
-        request_id,
-        statements,
-        round_trips,
-        rows,
-        ..
-    } = figures;
-    let elapsed = debug(figures.elapsed);
-    event!(
-        INFO,
-        [
-            request_id,
-            elapsed,
-            outcome,
-            left_open_at,
-            statement,
-            statements,
-            round_trips,
-            rows
-        ],
-        "an invocation left a connection open or in use"
-    );
-}
-
-/// An invocation took long.
-pub(crate) fn slow(figures: Figures<'_>) {
-    let Figures {
-        request_id,
-        statements,
-        round_trips,
-        rows,
-        sent,
-        received,
-        ..
-    } = figures;
-    let elapsed = debug(figures.elapsed);
-    let slowest = figures.slowest.map(debug);
-    let slowest_statement = figures.slowest_statement.map(display);
-    event!(
-        INFO,
-        [
-            request_id,
-            elapsed,
-            statements,
-            round_trips,
-            rows,
-            sent,
-            received,
-            slowest,
-            slowest_statement
-        ],
-        "an invocation was slow"
-    );
-}
-
 /// An error became the response; a client error (4xx) is not a warning.
 pub(crate) fn answered(request_id: Option<&str>, error: &Error) {
     if error.mark_logged() {
@@ -322,12 +248,6 @@ pub(crate) fn answered(request_id: Option<&str>, error: &Error) {
     } else {
         event! { ERROR, [request_id, kind, sqlstate, error], "answered with an error" }
     }
-}
-
-/// The invocation's transaction was not committed, or may not have been.
-pub(crate) fn not_committed(request_id: &str, error: &Error) {
-    let (kind, sqlstate, error) = (display(error.kind()), sqlstate(error), logged(error));
-    event!(ERROR, [request_id, kind, sqlstate, error], "commit failed");
 }
 
 /// Warm-up has ended.

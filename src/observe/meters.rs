@@ -1,7 +1,7 @@
-//! Metrics, by the facade of the crate `metrics`, with OpenTelemetry's names for connection pools
+//! Records metrics through the crate `metrics`, with OpenTelemetry's names for connection pools,
 //! and names of our own for what no other pool has.
 //!
-//! Without the feature `metrics` nothing of it is compiled, and no clock is read.
+//! Without the feature `metrics` nothing is recorded, and no clock is read.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! Tells what happens: events and spans of `tracing`.
+//! Reports what happens, as events and spans of `tracing` and as metrics.
 //!
-//! Nothing of it contains SQL, values or messages of the server, which may quote values.
+//! None of them contains SQL, values or messages of the server, which may quote values.
 
 mod events;
 mod meters;

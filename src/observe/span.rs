@@ -1,4 +1,4 @@
-//! Spans of `tracing`, with the names of OpenTelemetry's semantic conventions for clients of
+//! Makes spans of `tracing`, with the names of OpenTelemetry's semantic conventions for clients of
 //! PostgreSQL where those have one.
 //!
 //! Without a subscriber that takes them, none is made.
@@ -6,13 +6,14 @@
 use std::fmt::Display;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
+use tracing::dispatcher::has_been_set;
 use tracing::field::{Empty, display};
 use tracing::{Instrument, Span, info_span};
 
 use super::events::{TARGET, sqlstate};
 use crate::error::Error;
+use crate::lock::Mutex;
 
 /// The server as spans and metrics name it: of several hosts, the first.
 #[derive(Debug)]
@@ -34,6 +35,13 @@ pub(crate) struct InvocationSpan {
 
 impl InvocationSpan {
     pub(crate) fn new(request_id: &str) -> Self {
+        // Else `tracing` formats the span for `log`, where a dependency has turned that on.
+        if !has_been_set() {
+            return InvocationSpan {
+                is_open: AtomicBool::new(false),
+                span: Mutex::new(Span::none()),
+            };
+        }
         let request_id = Some(request_id).filter(|id| !id.is_empty());
         let span = info_span!(
             target: TARGET, "invocation",
@@ -57,24 +65,20 @@ impl InvocationSpan {
         if !self.is_open() {
             return Span::none();
         }
-        self.lock().clone()
+        self.span.lock().clone()
     }
 
     /// Closes the span, once no poll is inside it any more. Returns whether there was one.
     pub(crate) fn close(&self) -> bool {
         let was_open = self.is_open.swap(false, Ordering::AcqRel);
         if was_open {
-            *self.lock() = Span::none();
+            *self.span.lock() = Span::none();
         }
         was_open
     }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Span> {
-        self.span.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-/// What the invocation has asked its connections for.
+/// Records the work of the invocation.
 pub(crate) fn worked(span: &Span, statements: u64, round_trips: u64, rows: u64) {
     if !span.is_disabled() {
         span.record("antifreeze.statements", statements);
@@ -83,7 +87,7 @@ pub(crate) fn worked(span: &Span, statements: u64, round_trips: u64, rows: u64) 
     }
 }
 
-/// A checkout that cannot be served at once.
+/// Makes the span of a checkout that cannot be served at once.
 pub(crate) fn checkout(invocation: &Span, pool: &str) -> Span {
     info_span!(
         target: TARGET, parent: invocation, "checkout",
@@ -94,17 +98,17 @@ pub(crate) fn checkout(invocation: &Span, pool: &str) -> Span {
     )
 }
 
-/// How the checkout that runs here got its connection.
+/// Records how the current checkout got its connection.
 pub(crate) fn checked_out(how: &'static str) {
     Span::current().record("antifreeze.checkout", how);
 }
 
-/// The checkout that runs here has to wait.
+/// Records that the current checkout has to wait.
 pub(crate) fn waits() {
     Span::current().record("antifreeze.waited", true);
 }
 
-/// A connect, with its retries.
+/// Makes the span of a connect, with its retries.
 pub(crate) fn connect(peer: &Peer) -> Span {
     info_span!(
         target: TARGET, "connect",
@@ -119,7 +123,7 @@ pub(crate) fn connect(peer: &Peer) -> Span {
     )
 }
 
-/// The phases of a connect.
+/// Makes the spans of the phases of a connect.
 macro_rules! phases {
     ($($phase:ident)*) => {$(
         pub(crate) fn $phase() -> Span {
@@ -130,7 +134,7 @@ macro_rules! phases {
 
 phases! { resolve dial encrypt credentials authenticate }
 
-/// The transaction of an invocation, from its first use to its end.
+/// Makes the span of an invocation's transaction, from its first use to its end.
 pub(crate) fn transaction(invocation: &Span, peer: &Peer) -> Span {
     info_span!(
         target: TARGET, parent: invocation, "transaction",
@@ -143,12 +147,12 @@ pub(crate) fn transaction(invocation: &Span, peer: &Peer) -> Span {
     )
 }
 
-/// The invocation's transaction has ended.
+/// Records how the invocation's transaction has ended.
 pub(crate) fn ended(transaction: &Span, outcome: &'static str) {
     transaction.record("antifreeze.outcome", outcome);
 }
 
-/// The COMMIT of the invocation's transaction.
+/// Makes the span of the COMMIT of the invocation's transaction.
 pub(crate) fn commit(transaction: &Span) -> Span {
     info_span!(
         target: TARGET, parent: transaction, "commit",
@@ -161,7 +165,7 @@ pub(crate) fn commit(transaction: &Span) -> Span {
     )
 }
 
-/// The teardown of a connection that is not known to be at rest.
+/// Makes the span of the teardown of a connection that is not known to be at rest.
 pub(crate) fn teardown(invocation: &Span) -> Span {
     info_span!(
         target: TARGET, parent: invocation, "teardown",
@@ -174,7 +178,7 @@ pub(crate) fn teardown(invocation: &Span) -> Span {
     )
 }
 
-/// What the teardown did.
+/// Records the result of a teardown.
 pub(crate) fn torn_down(
     span: &Span,
     outcome: &dyn Display,
@@ -197,7 +201,7 @@ pub(crate) fn warm_up(requested: usize) -> Span {
     info_span!(target: TARGET, "warm_up", antifreeze.connections = requested)
 }
 
-/// The shutdown that runs here has closed so many connections.
+/// Records how many connections the current shutdown has closed.
 pub(crate) fn closed(connections: usize) {
     Span::current().record("antifreeze.connections", connections);
 }
@@ -218,7 +222,7 @@ pub(crate) async fn within<T>(
     result
 }
 
-/// The kind of an error alone, and its SQLSTATE: its text may quote values.
+/// Records the kind of an error and its SQLSTATE, not its text, which may quote values.
 pub(crate) fn failed(span: &Span, error: &Error) {
     if span.is_disabled() {
         return;

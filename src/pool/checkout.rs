@@ -10,7 +10,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use super::lease::Lease;
-use super::pools::{Idle, Pool, lock};
+use super::pools::{Idle, Pool};
 use super::stale::NO_ANSWER;
 use crate::clock::between;
 use crate::config::TargetSessionAttrs;
@@ -54,6 +54,8 @@ impl Pool {
         span::waits();
         let meters = self.shared.meters.clone();
         let _pending = meters.pending();
+        // What is given back meanwhile is kept for this caller, however crowded the server is.
+        let _waiting = self.waiting.one();
         let limit = self.settings().acquire_timeout;
         let limit = left.map_or(limit, |left| left.min(limit));
         let acquire = Arc::clone(&self.permits).acquire_owned();
@@ -101,7 +103,7 @@ impl Pool {
     }
 
     /// Opens an idle connection, unless the pool has enough of them.
-    pub(crate) async fn open_idle(self: Arc<Self>, left: Option<Duration>) -> Result<()> {
+    pub(crate) async fn open_idle(self: Arc<Self>, limit: Duration) -> Result<()> {
         let open = !self.shared.is_shut();
         let Some(permit) = open.then(|| self.try_permit()).flatten() else {
             return Ok(());
@@ -112,13 +114,12 @@ impl Pool {
         }
         let limits = &self.shared.limits;
         let begin = Instant::now();
-        let patience = left.unwrap_or(self.settings().connect_timeout);
-        let end = begin + patience.min(MAX_WAIT);
-        let attempt = limits.breaker.admit(begin, end, true).await?;
+        let attempt = limits.breaker.admit(begin, begin + limit, true).await?;
         let _opening = self.shared.opening.one();
-        let (session, client) = self.open(left, None, attempt, None).await?;
+        let (session, client) = self.open(Some(limit), None, attempt, None).await?;
         let lease = Lease::new(session, Arc::clone(&self), permit);
-        if let Some(reservation) = lease.reserve() {
+        // Even if the server is crowded: it is opened for an event that is about to come.
+        if let Some(reservation) = self.reserve(self.settings().idle_limit()) {
             lease.keep(client, reservation);
         }
         Ok(())
@@ -167,7 +168,7 @@ impl Pool {
             // It turned out to go through a pooler: its slots are the pooler's.
             shared.limits.room.stop_counting();
         }
-        *lock(&shared.round_trip) = session.link.round_trip;
+        *shared.round_trip.lock() = session.link.round_trip;
         let elapsed = begin.elapsed();
         observe::connected(session.process(), elapsed);
         shared.meters.connected(elapsed);
@@ -325,12 +326,12 @@ impl<'a> Checkout<'a> {
 }
 
 /// Until when connecting is retried, if the error is transient. A slot can become free at any
-/// time, and a server that is starting will be ready. For other transient errors a quarter of
-/// the time is enough: a function that can do without the database should know soon.
+/// time, and a server that is starting will be ready. For other transient errors half of the
+/// time is enough: a function that can do without the database should know before the end.
 fn retry_end(error: &Error, begin: Instant, end: Instant) -> Option<Instant> {
     match error.kind() {
         ErrorKind::TooManyConnections | ErrorKind::ServerStarting => Some(end),
-        _ => is_transient(error).then(|| begin + (end - begin) / 4),
+        _ => is_transient(error).then(|| begin + (end - begin) / 2),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Leases: a connection that is checked out, together with its permit.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -10,11 +10,12 @@ use tokio::sync::oneshot::Receiver;
 use tokio::task::coop::unconstrained;
 use tokio::time::timeout;
 
-use super::pools::{Pool, lock};
+use super::pools::Pool;
 use crate::clock::between;
 use crate::config::Settings;
 use crate::connection::{ExclusiveClient, ServerSession};
 use crate::limit::Room;
+use crate::lock::Mutex;
 use crate::observe::{Caller, Stamp};
 use crate::tally::One;
 use crate::wire::OwnAnswer;
@@ -101,19 +102,19 @@ impl Lease {
 
     /// Returns whether it is still the turn of the holder with this number.
     pub(crate) fn is_turn(&self, turn: u64) -> bool {
-        lock(&self.turn).number == turn
+        self.turn.lock().number == turn
     }
 
     /// Ends the turn of the current holder, and begins the next.
     pub(crate) fn next_turn(&self) -> u64 {
-        let mut turn = lock(&self.turn);
+        let mut turn = self.turn.lock();
         turn.number += 1;
         turn.number
     }
 
     /// Begins the turn of a new holder.
     pub(crate) fn turn_of(&self, caller: Caller, counts: bool) -> u64 {
-        let mut turn = lock(&self.turn);
+        let mut turn = self.turn.lock();
         turn.number += 1;
         turn.caller = Some(caller);
         turn.counts = counts;
@@ -122,29 +123,29 @@ impl Lease {
 
     /// Notes what has the connection from here on, in the same turn.
     pub(crate) fn set_caller(&self, caller: Caller) {
-        lock(&self.turn).caller = Some(caller);
+        self.turn.lock().caller = Some(caller);
     }
 
     /// Returns what checked the connection out last, and whether its work is counted.
     pub(crate) fn caller(&self) -> (Option<Caller>, bool) {
-        let turn = lock(&self.turn);
+        let turn = self.turn.lock();
         (turn.caller, turn.counts)
     }
 
     /// Notes that teardown has to roll back, since the response has decided so.
     pub(crate) fn decide_rollback(&self) {
-        lock(&self.turn).rolls_back = true;
+        self.turn.lock().rolls_back = true;
     }
 
     /// Returns whether the response has decided that teardown rolls back.
     pub(crate) fn rolls_back(&self) -> bool {
-        lock(&self.turn).rolls_back
+        self.turn.lock().rolls_back
     }
 
     /// Ends the turn if `check` has a result. A holder that uses its turn at the same time has
     /// either used it before, which `check` sees, or is too late.
     pub(crate) fn end_turn_if<T>(&self, check: impl FnOnce() -> Option<T>) -> Option<T> {
-        let mut turn = lock(&self.turn);
+        let mut turn = self.turn.lock();
         let checked = check()?;
         turn.number += 1;
         Some(checked)
@@ -152,16 +153,16 @@ impl Lease {
 
     /// Reads the slots behind the next statement.
     pub(super) fn ask_behind(&self) {
-        self.await_reading(self.pool.shared.limits.ask_behind(&self.session));
+        self.expect_reading(self.pool.shared.limits.ask_behind(&self.session));
     }
 
-    pub(super) fn await_reading(&self, answer: Option<Receiver<OwnAnswer>>) {
-        *lock(&self.reading) = answer.map(FutureExt::shared);
+    pub(super) fn expect_reading(&self, answer: Option<Receiver<OwnAnswer>>) {
+        *self.reading.lock() = answer.map(FutureExt::shared);
     }
 
     /// Notes the reading behind the first statement. Returns false while its answer is awaited.
-    pub(crate) fn has_read(&self) -> bool {
-        let mut reading = lock(&self.reading);
+    pub(crate) fn reading_is_done(&self) -> bool {
+        let mut reading = self.reading.lock();
         let Some(answer) = &*reading else {
             return true;
         };
@@ -178,21 +179,21 @@ impl Lease {
 
     /// Waits for the reading behind the first statement: the server executes it, and it decides
     /// whether the connection is kept. Returns false if it was not answered in time.
-    pub(crate) async fn read(&self, limit: Duration) -> bool {
-        if self.has_read() {
+    pub(crate) async fn wait_for_reading(&self, limit: Duration) -> bool {
+        if self.reading_is_done() {
             return true;
         }
-        let answer = OptionFuture::from(lock(&self.reading).clone());
-        timeout(limit, answer).await.is_ok() && self.has_read()
+        let answer = OptionFuture::from(self.reading.lock().clone());
+        timeout(limit, answer).await.is_ok() && self.reading_is_done()
     }
 
     /// Waits for the reading behind the first statement without holding the lease. Returns the
     /// lease, unless the reading was not answered in time or the lease has ended.
-    pub(crate) fn unheld_until_read(
+    pub(crate) fn unheld_until_reading(
         self: Arc<Self>,
         limit: Duration,
     ) -> impl Future<Output = Option<Arc<Self>>> + Send {
-        let answer = OptionFuture::from(lock(&self.reading).clone());
+        let answer = OptionFuture::from(self.reading.lock().clone());
         let lease = Arc::downgrade(&self);
         drop(self);
         async move {

@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::{self, Handle};
@@ -14,6 +14,7 @@ use crate::config::Settings;
 use crate::connect::Connector;
 use crate::connection::ServerSession;
 use crate::limit::Limiter;
+use crate::lock::Mutex;
 use crate::observe::{Meters, Stamp};
 use crate::tally::{One, Tally};
 
@@ -50,7 +51,7 @@ impl Pools {
     /// When called outside a tokio runtime.
     pub(crate) fn here(&self) -> Arc<Pool> {
         let runtime = Handle::current().id();
-        let mut pools = lock(&self.by_runtime);
+        let mut pools = self.by_runtime.lock();
         if let Some((_, pool)) = pools.iter().find(|(of, _)| *of == runtime) {
             return Arc::clone(pool);
         }
@@ -79,7 +80,8 @@ impl Pools {
     }
 
     fn all(&self) -> Vec<Arc<Pool>> {
-        lock(&self.by_runtime)
+        self.by_runtime
+            .lock()
             .iter()
             .map(|(_, pool)| Arc::clone(pool))
             .collect()
@@ -124,7 +126,7 @@ impl SharedState {
 
     /// Returns the last measured round-trip time; zero before the first connect.
     pub(crate) fn round_trip(&self) -> Duration {
-        *lock(&self.round_trip)
+        *self.round_trip.lock()
     }
 
     /// Stops the pools from keeping connections, and from opening any to keep. Invocations are
@@ -204,7 +206,7 @@ impl Pool {
 
     /// Counts the idle connections.
     pub(crate) fn idle(&self) -> usize {
-        lock(&self.connections).idle.len()
+        self.connections.lock().idle.len()
     }
 
     /// Takes the most recently used connection: the others can then grow old and be closed.
@@ -219,7 +221,7 @@ impl Pool {
         now: SystemTime,
         ready: impl FnOnce(&Idle) -> Option<T>,
     ) -> Option<(Arc<ServerSession>, T)> {
-        let idle = &mut lock(&self.connections).idle;
+        let idle = &mut self.connections.lock().idle;
         if idle.iter().any(|idle| self.expired(idle, now).is_some()) {
             return None;
         }
@@ -240,7 +242,7 @@ impl Pool {
     }
 
     fn change_idle<T>(&self, change: impl FnOnce(&mut Vec<Idle>) -> T) -> T {
-        let idle = &mut lock(&self.connections).idle;
+        let idle = &mut self.connections.lock().idle;
         let before = idle.len();
         let changed = change(idle);
         self.shared.meters.idle(before, idle.len());
@@ -249,7 +251,7 @@ impl Pool {
 
     /// Reserves one of `limit` places among the idle connections, if one is free.
     pub(super) fn reserve(&self, limit: usize) -> Option<One> {
-        let connections = lock(&self.connections);
+        let connections = self.connections.lock();
         let taken = connections.idle.len() + connections.reserved.count();
         (taken < limit).then(|| connections.reserved.one())
     }
@@ -257,7 +259,7 @@ impl Pool {
     /// Keeps a connection in the place that was reserved for it, unless it has ended.
     pub(super) fn keep(&self, session: Arc<ServerSession>, reservation: One) {
         let since = self.shared.clock.now();
-        let mut connections = lock(&self.connections);
+        let mut connections = self.connections.lock();
         drop(reservation);
         if self.shared.is_shut() {
             // The pools were shut after the place was reserved.
@@ -271,13 +273,13 @@ impl Pool {
     /// Lists a connection as checked out, until [`Pool::check_in`].
     pub(super) fn check_out(&self, session: &Arc<ServerSession>) {
         let session = Arc::clone(session);
-        lock(&self.connections).checked_out.push(session);
+        self.connections.lock().checked_out.push(session);
         self.shared.meters.checked_out();
     }
 
     pub(super) fn check_in(&self, session: &Arc<ServerSession>, since: Stamp) {
         self.shared.meters.checked_in(since);
-        let checked_out = &mut lock(&self.connections).checked_out;
+        let checked_out = &mut self.connections.lock().checked_out;
         if let Some(at) = checked_out
             .iter()
             .position(|other| Arc::ptr_eq(other, session))
@@ -287,15 +289,11 @@ impl Pool {
     }
 
     pub(super) fn checked_out(&self) -> Vec<Arc<ServerSession>> {
-        lock(&self.connections).checked_out.clone()
+        self.connections.lock().checked_out.clone()
     }
 
     #[cfg(all(test, unix))]
     pub(super) fn reserved(&self) -> usize {
-        lock(&self.connections).reserved.count()
+        self.connections.lock().reserved.count()
     }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

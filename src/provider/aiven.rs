@@ -13,7 +13,7 @@ fn host(labels: &[&str]) -> Option<Host> {
     Some(Host {
         // Aiven, "TLS/SSL certificates": each project has an authority of its own.
         // https://aiven.io/docs/platform/concepts/tls-ssl-certificates
-        authority: Authority::Own {
+        authority: Authority::Provider {
             shipped: None,
             otherwise: "download the project's CA certificate in the Aiven console and set \
                         sslrootcert to it",

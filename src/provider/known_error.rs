@@ -35,13 +35,13 @@ macro_rules! known_errors {
 
 pub(super) use known_errors;
 
-pub(super) const CLIENTS: &str = "the pooler accepts no more clients";
+pub(super) const NO_MORE_CLIENTS: &str = "the pooler accepts no more clients";
 
 pub(super) const FEWER_CLIENTS: &str = "lower antifreeze's `max_connections` or the function's concurrency, or raise the pooler's limit";
 
 pub(super) const POOL_IN_USE: &str = "the pooler had no free server connection in time";
 
-pub(crate) const SHORTER: &str = "check for long transactions, or raise the pool size";
+pub(crate) const CHECK_POOL: &str = "check for long transactions, or raise the pool size";
 
 pub(super) const NO_SERVER: &str = "the pooler cannot reach its server";
 

@@ -19,11 +19,11 @@ mod supabase;
 
 use std::time::Duration;
 
+pub(crate) use known_error::CHECK_POOL;
 use known_error::KnownError;
-pub(crate) use known_error::SHORTER;
-pub(crate) use pgbouncer::{DROPS_OPTIONS, pool_mode, refuses_settings, shown};
-pub use pooler::Pooler;
-pub(crate) use pooler::{POOLERS, detect};
+pub(crate) use pgbouncer::{DROPS_OPTIONS, detect_at_start, pool_mode, refuses_settings};
+pub(crate) use pooler::POOLERS;
+pub use pooler::{Pooler, detect};
 pub use postgresql::RESERVED;
 pub(crate) use prisma::{OWN_SERVICE, SSLCERT, is_own_scheme};
 pub(crate) use rds::{NO_CREDENTIALS, PASSWORD_REFUSED, PASSWORD_UNANSWERED};
@@ -91,7 +91,7 @@ pub(crate) enum Authority {
     /// A public authority, which browsers trust.
     Public,
     /// An authority of the provider.
-    Own {
+    Provider {
         /// The certificates that are shipped, PEM.
         shipped: Option<&'static str>,
         /// The remedy if another authority signed.
@@ -136,10 +136,7 @@ impl Host {
 
 /// Returns whether nothing is known of a host: it is PostgreSQL or PgBouncer.
 pub(crate) fn is_unknown(host: Option<&str>, pooler: Pooler) -> bool {
-    let host = lower(host.unwrap_or_default());
-    let labels = labels(&host);
-    let known = ALL.iter().any(|it| (it.host)(&labels).is_some());
-    !known && pooler != Pooler::RdsProxy
+    Host::of(host.unwrap_or_default()) == Host::default() && pooler != Pooler::RdsProxy
 }
 
 fn lower(name: &str) -> String {
@@ -168,9 +165,9 @@ pub(crate) fn known_error(
     ALL.iter()
         .flat_map(|provider| rows(pooler, provider.known_errors))
         .chain(rows(at_start, postgresql::AT_START))
-        .chain(postgresql::REFUSALS)
+        .chain(postgresql::ERRORS)
         .find(|known| known.matches(code, &text))
-        .unwrap_or(&postgresql::OTHERS[usize::from(at_start)])
+        .unwrap_or(&postgresql::FALLBACKS[usize::from(at_start)])
 }
 
 #[cfg(test)]

@@ -69,7 +69,7 @@ pub(crate) fn refuses_settings(message: &str) -> bool {
 /// Detects PgBouncer as a session begins. `None`: it may be the server itself.
 ///
 /// `process` is that of BackendKeyData, or `None` if a proxy is known that makes up its own.
-pub(crate) fn shown<'a>(
+pub(crate) fn detect_at_start<'a>(
     parameter: impl Fn(&str) -> Option<&'a str>,
     process: Option<i32>,
 ) -> Option<Pooler> {
@@ -104,7 +104,11 @@ mod tests {
             (Some("session"), Some(-1), Some(Session)),
         ] {
             let parameter = |name: &str| mode.filter(|_| name == "pgbouncer.pool_mode");
-            assert_eq!(shown(parameter, process), expected, "{mode:?} {process:?}");
+            assert_eq!(
+                detect_at_start(parameter, process),
+                expected,
+                "{mode:?} {process:?}"
+            );
         }
     }
 }

@@ -30,24 +30,14 @@ pub(crate) const POOLERS: [(&str, Pooler); 4] = [
     ("rds-proxy", Pooler::RdsProxy),
 ];
 
-/// Detects the pooler that an address belongs to.
-pub(crate) fn detect(host: &str, port: u16) -> Option<Detected> {
+/// Detects the pooler that an address belongs to, and the part of the address that indicates it.
+pub fn detect(host: &str, port: u16) -> Option<Detected> {
     let host = lower(host);
     let labels = labels(&host);
     ALL.iter().find_map(|it| (it.pooler)(&labels, port))
 }
 
 impl Pooler {
-    /// Explains why this pooler is in force.
-    pub fn why(self, host: &str, port: u16) -> &'static str {
-        match (self, detect(host, port)) {
-            (_, Some((detected, why))) if detected == self => why,
-            (Pooler::Transaction, _) => "set by pgbouncer=true in the URL, or in code",
-            (Pooler::None, _) => "host and port indicate no pooler",
-            _ => "set in the configuration",
-        }
-    }
-
     /// Returns whether the pooler passes on a CancelRequest.
     pub(crate) fn takes_cancel(self) -> bool {
         self != Pooler::RdsProxy

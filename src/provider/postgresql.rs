@@ -26,12 +26,12 @@ pub(super) const AT_START: &[KnownError] = known_errors! {
 };
 
 /// Fallbacks, for a statement and for the start of a session.
-pub(super) const OTHERS: &[KnownError] = known_errors! {
+pub(super) const FALLBACKS: &[KnownError] = known_errors! {
     => Database, "the server rejected the statement";
     => Database, "the server rejected the connection";
 };
 
-pub(super) const REFUSALS: &[KnownError] = known_errors! {
+pub(super) const ERRORS: &[KnownError] = known_errors! {
     // The session does not begin.
     "28000" ["no pg_hba.conf entry", "no encryption"] | ["no pg_hba.conf entry", "SSL off"] => Tls,
         "no pg_hba.conf entry for this connection without TLS",

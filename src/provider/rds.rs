@@ -48,7 +48,7 @@ fn host(labels: &[&str]) -> Option<Host> {
 /// "Using SSL/TLS to encrypt a connection": authorities for each region.
 /// <https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/UsingWithRDS.SSL.html>
 const fn own(shipped: Option<&'static str>) -> Authority {
-    Authority::Own {
+    Authority::Provider {
         shipped,
         otherwise: "download the certificate bundle of its region (RDS manual, \"Using SSL/TLS \
                     to encrypt a connection\") and set sslrootcert to it",

@@ -1,6 +1,6 @@
 //! Recognises Amazon RDS Proxy.
 
-use super::known_error::{POOL_IN_USE, SHORTER, known_errors};
+use super::known_error::{CHECK_POOL, POOL_IN_USE, known_errors};
 use super::{Authority, Host, Pooler, Provider, rds};
 
 /// The messages are in AWS's manual ("Troubleshooting for RDS Proxy").
@@ -9,7 +9,7 @@ pub(super) const PROVIDER: Provider = Provider {
     pooler: |labels, _| host(labels).map(|_| (Pooler::RdsProxy, "by the name of the host")),
     known_errors: known_errors! {
         ["Timed-out waiting to acquire database connection"] => TooManyConnections,
-            POOL_IN_USE, SHORTER;
+            POOL_IN_USE, CHECK_POOL;
         ["RDS Proxy", "doesn't support"] => ParameterRefused,
             "RDS Proxy rejects `options` at startup",
             "set ANTIFREEZE_POOLER=rds-proxy, or `pooler` in code, remove `options` from the URL, \

@@ -1,7 +1,7 @@
 //! Recognises Supabase and Supavisor, its pooler.
 
 use super::known_error::{
-    CHECK_SERVER, CLIENTS, FEWER_CLIENTS, NO_SERVER, POOL_IN_USE, SHORTER, known_errors,
+    CHECK_POOL, CHECK_SERVER, FEWER_CLIENTS, NO_MORE_CLIENTS, NO_SERVER, POOL_IN_USE, known_errors,
 };
 use super::{Authority, Detected, Host, Pooler, Provider};
 
@@ -14,8 +14,8 @@ pub(super) const PROVIDER: Provider = Provider {
             "use the transaction pooler (port 6543 on Supabase; with another port set \
              ANTIFREEZE_POOLER=transaction), or ANTIFREEZE_LIFETIME=per-invocation";
         ["EMAXCONN"] | ["Max client connections reached"] => TooManyConnections,
-            CLIENTS, FEWER_CLIENTS;
-        ["ECHECKOUTTIMEOUT"] | ["unable to check out"] => TooManyConnections, POOL_IN_USE, SHORTER;
+            NO_MORE_CLIENTS, FEWER_CLIENTS;
+        ["ECHECKOUTTIMEOUT"] | ["unable to check out"] => TooManyConnections, POOL_IN_USE, CHECK_POOL;
         ["tenant", "not found"] => TenantNotFound,
             "the pooler does not know the tenant or user",
             "copy the URL from the dashboard again: behind Supabase's pooler the user is \
@@ -53,7 +53,7 @@ fn host(labels: &[&str]) -> Option<Host> {
 
 /// "Postgres SSL enforcement": Supabase has an authority of its own.
 /// <https://supabase.com/docs/guides/platform/ssl-enforcement>
-const OWN: Authority = Authority::Own {
+const OWN: Authority = Authority::Provider {
     shipped: Some(ROOTS),
     otherwise: "download the certificate in the Supabase dashboard (database settings, SSL \
                 configuration) and set sslrootcert to it",

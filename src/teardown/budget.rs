@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::deadline::FAR;
 use crate::wire::Wire;
 
 /// How long teardown waits for a pending answer before it cancels the statement.
@@ -35,6 +36,11 @@ impl Budget {
             grace: GRACE.max(round_trip.saturating_mul(GRACE_ROUND_TRIPS)),
             step: STEP.max(round_trip.saturating_mul(STEP_ROUND_TRIPS)),
         }
+    }
+
+    /// Returns the same without a limit for a step of its own: no response waits for it.
+    pub(crate) fn unhurried(self) -> Budget {
+        Budget { step: FAR, ..self }
     }
 
     /// Returns the part that several teardowns may share before another step: the time of that

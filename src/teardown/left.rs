@@ -1,7 +1,7 @@
 //! Decides whether a connection was left open.
 
+use super::remedy::{Remedy, is_outside_transaction, remedy};
 use super::report::{Outcome, Step};
-use super::rest::{Remedy, is_outside_transaction, remedy};
 use crate::config::Reset;
 use crate::pool::Lease;
 use crate::wire::Snapshot;

@@ -2,9 +2,12 @@
 
 mod budget;
 mod left;
+mod remedy;
 mod report;
 mod rest;
+mod steps;
 
 pub(crate) use budget::Budget;
 pub use report::{Outcome, Step, Teardown};
-pub(crate) use rest::{Rested, close};
+pub(crate) use rest::close;
+pub(crate) use steps::Rested;

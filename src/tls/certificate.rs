@@ -101,7 +101,7 @@ mod tests {
     fn certificate_is_described() {
         use rustls::pki_types::pem::PemObject;
         let rds = Host::of("d.a.eu-west-1.rds.amazonaws.com");
-        let Authority::Own {
+        let Authority::Provider {
             shipped: Some(pem), ..
         } = rds.authority
         else {

@@ -141,10 +141,8 @@ const KNOWN_EXTENSIONS: [&str; 5] = [
 /// Returns the remedy for an authority that is not trusted.
 fn issuer(tls: &Tls, host: &str) -> &'static str {
     match (&tls.roots, Host::of(host).authority) {
-        (Some(Roots::File(_) | Roots::Pem(_)), _) => {
-            "add the certificate of that authority to sslrootcert"
-        }
-        (_, Authority::Own { otherwise, .. }) => otherwise,
+        (Some(Roots::Pem(_)), _) => "add the certificate of that authority to sslrootcert",
+        (_, Authority::Provider { otherwise, .. }) => otherwise,
         _ => "set sslrootcert to the certificate of that authority, a file or the PEM text",
     }
 }
@@ -231,12 +229,13 @@ pub(crate) fn explain_later(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Pem;
 
     #[test]
     fn tls_remedy_fits_the_host() {
         let none = Tls::default();
         let own = Tls {
-            roots: Some(Roots::File("ca.pem".into())),
+            roots: Some(Roots::Pem(Pem::File("ca.pem".into()))),
             ..Tls::default()
         };
         for (tls, host, word) in [

@@ -31,7 +31,7 @@ impl Encrypted {
                 .replace("TLSv", "TLS ")
                 .replace('_', "."),
             certificate: certificate.and_then(|certificate| Summary::read(certificate)),
-            chain_verified: self.check != Check::Nothing,
+            chain_verified: self.is_verified(),
             name_verified: self.check == Check::Full,
         }
     }

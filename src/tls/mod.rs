@@ -15,7 +15,7 @@ mod key;
 mod pem;
 mod verify;
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, ring};
@@ -26,6 +26,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::config::{Pem, Roots, Tls};
 use crate::error::{Error, ErrorKind, Result};
+use crate::lock::Mutex;
 use crate::net::Socket;
 pub use certificate::Summary;
 pub(crate) use failure::explain_later;
@@ -56,10 +57,15 @@ pub struct Encrypted {
     pub(crate) stream: TlsStream<Socket>,
     /// The channel binding of SCRAM.
     pub(crate) binding: Option<Vec<u8>>,
-    /// The server's certificate was signed by a trusted authority.
-    pub(crate) verified: bool,
     /// How far the certificate was verified.
     check: Check,
+}
+
+impl Encrypted {
+    /// Returns whether the server's certificate was signed by a trusted authority.
+    pub(crate) fn is_verified(&self) -> bool {
+        self.check != Check::Nothing
+    }
 }
 
 impl Client {
@@ -71,15 +77,11 @@ impl Client {
     /// Discards the configurations, so that certificates and keys are read again.
     #[cfg(feature = "lambda")]
     pub(crate) fn forget(&self) {
-        self.lock().clear();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<(Policy, Ready)>> {
-        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ready.lock().clear();
     }
 
     fn ready(&self, tls: &Tls, policy: Policy) -> Result<Ready> {
-        let mut all = self.lock();
+        let mut all = self.ready.lock();
         if let Some((_, ready)) = all.iter().find(|(known, _)| *known == policy) {
             return Ok(ready.clone());
         }
@@ -123,7 +125,6 @@ impl Client {
         Ok(Encrypted {
             stream,
             binding,
-            verified: policy.check != Check::Nothing,
             check: policy.check,
         })
     }
@@ -195,26 +196,22 @@ fn chain(
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<WebPkiServerVerifier>> {
     let mut store = RootCertStore::empty();
-    let own = match &tls.roots {
-        None | Some(Roots::System) => None,
-        Some(Roots::File(file)) => Some(Pem::File(file.clone())),
-        Some(Roots::Pem(text)) => Some(Pem::Text(text.clone())),
-    };
-    if own.is_none() {
+    let mut own = Vec::new();
+    if let Some(Roots::Pem(pem)) = &tls.roots {
+        own = certificates("sslrootcert", pem)?;
+    } else {
         store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
-    let own = own.map(|own| ("sslrootcert", own));
-    let shipped = policy.shipped.map(|shipped| Pem::Text(shipped.to_owned()));
-    let shipped = shipped.map(|shipped| ("the shipped authorities", shipped));
-    for (parameter, pem) in own.into_iter().chain(shipped) {
-        for certificate in certificates(parameter, &pem)? {
-            store.add(certificate).map_err(|error| {
-                let cause = "sslrootcert contains a certificate that is not an authority's";
-                Error::configuration(cause)
-                    .with_remedy("remove it")
-                    .with_source(error)
-            })?;
-        }
+    if let Some(shipped) = policy.shipped {
+        own = certificates("the shipped authorities", &Pem::Text(shipped.to_owned()))?;
+    }
+    for certificate in own {
+        store.add(certificate).map_err(|error| {
+            let cause = "sslrootcert contains a certificate that is not an authority's";
+            Error::configuration(cause)
+                .with_remedy("remove it")
+                .with_source(error)
+        })?;
     }
     WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider))
         .build()

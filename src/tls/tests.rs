@@ -24,7 +24,7 @@ fn each_host_has_roots_that_are_read_once() {
     ] {
         client.prepare(&tls, host).expect("roots");
     }
-    let ready = client.ready.lock().expect("no panic");
+    let ready = client.ready.lock();
     let shipped: Vec<bool> = ready
         .iter()
         .map(|(policy, _)| policy.shipped.is_some())
@@ -45,10 +45,18 @@ fn unreadable_files_are_named_and_keys_hidden() {
         ..Tls::default()
     };
     for (tls, word) in [
-        (roots(Roots::File("nowhere.pem".into())), "nowhere.pem"),
-        (roots(Roots::Pem("x".to_owned())), "sslrootcert contains no"),
         (
-            roots(Roots::Pem("-----BEGIN CERTIFICATE-----\nx".to_owned())),
+            roots(Roots::Pem(Pem::File("nowhere.pem".into()))),
+            "nowhere.pem",
+        ),
+        (
+            roots(Roots::Pem(Pem::Text("x".to_owned()))),
+            "sslrootcert contains no",
+        ),
+        (
+            roots(Roots::Pem(Pem::Text(
+                "-----BEGIN CERTIFICATE-----\nx".to_owned(),
+            ))),
             "sslrootcert contains invalid PEM",
         ),
         (client(text("x"), text("y")), "sslcert contains no"),
@@ -58,7 +66,7 @@ fn unreadable_files_are_named_and_keys_hidden() {
             "the file of sslkey",
         ),
         (
-            roots(Roots::File("-----BEGIN c2VjcmV0".into())),
+            roots(Roots::Pem(Pem::File("-----BEGIN c2VjcmV0".into()))),
             "the file of sslrootcert",
         ),
         (
@@ -99,13 +107,7 @@ fn unused_roots_are_not_read() {
     };
     let client = Client::default();
     client.prepare(&tls, RDS).expect("nothing to read");
-    assert!(
-        client.ready.lock().expect("no panic")[0]
-            .1
-            .verifier
-            .chain
-            .is_none()
-    );
+    assert!(client.ready.lock()[0].1.verifier.chain.is_none());
 }
 
 /// `sslrootcert` replaces the shipped authorities, and `require` verifies what libpq does.
@@ -132,9 +134,9 @@ fn shipped_roots_are_used_where_none_are_named() {
 #[ignore = "measures, for docs/security.md"]
 fn cost_of_reading_roots_is_printed() {
     let all = Tls {
-        roots: Some(Roots::Pem(
+        roots: Some(Roots::Pem(Pem::Text(
             include_str!("../provider/roots/rds.pem").to_owned(),
-        )),
+        ))),
         ..Tls::default()
     };
     let none = Tls {

@@ -34,7 +34,7 @@ pub(super) struct Policy {
 impl Policy {
     /// Derives the policy from the configuration and the host name.
     pub(super) fn of(tls: &Tls, host: &str) -> Self {
-        let own = matches!(tls.roots, Some(Roots::File(_) | Roots::Pem(_)));
+        let own = matches!(tls.roots, Some(Roots::Pem(_)));
         let authority = Host::of(host).authority;
         let check = match tls.mode {
             TlsMode::Disable | TlsMode::Prefer => Check::Nothing,
@@ -46,7 +46,7 @@ impl Policy {
             TlsMode::Encrypt => Check::Nothing,
         };
         let shipped = match (&tls.roots, check, authority) {
-            (None, Check::Full | Check::Chain, Authority::Own { shipped, .. }) => shipped,
+            (None, Check::Full | Check::Chain, Authority::Provider { shipped, .. }) => shipped,
             _ => None,
         };
         Policy { check, shipped }
@@ -134,11 +134,12 @@ impl ServerCertVerifier for Verifier {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Pem;
 
     #[test]
     fn checks_follow_from_mode_roots_and_host() {
         use TlsMode::{Encrypt, Prefer, VerifyCa, VerifyFull};
-        let own = || Some(Roots::File("ca.pem".into()));
+        let own = || Some(Roots::Pem(Pem::File("ca.pem".into())));
         let system = || Some(Roots::System);
         let (neon, rds, other) = (
             "a.aws.neon.tech",

@@ -1,10 +1,11 @@
-//! What the answers of the server mean for statements by content.
+//! Processes the server's answers for statements by content.
 
 use bytes::{BufMut, BytesMut};
 
-use super::expected::{Handling, Reply};
+use super::expected::{Entry, Handling, Reply};
+use super::message::{self, sqlstate};
 use super::status::TransactionStatus;
-use super::tracker::{Tracker, sqlstate};
+use super::tracker::Tracker;
 use super::unit::Unit;
 
 /// The most bytes of a unit that are kept, to send it again.
@@ -36,15 +37,16 @@ impl Tracker {
     /// Returns whether a Parse and a Describe can be answered here as the server would: no
     /// transaction has failed or may have, and nothing under way changes what it would say.
     pub(super) fn may_answer(&self) -> bool {
-        let alters = self.units().any(|unit| unit.alters || unit.reports);
+        let mut traits = self.units().map(|unit| unit.traits);
+        let alters = traits.any(|traits| traits.alters || traits.reports);
         let mut changing = self.owed.iter().filter(|unit| unit.changes);
         let steady = match self.status {
-            Some(TransactionStatus::Idle) => changing.all(|unit| !unit.opens && !unit.begins),
+            Some(TransactionStatus::Idle) => changing.all(|unit| !unit.opens() && !unit.begins),
             Some(TransactionStatus::InTransaction) => changing.next().is_none(),
             _ => false,
         };
         let failed = self.open.as_ref().is_some_and(|unit| unit.failed);
-        steady && !alters && !failed && !self.is_lost() && !self.ended && !self.alters_until_end
+        steady && !alters && !failed && self.is_live() && !self.alters_until_end
     }
 
     /// Returns whether the open unit, in which nothing was sent yet, may be sent again: it is
@@ -79,8 +81,7 @@ impl Tracker {
     /// Returns whether nothing that the client has sent is under way.
     pub(super) fn is_quiet(&self) -> bool {
         let answered = |unit: &Unit| !unit.sent || unit.question.is_some();
-        let lives = !self.ended && !self.is_lost();
-        lives && self.open.is_none() && self.owed.iter().all(answered)
+        self.is_live() && self.open.is_none() && self.owed.iter().all(answered)
     }
 
     /// Returns whether the open unit has failed, so that the server skips the rest of it.
@@ -102,13 +103,16 @@ impl Tracker {
 
     /// Processes an error, to a user who may get another one. `None`: the unit is sent again.
     pub(super) fn error(&mut self, message: BytesMut) -> Option<BytesMut> {
-        let Some(refused) = self.refused.take() else {
+        let refused = self.refused.take();
+        let executes = |entry: &Entry| matches!(entry.reply, Reply::Execute | Reply::Ready);
+        self.facts.before_execution = refused.as_ref().is_some_and(|entry| !executes(entry));
+        let Some(refused) = refused else {
             return Some(message);
         };
         let body = message.get(5..).unwrap_or_default();
         let code = sqlstate(body);
+        let missing = code == Some(*b"26000");
         if let Handling::Replace(error) = refused.handling {
-            let missing = code == Some(*b"26000");
             return Some(if missing {
                 BytesMut::from(&error[..])
             } else {
@@ -119,8 +123,10 @@ impl Tracker {
         let Some(statement) = bound else {
             return Some(message);
         };
-        let missing = code == Some(*b"26000");
-        let changed = code == Some(*b"0A000") && has_field(body, b"RRevalidateCachedQuery");
+        // XX000: the type of a parameter is missed.
+        let changed = code == Some(*b"XX000")
+            || code == Some(*b"0A000")
+                && message::strings(body).any(|field| field == b"RRevalidateCachedQuery");
         if missing {
             self.prepared.lose(&statement);
         } else if changed {
@@ -141,8 +147,4 @@ impl Tracker {
         self.expected.swallow_ready();
         None
     }
-}
-
-fn has_field(body: &[u8], field: &[u8]) -> bool {
-    body.split(|&byte| byte == 0).any(|one| one == field)
 }

@@ -1,14 +1,11 @@
-//! Parses what the server sends, at whatever byte it is cut.
+//! Parses the messages of the server, in chunks of any size.
 
 use bytes::BytesMut;
 
+use super::message::{HEADER, first, length, strings};
 use super::rewrite;
 use super::tracker::Tracker;
 use super::unit::{Answer, Fate};
-
-/// Tag and length (manual, "Message Formats": every message but the start-up
-/// packet begins so).
-const HEADER: usize = 5;
 
 /// Enough of a message for all that is looked at: the longest command tag and
 /// the 13 bytes of BackendKeyData.
@@ -26,8 +23,8 @@ pub(super) struct Scanner {
     /// Its whole length, 0 until the header is complete.
     length: usize,
     fate: Fate,
-    /// An error, until it is whole.
-    held: BytesMut,
+    /// A message that is kept until it is whole.
+    kept: BytesMut,
 }
 
 impl Scanner {
@@ -69,7 +66,7 @@ impl Scanner {
                 out.extend_from_slice(bytes);
             }
             if !matches!(self.fate, Fate::Pass | Fate::Swallow) {
-                self.held.extend_from_slice(bytes);
+                self.kept.extend_from_slice(bytes);
             }
             let is_whole = self.seen >= HEADER && self.seen == self.length;
             let answer = match message {
@@ -92,7 +89,7 @@ impl Scanner {
         // Without framing the rest is passed on as it is; the connection will be closed.
         if passed.is_some() && tracker.is_lost() {
             if self.withholds_next() {
-                out.unsplit(self.held.split());
+                out.unsplit(self.kept.split());
             }
             out.extend_from_slice(chunk);
         }
@@ -134,13 +131,13 @@ impl Scanner {
     /// Ends a message. `head` is its beginning, or all of it.
     fn end(&mut self, head: &[u8], tracker: &mut Tracker, out: &mut BytesMut) -> Option<Answer> {
         if !matches!(self.fate, Fate::Pass | Fate::Swallow) {
-            let message = self.held.split();
+            let message = self.kept.split();
             // Not in the middle of a request, whose end would be answered again.
             let may_end = self.fate == Fate::Hold && !tracker.is_open();
             if may_end && ends_session(&message[HEADER..]) {
                 tracker.final_error = Some(message.freeze());
             } else if let Some(question) = tracker.question() {
-                question.keep(message[0], &message[HEADER..]);
+                question.keep(message);
             } else if self.fate != Fate::Hold {
                 tracker.described(&message);
             } else {
@@ -208,22 +205,9 @@ fn is_known(tag: u8) -> bool {
     )
 }
 
-/// Returns the message at the start of `bytes`, if all of it is there.
-pub(super) fn first(bytes: &[u8]) -> Option<&[u8]> {
-    bytes.get(..length(bytes)?)
-}
-
 /// Returns whether an ErrorResponse says that the session is over: by its severity, `V` as it is,
 /// `S` translated, which poolers send alone (manual, "Error and Notice Message Fields").
 fn ends_session(body: &[u8]) -> bool {
     let over: [&[u8]; 4] = [b"SFATAL", b"VFATAL", b"SPANIC", b"VPANIC"];
-    let mut fields = body.split(|&byte| byte == 0);
-    fields.any(|field| over.contains(&field))
-}
-
-/// Returns the length of a message, header included.
-fn length(header: &[u8]) -> Option<usize> {
-    let bytes = header.get(1..HEADER)?.try_into().ok()?;
-    let length = usize::try_from(i32::from_be_bytes(bytes)).ok()?;
-    (length >= 4).then_some(length + 1)
+    strings(body).any(|field| over.contains(&field))
 }

@@ -1,6 +1,4 @@
-//! The transaction that is begun with its first statement.
-
-use bytes::BytesMut;
+//! Begins a transaction with its first statement.
 
 use super::expected::{Handling, Reply};
 use super::frontend::{Begin, Frontend};
@@ -30,21 +28,21 @@ impl Frontend {
 
     /// Puts in front of a unit what has to precede its first message that is sent.
     #[inline]
-    pub(super) fn lead(&mut self, tracker: &mut Tracker, out: &mut BytesMut) {
+    pub(super) fn lead(&mut self, tracker: &mut Tracker) {
         if self.is_by_content() && !tracker.open().sent {
-            self.close_retired(tracker, out);
+            self.close_retired(tracker);
         }
         if self.begins() {
-            self.begin_under_sync(tracker, out);
+            self.begin_under_sync(tracker);
         }
     }
 
     /// Puts BEGIN in front of the unit whose first effective message comes now.
-    fn begin_under_sync(&mut self, tracker: &mut Tracker, out: &mut BytesMut) {
+    fn begin_under_sync(&mut self, tracker: &mut Tracker) {
         if let Some(begin) = self.begin.as_mut().filter(|begin| begin.armed) {
             begin.armed = false;
             tracker.prepared.unnamed = None;
-            rewrite::begin(&begin.sql, out);
+            rewrite::begin(&begin.sql, &mut tracker.out);
             tracker.open().begins = true;
             for reply in [Reply::Parse, Reply::Bind, Reply::Execute] {
                 tracker.expect(reply, Handling::Swallow);

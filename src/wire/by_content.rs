@@ -1,10 +1,10 @@
-//! Statements by content: answers a Parse and a Describe of what the session has prepared.
+//! Answers a Parse and a Describe of a text that the session has prepared.
 //!
-//! It must not be seen. The description that a client is given here is that of the very statement
-//! which its Bind then uses; the server itself checks at each Bind that the columns are still
-//! those (error 0A000). On another session the statement is described anew, and compared, before
-//! anything is bound. Where a client has to get an error of the server's in its place, the server
-//! is sent a Bind that fails, so that the transaction and what follows are as they would be.
+//! The client must not notice. The description that a client gets here is that of the very
+//! statement which its Bind then uses; the server itself checks at each Bind that the columns are
+//! still those (error 0A000). On another session the statement is described anew, and compared,
+//! before anything is bound. Where the wire has to refuse a message as the server would, it also
+//! sends the server a Bind that fails, so that the transaction fails there, too.
 //!
 //! The unnamed statement is sent as it is: it is prepared with what it executes, in one round
 //! trip, and planned for its values. It is found by its content only where the client was moved
@@ -15,9 +15,10 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::expected::{Entry, Handling, Reply};
-use super::frontend::{Frontend, name};
+use super::frontend::Frontend;
+use super::message::{self, string};
 use super::rewrite;
-use super::sql::{Token, tokens};
+use super::sql::{Lexeme, lexemes};
 use super::statements::{MISSING, Naming, ServerStatement, Statement, is_constant, is_same, once};
 use super::tracker::Tracker;
 
@@ -33,13 +34,12 @@ impl Frontend {
         client_name: &[u8],
         after_name: &[u8],
         tracker: &mut Tracker,
-        out: &mut BytesMut,
     ) {
         let unnamed = client_name.is_empty();
         if !unnamed && self.is_taken(client_name, tracker) {
-            return self.refuse_parse(client_name, after_name, tracker, out);
+            return self.refuse_parse(client_name, after_name, tracker);
         }
-        let sql = name(after_name).unwrap_or_default();
+        let sql = string(after_name).unwrap_or_default();
         let traits = tracker.traits(sql);
         let shared = is_constant(sql);
         let since = once();
@@ -57,15 +57,15 @@ impl Frontend {
             });
             known
         } else if unnamed {
-            self.lead(tracker, out);
-            let freed = self.name_for_deallocate(sql, tracker, out);
+            self.lead(tracker);
+            let freed = self.name_for_deallocate(sql, tracker);
             tracker.open().frees.extend(freed);
             let server = tracker.prepared.prepare_unnamed();
-            self.send_parse(&server, after_name, Handling::Pass, since, tracker, out);
+            self.send_parse(&server, after_name, Handling::Pass, since, tracker);
             (after_name.into(), server)
         } else {
             let text = after_name.into();
-            let server = self.prepare(&text, shared, Handling::Pass, since, tracker, out);
+            let server = self.prepare(&text, shared, Handling::Pass, since, tracker);
             (text, server)
         };
         let statement = Statement {
@@ -74,14 +74,13 @@ impl Frontend {
             since,
             shared,
             server: Some(server),
-            told: None,
+            described: None,
             local,
             fingerprint: tracker.fingerprint(sql),
         };
         self.statements.0.insert(client_name.into(), statement);
     }
 
-    /// Refuses a Parse of a name that exists, unless the server has another reason to.
     /// Returns whether the server has a statement of this name for the client. What is under way
     /// may free the name.
     fn is_taken(&self, client_name: &[u8], tracker: &Tracker) -> bool {
@@ -91,18 +90,13 @@ impl Frontend {
         self.statements.0.get(client_name).is_some_and(prepared) && !deallocates()
     }
 
-    fn refuse_parse(
-        &mut self,
-        client_name: &[u8],
-        after_name: &[u8],
-        tracker: &mut Tracker,
-        out: &mut BytesMut,
-    ) {
+    /// Refuses a Parse of a name that exists, unless the server has another reason to.
+    fn refuse_parse(&mut self, client_name: &[u8], after_name: &[u8], tracker: &mut Tracker) {
         let text = after_name.into();
-        self.prepare(&text, false, Handling::Swallow, 0, tracker, out);
+        self.prepare(&text, false, Handling::Swallow, 0, tracker);
         let shown = String::from_utf8_lossy(client_name);
         let message = format!("prepared statement \"{shown}\" already exists");
-        self.fail(rewrite::error("42P05", &message), tracker, out);
+        self.fail(message::error("42P05", &message), tracker);
     }
 
     /// Sends a Parse of `text` under a name of the wire's own.
@@ -113,12 +107,11 @@ impl Frontend {
         handling: Handling,
         named: u64,
         tracker: &mut Tracker,
-        out: &mut BytesMut,
     ) -> Arc<ServerStatement> {
-        self.lead(tracker, out);
+        self.lead(tracker);
         let in_front = handling == Handling::Swallow;
         let server = tracker.prepared.prepare(text, shared, in_front);
-        self.send_parse(&server, text, handling, named, tracker, out);
+        self.send_parse(&server, text, handling, named, tracker);
         server
     }
 
@@ -129,9 +122,8 @@ impl Frontend {
         handling: Handling,
         named: u64,
         tracker: &mut Tracker,
-        out: &mut BytesMut,
     ) {
-        rewrite::parse(&server.name, text, out);
+        rewrite::parse(&server.name, text, &mut tracker.out);
         tracker.open().changes = true;
         let entry = Entry::about(Reply::Parse, handling, server);
         tracker.expect_entry(Entry { named, ..entry });
@@ -143,7 +135,6 @@ impl Frontend {
         &mut self,
         client_name: &[u8],
         tracker: &mut Tracker,
-        out: &mut BytesMut,
     ) -> Option<Arc<ServerStatement>> {
         let statement = self.statements.0.get(client_name)?;
         let text = Arc::clone(statement.text.as_ref()?);
@@ -152,8 +143,8 @@ impl Frontend {
             .server
             .clone()
             .filter(|server| tracker.prepared.has(server));
-        let held = || tracker.prepared.held(&text).filter(|_| shared);
-        if let Some(server) = present.or_else(held) {
+        let cached = || tracker.prepared.cached(&text).filter(|_| shared);
+        if let Some(server) = present.or_else(cached) {
             if shared {
                 tracker.prepared.touch(&text);
             }
@@ -162,7 +153,7 @@ impl Frontend {
         }
         // In a failed transaction it is refused, and so is each that follows.
         let lasts = tracker.accepts();
-        let server = self.prepare(&text, shared && lasts, Handling::Swallow, 0, tracker, out);
+        let server = self.prepare(&text, shared && lasts, Handling::Swallow, 0, tracker);
         let statement = self.named(client_name);
         statement.server = lasts.then(|| Arc::clone(&server));
         statement.local = false;
@@ -174,25 +165,20 @@ impl Frontend {
     }
 
     /// Describes a statement. Returns false if the message is to be passed on as it is.
-    pub(super) fn describe(
-        &mut self,
-        body: &[u8],
-        tracker: &mut Tracker,
-        out: &mut BytesMut,
-    ) -> bool {
-        let client_name = body.strip_prefix(b"S").and_then(name);
+    pub(super) fn describe(&mut self, body: &[u8], tracker: &mut Tracker) -> bool {
+        let client_name = body.strip_prefix(b"S").and_then(string);
         let Some(client_name) = client_name.filter(|_| !tracker.skips()) else {
             return false;
         };
         if client_name.is_empty() {
             // BEGIN replaces it.
-            self.lead(tracker, out);
+            self.lead(tracker);
         }
-        let Some(server) = self.server_statement(client_name, tracker, out) else {
+        let Some(server) = self.server_statement(client_name, tracker) else {
             // The session's is another client's.
             let foreign = client_name.is_empty();
             if foreign {
-                self.fail(no_unnamed(), tracker, out);
+                self.fail(no_unnamed(), tracker);
             }
             return foreign;
         };
@@ -202,10 +188,10 @@ impl Frontend {
         if let Some(description) = known {
             tracker.expect(Reply::Describe, Handling::Give(description.clone()));
         } else {
-            self.lead(tracker, out);
-            self.ask_description(&server, Handling::Pass, tracker, out);
+            self.lead(tracker);
+            self.ask_description(&server, Handling::Pass, tracker);
         }
-        self.named(client_name).told = Some(server);
+        self.named(client_name).described = Some(server);
         true
     }
 
@@ -214,24 +200,18 @@ impl Frontend {
         server: &Arc<ServerStatement>,
         handling: Handling,
         tracker: &mut Tracker,
-        out: &mut BytesMut,
     ) {
-        rewrite::about_statement(b'D', &server.name, out);
+        rewrite::about_statement(b'D', &server.name, &mut tracker.out);
         tracker.open().changes = true;
         tracker.expect_entry(Entry::about(Reply::Describe, handling, server));
     }
 
     /// Returns the answer to expect for a Bind, with the statement that is to be bound, if it is
     /// one by content. `None`: its description has to come first.
-    pub(super) fn bound(
-        &mut self,
-        client_name: &[u8],
-        tracker: &mut Tracker,
-        out: &mut BytesMut,
-    ) -> Option<Entry> {
+    pub(super) fn bound(&mut self, client_name: &[u8], tracker: &mut Tracker) -> Option<Entry> {
         // BEGIN replaces the unnamed statement.
-        self.lead(tracker, out);
-        let Some(server) = self.server_statement(client_name, tracker, out) else {
+        self.lead(tracker);
+        let Some(server) = self.server_statement(client_name, tracker) else {
             // The session's is another client's.
             let handling = if client_name.is_empty() {
                 Handling::Replace(no_unnamed())
@@ -241,49 +221,51 @@ impl Frontend {
             return Some(Entry::new(Reply::Bind, handling));
         };
         let statement = self.named(client_name);
-        let told = statement.told.as_ref().filter(|told| **told != server);
+        let described = statement.described.as_ref();
+        let described = described.filter(|described| **described != server);
         // In a failed transaction the server refuses it in any case.
-        let told = told.filter(|_| tracker.accepts());
-        if let Some(told) = told.and_then(|told| told.description.get()) {
+        let described = described.filter(|_| tracker.accepts());
+        if let Some(before) = described.and_then(|described| described.description.get()) {
             let Some(now) = server.description.get() else {
-                self.ask_description(&server, Handling::Swallow, tracker, out);
-                out.put_slice(FLUSH);
+                self.ask_description(&server, Handling::Swallow, tracker);
+                tracker.out.put_slice(FLUSH);
                 self.awaits = Some(server);
                 return None;
             };
-            if !is_same(told, now) {
+            if !is_same(before, now) {
                 // The client's parameters keep the types that they had.
-                let typed = typed(statement.text.as_deref().unwrap_or_default(), told);
+                let typed = typed(statement.text.as_deref().unwrap_or_default(), before);
                 if statement.text.as_deref() != Some(&typed[..]) {
                     (statement.text, statement.server) = (Some(typed), None);
-                    return self.bound(client_name, tracker, out);
+                    return self.bound(client_name, tracker);
                 }
-                let error = rewrite::error("0A000", "cached plan must not change result type");
+                let error = message::error("0A000", "cached plan must not change result type");
                 return Some(Entry::new(Reply::Bind, Handling::Replace(error)));
             }
-            statement.told = Some(Arc::clone(&server));
+            statement.described = Some(Arc::clone(&server));
         }
         Some(Entry::about(Reply::Bind, Handling::Pass, &server))
     }
 
     /// Returns where a unit that begins with a Bind of this statement is copied, if it may be
-    /// sent again: when the client has only been told here that it is prepared.
+    /// sent again: when only the wire has answered the client's Parse.
     pub(super) fn copies(&mut self, client_name: &[u8], first: bool) -> Option<BytesMut> {
         let statement = self.statements.0.get_mut(client_name)?;
         let local = std::mem::take(&mut statement.local);
         (local && first).then(BytesMut::new)
     }
 
-    /// Has the server refuse the message that comes now, and the client told `error`.
-    fn fail(&mut self, error: Bytes, tracker: &mut Tracker, out: &mut BytesMut) {
-        self.lead(tracker, out);
-        rewrite::bind(b"", MISSING, 6, out);
-        out.put_slice(&[0; 6]);
+    /// Has the server refuse the message that comes now, in the place of which the client gets
+    /// `error`.
+    fn fail(&mut self, error: Bytes, tracker: &mut Tracker) {
+        self.lead(tracker);
+        rewrite::bind(b"", MISSING, 6, &mut tracker.out);
+        tracker.out.put_slice(&[0; 6]);
         tracker.open().changes = true;
         tracker.expect(Reply::Bind, Handling::Replace(error));
     }
 
-    /// Returns whether a Close of this statement leaves the server's as they are.
+    /// Returns whether a Close of this statement closes none of the server's.
     pub(super) fn closes_here(&self, name: &[u8]) -> bool {
         match self.naming {
             Naming::AsGiven => false,
@@ -292,10 +274,10 @@ impl Frontend {
         }
     }
 
-    /// Closes what no client uses any more.
-    pub(super) fn close_retired(&self, tracker: &mut Tracker, out: &mut BytesMut) {
+    /// Closes statements that no client uses any more.
+    pub(super) fn close_retired(&self, tracker: &mut Tracker) {
         for statement in tracker.prepared.take_closable() {
-            rewrite::about_statement(b'C', &statement.name, out);
+            rewrite::about_statement(b'C', &statement.name, &mut tracker.out);
             let entry = Entry::about(Reply::Close, Handling::Swallow, &statement);
             tracker.expect_entry(entry);
         }
@@ -307,12 +289,11 @@ impl Frontend {
         &mut self,
         sql: &[u8],
         tracker: &mut Tracker,
-        out: &mut BytesMut,
     ) -> Option<(Box<[u8]>, Statement)> {
         let client_name = deallocated(sql).filter(|_| tracker.accepts())?;
         let freed = self.statements.0.remove_entry(&client_name[..])?;
-        rewrite::about_statement(b'C', &client_name, out);
-        rewrite::parse(&client_name, b"\0\0\0", out);
+        rewrite::about_statement(b'C', &client_name, &mut tracker.out);
+        rewrite::parse(&client_name, b"\0\0\0", &mut tracker.out);
         for reply in [Reply::Close, Reply::Parse] {
             tracker.sent_in_front(reply);
         }
@@ -322,7 +303,7 @@ impl Frontend {
 
 /// Returns the text with the types of its parameters, as they are described.
 fn typed(text: &[u8], description: &[u8]) -> Arc<[u8]> {
-    let sql = name(text).unwrap_or_default();
+    let sql = string(text).unwrap_or_default();
     let length = description
         .get(1..5)
         .and_then(|field| field.try_into().ok());
@@ -332,32 +313,26 @@ fn typed(text: &[u8], description: &[u8]) -> Arc<[u8]> {
 }
 
 fn no_unnamed() -> Bytes {
-    rewrite::error("26000", "unnamed prepared statement does not exist")
+    message::error("26000", "unnamed prepared statement does not exist")
 }
 
 /// Returns the name in `DEALLOCATE name`, unless it is `ALL`.
 fn deallocated(sql: &[u8]) -> Option<Vec<u8>> {
-    let first = sql.trim_ascii_start().get(..b"deallocate".len())?;
-    if !first.eq_ignore_ascii_case(b"deallocate") {
-        return None;
-    }
-    let words: Option<Vec<_>> = tokens(sql, Some(true))
-        .filter(|token| *token != Token::Semicolon)
-        .map(|token| match token {
-            Token::Word(word) => Some(word),
-            _ => None,
-        })
-        .collect();
-    let name = match &words?[..] {
-        [_, name] => *name,
-        [_, second, name] if second.eq_ignore_ascii_case(b"prepare") => *name,
-        _ => return None,
+    let is = |lexeme: &Lexeme<'_>, expected: &[u8]| matches!(lexeme, Lexeme::Word(word) if word.eq_ignore_ascii_case(expected));
+    let mut lexemes = lexemes(sql, Some(true))
+        .filter(|lexeme| !matches!(lexeme, Lexeme::Space | Lexeme::Sign(b';')));
+    lexemes.next().filter(|first| is(first, b"deallocate"))?;
+    let name = lexemes.next()?;
+    let name = match lexemes.next() {
+        Some(behind) if is(&name, b"prepare") => behind,
+        None => name,
+        Some(_) => return None,
     };
-    let quoted = sql.contains(&b'"');
     match name {
-        _ if quoted => Some(name.to_vec()),
-        name if name.eq_ignore_ascii_case(b"all") => None,
-        name => Some(name.to_ascii_lowercase()),
+        _ if lexemes.next().is_some() || is(&name, b"all") => None,
+        Lexeme::Quoted(name) => Some(name.to_vec()),
+        Lexeme::Word(name) => Some(name.to_ascii_lowercase()),
+        _ => None,
     }
 }
 

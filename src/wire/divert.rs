@@ -11,8 +11,9 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Wire;
-use super::parked::Parked;
+use super::frontend::Parked;
 use super::residue::Residue;
+use super::snapshot::ServerState;
 use super::stand_in::Terminate;
 use super::state::State;
 use super::statements::Names;
@@ -59,10 +60,11 @@ impl State {
         if !free || !self.owes_nothing() {
             return None;
         }
-        let frontend = self.frontend.divert();
+        let (frontend, unnamed) = (self.frontend.divert(), self.frontend.is_unnamed());
         self.parked = Some(Parked {
             key: Arc::clone(key),
             frontend: std::mem::replace(&mut self.frontend, frontend),
+            reported: unnamed.then(|| self.tracker.reported.clone()),
         });
         self.flushed = true;
         self.reads = false;
@@ -89,11 +91,10 @@ impl State {
         self.reads = false;
     }
 
-    /// Returns whether this client waits until the session is given back. Not once the
+    /// Returns whether tokio-postgres waits until the session is given back. Not once the
     /// connection has ended, which it has to find out.
-    pub(super) fn is_parked(&self, client: u64) -> bool {
-        let lent = self.parked.is_some() && self.detached.is_none();
-        lent && self.client == client && !self.is_closed()
+    pub(super) fn is_parked(&self) -> bool {
+        self.parked.is_some() && self.detached.is_none() && !self.is_closed()
     }
 
     /// Returns whether the session is still diverted to the stream with this key.
@@ -121,11 +122,8 @@ impl Diverted {
 
     /// Returns whether the server has ended the session.
     pub fn is_ended(&self) -> bool {
-        let state = self.wire.state();
-        let answers = state.detached.as_ref().map(|detached| &detached.answers);
-        state.is_closed()
-            || answers
-                .is_some_and(|answers| answers.as_ref().is_some_and(|answers| answers.by_server))
+        let snapshot = self.wire.state().snapshot();
+        snapshot.server == ServerState::Gone || snapshot.is_dismissed()
     }
 
     /// Brings the names that the driver has for its prepared statements, from another session or
@@ -167,8 +165,18 @@ impl Diverted {
         let mut state = self.wire.state();
         let state = &mut *state;
         let ours = state.detached.is_none() && state.is_diverted_to(&self.key);
-        let clean =
-            in_transaction || (state.is_idle() && state.tracker.residue == Residue::default());
+        // Behind a transaction pooler only parameters that are reported follow the client; other
+        // state is not ours to remove.
+        let reported = state
+            .parked
+            .as_ref()
+            .and_then(|parked| parked.reported.as_ref());
+        let clean = match state.tracker.residue {
+            Residue::None => true,
+            Residue::State => reported == Some(&state.tracker.reported),
+            Residue::Client => false,
+        };
+        let clean = in_transaction || (state.is_idle() && clean);
         let gives = ours && state.owes_nothing() && clean;
         gives.then(|| {
             let names = std::mem::take(&mut state.frontend.statements);

@@ -1,4 +1,4 @@
-//! The queue of expected answers: which answer comes next, and what to do with it.
+//! Queues the expected answers: which comes next, and what to do with it.
 //!
 //! Each request puts into it what the server will answer. So several messages of the wire's own
 //! fit under one Sync, between those of the user.

@@ -1,20 +1,18 @@
-//! Parses what tokio-postgres sends, and rewrites it where asked to.
+//! Parses the messages of the client, and rewrites them where needed.
 
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::expected::{Entry, Handling, Reply};
+use super::message::{SYNC, string};
 use super::question::Question;
-use super::residue::{self, Traits};
+use super::residue::{self, Residue, Traits};
 use super::rewrite;
 use super::statements::{MISSING, Names, Naming, ServerStatement, Statement, once};
 use super::status::TransactionStatus;
-use super::tracker::Tracker;
+use super::tracker::{Reported, Tracker};
 use super::unit::{Answer, Unit};
-
-/// Sync, whole.
-pub(super) const SYNC: &[u8] = b"S\0\0\0\x04";
 
 /// CloseComplete.
 const CLOSE_COMPLETE: Bytes = Bytes::from_static(b"3\0\0\0\x04");
@@ -26,17 +24,29 @@ pub(super) struct Begin {
     /// BEGIN is still to be sent.
     pub(super) armed: bool,
     /// A first statement failed before the transaction was open, as the text of a simple
-    /// query does that cannot be parsed: what comes later must not be committed as if
+    /// query does that cannot be parsed: later statements must not be committed as if
     /// nothing had happened.
     pub(super) failed: bool,
+}
+
+/// What is done with the startup packet of the client.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum StartupHandling {
+    /// It is sent.
+    #[default]
+    Sent,
+    /// It is not: the server has authenticated the client already, and its answer is to be read.
+    Authenticated,
+    /// It is not: the session has begun, and the wire has answered.
+    Begun,
+    /// It has come, and messages follow.
+    Passed,
 }
 
 /// Follows the framing of the frontend's messages and passes them on.
 #[derive(Debug, Default)]
 pub(super) struct Frontend {
-    pub(super) started: bool,
-    /// The startup packet is not sent: the session has begun.
-    resumes: bool,
+    pub(super) startup: StartupHandling,
     /// The beginning of a message that is not complete yet, or what waits for an answer.
     pub(super) pending: BytesMut,
     /// Bytes of the current message that are passed on unread.
@@ -53,11 +63,20 @@ pub(super) struct Frontend {
     pub(super) awaits: Option<Arc<ServerStatement>>,
 }
 
+/// tokio-postgres, while another driver has the session.
+pub(super) struct Parked {
+    /// Tells the present diversion from earlier ones.
+    pub(super) key: Arc<()>,
+    pub(super) frontend: Frontend,
+    /// What was [reported](Tracker::reported), behind a transaction pooler.
+    pub(super) reported: Option<Reported>,
+}
+
 impl Frontend {
     /// Follows the requests of a new client of a session.
     pub(super) fn resumed(naming: Naming) -> Self {
         Frontend {
-            resumes: true,
+            startup: StartupHandling::Begun,
             naming,
             ..Frontend::default()
         }
@@ -66,7 +85,7 @@ impl Frontend {
     /// Follows the requests of another driver, which continues what was armed.
     pub(super) fn divert(&mut self) -> Self {
         Frontend {
-            started: true,
+            startup: StartupHandling::Passed,
             begin: self.begin.take(),
             naming: match self.naming {
                 Naming::Unnamed => Naming::Unnamed,
@@ -79,6 +98,11 @@ impl Frontend {
     /// Continues behind another driver.
     pub(super) fn resume(&mut self, diverted: Frontend) {
         self.begin = diverted.begin;
+    }
+
+    #[inline]
+    pub(super) fn has_started(&self) -> bool {
+        self.startup == StartupHandling::Passed
     }
 
     /// Returns whether all that was accepted has been sent on.
@@ -100,36 +124,36 @@ impl Frontend {
         matches!(self.naming, Naming::ByContent { .. })
     }
 
-    fn is_unnamed(&self) -> bool {
+    pub(super) fn is_unnamed(&self) -> bool {
         self.naming == Naming::Unnamed
     }
 
-    /// Accepts `bytes`; what is to be sent goes to `out`.
-    pub(super) fn accept(&mut self, bytes: &[u8], tracker: &mut Tracker, out: &mut BytesMut) {
+    /// Accepts `bytes`, and writes what is to be sent.
+    pub(super) fn accept(&mut self, bytes: &[u8], tracker: &mut Tracker) {
         if self.pending.is_empty() && !self.waits(tracker) {
-            let bytes = &bytes[self.pass_plain(bytes, tracker, out)..];
-            let left = self.pass_on(bytes, tracker, out);
+            let bytes = &bytes[self.pass_plain(bytes, tracker)..];
+            let left = self.pass_on(bytes, tracker);
             self.pending.extend_from_slice(&bytes[bytes.len() - left..]);
         } else {
             self.pending.extend_from_slice(bytes);
-            self.continue_pending(tracker, out);
+            self.continue_pending(tracker);
         }
     }
 
     /// Processes an answer: sends on what had to wait for it.
-    pub(super) fn answered(&mut self, answer: Answer, tracker: &mut Tracker, out: &mut BytesMut) {
+    pub(super) fn answered(&mut self, answer: Answer, tracker: &mut Tracker) {
         if let Answer::Described = answer {
             if self.awaits.take().is_some() {
-                self.continue_pending(tracker, out);
+                self.continue_pending(tracker);
             }
             return;
         }
         if let Answer::Complete(mut unit) = answer {
-            if let (true, Some(name)) = (unit.failed, &unit.prepares) {
-                self.statements.0.remove(name.as_slice());
-            }
-            for number in tracker.unprepared.drain(..) {
-                self.statements.0.retain(|_, named| named.since != number);
+            let mut unprepared = std::mem::take(&mut tracker.unprepared);
+            if !unprepared.is_empty() {
+                unprepared.sort_unstable();
+                let is_known = |since: &u64| unprepared.binary_search(since).is_err();
+                self.statements.0.retain(|_, named| is_known(&named.since));
             }
             // A DEALLOCATE that is only prepared so far takes its name with it.
             let kept = std::mem::take(&mut unit.frees);
@@ -143,7 +167,7 @@ impl Frontend {
                 again.put_slice(SYNC);
                 again.unsplit(self.pending.split());
                 self.pending = again;
-                return self.continue_pending(tracker, out);
+                return self.continue_pending(tracker);
             }
             let idle = tracker.status == Some(TransactionStatus::Idle);
             if let (Some(begin), true) = (&mut self.begin, idle) {
@@ -157,22 +181,22 @@ impl Frontend {
             }
         }
         self.holds = false;
-        self.continue_pending(tracker, out);
+        self.continue_pending(tracker);
     }
 
-    fn continue_pending(&mut self, tracker: &mut Tracker, out: &mut BytesMut) {
+    fn continue_pending(&mut self, tracker: &mut Tracker) {
         let bytes = self.pending.split();
-        let left = self.pass_on(&bytes, tracker, out);
+        let left = self.pass_on(&bytes, tracker);
         self.pending = bytes;
         self.pending.advance(self.pending.len() - left);
     }
 
     /// Passes on whole messages and returns how many bytes are left.
-    fn pass_on(&mut self, mut bytes: &[u8], tracker: &mut Tracker, out: &mut BytesMut) -> usize {
+    fn pass_on(&mut self, mut bytes: &[u8], tracker: &mut Tracker) -> usize {
         loop {
             if self.pass > 0 {
                 let (now, rest) = bytes.split_at(self.pass.min(bytes.len()));
-                out.put_slice(now);
+                tracker.out.put_slice(now);
                 tracker.copy(now);
                 self.pass -= now.len();
                 bytes = rest;
@@ -182,24 +206,26 @@ impl Frontend {
             }
             let length = self.length(bytes, tracker);
             if tracker.is_lost() {
-                out.put_slice(bytes);
+                tracker.out.put_slice(bytes);
                 return 0;
             }
             let Some(length) = length else {
                 return bytes.len();
             };
             let taken = match bytes.get(..length) {
-                Some(message) if !self.started => {
-                    self.started = true;
-                    if !self.resumes {
-                        tracker.sent_whole(Unit::simple(), Handling::Pass);
-                        out.put_slice(message);
+                Some(message) if !self.has_started() => {
+                    if self.startup == StartupHandling::Sent {
+                        tracker.out.put_slice(message);
                     }
+                    if self.startup != StartupHandling::Begun {
+                        tracker.sent_whole(Unit::simple(), Handling::Pass);
+                    }
+                    self.startup = StartupHandling::Passed;
                     length
                 }
                 // The body of these may be large, and is not read.
-                whole if self.started && bytes[0] == b'B' => {
-                    match self.bind(bytes, length, tracker, out) {
+                whole if self.has_started() && bytes[0] == b'B' => {
+                    match self.bind(bytes, length, tracker) {
                         Some(taken) => {
                             self.pass = length - taken;
                             taken
@@ -211,12 +237,12 @@ impl Frontend {
                         None => return bytes.len(),
                     }
                 }
-                None if self.started && bytes[0] == b'd' => {
+                None if self.has_started() && bytes[0] == b'd' => {
                     self.pass = length;
                     0
                 }
                 Some(message) => {
-                    self.message(message, tracker, out);
+                    self.message(message, tracker);
                     length
                 }
                 None => return bytes.len(),
@@ -226,10 +252,10 @@ impl Frontend {
         }
     }
 
-    /// Returns the whole length of the message that begins, once it is known. Only the start-up
+    /// Returns the whole length of the message that begins, once it is known. Only the startup
     /// packet has no tag.
     fn length(&self, bytes: &[u8], tracker: &mut Tracker) -> Option<usize> {
-        let tag = usize::from(self.started);
+        let tag = usize::from(self.has_started());
         let field = bytes.get(tag..tag + 4)?.try_into().ok()?;
         match usize::try_from(i32::from_be_bytes(field)) {
             Ok(length) if length >= 4 => Some(length + tag),
@@ -240,41 +266,41 @@ impl Frontend {
         }
     }
 
-    fn message(&mut self, message: &[u8], tracker: &mut Tracker, out: &mut BytesMut) {
+    fn message(&mut self, message: &[u8], tracker: &mut Tracker) {
         let (tag, body) = (message[0], &message[5..]);
         match tag {
-            b'Q' => return self.query(message, tracker, out),
-            b'P' => return self.parse(message, tracker, out),
-            b'D' if self.is_by_content() && self.describe(body, tracker, out) => return,
+            b'Q' => return self.query(message, tracker),
+            b'P' => return self.parse(message, tracker),
+            b'D' if self.is_by_content() && self.describe(body, tracker) => return,
             b'D' if self.is_unnamed() && body.len() > 2 && body[0] == b'S' => {
                 tracker.open().changes = true;
                 tracker.expect(Reply::Describe, Handling::Pass);
-                return out.put_slice(rewrite::DESCRIBE_UNNAMED);
+                return tracker.out.put_slice(rewrite::DESCRIBE_UNNAMED);
             }
             b'D' | b'E' => {
-                self.lead(tracker, out);
+                self.lead(tracker);
                 tracker.open().changes = true;
-                let reply = match tag {
-                    b'D' => Reply::Describe,
-                    _ => Reply::Execute,
+                let executes = tag == b'E';
+                let reply = if executes {
+                    Reply::Execute
+                } else {
+                    Reply::Describe
                 };
-                tracker.open().executes |= tag == b'E';
+                tracker.open().executes |= executes;
                 tracker.expect(reply, Handling::Pass);
             }
-            b'C' => match closed(message) {
-                Some(name) if self.closes_here(name) && !tracker.skips() => {
-                    self.statements.0.remove(name);
+            b'C' => {
+                // What the server skips closes nothing.
+                let name = body.strip_prefix(b"S").and_then(string);
+                let name = name.filter(|_| !tracker.skips());
+                let is_ours = name.is_some_and(|name| self.closes_here(name));
+                name.map(|name| self.statements.0.remove(name));
+                if is_ours {
                     tracker.open().copy = None;
                     return tracker.expect(Reply::Close, Handling::Give(CLOSE_COMPLETE));
                 }
-                name => {
-                    // What the server skips closes nothing.
-                    if let Some(name) = name.filter(|_| !tracker.skips()) {
-                        self.statements.0.remove(name);
-                    }
-                    tracker.expect(Reply::Close, Handling::Pass);
-                }
-            },
+                tracker.expect(Reply::Close, Handling::Pass);
+            }
             b'H' => match &mut tracker.open {
                 // It would hasten no answer.
                 Some(unit) if unit.given && !unit.sent => return,
@@ -292,9 +318,12 @@ impl Frontend {
             b'c' | b'f' => tracker.sent_copy_end(),
             b'F' => {
                 // Which function it calls is not known.
-                tracker.residue.state = true;
+                tracker.residue.add(Residue::State);
                 let unit = Unit {
-                    alters: true,
+                    traits: Traits {
+                        alters: true,
+                        ..Traits::default()
+                    },
                     ..Unit::simple()
                 };
                 tracker.sent_whole(unit, Handling::Pass);
@@ -303,7 +332,7 @@ impl Frontend {
             b'd' | b'p' | b'X' => {}
             _ => tracker.lose(),
         }
-        out.put_slice(message);
+        tracker.out.put_slice(message);
     }
 
     /// Returns whether the server need not be asked for the answer to a Sync: it was sent nothing
@@ -316,10 +345,10 @@ impl Frontend {
         }
     }
 
-    fn query(&mut self, message: &[u8], tracker: &mut Tracker, out: &mut BytesMut) {
-        let text = name(&message[5..]).unwrap_or_default();
+    fn query(&mut self, message: &[u8], tracker: &mut Tracker) {
+        let text = string(&message[5..]).unwrap_or_default();
         let traits = tracker.traits(text);
-        tracker.residue.state |= traits.leaves_state;
+        tracker.residue.add(traits.residue());
         let fingerprint = tracker.fingerprint(text);
         tracker.saw(fingerprint.as_ref());
         // It is sent outside any transaction, and neither opens one nor is part of one:
@@ -327,14 +356,10 @@ impl Frontend {
         let ours = residue::is_setting(text);
         let mut unit = Unit {
             changes: !ours,
-            sets_are_local: traits.sets_are_local,
-            copies: self.is_unnamed() && traits.copies,
-            alters: traits.alters,
-            reports: traits.reports,
+            traits,
             executes: true,
-            opens: traits.begins || traits.copies,
             ends: residue::is_end(text),
-            waits: self.begin.is_some() && residue::controls_transaction(text),
+            waits: (self.is_unnamed() && traits.copies) || (self.begins() && traits.controls),
             ..Unit::simple()
         };
         if self.is_by_content() {
@@ -342,11 +367,10 @@ impl Frontend {
             if traits.deallocates {
                 unit.deallocates = Some(tracker.deallocates());
             }
-            unit.frees
-                .extend(self.name_for_deallocate(text, tracker, out));
+            unit.frees.extend(self.name_for_deallocate(text, tracker));
             if !unit.frees.is_empty() && tracker.open.is_none() {
                 // If one of the messages in front fails, the server skips to the Sync.
-                out.put_slice(SYNC);
+                tracker.out.put_slice(SYNC);
                 let in_front = Unit {
                     question: Some(Box::new(Question::new().0)),
                     ..Unit::default()
@@ -357,48 +381,44 @@ impl Frontend {
         match &mut self.begin {
             Some(begin) if begin.armed && !ours && !residue::says_nothing(text) => {
                 begin.armed = false;
-                unit.shift = rewrite::begin_query(&begin.sql, text, out);
+                unit.shift = rewrite::begin_query(&begin.sql, text, &mut tracker.out);
                 tracker.sent_in_front(Reply::Execute);
                 unit.begins = true;
             }
-            _ => out.put_slice(message),
+            _ => tracker.out.put_slice(message),
         }
         self.holds = unit.holds();
         tracker.sent_whole(unit, Handling::Pass);
     }
 
-    fn parse(&mut self, message: &[u8], tracker: &mut Tracker, out: &mut BytesMut) {
+    fn parse(&mut self, message: &[u8], tracker: &mut Tracker) {
         let body = &message[5..];
-        let Some(name) = name(body) else {
+        let Some(name) = string(body) else {
             tracker.lose();
-            return out.put_slice(message);
+            return tracker.out.put_slice(message);
         };
         let after_name = &body[name.len() + 1..];
-        let text = self::name(after_name).unwrap_or_default();
+        let text = string(after_name).unwrap_or_default();
         tracker.open().copy = None;
-        if self.is_by_content() {
-            if tracker.skips() {
-                // The server does, too: its names stay what they are.
-                return out.put_slice(message);
-            }
-            return self.parse_by_content(name, after_name, tracker, out);
+        if tracker.skips() {
+            // The server does, too: its names stay what they are.
+            return tracker.out.put_slice(message);
         }
-        self.lead(tracker, out);
+        if self.is_by_content() {
+            return self.parse_by_content(name, after_name, tracker);
+        }
+        self.lead(tracker);
         tracker.prepared.unnamed = None;
-        tracker.expect(Reply::Parse, Handling::Pass);
         let traits = tracker.traits(text);
-        let unit = tracker.open();
-        unit.changes = true;
         let remembers = self.is_unnamed() && !name.is_empty();
         let fingerprint = tracker.fingerprint(text);
-        let unit = tracker.open();
+        let mut entry = Entry::new(Reply::Parse, Handling::Pass);
         if remembers || traits != Traits::default() || fingerprint.is_some() {
-            unit.prepares = Some(name.into());
-            let text = remembers.then(|| after_name.into());
+            entry.named = once();
             let statement = Statement {
                 traits,
-                text,
-                since: once(),
+                text: remembers.then(|| after_name.into()),
+                since: entry.named,
                 fingerprint,
                 ..Statement::default()
             };
@@ -406,24 +426,20 @@ impl Frontend {
         } else if !self.statements.0.is_empty() {
             self.statements.0.remove(name);
         }
+        tracker.expect_entry(entry);
+        tracker.open().changes = true;
         if remembers {
-            rewrite::parse(b"", after_name, out);
+            rewrite::parse(b"", after_name, &mut tracker.out);
         } else {
-            out.put_slice(message);
+            tracker.out.put_slice(message);
         }
     }
 
     /// Passes on as much of a Bind as there is, once both names are complete.
-    fn bind(
-        &mut self,
-        bytes: &[u8],
-        length: usize,
-        tracker: &mut Tracker,
-        out: &mut BytesMut,
-    ) -> Option<usize> {
+    fn bind(&mut self, bytes: &[u8], length: usize, tracker: &mut Tracker) -> Option<usize> {
         let names = bytes.get(5..)?;
-        let portal = name(names)?;
-        let statement = name(&names[portal.len() + 1..])?;
+        let portal = string(names)?;
+        let statement = string(&names[portal.len() + 1..])?;
         let head = 5 + portal.len() + 1 + statement.len() + 1;
         let rest = length.checked_sub(head)?;
 
@@ -432,7 +448,7 @@ impl Frontend {
         let server;
         let repeats = tracker.may_repeat() && !self.begins();
         if self.is_by_content() && !tracker.skips() {
-            entry = self.bound(statement, tracker, out)?;
+            entry = self.bound(statement, tracker)?;
             tracker.open().copy = self.copies(statement, repeats);
             server = entry.statement.clone();
             bound = match (&entry.handling, &server) {
@@ -441,17 +457,14 @@ impl Frontend {
                 _ => statement,
             };
         } else {
-            self.lead(tracker, out);
+            self.lead(tracker);
         }
         let unit = tracker.open();
         unit.changes = true;
         let known = self.statements.0.get(statement);
         let traits = known.map_or(Traits::default(), |known| known.traits);
-        unit.sets_are_local = traits.sets_are_local;
-        unit.copies |= self.is_unnamed() && traits.copies;
-        unit.opens |= traits.begins || traits.copies;
-        unit.alters |= traits.alters;
-        unit.reports |= traits.reports;
+        unit.traits.merge(traits);
+        unit.waits |= (self.is_unnamed() && traits.copies) || (self.begins() && traits.controls);
         if traits.deallocates && self.is_by_content() {
             tracker.open().deallocates = Some(tracker.deallocates());
         }
@@ -460,30 +473,18 @@ impl Frontend {
         if let Some(text) = text.filter(|_| self.is_unnamed()) {
             tracker.expect(Reply::Parse, Handling::Swallow);
             tracker.prepared.unnamed = None;
-            rewrite::parse(b"", text, out);
+            rewrite::parse(b"", text, &mut tracker.out);
             bound = b"";
         }
         let taken = bytes.len().min(length);
         if bound == statement {
-            out.put_slice(&bytes[..taken]);
+            tracker.out.put_slice(&bytes[..taken]);
         } else {
-            rewrite::bind(portal, bound, rest, out);
-            out.put_slice(&bytes[head..taken]);
+            rewrite::bind(portal, bound, rest, &mut tracker.out);
+            tracker.out.put_slice(&bytes[head..taken]);
         }
         tracker.expect_entry(entry);
-        tracker.residue.state |= traits.leaves_state;
+        tracker.residue.add(traits.residue());
         Some(taken)
     }
-}
-
-/// Returns the statement that a Close names.
-fn closed(message: &[u8]) -> Option<&[u8]> {
-    let body = message.strip_prefix(b"C")?.get(4..)?;
-    name(body.strip_prefix(b"S")?)
-}
-
-/// Returns the NUL-terminated string at the start of `bytes`, without its NUL.
-pub(super) fn name(bytes: &[u8]) -> Option<&[u8]> {
-    let end = bytes.iter().position(|&byte| byte == 0)?;
-    Some(&bytes[..end])
 }

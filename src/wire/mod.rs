@@ -1,20 +1,21 @@
 //! The wire: a stream below tokio-postgres that parses both directions.
 //!
 //! It sees the plaintext of both directions, above TLS, and so knows without a round trip what
-//! no API of tokio-postgres tells: the transaction status, whether an answer is still owed, and
-//! whether all that was queued has been sent. It decides nothing, and waits only where it is
+//! no API of tokio-postgres returns: the transaction status, whether an answer is still owed, and
+//! whether all that was queued has been sent. It makes no decisions, and waits only where it is
 //! asked to.
 //!
-//! - [`backend`] and [`frontend`] follow the framing of each direction, [`plain`] what is plain;
+//! - [`backend`] and [`frontend`] parse the messages of each direction, [`plain`] is the shortcut
+//!   for plain requests, [`message`] reads and writes single messages;
 //! - [`tracker`] keeps what they learn, [`expected`] the answers to come, [`residue`] detects
-//!   session state, [`texts`] remembers where, [`snapshot`] summarises both at one moment;
-//! - [`rewrite`] rewrites requests, [`begin`] sends BEGIN with the first, [`question`] has those
-//!   of our own;
-//! - [`by_content`] answers what the session has prepared, [`statements`] knows what that is, and
-//!   [`answers`] what the server says of it;
-//! - [`state`] passes both directions on, and [`terminate`] ends that;
-//! - [`stand_in`] answers in the server's place once the connection is detached, and
-//!   [`attach`] gives the session a new client, [`divert`] lends it to another driver.
+//!   session state, [`texts`] caches that by the text, [`snapshot`] summarises all at one moment;
+//! - [`rewrite`] rewrites requests, [`begin`] sends BEGIN with the first, [`question`] keeps the
+//!   answers to the wire's own queries;
+//! - [`by_content`] answers requests about statements that the session has prepared,
+//!   [`statements`] keeps these, and [`answers`] processes what the server says of them;
+//! - [`state`] reads and writes both directions, and [`terminate`] ends the connection;
+//! - [`stand_in`] answers in the server's place once the connection is detached,
+//!   [`attach`] gives the session a new client, and [`divert`] lends it to another driver.
 
 mod answers;
 mod attach;
@@ -24,7 +25,7 @@ mod by_content;
 mod divert;
 mod expected;
 mod frontend;
-mod parked;
+pub(crate) mod message;
 mod plain;
 mod question;
 pub(crate) mod residue;
@@ -43,25 +44,29 @@ mod unit;
 mod work;
 
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::io;
+use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Waker};
 
 use bytes::BytesMut;
 use tokio::sync::oneshot;
 
+use crate::lock::Mutex;
 pub use divert::Diverted;
+use frontend::StartupHandling;
 pub use question::OwnAnswer;
+use question::Question;
 pub(crate) use residue::Residue;
 pub use snapshot::Snapshot;
 pub(crate) use snapshot::{ClientState, ServerState};
 use stand_in::Terminate;
-use state::State;
 pub use state::Transport;
+use state::{State, TransportState};
 pub use statements::Names;
 pub use statements::Naming;
+pub(crate) use status::ServerFacts;
 pub use status::TransactionStatus;
 pub use stream::Stream;
-pub(crate) use tracker::ServerFacts;
 pub(crate) use work::{Fingerprint, Watched, Watching, Work};
 
 /// Watches a connection, and detaches it from tokio-postgres at the end.
@@ -70,15 +75,38 @@ pub struct Wire {
     state: Arc<Mutex<State>>,
     /// Held while the server's end of file is awaited: the transport wakes one task alone.
     closing: Arc<tokio::sync::Mutex<()>>,
-    /// The client that it belongs to. `None`: to whichever the session has.
+    /// The client that it belongs to; `None` for the one that is attached.
     client: Option<u64>,
 }
 
 impl Wire {
-    /// Creates a wire over `transport`, which names prepared statements so.
+    /// Creates a wire over `transport` that names prepared statements as `naming` says.
     pub fn new(transport: impl Transport + 'static, naming: Naming) -> (Wire, Stream) {
-        let mut state = State::new(Box::new(transport));
-        state.frontend.naming = naming;
+        let (transport, shut) = (Box::new(transport), false);
+        Wire::over(State::new(TransportState::Open { transport, shut }, naming))
+    }
+
+    /// Creates a wire over a connection whose startup packet was sent: that of tokio-postgres is
+    /// not. `answer` was read from `transport`, which may have failed then.
+    pub(crate) fn authenticated(
+        transport: io::Result<impl Transport + 'static>,
+        naming: Naming,
+        answer: BytesMut,
+    ) -> (Wire, Stream) {
+        let below = match transport {
+            Ok(transport) => TransportState::Open {
+                transport: Box::new(transport),
+                shut: false,
+            },
+            Err(error) => TransportState::Closed(Some(error)),
+        };
+        let mut state = State::new(below, naming);
+        state.frontend.startup = StartupHandling::Authenticated;
+        state.unread = answer;
+        Wire::over(state)
+    }
+
+    fn over(state: State) -> (Wire, Stream) {
         let wire = Wire {
             state: Arc::new(Mutex::new(state)),
             closing: Arc::default(),
@@ -91,8 +119,8 @@ impl Wire {
         (wire, stream)
     }
 
-    /// Returns the wire of the present client: when the session is given another one, the
-    /// connection has ended for it.
+    /// Returns a wire of the present client alone: to it the connection has ended once another
+    /// client is attached.
     pub(crate) fn of_client(&self) -> Wire {
         let client = Some(self.state().client);
         Wire {
@@ -102,7 +130,7 @@ impl Wire {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Returns the state, unless the session has another client than that of this wire.
@@ -120,8 +148,7 @@ impl Wire {
 
     /// Returns whether the client gets [no more](Snapshot::is_over) from the server.
     pub(crate) fn is_over(&self) -> bool {
-        self.present()
-            .is_none_or(|state| state.detached.is_some() || state.is_closed())
+        self.snapshot().is_over()
     }
 
     /// Returns whether the framing was lost, or the connection detached.
@@ -130,7 +157,7 @@ impl Wire {
             .is_some_and(|state| state.detached.is_some() || state.tracker.is_lost())
     }
 
-    /// Names prepared statements so from here on. None may have been prepared before.
+    /// Changes how prepared statements are named. None may have been prepared before.
     pub(crate) fn rename(&self, naming: Naming) {
         self.state().frontend.naming = naming;
     }
@@ -160,12 +187,10 @@ impl Wire {
             .is_some_and(|mut state| state.frontend.disarm())
     }
 
-    /// Returns what the server has said about itself and the session.
+    /// Returns what the server has reported about itself and the session.
     pub(crate) fn facts(&self) -> ServerFacts {
-        match self.present() {
-            Some(state) => state.tracker.facts,
-            None => ServerFacts::default(),
-        }
+        let present = self.present();
+        present.map(|state| state.tracker.facts).unwrap_or_default()
     }
 
     /// Returns the ParameterStatus messages with which the server would begin a session like
@@ -176,12 +201,14 @@ impl Wire {
         out
     }
 
-    /// Returns whether the server has reported this value of a parameter.
+    /// Returns whether the server has reported this value of a parameter, whose name is in any
+    /// case.
     pub(crate) fn reports(&self, name: &str, value: &str) -> bool {
         let state = self.state();
-        let body = state.tracker.reported.get(name.as_bytes());
-        let reported = body.and_then(|body| body.split(|&byte| byte == 0).nth(1));
-        reported == Some(value.as_bytes())
+        let mut reported = state.tracker.reported.iter();
+        reported.any(|(known, reported)| {
+            known.eq_ignore_ascii_case(name.as_bytes()) && **reported == *value.as_bytes()
+        })
     }
 
     /// Forgets the last error.
@@ -191,14 +218,9 @@ impl Wire {
         }
     }
 
-    /// Notes session state that has to be removed.
-    pub(crate) fn note_state(&self) {
-        self.state().tracker.residue.state = true;
-    }
-
     /// Forgets session state, after a successful reset.
     pub(crate) fn forget_residue(&self) {
-        self.state().tracker.residue = Residue::default();
+        self.state().tracker.residue = Residue::None;
     }
 
     /// Returns whether the server has said, since the last call, that a prepared statement
@@ -218,7 +240,7 @@ impl Wire {
         self.state().tracker.is_ending()
     }
 
-    /// Begins to count what the session is asked for, and to watch it if that is wanted.
+    /// Begins to count the work of the session, and watches it as far as `watching` asks for.
     pub(crate) fn begin_work(&self, watching: Option<Watching>) {
         let mut state = self.state();
         let round_trips = state.round_trips;
@@ -229,7 +251,7 @@ impl Wire {
         state.tracker.watched = watched;
     }
 
-    /// Takes what was counted and watched.
+    /// Returns what was counted and watched, and begins anew.
     pub(crate) fn take_work(&self) -> (Work, Option<Watched>) {
         let mut state = self.state();
         let mut work = std::mem::take(&mut state.tracker.work);
@@ -240,8 +262,8 @@ impl Wire {
         (work, watched)
     }
 
-    /// Sends a query of our own between those of the user. Its answer counts for what is known
-    /// here and is not passed on, but for notices and parameters. The session is
+    /// Sends a query of the wire's own between those of the client. Its answer updates what is
+    /// known here and is not passed on, but for notices and parameters. The session is
     /// [settled](Snapshot::is_settled) only when it is answered, unless it `changes` nothing and
     /// takes no time. It is sent by the next poll of the connection.
     ///
@@ -252,19 +274,29 @@ impl Wire {
         sql: &str,
         changes: bool,
     ) -> Option<impl Future<Output = Option<OwnAnswer>> + Send + use<>> {
-        let receiver = self.state().question(sql, changes)?;
+        let mut state = self.state();
+        let attached = state.detached.is_none() && !state.is_closed();
+        if !attached || !state.frontend.is_between_requests() || !state.tracker.may_ask() {
+            return None;
+        }
+        let (question, receiver) = Question::new();
+        state.send(sql, changes, Some(question));
         Some(async move { receiver.await.ok() })
     }
 
-    /// Sends a query of our own behind the next statement that the user executes, so that it
-    /// delays no answer to the user. It is sent outside any transaction, or not at all.
+    /// Sends a query of the wire's own behind the next statement that the client executes, so that
+    /// it delays no answer to the client. It is sent outside any transaction, or not at all.
     pub(crate) fn defer(&self, sql: &str) -> oneshot::Receiver<OwnAnswer> {
-        self.state().defer(sql)
+        let (question, receiver) = Question::new();
+        let mut state = self.state();
+        state.tracker.has_executed = false;
+        state.deferred = Some((sql.into(), question));
+        receiver
     }
 
     /// Drops the [deferred](Wire::defer) query if it was not sent.
     pub(crate) fn withdraw(&self) {
-        self.state().withdraw();
+        self.state().deferred = None;
     }
 
     /// Detaches the connection from tokio-postgres. Sends nothing new to the server; what was
@@ -280,10 +312,16 @@ impl Wire {
         poll_fn(|cx| self.state().poll_answered(cx)).await
     }
 
-    /// [Detaches](Wire::detach) the connection and sends a query of our own, as far as that
-    /// goes without waiting. Its answer counts for what is known here, and is not passed on.
+    /// [Detaches](Wire::detach) the connection and sends a query of the wire's own, as far as that
+    /// goes without waiting. Its answer updates what is known here, and is not passed on.
     pub fn ask(&self, sql: &str) {
-        self.state().ask(sql);
+        let mut state = self.state();
+        state.detach();
+        state.complete();
+        if state.frontend.is_empty() {
+            state.send(sql, true, None);
+        }
+        drop(state);
         self.detach();
     }
 
@@ -315,13 +353,13 @@ impl Wire {
         poll_fn(|cx| self.state().poll_closed(cx)).await
     }
 
-    /// Closes the socket. What the server has not sent by now does not count.
+    /// Closes the socket. Nothing more is read from it.
     pub(crate) fn shut_down(&self) {
         self.state().shut_down();
     }
 
     /// Closes the socket of a connection that is not driven any more, after Terminate if that
-    /// can be sent without waiting. Does nothing to one whose end of file is awaited.
+    /// can be sent without waiting. Does nothing if the server's end of file is awaited.
     pub(crate) fn abandon(&self) {
         if let Some(mut state) = self.present() {
             state.abandon();

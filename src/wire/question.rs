@@ -1,17 +1,22 @@
-//! Queries of our own, sent between those of the user. Their answers do not reach tokio-postgres.
+//! Keeps the answers to the wire's own queries, which do not reach the client.
 
+use std::io;
+use std::ops::Range;
 use std::time::Instant;
 
+use bytes::BytesMut;
+use postgres_protocol::message::backend::{DataRowBody, Message};
 use tokio::sync::oneshot;
+use tokio_postgres::fallible_iterator::FallibleIterator;
 
-/// A query of our own that was sent.
+/// A query of the wire's own that was sent.
 #[derive(Debug)]
 pub(super) struct Question {
     answer: OwnAnswer,
     sender: oneshot::Sender<OwnAnswer>,
 }
 
-/// The answer to a query of our own.
+/// The answer to a query of the wire's own.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct OwnAnswer {
     /// The rows of all its statements, as text.
@@ -30,14 +35,17 @@ impl Question {
     }
 
     /// Keeps a DataRow or an ErrorResponse.
-    pub(super) fn keep(&mut self, tag: u8, body: &[u8]) {
-        if tag == b'D' {
-            self.answer.rows.extend(row(body));
-        } else {
-            let code = body.split(|&byte| byte == 0);
-            let code = code.filter_map(|field| field.strip_prefix(b"C")).next();
-            let code = String::from_utf8_lossy(code.unwrap_or_default());
-            self.answer.error = Some(code.into_owned());
+    pub(super) fn keep(&mut self, mut message: BytesMut) {
+        match Message::parse(&mut message) {
+            Ok(Some(Message::DataRow(row))) => self.answer.rows.extend(columns(&row)),
+            Ok(Some(Message::ErrorResponse(error))) => {
+                let code = error.fields().find(|field| Ok(field.type_() == b'C'));
+                let code = code.ok().flatten();
+                let code =
+                    code.map(|code| String::from_utf8_lossy(code.value_bytes()).into_owned());
+                self.answer.error = Some(code.unwrap_or_default());
+            }
+            _ => {}
         }
     }
 
@@ -49,33 +57,30 @@ impl Question {
     }
 }
 
-/// Reads the columns of a DataRow (manual, "Message Formats"). `None` if it is malformed.
-fn row(body: &[u8]) -> Option<Vec<Option<String>>> {
-    let (count, mut rest) = body.split_first_chunk()?;
-    let column = |_| {
-        let (length, behind) = rest.split_first_chunk()?;
-        rest = behind;
-        let Ok(length) = usize::try_from(i32::from_be_bytes(*length)) else {
-            return Some(None);
-        };
-        let (value, behind) = rest.split_at_checked(length)?;
-        rest = behind;
-        Some(Some(String::from_utf8_lossy(value).into_owned()))
-    };
-    (0..u16::from_be_bytes(*count)).map(column).collect()
+/// Reads the columns of a row.
+fn columns(row: &DataRowBody) -> io::Result<Vec<Option<String>>> {
+    let text = |at: Range<usize>| String::from_utf8_lossy(&row.buffer()[at]).into_owned();
+    row.ranges().map(|at| Ok(at.map(text))).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::message;
     use super::*;
 
     #[test]
     fn rows_and_error_reach_the_caller() {
         let (mut question, mut receiver) = Question::new();
-        question.keep(b'D', b"\0\x02\0\0\0\x02ab\xff\xff\xff\xff");
-        question.keep(b'D', b"\0\x01\0\0\0\x09short");
-        question.keep(b'D', b"");
-        question.keep(b'E', b"SERROR\0C42P01\0Mno\0\0");
+        for (tag, body) in [
+            (b'D', &b"\0\x02\0\0\0\x02ab\xff\xff\xff\xff"[..]),
+            (b'D', b"\0\x01\0\0\0\x09short"),
+            (b'D', b""),
+            (b'E', b"SERROR\0C42P01\0Mno\0\0"),
+        ] {
+            let mut message = BytesMut::new();
+            message::write(tag, &[body], &mut message);
+            question.keep(message);
+        }
         question.finish();
         let answer = receiver.try_recv().expect("an answer");
         assert_eq!(answer.rows, [vec![Some("ab".to_owned()), None]]);

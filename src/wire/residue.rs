@@ -9,12 +9,12 @@
 use super::sql::{Token, tokens};
 
 /// The statement by which `Transaction::local` sets a parameter: for the transaction only, so
-/// it leaves nothing although it says `set_config`.
+/// no session state remains although it calls `set_config`.
 pub(crate) const SET_LOCAL: &str = "select pg_catalog.set_config($1, $2, true)";
 
 /// Builds the statement that sets the server's timeouts: for the session, so it is state, and
 /// state that is to stay. A parameter that the server does not know is left out; in the
-/// start-up packet it would be refused, and with it the session.
+/// startup packet it would be refused, and with it the session.
 pub fn setting<'a>(parameters: impl IntoIterator<Item = (&'a str, i32)>) -> String {
     let row = |(name, value)| format!("('{name}','{value}')");
     let rows: Vec<_> = parameters.into_iter().map(row).collect();
@@ -39,39 +39,50 @@ pub(super) fn is_setting(text: &[u8]) -> bool {
 }
 
 /// Session state that remains when the holder is done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Residue {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Residue {
+    #[default]
+    None,
     /// Parameters, locks, temporary tables, ...: a reset removes them.
-    pub(crate) state: bool,
-    /// The driver's view of the session is wrong: its prepared statements are gone, others
+    State,
+    /// The client's view of the session is wrong: its prepared statements are gone, others
     /// are there that no reset removes, or one answer more comes than it expects. The
-    /// connection has to be closed.
-    pub(crate) driver: bool,
+    /// connection has to be closed, or gets a new client.
+    Client,
 }
 
 impl Residue {
-    /// Notes what a command tag (manual, `CommandComplete`) says about the session.
-    pub(super) fn note_tag(&mut self, tag: &[u8], sets_are_local: bool) {
+    /// Returns what a command tag (manual, `CommandComplete`) says about the session.
+    pub(super) fn of_tag(tag: &[u8], sets_are_local: bool) -> Self {
         match tag {
-            b"SET" => self.state |= !sets_are_local,
-            b"LISTEN" | b"DO" | b"CALL" | b"RESET" => self.state = true,
-            b"DISCARD ALL" | b"DEALLOCATE ALL" | b"PREPARE" => self.driver = true,
-            _ => {}
+            b"SET" if sets_are_local => Residue::None,
+            b"SET" | b"LISTEN" | b"DO" | b"CALL" | b"RESET" => Residue::State,
+            b"DISCARD ALL" | b"DEALLOCATE ALL" | b"PREPARE" => Residue::Client,
+            _ => Residue::None,
         }
+    }
+
+    /// Adds what another statement leaves.
+    pub(super) fn add(&mut self, other: Residue) {
+        *self = other.max(*self);
     }
 }
 
 /// Properties of a statement, read from its text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Traits {
-    /// It leaves session state without a tag that would say so.
+    /// Session state remains of which the command tag says nothing.
     pub(super) leaves_state: bool,
-    /// Each `SET` in it ends with the transaction (`SET LOCAL`, `SET TRANSACTION`).
-    pub(super) sets_are_local: bool,
+    /// There is a `SET` in it that ends with the transaction (`SET LOCAL`, `SET TRANSACTION`).
+    pub(super) sets_locally: bool,
+    /// There is a `SET` in it that lasts.
+    pub(super) sets_for_session: bool,
     /// There is a COPY in it.
     pub(super) copies: bool,
     /// It may begin a transaction (`BEGIN`, `COMMIT AND CHAIN`).
     pub(super) begins: bool,
+    /// It may begin or end a transaction.
+    pub(super) controls: bool,
     /// It may change what the text of another statement means: the schema, the role, the search
     /// path.
     pub(super) alters: bool,
@@ -138,6 +149,11 @@ const UNALTERING_PARAMETERS: [&str; 16] = [
     "constraints",
 ];
 
+/// With what statements begin that may begin or end a transaction.
+const CONTROLLING: [&str; 7] = [
+    "begin", "start", "commit", "end", "abort", "rollback", "prepare",
+];
+
 /// Parameters whose changes the server reports (manual, `ParameterStatus`), as `SET` names them.
 const REPORTED_PARAMETERS: [&str; 6] = [
     "timezone",
@@ -149,7 +165,35 @@ const REPORTED_PARAMETERS: [&str; 6] = [
 ];
 
 impl Traits {
-    /// `conforming` is what the server last reported as `standard_conforming_strings`.
+    /// Returns what remains of which the command tag says nothing.
+    pub(super) fn residue(&self) -> Residue {
+        if self.leaves_state {
+            Residue::State
+        } else {
+            Residue::None
+        }
+    }
+
+    /// Returns whether each `SET` ends with the transaction.
+    pub(super) fn sets_are_local(&self) -> bool {
+        self.sets_locally && !self.sets_for_session
+    }
+
+    /// Adds the traits of another statement, which the same ReadyForQuery answers.
+    pub(super) fn merge(&mut self, other: Traits) {
+        self.leaves_state |= other.leaves_state;
+        self.sets_locally |= other.sets_locally;
+        self.sets_for_session |= other.sets_for_session;
+        self.copies |= other.copies;
+        self.begins |= other.begins;
+        self.controls |= other.controls;
+        self.alters |= other.alters;
+        self.reports |= other.reports;
+        self.deallocates |= other.deallocates;
+    }
+
+    /// Reads the text of statements. `conforming` is what the server last reported as
+    /// `standard_conforming_strings`.
     pub(super) fn of(text: &[u8], conforming: Option<bool>) -> Traits {
         if text == SET_LOCAL.as_bytes() || is_setting(text) {
             return Traits {
@@ -157,12 +201,10 @@ impl Traits {
                 ..Traits::default()
             };
         }
-        let (mut alters, mut reports, mut deallocates) = (false, false, false);
+        let mut traits = Traits::default();
         // The parameter of a SET comes next.
         let mut names_parameter = false;
-        let (mut leaves_state, mut copies, mut begins) = (false, false, false);
-        let (mut local_sets, mut session_sets) = (0, 0);
-        let mut declares = false;
+        let (mut declares, mut may_control, mut updates) = (false, false, false);
         // The word before this one; empty at the start of a statement.
         let mut before: &[u8] = b"";
         for token in tokens(text, conforming) {
@@ -174,15 +216,21 @@ impl Traits {
                 }
                 // It may be any of these, a SET among them.
                 Token::Unreadable => {
-                    (leaves_state, begins, deallocates) = (true, true, true);
-                    session_sets += 1;
+                    traits.leaves_state = true;
+                    traits.begins = true;
+                    traits.controls = true;
+                    traits.deallocates = true;
+                    traits.sets_for_session = true;
                     before = b"-";
                     continue;
                 }
             };
             // How literals are read from then on is reported, but what is sent before that
             // was read otherwise.
-            leaves_state |= is(word, &["set_config", "standard_conforming_strings"])
+            traits.leaves_state |= is(word, &["standard_conforming_strings"])
+                || (is(word, &["set_config"]) && !is_local(behind(text, word)))
+                // To update the view is to set the parameter.
+                || (updates && is(word, &["pg_settings"]))
                 || contains(word, b"advisory_lock")
                 || starts(word, b"pg_temp")
                 || (is(word, &["temp", "temporary"])
@@ -190,28 +238,35 @@ impl Traits {
                 || (declares && is(word, &["hold"]));
             if names_parameter && !is(word, &["session", "local"]) {
                 names_parameter = false;
-                let behind = word.as_ptr() as usize - text.as_ptr() as usize + word.len();
-                let custom = text.get(behind) == Some(&b'.');
-                reports |= is(word, &REPORTED_PARAMETERS);
-                alters |=
-                    !custom && !is(word, &REPORTED_PARAMETERS) && !is(word, &UNALTERING_PARAMETERS);
+                let custom = behind(text, word).starts_with(b".");
+                let reported = is(word, &REPORTED_PARAMETERS);
+                traits.reports |= reported;
+                traits.alters |= !custom && !reported && !is(word, &UNALTERING_PARAMETERS);
             }
             if before.is_empty() {
                 names_parameter = is(word, &["set"]);
-                alters |= !names_parameter && !is(word, &UNALTERING);
+                traits.alters |= !names_parameter && !is(word, &UNALTERING);
             }
-            deallocates |= is(word, &["all"]) && is(before, &["deallocate", "prepare", "discard"]);
+            traits.deallocates |=
+                is(word, &["all"]) && is(before, &["deallocate", "prepare", "discard"]);
             // SELECT .. INTO creates a table.
-            alters |= is(word, &["into"]) && !is(before, &["insert", "merge"]);
+            traits.alters |= is(word, &["into"]) && !is(before, &["insert", "merge"]);
             declares |= is(word, &["declare"]);
-            copies |= before.is_empty() && is(word, &["copy"]);
-            begins |= before.is_empty() && is(word, &["begin", "start"]) || is(word, &["chain"]);
+            updates |= is(word, &["update"]);
+            traits.copies |= before.is_empty() && is(word, &["copy"]);
+            traits.begins |=
+                before.is_empty() && is(word, &["begin", "start"]) || is(word, &["chain"]);
+            may_control |= before.is_empty() && is(word, &CONTROLLING);
             if is(before, &["set"]) {
-                if is(word, &["local", "transaction", "constraints"]) {
-                    local_sets += 1;
-                } else {
-                    session_sets += 1;
-                }
+                // Without a word behind it, or in quotes, it is the name of a parameter.
+                let local = is(word, &["local", "transaction", "constraints"])
+                    && behind(text, word)
+                        .trim_ascii_start()
+                        .first()
+                        .is_some_and(|next| b"_\"".contains(next) || next.is_ascii_alphabetic())
+                    && !behind(text, word).starts_with(b"\"");
+                traits.sets_locally |= local;
+                traits.sets_for_session |= !local;
             }
             // `UPDATE t SET local = ..` is no SET of its own.
             before = if before.is_empty() || !is(word, &["set"]) {
@@ -220,16 +275,42 @@ impl Traits {
                 b"-"
             };
         }
-        Traits {
-            leaves_state,
-            sets_are_local: local_sets > 0 && session_sets == 0,
-            copies,
-            begins,
-            alters: alters || leaves_state,
-            reports,
-            deallocates,
-        }
+        traits.alters |= traits.leaves_state;
+        // Read closely where it may be so: that is rare.
+        traits.controls |= may_control && controls_transaction(text, conforming);
+        traits
     }
+}
+
+/// Returns what follows a word of `text`.
+fn behind<'a>(text: &'a [u8], word: &[u8]) -> &'a [u8] {
+    &text[word.as_ptr() as usize - text.as_ptr() as usize + word.len()..]
+}
+
+/// Returns whether these are the arguments of a `set_config` that sets a custom parameter for the
+/// transaction, such as `('app.tenant', $1, true)`. Others are not read.
+fn is_local(arguments: &[u8]) -> bool {
+    let literal = |text: &[u8]| {
+        let inside = text
+            .strip_prefix(b"'")
+            .and_then(|text| text.strip_suffix(b"'"));
+        inside.is_some_and(|inside| !inside.iter().any(|byte| b"'\\".contains(byte)))
+    };
+    let inside = arguments.trim_ascii_start().strip_prefix(b"(");
+    let inside = inside.unwrap_or_default();
+    // A bound, so that hostile text costs no quadratic time.
+    let end = inside.iter().take(256).position(|byte| *byte == b')');
+    let parts = inside[..end.unwrap_or(0)].split(|byte| *byte == b',');
+    let [name, value, local] = parts.map(<[u8]>::trim_ascii).collect::<Vec<_>>()[..] else {
+        return false;
+    };
+    let value = value.strip_suffix(b"::text").unwrap_or(value);
+    let number = value.strip_prefix(b"$");
+    let is_parameter = number.is_some_and(|number| number.iter().all(u8::is_ascii_digit));
+    literal(name)
+        && name.contains(&b'.')
+        && (is_parameter || literal(value))
+        && is(local, &["true"])
 }
 
 /// Returns whether `text` is COMMIT or ROLLBACK and nothing else, as drivers send them.
@@ -243,7 +324,7 @@ pub(super) fn says_nothing(text: &[u8]) -> bool {
 }
 
 /// Returns whether a statement of `text` begins or ends a transaction.
-pub(crate) fn controls_transaction(text: &[u8]) -> bool {
+pub(crate) fn controls_transaction(text: &[u8], conforming: Option<bool>) -> bool {
     // The statement so far: its first words.
     let mut words: Vec<&[u8]> = Vec::new();
     let controls = |words: &[&[u8]]| match words {
@@ -254,7 +335,7 @@ pub(crate) fn controls_transaction(text: &[u8]) -> bool {
         [first, second, ..] => is(first, &["prepare"]) && is(second, &["transaction"]),
         _ => false,
     };
-    for token in tokens(text, Some(true)) {
+    for token in tokens(text, conforming) {
         match token {
             Token::Word(word) if words.len() < 3 => words.push(word),
             Token::Semicolon if controls(&words) => return true,
@@ -282,148 +363,4 @@ fn contains(word: &[u8], part: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn traits(text: &str) -> Traits {
-        Traits::of(text.as_bytes(), Some(true))
-    }
-
-    #[test]
-    fn unreadable_sql_counts_as_session_state() {
-        let hidden = r"select '\'', pg_advisory_lock(1) --'";
-        for conforming in [None, Some(false)] {
-            let traits = Traits::of(hidden.as_bytes(), conforming);
-            assert!(traits.leaves_state, "{conforming:?}");
-        }
-        for text in [
-            r#"select U&"pg_adv\0069sory_lock"(1)"#,
-            r#"select u&"pg_adv!0069sory_lock" uescape '!' (1)"#,
-            r"select E'a''b\'', pg_advisory_lock(1) --'",
-            "select E'a'\n'b\\'', pg_advisory_lock(1) --'",
-            "select 1 -- why\r, pg_advisory_lock(1)",
-            "set local standard_conforming_strings = off",
-        ] {
-            assert!(traits(text).leaves_state, "{text}");
-        }
-        let local = Traits::of(br"set local a.b = '\''; set c.d = 'e' --'", None);
-        assert!(!local.sets_are_local);
-        // A backslash that the server takes for itself hides nothing.
-        assert!(!traits(r"select '\', 'pg_advisory_lock'").leaves_state);
-    }
-
-    #[test]
-    fn texts_that_alter_others_are_told() {
-        for (text, alters) in [
-            ("select 1; insert into t values (1)", false),
-            ("update t set a = 1", false),
-            ("set local app.user = 'a'", false),
-            ("set session statement_timeout = 1", false),
-            ("set time zone 'UTC'", false),
-            ("begin; rollback to savepoint s", false),
-            ("select 1; alter table t add b int", true),
-            ("select 1 into t", true),
-            ("set search_path = a", true),
-            ("set role a", true),
-            ("set session authorization a", true),
-            ("select set_config('search_path', 'a', true)", true),
-            ("do $$ begin end $$", true),
-            (SET_LOCAL, true),
-        ] {
-            assert_eq!(traits(text).alters, alters, "{text}");
-        }
-        assert!(traits("set local timezone = 'UTC'").reports);
-        assert!(traits("discard all").deallocates && traits("deallocate prepare all").deallocates);
-        assert!(!traits("deallocate s").deallocates && !traits("discard plans").deallocates);
-    }
-
-    #[test]
-    fn state_behind_a_select_is_seen() {
-        for text in [
-            "select set_config('a.b', 'c', false)",
-            "SELECT pg_catalog.SET_CONFIG('a.b', 'c', true)",
-            "select pg_advisory_lock(1)",
-            "select pg_try_advisory_lock_shared(1, 2)",
-            "select \"pg_advisory_lock\"(1)",
-            "create temp table t ()",
-            "create temporary view v as select 1",
-            "create or replace temp view v as select 1",
-            "create local temp table t ()",
-            "create /* why */ temp table t ()",
-            "select 1 into temp t",
-            "create table pg_temp.t ()",
-            "create function pg_temp.f() returns int language sql as 'select 1'",
-            "declare c cursor with hold for select 1",
-            "select 1; select pg_advisory_lock(2)",
-        ] {
-            assert!(traits(text).leaves_state, "{text}");
-        }
-    }
-
-    #[test]
-    fn our_own_settings_are_not_session_state() {
-        let ours = setting([("statement_timeout", 30_000), ("transaction_timeout", 1)]);
-        assert!(!traits(&ours).leaves_state, "{ours}");
-        for text in [
-            format!("{ours}; select set_config('a.b', 'c', false)"),
-            format!("select set_config('a.b', 'c', false); {ours}"),
-            ours.replace("'1'", "set_config ('a', 'b', false)"),
-            ours.replace("30000", "30000; select pg_advisory_lock(1)"),
-        ] {
-            assert!(traits(&text).leaves_state, "{text}");
-        }
-    }
-
-    #[test]
-    fn harmless_sql_leaves_no_state() {
-        for text in [
-            SET_LOCAL,
-            "select 1",
-            "select temp from readings",
-            "insert into readings (temp) values ($1)",
-            "select 'create temp table t ()'",
-            "select 1 -- set_config",
-            "select pg_advisory_xact_lock(1)",
-            "select pg_advisory_unlock(1)",
-            "declare c cursor for select 1",
-            "update t set hold = true",
-        ] {
-            assert!(!traits(text).leaves_state, "{text}");
-        }
-    }
-
-    #[test]
-    fn only_set_local_ends_with_the_transaction() {
-        for (text, local) in [
-            ("set local role app", true),
-            ("SET LOCAL a.b = 'c'", true),
-            ("set transaction read only", true),
-            ("set constraints all deferred", true),
-            ("begin; set local a.b = 'c'; select 1", true),
-            ("/* why */ set local a.b = 'c'", true),
-            ("set a.b = 'c'", false),
-            ("set session a.b = 'c'", false),
-            ("set local a.b = 'c'; set d.e = 'f'", false),
-            ("update t set local = 1", false),
-            ("set /* not */ search_path = x", false),
-            ("select 1", false),
-        ] {
-            assert_eq!(traits(text).sets_are_local, local, "{text}");
-        }
-    }
-
-    #[test]
-    fn command_tags_tell_session_state() {
-        let left = |tag: &str, local| {
-            let mut residue = Residue::default();
-            residue.note_tag(tag.as_bytes(), local);
-            residue
-        };
-        let state = |tag, local| left(tag, local).state;
-        assert!(state("SET", false));
-        assert!(!state("SET", true));
-        assert!(state("LISTEN", false) && state("DO", false) && state("CALL", false));
-        assert!(!state("UPDATE 1", false) && !state("SELECT 1", false));
-        assert!(left("DISCARD ALL", false).driver && left("PREPARE", false).driver);
-    }
-}
+mod tests;

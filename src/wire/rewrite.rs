@@ -1,7 +1,7 @@
 //! Rewrites requests: puts BEGIN in front of a statement, and sends statements unnamed.
 //!
 //! No API of tokio-postgres can do either (its `GenericClient` is sealed, and
-//! `Deref` goes past any method of ours):
+//! `Deref` goes past any method of this crate):
 //!
 //! - **BEGIN in front.** A lazily begun transaction costs no round trip of its
 //!   own when BEGIN travels under the same Sync as the first statement. If it
@@ -11,10 +11,12 @@
 //!   statements sends Parse and Bind to different servers. Put the remembered
 //!   text before each Bind, unnamed, and both arrive under one Sync.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use postgres_protocol::message::frontend;
 
-/// Writes BEGIN by the extended protocol, under whichever Sync follows.
+use super::message;
+
+/// Writes BEGIN by the extended protocol, under the Sync that follows.
 pub(super) fn begin(sql: &str, out: &mut BytesMut) {
     // Errors arise from NUL bytes in the text alone, and ours holds none.
     let _ = frontend::parse("", sql, std::iter::empty(), out);
@@ -25,24 +27,15 @@ pub(super) fn begin(sql: &str, out: &mut BytesMut) {
 /// Writes BEGIN and the user's text as one simple query. Returns by how many characters the
 /// user's text is shifted.
 pub(super) fn begin_query(sql: &str, text: &[u8], out: &mut BytesMut) -> usize {
-    let shift = sql.len() + 1;
-    out.put_u8(b'Q');
-    out.put_u32((4 + shift + text.len() + 1) as u32);
-    out.put_slice(sql.as_bytes());
-    out.put_u8(b';');
-    out.put_slice(text);
-    out.put_u8(0);
-    shift
+    message::write(b'Q', &[sql.as_bytes(), b";", text, b"\0"], out);
+    sql.len() + 1
 }
 
 /// Writes a Parse under another name. `after_name` is the user's message from the end of the
 /// name on: text and parameter types.
+#[inline]
 pub(super) fn parse(name: &[u8], after_name: &[u8], out: &mut BytesMut) {
-    out.put_u8(b'P');
-    out.put_u32((4 + name.len() + 1 + after_name.len()) as u32);
-    out.put_slice(name);
-    out.put_u8(0);
-    out.put_slice(after_name);
+    message::write(b'P', &[name, b"\0", after_name], out);
 }
 
 /// Writes the head of a Bind of a statement. The rest of the user's message, `rest` bytes, has
@@ -58,21 +51,7 @@ pub(super) fn bind(portal: &[u8], statement: &[u8], rest: usize, out: &mut Bytes
 
 /// Writes a Describe or a Close, by its tag, of a statement.
 pub(super) fn about_statement(tag: u8, statement: &[u8], out: &mut BytesMut) {
-    out.put_u8(tag);
-    out.put_u32((4 + 1 + statement.len() + 1) as u32);
-    out.put_u8(b'S');
-    out.put_slice(statement);
-    out.put_u8(0);
-}
-
-/// Builds an ErrorResponse as the server would send it.
-pub(super) fn error(code: &str, message: &str) -> Bytes {
-    let fields = format!("SERROR\0VERROR\0C{code}\0M{message}\0\0");
-    let mut out = BytesMut::new();
-    out.put_u8(b'E');
-    out.put_u32(4 + fields.len() as u32);
-    out.put_slice(fields.as_bytes());
-    out.freeze()
+    message::write(tag, &[b"S", statement, b"\0"], out);
 }
 
 /// Describe of the unnamed statement.

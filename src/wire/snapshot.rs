@@ -1,4 +1,4 @@
-//! A snapshot: what the wire knows of a connection at one moment.
+//! Summarises what the wire knows of a connection at one moment.
 
 use super::residue::Residue;
 use super::status::TransactionStatus;
@@ -58,10 +58,7 @@ impl Snapshot {
         status: None,
         server: ServerState::Gone,
         client: ClientState::Detached,
-        residue: Residue {
-            state: false,
-            driver: false,
-        },
+        residue: Residue::None,
     };
 
     /// Returns whether no answer is owed that could change the status, and nothing

@@ -1,6 +1,6 @@
-//! Splits a statement into words, without literals and comments.
+//! Splits statements into lexemes, and these into words without literals and comments.
 //!
-//! Just enough of PostgreSQL's lexical structure (manual, section 4.1) to tell
+//! It follows PostgreSQL's lexical structure (manual, section 4.1) as far as is needed to tell
 //! `create temp table t` from `select temp from readings`. What is uncertain is
 //! read as a word rather than skipped: a word too many costs a round trip, a
 //! word too few would leave session state behind.
@@ -16,73 +16,141 @@ pub(super) enum Token<'a> {
     Unreadable,
 }
 
+/// A part of the text of a statement.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Lexeme<'a> {
+    /// White space or a comment.
+    Space,
+    /// A literal in quotes, or a parameter. Where it ends is not certain if that depends on
+    /// `standard_conforming_strings`, and the server has not reported it.
+    Value {
+        certain: bool,
+    },
+    /// A number, and letters that follow it at once.
+    Number(&'a [u8]),
+    /// A keyword or an identifier.
+    Word(&'a [u8]),
+    /// An identifier in quotes, without them.
+    Quoted(&'a [u8]),
+    Sign(u8),
+}
+
 /// Iterates over the words and semicolons of `text`. `conforming` is what the server
 /// last reported as `standard_conforming_strings`.
-pub(super) fn tokens(text: &[u8], conforming: Option<bool>) -> Tokens<'_> {
-    Tokens {
+pub(super) fn tokens(text: &[u8], conforming: Option<bool>) -> impl Iterator<Item = Token<'_>> {
+    let mut lexemes = lexemes(text, conforming);
+    std::iter::from_fn(move || {
+        loop {
+            let before = lexemes.rest;
+            match lexemes.next()? {
+                // U&"..": the escape character is named behind it, if at all.
+                Lexeme::Word(b"u" | b"U") if lexemes.rest.starts_with(b"&\"") => {
+                    lexemes.rest = &lexemes.rest[1..];
+                    return Some(Token::Unreadable);
+                }
+                Lexeme::Value { certain: false } => return Some(Token::Unreadable),
+                Lexeme::Word(word) | Lexeme::Quoted(word) => return Some(Token::Word(word)),
+                Lexeme::Sign(b';') => return Some(Token::Semicolon),
+                // Before PostgreSQL 15 a word may follow a number at once.
+                Lexeme::Number(number) => {
+                    let word = number.iter().position(|&byte| starts_word(byte));
+                    lexemes.rest = &before[word.unwrap_or(number.len())..];
+                }
+                Lexeme::Sign(_) | Lexeme::Space | Lexeme::Value { .. } => {}
+            }
+        }
+    })
+}
+
+/// Iterates over all parts of `text`.
+pub(super) fn lexemes(text: &[u8], conforming: Option<bool>) -> Lexemes<'_> {
+    Lexemes {
         rest: text,
         conforming,
     }
 }
 
-pub(super) struct Tokens<'a> {
+pub(super) struct Lexemes<'a> {
     rest: &'a [u8],
     conforming: Option<bool>,
 }
 
-impl<'a> Iterator for Tokens<'a> {
-    type Item = Token<'a>;
+impl<'a> Lexemes<'a> {
+    /// Takes what precedes the first byte that does not continue it.
+    fn take_while(&mut self, continues: impl Fn(u8) -> bool) -> &'a [u8] {
+        let end = self.rest.iter().position(|&byte| !continues(byte));
+        let (taken, rest) = self.rest.split_at(end.unwrap_or(self.rest.len()));
+        self.rest = rest;
+        taken
+    }
 
-    fn next(&mut self) -> Option<Token<'a>> {
-        loop {
-            let (&first, rest) = self.rest.split_first()?;
-            match first {
-                b';' => {
-                    self.rest = rest;
-                    return Some(Token::Semicolon);
-                }
-                b'\'' => {
-                    self.rest = after_literal(rest, self.conforming == Some(false));
-                    let literal = &rest[..rest.len() - self.rest.len()];
-                    if self.conforming.is_none() && literal.contains(&b'\\') {
-                        return Some(Token::Unreadable);
-                    }
-                }
-                b'"' => {
-                    let end = rest.iter().position(|&b| b == b'"').unwrap_or(rest.len());
-                    self.rest = rest.get(end + 1..).unwrap_or_default();
-                    return Some(Token::Word(&rest[..end]));
-                }
-                b'-' if rest.first() == Some(&b'-') => {
-                    let end = rest.iter().position(|&b| is_newline(b));
-                    self.rest = end.map_or(&[], |end| &rest[end..]);
-                }
-                b'/' if rest.first() == Some(&b'*') => self.rest = after_comment(&rest[1..]),
-                b'$' => self.rest = after_dollar_quote(rest),
-                _ if starts_word(first) => {
-                    let end = self.rest.iter().position(|&b| !continues_word(b));
-                    let (word, rest) = self.rest.split_at(end.unwrap_or(self.rest.len()));
-                    // In E'..' a backslash always escapes.
-                    if word.eq_ignore_ascii_case(b"e") && rest.first() == Some(&b'\'') {
-                        self.rest = after_literal(&rest[1..], true);
-                        continue;
-                    }
-                    // U&"..": the escape character is named behind it, if at all.
-                    if word.eq_ignore_ascii_case(b"u") && rest.starts_with(b"&\"") {
-                        self.rest = &rest[1..];
-                        return Some(Token::Unreadable);
-                    }
-                    self.rest = rest;
-                    return Some(Token::Word(word));
-                }
-                // `$1` inside a number or an operator needs no care of its own.
-                _ => self.rest = rest,
-            }
-        }
+    /// Skips a literal, whose opening quote has been read.
+    fn literal(&mut self, text: &'a [u8], conforming: Option<bool>) -> Lexeme<'a> {
+        self.rest = after_literal(text, conforming == Some(false));
+        let certain = conforming.is_some() || self.rest.len() == after_literal(text, true).len();
+        Lexeme::Value { certain }
     }
 }
 
-pub(super) fn starts_word(byte: u8) -> bool {
+impl<'a> Iterator for Lexemes<'a> {
+    type Item = Lexeme<'a>;
+
+    fn next(&mut self) -> Option<Lexeme<'a>> {
+        let (&first, rest) = self.rest.split_first()?;
+        Some(match first {
+            // The vertical tab too (scan.l, since PostgreSQL 16).
+            _ if first.is_ascii_whitespace() || first == 0x0b => {
+                self.rest = rest;
+                Lexeme::Space
+            }
+            b'-' if rest.first() == Some(&b'-') => {
+                self.take_while(|byte| !is_newline(byte));
+                Lexeme::Space
+            }
+            b'/' if rest.first() == Some(&b'*') => {
+                self.rest = after_comment(&rest[1..]);
+                Lexeme::Space
+            }
+            b'\'' => self.literal(rest, self.conforming),
+            b'"' => {
+                let end = rest.iter().position(|&b| b == b'"').unwrap_or(rest.len());
+                self.rest = rest.get(end + 1..).unwrap_or_default();
+                Lexeme::Quoted(&rest[..end])
+            }
+            b'$' => {
+                self.rest = after_dollar_quote(rest);
+                if self.rest.len() == rest.len() {
+                    self.take_while(|byte| byte.is_ascii_digit());
+                }
+                Lexeme::Value { certain: true }
+            }
+            b'0'..=b'9' => {
+                let text = self.rest;
+                self.take_while(|byte| byte.is_ascii_digit() || b"._".contains(&byte));
+                // Its letters end it, so that a word is read twice at most.
+                self.take_while(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+                Lexeme::Number(&text[..text.len() - self.rest.len()])
+            }
+            _ if starts_word(first) => {
+                let word = self.take_while(continues_word);
+                match (word, self.rest.split_first()) {
+                    // In E'..' a backslash always escapes.
+                    (b"e" | b"E", Some((b'\'', rest))) => self.literal(rest, Some(false)),
+                    (b"b" | b"B" | b"x" | b"X" | b"n" | b"N", Some((b'\'', rest))) => {
+                        self.literal(rest, self.conforming)
+                    }
+                    _ => Lexeme::Word(word),
+                }
+            }
+            _ => {
+                self.rest = rest;
+                Lexeme::Sign(first)
+            }
+        })
+    }
+}
+
+fn starts_word(byte: u8) -> bool {
     byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80
 }
 
@@ -90,13 +158,13 @@ fn continues_word(byte: u8) -> bool {
     starts_word(byte) || byte.is_ascii_digit() || byte == b'$'
 }
 
-pub(super) fn is_newline(byte: u8) -> bool {
+fn is_newline(byte: u8) -> bool {
     matches!(byte, b'\n' | b'\r')
 }
 
 /// Returns what follows a literal, whose opening quote has been read. A doubled quote is part
 /// of it, and it may continue on the next line: both matter where a `backslash` escapes.
-pub(super) fn after_literal(mut text: &[u8], backslash: bool) -> &[u8] {
+fn after_literal(mut text: &[u8], backslash: bool) -> &[u8] {
     while let Some((&byte, rest)) = text.split_first() {
         text = match byte {
             b'\'' => match continued(rest) {
@@ -134,7 +202,7 @@ fn continued(mut text: &[u8]) -> Option<&[u8]> {
 }
 
 /// Returns what follows a block comment; they nest.
-pub(super) fn after_comment(mut text: &[u8]) -> &[u8] {
+fn after_comment(mut text: &[u8]) -> &[u8] {
     let mut depth = 1;
     while let Some((&first, rest)) = text.split_first() {
         match (first, rest.first()) {
@@ -156,7 +224,7 @@ pub(super) fn after_comment(mut text: &[u8]) -> &[u8] {
 }
 
 /// Returns what follows `$tag$ .. $tag$`, or the `$` alone if it opens no literal (`$1`).
-pub(super) fn after_dollar_quote(text: &[u8]) -> &[u8] {
+fn after_dollar_quote(text: &[u8]) -> &[u8] {
     let Some(end) = text.iter().position(|&b| b == b'$') else {
         return text;
     };
@@ -188,6 +256,18 @@ mod tests {
             })
             .collect();
         words.join(" ")
+    }
+
+    #[test]
+    fn letters_end_a_number() {
+        let numbers = lexemes(b"1.a.1_0.5e3.x", Some(true));
+        let numbers = numbers.filter_map(|lexeme| match lexeme {
+            Lexeme::Number(number) => Some(number),
+            _ => None,
+        });
+        let expected: [&[u8]; 2] = [b"1.a", b"1_0.5e3"];
+        assert!(numbers.eq(expected));
+        assert_eq!(words("select 1.a.1.b"), "select a b");
     }
 
     #[test]

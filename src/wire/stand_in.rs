@@ -3,9 +3,8 @@
 //! A task that outlived its invocation may still hold the client. Its requests neither hang nor
 //! fail with "connection closed": each is answered with an error that says what happened.
 //!
-//! The same goes for the holder of a connection that the server ended while no request was
-//! pending, or another one: tokio-postgres would report that the connection is closed, and not
-//! why.
+//! The same goes for the holder of a connection that the server ended while none of its requests
+//! was pending: tokio-postgres would report that the connection is closed, and not why.
 
 use std::io;
 use std::task::{Context, Poll};
@@ -13,7 +12,8 @@ use std::task::{Context, Poll};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::ReadBuf;
 
-use crate::error::{ENDED_MESSAGE as MESSAGE, ENDED_SQLSTATE as SQLSTATE};
+use super::message::{self, READY};
+use crate::error::{ENDED_MESSAGE, ENDED_SQLSTATE};
 
 /// A connection that was taken from tokio-postgres.
 pub(super) struct Detached {
@@ -55,14 +55,9 @@ pub(super) struct StandIn {
 impl StandIn {
     /// Answers that the invocation has ended.
     pub(super) fn for_detached() -> Self {
-        let fields = format!("SERROR\0VERROR\0C{SQLSTATE}\0M{MESSAGE}\0\0");
-        let mut error = BytesMut::new();
-        error.put_u8(b'E');
-        error.put_u32(4 + fields.len() as u32);
-        error.put_slice(fields.as_bytes());
         StandIn {
             pending: BytesMut::new(),
-            error: error.freeze(),
+            error: message::error(ENDED_SQLSTATE, ENDED_MESSAGE),
             by_server: false,
         }
     }
@@ -79,20 +74,17 @@ impl StandIn {
     /// Processes what tokio-postgres sends; the answers are written to `out`.
     pub(super) fn accept(&mut self, bytes: &[u8], out: &mut BytesMut) {
         self.pending.extend_from_slice(bytes);
-        while let Some(&[tag, a, b, c, d]) = self.pending.first_chunk() {
-            let length = u32::from_be_bytes([a, b, c, d]) as usize;
-            if self.pending.len() < 1 + length {
-                break;
-            }
-            if matches!(tag, b'Q' | b'S' | b'F') {
+        while let Some(request) = message::first(&self.pending) {
+            let length = request.len();
+            if matches!(request[0], b'Q' | b'S' | b'F') {
                 self.answer(out);
             }
-            self.pending.advance(1 + length.max(4));
+            self.pending.advance(length);
         }
     }
 
     /// Writes the ErrorResponse of a server, which ends the connection.
-    pub(super) fn tell(&self, out: &mut BytesMut) {
+    pub(super) fn put_final_error(&self, out: &mut BytesMut) {
         if self.by_server {
             out.put_slice(&self.error);
         }
@@ -101,8 +93,14 @@ impl StandIn {
     /// Writes ErrorResponse and ReadyForQuery, which end the answer to one request.
     pub(super) fn answer(&self, out: &mut BytesMut) {
         out.put_slice(&self.error);
-        out.put_slice(b"Z\0\0\0\x05I");
+        out.put_slice(READY);
     }
+}
+
+/// Reads as much as there is room for.
+pub(super) fn fill(buf: &mut ReadBuf<'_>, from: &mut BytesMut) {
+    let now = from.len().min(buf.remaining());
+    buf.put_slice(&from.split_to(now));
 }
 
 impl Retired {
@@ -110,8 +108,7 @@ impl Retired {
         if self.answers.is_some() && self.inject.is_empty() {
             return Poll::Pending;
         }
-        let now = self.inject.len().min(buf.remaining());
-        buf.put_slice(&self.inject.split_to(now));
+        fill(buf, &mut self.inject);
         Poll::Ready(Ok(()))
     }
 

@@ -7,16 +7,15 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::oneshot;
 
 use super::backend::Scanner;
 use super::expected::Handling;
-use super::frontend::Frontend;
-use super::parked::Parked;
-use super::question::{OwnAnswer, Question};
+use super::frontend::{Frontend, Parked};
+use super::question::Question;
 use super::residue::Traits;
 use super::snapshot::{ClientState, ServerState, Snapshot};
-use super::stand_in::{Detached, Retired, StandIn, Terminate};
+use super::stand_in::{Detached, Retired, StandIn, Terminate, fill};
+use super::statements::Naming;
 use super::status::TransactionStatus;
 use super::tracker::Tracker;
 use super::unit::Unit;
@@ -33,13 +32,14 @@ const HIGH_WATER: usize = 64 * 1024;
 pub(super) const SCRATCH: [MaybeUninit<u8>; 8 * 1024] = [MaybeUninit::uninit(); 8 * 1024];
 
 /// Both directions of a connection.
+#[derive(Default)]
 pub(super) struct State {
-    pub(super) below: Below,
+    pub(super) below: TransportState,
+    /// What was read from below before there was a wire.
+    pub(super) unread: BytesMut,
     pub(super) tracker: Tracker,
     pub(super) frontend: Frontend,
     pub(super) scanner: Scanner,
-    /// Bytes for the server.
-    pub(super) out: BytesMut,
     /// Bytes for tokio-postgres: what was filtered, or answered by the wire itself.
     pub(super) inject: BytesMut,
     /// The last operation of the writer above was a completed flush.
@@ -57,115 +57,88 @@ pub(super) struct State {
     pub(super) retired: Vec<Retired>,
     /// tokio-postgres, while another driver has the session.
     pub(super) parked: Option<Parked>,
-    /// A query of our own that leaves behind the user's next statement.
-    deferred: Option<(Box<str>, Question)>,
+    /// A query of the wire's own that is sent behind the user's next statement, in the same flight
+    /// if no transaction can be open then.
+    pub(super) deferred: Option<(Box<str>, Question)>,
     /// Wakes the reader above if there is something to read that does not come from below.
     reader: Option<Waker>,
 }
 
-/// The transport, until it is closed.
-pub(super) enum Below {
+/// The transport, until it is closed: then the socket is dropped, since a holder may keep the
+/// client for ever.
+#[derive(Default)]
+pub(super) enum TransportState {
     Open {
         transport: Box<dyn Transport>,
         /// Whether our side is shut down.
         shut: bool,
     },
-    /// Nothing more will come. The socket is dropped, since a holder may keep the client for
-    /// ever.
-    Closed {
-        /// Whether the end of file came from the server.
-        by_server: bool,
-    },
+    /// The server's end of file has come.
+    #[default]
+    Ended,
+    /// The connection broke, with an error that the client has yet to get, or was closed here.
+    Closed(Option<io::Error>),
 }
 
-impl Below {
+impl TransportState {
     pub(super) fn transport(&mut self) -> io::Result<&mut Box<dyn Transport>> {
         match self {
-            Below::Open { transport, .. } => Ok(transport),
-            Below::Closed { .. } => Err(io::ErrorKind::NotConnected.into()),
+            TransportState::Open { transport, .. } => Ok(transport),
+            TransportState::Closed(Some(error)) => {
+                Err(std::mem::replace(error, io::ErrorKind::NotConnected.into()))
+            }
+            TransportState::Ended | TransportState::Closed(None) => {
+                Err(io::ErrorKind::NotConnected.into())
+            }
         }
     }
 }
 
 impl State {
-    pub(super) fn new(transport: Box<dyn Transport>) -> Self {
-        State {
-            below: Below::Open {
-                transport,
-                shut: false,
-            },
-            tracker: Tracker::default(),
-            frontend: Frontend::default(),
-            scanner: Scanner::default(),
-            out: BytesMut::new(),
-            inject: BytesMut::new(),
+    pub(super) fn new(below: TransportState, naming: Naming) -> Self {
+        let mut state = State {
+            below,
             flushed: true,
-            reads: false,
-            asked: false,
-            round_trips: 0,
-            counted_from: 0,
-            detached: None,
-            client: 0,
-            retired: Vec::new(),
-            parked: None,
-            deferred: None,
-            reader: None,
-        }
+            ..State::default()
+        };
+        state.frontend.naming = naming;
+        state
     }
 
     pub(super) fn shut_down(&mut self) {
         if !self.is_closed() {
-            self.close(false);
+            self.close(TransportState::Closed(None));
         }
     }
 
-    fn close(&mut self, by_server: bool) {
-        self.below = Below::Closed { by_server };
+    fn close(&mut self, below: TransportState) {
+        self.below = below;
         self.deferred = None;
         self.tracker.end();
     }
 
-    /// Sends a query of our own, if none of the user's is under way that it could disturb.
-    pub(super) fn question(
-        &mut self,
-        sql: &str,
-        changes: bool,
-    ) -> Option<oneshot::Receiver<OwnAnswer>> {
-        let attached = self.detached.is_none() && !self.is_closed();
-        if !attached || !self.frontend.is_between_requests() || !self.tracker.may_ask() {
-            return None;
-        }
-        let (question, receiver) = Question::new();
-        self.send(sql, changes, question);
-        Some(receiver)
-    }
-
-    fn send(&mut self, sql: &str, changes: bool, question: Question) {
+    /// Sends a query of the wire's own. The answer to a question is not passed on; without one, the
+    /// connection is detached, and nothing is.
+    pub(super) fn send(&mut self, sql: &str, changes: bool, question: Option<Question>) {
         // Errors arise from NUL bytes in the text alone, and ours has none.
-        let _ = postgres_protocol::message::frontend::query(sql, &mut self.out);
+        let _ = postgres_protocol::message::frontend::query(sql, &mut self.tracker.out);
+        // The server's timeouts decide nothing about a statement.
+        let traits = if changes {
+            Traits::of(sql.as_bytes(), Some(true))
+        } else {
+            Traits::default()
+        };
+        if traits.deallocates {
+            self.tracker.deallocates();
+        }
         let unit = Unit {
             changes,
-            // The server's timeouts decide nothing about a statement.
-            alters: changes && Traits::of(sql.as_bytes(), Some(true)).alters,
-            question: Some(Box::new(question)),
+            traits,
+            question: question.map(Box::new),
             ..Unit::simple()
         };
         self.tracker.sent_whole(unit, Handling::Swallow);
         self.flushed = false;
-    }
-
-    /// Sends a query of our own behind the user's next statement, in the same flight if that is
-    /// certain to leave no transaction open.
-    pub(super) fn defer(&mut self, sql: &str) -> oneshot::Receiver<OwnAnswer> {
-        let (question, receiver) = Question::new();
-        self.tracker.has_executed = false;
-        self.deferred = Some((sql.into(), question));
-        receiver
-    }
-
-    /// Drops the deferred query, unless it was sent.
-    pub(super) fn withdraw(&mut self) {
-        self.deferred = None;
     }
 
     fn send_deferred(&mut self) {
@@ -177,12 +150,12 @@ impl State {
             return;
         }
         if let Some((sql, question)) = self.deferred.take() {
-            self.send(&sql, false, question);
+            self.send(&sql, false, Some(question));
         }
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        matches!(self.below, Below::Closed { .. })
+        !matches!(self.below, TransportState::Open { .. })
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {
@@ -222,7 +195,7 @@ impl State {
     /// Returns what the server still has to do, by all that it has sent.
     pub(super) fn server(&self) -> ServerState {
         let tracker = &self.tracker;
-        let sent = self.frontend.is_empty() && self.out.is_empty();
+        let sent = self.frontend.is_empty() && self.tracker.out.is_empty();
         if tracker.is_lost() {
             ServerState::Lost
         } else if sent && !tracker.is_open() && tracker.owed.is_empty() {
@@ -241,7 +214,7 @@ impl State {
     /// Returns whether there is more for the socket than it takes. A little may just not have
     /// had its turn: a task that has read much may not write before others have run.
     pub(super) fn is_unsent(&self) -> bool {
-        self.out.len() >= HIGH_WATER
+        self.tracker.out.len() >= HIGH_WATER
     }
 
     /// Reads from below, which is closed when it ends.
@@ -251,26 +224,31 @@ impl State {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.unread.is_empty() {
+            fill(buf, &mut self.unread);
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         let read = ready!(Pin::new(self.below.transport()?).poll_read(cx, buf));
-        let by_server = match &read {
-            Ok(()) => buf.filled().len() == before,
+        match &read {
+            Ok(()) if buf.filled().len() > before => {}
+            Ok(()) => self.close(TransportState::Ended),
             // TLS that ended without a closing alert.
-            Err(error) => error.kind() == io::ErrorKind::UnexpectedEof,
-        };
-        if by_server || read.is_err() {
-            self.close(by_server);
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                self.close(TransportState::Ended)
+            }
+            Err(_) => self.close(TransportState::Closed(None)),
         }
         Poll::Ready(read)
     }
 
     pub(super) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.out.is_empty() {
-            let sent = ready!(Pin::new(self.below.transport()?).poll_write(cx, &self.out))?;
+        while !self.tracker.out.is_empty() {
+            let sent = ready!(Pin::new(self.below.transport()?).poll_write(cx, &self.tracker.out))?;
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.out.advance(sent);
+            self.tracker.out.advance(sent);
             self.tracker.work.sent += sent as u64;
             self.asked = true;
         }
@@ -288,8 +266,7 @@ impl State {
                 Some(Detached { answers: None, .. }) => return Poll::Ready(Ok(())),
                 _ if !self.inject.is_empty() => {
                     self.reads = false;
-                    let now = self.inject.len().min(buf.remaining());
-                    buf.put_slice(&self.inject.split_to(now));
+                    fill(buf, &mut self.inject);
                     return Poll::Ready(Ok(()));
                 }
                 Some(_) => {
@@ -339,7 +316,6 @@ impl State {
             tracker,
             frontend,
             scanner,
-            out,
             inject,
             flushed,
             detached,
@@ -347,9 +323,9 @@ impl State {
         } = self;
         let injected = inject.len();
         let passed = scanner.feed(bytes, tracker, inject, |answer, tracker| {
-            let before = out.len();
-            frontend.answered(answer, tracker, out);
-            *flushed &= out.len() == before;
+            let before = tracker.out.len();
+            frontend.answered(answer, tracker);
+            *flushed &= tracker.out.len() == before;
         });
         if detached.is_some() {
             // After the detaching nothing is passed on.
@@ -379,11 +355,10 @@ impl State {
             self.wake_reader();
             return Poll::Ready(Ok(bytes.len()));
         }
-        if self.out.len() >= HIGH_WATER {
+        if self.tracker.out.len() >= HIGH_WATER {
             ready!(self.poll_drain(cx))?;
         }
-        self.frontend
-            .accept(bytes, &mut self.tracker, &mut self.out);
+        self.frontend.accept(bytes, &mut self.tracker);
         self.send_deferred();
         // Not into the middle of a message.
         if self.scanner.is_between_messages() && self.tracker.has_to_give() {

@@ -1,8 +1,8 @@
-//! Prepared statements by content: those of the session, and the names that a client has for them.
+//! Keeps the prepared statements of a session by their content, and a client's names for them.
 //!
-//! The server knows a statement by a name of ours, which is used once. So a text that is prepared
-//! again never collides with what the server still has, and a client that prepared its statement
-//! before the schema changed keeps that one, as it would alone.
+//! The server knows a statement by a name of the wire's own, which is used once. So a text that is
+//! prepared again never collides with what the server still has, and a client that prepared its
+//! statement before the schema changed keeps that one, as it would alone.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::{Buf, Bytes};
 
+use super::message::strings;
 use super::residue::Traits;
 use super::work::Fingerprint;
 
@@ -29,10 +30,10 @@ pub enum Naming {
     },
 }
 
-/// What statements without a client that uses them a session keeps.
+/// The number of statements that a session keeps while no client uses them.
 const CAPACITY: usize = 100;
 
-/// The longest text that is found again.
+/// The longest text of a statement that is shared.
 const LONGEST: usize = 16 * 1024;
 
 /// The name of a statement that the server never has: a Bind of it fails.
@@ -81,7 +82,7 @@ pub(super) struct Statement {
     /// Where it is prepared.
     pub(super) server: Option<Arc<ServerStatement>>,
     /// The one whose description the client has.
-    pub(super) told: Option<Arc<ServerStatement>>,
+    pub(super) described: Option<Arc<ServerStatement>>,
     /// The client's Parse was answered by the wire, and no Bind has followed yet.
     pub(super) local: bool,
     /// What it is, if statements were watched when it was prepared.
@@ -100,6 +101,8 @@ impl Names {
             return false;
         }
         let statement = Statement {
+            // No literal of a text that is not sent depends on the server's settings.
+            traits: Traits::of(strings(after_name).next().unwrap_or_default(), Some(true)),
             text: Some(after_name.into()),
             since: once(),
             ..Statement::default()
@@ -111,7 +114,7 @@ impl Names {
     /// Returns the text of a statement.
     pub(crate) fn text(&self, name: &[u8]) -> Option<&[u8]> {
         let text = self.0.get(name)?.text.as_deref()?;
-        text.split(|&byte| byte == 0).next()
+        strings(text).next()
     }
 
     pub(crate) fn remove(&mut self, name: &[u8]) {
@@ -123,7 +126,7 @@ impl Names {
 #[derive(Debug)]
 pub(super) struct Prepared {
     session: u64,
-    by_text: HashMap<Arc<[u8]>, Held>,
+    by_text: HashMap<Arc<[u8]>, Cached>,
     /// Not found by content any more: closed when no client uses them.
     retired: Vec<Arc<ServerStatement>>,
     /// How many of them a client used when that was last looked at.
@@ -136,7 +139,7 @@ pub(super) struct Prepared {
 }
 
 #[derive(Debug)]
-struct Held {
+struct Cached {
     statement: Arc<ServerStatement>,
     /// A new Parse would give the same.
     fresh: bool,
@@ -170,26 +173,26 @@ impl Prepared {
 
     /// Returns the text as it is kept here, if a new Parse of it would give what the server has.
     pub(super) fn known(&mut self, text: &[u8]) -> Option<(Arc<[u8]>, Arc<ServerStatement>)> {
-        let (text, held) = self.by_text.get_key_value(text)?;
-        if !held.fresh || !held.statement.parsed.load(Ordering::Relaxed) {
+        let (text, cached) = self.by_text.get_key_value(text)?;
+        if !cached.fresh || !cached.statement.parsed.load(Ordering::Relaxed) {
             return None;
         }
-        let found = (Arc::clone(text), Arc::clone(&held.statement));
+        let found = (Arc::clone(text), Arc::clone(&cached.statement));
         self.touch(&found.0);
         Some(found)
     }
 
     /// Returns the statement of the text that this session has, or will have once it has answered.
-    pub(super) fn held(&mut self, text: &[u8]) -> Option<Arc<ServerStatement>> {
+    pub(super) fn cached(&mut self, text: &[u8]) -> Option<Arc<ServerStatement>> {
         self.touch(text);
-        let held = self.by_text.get(text)?;
-        (held.fresh && self.has(&held.statement)).then(|| Arc::clone(&held.statement))
+        let cached = self.by_text.get(text)?;
+        (cached.fresh && self.has(&cached.statement)).then(|| Arc::clone(&cached.statement))
     }
 
     pub(super) fn touch(&mut self, text: &[u8]) {
         self.uses += 1;
-        if let Some(held) = self.by_text.get_mut(text) {
-            held.used = self.uses;
+        if let Some(cached) = self.by_text.get_mut(text) {
+            cached.used = self.uses;
         }
     }
 
@@ -226,12 +229,12 @@ impl Prepared {
             return statement;
         }
         self.uses += 1;
-        let held = Held {
+        let cached = Cached {
             statement: Arc::clone(&statement),
             fresh: true,
             used: self.uses,
         };
-        if let Some(before) = self.by_text.insert(Arc::clone(text), held) {
+        if let Some(before) = self.by_text.insert(Arc::clone(text), cached) {
             self.retired.push(before.statement);
         }
         self.evict();
@@ -241,14 +244,15 @@ impl Prepared {
     /// Evicts the least recently used of those that no client uses.
     fn evict(&mut self) {
         while self.by_text.len() > CAPACITY {
-            let unused = |(_, held): &(&Arc<[u8]>, &Held)| Arc::strong_count(&held.statement) == 1;
+            let unused =
+                |(_, cached): &(&Arc<[u8]>, &Cached)| Arc::strong_count(&cached.statement) == 1;
             let candidates = self.by_text.iter().filter(unused);
-            let Some((oldest, _)) = candidates.min_by_key(|(_, held)| held.used) else {
+            let Some((oldest, _)) = candidates.min_by_key(|(_, cached)| cached.used) else {
                 return;
             };
             let oldest = Arc::clone(oldest);
-            let held = self.by_text.remove(&oldest);
-            self.retired.extend(held.map(|held| held.statement));
+            let cached = self.by_text.remove(&oldest);
+            self.retired.extend(cached.map(|cached| cached.statement));
         }
     }
 
@@ -283,7 +287,8 @@ impl Prepared {
             return;
         }
         statement.gone.store(true, Ordering::Relaxed);
-        self.by_text.retain(|_, held| held.statement != *statement);
+        self.by_text
+            .retain(|_, cached| cached.statement != *statement);
         if !self.retired.contains(statement) {
             self.retired.push(Arc::clone(statement));
         }
@@ -292,27 +297,27 @@ impl Prepared {
     /// Returns whether a new Parse of this statement's text would give the same.
     pub(super) fn is_fresh(&self, statement: &Arc<ServerStatement>) -> bool {
         let mut all = self.by_text.values();
-        all.any(|held| held.fresh && held.statement == *statement)
+        all.any(|cached| cached.fresh && cached.statement == *statement)
     }
 
     /// Notes that a new Parse of this statement's text would give another.
     pub(super) fn outdate(&mut self, statement: &ServerStatement) {
-        for held in self.by_text.values_mut() {
-            held.fresh &= *held.statement != *statement;
+        for cached in self.by_text.values_mut() {
+            cached.fresh &= *cached.statement != *statement;
         }
     }
 
     /// Notes that a new Parse of any text might give another statement.
     pub(super) fn outdate_all(&mut self) {
-        for held in self.by_text.values_mut() {
-            held.fresh = false;
+        for cached in self.by_text.values_mut() {
+            cached.fresh = false;
         }
     }
 
     /// Notes that the server was asked to forget all statements.
     pub(super) fn lose_all(&mut self) {
-        let held = self.by_text.drain().map(|(_, held)| held.statement);
-        self.retired.extend(held);
+        let cached = self.by_text.drain().map(|(_, cached)| cached.statement);
+        self.retired.extend(cached);
         for statement in &self.retired {
             statement.gone.store(true, Ordering::Relaxed);
         }
@@ -336,10 +341,10 @@ pub(super) fn is_constant(text: &[u8]) -> bool {
     !words.any(is_moment)
 }
 
-/// Returns whether a statement that was described as `told` can be used as one that is described
+/// Returns whether a statement that was described as `before` can be used as one that is described
 /// as `now`: by what the server compares when a plan's columns might have changed.
-pub(super) fn is_same(told: &[u8], now: &[u8]) -> bool {
-    told == now || (columns(told).is_some() && columns(told) == columns(now))
+pub(super) fn is_same(before: &[u8], now: &[u8]) -> bool {
+    before == now || (columns(before).is_some() && columns(before) == columns(now))
 }
 
 /// The name, the type and the modifier of each column.
@@ -382,6 +387,22 @@ mod tests {
         assert!(!is_constant(&vec![b'a'; LONGEST + 1]));
     }
 
+    #[test]
+    fn statement_that_was_not_sent_has_traits() {
+        let (lasts, ends) = (b"SET TIME ZONE 'UTC'\0\0\0", "SET LOCAL lock_timeout = 1");
+        let mut names = Names::default();
+        assert!(names.add(b"s", lasts));
+        let of_name = names.0[&b"s"[..]].traits;
+        let of_text = Traits::of(ends.as_bytes(), Some(true));
+        assert!(of_text.sets_are_local());
+        // Under one Sync, whichever comes first.
+        for (first, then) in [(of_name, of_text), (of_text, of_name)] {
+            let mut both = first;
+            both.merge(then);
+            assert!(!both.sets_are_local());
+        }
+    }
+
     /// ParameterDescription of one parameter, and a column of that name and type of a table.
     fn description(parameter: u8, name: &[u8], table: u8, kind: u8) -> Vec<u8> {
         let mut out = vec![b't', 0, 0, 0, 10, 0, 1, 0, 0, 0, parameter];
@@ -395,16 +416,16 @@ mod tests {
 
     #[test]
     fn columns_are_compared_without_their_tables() {
-        let told = description(23, b"a", 1, 23);
+        let before = description(23, b"a", 1, 23);
         for (now, same) in [
             (description(23, b"a", 2, 23), true),
             (description(20, b"a", 1, 23), false),
             (description(23, b"b", 1, 23), false),
             (description(23, b"a", 1, 20), false),
         ] {
-            assert_eq!(is_same(&told, &now), same);
+            assert_eq!(is_same(&before, &now), same);
         }
-        assert!(!is_same(&told, &told[..20]));
+        assert!(!is_same(&before, &before[..20]));
     }
 
     #[test]
@@ -430,7 +451,7 @@ mod tests {
             prepared.prepare(&text(number), true, false);
         }
         assert_eq!(prepared.by_text.len(), CAPACITY);
-        assert_eq!(prepared.held(&text(0)), Some(Arc::clone(&used)));
+        assert_eq!(prepared.cached(&text(0)), Some(Arc::clone(&used)));
         assert_eq!(prepared.take_closable().len(), CAPACITY);
         prepared.lose_all();
         assert!(!prepared.has(&used));

@@ -1,6 +1,6 @@
-//! The transaction status, and the parameters that the server reports.
+//! Reads the transaction status, and the parameters that the server reports.
 
-use crate::config::Reported;
+use crate::config::ReportedParameters;
 
 /// The state of the session between two statements: the byte of the last ReadyForQuery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,19 +22,37 @@ impl TransactionStatus {
     }
 }
 
-impl Reported {
-    /// Keeps the value of a ParameterStatus, if it is one of these.
-    pub(super) fn note(&mut self, body: &[u8]) {
-        let mut fields = body.split(|&byte| byte == 0);
-        let field = match fields.next() {
-            Some(b"standard_conforming_strings") => &mut self.conforming,
-            Some(b"in_hot_standby") => &mut self.in_hot_standby,
-            Some(b"default_transaction_read_only") => &mut self.read_only,
+/// What the server has reported about itself and the session.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ServerFacts {
+    /// The parameters that it reported last.
+    pub(crate) parameters: ReportedParameters,
+    /// BackendKeyData: the process and the secret that a CancelRequest needs.
+    pub(crate) key: Option<(i32, i32)>,
+    /// The last command that it completed was a COMMIT, as its tag says.
+    pub(crate) committed: bool,
+    /// The SQLSTATE of the last ErrorResponse that was not the consequence of another.
+    pub(crate) error: Option<[u8; 5]>,
+    /// The last ErrorResponse refused a statement before anything was executed.
+    pub(crate) before_execution: bool,
+    /// An error has said that the transaction, or the server, is read-only.
+    pub(crate) refused_write: bool,
+    /// How many transactions it has ended at the user's request; a ROLLBACK to a savepoint counts.
+    pub(crate) ends: u64,
+}
+
+impl ReportedParameters {
+    /// Keeps the value of a parameter, if it is one of these.
+    pub(super) fn note(&mut self, name: &[u8], value: &[u8]) {
+        let field = match name {
+            b"standard_conforming_strings" => &mut self.conforming,
+            b"in_hot_standby" => &mut self.in_hot_standby,
+            b"default_transaction_read_only" => &mut self.read_only,
             _ => return,
         };
-        *field = match fields.next() {
-            Some(b"on") => Some(true),
-            Some(b"off") => Some(false),
+        *field = match value {
+            b"on" => Some(true),
+            b"off" => Some(false),
             _ => None,
         };
     }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Wire;
+use super::attach::Attachment;
 
 /// The stream of a connection of tokio-postgres, watched by its [`Wire`].
 pub struct Stream {
@@ -21,16 +22,10 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let mut state = self.wire.state();
-        if state.has_present(self.client) {
-            return state.poll_read(cx, buf);
-        }
-        if state.is_parked(self.client) {
-            return Poll::Pending;
-        }
-        match state.retired(self.client) {
-            Some(retired) => retired.poll_read(buf),
-            None => state.poll_read(cx, buf),
+        match self.wire.state().attachment(self.client) {
+            Attachment::Present(state) => state.poll_read(cx, buf),
+            Attachment::Parked => Poll::Pending,
+            Attachment::Retired(retired) => retired.poll_read(buf),
         }
     }
 }
@@ -41,30 +36,25 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let mut state = self.wire.state();
-        if state.is_parked(self.client) {
-            return Poll::Pending;
-        }
-        match state.retired(self.client) {
-            Some(retired) => Poll::Ready(Ok(retired.poll_write(cx, bytes))),
-            None => state.poll_write(cx, bytes),
+        match self.wire.state().attachment(self.client) {
+            Attachment::Present(state) => state.poll_write(cx, bytes),
+            Attachment::Parked => Poll::Pending,
+            Attachment::Retired(retired) => Poll::Ready(Ok(retired.poll_write(cx, bytes))),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut state = self.wire.state();
-        if state.is_parked(self.client) || state.retired(self.client).is_some() {
-            return Poll::Ready(Ok(()));
+        match self.wire.state().attachment(self.client) {
+            Attachment::Present(state) => state.poll_flush(cx),
+            Attachment::Parked | Attachment::Retired(_) => Poll::Ready(Ok(())),
         }
-        state.poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut state = self.wire.state();
-        if state.is_parked(self.client) || state.retired(self.client).is_some() {
-            return Poll::Ready(Ok(()));
+        match self.wire.state().attachment(self.client) {
+            Attachment::Present(state) => state.poll_shutdown(cx),
+            Attachment::Parked | Attachment::Retired(_) => Poll::Ready(Ok(())),
         }
-        state.poll_shutdown(cx)
     }
 }
 

@@ -6,11 +6,9 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::BufMut;
 use tokio::io::{AsyncWrite, ReadBuf};
 
-use super::expected::Handling;
-use super::frontend::SYNC;
-use super::residue::Traits;
+use super::message::SYNC;
 use super::stand_in::{Detached, StandIn, Terminate};
-use super::state::{Below, SCRATCH, State};
+use super::state::{SCRATCH, State, TransportState};
 use super::unit::Unit;
 
 impl State {
@@ -34,8 +32,8 @@ impl State {
     pub(super) fn detach_with(&mut self, mut answers: Option<StandIn>, terminate: Terminate) {
         let pending = std::mem::take(&mut self.frontend.pending);
         if let (Some(answers), true) = (&answers, self.parked.is_some()) {
-            // The driver of a socket is told as the server does, at the end of its connection.
-            answers.tell(&mut self.inject);
+            // Another driver gets the error without ReadyForQuery, as a server ends a connection.
+            answers.put_final_error(&mut self.inject);
         } else if let Some(answers) = &mut answers {
             let requests = |unit: &&Unit| unit.question.is_none();
             for _ in self.tracker.owed.iter().filter(requests) {
@@ -66,48 +64,28 @@ impl State {
         if self.is_unsent() {
             // The end of file comes instead, in the middle of a message, which the server
             // then does not execute.
-            return self.out.clear();
+            return self.tracker.out.clear();
         }
         self.complete();
-        // During authentication it would be taken for the password.
+        // During authentication the server would read it as the password.
         if self.tracker.status.is_some() {
-            self.out.put_slice(b"X\0\0\0\x04");
+            self.tracker.out.put_slice(b"X\0\0\0\x04");
         }
     }
 
     /// Completes a request whose rest will not be sent.
-    fn complete(&mut self) {
+    pub(super) fn complete(&mut self) {
         // In the middle of a message it would become a part of that.
         if !self.frontend.is_empty() {
             return;
         }
         if self.tracker.is_copying_in() {
-            self.out.put_slice(b"f\0\0\0\x05\0");
+            self.tracker.out.put_slice(b"f\0\0\0\x05\0");
             self.tracker.sent_copy_end();
         }
         if self.tracker.is_open() {
-            self.out.put_slice(SYNC);
+            self.tracker.out.put_slice(SYNC);
             self.tracker.sent_sync();
-        }
-    }
-
-    /// Sends a query of our own. Its answer is swallowed, as the connection is
-    /// [detached](State::detach).
-    pub(super) fn ask(&mut self, sql: &str) {
-        self.detach();
-        self.complete();
-        if self.frontend.is_empty() {
-            // Errors arise from NUL bytes in the text alone, and ours has none.
-            let _ = postgres_protocol::message::frontend::query(sql, &mut self.out);
-            let traits = Traits::of(sql.as_bytes(), Some(true));
-            if traits.deallocates {
-                self.tracker.deallocates();
-            }
-            let unit = Unit {
-                alters: traits.alters,
-                ..Unit::simple()
-            };
-            self.tracker.sent_whole(unit, Handling::Pass);
         }
     }
 
@@ -156,7 +134,7 @@ impl State {
     pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         self.terminate(cx);
         let drained = self.poll_drain(cx).is_ready();
-        if let Below::Open { transport, shut } = &mut self.below {
+        if let TransportState::Open { transport, shut } = &mut self.below {
             if drained && !*shut {
                 // TLS sends its closing alert before the socket is shut down.
                 *shut = Pin::new(transport).poll_shutdown(cx).is_ready();
@@ -164,8 +142,8 @@ impl State {
         }
         let mut scratch = SCRATCH;
         loop {
-            if let Below::Closed { by_server } = self.below {
-                return Poll::Ready(by_server);
+            if self.is_closed() {
+                return Poll::Ready(matches!(self.below, TransportState::Ended));
             }
             let _ = ready!(self.poll_receive(cx, &mut ReadBuf::uninit(&mut scratch)));
         }

@@ -1,5 +1,5 @@
-//! Remembers what the texts of statements were found to be: an application sends few, and each of
-//! them again and again.
+//! Caches the traits of statements by their text: an application sends few texts, and each of
+//! them many times.
 
 use super::residue::Traits;
 
@@ -41,7 +41,7 @@ impl Texts {
     }
 }
 
-/// Returns the only place where a text is looked for.
+/// Returns the only slot in which a text is cached.
 fn slot(text: &[u8]) -> usize {
     let byte = |at: usize| text.get(at).copied().unwrap_or_default().into();
     let bytes: [usize; 2] = [byte(text.len() / 2), byte(text.len().wrapping_sub(1))];

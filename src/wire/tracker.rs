@@ -4,7 +4,7 @@
 //! status into it (manual, "Frontend/Backend Protocol", sections "Message Flow"
 //! and "Message Formats"). tokio-postgres throws that byte away. [`Tracker`]
 //! keeps it, and keeps count of what is still owed one: each Query, FunctionCall
-//! and Sync, and the start-up packet.
+//! and Sync, and the startup packet.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -13,34 +13,35 @@ use std::sync::atomic::Ordering;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::expected::{Entry, Expected, Handling, Reply};
+use super::message::{self, sqlstate, strings};
 use super::question::Question;
 use super::residue::{Residue, Traits};
 use super::statements::{Prepared, ServerStatement, Statement, once};
-use super::status::TransactionStatus;
+use super::status::{ServerFacts, TransactionStatus};
 use super::texts::Texts;
 use super::unit::{Answer, Fate, Unit};
 use super::work::{Fingerprint, Watched, Work};
-use crate::config::Reported;
 
-/// What the server has said about itself and the session.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct ServerFacts {
-    /// The parameters that it reported last.
-    pub(crate) parameters: Reported,
-    /// BackendKeyData: the process and the secret that a CancelRequest needs.
-    pub(crate) key: Option<(i32, i32)>,
-    /// The last command that it completed was a COMMIT, as its tag says.
-    pub(crate) committed: bool,
-    /// The SQLSTATE of the last ErrorResponse that was not the consequence of another.
-    pub(crate) error: Option<[u8; 5]>,
-    /// An error has said that the transaction, or the server, is read-only.
-    pub(crate) refused_write: bool,
+/// The values of ParameterStatus, by the name of the parameter.
+pub(super) type Reported = BTreeMap<Box<[u8]>, Box<[u8]>>;
+
+/// Whether answers come that can be understood.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Reception {
+    #[default]
+    Live,
+    /// No more answers will come.
+    Ended,
+    /// The framing was lost.
+    Lost,
 }
 
 /// Tracks what is owed an answer, and what the answers say.
 #[derive(Default)]
 pub(super) struct Tracker {
     pub(super) status: Option<TransactionStatus>,
+    /// Requests for the server, which the socket has not taken yet.
+    pub(super) out: BytesMut,
     /// Sync points that were sent and not answered, oldest first.
     pub(super) owed: VecDeque<Unit>,
     /// Extended messages that no Sync has followed yet.
@@ -54,21 +55,18 @@ pub(super) struct Tracker {
     pub(super) describes: Option<(Arc<ServerStatement>, BytesMut)>,
     /// The message that was refused with the error that is being received.
     pub(super) refused: Option<Entry>,
-    /// Statements, by their number, whose Parse was not executed after all.
+    /// Statements, by their number, whose Parse was refused or skipped.
     pub(super) unprepared: Vec<u64>,
     pub(super) residue: Residue,
     pub(super) facts: ServerFacts,
-    /// The bodies of ParameterStatus, by the name of the parameter.
-    pub(super) reported: BTreeMap<Box<[u8]>, Box<[u8]>>,
+    pub(super) reported: Reported,
     texts: Texts,
     pub(super) work: Work,
     pub(super) watched: Option<Box<Watched>>,
-    lost: bool,
-    /// No more answers will come.
-    pub(super) ended: bool,
-    /// A statement of the user was answered since a query of our own was deferred.
+    reception: Reception,
+    /// A statement of the user was answered since a query of the wire's own was deferred.
     pub(super) has_executed: bool,
-    /// An error has said that a prepared statement is not to be trusted.
+    /// An error has said that a prepared statement does not exist or does not fit the schema.
     pub(super) outdated: bool,
     /// The ErrorResponse that ended the session.
     pub(super) final_error: Option<Bytes>,
@@ -147,7 +145,7 @@ impl Tracker {
             let text = |known: &Statement| known.text.clone();
             let again = || {
                 let text = known.and_then(text)?;
-                self.fingerprint(text.split(|&byte| byte == 0).next()?)
+                self.fingerprint(strings(&text).next()?)
             };
             let fingerprint = known.and_then(|known| known.fingerprint.clone());
             let fingerprint = fingerprint.or_else(again);
@@ -182,7 +180,7 @@ impl Tracker {
                     watched.answered();
                 }
                 let status = self.status.unwrap_or(TransactionStatus::Idle);
-                out.put_slice(&[b'Z', 0, 0, 0, 5, status as u8]);
+                message::write(b'Z', &[&[status as u8]], out);
             }
         }
     }
@@ -202,7 +200,7 @@ impl Tracker {
             // is answered than tokio-postgres expects.
             match self.owed.back_mut() {
                 Some(unit) => unit.ends_early = true,
-                None => self.residue.driver = true,
+                None => self.residue.add(Residue::Client),
             }
         }
     }
@@ -249,30 +247,34 @@ impl Tracker {
         self.owed.front_mut()?.question.as_deref_mut()
     }
 
-    /// Returns whether a query of our own disturbs nothing: no request of the user is under way
-    /// that could change the transaction status, or copy.
+    /// Returns whether a query of the wire's own disturbs nothing: no request of the user is under
+    /// way that could change the transaction status, or copy.
     pub(super) fn may_ask(&self) -> bool {
         let ours = |unit: &Unit| !unit.changes || unit.question.is_some();
-        let begun = self.status.is_some() && !self.lost;
-        begun && self.open.is_none() && self.owed.iter().all(ours)
+        self.awaits_request() && self.owed.iter().all(ours)
     }
 
     /// Returns whether every answer that is owed answers a query of the wire's own.
     pub(super) fn is_owed_to_wire(&self) -> bool {
-        let begun = self.status.is_some() && !self.lost && self.open.is_none();
-        begun && self.owed.iter().all(|unit| unit.question.is_some())
+        let ours = |unit: &Unit| unit.question.is_some();
+        self.awaits_request() && self.owed.iter().all(ours)
     }
 
-    /// Returns whether the user has executed a statement, and a query of our own can be sent
+    /// Returns whether the session has begun, and no unit of it is open.
+    fn awaits_request(&self) -> bool {
+        self.status.is_some() && !self.is_lost() && self.open.is_none()
+    }
+
+    /// Returns whether the user has executed a statement, and a query of the wire's own can be sent
     /// behind it: when it is executed, no transaction is open, and nothing is copied.
     pub(super) fn may_follow(&self) -> bool {
-        let idle = self.status == Some(TransactionStatus::Idle) && !self.lost;
+        let idle = self.status == Some(TransactionStatus::Idle);
         let mut changing = self.owed.iter().filter(|unit| unit.changes);
         match (changing.next(), changing.next()) {
-            _ if self.open.is_some() || self.lost => false,
+            _ if !self.awaits_request() => false,
             (None, _) => idle && self.has_executed,
             (Some(unit), None) => {
-                unit.ends || (idle && unit.executes && !unit.holds() && !unit.opens)
+                unit.ends || (idle && unit.executes && !unit.holds() && !unit.opens())
             }
             (Some(_), Some(_)) => false,
         }
@@ -280,7 +282,9 @@ impl Tracker {
 
     /// Notes that no more answers will come.
     pub(super) fn end(&mut self) {
-        self.ended = true;
+        if self.is_live() {
+            self.reception = Reception::Ended;
+        }
         self.fail_questions();
     }
 
@@ -297,10 +301,12 @@ impl Tracker {
             b'C' => self.complete(body),
             b'G' => return self.copy_in(),
             b'S' => {
-                self.facts.parameters.note(body);
-                let name = body.split(|&byte| byte == 0).next().unwrap_or_default();
-                let before = self.reported.insert(name.into(), body.into());
-                if before.as_deref() != Some(body) && name != b"application_name" {
+                let mut strings = strings(body);
+                let mut next = || strings.next().unwrap_or_default();
+                let (name, value) = (next(), next());
+                self.facts.parameters.note(name, value);
+                let before = self.reported.insert(name.into(), value.into());
+                if before.as_deref() != Some(value) && name != b"application_name" {
                     self.prepared.outdate_all();
                 }
             }
@@ -340,12 +346,18 @@ impl Tracker {
             self.lose();
             return None;
         };
+        // A COMMIT that fails ends the transaction too, without a tag.
+        let idle = TransactionStatus::Idle;
+        let ended = unit.failed && self.status != Some(idle) && status == idle;
+        self.facts.ends += u64::from(ended);
         self.status = Some(status);
         self.expected.take_ready();
         // What tokio-postgres takes for the next request's answer is this one's.
-        self.residue.driver |= unit.ends_early;
+        if unit.ends_early {
+            self.residue.add(Residue::Client);
+        }
         self.has_executed |= unit.executes;
-        if unit.alters || self.alters_until_end {
+        if unit.traits.alters || self.alters_until_end {
             self.prepared.outdate_all();
             self.alters_until_end = status != TransactionStatus::Idle;
         }
@@ -362,10 +374,11 @@ impl Tracker {
         if self.question().is_some() {
             return;
         }
-        let tag = body.split(|&byte| byte == 0).next().unwrap_or_default();
+        let tag = strings(body).next().unwrap_or_default();
         self.work.completed(tag);
-        let local = self.owed.front().is_some_and(|unit| unit.sets_are_local);
-        self.residue.note_tag(tag, local);
+        let unit = self.owed.front();
+        let local = unit.is_some_and(|unit| unit.traits.sets_are_local());
+        self.residue.add(Residue::of_tag(tag, local));
         if let Some(unit) = self.owed.front_mut().or(self.open.as_mut()) {
             unit.deallocated |= matches!(tag, b"DEALLOCATE ALL" | b"DISCARD ALL");
             if tag == b"DEALLOCATE" && !unit.frees.is_empty() {
@@ -373,6 +386,8 @@ impl Tracker {
             }
         }
         self.facts.committed = tag == b"COMMIT";
+        let ends = matches!(tag, b"COMMIT" | b"ROLLBACK" | b"PREPARE TRANSACTION");
+        self.facts.ends += u64::from(ends);
     }
 
     /// In COPY mode the server ignores a Sync, and `copy_in` of tokio-postgres
@@ -409,12 +424,16 @@ impl Tracker {
 
     /// Notes that the framing was lost.
     pub(super) fn lose(&mut self) {
-        self.lost = true;
+        self.reception = Reception::Lost;
         self.fail_questions();
     }
 
     pub(super) fn is_lost(&self) -> bool {
-        self.lost
+        self.reception == Reception::Lost
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        self.reception == Reception::Live
     }
 
     pub(super) fn units(&self) -> impl Iterator<Item = &Unit> {
@@ -459,14 +478,6 @@ const OUTDATED: [&[u8]; 3] = [b"26000", b"0A000", b"XX000"];
 
 /// `in_failed_sql_transaction`.
 const IN_FAILED_TRANSACTION: [u8; 5] = *b"25P02";
-
-/// Returns the field `C` of an ErrorResponse (manual, "Error and Notice Message Fields"): it
-/// comes behind the severity, so the first bytes have it.
-pub(super) fn sqlstate(body: &[u8]) -> Option<[u8; 5]> {
-    let mut fields = body.split(|&byte| byte == 0);
-    let code = fields.find_map(|field| field.strip_prefix(b"C"))?;
-    code.try_into().ok()
-}
 
 fn int(body: &[u8], at: usize) -> Option<i32> {
     let bytes = body.get(at..at + 4)?;

@@ -3,6 +3,7 @@
 use bytes::BytesMut;
 
 use super::question::Question;
+use super::residue::Traits;
 use super::statements::Statement;
 
 /// The messages that one ReadyForQuery answers.
@@ -17,23 +18,17 @@ pub(super) struct Unit {
     pub(super) copy_in: bool,
     /// The end of its COPY is on its way, before the server has begun one.
     pub(super) ends_early: bool,
-    /// Each SET in it ends with the transaction.
-    pub(super) sets_are_local: bool,
-    /// By how many bytes our text in front of a simple query shifts the error
-    /// position that the user is told.
+    /// The properties of its statements.
+    pub(super) traits: Traits,
+    /// By how many characters the wire's text in front of a simple query shifts the position
+    /// in an error.
     pub(super) shift: usize,
     /// It opens the lazily begun transaction.
     pub(super) begins: bool,
-    /// It copies, behind a pooler: nothing is sent until that is over.
-    pub(super) copies: bool,
-    /// The statement that it prepares: forgotten again if that fails.
-    pub(super) prepares: Option<Vec<u8>>,
     /// It executes a statement.
     pub(super) executes: bool,
-    /// It may leave a transaction open, or copies: nothing of our own may be sent behind it.
-    pub(super) opens: bool,
-    /// It may end the lazily begun transaction: until that is known, the next statement might run
-    /// outside it.
+    /// What follows waits for its answer. It may end the lazily begun transaction: until that is
+    /// known, the next statement might run outside it. Or it copies, behind a pooler.
     pub(super) waits: bool,
     /// It is a COMMIT or ROLLBACK alone, which no transaction survives.
     pub(super) ends: bool,
@@ -41,10 +36,6 @@ pub(super) struct Unit {
     pub(super) sent: bool,
     /// Something of it is answered here.
     pub(super) given: bool,
-    /// After it, a new Parse may give another statement than before.
-    pub(super) alters: bool,
-    /// The same, if the server reports that a parameter has changed.
-    pub(super) reports: bool,
     /// It may deallocate the statements that were named before this number.
     pub(super) deallocates: Option<u64>,
     /// The server has deallocated all of them.
@@ -76,18 +67,21 @@ impl Unit {
     /// Merges an earlier unit, which the same ReadyForQuery will answer.
     pub(super) fn absorb(&mut self, earlier: Unit) {
         self.changes |= earlier.changes;
-        self.sets_are_local |= earlier.sets_are_local;
-        self.copies |= earlier.copies;
+        self.traits.merge(earlier.traits);
+        self.waits |= earlier.waits;
         self.executes |= earlier.executes;
-        self.opens |= earlier.opens;
         self.sent |= earlier.sent;
-        self.alters |= earlier.alters;
-        self.reports |= earlier.reports;
     }
 
     /// Returns whether what follows has to wait for its answer.
     pub(super) fn holds(&self) -> bool {
-        self.begins || self.copies || self.waits
+        self.begins || self.waits
+    }
+
+    /// Returns whether it may leave a transaction open, or copies: nothing of the wire's own may be
+    /// sent behind it.
+    pub(super) fn opens(&self) -> bool {
+        self.traits.begins || self.traits.copies
     }
 }
 

@@ -1,4 +1,4 @@
-//! Counts what a session is asked for: statements, rows, bytes, and the same statement again.
+//! Counts the work of a session: statements, rows, bytes, and repeated statements.
 //!
 //! A statement is known by a fingerprint of its text without literals and parameters. Its values
 //! are not kept, and its text only if asked for.
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::residue::{controls_transaction, is_setting};
-use super::sql::{after_comment, after_dollar_quote, after_literal, is_newline, starts_word};
+use super::sql::{Lexeme, lexemes};
 
 /// How much of a text is looked at.
 const LONGEST: usize = 16 * 1024;
@@ -22,7 +22,7 @@ const SHOWN: usize = 500;
 /// How many different statements are counted.
 const MOST: usize = 1_000;
 
-/// What a session was asked for since it was checked out.
+/// The work of a session since it was checked out.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Work {
     /// Statements that the server has executed, or refused.
@@ -83,7 +83,7 @@ impl fmt::Display for Fingerprint {
     }
 }
 
-/// What is watched beside the numbers.
+/// What is watched in addition to the counters.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Watching {
     /// Statements, to find those that are repeated.
@@ -136,7 +136,7 @@ impl Watched {
         text: &[u8],
         conforming: Option<bool>,
     ) -> Option<Arc<Fingerprint>> {
-        if !self.watching.statements || is_setting(text) || controls_transaction(text) {
+        if !self.watching.statements || is_setting(text) || controls_transaction(text, Some(true)) {
             return None;
         }
         let text = &text[..text.len().min(LONGEST)];
@@ -198,86 +198,27 @@ fn cut(mut text: String) -> String {
 }
 
 /// Returns the text without comments, with a question mark for each literal and parameter, and
-/// for each list of them. A literal that may end in two places is the end of what is told.
+/// for each list of them. It ends with a literal whose end is not certain.
 fn normalised(text: &[u8], conforming: Option<bool>) -> String {
     let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
     let mut space = false;
-    while let Some((&first, after)) = rest.split_first() {
-        let next = after.first();
-        match first {
-            _ if first.is_ascii_whitespace() => {
-                space = true;
-                rest = after;
-                continue;
-            }
-            b'-' if next == Some(&b'-') => {
-                let end = after.iter().position(|&byte| is_newline(byte));
-                rest = end.map_or(&[], |end| &after[end..]);
-                space = true;
-                continue;
-            }
-            b'/' if next == Some(&b'*') => {
-                rest = after_comment(&after[1..]);
-                space = true;
-                continue;
-            }
-            _ => {}
+    for lexeme in lexemes(text, conforming) {
+        if lexeme == Lexeme::Space {
+            space = true;
+            continue;
         }
-        let spaced = std::mem::take(&mut space) && !out.is_empty();
-        if spaced {
+        if std::mem::take(&mut space) && !out.is_empty() {
             out.push(b' ');
         }
-        match first {
-            b'\'' => {
-                rest = behind_literal(after, conforming);
-                value(&mut out);
-            }
-            b'$' => {
-                let quoted = after_dollar_quote(after);
-                let digits = after.iter().take_while(|byte| byte.is_ascii_digit());
-                rest = match digits.count() {
-                    0 if quoted.len() == after.len() => after,
-                    0 => quoted,
-                    digits => &after[digits..],
-                };
-                value(&mut out);
-            }
-            b'0'..=b'9' => {
-                let end = |byte: &u8| !(byte.is_ascii_alphanumeric() || b"._".contains(byte));
-                let end = rest.iter().position(end).unwrap_or(rest.len());
-                rest = &rest[end..];
-                value(&mut out);
-            }
-            b'"' => {
-                let end = after.iter().position(|&byte| byte == b'"');
-                let end = end.map_or(rest.len(), |end| end + 2);
-                out.extend_from_slice(&rest[..end]);
-                rest = &rest[end..];
-            }
-            _ if starts_word(first) => {
-                let continues =
-                    |byte: &u8| starts_word(*byte) || byte.is_ascii_digit() || *byte == b'$';
-                let end = rest.iter().position(|byte| !continues(byte));
-                let (word, behind) = rest.split_at(end.unwrap_or(rest.len()));
-                let is_prefix = word.len() == 1 && b"eEbBxXnN".contains(&word[0]);
-                if is_prefix && behind.first() == Some(&b'\'') {
-                    // Only in `E'..'` a backslash always escapes.
-                    let conforming = match word {
-                        b"e" | b"E" => Some(false),
-                        _ => conforming,
-                    };
-                    rest = behind_literal(&behind[1..], conforming);
-                    value(&mut out);
-                } else {
-                    out.extend(word.iter().map(u8::to_ascii_lowercase));
-                    rest = behind;
-                }
-            }
-            _ => {
-                out.push(first);
-                rest = after;
-            }
+        match lexeme {
+            Lexeme::Value { .. } | Lexeme::Number(_) => value(&mut out),
+            Lexeme::Word(word) => out.extend(word.iter().map(u8::to_ascii_lowercase)),
+            Lexeme::Quoted(name) => out.extend([b"\"", name, b"\""].concat()),
+            Lexeme::Sign(sign) => out.push(sign),
+            Lexeme::Space => {}
+        }
+        if lexeme == (Lexeme::Value { certain: false }) {
+            break;
         }
         if out.ends_with(b")") {
             rows(&mut out);
@@ -285,15 +226,6 @@ fn normalised(text: &[u8], conforming: Option<bool>) -> String {
     }
     let text = String::from_utf8_lossy(&out);
     text.trim_end_matches([';', ' ']).to_owned()
-}
-
-/// Returns what follows a literal: nothing if it is not certain where that ends.
-fn behind_literal(text: &[u8], conforming: Option<bool>) -> &[u8] {
-    let behind = after_literal(text, conforming == Some(false));
-    match conforming {
-        None if behind.len() != after_literal(text, true).len() => &[],
-        _ => behind,
-    }
 }
 
 /// Adds a value, which a list of values has absorbed if it is not the first.

@@ -82,6 +82,11 @@ impl Received {
         spans.iter().any(|span| span.name == name)
     }
 
+    /// They are sent after the spans.
+    fn has_metrics(&self) -> bool {
+        !self.metrics.lock().expect("no panic").is_empty()
+    }
+
     #[track_caller]
     fn span(&self, name: &str) -> Span {
         let spans = self.spans.lock().expect("no panic");
@@ -120,11 +125,11 @@ async fn collector_receives_spans_and_metrics_before_the_response() {
     let database = Database::from_url(&server.url).expect("a URL");
     let service = otlp::service(database, telemetry);
     // A flush has half a second: on a busy machine the first may be cut off.
-    for _ in 0..3 {
+    for _ in 0..10 {
         let request = Request::new(Body::Empty);
         let response = service.clone().oneshot(request).await;
         assert_eq!(response.expect("a response").status(), 200);
-        if received.has("invocation") {
+        if received.has("invocation") && received.has_metrics() {
             break;
         }
     }

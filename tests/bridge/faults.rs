@@ -1,13 +1,14 @@
 //! What goes wrong beside the usual: failed COPYs, failovers, ended runtimes, late requests to
 //! cancel.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use antifreeze::teardown::Step;
 use antifreeze::{ErrorKind, claim, invocation};
 use tokio_postgres::NoTls;
 
-use crate::common::{PLENTY, kind, lab, lab_over_relay, lab_with};
+use crate::common::{PLENTY, kind, lab, lab_over_relay, lab_with, sleeps};
 use crate::raw::{Raw, SYNC, query};
 use crate::{connect, unclean, value};
 
@@ -260,4 +261,41 @@ async fn foreign_claim_leaves_an_own_url_alone() {
     .expect("it returns");
     assert_eq!(unclean(&lab), [Step::RolledBack]);
     assert_eq!(lab.rows().await, 0);
+}
+
+/// The invocation is dropped while it brings to rest what a driver has left, and the process is
+/// frozen before any task has run.
+#[tokio::test]
+async fn session_that_a_driver_left_needs_no_task_to_end() {
+    let (lab, relay) = lab_over_relay(|config| config.drivers_on_runtime(true)).await;
+    let before = Cell::new(None);
+    let running = lab.run(async {
+        let mut raw = Raw::start(&invocation()?.url()?, &[]).await;
+        raw.ready().await;
+        raw.send(&query("begin; select pg_sleep(60)")).await;
+        sleeps(&lab.server).await;
+        before.set(Some(relay.counts().connections));
+        relay.delay(Duration::from_millis(500));
+        drop(raw);
+        std::future::pending::<()>().await;
+        Ok(())
+    });
+    let cancels = lab.eventually("it is being cancelled", async |_| {
+        before
+            .get()
+            .is_some_and(|before| relay.counts().connections > before)
+    });
+    tokio::select! {
+        _ = running => unreachable!("it is pending"),
+        () = cancels => {}
+    }
+    // Meanwhile the runtime of the session is blocked.
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+            runtime.block_on(lab.eventually("the session has ended", async |lab| {
+                lab.sessions().await.is_empty()
+            }));
+        });
+    });
 }

@@ -3,14 +3,16 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod faults;
+mod parameters;
 mod programs;
 mod protocol;
 mod raw;
 mod strangers;
+mod transactions;
 
 use antifreeze::teardown::Step;
 use antifreeze::{claim, invocation};
-use common::{BoxError, Lab, lab, lab_over_relay, lab_with};
+use common::{BoxError, Lab, lab, lab_over_relay, lab_with, sleeps};
 use raw::{Raw, query};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
@@ -143,8 +145,10 @@ async fn running_statement_is_cancelled() {
         client
             .batch_execute("begin; insert into t values (1)")
             .await?;
-        let slow = client.batch_execute("select pg_sleep(600)");
-        let _ = tokio::time::timeout(std::time::Duration::from_millis(20), slow).await;
+        tokio::select! {
+            _ = client.batch_execute("select pg_sleep(600)") => unreachable!("it sleeps"),
+            () = sleeps(&lab.server) => {}
+        }
         Ok(())
     })
     .await
@@ -176,7 +180,8 @@ async fn session_state_is_reset() {
         assert_eq!(
             value(
                 client,
-                "select count(*) from pg_locks where locktype = 'advisory'"
+                "select count(*) from pg_locks where locktype = 'advisory' and database = \
+                 (select oid from pg_database where datname = current_database())"
             )
             .await?,
             "0"
@@ -362,6 +367,32 @@ async fn driver_that_leaves_is_rolled_back_at_once() {
     .expect("it goes on");
     assert_eq!(lab.rows().await, 0);
     lab.assert_at_rest().await;
+}
+
+/// As a pool does that hands out its connections in turn, for row-level security.
+#[tokio::test]
+async fn local_setting_holds_no_session() {
+    let lab = lab_with(|config| config.max_connections(1)).await;
+    lab.run(async {
+        let url = invocation()?.url()?;
+        let mut clients = Vec::new();
+        for _ in 0..2 {
+            let client = connect(&url).await?;
+            client.batch_execute("begin").await?;
+            let set = "select set_config('app.tenant', $1, true)";
+            client.query(set, &[&"7"]).await?;
+            client.batch_execute("commit").await?;
+            let shown = value(&client, "select current_setting('app.tenant', true)").await?;
+            assert_eq!(shown, "");
+            clients.push(client);
+        }
+        Ok(())
+    })
+    .await
+    .expect("both have their turn");
+    let torn_down = lab.torn_down();
+    let clean = torn_down.iter().all(|one| one.outcome.is_clean());
+    assert!(clean, "{torn_down:?}");
 }
 
 #[tokio::test]

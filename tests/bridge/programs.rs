@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
-use crate::common::{BoxError, lab_with};
+use crate::common::{BoxError, PLENTY, lab_with};
 use crate::raw::{Raw, query};
 
 /// Rounds of eight programs.
@@ -113,7 +113,7 @@ async fn run(url: &str, program: &[Message], ends_well: bool) -> Result<(), BoxE
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_messages_leave_nothing_behind() {
-    let lab = lab_with(|config| config.max_connections(3)).await;
+    let lab = lab_with(|config| config.max_connections(3).acquire_timeout(PLENTY)).await;
     let mut runner = TestRunner::deterministic();
     let programs = prop::collection::vec(message(), 0..14);
     for round in 0..ROUNDS {
@@ -124,7 +124,7 @@ async fn random_messages_leave_nothing_behind() {
             lab.run(async move {
                 let url = invocation()?.url()?;
                 let run = run(&url, program, at % 2 == 0);
-                match tokio::time::timeout(std::time::Duration::from_secs(5), run).await {
+                match tokio::time::timeout(PLENTY / 4 * 3, run).await {
                     Ok(done) => done,
                     Err(_) => {
                         let shown: Vec<_> = program

@@ -65,6 +65,11 @@ impl Raw {
         self.stream.write_all(bytes).await.is_ok()
     }
 
+    /// Ends the sending side.
+    pub async fn end(&mut self) {
+        let _ = self.stream.shutdown().await;
+    }
+
     /// Sends byte after byte, each in a packet of its own.
     pub async fn send_in_pieces(&mut self, bytes: &[u8]) {
         for byte in bytes {

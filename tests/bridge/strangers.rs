@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use antifreeze::{Config, Database};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
 use crate::common::{BoxError, PLENTY, lab};
@@ -104,8 +105,20 @@ async fn loopback_in_a_process_of_its_own() {
     let (user, rest) = url.split_once("@127.0.0.1:").expect("on the loopback");
     let (user, password) = user.rsplit_once(':').expect("a password");
     assert_eq!(password.len(), 32);
+    let address = format!("127.0.0.1:{}", &rest[..rest.find('/').expect("a path")]);
     let work = async {
         assert_eq!(value(&connect(&url).await?, "select 1").await?, "1");
+        // Not even an empty password.
+        let mut without = tokio::net::TcpStream::connect(address).await?;
+        let body = "user\0antifreeze\0\0";
+        let length = (8 + body.len()) as u32;
+        let startup = [&length.to_be_bytes()[..], b"\0\x03\0\0", body.as_bytes()];
+        without.write_all(&startup.concat()).await?;
+        without.write_all(b"p\0\0\0\x04").await?;
+        let mut answer = Vec::new();
+        without.read_to_end(&mut answer).await?;
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.contains("C08003"), "{answer}");
         let longer = format!("{password}0");
         let wrong = ["x", &password[1..], &longer, &"0".repeat(32)];
         for wrong in wrong {

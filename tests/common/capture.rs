@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use tracing::field::{Field, Visit};
 use tracing::subscriber::DefaultGuard;
-use tracing::{Event, Level, Subscriber};
+use tracing::{Dispatch, Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 /// An event: its message and its other fields, as text.
@@ -49,6 +49,10 @@ impl<S: Subscriber> Layer<S> for Capture {
 impl Capture {
     /// Listens on this thread, on which the whole of a test runs.
     pub fn start() -> (Self, DefaultGuard) {
+        // While there is one subscriber in the process, tracing asks that of the thread that comes
+        // first to an event, and remembers if it has none. With several it asks all of them.
+        static OTHERS: OnceLock<[Dispatch; 2]> = OnceLock::new();
+        OTHERS.get_or_init(|| [(); 2].map(|()| Dispatch::new(tracing_subscriber::registry())));
         let capture = Capture::default();
         let subscriber = tracing_subscriber::registry().with(capture.clone());
         (capture, tracing::subscriber::set_default(subscriber))

@@ -91,6 +91,14 @@ impl Lab {
         std::mem::take(&mut *self.torn_down.lock().expect("no panic"))
     }
 
+    /// Tells whether the server has confirmed each close since the last call of `torn_down`.
+    pub fn is_acknowledged(&self) -> bool {
+        let torn_down = self.torn_down.lock().expect("no panic");
+        torn_down
+            .iter()
+            .all(|one| one.outcome.closed() != Some(false))
+    }
+
     /// Tells whether there was a teardown since the last call of `torn_down`.
     pub fn has_torn_down(&self) -> bool {
         !self.torn_down.lock().expect("no panic").is_empty()
@@ -103,13 +111,22 @@ impl Lab {
         all.remove(0).outcome
     }
 
-    /// Lists the states of the sessions under test, as `pg_stat_activity` has them.
+    /// Waits until so many sessions under test are idle: the server may still be at work on what
+    /// was sent behind its start-up.
+    pub async fn idle(&self, count: usize) {
+        let idle = vec!["idle".to_owned(); count];
+        self.eventually("they are idle", async |lab| lab.sessions().await == idle)
+            .await;
+    }
+
+    /// Lists the states of the sessions under test, as `pg_stat_activity` has them. One that is
+    /// only starting has none.
     pub async fn sessions(&self) -> Vec<String> {
         let rows = self
             .server
             .query(
                 "select state from pg_stat_activity where datname = current_database() \
-                 and application_name = 'under test' order by pid",
+                 and application_name = 'under test' and state is not null order by pid",
             )
             .await
             .expect("activity");
@@ -136,6 +153,21 @@ impl Lab {
             .expect("nothing is locked");
     }
 
+    /// Takes the teardowns, once there is one, and checks that all is at rest. What the server
+    /// could not confirm in the time that was left before a deadline it may end later.
+    pub async fn ends_at_rest(&self) -> Vec<Teardown> {
+        self.eventually("it is torn down", async |lab| lab.has_torn_down())
+            .await;
+        if !self.is_acknowledged() {
+            self.eventually("all sessions are idle, or gone", async |lab| {
+                lab.sessions().await.iter().all(|state| state == "idle")
+            })
+            .await;
+        }
+        self.assert_at_rest().await;
+        self.torn_down()
+    }
+
     /// Counts the rows of `t`.
     pub async fn rows(&self) -> i64 {
         let rows = self
@@ -154,6 +186,17 @@ impl Lab {
             assert!(tokio::time::Instant::now() < until, "never: {what}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+}
+
+/// Waits until a statement is in `pg_sleep`: `active` it may also be with what was asked before.
+pub async fn sleeps(server: &lab::postgres::Database) {
+    let sleeping = "select 1 from pg_stat_activity \
+                    where datname = current_database() and wait_event = 'PgSleep'";
+    let until = tokio::time::Instant::now() + PLENTY;
+    while server.query(sleeping).await.expect("activity").is_empty() {
+        assert!(tokio::time::Instant::now() < until, "nothing sleeps");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -37,6 +37,8 @@ async fn session_state_is_reset() {
     for statement in [
         "set work_mem = '7MB'",
         "select set_config('app.user', 'mallory', false)",
+        "update pg_settings set setting = '7MB' where name = 'work_mem'",
+        "update pg_catalog.pg_settings set setting = '7MB' where name = 'work_mem'",
         "listen something",
         "select pg_advisory_lock(1)",
         "create temp table left_behind (a int)",

@@ -14,7 +14,7 @@ use antifreeze::{
     Config, Connection, Database, Error, ErrorKind, connection, retry_transaction, transaction,
 };
 use bytes::Bytes;
-use common::{PLENTY, black_hole, refusing_server};
+use common::{PLENTY, black_hole, refusing_server, sleeps};
 use lab::certificates::Authority;
 use lab::postgres::{Auth, Postgres};
 use lab::relay::{Cut, Relay};

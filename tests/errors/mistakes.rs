@@ -36,15 +36,18 @@ pub async fn misuse(golden: &mut Golden) {
     golden.add("a second connection is asked for, of one", &error);
 
     let (held, holding) = tokio::sync::oneshot::channel::<()>();
+    let (over, refusal) = tokio::sync::oneshot::channel::<()>();
     let holder = database.invocation(PLENTY, async {
         let _held = connection().await?;
         let _ = held.send(());
-        sleep(Duration::from_millis(200)).await;
+        let _ = refusal.await;
         Ok::<_, Error>(())
     });
     let waiter = async {
         holding.await.expect("held");
-        refused(&database).await
+        let error = refused(&database).await;
+        let _ = over.send(());
+        error
     };
     let (held, error) = tokio::join!(holder, waiter);
     held.expect("fine");

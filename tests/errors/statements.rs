@@ -101,7 +101,7 @@ pub async fn statements(golden: &mut Golden) {
         let token = connection.cancel_token();
         let sleeping = connection.batch_execute("select pg_sleep(60)");
         let cancel = async {
-            sleep(Duration::from_millis(50)).await;
+            sleeps(&server).await;
             token.cancel().await
         };
         let (slept, cancelled) = tokio::join!(sleeping, cancel);

@@ -6,7 +6,7 @@ mod common;
 mod figures;
 mod sharing;
 
-use antifreeze::health::{Reached, Status};
+use antifreeze::health::{Reachability, Status};
 use antifreeze::layer::HealthService;
 use antifreeze::{Config, Database, DatabaseLayer, ErrorKind, connection};
 use bytes::Bytes;

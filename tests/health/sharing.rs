@@ -44,7 +44,7 @@ async fn reading_outlives_its_first_caller() {
     let health = second.await.expect("no panic");
     assert_eq!(
         (health.status, health.database),
-        (Status::Ok, Reached::Connected)
+        (Status::Ok, Reachability::Connected)
     );
     assert!(
         health
@@ -71,6 +71,10 @@ async fn caller_that_hangs_up_causes_no_second_reading() {
     // Its connection is closed: no task is left to bring it to rest.
     let gone = async |lab: &common::Lab| lab.sessions().await.is_empty();
     lab.eventually("gone", gone).await;
+    // Nor is a CancelRequest on its way.
+    let closed = async |_: &common::Lab| relay.open_connections() == 0;
+    lab.eventually("closed", closed).await;
+    relay.quiet(Duration::from_millis(50)).await;
     let before = relay.counts();
     for _ in 0..10 {
         let health = lab.database.health().await;
@@ -107,7 +111,7 @@ fn reading_of_another_runtime_is_awaited() {
         relay.resume();
         for health in [ours.await, theirs.await] {
             let health = health.expect("no panic");
-            assert_eq!(health.database, Reached::Connected);
+            assert_eq!(health.database, Reachability::Connected);
             assert!(
                 health
                     .server

@@ -174,7 +174,7 @@ async fn nothing_left_open_is_no_line() {
 /// What is removed in any case has been left by nothing.
 #[tokio::test]
 async fn reset_always_is_no_leftover() {
-    let lab = lab_with(|config| config.reset(Reset::Always)).await;
+    let lab = lab_with(|config| config.reset(Reset::Always).slow_invocation(Duration::MAX)).await;
     warm(&lab).await;
     let (capture, _guard) = Capture::start();
     let refused = lab.run(async {

@@ -239,7 +239,7 @@ async fn circuit_and_shedding_are_measured() {
     let url = server.url_for("limited");
     let lab = Lab::over(server, &url, |config| config);
     let visit = async |time| lab.database.invocation(time, lease_and_return()).await;
-    visit(Duration::from_secs(1)).await.expect_err("it is full");
+    visit(Duration::from_secs(4)).await.expect_err("it is full");
     visit(Duration::ZERO).await.expect_err("it cannot wait");
     assert_eq!(recorded.number("antifreeze.circuit.open"), 1.0);
     assert!(recorded.number("antifreeze.shed") >= 1.0);

@@ -235,7 +235,7 @@ async fn cancel_token_cancels_through_the_pooler() {
                 let connection = connection().await?;
                 let token = connection.cancel_token();
                 let cancel = async {
-                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    sleeps(&pooled.lab.server).await;
                     token.cancel().await
                 };
                 let sleep = connection.execute("select pg_sleep(60)", &[]);

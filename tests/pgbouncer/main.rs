@@ -7,6 +7,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod endings;
+#[allow(dead_code)]
+#[path = "../bridge/raw.rs"]
+mod raw;
 mod settings;
 mod statements;
 
@@ -15,7 +18,7 @@ use antifreeze::teardown::Step;
 use antifreeze::{Config, connection, transaction};
 use bytes::{BufMut, BytesMut};
 use common::pooled::{CLIENTS, MODES, Pooled, SERVERS, assert_ends_at_rest, pooled, pooled_with};
-use common::{BoxError, Lab, PLENTY};
+use common::{BoxError, Lab, PLENTY, sleeps};
 use futures_util::StreamExt;
 use futures_util::future::{join_all, try_join_all};
 use lab::pgbouncer::{Mode, PgBouncer};

@@ -1,6 +1,8 @@
 //! Named statements and types of the user's own.
 
+use super::raw::{self, SYNC};
 use super::*;
+use postgres_protocol::message::frontend;
 
 /// A type of the user's own, as one text: what tokio-postgres has to look up.
 #[derive(Debug, Clone, PartialEq)]
@@ -316,4 +318,112 @@ impl ToSql for Label {
     }
 
     to_sql_checked!();
+}
+
+/// Prepared statements are not part of a transaction: one whose Execute fails stays.
+#[tokio::test]
+async fn statement_outlives_its_failed_execute() {
+    for mode in MODES {
+        let pooled = pooled(mode).await;
+        let lab = &pooled.lab;
+        lab.run(async {
+            let url = antifreeze::invocation()?.url()?;
+            let mut raw = raw::Raw::start(&url, &[]).await;
+            raw.ready().await;
+            let mut unit = BytesMut::new();
+            let divide = "insert into t select 1 / count(*)::int from t";
+            frontend::parse("one", divide, [], &mut unit)?;
+            let run = b"B\0\0\0\x0f\0one\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0";
+            unit.put_slice(run);
+            unit.put_slice(SYNC);
+            raw.send(&unit).await;
+            assert_eq!(raw.ready().await, ("12EZ".to_owned(), 'I'));
+            raw.send(&raw::query("insert into t values (1)")).await;
+            raw.ready().await;
+            raw.send(&[&run[..], SYNC].concat()).await;
+            assert_eq!(raw.ready().await, ("2CZ".to_owned(), 'I'), "{mode:?}");
+            Ok(())
+        })
+        .await
+        .expect("fine");
+        assert_eq!(lab.rows().await, 2, "{mode:?}");
+    }
+}
+
+/// What a statement may leave in a server that is not the client's own holds no connection.
+#[tokio::test]
+async fn unknown_state_holds_no_connection() {
+    let pooled = pooled_with(Mode::Transaction, 1, |config| config.max_connections(1)).await;
+    let lab = &pooled.lab;
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        lab.run(async {
+            let url = antifreeze::invocation()?.url()?;
+            let mut raws = Vec::new();
+            for _ in 0..2 {
+                let mut raw = raw::Raw::start(&url, &[]).await;
+                raw.ready().await;
+                raw.send(&raw::query("do $$ begin end $$")).await;
+                assert_eq!(raw.ready().await, ("CZ".to_owned(), 'I'));
+                raws.push(raw);
+            }
+            Ok(())
+        })
+        .await
+        .expect("both have their turn");
+        let torn_down = lab.torn_down();
+        let clean = torn_down.iter().all(|one| one.outcome.is_clean());
+        assert!(clean, "{torn_down:?}");
+        ids.extend(torn_down.iter().map(|one| one.process_id));
+    }
+    assert!(ids.windows(2).all(|two| two[0] == two[1]), "{ids:?}");
+}
+
+/// The pooler carries them from server to server, for the client's connection.
+#[tokio::test]
+async fn parameters_of_drivers_do_not_spread() {
+    let pooled = pooled_with(Mode::Transaction, 2, |config| config.max_connections(2)).await;
+    let lab = &pooled.lab;
+    let usual = lab
+        .server
+        .query("show datestyle")
+        .await
+        .expect("it answers");
+    let usual = usual[0][0].clone().expect("a value");
+    for inside in [false, true] {
+        lab.run(async {
+            let invocation = antifreeze::invocation()?;
+            let german = [("DateStyle", "German, DMY")];
+            if inside {
+                transaction().await?.batch_execute("select 1").await?;
+                let url = invocation.transaction_url()?;
+                let mut raw = raw::Raw::start(&url, &german).await;
+                raw.ready().await;
+                raw.send(&raw::query("select 1")).await;
+                raw.ready().await;
+            } else {
+                let url = invocation.url()?;
+                let mut one = raw::Raw::start(&url, &[]).await;
+                one.ready().await;
+                one.send(&raw::query("set datestyle = german, dmy")).await;
+                one.ready().await;
+                one.send(&raw::query("show datestyle")).await;
+                assert!(one.next().await.is_some_and(|row| row.tag == b'T'));
+                assert!(one.answered_with(b"German, DMY").await);
+                one.ready().await;
+                let other = connection().await?.query_one("show datestyle", &[]).await?;
+                assert_eq!(other.get::<_, String>(0), usual);
+            }
+            Ok(())
+        })
+        .await
+        .expect("answered");
+        lab.run(async {
+            let shown = connection().await?.query_one("show datestyle", &[]).await?;
+            assert_eq!(shown.get::<_, String>(0), usual, "{inside}");
+            Ok(())
+        })
+        .await
+        .expect("answered");
+    }
 }

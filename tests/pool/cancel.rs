@@ -11,14 +11,7 @@ async fn cancel_token_cancels_its_statement() {
             let token = connection.cancel_token();
             let slow = connection.batch_execute("select pg_sleep(60)");
             let (slow, cancelled) = futures_util::join!(slow, async {
-                // Active it may also be with what was asked before.
-                let sleeps = "select 1 from pg_stat_activity \
-                              where datname = current_database() and wait_event = 'PgSleep'";
-                lab.eventually("it runs", async |lab| {
-                    let found = lab.server.query(sleeps).await;
-                    !found.expect("activity").is_empty()
-                })
-                .await;
+                sleeps(&lab.server).await;
                 token.cancel().await
             });
             cancelled?;

@@ -10,6 +10,7 @@ use antifreeze::teardown::{Step, Teardown};
 use antifreeze::{ErrorKind, connection, invocation};
 use common::{
     BoxError, Lab, PLENTY, kind, lab, lab_over_relay, lab_with, lease_and_return, poll_at_most,
+    sleeps,
 };
 use lab::relay::Cut;
 use std::sync::Arc;
@@ -210,7 +211,8 @@ async fn waiting_ends_in_time_with_its_reason() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_invocations_share_no_connection() {
-    let lab = Arc::new(lab_with(|config| config.max_connections(3)).await);
+    let lab = lab_with(|config| config.max_connections(3).acquire_timeout(PLENTY));
+    let lab = Arc::new(lab.await);
     let at_once = Arc::new(AtomicUsize::new(0));
     let all = (0..60).map(|number: i32| {
         let (lab, at_once) = (Arc::clone(&lab), Arc::clone(&at_once));

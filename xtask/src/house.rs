@@ -12,7 +12,7 @@ use crate::source::{Source, each, module, read};
 /// The floors of `src/`, the lowest first. A module uses its own floor and lower ones, and
 /// a floor has no circle. `lib.rs` stands above them all.
 const FLOORS: &[&[&str]] = &[
-    &["backoff", "clock", "kind", "random", "tally"],
+    &["backoff", "clock", "kind", "lock", "random", "tally"],
     &["provider"],
     &["error"],
     &["credentials", "deadline", "observe"],
@@ -34,7 +34,7 @@ const FLOORS: &[&[&str]] = &[
 
 /// Lines of code in `src/`, without tests, comments and blank lines: to be lowered, never
 /// raised.
-const SIZE: usize = 21_650;
+const SIZE: usize = 21_505;
 
 /// Lines of a file.
 const FILE: usize = 500;

@@ -2,7 +2,7 @@
 
 mod cli;
 
-use cli::{Directory, TIMEOUT, at, client, command, exit_code, run, wait_for_line};
+use cli::{Directory, at, client, command, exit_code, run, wait_for_line};
 use lab::pgbouncer::PgBouncer;
 use lab::postgres::Postgres;
 use tokio_postgres::Client;
@@ -60,23 +60,7 @@ async fn commands_wait_for_a_slot() {
         drop(freed);
         let code = exit_code(&mut child).await;
         assert_eq!(code, i32::from(doctor), "{arguments:?}");
-        held.push(reconnect(&url).await);
-    }
-}
-
-/// Takes the slot that the command has released.
-async fn reconnect(url: &str) -> Client {
-    let end = std::time::Instant::now() + TIMEOUT;
-    loop {
-        let connected = tokio_postgres::connect(url, tokio_postgres::NoTls).await;
-        match connected {
-            Ok((client, connection)) => {
-                tokio::spawn(connection);
-                return client;
-            }
-            Err(error) => assert!(std::time::Instant::now() < end, "{error}"),
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        held.push(client(&url, "shop:17").await);
     }
 }
 

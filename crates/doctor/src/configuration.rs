@@ -100,7 +100,17 @@ fn why_pooler(settings: &Settings) -> &'static str {
         _ => "",
     };
     let port = settings.server.get_ports().first().copied();
-    settings.pooler.why(host, port.unwrap_or(5432))
+    why(settings.pooler, host, port.unwrap_or(5432))
+}
+
+/// Explains why a pooler is in force for an address.
+fn why(pooler: Pooler, host: &str, port: u16) -> &'static str {
+    match (pooler, internal::detect_pooler(host, port)) {
+        (pooler, Some((detected, why))) if detected == pooler => why,
+        (Pooler::Transaction, _) => "set by pgbouncer=true in the URL, or in code",
+        (Pooler::None, _) => "host and port indicate no pooler",
+        _ => "set in the configuration",
+    }
 }
 
 /// What the pooler was recognised by, if that is the address: `by the port`.
@@ -145,6 +155,23 @@ mod tests {
             ),
         ] {
             assert_eq!(path(&settings(url)), expected);
+        }
+    }
+
+    #[test]
+    fn pooler_has_a_reason() {
+        use Pooler::{Session, Transaction};
+        let neon = "ep-a-pooler.x.aws.neon.tech";
+        for (pooler, host, port, word) in [
+            (Pooler::None, "db", 5432, "host and port indicate no pooler"),
+            (Transaction, "db", 6432, "by the port"),
+            (Transaction, "db", 5432, "pgbouncer=true"),
+            (Transaction, neon, 6432, "by the name of the host"),
+            (Session, "a.pooler.supabase.com", 5432, "and the port"),
+            (Session, "db", 6432, "the configuration"),
+        ] {
+            let reason = why(pooler, host, port);
+            assert!(reason.contains(word), "{host}:{port} {reason}");
         }
     }
 

@@ -16,13 +16,14 @@ const IDLE: &str = "idle_in_transaction_session_timeout";
 /// Checks whether the settings sent at start-up are in force: a pooler may drop them without
 /// an error.
 pub(super) fn start_up(facts: &Facts, config: &Settings) -> Vec<Check> {
-    if !internal::has_startup_options(config) {
-        let none = "no settings are sent: the pooler does not accept any";
-        return vec![Check::note(Step::StartUp, none)];
-    }
-    if !internal::sends_settings(config) {
-        let urls = "only the settings in the URL are sent";
-        return vec![Check::note(Step::StartUp, urls)];
+    if internal::timeouts(config).is_empty() {
+        let has_schema = config.schema.is_some() && config.pooler == Pooler::None;
+        let text = if has_schema || config.server.get_options().is_some() {
+            "only the settings in the URL are sent"
+        } else {
+            "no settings are sent: the pooler does not accept any"
+        };
+        return vec![Check::note(Step::StartUp, text)];
     }
     let lost = lost(facts, config);
     vec![match lost.as_slice() {
@@ -39,10 +40,11 @@ pub(super) fn start_up(facts: &Facts, config: &Settings) -> Vec<Check> {
     }]
 }
 
-/// Returns the settings that were sent and are not in force. A timeout that is sent may be
+/// Returns the timeouts that were sent at start-up and are not in force. One that is sent may be
 /// shorter than the configured one: none is longer than the invocation.
 fn lost(facts: &Facts, config: &Settings) -> Vec<&'static str> {
-    let sent = internal::startup_timeouts(config).into_iter();
+    let sent = internal::timeouts(config).into_iter();
+    let sent = sent.filter(|(name, _)| [STATEMENT, IDLE].contains(name));
     let lost = sent.filter(|(name, value)| {
         let is = facts.value(name);
         is.is_some_and(|is| is != value.to_string())
@@ -60,7 +62,7 @@ pub(super) async fn apply(session: &Session, config: &Settings, facts: &mut Fact
     if session.pooler() != Pooler::None || !lost(facts, config).is_empty() {
         return;
     }
-    let timeouts = internal::session_timeouts(config);
+    let timeouts = internal::timeouts(config);
     if timeouts.is_empty() {
         return;
     }

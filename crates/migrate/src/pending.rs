@@ -1,7 +1,7 @@
 //! Reports pending migrations to health checks, with a role that may have fewer privileges
 //! than the runner's.
 
-use antifreeze::health::{ExpectedMigrations, Pending, PendingFuture};
+use antifreeze::health::{ExpectedMigrations, PendingFuture, PendingMigrations};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::error::Result;
@@ -28,7 +28,7 @@ order by p.place limit 1";
 impl Migrations {
     /// Finds the migrations that have not been applied. Changes nothing, and waits for a lock
     /// for 100 ms at most.
-    async fn find_pending(&self, client: &Client) -> Result<Pending> {
+    async fn find_pending(&self, client: &Client) -> Result<PendingMigrations> {
         let rows = client.simple_query(FIND_HISTORY).await?;
         let row = rows.iter().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row),
@@ -46,7 +46,7 @@ impl Migrations {
                     } else {
                         format!("GRANT USAGE ON SCHEMA {schema} TO {role}; ")
                     };
-                    return Ok(Pending::unknown(format!(
+                    return Ok(PendingMigrations::unknown(format!(
                         "role {role} lacks privileges on the history that this check must see: \
                          {grant_schema}GRANT SELECT ON \
                          {table} TO {role}"
@@ -57,18 +57,18 @@ impl Migrations {
         };
         let all = history.status(self).into_iter();
         let pending = all.filter(|status| matches!(status.state, State::Pending | State::Skipped));
-        Ok(Pending::named(
+        Ok(PendingMigrations::named(
             pending.map(|status| status.migration).collect(),
         ))
     }
 }
 
 impl ExpectedMigrations for Migrations {
-    /// Returns [`Pending::unknown`] on any error.
+    /// Returns [`PendingMigrations::unknown`] on any error.
     fn pending<'a>(&'a self, client: &'a Client) -> PendingFuture<'a> {
         Box::pin(async {
             let pending = self.find_pending(client).await;
-            pending.unwrap_or_else(|error| Pending::unknown(error.to_string()))
+            pending.unwrap_or_else(|error| PendingMigrations::unknown(error.to_string()))
         })
     }
 }

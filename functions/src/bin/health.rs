@@ -7,7 +7,7 @@
 //! ```
 
 use antifreeze::Database;
-use antifreeze::health::{Health, Reached};
+use antifreeze::health::{Health, Reachability};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::Value;
 
@@ -26,7 +26,7 @@ async fn main() -> Result<(), Error> {
 async fn look(database: Database) -> Result<Health, Error> {
     let health = database.health().await;
     match health.database {
-        Reached::Connected => Ok(health),
+        Reachability::Connected => Ok(health),
         _ => Err(format!("the database was not reached: {}", health.database).into()),
     }
 }

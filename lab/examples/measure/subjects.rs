@@ -1,6 +1,7 @@
 //! One invocation with one statement on a warm connection, by each candidate.
 
 use std::future::Future;
+use std::io::{Read, Write};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,12 +9,15 @@ use std::time::{Duration, Instant};
 use antifreeze::config::LoadShed;
 use antifreeze::{Config, Database, DatabaseLayer, connection};
 use bb8_postgres::PostgresConnectionManager;
+use bytes::Bytes;
 use clap::ValueEnum;
 use deadpool_postgres::{Manager, ManagerConfig, RecyclingMethod};
 use http::{Request, Response};
 use http_body_util::Empty;
 use sqlx::Row as _;
 use sqlx::postgres::PgPoolOptions;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio_postgres::{Client, NoTls};
 use tower::{Layer, Service, ServiceExt};
 
@@ -64,23 +68,66 @@ type Batch = Pin<Box<dyn Future<Output = Result<Duration>> + Send>>;
 /// A candidate, ready for batches of invocations.
 pub struct Subject {
     pub name: &'static str,
-    batch: Box<dyn Fn(u32) -> Batch>,
+    batch: Box<dyn Fn(u32, Gap) -> Batch>,
+}
+
+/// What is between two invocations.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Gap {
+    None,
+    /// A round trip over loopback, as a runtime asks its host for the next event: whatever woke
+    /// for the last invocation sleeps again.
+    NextEvent,
+}
+
+/// Answers each byte with a byte.
+struct Host(TcpStream);
+
+impl Host {
+    fn start() -> Result<Self> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        let ours = std::net::TcpStream::connect(listener.local_addr()?)?;
+        let (mut theirs, _) = listener.accept()?;
+        for socket in [&ours, &theirs] {
+            socket.set_nodelay(true)?;
+        }
+        ours.set_nonblocking(true)?;
+        std::thread::spawn(move || {
+            let mut byte = [0];
+            while theirs.read_exact(&mut byte).is_ok() && theirs.write_all(&byte).is_ok() {}
+        });
+        Ok(Host(TcpStream::from_std(ours)?))
+    }
+
+    async fn next(&mut self) -> Result<()> {
+        self.0.write_u8(0).await?;
+        self.0.read_u8().await?;
+        Ok(())
+    }
 }
 
 impl Subject {
-    /// Nothing is boxed for each invocation: that would hide, or add, what futures cost.
-    fn new<F>(name: &'static str, invoke: impl Fn() -> F + Clone + Send + 'static) -> Self
+    /// Calls `service` as a runtime of Lambda does: one service for all requests. Nothing is boxed
+    /// for each invocation: that would hide, or add, what futures cost.
+    fn new<S>(name: &'static str, service: S) -> Self
     where
-        F: Future<Output = Result<()>> + Send,
+        S: Service<Request<()>, Response: Send, Error = BoxError, Future: Send>,
+        S: Clone + Send + 'static,
     {
-        let batch = move |times| -> Batch {
-            let invoke = invoke.clone();
+        let batch = move |times, gap| -> Batch {
+            let mut service = service.clone();
             Box::pin(async move {
-                let begin = Instant::now();
+                let mut host = (gap == Gap::NextEvent).then(Host::start).transpose()?;
+                let mut took = Duration::ZERO;
                 for _ in 0..times {
-                    invoke().await?;
+                    if let Some(host) = &mut host {
+                        host.next().await?;
+                    }
+                    let begin = Instant::now();
+                    drop(service.ready().await?.call(request()).await?);
+                    took += begin.elapsed();
                 }
-                Ok(begin.elapsed())
+                Ok(took)
             })
         };
         Self {
@@ -90,9 +137,23 @@ impl Subject {
     }
 
     /// Runs so many invocations, one after the other, and says how long they took.
-    pub fn run(&self, times: u32) -> Batch {
-        (self.batch)(times)
+    pub fn run(&self, times: u32, gap: Gap) -> Batch {
+        (self.batch)(times, gap)
     }
+}
+
+/// What a runtime adds to each request.
+#[derive(Clone)]
+struct HostContext(#[allow(dead_code)] u64);
+
+fn request() -> Request<()> {
+    let mut request = Request::new(());
+    request.extensions_mut().insert(HostContext(0));
+    request
+}
+
+fn response() -> Response<Empty<Bytes>> {
+    Response::new(Empty::new())
 }
 
 async fn read(client: &Client, statement: Statement) -> Result<()> {
@@ -116,14 +177,11 @@ fn behind(database: Database, statement: Statement) -> Result<Subject> {
         let pool = pool.clone();
         async move {
             read_by_sqlx(&pool, statement).await?;
-            Ok::<_, BoxError>(Response::new(Empty::<bytes::Bytes>::new()))
+            Ok::<_, BoxError>(response())
         }
     });
     let service = DatabaseLayer::new(database).layer(handler);
-    Ok(Subject::new(BEHIND, move || {
-        let call = service.clone().oneshot(Request::new(()));
-        async move { call.await.map(drop) }
-    }))
+    Ok(Subject::new(BEHIND, service))
 }
 
 /// The layer around a handler with one statement.
@@ -133,7 +191,7 @@ fn service(
 ) -> impl Service<Request<()>, Response: Send, Error = BoxError, Future: Send> + Clone + Send {
     DatabaseLayer::new(database).layer(tower::service_fn(move |_: Request<()>| async move {
         read(&*connection().await?, statement).await?;
-        Ok::<_, BoxError>(Response::new(Empty::<bytes::Bytes>::new()))
+        Ok::<_, BoxError>(response())
     }))
 }
 
@@ -178,17 +236,14 @@ pub async fn subjects(
         let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
         tokio::spawn(connection);
         let client = Arc::new(client);
-        subjects.push(Subject::new(BARE, move || {
+        subjects.push(handler(BARE, move || {
             let client = client.clone();
             async move { read(&client, statement).await }
         }));
     }
     if wanted(LAYER) {
         let service = service(Database::from_url(url)?, statement);
-        subjects.push(Subject::new(LAYER, move || {
-            let call = service.clone().oneshot(Request::new(()));
-            async move { call.await.map(drop) }
-        }));
+        subjects.push(Subject::new(LAYER, service));
     }
     for (name, recycling_method) in [
         (FAST, RecyclingMethod::Fast),
@@ -203,7 +258,7 @@ pub async fn subjects(
             let manager = PostgresConnectionManager::new(url.parse()?, NoTls);
             let builder = bb8::Pool::builder().max_size(1).test_on_check_out(checked);
             let pool = builder.build(manager).await?;
-            subjects.push(Subject::new(name, move || {
+            subjects.push(handler(name, move || {
                 let pool = pool.clone();
                 async move { read(&*pool.get_owned().await?, statement).await }
             }));
@@ -211,7 +266,7 @@ pub async fn subjects(
     }
     if wanted("sqlx") {
         let pool = PgPoolOptions::new().max_connections(1).connect(url).await?;
-        subjects.push(Subject::new("sqlx", move || {
+        subjects.push(handler("sqlx", move || {
             let pool = pool.clone();
             async move { read_by_sqlx(&pool, statement).await }
         }));
@@ -221,7 +276,8 @@ pub async fn subjects(
     }
     if let (Some(full), Statement::One) = (full, statement) {
         if wanted(NOTHING) {
-            subjects.push(nothing_asked(Database::from_url(url)?));
+            let service = empty_service(Database::from_url(url)?);
+            subjects.push(Subject::new(NOTHING, service));
         }
         for (name, load_shed) in [
             ("refused, first use", LoadShed::FirstUse),
@@ -245,10 +301,25 @@ fn deadpool(
     let pool = deadpool_postgres::Pool::builder(manager)
         .max_size(1)
         .build()?;
-    Ok(Subject::new(name, move || {
+    Ok(handler(name, move || {
         let pool = pool.clone();
         async move { read(&*pool.get().await?, statement).await }
     }))
+}
+
+/// A handler without the layer.
+fn handler<F>(name: &'static str, read: impl Fn() -> F + Clone + Send + 'static) -> Subject
+where
+    F: Future<Output = Result<()>> + Send + 'static,
+{
+    let service = tower::service_fn(move |_: Request<()>| {
+        let read = read();
+        async move {
+            read.await?;
+            Ok::<_, BoxError>(response())
+        }
+    });
+    Subject::new(name, service)
 }
 
 /// The layer around a handler without a statement.
@@ -256,16 +327,8 @@ fn empty_service(
     database: Database,
 ) -> impl Service<Request<()>, Response: Send, Error = BoxError, Future: Send> + Clone + Send {
     DatabaseLayer::new(database).layer(tower::service_fn(async |_: Request<()>| {
-        Ok::<_, BoxError>(Response::new(Empty::<bytes::Bytes>::new()))
+        Ok::<_, BoxError>(response())
     }))
-}
-
-fn nothing_asked(database: Database) -> Subject {
-    let service = empty_service(database);
-    Subject::new(NOTHING, move || {
-        let call = service.clone().oneshot(Request::new(()));
-        async move { call.await.map(drop) }
-    })
 }
 
 /// The server has refused, and there is no time for the next try.
@@ -279,19 +342,17 @@ async fn turned_away(name: &'static str, full: &str, load_shed: LoadShed) -> Res
     }
     let layer = DatabaseLayer::new(database).max_duration(Duration::ZERO);
     let service = layer.layer(tower::service_fn(async |_: Request<()>| {
-        let empty = Empty::<bytes::Bytes>::new();
         Ok::<_, BoxError>(match connection().await {
-            Ok(_) => Response::new(empty),
-            Err(error) => Response::<bytes::Bytes>::from(&error).map(|_| empty),
+            Ok(_) => response(),
+            Err(error) => Response::<Bytes>::from(&error).map(|_| Empty::new()),
         })
     }));
-    Ok(Subject::new(name, move || {
-        let call = service.clone().oneshot(Request::new(()));
-        async move {
-            match call.await?.status().as_u16() {
+    let service =
+        service.map_result(
+            |answer: Result<Response<_>>| match answer?.status().as_u16() {
                 503 => Ok(()),
-                status => Err(format!("expected 503, got {status}").into()),
-            }
-        }
-    }))
+                status => Err(BoxError::from(format!("expected 503, got {status}"))),
+            },
+        );
+    Ok(Subject::new(name, service))
 }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::statistics::process_cpu;
-use crate::subjects::{Statement, subjects};
+use crate::subjects::{Gap, Statement, subjects};
 use crate::{ALLOCATOR, BoxError, Result};
 
 /// What a worker does.
@@ -107,7 +107,9 @@ fn time(work: &Work, runtime: &Runtime) -> Result<Value> {
     let mut samples = BTreeMap::<&str, Vec<f64>>::new();
     for round in 0..=work.rounds {
         for subject in &subjects {
-            let took = work.regime.run(runtime, subject.run(work.batch))?;
+            let took = work
+                .regime
+                .run(runtime, subject.run(work.batch, Gap::NextEvent))?;
             // In the first round connections are opened and caches filled.
             if round > 0 {
                 let nanoseconds = took.as_nanos() as f64 / f64::from(work.batch);
@@ -132,9 +134,10 @@ fn batch<T>(work: &Work, runtime: &Runtime, look: impl Fn() -> T) -> Result<(T, 
     } else {
         2
     };
-    work.regime.run(runtime, subject.run(warm))?;
+    work.regime.run(runtime, subject.run(warm, Gap::None))?;
     let before = look();
-    work.regime.run(runtime, subject.run(work.batch))?;
+    work.regime
+        .run(runtime, subject.run(work.batch, Gap::None))?;
     Ok((before, look()))
 }
 

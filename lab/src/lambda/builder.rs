@@ -5,6 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use super::Function;
 use crate::{Error, Result, error::OrSay};
 
+/// What Lambda gives an environment to shut down if it has internal extensions.
+/// <https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html>
+const GRACE: Duration = Duration::from_millis(500);
+
 /// When an environment is stopped, with SIGSTOP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -27,6 +31,8 @@ pub struct Builder {
     pub(super) name: String,
     pub(super) variables: Vec<(String, String)>,
     pub(super) timeout: Duration,
+    pub(super) overtime: Duration,
+    pub(super) grace: Duration,
     pub(super) freeze_at: FreezeAt,
     pub(super) concurrency: usize,
     pub(super) snap_start: bool,
@@ -44,6 +50,8 @@ impl Builder {
             name: name.unwrap_or_else(|| "function".to_owned()),
             variables: Vec::new(),
             timeout: Duration::from_secs(3),
+            overtime: Duration::ZERO,
+            grace: GRACE,
             freeze_at: FreezeAt::default(),
             concurrency: 1,
             snap_start: false,
@@ -58,8 +66,8 @@ impl Builder {
         self
     }
 
-    /// An environment variable. Beside these a function sees what Lambda sets, PATH
-    /// and TMPDIR, and nothing else of ours.
+    /// An environment variable. Beside these a function sees what Lambda sets and
+    /// PATH, and nothing else of ours; `TMPDIR` is a directory of its environment.
     pub fn env(mut self, name: impl Into<String>, value: impl ToString) -> Self {
         self.variables.push((name.into(), value.to_string()));
         self
@@ -68,6 +76,21 @@ impl Builder {
     /// How long an invocation may take; 3 seconds, as on Lambda, unless set.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// How much longer than it is told an invocation may take before it is killed; not
+    /// at all unless set. For tests of what happens at a deadline and not of the margin,
+    /// which a busy machine takes away.
+    pub fn overtime(mut self, overtime: Duration) -> Self {
+        self.overtime = overtime;
+        self
+    }
+
+    /// How long an environment with extensions has from SIGTERM to SIGKILL; 500 ms, as on
+    /// Lambda, unless set.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
         self
     }
 

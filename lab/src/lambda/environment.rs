@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    path::Path,
     process::ExitStatus,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
@@ -51,6 +52,7 @@ impl Environment {
         number: usize,
         builder: &Arc<Builder>,
         leash: &Leash,
+        directory: &Path,
         runtime: &Handle,
         claimed: bool,
     ) -> Result<Self> {
@@ -59,7 +61,11 @@ impl Environment {
         let address = listener
             .local_addr()
             .or_say(|| "a listener without an address")?;
-        let mut command = variables::command(builder, &id, address);
+        // On Lambda, /tmp belongs to one environment.
+        let temporary = directory.join(number.to_string());
+        std::fs::create_dir(&temporary)
+            .or_say(|| format!("could not make {}", temporary.display()))?;
+        let mut command = variables::command(builder, &id, &temporary, address);
         leash.hold(&mut command);
         let mut state = State::new(builder.freeze_at, builder.concurrency);
         if claimed {

@@ -20,10 +20,6 @@ use crate::{Exit, net::random};
 /// Lambda's own limit for the init phase.
 const INIT_LIMIT: Duration = Duration::from_secs(10);
 
-/// What Lambda gives an environment to shut down if it has internal extensions.
-/// <https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html>
-const GRACE: Duration = Duration::from_millis(500);
-
 impl Inner {
     /// Claims a place for an invocation, if there is room; with `idle`, only where
     /// it can start at once.
@@ -88,6 +84,7 @@ impl Inner {
             payload: payload.0,
             deadline: SystemTime::now() + limit,
         };
+        let limit = limit + self.builder.overtime;
         let started = Instant::now();
         self.change(|state| {
             self.program.thaw();
@@ -152,7 +149,7 @@ impl Inner {
             state.phase = Phase::Over;
             state.has_extensions()
         });
-        let grace = extensions.then_some(GRACE);
+        let grace = extensions.then_some(self.builder.grace);
         self.program.stop(grace).await
     }
 }

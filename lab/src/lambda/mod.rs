@@ -50,6 +50,7 @@ use std::{
 use axum::{body::Body, extract::State, response::IntoResponse};
 use bytes::Bytes;
 use http_body_util::BodyExt;
+use tempfile::TempDir;
 use tokio::{net::TcpListener, runtime::Handle};
 
 pub use self::{
@@ -82,6 +83,8 @@ struct Fleet {
     builder: Arc<Builder>,
     runtime: Handle,
     leash: Leash,
+    /// What the environments have as /tmp.
+    directory: TempDir,
     environments: Mutex<Vec<Environment>>,
     started: AtomicUsize,
 }
@@ -94,10 +97,15 @@ impl Function {
 
     fn new(builder: Builder) -> Result<Self> {
         let background = Background::start("lab-lambda")?;
+        let directory = tempfile::Builder::new()
+            .prefix("lab-lambda-")
+            .tempdir()
+            .or_say(|| "could not make a directory for temporary files")?;
         let fleet = Fleet {
             builder: Arc::new(builder),
             runtime: background.handle().clone(),
-            leash: Leash::new(leash::KILL, None)?,
+            leash: Leash::new(leash::KILL, directory.path())?,
+            directory,
             environments: Mutex::default(),
             started: AtomicUsize::new(0),
         };
@@ -254,8 +262,14 @@ impl Fleet {
 
     fn start_environment(&self, claimed: bool) -> Result<Environment> {
         let number = self.started.fetch_add(1, Ordering::Relaxed) + 1;
-        let environment =
-            Environment::start(number, &self.builder, &self.leash, &self.runtime, claimed)?;
+        let environment = Environment::start(
+            number,
+            &self.builder,
+            &self.leash,
+            self.directory.path(),
+            &self.runtime,
+            claimed,
+        )?;
         self.environments().push(environment.clone());
         Ok(environment)
     }

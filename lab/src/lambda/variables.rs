@@ -1,19 +1,18 @@
 //! What a function's process sees of the world.
 
-use std::{env, net::SocketAddr, process::Command};
+use std::{env, net::SocketAddr, path::Path, process::Command};
 
 use super::Builder;
 
 /// The command that starts an environment, with what Lambda sets and nothing of
 /// the tester's shell.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html>
-pub(super) fn command(builder: &Builder, id: &str, api: SocketAddr) -> Command {
+pub(super) fn command(builder: &Builder, id: &str, temporary: &Path, api: SocketAddr) -> Command {
     let mut command = Command::new(&builder.executable);
     command.env_clear();
-    for name in ["PATH", "TMPDIR"] {
-        command.envs(env::var_os(name).map(|value| (name, value)));
-    }
+    command.envs(env::var_os("PATH").map(|path| ("PATH", path)));
     command
+        .env("TMPDIR", temporary)
         .env("AWS_LAMBDA_RUNTIME_API", api.to_string())
         .env("AWS_LAMBDA_FUNCTION_NAME", &builder.name)
         .env("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST")

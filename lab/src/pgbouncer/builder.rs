@@ -100,8 +100,7 @@ impl Builder {
             .tempdir_in(&parent)
             .or_say(|| format!("could not make a directory in {}", parent.display()))?;
         user.own(directory.path())?;
-        let script = format!("rm -rf \"$1\"\n{}", leash::KILL);
-        let leash = Leash::new(&script, Some(directory.path()))?;
+        let leash = Leash::new(leash::KILL, directory.path())?;
         let mut tries = 0;
         loop {
             tries += 1;

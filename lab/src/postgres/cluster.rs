@@ -49,7 +49,7 @@ impl Cluster {
             .tempdir_in(&parent)
             .or_say(|| format!("could not make a directory in {}", parent.display()))?;
         user.own(base.path())?;
-        let leash = Leash::new(leash::STOP_POSTGRES, Some(base.path()))?;
+        let leash = Leash::new(leash::STOP_POSTGRES, base.path())?;
         let mut cluster = Self {
             base,
             leash,

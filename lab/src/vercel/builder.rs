@@ -27,8 +27,8 @@ impl Builder {
         }
     }
 
-    /// An environment variable. Beside these the process sees what the host sets,
-    /// PATH and TMPDIR, and nothing else of ours.
+    /// An environment variable. Beside these the process sees what the host sets
+    /// and PATH, and nothing else of ours; `TMPDIR` is a directory of its own.
     pub fn env(mut self, name: impl Into<String>, value: impl ToString) -> Self {
         self.variables.push((name.into(), value.to_string()));
         self

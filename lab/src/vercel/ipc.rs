@@ -39,16 +39,16 @@ impl Messages {
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Reads messages for as long as the process lives.
+    /// Reads messages for as long as the process lives, and what it wrote last.
     pub(super) async fn read(&self, listener: UnixListener, program: &Program) {
-        let reading = async {
-            while let Ok((stream, _)) = listener.accept().await {
-                self.read_stream(stream, program).await;
-            }
-        };
-        tokio::select! {
-            () = reading => {}
-            _ = program.ended() => {}
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                accepted = listener.accept() => accepted,
+                _ = program.ended() => return,
+            };
+            let Ok((stream, _)) = accepted else { return };
+            self.read_stream(stream, program).await;
         }
     }
 

@@ -25,6 +25,9 @@ use crate::{
     program::Program,
 };
 
+/// For what is read of a process that has ended.
+const SOON: Duration = Duration::from_secs(1);
+
 /// How long the process may take until it serves.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
@@ -35,7 +38,7 @@ pub(super) struct Process {
     port: u16,
     requests: Mutex<Requests>,
     _leash: Leash,
-    _socket: TempDir,
+    _directory: TempDir,
 }
 
 #[derive(Default)]
@@ -49,19 +52,17 @@ struct Requests {
 impl Process {
     /// Starts it; the listener is for its side channel.
     pub(super) fn start(builder: Builder) -> Result<(Self, UnixListener)> {
-        let socket = tempfile::Builder::new()
+        let directory = tempfile::Builder::new()
             .prefix("lab-vercel-")
             .tempdir()
-            .or_say(|| "could not make a directory for a socket")?;
-        let path = socket.path().join("ipc");
+            .or_say(|| "could not make a directory for temporary files")?;
+        let path = directory.path().join("ipc");
         let listener = UnixListener::bind(&path)
             .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
             .or_say(|| format!("could not listen on {}", path.display()))?;
-        // The socket's directory goes, and then the group.
-        let script = format!("rm -rf \"$1\"\n{}", leash::KILL);
-        let leash = Leash::new(&script, Some(socket.path()))?;
+        let leash = Leash::new(leash::KILL, directory.path())?;
         let port = net::free_port()?;
-        let mut command = command(&builder, &path, port);
+        let mut command = command(&builder, directory.path(), &path, port);
         leash.hold(&mut command);
         let process = Self {
             program: Program::start(&mut command, builder.echo)?,
@@ -70,7 +71,7 @@ impl Process {
             port,
             requests: Mutex::default(),
             _leash: leash,
-            _socket: socket,
+            _directory: directory,
         };
         Ok((process, listener))
     }
@@ -143,7 +144,7 @@ impl Process {
     ) -> Result<Outcome> {
         let invocation_id = format!("{:016x}", net::random());
         let request = exchange::prepare(request, &invocation_id, request_id)?;
-        let end = self.messages.expect_end(request_id);
+        let mut end = self.messages.expect_end(request_id);
         let started = Instant::now();
         let limit = self.builder.maximum;
         let response = match timeout(limit, exchange::exchange(self.port, request)).await {
@@ -159,11 +160,13 @@ impl Process {
         if response.is_ok() {
             ended = tokio::select! {
                 biased;
-                end = end => end.ok().map(|end| end - started),
-                _ = self.program.ended() => None,
+                end = &mut end => end.ok(),
+                // It may have said so before, and that is still being read.
+                _ = self.program.ended() => timeout(SOON, end).await.ok().and_then(Result::ok),
                 () = sleep(limit.saturating_sub(responded)) => None,
             };
         }
+        let ended = ended.map(|end| end - started);
         Ok(Outcome {
             response,
             started,
@@ -176,13 +179,12 @@ impl Process {
 
 /// The command that starts the process, with what Vercel sets and nothing of the
 /// tester's shell.
-fn command(builder: &Builder, socket: &Path, port: u16) -> Command {
+fn command(builder: &Builder, temporary: &Path, socket: &Path, port: u16) -> Command {
     let mut command = Command::new(&builder.executable);
     command.env_clear();
-    for name in ["PATH", "TMPDIR"] {
-        command.envs(std::env::var_os(name).map(|value| (name, value)));
-    }
+    command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
     command
+        .env("TMPDIR", temporary)
         .env("VERCEL", "1")
         .env("VERCEL_ENV", "production")
         .env("VERCEL_REGION", "lab1")

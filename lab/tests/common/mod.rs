@@ -46,6 +46,16 @@ pub async fn stands_still(path: &Path) -> bool {
     ticks(path).await == before
 }
 
+/// Waits until it does something.
+pub async fn goes_on(path: &Path) {
+    let before = ticks(path).await;
+    let limit = Instant::now() + Duration::from_secs(60);
+    while ticks(path).await == before {
+        assert!(Instant::now() < limit, "it stands still");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// This very cargo, for a project elsewhere: without what a build of ours has put into
 /// the environment, and into the same target folder, so that dependencies are built once.
 pub fn elsewhere(command: &mut Command) -> &mut Command {

@@ -35,7 +35,7 @@ pub enum Caller {
 pub enum Connection {
     /// It serves the next invocation.
     Kept,
-    /// A task may still have it, or it cannot be brought to rest.
+    /// It ended with its server, or could not be brought to rest.
     Closed,
     /// It depends on the time that is left, or on what is on its way.
     Either,

@@ -8,8 +8,8 @@ use lab::lambda::{Answer, FreezeAt, Function, Outcome};
 use lab::vercel::Deployment;
 use serde_json::{Value, json};
 
-use crate::TIMEOUT;
 use crate::endings::Caller;
+use crate::{OVERTIME, TIMEOUT};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
@@ -74,6 +74,7 @@ impl Host {
         }
         let mut builder = Function::builder(executable)
             .timeout(TIMEOUT)
+            .overtime(OVERTIME)
             .freeze_at(freeze_at);
         if shape == Shape::Concurrent {
             builder = builder

@@ -28,6 +28,10 @@ use host::Shape;
 /// How long an invocation may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How much later than that the host ends it: a teardown that gets no answer leaves 50 ms, which a
+/// busy machine may take.
+const OVERTIME: Duration = Duration::from_secs(2);
+
 macro_rules! combinations {
     ($($name:ident: $shape:ident, $per_invocation:literal, $tls:literal;)*) => {
         $(

@@ -115,11 +115,8 @@ async fn panic_is_answered_and_stores_nothing() {
         response.headers()["content-type"],
         "application/problem+json"
     );
-    assert!(
-        shop.deployment.log().contains("panicked"),
-        "{}",
-        shop.deployment.log()
-    );
+    let logged = tokio::time::timeout(MAX_DURATION, shop.deployment.logged("panicked"));
+    logged.await.expect("in time").expect("it is logged");
     shop.nothing_is_left().await;
     assert_eq!(shop.partners().await, "0");
     let wide = "alter table partners alter column id type bigint";

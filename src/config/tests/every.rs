@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_postgres::config::Host;
 
 use crate::config::names::known;
-use crate::config::source::{COMPOSE, LIBPQ, SETTINGS, variables};
+use crate::config::source::{COMPOSE, LIBPQ, SERVER_PARAMETERS, variables};
 use crate::config::*;
 
 enum Outcome {
@@ -118,7 +118,7 @@ const PARAMETERS: &[(&str, &str, Outcome)] = &[
     (
         "sslrootcert",
         PEM,
-        Sets(|c| matches!(c.tls.roots, Some(Roots::Pem(_)))),
+        Sets(|c| matches!(c.tls.roots, Some(Roots::Pem(Pem::Text(_))))),
     ),
     ("sslcert", "a.pem", Refused("sslkey")),
     ("sslkey", "a.pem", Refused("sslcert")),
@@ -282,6 +282,8 @@ fn every_server_variable_is_tried() {
     let both = [("PGHOST", "db"), ("PGOPTIONS", "-c a.b=1"), ("PGTZ", "UTC")];
     assert_eq!(read(&both), "-c a.b=1 -c TimeZone=UTC");
     let tested: Vec<_> = SERVERS.iter().map(|(variable, ..)| *variable).collect();
-    let known: Vec<_> = variables(SETTINGS).map(|(variable, _)| variable).collect();
+    let known: Vec<_> = variables(SERVER_PARAMETERS)
+        .map(|(variable, _)| variable)
+        .collect();
     assert_eq!(tested, known);
 }

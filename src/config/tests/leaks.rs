@@ -12,12 +12,12 @@ const SECRET: &str = "kX7wQ9";
 /// What the crate shows of `text`, right or wrong.
 fn shown(text: &str) -> String {
     let settled = Config::from_url(text).map(|config| {
-        let said = format!("{config:?}");
-        (said, config.settled(&Environment::of(&[])))
+        let shown = format!("{config:?}");
+        (shown, config.settled(&Environment::of(&[])))
     });
     match settled {
-        Ok((said, Ok(settings))) => format!("{said} {settings:?}"),
-        Ok((said, Err(error))) => format!("{said} {error} {error:?}"),
+        Ok((shown, Ok(settings))) => format!("{shown} {settings:?}"),
+        Ok((shown, Err(error))) => format!("{shown} {error} {error:?}"),
         Err(error) => format!("{error} {error:?}"),
     }
 }

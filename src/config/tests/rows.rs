@@ -1,4 +1,4 @@
-//! Each setting, from wherever it can be said. One that is missing here fails.
+//! Tries each setting from every source. A setting without a row fails.
 
 use std::time::Duration;
 
@@ -83,7 +83,7 @@ fn settings_are_read_from_every_source() {
         let check = |config: Config, variables: &[(&str, &str)]| {
             let settings = config.settled(&Environment::of(variables)).expect(name);
             assert!(shows(&settings), "{name} {variables:?} {settings:?}");
-            settings.origin(name).expect("it was said")
+            settings.origin(name).expect("an origin")
         };
         assert!(!shows(&plain.clone().in_force()), "{name}: another value");
         assert_eq!(check(by_serde(name, value), &[]), Code);
@@ -96,7 +96,7 @@ fn settings_are_read_from_every_source() {
             .filter(|name| !name.is_empty())
         {
             let Variable(origin) = check(plain.clone(), &[(variable, value)]) else {
-                panic!("{variable} said it")
+                panic!("{variable} is the origin")
             };
             assert_eq!(origin, variable);
         }

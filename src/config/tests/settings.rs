@@ -205,13 +205,13 @@ fn lifetime_follows_the_pooler_unless_chosen() {
     // What the URL's path calls for anyway, and said all the same.
     let chosen = Some(PerEventLoop);
     assert_eq!(lifetime(&[POOLED, session, OVER], chosen), PerEventLoop);
-    let levers = [
+    let overrides = [
         POOLED,
         session,
         OVER,
         ("ANTIFREEZE_LIFETIME", "per-event-loop"),
     ];
-    assert_eq!(lifetime(&levers, None), PerEventLoop);
+    assert_eq!(lifetime(&overrides, None), PerEventLoop);
 }
 
 #[test]
@@ -303,13 +303,13 @@ fn operator_timeout_wins_over_the_url() {
         "DATABASE_URL",
         "postgres://db/x?options=-c%20statement_timeout%3D0",
     );
-    let lever = ("ANTIFREEZE_STATEMENT_TIMEOUT", "30s");
+    let timeout = ("ANTIFREEZE_STATEMENT_TIMEOUT", "30s");
     let sent = |variables: &[(&str, &str)]| {
         let config = settled(variables, |config| config).expect("fine");
         config.startup_options(u64::MAX).unwrap_or_default()
     };
     assert!(!sent(&[url]).contains("statement_timeout=30000"));
-    let sent = sent(&[url, lever]);
+    let sent = sent(&[url, timeout]);
     let (theirs, ours) = (
         sent.find("statement_timeout=0"),
         sent.find("statement_timeout=30000"),
@@ -400,15 +400,15 @@ fn settings_in_force_are_logged_without_password() {
     let log = logged(|| {
         let url = ("DATABASE_URL", "postgres://u:hunter2@db.example.com/x");
         settled(&[url], |config| config).expect("fine");
-        let levers = [
+        let overrides = [
             url,
             ("ANTIFREEZE_MAX_CONNECTIONS", "2"),
             ("ANTIFREEZE_COLOUR", "hunter2"),
         ];
-        settled(&levers, |config| config).expect("fine");
+        settled(&overrides, |config| config).expect("fine");
     });
     let lines: Vec<_> = log.lines().collect();
-    assert_eq!(lines.len(), 2, "nothing is said of no levers: {log}");
+    assert_eq!(lines.len(), 2, "nothing is logged without overrides: {log}");
     assert!(lines[0].contains("WARN") && lines[0].contains("ANTIFREEZE_COLOUR"));
     assert!(lines[1].contains("ANTIFREEZE_MAX_CONNECTIONS=2"), "{log}");
     assert!(!log.contains("hunter2"), "{log}");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::overrides::{in_force, unknown};
-use crate::config::table::OPERATOR;
+use crate::config::table::OVERRIDES;
 use crate::config::{Config, Environment, Origin, Settings, spelling};
 use crate::error::{Error, Result};
 
@@ -95,8 +95,8 @@ fn misspelt_variable_is_an_error() {
     let stranger = Environment::of(&[("ANTIFREEZE_COLOUR", "blue")]);
     assert!(settled(&stranger).is_ok());
     // A version that does not know the one yet must not take it for the other.
-    for name in OPERATOR {
-        let others = OPERATOR.iter().copied().filter(|other| other != name);
+    for name in OVERRIDES {
+        let others = OVERRIDES.iter().copied().filter(|other| other != name);
         assert_eq!(spelling::nearest(name, others), None);
     }
 }

@@ -33,28 +33,12 @@ impl Method {
         ("sspi", Method::Foreign("sspi")),
         ("oauth", Method::Foreign("oauth")),
     ];
-
-    fn parse(name: &str) -> Option<Self> {
-        let mut all = Self::NAMES.into_iter();
-        all.find_map(|(known, method)| (known == name).then_some(method))
-    }
-
-    /// Whether the answer reveals the password: MD5 is guessed at billions of times a second,
-    /// and its hash alone is enough to log in.
-    pub(super) fn gives_the_password_away(self) -> bool {
-        matches!(self, Method::Password | Method::Md5)
-    }
 }
 
 impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Method::Password => "password",
-            Method::Md5 => "md5",
-            Method::Scram => "scram-sha-256",
-            Method::None => "none",
-            Method::Foreign(name) => name,
-        })
+        let named = Method::NAMES.iter().find(|(_, method)| method == self);
+        f.write_str(named.map_or("", |(name, _)| name))
     }
 }
 
@@ -74,18 +58,14 @@ impl fmt::Display for Method {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequireAuth {
     methods: Vec<Method>,
-    negated: bool,
+    /// The methods are forbidden, and all others are permitted.
+    pub(super) negated: bool,
 }
 
 impl RequireAuth {
-    /// Whether `method` is permitted, if it is listed.
+    /// Returns whether `method` is permitted, if it is listed.
     pub(super) fn permits(&self, method: Method) -> Option<bool> {
         self.methods.contains(&method).then_some(!self.negated)
-    }
-
-    /// Whether methods that are not listed are forbidden.
-    pub(super) fn is_list(&self) -> bool {
-        !self.negated
     }
 }
 
@@ -107,7 +87,7 @@ impl FromStr for RequireAuth {
                 Some(bare) => (true, bare),
                 None => (false, name),
             };
-            let Some(method) = Method::parse(bare) else {
+            let Some(&(_, method)) = Method::NAMES.iter().find(|(known, _)| *known == bare) else {
                 return Err(Error::configuration(format!(
                     "{given} is not valid: expected a list of none, password, md5, \
                      scram-sha-256, all of them or none with a ! in front"

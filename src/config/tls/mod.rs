@@ -14,11 +14,11 @@ pub(crate) use parameters::could_be_file;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Tls {
-    /// Whether to, and what is verified. Default: [`TlsMode::VerifyFull`].
+    /// Whether to encrypt, and what to verify. Default: [`TlsMode::VerifyFull`].
     ///
-    /// What followed from a URL of this machine without `sslmode` is
-    /// [`TlsMode::VerifyFull`] again once [`Config::host`](crate::Config::host) is
-    /// another machine.
+    /// If a URL names this machine and has no `sslmode`, the mode that this implies is
+    /// [`TlsMode::VerifyFull`] again once [`Config::host`](crate::Config::host) is another
+    /// machine.
     pub mode: TlsMode,
     /// The certificate authorities to trust (`sslrootcert`). Default: Mozilla's, and
     /// for hosts of Amazon RDS those of its region.
@@ -28,10 +28,10 @@ pub struct Tls {
     pub direct: bool,
     /// The client certificate (`sslcert`, `sslkey`). Default: none.
     pub client: Option<ClientCertificate>,
-    /// Says the host's name in the clear while shaking hands (`sslsni`), as hosts
-    /// that serve several names need it. Default: yes.
+    /// Sends the host name in the clear during the handshake (`sslsni`), which hosts
+    /// that serve several names require. Default: yes.
     pub sni: bool,
-    /// Whether the password's proof is bound to this very TLS connection
+    /// Whether the proof of the password is bound to the TLS connection
     /// (`channel_binding`). Default: [`ChannelBinding::Prefer`].
     pub channel_binding: ChannelBinding,
     /// The authentication methods that the server may ask for (`require_auth`).
@@ -58,15 +58,16 @@ impl Default for Tls {
 }
 
 impl Tls {
-    /// Whether the server may ask for `method`. `safe`: only the server can
-    /// read the answer.
+    /// Returns whether the server may ask for `method`. `safe`: only the server can read the
+    /// answer.
     pub(crate) fn permits(&self, method: Method, safe: bool) -> bool {
-        let harmless = safe || !method.gives_the_password_away();
+        // MD5 is guessed at billions of times a second, and its hash alone is enough to log in.
+        let harmless = safe || !matches!(method, Method::Password | Method::Md5);
         match &self.require_auth {
             None => harmless,
             Some(required) => required
                 .permits(method)
-                .unwrap_or_else(|| harmless && !required.is_list()),
+                .unwrap_or(harmless && required.negated),
         }
     }
 }
@@ -80,7 +81,7 @@ pub enum TlsMode {
     /// Encrypt and verify the certificate and the host name (`verify-full`).
     #[default]
     VerifyFull,
-    /// Encrypt and verify the certificate, for whatever name (`verify-ca`). Without
+    /// Encrypt and verify the certificate, for any name (`verify-ca`). Without
     /// authorities of one's own that would prove nothing: anyone can get a
     /// certificate of a public one. Then the name is verified as well.
     VerifyCa,
@@ -109,15 +110,13 @@ pub enum ChannelBinding {
 }
 
 /// Where certificate authorities come from.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Roots {
-    /// A file, PEM.
-    File(PathBuf),
-    /// The text itself, PEM, as from an environment variable.
-    Pem(String),
+    /// These authorities.
+    Pem(Pem),
     /// `system`: Mozilla's, which are compiled in, and no others. A function's image
-    /// often has none of its own; where it has, [`File`](Roots::File) can name them.
+    /// often has none of its own; where it has, [`Pem::File`] can name them.
     System,
 }
 
@@ -133,14 +132,14 @@ pub struct ClientCertificate {
 }
 
 impl ClientCertificate {
-    /// A certificate and its key.
+    /// Creates a client certificate with its key.
     pub fn new(certificate: Pem, key: Pem) -> Self {
         ClientCertificate { certificate, key }
     }
 }
 
-/// Something in PEM. Its `Debug` shows neither the text nor the file: what was taken for
-/// its name may be a key.
+/// Certificates or a key, in PEM. Its `Debug` shows neither the text nor the file name, which may
+/// be a key by mistake.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Pem {
@@ -148,17 +147,6 @@ pub enum Pem {
     File(PathBuf),
     /// The text itself, as from an environment variable.
     Text(String),
-}
-
-impl fmt::Debug for Roots {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Roots::File(path) if could_be_file(path) => f.debug_tuple("File").field(path).finish(),
-            Roots::File(_) => f.write_str("File(..)"),
-            Roots::Pem(_) => f.write_str("Pem(..)"),
-            Roots::System => f.write_str("System"),
-        }
-    }
 }
 
 impl fmt::Debug for Pem {

@@ -25,10 +25,7 @@ impl Tls {
         let roots = match parameters.get("sslrootcert") {
             None => None,
             Some("system") => Some(Roots::System),
-            Some(value) => Some(match pem("sslrootcert", value)? {
-                Pem::File(file) => Roots::File(file),
-                Pem::Text(text) => Roots::Pem(text),
-            }),
+            Some(value) => Some(Roots::Pem(pem("sslrootcert", value)?)),
         };
         let choices = [("postgres", false), ("direct", true)];
         let direct = choice(parameters, "sslnegotiation", &choices)?.unwrap_or(false);
@@ -205,7 +202,7 @@ fn pem(name: &str, value: &str) -> Result<Pem> {
     Ok(Pem::File(value.into()))
 }
 
-/// Whether `path` looks like the name of a file, and not like PEM that was encoded once
+/// Returns whether `path` looks like the name of a file, and not like PEM that was encoded once
 /// more or lost its first line.
 pub(crate) fn could_be_file(path: &Path) -> bool {
     let text = path.to_string_lossy();
@@ -215,7 +212,7 @@ pub(crate) fn could_be_file(path: &Path) -> bool {
     fits && !encoded && !text.contains(['\n', '\r']) && !text.contains("-----BEGIN")
 }
 
-/// Whether the server is on this machine: loopback, or a unix socket.
+/// Returns whether the server is on this machine: loopback, or a unix socket.
 fn is_local(server: &tokio_postgres::Config) -> bool {
     let hosts = server.get_hosts().iter().all(|host| match host {
         Host::Tcp(name) => {
@@ -358,7 +355,7 @@ mod tests {
             parameters.set("sslkey", format!("\n{text}"), Url);
         })
         .expect("fine");
-        assert_eq!(tls.roots, Some(Roots::Pem(one_line)));
+        assert_eq!(tls.roots, Some(Roots::Pem(Pem::Text(one_line))));
         let client = tls.client.as_ref().expect("a certificate");
         assert_eq!(client.certificate, Pem::File("/etc/client.crt".into()));
         assert_eq!(client.key, Pem::Text(text.trim().to_owned()));

@@ -5,24 +5,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::{Failure, Guard, Keys, Mechanism, Startup};
 use crate::config::Method;
 
-/// What a server asked for that let the client in.
-#[derive(Debug)]
-pub enum Asked {
-    /// A SASL mechanism.
-    Sasl(Mechanism),
-    /// Something else.
-    Other,
-    /// It did not let the client in.
-    Refused,
-}
-
-/// Starts a session at a server that may not ask for the password itself.
+/// Starts a session at a server that may not ask for the password itself. Returns the mechanism of
+/// SASL by which the server let the client in, if it did.
 pub async fn authenticate<T>(
     transport: &mut T,
     password: &str,
     guess: Option<Mechanism>,
     binding: Option<&[u8]>,
-) -> Asked
+) -> Option<Mechanism>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
@@ -37,12 +27,8 @@ where
         keys: &Keys::default(),
     };
     match startup.run(transport).await {
-        Ok(started) => match started.asked {
-            Some(Some(mechanism)) => Asked::Sasl(mechanism),
-            Some(None) => Asked::Other,
-            None => Asked::Refused,
-        },
+        Ok(started) => started.asked.flatten(),
         Err(Failure::Closed | Failure::Io(_) | Failure::Final(_)) => unreachable!("answered"),
-        Err(_) => Asked::Refused,
+        Err(_) => None,
     }
 }

@@ -3,8 +3,6 @@
 //! An impostor of the server, or a man in the middle, would get the password otherwise (manual,
 //! "Database Connection Control Functions", `require_auth`).
 
-use std::fmt;
-
 use crate::config::Method;
 
 /// What the server may ask for.
@@ -39,11 +37,5 @@ impl<'a> Guard<'a> {
         } else {
             Ok(())
         }
-    }
-}
-
-impl fmt::Debug for Guard<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Guard").finish_non_exhaustive()
     }
 }

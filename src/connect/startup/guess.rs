@@ -1,10 +1,9 @@
 //! Guesses which authentication a server asks for, by what it asked for last.
 
-use std::sync::{Mutex, PoisonError};
-
 use super::super::Target;
 use super::{Guard, Mechanism};
 use crate::config::{GuessAuthentication, Method, Pooler, Settings};
+use crate::lock::Mutex;
 use crate::provider;
 
 /// What the servers of a database asked for last: a SASL mechanism, or something else.
@@ -15,7 +14,7 @@ impl Guesses {
     /// Remembers what a server asked for.
     pub(in crate::connect) fn learn(&self, target: &Target, asked: Option<Mechanism>) {
         let endpoint = endpoint(target);
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         match known.iter_mut().find(|(known, _)| *known == endpoint) {
             Some((_, known)) => *known = asked,
             None => known.push((endpoint, asked)),
@@ -39,7 +38,7 @@ impl Guesses {
             return None;
         }
         let endpoint = endpoint(target);
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.0.lock();
         let asked = known.iter().find(|(known, _)| *known == endpoint);
         match asked.map(|(_, asked)| *asked) {
             // It may have had another certificate then.

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::num::NonZeroU32;
 use std::str;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use crate::lock::Mutex;
 use ring::{digest, hmac, pbkdf2};
 use zeroize::Zeroizing;
 
@@ -40,7 +41,7 @@ impl Keys {
     ) -> Arc<Derived> {
         let hash = digest::digest(&digest::SHA256, password);
         let kept = {
-            let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut entries = self.0.lock();
             entries.retain(|entry| entry.password[..] == *hash.as_ref());
             let known = |entry: &&Entry| entry.salt == salt && entry.iterations == iterations;
             entries
@@ -50,7 +51,7 @@ impl Keys {
         };
         kept.unwrap_or_else(|| {
             let keys = Arc::new(Derived::new(password, salt, iterations));
-            let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut entries = self.0.lock();
             if entries.len() == MOST {
                 entries.remove(0);
             }
@@ -67,10 +68,7 @@ impl Keys {
     /// Discards all keys.
     #[cfg(any(test, feature = "lambda"))]
     pub(in crate::connect) fn clear(&self) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        self.0.lock().clear();
     }
 }
 
@@ -153,7 +151,7 @@ mod tests {
         for salt in 0..10_u8 {
             keys.derive(b"secret", &[salt], iterations(2));
         }
-        assert_eq!(keys.0.lock().expect("no panic").len(), MOST);
+        assert_eq!(keys.0.lock().len(), MOST);
     }
 
     #[test]

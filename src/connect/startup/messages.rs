@@ -2,31 +2,44 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
+use postgres_protocol::message::backend::{Header, Message};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::Failure;
 
-/// The length of tag and length.
-const HEADER: usize = 5;
-
 /// The longest message: libpq accepts 30,000 bytes of an error at startup, 2,000 of others.
 const MOST: usize = 32 * 1024;
+
+/// The room for what the server sends at once: more than an exchange and the parameters of a
+/// session, so that each is one read.
+const ROOM: usize = 4 * 1024;
 
 /// The most notices that precede the end of authentication, in bytes.
 const MOST_NOTICES: usize = 64 * 1024;
 
 /// A message of the server.
-#[derive(Debug)]
-pub(in crate::connect) struct Message {
-    pub(super) tag: u8,
-    /// The whole message, header included.
+pub(super) struct Received {
+    pub(super) message: Message,
+    /// All of it, header included.
     pub(super) bytes: Bytes,
 }
 
-impl Message {
-    pub(super) fn body(&self) -> &[u8] {
-        &self.bytes[HEADER..]
+impl Received {
+    /// Expects AuthenticationOk.
+    pub(super) fn expect_ok(self) -> Result<(), Failure> {
+        match self.message {
+            Message::AuthenticationOk => Ok(()),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    /// Returns why this message ends the start, which is not the one that was expected.
+    pub(super) fn unexpected(self) -> Failure {
+        match self.message {
+            Message::ErrorResponse(_) => Failure::Final(self.bytes),
+            _ => Failure::Violation,
+        }
     }
 }
 
@@ -54,7 +67,7 @@ impl<'a, T: AsyncRead + AsyncWrite + Unpin> Messages<'a, T> {
     }
 
     /// Sends messages and reads the answer.
-    pub(super) async fn exchange(&mut self, bytes: &[u8]) -> Result<Message, Failure> {
+    pub(super) async fn exchange(&mut self, bytes: &[u8]) -> Result<Received, Failure> {
         let sent = async {
             self.transport.write_all(bytes).await?;
             self.transport.flush().await
@@ -66,17 +79,18 @@ impl<'a, T: AsyncRead + AsyncWrite + Unpin> Messages<'a, T> {
 
     /// Reads the next message: of authentication (`R`), or an error (`E`). Servers of other
     /// protocols are recognised by the first byte.
-    pub(super) async fn receive(&mut self) -> Result<Message, Failure> {
+    pub(super) async fn receive(&mut self) -> Result<Received, Failure> {
         loop {
-            while let Some(message) = self.parse()? {
-                if message.tag != b'N' {
-                    return Ok(message);
+            while let Some(received) = self.parse()? {
+                if !matches!(received.message, Message::NoticeResponse(_)) {
+                    return Ok(received);
                 }
-                self.notices.extend_from_slice(&message.bytes);
+                self.notices.extend_from_slice(&received.bytes);
                 if self.notices.len() > MOST_NOTICES {
                     return Err(Failure::Unclear);
                 }
             }
+            self.received.reserve(ROOM);
             let read = self.transport.read_buf(&mut self.received).await;
             if let Some(sent) = self.sent.take() {
                 let took = sent.elapsed();
@@ -90,25 +104,26 @@ impl<'a, T: AsyncRead + AsyncWrite + Unpin> Messages<'a, T> {
         }
     }
 
-    fn parse(&mut self) -> Result<Option<Message>, Failure> {
+    fn parse(&mut self) -> Result<Option<Received>, Failure> {
         let Some(&tag) = self.received.first() else {
             return Ok(None);
         };
         if !b"REN".contains(&tag) {
             return Err(Failure::Unclear);
         }
-        let mut length = &self.received[1..];
-        if length.len() < 4 {
+        let header = Header::parse(&self.received).map_err(|_| Failure::Unclear)?;
+        let Some(length) = header.map(|header| header.len() as usize + 1) else {
             return Ok(None);
-        }
-        let length = length.get_u32() as usize;
-        if !(4..=MOST).contains(&length) {
+        };
+        if length > MOST {
             return Err(Failure::Unclear);
         }
-        if self.received.len() <= length {
+        if self.received.len() < length {
             return Ok(None);
         }
-        let bytes = self.received.split_to(length + 1).freeze();
-        Ok(Some(Message { tag, bytes }))
+        let bytes = self.received.split_to(length).freeze();
+        let message = Message::parse(&mut BytesMut::from(&bytes[..]));
+        let message = message.ok().flatten().ok_or(Failure::Unclear)?;
+        Ok(Some(Received { message, bytes }))
     }
 }

@@ -1,15 +1,14 @@
 //! Starts a session: the startup packet and authentication (manual, "Start-up").
 //!
 //! tokio-postgres waits for the server's request before it begins SCRAM. Here the first SCRAM
-//! message leaves together with the startup packet, which saves a round trip if the server does
-//! ask for SCRAM. tokio-postgres is then given a connection that is [authenticated](Resumed)
-//! already, or the error that the server sent.
+//! message is sent together with the startup packet, which saves a round trip if the server does
+//! ask for SCRAM. tokio-postgres is then given a connection that is
+//! [authenticated](Wire::authenticated) already, or the error that the server sent.
 //!
 //! - [`guess`] remembers what a server asked for last;
 //! - [`guard`] restricts what the server may ask for;
 //! - [`scram`] proves the password, with the [`keys`] derived from it;
-//! - [`messages`] reads and writes the messages;
-//! - [`resumed`] hands the connection on.
+//! - [`messages`] reads and writes the messages.
 
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -17,7 +16,6 @@ mod guard;
 mod guess;
 mod keys;
 mod messages;
-mod resumed;
 mod scram;
 #[cfg(test)]
 mod tests;
@@ -25,33 +23,27 @@ mod tests;
 use std::io;
 use std::time::Duration;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use postgres_protocol::authentication::md5_hash;
+use postgres_protocol::message::backend::{AuthenticationSaslBody, Message};
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_postgres::fallible_iterator::FallibleIterator;
 
 use crate::config::Method;
 use crate::provider;
+use crate::wire::message::{AUTHENTICATED, field};
+use crate::wire::{Naming, Stream, Transport, Wire};
 pub(super) use guard::{Guard, Refusal};
 pub(super) use guess::Guesses;
 pub use keys::Keys;
-use messages::{Message, Messages};
-pub use resumed::Resumed;
+use messages::Messages;
 use scram::Exchange;
 pub use scram::Mechanism;
 pub(super) use scram::ScramError;
 
-/// The kinds of authentication messages: AuthenticationOk, AuthenticationSASLContinue,
-/// AuthenticationSASLFinal.
-const OK: i32 = 0;
-const SASL_CONTINUE: i32 = 11;
-const SASL_FINAL: i32 = 12;
-
-/// AuthenticationOk.
-const AUTHENTICATED: &[u8] = b"R\0\0\0\x08\0\0\0\0";
-
 /// `protocol_violation`: some poolers report a message that they did not expect.
-const PROTOCOL_VIOLATION: &[u8] = b"C08P01";
+const PROTOCOL_VIOLATION: &[u8] = b"08P01";
 
 /// The start of one session.
 pub(super) struct Startup<'a> {
@@ -99,28 +91,18 @@ pub(super) enum Failure {
     Encode(io::Error),
     /// The message that tokio-postgres is to judge: an error of the server, or a request that
     /// cannot be answered.
-    Final(Message),
-}
-
-/// What the server asks for.
-enum Request {
-    /// Nothing: the client is let in.
-    Nothing,
-    Password,
-    Md5([u8; 4]),
-    /// SASL, with these mechanisms.
-    Sasl {
-        scram: bool,
-        plus: bool,
-    },
-    /// A method that tokio-postgres does not support either.
-    Unsupported,
+    Final(Bytes),
 }
 
 impl Started {
     /// Hands the connection on.
-    pub(super) fn resume<T>(self, transport: T) -> Resumed<T> {
-        Resumed::new(transport, self.answer, self.error)
+    pub(super) fn resume(
+        self,
+        transport: impl Transport + 'static,
+        naming: Naming,
+    ) -> (Wire, Stream) {
+        let transport = self.error.map_or(Ok(transport), Err);
+        Wire::authenticated(transport, naming, self.answer)
     }
 }
 
@@ -140,7 +122,7 @@ impl Startup<'_> {
                 answer.unsplit(messages.notices);
                 answer.unsplit(messages.received);
             }
-            Err(Failure::Final(message)) => answer.put_slice(&message.bytes),
+            Err(Failure::Final(message)) => answer.put_slice(&message),
             Err(Failure::Io(broken)) => error = Some(broken),
             Err(Failure::Closed) => {}
             Err(failure) => return Err(failure),
@@ -176,17 +158,31 @@ impl Startup<'_> {
             }
             first => first?,
         };
-        if first.tag == b'E' {
-            return Err(if guessed.is_some() && is_unexpected(first.body()) {
-                Failure::WrongGuess
-            } else {
-                Failure::Final(first)
-            });
-        }
-        let request = Request::parse(first.body())?;
-        self.check(&request).map_err(Failure::Refused)?;
-        let answer = match (request, password) {
-            (Request::Sasl { scram, plus }, Some(password)) if scram || plus => {
+        let method = match &first.message {
+            Message::ErrorResponse(_) if guessed.is_some() && is_unexpected(&first.bytes[5..]) => {
+                return Err(Failure::WrongGuess);
+            }
+            Message::AuthenticationOk => Method::None,
+            Message::AuthenticationCleartextPassword => Method::Password,
+            Message::AuthenticationMd5Password(_) => Method::Md5,
+            Message::AuthenticationSasl(_) => Method::Scram,
+            Message::AuthenticationSaslContinue(_) | Message::AuthenticationSaslFinal(_) => {
+                return Err(Failure::Unclear);
+            }
+            // An error, or a method that tokio-postgres does not support either.
+            _ => return Err(Failure::Final(first.bytes)),
+        };
+        self.guard.check(method).map_err(Failure::Refused)?;
+        let answer = match (&first.message, password) {
+            (Message::AuthenticationSasl(body), password) => {
+                let offered = mechanisms(body);
+                let plus = offered.contains(&Mechanism::ScramPlus);
+                if self.guard.bound && !plus {
+                    return Err(Failure::Refused(Refusal::Unbound));
+                }
+                let Some(password) = password.filter(|_| !offered.is_empty()) else {
+                    return Err(Failure::Final(first.bytes));
+                };
                 let mechanism = match self.binding {
                     Some(_) if plus => Mechanism::ScramPlus,
                     _ => Mechanism::Scram,
@@ -194,19 +190,17 @@ impl Startup<'_> {
                 self.scram(messages, mechanism, guessed, password).await?;
                 return Ok(Some(mechanism));
             }
-            (Request::Unsupported | Request::Sasl { .. }, _) => return Err(Failure::Final(first)),
             _ if guessed.is_some() => return Err(Failure::WrongGuess),
-            (Request::Nothing, _) => return Ok(None),
-            (Request::Password, Some(password)) => password.to_owned(),
-            (Request::Md5(salt), Some(password)) => {
-                md5_hash(self.user.as_bytes(), password, salt).into_bytes()
+            (Message::AuthenticationOk, _) => return Ok(None),
+            (_, None) => return Err(Failure::Final(first.bytes)),
+            (Message::AuthenticationMd5Password(body), Some(password)) => {
+                md5_hash(self.user.as_bytes(), password, body.salt()).into_bytes()
             }
-            (Request::Password | Request::Md5(_), None) => return Err(Failure::Final(first)),
+            (_, Some(password)) => password.to_owned(),
         };
         out.clear();
         frontend::password_message(&answer, &mut out).map_err(Failure::Encode)?;
-        let answered = messages.exchange(&out).await?;
-        expect(answered, OK)?;
+        messages.exchange(&out).await?.expect_ok()?;
         Ok(None)
     }
 
@@ -234,16 +228,19 @@ impl Startup<'_> {
                 (exchange, messages.exchange(&out).await?)
             }
         };
-        let server_first = expect(server_first, SASL_CONTINUE)?;
-        let proven = exchange.prove(&server_first.body()[4..], password, self.keys);
+        let Message::AuthenticationSaslContinue(body) = &server_first.message else {
+            return Err(server_first.unexpected());
+        };
+        let proven = exchange.prove(body.data(), password, self.keys);
         let (last, proven) = proven.map_err(Failure::Scram)?;
         out.clear();
         frontend::sasl_response(last.as_bytes(), &mut out).map_err(Failure::Encode)?;
-        let server_final = expect(messages.exchange(&out).await?, SASL_FINAL)?;
-        let verified = proven.verify(&server_final.body()[4..]);
-        verified.map_err(Failure::Scram)?;
-        expect(messages.receive().await?, OK)?;
-        Ok(())
+        let server_final = messages.exchange(&out).await?;
+        let Message::AuthenticationSaslFinal(body) = &server_final.message else {
+            return Err(server_final.unexpected());
+        };
+        proven.verify(body.data()).map_err(Failure::Scram)?;
+        messages.receive().await?.expect_ok()
     }
 
     /// Writes the startup packet, with the parameters of tokio-postgres.
@@ -260,61 +257,23 @@ impl Startup<'_> {
         frontend::startup_message(parameters.into_iter().chain(optional), out)
             .map_err(Failure::Encode)
     }
-
-    fn check(&self, request: &Request) -> Result<(), Refusal> {
-        match request {
-            Request::Nothing => self.guard.check(Method::None),
-            Request::Password => self.guard.check(Method::Password),
-            Request::Md5(_) => self.guard.check(Method::Md5),
-            Request::Sasl { plus, .. } => match self.guard.check(Method::Scram) {
-                Ok(()) if self.guard.bound && !plus => Err(Refusal::Unbound),
-                checked => checked,
-            },
-            Request::Unsupported => Ok(()),
-        }
-    }
 }
 
-impl Request {
-    /// Parses the body of an authentication request.
-    fn parse(body: &[u8]) -> Result<Self, Failure> {
-        let (kind, rest) = body.split_first_chunk().ok_or(Failure::Unclear)?;
-        Ok(match i32::from_be_bytes(*kind) {
-            OK => Request::Nothing,
-            3 => Request::Password,
-            5 => Request::Md5(rest.try_into().map_err(|_| Failure::Unclear)?),
-            10 => {
-                let offers = |mechanism: Mechanism| {
-                    let mut names = rest.split(|&byte| byte == 0);
-                    names.any(|name| name == mechanism.name().as_bytes())
-                };
-                Request::Sasl {
-                    scram: offers(Mechanism::Scram),
-                    plus: offers(Mechanism::ScramPlus),
-                }
-            }
-            1..=9 => Request::Unsupported,
-            _ => return Err(Failure::Unclear),
-        })
-    }
+/// Returns those SASL mechanisms that a server offers and that are known here.
+fn mechanisms(body: &AuthenticationSaslBody) -> Vec<Mechanism> {
+    let known = |name: &str| {
+        let all = [Mechanism::Scram, Mechanism::ScramPlus];
+        Ok(all.into_iter().find(|known| known.name() == name))
+    };
+    let mut names = body.mechanisms().filter_map(known);
+    std::iter::from_fn(|| names.next().ok().flatten()).collect()
 }
 
 /// Returns whether an error says that the server did not expect the message that was guessed.
 /// PgBouncer refuses the parameters of a startup packet with the same SQLSTATE.
 fn is_unexpected(error: &[u8]) -> bool {
-    let mut fields = error.split(|&byte| byte == 0);
-    let text = fields.clone().find_map(|field| field.strip_prefix(b"M"));
-    let text = String::from_utf8_lossy(text.unwrap_or_default());
-    fields.any(|field| field == PROTOCOL_VIOLATION) && !provider::refuses_settings(&text)
-}
-
-/// Expects an authentication message of this kind.
-fn expect(message: Message, kind: i32) -> Result<Message, Failure> {
-    match message.tag {
-        b'E' => Err(Failure::Final(message)),
-        _ if message.body().starts_with(&kind.to_be_bytes()) => Ok(message),
-        _ => Err(Failure::Violation),
-    }
+    let text = String::from_utf8_lossy(field(error, b'M').unwrap_or_default());
+    field(error, b'C') == Some(PROTOCOL_VIOLATION) && !provider::refuses_settings(&text)
 }
 
 /// Writes SASLInitialResponse.

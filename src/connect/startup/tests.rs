@@ -1,6 +1,6 @@
 mod server;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::*;
 use server::*;
@@ -361,8 +361,8 @@ async fn resumed_connection_is_a_session() {
             keys: &keys,
         };
         let started = startup.run(&mut ours).await.expect("started");
-        let resumed = started.resume(ours);
-        let connected = config.connect_raw(resumed, tokio_postgres::NoTls).await;
+        let (_, stream) = started.resume(ours, Naming::AsGiven);
+        let connected = config.connect_raw(stream, tokio_postgres::NoTls).await;
         let (client, connection) = connected.expect("a session");
         assert_eq!(connection.parameter("name"), Some("v"));
         drop((client, connection));
@@ -381,15 +381,17 @@ async fn startup_packet_is_swallowed() {
     let written = [&packet[..], b"Q\0\0\0\x05\0"].concat();
     for cut in 1..=written.len() {
         let (ours, mut theirs) = tokio::io::duplex(64);
-        let mut resumed = Resumed::new(ours, BytesMut::from(TRUST), None);
+        let answer = BytesMut::from(TRUST);
+        let (wire, mut resumed) = Wire::authenticated(Ok(ours), Naming::AsGiven, answer);
         for chunk in written.chunks(cut) {
             resumed.write_all(chunk).await.expect("room");
         }
+        resumed.flush().await.expect("room");
         theirs.write_all(b"live").await.expect("room");
         let mut read = vec![0; TRUST.len() + 4];
         resumed.read_exact(&mut read).await.expect("both");
         assert_eq!(read, [TRUST, b"live"].concat());
-        drop(resumed);
+        drop((wire, resumed));
         let mut heard = Vec::new();
         theirs.read_to_end(&mut heard).await.expect("all");
         assert_eq!(heard, b"Q\0\0\0\x05\0", "cut at {cut}");
@@ -398,11 +400,10 @@ async fn startup_packet_is_swallowed() {
 
 #[tokio::test]
 async fn broken_connection_is_told_once() {
-    let (ours, theirs) = tokio::io::duplex(64);
-    drop(theirs);
-    let broken = io::Error::from(io::ErrorKind::ConnectionReset);
-    let mut resumed = Resumed::new(ours, BytesMut::new(), Some(broken));
-    let error = resumed.read_u8().await.expect_err("broken");
-    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-    assert_eq!(resumed.read(&mut [0]).await.expect("the end"), 0);
+    let broken: io::Result<DuplexStream> = Err(io::ErrorKind::ConnectionReset.into());
+    let (_, mut stream) = Wire::authenticated(broken, Naming::AsGiven, BytesMut::new());
+    for kind in [io::ErrorKind::ConnectionReset, io::ErrorKind::NotConnected] {
+        let error = stream.read_u8().await.expect_err("broken");
+        assert_eq!(error.kind(), kind);
+    }
 }

@@ -1,7 +1,7 @@
 use super::*;
 
-fn at(host: &str) -> Dialled<'_> {
-    Dialled {
+fn at(host: &str) -> DialledTarget<'_> {
+    DialledTarget {
         target: &"db (1.2.3.4:5432)",
         host,
         loopback: false,
@@ -27,7 +27,7 @@ fn dial_errors_determine_the_kind() {
 #[test]
 fn localhost_in_a_container_is_explained() {
     let refused = |loopback, inside| {
-        let at = Dialled {
+        let at = DialledTarget {
             loopback,
             inside,
             ..at("localhost")
@@ -41,7 +41,7 @@ fn localhost_in_a_container_is_explained() {
 
 #[test]
 fn ipv6_only_host_has_a_remedy() {
-    let only = |host| Dialled {
+    let only = |host| DialledTarget {
         only_ipv6: true,
         ..at(host)
     };
@@ -81,7 +81,7 @@ fn silence_is_blocked_after_a_second() {
 
 #[test]
 fn near_misses_of_names_are_suggested() {
-    let goal = Goal {
+    let goal = LoginTarget {
         target: &"db",
         user: Some("App"),
         database: Some("shop"),
@@ -92,7 +92,7 @@ fn near_misses_of_names_are_suggested() {
     assert_eq!(near(ErrorKind::DatabaseMissing), None);
     assert_eq!(near(ErrorKind::Authentication), None);
     for user in ["app\n", "App\r", "app "] {
-        let goal = Goal {
+        let goal = LoginTarget {
             user: Some(user),
             ..goal
         };

@@ -27,7 +27,7 @@ async fn admit(breaker: &Breaker, wait: Duration) -> Result<Admission<'_>, Error
 
 /// Makes a breaker whose circuit was opened by a full server.
 async fn opened() -> Breaker {
-    let breaker = Breaker::new(Paused::new());
+    let breaker = Breaker::new(Paused::new(), Meters::default());
     admit(&breaker, SECOND)
         .await
         .expect("closed")
@@ -38,7 +38,7 @@ async fn opened() -> Breaker {
 
 #[tokio::test(start_paused = true)]
 async fn closed_breaker_delays_no_caller() {
-    let breaker = Breaker::new(Paused::new());
+    let breaker = Breaker::new(Paused::new(), Meters::default());
     for _ in 0..3 {
         let attempt = admit(&breaker, Duration::ZERO).now_or_never();
         let attempt = attempt.expect("at once").expect("closed");
@@ -57,7 +57,7 @@ async fn full_server_opens_the_breaker_at_once() {
         breaker.opened_by().map(|(kind, _)| kind),
         Some(ErrorKind::TooManyConnections)
     );
-    let breaker = Breaker::new(Paused::new());
+    let breaker = Breaker::new(Paused::new(), Meters::default());
     for failures in 0..3 {
         assert!(breaker.opened_by().is_none(), "{failures}");
         admit(&breaker, SECOND)
@@ -70,7 +70,7 @@ async fn full_server_opens_the_breaker_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn failures_unrelated_to_load_leave_it_closed() {
-    let breaker = Breaker::new(Paused::new());
+    let breaker = Breaker::new(Paused::new(), Meters::default());
     for _ in 0..2 {
         admit(&breaker, SECOND)
             .await
@@ -93,7 +93,7 @@ async fn failures_unrelated_to_load_leave_it_closed() {
 #[tokio::test(start_paused = true)]
 async fn local_failures_do_not_count() {
     let secret = || Error::new(ErrorKind::Configuration, "no such secret");
-    let breaker = Breaker::new(Paused::new());
+    let breaker = Breaker::new(Paused::new(), Meters::default());
     for error in [refused(), secret(), refused(), secret(), refused()] {
         let attempt = admit(&breaker, SECOND).await.expect("closed");
         attempt.failed(&error);
@@ -351,7 +351,7 @@ proptest! {
         let (outcome, world) = runtime.block_on(async {
             let world = World {
                 begin: Instant::now(),
-                breaker: Breaker::new(Paused::new()),
+                breaker: Breaker::new(Paused::new(), Meters::default()),
                 full,
                 sheds,
                 probing: AtomicUsize::new(0),
@@ -377,7 +377,7 @@ proptest! {
                 Outcome::Served => {}
             }
         }
-        let state = world.breaker.state();
+        let state = world.breaker.state.lock();
         prop_assert!(!state.probing && state.waiting.is_empty());
         let well = state.open.as_ref().is_some_and(|open| open.recovering);
         prop_assert!(!well, "open without callers");
@@ -397,7 +397,7 @@ impl World {
         loop {
             let Ok(attempt) = self.breaker.admit(arrived, end, self.sheds).await else {
                 let now = Instant::now();
-                let heard = *self.heard.lock().expect("no panic");
+                let heard = *self.heard.lock();
                 return Outcome::Refused {
                     left: end.saturating_duration_since(now),
                     failing: now - heard.unwrap_or(now),
@@ -410,7 +410,7 @@ impl World {
             sleep(Duration::from_millis(5)).await;
             drop(counted);
             let now = Instant::now();
-            let mut heard = self.heard.lock().expect("no panic");
+            let mut heard = self.heard.lock();
             if self.full.is_full(now - self.begin) {
                 heard.get_or_insert(now);
                 attempt.failed(&full());

@@ -103,9 +103,9 @@ async fn two_may_wait_for_a_reading() {
     let (lease, client) = fixture.out().await.expect("a connection");
     for teardown_is_first in [true, false] {
         let (answer, reading) = tokio::sync::oneshot::channel();
-        lease.await_reading(Some(reading));
-        let mut teardown = pin!(lease.read(TEST_TIMEOUT));
-        let mut task = pin!(Arc::clone(&lease).unheld_until_read(TEST_TIMEOUT));
+        lease.expect_reading(Some(reading));
+        let mut teardown = pin!(lease.wait_for_reading(TEST_TIMEOUT));
+        let mut task = pin!(Arc::clone(&lease).unheld_until_reading(TEST_TIMEOUT));
         if teardown_is_first {
             assert!(poll!(teardown.as_mut()).is_pending());
         }
@@ -249,8 +249,12 @@ async fn dead_idle_connection_is_replaced() {
                         _ => {
                             let postgres = Postgres::shared().await.expect("a server");
                             let end = format!("select pg_terminate_backend({process}, 5000)");
+                            let before = relay.counts().bytes_down;
                             postgres.execute(&end).await.expect("ended");
                             // The server's last message passes through the relay.
+                            while relay.counts().bytes_down == before {
+                                tokio::time::sleep(Duration::from_millis(1)).await;
+                            }
                             relay.quiet(Duration::from_millis(50)).await;
                         }
                     }

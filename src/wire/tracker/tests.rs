@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::ReportedParameters;
 
 #[test]
 fn last_sqlstate_is_kept() {
@@ -141,12 +142,12 @@ fn error_may_be_the_last_message_of_a_session() {
 #[test]
 fn reported_parameters_are_kept() {
     let mut tracker = Tracker::default();
-    assert_eq!(tracker.facts.parameters, Reported::default());
+    assert_eq!(tracker.facts.parameters, ReportedParameters::default());
     tracker.received(b'S', b"standard_conforming_strings\0off\0");
     tracker.received(b'S', b"in_hot_standby\0on\0");
     tracker.received(b'S', b"default_transaction_read_only\0off\0");
     tracker.received(b'S', b"TimeZone\0on\0");
-    let reported = Reported {
+    let reported = ReportedParameters {
         conforming: Some(false),
         in_hot_standby: Some(true),
         read_only: Some(false),

@@ -14,7 +14,7 @@ async fn main() -> Result<(), Error> {
     let pool = antifreeze::sqlx_hooks!(PgPoolOptions::new()).connect_lazy(&database.url()?)?;
     // They are closed when Lambda ends the process.
     antifreeze::shutdown::on_lambda(&database).await?;
-    database.warm_up().await?;
+    database.warm_up().await?; // after the URL: for sqlx
     let service = tower::ServiceBuilder::new()
         .layer(DatabaseLayer::new(database))
         .service_fn(move |request| {

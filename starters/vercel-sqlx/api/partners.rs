@@ -22,7 +22,7 @@ async fn main() -> Result<(), Error> {
     let database = Database::from_env()?; // DATABASE_URL
     // It connects inside the process; the connections to the server are antifreeze's.
     let pool = antifreeze::sqlx_hooks!(PgPoolOptions::new()).connect_lazy(&database.url()?)?;
-    database.warm_up().await?;
+    database.warm_up().await?; // after the URL: for sqlx
     // At SIGTERM a request that is under way may end.
     let close = database.close().within(MAX_DURATION);
     let layer = DatabaseLayer::new(database).max_duration(MAX_DURATION);

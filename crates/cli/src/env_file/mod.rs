@@ -79,9 +79,10 @@ pub fn load(named: Option<&Path>, only_named: bool) -> Result<BTreeMap<String, S
     }
     let mut variables = files.variables;
     variables.retain(|name, _| hidden.contains(name) || !process.contains(name));
+    let hidden = hidden.into_iter().map(|name| (name, None));
     let values = variables.iter();
-    let values = values.map(|(name, (value, _))| (name.clone(), value.clone()));
-    internal::add_variables(values.collect(), hidden);
+    let values = values.map(|(name, (value, _))| (name.clone(), Some(value.clone())));
+    internal::replace_variables(hidden.chain(values).collect());
     let ours = variables.into_iter().filter(|(name, _)| is_ours(name));
     Ok(ours.map(|(name, (_, file))| (name, file)).collect())
 }

@@ -262,16 +262,22 @@ impl Directory {
     }
 }
 
-/// Opens a session with this application_name.
+/// Opens a session with this application_name. Waits for a slot: a session that was closed before
+/// may have its own for some milliseconds more.
 pub async fn client(url: &str, application: &str) -> Client {
     let mut config: tokio_postgres::Config = url.parse().expect("a URL");
-    let (client, connection) = config
-        .application_name(application)
-        .connect(NoTls)
-        .await
-        .expect("a session");
-    tokio::spawn(connection);
-    client
+    config.application_name(application);
+    let end = std::time::Instant::now() + TIMEOUT;
+    loop {
+        match config.connect(NoTls).await {
+            Ok((client, connection)) => {
+                tokio::spawn(connection);
+                return client;
+            }
+            Err(error) => assert!(std::time::Instant::now() < end, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// Waits until `sql` returns true.

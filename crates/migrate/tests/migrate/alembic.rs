@@ -8,7 +8,7 @@ use antifreeze_migrate::{ErrorKind, ToolRunner};
 use lab::tools::tool;
 use tempfile::TempDir;
 
-use crate::common::{LOCK_TIMEOUT, Lab, lab};
+use crate::common::{LOCK_TIMEOUT, Lab, SEEN, lab};
 
 /// The files of `alembic init` that `upgrade` needs.
 const INI: &str = "[alembic]\nscript_location = %(here)s/migrations\n";
@@ -110,8 +110,8 @@ async fn upgrades_are_retried_after_lock_timeouts() {
 async fn revisions_that_continue_are_failures() {
     let (lab, project) = (lab().await, project(CARELESS));
     let _forgetful = lab.idle_in_transaction().await;
-    let error = upgrade(&lab, project.path()).run().await;
-    let error = error.expect_err("it was ended");
+    let upgrade = upgrade(&lab, project.path()).lock_timeout(SEEN);
+    let error = upgrade.run().await.expect_err("it was ended");
     assert_eq!(error.kind(), ErrorKind::Blocked, "{error}");
     assert!(error.to_string().contains("alembic continued"), "{error}");
     let history = "select string_agg(version_num, ' ') from alembic_version";

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use antifreeze_migrate::{ErrorKind, Event};
 
-use crate::common::{LOCK_TIMEOUT, Log, TIMEOUT, lab};
+use crate::common::{LOCK_TIMEOUT, Log, SEEN, TIMEOUT, lab};
 
 const UNIQUE: &str = "alter table partners add constraint partners_name unique (name)";
 
@@ -136,7 +136,7 @@ async fn last_attempt_names_the_blocker() {
     let lab = lab().await;
     let _forgetful = lab.idle_in_transaction().await;
     let runner = lab.runner(&[("V1__unique", UNIQUE)]).attempts(2);
-    let error = runner.run().await.expect_err("blocked");
+    let error = runner.lock_timeout(SEEN).run().await.expect_err("blocked");
     assert_eq!(error.kind(), ErrorKind::Blocked);
     let line = error.to_string();
     assert!(
@@ -192,7 +192,8 @@ async fn other_sessions_are_not_ended() {
     let hour = Duration::from_secs(3600);
     let runner = lab
         .runner(&[("V1__unique", UNIQUE)])
-        .attempts(2)
+        .attempts(1)
+        .lock_timeout(SEEN)
         .terminate_idle_in_transaction(hour);
     let error = runner.run().await.expect_err("blocked");
     let report = error.report();
@@ -303,9 +304,7 @@ async fn every_role_sees_waiting_sessions() {
 async fn statement_timeouts_are_not_retried() {
     let lab = lab().await;
     let slow = "create table slow (a int);\nselect pg_sleep(3600)";
-    let runner = lab
-        .runner(&[("V1__slow", slow)])
-        .statement_timeout(Duration::from_millis(200));
+    let runner = lab.runner(&[("V1__slow", slow)]).statement_timeout(SEEN);
     let error = runner.run().await.expect_err("too long");
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
     assert!(

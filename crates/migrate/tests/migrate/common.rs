@@ -16,6 +16,10 @@ pub const TIMEOUT: Duration = Duration::from_secs(60);
 /// Short enough for a test, long enough for the checks of the second connection.
 pub const LOCK_TIMEOUT: Duration = Duration::from_millis(600);
 
+/// A timeout within which the runner sees that a statement waits, on a busy machine too: it
+/// looks several times meanwhile.
+pub const SEEN: Duration = Duration::from_secs(2);
+
 pub struct Lab {
     pub server: lab::postgres::Database,
     pub database: Database,

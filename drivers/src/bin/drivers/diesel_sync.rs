@@ -13,6 +13,7 @@ use diesel::sql_types::{Bool, Text};
 use diesel::{Connection, PgConnection, sql_query};
 use drivers::Driver;
 use serde_json::Value;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::{
@@ -65,7 +66,17 @@ pub async fn end_blocking(driver: Driver, ending: &str) -> Result<Value, BoxErro
     // Said before: the thread belongs to no invocation.
     let source = Source::new(driver, &ending)?;
     if ending == "statement_timed_out" {
-        let slow = tokio::task::spawn_blocking(move || run("slow_statement", &source));
+        let (begun, begins) = oneshot::channel();
+        let slow = tokio::task::spawn_blocking(move || {
+            let connection = &mut *source.connect()?;
+            connection.transaction::<_, BoxError, _>(|connection| {
+                insert(connection)?;
+                let _ = begun.send(());
+                Ok(connection.batch_execute(SLEEP)?)
+            })
+        });
+        // Connecting is not what takes its time.
+        begins.await?;
         assert!(timeout(PATIENCE, slow).await.is_err());
         return ended();
     }

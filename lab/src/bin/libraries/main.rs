@@ -76,7 +76,9 @@ macro_rules! end_with_tokio_postgres {
             Ending::StatementTimedOut => {
                 let transaction = client.transaction().await?;
                 transaction.execute(INSERT, &[]).await?;
-                let slow = transaction.execute(SLEEP, &[]);
+                // Prepared before: only the statement itself is given up.
+                let slow = transaction.prepare(SLEEP).await?;
+                let slow = transaction.execute(&slow, &[]);
                 let slow = tokio::time::timeout(PATIENCE, slow).await;
                 if slow.is_err() {
                     ending.is_reached();

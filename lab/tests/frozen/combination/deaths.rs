@@ -24,6 +24,7 @@ impl Combination {
             self.fail(&name, format!("{before:?} were kept"));
         }
         self.doing(&name, "waiting for the connections to end");
+        let told = self.relay.counts().bytes_down;
         match death {
             Death::Terminated => sessions::terminate(&self.database).await.expect("ended"),
             Death::Restart => self.postgres.restart().await.expect("restarted"),
@@ -31,6 +32,10 @@ impl Combination {
             Death::Reset => self.relay.cut(Cut::Reset).await,
         }
         // The end has to arrive at the socket of the frozen process.
+        let server_tells = matches!(death, Death::Terminated | Death::Restart);
+        while server_tells && self.relay.counts().bytes_down == told {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         self.relay.quiet(Duration::from_millis(200)).await;
         self.doing(&name, "waiting for the next invocation");
         let answer = host.call(next).await;

@@ -2,7 +2,7 @@
 
 use lab::sessions;
 
-use super::Combination;
+use super::{Combination, TRIES};
 use crate::endings::Caller;
 use crate::host::{Host, SEVERAL};
 
@@ -10,6 +10,18 @@ impl Combination {
     /// Several endings at the same time: none affects another, and none leaves anything
     /// behind.
     pub(super) async fn together(&mut self, host: &Host, endings: [(&str, Caller); SEVERAL]) {
+        let late = endings.iter().any(|(_, end)| *end == Caller::Deadline);
+        let before = self.failures.len();
+        for _ in 1..if late { TRIES } else { 1 } {
+            self.together_once(host, endings).await;
+            if !self.is_late(before).await {
+                return;
+            }
+        }
+        self.together_once(host, endings).await;
+    }
+
+    async fn together_once(&mut self, host: &Host, endings: [(&str, Caller); SEVERAL]) {
         let name = format!("{endings:?}");
         self.truncate(&name).await;
         self.doing(&name, "waiting for the responses");

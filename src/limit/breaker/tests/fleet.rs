@@ -48,7 +48,7 @@ impl FleetServer {
 
     /// Needs a slot for 50 ms, as one process of the fleet.
     async fn process(&self) {
-        let breaker = Breaker::new(Paused::new());
+        let breaker = Breaker::new(Paused::new(), Meters::default());
         loop {
             let admission = admit(&breaker, 60 * SECOND).await.expect("time is left");
             if self.serves(Duration::from_millis(50)).await {

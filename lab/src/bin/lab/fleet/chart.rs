@@ -99,8 +99,9 @@ impl Chart {
     fn spread(&self, row: &Row<'_>) -> Option<Spread> {
         match self.value {
             Value::Answered => {
+                // Rounded down, as in the tables: never 100 where one is missing.
                 let share = 100.0 * row.answered as f64 / row.sent.max(1) as f64;
-                Spread::of(&[share])
+                Spread::of(&[share.floor()])
             }
             Value::Figure(key) => row.figure(key),
         }

@@ -1,30 +1,30 @@
-//! `target_session_attrs`: which of several hosts is accepted.
+//! Checks which of several hosts is accepted (`target_session_attrs`).
 
 use serde::Deserialize;
 
-/// `target_session_attrs`: which of several hosts is meant. The server says what it is
-/// while the session starts, so asking costs no round trip; PostgreSQL 14 and newer do.
+/// `target_session_attrs`: which of several hosts is accepted. PostgreSQL 14 and newer report what
+/// they are while the session starts, so checking costs no round trip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum TargetSessionAttrs {
-    /// Any that takes connections.
+    /// Any server.
     #[default]
     Any,
-    /// It is no standby, and transactions may write unless told otherwise.
+    /// A primary whose transactions are read-write by default.
     ReadWrite,
-    /// It is a standby, or transactions are read-only unless told otherwise.
+    /// A standby, or a server whose transactions are read-only by default.
     ReadOnly,
-    /// It is no standby.
+    /// A primary.
     Primary,
-    /// It is a standby.
+    /// A standby.
     Standby,
 }
 
-/// What ParameterStatus has reported last, which costs no round trip. `None`: nothing, or
-/// nothing that is understood.
+/// The parameters that the server reported last (ParameterStatus). `None`: nothing, or a value that
+/// is not known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Reported {
+pub(crate) struct ReportedParameters {
     /// `standard_conforming_strings`.
     pub(crate) conforming: Option<bool>,
     /// `in_hot_standby`, which PostgreSQL reports from 14 on.
@@ -34,8 +34,8 @@ pub(crate) struct Reported {
 }
 
 impl TargetSessionAttrs {
-    /// Whether a session is such, by what its server `reported` last. `Err` says why not.
-    pub(crate) fn check(self, reported: Reported) -> Result<(), &'static str> {
+    /// Checks a session by what its server `reported` last. The error says why it is not accepted.
+    pub(crate) fn check(self, reported: ReportedParameters) -> Result<(), &'static str> {
         if self == TargetSessionAttrs::Any {
             return Ok(());
         }
@@ -67,7 +67,7 @@ impl TargetSessionAttrs {
         if fits { Ok(()) } else { Err(why) }
     }
 
-    /// Whether the server has to accept writes: one that refuses them (25006) is not used.
+    /// Returns whether the server has to accept writes: one that rejects them (25006) is not used.
     pub(crate) fn wants_writes(self) -> bool {
         matches!(
             self,
@@ -91,10 +91,10 @@ mod tests {
         ] {
             for wish in ["any", "read-write", "read-only", "primary", "standby"] {
                 let parsed: TargetSessionAttrs = wish.parse().expect(wish);
-                let checked = parsed.check(Reported {
+                let checked = parsed.check(ReportedParameters {
                     in_hot_standby: Some(standby),
                     read_only: Some(read_only),
-                    ..Reported::default()
+                    ..ReportedParameters::default()
                 });
                 let found = checked.is_ok();
                 assert_eq!(found, fits.contains(&wish), "{standby} {read_only} {wish}");
@@ -107,8 +107,11 @@ mod tests {
 
     #[test]
     fn server_that_reports_nothing_is_refused() {
-        assert_eq!(TargetSessionAttrs::Any.check(Reported::default()), Ok(()));
-        let refused = TargetSessionAttrs::Primary.check(Reported::default());
+        assert_eq!(
+            TargetSessionAttrs::Any.check(ReportedParameters::default()),
+            Ok(())
+        );
+        let refused = TargetSessionAttrs::Primary.check(ReportedParameters::default());
         assert!(refused.expect_err("unknown").contains("from 14 on"));
     }
 
