@@ -159,7 +159,7 @@ async fn slow_server_may_take_the_whole_grace() {
     relay.stall_down();
     let answers = async {
         // More than any step of a teardown gets whose response is held back.
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_millis(700)).await;
         relay.resume();
     };
     let close = lab.database.close().within(GRACE).into_future();

@@ -34,8 +34,8 @@ fn in_use<T: std::fmt::Debug>(result: Result<T, BoxError>) {
 }
 
 async fn nothing_is_stored(lab: &Lab) {
+    lab.ends_at_rest().await;
     assert_eq!(lab.rows().await, 0);
-    lab.assert_at_rest().await;
 }
 
 async fn task_that_is_not_joined() -> Result<(), BoxError> {

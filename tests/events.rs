@@ -54,7 +54,7 @@ async fn teardown_is_one_event_with_its_steps() {
 
 #[tokio::test]
 async fn clean_teardown_is_a_debug_event() {
-    let lab = lab().await;
+    let lab = lab_with(|config| config.slow_invocation(Duration::MAX)).await;
     let (capture, _guard) = Capture::start();
     for _ in 0..2 {
         lab.run(async {
@@ -284,7 +284,7 @@ async fn breaker_reports_opening_refusals_and_closing() {
         told.collect::<Vec<_>>()
     };
 
-    visit(Duration::from_secs(1)).await.expect_err("it is full");
+    visit(Duration::from_secs(4)).await.expect_err("it is full");
     let opened = &told()[0];
     assert_eq!(opened.level, Level::WARN);
     assert!(opened.message.starts_with("the circuit breaker opened"));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use antifreeze::connection;
 use antifreeze::teardown::Step;
-use common::{lab, lab_over_relay, poll_at_most};
+use common::{lab, lab_over_relay, lease_and_return, poll_at_most};
 
 /// What was dropped last is answered after one round trip, however long that is: there is
 /// nothing to cancel.
@@ -42,6 +42,8 @@ async fn dropped_transaction_far_away_settles() {
 #[tokio::test]
 async fn dropped_statement_is_not_sent_on() {
     let lab = lab().await;
+    lab.run(lease_and_return()).await.expect("warm");
+    lab.torn_down();
     let statement = format!("insert into t values (1) --{}", "x".repeat(30 << 20));
     let work = async {
         let connection = connection().await?;

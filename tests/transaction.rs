@@ -453,7 +453,7 @@ async fn abandoned_statement_fails_the_transaction() {
         kind(&result.expect_err("cancelled")),
         Some(ErrorKind::TransactionFailed)
     );
-    lab.assert_at_rest().await;
+    lab.ends_at_rest().await;
     assert_eq!(lab.rows().await, 0);
 }
 

@@ -14,6 +14,9 @@ use sqlx::{Connection, PgPool, query_scalar};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// How long nothing passes once all is answered.
+const QUIET: Duration = Duration::from_millis(200);
+
 struct Lab {
     relay: Relay,
     url: String,
@@ -48,7 +51,7 @@ impl Lab {
             .await;
         done.expect("fine");
         // Nothing may follow either.
-        self.relay.quiet(Duration::from_millis(30)).await;
+        self.relay.quiet(QUIET).await;
         self.relay.counts().since(before.get())
     }
 
@@ -56,7 +59,7 @@ impl Lab {
     async fn count_alone(&self, work: impl AsyncFnOnce() -> Result<(), BoxError>) -> Counts {
         let before = self.relay.counts();
         work().await.expect("fine");
-        self.relay.quiet(Duration::from_millis(30)).await;
+        self.relay.quiet(QUIET).await;
         self.relay.counts().since(before)
     }
 }

@@ -122,7 +122,7 @@ async fn sea_orm_connects_by_the_url() {
 async fn sqlx_pool_queues_for_the_connections() {
     let limits = |config: Config| {
         let config = config.max_connections(1);
-        config.acquire_timeout(Duration::from_millis(200))
+        config.acquire_timeout(Duration::from_secs(1))
     };
     let (database, _server) = lab(limits).await;
     let url = database.url().expect("a URL");

@@ -125,6 +125,7 @@ impl Stopped {
                 }
             }
             assert!(Instant::now() < until, "never {:?}", state.seen);
+            sleep(Duration::from_millis(20)).await;
         };
         let environment = function.environments().remove(0);
         environment.freeze();

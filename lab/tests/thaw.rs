@@ -165,7 +165,7 @@ const LONG: Duration = Duration::from_millis(2_100);
 const PROBE: Duration = Duration::from_secs(1);
 
 /// So many milliseconds a clean visit may have taken too long.
-const BUSY: f64 = 200.0;
+const BUSY: f64 = 1_000.0;
 
 /// So many milliseconds a visit may take longer than it has to.
 const ON_TOP: f64 = 2_000.0;

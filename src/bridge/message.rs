@@ -51,8 +51,8 @@ pub(super) fn claim(message: &[u8]) -> Option<&str> {
 }
 
 /// Returns whether a message begins or ends a transaction.
-pub(super) fn controls_transaction(message: &[u8]) -> bool {
-    text(message).is_some_and(|text| residue::controls_transaction(text, Some(true)))
+pub(super) fn controls_transaction(message: &[u8], conforming: Option<bool>) -> bool {
+    text(message).is_some_and(|text| residue::controls_transaction(text, conforming))
 }
 
 /// Returns the SQL of a Query or a Parse.
@@ -109,8 +109,22 @@ mod tests {
             ("do $$ begin end $$", false),
             ("insert into t values ($1)", false),
         ] {
-            assert_eq!(controls_transaction(&query(sql)), controls, "{sql}");
+            let message = query(sql);
+            assert_eq!(
+                controls_transaction(&message, Some(true)),
+                controls,
+                "{sql}"
+            );
         }
+    }
+
+    #[test]
+    fn literals_are_read_as_the_session_does() {
+        let hidden = query("select '\\''; commit; --'");
+        assert!(!controls_transaction(&hidden, Some(true)));
+        assert!(controls_transaction(&hidden, Some(false)));
+        assert!(controls_transaction(&hidden, None));
+        assert!(!controls_transaction(&query("select 'a'"), None));
     }
 
     proptest::proptest! {
@@ -118,7 +132,7 @@ mod tests {
         fn any_bytes_are_looked_at(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..64)) {
             let _ = Head::read(&bytes);
             if !bytes.is_empty() {
-                let _ = (claim(&bytes), controls_transaction(&bytes));
+                let _ = (claim(&bytes), controls_transaction(&bytes, None));
             }
         }
     }

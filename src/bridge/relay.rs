@@ -323,7 +323,7 @@ impl<C: FnMut(&str) -> Option<WeakInvocation>> Relay<'_, C> {
             }
             if let Some(limit) = &mut self.leaves {
                 // What is left of a message that never was whole is nobody's.
-                if !took && self.up.is_empty() && self.loan.stream.is_answered() {
+                if !progress && self.up.is_empty() && self.loan.stream.is_answered() {
                     let rests = self.loan.give_back().map(|_| LoanEnd::AtRest);
                     return Poll::Ready(rests.unwrap_or(LoanEnd::Closed));
                 }
@@ -396,7 +396,8 @@ impl<C: FnMut(&str) -> Option<WeakInvocation>> Relay<'_, C> {
                     let Some(message) = peer.up.get(..head.length) else {
                         break;
                     };
-                    if self.guards && message::controls_transaction(message) {
+                    let conforming = stream.conforming_strings();
+                    if self.guards && message::controls_transaction(message, conforming) {
                         return Err(controls());
                     }
                     if let Some(token) = message::claim(message).map(str::to_owned) {

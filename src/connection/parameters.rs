@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::ServerSession;
 use crate::config::Pooler;
-use crate::wire::OwnAnswer;
+use crate::wire::{OwnAnswer, TransactionStatus};
 
 /// What PgBouncer carries from server to server (its manual, `track_extra_parameters`).
 const CARRIED: [&str; 6] = [
@@ -76,7 +76,10 @@ impl ServerSession {
                 // A name that the server refuses would be sent again and again.
                 self.terminate();
             }
-            *known = error.map_or_else(|| wanted.to_vec(), |_| before);
+            // In a transaction that has begun meanwhile they may be rolled back.
+            if self.link.wire.snapshot().status == Some(TransactionStatus::Idle) {
+                *known = error.map_or_else(|| wanted.to_vec(), |_| before);
+            }
         }
         Some(answer)
     }

@@ -146,6 +146,11 @@ impl Diverted {
         status.unwrap_or(TransactionStatus::Idle)
     }
 
+    /// Returns what the server has reported as `standard_conforming_strings`.
+    pub fn conforming_strings(&self) -> Option<bool> {
+        self.wire.facts().parameters.conforming
+    }
+
     /// Returns whether what was read ends with a whole message.
     pub fn is_whole(&self) -> bool {
         self.whole

@@ -136,7 +136,7 @@ impl Watched {
         text: &[u8],
         conforming: Option<bool>,
     ) -> Option<Arc<Fingerprint>> {
-        if !self.watching.statements || is_setting(text) || controls_transaction(text, Some(true)) {
+        if !self.watching.statements || is_setting(text) || controls_transaction(text, conforming) {
             return None;
         }
         let text = &text[..text.len().min(LONGEST)];

@@ -10,7 +10,7 @@ use tokio_postgres::NoTls;
 
 use crate::common::{PLENTY, kind, lab, lab_over_relay, lab_with, sleeps};
 use crate::raw::{Raw, SYNC, query};
-use crate::{connect, unclean, value};
+use crate::{assert_clean, connect, unclean, value};
 
 /// In a transaction, and in a failed one, as the hooks of a pool may have it.
 #[tokio::test]
@@ -87,9 +87,7 @@ async fn end_of_a_failed_copy_is_ignored() {
         .expect("it returns");
         pids.push(lab.server.query(sessions).await.expect("activity"));
     }
-    let torn_down = lab.torn_down();
-    let clean = torn_down.iter().all(|one| one.outcome.is_clean());
-    assert!(clean, "{torn_down:?}");
+    assert_clean(&lab);
     assert!(pids[0].len() == 1, "{pids:?}");
     assert!(pids.iter().all(|pid| *pid == pids[0]), "{pids:?}");
 }

@@ -7,6 +7,7 @@ use antifreeze::{Config, claim, invocation, transaction};
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
 
+use crate::assert_clean;
 use crate::common::{BoxError, Lab, PLENTY, lab_over_relay, lab_with, sleeps};
 use crate::raw::{Message, Raw, SYNC, query};
 
@@ -247,11 +248,11 @@ async fn driver_waits_for_the_handlers_statement() {
 
 #[tokio::test]
 async fn unread_rows_are_told_to_a_driver() {
-    let lab = lab_with(|config| config.acquire_timeout(Duration::from_millis(300))).await;
+    let lab = lab_with(|config| config.acquire_timeout(Duration::from_secs(1))).await;
     lab.run(async {
         let transaction = transaction().await?;
         let mut driver = start(&invocation()?.transaction_url()?, &[]).await;
-        let many = "select repeat('x', 1000) from generate_series(1, 5000)";
+        let many = "select repeat('x', 1000) from generate_series(1, 500)";
         let rows = transaction.query_raw::<_, i32, _>(many, []).await?;
         assert_eq!(ask(&mut driver, "select 1").await, "25001");
         drop(rows);
@@ -349,9 +350,7 @@ async fn set_at_connect_holds_in_each_invocation() {
         .await
         .expect("answered");
     }
-    let torn_down = lab.torn_down();
-    let clean = torn_down.iter().all(|one| one.outcome.is_clean());
-    assert!(clean, "nothing was left: {torn_down:?}");
+    assert_clean(&lab);
 }
 
 /// The bridge has answered its Parse, and the server executes it.
@@ -418,7 +417,7 @@ async fn driver_inherits_nothing_of_a_start_in_vain() {
     let one = |config: Config| {
         config
             .max_connections(1)
-            .connect_timeout(Duration::from_secs(2))
+            .connect_timeout(Duration::from_secs(4))
     };
     let (lab, relay) = lab_over_relay(one).await;
     lab.run(async {

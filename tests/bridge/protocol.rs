@@ -5,7 +5,7 @@ use tokio_postgres::NoTls;
 
 use crate::common::{lab, lab_over_relay, sleeps};
 use crate::raw::{Raw, SYNC, execute, query};
-use crate::{connect, value};
+use crate::{assert_clean, connect, value};
 
 #[tokio::test]
 async fn startup_is_understood_in_pieces() {
@@ -206,9 +206,5 @@ async fn flush_behind_a_sync_keeps_nothing() {
     })
     .await
     .expect("answered");
-    let torn_down = lab.torn_down();
-    assert!(
-        torn_down.iter().all(|one| one.outcome.is_clean()),
-        "{torn_down:?}"
-    );
+    assert_clean(&lab);
 }

@@ -75,7 +75,7 @@ async fn rest(raw: &mut Raw) -> String {
 async fn assert_in_use(lab: &Lab, done: Result<(), BoxError>) {
     let kind = done.as_ref().err().and_then(kind);
     assert_eq!(kind, Some(ErrorKind::TransactionInUse), "{done:?}");
-    lab.assert_at_rest().await;
+    lab.ends_at_rest().await;
     assert_eq!(lab.rows().await, 0);
 }
 
@@ -256,4 +256,25 @@ async fn unread_rows_of_one_driver_refuse_another() {
     .await
     .expect("committed");
     assert_eq!(lab.rows().await, 1);
+}
+
+/// With `standard_conforming_strings` off, the server reads a COMMIT where it is else a literal.
+#[tokio::test]
+async fn hidden_commit_is_refused() {
+    let lab = lab().await;
+    let done: Result<(), BoxError> = lab
+        .run(async {
+            let mut raw = inserted(&invocation()?.transaction_url()?).await;
+            raw.send(&query("set standard_conforming_strings = off"))
+                .await;
+            assert_eq!(raw.ready().await.1, 'T');
+            raw.send(&query("select '\\''; commit; --'")).await;
+            let refused = raw.error().await;
+            assert_eq!(refused.field(b'C').as_deref(), Some("25001"));
+            Err("it fails".into())
+        })
+        .await;
+    done.expect_err("it failed");
+    assert_eq!(lab.rows().await, 0);
+    lab.assert_at_rest().await;
 }

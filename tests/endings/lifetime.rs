@@ -7,7 +7,7 @@ use antifreeze::connection;
 use tokio::time::timeout;
 
 use crate::common::{lab, lab_with};
-use crate::{CANCELLED_CLOSED, CLOSED};
+use crate::{CANCELLED_CLOSED, CLOSED, TRIES};
 
 #[tokio::test]
 async fn killed_backend_closes_the_connection() {
@@ -50,16 +50,24 @@ async fn per_invocation_leaves_no_session() {
         assert_eq!(lab.outcome().steps(), CLOSED, "{statement}");
         assert_eq!(lab.sessions().await, [""; 0]);
     }
-    lab.run(async {
-        let connection = connection().await?;
-        let slow = connection.batch_execute("begin; select pg_sleep(60)");
-        assert!(timeout(Duration::from_millis(20), slow).await.is_err());
-        Ok(())
-    })
-    .await
-    .expect("fine");
-    assert_eq!(lab.outcome().steps(), CANCELLED_CLOSED);
-    assert_eq!(lab.sessions().await, [""; 0]);
+    let mut tries = Vec::new();
+    for _ in 0..TRIES {
+        lab.run(async {
+            let connection = connection().await?;
+            let slow = connection.batch_execute("begin; select pg_sleep(60)");
+            assert!(timeout(Duration::from_millis(20), slow).await.is_err());
+            Ok(())
+        })
+        .await
+        .expect("fine");
+        let outcome = lab.outcome();
+        if outcome.steps() == CANCELLED_CLOSED {
+            assert_eq!(lab.sessions().await, [""; 0]);
+            return;
+        }
+        tries.push(outcome);
+    }
+    panic!("{tries:?}");
 }
 
 #[tokio::test]

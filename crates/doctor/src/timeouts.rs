@@ -19,7 +19,7 @@ pub(super) fn start_up(facts: &Facts, config: &Settings) -> Vec<Check> {
     if internal::timeouts(config).is_empty() {
         let has_schema = config.schema.is_some() && config.pooler == Pooler::None;
         let text = if has_schema || config.server.get_options().is_some() {
-            "only the settings in the URL are sent"
+            "no timeouts but those in the URL are sent"
         } else {
             "no settings are sent: the pooler does not accept any"
         };

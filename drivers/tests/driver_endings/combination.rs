@@ -19,8 +19,8 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// How much later than that the host ends it: the margin is not the subject here.
 const OVERTIME: Duration = Duration::from_secs(3);
 
-/// How often endings at a deadline are tried: what is left then for the teardown and for the
-/// response, 200 ms and 50, a busy machine may take, but not each time.
+/// How often endings are tried: a busy machine may take the time of a step of the teardown,
+/// 500 ms, or what is left of it at a deadline, but not each time.
 pub const TRIES: usize = 3;
 
 /// How long a server may take on a busy machine for what it could not confirm in that time.
@@ -150,15 +150,14 @@ impl Combination {
     }
 
     async fn endings(&mut self, together: &[&Ending]) {
-        let late = together.iter().any(|one| one.caller == Caller::Deadline);
-        for _ in 1..if late { TRIES } else { 1 } {
+        for _ in 1..TRIES {
             let before = self.failures.len();
             self.endings_once(together).await;
             if self.failures.len() == before {
                 return;
             }
-            let late = self.failures.split_off(before);
-            println!("tried again: {}", late.join("\n"));
+            let failed = self.failures.split_off(before);
+            println!("tried again: {}", failed.join("\n"));
             let begin = Instant::now();
             while self.left().await.is_some() && begin.elapsed() < PATIENCE {
                 tokio::time::sleep(Duration::from_millis(10)).await;

@@ -15,14 +15,14 @@ use lab::sessions;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::TIMEOUT;
-use crate::endings::{Caller, Connection, DEATHS, Ending, POOLED_TOGETHER, Run, TOGETHER, endings};
+use crate::endings::{Connection, DEATHS, Ending, POOLED_TOGETHER, Run, TOGETHER, endings};
 use crate::host::{Called, Host, Shape};
 
 /// The server's own timeouts, where nothing else can help.
 const SERVER_TIMEOUTS: Duration = Duration::from_secs(1);
 
-/// How often an ending at its deadline is tried: what is left then for the teardown and for the
-/// response, 200 ms and 50, a busy machine may take, but not each time.
+/// How often an ending is tried: a busy machine may take the time of a step of the teardown,
+/// 500 ms, or what is left of it at a deadline, but not each time.
 const TRIES: usize = 3;
 
 /// More than all of it takes on a slow machine.
@@ -222,26 +222,23 @@ impl Combination {
     }
 
     async fn ending(&mut self, host: &Host, ending: Ending) {
-        let (name, _, expected, _) = ending;
-        let late = expected == Caller::Deadline || name.starts_with("stalled");
         let before = self.failures.len();
-        for _ in 1..if late { TRIES } else { 1 } {
+        for _ in 1..TRIES {
             self.ending_once(host, ending).await;
-            if !self.is_late(before).await {
+            if !self.is_tried_again(before).await {
                 return;
             }
         }
         self.ending_once(host, ending).await;
     }
 
-    /// Whether an ending at its deadline has failed, which may be tried again. Waits until the
-    /// server has ended what was left.
-    async fn is_late(&mut self, before: usize) -> bool {
+    /// Returns whether an ending has failed, and waits until the server has ended what was left.
+    async fn is_tried_again(&mut self, before: usize) -> bool {
         if self.failures.len() == before {
             return false;
         }
-        let late = self.failures.split_off(before);
-        println!("tried again: {}", late.join("\n"));
+        let failed = self.failures.split_off(before);
+        println!("tried again: {}", failed.join("\n"));
         let begun = Instant::now();
         while self.left().await.is_some() && begun.elapsed() < PATIENCE {
             sleep(Duration::from_millis(10)).await;

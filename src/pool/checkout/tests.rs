@@ -62,7 +62,7 @@ impl Fixture {
     }
 
     async fn out(&self) -> Result<(Arc<Lease>, ExclusiveClient)> {
-        let left = Some(TEST_TIMEOUT * 3 / 2);
+        let left = Some(TEST_TIMEOUT * 4);
         // As an invocation does.
         if let Some(leased) = self.pools.here().try_checkout(None) {
             return Ok(leased);

@@ -55,10 +55,10 @@ async fn blocked_tools_are_reported_and_run_again() {
 async fn lock_is_held_while_the_tool_runs() {
     let lab = lab().await;
     let name = lab.value("select quote_ident(current_database())").await;
-    let impatient = format!("alter database {name} set idle_session_timeout = '200ms'");
+    let impatient = format!("alter database {name} set idle_session_timeout = '1s'");
     lab.server.execute(&impatient).await.expect("a setting");
     let mut slow = Command::new("sleep");
-    slow.arg("1");
+    slow.arg("2");
     let report = ToolRunner::new(&lab.database, slow)
         .run()
         .await
@@ -151,7 +151,7 @@ async fn timeouts_without_output_are_detected() {
         .args(["-c", script])
         .env("URL", &lab.server.url)
         .env("SQL", sql);
-    let runner = ToolRunner::new(&lab.database, command).statement_timeout(LOCK_TIMEOUT);
+    let runner = ToolRunner::new(&lab.database, command).statement_timeout(SEEN);
     let error = runner.run().await.expect_err("it was ended");
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
 }

@@ -10,11 +10,10 @@ impl Combination {
     /// Several endings at the same time: none affects another, and none leaves anything
     /// behind.
     pub(super) async fn together(&mut self, host: &Host, endings: [(&str, Caller); SEVERAL]) {
-        let late = endings.iter().any(|(_, end)| *end == Caller::Deadline);
         let before = self.failures.len();
-        for _ in 1..if late { TRIES } else { 1 } {
+        for _ in 1..TRIES {
             self.together_once(host, endings).await;
-            if !self.is_late(before).await {
+            if !self.is_tried_again(before).await {
                 return;
             }
         }
