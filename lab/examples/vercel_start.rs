@@ -2,8 +2,8 @@
 //! serves, warm-up on a PostgreSQL of this machine included.
 //!
 //! ```sh
-//! cargo build --release -p api --bins --example bare
-//! cargo run -p lab --example vercel_start -- target/release/{examples/bare,partners,rest}
+//! cargo build --release -p api --bins --example unlayered
+//! cargo run -p lab --example vercel_start -- target/release/{examples/unlayered,partners,rest}
 //! ```
 
 use std::time::{Duration, Instant};
