@@ -69,17 +69,16 @@ impl ServerSession {
         // It is in force before anything of the driver is sent.
         let answer = answer.await?;
         let error = answer.error.as_ref();
+        // In a transaction that has begun meanwhile they may be rolled back.
+        let holds = self.link.wire.snapshot().status == Some(TransactionStatus::Idle);
         let mut known = self.parameters.lock();
         // Otherwise a reset has removed them.
-        if *known == unknown {
+        if holds && *known == unknown {
             if error.is_some() && before.iter().any(|(_, value)| value == "\0") {
                 // A name that the server refuses would be sent again and again.
                 self.terminate();
             }
-            // In a transaction that has begun meanwhile they may be rolled back.
-            if self.link.wire.snapshot().status == Some(TransactionStatus::Idle) {
-                *known = error.map_or_else(|| wanted.to_vec(), |_| before);
-            }
+            *known = error.map_or_else(|| wanted.to_vec(), |_| before);
         }
         Some(answer)
     }

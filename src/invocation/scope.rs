@@ -113,11 +113,9 @@ impl Invocation {
                 .filter(|left| !left.is_zero())
                 .or_else(|| leases.budget().left())
         });
-        let deadline = match outer {
-            Ok(Some(left)) => deadline.capped(deadline.elapsed() + left),
-            _ => deadline,
-        };
-        Invocation::new(engine, deadline, request_id)
+        let left = outer.ok().flatten();
+        let capped = left.map(|left| deadline.capped(deadline.elapsed() + left));
+        Invocation::new(engine, capped.unwrap_or(deadline), request_id)
     }
 
     /// Spawns a task that belongs to this invocation: [`connection`] and [`transaction`] work in

@@ -57,10 +57,7 @@ impl LayerSettings {
         if self.server_timing {
             invocation.time_answers();
         }
-        match invocation.rejected() {
-            Some(error) => Err(error),
-            None => Ok(invocation),
-        }
+        invocation.rejected().map_or(Ok(invocation), Err)
     }
 
     /// Returns the deadline of a request on Lambda that carries none. Without the feature `lambda`

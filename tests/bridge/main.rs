@@ -238,39 +238,6 @@ async fn warm_driver_costs_one_round_trip() {
 }
 
 #[tokio::test]
-async fn transaction_url_is_committed_with_success() {
-    let lab = lab().await;
-    for (success, rows) in [(true, 2), (false, 2)] {
-        let done = lab
-            .run(async {
-                let client = connect(&invocation()?.transaction_url()?).await?;
-                client.batch_execute("insert into t values (1)").await?;
-                client.batch_execute("insert into t values (2)").await?;
-                if success {
-                    Ok(())
-                } else {
-                    Err("it failed".into())
-                }
-            })
-            .await;
-        assert_eq!(done.is_ok(), success, "{done:?}");
-        assert_eq!(lab.rows().await, rows);
-        lab.assert_at_rest().await;
-    }
-    let refused = lab
-        .run(async {
-            let client = connect(&invocation()?.transaction_url()?).await?;
-            client.batch_execute("insert into t values (3)").await?;
-            let error = client.batch_execute("commit").await.expect_err("refused");
-            assert_eq!(error.code().map(|code| code.code()), Some("25001"));
-            Ok(())
-        })
-        .await;
-    refused.expect("what was refused has changed nothing");
-    assert_eq!(lab.rows().await, 3);
-}
-
-#[tokio::test]
 async fn claims_tell_concurrent_invocations_apart() {
     let lab = lab().await;
     let url = lab.database.url().expect("a socket");

@@ -9,6 +9,7 @@ use lab::relay::Relay;
 use crate::common::{
     BoxError, Lab, PLENTY, kind, lab, lab_over_relay, lab_with, lease_and_return, sleeps,
 };
+use crate::connect;
 use crate::raw::{Raw, SYNC, query};
 
 /// Terminate.
@@ -277,4 +278,37 @@ async fn hidden_commit_is_refused() {
     done.expect_err("it failed");
     assert_eq!(lab.rows().await, 0);
     lab.assert_at_rest().await;
+}
+
+#[tokio::test]
+async fn transaction_url_is_committed_with_success() {
+    let lab = lab().await;
+    for (success, rows) in [(true, 2), (false, 2)] {
+        let done = lab
+            .run(async {
+                let client = connect(&invocation()?.transaction_url()?).await?;
+                client.batch_execute("insert into t values (1)").await?;
+                client.batch_execute("insert into t values (2)").await?;
+                if success {
+                    Ok(())
+                } else {
+                    Err("it failed".into())
+                }
+            })
+            .await;
+        assert_eq!(done.is_ok(), success, "{done:?}");
+        assert_eq!(lab.rows().await, rows);
+        lab.assert_at_rest().await;
+    }
+    let refused = lab
+        .run(async {
+            let client = connect(&invocation()?.transaction_url()?).await?;
+            client.batch_execute("insert into t values (3)").await?;
+            let error = client.batch_execute("commit").await.expect_err("refused");
+            assert_eq!(error.code().map(|code| code.code()), Some("25001"));
+            Ok(())
+        })
+        .await;
+    refused.expect("what was refused has changed nothing");
+    assert_eq!(lab.rows().await, 3);
 }
