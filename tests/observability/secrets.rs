@@ -10,14 +10,16 @@ use crate::common::{BoxError, Lab, PLENTY};
 use crate::metrics::Recorded;
 use crate::spans::Closed;
 
-/// The password, one that is wrong, and the values.
-const SECRETS: [&str; 4] = ["hunter2", "tr0ub4dor", "mallory", "4711"];
+/// The password, one that is wrong, and the values: the number is too long to be met by chance
+/// in the hash of a metric or an elapsed time.
+const SECRETS: [&str; 4] = ["hunter2", "tr0ub4dor", "mallory", "1471147114"];
+const VALUE: i32 = 1_471_147_114;
 
 /// Fails, repeats and leaves open what it can, with values everywhere.
 async fn misbehave(lab: &Lab) {
     let work = async {
         let first = connection().await?;
-        for value in 4711..4740 {
+        for value in (VALUE..).take(29) {
             let text = format!("select name from accounts where id = {value} or name = 'mallory'");
             first.simple_query(&text).await?;
             let typed = [(&value as _, Type::INT4), (&"mallory" as _, Type::TEXT)];
@@ -25,7 +27,7 @@ async fn misbehave(lab: &Lab) {
             first.query_typed(text, &typed).await?;
         }
         first
-            .batch_execute("begin; select 'mallory', E'mal\\'lory 4711'")
+            .batch_execute("begin; select 'mallory', E'mal\\'lory 1471147114'")
             .await?;
         Ok(())
     };
@@ -35,7 +37,7 @@ async fn misbehave(lab: &Lab) {
             let transaction = transaction().await?;
             let insert = "insert into accounts values ($1, $2)";
             for _ in 0..2 {
-                transaction.execute(insert, &[&4711, &"mallory"]).await?;
+                transaction.execute(insert, &[&VALUE, &"mallory"]).await?;
             }
             Ok(())
         })
