@@ -81,6 +81,8 @@ pin_project! {
 pub(crate) struct Ending {
     invocation: Invocation,
     teardown: TeardownState,
+    /// Only the head has ended: the body ends the invocation, even if nothing streams any more.
+    streams: bool,
     /// Logs an abandoned invocation: the request id and the number of its connections.
     abandoned: fn(&str, usize),
 }
@@ -96,6 +98,7 @@ impl Ending {
         Ending {
             invocation,
             teardown: TeardownState::NotBegun,
+            streams: false,
             abandoned,
         }
     }
@@ -107,6 +110,7 @@ impl Ending {
     /// Begins the end, or, if the body `streams`, the end of the head.
     fn begin(&mut self, success: bool, streams: bool) {
         let invocation = self.invocation.clone();
+        self.streams = streams;
         self.teardown = if streams {
             TeardownState::Runs(Box::pin(
                 async move { invocation.finish_head(success).await },
@@ -182,6 +186,11 @@ impl<F: Future, J> Run<F, J> {
 
     pub(crate) fn invocation(&self) -> &Invocation {
         self.ending.invocation()
+    }
+
+    /// Returns the invocation if only its head has ended.
+    pub(crate) fn streaming(&self) -> Option<&Invocation> {
+        self.ending.streams.then(|| self.invocation())
     }
 }
 

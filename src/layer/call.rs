@@ -63,6 +63,14 @@ impl<F: Future, J> Call<F, J> {
             Call::Joined(..) | Call::Refused(_) => None,
         }
     }
+
+    /// Returns the invocation that this call began, if the body ends it.
+    pub(super) fn streaming(&self) -> Option<&Invocation> {
+        match self {
+            Call::Ours(run) => run.streaming(),
+            Call::Joined(..) | Call::Refused(_) => None,
+        }
+    }
 }
 
 impl<F, J, T, E> Future for Call<F, J>

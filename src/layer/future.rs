@@ -70,11 +70,7 @@ where
                 Ok(answer) => with_timing(answer?, call.invocation()),
                 Err(error) => return Poll::Ready(Ok(problem::of(&error).map(Body::ours))),
             };
-            let invocation = call.invocation();
-            let Some(invocation) = invocation
-                .filter(|invocation| invocation.streams())
-                .cloned()
-            else {
+            let Some(invocation) = call.streaming().cloned() else {
                 return Poll::Ready(Ok(response.map(Body::whole)));
             };
             if !has_no_content(*is_head, response.status()) {

@@ -1,6 +1,9 @@
 //! Responses whose body goes on after the head.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
+use crate::common::Lab;
 
 /// A body that reads rows from the database while it is sent.
 fn rows_of(
@@ -254,4 +257,59 @@ async fn dropped_streamed_body_counts_for_nothing() {
     assert_eq!(lab.outcome().steps(), [Step::RolledBack]);
     lab.assert_at_rest().await;
     assert_eq!(response.into_body().size_hint().exact(), Some(5));
+}
+
+/// The task that had the streamed body drops it while the head's COMMIT is under way.
+#[tokio::test]
+async fn stream_dropped_behind_the_head_ends_nothing() {
+    const SLOW: &str = "create function wait() returns trigger language plpgsql as \
+        $$ begin perform pg_advisory_xact_lock(7); return null; end $$; \
+        create constraint trigger waits after insert on t deferrable initially deferred \
+        for each row execute function wait()";
+    let lab = lab().await;
+    lab.server.execute(SLOW).await.expect("a slow COMMIT");
+    let connected = tokio_postgres::connect(&lab.server.url, tokio_postgres::NoTls).await;
+    let (holder, driver) = connected.expect("a connection");
+    tokio::spawn(driver);
+    let lock = holder.batch_execute("select pg_advisory_lock(7)").await;
+    lock.expect("the lock");
+
+    let [drops, dropped] = [(); 2].map(|()| Arc::new(tokio::sync::Notify::new()));
+    let hooks = Arc::new(AtomicUsize::new(0));
+    let service = DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn(|_| async {
+        transaction().await?.execute(INSERT, &[]).await?;
+        let (own, invocation) = (connection().await?, invocation()?);
+        own.batch_execute("begin").await?;
+        let ran = [(); 2].map(|()| Arc::clone(&hooks));
+        let [cleaned, after] = ran.map(|ran| async move {
+            ran.fetch_add(1, Ordering::Relaxed);
+        });
+        invocation.defer(cleaned);
+        invocation.after(after);
+        let body = invocation.stream(Full::new(Bytes::from_static(b"piped")));
+        let (drops, dropped) = (Arc::clone(&drops), Arc::clone(&dropped));
+        invocation.spawn(async move {
+            drops.notified().await;
+            drop(body);
+            dropped.notify_one();
+            std::future::pending::<()>().await;
+            drop(own);
+        });
+        Ok::<_, BoxError>(reply(200))
+    }));
+    let release = async {
+        let commits = async |lab: &Lab| lab.sessions().await.contains(&"active".to_owned());
+        lab.eventually("COMMIT waits", commits).await;
+        drops.notify_one();
+        dropped.notified().await;
+        holder.batch_execute("select pg_advisory_unlock(7)").await
+    };
+    let both = async { tokio::join!(service.oneshot(Request::new(())), release) };
+    let (response, released) = timeout(PLENTY, both).await.expect("in time");
+    released.expect("the lock is free");
+    let body = response.expect("a response").into_body();
+    assert_eq!(body.collect().await.expect("a body").to_bytes(), "hello");
+    assert_eq!(hooks.load(Ordering::Relaxed), 2);
+    lab.assert_at_rest().await;
+    assert_eq!(lab.rows().await, 1);
 }
