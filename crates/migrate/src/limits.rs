@@ -22,19 +22,24 @@ const NEAR: Time = 15;
 const LATE: Time = 250;
 
 /// Selects the sessions named $1 that have begun since $3, except $2. If the role may not see
-/// their state, only their locks are known.
+/// their state, only their locks are known, which each role sees.
 const SESSIONS: &str = "select (extract(epoch from n.at) * 1000)::bigint, a.pid, \
        (extract(epoch from a.query_start) * 1000)::bigint, \
        (extract(epoch from a.state_change) * 1000)::bigint, \
        coalesce(a.state = 'active', w.since is not null), \
-       (extract(epoch from w.since) * 1000)::bigint \
+       (extract(epoch from w.since) * 1000)::bigint, w.wanted, coalesce(w.held, '{}') \
      from (select clock_timestamp() as at) n \
      left join pg_stat_activity a on a.datname = current_database() \
        and a.application_name = $1 and a.pid <> all ($2) \
        and a.backend_start >= $3::text::timestamptz \
      left join lateral ( \
-       select min(coalesce((to_jsonb(l) ->> 'waitstart')::timestamptz, a.query_start)) as since \
-       from pg_locks l where l.pid = a.pid and not l.granted) w on true";
+       select min(coalesce((to_jsonb(l) ->> 'waitstart')::timestamptz, a.query_start)) \
+           filter (where not granted) as since, \
+         min(name) filter (where not granted) as wanted, \
+         array_agg(name) filter (where granted) as held \
+       from pg_locks l, concat_ws(' ', locktype, database, relation, page, tuple, virtualxid, \
+         transactionid, classid, objid, objsubid, mode) as name \
+       where l.pid = a.pid) w on true";
 
 /// The state of a session at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,6 +50,10 @@ struct Session {
     changed: Time,
     active: bool,
     waits: Option<Time>,
+    /// The lock for which it waits.
+    wanted: Option<String>,
+    /// The locks that it has.
+    held: Vec<String>,
 }
 
 /// The observed statements of a tool.
@@ -57,6 +66,9 @@ pub(super) struct Limits {
     looked: Time,
     /// The timeout that ended a statement; that of a lock takes precedence.
     pub(super) ended: Option<Limit>,
+    /// The timeout that has ended a statement if the tool fails: the session has ended, and when
+    /// is not known to the millisecond.
+    pub(super) if_failed: Option<Limit>,
 }
 
 impl Limits {
@@ -93,10 +105,26 @@ impl Limits {
     fn take(&mut self, now: Time, sessions: Vec<Session>) {
         for before in std::mem::take(&mut self.active) {
             let after = sessions.iter().find(|after| after.pid == before.pid);
+            let around = |limit: Limit| {
+                let limit = self.limit(&before, limit);
+                limit.is_some_and(|(at, late)| at <= now && self.looked < late)
+            };
             let over = match after {
-                None => now,
+                None => {
+                    let mut limits = [Limit::Lock, Limit::Statement].into_iter();
+                    self.if_failed = self.if_failed.or(limits.find(|&limit| around(limit)));
+                    now
+                }
                 Some(after) if after.began != before.began => after.began,
-                Some(after) if after.active => continue,
+                Some(after) if after.active => {
+                    // It waits no more and has not got its lock: it is about to end.
+                    let has = |lock| after.held.contains(lock);
+                    let refused = before.wanted.as_ref().is_some_and(|lock| !has(lock));
+                    if after.waits.is_none() && refused && around(Limit::Lock) {
+                        self.ended = Some(Limit::Lock);
+                    }
+                    continue;
+                }
                 Some(after) => after.changed,
             };
             let ended_by = |limit: Limit| {
@@ -149,6 +177,8 @@ fn session(row: &Row, now: Time) -> Result<Option<Session>> {
         changed: changed.unwrap_or(now),
         active: row.try_get(4)?,
         waits: row.try_get(5)?,
+        wanted: row.try_get(6)?,
+        held: row.try_get(7)?,
     }))
 }
 
@@ -166,6 +196,8 @@ mod tests {
             changed: 0,
             active: true,
             waits,
+            wanted: waits.map(|_| "relation 1".to_owned()),
+            held: Vec::new(),
         }
     }
 
@@ -200,6 +232,13 @@ mod tests {
         })
     }
 
+    fn got() -> Session {
+        Session {
+            held: vec!["relation 1".to_owned()],
+            ..busy(None)
+        }
+    }
+
     fn next(began: Time) -> Option<Session> {
         Some(Session {
             began,
@@ -219,7 +258,9 @@ mod tests {
             (next(2099), 2115, None),
             (None, 2090, None),
             // It got its lock and continues.
-            (Some(busy(None)), 2115, None),
+            (Some(got()), 2115, None),
+            // It did not, and its end is under way.
+            (Some(busy(None)), 2115, Some(Limit::Lock)),
         ] {
             assert_eq!(
                 ended(&waits, &[500, 2085], after.clone(), end),
@@ -233,6 +274,23 @@ mod tests {
             Some(Limit::Statement)
         );
         assert_eq!(ended(&lasts, &[29_985], idle(29_999), 30_015), None);
+    }
+
+    #[test]
+    fn late_ends_count_if_the_tool_failed() {
+        for (checks, end, expected) in [
+            // The server was late, and the session was gone before the next check.
+            (&[2085, 2115][..], 2400, Some(Limit::Lock)),
+            // It had another timeout.
+            (&[2085, 2115, 2400], 5200, None),
+        ] {
+            let mut limits = limits();
+            for &check in checks {
+                limits.take(check, vec![busy(Some(100))]);
+            }
+            limits.take(end, Vec::new());
+            assert_eq!((limits.ended, limits.if_failed), (None, expected));
+        }
     }
 
     #[test]

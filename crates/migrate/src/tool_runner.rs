@@ -285,7 +285,8 @@ impl Tool {
         monitor
             .limits(&mut limits, &self.application, &excluded, &since)
             .await;
-        Ok((status, printed.or(limits.ended)))
+        let if_failed = limits.if_failed.filter(|_| !status.success());
+        Ok((status, printed.or(limits.ended).or(if_failed)))
     }
 }
 
