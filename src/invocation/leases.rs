@@ -232,6 +232,7 @@ impl Leases {
         // that waits.
         let _returned = Notifies(&self.returned);
         let budget = self.budget();
+        lease.wait_while_reading(budget.step()).await;
         let mut rested = Box::pin(self.bring_to_rest(&lease, Some(client), true, &budget)).await;
         let mut state = self.state();
         if !lease.is_turn(turn) {
@@ -302,10 +303,7 @@ impl Leases {
         let budget = self.budget();
         let rests = self.take_turns(selection).into_iter();
         let rests = rests.map(async |(lease, client)| {
-            if !lease.reading_is_done() && lease.session().pump().is_quiet() {
-                // Boxed: rarely needed, and deep in the futures of every handler.
-                Box::pin(lease.wait_for_reading(budget.step())).await;
-            }
+            lease.wait_while_reading(budget.step()).await;
             let reservation = lease.reserve();
             let keep = reservation.is_some();
             let rested = self.bring_to_rest(&lease, client, keep, &budget).await;

@@ -187,6 +187,14 @@ impl Lease {
         timeout(limit, answer).await.is_ok() && self.reading_is_done()
     }
 
+    /// Waits the same, if nothing else is under way.
+    pub(crate) async fn wait_while_reading(&self, limit: Duration) {
+        if !self.reading_is_done() && self.session().pump().is_quiet() {
+            // Boxed: rarely needed, and deep in the futures of every handler.
+            Box::pin(self.wait_for_reading(limit)).await;
+        }
+    }
+
     /// Waits for the reading behind the first statement without holding the lease. Returns the
     /// lease, unless the reading was not answered in time or the lease has ended.
     pub(crate) fn unheld_until_reading(

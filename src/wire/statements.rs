@@ -330,7 +330,14 @@ pub(super) fn is_constant(text: &[u8]) -> bool {
     if text.len() > LONGEST || text.contains(&b'\\') {
         return false;
     }
-    let letter = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+    // A literal may continue in the next line.
+    let mut parts = text.split(|&byte| byte == b'\'').skip(1);
+    let continues = |part: &[u8]| {
+        let begin = part.trim_ascii_start();
+        part.contains(&b'\n') && (begin.is_empty() || begin.starts_with(b"--"))
+    };
+    // A time may follow a day at once.
+    let letter = |byte: &u8| byte.is_ascii_alphabetic() || *byte == b'_';
     let mut words = text.split(|byte| !letter(byte));
     let moments = ["now", "today", "tomorrow", "yesterday", "uescape"];
     let is_moment = |word: &[u8]| {
@@ -338,7 +345,7 @@ pub(super) fn is_constant(text: &[u8]) -> bool {
         let behind = word.as_ptr() as usize - text.as_ptr() as usize + word.len();
         moments.iter().any(named) && text.get(behind) != Some(&b'(')
     };
-    !words.any(is_moment)
+    !parts.any(continues) && !words.any(is_moment)
 }
 
 /// Returns whether a statement that was described as `before` can be used as one that is described
@@ -379,6 +386,10 @@ mod tests {
             ("select now(), know, current_date", true),
             ("select 'now'::timestamptz", false),
             ("select ' Today '::date", false),
+            ("select 'today04:05'::timestamp", false),
+            ("select 'to'\n'day'::date", false),
+            ("select 'to' -- '\n 'day'::date", false),
+            ("select 'a'\n, 'b'", true),
             (r"select E'n\\157w'::timestamptz", false),
             (r"select U&'!006eow' uescape '!'", false),
         ] {
