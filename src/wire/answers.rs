@@ -32,6 +32,7 @@ impl Tracker {
                 _ => {}
             }
         }
+        self.release();
     }
 
     /// Returns whether a Parse and a Describe can be answered here as the server would: no
@@ -104,7 +105,8 @@ impl Tracker {
     /// Processes an error, to a user who may get another one. `None`: the unit is sent again.
     pub(super) fn error(&mut self, message: BytesMut) -> Option<BytesMut> {
         let refused = self.refused.take();
-        let executes = |entry: &Entry| matches!(entry.reply, Reply::Execute | Reply::Ready);
+        let executes =
+            |entry: &Entry| matches!(entry.reply, Reply::Execute | Reply::Copy | Reply::Ready);
         self.facts.before_execution = refused.as_ref().is_some_and(|entry| !executes(entry));
         let Some(refused) = refused else {
             return Some(message);

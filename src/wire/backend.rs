@@ -102,14 +102,14 @@ impl Scanner {
     fn unread(&mut self, chunk: &[u8], tracker: &mut Tracker) -> (usize, bool) {
         let mut end = self.pass;
         let mut decided = false;
-        let asked = tracker.question().is_some();
+        let asked = tracker.question().is_some() || tracker.is_withholding();
         while let Some(rest @ [tag, ..]) = chunk.get(end..) {
             let Some(length) = length(rest) else {
                 break;
             };
             if !matches!(tag, b'D' | b'd') || asked {
                 let body = rest.get(HEADER..length).filter(|_| *tag == b'C');
-                if !says_nothing(*tag) && body.is_none() {
+                if asked || !says_nothing(*tag) && body.is_none() {
                     break;
                 }
                 self.fate = tracker.fate(*tag);

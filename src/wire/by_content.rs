@@ -16,14 +16,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::expected::{Entry, Handling, Reply};
 use super::frontend::Frontend;
-use super::message::{self, string};
+use super::message::{self, FLUSH, string};
 use super::rewrite;
 use super::sql::{Lexeme, lexemes};
 use super::statements::{MISSING, Naming, ServerStatement, Statement, is_constant, is_same, once};
 use super::tracker::Tracker;
-
-/// Flush, whole.
-const FLUSH: &[u8] = b"H\0\0\0\x04";
 
 /// ParseComplete.
 const PARSE_COMPLETE: Bytes = Bytes::from_static(b"1\0\0\0\x04");
@@ -245,6 +242,16 @@ impl Frontend {
             statement.described = Some(Arc::clone(&server));
         }
         Some(Entry::about(Reply::Bind, Handling::Pass, &server))
+    }
+
+    /// Returns whether the server need not be asked for the answer to a Sync: it was sent nothing
+    /// of the unit.
+    pub(super) fn syncs_here(&self, tracker: &Tracker) -> bool {
+        let alone = matches!(self.naming, Naming::ByContent { answers_sync: true });
+        match &tracker.open {
+            Some(unit) => unit.given && !unit.sent,
+            None => alone && tracker.is_quiet(),
+        }
     }
 
     /// Returns where a unit that begins with a Bind of this statement is copied, if it may be

@@ -143,7 +143,11 @@ impl Frontend {
     /// Processes an answer: sends on what had to wait for it.
     pub(super) fn answered(&mut self, answer: Answer, tracker: &mut Tracker) {
         if let Answer::Described = answer {
-            if self.awaits.take().is_some() {
+            let released = std::mem::take(&mut tracker.released);
+            if released {
+                self.holds = tracker.owed.back().is_some_and(Unit::holds);
+            }
+            if self.awaits.take().is_some() || released {
                 self.continue_pending(tracker);
             }
             return;
@@ -167,6 +171,7 @@ impl Frontend {
                 again.put_slice(SYNC);
                 again.unsplit(self.pending.split());
                 self.pending = again;
+                (self.holds, tracker.released) = (false, false);
                 return self.continue_pending(tracker);
             }
             let idle = tracker.status == Some(TransactionStatus::Idle);
@@ -241,6 +246,11 @@ impl Frontend {
                     self.pass = length;
                     0
                 }
+                Some([b'S', ..]) if tracker.withholds_sync() => {
+                    self.holds = true;
+                    bytes = &bytes[length..];
+                    continue;
+                }
                 Some(message) => {
                     self.message(message, tracker);
                     length
@@ -281,12 +291,13 @@ impl Frontend {
                 self.lead(tracker);
                 tracker.open().changes = true;
                 let executes = tag == b'E';
-                let reply = if executes {
-                    Reply::Execute
-                } else {
-                    Reply::Describe
+                let unit = tracker.open();
+                let reply = match executes {
+                    true if unit.traits.copies => Reply::Copy,
+                    true => Reply::Execute,
+                    false => Reply::Describe,
                 };
-                tracker.open().executes |= executes;
+                unit.executes |= executes;
                 tracker.expect(reply, Handling::Pass);
             }
             b'C' => {
@@ -307,6 +318,7 @@ impl Frontend {
                 Some(unit) => unit.sent = true,
                 None => {}
             },
+            b'S' if tracker.ignores_sync() => return,
             b'S' => {
                 if self.syncs_here(tracker) {
                     let unit = tracker.open.take().unwrap_or_default();
@@ -333,16 +345,6 @@ impl Frontend {
             _ => tracker.lose(),
         }
         tracker.out.put_slice(message);
-    }
-
-    /// Returns whether the server need not be asked for the answer to a Sync: it was sent nothing
-    /// of the unit.
-    fn syncs_here(&self, tracker: &Tracker) -> bool {
-        let alone = matches!(self.naming, Naming::ByContent { answers_sync: true });
-        match &tracker.open {
-            Some(unit) => unit.given && !unit.sent,
-            None => alone && tracker.is_quiet(),
-        }
     }
 
     fn query(&mut self, message: &[u8], tracker: &mut Tracker) {

@@ -5,6 +5,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 /// The length of tag and length: every message but the startup packet begins so.
 pub(super) const HEADER: usize = 5;
 
+/// Flush, whole.
+pub(super) const FLUSH: &[u8] = b"H\0\0\0\x04";
+
 /// Sync, whole.
 pub(super) const SYNC: &[u8] = b"S\0\0\0\x04";
 

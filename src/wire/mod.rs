@@ -22,6 +22,7 @@ mod attach;
 mod backend;
 mod begin;
 mod by_content;
+mod copy;
 mod divert;
 mod expected;
 mod frontend;

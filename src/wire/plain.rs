@@ -12,13 +12,16 @@ use super::message::{first, string};
 use super::residue::Traits;
 use super::statements::Naming;
 use super::tracker::Tracker;
+use super::unit::Unit;
 
 impl Frontend {
     /// Passes on the plain messages at the start of `bytes`, and returns their length.
     pub(super) fn pass_plain(&mut self, bytes: &[u8], tracker: &mut Tracker) -> usize {
         // Nothing has to be known of a statement that is bound, or noted.
         let plain = self.naming == Naming::AsGiven && self.statements.0.is_empty();
-        let plain = plain && tracker.watched.is_none();
+        let copies = |unit: &Unit| unit.traits.copies;
+        let plain =
+            plain && tracker.watched.is_none() && !tracker.open.as_ref().is_some_and(copies);
         let begun = self.has_started() && !tracker.is_lost();
         if !plain || !begun || self.begins() || !self.is_between_requests() {
             return 0;
@@ -80,11 +83,13 @@ mod tests {
     use super::*;
 
     /// Whole messages, plain and other, and one that no client sends.
-    const MESSAGES: [&[u8]; 14] = [
+    const MESSAGES: [&[u8]; 16] = [
         b"P\0\0\0\x10\0select 1\0\0\0",
         b"P\0\0\0\x11a\0select 1\0\0\0",
         b"P\0\0\0\x13b\0listen \"x\"\0\0\0",
         b"P\0\0\0\x16c\0create temp t\0\0\0",
+        b"P\0\0\0\x0fd\0copy t\0\0\0",
+        b"B\0\0\0\x0d\0d\0\0\0\0\0\0\0",
         b"B\0\0\0\x0c\0\0\0\0\0\0\0\0",
         b"B\0\0\0\x0d\0c\0\0\0\0\0\0\0",
         b"D\0\0\0\x06S\0",

@@ -317,16 +317,14 @@ impl State {
             frontend,
             scanner,
             inject,
-            flushed,
             detached,
             ..
         } = self;
-        let injected = inject.len();
+        let (injected, unsent) = (inject.len(), tracker.out.len());
         let passed = scanner.feed(bytes, tracker, inject, |answer, tracker| {
-            let before = tracker.out.len();
             frontend.answered(answer, tracker);
-            *flushed &= tracker.out.len() == before;
         });
+        self.flushed &= tracker.out.len() == unsent;
         if detached.is_some() {
             // After the detaching nothing is passed on.
             inject.truncate(injected);

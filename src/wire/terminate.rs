@@ -36,7 +36,8 @@ impl State {
             answers.put_final_error(&mut self.inject);
         } else if let Some(answers) = &mut answers {
             let requests = |unit: &&Unit| unit.question.is_none();
-            for _ in self.tracker.owed.iter().filter(requests) {
+            let withheld = self.tracker.open.iter().filter(|unit| unit.withheld);
+            for _ in self.tracker.owed.iter().filter(requests).chain(withheld) {
                 answers.answer(&mut self.inject);
             }
             answers.accept(&pending, &mut self.inject);
@@ -79,6 +80,9 @@ impl State {
         if !self.frontend.is_empty() {
             return;
         }
+        if self.tracker.withholds_sync() {
+            return;
+        }
         if self.tracker.is_copying_in() {
             self.tracker.out.put_slice(b"f\0\0\0\x05\0");
             self.tracker.sent_copy_end();
@@ -108,7 +112,7 @@ impl State {
                 if let Ok(transport) = self.below.transport() {
                     let _ = Pin::new(transport).poll_flush(cx);
                 }
-                if self.tracker.owed.is_empty() {
+                if self.tracker.owed.is_empty() && !self.tracker.is_open() {
                     return Poll::Ready(true);
                 }
             }

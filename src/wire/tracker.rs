@@ -64,6 +64,8 @@ pub(super) struct Tracker {
     pub(super) work: Work,
     pub(super) watched: Option<Box<Watched>>,
     reception: Reception,
+    /// A [withheld](super::copy) Sync was sent.
+    pub(super) released: bool,
     /// A statement of the user was answered since a query of the wire's own was deferred.
     pub(super) has_executed: bool,
     /// An error has said that a prepared statement does not exist or does not fit the schema.
@@ -185,26 +187,6 @@ impl Tracker {
         }
     }
 
-    /// Notes that CopyDone or CopyFail was sent.
-    pub(super) fn sent_copy_end(&mut self) {
-        if let Some(unit) = self.owed.front_mut().filter(|unit| unit.copy_in) {
-            unit.copy_in = false;
-            return;
-        }
-        let open = self.open();
-        let expected = std::mem::take(&mut open.copy_in);
-        open.changes = true;
-        open.sent = true;
-        if !expected {
-            // Given up before the server asked for data. If it never does, one more Sync
-            // is answered than tokio-postgres expects.
-            match self.owed.back_mut() {
-                Some(unit) => unit.ends_early = true,
-                None => self.residue.add(Residue::Client),
-            }
-        }
-    }
-
     /// Decides by its tag what to do with the message that now begins.
     #[inline]
     pub(super) fn fate(&mut self, tag: u8) -> Fate {
@@ -298,8 +280,12 @@ impl Tracker {
     pub(super) fn received(&mut self, tag: u8, body: &[u8]) -> Option<Answer> {
         match tag {
             b'Z' => return self.ready(body),
-            b'C' => self.complete(body),
+            b'C' => {
+                self.complete(body);
+                return self.release();
+            }
             b'G' => return self.copy_in(),
+            b'H' => return self.copy_out(),
             b'S' => {
                 let mut strings = strings(body);
                 let mut next = || strings.next().unwrap_or_default();
@@ -329,7 +315,7 @@ impl Tracker {
                 if code.is_none_or(|code| code != IN_FAILED_TRANSACTION) {
                     self.facts.error = code;
                 }
-                return self.skips().then_some(Answer::Described);
+                return (self.released || self.skips()).then_some(Answer::Described);
             }
             b'K' => self.facts.key = int(body, 0).zip(int(body, 4)),
             // CopyBothResponse: replication, which the wire does not follow.
@@ -390,38 +376,6 @@ impl Tracker {
         self.facts.ends += u64::from(ends);
     }
 
-    /// In COPY mode the server ignores a Sync, and `copy_in` of tokio-postgres
-    /// has sent one already: it is void. The one behind CopyDone or CopyFail
-    /// will be answered instead.
-    ///
-    /// That it asks for the data shows that the BEGIN in front succeeded; the data
-    /// must not wait for a ReadyForQuery, which comes only after it.
-    fn copy_in(&mut self) -> Option<Answer> {
-        let Some(unit) = self.owed.front_mut() else {
-            // Execute was flushed, not synced.
-            self.open().copy_in = true;
-            return None;
-        };
-        let begun = unit.holds().then_some(Answer::Begun);
-        if unit.simple {
-            unit.copy_in = true;
-            return begun;
-        }
-        let unit = self.owed.pop_front().unwrap_or_default();
-        self.expected.void_ready();
-        match self.owed.front_mut() {
-            Some(next) => next.absorb(unit),
-            None => {
-                // Else CopyFail is on its way already.
-                let expects = self.open.is_none();
-                let open = self.open();
-                open.absorb(unit);
-                open.copy_in |= expects;
-            }
-        }
-        begun
-    }
-
     /// Notes that the framing was lost.
     pub(super) fn lose(&mut self) {
         self.reception = Reception::Lost;
@@ -455,11 +409,6 @@ impl Tracker {
     pub(super) fn is_ending(&self) -> bool {
         let mut changing = self.owed.iter().filter(|unit| unit.changes).peekable();
         self.open.is_none() && changing.peek().is_some() && changing.all(|unit| unit.ends)
-    }
-
-    /// Returns whether the server waits for COPY data that may never be sent.
-    pub(super) fn is_copying_in(&self) -> bool {
-        self.units().any(|unit| unit.copy_in)
     }
 
     /// Returns whether extended messages were sent that no Sync has followed yet.

@@ -16,7 +16,9 @@ pub(super) struct Unit {
     pub(super) changes: bool,
     /// The server waits for COPY data.
     pub(super) copy_in: bool,
-    /// The end of its COPY is on its way, before the server has begun one.
+    /// Its Sync is [withheld](super::copy).
+    pub(super) withheld: bool,
+    /// The end of a COPY was sent behind it, which has begun none.
     pub(super) ends_early: bool,
     /// The properties of its statements.
     pub(super) traits: Traits,
@@ -64,15 +66,6 @@ impl Unit {
         }
     }
 
-    /// Merges an earlier unit, which the same ReadyForQuery will answer.
-    pub(super) fn absorb(&mut self, earlier: Unit) {
-        self.changes |= earlier.changes;
-        self.traits.merge(earlier.traits);
-        self.waits |= earlier.waits;
-        self.executes |= earlier.executes;
-        self.sent |= earlier.sent;
-    }
-
     /// Returns whether what follows has to wait for its answer.
     pub(super) fn holds(&self) -> bool {
         self.begins || self.waits
@@ -92,7 +85,7 @@ pub(super) enum Answer {
     Begun,
     /// The unit has its ReadyForQuery.
     Complete(Unit),
-    /// A statement is described, or the open unit has failed.
+    /// A statement is described, the open unit has failed, or a withheld Sync was sent.
     Described,
 }
 

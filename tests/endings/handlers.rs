@@ -153,6 +153,26 @@ pub async fn copy_in_of_bad_data() -> Result {
     Ok(())
 }
 
+/// It fails once it has begun, before the server reads anything. A statement is sent behind it.
+pub async fn copy_in_refused_by_a_trigger() -> Result {
+    const REFUSED: &str = "create table refused (a int); \
+        create function refuse() returns trigger language plpgsql as \
+        $$ begin perform pg_sleep(0.2); raise exception 'refused'; end $$; \
+        create trigger refuses before insert on refused execute function refuse()";
+    let connection = connection().await?;
+    connection.batch_execute(REFUSED).await?;
+    let mut sink = pin!(connection.copy_in("copy refused from stdin").await?);
+    let copy = async {
+        sink.send(Bytes::from_static(b"1\n")).await?;
+        sink.finish().await
+    };
+    let behind = connection.batch_execute("begin");
+    let (copied, begun) = tokio::join!(copy, behind);
+    assert!(copied.is_err());
+    begun?;
+    Ok(())
+}
+
 /// tokio-postgres sends an unneeded CopyFail, does not expect the answer to it, and abandons
 /// the connection.
 pub async fn copy_in_to_no_table() -> Result {

@@ -68,6 +68,7 @@ endings! {
     copy_in_kept:                  Success,  RESET,                 0;
     copy_in_by_simple_protocol:    Success,  RESET,                 0;
     copy_in_of_bad_data:           Success,  NONE,                  0;
+    copy_in_refused_by_a_trigger:  Success,  ROLLED_BACK,           0;
     copy_in_to_no_table:           Success,  CLOSED,                0;
     copy_out_dropped:              Success,  CANCELLED,             0;
     copy_out_kept:                 Success,  CANCELLED_RESET,       0;

@@ -55,6 +55,27 @@ pub fn may_be_held(bytes: &[u8]) -> bool {
     tag == b'E' && length.is_none_or(|length| rest.len() < length as usize)
 }
 
+/// Returns what was sent without Sync and Flush, of which the wire sends others around a COPY.
+pub fn without_syncs(up: &[u8]) -> Vec<u8> {
+    let (mut out, mut rest, mut tag) = (Vec::new(), up, 0);
+    // The startup packet has no tag.
+    while let Some(field) = rest.get(tag..).and_then(|after| after.first_chunk()) {
+        let length = usize::try_from(i32::from_be_bytes(*field)).unwrap_or(0);
+        let Some((message, after)) = rest.split_at_checked(tag + length) else {
+            break;
+        };
+        if length < 4 {
+            break;
+        }
+        if tag == 0 || !b"SH".contains(&message[0]) {
+            out.extend_from_slice(message);
+        }
+        (rest, tag) = (after, 1);
+    }
+    out.extend_from_slice(rest);
+    out
+}
+
 /// What is done to the wire before it is played.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Mode {

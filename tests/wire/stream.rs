@@ -13,6 +13,8 @@ const READY: &[u8] = b"Z\0\0\0\x05I";
 const IN_TRANSACTION: &[u8] = b"Z\0\0\0\x05T";
 const FAILED: &[u8] = b"Z\0\0\0\x05E";
 const SYNC: &[u8] = b"S\0\0\0\x04";
+const FLUSH: &[u8] = b"H\0\0\0\x04";
+const BEGUN: &[u8] = b"G\0\0\0\x07\0\0\0";
 const ERROR: &[u8] = b"E\0\0\0\x0cC57014\0\0";
 const CLOSE: &[u8] = b"C\0\0\0\x08Ss0\0";
 const CLOSED: &[u8] = b"3\0\0\0\x04";
@@ -106,15 +108,14 @@ fn close_is_not_answered_inside_a_message() {
 
 #[test]
 fn nothing_is_sent_behind_a_copy_through_a_pooler() {
-    let begun = b"G\0\0\0\x07\0\0\0";
     let data = message(b'd', b"1\n");
     let done = [&data[..], b"c\0\0\0\x04", SYNC].concat();
     for (unnamed, cut) in [(true, 1), (true, 100), (false, 100)] {
         let mut link = started(cut, unnamed);
-        let copy = [&typed("copy t from stdin")[..], SYNC].concat();
-        link.write(&copy);
-        assert_eq!(link.take_up(), copy);
-        link.answer(begun);
+        let copy = typed("copy t from stdin");
+        link.write(&[&copy[..], SYNC].concat());
+        assert_eq!(link.take_up(), [&copy[..], FLUSH].concat());
+        link.answer(BEGUN);
         link.write(&done);
         assert_eq!(link.take_up(), done, "data does not wait");
         link.write(&query("select 1"));
@@ -165,12 +166,11 @@ fn own_question_is_invisible_to_the_client() {
 #[test]
 fn begun_message_is_completed() {
     let copy = [&typed("copy t from stdin")[..], SYNC].concat();
-    let begun: &[u8] = b"G\0\0\0\x07\0\0\0";
     for (sent, answered, completed) in [
         (typed("select 1"), &b""[..], SYNC.to_vec()),
-        (copy, begun, [COPY_FAIL, SYNC].concat()),
+        (copy, BEGUN, [COPY_FAIL, SYNC].concat()),
         // One ReadyForQuery comes for it, and a Sync would ask for another.
-        (query("copy t from stdin"), begun, COPY_FAIL.to_vec()),
+        (query("copy t from stdin"), BEGUN, COPY_FAIL.to_vec()),
     ] {
         let mut link = started(100, false);
         link.write(&sent);
@@ -182,6 +182,81 @@ fn begun_message_is_completed() {
         link.answer(&[ERROR, READY].concat());
         assert_eq!(wire.answered().now_or_never(), Some(true));
         assert!(wire.snapshot().is_at_rest());
+    }
+}
+
+/// The server has begun a COPY, fails before it has read anything, and skips to the next Sync.
+#[test]
+fn copy_that_fails_at_once_is_answered_once() {
+    let copy = [&typed("copy t from stdin")[..], SYNC].concat();
+    let rest = [&message(b'd', b"1\n")[..], b"c\0\0\0\x04", SYNC].concat();
+    for cut in [1, 7, 100] {
+        let mut link = started(cut, false);
+        link.write(&copy);
+        link.answer(&[BEGUN, ERROR].concat());
+        link.write(&[&rest[..], &query("begin")].concat());
+        let sent = link.take_up();
+        let behind = [FLUSH, &rest, &query("begin")].concat();
+        assert!(sent.ends_with(&behind), "no other Sync");
+        link.answer(READY);
+        assert!(!link.wire().snapshot().is_settled(), "the next one runs");
+        link.answer(&[&message(b'C', b"BEGIN\0")[..], IN_TRANSACTION].concat());
+        let snapshot = link.wire().snapshot();
+        assert!(snapshot.is_settled() && !snapshot.is_at_rest());
+        assert_eq!(snapshot.status, Some(TransactionStatus::InTransaction));
+    }
+}
+
+/// A COPY that the server refuses, and one that needs no data of the client.
+#[test]
+fn sync_follows_a_copy_without_data() {
+    const BOUND: &[u8] = b"1\0\0\0\x042\0\0\0\x04";
+    let done = message(b'C', b"COPY 1\0");
+    let out = [BOUND, &message(b'H', &[0; 3]), &message(b'd', b"1\n")].concat();
+    for (first, then) in [
+        (ERROR.to_vec(), vec![]),
+        (out, [b"c\0\0\0\x04", &done[..]].concat()),
+        ([BOUND, &done].concat(), vec![]),
+    ] {
+        for (cut, unnamed) in [(1, false), (100, false), (100, true)] {
+            let mut link = started(cut, unnamed);
+            let copy = typed("copy t to stdout");
+            link.write(&[&copy[..], SYNC, &query("select 1")].concat());
+            assert_eq!(link.take_up(), [&copy[..], FLUSH].concat());
+            link.answer(&first);
+            let sent = link.take_up();
+            let behind = if unnamed { vec![] } else { query("select 1") };
+            assert_eq!(sent, [SYNC, &behind].concat());
+            link.answer(&[&then[..], READY].concat());
+            assert_eq!(link.take_up().is_empty(), !unnamed);
+            link.answer(&[&done[..], READY].concat());
+            assert!(link.wire().snapshot().is_at_rest());
+            let told = [&first[..], &then, READY, &done, READY].concat();
+            assert_eq!(link.take_down(), told);
+        }
+    }
+}
+
+#[test]
+fn detached_copy_is_ended_once_it_has_begun() {
+    let copy = [&typed("copy t from stdin")[..], SYNC].concat();
+    for (answer, completed) in [(BEGUN, [COPY_FAIL, SYNC].concat()), (ERROR, SYNC.to_vec())] {
+        // The second time the holder has not sent its Sync.
+        for sent in [&copy[..], &copy[..copy.len() - SYNC.len()]] {
+            let mut link = started(100, false);
+            link.write(sent);
+            let wire = link.wire().clone();
+            assert_eq!(wire.answered().now_or_never(), None);
+            assert!(link.take_up().ends_with(FLUSH));
+            link.answer(answer);
+            assert_eq!(wire.answered().now_or_never(), None);
+            assert_eq!(link.take_up(), completed);
+            link.answer(READY);
+            assert_eq!(wire.answered().now_or_never(), Some(true));
+            assert!(wire.snapshot().is_at_rest());
+            let told = link.take_down();
+            assert_eq!(told.ends_with(READY), sent.len() == copy.len());
+        }
     }
 }
 
@@ -206,14 +281,13 @@ fn is_empty(answer: OwnAnswer) -> bool {
 
 #[test]
 fn question_waits_for_no_request_to_end() {
-    let begun: &[u8] = b"G\0\0\0\x07\0\0\0";
     let copy = [&typed("copy t from stdin")[..], SYNC].concat();
     for (sent, answered) in [
         (typed("select 1"), &b""[..]),
         (query("select 1"), b""),
-        (query("copy t from stdin"), begun),
+        (query("copy t from stdin"), BEGUN),
         (copy.clone(), b""),
-        (copy, begun),
+        (copy, BEGUN),
         (b"Q\0\0\0\x0aselec".to_vec(), b""),
         (b"S\0\0".to_vec(), b""),
     ] {

@@ -69,39 +69,55 @@ fn end_of_a_transaction_is_recognised() {
     }
 }
 
-#[test]
-fn early_sync_of_copy_in_is_void() {
+/// A unit with the Execute of a COPY, and its Sync.
+fn copying() -> Tracker {
     let mut tracker = Tracker::default();
-    tracker.open().changes = true;
-    tracker.sent_sync();
-    tracker.received(b'2', b"");
-    tracker.received(b'G', b"\0\0\0");
+    let open = tracker.open();
+    (open.changes, open.traits.copies) = (true, true);
+    tracker.expect(Reply::Bind, Handling::Pass);
+    tracker.expect(Reply::Copy, Handling::Pass);
+    assert!(tracker.withholds_sync());
+    tracker.fate(b'2');
+    tracker
+}
+
+#[test]
+fn sync_is_dropped_once_a_copy_has_begun() {
+    let mut tracker = copying();
+    let answer = tracker.received(b'G', b"\0\0\0");
+    assert!(matches!(answer, Some(Answer::Begun)));
     assert!(tracker.is_copying_in() && !tracker.is_settled());
-    assert_eq!(tracker.owed.len(), 0);
+    assert!(tracker.ignores_sync());
     tracker.sent_copy_end();
+    assert!(!tracker.withholds_sync() && !tracker.ignores_sync());
     tracker.sent_sync();
     tracker.received(b'C', b"COPY 1\0");
     tracker.received(b'Z', b"I");
     assert!(tracker.is_settled() && !tracker.is_copying_in());
+    assert_eq!(&tracker.out[..], b"H\0\0\0\x04");
 }
 
 #[test]
-fn copy_in_dropped_early_is_answered_once() {
+fn sync_follows_a_copy_that_cannot_begin() {
+    for tag in [b'E', b'C', b'H'] {
+        let mut tracker = copying();
+        tracker.fate(tag);
+        let answer = tracker.received(tag, b"");
+        assert!(matches!(answer, Some(Answer::Described)), "{tag}");
+        assert_eq!(tracker.owed.len(), 1);
+        assert_eq!(&tracker.out[..], b"H\0\0\0\x04S\0\0\0\x04");
+        tracker.received(b'Z', b"I");
+        assert!(tracker.is_settled());
+    }
+}
+
+#[test]
+fn unknown_copy_behind_a_sync_loses_the_session() {
     let mut tracker = Tracker::default();
     tracker.open().changes = true;
     tracker.sent_sync();
-    tracker.sent_copy_end();
-    tracker.sent_sync();
     tracker.received(b'G', b"\0\0\0");
-    assert_eq!(tracker.owed.len(), 1);
-    assert!(!tracker.is_copying_in());
-    tracker.received(b'E', b"");
-    let answer = tracker.received(b'Z', b"I");
-    assert!(matches!(
-        answer,
-        Some(Answer::Complete(Unit { failed: true, .. }))
-    ));
-    assert!(tracker.is_settled());
+    assert!(tracker.is_lost());
 }
 
 #[test]
