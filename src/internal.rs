@@ -16,6 +16,7 @@ pub use crate::observe::{Kind, METRICS, Metric, Unit};
 use crate::provider::Host;
 pub use crate::provider::{RESERVED, detect as detect_pooler};
 pub use crate::random::number as random_number;
+pub use crate::teardown::be_patient;
 pub use crate::tls::{Handshake, Summary as CertificateSummary};
 pub use crate::wire::residue::setting;
 use crate::{Database, Result, Session};

@@ -1,5 +1,6 @@
 //! Limits the time of each step of a teardown.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -17,6 +18,15 @@ const GRACE_ROUND_TRIPS: u32 = 2;
 /// minutes because the network is down.
 const STEP: Duration = Duration::from_millis(500);
 
+/// What a step gets at least in tests, which are not about how soon a busy machine takes it;
+/// milliseconds.
+static PATIENCE: AtomicU32 = AtomicU32::new(0);
+
+/// Has each step of this process get at least so many milliseconds.
+pub fn be_patient(least: u32) {
+    PATIENCE.store(least, Ordering::Relaxed);
+}
+
 /// With long round trips a step gets more: connecting again with TLS takes four of them.
 const STEP_ROUND_TRIPS: u32 = 10;
 
@@ -31,10 +41,13 @@ pub(crate) struct Budget {
 impl Budget {
     /// Makes a budget that ends at `end`, for connections with this round-trip time.
     pub(crate) fn new(end: Option<Instant>, round_trip: Duration) -> Self {
+        let patience = Duration::from_millis(PATIENCE.load(Ordering::Relaxed).into());
         Budget {
             end,
             grace: GRACE.max(round_trip.saturating_mul(GRACE_ROUND_TRIPS)),
-            step: STEP.max(round_trip.saturating_mul(STEP_ROUND_TRIPS)),
+            step: STEP
+                .max(round_trip.saturating_mul(STEP_ROUND_TRIPS))
+                .max(patience),
         }
     }
 

@@ -8,6 +8,7 @@ mod rest;
 mod steps;
 
 pub(crate) use budget::Budget;
+pub use budget::be_patient;
 pub use report::{Outcome, Step, Teardown};
 pub(crate) use rest::close;
 pub(crate) use steps::Rested;

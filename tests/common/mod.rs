@@ -62,6 +62,8 @@ impl Lab {
         url: &str,
         change: impl FnOnce(Config) -> Config,
     ) -> Lab {
+        // On a busy machine a step takes longer than the half second that it has.
+        antifreeze::internal::be_patient(2_000);
         let mut config = Config::from_url(url)
             .expect("a URL")
             .application_name("under test");
