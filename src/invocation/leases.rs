@@ -233,6 +233,9 @@ impl Leases {
         let _returned = Notifies(&self.returned);
         let budget = self.budget();
         lease.wait_while_reading(budget.step()).await;
+        if !lease.is_turn(turn) {
+            return Err(Error::invocation_ended());
+        }
         let mut rested = Box::pin(self.bring_to_rest(&lease, Some(client), true, &budget)).await;
         let mut state = self.state();
         if !lease.is_turn(turn) {

@@ -133,7 +133,8 @@ impl Scanner {
         if !matches!(self.fate, Fate::Pass | Fate::Swallow) {
             let message = self.kept.split();
             // Not in the middle of a request, whose end would be answered again.
-            let may_end = self.fate == Fate::Hold && !tracker.is_open();
+            let in_request = tracker.is_open() && !tracker.is_withholding();
+            let may_end = self.fate == Fate::Hold && !in_request;
             if may_end && ends_session(&message[HEADER..]) {
                 tracker.final_error = Some(message.freeze());
             } else if let Some(question) = tracker.question() {

@@ -22,8 +22,12 @@ impl Tracker {
             return false;
         };
         let withholds = self.expected.copies();
-        if withholds && !std::mem::replace(&mut open.withheld, true) {
+        if withholds {
+            open.withheld = true;
             self.out.put_slice(FLUSH);
+            if let Some(watched) = &mut self.watched {
+                watched.asked();
+            }
         }
         withholds
     }
@@ -55,6 +59,7 @@ impl Tracker {
                 unit.copy_in = true;
                 return unit.holds().then_some(Answer::Begun);
             }
+            Some(unit) if unit.copy_ended => {}
             // A COPY of which nothing was known, with a Sync under way.
             Some(_) => self.lose(),
             None => {
@@ -95,6 +100,20 @@ impl Tracker {
                 Some(unit) => unit.ends_early = true,
                 None => self.residue.add(Residue::Client),
             }
+        }
+    }
+
+    /// Ends a COPY whose data will not be sent. The server may not have begun it yet: it reads
+    /// CopyFail then in its turn, or skips it, and answers the Sync behind it once.
+    pub(super) fn end_copy(&mut self) {
+        const COPY_FAIL: &[u8] = b"f\0\0\0\x05\0";
+        if let Some(open) = self.open.as_mut().filter(|_| self.expected.copies()) {
+            (open.withheld, open.copy_ended) = (false, true);
+            self.expected.copy_begins();
+            self.out.put_slice(COPY_FAIL);
+        } else if self.is_copying_in() {
+            self.out.put_slice(COPY_FAIL);
+            self.sent_copy_end();
         }
     }
 

@@ -331,7 +331,13 @@ pub(super) fn is_constant(text: &[u8]) -> bool {
         return false;
     }
     // A literal may continue in the next line.
-    let mut parts = text.split(|&byte| byte == b'\'').skip(1);
+    let quote = |byte: &u8| *byte == b'\'';
+    let ends = text
+        .iter()
+        .position(quote)
+        .zip(text.iter().rposition(quote));
+    let literals = ends.and_then(|(first, last)| text.get(first + 1..last));
+    let mut parts = literals.unwrap_or_default().split(quote);
     let continues = |part: &[u8]| {
         let begin = part.trim_ascii_start();
         part.contains(&b'\n') && (begin.is_empty() || begin.starts_with(b"--"))
@@ -389,7 +395,7 @@ mod tests {
             ("select 'today04:05'::timestamp", false),
             ("select 'to'\n'day'::date", false),
             ("select 'to' -- '\n 'day'::date", false),
-            ("select 'a'\n, 'b'", true),
+            ("select 'a'\n, 'b'\n", true),
             (r"select E'n\\157w'::timestamptz", false),
             (r"select U&'!006eow' uescape '!'", false),
         ] {

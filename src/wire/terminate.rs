@@ -80,13 +80,7 @@ impl State {
         if !self.frontend.is_empty() {
             return;
         }
-        if self.tracker.withholds_sync() {
-            return;
-        }
-        if self.tracker.is_copying_in() {
-            self.tracker.out.put_slice(b"f\0\0\0\x05\0");
-            self.tracker.sent_copy_end();
-        }
+        self.tracker.end_copy();
         if self.tracker.is_open() {
             self.tracker.out.put_slice(SYNC);
             self.tracker.sent_sync();
@@ -112,7 +106,7 @@ impl State {
                 if let Ok(transport) = self.below.transport() {
                     let _ = Pin::new(transport).poll_flush(cx);
                 }
-                if self.tracker.owed.is_empty() && !self.tracker.is_open() {
+                if self.tracker.owed.is_empty() {
                     return Poll::Ready(true);
                 }
             }

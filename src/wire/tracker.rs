@@ -286,6 +286,7 @@ impl Tracker {
             }
             b'G' => return self.copy_in(),
             b'H' => return self.copy_out(),
+            b'I' | b's' => return self.release(),
             b'S' => {
                 let mut strings = strings(body);
                 let mut next = || strings.next().unwrap_or_default();

@@ -18,6 +18,8 @@ pub(super) struct Unit {
     pub(super) copy_in: bool,
     /// Its Sync is [withheld](super::copy).
     pub(super) withheld: bool,
+    /// CopyFail was sent behind its COPY, whether the server has begun that or not.
+    pub(super) copy_ended: bool,
     /// The end of a COPY was sent behind it, which has begun none.
     pub(super) ends_early: bool,
     /// The properties of its statements.

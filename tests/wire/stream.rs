@@ -237,20 +237,20 @@ fn sync_follows_a_copy_without_data() {
     }
 }
 
+/// Whatever becomes of the COPY, the one Sync behind CopyFail is answered.
 #[test]
-fn detached_copy_is_ended_once_it_has_begun() {
+fn detached_copy_is_ended_at_once() {
     let copy = [&typed("copy t from stdin")[..], SYNC].concat();
-    for (answer, completed) in [(BEGUN, [COPY_FAIL, SYNC].concat()), (ERROR, SYNC.to_vec())] {
+    for answer in [[BEGUN, ERROR].concat(), ERROR.to_vec()] {
         // The second time the holder has not sent its Sync.
         for sent in [&copy[..], &copy[..copy.len() - SYNC.len()]] {
             let mut link = started(100, false);
             link.write(sent);
             let wire = link.wire().clone();
             assert_eq!(wire.answered().now_or_never(), None);
-            assert!(link.take_up().ends_with(FLUSH));
-            link.answer(answer);
+            assert!(link.take_up().ends_with(&[COPY_FAIL, SYNC].concat()));
+            link.answer(&answer);
             assert_eq!(wire.answered().now_or_never(), None);
-            assert_eq!(link.take_up(), completed);
             link.answer(READY);
             assert_eq!(wire.answered().now_or_never(), Some(true));
             assert!(wire.snapshot().is_at_rest());
@@ -258,6 +258,18 @@ fn detached_copy_is_ended_once_it_has_begun() {
             assert_eq!(told.ends_with(READY), sent.len() == copy.len());
         }
     }
+}
+
+/// It ends the request in front of the COPY, and all that follow.
+#[test]
+fn session_ends_before_a_copy_has_begun() {
+    let mut link = started(100, false);
+    let copy = [&typed("copy t from stdin")[..], SYNC].concat();
+    link.write(&[&query("select 1")[..], &copy].concat());
+    link.answer(b"E\0\0\0\x18SFATAL\0C57P01\0Mend\0\0");
+    assert!(link.wire().snapshot().is_dismissed());
+    let told = link.take_down();
+    assert_eq!(told.windows(5).filter(|part| part == b"57P01").count(), 2);
 }
 
 /// Terminate would come behind all of it; the end of file comes in its middle.

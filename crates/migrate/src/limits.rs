@@ -35,7 +35,8 @@ const SESSIONS: &str = "select (extract(epoch from n.at) * 1000)::bigint, a.pid,
      left join lateral ( \
        select min(coalesce((to_jsonb(l) ->> 'waitstart')::timestamptz, a.query_start)) \
            filter (where not granted) as since, \
-         min(name) filter (where not granted) as wanted, \
+         min(name) filter (where not granted \
+           and locktype in ('relation', 'object', 'advisory', 'userlock')) as wanted, \
          array_agg(name) filter (where granted) as held \
        from pg_locks l, concat_ws(' ', locktype, database, relation, page, tuple, virtualxid, \
          transactionid, classid, objid, objsubid, mode) as name \
@@ -50,7 +51,7 @@ struct Session {
     changed: Time,
     active: bool,
     waits: Option<Time>,
-    /// The lock for which it waits.
+    /// The lock for which it waits, if it is one that is kept once it is granted.
     wanted: Option<String>,
     /// The locks that it has.
     held: Vec<String>,

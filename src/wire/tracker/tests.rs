@@ -99,7 +99,7 @@ fn sync_is_dropped_once_a_copy_has_begun() {
 
 #[test]
 fn sync_follows_a_copy_that_cannot_begin() {
-    for tag in [b'E', b'C', b'H'] {
+    for tag in [b'E', b'C', b'H', b'I', b's'] {
         let mut tracker = copying();
         tracker.fate(tag);
         let answer = tracker.received(tag, b"");
