@@ -111,28 +111,15 @@ async fn holds_cancels(server: std::net::SocketAddr) -> (std::net::SocketAddr, A
 /// What is committed may have been cancelled in vain, and late.
 #[tokio::test]
 async fn unheard_cancel_before_commit_closes() {
-    let server = lab().await.server;
-    let address = Postgres::shared().await.expect("a server").address();
-    let (proxy, go) = holds_cancels(address).await;
-    let (port, through) = (address.port().to_string(), proxy.port().to_string());
-    let url = format!(
-        "{}?sslmode=disable",
-        server.url.replacen(&port, &through, 1)
-    );
-    let lab = Lab::over(server, &url, |config| config.max_connections(1));
-    lab.run(async {
-        let transaction = transaction().await?;
-        transaction.execute("insert into t values (1)", &[]).await?;
-        // Longer than the grace, shorter than the cancel is waited for.
-        let slow = transaction.batch_execute("select pg_sleep(0.6)");
-        assert!(timeout(Duration::from_millis(10), slow).await.is_err());
-        Ok(())
-    })
-    .await
-    .expect("committed");
-    assert_eq!(lab.rows().await, 1);
-    let kept: Vec<_> = lab.torn_down().iter().map(|one| one.kept).collect();
-    assert_eq!(kept, [false]);
+    // A busy machine may lose the time in which it is cancelled, but not each time.
+    let mut tries = Vec::new();
+    let (lab, go) = loop {
+        match committed_unheard().await {
+            Ok(closed) => break closed,
+            Err(other) => tries.push(other),
+        }
+        assert!(tries.len() < 3, "{tries:?}");
+    };
     lab.run(async {
         let connection = connection().await?;
         let mut slow = Box::pin(connection.batch_execute("select pg_sleep(2)"));
@@ -146,4 +133,34 @@ async fn unheard_cancel_before_commit_closes() {
     })
     .await
     .expect("it is not cancelled");
+}
+
+/// Commits behind a statement whose cancel is on its way, which closes the connection. Fails with
+/// what became of it otherwise.
+async fn committed_unheard() -> Result<(Lab, Arc<Notify>), String> {
+    let server = lab().await.server;
+    let address = Postgres::shared().await.expect("a server").address();
+    let (proxy, go) = holds_cancels(address).await;
+    let (port, through) = (address.port().to_string(), proxy.port().to_string());
+    let url = format!(
+        "{}?sslmode=disable",
+        server.url.replacen(&port, &through, 1)
+    );
+    let lab = Lab::over(server, &url, |config| config.max_connections(1));
+    let committed = lab.run(async {
+        let transaction = transaction().await?;
+        transaction.execute("insert into t values (1)", &[]).await?;
+        // Longer than the grace, shorter than the cancel is waited for.
+        let slow = transaction.batch_execute("select pg_sleep(0.6)");
+        assert!(timeout(Duration::from_millis(10), slow).await.is_err());
+        Ok(())
+    });
+    committed.await.map_err(|error| error.to_string())?;
+    assert_eq!(lab.rows().await, 1);
+    let torn_down = lab.torn_down();
+    let kept: Vec<_> = torn_down.iter().map(|one| one.kept).collect();
+    match kept[..] {
+        [false] => Ok((lab, go)),
+        _ => Err(format!("{torn_down:?}")),
+    }
 }

@@ -292,6 +292,13 @@ async fn run(
         Ok(())
     })
     .await?;
+    if !lab.is_acknowledged() {
+        lab.eventually("all sessions are idle, or gone", async |lab| {
+            lab.sessions().await.iter().all(|state| state == "idle")
+        })
+        .await;
+    }
+    lab.torn_down();
     for state in lab.sessions().await {
         if state != "idle" {
             return Err(format!("left {state:?}").into());

@@ -23,8 +23,7 @@ async fn count(
     relay: &Relay,
     work: impl AsyncFnOnce(&dyn Fn()) -> Result<(), BoxError>,
 ) -> Counts {
-    warm(lab).await;
-    lab.torn_down();
+    lab.warm_kept().await;
     let before = std::cell::Cell::new(relay.counts());
     let mark = || before.set(relay.counts());
     lab.run(work(&mark)).await.expect("fine");
@@ -66,12 +65,6 @@ fn clean_teardown_does_not_wait_under_block_on() {
     );
 }
 
-/// Opens a connection that is kept. The slots are read behind its first statement.
-async fn warm(lab: &Lab) {
-    let work = async { Ok(connection().await?.batch_execute("select 1").await?) };
-    lab.run(work).await.expect("warm");
-}
-
 #[tokio::test]
 async fn clean_invocation_sends_nothing() {
     let (lab, relay) = lab_over_relay(|config| config).await;
@@ -99,8 +92,7 @@ async fn clean_invocation_sends_nothing() {
 #[tokio::test]
 async fn clean_response_sends_nothing() {
     let (lab, relay) = lab_over_relay(|config| config).await;
-    warm(&lab).await;
-    lab.torn_down();
+    lab.warm_kept().await;
     let relay = Arc::new(relay);
     let last_answer = Arc::new(std::sync::Mutex::new(relay.counts()));
     let service = DatabaseLayer::new(lab.database.clone()).layer(tower::service_fn({
@@ -344,8 +336,7 @@ async fn deadline_leaves_enough_for_a_slow_network() {
 
 async fn is_in_time() -> bool {
     let (lab, relay) = lab_over_relay(|config| config).await;
-    warm(&lab).await;
-    lab.torn_down();
+    lab.warm_kept().await;
     relay.delay(Duration::from_millis(20));
     let left = Duration::from_millis(1_500);
     let begin = tokio::time::Instant::now();

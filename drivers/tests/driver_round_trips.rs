@@ -55,6 +55,11 @@ impl Lab {
         self.relay.counts().since(before.get())
     }
 
+    /// The fewest of three: on a busy machine something else may come in between.
+    async fn fewest(&self, work: impl AsyncFn(&dyn Fn()) -> Result<(), BoxError>) -> Counts {
+        fewest(async || self.count(&work).await).await
+    }
+
     /// The same without antifreeze.
     async fn count_alone(&self, work: impl AsyncFnOnce() -> Result<(), BoxError>) -> Counts {
         let before = self.relay.counts();
@@ -62,6 +67,19 @@ impl Lab {
         self.relay.quiet(QUIET).await;
         self.relay.counts().since(before)
     }
+}
+
+async fn fewest(count: impl AsyncFn() -> Counts) -> Counts {
+    let counts = [count().await, count().await, count().await];
+    let key = |one: &Counts| {
+        (
+            one.connections,
+            one.round_trips,
+            one.bytes_up,
+            one.bytes_down,
+        )
+    };
+    counts.into_iter().min_by_key(key).expect("three")
 }
 
 async fn query(pool: &PgPool) -> Result<(), BoxError> {
@@ -80,13 +98,13 @@ async fn sqlx_query_takes_one_round_trip_not_three() {
     let pool = PgPoolOptions::new().connect_lazy(&lab.url).expect("a pool");
     // The pool has its connection back when it has tested it.
     lab.count_alone(async || query(&pool).await).await;
-    let alone = lab.count_alone(async || query(&pool).await).await;
+    let alone = fewest(async || lab.count_alone(async || query(&pool).await).await).await;
     assert_eq!(alone.round_trips, 3, "{alone:?}");
 
     let url = lab.database.url().expect("a URL");
     let pool = PgPoolOptions::new().connect_lazy(&url).expect("a pool");
     lab.count(async |_| query(&pool).await).await;
-    let counts = lab.count(async |_| query(&pool).await).await;
+    let counts = lab.fewest(async |_| query(&pool).await).await;
     assert_eq!(
         (counts.round_trips, counts.connections),
         (1, 0),
@@ -101,7 +119,7 @@ async fn sqlx_query_with_hooks_takes_one_round_trip() {
     let options = antifreeze::sqlx_hooks!(PgPoolOptions::new());
     let pool = options.connect_lazy(&url).expect("a pool");
     lab.count(async |_| query(&pool).await).await;
-    let counts = lab.count(async |_| query(&pool).await).await;
+    let counts = lab.fewest(async |_| query(&pool).await).await;
     assert_eq!(
         (counts.round_trips, counts.connections),
         (1, 0),
@@ -121,7 +139,7 @@ async fn sqlx_transaction_takes_what_it_says() {
         Ok(transaction.commit().await?)
     };
     lab.count(work).await;
-    let counts = lab.count(work).await;
+    let counts = lab.fewest(work).await;
     assert_eq!(counts.round_trips, 3, "begin, insert, commit: {counts:?}");
 }
 
@@ -138,7 +156,7 @@ async fn clean_end_sends_nothing() {
     let first = lab.count(work).await;
     // The answer to what was asked behind the first statement may still come.
     assert_eq!(first.bytes_up, 0, "{first:?}");
-    let counts = lab.count(work).await;
+    let counts = lab.fewest(work).await;
     assert_eq!((counts.bytes_up, counts.bytes_down), (0, 0), "{counts:?}");
 }
 
@@ -146,13 +164,15 @@ async fn clean_end_sends_nothing() {
 /// its first statement, and alone.
 async fn fresh(alone: u64, connect: impl AsyncFn(String) -> Result<(), BoxError>) {
     let lab = lab().await;
-    let counts = lab
-        .count_alone(async || connect(lab.url.clone()).await)
-        .await;
+    let counts = fewest(async || {
+        lab.count_alone(async || connect(lab.url.clone()).await)
+            .await
+    })
+    .await;
     assert_eq!(counts.round_trips, alone, "alone: {counts:?}");
     let own = async |_: &dyn Fn()| connect(antifreeze::invocation()?.url()?).await;
     lab.count(own).await;
-    let counts = lab.count(own).await;
+    let counts = lab.fewest(own).await;
     assert_eq!(
         (counts.round_trips, counts.connections),
         (1, 0),

@@ -3,10 +3,10 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::{fixture, function, outcome_of, schema, unrest};
+use common::{TIMEOUT, fixture, function, outcome_of, schema, unrest};
 use http::StatusCode;
 use lab::lambda::{Answer, Function, Outcome, http::response};
 use serde_json::{Value, json};
@@ -137,6 +137,7 @@ async fn instances_answers_one_and_several_at_once() {
     for concurrency in [1, 3] {
         let builder = Function::builder(env!("CARGO_BIN_EXE_instances"))
             .env("DATABASE_URL", &database.url)
+            .timeout(TIMEOUT)
             .concurrency(concurrency);
         let function = builder.start().await.expect("a function");
         let environment = function.cold_start().await.expect("a start");
@@ -229,8 +230,12 @@ async fn queue_goes_on_behind_a_waiting_record() {
         // The holder's own, and none of the function's.
         let waiting = "select pid from pg_stat_activity \
              where datname = current_database() and wait_event_type = 'Lock'";
-        let waiting = database.query(waiting).await.expect("sessions");
-        assert_eq!(waiting.len(), 0, "{names:?}");
+        // One whose close the server could not confirm in time may still leave.
+        let until = Instant::now() + Duration::from_secs(5);
+        while !database.query(waiting).await.expect("sessions").is_empty() {
+            assert!(Instant::now() < until, "{names:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
     holder.batch_execute("rollback").await.expect("let go");
     let rows = database

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::outcome_of;
+use common::{TIMEOUT, outcome_of};
 use lab::lambda::Function;
 use lab::postgres::Postgres;
 use serde_json::json;
@@ -23,7 +23,7 @@ async fn migrations_role_owns_the_tables() {
     database.execute(statements()).await.expect("two roles");
     let start = async |executable, role| {
         let function = Function::builder(executable).env("DATABASE_URL", database.url_for(role));
-        function.start().await.expect("a function")
+        function.timeout(TIMEOUT).start().await.expect("a function")
     };
 
     // The others' role cannot make the tables.

@@ -22,10 +22,10 @@ const ENDINGS: &str = env!("CARGO_BIN_EXE_endings");
 const PLENTY: Duration = Duration::from_secs(30);
 
 /// What the hosts leave from SIGTERM on, at least: Lambda's. A machine that is busy with
-/// other things may let a process wait for longer than that, so it is the best of three
+/// other things may let a process wait for longer than that, so it is the best of ten
 /// that has to keep it; whatever else is said here holds for one that does.
 const GRACE: Duration = Duration::from_millis(300);
-const TRIES: usize = 3;
+const TRIES: usize = 10;
 
 /// What a try took that did not keep it.
 const LATE: Duration = Duration::MAX;

@@ -1,6 +1,7 @@
 //! The example for CloudWatch, frozen after its response: the log has its metrics by then.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use http::Request;
 use lab::lambda::Function;
@@ -24,6 +25,8 @@ async fn metrics_are_in_the_log_before_the_freeze() {
         .expect("a table");
     let function = Function::builder(example())
         .env("DATABASE_URL", &database.url)
+        // More than a busy machine takes.
+        .timeout(Duration::from_secs(20))
         .start()
         .await
         .expect("the example");

@@ -106,6 +106,31 @@ impl Lab {
         !self.torn_down.lock().expect("no panic").is_empty()
     }
 
+    /// Tells whether the last session that was given back was kept.
+    pub fn is_kept(&self) -> bool {
+        let torn_down = self.torn_down.lock().expect("no panic");
+        torn_down.last().is_some_and(|one| one.kept)
+    }
+
+    /// Opens a session that is kept, and takes its teardown. On a busy machine the slots, which
+    /// are read behind its first statement, may be told later than that is waited for, and it is
+    /// closed.
+    pub async fn warm_kept(&self) {
+        for _ in 0..3 {
+            let work = async {
+                let connection = antifreeze::connection().await?;
+                Ok(connection.batch_execute("select 1").await?)
+            };
+            self.run(work).await.expect("warm");
+            let is_kept = self.is_kept();
+            self.torn_down();
+            if is_kept {
+                return;
+            }
+        }
+        panic!("it is never kept");
+    }
+
     /// Takes the outcome of the only teardown since the last call.
     pub fn outcome(&self) -> Outcome {
         let mut all = self.torn_down();

@@ -11,6 +11,7 @@ use antifreeze::layer::HealthService;
 use antifreeze::{Config, Database, DatabaseLayer, ErrorKind, connection};
 use bytes::Bytes;
 use common::{BoxError, PLENTY, lab_over_relay, lab_with, lease_and_return, refusing_server};
+use futures_util::FutureExt;
 use futures_util::future::join_all;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};

@@ -58,8 +58,7 @@ async fn reading_outlives_its_first_caller() {
 #[tokio::test]
 async fn caller_that_hangs_up_causes_no_second_reading() {
     let (lab, relay) = lab_over_relay(easy).await;
-    let visit = async { Ok(connection().await?.batch_execute("").await?) };
-    lab.run(visit).await.expect("warm");
+    lab.warm_kept().await;
     relay.quiet(Duration::from_millis(50)).await;
     let before = relay.counts();
     relay.stall_down();

@@ -89,6 +89,8 @@ async fn half_read_body_closes_its_connection() {
 #[tokio::test]
 async fn panicking_body_has_a_deadline_and_an_end() {
     let lab = lab().await;
+    lab.run(lease_and_return()).await.expect("warm");
+    lab.torn_down();
     let layer = DatabaseLayer::new(lab.database.clone()).max_duration(Duration::from_secs(2));
     let service = layer
         .clone()

@@ -99,7 +99,7 @@ async fn simultaneous_returns_keep_the_maximum() {
     })
     .await
     .expect("fine");
-    assert_eq!(lab.sessions().await.len(), 1);
+    lab.idle(1).await;
 }
 
 /// What a task is still opening when the gate closes does not stay behind.
@@ -318,13 +318,25 @@ async fn pending_messages_are_read_before_a_lease() {
             .reset(Reset::Never)
     })
     .await;
-    lab.run(async {
-        connection().await?.batch_execute("listen news").await?;
-        Ok(())
-    })
-    .await
-    .expect("fine");
-    let kept = process_id(&lab).await;
+    let listens = async || {
+        let listens = lab.run(async {
+            let connection = connection().await?;
+            connection.batch_execute("listen news").await?;
+            Ok(connection.process_id())
+        });
+        listens.await.expect("fine")
+    };
+    let mut listening = listens().await;
+    let mut kept = process_id(&lab).await;
+    // On a busy machine the first session may not be kept.
+    for _ in 1..3 {
+        if listening == kept {
+            break;
+        }
+        listening = listens().await;
+        kept = process_id(&lab).await;
+    }
+    assert_eq!(listening, kept);
     relay.quiet(Duration::from_millis(20)).await;
     let before = relay.counts();
     lab.server.execute("notify news").await.expect("told");
@@ -353,5 +365,5 @@ async fn pool_keeps_no_more_than_allowed() {
     })
     .await
     .expect("fine");
-    assert_eq!(lab.sessions().await.len(), 1);
+    lab.idle(1).await;
 }

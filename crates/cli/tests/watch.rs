@@ -102,6 +102,11 @@ async fn many_sessions_fit_the_terminal() {
     tokio::spawn(async move { waits.batch_execute("alter table partners add b int").await });
     let look = client(&url, "look").await;
     until(&look, "select count(*) = 1 from pg_locks where not granted").await;
+    until(
+        &look,
+        "select count(*) = 1 from pg_stat_activity where application_name in ('look', 'lab')",
+    )
+    .await;
     for size in [(80, 24), (40, 12)] {
         let lines = usize::from(size.1);
         let terminal = Tmux::start("many", size, &watch(&url, ""));

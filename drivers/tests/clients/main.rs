@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use antifreeze::Database;
 use lab::postgres::Postgres;
+use lab::sessions::Session;
 use lab::{sessions, tools};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
@@ -16,8 +17,18 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Runs a client in an invocation, which ends while the client is inside a transaction.
+/// On a busy machine the server may not confirm the end of a session in time, but not each time.
 async fn check(program: PathBuf, arguments: &[&str]) {
+    let mut tries = Vec::new();
+    while let Err(left) = check_once(&program, arguments).await {
+        tries.push(left);
+        assert!(tries.len() < 3, "{tries:?}");
+    }
+}
+
+/// Runs a client in an invocation, which ends while the client is inside a transaction. Fails with
+/// what is not at rest.
+async fn check_once(program: &Path, arguments: &[&str]) -> Result<(), Vec<Session>> {
     let postgres = Postgres::shared().await.expect("a server");
     let server = postgres.fresh_database().await.expect("a database");
     server.execute(drivers::TABLES).await.expect("tables");
@@ -48,10 +59,9 @@ async fn check(program: PathBuf, arguments: &[&str]) {
     let mut client = client.expect("it works");
 
     let left = sessions::sessions(&server).await.expect("an answer");
-    assert!(
-        left.iter().all(|session| session.state == "idle"),
-        "{left:?}"
-    );
+    if left.iter().any(|session| session.state != "idle") {
+        return Err(left);
+    }
     assert_eq!(sessions::rows(&server).await.expect("a count"), "2");
     let mut input = client.stdin.take().expect("it is piped");
     input.write_all(b"\n").await.expect("it waits");
@@ -61,6 +71,7 @@ async fn check(program: PathBuf, arguments: &[&str]) {
         status.success(),
         "what it sent after the invocation: {status}"
     );
+    Ok(())
 }
 
 #[tokio::test]

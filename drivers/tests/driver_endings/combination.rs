@@ -139,7 +139,10 @@ impl Combination {
     }
 
     pub async fn run(mut self) {
-        // All its connections are there from here on.
+        // All its connections are there from here on. While they are opened, a busy machine may
+        // take the time of a teardown.
+        let calls = (0..self.several).map(|_| call(&self.function, "look"));
+        join_all(calls).await;
         self.look("the start").await;
         let mut endings: Vec<&Ending> = Ending::of(self.driver).collect();
         endings.retain(|ending| self.pooler.is_none() || !ending.leaves_state());

@@ -51,8 +51,9 @@ async fn together_once(
     database: &Database,
     together: &[&Ending],
 ) -> Result<(), String> {
-    sessions::truncate(database).await.expect("no lock");
     let names: Vec<_> = together.iter().map(|ending| ending.name).collect();
+    let emptied = sessions::truncate(database).await;
+    emptied.map_err(|error| format!("before {names:?}, the table was locked: {error}"))?;
     join_all(names.iter().map(|name| call(deployment, name))).await;
     at_rest(deployment, database, &names).await?;
     let stored = together.iter().filter(|ending| ending.stores()).count();
@@ -62,8 +63,11 @@ async fn together_once(
     }
     let looks = (0..SEVERAL).map(|_| call(deployment, "look"));
     for outcome in join_all(looks).await {
-        let response = outcome.response.expect("a response");
-        let seen: Value = serde_json::from_slice(response.body()).expect("JSON");
+        let response = outcome
+            .response
+            .map_err(|error| format!("after {names:?}: {error:?}"))?;
+        let seen: Value = serde_json::from_slice(response.body())
+            .map_err(|error| format!("after {names:?}: {error}: {response:?}"))?;
         if seen["seen"] != serde_json::json!([]) {
             return Err(format!("after {names:?}: {seen}"));
         }

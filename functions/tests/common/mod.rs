@@ -11,7 +11,7 @@ use lab::postgres::{Database, Postgres};
 use serde_json::Value;
 
 /// For a loaded machine: who is frozen in between has to connect first.
-const TIMEOUT: Duration = Duration::from_secs(20);
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub async fn empty() -> Database {
     let server = Postgres::shared().await.expect("a server");

