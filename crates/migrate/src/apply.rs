@@ -120,7 +120,7 @@ impl Apply<'_> {
                 .run(self.session.pid(), location, self.events, work)
                 .await;
             if let Err(error) = ended {
-                return Ok(Err(StatementError { error, line }));
+                return Ok(Err(StatementError::undone(error, line)));
             }
         }
         // A text that could not be split may contain a COMMIT.
@@ -155,7 +155,7 @@ impl Apply<'_> {
             .run(self.session.pid(), location, self.events, finish)
             .await;
         if let Err(error) = ended {
-            return Ok(Err(StatementError { error, line: None }));
+            return Ok(Err(StatementError::undone(error, None)));
         }
         self.session.reset().await?;
         Ok(Ok(()))
@@ -200,19 +200,27 @@ impl Apply<'_> {
                     migration: name,
                     line,
                 };
+                let commits = !self.session.in_transaction() && statement.commits_by_itself();
                 let work = client.batch_execute(&statement.text);
                 let ended = self
                     .monitor
                     .run(self.session.pid(), location, self.events, work)
                     .await;
                 if let Err(error) = ended {
-                    return Ok(Err(StatementError { error, line }));
+                    let undone = StatementError::undone(error, line);
+                    return Ok(Err(StatementError {
+                        may_have_committed: commits,
+                        ..undone
+                    }));
                 }
             }
             if relaxed {
                 self.session.set(usual.0, usual.1).await?;
             }
-            *done = (at + 1).max(*done);
+            // A retry begins a block of the file's own again, which was rolled back.
+            if !self.session.in_transaction() {
+                *done = (at + 1).max(*done);
+            }
         }
         if self.session.in_transaction() {
             return Err(Error::new(
@@ -232,7 +240,7 @@ impl Apply<'_> {
             .monitor
             .run(self.session.pid(), location, self.events, work)
             .await;
-        Ok(ended.map_err(|error| StatementError { error, line: None }))
+        Ok(ended.map_err(|error| StatementError::undone(error, None)))
     }
 
     /// Returns whether an earlier run has created the index that `statement` creates. Removes
@@ -263,7 +271,7 @@ impl Apply<'_> {
                         line,
                     };
                     if let Err(error) = self.remove(client, location, statement).await? {
-                        return Ok(Err(StatementError { error, line }));
+                        return Ok(Err(StatementError::undone(error, line)));
                     }
                 }
                 ExistingIndex::Building(index, pid) => {

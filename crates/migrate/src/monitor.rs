@@ -49,17 +49,17 @@ const TERMINATE: &str = "select pg_terminate_backend(pid) from pg_stat_activity 
      and state in ('idle in transaction', 'idle in transaction (aborted)') \
      and state_change <= clock_timestamp() - $2::bigint * interval '1 ms'";
 
-/// Selects a session of the tool that waits for a lock, and whether for longer than $4
-/// milliseconds. A session belongs to the tool by its name, or if it is new and waits for a
-/// lock that neither readers nor writers take.
+/// Selects a new session that waits for a lock, whether for longer than $4 milliseconds, and
+/// whether it has the tool's name. One without it is taken for the tool's if it waits for a lock
+/// that neither readers nor writers take.
 const TOOL_WAITS: &str = "select a.pid, coalesce(coalesce((to_jsonb(l) ->> 'waitstart')::timestamptz, a.query_start) \
-       < clock_timestamp() - $4::bigint * interval '1 ms', false) \
+       < clock_timestamp() - $4::bigint * interval '1 ms', false), coalesce(a.application_name = $2, false) \
      from pg_stat_activity a join pg_locks l on l.pid = a.pid and not l.granted \
      where a.datname = current_database() and a.pid <> all ($1) \
-     and (a.application_name = $2 or (a.backend_start >= $3::text::timestamptz \
-          and l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', \
+     and a.backend_start >= $3::text::timestamptz \
+     and (a.application_name = $2 or (l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', \
                          'AccessExclusiveLock', 'ShareUpdateExclusiveLock') \
-          and l.locktype = 'relation')) limit 1";
+          and l.locktype = 'relation')) order by 3 desc limit 1";
 
 /// The second connection.
 pub(super) struct Monitor {
@@ -134,7 +134,7 @@ impl Monitor {
         let mut observing = pin!(async {
             tokio::time::sleep(first).await;
             while self.session.is_some() {
-                self.check(pid, location, &mut seen, events).await;
+                self.check(pid, location, true, &mut seen, events).await;
                 tokio::time::sleep(pause).await;
             }
             std::future::pending::<Infallible>().await
@@ -148,11 +148,13 @@ impl Monitor {
         done
     }
 
-    /// Reports the sessions that block `pid`, unless they are those `seen` before.
+    /// Reports the sessions that block `pid`, unless they are those `seen` before, and `ends` those
+    /// that may be ended.
     pub(super) async fn check(
         &mut self,
         pid: i32,
         location: Location<'_>,
+        ends: bool,
         seen: &mut Vec<i32>,
         events: &mut Events,
     ) {
@@ -168,7 +170,7 @@ impl Monitor {
         let idle: Vec<_> = blocked
             .by
             .iter()
-            .filter(|session| self.may_end(session))
+            .filter(|session| ends && self.may_end(session))
             .cloned()
             .collect();
         self.ended.retain(|pid| pids.contains(pid));
@@ -218,20 +220,24 @@ impl Monitor {
     }
 
     /// Finds a session of a tool that waits for a lock, and whether for longer than
-    /// `lock_timeout`.
+    /// `lock_timeout`, and whether it certainly is the tool's.
     pub(super) async fn waiting(
         &self,
         excluded: &[i32],
         name: &str,
         since: &str,
         lock_timeout: Duration,
-    ) -> Option<(i32, bool)> {
+    ) -> Option<(i32, bool, bool)> {
         let late = i64::try_from(lock_timeout.as_millis()).unwrap_or(i64::MAX);
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
             [&excluded, &name, &since, &late];
         let asked = self.client()?.query_opt(TOOL_WAITS, &parameters);
         let row = tokio::time::timeout(LOOK, asked).await.ok()?.ok()??;
-        Some((row.try_get(0).ok()?, row.try_get(1).ok()?))
+        Some((
+            row.try_get(0).ok()?,
+            row.try_get(1).ok()?,
+            row.try_get(2).ok()?,
+        ))
     }
 
     /// Checks which statements of a tool a timeout has ended; returns the time until the next

@@ -12,13 +12,25 @@ use super::run_settings::RunSettings;
 pub(super) struct StatementError {
     pub(super) error: tokio_postgres::Error,
     pub(super) line: Option<usize>,
+    /// It ran outside a transaction, and may have committed a part of its work.
+    pub(super) may_have_committed: bool,
 }
 
 impl StatementError {
+    /// The failure of a statement that was rolled back.
+    pub(super) fn undone(error: tokio_postgres::Error, line: Option<usize>) -> Self {
+        StatementError {
+            error,
+            line,
+            may_have_committed: false,
+        }
+    }
+
     /// Returns whether a retry may succeed: the statement had no effect, and failed with a
     /// lock timeout, a deadlock or a serialization failure.
     pub(super) fn is_retryable(&self) -> bool {
-        self.error.code().is_some_and(|code| {
+        let code = self.error.code().filter(|_| !self.may_have_committed);
+        code.is_some_and(|code| {
             [
                 SqlState::LOCK_NOT_AVAILABLE,
                 SqlState::T_R_DEADLOCK_DETECTED,
@@ -56,6 +68,15 @@ impl StatementError {
         let error = antifreeze::Error::from(self.error);
         let together = step.script.in_transaction;
         let (kind, message) = match error.kind() {
+            _ if self.may_have_committed => (
+                ErrorKind::Statement,
+                format!(
+                    "{at} failed (SQLSTATE {code}), may have committed a part of its work, and is \
+                     not run again: check what is missing, then run the migrations again, or \
+                     `resolve` version {} if nothing is",
+                    step.version()
+                ),
+            ),
             _ if code == SqlState::T_R_DEADLOCK_DETECTED.code() => (
                 ErrorKind::Blocked,
                 format!(

@@ -320,12 +320,15 @@ async fn observe(
         let found = monitor
             .waiting(excluded, &tool.application, since, late)
             .await;
-        if let Some((pid, is_late)) = found {
+        if let Some((pid, is_late, is_tools)) = found {
             let location = Location {
                 migration: &tool.name,
                 line: None,
             };
-            monitor.check(pid, location, &mut seen, events).await;
+            // For another's lock nobody is ended.
+            monitor
+                .check(pid, location, is_tools, &mut seen, events)
+                .await;
             if is_late && reported != Some(pid) {
                 reported = Some(pid);
                 events.emit(Event::ToolIgnoresOptions { pid });

@@ -115,6 +115,15 @@ impl Statement {
         }
     }
 
+    /// Returns whether the statement may commit before it ends, outside a transaction.
+    pub(super) fn commits_by_itself(&self) -> bool {
+        match self.head()[..] {
+            ["CALL" | "DO", ..] => true,
+            ["ALTER", "TABLE", ..] => self.has("DETACH") && self.has("CONCURRENTLY"),
+            _ => false,
+        }
+    }
+
     /// Returns whether the statement is CREATE INDEX CONCURRENTLY.
     pub(super) fn creates_index_concurrently(&self) -> bool {
         matches!(self.head()[..], ["CREATE", ..]) && self.forbids_transaction() && self.has("INDEX")

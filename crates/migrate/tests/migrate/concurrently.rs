@@ -202,3 +202,43 @@ async fn directive_runs_without_a_transaction() {
     assert_eq!(lab.value("select to_regclass('never') is null").await, "t");
     assert_eq!(lab.applied().await, "1 calls");
 }
+
+#[tokio::test]
+async fn block_of_a_file_is_retried_as_a_whole() {
+    let lab = lab().await;
+    let block = (
+        "V1__block",
+        "-- antifreeze: no-transaction\nbegin;\ncreate table own (a int);\n\
+         alter table partners add column b int;\ncommit;",
+    );
+    let forgetful = lab.idle_in_transaction().await;
+    let (runner, mut log) = Log::of(lab.runner(&[block]).attempts(100));
+    let running = tokio::spawn(runner.run());
+    let retry = |event: &Event| matches!(event, Event::Retrying { .. });
+    let _ = log.until("a retry", retry).await;
+    forgetful.batch_execute("rollback").await.expect("free");
+    let _ = running.await.expect("no panic").expect("the lock is free");
+    let own = "select to_regclass('own') is not null";
+    assert_eq!(lab.value(own).await, "t", "it was rolled back once");
+    assert_eq!(lab.applied().await, "1 block");
+}
+
+#[tokio::test]
+async fn procedures_that_commit_are_not_run_again() {
+    const BODY: &str =
+        "$$ begin insert into done values (1); commit; raise sqlstate '55P03'; end $$";
+    let lab = lab().await;
+    let setup =
+        format!("create table done (a int); create procedure p() language plpgsql as {BODY}");
+    lab.server.execute(&setup).await.expect("a procedure");
+    for (at, sql) in [(1, "call p()".to_owned()), (2, format!("do {BODY}"))] {
+        let sql = format!("-- antifreeze: no-transaction\n{sql}");
+        let runner = lab.runner(&[("V1__commits", &sql)]).attempts(3);
+        let error = runner.run().await.expect_err("it fails");
+        assert_eq!(error.kind(), ErrorKind::Statement, "{error}");
+        assert!(error.to_string().contains("is not run again"), "{error}");
+        assert_eq!(error.report().retries, 0);
+        let done = lab.value("select count(*) from done").await;
+        assert_eq!(done, at.to_string());
+    }
+}
