@@ -94,11 +94,19 @@ impl ErrorResponse<'_> {
 impl Meaning {
     /// Returns the cause with its SQLSTATE.
     pub(super) fn cause_with(&self, code: &str) -> String {
+        if !is_sqlstate(code) {
+            return self.cause.to_string();
+        }
         match self.cause.strip_suffix(')') {
             Some(cause) => format!("{cause}, {code})"),
             None => format!("{} ({code})", self.cause),
         }
     }
+}
+
+/// Returns whether a server's code is one: it may send any text, which is not to be shown.
+pub(crate) fn is_sqlstate(code: &str) -> bool {
+    code.len() == 5 && code.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 /// Removes control characters from a name, so that it stays on one line.

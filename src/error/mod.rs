@@ -19,6 +19,7 @@ pub use crate::kind::ErrorKind;
 use crate::provider;
 pub(crate) use connecting::{DialledTarget, LoginTarget, Phase};
 pub(crate) use driver::{ENDED_MESSAGE, ENDED_SQLSTATE};
+pub(crate) use meaning::is_sqlstate;
 use meaning::{ErrorResponse, printable};
 
 /// A `Result` whose error defaults to [`Error`].
@@ -199,7 +200,7 @@ impl Error {
 
     /// Returns the text of a cause that is not in the message yet and can contain neither a
     /// value nor a secret: excludes messages of the server and of credentials providers.
-    fn safe_text(&self, cause: &(dyn StdError + 'static)) -> Option<String> {
+    pub(crate) fn safe_text(&self, cause: &(dyn StdError + 'static)) -> Option<String> {
         let io = cause.downcast_ref::<io::Error>();
         let tls = match io.and_then(io::Error::get_ref) {
             Some(inner) => inner.downcast_ref::<rustls::Error>(),

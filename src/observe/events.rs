@@ -12,7 +12,7 @@ use tracing::Level;
 use tracing::field::{debug, display};
 use tracing::subscriber::NoSubscriber;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, is_sqlstate};
 
 /// The caller of a checkout: a place in the source, or an extractor.
 pub(crate) type Caller = &'static (dyn Display + Sync);
@@ -76,8 +76,12 @@ fn logged(error: &Error) -> impl Debug + tracing::Value {
     display(error)
 }
 
+fn shown(code: &SqlState) -> Option<&str> {
+    Some(code.code()).filter(|code| is_sqlstate(code))
+}
+
 pub(super) fn sqlstate(error: &Error) -> Option<&str> {
-    error.sqlstate().map(|state| state.code())
+    shown(error.sqlstate()?)
 }
 
 events! {
@@ -119,11 +123,11 @@ events! {
          do not support them at startup";
     /// The server sent a notice.
     DEBUG notice(notice: &DbError)
-        [severity = notice.severity(), sqlstate = notice.code().code()]
+        [severity = notice.severity(), sqlstate = shown(notice.code())]
         "notice from the server";
     /// A connection was closed or failed.
     DEBUG connection_lost(error: &tokio_postgres::Error)
-        [sqlstate = error.code().map(SqlState::code), closed = error.is_closed()]
+        [sqlstate = error.code().and_then(shown), closed = error.is_closed()]
         "connection lost";
     /// The server terminated a session with an error.
     DEBUG dismissed(code: Option<[u8; 5]>)
@@ -257,7 +261,7 @@ pub(crate) fn warmed_up(requested: usize, warmed: usize, elapsed: Duration, erro
         event!(INFO, [requested, warmed, elapsed], "warmed up");
         return;
     };
-    let cause = error.source().map(|source| source.to_string());
+    let cause = error.source().and_then(|source| error.safe_text(source));
     let (error, cause) = (display(error), cause.as_deref());
     event! { WARN, [requested, warmed, elapsed, error, cause], "warm-up incomplete" }
 }

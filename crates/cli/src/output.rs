@@ -44,9 +44,9 @@ fn escaped(json: &str) -> String {
     })
 }
 
-/// Prints a line to the standard error.
+/// Prints a line to the standard error, without control characters.
 pub fn eprint(line: &str) {
-    let _ = writeln!(anstream::stderr().lock(), "{line}");
+    let _ = writeln!(anstream::stderr().lock(), "{}", printable(line));
 }
 
 /// Returns whether the standard output is a terminal.

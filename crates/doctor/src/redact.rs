@@ -48,6 +48,15 @@ fn in_url(text: &str) -> (usize, usize) {
 
 /// Returns the lengths of what precedes the password after the word, and of it.
 fn after_word(text: &str) -> (usize, usize) {
+    if let Some((begin, value)) = json_value(text) {
+        return (begin, end_of(value, '"'));
+    }
+    if let Some(inner) = text.strip_prefix('(') {
+        return (1, end_of_parenthesis(inner));
+    }
+    if let Some(values) = values_of_columns(text) {
+        return (text.len() - values.len(), values.len());
+    }
     let value = text.trim_start_matches([' ', '\t', '\n', '\r', '=', '>', ':']);
     let begin = text.len() - value.len();
     let is_assigned = text[..begin].contains('=');
@@ -67,6 +76,10 @@ fn after_word(text: &str) -> (usize, usize) {
         let inner = &value[tag.len()..];
         return (begin + tag.len(), inner.find(tag).unwrap_or(inner.len()));
     }
+    // What is computed is computed from it.
+    if let Some(inner) = after_parenthesis(value).filter(|_| is_assigned) {
+        return (text.len() - inner.len(), end_of_parenthesis(inner));
+    }
     if is_assigned {
         let end = value.find(|c: char| c.is_whitespace() || "'\",;&)".contains(c));
         return (begin, end.unwrap_or(value.len()));
@@ -74,17 +87,59 @@ fn after_word(text: &str) -> (usize, usize) {
     (0, 0)
 }
 
+/// Returns the text behind `": "`, the end of a name in JSON and the beginning of a text.
+fn json_value(text: &str) -> Option<(usize, &str)> {
+    let value = text.strip_prefix('"')?.trim_start().strip_prefix(':')?;
+    let value = value.trim_start().strip_prefix('"')?;
+    Some((text.len() - value.len(), value))
+}
+
+/// Returns what follows `values (`, if the word is one of the columns in front of it: all rows.
+fn values_of_columns(text: &str) -> Option<&str> {
+    let (columns, behind) = text.split_once(')')?;
+    let in_list = |c: char| c.is_alphanumeric() || c.is_whitespace() || "_,\"".contains(c);
+    let (word, values) = behind.trim_start().split_at_checked("values".len())?;
+    let is_list = columns.chars().all(in_list) && word.eq_ignore_ascii_case("values");
+    values.trim_start().strip_prefix('(').filter(|_| is_list)
+}
+
+/// Returns the text behind the parenthesis of `function(` or `(`.
+fn after_parenthesis(value: &str) -> Option<&str> {
+    let in_name = |c: char| c.is_alphanumeric() || "_.\"".contains(c);
+    let inner = value.trim_start_matches(in_name).trim_start();
+    inner.strip_prefix('(')
+}
+
+/// Returns the length up to the parenthesis that closes.
+fn end_of_parenthesis(inner: &str) -> usize {
+    let (mut depth, mut quoted) = (0, false);
+    for (at, c) in inner.char_indices() {
+        match c {
+            '\'' => quoted = !quoted,
+            '(' if !quoted => depth += 1,
+            ')' if !quoted && depth == 0 => return at,
+            ')' if !quoted => depth -= 1,
+            _ => {}
+        }
+    }
+    inner.len()
+}
+
 /// Returns the length of a literal without its quotes. 'it''s' is one literal.
 fn end_of_literal(literal: &str) -> usize {
+    end_of(literal, '\'')
+}
+
+fn end_of(literal: &str, quote: char) -> usize {
     let mut escaped = false;
     let mut chars = literal.char_indices().peekable();
     while let Some((at, c)) = chars.next() {
         match c {
             _ if escaped => escaped = false,
             '\\' => escaped = true,
-            '\'' if chars.peek().is_some_and(|(_, next)| *next == '\'') => escaped = true,
-            '\'' => return at,
-            _ => {}
+            _ if c != quote => {}
+            _ if chars.peek().is_some_and(|(_, next)| *next == quote) => escaped = true,
+            _ => return at,
         }
     }
     literal.len()
@@ -206,6 +261,35 @@ mod tests {
             ),
             ("alter role a password $1", "alter role a password $1"),
             ("select password from users", "select password from users"),
+            (
+                "update users set password = crypt('x', gen_salt('bf')) where id = 1",
+                "update users set password = crypt(***) where id = 1",
+            ),
+            (
+                "select from users where password = crypt('x)', password) and id = 1",
+                "select from users where password = crypt(***) and id = 1",
+            ),
+            (
+                "update users set password = encode(digest('a' || 'x', 'sha256'), 'hex'), b = 1",
+                "update users set password = encode(***), b = 1",
+            ),
+            (
+                "update users set password = ( 'x' )",
+                "update users set password = (***)",
+            ),
+            (
+                r#"insert into e values ('{"password": "x\"y", "a": 1}')"#,
+                r#"insert into e values ('{"password": "***", "a": 1}')"#,
+            ),
+            ("select set_password('a', 'x')", "select set_password(***)"),
+            (
+                "insert into users (password, name) values ('x', 'a'), ('y', 'b')",
+                "insert into users (password, name) values (***",
+            ),
+            (
+                "create index on users (password, name)",
+                "create index on users (password, name)",
+            ),
             (
                 "set password_encryption = 'md5'",
                 "set password_encryption = 'md5'",

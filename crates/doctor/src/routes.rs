@@ -9,6 +9,9 @@ use tokio::time::{Instant, sleep};
 
 use super::session::{open, open_queued, open_strictly};
 
+/// The longest wait for a slot.
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3_600);
+
 /// The first delay between attempts. It is short, since a free slot is taken within moments.
 const MIN_DELAY: Duration = Duration::from_millis(20);
 
@@ -148,7 +151,7 @@ impl Routes {
         first: Result<Session>,
         on_full: &mut (dyn FnMut(&Error) + Send),
     ) -> Result<(Session, &Route)> {
-        let until = Instant::now() + self.wait;
+        let until = Instant::now() + self.wait.min(YEAR);
         let mut error = match full_or_failed(first)? {
             Ok(session) => return Ok((session, &self.main)),
             Err(error) => error,

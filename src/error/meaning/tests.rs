@@ -190,3 +190,13 @@ fn only_real_parameters_are_named() {
     let odd = refused("unsupported startup parameter: a b\nc");
     assert_eq!(odd, "PgBouncer rejects a parameter at startup");
 }
+
+/// A server may send any text as the code.
+#[test]
+fn text_that_is_no_sqlstate_is_not_shown() {
+    let meaning = response("42601", "").meaning();
+    assert!(meaning.cause_with("53300").contains("53300"));
+    for code in ["53300\u{1b}]0;x", "5330", "53\n00", ""] {
+        assert_eq!(meaning.cause_with(code), meaning.cause);
+    }
+}
