@@ -87,9 +87,7 @@ async fn run(arguments: Arguments) -> Result<bool> {
         for function in [Some(&with), without.as_ref()].into_iter().flatten() {
             // What the ending under way has left.
             let tag = last.load(Ordering::Relaxed);
-            let _ = server
-                .end(&function.description.application_name, tag)
-                .await;
+            let _ = server.end(&function.description, tag).await;
         }
     }
     let tidied = server.tidy_up().await;
@@ -140,12 +138,12 @@ async fn one(
 ) -> Result<Seen> {
     let tag = antifreeze::internal::random_number();
     last.store(tag, Ordering::Relaxed);
-    let name = &function.description.application_name;
+    let described = &function.description;
     let rows = server.rows().await?;
     let answer = function.end(ending, tag).await?;
-    let at_once = server.look(name, tag).await?;
+    let at_once = server.look(described, tag).await?;
     tokio::time::sleep(wait).await;
-    let later = server.look(name, tag).await?;
+    let later = server.look(described, tag).await?;
     let alter_table = server.alter_table().await?;
     let seen = Seen {
         is_reached: server.rows().await? > rows && answer.error.is_none(),
@@ -155,7 +153,7 @@ async fn one(
         alter_table,
     };
     if seen.is_open() {
-        server.end(name, tag).await?;
+        server.end(described, tag).await?;
     }
     Ok(seen)
 }

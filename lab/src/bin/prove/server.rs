@@ -15,7 +15,8 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 const END: Duration = Duration::from_secs(10);
 
 /// The function's sessions: by their name, and, since a pooler may give them another, by the
-/// comment in their last statement and by the locks that only they can have.
+/// comment in their last statement and by the locks that only they can have: a lock of the table
+/// only those of their role, since a backup takes one, too.
 const SESSIONS: &str = "\
     with held as ( \
         select pid, bool_or(locktype = 'relation') as relation, \
@@ -30,7 +31,8 @@ const SESSIONS: &str = "\
     from pg_stat_activity left join held using (pid) \
     where pid <> pg_backend_pid() and datname = current_database() \
         and backend_type = 'client backend' \
-        and (application_name = nullif($1, '') or query like '%' || $3 || '%' or relation or advisory)";
+        and (application_name = nullif($1, '') or query like '%' || $3 || '%' or advisory \
+            or relation and usename = $4::text::name)";
 
 const TEMPORARY: &str = "select exists (select from pg_class \
     where relname = 'antifreeze_prove_left' and relpersistence = 't')";
@@ -121,8 +123,8 @@ impl Server {
     }
 
     /// The function's sessions, and what they hold.
-    pub async fn look(&self, application_name: &str, tag: u64) -> Result<Look> {
-        let rows = self.sessions(application_name, tag).await?;
+    pub async fn look(&self, function: &Description, tag: u64) -> Result<Look> {
+        let rows = self.sessions(function, tag).await?;
         let temporary = self.session.query_one(TEMPORARY, &[]).await;
         let temporary = temporary.or_say(|| "cannot read pg_class")?.get(0);
         let sessions = rows.into_iter().map(|(_, session)| session).collect();
@@ -144,10 +146,10 @@ impl Server {
     }
 
     /// Ends what an ending has left, so that the next one begins with nothing.
-    pub async fn end(&self, application_name: &str, tag: u64) -> Result<()> {
+    pub async fn end(&self, function: &Description, tag: u64) -> Result<()> {
         let limit = Instant::now() + END;
         loop {
-            let sessions = self.sessions(application_name, tag).await?;
+            let sessions = self.sessions(function, tag).await?;
             // Another application may have the same name: what is ended is the ending's for sure.
             let left = sessions.iter().filter(|(_, session)| {
                 session.is_tagged || session.table_lock || session.advisory_lock
@@ -180,13 +182,16 @@ impl Server {
 
     async fn sessions(
         &self,
-        application_name: &str,
+        function: &Description,
         tag: u64,
     ) -> Result<Vec<(i32, FunctionSession)>> {
         let (key, comment) = (tag as i64, format!("antifreeze prove {tag:016x}"));
         let rows = self
             .session
-            .query(SESSIONS, &[&application_name, &key, &comment])
+            .query(
+                SESSIONS,
+                &[&function.application_name, &key, &comment, &function.role],
+            )
             .await;
         let rows = rows.or_say(|| "cannot read pg_stat_activity and pg_locks")?;
         let session = |row: &tokio_postgres::Row| FunctionSession {
