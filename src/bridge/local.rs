@@ -180,7 +180,7 @@ impl Local {
             let engine = Arc::clone(invocation.engine());
             let reported = timeout_at(until, Loan::reported(&invocation, &self.parameters)).await;
             drop(invocation);
-            Live::of(&engine).end_common().await;
+            Live::of(&engine).end_common(None).await;
             match reported.map_err(|_| unreported())? {
                 // It belonged to an invocation that has ended meanwhile; to the driver that is
                 // none of its own.

@@ -400,6 +400,14 @@ impl<C: FnMut(&str) -> Option<WeakInvocation>> Relay<'_, C> {
                     if self.guards && message::controls_transaction(message, conforming) {
                         return Err(controls());
                     }
+                    // What precedes it may change how literals are read.
+                    if self.guards
+                        && head.tag == b'Q'
+                        && !(self.up.is_empty() && stream.is_answered())
+                        && message::controls_transaction(message, None)
+                    {
+                        break;
+                    }
                     if let Some(token) = message::claim(message).map(str::to_owned) {
                         // Its answer comes behind those of the messages in front of it.
                         if !self.up.is_empty() || !stream.is_answered() {

@@ -123,6 +123,14 @@ impl ServerSession {
         self.parameters.lock().clear();
     }
 
+    /// Notes that they may hold or not.
+    pub(crate) fn doubt_parameters(&self) {
+        for (_, value) in &mut *self.parameters.lock() {
+            value.clear();
+            value.push('\0');
+        }
+    }
+
     /// Returns the statements that change what was set into what is wanted.
     fn differing(&self, set: &Parameters, wanted: &Parameters, scope: Scope) -> Option<String> {
         let (keyword, local, intact) = match scope {

@@ -2,6 +2,7 @@
 
 use std::panic::Location;
 use std::pin::pin;
+use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, Either, select};
 
@@ -104,7 +105,7 @@ impl Invocation {
         let leases = &self.inner.leases;
         let pool = leases.engine.pools().here();
         let max = pool.max_connections();
-        let mut permit = pin!(pool.permit(leases.left()));
+        let mut permit = pin!(Arc::clone(&pool).permit(leases.left()));
         loop {
             let mut returned = pin!(leases.returned.notified());
             returned.as_mut().enable();
@@ -112,13 +113,13 @@ impl Invocation {
                 span::checked_out("recycled");
                 return Ok(Either::Right(self.connection_of(leased)));
             }
-            if Scope::transactions(self) >= max {
+            if Scope::transactions(self, &pool) >= max {
                 return Err(Error::pool_self_deadlock(max, caller));
             }
             match select(permit.as_mut(), returned).await {
                 Either::Left((Ok(permit), _)) => return Ok(Either::Left(permit)),
                 Either::Left((Err(error), _)) => {
-                    let held = Scope::in_use(self);
+                    let held = Scope::in_use(self, &pool);
                     return Err(if held >= max {
                         Error::pool_self_deadlock(held, caller)
                     } else {

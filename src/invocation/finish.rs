@@ -1,12 +1,15 @@
 //! Ends an invocation: everything that it used is brought to rest.
 
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::commit;
 use super::leases::Selection;
@@ -14,6 +17,7 @@ use super::live::Live;
 use super::scope::Scope;
 use super::state::{Agenda, Hook, Invocation};
 use super::tasks::cut_off;
+use crate::deadline::FAR;
 use crate::error::Result;
 use crate::observe::{self, span};
 use crate::teardown::Budget;
@@ -56,7 +60,9 @@ impl Invocation {
         let finished = self.finish_transaction_after_tasks(success).await;
         leases.rest(Selection::All).await;
         leases.wait_for_closing().await;
-        Live::of(self.engine()).end_common().await;
+        Live::of(self.engine())
+            .end_common(leases.deadline.end())
+            .await;
         leases.log_end();
         if leases.span.close() {
             // This poll is the last one inside it: the hooks find it closed, and can flush it.
@@ -245,5 +251,92 @@ impl Invocation {
 impl Drop for Watch {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// The end of an invocation. If it is dropped before it is done, the invocation is abandoned.
+pub(crate) struct Ending {
+    invocation: Invocation,
+    teardown: TeardownState,
+    /// Only the head has ended: the body ends the invocation, even if nothing streams any more.
+    pub(super) streams: bool,
+    /// Logs an abandoned invocation: the request id and the number of its connections.
+    abandoned: fn(&str, usize),
+}
+
+enum TeardownState {
+    NotBegun,
+    Runs(Pin<Box<dyn Future<Output = Finished> + Send>>),
+    Done,
+}
+
+impl Ending {
+    pub(crate) fn new(invocation: Invocation, abandoned: fn(&str, usize)) -> Self {
+        Ending {
+            invocation,
+            teardown: TeardownState::NotBegun,
+            streams: false,
+            abandoned,
+        }
+    }
+
+    pub(crate) fn invocation(&self) -> &Invocation {
+        &self.invocation
+    }
+
+    /// Begins the end, or, if the body `streams`, the end of the head.
+    pub(super) fn begin(&mut self, success: bool, streams: bool) {
+        let invocation = self.invocation.clone();
+        self.streams = streams;
+        self.teardown = if streams {
+            TeardownState::Runs(Box::pin(
+                async move { invocation.finish_head(success).await },
+            ))
+        } else if invocation.try_finish() {
+            TeardownState::Done
+        } else {
+            TeardownState::Runs(Box::pin(async move { invocation.finish(success).await }))
+        };
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        !matches!(self.teardown, TeardownState::NotBegun)
+    }
+}
+
+impl Future for Ending {
+    type Output = Finished;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Finished> {
+        if !self.has_begun() {
+            self.begin(false, false);
+        }
+        let TeardownState::Runs(teardown) = &mut self.teardown else {
+            return Poll::Ready(Ok(()));
+        };
+        let finished = ready!(teardown.as_mut().poll(cx));
+        self.teardown = TeardownState::Done;
+        Poll::Ready(finished)
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if !matches!(self.teardown, TeardownState::Done) {
+            self.teardown = TeardownState::NotBegun;
+            self.invocation.abandon(self.abandoned);
+        }
+    }
+}
+
+impl Live {
+    /// Ends what should end with the last invocation, if none is under way. It is abandoned if
+    /// that takes until `end`, or if this future is dropped.
+    pub(crate) async fn end_common(&self, end: Option<Instant>) {
+        if let Some(common) = self.take_common() {
+            let ending = Ending::new(common, observe::abandoned);
+            let end = end.unwrap_or_else(|| Instant::now() + FAR);
+            let _ = timeout_at(end, ending).await;
+        }
     }
 }

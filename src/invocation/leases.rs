@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::lock::Mutex;
 use crate::observe::span::{self, InvocationSpan};
 use crate::observe::{self, Caller};
-use crate::pool::{Lease, Reservation};
+use crate::pool::{Lease, Pool, Reservation};
 use crate::tally::{One, Tally};
 use crate::teardown::{Budget, Rested, close};
 use crate::wire::Work;
@@ -106,10 +106,12 @@ impl Leases {
         self.state().leases.len()
     }
 
-    /// Counts the connections in use.
-    pub(super) fn in_use(&self) -> usize {
-        let used = |lease: &&Arc<Lease>| lease.session().exclusive_client().is_none();
-        self.state().leases.iter().filter(used).count()
+    /// Counts the connections of `pool` in use.
+    pub(super) fn in_use(&self, pool: &Arc<Pool>) -> usize {
+        let leases = &self.state().leases;
+        let ours = leases.iter().filter(|lease| lease.belongs_to(pool));
+        ours.filter(|lease| lease.session().exclusive_client().is_none())
+            .count()
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -346,8 +348,7 @@ impl Leases {
             self.closing.one()
         };
         let reservation = lease.reserve();
-        let keep = reservation.is_some();
-        let budget = self.budget();
+        let (keep, budget) = (reservation.is_some(), self.budget());
         let rested = self.bring_to_rest(&lease, None, keep, &budget).await;
         // If it is not there any more, the invocation was abandoned.
         if remove(&mut self.state().left_by_drivers, &lease) {

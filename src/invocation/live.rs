@@ -5,9 +5,6 @@ use std::any::Any;
 use std::sync::{Arc, MutexGuard, Weak};
 use std::time::Duration;
 
-use tokio::time::timeout;
-
-use super::leases::Selection;
 use super::scope::Scope;
 use super::state::{Inner, Invocation};
 use crate::deadline::Deadline;
@@ -83,18 +80,6 @@ impl Live {
     /// Returns what ends with the last of the invocations, and begins it if there is none.
     pub(crate) fn common(&self, engine: &Arc<Engine>) -> Invocation {
         self.state().common(engine)
-    }
-
-    /// Ends what should end with the last invocation, if none is under way.
-    pub(crate) async fn end_common(&self) {
-        if let Some(common) = self.take_common() {
-            let common = &common.inner.leases;
-            common.close_gate();
-            let _ = timeout(common.budget().step(), common.checkouts.none()).await;
-            Box::pin(common.rest(Selection::All)).await;
-            common.wait_for_closing().await;
-            common.log_end();
-        }
     }
 
     /// Returns whether there is something to end with the last invocation.

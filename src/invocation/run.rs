@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use tokio::task::coop::unconstrained;
 use tokio::time::Sleep;
 
-use super::finish::Finished;
+use super::finish::Ending;
 use super::scope::Scope;
 use super::state::Invocation;
 use crate::connection::LateWaker;
@@ -73,81 +73,6 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
             this.scope.drop_inside(this.handler);
-        }
-    }
-}
-
-/// The end of an invocation. If it is dropped before it is done, the invocation is abandoned.
-pub(crate) struct Ending {
-    invocation: Invocation,
-    teardown: TeardownState,
-    /// Only the head has ended: the body ends the invocation, even if nothing streams any more.
-    streams: bool,
-    /// Logs an abandoned invocation: the request id and the number of its connections.
-    abandoned: fn(&str, usize),
-}
-
-enum TeardownState {
-    NotBegun,
-    Runs(Pin<Box<dyn Future<Output = Finished> + Send>>),
-    Done,
-}
-
-impl Ending {
-    pub(crate) fn new(invocation: Invocation, abandoned: fn(&str, usize)) -> Self {
-        Ending {
-            invocation,
-            teardown: TeardownState::NotBegun,
-            streams: false,
-            abandoned,
-        }
-    }
-
-    pub(crate) fn invocation(&self) -> &Invocation {
-        &self.invocation
-    }
-
-    /// Begins the end, or, if the body `streams`, the end of the head.
-    fn begin(&mut self, success: bool, streams: bool) {
-        let invocation = self.invocation.clone();
-        self.streams = streams;
-        self.teardown = if streams {
-            TeardownState::Runs(Box::pin(
-                async move { invocation.finish_head(success).await },
-            ))
-        } else if invocation.try_finish() {
-            TeardownState::Done
-        } else {
-            TeardownState::Runs(Box::pin(async move { invocation.finish(success).await }))
-        };
-    }
-
-    fn has_begun(&self) -> bool {
-        !matches!(self.teardown, TeardownState::NotBegun)
-    }
-}
-
-impl Future for Ending {
-    type Output = Finished;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Finished> {
-        if !self.has_begun() {
-            self.begin(false, false);
-        }
-        let TeardownState::Runs(teardown) = &mut self.teardown else {
-            return Poll::Ready(Ok(()));
-        };
-        let finished = ready!(teardown.as_mut().poll(cx));
-        self.teardown = TeardownState::Done;
-        Poll::Ready(finished)
-    }
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        if !matches!(self.teardown, TeardownState::Done) {
-            self.teardown = TeardownState::NotBegun;
-            self.invocation.abandon(self.abandoned);
         }
     }
 }

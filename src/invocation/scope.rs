@@ -15,6 +15,7 @@ use super::state::{Caller, Invocation};
 use crate::deadline::Deadline;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::pool::Pool;
 
 tokio::task_local! {
     static CURRENT: Scope;
@@ -69,17 +70,17 @@ impl Scope {
         once(invocation.clone()).chain(outer).collect()
     }
 
-    /// Counts the connections that `invocation` and the outer ones use.
-    pub(super) fn in_use(invocation: &Invocation) -> usize {
+    /// Counts the connections of `pool` that `invocation` and the outer ones use.
+    pub(super) fn in_use(invocation: &Invocation, pool: &Arc<Pool>) -> usize {
         let all = Scope::with_outer(invocation);
-        all.iter().map(|one| one.inner.leases.in_use()).sum()
+        all.iter().map(|one| one.inner.leases.in_use(pool)).sum()
     }
 
-    /// Counts the connections that transactions keep until the end of `invocation`. Concurrent
-    /// futures may give back any of the others.
-    pub(super) fn transactions(invocation: &Invocation) -> usize {
-        let all = Scope::with_outer(invocation);
-        all.iter().filter(|one| one.keeps_one()).count()
+    /// Counts the connections of `pool` that transactions keep until the end of `invocation`.
+    /// Concurrent futures may give back any of the others.
+    pub(super) fn transactions(invocation: &Invocation, pool: &Arc<Pool>) -> usize {
+        let keeps = |one: &&Invocation| one.keeps_one() && one.inner.leases.in_use(pool) > 0;
+        Scope::with_outer(invocation).iter().filter(keeps).count()
     }
 
     /// Runs `f` in this scope.

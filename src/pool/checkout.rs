@@ -206,15 +206,18 @@ impl Permit {
             waiting: None,
         };
         loop {
-            let mut returned = pin!(pool.returned.notified());
-            returned.as_mut().enable();
-            if let Some((session, client)) = checkout.reuse().await {
-                let lease = Lease::of_kept(session, Arc::clone(&pool), permit);
-                return Ok((lease, client));
-            }
-            let admitted = match select(Box::pin(checkout.admission()), returned).await {
-                Either::Left((admitted, _)) => admitted,
-                Either::Right(_) => continue,
+            let admitted = {
+                // While it connects, a connection that is given back is another caller's.
+                let mut returned = pin!(pool.returned.notified());
+                returned.as_mut().enable();
+                if let Some((session, client)) = checkout.reuse().await {
+                    let lease = Lease::of_kept(session, Arc::clone(&pool), permit);
+                    return Ok((lease, client));
+                }
+                match select(Box::pin(checkout.admission()), returned).await {
+                    Either::Left((admitted, _)) => admitted,
+                    Either::Right(_) => continue,
+                }
             };
             let attempt = admitted?;
             // Counted until the connection is leased.

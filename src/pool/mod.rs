@@ -10,7 +10,7 @@ mod stale;
 
 pub(crate) use checkout::Permit;
 pub(crate) use lease::{Lease, Reservation};
-pub(crate) use pools::Pools;
+pub(crate) use pools::{Pool, Pools};
 
 #[cfg(all(test, unix))]
 mod tests;

@@ -173,8 +173,10 @@ impl<'a> Steps<'a> {
         if rolls_back {
             self.outcome.did(Step::RolledBack);
         }
-        if resets || !returns {
+        if resets {
             session.forget_parameters();
+        } else if !returns {
+            session.doubt_parameters();
         }
         if resets {
             self.outcome.did(Step::Reset);

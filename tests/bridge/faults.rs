@@ -297,3 +297,49 @@ async fn session_that_a_driver_left_needs_no_task_to_end() {
         });
     });
 }
+
+/// The same, of a session that may belong to any of several invocations: the last of them ends it.
+#[tokio::test]
+async fn common_session_needs_no_task_to_end() {
+    let (lab, relay) = lab_over_relay(|config| config.drivers_on_runtime(true)).await;
+    let (before, kept) = (Cell::new(None), Cell::new(None));
+    let [leaves, left] = [(); 2].map(|()| tokio::sync::Notify::new());
+    let other = async {
+        let waits = lab.run(async {
+            leaves.notified().await;
+            Ok(())
+        });
+        waits.await.expect("it ends");
+        left.notify_one();
+        std::future::pending::<()>().await
+    };
+    let last = lab.run(async {
+        let mut raw = Raw::start(&lab.database.url()?, &[]).await;
+        raw.ready().await;
+        raw.send(&query("begin; select pg_sleep(60)")).await;
+        sleeps(&lab.server).await;
+        kept.set(Some(raw));
+        leaves.notify_one();
+        left.notified().await;
+        before.set(Some(relay.counts().connections));
+        relay.delay(Duration::from_millis(500));
+        Ok(())
+    });
+    let cancels = lab.eventually("it is being cancelled", async |_| {
+        before
+            .get()
+            .is_some_and(|before| relay.counts().connections > before)
+    });
+    tokio::select! {
+        _ = async { tokio::join!(other, last) } => unreachable!("it is pending"),
+        () = cancels => {}
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+            runtime.block_on(lab.eventually("the session has ended", async |lab| {
+                lab.sessions().await.is_empty()
+            }));
+        });
+    });
+}

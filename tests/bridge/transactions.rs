@@ -280,6 +280,57 @@ async fn hidden_commit_is_refused() {
     lab.assert_at_rest().await;
 }
 
+/// What changes how literals are read is not answered yet.
+#[tokio::test]
+async fn pipelined_hidden_commit_is_refused() {
+    let lab = lab().await;
+    let done: Result<(), BoxError> = lab
+        .run(async {
+            let mut raw = inserted(&invocation()?.transaction_url()?).await;
+            let changes = query("set standard_conforming_strings = off");
+            let hides = query("select '\\''; commit; --'");
+            raw.send(&[changes, hides].concat()).await;
+            assert_eq!(raw.ready().await.1, 'T');
+            let refused = raw.error().await;
+            assert_eq!(refused.field(b'C').as_deref(), Some("25001"));
+            Err("it fails".into())
+        })
+        .await;
+    done.expect_err("it failed");
+    assert_eq!(lab.rows().await, 0);
+    lab.assert_at_rest().await;
+}
+
+/// The handler has a pool of its own, and drivers have one.
+#[tokio::test]
+async fn single_connections_of_both_pools_are_used() {
+    let lab = lab_with(|config| config.max_connections(1)).await;
+    for decided in [false, true] {
+        let done = lab.run(async {
+            let insert = "insert into t values (1)";
+            if decided {
+                let client = connect(&invocation()?.transaction_url()?).await?;
+                client.batch_execute(insert).await?;
+                antifreeze::connection()
+                    .await?
+                    .batch_execute(insert)
+                    .await?;
+            } else {
+                antifreeze::transaction()
+                    .await?
+                    .batch_execute(insert)
+                    .await?;
+                let client = connect(&invocation()?.url()?).await?;
+                client.batch_execute(insert).await?;
+            }
+            Ok(())
+        });
+        done.await.expect("each has its connection");
+        lab.assert_at_rest().await;
+    }
+    assert_eq!(lab.rows().await, 4);
+}
+
 #[tokio::test]
 async fn transaction_url_is_committed_with_success() {
     let lab = lab().await;
