@@ -203,7 +203,16 @@ impl ServerSession {
             return false;
         };
         self.cancelling.fetch_add(1, Ordering::AcqRel);
-        let received = matches!(timeout(limit, request).await, Ok(Ok(())));
+        let request = timeout(DETACHED_LIMIT, request);
+        let received = match Handle::try_current() {
+            // Its connection stays open even if nobody waits: PgBouncer loses the request otherwise,
+            // and 1.18 may end with an error of its own.
+            Ok(runtime) if self.link.pooler != Pooler::None => {
+                let request = timeout(limit, runtime.spawn(request)).await;
+                matches!(request, Ok(Ok(Ok(Ok(())))))
+            }
+            _ => matches!(timeout(limit, request).await, Ok(Ok(Ok(())))),
+        };
         if received {
             self.cancelling.fetch_sub(1, Ordering::AcqRel);
         }
