@@ -136,7 +136,7 @@ impl TransactionBuilder {
         let patience = leases.engine.settings().acquire_timeout;
         let span = span::transaction(&invocation.span(), leases.engine.peer());
         let shared = Arc::new(Shared::new(connection, begin, patience, span));
-        transaction.make(&mut slot, &shared);
+        transaction.make(&mut slot, &shared, &leases.engine.pools().here());
         drop(slot);
         // Checkouts that wait for this connection can go on.
         leases.returned.notify_waiters();

@@ -79,8 +79,8 @@ impl Scope {
     /// Counts the connections of `pool` that transactions keep until the end of `invocation`.
     /// Concurrent futures may give back any of the others.
     pub(super) fn transactions(invocation: &Invocation, pool: &Arc<Pool>) -> usize {
-        let keeps = |one: &&Invocation| one.keeps_one() && one.inner.leases.in_use(pool) > 0;
-        Scope::with_outer(invocation).iter().filter(keeps).count()
+        let all = Scope::with_outer(invocation);
+        all.iter().filter(|one| one.keeps_one(pool)).count()
     }
 
     /// Runs `f` in this scope.

@@ -22,7 +22,7 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::lock::Mutex;
 pub(crate) use crate::observe::Caller;
-use crate::pool::Lease;
+use crate::pool::{Lease, Pool};
 
 /// A future that runs at the end of an invocation.
 pub(super) type Hook = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -167,10 +167,10 @@ impl Invocation {
         self.agenda().streams.strong_count() > 0
     }
 
-    /// Returns whether its transaction keeps a connection until the end. With a streamed response
+    /// Returns whether its transaction keeps a connection of `pool` until the end. With a streamed response
     /// the transaction ends with the head, before the tasks that wait.
-    pub(super) fn keeps_one(&self) -> bool {
-        self.inner.transaction.is_made() && !self.streams()
+    pub(super) fn keeps_one(&self, pool: &Arc<Pool>) -> bool {
+        self.inner.transaction.is_made_in(pool) && !self.streams()
     }
 
     /// Measures the time that answers of the server take.

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard};
@@ -16,6 +16,7 @@ use super::connection::Connection;
 use super::tasks::is_cut_off;
 use crate::connection::LastParameters;
 use crate::error::{Error, ErrorKind, Result};
+use crate::pool::Pool;
 use crate::tally::Tally;
 use crate::wire::residue::SET_LOCAL;
 
@@ -25,7 +26,8 @@ pub(super) struct Slot {
     transaction: Mutex<Option<Arc<Shared>>>,
     /// The slot was locked by a caller that makes the transaction or uses it.
     touched: AtomicBool,
-    made: AtomicBool,
+    /// The address of the pool whose connection it keeps; 0 while there is none.
+    made_in: AtomicUsize,
     /// The end is decided: a transaction begun later could not be committed.
     decided: AtomicBool,
     /// The turns of other drivers, those included that wait for theirs.
@@ -63,10 +65,16 @@ impl Slot {
         self.transaction.lock().await
     }
 
-    /// Stores the transaction in the locked slot.
-    pub(super) fn make(&self, slot: &mut Option<Arc<Shared>>, shared: &Arc<Shared>) {
+    /// Stores the transaction, which has a connection of `pool`, in the locked slot.
+    pub(super) fn make(
+        &self,
+        slot: &mut Option<Arc<Shared>>,
+        shared: &Arc<Shared>,
+        pool: &Arc<Pool>,
+    ) {
         *slot = Some(Arc::clone(shared));
-        self.made.store(true, Ordering::Release);
+        self.made_in
+            .store(Arc::as_ptr(pool).addr(), Ordering::Release);
     }
 
     /// Returns whether there is a transaction, or a task is about to begin one.
@@ -78,9 +86,10 @@ impl Slot {
         self.touched.load(Ordering::Acquire) && is_some()
     }
 
-    /// Returns whether there is an undecided transaction, which keeps its connection.
-    pub(super) fn is_made(&self) -> bool {
-        self.made.load(Ordering::Acquire) && !self.decided.load(Ordering::Acquire)
+    /// Returns whether there is an undecided transaction, which keeps its connection of `pool`.
+    pub(super) fn is_made_in(&self, pool: &Arc<Pool>) -> bool {
+        let made_here = self.made_in.load(Ordering::Acquire) == Arc::as_ptr(pool).addr();
+        made_here && !self.decided.load(Ordering::Acquire)
     }
 
     /// Takes the transaction, if there is one, and refuses later ones. Waits at most `limit` for a

@@ -77,7 +77,8 @@ fn after_word(text: &str) -> (usize, usize) {
         return (begin + tag.len(), inner.find(tag).unwrap_or(inner.len()));
     }
     // What is computed is computed from it.
-    if let Some(inner) = after_parenthesis(value).filter(|_| is_assigned) {
+    let computed = after_parenthesis(value).filter(|inner| is_assigned && has_literal(inner));
+    if let Some(inner) = computed {
         return (text.len() - inner.len(), end_of_parenthesis(inner));
     }
     if is_assigned {
@@ -110,19 +111,45 @@ fn after_parenthesis(value: &str) -> Option<&str> {
     inner.strip_prefix('(')
 }
 
+/// Returns whether a literal is the first argument, of a function inside too.
+fn has_literal(mut inner: &str) -> bool {
+    while let Some(next) = after_parenthesis(inner.trim_start()) {
+        inner = next;
+    }
+    let value = inner
+        .trim_start()
+        .trim_start_matches(['E', 'e', 'U', 'u', '&', 'N', 'n']);
+    value.starts_with('\'') || dollar_tag(value).is_some()
+}
+
 /// Returns the length up to the parenthesis that closes.
 fn end_of_parenthesis(inner: &str) -> usize {
-    let (mut depth, mut quoted) = (0, false);
-    for (at, c) in inner.char_indices() {
-        match c {
-            '\'' => quoted = !quoted,
-            '(' if !quoted => depth += 1,
-            ')' if !quoted && depth == 0 => return at,
-            ')' if !quoted => depth -= 1,
-            _ => {}
-        }
+    let (mut depth, mut rest) = (0, inner);
+    loop {
+        let Some(at) = rest.find(['\'', '$', '(', ')']) else {
+            return inner.len();
+        };
+        let (c, after) = (rest.as_bytes()[at], &rest[at + 1..]);
+        rest = match c {
+            b'\'' => after.get(end_of_literal(after) + 1..).unwrap_or_default(),
+            b'$' => match dollar_tag(&rest[at..]) {
+                Some(tag) => {
+                    let literal = &rest[at + tag.len()..];
+                    literal.split_once(tag).map_or("", |(_, behind)| behind)
+                }
+                None => after,
+            },
+            b')' if depth == 0 => return inner.len() - after.len() - 1,
+            b'(' => {
+                depth += 1;
+                after
+            }
+            _ => {
+                depth -= 1;
+                after
+            }
+        };
     }
-    inner.len()
 }
 
 /// Returns the length of a literal without its quotes. 'it''s' is one literal.
@@ -280,6 +307,22 @@ mod tests {
             (
                 r#"insert into e values ('{"password": "x\"y", "a": 1}')"#,
                 r#"insert into e values ('{"password": "***", "a": 1}')"#,
+            ),
+            (
+                "connection 'host=h password=Ab(12)cd' publication p",
+                "connection 'host=h password=***' publication p",
+            ),
+            (
+                "update users set password = crypt(E'a\\'x)y', b), c = 1",
+                "update users set password = crypt(***), c = 1",
+            ),
+            (
+                "update users set password = crypt($$x)y$$, b), c = 1",
+                "update users set password = crypt(***), c = 1",
+            ),
+            (
+                "update users set password = crypt('cut of",
+                "update users set password = crypt(***",
             ),
             ("select set_password('a', 'x')", "select set_password(***)"),
             (

@@ -181,6 +181,8 @@ impl Apply<'_> {
         let (lock, statement) = if all_online { online } else { usual };
         self.session.set(lock, statement).await?;
         self.check_lock(client).await?;
+        // A part of the block that is open was committed.
+        let mut chained = false;
         for (at, statement) in step.script.statements.iter().enumerate() {
             // RunSettings of the previous attempt have been reset: apply them again.
             if at < *done && !statement.is_setting() {
@@ -200,7 +202,7 @@ impl Apply<'_> {
                     migration: name,
                     line,
                 };
-                let commits = !self.session.in_transaction() && statement.commits_by_itself();
+                let own = !self.session.in_transaction() && statement.commits_by_itself();
                 let work = client.batch_execute(&statement.text);
                 let ended = self
                     .monitor
@@ -209,7 +211,7 @@ impl Apply<'_> {
                 if let Err(error) = ended {
                     let undone = StatementError::undone(error, line);
                     return Ok(Err(StatementError {
-                        may_have_committed: commits,
+                        may_have_committed: own || chained,
                         ..undone
                     }));
                 }
@@ -221,6 +223,7 @@ impl Apply<'_> {
             if !self.session.in_transaction() {
                 *done = (at + 1).max(*done);
             }
+            chained = self.session.in_transaction() && (chained || statement.chains());
         }
         if self.session.in_transaction() {
             return Err(Error::new(

@@ -163,7 +163,9 @@ fn folded(definition: &str) -> String {
             }
         }
         let name = quoted.trim_end_matches('"');
-        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        // The server quotes also some that need none.
+        let plain =
+            |c: char| !c.is_ascii_uppercase() && (!c.is_ascii_punctuation() || "_$".contains(c));
         if quote == '"' && name.chars().all(plain) {
             folded.pop();
             folded += name;

@@ -68,12 +68,17 @@ impl StatementError {
         let error = antifreeze::Error::from(self.error);
         let together = step.script.in_transaction;
         let (kind, message) = match error.kind() {
-            _ if self.may_have_committed => (
-                ErrorKind::Statement,
+            kind if self.may_have_committed => (
+                match kind {
+                    antifreeze::ErrorKind::LockTimeout => ErrorKind::Blocked,
+                    antifreeze::ErrorKind::StatementTimeout => ErrorKind::Timeout,
+                    _ => ErrorKind::Statement,
+                },
                 format!(
-                    "{at} failed (SQLSTATE {code}), may have committed a part of its work, and is \
-                     not run again: check what is missing, then run the migrations again, or \
-                     `resolve` version {} if nothing is",
+                    "{at} failed (SQLSTATE {code}): {}; it may have committed a part of its work, \
+                     and is not run again: check what is missing, then run the migrations again, \
+                     or `resolve` version {} if nothing is",
+                    hint(&error),
                     step.version()
                 ),
             ),

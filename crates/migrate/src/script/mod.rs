@@ -124,6 +124,11 @@ impl Statement {
         }
     }
 
+    /// Returns whether the statement is COMMIT AND CHAIN.
+    pub(super) fn chains(&self) -> bool {
+        matches!(self.head()[..], ["COMMIT" | "END", ..]) && self.has("CHAIN")
+    }
+
     /// Returns whether the statement is CREATE INDEX CONCURRENTLY.
     pub(super) fn creates_index_concurrently(&self) -> bool {
         matches!(self.head()[..], ["CREATE", ..]) && self.forbids_transaction() && self.has("INDEX")

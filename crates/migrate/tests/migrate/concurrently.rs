@@ -235,7 +235,7 @@ async fn procedures_that_commit_are_not_run_again() {
         let sql = format!("-- antifreeze: no-transaction\n{sql}");
         let runner = lab.runner(&[("V1__commits", &sql)]).attempts(3);
         let error = runner.run().await.expect_err("it fails");
-        assert_eq!(error.kind(), ErrorKind::Statement, "{error}");
+        assert_eq!(error.kind(), ErrorKind::Blocked, "{error}");
         assert!(error.to_string().contains("is not run again"), "{error}");
         assert_eq!(error.report().retries, 0);
         let done = lab.value("select count(*) from done").await;
