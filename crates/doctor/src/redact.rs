@@ -82,7 +82,11 @@ fn after_word(text: &str) -> (usize, usize) {
         return (text.len() - inner.len(), end_of_parenthesis(inner));
     }
     if is_assigned {
-        let end = value.find(|c: char| c.is_whitespace() || "'\",;&)".contains(c));
+        let mut depth = 0;
+        let end = value.find(|c: char| {
+            depth += i32::from(c == '(') - i32::from(c == ')');
+            depth < 0 || c.is_whitespace() || "'\",;&".contains(c)
+        });
         return (begin, end.unwrap_or(value.len()));
     }
     (0, 0)
