@@ -175,11 +175,9 @@ impl<'a> Steps<'a> {
         }
         if resets {
             session.forget_parameters();
+            self.outcome.did(Step::Reset);
         } else if !returns {
             session.doubt_parameters();
-        }
-        if resets {
-            self.outcome.did(Step::Reset);
         }
         wire.forget_residue();
         if returns {

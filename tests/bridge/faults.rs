@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use antifreeze::teardown::Step;
 use antifreeze::{ErrorKind, claim, invocation};
+use lab::relay::Relay;
 use tokio_postgres::NoTls;
 
-use crate::common::{PLENTY, kind, lab, lab_over_relay, lab_with, sleeps};
+use crate::common::{Lab, PLENTY, kind, lab, lab_over_relay, lab_with, sleeps};
 use crate::raw::{Raw, SYNC, query};
 use crate::{assert_clean, connect, unclean, value};
 
@@ -165,8 +166,8 @@ async fn late_cancel_spares_the_next_in_the_transaction() {
     for by_handler in [false, true] {
         let lock = holder.batch_execute("select pg_advisory_lock(7)").await;
         lock.expect("it is free");
-        let runs = async |lab: &crate::common::Lab| lab.sessions().await.contains(&"active".into());
-        let ran = async |lab: &crate::common::Lab| !runs(lab).await;
+        let runs = async |lab: &Lab| lab.sessions().await.contains(&"active".into());
+        let ran = async |lab: &Lab| !runs(lab).await;
         lab.run(async {
             let url = invocation()?.transaction_url()?;
             let (one, other) = (connect(&url).await?, connect(&url).await?);
@@ -183,7 +184,7 @@ async fn late_cancel_spares_the_next_in_the_transaction() {
                 relay.stall_up();
                 let before = relay.open_connections();
                 let cancelling = tokio::spawn(async move { token.cancel_query(NoTls).await });
-                let dials = async |_: &crate::common::Lab| relay.open_connections() > before;
+                let dials = async |_: &Lab| relay.open_connections() > before;
                 lab.eventually("the request is sent", dials).await;
                 let unlock = holder.batch_execute("select pg_advisory_unlock(7)").await;
                 unlock.expect("it was locked");
@@ -223,7 +224,7 @@ async fn session_for_a_startup_ends_with_the_last() {
             let mut raw = Raw::start(&url, &[]).await;
             raw.next().await.map(|message| message.tag)
         });
-        let dials = async |_: &crate::common::Lab| relay.open_connections() > 0;
+        let dials = async |_: &Lab| relay.open_connections() > 0;
         lab.eventually("it connects", dials).await;
         let _ = done.send(starting);
         Ok(())
@@ -235,7 +236,7 @@ async fn session_for_a_startup_ends_with_the_last() {
     let answered = tokio::time::timeout(PLENTY, starting).await;
     // The invocations were none of the driver's: it gets another session.
     assert_eq!(answered.expect("in time").expect("no panic"), Some(b'R'));
-    let one_rests = async |lab: &crate::common::Lab| lab.sessions().await == ["idle"];
+    let one_rests = async |lab: &Lab| lab.sessions().await == ["idle"];
     lab.eventually("one is kept, and the other is gone", one_rests)
         .await;
 }
@@ -261,6 +262,27 @@ async fn foreign_claim_leaves_an_own_url_alone() {
     assert_eq!(lab.rows().await, 0);
 }
 
+/// Waits until a CancelRequest has been sent since the connections were counted.
+async fn is_cancelled(lab: &Lab, relay: &Relay, before: &Cell<Option<u64>>) {
+    lab.eventually("it is being cancelled", async |_| {
+        let before = before.get();
+        before.is_some_and(|before| relay.counts().connections > before)
+    })
+    .await;
+}
+
+/// Waits until the session has ended, while its runtime is blocked.
+fn ends_without_its_runtime(lab: &Lab) {
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+            runtime.block_on(lab.eventually("the session has ended", async |lab| {
+                lab.sessions().await.is_empty()
+            }));
+        });
+    });
+}
+
 /// The invocation is dropped while it brings to rest what a driver has left, and the process is
 /// frozen before any task has run.
 #[tokio::test]
@@ -278,24 +300,12 @@ async fn session_that_a_driver_left_needs_no_task_to_end() {
         std::future::pending::<()>().await;
         Ok(())
     });
-    let cancels = lab.eventually("it is being cancelled", async |_| {
-        before
-            .get()
-            .is_some_and(|before| relay.counts().connections > before)
-    });
+    let cancels = is_cancelled(&lab, &relay, &before);
     tokio::select! {
         _ = running => unreachable!("it is pending"),
         () = cancels => {}
     }
-    // Meanwhile the runtime of the session is blocked.
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-            runtime.block_on(lab.eventually("the session has ended", async |lab| {
-                lab.sessions().await.is_empty()
-            }));
-        });
-    });
+    ends_without_its_runtime(&lab);
 }
 
 /// The same, of a session that may belong to any of several invocations: the last of them ends it.
@@ -325,21 +335,10 @@ async fn common_session_needs_no_task_to_end() {
         relay.delay(Duration::from_millis(500));
         Ok(())
     });
-    let cancels = lab.eventually("it is being cancelled", async |_| {
-        before
-            .get()
-            .is_some_and(|before| relay.counts().connections > before)
-    });
+    let cancels = is_cancelled(&lab, &relay, &before);
     tokio::select! {
         _ = async { tokio::join!(other, last) } => unreachable!("it is pending"),
         () = cancels => {}
     }
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-            runtime.block_on(lab.eventually("the session has ended", async |lab| {
-                lab.sessions().await.is_empty()
-            }));
-        });
-    });
+    ends_without_its_runtime(&lab);
 }
