@@ -4,10 +4,9 @@
 mod cli;
 
 use cli::doctor::{examine, examine_at, shop};
-use cli::{at, client, pid, run, until};
+use cli::{at, cancel, client, pid, run, until};
 use lab::pgbouncer::{Mode, PgBouncer};
 use lab::postgres::Postgres;
-use tokio_postgres::NoTls;
 
 #[tokio::test]
 async fn prepared_transactions_are_rolled_back() {
@@ -24,7 +23,7 @@ async fn prepared_transactions_are_rolled_back() {
         .await
         .expect("prepared");
     let migration = client(&shop.url, "migration").await;
-    let waiting = migration.cancel_token();
+    let waiting = pid(&migration).await;
     let look = client(&shop.url, "look").await;
     let alter = migration.batch_execute("alter table partners add b int");
     let examined = async {
@@ -36,7 +35,7 @@ async fn prepared_transactions_are_rolled_back() {
         let list = at(&shop.url, &["sessions"]).await.exits(0);
         list.assert_out(" prepared transaction it's of postgres for ");
         list.assert_out("\u{2514} migration");
-        waiting.cancel_query(NoTls).await.expect("cancelled");
+        cancel(&look, waiting).await;
     };
     let (altered, ()) = futures_util::join!(alter, examined);
     altered.expect_err("it was cancelled");
@@ -73,6 +72,7 @@ async fn prepared_locks_that_conflict_block() {
     let look = client(&shop.url, "look").await;
     let holder = client(&shop.url, "shop:17").await;
     let waits = client(&shop.url, "shop:18").await;
+    let waiting = pid(&waits).await;
     for (held, wanted, blocker) in [
         (
             "row exclusive",
@@ -84,11 +84,10 @@ async fn prepared_locks_that_conflict_block() {
     ] {
         let hold = format!("begin; lock table partners in {held} mode");
         holder.batch_execute(&hold).await.expect("locked");
-        let waiting = waits.cancel_token();
         let examined = async {
             until(&look, "select count(*) = 1 from pg_locks where not granted").await;
             let list = at(&shop.url, &["sessions", "--json"]).await.exits(0);
-            waiting.cancel_query(NoTls).await.expect("cancelled");
+            cancel(&look, waiting).await;
             list.json()
         };
         let (locked, list) = futures_util::join!(waits.batch_execute(wanted), examined);
@@ -238,7 +237,7 @@ async fn worker_that_blocks_is_named() {
         .expect("inserted");
     until(&look, "select count(*) = 1 from pg_locks where not granted").await;
     let migration = client(&shop.url, "migration").await;
-    let waiting = migration.cancel_token();
+    let waiting = pid(&migration).await;
     let alter = migration.batch_execute("alter table partners add b int");
     let examined = async {
         until(&look, "select count(*) = 2 from pg_locks where not granted").await;
@@ -248,7 +247,7 @@ async fn worker_that_blocks_is_named() {
         ran.assert_out(&format!("-> {remedy}\n"));
         look.batch_execute(remedy).await.expect("disabled");
         assert!(!ran.out.contains("autovacuum"), "{}", ran.out);
-        waiting.cancel_query(NoTls).await.expect("cancelled");
+        cancel(&look, waiting).await;
     };
     let (altered, ()) = futures_util::join!(alter, examined);
     altered.expect_err("it was cancelled");

@@ -3,11 +3,10 @@
 mod cli;
 
 use cli::tmux::Tmux;
-use cli::{at, client, pid, stuck, until};
+use cli::{at, cancel, client, pid, stuck, until};
 use lab::postgres::Postgres;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_postgres::NoTls;
 
 const STUCK: [&str; 4] = ["sessions", "--idle-in-transaction", "--older-than", "50ms"];
 
@@ -170,7 +169,7 @@ async fn every_role_sees_locks_and_blockers() {
         ("select from partners for update", "a row of partners"),
     ] {
         let waits = client(&url, "waits").await;
-        let waiting = waits.cancel_token();
+        let waiting = pid(&waits).await;
         let statement = waits.batch_execute(sql);
         let examined = async {
             until(&look, "select count(*) = 1 from pg_locks where not granted").await;
@@ -204,7 +203,7 @@ async fn every_role_sees_locks_and_blockers() {
             let line = format!("blocks pid {}: ", seen["pid"]);
             assert!(doctor.contains(&line), "{doctor}");
             assert!(doctor.contains(&format!("(waits for {lock})")), "{doctor}");
-            waiting.cancel_query(NoTls).await.expect("cancelled");
+            cancel(&look, waiting).await;
         };
         let (ended, ()) = futures_util::join!(statement, examined);
         ended.expect_err("it was cancelled");

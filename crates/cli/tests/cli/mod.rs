@@ -299,6 +299,14 @@ pub async fn pid(client: &Client) -> i32 {
     row.expect("a row").get(0)
 }
 
+/// Cancels the statement of another session. A CancelRequest is no substitute: PostgreSQL before
+/// 18 sends two signals for one, of which the second may reach the next statement.
+pub async fn cancel(look: &Client, pid: i32) {
+    let cancel = "select pg_cancel_backend($1)";
+    let row = look.query_one(cancel, &[&pid]).await.expect("a row");
+    assert!(row.get::<_, bool>(0), "{pid}");
+}
+
 /// Opens a session, and waits until it has been in its transaction for 100 ms.
 pub async fn stuck(url: &str, application: &str, sql: &str) -> Client {
     let stuck = client(url, application).await;
