@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use antifreeze::teardown::Step;
 use antifreeze::{DatabaseLayer, connection, invocation, transaction};
 use bytes::Bytes;
 use common::{BoxError, Lab, PLENTY, lab, lab_over_relay, lease_and_return};
@@ -66,6 +67,30 @@ async fn late_token_misses_the_next_invocation() {
         .expect("it is not cancelled");
         response.into_body().collect().await.expect("a body");
     }
+}
+
+/// No cancel hastens the answer to a Close, which is all that the server owes.
+#[tokio::test]
+async fn nothing_is_cancelled_for_a_late_close() {
+    let (lab, relay) = lab_over_relay(|config| config.max_connections(1)).await;
+    let task = lab.run(async {
+        let connection = connection().await?;
+        let statement = connection.prepare("select 1").await?;
+        let (has, having) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            let _connection = connection;
+            let _ = has.send(());
+            std::future::pending::<()>().await;
+        });
+        having.await?;
+        relay.delay(Duration::from_millis(60));
+        drop(statement);
+        Ok(task)
+    });
+    task.await.expect("fine").abort();
+    let outcome = lab.outcome();
+    assert!(!outcome.steps().contains(&Step::Cancelled), "{outcome:?}");
+    assert_eq!(outcome.closed(), None, "{outcome:?}");
 }
 
 fn infallible<B: http_body::Body<Data = Bytes, Error = Infallible>>(body: B) -> B {

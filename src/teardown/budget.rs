@@ -79,9 +79,10 @@ impl Budget {
         self.part(self.grace)
     }
 
-    /// Returns how long an answer is waited for before a CancelRequest is sent.
+    /// Returns how long an answer is waited for before a CancelRequest is sent, which hastens
+    /// neither the end of a transaction nor what cannot change the status.
     pub(super) fn patience(&self, wire: &Wire) -> Duration {
-        if wire.is_ending() {
+        if wire.is_ending() || wire.snapshot().is_settled() {
             self.step()
         } else {
             self.grace()

@@ -135,9 +135,8 @@ impl<'a> Steps<'a> {
         let mut answered = pin!(wire.answered());
         let mut all = answered.as_mut().now_or_never();
         if all.is_none() {
-            all = timeout(self.budget.patience(wire), answered.as_mut())
-                .await
-                .ok();
+            let limit = self.budget.patience(wire);
+            all = timeout(limit, answered.as_mut()).await.ok();
             if all.is_none() {
                 all = self.cancel_until(answered).await;
             } else {
@@ -205,7 +204,11 @@ impl<'a> Steps<'a> {
         {
             return None;
         }
-        let patience = self.budget.patience(&session.link.wire);
+        // Whether the holder takes its rows does not depend on the server.
+        let patience = match snapshot.client {
+            ClientState::Stalled => self.budget.grace(),
+            _ => self.budget.patience(&session.link.wire),
+        };
         if let Ok(snapshot) = timeout(patience, session.settled()).await {
             self.outcome.did(Step::Settled);
             return snapshot.is_quiet().then_some(snapshot);
@@ -302,7 +305,7 @@ impl<'a> Steps<'a> {
         }
         // The end of a COPY has already been sent.
         if all.is_none() && snapshot.is_settled() {
-            all = timeout(budget.grace(), answered.as_mut()).await.ok();
+            all = timeout(budget.step(), answered.as_mut()).await.ok();
         }
         if all.is_none() && !self.outcome.has(Step::Cancelled) {
             all = self.cancel_until(answered).await;
