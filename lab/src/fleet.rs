@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::task::JoinSet;
 use tokio_postgres::{NoTls, error::SqlState};
 
@@ -28,6 +29,9 @@ const OTHER: &str = "somebody_else";
 
 /// What the server has to put in front of what it logs, for [`refused`] to be able to read it.
 pub const LOG_LINE_PREFIX: &str = "%m [%p] %u %e ";
+
+/// How many instances are started at once: Lambda's limit of ten seconds holds for each.
+const STARTING: usize = 32;
 
 /// How often the server is looked at, and how often the other client comes.
 const INTERVAL: Duration = Duration::from_millis(25);
@@ -89,10 +93,11 @@ impl Fleet {
             .timeout(deadline)
             .start()
             .await?;
-        let starts = (0..instances).map(|_| function.cold_start());
-        for started in join_all(starts).await {
-            started?;
-        }
+        let starts = stream::iter((0..instances).map(|_| function.cold_start()));
+        starts
+            .buffer_unordered(STARTING)
+            .try_for_each(|_| async { Ok(()) })
+            .await?;
         let seen = Arc::new(Mutex::new(Seen::default()));
         let mut watchers = JoinSet::new();
         watchers.spawn(look(database.url.clone(), Arc::clone(&seen)));

@@ -70,8 +70,10 @@ pub fn kill(pid: u32) -> Result<()> {
 
 /// Whether every thread of the process is stopped; `None` when it has ended.
 pub fn is_frozen(pid: u32) -> Option<bool> {
-    let states = thread_states(pid)?;
-    if states.is_empty() || states.contains(&'Z') || states.contains(&'X') {
+    let mut states = thread_states(pid)?;
+    // A thread that has ended says nothing of the others.
+    states.retain(|state| !matches!(state, 'Z' | 'X'));
+    if states.is_empty() {
         return None;
     }
     Some(states.iter().all(|state| *state == 'T'))

@@ -195,10 +195,13 @@ impl Program {
         String::from_utf8_lossy(&self.shared.log.borrow()).into_owned()
     }
 
-    /// Waits until the log holds `text`, or the process has ended.
+    /// Waits until the log holds a line with `text`, to its end, or the process has ended.
     pub(crate) async fn logged(&self, text: &str) -> Result<()> {
         let mut log = self.shared.log.subscribe();
-        let found = |log: &Vec<u8>| String::from_utf8_lossy(log).contains(text);
+        let found = |log: &Vec<u8>| {
+            let log = String::from_utf8_lossy(log);
+            log.find(text).is_some_and(|at| log[at..].contains('\n'))
+        };
         tokio::select! {
             biased;
             _ = log.wait_for(found) => Ok(()),

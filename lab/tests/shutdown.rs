@@ -240,7 +240,11 @@ async fn functions_without_shutdown_leave_silently() {
     server.eventually(&["idle"]).await;
     assert!(environment.shutdown().await.killed);
     server.eventually(&[]).await;
-    assert_eq!(server.left_silently().len(), 1, "{}", server.postgres.log());
+    assert!(
+        !server.left_silently().is_empty(),
+        "{}",
+        server.postgres.log()
+    );
 }
 
 /// A process that no host runs.

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,7 +20,7 @@ use common::{BoxError, Lab, PLENTY, kind, lease_and_return};
 use futures_util::future::join_all;
 use lab::postgres::{Auth, Postgres};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 const ID: &str = "AKIDEXAMPLE";
 const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
@@ -263,9 +264,11 @@ async fn signatures_of_other_keys_are_rejected() {
 
 #[tokio::test]
 async fn unreachable_services_are_errors() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("an address");
-    drop(listener);
+    // It has the port, and does not listen.
+    let socket = TcpSocket::new_v4().expect("a socket");
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(any).expect("a port");
+    let address = socket.local_addr().expect("an address");
     let (_postgres, lab) = with_secret(&format!("http://{address}")).await;
     let error = lab
         .run(lease_and_return())

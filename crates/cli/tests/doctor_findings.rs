@@ -282,7 +282,9 @@ async fn autovacuum_that_blocks_is_named() {
     let waiting = pid(&migration).await;
     let alter = migration.batch_execute("alter table partners add b int");
     let examined = async {
-        until(&busy, "select count(*) > 0 from pg_locks where not granted").await;
+        let waits = "select count(*) > 0 from pg_locks \
+                     where not granted and relation = 'partners'::regclass";
+        until(&busy, waits).await;
         let mut ran = examine_at(&server, &shop.url).await.exits(1);
         // Other tables may be vacuumed as well, or not.
         let findings = ran.out.split("\n\n").nth(1).unwrap_or_default();

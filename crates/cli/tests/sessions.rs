@@ -175,9 +175,7 @@ async fn every_role_sees_locks_and_blockers() {
             until(&look, "select count(*) = 1 from pg_locks where not granted").await;
             let ran = at(&app, &["sessions", "--json"]).await.exits(0).json();
             let sessions = ran["sessions"].as_array().expect("sessions");
-            let seen = sessions
-                .iter()
-                .find(|session| session["application"] == "waits");
+            let seen = sessions.iter().find(|session| session["pid"] == waiting);
             let seen = seen.expect("the waiting session");
             assert_eq!(seen["blocked_by"], serde_json::json!([by]), "{seen}");
             assert_eq!(seen["lock"], lock, "{seen}");

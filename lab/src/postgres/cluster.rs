@@ -170,6 +170,8 @@ impl Cluster {
         let mut settings = vec![
             ("listen_addresses", "127.0.0.1".to_owned()),
             ("unix_socket_directories", base.clone()),
+            // It would take locks and slots at a moment of its own.
+            ("autovacuum", "off".to_owned()),
             // Nothing here outlives the machine's power.
             ("fsync", "off".to_owned()),
             ("full_page_writes", "off".to_owned()),

@@ -311,10 +311,12 @@ pub async fn cancel(look: &Client, pid: i32) {
 pub async fn stuck(url: &str, application: &str, sql: &str) -> Client {
     let stuck = client(url, application).await;
     stuck.batch_execute(sql).await.expect("begun");
+    let pid = pid(&stuck).await;
     let look = client(url, "look").await;
+    // An earlier session of this name is gone too.
     let old = format!(
-        "select count(*) = 1 from pg_stat_activity where application_name = '{application}' \
-         and state_change < clock_timestamp() - interval '100 ms'"
+        "select bool_and(pid = {pid} and state_change < clock_timestamp() - interval '100 ms') \
+         from pg_stat_activity where application_name = '{application}'"
     );
     until(&look, &old).await;
     stuck
