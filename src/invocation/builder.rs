@@ -112,10 +112,10 @@ impl TransactionBuilder {
         let begin = self.modes.begin();
         let invocation = self.invocation.ok_or_else(Error::not_in_invocation)?;
         let (leases, transaction) = (&invocation.inner.leases, &invocation.inner.transaction);
-        let mut slot = transaction.lock().await;
+        let (making, made) = transaction.lock().await;
         leases.check_open()?;
         transaction.check_undecided()?;
-        if let Some(shared) = &*slot {
+        if let Some(shared) = made {
             // A caller that sets no options joins the invocation's transaction.
             if begin != "BEGIN" && begin != shared.begin {
                 return Err(Error::configuration(format!(
@@ -125,19 +125,18 @@ impl TransactionBuilder {
                     shared.begin
                 )));
             }
-            return Ok(Transaction(Arc::clone(shared)));
+            return Ok(Transaction(shared));
         }
         let connection = match self.for_driver {
             true => invocation.lease_for_driver(caller).await?,
             false => invocation.lease(caller).await?,
         };
-        transaction.check_undecided()?;
         connection.session().wire.arm(&begin);
         let patience = leases.engine.settings().acquire_timeout;
         let span = span::transaction(&invocation.span(), leases.engine.peer());
         let shared = Arc::new(Shared::new(connection, begin, patience, span));
-        transaction.make(&mut slot, &shared, &leases.engine.pools().here());
-        drop(slot);
+        transaction.make(&shared, &leases.engine.pools().here())?;
+        drop(making);
         // Checkouts that wait for this connection can go on.
         leases.returned.notify_waiters();
         Ok(Transaction(shared))

@@ -12,8 +12,8 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::commit;
-use super::leases::Selection;
 use super::live::Live;
+use super::rest::Selection;
 use super::scope::Scope;
 use super::state::{Agenda, Hook, Invocation};
 use super::tasks::cut_off;
@@ -34,18 +34,22 @@ impl Invocation {
         let idle = !inner.transaction.is_some()
             && inner.tasks.is_empty()
             && agenda.deferred.is_empty()
-            && agenda.after.is_empty()
-            && !Live::of(self.engine()).has_common();
+            && agenda.after.is_empty();
         if !idle {
             return false;
         }
         let Some(rested) = inner.leases.try_close() else {
             return false;
         };
-        let guard = agenda.guard.take();
+        // Asked behind the closed gate: until then another driver may begin one.
+        let has_common = Live::of(self.engine()).has_common();
+        let guard = agenda.guard.take_if(|_| !has_common);
         drop(agenda);
         for (lease, rested, reservation) in rested {
             inner.leases.give_back(lease, rested, Some(reservation));
+        }
+        if has_common {
+            return false;
         }
         inner.leases.log_end();
         inner.leases.span.close();
@@ -114,7 +118,7 @@ impl Invocation {
     /// Commits the invocation's transaction, or drops it for teardown to roll back.
     async fn end_transaction(&self, success: bool) -> Finished {
         let budget = self.inner.leases.budget();
-        let Some(shared) = self.inner.transaction.take(budget.step()).await else {
+        let Some(shared) = self.inner.transaction.take() else {
             return Ok(());
         };
         // A second end, that of a body or of its watch, never commits.
@@ -193,7 +197,7 @@ impl Invocation {
             leases.extend(common.inner.leases.take_all());
         }
         drop(hooks);
-        let shared = inner.transaction.try_take();
+        let shared = inner.transaction.take();
         if leases.is_empty() {
             return;
         }

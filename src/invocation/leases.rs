@@ -1,16 +1,13 @@
 //! Tracks the connections that an invocation leases, from checkout to rest.
 
-use std::fmt::Display;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, join_all};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout};
-use tracing::Instrument;
+use tokio::time::Instant;
 
 use super::ledger::{self, Ledger};
 use super::list::{List, remove};
@@ -53,20 +50,12 @@ pub(super) struct Leases {
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     /// The gate is closed: no more connections are given out.
     closed: bool,
-    leases: List,
+    pub(super) leases: List,
     /// What another driver has left, until it is at rest.
-    left_by_drivers: List,
-}
-
-/// Selects the leases that are brought to rest.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Selection {
-    All,
-    /// Those whose connection was dropped.
-    Unused,
+    pub(super) left_by_drivers: List,
 }
 
 impl Leases {
@@ -238,11 +227,12 @@ impl Leases {
         if !lease.is_turn(turn) {
             return Err(Error::invocation_ended());
         }
-        let mut rested = Box::pin(self.bring_to_rest(&lease, Some(client), true, &budget)).await;
+        let rest = self.bring_to_rest(&lease, Some(client), true, &budget);
+        let rested = lease.in_turn(turn, Box::pin(rest)).await;
         let mut state = self.state();
-        if !lease.is_turn(turn) {
+        let Some(mut rested) = rested.filter(|_| lease.is_turn(turn)) else {
             return Err(Error::invocation_ended());
-        }
+        };
         if rested.client.is_none() {
             remove(&mut state.leases, &lease);
             *checkout = Some(self.checkouts.one());
@@ -302,73 +292,6 @@ impl Leases {
         });
     }
 
-    /// Brings leases to rest, in parallel. Each stays with the invocation until it is at rest, so
-    /// that none is lost if this future is dropped halfway.
-    pub(super) async fn rest(&self, selection: Selection) {
-        let budget = self.budget();
-        let rests = self.take_turns(selection).into_iter();
-        let rests = rests.map(async |(lease, client)| {
-            lease.wait_while_reading(budget.step()).await;
-            let reservation = lease.reserve();
-            let keep = reservation.is_some();
-            let rested = self.bring_to_rest(&lease, client, keep, &budget).await;
-            // If it is not there any more, another teardown was quicker.
-            if remove(&mut self.state().leases, &lease) {
-                self.give_back(lease, rested, reservation);
-            }
-        });
-        join_all(rests).await;
-    }
-
-    /// Ends the turns of the selected leases: they cannot be leased again, and tokens given out
-    /// before have no effect.
-    fn take_turns(&self, selection: Selection) -> Vec<(Arc<Lease>, Option<ExclusiveClient>)> {
-        let state = self.state();
-        let taken = state.leases.iter().filter_map(|lease| {
-            let client = lease.session().exclusive_client();
-            if client.is_none() && selection == Selection::Unused {
-                return None;
-            }
-            lease.next_turn();
-            Some((Arc::clone(lease), client))
-        });
-        taken.collect()
-    }
-
-    /// Brings a connection to rest that another driver has left, however it has left it.
-    pub(super) async fn rest_left(&self, lease: Arc<Lease>, turn: u64) {
-        // The end of the invocation waits for it.
-        let closing = {
-            let mut state = self.state();
-            if !lease.is_turn(turn) || !remove(&mut state.leases, &lease) {
-                return;
-            }
-            lease.next_turn();
-            state.left_by_drivers.push(Arc::clone(&lease));
-            self.closing.one()
-        };
-        let reservation = lease.reserve();
-        let (keep, budget) = (reservation.is_some(), self.budget());
-        let rested = self.bring_to_rest(&lease, None, keep, &budget).await;
-        // If it is not there any more, the invocation was abandoned.
-        if remove(&mut self.state().left_by_drivers, &lease) {
-            self.give_back(lease, rested, reservation);
-        }
-        drop(closing);
-        self.returned.notify_waiters();
-    }
-
-    /// Waits for the connections that are being closed, or brought to rest, beside the teardown.
-    /// Each may take a step to cancel, to read, to roll back and to be closed.
-    pub(super) async fn wait_for_closing(&self) {
-        for _ in 0..4 {
-            let closing = timeout(self.budget().step(), self.closing.none());
-            if closing.await.is_ok() {
-                break;
-            }
-        }
-    }
-
     /// Takes the leases, when no task will wait until they are at rest.
     pub(super) fn take_all(&self) -> Vec<Arc<Lease>> {
         let mut state = self.state();
@@ -386,6 +309,8 @@ impl Leases {
         self.report(&lease, &rested);
         if let (Some(client), Some(reservation)) = (rested.client.take(), reservation) {
             lease.keep(client, reservation);
+        } else {
+            lease.check_in();
         }
     }
 
@@ -396,31 +321,6 @@ impl Leases {
             close(lease.session(), &budget).await;
             drop((lease, closing));
         });
-    }
-
-    /// Brings a connection to rest, or closes it, in a span of its own.
-    async fn bring_to_rest(
-        &self,
-        lease: &Lease,
-        client: Option<ExclusiveClient>,
-        keep: bool,
-        budget: &Budget,
-    ) -> Rested {
-        let span = span::teardown(&self.span.get());
-        let rest: BoxFuture<'_, _> =
-            Box::pin(lease.rest(client, keep, budget).instrument(span.clone()));
-        let rested = rest.await;
-        let left_open_at = lease.caller().0.filter(|_| rested.is_unclean);
-        let left_open_at = left_open_at.map(|caller| caller as &dyn Display);
-        let kept = rested.client.is_some();
-        span::torn_down(
-            &span,
-            &rested.outcome,
-            kept,
-            rested.round_trips,
-            left_open_at,
-        );
-        rested
     }
 
     pub(super) fn report(&self, lease: &Lease, rested: &Rested) {
@@ -485,7 +385,7 @@ impl Leases {
         self.ledger.lock()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
 }

@@ -11,6 +11,7 @@ mod leases;
 mod ledger;
 mod list;
 mod live;
+mod rest;
 mod retry;
 mod run;
 mod savepoint;

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard};
-use tokio::time::timeout;
 use tokio_postgres::Client;
 use tracing::Span;
 
@@ -16,6 +15,7 @@ use super::connection::Connection;
 use super::tasks::is_cut_off;
 use crate::connection::LastParameters;
 use crate::error::{Error, ErrorKind, Result};
+use crate::lock;
 use crate::pool::Pool;
 use crate::tally::Tally;
 use crate::wire::residue::SET_LOCAL;
@@ -23,12 +23,14 @@ use crate::wire::residue::SET_LOCAL;
 /// Holds the transaction of an invocation.
 #[derive(Default)]
 pub(super) struct Slot {
-    transaction: Mutex<Option<Arc<Shared>>>,
-    /// The slot was locked by a caller that makes the transaction or uses it.
-    touched: AtomicBool,
+    /// Locked by the caller that makes the transaction. The end does not wait for it: who is next
+    /// to lock it may not run any more.
+    making: Mutex<()>,
+    made: lock::Mutex<Option<Arc<Shared>>>,
     /// The address of the pool whose connection it keeps; 0 while there is none.
     made_in: AtomicUsize,
-    /// The end is decided: a transaction begun later could not be committed.
+    /// The end is decided: a transaction begun later could not be committed. Changes while `made`
+    /// is locked.
     decided: AtomicBool,
     /// The turns of other drivers, those included that wait for theirs.
     pub(super) turns: Tally,
@@ -59,31 +61,27 @@ pub(super) struct Savepoints {
 }
 
 impl Slot {
-    /// Locks the slot; waits for a caller that is about to begin the transaction.
-    pub(super) async fn lock(&self) -> MutexGuard<'_, Option<Arc<Shared>>> {
-        self.touched.store(true, Ordering::Release);
-        self.transaction.lock().await
+    /// Waits for a caller that is about to make the transaction. The caller may make it, if there
+    /// is none, while it holds the guard.
+    pub(super) async fn lock(&self) -> (MutexGuard<'_, ()>, Option<Arc<Shared>>) {
+        let making = self.making.lock().await;
+        let made = self.made.lock().clone();
+        (making, made)
     }
 
-    /// Stores the transaction, which has a connection of `pool`, in the locked slot.
-    pub(super) fn make(
-        &self,
-        slot: &mut Option<Arc<Shared>>,
-        shared: &Arc<Shared>,
-        pool: &Arc<Pool>,
-    ) {
-        *slot = Some(Arc::clone(shared));
+    /// Stores the transaction, which has a connection of `pool`. Fails if the end is decided.
+    pub(super) fn make(&self, shared: &Arc<Shared>, pool: &Arc<Pool>) -> Result<()> {
+        let mut made = self.made.lock();
+        self.check_undecided()?;
+        *made = Some(Arc::clone(shared));
         self.made_in
             .store(Arc::as_ptr(pool).addr(), Ordering::Release);
+        Ok(())
     }
 
-    /// Returns whether there is a transaction, or a task is about to begin one.
+    /// Returns whether there is a transaction.
     pub(super) fn is_some(&self) -> bool {
-        let is_some = || {
-            let slot = self.transaction.try_lock();
-            slot.map_or(true, |slot| slot.is_some())
-        };
-        self.touched.load(Ordering::Acquire) && is_some()
+        self.made_in.load(Ordering::Acquire) != 0 && self.made.lock().is_some()
     }
 
     /// Returns whether there is an undecided transaction, which keeps its connection of `pool`.
@@ -92,17 +90,11 @@ impl Slot {
         made_here && !self.decided.load(Ordering::Acquire)
     }
 
-    /// Takes the transaction, if there is one, and refuses later ones. Waits at most `limit` for a
-    /// caller that is about to begin it.
-    pub(super) async fn take(&self, limit: Duration) -> Option<Arc<Shared>> {
+    /// Takes the transaction, if there is one, and refuses later ones.
+    pub(super) fn take(&self) -> Option<Arc<Shared>> {
+        let mut made = self.made.lock();
         self.decided.store(true, Ordering::Release);
-        timeout(limit, self.transaction.lock()).await.ok()?.take()
-    }
-
-    /// The same without waiting.
-    pub(super) fn try_take(&self) -> Option<Arc<Shared>> {
-        self.decided.store(true, Ordering::Release);
-        self.transaction.try_lock().ok()?.take()
+        made.take()
     }
 
     pub(super) fn check_undecided(&self) -> Result<()> {

@@ -1,6 +1,8 @@
 //! Leases: a connection that is checked out, together with its permit.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -28,10 +30,17 @@ pub(crate) struct Lease {
     session: Arc<ServerSession>,
     pool: Arc<Pool>,
     turn: Mutex<Turn>,
-    since: Stamp,
+    /// Held during each poll of a teardown, so that an earlier one ends before the next begins.
+    resting: Mutex<()>,
     /// The reading of the slots that leaves behind the first statement. A task and the teardown
     /// may wait for it at once.
     reading: Mutex<Option<Shared<Receiver<OwnAnswer>>>>,
+    checked_out: Mutex<Option<CheckedOut>>,
+}
+
+/// What ends when the connection is kept or closed, whoever still has the lease.
+struct CheckedOut {
+    since: Stamp,
     _leased: One,
     _permit: OwnedSemaphorePermit,
 }
@@ -59,10 +68,13 @@ impl Lease {
     ) -> Arc<Self> {
         pool.check_out(&session);
         Arc::new(Lease {
-            _leased: session.leases.one(),
-            _permit: permit,
+            checked_out: Mutex::new(Some(CheckedOut {
+                since: Stamp::now(),
+                _leased: session.leases.one(),
+                _permit: permit,
+            })),
             turn: Mutex::default(),
-            since: Stamp::now(),
+            resting: Mutex::default(),
             reading: Mutex::default(),
             session,
             pool,
@@ -151,6 +163,23 @@ impl Lease {
         Some(checked)
     }
 
+    /// Polls a teardown as long as its turn lasts. After that another teardown may have given the
+    /// session to another invocation, and a caller that was not polled meanwhile knows nothing of it.
+    pub(crate) async fn in_turn<F: Future + Unpin>(
+        &self,
+        turn: u64,
+        mut rest: F,
+    ) -> Option<F::Output> {
+        poll_fn(|cx| {
+            let _resting = self.resting.lock();
+            if !self.is_turn(turn) {
+                return Poll::Ready(None);
+            }
+            rest.poll_unpin(cx).map(Some)
+        })
+        .await
+    }
+
     /// Reads the slots behind the next statement.
     pub(super) fn ask_behind(&self) {
         self.expect_reading(self.pool.shared.limits.ask_behind(&self.session));
@@ -236,12 +265,20 @@ impl Lease {
         pool.keep(Arc::clone(&self.session), reservation);
         // Wakes the checkout that has waited longest.
         pool.returned.notify_one();
-        drop(self);
+        self.check_in();
+    }
+
+    /// Ends the checkout, so that another caller gets its permit.
+    pub(crate) fn check_in(&self) {
+        let checked_out = self.checked_out.lock().take();
+        if let Some(CheckedOut { since, .. }) = checked_out {
+            self.pool.check_in(&self.session, since);
+        }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.pool.check_in(&self.session, self.since);
+        self.check_in();
     }
 }

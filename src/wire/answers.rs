@@ -4,6 +4,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::expected::{Entry, Handling, Reply};
 use super::message::{self, sqlstate};
+use super::residue::Residue;
 use super::status::TransactionStatus;
 use super::tracker::Tracker;
 use super::unit::Unit;
@@ -123,6 +124,10 @@ impl Tracker {
         }
         let bound = refused.statement.filter(|_| refused.reply == Reply::Bind);
         let Some(statement) = bound else {
+            if missing && self.facts.before_execution {
+                // One of the client's own, as after a DEALLOCATE in a block.
+                self.residue.add(Residue::Client);
+            }
             return Some(message);
         };
         // XX000: the type of a parameter is missed.

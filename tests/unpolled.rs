@@ -1,0 +1,151 @@
+//! Futures that were polled, and are polled again only after their invocation has ended: a task
+//! was busy otherwise, or blocked its thread. They touch nothing of the next invocation.
+
+mod common;
+
+use std::future::{IntoFuture, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use antifreeze::{Connection, DatabaseLayer, ErrorKind, connection, invocation, transaction};
+use bytes::Bytes;
+use common::{BoxError, Lab, lab_with};
+use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use tower::{Layer, ServiceExt};
+
+type Checkout = Pin<Box<dyn Future<Output = Result<Connection, antifreeze::Error>> + Send>>;
+
+async fn is_pending<F: Future + Unpin>(future: &mut F) -> bool {
+    poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx).is_pending())).await
+}
+
+/// An invocation leaves its session in such a state, and a checkout that waits until it is
+/// removed.
+async fn left_behind(state: &str) -> (Lab, Checkout) {
+    let lab = lab_with(|config| config.max_connections(1)).await;
+    lab.warm_kept().await;
+    let late = lab.run(async {
+        let invocation = invocation()?;
+        connection().await?.batch_execute(state).await?;
+        let mut late: Checkout = Box::pin(invocation.connection());
+        assert!(is_pending(&mut late).await);
+        Ok(late)
+    });
+    let late = late.await.expect("fine");
+    (lab, late)
+}
+
+/// Stores two rows in one transaction, and polls `late` in between.
+async fn store_around<T>(lab: &Lab, late: impl Future<Output = T>) -> T {
+    let stored = lab.run(async {
+        let mut connection = connection().await?;
+        let transaction = connection.transaction().await?;
+        transaction.execute("insert into t values (1)", &[]).await?;
+        let late = late.await;
+        transaction.execute("insert into t values (2)", &[]).await?;
+        transaction.commit().await?;
+        Ok(late)
+    });
+    let late = stored.await.expect("the session is its own");
+    assert_eq!(lab.rows().await, 2);
+    late
+}
+
+#[tokio::test]
+async fn late_checkout_ends_no_other_session() {
+    let (lab, late) = left_behind("begin; insert into t values (0)").await;
+    let late = store_around(&lab, late).await;
+    let error = late.expect_err("its invocation has ended");
+    assert_eq!(error.kind(), ErrorKind::InvocationEnded, "{error}");
+}
+
+#[tokio::test]
+async fn late_checkout_hides_no_other_state() {
+    let (lab, late) = left_behind("set app.tenant = 'a'").await;
+    let set = lab.run(async {
+        let connection = connection().await?;
+        connection.batch_execute("set app.tenant = 'b'").await?;
+        Ok(late.await.map(drop))
+    });
+    let error = set
+        .await
+        .expect("set")
+        .expect_err("its invocation has ended");
+    assert_eq!(error.kind(), ErrorKind::InvocationEnded, "{error}");
+    let seen = lab.run(async {
+        let tenant = "select nullif(current_setting('app.tenant', true), '')";
+        let row = connection().await?.query_one(tenant, &[]).await?;
+        Ok(row.get::<_, Option<String>>(0))
+    });
+    assert_eq!(seen.await.expect("fine"), None);
+}
+
+/// The end of the body waits until the watch has ended its invocation.
+#[tokio::test]
+async fn late_body_ends_no_other_session() {
+    let lab = lab_with(|config| config.max_connections(2)).await;
+    lab.warm_kept().await;
+    let layer = DatabaseLayer::new(lab.database.clone()).max_duration(Duration::from_secs(3));
+    let service = layer.layer(tower::service_fn(async |_: Request<()>| {
+        let connection = connection().await?;
+        let insert = "begin; insert into t values (0)";
+        connection.batch_execute(insert).await?;
+        let frames = futures_util::stream::unfold(Some(connection), async |connection| {
+            connection?;
+            Some((Ok::<_, BoxError>(Frame::data(Bytes::from("x"))), None))
+        });
+        let body = invocation()?.stream(StreamBody::new(frames));
+        Ok::<_, BoxError>(Response::new(body))
+    }));
+    let response = service.oneshot(Request::new(())).await.expect("a head");
+    let mut body = Box::pin(response.into_body());
+    assert!(is_pending(&mut body.frame()).await, "it waits for ROLLBACK");
+    lab.eventually("the watch has ended it", async |lab| lab.has_torn_down())
+        .await;
+    assert!(lab.is_kept());
+    store_around(&lab, async { while body.frame().await.is_some() {} }).await;
+}
+
+/// The response says what became of the transaction, whoever is next to ask for it.
+#[tokio::test]
+async fn unpolled_caller_stops_no_commit() {
+    let lab = lab_with(|config| config.max_connections(2)).await;
+    let stored = lab.run(async {
+        let mut first = transaction().into_future();
+        let mut next = transaction().into_future();
+        assert!(is_pending(&mut first).await, "it connects");
+        assert!(is_pending(&mut next).await, "it waits for the first");
+        let insert = "insert into t values (1)";
+        first.await?.execute(insert, &[]).await?;
+        Ok(next)
+    });
+    let next = stored.await.expect("committed");
+    assert_eq!(lab.rows().await, 1);
+    let error = next.await.expect_err("its invocation has ended");
+    assert_eq!(error.kind(), ErrorKind::InvocationEnded, "{error}");
+}
+
+/// The same with a task that blocks its thread.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blocked_task_stops_no_commit() {
+    let lab = lab_with(|config| config.max_connections(2)).await;
+    let (go, gone) = std::sync::mpsc::channel::<()>();
+    let stored = lab.run(async {
+        let mut first = transaction().into_future();
+        assert!(is_pending(&mut first).await, "it connects");
+        invocation()?.spawn(async move {
+            let uses = async { drop(transaction().await) };
+            let blocks = async move { gone.recv().unwrap_or_default() };
+            tokio::join!(uses, blocks);
+        });
+        let insert = "insert into t values (1)";
+        first.await?.execute(insert, &[]).await?;
+        Ok(())
+    });
+    stored.await.expect("committed");
+    assert_eq!(lab.rows().await, 1);
+    drop(go);
+}
