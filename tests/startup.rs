@@ -10,11 +10,12 @@ use std::time::Duration;
 use antifreeze::config::GuessAuthentication;
 use antifreeze::{Config, Database, ErrorKind};
 use common::capture::Capture;
-use common::{kind, lab_over_relay, lease_and_return};
+use common::{PLENTY, kind, lab_over_relay, lease_and_return};
 use lab::certificates::Authority;
 use lab::pgbouncer::PgBouncer;
 use lab::postgres::{Auth, Installation, Postgres};
 use lab::relay::Relay;
+use tokio::time::timeout;
 
 const AUTO: GuessAuthentication = GuessAuthentication::Auto;
 const OFF: GuessAuthentication = GuessAuthentication::Off;
@@ -29,6 +30,13 @@ async fn cost(database: &Database, relay: &Relay) -> (u64, u64) {
     let counts = relay.counts().since(before);
     session.simple_query("select 1").await.expect("a row");
     session.close(Duration::from_secs(5)).await;
+    // A wrong guess may still be refused.
+    let gone = async {
+        while relay.open_connections() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PLENTY, gone).await.expect("none is left");
     relay.quiet(Duration::from_millis(20)).await;
     (counts.connections, counts.round_trips)
 }

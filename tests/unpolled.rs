@@ -94,7 +94,7 @@ async fn late_body_ends_no_other_session() {
         let insert = "begin; insert into t values (0)";
         connection.batch_execute(insert).await?;
         let frames = futures_util::stream::unfold(Some(connection), async |connection| {
-            connection?;
+            drop(connection?);
             Some((Ok::<_, BoxError>(Frame::data(Bytes::from("x"))), None))
         });
         let body = invocation()?.stream(StreamBody::new(frames));

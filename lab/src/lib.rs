@@ -133,5 +133,6 @@ pub mod vercel;
 
 pub use self::{
     error::{Error, OrSay, Result, exit_code},
+    net::free_port,
     program::Exit,
 };

@@ -40,7 +40,10 @@ pub(crate) fn listen() -> Result<TcpListener> {
 }
 
 /// A port of 127.0.0.1 that was free a moment ago, for a server that binds it itself.
-pub(crate) fn free_port() -> Result<u16> {
+///
+/// # Errors
+/// When none is free.
+pub fn free_port() -> Result<u16> {
     let listener = listen()?;
     match listener.local_addr() {
         Ok(address) => Ok(address.port()),

@@ -255,9 +255,7 @@ struct Plain {
 
 impl Plain {
     async fn start(server: &Server) -> Plain {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = listener.local_addr().expect("an address").port();
-        drop(listener);
+        let port = lab::free_port().expect("a port");
         let mut child = Command::new(ENDINGS)
             .env("DATABASE_URL", &server.database.url)
             .env("MAX_CONNECTIONS", "1")

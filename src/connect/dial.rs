@@ -252,7 +252,7 @@ mod tests {
     use std::cell::Cell;
     use std::future::pending;
 
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpSocket};
     use tokio::time::sleep;
 
     use super::*;
@@ -327,9 +327,11 @@ mod tests {
     async fn silent_and_refusing_addresses_are_overtaken() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let accepts = listener.local_addr().expect("an address").to_string();
-        let closed = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        // It has the port, and does not listen.
+        let closed = TcpSocket::new_v4().expect("a socket");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        closed.bind(any).expect("a port");
         let refuses = closed.local_addr().expect("an address").to_string();
-        drop(closed);
         // A test network (RFC 5737): nothing answers, or nothing is routed there.
         let silent = "192.0.2.1:5432";
         let server = tokio_postgres::Config::new();

@@ -15,7 +15,7 @@
 
 use std::{
     env, fs,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::TcpStream,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -103,7 +103,7 @@ impl Reader {
         if let Some(&(server, usual)) = server {
             // One terminal for all servers.
             self.serving = None;
-            let port = free();
+            let port = lab::free_port().expect("a port");
             let text = match server {
                 "cargo run" => format!("VERCEL_DEV_PORT={port} {text}"),
                 _ => format!("{} --invoke-port {port}", text.trim()),
@@ -221,12 +221,6 @@ fn blocks(page: &str) -> Vec<Block> {
         });
     }
     blocks
-}
-
-fn free() -> u16 {
-    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    free.map(|address: SocketAddr| address.port())
-        .expect("a port")
 }
 
 /// What runs in the other terminal.

