@@ -11,6 +11,7 @@ use std::time::Duration;
 use antifreeze::{Connection, DatabaseLayer, ErrorKind, connection, invocation, transaction};
 use bytes::Bytes;
 use common::{BoxError, Lab, lab_with};
+use futures_util::StreamExt;
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
@@ -83,30 +84,68 @@ async fn late_checkout_hides_no_other_state() {
     assert_eq!(seen.await.expect("fine"), None);
 }
 
-/// The end of the body waits until the watch has ended its invocation.
+/// A layer whose requests may take this long.
+fn layer(lab: &Lab, limit: Duration) -> DatabaseLayer {
+    DatabaseLayer::new(lab.database.clone()).max_duration(limit)
+}
+
+/// The watch goes on with the end that the body has begun.
 #[tokio::test]
 async fn late_body_ends_no_other_session() {
     let lab = lab_with(|config| config.max_connections(2)).await;
     lab.warm_kept().await;
-    let layer = DatabaseLayer::new(lab.database.clone()).max_duration(Duration::from_secs(3));
-    let service = layer.layer(tower::service_fn(async |_: Request<()>| {
-        let connection = connection().await?;
-        let insert = "begin; insert into t values (0)";
-        connection.batch_execute(insert).await?;
-        let frames = futures_util::stream::unfold(Some(connection), async |connection| {
-            drop(connection?);
-            Some((Ok::<_, BoxError>(Frame::data(Bytes::from("x"))), None))
-        });
-        let body = invocation()?.stream(StreamBody::new(frames));
-        Ok::<_, BoxError>(Response::new(body))
-    }));
+    let (done, mut is_done) = tokio::sync::mpsc::unbounded_channel();
+    let service =
+        layer(&lab, Duration::from_secs(3)).layer(tower::service_fn(async |_: Request<()>| {
+            let (invocation, done) = (invocation()?, done.clone());
+            let connection = connection().await?;
+            let insert = "begin; insert into t values (0)";
+            connection.batch_execute(insert).await?;
+            invocation.after(async move { done.send(()).expect("it is awaited") });
+            let frames = futures_util::stream::unfold(Some(connection), async |connection| {
+                drop(connection?);
+                Some((Ok::<_, BoxError>(Frame::data(Bytes::from("x"))), None))
+            });
+            Ok::<_, BoxError>(Response::new(invocation.stream(StreamBody::new(frames))))
+        }));
     let response = service.oneshot(Request::new(())).await.expect("a head");
     let mut body = Box::pin(response.into_body());
     assert!(is_pending(&mut body.frame()).await, "it waits for ROLLBACK");
-    lab.eventually("the watch has ended it", async |lab| lab.has_torn_down())
-        .await;
+    is_done.recv().await.expect("the watch has ended it");
     assert!(lab.is_kept());
     store_around(&lab, async { while body.frame().await.is_some() {} }).await;
+}
+
+/// A task does not yield when the body ends, and the watch comes shortly after.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn body_and_watch_have_one_end() {
+    let lab = lab_with(|config| config.max_connections(2)).await;
+    lab.warm_kept().await;
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let ended = std::sync::Mutex::new(Some(ended));
+    let service =
+        layer(&lab, Duration::from_secs(1)).layer(tower::service_fn(async |_: Request<()>| {
+            let invocation = invocation()?;
+            let connection = connection().await?;
+            let insert = "begin; insert into t values (0)";
+            connection.batch_execute(insert).await?;
+            let ended = ended.lock().expect("no panic").take();
+            invocation.spawn(async move { ended.map(|ended| ended.recv()).is_some() });
+            let frames = futures_util::stream::unfold(Some(connection), async |connection| {
+                let connection = connection?;
+                let mut sleeps = Box::pin(connection.batch_execute("select pg_sleep(600)"));
+                assert!(is_pending(&mut sleeps).await);
+                std::future::pending().await
+            });
+            let frames = frames.map(|frame: Bytes| Ok::<_, BoxError>(Frame::data(frame)));
+            Ok::<_, BoxError>(Response::new(invocation.stream(StreamBody::new(frames))))
+        }));
+    let response = service.oneshot(Request::new(())).await.expect("a head");
+    let mut body = Box::pin(response.into_body());
+    while body.frame().await.is_some() {}
+    assert!(lab.has_torn_down());
+    lab.ends_at_rest().await;
+    drop(end);
 }
 
 /// The response says what became of the transaction, whoever is next to ask for it.

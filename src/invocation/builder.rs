@@ -112,10 +112,9 @@ impl TransactionBuilder {
         let begin = self.modes.begin();
         let invocation = self.invocation.ok_or_else(Error::not_in_invocation)?;
         let (leases, transaction) = (&invocation.inner.leases, &invocation.inner.transaction);
-        let (making, made) = transaction.lock().await;
+        let making = transaction.lock().await;
         leases.check_open()?;
-        transaction.check_undecided()?;
-        if let Some(shared) = made {
+        if let Some(shared) = transaction.made()? {
             // A caller that sets no options joins the invocation's transaction.
             if begin != "BEGIN" && begin != shared.begin {
                 return Err(Error::configuration(format!(
@@ -135,7 +134,9 @@ impl TransactionBuilder {
         let patience = leases.engine.settings().acquire_timeout;
         let span = span::transaction(&invocation.span(), leases.engine.peer());
         let shared = Arc::new(Shared::new(connection, begin, patience, span));
-        transaction.make(&shared, &leases.engine.pools().here())?;
+        transaction
+            .make(&shared, &leases.engine.pools().here())
+            .inspect_err(|error| span::failed(&shared.span, error))?;
         drop(making);
         // Checkouts that wait for this connection can go on.
         leases.returned.notify_waiters();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_util::FutureExt;
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, Shared, join_all};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
@@ -235,20 +235,33 @@ impl Invocation {
 /// dropped.
 pub(crate) struct Watch(AbortHandle);
 
-impl Invocation {
-    /// Ends the invocation at `at`.
+/// The end of an invocation, which whoever has a clone can drive.
+pub(crate) type End = Shared<BoxFuture<'static, ()>>;
+
+impl Watch {
+    /// Drives `end` from `at` on.
     ///
     /// A body is polled only as fast as its client reads. A client that does not read would keep
     /// the connection and its locks forever.
-    pub(crate) fn watch(&self, at: Instant) -> Watch {
-        let inner = Arc::downgrade(&self.inner);
+    pub(crate) fn new(end: End, at: Instant) -> Self {
         let watch = tokio::spawn(async move {
             sleep_until(at).await;
-            if let Some(inner) = inner.upgrade() {
-                let _ = Invocation { inner }.finish(false).await;
-            }
+            end.await;
         });
         Watch(watch.abort_handle())
+    }
+}
+
+impl Invocation {
+    /// Prepares the end of an invocation whose body has ended, or is ended from outside.
+    pub(crate) fn end(&self) -> End {
+        let invocation = self.clone();
+        let end = async move {
+            if !invocation.try_finish() {
+                let _ = invocation.finish(false).await;
+            }
+        };
+        end.boxed().shared()
     }
 }
 
@@ -282,6 +295,13 @@ impl Ending {
             streams: false,
             abandoned,
         }
+    }
+
+    /// Drives an end that others drive too.
+    pub(crate) fn of(invocation: Invocation, end: End, abandoned: fn(&str, usize)) -> Self {
+        let mut ending = Ending::new(invocation, abandoned);
+        ending.teardown = TeardownState::Runs(Box::pin(end.map(Ok)));
+        ending
     }
 
     pub(crate) fn invocation(&self) -> &Invocation {

@@ -206,6 +206,9 @@ impl Leases {
         let pool = self.engine.pools().here();
         let (lease, turn, client) = {
             let state = self.state();
+            if state.closed {
+                return Err(Error::invocation_ended());
+            }
             let found = state.leases.iter().find_map(|lease| {
                 let client = lease.session().exclusive_client()?;
                 lease.belongs_to(&pool).then_some((lease, client))
@@ -229,13 +232,16 @@ impl Leases {
         }
         let rest = self.bring_to_rest(&lease, Some(client), true, &budget);
         let rested = lease.in_turn(turn, Box::pin(rest)).await;
+        let mut rested = rested.ok_or_else(Error::invocation_ended)?;
         let mut state = self.state();
-        let Some(mut rested) = rested.filter(|_| lease.is_turn(turn)) else {
+        if !lease.is_turn(turn) {
+            drop(state);
             return Err(Error::invocation_ended());
-        };
+        }
         if rested.client.is_none() {
             remove(&mut state.leases, &lease);
             *checkout = Some(self.checkouts.one());
+            lease.check_in();
         }
         drop(state);
         self.report(&lease, &rested);

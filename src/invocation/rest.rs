@@ -26,23 +26,18 @@ impl Leases {
     /// Brings leases to rest, in parallel. Each stays with the invocation until it is at rest, so
     /// that none is lost if this future is dropped halfway.
     pub(super) async fn rest(&self, selection: Selection) {
-        // Another teardown, from which this one takes over, waits for it.
+        // Whoever abandons the invocation meanwhile must not take what is almost at rest.
         let _closing = self.closing.one();
         let budget = self.budget();
         let rests = self.take_turns(selection).into_iter();
-        let rests = rests.map(async |(lease, turn, client)| {
-            let rest = Box::pin(async {
-                lease.wait_while_reading(budget.step()).await;
-                let reservation = lease.reserve();
-                let keep = reservation.is_some();
-                let rested = self.bring_to_rest(&lease, client, keep, &budget).await;
-                (rested, reservation)
-            });
-            let rested = lease.in_turn(turn, rest).await;
-            // If it is not there any more, another teardown was quicker.
-            if let Some((rested, reservation)) = rested
-                && remove(&mut self.state().leases, &lease)
-            {
+        let rests = rests.map(async |(lease, client)| {
+            lease.end_of_turns().await;
+            lease.wait_while_reading(budget.step()).await;
+            let reservation = lease.reserve();
+            let keep = reservation.is_some();
+            let rested = self.bring_to_rest(&lease, client, keep, &budget).await;
+            // If it is not there any more, the invocation was abandoned.
+            if remove(&mut self.state().leases, &lease) {
                 self.give_back(lease, rested, reservation);
             }
         });
@@ -51,14 +46,15 @@ impl Leases {
 
     /// Ends the turns of the selected leases: they cannot be leased again, and tokens given out
     /// before have no effect.
-    fn take_turns(&self, selection: Selection) -> Vec<(Arc<Lease>, u64, Option<ExclusiveClient>)> {
+    fn take_turns(&self, selection: Selection) -> Vec<(Arc<Lease>, Option<ExclusiveClient>)> {
         let state = self.state();
         let taken = state.leases.iter().filter_map(|lease| {
             let client = lease.session().exclusive_client();
             if client.is_none() && selection == Selection::Unused {
                 return None;
             }
-            Some((Arc::clone(lease), lease.next_turn(), client))
+            lease.next_turn();
+            Some((Arc::clone(lease), client))
         });
         taken.collect()
     }

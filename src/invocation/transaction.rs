@@ -63,10 +63,15 @@ pub(super) struct Savepoints {
 impl Slot {
     /// Waits for a caller that is about to make the transaction. The caller may make it, if there
     /// is none, while it holds the guard.
-    pub(super) async fn lock(&self) -> (MutexGuard<'_, ()>, Option<Arc<Shared>>) {
-        let making = self.making.lock().await;
-        let made = self.made.lock().clone();
-        (making, made)
+    pub(super) async fn lock(&self) -> MutexGuard<'_, ()> {
+        self.making.lock().await
+    }
+
+    /// Returns the transaction, if there is one. Fails if the end is decided.
+    pub(super) fn made(&self) -> Result<Option<Arc<Shared>>> {
+        let made = self.made.lock();
+        self.check_undecided()?;
+        Ok(made.clone())
     }
 
     /// Stores the transaction, which has a connection of `pool`. Fails if the end is decided.
@@ -97,7 +102,7 @@ impl Slot {
         made.take()
     }
 
-    pub(super) fn check_undecided(&self) -> Result<()> {
+    fn check_undecided(&self) -> Result<()> {
         let undecided = !self.decided.load(Ordering::Acquire);
         undecided.then_some(()).ok_or_else(decided)
     }

@@ -62,13 +62,14 @@ impl<R> Body<R> {
 
     pub(crate) fn held(body: R, invocation: Invocation) -> Self {
         let cutoff = invocation.cutoff();
+        let end = invocation.end();
         let held = HeldBody {
             body: Box::pin(Some(body)),
             kept: None,
             scope: Scope::around(invocation.clone()),
-            _watch: cutoff.map(|cutoff| invocation.watch(cutoff + READ_BY)),
+            _watch: cutoff.map(|cutoff| Watch::new(end.clone(), cutoff + READ_BY)),
             cutoff: cutoff.map(|cutoff| Box::pin(sleep_until(cutoff))),
-            ending: Ending::new(invocation, observe::hung_up),
+            ending: Ending::of(invocation, end, observe::hung_up),
             error: None,
             panic: None,
             done: false,

@@ -10,6 +10,7 @@ use futures_util::future::{OptionFuture, Shared};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::oneshot::Receiver;
 use tokio::task::coop::unconstrained;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::pools::Pool;
@@ -30,7 +31,7 @@ pub(crate) struct Lease {
     session: Arc<ServerSession>,
     pool: Arc<Pool>,
     turn: Mutex<Turn>,
-    /// Held during each poll of a teardown, so that an earlier one ends before the next begins.
+    /// Held during each poll of a [teardown with a turn](Lease::in_turn).
     resting: Mutex<()>,
     /// The reading of the slots that leaves behind the first statement. A task and the teardown
     /// may wait for it at once.
@@ -163,21 +164,28 @@ impl Lease {
         Some(checked)
     }
 
-    /// Polls a teardown as long as its turn lasts. After that another teardown may have given the
-    /// session to another invocation, and a caller that was not polled meanwhile knows nothing of it.
-    pub(crate) async fn in_turn<F: Future + Unpin>(
-        &self,
-        turn: u64,
-        mut rest: F,
-    ) -> Option<F::Output> {
+    /// Polls a teardown as long as its turn lasts: then another one brings the session to rest, and
+    /// may have given it to another invocation before this one is polled again. Once Terminate was
+    /// sent, none can get it.
+    pub(crate) async fn in_turn<F>(&self, turn: u64, mut rest: F) -> Option<F::Output>
+    where
+        F: Future + Unpin,
+    {
         poll_fn(|cx| {
             let _resting = self.resting.lock();
-            if !self.is_turn(turn) {
+            if !self.is_turn(turn) && !self.session.link.wire.is_terminated() {
                 return Poll::Ready(None);
             }
             rest.poll_unpin(cx).map(Some)
         })
         .await
+    }
+
+    /// Waits until another thread does not poll a teardown whose turn has ended.
+    pub(crate) async fn end_of_turns(&self) {
+        while self.resting.try_lock().is_none() {
+            yield_now().await;
+        }
     }
 
     /// Reads the slots behind the next statement.

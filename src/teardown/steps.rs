@@ -137,10 +137,10 @@ impl<'a> Steps<'a> {
         if all.is_none() {
             let limit = self.budget.patience(wire);
             all = timeout(limit, answered.as_mut()).await.ok();
-            if all.is_none() {
-                all = self.cancel_until(answered).await;
-            } else {
+            if all.is_some() {
                 self.outcome.did(Step::Settled);
+            } else if !wire.snapshot().is_settled() {
+                all = self.cancel_until(answered).await;
             }
         }
         if all != Some(true) || session.is_being_cancelled() {
@@ -305,9 +305,8 @@ impl<'a> Steps<'a> {
         }
         // The end of a COPY has already been sent.
         if all.is_none() && snapshot.is_settled() {
-            all = timeout(budget.step(), answered.as_mut()).await.ok();
-        }
-        if all.is_none() && !self.outcome.has(Step::Cancelled) {
+            all = timeout(budget.step(), answered).await.ok();
+        } else if all.is_none() && !self.outcome.has(Step::Cancelled) {
             all = self.cancel_until(answered).await;
         }
         if all != Some(true) || session.link.wire.snapshot().is_at_rest() {

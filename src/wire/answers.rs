@@ -122,10 +122,11 @@ impl Tracker {
                 message
             });
         }
+        let is_own = refused.reply == Reply::Bind && refused.statement.is_none();
         let bound = refused.statement.filter(|_| refused.reply == Reply::Bind);
         let Some(statement) = bound else {
-            if missing && self.facts.before_execution {
-                // One of the client's own, as after a DEALLOCATE in a block.
+            if missing && is_own {
+                // As after a DEALLOCATE in a block.
                 self.residue.add(Residue::Client);
             }
             return Some(message);

@@ -341,6 +341,12 @@ impl Wire {
         }
     }
 
+    /// Returns whether Terminate was sent, or need not be.
+    pub(crate) fn is_terminated(&self) -> bool {
+        let sent = self.state().terminate_sent();
+        sent.is_some_and(|sent| sent != Terminate::NotSent)
+    }
+
     /// Returns whether the server was outside any transaction and owed nothing when Terminate
     /// was sent.
     pub fn terminated_at_rest(&self) -> bool {
