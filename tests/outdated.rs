@@ -178,24 +178,3 @@ async fn procedure_is_not_called_twice() {
     .expect("fine");
     assert_eq!(lab.rows().await, 1);
 }
-
-/// tokio-postgres keeps statements of its own, which look up types. DEALLOCATE in a block is not
-/// seen: what fails then is the first lookup alone.
-#[tokio::test]
-async fn lost_lookups_of_types_are_prepared_again() {
-    let lab = lab_with(|config| config.max_connections(1)).await;
-    let types = "create type one as enum ('a'); create type two as enum ('a')";
-    lab.server.execute(types).await.expect("types");
-    lab.warm_kept().await;
-    let run = async |sql: &str| {
-        let prepare = async { Ok(connection().await?.prepare(sql).await.is_ok()) };
-        lab.run(prepare).await.expect("fine")
-    };
-    assert!(run("select 'a'::one").await);
-    let deallocate = "do $$ begin execute 'deallocate all'; end $$";
-    lab.run(async { Ok(connection().await?.batch_execute(deallocate).await?) })
-        .await
-        .expect("fine");
-    run("select 'a'::two").await;
-    assert!(run("select 'a'::two").await);
-}

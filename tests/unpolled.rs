@@ -148,6 +148,57 @@ async fn body_and_watch_have_one_end() {
     drop(end);
 }
 
+/// The client hangs up while a clean-up is under way, whose connection is at rest.
+#[tokio::test]
+async fn dropped_body_drops_its_end_first() {
+    let lab = lab_with(|config| config.max_connections(2)).await;
+    lab.warm_kept().await;
+    let (has, mut having) = tokio::sync::mpsc::unbounded_channel();
+    let service =
+        layer(&lab, Duration::from_secs(30)).layer(tower::service_fn(async |_: Request<()>| {
+            let (invocation, has) = (invocation()?, has.clone());
+            let cleans = invocation.clone();
+            invocation.defer(async move {
+                let _connection = cleans.connection().await.expect("a connection");
+                has.send(()).expect("it is awaited");
+                std::future::pending::<()>().await;
+            });
+            let frames = futures_util::stream::empty::<Result<Frame<Bytes>, BoxError>>();
+            Ok::<_, BoxError>(Response::new(invocation.stream(StreamBody::new(frames))))
+        }));
+    let response = service.oneshot(Request::new(())).await.expect("a head");
+    let mut body = Box::pin(response.into_body());
+    tokio::select! {
+        _ = body.frame() => panic!("the clean-up waits"),
+        has = having.recv() => has.expect("a connection"),
+    }
+    drop(body);
+    assert!(lab.is_kept());
+}
+
+/// An invocation is abandoned, and a checkout of it is not polled any more.
+#[tokio::test]
+async fn unpolled_checkout_keeps_no_permit() {
+    let lab = lab_with(|config| config.max_connections(1)).await;
+    lab.warm_kept().await;
+    let (send, mut sent) = tokio::sync::mpsc::unbounded_channel::<Checkout>();
+    let run = lab.run::<()>(async {
+        let invocation = invocation()?;
+        let insert = "begin; insert into t values (0)";
+        connection().await?.batch_execute(insert).await?;
+        let mut late: Checkout = Box::pin(invocation.connection());
+        assert!(is_pending(&mut late).await);
+        send.send(late).expect("it is awaited");
+        std::future::pending().await
+    });
+    let late = tokio::select! {
+        _ = run => panic!("it waits"),
+        late = sent.recv() => late.expect("a checkout"),
+    };
+    store_around(&lab, async {}).await;
+    drop(late);
+}
+
 /// The response says what became of the transaction, whoever is next to ask for it.
 #[tokio::test]
 async fn unpolled_caller_stops_no_commit() {

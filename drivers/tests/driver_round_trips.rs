@@ -70,16 +70,27 @@ impl Lab {
 }
 
 async fn fewest(count: impl AsyncFn() -> Counts) -> Counts {
-    let counts = [count().await, count().await, count().await];
-    let key = |one: &Counts| {
+    let [fewest, _, _] = three(count).await;
+    fewest
+}
+
+/// The median of three: what a driver alone sends late is counted with the next.
+async fn median(count: impl AsyncFn() -> Counts) -> Counts {
+    let [_, median, _] = three(count).await;
+    median
+}
+
+async fn three(count: impl AsyncFn() -> Counts) -> [Counts; 3] {
+    let mut counts = [count().await, count().await, count().await];
+    counts.sort_by_key(|one| {
         (
             one.connections,
             one.round_trips,
             one.bytes_up,
             one.bytes_down,
         )
-    };
-    counts.into_iter().min_by_key(key).expect("three")
+    });
+    counts
 }
 
 async fn query(pool: &PgPool) -> Result<(), BoxError> {
@@ -98,7 +109,7 @@ async fn sqlx_query_takes_one_round_trip_not_three() {
     let pool = PgPoolOptions::new().connect_lazy(&lab.url).expect("a pool");
     // The pool has its connection back when it has tested it.
     lab.count_alone(async || query(&pool).await).await;
-    let alone = fewest(async || lab.count_alone(async || query(&pool).await).await).await;
+    let alone = median(async || lab.count_alone(async || query(&pool).await).await).await;
     assert_eq!(alone.round_trips, 3, "{alone:?}");
 
     let url = lab.database.url().expect("a URL");
@@ -164,7 +175,7 @@ async fn clean_end_sends_nothing() {
 /// its first statement, and alone.
 async fn fresh(alone: u64, connect: impl AsyncFn(String) -> Result<(), BoxError>) {
     let lab = lab().await;
-    let counts = fewest(async || {
+    let counts = median(async || {
         lab.count_alone(async || connect(lab.url.clone()).await)
             .await
     })

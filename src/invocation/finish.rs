@@ -221,7 +221,7 @@ impl Invocation {
                     .into_iter()
                     .map(async |(left, terminate_sent, lease)| {
                         let rested = lease.close_ended(terminate_sent, left, &budget).await;
-                        leases.report(&lease, &rested);
+                        leases.give_back(lease, rested, None);
                     });
                 join_all(closes).await;
                 leases.log_end();
@@ -243,10 +243,14 @@ impl Watch {
     ///
     /// A body is polled only as fast as its client reads. A client that does not read would keep
     /// the connection and its locks forever.
-    pub(crate) fn new(end: End, at: Instant) -> Self {
+    pub(crate) fn new(end: &End, at: Instant) -> Self {
+        // A body that is dropped drops what it has begun, before it abandons the invocation.
+        let end = end.downgrade();
         let watch = tokio::spawn(async move {
             sleep_until(at).await;
-            end.await;
+            if let Some(end) = end.and_then(|end| end.upgrade()) {
+                end.await;
+            }
         });
         Watch(watch.abort_handle())
     }

@@ -241,9 +241,11 @@ impl Leases {
         if rested.client.is_none() {
             remove(&mut state.leases, &lease);
             *checkout = Some(self.checkouts.one());
-            lease.check_in();
         }
         drop(state);
+        if rested.client.is_none() {
+            lease.check_in();
+        }
         self.report(&lease, &rested);
         // What was left open was that of the caller before.
         if rested.client.is_some() {

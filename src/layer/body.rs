@@ -67,7 +67,7 @@ impl<R> Body<R> {
             body: Box::pin(Some(body)),
             kept: None,
             scope: Scope::around(invocation.clone()),
-            _watch: cutoff.map(|cutoff| Watch::new(end.clone(), cutoff + READ_BY)),
+            _watch: cutoff.map(|cutoff| Watch::new(&end, cutoff + READ_BY)),
             cutoff: cutoff.map(|cutoff| Box::pin(sleep_until(cutoff))),
             ending: Ending::of(invocation, end, observe::hung_up),
             error: None,

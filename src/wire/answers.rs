@@ -4,7 +4,6 @@ use bytes::{BufMut, BytesMut};
 
 use super::expected::{Entry, Handling, Reply};
 use super::message::{self, sqlstate};
-use super::residue::Residue;
 use super::status::TransactionStatus;
 use super::tracker::Tracker;
 use super::unit::Unit;
@@ -122,13 +121,8 @@ impl Tracker {
                 message
             });
         }
-        let is_own = refused.reply == Reply::Bind && refused.statement.is_none();
         let bound = refused.statement.filter(|_| refused.reply == Reply::Bind);
         let Some(statement) = bound else {
-            if missing && is_own {
-                // As after a DEALLOCATE in a block.
-                self.residue.add(Residue::Client);
-            }
             return Some(message);
         };
         // XX000: the type of a parameter is missed.

@@ -175,7 +175,7 @@ impl Frontend {
             // The session's is another client's.
             let foreign = client_name.is_empty();
             if foreign {
-                self.fail(no_statement(client_name), tracker);
+                self.fail(no_unnamed(), tracker);
             }
             return foreign;
         };
@@ -210,8 +210,12 @@ impl Frontend {
         self.lead(tracker);
         let Some(server) = self.server_statement(client_name, tracker) else {
             // The session's is another client's.
-            let error = no_statement(client_name);
-            return Some(Entry::new(Reply::Bind, Handling::Replace(error)));
+            let handling = if client_name.is_empty() {
+                Handling::Replace(no_unnamed())
+            } else {
+                Handling::Pass
+            };
+            return Some(Entry::new(Reply::Bind, handling));
         };
         let statement = self.named(client_name);
         let described = statement.described.as_ref();
@@ -315,15 +319,8 @@ fn typed(text: &[u8], description: &[u8]) -> Arc<[u8]> {
     [sql, b"\0", types].concat().into()
 }
 
-/// Returns the error of a statement that does not exist, as PostgreSQL says it.
-fn no_statement(name: &[u8]) -> Bytes {
-    let quoted = format!("prepared statement \"{}\"", String::from_utf8_lossy(name));
-    let what = if name.is_empty() {
-        "unnamed prepared statement"
-    } else {
-        &quoted
-    };
-    message::error("26000", &format!("{what} does not exist"))
+fn no_unnamed() -> Bytes {
+    message::error("26000", "unnamed prepared statement does not exist")
 }
 
 /// Returns the name in `DEALLOCATE name`, unless it is `ALL`.
