@@ -201,6 +201,37 @@ async fn connection_lost_in_commit_is_not_retried() {
     assert_eq!(runs, 1);
 }
 
+/// A task outlives its handler, and the teardown takes its session while COMMIT is under way.
+#[tokio::test]
+async fn commit_that_a_teardown_cuts_off_is_not_known() {
+    tokio::task::LocalSet::new().run_until(cut_off()).await;
+}
+
+async fn cut_off() {
+    let (lab, relay) = lab_over_relay(|config| config).await;
+    let relay = std::rc::Rc::new(relay);
+    let task = lab.run(async {
+        let mut connection = connection().await?;
+        let stalls = std::rc::Rc::clone(&relay);
+        let task = tokio::task::spawn_local(async move {
+            let work = async |transaction: &tokio_postgres::Transaction<'_>| {
+                transaction.execute("insert into t values (1)", &[]).await?;
+                stalls.quiet(Duration::from_millis(20)).await;
+                stalls.stall_down();
+                Ok::<_, Error>(())
+            };
+            connection.retry_transaction(work).await
+        });
+        lab.eventually("committed", async |lab| lab.rows().await == 1)
+            .await;
+        Ok(task)
+    });
+    let task = task.await.expect("fine");
+    relay.resume();
+    let error = task.await.expect("no panic").expect_err("it was cut off");
+    assert_eq!(error.kind(), ErrorKind::CommitUnknown, "{error}");
+}
+
 #[tokio::test]
 async fn retry_transaction_works_in_a_task() {
     let lab = lab().await;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::ServerSession;
 use crate::config::Pooler;
-use crate::wire::{OwnAnswer, TransactionStatus};
+use crate::wire::{OwnAnswer, TransactionStatus, once};
 
 /// What PgBouncer carries from server to server (its manual, `track_extra_parameters`).
 const CARRIED: [&str; 6] = [
@@ -60,11 +60,13 @@ impl ServerSession {
             return Some(OwnAnswer::default());
         };
         let answer = self.ask(&statements, true)?;
-        // Either may hold if this future is dropped meanwhile. No driver can want a NUL.
+        // Either may hold if this future is dropped meanwhile. No driver can want a NUL; and one that
+        // is polled late does not know what the next holder has set.
+        let unique = format!("\0{}", once());
         let before = self.parameters.lock().clone();
         let names = before.iter().chain(wanted).map(|(name, _)| name.clone());
         let names = names.collect::<BTreeSet<_>>().into_iter();
-        let unknown: Vec<_> = names.map(|name| (name, "\0".to_owned())).collect();
+        let unknown: Vec<_> = names.map(|name| (name, unique.clone())).collect();
         self.parameters.lock().clone_from(&unknown);
         // It is in force before anything of the driver is sent.
         let answer = answer.await?;
@@ -74,7 +76,7 @@ impl ServerSession {
         let mut known = self.parameters.lock();
         // Otherwise a reset has removed them.
         if holds && *known == unknown {
-            if error.is_some() && before.iter().any(|(_, value)| value == "\0") {
+            if error.is_some() && before.iter().any(|(_, value)| value.starts_with('\0')) {
                 // A name that the server refuses would be sent again and again.
                 self.terminate();
             }

@@ -22,7 +22,8 @@ pub enum EventError<E> {
     Handler(E),
     /// The deadline was reached, the transaction could not be committed, or load shedding rejected
     /// the event ([`LoadShed::BeforeHandler`](crate::config::LoadShed::BeforeHandler)): it can be
-    /// retried.
+    /// retried, with [`CommitUnknown`](crate::ErrorKind::CommitUnknown) if handling it twice does
+    /// no harm.
     Database(Error),
 }
 

@@ -49,6 +49,10 @@ pub(super) async fn commit(
     has_failed: bool,
     send: impl Future<Output = Result<(), tokio_postgres::Error>>,
 ) -> Result<()> {
+    // It never began, or the handler ended it by hand.
+    if snapshot.is_quiet() && !has_failed && snapshot.status == Some(TransactionStatus::Idle) {
+        return Ok(());
+    }
     // The kernel may know of a closed socket before the runtime does.
     if snapshot.is_over() || session.socket.peek() == Peek::Closed {
         return Err(lost());
@@ -56,15 +60,14 @@ pub(super) async fn commit(
     if has_failed || !snapshot.is_quiet() {
         return Err(failed());
     }
-    match snapshot.status {
-        Some(TransactionStatus::InTransaction) => {}
-        // It never began, or the handler ended it by hand.
-        Some(TransactionStatus::Idle) => return Ok(()),
+    if snapshot.status != Some(TransactionStatus::InTransaction) {
         // COMMIT would succeed and store nothing.
-        _ => return Err(failed()),
+        return Err(failed());
     }
     match send.await {
         Ok(()) if session.wire.facts().committed => Ok(()),
+        // It was answered; but a teardown has taken the session since, and the answer is forgotten.
+        Ok(()) if session.wire.snapshot().is_over() => Err(unknown()),
         Ok(()) => Err(failed()),
         Err(error) if is_final(&error) => Err(Error::commit_refused(error)),
         Err(error) => Err(unknown().with_source(error)),
@@ -72,12 +75,14 @@ pub(super) async fn commit(
 }
 
 /// Returns whether the error proves that the server did not commit. An error that ends the session
-/// may follow a commit.
+/// may follow a commit; so may one of class 08, by which a pooler or the wire itself says that the
+/// answer is lost, and 40003, `statement_completion_unknown`.
 fn is_final(error: &tokio_postgres::Error) -> bool {
-    let severity = error
-        .as_db_error()
-        .and_then(|error| error.parsed_severity());
-    severity == Some(Severity::Error)
+    error.as_db_error().is_some_and(|error| {
+        let code = error.code().code();
+        let is_unknown = code.starts_with("08") || code == "40003";
+        error.parsed_severity() == Some(Severity::Error) && !is_unknown
+    })
 }
 
 /// The transaction could not be committed since it is still in use.

@@ -47,9 +47,10 @@ impl Lease {
         budget: &Budget,
     ) -> Rested {
         let mut steps = Steps::new(self.session(), budget);
-        self.session().link.wire.disarm();
         // Another driver may have given it back meanwhile.
         let client = client.or_else(|| self.session().exclusive_client());
+        // With the client: who has it may arm.
+        self.session().link.wire.disarm();
         let in_use = client.is_none() && !self.ends_for_driver();
         let left = !self.is_at_rest(&self.session().pump());
         let client = self.take_steps(&mut steps, client, keep).await;

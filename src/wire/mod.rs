@@ -65,6 +65,7 @@ pub use state::Transport;
 use state::{State, TransportState};
 pub use statements::Names;
 pub use statements::Naming;
+pub(crate) use statements::once;
 pub(crate) use status::ServerFacts;
 pub use status::TransactionStatus;
 pub use stream::Stream;
@@ -275,7 +276,7 @@ impl Wire {
         sql: &str,
         changes: bool,
     ) -> Option<impl Future<Output = Option<OwnAnswer>> + Send + use<>> {
-        let mut state = self.state();
+        let mut state = self.present()?;
         let attached = state.detached.is_none() && !state.is_closed();
         if !attached || !state.frontend.is_between_requests() || !state.tracker.may_ask() {
             return None;
@@ -303,8 +304,11 @@ impl Wire {
     /// Detaches the connection from tokio-postgres. Sends nothing new to the server; what was
     /// begun is completed, as far as that goes without waiting.
     pub fn detach(&self) {
-        let mut cx = Context::from_waker(Waker::noop());
-        let _ = self.state().poll_answered(&mut cx);
+        let mut state = self.state();
+        // A teardown that has detached it waits for the answers, and must be woken.
+        if state.detached.is_none() {
+            let _ = state.poll_answered(&mut Context::from_waker(Waker::noop()));
+        }
     }
 
     /// [Detaches](Wire::detach) the connection and waits until the server has answered all
@@ -322,8 +326,7 @@ impl Wire {
         if state.frontend.is_empty() {
             state.send(sql, true, None);
         }
-        drop(state);
-        self.detach();
+        let _ = state.poll_answered(&mut Context::from_waker(Waker::noop()));
     }
 
     /// [Asks](Wire::ask), and waits until the server has answered, be it with an error.

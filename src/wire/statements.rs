@@ -40,7 +40,7 @@ const LONGEST: usize = 16 * 1024;
 pub(super) const MISSING: &[u8] = b"antifreeze_0";
 
 /// Returns a number that is used once in this process.
-pub(super) fn once() -> u64 {
+pub(crate) fn once() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }

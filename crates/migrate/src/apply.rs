@@ -120,7 +120,11 @@ impl Apply<'_> {
                 .run(self.session.pid(), location, self.events, work)
                 .await;
             if let Err(error) = ended {
-                return Ok(Err(StatementError::undone(error, line)));
+                let may_have_committed = step.script.is_whole && !self.session.in_transaction();
+                return Ok(Err(StatementError {
+                    may_have_committed,
+                    ..StatementError::undone(error, line)
+                }));
             }
         }
         // A text that could not be split may contain a COMMIT.

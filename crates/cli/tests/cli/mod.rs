@@ -310,8 +310,8 @@ pub async fn cancel(look: &Client, pid: i32) {
 /// Opens a session, and waits until it has been in its transaction for 100 ms.
 pub async fn stuck(url: &str, application: &str, sql: &str) -> Client {
     let stuck = client(url, application).await;
-    stuck.batch_execute(sql).await.expect("begun");
     let pid = pid(&stuck).await;
+    stuck.batch_execute(sql).await.expect("begun");
     let look = client(url, "look").await;
     // An earlier session of this name is gone too.
     let old = format!(
