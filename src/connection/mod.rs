@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
@@ -311,6 +312,8 @@ impl ServerSession {
         }
         // Behind a pooler a statement could no longer be cancelled after Terminate.
         self.detach();
+        // If it was detached before, an answer may have come since.
+        let _ = wire.answered().now_or_never();
         let snapshot = wire.snapshot();
         match snapshot.status {
             _ if snapshot.is_at_rest() => self.terminate(),

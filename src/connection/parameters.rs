@@ -60,8 +60,8 @@ impl ServerSession {
             return Some(OwnAnswer::default());
         };
         let answer = self.ask(&statements, true)?;
-        // Either may hold if this future is dropped meanwhile. No driver can want a NUL; and one that
-        // is polled late does not know what the next holder has set.
+        // Either may hold if this future is dropped meanwhile. No driver can want a NUL; and a
+        // future that is polled late does not know what the next holder has set.
         let unique = format!("\0{}", once());
         let before = self.parameters.lock().clone();
         let names = before.iter().chain(wanted).map(|(name, _)| name.clone());

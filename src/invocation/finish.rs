@@ -244,7 +244,7 @@ impl Watch {
     /// A body is polled only as fast as its client reads. A client that does not read would keep
     /// the connection and its locks forever.
     pub(crate) fn new(end: &End, at: Instant) -> Self {
-        // A body that is dropped drops what it has begun, before it abandons the invocation.
+        // A body that is dropped before then drops what it has begun, and abandons the rest.
         let end = end.downgrade();
         let watch = tokio::spawn(async move {
             sleep_until(at).await;

@@ -120,6 +120,10 @@ impl Apply<'_> {
                 .run(self.session.pid(), location, self.events, work)
                 .await;
             if let Err(error) = ended {
+                if step.script.is_whole {
+                    // An error comes before the status that follows it.
+                    let _ = client.batch_execute("").await;
+                }
                 let may_have_committed = step.script.is_whole && !self.session.in_transaction();
                 return Ok(Err(StatementError {
                     may_have_committed,

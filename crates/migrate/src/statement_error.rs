@@ -12,7 +12,7 @@ use super::run_settings::RunSettings;
 pub(super) struct StatementError {
     pub(super) error: tokio_postgres::Error,
     pub(super) line: Option<usize>,
-    /// It ran outside a transaction, and may have committed a part of its work.
+    /// It ran outside a transaction, or ended its own, and may have committed a part of its work.
     pub(super) may_have_committed: bool,
 }
 
