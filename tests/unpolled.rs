@@ -199,7 +199,7 @@ async fn unpolled_checkout_keeps_no_permit() {
     drop(late);
 }
 
-/// The response says what became of the transaction, whoever is next to ask for it.
+/// The transaction is committed although another caller still waits to ask for it.
 #[tokio::test]
 async fn unpolled_caller_stops_no_commit() {
     let lab = lab_with(|config| config.max_connections(2)).await;

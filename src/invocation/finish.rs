@@ -235,7 +235,7 @@ impl Invocation {
 /// dropped.
 pub(crate) struct Watch(AbortHandle);
 
-/// The end of an invocation, which whoever has a clone can drive.
+/// The end of an invocation. Each clone can drive it.
 pub(crate) type End = Shared<BoxFuture<'static, ()>>;
 
 impl Watch {

@@ -26,7 +26,7 @@ impl Leases {
     /// Brings leases to rest, in parallel. Each stays with the invocation until it is at rest, so
     /// that none is lost if this future is dropped halfway.
     pub(super) async fn rest(&self, selection: Selection) {
-        // Whoever abandons the invocation meanwhile must not take what is almost at rest.
+        // If the invocation is abandoned meanwhile, what is almost at rest must not be taken.
         let _closing = self.closing.one();
         let budget = self.budget();
         let rests = self.take_turns(selection).into_iter();

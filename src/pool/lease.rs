@@ -39,7 +39,7 @@ pub(crate) struct Lease {
     checked_out: Mutex<Option<CheckedOut>>,
 }
 
-/// What ends when the connection is kept or closed, whoever still has the lease.
+/// What ends when the connection is kept or closed, even if something still has the lease.
 struct CheckedOut {
     since: Stamp,
     _leased: One,
